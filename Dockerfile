@@ -21,7 +21,7 @@ RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-di
  && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile /wheels/*.whl \
  && /opt/kanserve/bin/python -I -c "import kanexport, pathlib, shutil; \
 [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in pathlib.Path(kanexport.__file__).parent.iterdir() \
- if p.name not in ('__init__.py', 'manifest.py', 'shared')]" \
+ if p.name not in ('__init__.py', 'contract')]" \
  && /opt/kanserve/bin/python -m pip uninstall --yes --quiet pip \
  && /opt/kanserve/bin/python -m compileall -q /opt/kanserve/lib
 

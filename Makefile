@@ -79,7 +79,7 @@ mutate: setup $(MUTATE_VENV)/bin/cosmic-ray ## Change pure modules one spot at a
 check: setup ## Format, lint, strict types, generated code
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(BIN)/mypy; else \
-		echo "torch is not installed: kanexport/hybrid is checked as if torch had no types"; \
+		echo "torch is not installed: kanexport/torch_export is checked as if torch had no types"; \
 		$(BIN)/mypy --disable-error-code=import-not-found --allow-subclassing-any --allow-untyped-decorators \
 			--no-warn-return-any; fi
 	@$(BIN)/python -m kanserve.pb --check
@@ -114,7 +114,7 @@ proto: setup ## Regenerate service/kanserve/pb from proto/
 	@PYTHONPATH=service:. $(PROTO_VENV)/bin/python -m kanserve.pb
 
 settings: setup ## Write docs/settings.md and docs/kanserve.schema.json from the settings
-	@$(BIN)/python -m kanserve.reference
+	@$(BIN)/python -m kanserve.config.reference
 
 lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@$(BIN)/$(PIP) uv

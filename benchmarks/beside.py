@@ -32,7 +32,7 @@ from rich.progress import track
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "service")]
 
-from kanserve.client.connection import Client  # noqa: E402 - as above
+from kanserve.client.sync import Client  # noqa: E402 - as above
 
 MODEL, WIDTH = "n0", 64
 NICE = 10  # of those who look inside

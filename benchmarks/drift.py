@@ -30,9 +30,9 @@ from sklearn import datasets
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from kanexport import manifest  # noqa: E402 - as above
-from kanserve.models.live import ROWS as WINDOW  # noqa: E402 - as above
-from kanserve.models.statistics import Nodes, Recent  # noqa: E402 - as above
+from kanexport.contract import manifest  # noqa: E402 - as above
+from kanserve.insight.live import ROWS as WINDOW  # noqa: E402 - as above
+from kanserve.insight.statistics import Nodes, Recent  # noqa: E402 - as above
 
 UNCHANGED, AT_MOST, LOOK = 20_000, 5_000, 25  # rows
 CONDITION = 3.0  # times what chance gives: of the alert

@@ -34,13 +34,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 import hybrid_modules  # noqa: E402 - beside the tests
 from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
 
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - after the path
-from kanserve.client import bulk  # noqa: E402 - as above
-from kanserve.client.connection import Client  # noqa: E402 - as above
-from kanserve.client.description import Description  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from kanserve.client import chunking  # noqa: E402 - as above
 from kanserve.client.errors import NotSupported  # noqa: E402 - as above
+from kanserve.client.model_info import Description  # noqa: E402 - as above
+from kanserve.client.sync import Client  # noqa: E402 - as above
 
 HYBRIDS = {
     "hybrid-cnn-efficient-kan": hybrid_modules.GoldenCnn,
@@ -112,7 +112,7 @@ def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, resu
 def missing(client: Client, described: Description, rows: Any) -> float:
     """What contributions miss at most; NaN of a model that is not taken apart."""
     try:
-        found = bulk.explain(client, described, rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)])
+        found = chunking.explain(client, described, rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)])
     except NotSupported:
         return float("nan")
     return float(found.completeness_error.max() / np.abs(found.predictions).max())

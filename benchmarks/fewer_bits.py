@@ -24,13 +24,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from kanexport.approximate.asked import Fewer
-from kanexport.packing import baseline
+from kanexport.bundle import baseline
+from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
-from kanexport.shared.quiet_runtime import onnxruntime
+from kanexport.quantization.options import QuantizationOptions
 
 WIDTHS, INTERVALS, DEGREE = (784, 64, 10), 5, 3
-ASKED = {"float32": Fewer(), "float16 weights": Fewer(weights="half"), "int8": Fewer(precision="int8")}
+ASKED = {
+    "float32": QuantizationOptions(),
+    "float16 weights": QuantizationOptions(weights="half"),
+    "int8": QuantizationOptions(precision="int8"),
+}
 BATCHES = (1, 16, 64, 256)
 LEAST = 9  # rounds
 

@@ -27,7 +27,7 @@ from rich.progress import track
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "service")]
 
-from kanserve.client.connection import Client  # noqa: E402 - as above
+from kanserve.client.sync import Client  # noqa: E402 - as above
 
 NETWORKS = {"[64, 64, 10]": (64, 64, 10), "[784, 64, 10]": (784, 64, 10), "[1000, 1000]": (1000, 1000)}
 ROWS = 256  # of a batch, and of the reference

@@ -1,4 +1,4 @@
-"""Splines packed and apart, side by side in one process: the table behind `kanexport/lowering/cost.py`.
+"""Splines packed and apart, side by side in one process: the table behind `kanexport/lowering/spline_forms.py`.
 
     python benchmarks/layouts.py [--seconds 0.4] [--json]
 
@@ -22,10 +22,10 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.functions.unary import ACTIVATIONS
-from kanexport.lowering import cost, lower
-from kanexport.shared.quiet_runtime import onnxruntime
+from kanexport.contract.ort import onnxruntime
+from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.lowering import lower, spline_forms
 
 SOURCES = (16, 64, 128, 256, 512, 784)
 INTERVALS = (5, 20, 50)
@@ -52,7 +52,7 @@ def network(sources: int, intervals: int) -> Kan:
 
 
 def session(kan: Kan, *, apart: bool) -> Any:
-    with mock.patch.multiple(cost, apart=lambda *_: apart, narrow=lambda *_: False):
+    with mock.patch.multiple(spline_forms, apart=lambda *_: apart, narrow=lambda *_: False):
         made = lower.lower(kan, "float32")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -80,7 +80,7 @@ def measured(seconds: float) -> Iterator[dict[str, float]]:
                     "packed_us": packed,
                     "apart_us": apart,
                     "gain": packed / apart,
-                    "chosen": cost.apart(kan.layers[0], rows),
+                    "chosen": spline_forms.apart(kan.layers[0], rows),
                 }
 
 

@@ -42,15 +42,15 @@ from rich.progress import track
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from kanexport import manifest  # noqa: E402 - as above
-from kanserve import backends  # noqa: E402 - as above
-from kanserve.client.connection import Client  # noqa: E402 - as above
+from kanexport.contract import manifest  # noqa: E402 - as above
+from kanserve.client.sync import Client  # noqa: E402 - as above
 from kanserve.errors import KanserveError  # noqa: E402 - as above
-from kanserve.handlers import kan  # noqa: E402 - as above
-from kanserve.models import live_scores, scores  # noqa: E402 - as above
-from kanserve.models.edges import LayerGraph  # noqa: E402 - as above
-from kanserve.models.loading import NICE  # noqa: E402 - as above
-from kanserve.models.statistics import Nodes  # noqa: E402 - as above
+from kanserve.insight import edge_scores  # noqa: E402 - as above
+from kanserve.insight.edge_queries import LayerGraph  # noqa: E402 - as above
+from kanserve.insight.statistics import Nodes  # noqa: E402 - as above
+from kanserve.models.loader import NICE  # noqa: E402 - as above
+from kanserve.runtime import base  # noqa: E402 - as above
+from kanserve.services import kan  # noqa: E402 - as above
 from tests.golden_cases import Case, cases  # noqa: E402 - as above
 
 NETWORKS = {"[64, 64, 10]": (64, 64, 10), "[784, 64, 10]": (784, 64, 10)}
@@ -186,7 +186,7 @@ def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
         return None
     if found.source.family == manifest.HYBRID:
         return None
-    create = functools.partial(backends.load("ort").create, device="cpu", threads=1, beside={})
+    create = functools.partial(base.load("ort").create, device="cpu", threads=1, beside={})
     session = create((folder / "m" / "1" / "model.onnx").read_bytes())
     graphs = tuple(
         LayerGraph(layer, functools.partial(create, (folder / "m" / "1" / layer.edges_file).read_bytes()))
@@ -199,8 +199,8 @@ def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
         dtype = np.float32 if found.input.datatype == "FP32" else np.float64
         feeds: Any = {found.input.name: rows.astype(dtype).reshape(-1, *found.input.shape[1:])}
         tally = Nodes(found, session.run).count(session.run, feeds)
-        (live,) = filter(None, live_scores.compute(graphs, found, tally))
-        (exact,) = filter(None, scores.compute(session, graphs, found, feeds, chunk_bytes=2**25))
+        (live,) = filter(None, edge_scores.traffic_scores(graphs, found, tally))
+        (exact,) = filter(None, edge_scores.edge_scores(session, graphs, found, feeds, chunk_bytes=2**25))
         lines += [apart(live.layers, exact, what) for what in ("edges", "nodes")]
         assumed = assumed or bool(live.notes)
     return lines, assumed

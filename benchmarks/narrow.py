@@ -1,4 +1,6 @@
-"""Layers of few destinations as columns of one matrix product, and not: a table of `kanexport/lowering/cost.py`.
+"""Benchmark of the small-output form: layers of few destinations as columns of one matrix product, or not.
+
+The table justifies the constants of `kanexport/lowering/spline_forms.py`.
 
     python benchmarks/narrow.py [--seconds 0.3] [--json]
 
@@ -20,9 +22,9 @@ import numpy as np
 from layouts import network, timed
 
 from kanexport.bases.bspline import BSpline
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.lowering import cost, lower
-from kanexport.shared.quiet_runtime import onnxruntime
+from kanexport.contract.ort import onnxruntime
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.lowering import lower, spline_forms
 
 SHAPES = ((2, 5), (4, 8), (8, 1), (16, 16), (32, 32), (64, 10), (64, 32), (64, 64), (256, 10), (784, 10))
 INTERVALS = (5, 20, 50)
@@ -48,7 +50,7 @@ def layer(shape: tuple[int, int], intervals: int, *, uniform: bool) -> Kan:
 
 
 def session(kan: Kan, *, columns: bool) -> Any:
-    with mock.patch.object(cost, "narrow", return_value=columns):
+    with mock.patch.object(spline_forms, "narrow", return_value=columns):
         model = lower.lower(kan, "float32").model
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -81,7 +83,7 @@ def measured(seconds: float) -> Iterator[dict[str, Any]]:
                         "other_us": other,
                         "columns_us": columns,
                         "gain": other / columns,
-                        "chosen": cost.narrow(kan.layers[0]),
+                        "chosen": spline_forms.narrow(kan.layers[0]),
                     }
 
 

@@ -28,14 +28,14 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "service"), str(ROOT)]
 
 import scale  # noqa: E402 - beside this file
 
-from kanserve import app  # noqa: E402 - the path is made above
-from kanserve.config import Settings  # noqa: E402 - as above
-from kanserve.doors import transports  # noqa: E402 - as above
-from kanserve.doors.asgi import GrpcApp, Limits  # noqa: E402 - as above
+from kanserve.config.settings import Settings  # noqa: E402 - as above
+from kanserve.grpc_api.call_context import RequestMetadata  # noqa: E402 - as above
+from kanserve.grpc_api.interceptor import Unary  # noqa: E402 - as above
+from kanserve.grpc_api.services import Services  # noqa: E402 - as above
 from kanserve.pb import grpc_service_pb2 as pb  # noqa: E402 - as above
-from kanserve.rpc.call import Arrival  # noqa: E402 - as above
-from kanserve.rpc.guard import Unary  # noqa: E402 - as above
-from kanserve.rpc.services import Services  # noqa: E402 - as above
+from kanserve.server import app  # noqa: E402 - the path is made above
+from kanserve.transport import factory  # noqa: E402 - as above
+from kanserve.transport.asgi import GrpcApp, Limits  # noqa: E402 - as above
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 WIDTHS = (4, 8, 1)
@@ -57,9 +57,9 @@ class NoDoor:
     def __init__(self, services: Services) -> None:
         self.services = services
 
-    async def start(self) -> transports.Ports:
+    async def start(self) -> factory.Ports:
         """Nowhere."""
-        return transports.Ports(0, None)
+        return factory.Ports(0, None)
 
     async def stop(self, grace: float | None) -> None:
         """At once."""
@@ -121,15 +121,15 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
         kept.append(NoDoor(services))
         return kept[-1]
 
-    transports.build = build
+    factory.build = build
     made = app.App(Settings(repository=repository, metrics_port=0))
     await made.load(asyncio.Event())
     services, data = kept[0].services, message()
     method = services.methods[INFER]
     assert isinstance(method, Unary)
-    answer = await method.answer(data, Arrival((), None))
+    answer = await method.answer(data, RequestMetadata((), None))
 
-    async def at_once(data: bytes, arrival: Arrival) -> bytes:
+    async def at_once(data: bytes, arrival: RequestMetadata) -> bytes:
         return answer
 
     limits = Limits(2**22, 5.0, 1024)

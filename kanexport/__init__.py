@@ -1,8 +1,8 @@
 """kanexport: a checkpoint becomes a Kan, a Kan becomes a graph, the graph is proved, the proof is packed.
 
 The page to read first is `kanexport/pipeline.py`. The service shares a folder on
-disk with this package, the contract about it, `kanexport/manifest.py`, and one
-voice, `kanexport/shared/`.
+disk with this package, the contract about it, `kanexport/contract/manifest.py`, and one
+voice, `kanexport/contract/`.
 
 `kanexport.export(module, rows, name=...)` exports a living torch module, and
 `kanexport.record_answers(module, rows, path)` writes down what it answers, for an export to be
@@ -15,12 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanexport.hybrid.api import export
-    from kanexport.hybrid.record import record_answers
+    from kanexport.torch_export.api import export, record_answers
 
 __all__ = ["export", "record_answers"]
 
-HOMES = {"export": "kanexport.hybrid.api", "record_answers": "kanexport.hybrid.record"}
+HOMES = {"export": "kanexport.torch_export.api", "record_answers": "kanexport.torch_export.api"}
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +28,6 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(HOMES[name]), name)
     except ModuleNotFoundError as error:
-        from kanexport.shared.installing import how_to_install
+        from kanexport.contract.cli.suggest import how_to_install
 
         raise ImportError(f"kanexport.{name} needs {error.name}: {how_to_install('torch')}", name=error.name) from error

@@ -2,10 +2,10 @@
 
 import sys
 
-from kanexport.shared import installing, program
+from kanexport.contract.cli import program, suggest
 
-CONSOLE = "kanexport.console.cli"
+CONSOLE = "kanexport.cli.export_command"
 
 raise SystemExit(
-    program.run("kanserve export", sys.argv[1:], lambda: int(installing.load("export", CONSOLE, "export").main()))
+    program.run("kanserve export", sys.argv[1:], lambda: int(suggest.load("export", CONSOLE, "export").main()))
 )

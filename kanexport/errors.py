@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 from typing import Self
 
-from kanexport.shared.voice import Exit, Failure
+from kanexport.contract.cli.console import Exit, Failure
 
 LISTED = 24  # values that an open question names
 

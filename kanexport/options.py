@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OpenQuestion, OptionError
-from kanexport.shared.nearest import advice
 
 # The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "

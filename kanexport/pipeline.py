@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kanexport import graphs
-from kanexport.answers import held, rows
-from kanexport.answers.decide import Search, Way
-from kanexport.answers.rows import Answers
-from kanexport.errors import OptionError
-from kanexport.files import checkpoint
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import Kan
-from kanexport.manifest import READING, Source
-from kanexport.operators import graph, precision
+from kanexport.bundle import baseline, description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.publish import ProvedModel, Result, Target, VerificationBasis, publish
+from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source
+from kanexport.contract.sections import CLAMP, EXACT, Approximation
+from kanexport.detection import architecture_file, detect
+from kanexport.detection.registry import Reader
+from kanexport.errors import OptionError, VerificationFailed
+from kanexport.export_request import Request as Request
+from kanexport.formats import checkpoint
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.graph import builder, precision
+from kanexport.ir import norms
+from kanexport.ir.model import Kan
+from kanexport.lowering import spline_forms
+from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
-from kanexport.packing.publish import Claim, ProvedModel, Result, publish
-from kanexport.packing.signature import Signature
-from kanexport.recognise import assemble, detect, steplist
-from kanexport.recognise.registry import Reader
-from kanexport.request import Request as Request
+from kanexport.parity import compare, data
+from kanexport.parity.data import Answers
+from kanexport.parity.resolve import Interpretation, InterpretationSearch
+from kanexport.quantization import quantize as fewer
+from kanexport.verify import prover, verify
+from kanexport.verify import verify as near_knots
+from kanexport.verify.verify import Proof
 
 ARCHITECTURE = "given with --architecture"
 
@@ -37,14 +46,14 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     request.check_rows()
     request.check_kernel()
     request.fewer.check(request.dtype, explain=target.explain.wanted)
-    answers = rows.load(request.answers).of_network() if request.answers else None
+    answers = data.load(request.answers).of_network() if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
     del loaded  # the network has copies of its tensors
     options.finish(found.family, shared=request.shared)
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
-    made = graphs.make(kan, request, target, signature, advance)
+    made = build_and_verify(kan, request, target, signature, advance)
     source = Source(
         family=found.family,
         family_reason=found.reason,
@@ -58,10 +67,10 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     model = ProvedModel(
         lowered=made.lowered,
         proof=made.proof,
-        claim=Claim(READING) if answers is None else held.network(answers, kan, made.plain, made.held),
+        claim=VerificationBasis(READING) if answers is None else compare.network(answers, kan, made.plain, made.held),
         layers=made.layers,
         edge_class=kan.edge_class,
-        opset=graph.OPSET,
+        opset=builder.OPSET,
         signature=signature,
         source=source,
         notes=made.kan.notes + precision.notes(kan.dtype, request.dtype) + made.notes + found.notes,
@@ -86,7 +95,7 @@ def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance
     """The network, as answers of the trained model mean it, or else as the one reader that takes it does."""
     ways = _ways(loaded, request, several=answers is not None)
     if answers is not None:
-        decision = Search(ways, answers, request.facts, request.tolerance, advance).decide()
+        decision = InterpretationSearch(ways, answers, request.facts, request.tolerance, advance).decide()
         one = decision.reading
         one.options.settle(decision.decided, decision.also)
         return _Found(one.kan, one.family, one.way.reason, one.options, decision.notes)
@@ -95,19 +104,110 @@ def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance
     return _Found(kan, family, ways[0].reason, options)
 
 
-def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Way]:
+def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
     """How the file may be read: by the user's list of steps, or by the reader that takes it; where `several`
     may take it, by each. Raises ExportError where there is none, or more than one and not `several`."""
     if request.architecture is not None:
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
-        steps = steplist.load(request.architecture)
-        if not request.shared or assemble.holds(loaded, steps):
-            return [Way(ARCHITECTURE, functools.partial(assemble.assemble, loaded, steps))]
+        steps = architecture_file.load(request.architecture)
+        if not request.shared or architecture_file.holds(loaded, steps):
+            return [Interpretation(ARCHITECTURE, functools.partial(architecture_file.assemble, loaded, steps))]
     readings = detect.readings if several else detect.one
     fitting = readings(loaded, request.family)
-    return [Way(reason, functools.partial(_by_reader, reader, loaded)) for reader, reason in fitting]
+    return [Interpretation(reason, functools.partial(_by_reader, reader, loaded)) for reader, reason in fitting]
 
 
 def _by_reader(reader: Reader, loaded: Checkpoint, options: Options) -> tuple[Kan, str]:
     return detect.read(reader, loaded, options), reader.FAMILY
+
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graphs:
+    """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
+    inputs are kept on the grid; `held`: what is asked of them where there are answers; `notes`: of their form."""
+
+    kan: Kan
+    lowered: Lowered
+    proof: Proof
+    plain: Lowered
+    held: Target
+    layers: tuple[LayerInfo, ...]
+    approximation: Approximation = EXACT
+    notes: tuple[str, ...] = ()
+
+
+def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+    """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
+    given = norms.clamped(kan) if request.outside == CLAMP else kan
+    make = _rounded if request.fewer.form else _exact
+    found = make(kan, given, request, target, signature, advance)
+    return dataclasses.replace(found, notes=_of_form(found, request) + found.notes)
+
+
+def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
+    layers, many = graphs.kan.layers, graphs.lowered.many
+    rows, file = (request.rows or 1, "") if many is None else (many.rows, MANY_FILE)
+    return spline_forms.form_notes(layers, rows, file) + spline_forms.spline_notes(
+        layers, request.dtype, asked=request.kernel
+    )
+
+
+def _exact(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+    """Those with most layers of about uniform knots in closed form that prove exact, with nothing excused."""
+    away = spline_forms.uniform_layers(given, request.dtype)
+    refused: tuple[str, ...] = ()
+    for near in spline_forms.choices(away):
+        try:
+            made = _proved(kan, given, request, target, signature, near, advance)
+        except VerificationFailed as failed:
+            if not near:
+                raise
+            why = failed.message
+        else:
+            why = "" if not near else near_knots.excess(made.proof.verification)
+            if not why:
+                return dataclasses.replace(made, notes=refused + near_knots.notes(away, near, made.proof.verification))
+        refused += near_knots.refused(away, near, why)
+    raise AssertionError("the last choice is proved or raises")
+
+
+def _proved(
+    kan: Kan,
+    given: Kan,
+    request: Request,
+    target: Target,
+    signature: Signature,
+    near: tuple[int, ...],
+    advance: Advance,
+) -> Graphs:
+    """`kan` as it was read and as it is `given` its inputs, with the layers `near` in closed form. Raises
+    VerificationFailed."""
+    plain = lowered = request.lower(kan, near=near)
+    if given is not kan:
+        lowered = request.lower(given, near=near)
+        prover.prove(given.layers[0], kan.n_inputs, plain, lowered, request.dtype)
+    layers = description.layers(given, lowered.node_tensors)
+    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    against = explain_graph.attribution_baseline(target.explain, given, mean)
+    lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
+    proof = verify.verify(given, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
+    return Graphs(given, lowered, proof, plain, target, layers)
+
+
+def _rounded(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+    """The graphs with fewer bits, and their proof. Answers of the trained model are held against them, too."""
+    rows = request.fewer.rows or target.reference
+    asked = dataclasses.replace(request.fewer, rows=rows)
+    found = fewer.rounded(given, asked, signature.inputs(), target.names)
+    plain = lowered = request.lower(found.served, curves=found.curves)
+    if given is not kan:
+        served, curves = found.like(kan)
+        plain = request.lower(served, curves=curves)
+    proof, approximation = found.proved(lowered, asked, request.tolerance, advance)
+    held = dataclasses.replace(target, tolerance=max(target.tolerance, asked.bound))
+    layers = description.layers(given, lowered.node_tensors)
+    return Graphs(given, lowered, proof, plain, held, layers, approximation)

@@ -2,7 +2,7 @@
 its `evaluate` computes, on every kind of number.
 
 What is owed for a number that is not finite stands in `kanexport/bases` (`Basis.compact`) and
-`kanexport/form/ir.py` (`Layer.nan_spreads`), and is done in `kanexport/lowering/terms.py`:
+`kanexport/ir/model.py` (`Layer.nan_spreads`), and is done in `kanexport/lowering/terms.py`:
 
 * A compact basis gives zero: NaN never reaches its `emit` (the lowering puts an end of the support
   in its place), infinities do.
@@ -26,14 +26,14 @@ import numpy as np
 import onnxruntime
 
 from kanexport.bases import Basis
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.form.steps import Step
-from kanexport.functions.unary import Unary
+from kanexport.functions.elementwise import Unary
+from kanexport.graph import precision
+from kanexport.graph.builder import Graph, Value
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.steps import Step
 from kanexport.lowering import lower, terms
-from kanexport.operators import precision
-from kanexport.operators.graph import Graph, Value
-from kanexport.proof import evaluate
-from kanexport.proof.tolerance import CONDITION, EDGE_TOLERANCE, OVERFLOW
+from kanexport.verify import float64_reference
+from kanexport.verify.tolerances import CONDITION, EDGE_TOLERANCE, OVERFLOW
 
 Array = np.ndarray
 DTYPES = ("float32", "float64")
@@ -244,8 +244,8 @@ def check_layer(layer: Layer, dtype: str) -> None:
     x = np.concatenate([ordinary[None], hostile_rows(ordinary, dtype)])
     x = x[~(np.isfinite(x) & (np.abs(x) > FAR)).any(axis=1)]
     lowered = lower.lower(kan, dtype)
-    (_, edges, _), *_ = evaluate.edges(layer, x)
-    for model, expected in ((lowered.edges[0], edges), (lowered.model, evaluate.evaluate(kan, x).y)):
+    (_, edges, _), *_ = float64_reference.edges(layer, x)
+    for model, expected in ((lowered.edges[0], edges), (lowered.model, float64_reference.evaluate(kan, x).y)):
         (found,) = _session(model).run(None, {"x": x.astype(dtype)})
         magnitude = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
         allowed = np.full(expected.shape, LAYER_TOLERANCE[dtype] * magnitude)
@@ -264,7 +264,7 @@ def _excuse(function: Callable[[Array], Array], x: Array, dtype: str) -> Array:
     with np.errstate(all="ignore"):
         exact = function(x[far])
         for seed in range(DRAWS):
-            moved = function(evaluate.Jitter(precision.rounding(dtype), seed).shake(x[far]))
+            moved = function(float64_reference.Jitter(precision.rounding(dtype), seed).shake(x[far]))
             change = np.nan_to_num(np.abs(moved - exact), nan=0, posinf=0)
             excuse[far] = np.maximum(excuse[far], change.reshape(len(change), -1).max(axis=1, initial=0))
         return np.asarray(CONDITION * excuse)

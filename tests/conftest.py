@@ -22,7 +22,7 @@ import torch_table  # noqa: E402 - found by the line above
 ERRORS: dict[str, tuple[float, str]] = {}
 
 # What a change breaks first: the law, the golden numbers, the proof, one real server.
-FIRST = ["test_architecture", "kanexport/test_golden", "kanexport/test_verify", "kanserve/test_server"]
+FIRST = ["test_code_rules", "kanexport/test_golden", "kanexport/test_verify", "kanserve/test_server"]
 # Longest first, so that no worker is left with one of them at the end; `make test-fast` leaves them out.
 SLOW = [
     *("kanexport/test_hybrid", "end_to_end/test_golden_served", "cli/test_formula", "end_to_end/test_hybrid_served"),

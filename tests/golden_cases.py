@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.recognise import registry
+from kanexport.detection import registry
 
 ROOT = Path(__file__).parent.parent
 OWN = ROOT / "tests" / "golden" / "checkpoints"

@@ -1,4 +1,4 @@
-"""Mutation testing of pure modules: `make mutate`, or `make mutate MODULE=service/kanserve/interpret/select.py`.
+"""Mutation testing of pure modules: `make mutate`, or `make mutate MODULE=service/kanserve/analysis/query_plan.py`.
 
 cosmic-ray changes one spot at a time (an operator, a number, a condition) in a copy of the
 tree, and runs the module's tests. A change that they do not notice survived: either it
@@ -23,10 +23,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / ".mutate"
 MODULES = {
-    "service/kanserve/interpret/select.py": "tests/kanserve/test_select.py",
-    "service/kanserve/interpret/terms.py": "tests/kanserve/test_formula.py",
-    "service/kanserve/access/gate.py": "tests/kanserve/test_gate.py",
-    "service/kanserve/access/tokens.py": "tests/kanserve/test_tokens.py",
+    "service/kanserve/analysis/query_plan.py": "tests/kanserve/test_select.py",
+    "service/kanserve/analysis/formula_printer.py": "tests/kanserve/test_formula.py",
+    "service/kanserve/auth/authenticator.py": "tests/kanserve/test_gate.py",
+    "service/kanserve/auth/token_file.py": "tests/kanserve/test_tokens.py",
     **dict.fromkeys(
         (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "policy", "pace", "order", "merge")),
         "tests/kanserve/test_scheduling.py tests/kanserve/test_queue_each.py",
@@ -38,11 +38,11 @@ MODULES = {
     **dict.fromkeys(
         (f"service/kanserve/repository/{name}.py" for name in ("plan", "versions")), "tests/kanserve/test_plan.py"
     ),
-    "service/kanserve/handlers/checks.py": "tests/kanserve/test_checks.py",
-    "service/kanserve/trials/screen.py": "tests/kanserve/test_screen.py tests/kanserve/test_screen_each.py",
-    "kanexport/proof/compare.py": "tests/kanexport/test_compare.py",
-    "kanexport/functions/unary.py": "tests/kanexport/test_unary.py",
-    "kanexport/manifest.py": "tests/kanexport/test_manifest.py",
+    "service/kanserve/services/validation.py": "tests/kanserve/test_checks.py",
+    "service/kanserve/sandbox/graph_screen.py": "tests/kanserve/test_screen.py tests/kanserve/test_screen_each.py",
+    "kanexport/verify/tolerances.py": "tests/kanexport/test_compare.py",
+    "kanexport/functions/elementwise.py": "tests/kanexport/test_unary.py",
+    "kanexport/contract/manifest.py": "tests/kanexport/test_manifest.py",
 }
 LIMIT = 600
 ONE_TEST = 60.0  # seconds after which a mutant counts as killed: it made something endless

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from kanexport.contract.manifest import Manifest, Source
+from kanexport.detection import detect
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
-from kanexport.manifest import Manifest, Source
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 Tensors = dict[str, Any]
 # What is assumed of every network, whatever its layers are.
@@ -61,11 +61,11 @@ def check(
     export, which proves the graphs. `bias`: the tensor that is added to the sums. Of what was
     assumed, the manifest has what is the layers' own."""
     kan, family = read(path, *options)
-    trace = evaluate.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
+    trace = float64_reference.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
     sums = [*trace.inputs[1:], trace.y]
     for layer, prefix, nodes, after in zip(kan.layers, prefixes, trace.inputs, sums, strict=True):
         part = under(tensors, prefix)
-        found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+        found = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
         expected = np.array([edges(part, row) for row in nodes.tolist()])
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from golden_cases import OWN
 
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()

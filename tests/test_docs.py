@@ -23,8 +23,8 @@ from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 
 from kanserve import Client
 from kanserve.client.errors import ClientError
-from kanserve.config import Settings
-from kanserve.rpc.status import CODES
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.call_context import CODES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -19,14 +19,12 @@ def loaded(code: str) -> set[str]:
 
 
 def test_the_contract_needs_the_standard_library_alone() -> None:
-    assert loaded("import kanexport.manifest") == set()
+    assert loaded("import kanexport.contract.manifest") == set()
 
 
-@pytest.mark.parametrize(
-    "name", ["voice", "program", "arguments", "nearest", "output", "csvrows", "atomic", "leftovers", "installing"]
-)
+@pytest.mark.parametrize("name", ["cli.console", "cli.program", "cli.suggest", "csv_text", "atomic", "temp_dirs"])
 def test_the_shared_voice_needs_the_standard_library_alone(name: str) -> None:
-    assert loaded(f"import kanexport.shared.{name}") == set()
+    assert loaded(f"import kanexport.contract.{name}") == set()
 
 
 def test_the_python_door_opens_at_its_first_use() -> None:
@@ -38,12 +36,12 @@ def test_the_python_door_opens_at_its_first_use() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['kanserve', '--help']\n"
-        "from kanserve.cli import main\n"
+        "from kanserve.cli.main import main\n"
         "try: main()\nexcept SystemExit: pass"
     )
     assert loaded(code) == set()
 
 
-@pytest.mark.parametrize("module", ["kanexport.console.cli", "kanserve.app"])
+@pytest.mark.parametrize("module", ["kanexport.cli.export_command", "kanserve.server.app"])
 def test_the_product_never_loads_torch(module: str) -> None:
     assert "torch" not in loaded(f"import {module}")

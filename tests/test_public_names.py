@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest, pipeline
-from kanexport.packing.publish import Result
-from kanexport.shared.voice import Exit
+from kanexport import pipeline
+from kanexport.bundle.publish import Result
+from kanexport.contract import manifest
+from kanexport.contract.cli.console import Exit
 from kanserve.pb import grpc_service_pb2, kan_pb2
 
 CALLS = {
@@ -148,7 +149,7 @@ def test_the_services() -> None:
 def test_manifests_of_older_formats_load_for_ever(path: Path) -> None:
     loaded = manifest.loads(path.read_bytes())
     assert path.parent.name == f"v{loaded.format}"
-    assert loaded.claim == manifest.AGAINST[manifest.READING]  # never more than was done
+    assert loaded.claim == manifest.VERIFICATION_BASES[manifest.READING]  # never more than was done
     assert loaded.layers
     assert manifest.loads(manifest.dumps(loaded)) == loaded
 

@@ -23,8 +23,8 @@ from benchmarks.matrix import cells, publish, report
 from benchmarks.matrix.cells import Case, Work
 from benchmarks.matrix.groups import GROUPS
 from benchmarks.matrix.record import Kept, place
-from kanexport.shared import progress
-from kanexport.shared.voice import Exit
+from kanexport.contract.cli import tables
+from kanexport.contract.cli.console import Exit
 
 ROOT = Path(__file__).parents[2]
 CELLS = ROOT / ".bench" / "cells.jsonl"
@@ -75,7 +75,7 @@ def _measure(cases: Sequence[Case], kept: Kept, work: Work) -> None:
         if (rows := [count for count in case.batches if not kept.has(case.key(count), quick=work.quick)])
     ]
     total, done = sum(len(rows) for _, rows in todo), 0
-    with progress.bar("measuring", unit="cells") as tell:
+    with tables.bar("measuring", unit="cells") as tell:
         for case, rows in todo:
             tell(done, total, f"{case.group} {case.name}: exporting")
 

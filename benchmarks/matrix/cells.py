@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanexport.shared.progress import Report
-from kanserve import backends, origins
-from kanserve.backends import Backend
-from kanserve.bench import contest
-from kanserve.bench.contest import Time
-from kanserve.bench.entrants import OURS, Absent, Answer, Entrant
-from kanserve.bench.rows import Feeds, repeated
-from kanserve.config import Settings
+from kanexport.contract.cli.tables import Report
+from kanserve.bench import runner
+from kanserve.bench.entrants import OURS, Absent, Answer, Entrant, Feeds, repeated
+from kanserve.bench.runner import Time
+from kanserve.config import sources
+from kanserve.config.settings import Settings
+from kanserve.runtime import base
+from kanserve.runtime.base import Backend
 
 LONG = 0.5  # seconds of a round from which on there are few of them
 FEW, MANY = 5, 9
@@ -41,8 +41,8 @@ class Work:
     @staticmethod
     def begin(folder: Path, keep: Path, *, quick: bool = False, libraries: Path | None = None) -> Work:
         """As a server with the settings of the environment would run."""
-        settings = origins.load({}, without={"repository": Path()}).settings
-        return Work(folder, keep, quick, libraries, backends.load(settings.backend), settings)
+        settings = sources.load({}, without={"repository": Path()}).settings
+        return Work(folder, keep, quick, libraries, base.load(settings.backend), settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def measure(case: Case, batches: Sequence[int], work: Work, report: Report) -> I
         rounds = _rounds(ready, repeated(made.feeds, rows), case.threads, quick=work.quick)
         tell = _named(report, case, rows)
         one_cell = {"threads": (case.threads,), "batches": (rows,), "rounds": rounds}
-        times = contest.run(ready, made.feeds, **one_cell, report=tell) if ready else ()
+        times = runner.run(ready, made.feeds, **one_cell, report=tell) if ready else ()
         yield case.key(rows) | {
             "quick": work.quick,
             "rounds": rounds,

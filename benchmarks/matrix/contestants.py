@@ -20,15 +20,14 @@ from numpy.typing import NDArray
 
 from benchmarks.matrix import gemms, module
 from benchmarks.matrix.cells import Work
-from kanexport.manifest import MODEL_FILE
+from kanexport.contract import custom_ops
+from kanexport.contract.manifest import MODEL_FILE
+from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
-from kanexport.shared import kernel
-from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve.bench import entrants
-from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, error, one_run
-from kanserve.bench.rows import Feeds, repeated
-from kanserve.console import folder
-from kanserve.nouns import Array
+from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, Feeds, error, one_run, repeated
+from kanserve.cli import inventory
+from kanserve.types import Array
 
 TOLERANCE = 1e-5
 SEEN = 64  # rows at least that are held against the truth, in runs of as many as are timed
@@ -84,7 +83,7 @@ def exported(work: Work, checkpoint: Path, *, name: str = NAME, **asked: Any) ->
 
 def served(work: Work, version: Path, truth: Truth, name: str = OURS) -> Entrant:
     """In the pieces and on the threads of a server."""
-    bundle, manifest = folder.version(version.parents[1], version.parent.name, version.name)
+    bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
     found = entrants.ours(bundle, manifest, work.backend, work.settings)
     return dataclasses.replace(truth.holds(found), name=name)
 
@@ -129,8 +128,8 @@ def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path
 
 def by_kernel(work: Work, checkpoint: Path, truth: Truth, name: str = KERNEL) -> Entrant | Absent:
     """As a server runs it that has the package with our operator: by that where it measures faster."""
-    if not kernel.library():
-        return Absent(name, f"kanserve-kernel is not installed; {kernel.HOW_TO_INSTALL}")
+    if not custom_ops.library():
+        return Absent(name, f"kanserve-kernel is not installed; {custom_ops.HOW_TO_INSTALL}")
     return served(work, exported(work, checkpoint, kernel=True), truth, name)
 
 
@@ -188,5 +187,5 @@ def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
 
 def mlp(work: Work, version: Path, feeds: Feeds) -> Entrant | Absent:
     """As `kanserve bench` has it."""
-    _, manifest = folder.version(version.parents[1], version.parent.name, version.name)
+    _, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
     return entrants.mlp(manifest, work.backend, work.settings.device, feeds)

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.shared.quiet_runtime import onnxruntime
-from kanserve.bench.entrants import Answer, error
-from kanserve.bench.mlp import IR, OPSET
-from kanserve.bench.rows import Feeds
-from kanserve.nouns import Array
+from kanexport.contract.ort import onnxruntime
+from kanserve.bench.entrants import Answer, Feeds, error
+from kanserve.bench.mlp_graph import IR, OPSET
+from kanserve.types import Array
 
 Floats = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from benchmarks.matrix.aims import GOALS
 from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, KERNEL, ONE_RUN
 from benchmarks.matrix.groups import TITLES
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
-from kanserve.bench import show
+from kanserve.bench import summary
 from kanserve.bench.entrants import MLP, OURS, TORCH
 
 READING = "A cell: median (quartiles) in us, how many times as long as the first of its line, the largest error."
@@ -95,7 +95,7 @@ def _table(records: Sequence[Record]) -> str:
 
 def _edges(record: Record) -> str:
     ours = goals.of(record, OURS)
-    return "" if ours is None else show.large(record["facts"]["edges"] * record["rows"] / ours["median"])
+    return "" if ours is None else summary.large(record["facts"]["edges"] * record["rows"] / ours["median"])
 
 
 def _head(first: Sequence[str], names: Sequence[str]) -> str:

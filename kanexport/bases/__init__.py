@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 
@@ -86,7 +86,7 @@ class Basis(Protocol):
     def knots(self) -> Array:
         """The T knots, centres or points of each source, for plots: [I, T], or [1, T] where all
         sources share them, or [0, 0] where there are none. What is inside and outside of them says
-        `kanexport/shared/grids.py`: centres, unless it knows the kind."""
+        `kanexport/contract/grids.py`: centres, unless it knows the kind."""
 
 
 def names() -> list[str]:

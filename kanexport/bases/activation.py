@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.functions.unary import ACTIVATIONS, Unary
+from kanexport.functions.elementwise import ACTIVATIONS, Unary
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

@@ -25,8 +25,7 @@ from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
-    from kanexport.operators.stacks import Stack
+    from kanexport.graph.builder import Graph, Stack, Value
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

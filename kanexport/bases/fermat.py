@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
-from kanexport.functions import unary
-from kanexport.functions.squash import Sigmoid
+from kanexport.functions import elementwise
+from kanexport.functions.domain_maps import Sigmoid
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class Fermat:
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
         # u^(2^n) = exp(-2^n log(1 + exp(-x))): squaring would double a rounding n times.
-        logarithm = unary.ACTIVATIONS["softplus"].emit(g, g.op("Neg", g.reshape(x, 0, 1, sources)))
+        logarithm = elementwise.ACTIVATIONS["softplus"].emit(g, g.op("Neg", g.reshape(x, 0, 1, sources)))
         one = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
         if self.degree == 0:
             return g.reshape(one, 0, sources)

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
-from kanexport.functions import unary
-from kanexport.functions.squash import SOFTSIGN, Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
-from kanexport.functions.unary import Unary
+from kanexport.functions import elementwise
+from kanexport.functions.domain_maps import SOFTSIGN, Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
+from kanexport.functions.elementwise import Unary
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 
@@ -307,11 +307,11 @@ def examples() -> list[Basis]:
         instances += [powers(degree), fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
         instances += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
         instances += [jacobi_ikan(degree, 0.5, 1, ahead=degree % 2)]
-        instances += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
+        instances += [gram(rng.normal(size=degree + 1) / 20, elementwise.activation("silu"))]
         instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
     squashes: tuple[Squash, ...] = (
         *(Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw()),
-        *(Clip(short=1e-3), Bounded(SOFTSIGN), Bounded(unary.SYMBOLIC["arctan"], 2 / np.pi)),
+        *(Clip(short=1e-3), Bounded(SOFTSIGN), Bounded(elementwise.SYMBOLIC["arctan"], 2 / np.pi)),
     )
     return [
         *instances,

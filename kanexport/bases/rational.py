@@ -22,7 +22,7 @@ from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

@@ -23,11 +23,11 @@ import numpy.typing as npt
 from kanexport.bases import Basis, Support
 from kanexport.bases.polynomial import DEGREE_LIMIT, constant
 from kanexport.errors import InvalidKan
-from kanexport.functions.squash import Raw, Sigmoid, Squash, Tanh
-from kanexport.functions.unary import Unary
+from kanexport.functions.domain_maps import Raw, Sigmoid, Squash, Tanh
+from kanexport.functions.elementwise import Unary
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 Row = Sequence[tuple[float, float]]  # A_nk and B_nk for k = 1, 2, ... of one n

@@ -1,1 +1,1 @@
-"""Functions of one number, each with two faces: float64 numpy, and ONNX operators."""
+"""Scalar functions with two implementations: float64 numpy, and ONNX operators."""

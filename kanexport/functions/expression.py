@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import OptionError
-from kanexport.functions.unary import SYMBOLIC, Unary
+from kanexport.functions.elementwise import SYMBOLIC, Unary
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

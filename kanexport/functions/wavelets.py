@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
-from kanexport.functions.unary import Unary
+from kanexport.functions.elementwise import Unary
 
 if TYPE_CHECKING:
-    from kanexport.operators.graph import Graph, Value
+    from kanexport.graph.builder import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

@@ -1,1 +1,1 @@
-"""A Kan becomes graphs: one for inference, and one for each layer's edges."""
+"""Lowering: from a Kan to ONNX graphs for inference, edges and attribution."""

@@ -7,19 +7,21 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import contextlib
+import functools
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.form.ir import Kan, Layer
-from kanexport.lowering import splines, uniform
-from kanexport.lowering.contributions import Anchor
-from kanexport.lowering.edges import edge_graph
-from kanexport.lowering.serving import INPUT, naming, serving_graph
-from kanexport.manifest import ANY
-from kanexport.operators.weights import SHARED_FROM, Weights
-from kanexport.shared.explanations import Explanations
+from kanexport.contract.manifest import ANY
+from kanexport.contract.sections import Explanations
+from kanexport.errors import InvalidKan
+from kanexport.graph.builder import Graph, Value
+from kanexport.graph.external_data import SHARED_FROM, Weights
+from kanexport.ir.model import Kan, Layer
+from kanexport.lowering import passes, spline_forms, terms
+from kanexport.lowering.attribution import Anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def lower(
     that it takes. `near`: layers whose knots are taken for uniform, of those that `uniform.layers` finds; the operator
     has them as they are. `curves`: the network whose edges are told, if not the same one. Raises InvalidKan, naming the
     layer, where a weight is too large for it."""
-    read, kan = kan, uniform.taken(kan, near)
+    read, kan = kan, spline_forms.taken(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
@@ -84,7 +86,7 @@ def lower(
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
     other = serving_graph(kan, names, dtype, weights, rows=many) if many else model
-    takes = kernel and any(splines.layers(read.layers, dtype))
+    takes = kernel and any(spline_forms.spline_layers(read.layers, dtype))
     return Lowered(
         model,
         tuple(edges),
@@ -99,3 +101,170 @@ def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
     """The file for the constants of a model with these layers, still empty; None where each graph keeps its own."""
     numbers = sum(term.coef.size for layer in layers for term in layer.terms)
     return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None
+
+
+INPUT = "x"
+
+OUTPUT = "y"
+
+
+def serving_graph(
+    kan: Kan,
+    names: tuple[str, ...],
+    dtype: str,
+    weights: Weights | None = None,
+    *,
+    whole: bool = True,
+    rows: int = 1,
+    kernel: bool = False,
+) -> bytes:
+    """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
+    output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
+    "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
+    normalisation may follow. `rows`: of the runs that it shall be fast in. `kernel`: splines by the operator of
+    `shared.kernel`. Raises InvalidKan, naming the layer, where a weight is too large."""
+    g = Graph("kan", dtype, weights)
+    following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
+    x = g.input(INPUT, kan.n_inputs)
+    outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
+    for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
+        g.small_values = following[at] or any(step.mixes for step in layer.after)
+        g.apart = spline_forms.apart(layer, rows)
+        with naming(at):
+            for step in layer.before:
+                x = step.emit(g, x)
+            x = _sums(g, passes.live(layer), x, kernel=kernel)
+            for step in layer.after:
+                x = step.emit(g, x)
+        last = at == len(kan.layers) - 1
+        name = OUTPUT if last else names[at + 1]
+        x = g.rename(x, name)
+        outputs[name] = (x, (width,))
+    return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
+
+
+def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
+    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
+    taken = spline_forms.taken_by_spline(layer, g.dtype) if kernel else None
+    if taken is None:
+        total = _terms(g, layer, x)
+    else:
+        total = spline_forms.emit(g, layer, taken, x)
+        for term in layer.terms:
+            if term not in (taken.spline, taken.base):
+                total = terms.summed(g, layer, term, x, total)
+    if layer.symbolic:
+        total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if layer.nan_spreads.any() and not layer.nan_spreads.all():
+        # Counted, because 0 * NaN would reach destinations that have no such edge.
+        spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
+        total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
+    return total
+
+
+def _terms(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, O]: the bias and all terms, of the sources that add something."""
+    total = _start(g, layer, x)
+    layer, kept = passes.without(layer)
+    if kept is not None:
+        x = g.gather(x, kept, axis=1)
+    if spline_forms.fits(g, layer):
+        return spline_forms.summed(g, layer, x, total)
+    for term in layer.terms:
+        total = terms.summed(g, layer, term, x, total)
+    return total
+
+
+def _start(g: Graph, layer: Layer, x: Value) -> Value:
+    """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
+    row with a non-finite source where that spreads (x - x is zero or NaN)."""
+    bias = g.const(layer.bias[None])
+    if layer.terms and not layer.nan_spreads.all():
+        return bias
+    spread = g.sum(g.sub(x, x), axis=1, keepdims=True, exact=True)
+    if not layer.nan_spreads.all():  # no terms: only the batch axis is wanted
+        spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
+    return g.add(spread, bias) if passes.has_bias(layer) or not layer.terms else spread
+
+
+def _symbolic_table(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, D, O]: the symbolic values of each destination, padded with zeros to D.
+
+    A gather and a sum, not a matrix product: NaN on one edge must reach its own
+    destination only.
+    """
+    columns, ordered = terms.symbolic_columns(g, layer, x)
+    incoming: list[list[int]] = [[] for _ in range(layer.destinations)]
+    for at, edge in enumerate(ordered):
+        incoming[edge.destination].append(at)
+    depth = max(len(column) for column in incoming)
+    zero = len(ordered)
+    table = [column + [zero] * (depth - len(column)) for column in incoming]
+    flat = np.array(table, dtype=np.int64).T.reshape(-1)  # [D * O]
+    return g.reshape(g.gather(columns, flat, axis=1), 0, depth, layer.destinations)
+
+
+@contextlib.contextmanager
+def naming(at: int) -> Iterator[None]:
+    """Errors of a layer, such as a weight too large for float32, name it."""
+    try:
+        yield
+    except InvalidKan as error:
+        raise error.at(f"layer {at}") from error
+
+
+EDGES = "edges"
+
+
+def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
+    """A layer's input vector [B, width], called `name`, to the values of its edges [B, I, O],
+    called EDGES, and the part of each term, called as `term_tensors` says; in "float32" or "float64".
+    `weights`: as of `Graph`. Raises InvalidKan where a weight is too large."""
+    g = Graph("edges", dtype, weights)
+    g.small_values = False
+    x = g.input(name, width)
+    for step in layer.before:
+        x = step.emit(g, x)
+    total, parts = _edge_values(g, layer, x)
+    shape: tuple[int, ...] = (layer.sources, layer.destinations)
+    return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
+
+
+def term_tensors(layer: Layer) -> tuple[str, ...]:
+    """What the edge graph calls the part of each term; "" for one that adds nothing, and where there is one part only,
+    which is all."""
+    live = passes.live(layer)
+    if len(live.terms) + bool(live.symbolic) < 2:
+        return ("",) * len(layer.terms)
+    return tuple(f"{EDGES}_term{at}" if term in live.terms else "" for at, term in enumerate(layer.terms))
+
+
+def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Value]]:
+    """[B, I] -> [B, I, O]: every edge by itself, and its parts by name."""
+    live = passes.live(layer)
+    parts = [terms.apart(g, live, term, x) for term in live.terms]
+    names = [name for name, term in zip(term_tensors(layer), layer.terms, strict=True) if term in live.terms]
+    named = {name: value for name, value in zip(names, parts, strict=True) if name}
+    if live.symbolic:
+        parts.append(_symbolic_edges(g, live, x))
+    parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
+    return _spoilt(g, live, x, functools.reduce(g.add, parts)), named
+
+
+def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
+    """NaN on the edges that become NaN for a source that is not finite."""
+    if not layer.nan_spreads.any():
+        return total
+    if layer.nan_spreads.all():
+        return g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
+    spoilt = g.op("And", g.reshape(terms.nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.nan_spreads[None]))
+    return g.op("Where", spoilt, g.nan(), total)
+
+
+def _symbolic_edges(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I, O]: symbolic values where an edge has one, zero elsewhere."""
+    columns, ordered = terms.symbolic_columns(g, layer, x)
+    place = np.full(layer.mask.shape, len(ordered), dtype=np.int64)
+    for at, edge in enumerate(ordered):
+        place[edge.source, edge.destination] = at
+    return g.reshape(g.gather(columns, place.reshape(-1), axis=1), 0, layer.sources, layer.destinations)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
-from kanexport.form.stepped import Stepped
-from kanexport.lowering import simplify, weights
-from kanexport.operators.graph import Graph, Value
-from kanexport.operators.stored import BYTES
+from kanexport.graph import precision
+from kanexport.graph.builder import Graph, Value
+from kanexport.graph.precision import BYTES
+from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
+from kanexport.ir.quantized_basis import Stepped
+from kanexport.lowering import passes
 
 Array = npt.NDArray[np.float64]
 
@@ -32,7 +35,7 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     basis = basis_term(g, layer, term, x)
     if term.basis.functions > 1:
         basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
-    return g.gemm(basis, weights.matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
+    return g.gemm(basis, weight_matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
 
 
 def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
@@ -42,8 +45,8 @@ def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, to
     if not basis.compact:  # NaN has no code
         spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
         total = g.add(total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
-    products = g.op("MatMulInteger", codes, weights.codes(g, layer, term, by_source=basis.table is not None))
-    return g.add(g.mul(g.cast(products), g.const(weights.units(layer, term)[None] * basis.unit)), total)
+    products = g.op("MatMulInteger", codes, weight_codes(g, layer, term, by_source=basis.table is not None))
+    return g.add(g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)), total)
 
 
 def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
@@ -54,7 +57,7 @@ def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     basis = basis_term(g, layer, term, x)
     if term.basis.functions == 1:
         column = g.reshape(basis, 0, layer.sources, 1)
-        return g.mul(column, weights.matrix(g, layer, term, 1, layer.sources, layer.destinations))
+        return g.mul(column, weight_matrix(g, layer, term, 1, layer.sources, layer.destinations))
     by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
     return g.transpose(_by_source(g, layer, term, by_source), 1, 0, 2)
 
@@ -67,11 +70,11 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     graph, or never holds more than a block.
     """
     if g.weights is None or term.stored == BYTES:  # where sums are of bytes, they read these too
-        return g.op("MatMul", basis, weights.by_source(g, layer, term))
-    matrix = weights.matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
+        return g.op("MatMul", basis, by_source(g, layer, term))
+    matrix = weight_matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
     first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0
     parts = []
-    for part in simplify.blocks(term):
+    for part in passes.blocks(term):
         rows = g.add(g.index(np.arange(part.start, part.stop)[:, None]), first)
         own = basis if part.stop - part.start == layer.sources else g.slice(basis, part.start, part.stop, axis=0)
         parts.append(g.op("MatMul", own, g.op("Gather", matrix, rows, axis=0)))
@@ -102,7 +105,7 @@ def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
 def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     """[B, I] -> [B, I, K, O], or [B, I, O] where K is 1: functions that every edge shifts and stretches for itself,
     times their coefficients."""
-    coef = simplify.coefficients(layer, term)
+    coef = passes.coefficients(layer, term)
     for step in term.before:
         x = step.emit(g, x)
     if term.functions == 1:
@@ -129,10 +132,76 @@ def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[Symb
         inner = g.gather(x, [edge.source for edge in group], axis=1)
         inner = _affine(g, inner, [edge.a for edge in group], [edge.b for edge in group])
         outer = group[0].function.emit(g, inner)
-        columns.append(_affine(g, outer, *simplify.outer(group)))
+        columns.append(_affine(g, outer, *passes.outer(group)))
     joined = g.op("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
     return g.op("Pad", joined, g.index([0, 0, 0, 1]), g.const(0.0)), ordered
 
 
 def _affine(g: Graph, x: Value, scale: list[float], bias: list[float]) -> Value:
     return g.add(g.mul(x, g.const([scale])), g.const([bias]))
+
+
+WeightArray = npt.NDArray[Any]
+
+
+def weight_matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
+    """A term's coefficients in the order [K, I, O], in a shape that has as many."""
+    scale = term.basis.emitted_scale(g)
+    if term.stored == precision.BYTES:
+        return _of_codes(g, layer, term, _codes(g, layer, term, False, shape), scale)
+    if term.stored == precision.HALF:
+        return _scaled(g, g.cast(_halves(g, layer, term, shape)), scale)
+
+    def make() -> WeightArray:
+        made = np.empty((term.functions, layer.sources, layer.destinations), g.dtype)
+        with np.errstate(over="ignore"):  # refused by the graph
+            for part in passes.blocks(term):
+                made[:, part] = passes.coefficients(layer, term, scale, part=part).transpose(2, 0, 1)
+        return made
+
+    return g.made((term.coef, layer.mask, scale), make, shape)
+
+
+def by_source(g: Graph, layer: Layer, term: BasisTerm) -> Value:
+    """The same as [I, K, O], for a graph that keeps its own constants."""
+    scale = term.basis.emitted_scale(g)
+    if term.stored == precision.BYTES:
+        shape = (layer.sources, term.functions, layer.destinations)
+        return _of_codes(g, layer, term, _codes(g, layer, term, True, shape), scale)
+    if term.stored == precision.HALF:
+        values = _halves(g, layer, term, (term.functions, layer.sources, layer.destinations))
+        return g.transpose(_scaled(g, g.cast(values), scale), 1, 0, 2)
+    return g.const(passes.coefficients(layer, term, scale).transpose(0, 2, 1))
+
+
+def weight_codes(g: Graph, layer: Layer, term: BasisTerm, *, by_source: bool) -> Value:
+    """The codes of a term that is stored in bytes, [I * K, O] or [K * I, O]."""
+    return _codes(g, layer, term, by_source, (term.functions * layer.sources, layer.destinations))
+
+
+def units(layer: Layer, term: BasisTerm) -> npt.NDArray[np.float64]:
+    """[O]: what a code of each destination counts."""
+    return precision.scales(passes.coefficients(layer, term))
+
+
+def _codes(g: Graph, layer: Layer, term: BasisTerm, by_source: bool, shape: tuple[int, ...]) -> Value:
+    def make() -> WeightArray:
+        values = passes.coefficients(layer, term)
+        return precision.codes(values, precision.scales(values)).transpose((0, 2, 1) if by_source else (2, 0, 1))
+
+    return g.made((term.coef, layer.mask, "by source" if by_source else "by function"), make, shape, np.int8)
+
+
+def _halves(g: Graph, layer: Layer, term: BasisTerm, shape: tuple[int, ...]) -> Value:
+    def make() -> WeightArray:
+        return precision.half(passes.coefficients(layer, term)).transpose(2, 0, 1)
+
+    return g.made((term.coef, layer.mask), make, shape, np.float16)
+
+
+def _of_codes(g: Graph, layer: Layer, term: BasisTerm, codes: Value, scale: float) -> Value:
+    return g.mul(g.cast(codes), g.const(units(layer, term) * scale))
+
+
+def _scaled(g: Graph, values: Value, scale: float) -> Value:
+    return values if scale == 1 else g.mul(values, g.const(scale))

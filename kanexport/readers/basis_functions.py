@@ -19,12 +19,12 @@ from collections.abc import Callable
 
 from kanexport.bases import Basis, recurrence
 from kanexport.bases.fermat import Fermat
-from kanexport.form.ir import Layer
-from kanexport.form.steps import Step
-from kanexport.layers import polynomials, stack
-from kanexport.layers.parts import Array, Keys, Part
-from kanexport.layers.stack import LayerKind
+from kanexport.ir.model import Layer
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, grid_steps
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 Make = Callable[[int, Part, Options], Basis]  # from the degree, what else the file holds, and the options
 
@@ -38,16 +38,16 @@ def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
     after: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
         after = _norm(name, part, options, coef.shape[1])
-    return polynomials.layer(make(coef.shape[2] - 1, part, options), coef, after=after)
+    return grid_steps.layer(make(coef.shape[2] - 1, part, options), coef, after=after)
 
 
 def _norm(name: str, part: Part, options: Options, width: int) -> tuple[Step, ...]:
     """BSRBF_KAN's LayerNorm, which its network leaves out after the last layer."""
     used = options.choice("layernorm", NORMS, NORMS[0], words="every layer stores one, and no file tells which use it")
-    same = stack.prefixes(part.tensors, Keys({name: 3}, {}), options.optional("prefix") or "")
+    same = chain.prefixes(part.tensors, Keys({name: 3}, {}), options.optional("prefix") or "")
     if used == "none" or (used == NORMS[0] and part.prefix == same[-1]):
         return ()
-    return (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", width),)
+    return (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", width),)
 
 
 def _numbers(*names: str) -> Callable[[Part], list[float]]:

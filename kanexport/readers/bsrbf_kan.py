@@ -19,11 +19,11 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.steps import Step
-from kanexport.layers import parts, spacing, stack
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "bsrbf-kan"
 KEYS = Keys(
@@ -41,14 +41,14 @@ def layer(part: Part, options: Options) -> Layer:
     grid = part.tensor("grid", n, None)
     if grid.shape[1] <= count + 1:
         raise InvalidKan(f"grid has shape {grid.shape}, expected (sources, {count} + k + 1) with k >= 1")
-    activation = Activation(parts.activation(options, "silu"))
+    activation = Activation(layer_tensors.activation(options, "silu"))
     before: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
-        before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+        before = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
     return Layer(
         terms=(
             BasisTerm(BSpline(grid, grid.shape[1] - count - 1), coef),
-            BasisTerm(Gaussian(centres, spacing.denominator(centres, options)), coef),
+            BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef),
             BasisTerm(activation, part.tensor("base_weight", m, n).T[:, :, None]),
         ),
         mask=np.ones((n, m)),

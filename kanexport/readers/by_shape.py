@@ -28,18 +28,18 @@ from kanexport.bases.bspline import BSpline
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, Term
-from kanexport.form.steps import Step
-from kanexport.functions import unary, wavelets
-from kanexport.functions.unary import Unary
-from kanexport.layers import parts, roles, spacing
-from kanexport.layers.parts import Array, Keys, Part
-from kanexport.layers.polynomials import Of
-from kanexport.layers.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, Found, Roles, Sizes
-from kanexport.layers.stack import LayerKind
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.functions import elementwise, wavelets
+from kanexport.functions.elementwise import Unary
+from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
+from kanexport.ir.steps import Step
 from kanexport.options import Options
 from kanexport.readers import pykan_0_0
+from kanexport.readers.common import grid_steps, layer_tensors, roles
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.grid_steps import Of
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
+from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, Found, Roles, Sizes
 
 FAMILY = "by-shape"
 
@@ -141,7 +141,7 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     coef = _coefficients(chosen, sizes, part)
     terms = list(_terms(kind, Of.make(of, sizes.i, options), coef, _Points(chosen, sizes, part), options))
     if name := chosen.name(BASE):
-        activation = Activation(parts.activation(options, "silu"))
+        activation = Activation(layer_tensors.activation(options, "silu"))
         terms.append(BasisTerm(activation, _edges(part, name, chosen, sizes)[:, :, None]))
     bias = sum((part.tensor(name, *shapes[name]).reshape(-1) for name, role in chosen.others if role == BIAS), 0.0)
     spline = any(isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) for term in terms)
@@ -204,7 +204,7 @@ def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
         case axes:
             coef = values.transpose([axes.index(axis) for axis in "iok"])
     if name := chosen.name(SCALE):
-        coef = parts.product(coef, _edges(part, name, chosen, sizes)[:, :, None])
+        coef = layer_tensors.product(coef, _edges(part, name, chosen, sizes)[:, :, None])
     return np.ascontiguousarray(coef)
 
 
@@ -255,7 +255,7 @@ def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) ->
         return [BasisTerm(BSpline(_uniform(coef.shape[2], len(coef)), DEGREE), coef, before)]
     if kind in GRIDS:
         centres = np.linspace(*GRIDS[kind], coef.shape[2])
-        return [BasisTerm(Gaussian(centres, spacing.denominator(centres, options)), coef, before)]
+        return [BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef, before)]
     if kind == "bspline":
         return _knotted(points, coef, before)
     return [_around(kind, points, coef, before, options)]
@@ -304,7 +304,7 @@ def _around(kind: str, points: _Points, coef: Array, before: tuple[Step, ...], o
     rate = _rate(kind, form, widths)
     if name == "gaussian" and centres.ndim < 3 and rate.ndim < 3:
         return BasisTerm(_gaussian(centres, 1 / rate), coef, before)
-    function = unary.SYMBOLIC["gaussian"] if name == "gaussian" else wavelets.WAVELETS[name]
+    function = elementwise.SYMBOLIC["gaussian"] if name == "gaussian" else wavelets.WAVELETS[name]
     return _each(function, centres, rate, coef, before)
 
 
@@ -321,12 +321,12 @@ def _rate(kind: str, form: str, widths: Array) -> Array:
 def _alone(kind: str, centres: Array, coef: Array, before: tuple[Step, ...], options: Options) -> Term:
     """Functions around centres without widths: the option `denominator` is one width for all."""
     row = np.sort(centres.reshape(-1, centres.shape[-1])[0])
-    width = spacing.denominator(row, options)
+    width = grid_steps.denominator(row, options)
     if not width:
         raise InvalidKan("the denominator is 0")
     if kind == "gaussian" and centres.ndim < 3:
         return BasisTerm(_gaussian(centres, np.asarray(width)), coef, before)
-    function = unary.SYMBOLIC["gaussian"] if kind == "gaussian" else SECH2
+    function = elementwise.SYMBOLIC["gaussian"] if kind == "gaussian" else SECH2
     return _each(function, centres, np.asarray(1 / width), coef, before)
 
 
@@ -352,7 +352,7 @@ def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, before: tuple[
     """sum_c C_ijc act(slope_ic x_i + shift_ic): the hidden units of an MLP of one source. Raises InvalidKan."""
     if (slopes == 0).any():
         raise InvalidKan("a hidden unit of a source's MLP has the weight 0")
-    return _each(unary.activation(name), -shifts / slopes, slopes, coef, before)
+    return _each(elementwise.activation(name), -shifts / slopes, slopes, coef, before)
 
 
 SECH2 = Unary(

@@ -28,13 +28,13 @@ import numpy as np
 from kanexport.bases import polynomial
 from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import Layer
-from kanexport.form.steps import Elementwise, RowRange, Step
-from kanexport.functions.squash import Raw, Tanh, TanhOf
-from kanexport.layers import parts, polynomials, stack
-from kanexport.layers.parts import Keys, Part
-from kanexport.layers.stack import LayerKind
+from kanexport.functions.domain_maps import Raw, Tanh, TanhOf
+from kanexport.ir.model import Layer
+from kanexport.ir.steps import Elementwise, RowRange, Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, grid_steps, layer_tensors
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY, NORMED = "chebykan", "chebykan-norm"
 OPTIONAL = {"arange": 1, "tanh_scale": 0, "tanh_bias": 0, "bias": 1}
@@ -56,8 +56,8 @@ SCALES = ("2", "5", "10", "100", "0.5")  # with 1 it is ChebyKAN's own
 
 def layer(part: Part, options: Options) -> Layer:
     """One ChebyKANLayer. Raises InvalidKan or OptionError."""
-    whose = polynomials.forward(options, FAMILY, RIVALS, same=("tanh-twice", "tanh-eps"))
-    coef = polynomials.coefficients(part, "cheby_coeffs", whose)
+    whose = grid_steps.forward(options, FAMILY, RIVALS, same=("tanh-twice", "tanh-eps"))
+    coef = grid_steps.coefficients(part, "cheby_coeffs", whose)
     n, _, functions = coef.shape
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
         raise InvalidKan(f"arange does not count from 0 to {functions - 1}, the degrees of cheby_coeffs")
@@ -71,15 +71,15 @@ def layer(part: Part, options: Options) -> Layer:
         shift = float(part.tensor("tanh_bias")) if part.has("tanh_bias") else 0.0
         basis = polynomial.of(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
     bias = part.tensor("bias", coef.shape[1]) if part.has("bias") else None
-    return polynomials.layer(basis, coef * factor, bias=bias, before=before)
+    return grid_steps.layer(basis, coef * factor, bias=bias, before=before)
 
 
 def normed_layer(part: Part, options: Options) -> Layer:
     """One layer of a copy that normalises inside. Raises InvalidKan or OptionError."""
     coef = part.tensor("cheby_coeffs", None, None, None)
-    norm = stack.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
-    activation = parts.activation(options, "silu", "output_activation")
-    return polynomials.layer(
+    norm = chain.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
+    activation = layer_tensors.activation(options, "silu", "output_activation")
+    return grid_steps.layer(
         polynomial.chebyshev(coef.shape[2] - 1), coef, before=(norm,), after=(Elementwise(activation),)
     )
 
@@ -101,7 +101,7 @@ def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float
             return polynomial.of(basis, Tanh(slope=1 / scale)), scale
         case "second-kind":
             return polynomial.chebyshev2(degree), 1.0
-    return polynomials.squashed(basis, whose, options), 1.0
+    return grid_steps.squashed(basis, whose, options), 1.0
 
 
 FAMILIES = (LayerKind(FAMILY, KEYS, layer), LayerKind(NORMED, NORMED_KEYS, normed_layer))

@@ -19,13 +19,13 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import FamilyError, InvalidKan
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.form.norms import LayerNorm
-from kanexport.form.steps import Step
-from kanexport.layers import parts, stack
-from kanexport.layers.parts import Part, Tensors, storage_dtype
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.norms import LayerNorm
+from kanexport.ir.steps import Step
 from kanexport.options import EPSILONS, Options
+from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 FAMILY = "dropkan"
 MARK = "act_fun.0.neuron_train"
@@ -46,7 +46,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     depth = len([key for key in tensors if pattern.fullmatch(key)])
     _refuse_symbolic(tensors, root, depth, options)
     layers = [_layer(Part(tensors, root), at, options) for at in range(depth)]
-    return stack.chain(layers, storage_dtype([tensors[f"{root}act_fun.{at}.coef"] for at in range(depth)]))
+    return chain.chain(layers, storage_dtype([tensors[f"{root}act_fun.{at}.coef"] for at in range(depth)]))
 
 
 def _roots(tensors: Tensors, start: str) -> list[str]:
@@ -77,8 +77,8 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
     if grid.shape[1] <= functions + 1:
         raise InvalidKan(f"layer {at}: grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1")
     share = 1 / n if _neuron(options) == "mean" else 1.0
-    scaled = parts.product(coef, own.tensor("scale_sp", n, m)[:, :, None]) * share
-    base = Activation(parts.activation(options, "silu", "base_fun"))
+    scaled = layer_tensors.product(coef, own.tensor("scale_sp", n, m)[:, :, None]) * share
+    base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
     bias = f"biases.{at}.weight"
     return Layer(
         terms=(

@@ -21,13 +21,13 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.steps import Affine, Clip, Elementwise, Step
-from kanexport.functions import unary
-from kanexport.layers import parts
-from kanexport.layers.parts import Keys, Part, scaled
-from kanexport.layers.stack import LayerKind
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.steps import Affine, Clip, Elementwise, Step
 from kanexport.options import Options
+from kanexport.readers.common import layer_tensors
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Keys, Part, scaled
 
 FAMILY = "efficient-kan"
 OPTIONAL = {"spline_scaler": 2, "bias": 1}
@@ -49,7 +49,7 @@ def fits(part: Part) -> bool:
 
 def layer(part: Part, options: Options) -> Layer:
     """One KANLinear. Raises InvalidKan or OptionError."""
-    activation = Activation(parts.activation(options, "silu"))
+    activation = Activation(layer_tensors.activation(options, "silu"))
     m, n, functions = part.shape("spline_weight")
     if not fits(part):
         raise InvalidKan(
@@ -73,7 +73,7 @@ def layer(part: Part, options: Options) -> Layer:
     )
 
 
-def _coefficients(part: Part, options: Options) -> parts.Array:
+def _coefficients(part: Part, options: Options) -> layer_tensors.Array:
     """Of the splines [m, n, G + k], with their scaler."""
     weight = part.tensor("spline_weight", None, None, None)
     if not part.has("spline_scaler"):
@@ -86,7 +86,7 @@ def _coefficients(part: Part, options: Options) -> parts.Array:
 def _before(forward: str, splines: BSpline) -> tuple[Step, ...]:
     """From x to what the splines read."""
     n, (low, high) = len(splines.extended), splines.support(len(splines.extended)).core
-    tanh, half = Elementwise(unary.activation("tanh")), np.full(n, 0.5)
+    tanh, half = Elementwise(elementwise.activation("tanh")), np.full(n, 0.5)
     steps: dict[str, tuple[Step, ...]] = {TANH: (tanh,), HALF: (tanh, Affine(half, half)), CLAMPED: (Clip(low, high),)}
     return steps.get(forward, ())
 

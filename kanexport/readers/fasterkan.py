@@ -16,11 +16,11 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.sech2 import Sech2
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.steps import Step
-from kanexport.layers import stack
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "fasterkan"
 KEYS = Keys(
@@ -43,7 +43,7 @@ def layer(part: Part, options: Options) -> Layer:
     basis = Sech2(centres, float(part.tensor("rbf.inv_denominator")) if used else 1.0)
     before: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
-        before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+        before = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
     return Layer(
         terms=(BasisTerm(basis, coef, before),),
         mask=np.ones((n, m)),

@@ -28,12 +28,12 @@ from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.bases.sech2 import Sech2
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.steps import Step
-from kanexport.layers import parts, spacing, stack
-from kanexport.layers.parts import Array, Keys, Part
-from kanexport.layers.stack import LayerKind
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, grid_steps, layer_tensors
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 NORM_AND_BASE = {"layernorm.weight": 1, "layernorm.bias": 1, "base_linear.weight": 2, "base_linear.bias": 1}
 KEYS = Keys(
@@ -58,9 +58,9 @@ def layer(part: Part, options: Options) -> Layer:
     based = part.has("base_linear.weight")
     forward = "fastkan" if based else options.forward("fastkan", SECANTS)
     if forward == "fasterkan":
-        basis: Basis = Sech2(centres, spacing.secant_rate(centres, options))
+        basis: Basis = Sech2(centres, grid_steps.secant_rate(centres, options))
     else:
-        basis = Gaussian(centres, spacing.denominator(centres, options))
+        basis = Gaussian(centres, grid_steps.denominator(centres, options))
     return _assembled(part, options, basis, coef)
 
 
@@ -69,7 +69,7 @@ def first_layer(part: Part, options: Options) -> Layer:
     centres = part.tensor("rbf.grid", None)
     coef = part.tensor("spline_weight", None, None, len(centres)).transpose(1, 0, 2)
     unit = options.forward("first-fastkan", UNIT) == "grbf"
-    return _assembled(part, options, Gaussian(centres, 1.0 if unit else spacing.denominator(centres, options)), coef)
+    return _assembled(part, options, Gaussian(centres, 1.0 if unit else grid_steps.denominator(centres, options)), coef)
 
 
 def _assembled(part: Part, options: Options, basis: Basis, coef: Array) -> Layer:
@@ -82,11 +82,11 @@ def _assembled(part: Part, options: Options, basis: Basis, coef: Array) -> Layer
         places = ("spline", "both", "unused") if based else ("spline", "unused")
         used = options.choice("layernorm", places, "spline", words=NORM_WORDS if based else "")
     if used != "unused":
-        norms = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+        norms = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
     terms = [BasisTerm(basis, coef, norms)]
     bias = np.zeros(m)
     if based:
-        activation = Activation(parts.activation(options, "silu"))
+        activation = Activation(layer_tensors.activation(options, "silu"))
         weight = part.tensor("base_linear.weight", m, n).T[:, :, None]
         terms.append(BasisTerm(activation, weight, norms if used == "both" else ()))
         bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias

@@ -26,15 +26,14 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, EdgeTerm, Kan, Layer, Term
-from kanexport.form.mixing import NormOfGroups
-from kanexport.form.norms import LayerNorm
-from kanexport.form.steps import Product, Select, Step
-from kanexport.functions import unary, wavelets
-from kanexport.layers import parts, spacing, stack
-from kanexport.layers.parts import Array, Part, Tensors, natural, storage_dtype
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.functions import elementwise, wavelets
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
+from kanexport.ir.norms import LayerNorm, NormOfGroups
+from kanexport.ir.steps import Product, Select, Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Array, Part, Tensors, natural, storage_dtype
 
 FAMILY = "fc-kan"
 CONCAT = "concat_weight"
@@ -63,7 +62,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     root = _root(checkpoint.tensors, options.optional("prefix") or "")
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
     prefixes = _prefixes(tensors)
-    concat = parts.tensor(tensors, CONCAT, (None, None))
+    concat = layer_tensors.tensor(tensors, CONCAT, (None, None))
     m = len(concat)
     count = concat.shape[1] // m
     if count < 1 or count * m != concat.shape[1]:
@@ -75,7 +74,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         links.insert(0, Select(tuple(range(layers[0].sources // count)) * count))
         links += _combined(options.choice("combined_type", COMBINED, COMBINED[0]), concat, count)
     used = [tensors[prefix + name] for prefix in prefixes for name in OWN]
-    return stack.chain(links, storage_dtype(used), n_inputs=layers[0].sources // count)
+    return chain.chain(links, storage_dtype(used), n_inputs=layers[0].sources // count)
 
 
 def _roots(tensors: Tensors, start: str) -> list[str]:
@@ -128,7 +127,7 @@ def _layer(part: Part, functions: tuple[str, ...], options: Options) -> Layer:
     count = len(functions)
     terms = tuple(_term(part, name, at, count, options) for at, name in enumerate(functions))
     block = np.asarray(np.kron(np.eye(count), np.ones((n, m))), dtype=np.float64)
-    norm = stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n)
+    norm = chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n)
     assert isinstance(norm, LayerNorm)
     return Layer(
         terms=terms,
@@ -154,7 +153,7 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
         centres = part.tensor("rbf.grid", None)
         coef = part.tensor("spline_weight", m, n * len(centres)).reshape(m, n, -1).transpose(1, 0, 2)
         if name == "rbf":
-            return BasisTerm(Gaussian(centres, spacing.denominator(centres, options)), block(coef))
+            return BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), block(coef))
         grid = part.tensor("grid", n, None)
         return BasisTerm(BSpline(np.tile(grid, (count, 1)), grid.shape[1] - len(centres) - 1), block(coef))
     weight = block(base.T[:, :, None])
@@ -163,8 +162,8 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
         rate = block(wavelets.rates(part.tensor("scale", m, n)[:, :, None]), 1.0)
         return EdgeTerm(wavelets.WAVELETS["dog"], centre=centre, rate=rate, coef=weight)
     if name == "base":
-        return BasisTerm(Activation(parts.activation(options, "silu")), weight)
-    return BasisTerm(Activation(unary.symbolic(name)), weight)
+        return BasisTerm(Activation(layer_tensors.activation(options, "silu")), weight)
+    return BasisTerm(Activation(elementwise.symbolic(name)), weight)
 
 
 def _combined(kind: str, concat: Array, count: int) -> list[Layer | Step]:
@@ -195,9 +194,9 @@ def _combined(kind: str, concat: Array, count: int) -> list[Layer | Step]:
 
 def _polynomial(linear: Array, squares: Array) -> Layer:
     """The layer of edges a x + b x^2, with a and b [I, O]."""
-    terms = [BasisTerm(Activation(unary.activation("identity")), linear[:, :, None])]
+    terms = [BasisTerm(Activation(elementwise.activation("identity")), linear[:, :, None])]
     if squares.any():
-        terms.append(BasisTerm(Activation(unary.symbolic("x^2")), squares[:, :, None]))
+        terms.append(BasisTerm(Activation(elementwise.symbolic("x^2")), squares[:, :, None]))
     n, m = linear.shape
     return Layer(
         tuple(terms),

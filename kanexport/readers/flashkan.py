@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.bases.cubic import Cubic
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers import parts, spacing
-from kanexport.layers.parts import Keys, Part
+from kanexport.bases.uniform_cubic import Cubic
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "flashkan"
 KEYS = Keys(required={"grid_starts": 1, "spline_weight": 3, "base_weight": 2}, optional={})
@@ -32,10 +32,10 @@ def layer(part: Part, options: Options) -> Layer:
     starts = part.tensor("grid_starts", None)
     m, n = part.shape("base_weight")
     coef = part.tensor("spline_weight", m, n, len(starts)) * (6 * SIXTH)
-    activation = Activation(parts.activation(options, "silu"))
+    activation = Activation(layer_tensors.activation(options, "silu"))
     return Layer(
         terms=(
-            BasisTerm(Cubic(starts, spacing.cubic_step(starts, options)), coef.transpose(1, 0, 2)),
+            BasisTerm(Cubic(starts, grid_steps.cubic_step(starts, options)), coef.transpose(1, 0, 2)),
             BasisTerm(activation, part.tensor("base_weight", m, n).T[:, :, None]),
         ),
         mask=np.ones((n, m)),

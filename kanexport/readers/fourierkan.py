@@ -22,9 +22,9 @@ from kanexport.bases import Basis
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.sine import Sine
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers.parts import Array, Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "fourierkan"
 KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2, "gridsize_param": 0})

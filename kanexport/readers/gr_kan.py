@@ -27,14 +27,13 @@ import numpy as np
 from kanexport.bases import rational
 from kanexport.bases.rational import Rational
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.form.steps import Step
-from kanexport.layers import kinds, stack
-from kanexport.layers.linear import linear_layer
-from kanexport.layers.order import OtherModule
-from kanexport.layers.parts import Array, Keys, Part, Tensors, natural, storage_dtype
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, module_kinds
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, Tensors, linear_layer, natural, storage_dtype
+from kanexport.readers.common.order import OtherModule
 
 FAMILY = "gr-kan"
 ABOVE, BELOW = "weight_numerator", "weight_denominator"
@@ -106,16 +105,16 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         if module.kind == LINEAR:
             links.append(_edges(before, part, settings))
         elif module.kind != RATIONAL:
-            links.append(stack.norm(part, options, norms[module.prefix], module.width))
+            links.append(chain.norm(part, options, norms[module.prefix], module.width))
     used = [value for key, value in tensors.items() if any(key.startswith(module.prefix) for module in order)]
-    return stack.chain(links, storage_dtype(used))
+    return chain.chain(links, storage_dtype(used))
 
 
 def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
     """What the modules are that are neither rational functions nor Linears. Raises FamilyError or OptionError."""
     own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
     others = [OtherModule(m.prefix, m.kind, m.width) for m in order if m.kind not in (RATIONAL, LINEAR)]
-    return {other.prefix: other.kind for other in kinds.decided(others, own, options)}
+    return {other.prefix: other.kind for other in module_kinds.decided(others, own, options)}
 
 
 def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
@@ -170,7 +169,7 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
         for key, value in tensors.items()
         if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
-    others = stack.beside(tensors, OWN, [*rationals, *linears], root)
+    others = chain.beside(tensors, OWN, [*rationals, *linears], root)
     modules = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
     modules += [Module(other.prefix, other.kind, other.width) for other in others]
     return sorted(modules, key=lambda module: natural(module.prefix))

@@ -22,13 +22,13 @@ import numpy as np
 from kanexport.bases import Basis, polynomial, recurrence
 from kanexport.bases.activation import Activation
 from kanexport.bases.fourier import Fourier
-from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.functions import wavelets
-from kanexport.functions.squash import Clip, Tanh, TanhOf
-from kanexport.layers import parts
-from kanexport.layers.parts import Array, Keys, Part, product
-from kanexport.layers.stack import LayerKind
+from kanexport.functions.domain_maps import Clip, Tanh, TanhOf
+from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.options import Options
+from kanexport.readers.common import layer_tensors
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, product
 
 NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0")  # a and b in published models
 WAVELETS = ("mexican_hat", "morlet", "dog", "meyer", "shannon")
@@ -94,7 +94,7 @@ def _layer(part: Part, options: Options, basis: Basis, coef: Array) -> Layer:
 
 def _with_base(part: Part, options: Options, term: Term, n: int, m: int) -> Layer:
     """A term beside the base branch, and the bias."""
-    base = Activation(parts.activation(options, "silu"))
+    base = Activation(layer_tensors.activation(options, "silu"))
     return Layer(
         (term, BasisTerm(base, part.tensor("base_weight", m, n).T[:, :, None])),
         mask=np.ones((n, m)),

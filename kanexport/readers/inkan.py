@@ -17,10 +17,10 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers import parts, spacing
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "inkan"
 KEYS = Keys(
@@ -46,9 +46,9 @@ def layer(part: Part, options: Options) -> Layer:
         )
     weight = part.tensor("weight", m, columns)
     coef = weight[:, : n * count].reshape(m, n, count)
-    step = spacing.cubic_step(starts, options)
+    step = grid_steps.cubic_step(starts, options)
     knots = starts[0] + step * np.arange(count + 4)
-    activation = Activation(parts.activation(options, "silu"))
+    activation = Activation(layer_tensors.activation(options, "silu"))
     return Layer(
         terms=(
             BasisTerm(BSpline(np.tile(knots, (n, 1)), 3), coef.transpose(1, 0, 2)),

@@ -12,10 +12,10 @@ default: forward=orthogpolykans. Public copies without tanh and such: `layers/po
 from __future__ import annotations
 
 from kanexport.bases import polynomial
-from kanexport.form.ir import Layer
-from kanexport.layers import polynomials
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import Layer
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "jacobikan"
 KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights", "base_weight"))  # KAJN's, ikan's
@@ -25,11 +25,11 @@ NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0", "0.9")  # a and b in publi
 
 def layer(part: Part, options: Options) -> Layer:
     """One JacobiKANLayer. Raises InvalidKan or OptionError."""
-    whose = polynomials.forward(options, FAMILY, RIVALS)
-    coef = polynomials.coefficients(part, "jacobi_coeffs", whose)
+    whose = grid_steps.forward(options, FAMILY, RIVALS)
+    coef = grid_steps.coefficients(part, "jacobi_coeffs", whose)
     default = "3.0" if whose == "orthogpolykans" else "1.0"
     a, b = (options.number(f"jacobi_{name}", default, among=NUMBERS) for name in "ab")
     degree = coef.shape[2] - 1
     if whose == "orthogpolykans":
-        return polynomials.layer(polynomial.jacobi_orthogpoly(degree, a, b), coef)
-    return polynomials.layer(polynomials.squashed(polynomial.jacobi(degree, a, b), whose, options), coef)
+        return grid_steps.layer(polynomial.jacobi_orthogpoly(degree, a, b), coef)
+    return grid_steps.layer(grid_steps.squashed(polynomial.jacobi(degree, a, b), whose, options), coef)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.mixing import FourierFeatures
-from kanexport.form.steps import Step
-from kanexport.functions import unary
-from kanexport.layers import parts, stack
-from kanexport.layers.parts import Keys, Part, product
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.norms import FourierFeatures
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common.layer_tensors import Keys, Part, product
 
 FAMILY = "kaf"
 FEATURES = "feature_transform."
@@ -47,13 +47,13 @@ def layer(part: Part, options: Options) -> Layer:
     """One FastKAFLayer. Raises InvalidKan or OptionError."""
     weight = part.tensor("final_linear.weight", None, None)
     m, n = weight.shape
-    activation = Activation(parts.activation(options, "gelu"))
+    activation = Activation(layer_tensors.activation(options, "gelu"))
     edges = weight.T[:, :, None]
     return Layer(
         terms=(
             BasisTerm(activation, product(edges, part.tensor("base_scale"))),
             BasisTerm(
-                Activation(unary.activation("identity")),
+                Activation(elementwise.activation("identity")),
                 product(edges, part.tensor("spline_scale")),
                 (*_norm(part, options, n), _features(part, n)),
             ),
@@ -70,7 +70,7 @@ def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
         return ()
     if options.choice("layernorm", ("used", "unused"), "used") == "unused":
         return ()
-    return (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", width),)
+    return (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", width),)
 
 
 def _features(part: Part, n: int) -> FourierFeatures:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport.bases.hats import Hats
+from kanexport.bases.piecewise_linear import Hats
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers.parts import Array, Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "kanditioned"
 KEYS = Keys(

@@ -21,12 +21,12 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.steps import Step
-from kanexport.functions import unary
-from kanexport.layers import stack
-from kanexport.layers.parts import Array, Keys, Part, product
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Array, Keys, Part, product
 
 FAMILY = "kanlib"
 KEYS = Keys(
@@ -52,10 +52,10 @@ def layer(part: Part, options: Options) -> Layer:
     before: tuple[Step, ...] = ()
     if part.has("spline_input_norm.weight"):
         norm = Part(part.tensors, part.prefix + "spline_input_norm.")
-        before = (stack.norm(norm, options, "layernorm", n),)
+        before = (chain.norm(norm, options, "layernorm", n),)
     terms = [BasisTerm(basis, coef.transpose(1, 0, 2), before)]
     if part.has("weight_residual"):
-        silu = Activation(unary.activation("silu"))
+        silu = Activation(elementwise.activation("silu"))
         terms.append(BasisTerm(silu, part.tensor("weight_residual", m, n).T[:, :, None]))
     return Layer(
         tuple(terms),

@@ -21,10 +21,10 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.functions import unary
-from kanexport.layers.parts import Array, Keys, Part
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "kanx"
 KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 2}, optional={}, absent=("spline_scaler",))
@@ -50,7 +50,7 @@ def layer(part: Part, options: Options) -> Layer:
     grid = part.tensor("grid", n, None)
     degree = functions - grid.shape[1] + 1
     name = options.text("base_activation", "silu", stored=_stored_activation(options.beside, part.prefix)).lower()
-    activation = Activation(unary.activation(ALIASES.get(name, name)))
+    activation = Activation(elementwise.activation(ALIASES.get(name, name)))
     return Layer(
         terms=(
             BasisTerm(

@@ -24,14 +24,14 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import FamilyError, InvalidKan
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.form.norms import LayerNorm
-from kanexport.form.steps import Affine, Elementwise, Step
-from kanexport.functions import unary
-from kanexport.layers import parts, stack
-from kanexport.layers.parts import Part, Tensors, storage_dtype
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.norms import LayerNorm
+from kanexport.ir.steps import Affine, Elementwise, Step
 from kanexport.options import EPSILONS, Options
+from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 FAMILY = "keras-efficient-kan"
 BESIDE = "keras"  # where files/kerasfile.py puts the config
@@ -76,7 +76,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     _refuse_no_chain(checkpoint.beside[BESIDE], described)
     modules = _modules(described, checkpoint.tensors)
     links = [link for module in modules for link in _links(module, options)]
-    return stack.chain(links, storage_dtype(list(checkpoint.tensors.values())))
+    return chain.chain(links, storage_dtype(list(checkpoint.tensors.values())))
 
 
 def _layers(beside: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -196,7 +196,7 @@ def _kan(module: _Module, options: Options) -> list[Layer | Step]:
                 BasisTerm(
                     BSpline(grid, grid.shape[1] - functions - 1), flat.reshape(n, functions, m).transpose(0, 2, 1)
                 ),
-                BasisTerm(Activation(unary.activation(OPS.get(name, name))), base[:, :, None]),
+                BasisTerm(Activation(elementwise.activation(OPS.get(name, name))), base[:, :, None]),
             ),
             mask=np.ones((n, m)),
             bias=bias,
@@ -212,7 +212,7 @@ def _dense(module: _Module, options: Options) -> list[Layer | Step]:
     kernel = module.part.tensor("vars/0", None, None)
     n, m = kernel.shape
     layer = Layer(
-        (BasisTerm(Activation(unary.activation("identity")), kernel[:, :, None]),),
+        (BasisTerm(Activation(elementwise.activation("identity")), kernel[:, :, None]),),
         mask=np.ones((n, m)),
         bias=module.part.tensor("vars/1", m) if module.flag("use_bias") else np.zeros(m),
         nan_spreads=np.zeros((n, m), dtype=bool),
@@ -224,14 +224,14 @@ def _dense(module: _Module, options: Options) -> list[Layer | Step]:
 def _activation(module: _Module, options: Options) -> list[Layer | Step]:
     name = str(module.config.get("activation", "linear"))
     name = ACTIVATIONS.get(name, name)
-    return [] if name == "identity" else [Elementwise(unary.activation(name))]
+    return [] if name == "identity" else [Elementwise(elementwise.activation(name))]
 
 
 def _relu(module: _Module, options: Options) -> list[Layer | Step]:
     odd = [key for key in ("max_value", "negative_slope", "threshold") if module.config.get(key)]
     if odd:
         raise FamilyError(f"the model has a ReLU with {odd[0]}, which is not read", hint=OTHER_WAYS)
-    return [Elementwise(unary.activation("relu"))]
+    return [Elementwise(elementwise.activation("relu"))]
 
 
 def _layer_norm(module: _Module, options: Options) -> list[Layer | Step]:
@@ -253,4 +253,4 @@ def _batch_norm(module: _Module, options: Options) -> list[Layer | Step]:
         raise InvalidKan(f"{module.part.prefix} has a variance that is not finite and above 0")
     scale = (module.part.tensor("vars/0", *mean.shape) if scaled else 1.0) / np.sqrt(variance)
     bias = module.part.tensor(f"vars/{int(scaled)}", *mean.shape) if centred else np.zeros(mean.shape)
-    return [Affine(scale, bias - parts.product(mean, scale))]
+    return [Affine(scale, bias - layer_tensors.product(mean, scale))]

@@ -27,12 +27,12 @@ from collections.abc import Callable
 import numpy as np
 
 from kanexport.bases import Basis, polynomial, recurrence
-from kanexport.form.ir import Layer
-from kanexport.functions import unary
-from kanexport.layers import polynomials
-from kanexport.layers.parts import Keys, Part
-from kanexport.layers.stack import LayerKind
+from kanexport.functions import elementwise
+from kanexport.ir.model import Layer
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, and the options
 
@@ -63,23 +63,23 @@ ALPHA = "alpha of OrthogPolyKANs' and X-KANeRF's Gegenbauer layers is 3 by defau
 
 def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> Layer:
     """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
-    whose = polynomials.forward(options, family, RIVALS.get(family))
-    coef = polynomials.coefficients(part, name, whose)
-    return polynomials.layer(make(coef.shape[2] - 1, whose, options), coef)
+    whose = grid_steps.forward(options, family, RIVALS.get(family))
+    coef = grid_steps.coefficients(part, name, whose)
+    return grid_steps.layer(make(coef.shape[2] - 1, whose, options), coef)
 
 
 def _second_kind(part: Part, options: Options) -> Layer:
     """One Cheby2KANLayer, or a copy that keeps other polynomials' coefficients under its name. Raises InvalidKan or
     OptionError."""
     degree = part.shape("cheby2_coeffs")[2] - 1
-    whose = polynomials.forward(options, "cheby2kan", FIRST if degree < len(JACOBI_LIKE) else None)
-    coef = polynomials.coefficients(part, "cheby2_coeffs", whose)
+    whose = grid_steps.forward(options, "cheby2kan", FIRST if degree < len(JACOBI_LIKE) else None)
+    coef = grid_steps.coefficients(part, "cheby2_coeffs", whose)
     match whose:
         case "legendre":
-            return polynomials.layer(polynomial.legendre(degree), coef)
+            return grid_steps.layer(polynomial.legendre(degree), coef)
         case "jacobi-like":
-            return polynomials.layer(polynomial.powers(degree), coef @ JACOBI_LIKE[: degree + 1, : degree + 1])
-    return polynomials.layer(polynomials.squashed(polynomial.chebyshev2(degree), whose, options), coef)
+            return grid_steps.layer(polynomial.powers(degree), coef @ JACOBI_LIKE[: degree + 1, : degree + 1])
+    return grid_steps.layer(grid_steps.squashed(polynomial.chebyshev2(degree), whose, options), coef)
 
 
 def _kind(family: str, name: str, make: Make) -> LayerKind:
@@ -88,15 +88,15 @@ def _kind(family: str, name: str, make: Make) -> LayerKind:
 
 
 def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
-    return lambda degree, whose, options: polynomials.squashed(make(degree), whose, options)
+    return lambda degree, whose, options: grid_steps.squashed(make(degree), whose, options)
 
 
 def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
     """Polynomials of which a rival takes tanh."""
 
     def made(degree: int, whose: str, options: Options) -> Basis:
-        basis = polynomials.squashed(make(degree), whose, options)
-        outer = unary.activation("tanh") if whose in ("x-kanerf", "first-version") else None
+        basis = grid_steps.squashed(make(degree), whose, options)
+        outer = elementwise.activation("tanh") if whose in ("x-kanerf", "first-version") else None
         return dataclasses.replace(basis, outer=outer)
 
     return made
@@ -105,14 +105,14 @@ def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
 def _hermite(degree: int, whose: str, options: Options) -> Basis:
     if whose == "hermite-functions":
         return recurrence.hermite_functions(degree, options.number("hermite_eps", "1", among=("0", "1")))
-    return polynomials.squashed(polynomial.hermite(degree), whose, options)
+    return grid_steps.squashed(polynomial.hermite(degree), whose, options)
 
 
 def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
     def made(degree: int, whose: str, options: Options) -> Basis:
         alpha = options.number(option, ALPHAS[0], among=ALPHAS)
         options.words[option] = ALPHA
-        return polynomials.squashed(make(degree, alpha), whose, options)
+        return grid_steps.squashed(make(degree, alpha), whose, options)
 
     return made
 

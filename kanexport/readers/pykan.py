@@ -32,14 +32,14 @@ import numpy.typing as npt
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import InvalidKan, OpenQuestion, OptionError
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
-from kanexport.form.steps import Affine, Product, Select, Step
-from kanexport.layers import parts, pykan_bare
-from kanexport.layers.parts import Tensors
-from kanexport.layers.pykan_config import NAN, ZERO, Config, Level
-from kanexport.layers.symbolic import EdgeFunctions, short
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.ir.steps import Affine, Product, Select, Step
 from kanexport.options import Options
+from kanexport.readers.common import layer_tensors, pykan
+from kanexport.readers.common.layer_tensors import Tensors
+from kanexport.readers.common.pykan import NAN, ZERO, Config, Level
+from kanexport.readers.common.symbolic import EdgeFunctions, short
 
 FAMILY = "pykan"
 
@@ -54,19 +54,19 @@ DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
 
 def matches(checkpoint: Checkpoint) -> str:
     """Why the checkpoint is of this family, or an empty text."""
-    roots = [root for root in pykan_bare.roots(checkpoint.tensors) if f"{root}{DROPKAN}" not in checkpoint.tensors]
-    return f"{roots[0]}{pykan_bare.FIRST} has three axes" if roots else ""
+    roots = [root for root in pykan.roots(checkpoint.tensors) if f"{root}{DROPKAN}" not in checkpoint.tensors]
+    return f"{roots[0]}{pykan.FIRST} has three axes" if roots else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
     if checkpoint.config is None:
-        checkpoint = pykan_bare.own(checkpoint, options, pykan_bare.roots(checkpoint.tensors))
+        checkpoint = pykan.own(checkpoint, options, pykan.roots(checkpoint.tensors))
     depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if checkpoint.config is None:
-        config = Config(pykan_bare.config(checkpoint, depth, options), checkpoint.path, stored=False)
-        notes.append(pykan_bare.NOTE)
+        config = Config(pykan.config(checkpoint, depth, options), checkpoint.path, stored=False)
+        notes.append(pykan.NOTE)
     else:
         config = Config(checkpoint.config, checkpoint.path)
     levels = config.levels(checkpoint.tensors, depth)
@@ -78,7 +78,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     n_inputs, select = _selection(config, options, layers[0].sources)
     if select is not None:
         layers[0] = dataclasses.replace(layers[0], before=(select,))
-    dtype = parts.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
+    dtype = layer_tensors.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
     return Kan(n_inputs, tuple(layers), dtype, tuple(notes))
 
 
@@ -106,8 +106,8 @@ def _named_layer(model: _Model, index: int) -> Layer:
 
 
 def _layer(model: _Model, index: int) -> Layer:
-    def part(name: str, *shape: int) -> parts.Array:
-        return parts.tensor(model.tensors, f"act_fun.{index}.{name}", shape)
+    def part(name: str, *shape: int) -> layer_tensors.Array:
+        return layer_tensors.tensor(model.tensors, f"act_fun.{index}.{name}", shape)
 
     coef, grid = (model.tensors.get(f"act_fun.{index}.{name}") for name in ("coef", "grid"))
     if coef is None or grid is None or coef.ndim != 3 or grid.ndim != 2:
@@ -121,7 +121,7 @@ def _layer(model: _Model, index: int) -> Layer:
         )
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - count - 1, _repeated(model, index, knots))
-    scaled = parts.scaled(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
+    scaled = layer_tensors.scaled(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(model.base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
@@ -132,7 +132,7 @@ def _layer(model: _Model, index: int) -> Layer:
     )
 
 
-def _repeated(model: _Model, index: int, knots: parts.Array) -> Repeated:
+def _repeated(model: _Model, index: int, knots: layer_tensors.Array) -> Repeated:
     """What knots [n, T] on one spot mean, where there are some. Raises InvalidKan or OptionError."""
     given = model.options.optional(KNOTS)
     with np.errstate(invalid="ignore", over="ignore"):  # the spline refuses what is not finite
@@ -176,14 +176,14 @@ def _affine(tensors: Tensors, kind: str, index: int, count: int) -> Affine | Non
     names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
     if not any(name in tensors for name in names):
         return None
-    return Affine(*(parts.tensor(tensors, name, (count,)) for name in names))
+    return Affine(*(layer_tensors.tensor(tensors, name, (count,)) for name in names))
 
 
 def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
     """The edges of a layer [sources, destinations] whose symbolic function has a mask or a name."""
     n, m = shape
-    mask = parts.tensor(model.tensors, f"symbolic_fun.{index}.mask", (m, n))
-    affine = parts.tensor(model.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
+    mask = layer_tensors.tensor(model.tensors, f"symbolic_fun.{index}.mask", (m, n))
+    affine = layer_tensors.tensor(model.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
     if model.functions is None:
         if mask.any():
             count = int(np.count_nonzero(mask))

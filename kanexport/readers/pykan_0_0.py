@@ -22,13 +22,13 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan, MissingFunctions, OptionError
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
-from kanexport.functions import unary
-from kanexport.layers import parts, pykan_bare, symbolic
-from kanexport.layers.parts import Array, Tensors
-from kanexport.layers.symbolic import Edge, EdgeFunctions, place
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import SYMBOLIC, Options
+from kanexport.readers.common import layer_tensors, pykan, symbolic
+from kanexport.readers.common.layer_tensors import Array, Tensors
+from kanexport.readers.common.symbolic import Edge, EdgeFunctions, place
 
 FAMILY = "pykan-0.0"
 
@@ -47,7 +47,7 @@ def matches(checkpoint: Checkpoint) -> str:
 def _roots(tensors: Tensors) -> list[str]:
     """The key prefixes of the models of this family in a state dict."""
     found = []
-    for root in [key.removesuffix("coef") for key in tensors if key.endswith(pykan_bare.FIRST)]:
+    for root in [key.removesuffix("coef") for key in tensors if key.endswith(pykan.FIRST)]:
         coef, mask = tensors[root + "coef"], tensors.get(root + "mask")
         if mask is not None and (coef.ndim, mask.ndim) == (2, 1):
             found.append(root.removesuffix("act_fun.0."))
@@ -56,7 +56,7 @@ def _roots(tensors: Tensors) -> list[str]:
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises InvalidKan or OptionError."""
-    checkpoint = pykan_bare.own(checkpoint, options, _roots(checkpoint.tensors) or [""])
+    checkpoint = pykan.own(checkpoint, options, _roots(checkpoint.tensors) or [""])
     tensors = checkpoint.tensors
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:
@@ -70,14 +70,14 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         except InvalidKan as error:
             text = error.message if error.message.startswith("edge (") else f"layer {index}: {error.message}"
             raise type(error)(text, hint=error.hint) from error
-    dtype = parts.storage_dtype([tensors[f"act_fun.{index}.coef"] for index in range(depth)])
+    dtype = layer_tensors.storage_dtype([tensors[f"act_fun.{index}.coef"] for index in range(depth)])
     return Kan(layers[0].sources, tuple(layers), dtype, (LOCK_NOTE, *symbolic_edges.notes))
 
 
 def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges: _SymbolicEdges) -> Layer:
     tensors = checkpoint.tensors
-    bias = parts.tensor(tensors, f"biases.{index}.weight", (1, None))[0]
-    coef = parts.tensor(tensors, f"act_fun.{index}.coef", (None, None))
+    bias = layer_tensors.tensor(tensors, f"biases.{index}.weight", (1, None))[0]
+    coef = layer_tensors.tensor(tensors, f"act_fun.{index}.coef", (None, None))
     size, m = len(coef), len(bias)
     if size % m:
         raise InvalidKan(f"act_fun.{index}.coef has {size} edges, no multiple of the {m} biases")
@@ -85,10 +85,10 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
 
     def edges(name: str, *columns: int | None) -> Array:
         """[m n, ...] -> [n, m, ...]"""
-        flat = parts.tensor(tensors, f"act_fun.{index}.{name}", (size, *columns))
+        flat = layer_tensors.tensor(tensors, f"act_fun.{index}.{name}", (size, *columns))
         return flat.reshape(m, n, *flat.shape[1:]).swapaxes(0, 1)
 
-    scaled = parts.product(edges("coef", coef.shape[1]), edges("scale_sp")[:, :, None])
+    scaled = layer_tensors.product(edges("coef", coef.shape[1]), edges("scale_sp")[:, :, None])
     return Layer(
         terms=(*splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
         mask=edges("mask"),
@@ -152,8 +152,8 @@ class _SymbolicEdges:
         n, m = shape
         if not self._enabled or f"symbolic_fun.{index}.mask" not in self._tensors:
             return ()
-        mask = parts.tensor(self._tensors, f"symbolic_fun.{index}.mask", (m, n))
-        affine = parts.tensor(self._tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
+        mask = layer_tensors.tensor(self._tensors, f"symbolic_fun.{index}.mask", (m, n))
+        affine = layer_tensors.tensor(self._tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
         edges = []
         for j, i in np.ndindex(m, n):
             name = self._functions.name((index, i, j), None)
@@ -189,5 +189,5 @@ def _refuse_nameless(edges: list[Edge]) -> None:
             hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3])
             + (" ..." if len(edges) > 3 else "")
             + ", with NAME one of "
-            + ", ".join(unary.SYMBOLIC),
+            + ", ".join(elementwise.SYMBOLIC),
         )

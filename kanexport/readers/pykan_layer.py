@@ -19,12 +19,12 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers import parts, stack
-from kanexport.layers.parts import Array, Keys, Part
-from kanexport.layers.stack import LayerKind
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers import pykan_0_0
+from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 KEYS = Keys(required={"coef": 3, "grid": 2, "scale_base": 2, "scale_sp": 2}, optional={"mask": 2})
 FLAT_KEYS = Keys(required={"coef": 2, "grid": 2, "scale_base": 1, "scale_sp": 1}, optional={"mask": 1})
@@ -43,12 +43,12 @@ def layer(part: Part, options: Options) -> Layer:
     grid = part.tensor("grid", n, None)
     if grid.shape[1] <= functions + 1:
         raise InvalidKan(f"grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1")
-    base = Activation(parts.activation(options, "silu", "base_fun"))
+    base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
     return Layer(
         terms=(
             BasisTerm(
                 BSpline(grid, grid.shape[1] - functions - 1),
-                parts.scaled(coef, part.tensor("scale_sp", n, m)[:, :, None]),
+                layer_tensors.scaled(coef, part.tensor("scale_sp", n, m)[:, :, None]),
             ),
             BasisTerm(base, part.tensor("scale_base", n, m)[:, :, None]),
         ),
@@ -69,8 +69,8 @@ def flat_layer(part: Part, options: Options) -> Layer:
         values = part.tensor(name, size, *columns)
         return values.reshape(m, n, *values.shape[1:]).swapaxes(0, 1)
 
-    base = Activation(parts.activation(options, "silu", "base_fun"))
-    scaled = parts.product(edges("coef", None), edges("scale_sp")[:, :, None])
+    base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
+    scaled = layer_tensors.product(edges("coef", None), edges("scale_sp")[:, :, None])
     return Layer(
         terms=(*pykan_0_0.splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
         mask=edges("mask") if part.has("mask") else np.ones((n, m)),
@@ -103,7 +103,7 @@ def _untold(size: int) -> OptionError:
 def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
     """The sources of all layers, from the width of recorded rows: the first layer takes this width, and each other
     layer takes what the one before gives. None if no rows are recorded, or if they do not fit."""
-    prefixes = stack.prefixes(part.tensors, FLAT_KEYS, options.optional("prefix") or "")
+    prefixes = chain.prefixes(part.tensors, FLAT_KEYS, options.optional("prefix") or "")
     sources, width = [], options.width or 0
     for prefix in prefixes:
         size = len(part.tensors[prefix + "coef"])

@@ -18,10 +18,10 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers import parts, spacing
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "rbf-kan"
 KEYS = Keys(
@@ -38,11 +38,11 @@ def layer(part: Part, options: Options) -> Layer:
         raise InvalidKan(f"rbf_linear.spline_weight has {rows} rows, no multiple of the {len(centres)} centres")
     n = rows // len(centres)
     weights = part.tensor("rbf_linear.spline_weight", rows, m).reshape(n, len(centres), m)
-    basis = Gaussian(centres, spacing.denominator(centres, options))
+    basis = Gaussian(centres, grid_steps.denominator(centres, options))
     terms = [BasisTerm(basis, weights.transpose(0, 2, 1))]
     bias = np.zeros(m)
     if part.has("base_linear.weight"):
-        activation = Activation(parts.activation(options, "silu"))
+        activation = Activation(layer_tensors.activation(options, "silu"))
         terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
         bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
     return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))

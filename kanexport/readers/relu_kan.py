@@ -22,9 +22,9 @@ import numpy as np
 
 from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers.parts import Array, Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "relu-kan"
 KEYS = Keys(

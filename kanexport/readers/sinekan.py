@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.sine import Sine
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "sinekan"
 KEYS = Keys(required={"phase": 4}, optional={"amplitudes": 3, "freq": 4, "base_fouriercoeffs": 3, "bias": 2})

@@ -12,11 +12,11 @@ output_activation, identity by default.
 from __future__ import annotations
 
 from kanexport.bases import recurrence
-from kanexport.form.ir import Layer
-from kanexport.form.steps import Elementwise
-from kanexport.layers import parts, polynomials
-from kanexport.layers.parts import Keys, Part
+from kanexport.ir.model import Layer
+from kanexport.ir.steps import Elementwise
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps, layer_tensors
+from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "taylorkan"
 AMBIGUOUS = True  # other layers have the name `coeffs` too, so it does not identify the library
@@ -32,8 +32,8 @@ def layer(part: Part, options: Options) -> Layer:
     """One TaylorLayer. Raises InvalidKan or OptionError."""
     coef = part.tensor("coeffs", None, None, None).transpose(1, 0, 2)
     _, m, functions = coef.shape
-    activation = parts.activation(options, "identity", "output_activation")
-    return polynomials.layer(
+    activation = layer_tensors.activation(options, "identity", "output_activation")
+    return grid_steps.layer(
         recurrence.monomials(functions - 1),
         coef,
         bias=part.tensor("bias", 1, m)[0] if part.has("bias") else None,

@@ -25,14 +25,14 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.form.steps import Elementwise, Step
-from kanexport.functions.squash import frozen
-from kanexport.functions.unary import Unary
-from kanexport.layers import parts, stack
-from kanexport.layers.parts import Array, Keys, Part
-from kanexport.layers.stack import LayerKind
+from kanexport.functions.domain_maps import frozen
+from kanexport.functions.elementwise import Unary
+from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.steps import Elementwise, Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common.chain import LayerKind
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 
 def kaln(part: Part, options: Options) -> Layer:
@@ -42,7 +42,7 @@ def kaln(part: Part, options: Options) -> Layer:
     degree = max(1, weights.shape[1] // n) - 1
     coef = part.tensor("poly_weight", m, n * (degree + 1)).reshape(m, n, degree + 1).transpose(1, 0, 2)
     root = options.optional("prefix") or ""
-    layers = [prefix for prefix in stack.prefixes(part.tensors, KALN) if prefix.startswith(root)]
+    layers = [prefix for prefix in chain.prefixes(part.tensors, KALN) if prefix.startswith(root)]
     if part.prefix not in layers:  # a step of --architecture has a prefix of its own
         layers = [part.prefix]
     basis = polynomial.legendre(degree, frozen(options, layers.index(part.prefix), len(layers)))
@@ -107,19 +107,19 @@ def _layer(
     activation = _activation(options, default)
     last: Step = Elementwise(activation)
     if prelu:
-        last = stack.norm(Part(part.tensors, part.prefix + "prelu."), options, "prelu", m)
+        last = chain.norm(Part(part.tensors, part.prefix + "prelu."), options, "prelu", m)
     return Layer(
         terms=(BasisTerm(basis, coef), BasisTerm(Activation(activation), part.tensor(names[0], m, n).T[:, :, None])),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
         nan_spreads=np.full((n, m), isinstance(basis, BSpline)),
-        after=(stack.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
+        after=(chain.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
     )
 
 
 def _activation(options: Options, default: str) -> Unary:
-    return parts.activation(options, default)
+    return layer_tensors.activation(options, default)
 
 
 def _keys(

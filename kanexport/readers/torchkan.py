@@ -28,14 +28,14 @@ from kanexport.bases import polynomial
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import FamilyError, InvalidKan
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.form.steps import Elementwise, Step
-from kanexport.functions.squash import frozen
-from kanexport.functions.unary import Unary
-from kanexport.layers import parts, stack
-from kanexport.layers.parts import Part, Tensors, storage_dtype
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.functions.domain_maps import frozen
+from kanexport.functions.elementwise import Unary
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.steps import Elementwise, Step
 from kanexport.options import Options
+from kanexport.readers.common import chain, layer_tensors
+from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Lists:
             raise InvalidKan(f"tensor {missing[0]!r} is missing")
         self._refuse_others(tensors, start, own, count)
         layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
-        return stack.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
+        return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
     def _count(self, tensors: Tensors, root: str) -> int:
         """How many layers follow one another, from number 0 on."""
@@ -108,8 +108,8 @@ def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
     coef = part.tensor(f"spline_weights.{at}", m, n, None)
     grid = part.tensor(f"grid_{at}", n, None)
     basis = BSpline(grid, grid.shape[1] - coef.shape[2] - 1)
-    activation = parts.activation(options, "gelu")
-    prelu = stack.norm(Part(part.tensors, f"{part.prefix}prelus.{at}."), options, "prelu", m)
+    activation = layer_tensors.activation(options, "gelu")
+    prelu = chain.norm(Part(part.tensors, f"{part.prefix}prelus.{at}."), options, "prelu", m)
     return Layer(
         terms=(BasisTerm(basis, coef.transpose(1, 0, 2)), _base(activation, base)),
         mask=np.ones((n, m)),
@@ -124,7 +124,7 @@ def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer
     """Layer `at` of KAL_Net or KAC_Net. Raises InvalidKan or OptionError."""
     scaled = frozen(options, at, count)
     make = POLYNOMIALS[options.choice("polynomial", POLYNOMIALS, "legendre")]
-    activation = parts.activation(options, "silu")
+    activation = layer_tensors.activation(options, "silu")
     base = part.tensor(f"base_weights.{at}", None, None)
     m, n = base.shape
     weights = part.tensor(f"poly_weights.{at}", m, None)
@@ -147,7 +147,7 @@ def _base(activation: Unary, weights: np.ndarray[tuple[int, ...], np.dtype[np.fl
 
 
 def _norm(part: Part, at: int, options: Options, width: int) -> Step:
-    return stack.norm(Part(part.tensors, f"{part.prefix}layer_norms.{at}."), options, "layernorm", width)
+    return chain.norm(Part(part.tensors, f"{part.prefix}layer_norms.{at}."), options, "layernorm", width)
 
 
 FAMILIES = (

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport.bases.local_powers import LocalPowers
+from kanexport.bases.piecewise_polynomial import LocalPowers
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers.parts import Array, Keys, Part
+from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "trukan"
 KEYS = Keys(

@@ -22,12 +22,12 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, Term
-from kanexport.form.steps import Step
-from kanexport.functions import unary, wavelets
-from kanexport.layers import stack
-from kanexport.layers.parts import Keys, Part, product
+from kanexport.functions import elementwise, wavelets
+from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
+from kanexport.ir.steps import Step
 from kanexport.options import Options
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Keys, Part, product
 
 FAMILY = "wav-kan"
 KEYS = Keys(
@@ -68,7 +68,7 @@ def layer(part: Part, options: Options) -> Layer:
     terms: tuple[Term, ...] = (term,)
     branch = options.choice("base_branch", ("dead", *BRANCHES), "dead") if part.has("weight1") else "dead"
     if branch in BRANCHES:
-        base = Activation(unary.activation(BRANCHES[branch]))
+        base = Activation(elementwise.activation(BRANCHES[branch]))
         terms += (BasisTerm(base, part.tensor("weight1", m, n).T[:, :, None]),)
     return Layer(
         terms,
@@ -83,7 +83,7 @@ def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
     """The layer's BatchNorm1d; absent in copies that took it out."""
     bn = Part(part.tensors, part.prefix + "bn.")
     if bn.has("running_mean") or bn.has("running_var"):
-        return (stack.batch_norm(bn, options, width),)
+        return (chain.batch_norm(bn, options, width),)
     if bn.has("weight") or bn.has("bias"):
         raise InvalidKan(
             "bn has no running_mean and running_var: it normalises every batch by itself",

@@ -129,9 +129,9 @@ check() {
   podman exec "$container" /opt/kanserve/bin/python -c '
 import importlib.util, os, urllib.request
 assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
-for name in ("torch", "onnx", "kanexport.console", "kanexport.pipeline", "pip"):
+for name in ("torch", "onnx", "kanexport.cli", "kanexport.pipeline", "pip"):
     assert importlib.util.find_spec(name) is None, f"{name} is in the image"
-assert importlib.util.find_spec("kanexport.shared.voice"), "the commands have no voice"
+assert importlib.util.find_spec("kanexport.contract.cli.console"), "the commands have no voice"
 try:
     open("/written", "w")
 except OSError as error:

@@ -16,8 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanserve.client.awaiting import AsyncClient
-    from kanserve.client.connection import Client
+    from kanserve.client.aio import AsyncClient
     from kanserve.client.errors import (
         ClientError,
         DeadlineExceeded,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         Unavailable,
         Unreachable,
     )
+    from kanserve.client.sync import Client
 
 __all__ = [
     "AsyncClient",
@@ -56,7 +56,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'kanserve' has no attribute {name!r}")
-    home = {"Client": "connection", "AsyncClient": "awaiting"}.get(name, "errors")
+    home = {"Client": "sync", "AsyncClient": "aio"}.get(name, "errors")
     return getattr(importlib.import_module(f"kanserve.client.{home}"), name)
 
 

@@ -1,5 +1,5 @@
 """`python -m kanserve` is the command `kanserve`."""
 
-from kanserve.cli import main
+from kanserve.cli.main import main
 
 raise SystemExit(main())

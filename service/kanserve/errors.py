@@ -112,7 +112,7 @@ class DeadlineExceeded(KanserveError):
         super().__init__("the deadline passed before the request was run")
 
 
-class TookTooLong(DeadlineExceeded):
+class ServerDeadlineExceeded(DeadlineExceeded):
     """The call took longer than the server lets any take."""
 
     def __init__(self, seconds: float) -> None:
@@ -121,34 +121,34 @@ class TookTooLong(DeadlineExceeded):
         )
 
 
-class Exhausted(KanserveError):
+class ResourceExhausted(KanserveError):
     """The request asks for more than a limit allows; the text tells how to ask for less."""
 
 
-class Limited(Exhausted):
+class LimitReached(ResourceExhausted):
     """A limit on all requests, or on all requests of one caller. The same request may pass later, and the response
     states when."""
 
 
-class TooManyWatches(Limited):
+class TooManyWatches(LimitReached):
     """As many watches are open as the limit allows; trying again makes sense."""
 
 
-class TooManyCalls(Limited):
+class ConcurrencyLimited(LimitReached):
     """The server handles as many calls as it may; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
 
 
-class TooManyBytes(Limited):
+class TooManyBytes(LimitReached):
     """The messages of all calls are as large together as they may be; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
 
 
-class TooManyUnfinished(Limited):
+class TooManyUnfinished(LimitReached):
     """Requests that have not arrived completely reach their limit of bytes; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
@@ -158,7 +158,7 @@ class TooManyUnfinished(Limited):
         )
 
 
-class TooOften(Limited):
+class RateLimited(LimitReached):
     """This caller has asked as often as it may; trying again makes sense."""
 
     def __init__(self, name: str, rate: float, wait: float) -> None:
@@ -175,7 +175,7 @@ class Forbidden(KanserveError):
     """The caller is known and lacks the role that this needs."""
 
 
-class NotPossible(KanserveError):
+class FailedPrecondition(KanserveError):
     """The model is there but cannot do what is asked."""
 
 

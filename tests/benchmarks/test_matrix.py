@@ -24,8 +24,8 @@ from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, ONE_RUN, Truth
 from benchmarks.matrix.groups import families, splines
 from benchmarks.matrix.module import Shape
-from kanexport.manifest import MODEL_FILE
-from kanexport.recognise import registry
+from kanexport.contract.manifest import MODEL_FILE
+from kanexport.detection import registry
 from kanserve.bench.entrants import MLP, OURS, TORCH
 
 SHAPE = Shape((3, 4, 2))

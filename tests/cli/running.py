@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 from safetensors.numpy import save_file
 
-from kanserve import cli
+from kanserve.cli import main
 
 COMMAND = (sys.executable, "-m", "kanserve")
 # A developer's own settings must not decide the tests, nor the width of the terminal they run on.
@@ -67,7 +67,7 @@ def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subp
         stack.enter_context(mock.patch.dict(os.environ, {**CLEAN, **environment}, clear=True))
         stack.enter_context(mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]))
         try:
-            code = cli.main(given)
+            code = main.main(given)
         except SystemExit as end:  # of --help and --version
             code = int(end.code or 0)
         for stream in streams[1:]:

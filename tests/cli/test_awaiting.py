@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.shared.naming import Names
+from kanexport.contract.naming import Names
 from kanserve import (
     AsyncClient,
     Client,
@@ -31,8 +31,8 @@ from kanserve import (
     TooLarge,
     Unreachable,
 )
-from kanserve.client import bulk, bulk_edges
-from kanserve.client.peer import LONGEST_BACK_OFF, Attempts
+from kanserve.client import chunking
+from kanserve.client.base import LONGEST_BACK_OFF, Attempts
 from tests.cli.running import Server, serving
 
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
@@ -166,9 +166,9 @@ def test_errors_of_streams_and_of_many_requests_are_not_chained(server: Server) 
         ends: tuple[Callable[[], Any], ...] = (
             lambda: list(client.watch_statistics("tniy")),
             lambda: list(client.curves("tiny", layers=(9,))),
-            lambda: bulk.infer(client, dataclasses.replace(model, name="tniy"), ROWS),
-            lambda: bulk.explain(client, described, ROWS[:, :2]),
-            lambda: list(bulk_edges.edges(client, described, ROWS, layers=(9,))),
+            lambda: chunking.infer(client, dataclasses.replace(model, name="tniy"), ROWS),
+            lambda: chunking.explain(client, described, ROWS[:, :2]),
+            lambda: list(chunking.edges(client, described, ROWS, layers=(9,))),
             lambda: client.explain(named, frame),
             lambda: asyncio.run(watch()),
         )

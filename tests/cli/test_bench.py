@@ -19,7 +19,7 @@ import pytest
 from golden_cases import cases
 from onnx import helper, numpy_helper
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 from tests.cli.running import checkpoint, document, kanserve
 
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
@@ -208,7 +208,7 @@ def test_rows_of_a_file(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["torch", "onnx"])
 def test_who_is_not_installed_is_left_out(repository: Path, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    for name in ("kanserve.bench.eager", "kanserve.bench.mlp"):
+    for name in ("kanserve.bench.torch_eager", "kanserve.bench.mlp_graph"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
     left = {one["name"]: one["why"] for one in told["left_out"]}

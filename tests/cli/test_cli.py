@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.shared import voice
-from kanserve import cli, config
+from kanexport.contract.cli import console
+from kanserve.cli import main
+from kanserve.config import settings
 from tests.cli.running import CLEAN, COMMAND, Server, checkpoint, document, kanserve, program
 
 HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", "rich", "structlog", "torch")
@@ -28,16 +29,16 @@ HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", 
 def test_help_loads_nothing_heavy() -> None:
     code = f"""
 import sys
-from kanserve import cli
+from kanserve.cli import main
 try:
-    cli.main(["--help"])
+    main.main(["--help"])
 except SystemExit:
     pass
 print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
-    assert all(name in done.stdout for name in cli.COMMANDS)
+    assert all(name in done.stdout for name in main.COMMANDS)
 
 
 def test_help_is_quick() -> None:
@@ -54,7 +55,7 @@ def _cost(call: Callable[[], object]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-@pytest.mark.parametrize("name", list(cli.COMMANDS))
+@pytest.mark.parametrize("name", list(main.COMMANDS))
 def test_every_command_has_help_and_json(name: str) -> None:
     done = program(name, "--help")
     assert done.returncode == 0
@@ -62,7 +63,7 @@ def test_every_command_has_help_and_json(name: str) -> None:
 
 
 def test_every_setting_has_a_flag() -> None:
-    assert {"repository", *config.flags()} == set(config.Settings.model_fields)
+    assert {"repository", *settings.flags()} == set(settings.Settings.model_fields)
 
 
 @pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("infer",), ("infer", "tiny", "--nonsense")])
@@ -95,8 +96,8 @@ class Absent:
         if name == {missing!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
-from kanserve import cli
-raise SystemExit(cli.main([{command!r}, "--help"]))
+from kanserve.cli import main
+raise SystemExit(main.main([{command!r}, "--help"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -141,7 +142,7 @@ def test_every_command_fails_with_the_same_document(arguments: tuple[str, ...], 
     assert set(error) == {"kind", "message", "hint", "exit_code"}
     assert (done.returncode, error["exit_code"], error["kind"]) == (2, 2, kind)
     assert message in error["message"]
-    program = f"kanserve {arguments[0]}" if arguments[0] in cli.COMMANDS else "kanserve"
+    program = f"kanserve {arguments[0]}" if arguments[0] in main.COMMANDS else "kanserve"
     assert f"{program}: error: {error['message']}\n" in done.stderr
 
 
@@ -149,7 +150,7 @@ def test_every_command_fails_with_the_same_document(arguments: tuple[str, ...], 
     ("arguments", "hint"),
     [
         (("modles",), "did you mean 'models'?"),
-        (("xyz",), f"commands: {', '.join(cli.COMMANDS)}"),
+        (("xyz",), f"commands: {', '.join(main.COMMANDS)}"),
         (("infer", "tiny", "--inptu", "rows.npy"), "--inptu: did you mean --input?"),
         (("infer", "tiny", "--input", "r.npy", "--outptu=y.npz"), "--outptu: did you mean --output?"),
         (("serve", ".", "--grpc_port", "1"), "--grpc_port: did you mean --grpc-port?"),
@@ -167,18 +168,18 @@ def test_a_misspelt_word_is_helped(arguments: tuple[str, ...], hint: str) -> Non
 
 
 def test_the_exit_codes_stand_where_they_are_looked_for() -> None:
-    table = voice.EXIT_CODES
-    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == [int(code) for code in voice.Exit]
+    table = console.EXIT_CODES
+    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == [int(code) for code in console.Exit]
     for arguments in (("--help",), ("export", "--help")):
         assert table in kanserve(*arguments).stdout
 
 
-@pytest.mark.parametrize("name", list(cli.COMMANDS))
+@pytest.mark.parametrize("name", list(main.COMMANDS))
 def test_the_examples_of_a_command_parse(name: str) -> None:
     text = kanserve(name, "--help").stdout
     lines = re.findall(rf"^  (?:.*\| )?kanserve {name}( .*|)$", text.partition("examples:")[2], re.MULTILINE)
     assert lines
-    parser = cli.every_parser()[name]
+    parser = main.every_parser()[name]
     for line in lines:
         words = shlex.split(re.split(r"  +| > ", line)[0])
         assert isinstance(parser.parse_args(words), argparse.Namespace)

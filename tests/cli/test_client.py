@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from kanserve.client import bulk, control
-from kanserve.client.answers import ServedModel
-from kanserve.client.connection import Client
+from kanserve.client import chunking, control
 from kanserve.client.errors import (
     ClientError,
     DeadlineExceeded,
@@ -31,9 +29,11 @@ from kanserve.client.errors import (
     Unavailable,
     Unreachable,
 )
-from kanserve.nouns import TensorInfo
+from kanserve.client.results import ServedModel
+from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
+from kanserve.types import TensorInfo
 
 MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
@@ -151,7 +151,7 @@ def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
 
     rows = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
     with answering(answer) as url, Client(url) as client:
-        found = bulk.infer(client, MODEL, rows)
+        found = chunking.infer(client, MODEL, rows)
     np.testing.assert_array_equal(found.outputs["y"], rows)
     assert sum(sizes) == count
     assert max(sizes) <= 7
@@ -163,7 +163,7 @@ def test_a_single_row_that_is_too_large_is_an_error() -> None:
         raise AssertionError
 
     with answering(answer) as url, Client(url) as client, pytest.raises(TooLarge, match="ask for less"):
-        bulk.infer(client, MODEL, np.zeros((4, 3), np.float32))
+        chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))
 
 
 def limited(context: grpc.ServicerContext, wait: str) -> None:
@@ -186,11 +186,11 @@ def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int) -> None:
     rows = np.arange(90, dtype=np.float32).reshape(30, 3)
     model = replace(MODEL, max_batch_size=4)
     with answering(answer) as url, Client(url, retries=retries) as client:
-        found = bulk.infer(client, model, rows)
+        found = chunking.infer(client, model, rows)
         np.testing.assert_array_equal(found.outputs["y"], rows)
         assert sorted(sizes) == [2, *[4] * 7]
         del refused[:]
-        assert bulk.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)[0].outputs["y"].shape == (
+        assert chunking.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)[0].outputs["y"].shape == (
             30,
             3,
         )
@@ -207,7 +207,7 @@ def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: 
         raise AssertionError
 
     with answering(answer) as url, Client(url) as client:
-        for ask in (client.ready, lambda: bulk.infer(client, MODEL, np.zeros((4, 3), np.float32))):
+        for ask in (client.ready, lambda: chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))):
             with pytest.raises(RateLimited, match="too many") as caught:
                 ask()
             assert caught.value.code == "RESOURCE_EXHAUSTED"
@@ -216,7 +216,7 @@ def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: 
 
 
 def test_several_requests_are_under_way_and_their_answers_in_order() -> None:
-    together = threading.Barrier(bulk.WINDOW)
+    together = threading.Barrier(chunking.WINDOW)
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
         together.wait(timeout=60)  # breaks unless that many calls wait at once
@@ -226,7 +226,9 @@ def test_several_requests_are_under_way_and_their_answers_in_order() -> None:
 
     rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
     with answering(answer) as url, Client(url) as client:
-        parts = [answer.outputs["y"] for answer in bulk.stream(client, replace(MODEL, max_batch_size=2), iter([rows]))]
+        parts = [
+            answer.outputs["y"] for answer in chunking.stream(client, replace(MODEL, max_batch_size=2), iter([rows]))
+        ]
     assert [len(part) for part in parts] == [2] * 8
     np.testing.assert_array_equal(np.concatenate(parts), rows)
 
@@ -240,7 +242,7 @@ def test_requests_stay_below_the_message_limit() -> None:
 
     rows = np.ones((1_000_000, 3), np.float32)  # 12 MB
     with answering(answer) as url, Client(url) as client:
-        assert len(bulk.infer(client, MODEL, rows).outputs["y"]) == len(rows)
+        assert len(chunking.infer(client, MODEL, rows).outputs["y"]) == len(rows)
     assert max(sizes) < 4 * 2**20  # gRPC's default: the server above would have refused more
     assert len(sizes) == 4
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kanserve import cli
+from kanserve.cli import main
 from tests.cli.running import document, kanserve, program
 
 
@@ -65,8 +65,8 @@ def test_bash(scripts: Path, words: tuple[str, ...], offered: list[str]) -> None
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_knows_every_command_and_flag(scripts: Path) -> None:
-    assert complete_in_bash(scripts, "kanserve", "") == [*cli.COMMANDS, "--help", "--version"]
-    for name, parser in cli.every_parser().items():
+    assert complete_in_bash(scripts, "kanserve", "") == [*main.COMMANDS, "--help", "--version"]
+    for name, parser in main.every_parser().items():
         assert complete_in_bash(scripts, "kanserve", name, "--") == parser.flags()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest
+from kanexport.contract import manifest
 from tests.cli.running import checkpoint, document, kanserve, serving
 from tests.kanserve.running import wait_until
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kanserve import Client
-from kanserve.client import bulk
+from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
 from tests.cli.running import Server, document, kanserve
 
@@ -41,7 +41,7 @@ def test_the_table_of_layers_and_of_the_nodes_that_are_beyond(server: Server, ro
 def test_rows_inside_have_one_table(server: Server, tmp_path: Path) -> None:
     tried = np.random.default_rng(0).uniform(-1, 1, (400, 3)).astype(np.float32)
     with Client(server.url) as client:
-        inside = (bulk.coverage(client, client.describe("tiny"), tried).cells == 0).all(axis=1)
+        inside = (chunking.coverage(client, client.describe("tiny"), tried).cells == 0).all(axis=1)
     np.save(tmp_path / "inside.npy", tried[inside][:2])
     done = kanserve("coverage", "tiny", "--input", tmp_path / "inside.npy", "--url", server.url)
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def test_from_python(server: Server) -> None:
         found = client.coverage(described, ROWS)
         assert found.definitions == ("grid", "grid")
         assert found.outside[:, 0].tolist() == [False, False, True, False]
-        both = bulk.coverage(client, described, ROWS)
+        both = chunking.coverage(client, described, ROWS)
         np.testing.assert_array_equal(both.counts, found.counts)
         answer = client.infer(client.model("tiny"), ROWS, parameters={"kan.explain_top_k": 2})
         assert answer.parameters["kan.explain.reference"] == "grid_center"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.client.connection import Client
-from kanserve.console import drawing
+from kanserve.client.sync import Client
+from kanserve.report import text_tables
 from tests.cli.running import Server, document, kanserve
 
 
@@ -28,7 +28,7 @@ def test_several_are_a_table(server: Server) -> None:
     done = kanserve("curves", "tiny", "--show", 3, "--url", server.url)
     assert done.returncode == 0, done.stderr
     assert "3 of 20 edges, those first whose φ moves most" in done.stdout
-    assert sum(any(bar in line for bar in drawing.BARS) for line in done.stdout.splitlines()) == 3
+    assert sum(any(bar in line for bar in text_tables.BARS) for line in done.stdout.splitlines()) == 3
 
 
 def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
@@ -91,17 +91,17 @@ def test_more_than_an_answer_may_hold_says_how_to_ask_for_less(server: Server) -
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=2, max_size=300))
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
-    drawn = drawing.line(np.array(values), 24)
+    drawn = text_tables.line(np.array(values), 24)
     assert len(drawn) == min(24, len(values))
-    assert set(drawn) <= {*drawing.BARS, drawing.NOTHING}
-    picture = drawing.picture(np.array(values), 20, 5)
+    assert set(drawn) <= {*text_tables.BARS, text_tables.NO_VALUE}
+    picture = text_tables.picture(np.array(values), 20, 5)
     assert [len(line) for line in picture] == [20] * 5
     assert all(0x2800 <= ord(character) <= 0x28FF for line in picture for character in line)
 
 
 def test_a_straight_line_is_drawn_as_one() -> None:
-    assert drawing.line(np.arange(8), 8) == drawing.BARS
-    assert drawing.line(np.ones(4), 4) == drawing.BARS[4] * 4
-    assert drawing.line(np.array([0.0, np.nan, 1.0]), 3) == "▁·█"
-    rising = drawing.picture(np.arange(8.0), 4, 2)
+    assert text_tables.line(np.arange(8), 8) == text_tables.BARS
+    assert text_tables.line(np.ones(4), 4) == text_tables.BARS[4] * 4
+    assert text_tables.line(np.array([0.0, np.nan, 1.0]), 3) == "▁·█"
+    rising = text_tables.picture(np.arange(8.0), 4, 2)
     assert rising == ["⠀⠀⣠⠞", "⣠⠞⠁⠀"]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve.client import bulk_edges
-from kanserve.client.connection import Client
+from kanserve.client import chunking
+from kanserve.client.sync import Client
 from tests.cli.running import Server, document, kanserve, program
 
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_progress_counts_every_row_once(server: Server) -> None:
     with Client(server.url) as client:
         described = client.describe("tiny")
         rows = np.zeros((1200, 3), np.float32)
-        for _ in bulk_edges.edges(client, described, rows, progress=lambda done, total: seen.append((done, total))):
+        for _ in chunking.edges(client, described, rows, progress=lambda done, total: seen.append((done, total))):
             pass
     assert seen[-1] == (2400, 2400)
     assert seen == sorted(seen)

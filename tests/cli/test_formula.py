@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport import manifest
+from kanexport.contract import manifest
 from tests import latex_text
 from tests.cli.running import Server, document, kanserve, program, serving
 from tests.formula_text import columns

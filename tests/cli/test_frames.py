@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kanserve.client import bulk, bulk_edges
-from kanserve.client.answers import Answer
-from kanserve.client.connection import Client
+from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
+from kanserve.client.results import Answer
+from kanserve.client.sync import Client
 from tests.cli.running import Server, checkpoint, document, program, serving
 
 NAMES = ["height", "width", "depth"]
@@ -40,14 +40,14 @@ def test_columns_are_put_in_the_model_s_order(named: Server) -> None:
         expected = client.infer(model, ROWS).outputs["y"]
         np.testing.assert_array_equal(client.infer(model, SHUFFLED).outputs["y"], expected)
         np.testing.assert_array_equal(client.infer(described.input, ROWS, model="tiny").outputs["y"], expected)
-        np.testing.assert_array_equal(bulk.infer(client, model, SHUFFLED).outputs["y"], expected)
-        for ask in (client.explain, lambda d, rows: bulk.explain(client, d, rows)):
+        np.testing.assert_array_equal(chunking.infer(client, model, SHUFFLED).outputs["y"], expected)
+        for ask in (client.explain, lambda d, rows: chunking.explain(client, d, rows)):
             np.testing.assert_array_equal(ask(described, SHUFFLED).contributions, ask(described, ROWS).contributions)
         for mine, theirs in zip(client.edges(described, SHUFFLED), client.edges(described, ROWS), strict=True):
             np.testing.assert_array_equal(mine.values, theirs.values)
         matter = [client.scores(described, rows).features for rows in (SHUFFLED, ROWS)]
         np.testing.assert_array_equal(*matter)
-        (layer, *_) = bulk_edges.edges(client, described, SHUFFLED, layers=[0])
+        (layer, *_) = chunking.edges(client, described, SHUFFLED, layers=[0])
         np.testing.assert_array_equal(layer.values, client.edges(described, ROWS, layers=[0])[0].values)
 
 
@@ -67,7 +67,7 @@ def test_without_names_columns_are_as_they_stand(server: Server) -> None:
     with Client(server.url) as client:
         model = client.model("tiny")
         expected = client.infer(model, ROWS).outputs["y"]
-        for ask in (client.infer, partial(bulk.infer, client)):
+        for ask in (client.infer, partial(chunking.infer, client)):
             with pytest.warns(
                 UserWarning, match="columns a, b, c, but the model has no feature names: the order"
             ) as told:
@@ -83,7 +83,7 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) ->
         model = client.model("tiny")
         answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
         bare = client.infer(model.inputs[0], ROWS, model="tiny")
-        joined = bulk.infer(client, model, CALLED)
+        joined = chunking.infer(client, model, CALLED)
         covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
     assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
     pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())
@@ -108,7 +108,7 @@ def test_an_answer_that_is_no_table_is_no_frame() -> None:
 def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
     with Client(named.url) as client:
         described = client.describe("tiny")
-        found, joined = client.explain(described, CALLED), bulk.explain(client, described, CALLED)
+        found, joined = client.explain(described, CALLED), chunking.explain(client, described, CALLED)
         one = client.explain(described, CALLED, outputs=[1])
     frame = found.to_frame("yes")
     assert (list(frame.columns), frame.index[-1]) == (NAMES, "box 19")

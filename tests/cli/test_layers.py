@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest
-from kanexport.manifest import BasisInfo, NodeStep, SymbolicEdge
-from kanserve.console import layers
+from kanexport.contract import manifest
+from kanexport.contract.manifest import BasisInfo, NodeStep, SymbolicEdge
+from kanserve.report import text_tables
 from tests.kanserve import toy_grid
 
 
@@ -31,7 +31,7 @@ from tests.kanserve import toy_grid
     ],
 )
 def test_a_step_in_words(step: NodeStep, words: str) -> None:
-    assert layers.step(step) == words
+    assert text_tables.step(step) == words
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_step_in_words(step: NodeStep, words: str) -> None:
     ],
 )
 def test_a_basis_in_words(basis: BasisInfo, words: str) -> None:
-    assert layers.basis(basis) == words
+    assert text_tables.basis(basis) == words
 
 
 def test_a_layer_in_words(tmp_path: Path) -> None:
@@ -69,6 +69,6 @@ def test_a_layer_in_words(tmp_path: Path) -> None:
         for at in range(3)
     ]
     layer = dataclasses.replace(toy, symbolic=tuple(edges), bias=(0.0, 1.0))
-    assert layers.functions(layer) == ["tanh", "symbolic: sin x 2, exp"]
-    assert layers.sums(layer) == "bias, then prelu 0.25"
-    assert layers.sums(dataclasses.replace(layer, bias=(0.0, 0.0), after=())) == ""
+    assert text_tables.functions(layer) == ["tanh", "symbolic: sin x 2, exp"]
+    assert text_tables.sums(layer) == "bias, then prelu 0.25"
+    assert text_tables.sums(dataclasses.replace(layer, bias=(0.0, 0.0), after=())) == ""

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from kanexport import manifest
-from kanserve.config import Settings
-from kanserve.console import inventory
+from kanexport.contract import manifest
+from kanserve.cli import inventory
+from kanserve.config.settings import Settings
 from tests.cli.running import Server, document, kanserve, program, serving
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from golden_cases import cases
 
-from kanexport.shared.naming import Names
+from kanexport.contract.naming import Names
 from kanserve import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from tests.cli.running import document, kanserve
@@ -209,7 +209,7 @@ def test_a_manifest_of_an_older_format_has_no_names(models: Path, tmp_path: Path
     directory = models / "hello" / "1"
     written = json.loads((directory / "manifest.json").read_bytes())
     del written["names"]
-    from kanexport import manifest
+    from kanexport.contract import manifest
 
     assert manifest.loads(json.dumps({**written, "format": 3}).encode()).names == manifest.UNNAMED
     with pytest.raises(manifest.ManifestError, match="key 'names' is missing"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kanserve.console import observatory
+from kanserve.cli import session
 from tests.cli.running import CLEAN, COMMAND, Server, document, kanserve, serving
 
 pytest.importorskip("h2corn")
@@ -27,7 +27,7 @@ pytest.importorskip("h2corn")
     ],
 )
 def test_addresses(url: str, path: tuple[str, ...], options: dict[str, object], expected: str) -> None:
-    assert observatory.address(url, *path, **options) == expected
+    assert session.ui_address(url, *path, **options) == expected
 
 
 def test_the_address_of_a_model(server: Server) -> None:

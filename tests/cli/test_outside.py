@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.shared.outside import AS_TRAINED, POLICIES
+from kanexport.contract.sections import AS_TRAINED, POLICIES
 from tests.cli.running import Server, checkpoint, document, kanserve
 
 

@@ -45,7 +45,7 @@ def test_without_pillow_it_says_what_to_install(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    monkeypatch.delitem(sys.modules, "kanserve.pictures.png", raising=False)
+    monkeypatch.delitem(sys.modules, "kanserve.plotting.render", raising=False)
     done = kanserve("plot", "tiny", "-o", tmp_path / "net.png", "--url", server.url)
     assert done.returncode == 1
     assert "provides 'PIL', which is not installed" in done.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanserve.pictures import page
-from kanserve.pictures.page import Bars, Facts, Grid, Pictures, Report
-from kanserve.pictures.scene import Line, Scene
+from kanserve.plotting.scenes import Line, Scene
+from kanserve.report import page
+from kanserve.report.page import Bars, Facts, Grid, Pictures, Report
 from tests.cli.running import Server, document, kanserve
 
 VOID = {"meta", "rect", "polyline", "circle", "image", "br"}

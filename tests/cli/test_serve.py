@@ -136,10 +136,10 @@ def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
 def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
     """The server logs before it imports the runtime, before it loads models, and then every few seconds."""
     code = (
-        "import sys; from kanserve import cli; from kanserve.commands import serve\n"
+        "import sys; from kanserve.cli import main, serve\n"
         "assert not {'onnxruntime', 'grpc', 'numpy'} & set(sys.modules)\n"
-        "import kanserve.models.tidings as tidings; tidings.EVERY = 0.02\n"
-        "sys.exit(cli.main(sys.argv[1:]))"
+        "import kanserve.models.events as events; events.EVERY = 0.02\n"
+        "sys.exit(main.main(sys.argv[1:]))"
     )
     given = ("serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json", "--log-format", "json")
     command = [sys.executable, "-c", code, *given, "--drain-delay", "0"]

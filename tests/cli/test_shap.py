@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kanserve.client import bulk
-from kanserve.client.connection import Client
-from kanserve.client.explain import Explanation
+from kanserve.client import chunking
+from kanserve.client.explanation import Explanation
+from kanserve.client.sync import Client
 from tests.cli.running import Server
 
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
@@ -55,7 +55,7 @@ def test_rows_of_a_frame_and_of_several_requests_are_its_data(server: Server) ->
     many = np.tile(ROWS, (12, 1))
     with Client(server.url) as client:
         described = client.describe("tiny")
-        found = bulk.explain(client, described, many)
+        found = chunking.explain(client, described, many)
         framed = client.explain(described, pd.DataFrame(ROWS))
     np.testing.assert_array_equal(found.to_dict()["data"], many)
     np.testing.assert_array_equal(framed.to_dict()["data"], ROWS)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kanexport.shared import arguments, atomic, csvrows, nearest, output, program, voice
-from kanexport.shared.voice import Exit, Failure
+from kanexport.contract import atomic, csv_text
+from kanexport.contract.cli import console, program, suggest
+from kanexport.contract.cli.console import Exit, Failure
 
 
 class Wrong(Failure):
@@ -40,11 +41,11 @@ def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> 
 
     assert program.run("prog", [], act) == Exit.WRONG
     assert capsys.readouterr() == ("", "prog: error: no\n")
-    assert voice.facts(Wrong("no", kind="Other"))["kind"] == "Other"
+    assert console.facts(Wrong("no", kind="Other"))["kind"] == "Other"
 
 
 def test_every_exit_code_has_a_meaning() -> None:
-    assert set(voice.MEANINGS) == set(Exit)
+    assert set(console.MEANINGS) == set(Exit)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_every_exit_code_has_a_meaning() -> None:
     ],
 )
 def test_what_a_terminal_would_obey_is_only_text(raw: str, shown: str) -> None:
-    assert voice.printable(raw) == shown
+    assert console.printable(raw) == shown
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,11 @@ def test_what_a_terminal_would_obey_is_only_text(raw: str, shown: str) -> None:
     ],
 )
 def test_spelling_help(word: str, known: list[str], says: str) -> None:
-    assert nearest.advice(word, known) == says
+    assert suggest.advice(word, known) == says
 
 
 def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_json({"a": (math.nan, math.inf, -math.inf, 1.5), "b": None})
+    console.print_json({"a": (math.nan, math.inf, -math.inf, 1.5), "b": None})
     assert capsys.readouterr().out == '{"a": ["NaN", "Infinity", "-Infinity", 1.5], "b": null}\n'
 
 
@@ -93,7 +94,7 @@ def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_rows_of_a_csv(text: str, rows: list[list[float]]) -> None:
-    found = csvrows.parse("f.csv", csvrows.decode("f.csv", text.encode()))
+    found = csv_text.parse("f.csv", csv_text.decode("f.csv", text.encode()))
     assert repr(found) == repr([[float(value) for value in row] for row in rows])
 
 
@@ -113,13 +114,13 @@ def test_rows_of_a_csv(text: str, rows: list[list[float]]) -> None:
     ],
 )
 def test_what_is_no_rows_is_refused_by_its_place(text: str, says: str) -> None:
-    with pytest.raises(csvrows.CsvError) as caught:
-        csvrows.parse("f.csv", text)
+    with pytest.raises(csv_text.CsvError) as caught:
+        csv_text.parse("f.csv", text)
     assert says in str(caught.value)
 
 
 def test_only_so_many_rows_are_read() -> None:
-    assert csvrows.parse("f", "h\n1\n2\nbad\n", most=2) == [[1], [2]]
+    assert csv_text.parse("f", "h\n1\n2\nbad\n", most=2) == [[1], [2]]
 
 
 def test_a_file_appears_whole_with_the_mode_of_any_file(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 
 def test_pipes_and_what_is_open_are_written_to(tmp_path: Path) -> None:
-    code = "from pathlib import Path; from kanexport.shared import atomic; atomic.write(Path('/dev/stdout'), b'text')"
+    code = "from pathlib import Path; from kanexport.contract import atomic; atomic.write(Path('/dev/stdout'), b'text')"
     with (tmp_path / "out").open("wb") as file:
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True, timeout=60)
     assert (tmp_path / "out").read_bytes() == b"text"
@@ -174,16 +175,16 @@ def test_a_name_is_checked_before_long_work(tmp_path: Path, name: str, says: str
 
 
 def test_a_parser_keeps_its_own_errors() -> None:
-    parser = arguments.Parser(prog="prog")
+    parser = program.Parser(prog="prog")
     parser.add_argument("--count", type=int, required=True)
-    with pytest.raises(arguments.UsageError, match="required: --count") as caught:
-        arguments.parse(parser, ["--cuont", "3"])
+    with pytest.raises(program.UsageError, match="required: --count") as caught:
+        program.parse(parser, ["--cuont", "3"])
     assert (caught.value.hint, caught.value.usage) == (
         "--cuont: did you mean --count?",
         "usage: prog [-h] --count COUNT",
     )
-    with pytest.raises(arguments.UsageError, match="invalid int value") as caught:
-        arguments.parse(parser, ["--count", "x"])
+    with pytest.raises(program.UsageError, match="invalid int value") as caught:
+        program.parse(parser, ["--count", "x"])
     assert caught.value.hint == ""
 
 
@@ -207,8 +208,8 @@ def on_a_terminal(code: str) -> str:
 
 
 REPORTS = """
-from kanexport.shared import progress
-with progress.bar("working", unit="rows", at_once={at_once}) as report:
+from kanexport.contract.cli import tables
+with tables.bar("working", unit="rows", at_once={at_once}) as report:
     report({done}, 4, "a[b]\\x1b[2Jc")
 """
 

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.shared import csvrows, csvtable, progress
-from kanexport.shared.naming import UNNAMED, Names
-from kanserve.client.connection import Client
-from kanserve.commands import infer
-from kanserve.console import fit_rows, read_rows, row_stream, tables
-from kanserve.console.common import InputError
-from kanserve.nouns import TensorInfo
+from kanexport.contract import csv_columns, csv_text
+from kanexport.contract.cli import tables
+from kanexport.contract.naming import UNNAMED, Names
+from kanserve.cli import columnar, infer, input_rows, row_stream
+from kanserve.cli.options import InputError
+from kanserve.client.sync import Client
+from kanserve.types import TensorInfo
 from tests.cli.running import Server, document, kanserve
 
 RNG = np.random.default_rng(7)
@@ -59,17 +59,17 @@ def columns(path: Path, rows: Any, names: str = "abc") -> Path:
 
 def parsed(text: bytes) -> str:
     try:
-        return repr(np.array(csvrows.parse("f", csvrows.decode("f", text))).tolist())
-    except csvrows.CsvError as error:
+        return repr(np.array(csv_text.parse("f", csv_text.decode("f", text))).tolist())
+    except csv_text.CsvError as error:
         return str(error)
 
 
 def read(text: bytes, part: int, parser: Any) -> str:
-    with mock.patch.object(csvtable, "_parser", return_value=parser):
+    with mock.patch.object(csv_columns, "_parser", return_value=parser):
         try:
-            table = csvtable.Table("f", io.BytesIO(text), part=part)
+            table = csv_columns.Table("f", io.BytesIO(text), part=part)
             return repr(np.concatenate(list(table.rows())).tolist())
-        except csvrows.CsvError as error:
+        except csv_text.CsvError as error:
             return str(error)
 
 
@@ -86,12 +86,12 @@ def test_parts_of_a_csv_are_what_the_whole_is(
     parser: str, header: str, above: list[str], odd: list[str], below: list[str], end: str
 ) -> None:
     pytest.importorskip(parser)
-    fast = getattr(csvtable, f"_by_{parser}")
+    fast = getattr(csv_columns, f"_by_{parser}")
     text = end.join([*filter(None, [header]), *above, *odd, *below]).encode()
     expected = parsed(text)
     for part in (1, 7, 2**20):
         assert read(text, part, fast) == expected
-    with mock.patch.object(csvtable, "LARGE", 0):
+    with mock.patch.object(csv_columns, "LARGE", 0):
         assert read(text, 2**20, fast) == expected
 
 
@@ -101,15 +101,15 @@ def test_the_parsers_of_large_files_round_as_python_does(parser: str) -> None:
     bits = RNG.integers(0, 2**64, 3000, dtype=np.uint64).view(np.float64)
     texts = [repr(float(value)) for value in bits[np.isfinite(bits)]][:2000]
     texts += ["0.1000000000000000055511151231257827", "9007199254740993", "5e-324", "2.4703282292062328e-324"] * 2
-    found = getattr(csvtable, f"_by_{parser}")(("\n".join(texts) + "\n").encode(), 1)
+    found = getattr(csv_columns, f"_by_{parser}")(("\n".join(texts) + "\n").encode(), 1)
     np.testing.assert_array_equal(found[:, 0], [float(text) for text in texts])
 
 
 def test_what_is_no_text_is_told_with_its_place_in_the_file() -> None:
     text = b"a,b\n" + b"1,2\n" * 300 + b"\xff,2\n"
     for part in (64, 2**20):
-        with pytest.raises(csvrows.CsvError, match=r"f is not UTF-8 text \(byte 1204\)"):
-            list(csvtable.Table("f", io.BytesIO(text), part=part).rows())
+        with pytest.raises(csv_text.CsvError, match=r"f is not UTF-8 text \(byte 1204\)"):
+            list(csv_columns.Table("f", io.BytesIO(text), part=part).rows())
 
 
 @pytest.mark.parametrize("parser", PARSERS)
@@ -117,8 +117,8 @@ def test_a_large_csv_is_computed_part_by_part(
     parser: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(parser)
-    monkeypatch.setattr(csvtable, "_parser", lambda: getattr(csvtable, f"_by_{parser}"))
-    monkeypatch.setattr(csvtable, "PART", 2**18)
+    monkeypatch.setattr(csv_columns, "_parser", lambda: getattr(csv_columns, f"_by_{parser}"))
+    monkeypatch.setattr(csv_columns, "PART", 2**18)
     path = csv_of(tmp_path / "rows.csv", MANY, "a,b,c")
     done = kanserve("infer", "tiny", "--input", path, "--output", tmp_path / "y.npy", "--url", server.url)
     assert done.returncode == 0, done.stderr
@@ -140,8 +140,8 @@ def test_a_bad_cell_far_below_is_named_and_no_file_is_left(
     parser: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(parser)
-    monkeypatch.setattr(csvtable, "_parser", lambda: getattr(csvtable, f"_by_{parser}"))
-    monkeypatch.setattr(csvtable, "PART", 2**18)
+    monkeypatch.setattr(csv_columns, "_parser", lambda: getattr(csv_columns, f"_by_{parser}"))
+    monkeypatch.setattr(csv_columns, "PART", 2**18)
     path = csv_of(tmp_path / "rows.csv", MANY, "a,b,c")
     lines = path.read_text().splitlines()
     lines[30_000] = "1,oops,3"
@@ -168,7 +168,7 @@ def test_tables_of_columns_give_the_same(name: str, by_stdin: bool, server: Serv
     with Client(server.url) as client:
         expected = [client.infer("tiny", MANY[at : at + 1000]).outputs["y"] for at in range(0, 5000, 1000)]
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.concatenate(expected), rtol=1e-5, atol=1e-6)
-    whole = read_rows.rows_for(X, read_rows.contents(str(path)))  # as the other commands read the file
+    whole = input_rows.rows_for(X, input_rows.contents(str(path)))  # as the other commands read the file
     np.testing.assert_array_equal(whole, MANY[:5000])
 
 
@@ -176,11 +176,12 @@ def test_a_model_of_doubles_and_of_whole_numbers_gets_them_exactly(tmp_path: Pat
     exact = np.array([[2**53 + 1, -3, 7]], np.int64)
     path = columns(tmp_path / "rows.parquet", exact)
     assert (
-        read_rows.rows_for(TensorInfo("x", "INT64", (-1, 3)), read_rows.contents(str(path))).tolist() == exact.tolist()
+        input_rows.rows_for(TensorInfo("x", "INT64", (-1, 3)), input_rows.contents(str(path))).tolist()
+        == exact.tolist()
     )
     path = csv_of(tmp_path / "rows.csv", np.zeros((1, 3)))
     path.write_text("0.1,0.2,0.3\n")
-    found = read_rows.rows_for(TensorInfo("x", "FP64", (-1, 3)), read_rows.contents(str(path)))
+    found = input_rows.rows_for(TensorInfo("x", "FP64", (-1, 3)), input_rows.contents(str(path)))
     assert found.tolist() == [[0.1, 0.2, 0.3]]
 
 
@@ -219,7 +220,7 @@ def test_a_table_that_is_no_rows_is_explained(
     assert says in done.stderr
 
 
-@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+@pytest.mark.parametrize("suffix", columnar.SUFFIXES)
 @pytest.mark.parametrize("cut", [0, 40])
 def test_a_damaged_table_is_explained(suffix: str, cut: int, tmp_path: Path) -> None:
     data = columns(tmp_path / f"rows{suffix}", ROWS).read_bytes()
@@ -239,14 +240,14 @@ def test_without_pyarrow_a_table_says_how_to_install_it(server: Server, tmp_path
             assert "rows.parquet: a .parquet file is read by the Python package pyarrow, which is not" in done.stderr
             assert "-m pip install -e '.[tables]'" in done.stderr
         csv = csv_of(tmp_path / "rows.csv", MANY)  # numpy parses it
-        assert len(read_rows.rows_for(X, read_rows.contents(str(csv)))) == len(MANY)
+        assert len(input_rows.rows_for(X, input_rows.contents(str(csv)))) == len(MANY)
 
 
 def test_pyarrow_is_loaded_for_large_tables_alone(server: Server, tmp_path: Path) -> None:
     path = csv_of(tmp_path / "rows.csv", ROWS)
     code = (
-        "import sys; from kanserve import cli\n"
-        f"code = cli.main(['infer', 'tiny', '--input', {str(path)!r}, '--url', {server.url!r}])\n"
+        "import sys; from kanserve.cli import main\n"
+        f"code = main.main(['infer', 'tiny', '--input', {str(path)!r}, '--url', {server.url!r}])\n"
         "print('pyarrow' in sys.modules, code, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -263,8 +264,8 @@ def test_a_header_is_no_order_if_the_model_names_no_features(server: Server, tmp
             done = kanserve(command, "tiny", "--input", path, "--url", server.url)
             assert done.returncode == 0, done.stderr
             assert (f"warning: {path} names its columns" in done.stderr, known in done.stderr) == (warns, warns)
-    assert read_rows.order_of("f", ["b", "a"], 2, Names(features=("a", "b"))) == [1, 0]
-    assert read_rows.order_of("f", [], 2, UNNAMED) is None
+    assert input_rows.order_of("f", ["b", "a"], 2, Names(features=("a", "b"))) == [1, 0]
+    assert input_rows.order_of("f", [], 2, UNNAMED) is None
 
 
 def test_lines_of_json_and_a_pipe(server: Server, tmp_path: Path) -> None:
@@ -294,7 +295,7 @@ def test_the_speed_is_told(server: Server, tmp_path: Path, monkeypatch: pytest.M
     assert found["rows_per_second"] == pytest.approx(5 / found["seconds"], rel=0.5)
     monkeypatch.setattr(infer, "TOLD", 0.0)
     assert "\n5 rows in 0." in "\n" + kanserve(*common).stderr
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(tables, "EVERY", 0.0)
     np.save(tmp_path / "rows.npy", MANY)
     assert "infer: 1024/40000 rows\n" in kanserve(*common, "--output", tmp_path / "y.npy").stderr
     done = kanserve(
@@ -307,8 +308,8 @@ def test_the_speed_is_told(server: Server, tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_of_one_picture_is_not_taken_apart(tmp_path: Path) -> None:
     """28 rows of 28 columns are one row of this model, or 28 rows of a model with flat rows."""
     picture = TensorInfo("x", "FP32", (-1, 4, 4))
-    assert fit_rows.streams(picture, 16)
-    assert not fit_rows.streams(picture, 4)
+    assert input_rows.streams(picture, 16)
+    assert not input_rows.streams(picture, 4)
     for rows, count in ((np.arange(16.0).reshape(4, 4), 1), (np.arange(96.0).reshape(6, 16), 6)):
         with row_stream.opened(str(csv_of(tmp_path / "rows.csv", rows))) as given:
             found = np.concatenate(list(row_stream.rows([picture], given).parts))

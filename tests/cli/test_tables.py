@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.console.show import REGIONS
-from kanexport.shared.tables import Table
+from kanexport.cli.render import REGIONS
+from kanexport.contract.cli.tables import Table
 from tests.cli.running import Server, document, kanserve, program, serving
 from tests.kanserve import toy_grid
 
@@ -141,7 +141,7 @@ def test_no_width_loses_a_letter(width: int) -> None:
     code = f"""
 import os
 os.environ["COLUMNS"] = "{width}"
-from kanexport.shared.tables import Table
+from kanexport.contract.cli.tables import Table
 table = Table("title", ("name", "value of it", "lines"), numbers=("value of it",), caption=("a caption",))
 table.add("[red]alpha", "12345", ["first line", "second"])
 table.add("beta\\x1b[1m", "", ["漢字"])

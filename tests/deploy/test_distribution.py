@@ -97,7 +97,7 @@ def test_the_client_works_with_the_base_alone(clean: Path) -> None:
     for command in (["--help"], ["infer", "--help"], ["edges", "--help"], ["models", "--help"], ["--version"]):
         done = run([clean / "kanserve", *command])
         assert (done.returncode, done.stderr) == (0, ""), command
-    contract = run([clean / "python", "-c", "import kanexport.manifest as m; print(m.__file__)"])
+    contract = run([clean / "python", "-c", "import kanexport.contract.manifest as m; print(m.__file__)"])
     assert str(clean.parent) in contract.stdout
     health = run([clean / "python", "-m", "kanserve", "health", "--url", "127.0.0.1:1"])
     assert health.returncode == 1
@@ -120,7 +120,7 @@ def test_what_the_image_keeps_of_kanexport_is_enough(clean: Path) -> None:
     assert match is not None
     assert run([clean / "python", "-I", "-c", match[1]]).returncode == 0
     assert run([clean / "kanserve", "models", "--help"]).returncode == 0
-    assert run([clean / "python", "-c", "import kanserve.cli, kanexport.manifest"]).returncode == 0
+    assert run([clean / "python", "-c", "import kanserve.cli.main, kanexport.contract.manifest"]).returncode == 0
     done = run([clean / "kanserve", "export", "model.pt"])
     assert done.returncode == 1
     assert "the server image leaves it out" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kanserve import config
+from kanserve.config import settings
 
 ROOT = Path(__file__).parents[2]
 RECIPE = (ROOT / "Dockerfile").read_text()
@@ -34,7 +34,7 @@ def test_it_runs_without_root_and_without_a_shell() -> None:
 def test_its_environment_is_made_of_settings() -> None:
     names = re.findall(r"KANSERVE_([A-Z_]+)=", instruction("ENV"))
     assert names
-    assert [name for name in names if name.lower() not in config.Settings.model_fields] == []
+    assert [name for name in names if name.lower() not in settings.Settings.model_fields] == []
 
 
 def test_no_python_inside_reports_anything() -> None:

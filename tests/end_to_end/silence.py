@@ -21,7 +21,7 @@ from typing import Any
 
 MAIN = """
 import os, sys
-from kanserve.cli import main
+from kanserve.cli.main import main
 code = main(sys.argv[1:])
 print("threads", len(os.listdir("/proc/self/task")), file=sys.stderr)
 raise SystemExit(code)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_cases import Case, cases
 
-from kanserve.client.connection import Client
+from kanserve.client.sync import Client
 from tests.end_to_end.conftest import Served
 
 TOLERANCE = 1e-5  # of the largest answer, as an explanation's

@@ -11,9 +11,9 @@ import pytest
 import tritonclient.http
 from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 
-from kanserve.client import bulk
-from kanserve.client.connection import Client
+from kanserve.client import chunking
 from kanserve.client.errors import NotSupported
+from kanserve.client.sync import Client
 from tests.cli.running import document, kanserve, program
 
 # The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
@@ -148,7 +148,7 @@ def test_contributions_add_up_to_the_prediction(case: Case, served, state_error)
     with Client(served.url) as client:
         described = client.describe(case.name)
         for reference in ("", "zeros", rows[:3]):
-            found = bulk.explain(client, described, rows, reference=reference)
+            found = chunking.explain(client, described, rows, reference=reference)
             assert found.contributions.shape == (len(rows), x.shape[1], len(found.outputs))
             assert found.of_inputs
             total = found.base + found.contributions.sum(axis=1)
@@ -158,7 +158,9 @@ def test_contributions_add_up_to_the_prediction(case: Case, served, state_error)
             error = found.completeness_error.max() / largest
             state_error("contributions miss the prediction, relative", error, f"{case.name}, {found.reference}")
             assert error < 1e-5
-        np.testing.assert_array_equal(found.predictions, bulk.infer(client, client.model(case.name), rows).outputs["y"])
+        np.testing.assert_array_equal(
+            found.predictions, chunking.infer(client, client.model(case.name), rows).outputs["y"]
+        )
         for at, row in enumerate(rows[:3]):  # of the reference itself there is nothing to explain
             same = client.explain(described, row[None], reference=row[None])
             np.testing.assert_array_equal(same.contributions, 0.0)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error
 
-from kanserve.client import bulk, bulk_edges
-from kanserve.client.connection import Client
+from kanserve.client import chunking
 from kanserve.client.errors import NotSupported
+from kanserve.client.sync import Client
 from tests.kanserve.running import Server
 from tests.kanserve.running import serving as running
 
@@ -21,8 +21,8 @@ torch = pytest.importorskip("torch")
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Target  # noqa: E402 - as above
+from kanexport.bundle.publish import Target  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 SHAPES = {"cnn": (1, 8, 8), "transformer": (8, 8), "convolution": (2, 6, 6), "turned": (5, 4)}
 
@@ -97,7 +97,7 @@ def test_a_hybrid_answers_as_its_module(name: str, made: dict[str, Any], hybrids
     x = draw(name, 33)
     expected, _ = remembered(made[name], x)
     with Client(hybrids.address) as client:
-        found = bulk.infer(client, client.model(name), x).outputs["y"]
+        found = chunking.infer(client, client.model(name), x).outputs["y"]
     error = relative_error(found, expected)
     state_error("served hybrids, relative", error, name)
     assert error <= OUTPUT_TOLERANCE
@@ -112,7 +112,7 @@ def test_the_edges_of_every_layer_add_up_to_its_sums(
     with Client(hybrids.address) as client:
         described = client.describe(name)
         for layer in described.layers:
-            (found,) = bulk_edges.edges(client, described, x, layers=(layer.name,))
+            (found,) = chunking.edges(client, described, x, layers=(layer.name,))
             assert found.values.shape == (33, *layer.positions, layer.sources, layer.destinations)
             sums = found.values.sum(axis=-2) + np.asarray(layer.bias or 0.0)
             path, _, run = layer.name.partition("#")
@@ -135,7 +135,7 @@ def test_a_layer_after_a_normalisation_is_of_class_b(hybrids: Server) -> None:
 
 
 def test_positions_show_in_the_folder_too(tmp_path: Path, made: dict[str, Any]) -> None:
-    from kanexport import manifest
+    from kanexport.contract import manifest
 
     convert(made["cnn"], draw("cnn", 8), Target(repository=tmp_path, name="cnn"), options={})
     assert manifest.arrows(manifest.load(tmp_path / "cnn" / "1").shapes) == "1x8x8 → 96 → 12 → 10"

@@ -57,7 +57,7 @@ def started(module: str, environment: dict[str, str]) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("module", ["kanexport.proof.runtime", "kanserve.backends.ort"])
+@pytest.mark.parametrize("module", ["kanexport.verify.graph_runner", "kanserve.runtime.ort"])
 def test_importing_the_runtime_starts_no_thread_and_writes_no_file(module: str, tmp_path: Path) -> None:
     assert started(module, fresh(tmp_path / "quiet")) == 0
     assert files(tmp_path / "quiet") == []
@@ -65,7 +65,7 @@ def test_importing_the_runtime_starts_no_thread_and_writes_no_file(module: str, 
 
 def test_a_word_in_the_environment_cannot_switch_it_on(tmp_path: Path) -> None:
     environment = fresh(tmp_path / "home") | {"ORT_DISABLE_TELEMETRY": "0"}
-    assert started("kanserve.backends.ort", environment) == 0
+    assert started("kanserve.runtime.ort", environment) == 0
     assert files(tmp_path / "home") == []
 
 

@@ -39,15 +39,15 @@ import yaml
 from golden_cases import cases
 from mutations import mutate
 
+from kanexport.detection import architecture_file, detect, registry
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.files.yamlfile import Tagged
-from kanexport.layers import stack
+from kanexport.formats import checkpoint
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.formats.yaml_config import Tagged
 from kanexport.lowering import lower
 from kanexport.options import Options
-from kanexport.proof import verify
-from kanexport.recognise import assemble, detect, registry, steplist
+from kanexport.readers.common import chain
+from kanexport.verify import verify
 
 SIZE_LIMIT = 200_000  # bytes; larger files only make it slower
 SLOW = 2.0  # seconds of processor time for one case that count as a finding
@@ -248,7 +248,7 @@ def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]
     detect.read(reader, loaded, options)
     steps = {key.rpartition(".")[0] for key in loaded.tensors}
     if isinstance(reader, registry.LayerReader):
-        steps = {prefix.removesuffix(".") for prefix in stack.prefixes(loaded.tensors, reader.keys)}
+        steps = {prefix.removesuffix(".") for prefix in chain.prefixes(loaded.tensors, reader.keys)}
     return Seed(name, reader.FAMILY, files, given, loaded, tuple(sorted(options._known)), tuple(sorted(steps)))
 
 
@@ -386,7 +386,7 @@ def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
         given = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
         if case.steps is not None:
             (folder / "steps.toml").write_bytes(case.steps)
-            kan, family = assemble.assemble(loaded, steplist.load(folder / "steps.toml"), given)
+            kan, family = architecture_file.assemble(loaded, architecture_file.load(folder / "steps.toml"), given)
         else:
             reader, _ = detect.detect(loaded, None)
             kan, family = detect.read(reader, loaded, given), reader.FAMILY

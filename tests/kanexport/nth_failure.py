@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest as contract
+from kanexport.bundle import repository as pack
+from kanexport.contract import atomic, temp_dirs
+from kanexport.contract import manifest as contract
 from kanexport.errors import RepositoryError
-from kanexport.packing import repository as pack
-from kanexport.shared import atomic, leftovers
 from kanserve.repository import layout
 from tests.kanserve import toy
 
@@ -54,13 +54,13 @@ def agree(repository: Path) -> dict[int, int]:
 
 def hidden(repository: Path) -> list[str]:
     """What exports have left behind."""
-    return sorted(path.name for path in repository.rglob(f"{leftovers.HIDDEN}*"))
+    return sorted(path.name for path in repository.rglob(f"{temp_dirs.HIDDEN}*"))
 
 
 def state(repository: Path) -> dict[str, bytes]:
     """Every file that is not hidden."""
     paths = {str(path.relative_to(repository)): path for path in repository.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in paths.items() if leftovers.HIDDEN not in name}
+    return {name: path.read_bytes() for name, path in paths.items() if temp_dirs.HIDDEN not in name}
 
 
 class Failing:
@@ -119,7 +119,7 @@ class Case:
         """As it was; without an exchange of names the next sweep may have to put the old one back."""
         if not self.exchanges and state(repository) != before:
             for folder in (repository, repository / "toy"):
-                leftovers.sweep(folder)
+                temp_dirs.sweep(folder)
         assert state(repository) == before
 
 

@@ -13,16 +13,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport import manifest
-from kanexport.answers import numbers, rows
-from kanexport.console import cli
+from kanexport.bundle.publish import ProvedModel, Result, VerificationBasis
+from kanexport.cli import export_command
+from kanexport.contract import manifest
+from kanexport.detection import detect
 from kanexport.errors import AnswersDiffer, OptionError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
-from kanexport.packing.publish import Claim, ProvedModel, Result
+from kanexport.parity import data, resolve
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 from tests import golden_cases
 from tests.golden_cases import Case
 
@@ -72,7 +72,7 @@ def test_what_a_library_answered_decides_what_its_file_leaves_open(
 ) -> None:
     reference = CASES[name].reference()
     document = held(name, reference["x"], reference["y"]).manifest
-    assert document.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    assert document.claim.startswith(manifest.VERIFICATION_BASES[manifest.ANSWERS])
     assert told.items() <= document.source.options_decided.items()
     assert not set(told) & set(document.source.options_assumed)
     (answers,) = document.verification.answers
@@ -83,7 +83,7 @@ def test_what_a_library_answered_decides_what_its_file_leaves_open(
 def test_without_answers_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
     result = export(Request(path=CASES["fastkan-digits"].path, repository=tmp_path, name="m"))
     document = manifest.load(result.directory)
-    assert document.claim == manifest.AGAINST[manifest.READING]
+    assert document.claim == manifest.VERIFICATION_BASES[manifest.READING]
     assert "not compared with the trained model" in document.claim
     assert next(iter(document.source.options_assumed)) == "forward"
 
@@ -128,7 +128,7 @@ def export_answers(name: str, x: np.ndarray) -> np.ndarray:
     """What the golden model means for other rows."""
     loaded = checkpoint.load(CASES[name].path)
     kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(CASES[name].options))
-    return evaluate.evaluate(kan, x.astype(np.float64)).y.astype(np.float32)
+    return float64_reference.evaluate(kan, x.astype(np.float64)).y.astype(np.float32)
 
 
 def test_nan_must_meet_nan(held: Export, case: Any) -> None:
@@ -181,7 +181,7 @@ def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
         table = np.concatenate([x, y], axis=1)
         np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=",".join(names), comments="", fmt="%.9g")
         paths = (tmp_path / "a.csv",)
-    loaded = rows.load(paths)
+    loaded = data.load(paths)
     np.testing.assert_array_equal(loaded.x.astype(np.float32), x)
     np.testing.assert_array_equal(loaded.y.astype(np.float32), y)
     assert loaded.dtype == "float32"
@@ -230,20 +230,20 @@ def test_the_command(tmp_path: Path, capsys: Any, case: Any) -> None:
     golden, reference = case("wav-kan-dog-breast-cancer")
     file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
     arguments = [str(golden.path), "--repository", str(tmp_path / "m"), "--answers", str(file)]
-    assert cli.main([*arguments, "--json"]) == 0
+    assert export_command.main([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verified"].startswith("verified against the trained model (")
     assert document["options"]["decided"]["wavelet_type"] == "dog"
     file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"] + 1)
-    assert cli.main([*arguments, "--version", "2"]) == 3
+    assert export_command.main([*arguments, "--version", "2"]) == 3
     assert "the trained model answered" in capsys.readouterr().err
     assert not (tmp_path / "m" / "model" / "2").exists()
-    assert cli.main([str(golden.path.parent), "--recursive", "--answers", str(file)]) == 2
+    assert export_command.main([str(golden.path.parent), "--recursive", "--answers", str(file)]) == 2
 
 
 @pytest.mark.parametrize("wanted", [0.8, 1.25, 0.1234567, 3e-5])
 def test_a_number_is_found_as_it_was_written(wanted: float) -> None:
-    assert numbers.likeliest(lambda value: abs(value / wanted - 1), wanted * 3) == pytest.approx(wanted, rel=1e-6)
+    assert resolve.likeliest(lambda value: abs(value / wanted - 1), wanted * 3) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
     assert all(part.training for part in module.modules())
-    loaded = rows.load([path])
+    loaded = data.load([path])
     assert loaded.usual.sum() == 20
     assert len(loaded.x) > 100
     assert np.abs(loaded.x).max() > 100 * np.abs(x).max()
@@ -312,7 +312,7 @@ def test_a_module_of_two_inputs_is_recorded_and_verified(form: str, tmp_path: Pa
         assert file["image"].shape[1:] == (1, 4, 4)
         recorded = {name: file[name] for name in file.files}
     result = kanexport.export(module, example, name="m", repository=tmp_path / "models", answers=path)
-    assert result.manifest.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.ANSWERS])
     assert result.manifest.verification.answers[0].rows == len(recorded["zone"])
     session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"))
     usual = recorded["zone"] == "given"
@@ -345,9 +345,9 @@ def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, ca
     x, y = (reference[key][:24].reshape(4, 3, 2, -1) for key in ("x", "y"))
     file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4), zone=np.array(["given", "far"] * 2))
     with pytest.raises(OptionError, match="has the inputs x, seed"):
-        rows.load([file]).of_network()
+        data.load([file]).of_network()
     file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: other arrays may be anything
-    loaded = rows.load([file]).of_network()
+    loaded = data.load([file]).of_network()
     np.testing.assert_array_equal(loaded.x.astype(np.float32), reference["x"][:24])
     result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", answers=(file,)))
     assert result.manifest.verification.answers[0].rows == 24
@@ -364,7 +364,7 @@ def test_inputs_of_any_name_and_outputs_of_any_kind_are_recorded(tmp_path: Path)
     x = np.ones((5, 2), np.float32)
     with np.load(kanexport.record_answers(Odd(), (x, x[:, 0]), tmp_path / "a.npz")) as file:
         assert set(file.files) == {"file", "x.zone", "y.y0", "y.y1_beside", "zone"}
-    loaded = rows.load([tmp_path / "a.npz"])
+    loaded = data.load([tmp_path / "a.npz"])
     assert [port.name for port in loaded.inputs] == ["file", "zone"]
     np.testing.assert_array_equal(loaded.of_model(loaded.inputs, loaded.outputs).y, loaded.y)
     with pytest.raises(OptionError, match=r"gives float32 of shape \(\) for"):
@@ -376,7 +376,7 @@ def test_a_module_of_half_precision_is_asked_in_float32(tmp_path: Path) -> None:
     import kanexport
 
     module = torch.nn.Linear(3, 4).to(torch.bfloat16)
-    loaded = rows.load([kanexport.record_answers(module, np.ones((2, 3), np.float32), tmp_path / "answers.npz")])
+    loaded = data.load([kanexport.record_answers(module, np.ones((2, 3), np.float32), tmp_path / "answers.npz")])
     assert module.weight.dtype == torch.bfloat16
     expected = module.float()(torch.from_numpy(loaded.x.astype(np.float32)))
     np.testing.assert_array_equal(loaded.y, expected.detach().numpy())
@@ -411,7 +411,7 @@ def _shown_texts(path: Path) -> list[str]:
 def test_a_claim_says_what_was_done(against: str, answers: int) -> None:
     some = manifest.Answers(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
     with pytest.raises(OptionError, match="against"):
-        Claim(against, (some,) * answers)
+        VerificationBasis(against, (some,) * answers)
     assert "claim" in inspect.signature(ProvedModel).parameters
     assert inspect.signature(ProvedModel).parameters["claim"].default is inspect.Parameter.empty
 
@@ -426,9 +426,9 @@ def test_a_module_is_held_against_recorded_answers(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
     path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
     plain = kanexport.export(module, x, name="m", repository=tmp_path / "models")
-    assert plain.manifest.claim == manifest.AGAINST[manifest.MODULE]
+    assert plain.manifest.claim == manifest.VERIFICATION_BASES[manifest.MODULE]
     result = kanexport.export(module, x, name="m", version=2, repository=tmp_path / "models", answers=path)
-    assert result.manifest.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.ANSWERS])
     with torch.no_grad():
         module[0].bias += 0.1
     with pytest.raises(AnswersDiffer, match="row"):

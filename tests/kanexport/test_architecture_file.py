@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_checkpoints import save
 
-from kanexport.console import cli
+from kanexport.cli import export_command
+from kanexport.detection import architecture_file
+from kanexport.detection.architecture_file import KINDS
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import assemble, steplist
-from kanexport.recognise.steplist import KINDS
+from kanexport.verify import float64_reference
 from tests.small_checkpoints import beside_forward
 
 PAGE = (ROOT / "docs" / "steplist.md").read_text()
@@ -58,7 +58,7 @@ def assembled(folder: Path, tensors: dict[str, Any], steps: str, *options: str) 
     (folder / "layers.toml").write_text(text)
     loaded = checkpoint.load(save(folder, tensors))
     given = Options.parse(options)
-    found = assemble.assemble(loaded, steplist.load(folder / "layers.toml"), given)
+    found = architecture_file.assemble(loaded, architecture_file.load(folder / "layers.toml"), given)
     given.finish(found[1])
     return found
 
@@ -112,7 +112,7 @@ def test_every_kind_of_step(tmp_path: Path) -> None:
     apart = z - z.mean(axis=1, keepdims=True)
     z = apart / np.sqrt((apart**2).mean(axis=1, keepdims=True) + 1e-5) * tensors["ln.weight"] + tensors["ln.bias"]
     expected = np.tanh(z) @ linear["weight"].T.astype(np.float64) + 1
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected, rtol=1e-11)
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=1e-11)
     result = export(
         Request(path=tmp_path / "model.safetensors", repository=tmp_path, architecture=tmp_path / "layers.toml")
     )
@@ -219,7 +219,7 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, found: str) 
     path = tmp_path / "layers.toml"
     path.write_text(text)
     with pytest.raises(OptionError) as caught:
-        steplist.load(path)
+        architecture_file.load(path)
     assert found in caught.value.message
     assert str(path) in caught.value.message
     assert caught.value.hint == "see docs/steplist.md"
@@ -228,13 +228,13 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, found: str) 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(OptionError, match=r"cannot be read|is no file"):
-            steplist.load(path)
+            architecture_file.load(path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe[[step]]")
     with pytest.raises(OptionError, match="is not TOML"):
-        steplist.load(tmp_path / "bytes.toml")
-    (tmp_path / "large.toml").write_text("#" * (steplist.MAX_LIST_BYTES + 1))
+        architecture_file.load(tmp_path / "bytes.toml")
+    (tmp_path / "large.toml").write_text("#" * (architecture_file.MAX_LIST_BYTES + 1))
     with pytest.raises(OptionError, match="larger than"):
-        steplist.load(tmp_path / "large.toml")
+        architecture_file.load(tmp_path / "large.toml")
 
 
 VALUES = st.one_of(
@@ -251,7 +251,7 @@ def test_a_step_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, ste
     lines = [f"{key} = {_toml(value)}" for key, value in step.items()]
     path.write_text("[[step]]\n" + "\n".join(lines), encoding="utf-8")
     try:
-        (spec,) = steplist.load(path)
+        (spec,) = architecture_file.load(path)
     except OptionError:
         return
     assert spec.kind in KINDS
@@ -300,7 +300,7 @@ def test_modules_of_the_same_tensors(tmp_path: Path) -> None:
         'function = "log_softmax"': z - np.log(powers.sum(axis=1, keepdims=True)),
     }.items():
         kan, _ = assembled(tmp_path, tensors, f'layer = "kan"\n{step}')
-        np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected, rtol=0, atol=1e-12, err_msg=step)
+        np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=0, atol=1e-12, err_msg=step)
 
 
 def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,19 +310,19 @@ def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "layers.toml").write_text(blocks[0])
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(shlex.split(command)) == 0
+    assert export_command.main(shlex.split(command)) == 0
     case = next(case for case in cases() if case.name == "chebykan-digits-layernorm")
     plain = export(Request(path=case.path, repository=tmp_path / "plain"))
     model = tmp_path / "models" / "digits" / "1" / "model.onnx"
     assert model.read_bytes() == (plain.directory / "model.onnx").read_bytes()
     for block in blocks[1:]:
         (tmp_path / "other.toml").write_text(block)
-        assert steplist.load(tmp_path / "other.toml")
+        assert architecture_file.load(tmp_path / "other.toml")
 
 
 def test_the_second_example_of_the_page(tmp_path: Path) -> None:
     steps = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
     (tmp_path / "layers.toml").write_text(steps)
     loaded = checkpoint.load(save(tmp_path, under(_0=cheby(2, 4), _3=cheby(4, 1))))
-    kan, _ = assemble.assemble(loaded, steplist.load(tmp_path / "layers.toml"), Options.parse(()))
+    kan, _ = architecture_file.assemble(loaded, architecture_file.load(tmp_path / "layers.toml"), Options.parse(()))
     assert kinds(kan) == ["affine", "0", "function", "3"]

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]

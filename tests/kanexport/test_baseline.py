@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import manifest
+from kanexport.bundle import baseline
+from kanexport.contract import grids, manifest
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import Baseline, NodeBaseline
 from kanexport.errors import OptionError
-from kanexport.packing import baseline
 from kanexport.pipeline import Request, export
-from kanexport.shared import cells
-from kanexport.shared.baseline import Baseline, NodeBaseline
-from kanexport.shared.naming import Names
-from kanserve.repository import bounds
+from kanserve.repository import validation
 from tests.golden_cases import cases
 
 X = np.random.default_rng(5).normal(size=(200, 13)).astype(np.float32)
@@ -54,7 +53,7 @@ def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path
     text = (tmp_path / "models" / "m" / "1" / "manifest.json").read_text()
     assert json.loads(text)["format"] == manifest.FORMAT
     assert str(float(X[3, 4]))[:8] not in text
-    assert list(bounds.faults(found)) == []
+    assert list(validation.limit_faults(found)) == []
 
 
 def test_a_node_without_knots_is_counted_in_equal_parts_of_what_was_seen(tmp_path: Path) -> None:
@@ -62,7 +61,7 @@ def test_a_node_without_knots_is_counted_in_equal_parts_of_what_was_seen(tmp_pat
     x[7, 2] = np.nan
     np.savez(tmp_path / "train.npz", x=x, y=np.zeros(3))
     found = exported(tmp_path, tmp_path / "train.npz", "fourierkan-breast-cancer").baseline.layers[0]
-    assert (len(found.cells), len(found.counts[2])) == (30, cells.PARTS + 2)
+    assert (len(found.cells), len(found.counts[2])) == (30, grids.PARTS + 2)
     assert (found.cells[0][0], found.cells[0][-1]) == pytest.approx((x[:, 0].min(), x[:, 0].max()))
     assert (sum(found.counts[2]), found.nonfinite[2], found.nonfinite[3]) == (49, 1, 0)
     assert found.counts[0][0] <= 1  # rounding of a bound at most
@@ -115,7 +114,7 @@ def test_what_is_no_reference_is_refused_and_nothing_is_written(
 def test_every_finite_value_is_in_one_cell(values: list[float], found: set[int]) -> None:
     bound = sorted(map(float, found))
     array = np.array(values, np.float64)
-    counts, nonfinite = cells.count(bound, array)
+    counts, nonfinite = grids.count(bound, array)
     finite = array[np.isfinite(array)]
     assert (sum(counts), nonfinite, len(counts)) == (len(finite), len(array) - len(finite), len(bound) + 1)
     assert counts[0] == (finite < bound[0]).sum()
@@ -143,9 +142,9 @@ def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes:
     from tests.kanserve.test_bounds import listed
 
     whole = Baseline(name="a", sha256="b", rows=4, mean=(0.0,) * 3, layers=(BASE, BASE), outputs=(BASE,))
-    assert list(bounds.faults(dataclasses.replace(listed(), baseline=whole))) == []
+    assert list(validation.limit_faults(dataclasses.replace(listed(), baseline=whole))) == []
     wrong = dataclasses.replace(whole, layers=(BASE, dataclasses.replace(BASE, **changes)))
-    (fault,) = bounds.faults(dataclasses.replace(listed(), baseline=wrong))
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), baseline=wrong))
     assert words in fault
     others: list[tuple[dict[str, Any], str]] = [
         ({"mean": ()}, "mean has 0 numbers, expected 3"),
@@ -153,7 +152,7 @@ def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes:
         ({"outputs": ()}, "has 0 outputs, expected 1"),
     ]
     for more, said in others:
-        (fault,) = bounds.faults(dataclasses.replace(listed(), baseline=dataclasses.replace(whole, **more)))
+        (fault,) = validation.limit_faults(dataclasses.replace(listed(), baseline=dataclasses.replace(whole, **more)))
         assert said in fault
 
 

@@ -13,7 +13,7 @@ from kanexport import bases
 from kanexport.bases import Basis, bspline
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
+from kanexport.ir.model import BasisTerm, Layer
 
 EXAMPLES = [(name, basis) for name in bases.names() for basis in bases.examples(name)]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from small_checkpoints import refuse, save
 
-from kanexport import manifest
+from kanexport.contract import manifest
+from kanexport.contract.manifest import ANSWERS
 from kanexport.errors import AnswersDiffer, MissingFunctions, OpenQuestion
-from kanexport.files import checkpoint
-from kanexport.layers import roles
-from kanexport.manifest import ANSWERS
+from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
-from kanexport.proof import runtime
+from kanexport.readers.common import roles
+from kanexport.verify import graph_runner
 from tests import golden_cases
 
 Array = np.ndarray
@@ -142,7 +142,7 @@ def recorded(path: Path, forward: Forward, folder: Path, **more: Any) -> manifes
     np.savez(folder / "a.npz", x=x, y=forward(x.astype(float)).astype(np.float32))
     result = export(Request(path=path, repository=folder / "models", name="m", answers=(folder / "a.npz",), **more))
     new = 2 * np.random.default_rng(6).normal(size=(ROWS, N)).astype(np.float32)
-    found = runtime.run(runtime.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
+    found = graph_runner.run(graph_runner.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
     expected = forward(new.astype(float))
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
     return result.manifest
@@ -240,8 +240,8 @@ def test_recorded_rows_tell_how_many_sources_a_lone_layer_of_pykan_has(tmp_path:
     path = save(tmp_path, tensors)
     known = export(Request(path=path, repository=tmp_path / "m", name="known", options=(f"in_dim={N}",)))
     x = rng.normal(size=(40, 2, N)).astype(np.float32)  # rows over tokens
-    session = runtime.session((known.directory / "model.onnx").read_bytes())
-    y = runtime.run(session, {"x": x.reshape(-1, N)})["y"].reshape(40, 2, M)
+    session = graph_runner.session((known.directory / "model.onnx").read_bytes())
+    y = graph_runner.run(session, {"x": x.reshape(-1, N)})["y"].reshape(40, 2, M)
     np.savez(tmp_path / "a.npz", x=x, y=y)
     result = export(Request(path=path, repository=tmp_path / "m", name="m", answers=(tmp_path / "a.npz",)))
     assert result.manifest.source.options_decided["in_dim"] == str(N)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport import manifest, options
-from kanexport.console import cli, show
+from kanexport import options
+from kanexport.cli import export_command, render
+from kanexport.contract import manifest
 from tests import golden_cases
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
@@ -33,7 +34,7 @@ def test_an_export_in_a_process_of_its_own(golden: Golden, tmp_path: Path) -> No
     document = json.loads(done.stdout)
     assert document["name"] == "wine"
     assert document["widths"] == [13, 6, 3]
-    assert document["verified"] == manifest.AGAINST[manifest.READING]
+    assert document["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
     assert document["options"]["given"] == {"base_activation": "tanh"}
     assert next(iter(document["options"]["assumed"])) == "forward"
     assert "base_activation" not in document["options"]["assumed"]
@@ -77,7 +78,7 @@ def test_a_table_on_stdout_for_people(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")  # a narrower table wraps the names of regions
     path, _ = golden("pykan-mult-affine")
-    assert cli.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
+    assert export_command.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "m version 1: pykan, 2 → 3 → 1" in out
@@ -86,7 +87,7 @@ def test_a_table_on_stdout_for_people(
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
-    code = cli.main([*map(str, arguments), "--json"])
+    code = export_command.main([*map(str, arguments), "--json"])
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
     return code, json.loads(out), err
@@ -161,7 +162,9 @@ def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytes
     """A masked edge with such a name is noted; a folder may be called so too."""
     toy = pykan([2, 2])
     toy.symbolic(0, 0, 0, "[/red]\x1b[2J", (1, 0, 1, 0), mask=0.0)
-    assert cli.main([str(toy.write(tmp_path)), "--repository", str(tmp_path / "[/bold]"), "--name", "m"]) == 0
+    assert (
+        export_command.main([str(toy.write(tmp_path)), "--repository", str(tmp_path / "[/bold]"), "--name", "m"]) == 0
+    )
     out = capsys.readouterr().out
     assert "[/red]" in out
     assert "\x1b[2J" not in out
@@ -180,13 +183,13 @@ def test_the_name_defaults_to_the_checkpoints(
 
 def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["--help"])
+        export_command.main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     examples = re.findall(r"^  kanserve export (.*?)(?:   .*)?$", text, flags=re.MULTILINE)
     assert len(examples) >= 3
-    parser = cli.argparse.ArgumentParser()
-    cli.configure(parser)
+    parser = export_command.argparse.ArgumentParser()
+    export_command.configure(parser)
     for example in examples:
         parsed = parser.parse_args(example.split())
         assert parsed.path or parsed.module
@@ -197,18 +200,18 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
     ("words", "count"), [("", 0), ("or relu, tanh", 2), (options._listed("abcdefghijklmno"), 15), ("one; another", 2)]
 )
 def test_known_alternatives_are_counted(words: str, count: int) -> None:
-    assert show._count(words) == count
+    assert render._count(words) == count
 
 
 def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: Any) -> None:
     path = next(one for one in golden_cases.cases() if one.name == "efficient-kan-digits").path
     arguments = [str(path), "--repository", str(tmp_path), "--name", "m"]
-    assert cli.main(arguments) == 0
+    assert export_command.main(arguments) == 0
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if line.startswith("assumed")]
     assert "forward=efficient-kan (3 known alternatives), base_activation=silu (10 known alternatives)" in line
     assert "--option forward=spline-of-tanh" not in printed
-    assert cli.main([*arguments, "--version", "2", "--verbose"]) == 0
+    assert export_command.main([*arguments, "--version", "2", "--verbose"]) == 0
     printed = capsys.readouterr().out
     assert "--option forward=spline-of-tanh" in printed
     assert "base_activation=silu (or identity, zero, relu, " in printed
@@ -216,13 +219,13 @@ def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys
 
 def test_regions_have_names_and_what_was_not_compared_a_dash(tmp_path: Path, capsys: Any) -> None:
     torch = pytest.importorskip("torch")
-    from kanexport.hybrid.convert import convert
-    from kanexport.packing.publish import Target
+    from kanexport.bundle.publish import Target
+    from kanexport.torch_export.convert import convert
     from tests.hybrid_modules import KANLinear
 
     torch.manual_seed(0)
     target = Target(repository=tmp_path, name="m")
-    show.result(convert(torch.nn.Sequential(KANLinear(4, 3)), np.ones((8, 4)), target, options={}))
+    render.result(convert(torch.nn.Sequential(KANLinear(4, 3)), np.ones((8, 4)), target, options={}))
     lines = {line[:15].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["batch of 33"].split()[-3:] == ["-", "-", "-"]
     assert lines["far outside"].split()[3:5] == ["-", "-"]

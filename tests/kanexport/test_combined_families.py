@@ -12,10 +12,9 @@ from conformance import DTYPES, check_step
 from small_checkpoints import Tensors, beside_forward, check, read, refuse, save, silu, stacked
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.form.mixing import FourierFeatures, NormOfGroups
-from kanexport.form.norms import LayerNorm
+from kanexport.ir.norms import FourierFeatures, LayerNorm, NormOfGroups
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
+from kanexport.verify import float64_reference
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -131,7 +130,7 @@ def test_fc_kan(tmp_path: Path, functions: tuple[str, ...], kind: str) -> None:
     assert family == "fc-kan"
     x = np.random.default_rng(3).uniform(-2, 2, size=(5, 3))
     parts = [{k.removeprefix(f"layers.{at}."): v.astype(float) for k, v in tensors.items()} for at in (0, 1)]
-    for row, found in zip(x.tolist(), evaluate.evaluate(kan, x).y, strict=True):
+    for row, found in zip(x.tolist(), float64_reference.evaluate(kan, x).y, strict=True):
         rows = np.array([stream(parts[1], stream(parts[0], row, name), name) for name in functions])
         expected = combine(kind, rows, tensors["concat_weight"].astype(float)) if kind else rows[0]
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
@@ -343,8 +342,8 @@ def test_single_layers_of_pykan_0_0_need_their_sources(tmp_path: Path) -> None:
     kan, family = read(save(tmp_path, old), "in_dim=3,4")
     assert family == "pykan-0.0-layer"
     x = np.random.default_rng(0).uniform(-2, 2, size=(20, 3))
-    expected = evaluate.evaluate(read(save(tmp_path, new))[0], x).y
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected, rtol=1e-6, atol=1e-6)
+    expected = float64_reference.evaluate(read(save(tmp_path, new))[0], x).y
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=1e-6, atol=1e-6)
     error = refuse(tmp_path, old)
     assert isinstance(error, OptionError)
     assert "in_dim" in error.hint
@@ -379,7 +378,7 @@ def test_dropkan(tmp_path: Path) -> None:
             values = np.array(pykan_edges(part, nodes.tolist()))
             total = values.sum(axis=0) if neuron == "sum" else values.mean(axis=0)
             nodes = share * total + tensors[f"biases.{at}.weight"][0]
-        np.testing.assert_allclose(evaluate.evaluate(kan, row[None]).y[0], nodes, rtol=1e-10)
+        np.testing.assert_allclose(float64_reference.evaluate(kan, row[None]).y[0], nodes, rtol=1e-10)
     source = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "m")).manifest.source
     assert beside_forward(source) == {"neuron_fun": "sum", "base_fun": "silu", "input_preprocessing": "none"}
     for option in ("neuron_fun=max", "input_preprocessing=ls"):

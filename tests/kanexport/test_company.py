@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kanexport.operators.graph import Graph
-from kanexport.shared.quiet_runtime import onnxruntime
+from kanexport.contract.ort import onnxruntime
+from kanexport.graph.builder import Graph
 
 ROWS = 24
 SIZES = [*range(1, 14), 30, 33, 129, 784]

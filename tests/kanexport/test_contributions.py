@@ -16,24 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_checkpoints import read
 
+from kanexport.bundle import description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.bundle.publish import Result
+from kanexport.contract.naming import UNNAMED
 from kanexport.errors import VerificationFailed
-from kanexport.form.ir import Kan
-from kanexport.form.steps import Product
-from kanexport.lowering import contributions as lowered
+from kanexport.ir.model import Kan
+from kanexport.ir.steps import Product
+from kanexport.lowering import attribution as lowered
 from kanexport.lowering import lower
-from kanexport.lowering.contributions import contributions_graph
+from kanexport.lowering.attribution import contributions_graph
 from kanexport.lowering.lower import Explained
-from kanexport.packing import describe, explained
-from kanexport.packing.explained import Asked
-from kanexport.packing.publish import Result
-from kanexport.packing.signature import Signature
 from kanexport.pipeline import Request, export
-from kanexport.proof import contributions, evaluate, runtime, verify
-from kanexport.proof.contributions import NoContributions
-from kanexport.shared.naming import UNNAMED
-from kanserve import backends
-from kanserve.models import explain
-from kanserve.models.edges import LayerGraph
+from kanexport.verify import attribution, float64_reference, graph_runner, verify
+from kanexport.verify.attribution import NoContributions
+from kanserve.insight import explain
+from kanserve.insight.edge_queries import LayerGraph
+from kanserve.runtime import base
 from tests.kanexport.conftest import PykanCheckpoint
 
 NONE = {  # of the golden cases: why not
@@ -69,7 +69,7 @@ def told(result: Result, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def served(result: Result, x: np.ndarray) -> np.ndarray:
     """What Explain gives, from the model's and the edges' graphs, against the same reference."""
-    manifest, backend = result.manifest, backends.load("ort")
+    manifest, backend = result.manifest, base.load("ort")
 
     def create(graph: bytes) -> Any:
         return backend.create(graph, device="cpu", threads=1, beside={})
@@ -174,7 +174,7 @@ def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]
     step = Product(tuple(map(len, groups)))
     x, r = (np.array([[pair[side] for group in groups for pair in group]]) for side in (0, 1))
     expected = [one for group in groups for one in shares(*map(list, zip(*group, strict=True)))]
-    np.testing.assert_allclose(contributions._others(step, x, r[0])[0], expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(attribution._others(step, x, r[0])[0], expected, rtol=1e-9, atol=1e-9)
 
 
 def network(seed: int, *, products: bool) -> PykanCheckpoint:
@@ -208,17 +208,17 @@ def test_in_float64_they_add_up_whatever_the_rows(
 ) -> None:
     """Also of rows that are the reference, in part or wholly."""
     kan, x = networks[products], np.array(rows)
-    anchor = contributions.anchor(kan, x[0] if there else np.array([0.1, -0.2, 0.3]))
-    trace = evaluate.evaluate(kan, x)
-    found, _ = contributions.contributions(anchor, trace, "float64")
+    anchor = attribution.anchor(kan, x[0] if there else np.array([0.1, -0.2, 0.3]))
+    trace = float64_reference.evaluate(kan, x)
+    found, _ = attribution.contributions(anchor, trace, "float64")
     scale = np.abs(trace.y).max() + np.abs(found).max() + 1e-3
     np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, atol=1e-9 * scale)
     graph = contributions_graph(anchor, ["a", "b"], "float64")
     edges = {
-        name: np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+        name: np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
         for name, layer, nodes in zip("ab", kan.layers, trace.inputs, strict=True)
     }
-    (given,) = runtime.run(runtime.session(graph), edges).values()
+    (given,) = graph_runner.run(graph_runner.session(graph), edges).values()
     np.testing.assert_allclose(given, found, atol=1e-7 * scale)
     if there:
         assert np.abs(given[0]).max() <= 1e-9 * scale
@@ -228,9 +228,9 @@ def test_an_input_that_is_not_read_has_none(tmp_path: Path) -> None:
     """And one that is read twice has both parts."""
     kan, _ = read(network(1, products=True).write(tmp_path), "input_id=0,3,0", "n_inputs=5")
     x = np.random.default_rng(0).normal(size=(6, 5))
-    anchor = contributions.anchor(kan, np.zeros(5))
-    trace = evaluate.evaluate(kan, x)
-    found, _ = contributions.contributions(anchor, trace, "float64")
+    anchor = attribution.anchor(kan, np.zeros(5))
+    trace = float64_reference.evaluate(kan, x)
+    found, _ = attribution.contributions(anchor, trace, "float64")
     assert (found[:, [1, 2, 4]] == 0).all()
     np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, rtol=1e-7)
 
@@ -238,15 +238,15 @@ def test_an_input_that_is_not_read_has_none(tmp_path: Path) -> None:
 def test_wrong_contributions_are_not_written(networks: dict[bool, Kan]) -> None:
     kan = networks[True]
     graphs, signature = lower.lower(kan, "float32"), Signature.of_network(kan, "float32")
-    layers = describe.layers(kan, graphs.node_tensors)
-    anchor = explained.against(Asked(True), kan, (0.1, 0.2, 0.3))
+    layers = description.layers(kan, graphs.node_tensors)
+    anchor = explain_graph.attribution_baseline(ExplainOptions(True), kan, (0.1, 0.2, 0.3))
     assert isinstance(anchor, lowered.Anchor)
-    made = explained.add(Asked(True), graphs, layers, signature, UNNAMED, anchor)
+    made = explain_graph.add(ExplainOptions(True), graphs, layers, signature, UNNAMED, anchor)
     verify.verify(kan, made, "float32")
     assert made.explained is not None
     other = dataclasses.replace(anchor, row=anchor.row, base=anchor.base * 1.01)
     for wrong, words in (
-        (contributions.anchor(kan, np.array([0.1, 0.2, 0.31])), r"contributions\[\d+,\d+\]"),
+        (attribution.anchor(kan, np.array([0.1, 0.2, 0.31])), r"contributions\[\d+,\d+\]"),
         (other, "the sum of contributions"),
     ):
         claimed = Explained(made.explained.graph, made.explained.about, (), wrong)
@@ -256,7 +256,7 @@ def test_wrong_contributions_are_not_written(networks: dict[bool, Kan]) -> None:
 
 def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoContributions, match="answers that are not finite"):
-        contributions.anchor(networks[True], np.array([np.nan, 0, 0]))
+        attribution.anchor(networks[True], np.array([np.nan, 0, 0]))
     path = network(2, products=False).write(tmp_path)
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(20, 3)))
     wanted = Request(path=path, repository=tmp_path / "models", reference=tmp_path / "rows.npy", explain=True)
@@ -267,7 +267,7 @@ def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monke
         "layer1_edges",
         "contributions",
     ]
-    monkeypatch.setattr(explained, "MOST", 10)
+    monkeypatch.setattr(explain_graph, "MOST", 10)
     large = export(dataclasses.replace(wanted, name="large")).manifest
     assert any("explain.onnx has no contributions: layer 0 has 12 edges a row" in note for note in large.notes)
     unasked = export(dataclasses.replace(wanted, name="unasked", reference=None)).manifest
@@ -276,8 +276,8 @@ def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monke
 
 
 def test_no_rows_have_no_contributions(networks: dict[bool, Kan]) -> None:
-    anchor = contributions.anchor(networks[True], np.zeros(3))
+    anchor = attribution.anchor(networks[True], np.zeros(3))
     graph = contributions_graph(anchor, ["a", "b"], "float32")
     feeds = {name: np.zeros((0, *link.edges.shape), np.float32) for name, link in zip("ab", anchor.links, strict=True)}
-    (found,) = runtime.run(runtime.session(graph), feeds).values()
+    (found,) = graph_runner.run(graph_runner.session(graph), feeds).values()
     assert found.shape == (0, 3, 2)

@@ -15,8 +15,8 @@ nn = torch.nn
 
 from hybrid_modules import KANLinear  # noqa: E402 - needs torch
 
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 
 def export(module: Any, folder: Path) -> Result:

@@ -14,10 +14,10 @@ import pytest
 import safetensors.numpy
 from small_checkpoints import beside_forward
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OpenQuestion
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
-from kanexport.recognise import detect
 
 ACTS = {"silu": lambda u: u / (1 + math.exp(-u)), "tanh": math.tanh, "identity": lambda u: u}
 

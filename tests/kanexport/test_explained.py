@@ -16,22 +16,22 @@ import pytest
 from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 from small_checkpoints import read
 
-from kanexport import manifest as contract
-from kanexport.console import cli
+from kanexport.bundle import description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.bundle.publish import Result
+from kanexport.cli import export_command
+from kanexport.contract import manifest as contract
+from kanexport.contract.naming import UNNAMED, Names
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Explained, Lowered
-from kanexport.operators.joined import Behind, joined
-from kanexport.packing import describe, explained
-from kanexport.packing.explained import Asked
-from kanexport.packing.publish import Result
-from kanexport.packing.signature import Signature
 from kanexport.pipeline import Request, export
-from kanexport.proof import verify
-from kanexport.shared.naming import UNNAMED, Names
-from kanserve.interpret import rescale
-from kanserve.interpret.steps import UnknownStep
-from kanserve.repository import bounds
+from kanexport.verify import verify
+from kanserve.analysis import attribution
+from kanserve.analysis.step_rules import UnknownStep
+from kanserve.repository import validation
 
 ADAPTED = "pykan-hello-adapted"
 
@@ -75,7 +75,7 @@ def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[C
             sums = edges.astype(np.float64).sum(axis=1) + np.array(layer.bias or 0.0)
             assert relative_error(sums, reference[f"layer{at}_pre"]) <= EDGE_TOLERANCE
             try:
-                nodes = rescale.after(layer, sums)
+                nodes = attribution.after(layer, sums)
             except UnknownStep:
                 continue
             following = found["y" if at == len(layers) - 1 else layers[at + 1].node_tensor]
@@ -91,7 +91,7 @@ def test_the_manifest_names_every_output_as_it_is(golden: tuple[Case, Result]) -
     assert [tensor.holds for tensor in told.tensors].count("edges") == len(result.manifest.layers)
     assert result.manifest.file("explain.onnx").sha256
     assert {zone.name for zone in result.manifest.verification.explaining} >= {"inside", "far", "nonfinite", "single"}
-    assert list(bounds.faults(result.manifest)) == []
+    assert list(validation.limit_faults(result.manifest)) == []
     assert contract.loads(contract.dumps(result.manifest)) == result.manifest
 
 
@@ -126,12 +126,12 @@ def test_layers_are_chosen_by_number_or_by_size(tmp_path: Path, monkeypatch: pyt
     chosen = exported(tmp_path / "chosen", explain=False, explain_layers=("1",)).manifest
     assert [tensor.name for tensor in chosen.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
     assert not any("explain.onnx" in note for note in chosen.notes)
-    monkeypatch.setattr(explained, "MOST", 9)
+    monkeypatch.setattr(explain_graph, "MOST", 9)
     small = exported(tmp_path / "small").manifest
     assert [tensor.name for tensor in small.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
     (note,) = small.notes
     assert "no edges of layer 0: 10 a row are more than 9; --explain-layers takes it too" in note
-    monkeypatch.setattr(explained, "MOST", 0)
+    monkeypatch.setattr(explain_graph, "MOST", 0)
     bare = exported(tmp_path / "bare").manifest
     assert [tensor.name for tensor in bare.explanations.tensors] == ["y", "layer1_in"]
     with pytest.raises(OptionError, match="there is no layer '2', the model has 2"):
@@ -168,14 +168,17 @@ def test_in_float64_it_is_exact(tmp_path: Path) -> None:
     assert {tensor.datatype for tensor in result.manifest.explanations.tensors} == {"FP64"}
 
 
-def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[Behind]]:
+def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
     """A network, its graphs with an explaining one, and what that is made of."""
     one = case(name)
     kan, _ = read(one.path, *one.options)
     graphs = lower.lower(kan, "float32")
-    layers = describe.layers(kan, graphs.node_tensors)
-    made = explained.add(Asked(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
-    parts = [Behind(graphs.edges[at], layer.edges_tensor, explained.edges_name(at)) for at, layer in enumerate(layers)]
+    layers = description.layers(kan, graphs.node_tensors)
+    made = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
+    parts = [
+        AppendedGraph(graphs.edges[at], layer.edges_tensor, explain_graph.edges_name(at))
+        for at, layer in enumerate(layers)
+    ]
     return kan, made, parts
 
 
@@ -209,19 +212,22 @@ def test_a_graph_that_tells_other_edges_or_nodes_is_not_written() -> None:
 def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
     _, made, parts = lowered_of()
     with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(made.model, [Behind(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
+        joined(made.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
     with pytest.raises(InvalidKan, match="do not fit into one"):
         joined(made.model, [parts[0], parts[0]], {})
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(case(ADAPTED).path)
-    assert cli.main([path, "--repository", str(tmp_path), "--name", "a", "--explain"]) == 0
+    assert export_command.main([path, "--repository", str(tmp_path), "--name", "a", "--explain"]) == 0
     assert "explain.onnx: y, layer1_in, layer0_edges, layer1_edges" in capsys.readouterr().out
-    assert cli.main([path, "--repository", str(tmp_path), "--name", "b", "--explain-layers", "1, 0", "--json"]) == 0
+    assert (
+        export_command.main([path, "--repository", str(tmp_path), "--name", "b", "--explain-layers", "1, 0", "--json"])
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)["explanations"]
     assert [tensor["layer"] for tensor in told["tensors"] if tensor["holds"] == "edges"] == [0, 1]
-    assert cli.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
+    assert export_command.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
     assert "--explain-layers are of one model" in capsys.readouterr().err
 
 
@@ -230,7 +236,7 @@ def test_every_model_of_a_folder_may_have_one(tmp_path: Path) -> None:
     source = case("efficient-kan-wine-update-grid").path
     (tmp_path / "in" / source.name).write_bytes(source.read_bytes())
     arguments = [str(tmp_path / "in"), "--recursive", "--repository", str(tmp_path / "out"), "--explain"]
-    assert cli.main(arguments) == 0
+    assert export_command.main(arguments) == 0
     (found,) = (tmp_path / "out").glob("*/1/explain.onnx")
     assert contract.load(found.parent).explanations.tensors
 

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport.detection import registry
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
+from kanexport.functions.elementwise import SYMBOLIC, Unary
 from kanexport.functions.expression import FUNCTIONS, MAX_PRODUCT_POWER, MAX_TEXT_CHARACTERS, MAX_TEXT_DEPTH, function
-from kanexport.functions.unary import SYMBOLIC, Unary
-from kanexport.operators.graph import Graph
+from kanexport.graph.builder import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
-from kanexport.proof import evaluate
-from kanexport.recognise import registry
+from kanexport.verify import float64_reference
 
 DTYPES = ("float32", "float64")
 X = np.concatenate([np.linspace(-3, 3, 121), [1e-3, -1e-3, 20.0, -20.0]])
@@ -225,7 +225,7 @@ def test_a_function_of_add_symbolic_is_given_with_the_export(pykan: Any, tmp_pat
     loaded = checkpoint.load(tmp_path / "toy")
     kan = registry.readers()["pykan"].read(loaded, Options.parse((), functions=("xsinx=x*sin(x)",)))
     x = np.random.default_rng(0).normal(size=(20, 4))
-    values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[1], x)])[:, 3, 0]
+    values = np.concatenate([part for _, part, _ in float64_reference.edges(kan.layers[1], x)])[:, 3, 0]
     u = 1.25 * x[:, 3] + 0.5
     np.testing.assert_allclose(values, -0.5 * u * np.sin(u) + 0.25, rtol=0, atol=1e-14)
 
@@ -261,7 +261,9 @@ def test_a_masked_edge_of_a_given_function_still_poisons(pykan: Any, tmp_path: P
     loaded = checkpoint.load(model(pykan, "own", mask=0.0).write(tmp_path))
     kan = registry.readers()["pykan"].read(loaded, Options.parse((), functions=("own=log(x)",)))
     assert [edge.mask for edge in kan.layers[1].symbolic] == [0.0]
-    values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[1], np.array([[0, 0, 0, -9.0]]))])
+    values = np.concatenate(
+        [part for _, part, _ in float64_reference.edges(kan.layers[1], np.array([[0, 0, 0, -9.0]]))]
+    )
     assert np.isnan(values[0, 3, 0])
 
 

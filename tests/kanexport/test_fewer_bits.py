@@ -16,24 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport import bases
-from kanexport import manifest as contract
-from kanexport.approximate import choose, forms, prove
-from kanexport.approximate.asked import MAX_ERROR, Fewer
 from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.console import cli
+from kanexport.bundle import baseline
+from kanexport.cli import export_command
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import AS_IS, BYTES, EXACT, HALVES, SUMS
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.form.stepped import Stepped, stepped
-from kanexport.functions.unary import ACTIVATIONS
+from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.graph import precision
+from kanexport.graph.builder import Graph
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.quantized_basis import Stepped, stepped
 from kanexport.lowering import lower
-from kanexport.operators import stored
-from kanexport.operators.graph import Graph
-from kanexport.packing import baseline
 from kanexport.pipeline import Request, export
-from kanexport.proof import trial_rows
-from kanexport.shared.approximation import AS_IS, BYTES, EXACT, HALVES, SUMS
+from kanexport.quantization import plan, quantize
+from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
+from kanexport.verify import test_points
 from tests.cli.running import checkpoint
 from tests.golden_cases import cases
 from tests.small_checkpoints import read
@@ -66,15 +66,15 @@ def run(model: bytes, x: np.ndarray) -> np.ndarray:
     return session.run(["y"], {"x": x.astype(np.float32)})[0]
 
 
-def rounded(kan: Kan, asked: Fewer) -> tuple[Kan, Any]:
+def rounded(kan: Kan, asked: QuantizationOptions) -> tuple[Kan, Any]:
     """A network in the fewest bits that it can have, and its graphs."""
     chosen = {
-        (at, index): forms.possible(layer, term, asked.form)[0]
+        (at, index): plan.possible(layer, term, asked.form)[0]
         for at, layer in enumerate(kan.layers)
         for index, term in enumerate(layer.terms)
     }
-    served = forms.served(kan, chosen)
-    return served, lower.lower(served, "float32", curves=forms.curves(served))
+    served = plan.served(kan, chosen)
+    return served, lower.lower(served, "float32", curves=plan.curves(served))
 
 
 def save(path: Path, rows: np.ndarray) -> baseline.Rows:
@@ -89,18 +89,18 @@ def save(path: Path, rows: np.ndarray) -> baseline.Rows:
 def test_rounding_what_was_rounded_changes_nothing(i: int, o: int, k: int, seed: int, size: float) -> None:
     rng = np.random.default_rng(seed)
     values = np.clip(rng.normal(size=(i, o, k)), -2, 2) * size * rng.integers(0, 2, (i, o, k))
-    for how in (stored.HALF, stored.BYTES):
-        once = stored.rounded(values, how)
-        np.testing.assert_array_equal(stored.rounded(once, how), once)
-    unit = stored.scales(values)
-    assert np.abs(stored.codes(values, unit).astype(int)).max(initial=0) <= stored.LARGEST
+    for how in (precision.HALF, precision.BYTES):
+        once = precision.rounded(values, how)
+        np.testing.assert_array_equal(precision.rounded(once, how), once)
+    unit = precision.scales(values)
+    assert np.abs(precision.codes(values, unit).astype(int)).max(initial=0) <= precision.LARGEST
     half_a_unit = unit[:, None] * (0.5 + 1e-4)
-    assert (np.abs(stored.rounded(values, stored.BYTES) - values) <= half_a_unit)[..., :].all()
+    assert (np.abs(precision.rounded(values, precision.BYTES) - values) <= half_a_unit)[..., :].all()
 
 
 def test_what_float16_cannot_hold_is_refused() -> None:
     with pytest.raises(InvalidKan, match=r"a weight of 7e\+04 is too large for float16"):
-        stored.half(np.array([7e4]))
+        precision.half(np.array([7e4]))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) ->
     steps = stepped(basis, 3, 1 << 20)
     assert steps is not None
     assert steps.table is not None
-    assert steps.table.max() <= stored.LARGEST
+    assert steps.table.max() <= precision.LARGEST
     x = np.array([[np.nan, np.inf, -np.inf], [steps.low, steps.high, 3e38]], np.float32)
     g = Graph("steps", "float32")
     value = steps.emit(g, g.input("x", 3), 3)
@@ -143,8 +143,12 @@ def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) ->
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("asked", [Fewer(weights="half"), Fewer(precision="int8")], ids=["half", "int8"])
-def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, name: str, asked: Fewer) -> None:
+@pytest.mark.parametrize(
+    "asked", [QuantizationOptions(weights="half"), QuantizationOptions(precision="int8")], ids=["half", "int8"]
+)
+def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
+    tmp_path: Path, name: str, asked: QuantizationOptions
+) -> None:
     result = exported(tmp_path, name, fewer=asked)
     stored_manifest = contract.load(result.directory)
     found = stored_manifest.approximation
@@ -157,21 +161,21 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, nam
     assert {branch.form for branch in found.branches} <= {SUMS, BYTES, HALVES, AS_IS}
     assert any(branch.form == asked.form for branch in found.branches)
     kan = network(name)
-    x = trial_rows.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
     answers = run((result.directory / "model.onnx").read_bytes(), x)
-    assert choose.errors(choose.answers(kan, x), answers.astype(float)).largest <= found.max_error
+    assert plan.errors(plan.answers(kan, x), answers.astype(float)).largest <= found.max_error
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_store_bytes_where_they_have_no_sums_of_them(tmp_path: Path, name: str) -> None:
-    found = exported(tmp_path, name, fewer=Fewer(precision="int8", max_error=0.2)).manifest.approximation
+    found = exported(tmp_path, name, fewer=QuantizationOptions(precision="int8", max_error=0.2)).manifest.approximation
     assert {branch.form for branch in found.branches} <= {BYTES, HALVES, AS_IS}
     assert found.error <= 0.2
 
 
 def test_a_network_without_such_a_branch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed, match="nothing to store in fewer bits"):
-        exported(tmp_path, "wav-kan-dog-breast-cancer", fewer=Fewer(precision="int8"))
+        exported(tmp_path, "wav-kan-dog-breast-cancer", fewer=QuantizationOptions(precision="int8"))
 
 
 def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
@@ -185,8 +189,8 @@ def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [DIGITS, WINE, "pykan-hello-adapted"])
 def test_an_answer_does_not_depend_on_its_company_or_on_the_run(name: str) -> None:
     kan = network(name)
-    _, lowered = rounded(kan, Fewer(precision="int8"))
-    x = trial_rows.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"]
+    _, lowered = rounded(kan, QuantizationOptions(precision="int8"))
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"]
     x = np.concatenate([x, 50 * x])  # with neighbours that are much larger
     for model in (lower.lower(kan, "float32").model, lowered.model):
         together = run(model, x)
@@ -221,17 +225,22 @@ def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     rng = np.random.default_rng(seed)
     layers = [layer_of(rng, *pair, intervals, uneven=uneven) for pair in itertools.pairwise(widths)]
     kan = Kan(widths[0], tuple(layers))
-    for asked in (Fewer(weights="half", max_error=0.9), Fewer(precision="int8", max_error=0.9)):
+    for asked in (
+        QuantizationOptions(weights="half", max_error=0.9),
+        QuantizationOptions(precision="int8", max_error=0.9),
+    ):
         served, lowered = rounded(kan, asked)
         # Held against itself: what is left is the rounding of float32, and of values just on a step.
-        found = prove.prove(served, served, lowered, (), asked, 1e-5, lambda done, total: None)
+        found = quantize.prove(served, served, lowered, (), asked, 1e-5, lambda done, total: None)
         assert found.reference.inputs
         assert found.reference.tolerance <= 0.9
 
 
 def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Path) -> None:
     values = np.load(case(DIGITS).path.parent / "reference.npz")
-    result = exported(tmp_path, DIGITS, fewer=Fewer(precision="int8", rows=save(tmp_path / "x.npy", values["x"])))
+    result = exported(
+        tmp_path, DIGITS, fewer=QuantizationOptions(precision="int8", rows=save(tmp_path / "x.npy", values["x"]))
+    )
     found = run((result.directory / "model.onnx").read_bytes(), values["x"])
     finite = np.isfinite(values["y64"]).all(axis=1)
     assert (found[finite].argmax(axis=1) == values["y64"][finite].argmax(axis=1)).all()
@@ -242,7 +251,9 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
 
 def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) -> None:
     bound = 5e-3
-    found = exported(tmp_path, DIGITS, fewer=Fewer(precision="int8", max_error=bound)).manifest.approximation
+    found = exported(
+        tmp_path, DIGITS, fewer=QuantizationOptions(precision="int8", max_error=bound)
+    ).manifest.approximation
     kept = [branch for branch in found.branches if branch.form in (HALVES, AS_IS)]
     assert kept
     assert any(branch.form == SUMS for branch in found.branches)
@@ -254,34 +265,36 @@ def test_too_large_an_error_is_refused_and_names_the_worst_branch(tmp_path: Path
     with pytest.raises(
         VerificationFailed, match=r"no branch can have fewer bits .* the worst branch is \w+ of layer \d"
     ) as found:
-        exported(tmp_path, DIGITS, fewer=Fewer(precision="int8", max_error=1e-5))
+        exported(tmp_path, DIGITS, fewer=QuantizationOptions(precision="int8", max_error=1e-5))
     assert "--max-error sets the bound" in found.value.hint
     assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
     kan = network(DIGITS)
-    asked = Fewer(precision="int8")
+    asked = QuantizationOptions(precision="int8")
     served, lowered = rounded(kan, asked)
     model = onnx.load_model_from_string(lowered.model)
     codes = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8)
     turned = np.frombuffer(codes.raw_data, np.int8).reshape(tuple(codes.dims))[::-1]
     codes.raw_data = np.ascontiguousarray(turned).tobytes()
     wrong = dataclasses.replace(lowered, model=model.SerializeToString())
-    prove.prove(kan, served, lowered, (), asked, 1e-5, lambda done, total: None)
+    quantize.prove(kan, served, lowered, (), asked, 1e-5, lambda done, total: None)
     with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
-        prove.prove(kan, served, wrong, (), asked, 1e-5, lambda done, total: None)
+        quantize.prove(kan, served, wrong, (), asked, 1e-5, lambda done, total: None)
     # One code off by a little is far within the error that is allowed, and still seen.
     codes.raw_data = np.ascontiguousarray(np.clip(turned[::-1].astype(int) + 1, -127, 127).astype(np.int8)).tobytes()
     with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
-        prove.prove(kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), asked, 1e-5, print)
+        quantize.prove(
+            kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), asked, 1e-5, print
+        )
 
 
 def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: Path) -> None:
     exact = exported(tmp_path, DIGITS, called="exact").directory
     kan = network(DIGITS)
-    x = trial_rows.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
-    for asked, times in ((Fewer(weights="half"), 1.8), (Fewer(precision="int8"), 1.7)):
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
+    for asked, times in ((QuantizationOptions(weights="half"), 1.8), (QuantizationOptions(precision="int8"), 1.7)):
         directory = exported(tmp_path, DIGITS, called=asked.form.split()[0], fewer=asked).directory
         for file in ("model.onnx", "edges_l0.onnx"):
             assert (directory / file).stat().st_size * times < (exact / file).stat().st_size
@@ -295,7 +308,11 @@ def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest
     sizes = {}
     monkeypatch.setattr(lower, "SHARED_FROM", 1024)
     path = checkpoint(tmp_path / "m.safetensors", (64, 64, 10))
-    for name, asked in (("exact", Fewer()), ("half", Fewer(weights="half")), ("int8", Fewer(precision="int8"))):
+    for name, asked in (
+        ("exact", QuantizationOptions()),
+        ("half", QuantizationOptions(weights="half")),
+        ("int8", QuantizationOptions(precision="int8")),
+    ):
         result = export(Request(path=path, repository=tmp_path, name=name, fewer=asked))
         sizes[name] = (result.directory / contract.WEIGHTS_FILE).stat().st_size
     assert sizes["half"] < sizes["exact"] / 1.8
@@ -314,21 +331,25 @@ def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        exported(tmp_path / "models", DIGITS, fewer=Fewer(precision="int8", rows=save(tmp_path / "x.npy", rows)))
+        exported(
+            tmp_path / "models",
+            DIGITS,
+            fewer=QuantizationOptions(precision="int8", rows=save(tmp_path / "x.npy", rows)),
+        )
     assert not list(tmp_path.rglob("manifest.json"))
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"fewer": Fewer("half", "int8")}, "exclude each other"),
-        ({"fewer": Fewer("half"), "dtype": "float64"}, "exclude each other"),
-        ({"fewer": Fewer("half"), "explain": True}, "exclude each other"),
-        ({"fewer": Fewer("quarter")}, "--weights is 'quarter', expected half"),
-        ({"fewer": Fewer(precision="int4")}, "--precision is 'int4', expected int8"),
-        ({"fewer": Fewer(max_error=0.1)}, "--max-error is for"),
-        ({"fewer": Fewer("half", max_error=float("nan"))}, "--max-error is nan"),
-        ({"fewer": Fewer("half", max_error=0.0)}, "--max-error is 0"),
+        ({"fewer": QuantizationOptions("half", "int8")}, "exclude each other"),
+        ({"fewer": QuantizationOptions("half"), "dtype": "float64"}, "exclude each other"),
+        ({"fewer": QuantizationOptions("half"), "explain": True}, "exclude each other"),
+        ({"fewer": QuantizationOptions("quarter")}, "--weights is 'quarter', expected half"),
+        ({"fewer": QuantizationOptions(precision="int4")}, "--precision is 'int4', expected int8"),
+        ({"fewer": QuantizationOptions(max_error=0.1)}, "--max-error is for"),
+        ({"fewer": QuantizationOptions("half", max_error=float("nan"))}, "--max-error is nan"),
+        ({"fewer": QuantizationOptions("half", max_error=0.0)}, "--max-error is 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
@@ -339,17 +360,20 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, more: dict[str, Any], me
 def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: Any, golden: Callable[[str], Any]) -> None:
     path, options = golden(DIGITS)
     flags = [text for option in options for text in ("--option", option)]
-    assert cli.main([str(path), "--repository", str(tmp_path), "--precision", "int8", *flags]) == 0
+    assert export_command.main([str(path), "--repository", str(tmp_path), "--precision", "int8", *flags]) == 0
     printed = capsys.readouterr().out
     assert "APPROXIMATE, as asked for (int8)" in printed
     assert "int8 weights" in printed
     assert (
-        cli.main([str(path), "--repository", str(tmp_path), "--weights", "half", "--max-error", "1e-9", "--force"]) == 3
+        export_command.main(
+            [str(path), "--repository", str(tmp_path), "--weights", "half", "--max-error", "1e-9", "--force"]
+        )
+        == 3
     )
     assert "the worst branch is" in capsys.readouterr().err
 
 
 def test_sums_fit_what_adds_them() -> None:
-    assert 2 * stored.LARGEST**2 < 2**15
-    assert stored.DEPTH * stored.LARGEST**2 < 2**31
+    assert 2 * precision.LARGEST**2 < 2**15
+    assert precision.DEPTH * precision.LARGEST**2 < 2**31
     assert isinstance(stepped(COMPACT[0], 3, 0), Stepped)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from small_checkpoints import read, refuse, save, stacked
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError, FamilyError, OpenQuestion, OptionError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 RNG = np.random.default_rng(8)
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -93,7 +93,7 @@ def test_what_is_told_is_done(
     path = save(tmp_path, stacked(SQUARE, "kan") | extra)
     kan, _ = read(path, *options)
     x = RNG.normal(0, 2, size=(9, 4))
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected(x), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected(x), rtol=0, atol=1e-12)
     export(Request(path=path, repository=tmp_path / "models", options=options))
 
 
@@ -142,7 +142,7 @@ def test_layers_beside_one_another_must_be_told(tmp_path: Path) -> None:
     x = RNG.normal(size=(7, 5))
     kan, _ = read(tmp_path / "model.safetensors", "flow=parallel")
     expected = forward(layers[0], x) + forward(layers[1], x)
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=0, atol=1e-12)
 
 
 def test_a_gap_in_the_numbers_must_be_told(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_gap_in_the_numbers_must_be_told(tmp_path: Path) -> None:
     x = RNG.normal(size=(7, 4))
     for value, expected in (("tanh", B(np.tanh(A(x)))), ("nothing", B(A(x)))):
         kan, _ = read(tmp_path / "model.safetensors", f"between={value}")
-        np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=0, atol=1e-12)
 
 
 def test_an_order_that_names_do_not_tell_must_be_told(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_an_order_that_names_do_not_tell_must_be_told(tmp_path: Path) -> None:
     assert sorted(error.among) == ["down,up", "up,down"]
     x = RNG.normal(size=(7, 4))
     kan, _ = read(tmp_path / "model.safetensors", "order=up,down")
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, B(A(x)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, B(A(x)), rtol=0, atol=1e-12)
 
 
 QUESTIONS = {
@@ -188,7 +188,7 @@ def test_a_module_whose_name_says_nothing_must_be_told(tmp_path: Path, key: str)
     path, found = tmp_path / "model.safetensors", set()
     x = RNG.normal(size=(5, 4))
     for value in values:
-        found.add(evaluate.evaluate(read(path, f"{key}={value}")[0], x).y.tobytes())
+        found.add(float64_reference.evaluate(read(path, f"{key}={value}")[0], x).y.tobytes())
     assert len(found) >= len(values) - 1  # of ones, a PReLU and a scale do the same
     with pytest.raises(ExportError, match=f"option {key} is"):
         read(path, f"{key}=else")

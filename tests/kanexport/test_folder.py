@@ -17,13 +17,13 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.console import cli, show
+from kanexport.batch import discover, worker
+from kanexport.batch import run as sweep
+from kanexport.batch.discover import Item
+from kanexport.bundle import repository
+from kanexport.cli import export_command, render
 from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionError, RepositoryError
-from kanexport.packing import repository
 from kanexport.pipeline import Request
-from kanexport.sweep import find, worker
-from kanexport.sweep import run as sweep
-from kanexport.sweep.find import Item
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 ZIP = b"PK\x03\x04" + bytes(22)
@@ -41,7 +41,7 @@ def write(root: Path, **files: bytes) -> None:
 
 
 def places(root: Path, repository: Path | None = None) -> list[str]:
-    return [item.place for item in find.find(root, repository or root / "models")]
+    return [item.place for item in discover.find(root, repository or root / "models")]
 
 
 def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None
             "deep/er/torch_without_a_suffix": torch_head(),
             "saved.bin": torch_head(),
             "saved.pkl": b"\x80\x02ccollections\nOrderedDict\nctorch._utils\n",
-            "old.model": find.LEGACY_MAGIC,
+            "old.model": discover.LEGACY_MAGIC,
             "named_only.pth": b"an error page",
             "named_only.PT": b"",
             "tensors": tensors,
@@ -105,20 +105,20 @@ def test_nothing_to_export_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, **{"notes.txt": b"", "a.pt": b"", "b.pt": b""})
     for path, text in [(tmp_path / "no", "is not a folder"), (tmp_path / "a.pt", "is not a folder")]:
         with pytest.raises(CheckpointError, match=text):
-            find.find(path, tmp_path)
+            discover.find(path, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint is below"):
-        find.find(tmp_path / "empty", tmp_path)
-    monkeypatch.setattr(find, "ITEM_LIMIT", 1)
+        discover.find(tmp_path / "empty", tmp_path)
+    monkeypatch.setattr(discover, "ITEM_LIMIT", 1)
     with pytest.raises(CheckpointError, match="holds 2 checkpoints, more than 1"):
-        find.find(tmp_path, tmp_path / "models")
-    monkeypatch.setattr(find, "ENTRY_LIMIT", 2)
+        discover.find(tmp_path, tmp_path / "models")
+    monkeypatch.setattr(discover, "ENTRY_LIMIT", 2)
     with pytest.raises(CheckpointError, match="more than 2 files"):
-        find.find(tmp_path, tmp_path / "models")
+        discover.find(tmp_path, tmp_path / "models")
 
 
 def named(*given: str, prefix: str = "") -> list[str]:
-    return find.names([Item(Path(place), place) for place in given], prefix)
+    return discover.names([Item(Path(place), place) for place in given], prefix)
 
 
 def test_names_come_from_places() -> None:
@@ -166,7 +166,7 @@ def mixed(three: Path) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = cli.main([*map(str, arguments)])
+    code = export_command.main([*map(str, arguments)])
     return code, *capsys.readouterr()
 
 
@@ -209,10 +209,10 @@ def test_a_report_tells_what_became_of_each(mixed: Path, tmp_path: Path, capsys:
 def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pykan([2, 1]).write(tmp_path)
     report = sweep.document(sweep.sweep(Request(path=tmp_path, repository=tmp_path / "models")))
-    show.folder(report)
+    render.folder(report)
     assert "*" not in capsys.readouterr().out
     report["files"][0]["edges_max_rel"] = 6e-5
-    show.folder(report)
+    render.folder(report)
     out = capsys.readouterr().out
     assert "6.0e-05*" in out
     assert "* the model itself" in out

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.bases.rational import KINDS, Rational
+from kanexport.detection import detect
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
-from kanexport.operators.graph import Graph
+from kanexport.formats import checkpoint
+from kanexport.graph.builder import Graph
+from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 
 def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def check(folder: Path, tensors: dict[str, Any], order: list[str], *pairs: str) 
     kan, options = read(folder, tensors, *pairs)
     x = np.random.default_rng(7).normal(size=(11, kan.n_inputs)) * 2
     *edges, y = expected(tensors, order, x, signed="denominator=signed" in pairs)
-    trace = evaluate.evaluate(kan, x)
+    trace = float64_reference.evaluate(kan, x)
     for layer, inputs, values in zip(kan.layers, trace.inputs, edges, strict=True):
-        found = np.concatenate([part for _, part, _ in evaluate.edges(layer, inputs)])
+        found = np.concatenate([part for _, part, _ in float64_reference.edges(layer, inputs)])
         np.testing.assert_allclose(found, values, rtol=0, atol=1e-11 * np.abs(values).max())
     np.testing.assert_allclose(trace.y, y, rtol=0, atol=1e-11 * np.abs(y).max())
     return options
@@ -117,7 +117,7 @@ def test_the_fallbacks_denominator_is_an_option(tmp_path: Path) -> None:
     assert options.given == {"denominator": "signed"}
     x = np.full((1, 8), -1.0)
     kernel, fallback = (
-        evaluate.evaluate(read(tmp_path, kat(), p)[0], x).y for p in ("denominator=abs", "denominator=signed")
+        float64_reference.evaluate(read(tmp_path, kat(), p)[0], x).y for p in ("denominator=abs", "denominator=signed")
     )
     assert np.abs(kernel - fallback).max() > 0.01
 
@@ -137,7 +137,9 @@ def test_a_layer_can_be_one_module(tmp_path: Path, prefix: str) -> None:
     kan, options = read(tmp_path, both)
     apart = model({"act": act(2, 1), "fc": fc(4, 3, 2)})
     x = np.random.default_rng(7).normal(size=(5, 4))
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected(apart, ["act", "fc"], x)[-1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        float64_reference.evaluate(kan, x).y, expected(apart, ["act", "fc"], x)[-1], rtol=0, atol=1e-12
+    )
     assert options.assumed == {"denominator": "abs"}
     if prefix == "layers.0.":
         twice = both | {"layers.1." + key: value for key, value in (act(1, 3) | fc(3, 2, 4)).items()}
@@ -176,7 +178,7 @@ def test_an_order_of_ones_own(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5, 3))
     hidden = x @ tensors["fc1.weight"].astype(float).T + tensors["fc1.bias"]
     y = expected(tensors, ["activation", "fc2"], hidden)[-1]
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
     for text, what in (
         ("fc1,fc2", "leaves out activation"),
         ("fc1,act,fc2", "'act'"),

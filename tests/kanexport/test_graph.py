@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from kanexport.operators.graph import Graph
+from kanexport.graph.builder import Graph
 
 
 @pytest.mark.parametrize("kind", ["Mul", "Div"])

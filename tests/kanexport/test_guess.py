@@ -12,7 +12,7 @@ nn = torch.nn
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
 from kanexport.errors import OptionError  # noqa: E402 - as above
-from kanexport.hybrid.guess import guess  # noqa: E402 - as above
+from kanexport.torch_export.inputs import guess  # noqa: E402 - as above
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ import pytest
 from golden_cases import ROOT, Case, cases
 from mutations import MUTATIONS, mutate
 
+from kanexport.detection import detect
 from kanexport.errors import CheckpointError, ExportError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.lowering import lower
 from kanexport.options import Options
-from kanexport.proof import verify
-from kanexport.recognise import detect
+from kanexport.verify import verify
 
 SECONDS = 2.0  # of processor time
 MEMORY = 500 * 1024  # KiB

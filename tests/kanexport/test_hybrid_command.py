@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.console import cli  # noqa: E402 - as above
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.cli import export_command  # noqa: E402 - as above
 from kanexport.errors import CheckpointError, InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.hybrid import command, inputs, twice  # noqa: E402 - as above
 from kanexport.options import Options  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export import inputs, module_command  # noqa: E402 - as above
 
 NETS = """
 import argparse
@@ -83,7 +83,7 @@ def run(folder: Path, factory: str, weights: dict[str, Any] | None = None, shape
         torch.save(weights, path)
     (nets,) = folder.glob("nets_*.py")
     target = Target(repository=folder / "models", name="net")
-    return command.run(
+    return module_command.run(
         f"{nets.stem}:{factory}",
         path if weights is not None else None,
         None,
@@ -205,7 +205,7 @@ def test_each_phase_is_a_line_where_there_is_no_terminal(
 ) -> None:
     monkeypatch.chdir(folder)
     assert (
-        cli.main(
+        export_command.main(
             ["--module", f"{next(folder.glob('nets_*.py')).stem}:with_rows", "--repository", str(folder / "phases")]
         )
         == 0
@@ -223,6 +223,6 @@ def test_the_generators_are_as_they_were() -> None:
     expected = draw()
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(1)
-    with twice.other_randomness():
+    with module_command.other_randomness():
         assert draw() != expected
     assert draw() == expected

@@ -16,14 +16,14 @@ nn, functional = torch.nn, torch.nn.functional
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.hybrid import convolutions  # noqa: E402 - as above
-from kanexport.hybrid import plan as planning  # noqa: E402 - as above
-from kanexport.hybrid.capture import Oracle  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.hybrid.lend import lent  # noqa: E402 - as above
-from kanexport.hybrid.recognise import Whole  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
-from kanexport.proof import evaluate  # noqa: E402 - as above
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export import conv_detect  # noqa: E402 - as above
+from kanexport.torch_export import plan as planning  # noqa: E402 - as above
+from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - as above
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
+from kanexport.verify import float64_reference  # noqa: E402 - as above
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -211,7 +211,7 @@ class Unfolded(nn.Module):
 def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
     torch.manual_seed(0)
     whole = Whole(module.eval())
-    oracle = Oracle.of(whole, x)
+    oracle = ReferenceModule.of(whole, x)
     with lent(whole, oracle.dtype):
         return whole, planning.make(whole, oracle, x, {})
 
@@ -243,7 +243,7 @@ def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
     found = []
     with lent(whole, plan.oracle.dtype):
         for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
-            pieces = [edges for _, edges, _ in evaluate.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
+            pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
             total = np.concatenate(pieces).sum(axis=1) + layer.bias
             found.append(total.reshape(*vectors.shape[:-1], -1))
     return np.concatenate(found, axis=-1)
@@ -302,8 +302,8 @@ def test_an_edge_outside_the_picture_is_zero() -> None:
     with lent(whole, plan.oracle.dtype):
         (vectors,) = plan.evaluate(x).inputs
         corner = vectors[:, 0, 0]
-        ((_, edges, _),) = evaluate.edges(layer, corner)
-        ((_, there, _),) = evaluate.edges(layer, vectors[:, 2, 2])
+        ((_, edges, _),) = float64_reference.edges(layer, corner)
+        ((_, there, _),) = float64_reference.edges(layer, vectors[:, 2, 2])
     outside = np.array([[1, 1, 1], [1, 0, 0], [1, 0, 0]], dtype=bool).reshape(-1)
     places = edges[:, :18].reshape(len(x), 2, 9, 3)
     assert (places[:, :, outside] == 0).all()
@@ -332,7 +332,7 @@ def test_what_is_not_finite_reaches_the_edges_of_its_source_and_no_others(value:
         inputs = plan.evaluate(x).inputs
         for at, (layer, vectors) in enumerate(zip(plan.layers, inputs, strict=True)):
             flat = vectors.reshape(-1, vectors.shape[-1])
-            edges = np.concatenate([edges for _, edges, _ in evaluate.edges(layer, flat)])
+            edges = np.concatenate([edges for _, edges, _ in float64_reference.edges(layer, flat)])
             # silu(-inf) is NaN for torch, which is what an edge is too.
             np.testing.assert_array_equal(
                 ~np.isfinite(edges), np.broadcast_to(~np.isfinite(flat)[..., None], edges.shape)
@@ -353,7 +353,7 @@ def test_what_only_looks_like_one_has_no_edges_and_is_exported_as_it_is(kind: An
 
 
 def test_pictures_that_are_too_large_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolutions, "NUMBERS", (27 + 9) * 30 - 1)
+    monkeypatch.setattr(conv_detect, "NUMBERS", (27 + 9) * 30 - 1)
     _, plan = planned(Bells(3, 4, padding=1), rows(3, 5, 6))
     assert not plan.readings
     why = "for each row it would be given 1080 numbers, place by place, more than 1079; it has no edges"

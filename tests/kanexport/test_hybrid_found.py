@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 nn: Any = torch.nn
 
 import kanexport  # noqa: E402 - needs torch
+from kanexport.bundle.publish import Result  # noqa: E402 - as above
 from kanexport.errors import InvalidKan, VerificationFailed  # noqa: E402 - as above
-from kanexport.packing.publish import Result  # noqa: E402 - as above
 
 ROWS = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
 

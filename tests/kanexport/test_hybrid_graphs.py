@@ -16,11 +16,11 @@ nn = torch.nn
 
 import odd_modules as odd  # noqa: E402 - needs torch
 
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.errors import InvalidKan  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.hybrid.lend import plain  # noqa: E402 - as above
 from kanexport.lowering import lower  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export.borrowed_module import plain  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 
 def draw(*shape: int) -> np.ndarray:

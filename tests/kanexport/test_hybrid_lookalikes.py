@@ -13,12 +13,12 @@ nn = torch.nn
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.hybrid import plan as planning  # noqa: E402 - as above
-from kanexport.hybrid import probes  # noqa: E402 - as above
-from kanexport.hybrid.capture import Oracle  # noqa: E402 - as above
-from kanexport.hybrid.lend import lent  # noqa: E402 - as above
-from kanexport.hybrid.plan import Plan  # noqa: E402 - as above
-from kanexport.hybrid.recognise import Whole  # noqa: E402 - as above
+from kanexport.torch_export import match  # noqa: E402 - as above
+from kanexport.torch_export import plan as planning  # noqa: E402 - as above
+from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - as above
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
+from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
+from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
 
 Change = Callable[[Any, Any], Any]  # of a layer's own forward and its input
 
@@ -32,7 +32,7 @@ def changed(layer: type, forward: Change, *sizes: float) -> Any:
 def plan(module: Any, n: int = 4) -> Plan:
     rows = np.random.default_rng(1).normal(size=(8, n)).astype(np.float32).astype(np.float64)
     whole = Whole(module)
-    oracle = Oracle.of(whole, rows)
+    oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
         return planning.make(whole, oracle, rows, {})
 
@@ -103,7 +103,7 @@ def test_probes_are_made_again_as_the_module_takes_them() -> None:
     rows = np.random.default_rng(0).normal(size=(11, 4))
     fixed = changed(modules.KANLinear, lambda f, x: f(x.reshape(8, 4)), 4, 3).double()
     x = torch.zeros(8, 4, dtype=torch.float64)
-    call = probes.Call("", x.numpy(), fixed(x).detach().numpy(), fixed, (x,), {}, 0)
-    pieces = list(probes.calls(call, rows))
+    call = match.Call("", x.numpy(), fixed(x).detach().numpy(), fixed, (x,), {}, 0)
+    pieces = list(match.calls(call, rows))
     assert [piece.x.shape for piece in pieces] == [(8, 4), (8, 4)]
     np.testing.assert_array_equal(np.concatenate([piece.x for piece in pieces])[:11], rows)

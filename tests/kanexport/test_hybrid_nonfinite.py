@@ -13,11 +13,11 @@ nn = torch.nn
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.errors import InvalidKan  # noqa: E402 - as above
-from kanexport.hybrid import extremes, nonfinite  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
-from kanexport.proof.ports import Port  # noqa: E402 - as above
+from kanexport.torch_export import match, nonfinite  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from kanexport.verify.graph_runner import Port  # noqa: E402 - as above
 
 
 class Recurrent(nn.Module):
@@ -76,7 +76,7 @@ def test_what_is_taken_away_before_a_layer_is_compared(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_difference_is_one_sentence() -> None:
-    rows = extremes.nonfinite(np.ones((2, 3)), np.ones(3, bool))
+    rows = match.nonfinite(np.ones((2, 3)), np.ones(3, bool))
     assert len(rows) == 12
 
     def exact(row: np.ndarray) -> list[np.ndarray]:
@@ -110,10 +110,10 @@ def test_every_kind_of_difference_is_one_sentence() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(0, 0), (1, 3), (2, 6), (3, 12)])
 def test_each_place_is_spoilt_once_and_ids_are_not(size: int, count: int) -> None:
-    places = extremes.floating((Port("ids", (2,), "int64"), Port("x", (size,))), np.ones((1, size + 2)))
-    rows = extremes.nonfinite(np.ones((1, size + 2)), places)
+    places = match.floating((Port("ids", (2,), "int64"), Port("x", (size,))), np.ones((1, size + 2)))
+    rows = match.nonfinite(np.ones((1, size + 2)), places)
     assert len({row.tobytes() for row in rows.values()}) == len(rows) == count
     assert all((row[0, :2] == 1).all() for row in rows.values())
-    far = extremes.far(np.ones((2, size + 2)), places)
+    far = match.far(np.ones((2, size + 2)), places)
     assert (far[:, :2] == 1).all()
     assert (np.abs(far[:, 2:]) >= 10).all()

@@ -11,10 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-from kanexport.hybrid import plan as planning  # noqa: E402 - needs torch
-from kanexport.hybrid.capture import Oracle  # noqa: E402 - as above
-from kanexport.hybrid.lend import lent, unwrapped  # noqa: E402 - as above
-from kanexport.hybrid.recognise import Whole  # noqa: E402 - as above
+from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
+from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - as above
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
+from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
 
 
 class Polynomials(nn.Module):
@@ -89,7 +89,7 @@ def test_the_forward_that_fits_is_taken(case: str) -> None:
     torch.manual_seed(0)
     rows = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32).astype(np.float64)
     whole = Whole(unwrapped(nn.Sequential(make())))
-    oracle = Oracle.of(whole, rows)
+    oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
         found = planning.make(whole, oracle, rows, {})
     assert [(reading.family, reading.how) for reading in found.readings.values()] == [(family, how)]
@@ -99,7 +99,7 @@ def test_the_forward_that_fits_is_taken(case: str) -> None:
 def test_what_no_copy_computes_is_known_by_its_answers_alone() -> None:
     rows = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32).astype(np.float64)
     whole = Whole(unwrapped(nn.Sequential(Polynomials("cheby_coeffs", torch.sin, chebyshev))))
-    oracle = Oracle.of(whole, rows)
+    oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
         found = planning.make(whole, oracle, rows, {})
     assert [reading.family for reading in found.readings.values()] == ["sampled"]

@@ -15,11 +15,11 @@ import hybrid_modules as modules  # noqa: E402 - needs torch
 import odd_modules as odd  # noqa: E402 - as above
 
 from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.hybrid import plan as planning  # noqa: E402 - as above
-from kanexport.hybrid.capture import Oracle  # noqa: E402 - as above
-from kanexport.hybrid.lend import lent, unwrapped  # noqa: E402 - as above
-from kanexport.hybrid.plan import Plan  # noqa: E402 - as above
-from kanexport.hybrid.recognise import Whole, shown  # noqa: E402 - as above
+from kanexport.torch_export import plan as planning  # noqa: E402 - as above
+from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - as above
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
+from kanexport.torch_export.kan_candidates import Whole, shown  # noqa: E402 - as above
+from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def _seed() -> None:
 
 def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
     whole = Whole(unwrapped(module))
-    oracle = Oracle.of(whole, rows)
+    oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
         return planning.make(whole, oracle, rows, options)
 

@@ -15,9 +15,9 @@ nn = torch.nn
 
 from hybrid_modules import KANLinear  # noqa: E402 - needs torch
 
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 
 def export(module: Any, rows: np.ndarray, folder: Path, **options: str) -> Result:

@@ -16,11 +16,11 @@ nn = torch.nn
 import hybrid_modules as modules  # noqa: E402 - needs torch
 import several_modules as several  # noqa: E402 - needs torch
 
-from kanexport.hybrid import judge, sampled_graphs, trace  # noqa: E402 - as above
-from kanexport.hybrid.capture import Call  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.hybrid.sampled import Sampled  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export import match, sampled_layer, trace  # noqa: E402 - as above
+from kanexport.torch_export.capture import Call  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - as above
 
 
 class Bumps(nn.Module):
@@ -215,7 +215,7 @@ def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
             y = layer(torch.from_numpy(x)).numpy()
         call = Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)
         kan, layer.rows[0] = Sampled.of(call).kan(), 0
-        assert judge._error(call, kan) < 1e-9
+        assert match._error(call, kan) < 1e-9
         counts.append(layer.rows[0])
     assert counts[0] == counts[1] <= 50 * 200
 
@@ -281,9 +281,9 @@ def test_layers_that_differ_in_their_tensors_only_share_a_trace(
         return counted
 
     monkeypatch.setattr(trace, "opened", counting(0, trace.opened))
-    monkeypatch.setattr(sampled_graphs, "graph_of", counting(1, sampled_graphs.graph_of))
+    monkeypatch.setattr(sampled_layer, "graph_of", counting(1, sampled_layer.graph_of))
     if blind:
-        monkeypatch.setattr(sampled_graphs, "_plain", lambda value: None)
+        monkeypatch.setattr(sampled_layer, "_plain", lambda value: None)
     module = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
     result = export(module, tmp_path, 4)
     assert traces == expected
@@ -318,7 +318,7 @@ def test_layers_with_tied_tensors_share_no_trace_with_others(tmp_path: Path) -> 
     torch.manual_seed(4)
     pairs = [Pair(tied=tied) for tied in (True, True, False, False)]
     calls = [Call("", np.zeros((2, 3)), np.zeros((2, 3)), pair, (torch.zeros(2, 3),), {}, 0) for pair in pairs]
-    kinds = [sampled_graphs._kind(Sampled(call, np.zeros(3), np.zeros(3))) for call in calls]
+    kinds = [sampled_layer._kind(Sampled(call, np.zeros(3), np.zeros(3))) for call in calls]
     assert kinds[0] == kinds[1] != kinds[2] == kinds[3]
     assert len(export(nn.Sequential(*pairs), tmp_path, 3).manifest.layers) == 4
 

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 F = torch.nn.functional
 
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.errors import InvalidKan  # noqa: E402 - needs torch
-from kanexport.hybrid import weights  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export import state_dict  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 
 def export(module: Any, folder: Path, *shape: int) -> Result:
@@ -119,5 +119,5 @@ def test_weights_that_were_expanded_are_loaded() -> None:
     module = nn.Linear(3, 2)
     module.weight = nn.Parameter(torch.arange(3.0).expand(2, 3))
     state = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
-    weights.put(module, state)
+    state_dict.put(module, state)
     torch.testing.assert_close(module.weight.detach(), state["weight"])

@@ -11,12 +11,12 @@ import pytest
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan, UnknownFunction
-from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
-from kanexport.form.steps import Affine, Product, Select
-from kanexport.functions import unary
+from kanexport.functions import elementwise
+from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.ir.steps import Affine, Product, Select
 
-SILU = Activation(unary.activation("silu"))
-SIN = unary.symbolic("sin")
+SILU = Activation(elementwise.activation("silu"))
+SIN = elementwise.symbolic("sin")
 
 
 def spline(n: int = 2) -> BSpline:
@@ -137,7 +137,11 @@ def test_invalid_affines(scale: np.ndarray, bias: np.ndarray) -> None:
 
 
 def test_unknown_functions_name_the_known_ones() -> None:
-    for lookup, name in ((unary.symbolic, "sinx"), (unary.activation, "mish"), (unary.symbolic, ["sin"])):
+    for lookup, name in (
+        (elementwise.symbolic, "sinx"),
+        (elementwise.activation, "mish"),
+        (elementwise.symbolic, ["sin"]),
+    ):
         with pytest.raises(UnknownFunction) as caught:
             lookup(name)
         assert "sin" in caught.value.hint

@@ -18,11 +18,11 @@ import pytest
 from scipy import special
 from small_checkpoints import refuse, save, stacked
 
-from kanexport import manifest
+from kanexport.bundle.publish import Result
+from kanexport.contract import manifest
 from kanexport.errors import FamilyError, OpenQuestion
-from kanexport.packing.publish import Result
 from kanexport.pipeline import Request, export
-from kanexport.proof import runtime
+from kanexport.verify import graph_runner
 
 WIDTHS = (3, 4, 2)
 DEGREE = 4
@@ -174,8 +174,8 @@ def run(file: File, *options: str, answers: bool = False) -> Result:
 
 def error(file: File, result: Result) -> float:
     """Of the exported graph, relative to the largest answer."""
-    session = runtime.session((result.directory / "model.onnx").read_bytes())
-    apart = np.abs(runtime.run(session, {"x": file.x})["y"] - file.y)
+    session = graph_runner.session((result.directory / "model.onnx").read_bytes())
+    apart = np.abs(graph_runner.run(session, {"x": file.x})["y"] - file.y)
     return float(apart.max() / np.abs(file.y).max())
 
 
@@ -185,7 +185,7 @@ def test_without_a_word_the_rival_is_named_first(file: File) -> None:
     assert next(iter(source.options_assumed)) == "forward"
     assert key in source.options_assumed
     assert file.rival.said in source.alternatives[key]
-    assert document.claim == manifest.AGAINST[manifest.READING]
+    assert document.claim == manifest.VERIFICATION_BASES[manifest.READING]
     assert "not compared with the trained model" in document.claim
 
 

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
+from kanexport.contract import temp_dirs
 from kanexport.errors import RepositoryError
-from kanexport.shared import leftovers
 from kanserve.errors import LoadError
 from kanserve.repository import layout
-from kanserve.repository.check import check_config
-from kanserve.repository.sweep import swept
+from kanserve.repository.snapshot import remove_stale_exports
+from kanserve.repository.validation import check_config
 from tests.kanexport.nth_failure import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
 from tests.kanserve.running import serving
 
 HAMMER = """
 import sys, pathlib
 sys.path[:0] = sys.argv[3:]
-from kanserve.repository.sweep import swept
+from kanserve.repository.snapshot import remove_stale_exports
 from tests.kanexport.nth_failure import packed
 print("ready", flush=True)
 while True:
@@ -124,21 +124,21 @@ def test_killed_at_any_moment_the_next_export_and_the_server_see_whole_versions(
 
 def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:
     """Its lock says so; of another machine without one, its age."""
-    there, old, young = (tmp_path / f"{leftovers.HIDDEN}elsewhere-1-{name}" for name in ("held", "old", "young"))
+    there, old, young = (tmp_path / f"{temp_dirs.HIDDEN}elsewhere-1-{name}" for name in ("held", "old", "young"))
     for path in (there, old, young):
         path.mkdir()
     for path in (there, old):
         os.utime(path, (0, 0))
-    with leftovers.held(there):
-        assert leftovers.sweep(tmp_path) == [old.name]
-    assert leftovers.sweep(tmp_path) == [there.name]
+    with temp_dirs.held(there):
+        assert temp_dirs.sweep(tmp_path) == [old.name]
+    assert temp_dirs.sweep(tmp_path) == [there.name]
     assert hidden(tmp_path) == [young.name]
 
 
 def test_who_holds_the_last_step_for_ever_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "PATIENCE", 0.1)
+    monkeypatch.setattr(temp_dirs, "PATIENCE", 0.1)
     packed(tmp_path)
-    with leftovers.held(tmp_path), pytest.raises(RepositoryError, match="another export has held it"):
+    with temp_dirs.held(tmp_path), pytest.raises(RepositoryError, match="another export has held it"):
         packed(tmp_path, 2)
     assert hidden(tmp_path) == []
     packed(tmp_path, 2)
@@ -163,20 +163,20 @@ def test_what_else_is_in_a_models_folder_stays(tmp_path: Path) -> None:
 def test_a_server_sweeps_what_nobody_works_on(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    host = leftovers.owner().rpartition("-")[0]
+    host = temp_dirs.owner().rpartition("-")[0]
     packed(tmp_path)
     dead = [
-        tmp_path / f"{leftovers.HIDDEN}{host}-{gone.pid}-a",
-        tmp_path / "toy" / f"{leftovers.HIDDEN}{host}-{gone.pid}-b",
+        tmp_path / f"{temp_dirs.HIDDEN}{host}-{gone.pid}-a",
+        tmp_path / "toy" / f"{temp_dirs.HIDDEN}{host}-{gone.pid}-b",
     ]
     for path in dead:
         (path / "1").mkdir(parents=True)
-    alive = tmp_path / f"{leftovers.HIDDEN}{host}-{os.getppid()}-c"
+    alive = tmp_path / f"{temp_dirs.HIDDEN}{host}-{os.getppid()}-c"
     alive.mkdir()
     with serving(tmp_path) as server:
         assert [line["left"] for line in server.lines() if line["event"] == "swept"] == [path.name for path in dead]
     assert hidden(tmp_path) == [alive.name]
-    assert swept(tmp_path / "nowhere") == []
+    assert remove_stale_exports(tmp_path / "nowhere") == []
 
 
 def test_whichever_descriptor_does_not_close_what_is_said_is_so(tmp_path: Path) -> None:

@@ -17,15 +17,15 @@ from kanexport.bases import bspline
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import OptionError, VerificationFailed
-from kanexport.form.ir import BasisTerm, Kan, Layer
-from kanexport.functions.unary import ACTIVATIONS
-from kanexport.lowering import cost, lower
+from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.lowering import lower, spline_forms
 from kanexport.pipeline import Request, export
-from kanexport.proof import verify
+from kanexport.verify import verify
 from tests.cli.running import kanserve
 from tests.golden_cases import cases
 
-WIDE = cost.FEW_DESTINATIONS + 1  # destinations, of which splines are no columns of one product
+WIDE = spline_forms.FEW_DESTINATIONS + 1  # destinations, of which splines are no columns of one product
 ALWAYS = 10**9  # rows for which every layer is large
 ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 1e-40])
 
@@ -92,16 +92,16 @@ def test_both_layouts_give_the_same_bits(
 
 def test_only_layers_that_are_large_enough_change() -> None:
     kan = Kan(40, (layer(uneven(40, 5), WIDE), layer(uneven(WIDE, 5), WIDE, seed=1)))
-    plain, wide = (lower.lower(kan, "float32", rows=rows) for rows in (1, cost.MANY // 40))
+    plain, wide = (lower.lower(kan, "float32", rows=rows) for rows in (1, spline_forms.MANY // 40))
     joins = [operators(made.model).count("Concat") for made in (plain, wide)]
     assert joins == [0, 1]
     assert wide.edges == plain.edges
-    assert lower.lower(kan, "float32", rows=cost.MANY // 40 - 1).model == plain.model
+    assert lower.lower(kan, "float32", rows=spline_forms.MANY // 40 - 1).model == plain.model
 
 
 def test_a_uniform_grid_and_too_many_functions_stay_as_they_are() -> None:
     uniform = BSpline(np.tile(np.linspace(-1, 1, 12), (4, 1)), 3)
-    for basis in (uniform, uneven(4, cost.FUNCTIONS)):
+    for basis in (uniform, uneven(4, spline_forms.FUNCTIONS)):
         kan = Kan(4, (layer(basis),))
         assert lower.lower(kan, "float32", rows=ALWAYS).model == lower.lower(kan, "float32").model
 
@@ -147,7 +147,7 @@ MEASURED = [
 def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
     sources: int, functions: int, rows: int, gain: float
 ) -> None:
-    chosen = cost.apart(layer(uneven(sources, functions - 3), 64), rows)
+    chosen = spline_forms.apart(layer(uneven(sources, functions - 3), 64), rows)
     assert gain > 1.1 if chosen else gain < 1.25
 
 
@@ -169,7 +169,9 @@ def exported(folder: Path, **more: Any) -> Any:
 def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "FEW_DESTINATIONS", 0)  # there is no trained model of more destinations on uneven knots
+    monkeypatch.setattr(
+        spline_forms, "FEW_DESTINATIONS", 0
+    )  # there is no trained model of more destinations on uneven knots
     few, many = (
         exported(tmp_path / name, max_batch_size=10_000, rows=rows, explain=True)
         for name, rows in (("a", 1), ("b", 10_000))

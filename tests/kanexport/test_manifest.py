@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import manifest
-from kanexport.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
+from kanexport.contract import manifest
+from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
 from kanexport.pipeline import Request, export
 from tests.kanserve import toy
 
@@ -154,7 +154,7 @@ def test_garbage_never_escapes_with_another_error(data: bytes) -> None:
 
 def test_the_module_brings_no_heavy_library_with_it() -> None:
     """The server imports it: no numpy, onnx or torch through the back door."""
-    script = "import sys, kanexport.manifest; print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    script = "import sys, kanexport.contract.manifest; print(sorted({n.partition('.')[0] for n in sys.modules}))"
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(json.loads(done.stdout.replace("'", '"')))
     assert "kanexport" in loaded

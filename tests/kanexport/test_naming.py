@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanexport.shared import naming
-from kanexport.shared.naming import UNNAMED, Names, NamingError
+from kanexport.contract import naming
+from kanexport.contract.naming import UNNAMED, Names, NamingError
 
 FEATURES = ("alcohol", "malic acid", "ash")
 

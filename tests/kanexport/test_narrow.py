@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.bases.bspline import BSpline, Repeated
-from kanexport.form.ir import BasisTerm, Kan
-from kanexport.form.norms import LayerNorm
-from kanexport.lowering import cost, lower
-from kanexport.operators.stored import HALF
-from kanexport.proof import evaluate, verify
-from kanexport.proof.near import excess
+from kanexport.graph.precision import HALF
+from kanexport.ir.model import BasisTerm, Kan
+from kanexport.ir.norms import LayerNorm
+from kanexport.lowering import lower, spline_forms
+from kanexport.verify import float64_reference, verify
+from kanexport.verify.verify import excess
 from tests.kanexport.test_layouts import answers, layer, operators, uneven
 
 FAR = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 50.0, -50.0, 0.0])
@@ -28,17 +28,17 @@ def uniform(sources: int, intervals: int) -> BSpline:
 
 
 def other_form(kan: Kan) -> lower.Lowered:
-    with mock.patch.object(cost, "narrow", return_value=False):
+    with mock.patch.object(spline_forms, "narrow", return_value=False):
         return lower.lower(kan, "float32")
 
 
 def largest_error(kan: Kan, model: bytes, x: np.ndarray) -> float:
     x = x.astype(np.float32)
-    exact = evaluate.evaluate(kan, x.astype(np.float64)).y
+    exact = float64_reference.evaluate(kan, x.astype(np.float64)).y
     return float(np.abs(answers(model, x)[0] - exact).max() / np.abs(exact).max())
 
 
-@pytest.mark.parametrize("sources", [1, 3, cost.FEW_SOURCES, cost.FEW_SOURCES + 1])
+@pytest.mark.parametrize("sources", [1, 3, spline_forms.FEW_SOURCES, spline_forms.FEW_SOURCES + 1])
 @pytest.mark.parametrize("degree", [1, 2, 3])
 @pytest.mark.parametrize("intervals", [1, 5, 20])
 def test_any_increasing_knots_are_proved_with_nothing_excused(sources: int, degree: int, intervals: int) -> None:
@@ -49,7 +49,7 @@ def test_any_increasing_knots_are_proved_with_nothing_excused(sources: int, degr
     assert made.edges == other_form(kan).edges
 
 
-@pytest.mark.parametrize("sources", [1, 3, cost.FEW_SOURCES])
+@pytest.mark.parametrize("sources", [1, 3, spline_forms.FEW_SOURCES])
 @pytest.mark.parametrize("intervals", [1, 5, 20])
 def test_uniform_knots_are_proved_with_nothing_excused(sources: int, intervals: int) -> None:
     kan = Kan(sources, (layer(uniform(sources, intervals), 4), layer(uniform(4, intervals), 2, seed=1)))
@@ -91,16 +91,16 @@ def test_what_is_not_finite_or_far_away_goes_where_it_goes_elsewhere(basis: BSpl
 def test_repeated_knots_float64_other_degrees_and_norms_behind_keep_the_other_form() -> None:
     row = np.array([-3.0, -2, -1, 0, 0.5, 0.5, 1, 2, 3, 4])
     repeated = BSpline(np.tile(row, (3, 1)), 3, Repeated.TERM)
-    for basis in (repeated, uneven(3, 5, 4), uneven(3, cost.COLUMNS // 2)):
-        assert not cost.narrow(layer(basis, 4))
-    assert not cost.narrow(layer(uneven(3, 5), cost.FEW_DESTINATIONS + 1))
+    for basis in (repeated, uneven(3, 5, 4), uneven(3, spline_forms.COLUMNS // 2)):
+        assert not spline_forms.narrow(layer(basis, 4))
+    assert not spline_forms.narrow(layer(uneven(3, 5), spline_forms.FEW_DESTINATIONS + 1))
     one = layer(uneven(3, 5), 4)
-    assert cost.narrow(one)
+    assert spline_forms.narrow(one)
     half = tuple(dataclasses.replace(term, stored=HALF) for term in one.terms if isinstance(term, BasisTerm))
-    assert not cost.narrow(dataclasses.replace(one, terms=half))
+    assert not spline_forms.narrow(dataclasses.replace(one, terms=half))
     kan = Kan(3, (one,))
     wide = lower.lower(kan, "float64").model
-    with mock.patch.object(cost, "narrow", return_value=False):
+    with mock.patch.object(spline_forms, "narrow", return_value=False):
         assert lower.lower(kan, "float64").model == wide
     norm = LayerNorm(np.ones(4), np.zeros(4), 1e-5)
     kan = Kan(3, (dataclasses.replace(layer(uneven(3, 5), 4), after=(norm,)),))
@@ -134,5 +134,5 @@ def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
     sources: int, destinations: int, cells: int, even: bool, one: float, many: float
 ) -> None:
     basis = uniform(sources, cells) if even else uneven(sources, cells)
-    chosen = cost.narrow(layer(basis, destinations))
+    chosen = spline_forms.narrow(layer(basis, destinations))
     assert min(one, many) >= 1 if chosen else min(one, many) < 1.1

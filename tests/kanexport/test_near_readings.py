@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from small_checkpoints import save
 
-from kanexport.answers import judge, rows
+from kanexport.bundle.publish import Result
+from kanexport.contract.manifest import ANSWERS
 from kanexport.errors import AnswersDiffer
-from kanexport.manifest import ANSWERS
-from kanexport.packing.publish import Result
+from kanexport.parity import compare, data
 from kanexport.pipeline import Request, export
 
 ORACLE = Path(__file__).parent.parent / "oracle" / "near_readings.py"
@@ -84,16 +84,16 @@ def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
     """The error is not relative to the usual output of the rows."""
     y = np.array([[1e-3], [1.0], [2.0]])
     np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
-    answers = rows.load([tmp_path / "a.npz"])
+    answers = data.load([tmp_path / "a.npz"])
     given = y + np.array([[1e-6], [0], [0]])
-    found = judge.match(answers, given, _exact(y), "float32", 5e-5)
+    found = compare.match(answers, given, _exact(y), "float32", 5e-5)
     assert found.max_rel == pytest.approx(1e-3)
     assert not found.fits
     assert found.worst == (0,)
 
 
 def _exact(y: Array) -> Any:
-    from kanexport.proof.evaluate import Trace
+    from kanexport.verify.float64_reference import Trace
 
     return lambda x, jitter: Trace(y[x[:, 0].astype(int)], (), np.ones(len(x)))
 

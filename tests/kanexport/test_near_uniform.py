@@ -11,13 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from kanexport.bases.bspline import BSpline
-from kanexport.bases.uniform import NEAR, UniformSpline, departure
+from kanexport.bases.uniform_bspline import NEAR, UniformSpline, departure
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import Kan
-from kanexport.lowering import cost, lower, uniform
+from kanexport.ir.model import Kan
+from kanexport.lowering import lower, spline_forms
 from kanexport.pipeline import Request, export
-from kanexport.proof import verify
-from kanexport.proof.near import excess
+from kanexport.verify import verify
+from kanexport.verify.verify import excess
 from tests.kanexport.test_layouts import layer, operators
 
 
@@ -96,7 +96,7 @@ def test_sources_with_a_range_of_their_own_take_the_closed_form(tmp_path: Path) 
 @pytest.mark.parametrize("grid", [rounded, own])
 def test_other_degrees_have_one_too(degree: int, grid: Any) -> None:
     kan = Kan(20, (layer(grid(20, 8, degree)),))
-    assert list(uniform.layers(kan, "float32")) == [0]
+    assert list(spline_forms.uniform_layers(kan, "float32")) == [0]
     made = lower.lower(kan, "float32", near=(0,))
     assert excess(verify.verify(kan, made, "float32").verification) == ""
     plain = lower.lower(kan, "float32")
@@ -105,11 +105,11 @@ def test_other_degrees_have_one_too(degree: int, grid: Any) -> None:
 
 def test_float64_and_knots_that_are_further_off_keep_their_knots() -> None:
     kan = Kan(20, (layer(rounded(20, 50)),))
-    assert list(uniform.layers(kan, "float32")) == [0]
-    assert uniform.layers(kan, "float64") == {}
+    assert list(spline_forms.uniform_layers(kan, "float32")) == [0]
+    assert spline_forms.uniform_layers(kan, "float64") == {}
     moved = rounded(20, 50).extended.copy()
     moved[2, 7] += 3 * NEAR * 0.04
-    assert uniform.layers(Kan(20, (layer(BSpline(moved, 3)),)), "float32") == {}
+    assert spline_forms.uniform_layers(Kan(20, (layer(BSpline(moved, 3)),)), "float32") == {}
     with pytest.raises(InvalidKan, match="have no closed form"):
         UniformSpline(BSpline(moved, 3))
 
@@ -135,5 +135,5 @@ def test_edge_graphs_use_the_same_knots_and_coefficients() -> None:
 
 def test_few_sources_take_another_form_that_has_the_stored_knots() -> None:
     kan = Kan(6, (layer(rounded(6, 50), 3),))
-    assert cost.narrow(kan.layers[0])
-    assert uniform.layers(kan, "float32") == {}
+    assert spline_forms.narrow(kan.layers[0])
+    assert spline_forms.uniform_layers(kan, "float32") == {}

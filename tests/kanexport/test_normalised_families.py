@@ -15,7 +15,7 @@ from small_checkpoints import beside_forward, read, refuse, save
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
+from kanexport.verify import float64_reference
 
 ACTS = {"silu": lambda x: x / (1 + np.exp(-x)), "gelu": lambda x: x * special.ndtr(x), "tanh": np.tanh}
 RANGES = ("x_min=-2,-0.5", "x_max=2.5,1.75")
@@ -65,7 +65,7 @@ def rows(n: int) -> Any:
 def same(folder: Path, tensors: dict[str, Any], expected: Any, *options: str, n: int) -> Any:
     """Read, evaluate and export; the manifest."""
     path = save(folder, tensors)
-    y = evaluate.evaluate(read(path, *options)[0], rows(n)).y
+    y = float64_reference.evaluate(read(path, *options)[0], rows(n)).y
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     return export(Request(path=path, repository=folder / "models", options=options)).manifest
 

@@ -10,11 +10,11 @@ import pytest
 from scipy import special
 from small_checkpoints import read, refuse, save, stacked
 
-from kanexport import manifest
+from kanexport.bundle.publish import Result
+from kanexport.contract import manifest
 from kanexport.errors import ExportError, OpenQuestion, OptionError
-from kanexport.packing.publish import Result
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
+from kanexport.verify import float64_reference
 
 RNG = np.random.default_rng(12)
 DEGREE = 3
@@ -67,7 +67,7 @@ def test_answers_tell_k_of_a_relu_kan(tmp_path: Path) -> None:
     kan, _ = read(path, "k=2")
     assert kan.layers[0].terms[0].basis.rate == 4 * 4**2 / 3**2
     x = RNG.uniform(-0.5, 1.5, size=(60, 3)).astype(np.float32)
-    result = decided(path, x, evaluate.evaluate(kan, x.astype(np.float64)).y)
+    result = decided(path, x, float64_reference.evaluate(kan, x.astype(np.float64)).y)
     assert result.manifest.source.options_decided["k"] == "2"
     assert result.manifest.against == manifest.ANSWERS
 
@@ -80,7 +80,7 @@ def test_answers_tell_which_inputs_were_kept(pykan: Any, tmp_path: Path, bare: b
     path = pruned if not bare else save(tmp_path, toy.tensors)
     given = ("input_id=3,4", "n_inputs=5")
     x = RNG.uniform(-1, 1, size=(60, 5)).astype(np.float32)
-    y = evaluate.evaluate(read(pruned)[0], x[:, kept].astype(np.float64)).y
+    y = float64_reference.evaluate(read(pruned)[0], x[:, kept].astype(np.float64)).y
     result = decided(path, x, y)
     assert result.manifest.source.options_decided["input_id"] == "3,4"
     assert result.manifest.input.shape == (-1, 5)

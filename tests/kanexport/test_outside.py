@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport import bases
-from kanexport import manifest as contract
+from kanexport.contract import grids
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, POLICIES, REJECT
 from kanexport.errors import OptionError, VerificationFailed
-from kanexport.form import clamp
-from kanexport.form.ir import Kan
-from kanexport.form.steps import Clip, Select
+from kanexport.ir import norms
+from kanexport.ir.model import Kan
+from kanexport.ir.steps import Clip, Select
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate, kept, trial_rows
-from kanexport.shared import grids
-from kanexport.shared.outside import AS_TRAINED, CLAMP, FLAG, POLICIES, REJECT
-from kanserve.interpret import coverage
-from kanserve.interpret.coverage import Zone
+from kanexport.verify import float64_reference, prover, test_points
+from kanserve.analysis import coverage
+from kanserve.analysis.coverage import Zone
 from tests.cli.running import checkpoint
 from tests.golden_cases import cases
 from tests.small_checkpoints import read
@@ -92,12 +92,12 @@ def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: 
 def test_what_a_clamped_network_means(tmp_path_factory: pytest.TempPathFactory, seed: int, row: list[float]) -> None:
     folder = tmp_path_factory.mktemp("means")
     kan, _ = read(checkpoint(folder / "m.safetensors", (3, 4, 2), seed=seed))
-    low, high = clamp.limits(kan.layers[0])
+    low, high = norms.limits(kan.layers[0])
     assert low.tolist() == pytest.approx([-1] * 3, abs=1e-6)
     assert high.tolist() == pytest.approx([1] * 3, abs=1e-6)
     x = np.array([row])
-    found = evaluate.evaluate(clamp.clamped(kan), x).y
-    np.testing.assert_array_equal(found, evaluate.evaluate(kan, np.clip(x, low, high)).y)
+    found = float64_reference.evaluate(norms.clamped(kan), x).y
+    np.testing.assert_array_equal(found, float64_reference.evaluate(kan, np.clip(x, low, high)).y)
 
 
 def network(folder: Path) -> Kan:
@@ -107,19 +107,19 @@ def network(folder: Path) -> Kan:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Path, dtype: str) -> None:
     kan = network(tmp_path)
-    plain, given_ = lower.lower(kan, dtype), clamp.clamped(kan)
+    plain, given_ = lower.lower(kan, dtype), norms.clamped(kan)
     first = given_.layers[0]
-    beyond = kept.prove(first, 3, plain, lower.lower(given_, dtype), dtype)
+    beyond = prover.prove(first, 3, plain, lower.lower(given_, dtype), dtype)
     assert beyond > 10
     (clip,) = first.before
     assert isinstance(clip, Clip)
     moved = dataclasses.replace(first, before=(Clip(clip.low, clip.high + 0.01),))
     other = lower.lower(dataclasses.replace(given_, layers=(moved, *given_.layers[1:])), dtype)
     with pytest.raises(VerificationFailed, match="keeps inputs on the grid gives another"):
-        kept.prove(first, 3, plain, other, dtype)
+        prover.prove(first, 3, plain, other, dtype)
     edges = dataclasses.replace(lower.lower(given_, dtype), edges=other.edges)
     with pytest.raises(VerificationFailed, match="gives another edges for row"):
-        kept.prove(first, 3, plain, edges, dtype)
+        prover.prove(first, 3, plain, edges, dtype)
 
 
 def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: 
     terms = tuple(dataclasses.replace(one, basis=shifted) if one is term else one for one in first.terms)
     layer = dataclasses.replace(first, terms=terms, before=(Select((1, 0, 1)),))
     two = Kan(2, (layer, *kan.layers[1:]))
-    low, high = clamp.limits(layer)
+    low, high = norms.limits(layer)
     assert low.tolist() == pytest.approx([-0.5, -1, -0.5], abs=1e-6)
     assert high.tolist() == pytest.approx([1, 1, 1], abs=1e-6)
-    given_ = clamp.clamped(two)
-    assert kept.prove(given_.layers[0], 2, lower.lower(two, "float32"), lower.lower(given_, "float32"), "float32")
+    given_ = norms.clamped(two)
+    assert prover.prove(given_.layers[0], 2, lower.lower(two, "float32"), lower.lower(given_, "float32"), "float32")
 
 
 @pytest.mark.parametrize("name", GRIDLESS)
@@ -160,7 +160,7 @@ def test_a_normalisation_before_the_grid_cannot_be_clamped_and_can_be_refused(tm
 
 
 def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
-    from kanexport.packing import outside
+    from kanexport.bundle import publish
 
     found = exported(tmp_path, "pykan-mult-affine", AS_TRAINED).manifest
     first = found.layers[0]
@@ -169,12 +169,12 @@ def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
         for basis in first.bases
     )
     layers = (dataclasses.replace(first, bases=bases), *found.layers[1:])
-    (note,) = outside.check(FLAG, layers, found.inputs, found.baseline)
+    (note,) = publish.check(FLAG, layers, found.inputs, found.baseline)
     assert note == "of source 1 of the first layer nobody can say whether it is outside: it has no grid"
-    assert outside.check(AS_TRAINED, layers, found.inputs, found.baseline) == ()
+    assert publish.check(AS_TRAINED, layers, found.inputs, found.baseline) == ()
     moved = (dataclasses.replace(first, node_tensor="layer0_in"), *found.layers[1:])
     with pytest.raises(OptionError, match="no layer with edges is known to read"):
-        outside.check(FLAG, moved, found.inputs, found.baseline)
+        publish.check(FLAG, moved, found.inputs, found.baseline)
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path
         known = np.isfinite(scale.low)
         np.testing.assert_allclose(scale.low[known], support.core[0][known], atol=1e-6)
         np.testing.assert_allclose(scale.high[known], support.core[1][known], atol=1e-6)
-        rows = trial_rows.zone_rows(layer, width, seed=0)
+        rows = test_points.zone_rows(layer, width, seed=0)
         read_ = np.isin(np.arange(width), scale.nodes[known])
         zones = {zone: coverage.measure(limits, rows[zone]).zones[:, read_] for zone in ("inside", "far")}
         assert (zones["inside"] == Zone.INSIDE).all()
@@ -253,5 +253,5 @@ def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> 
             room = 1e-9 * max(1.0, abs(grid.low), abs(grid.high))
             assert support.outer[0][source] <= grid.low + room
             assert support.outer[1][source] >= grid.high - room
-            if name != "local_powers":
+            if name != "piecewise_polynomial":
                 np.testing.assert_allclose([grid.low, grid.high], ends, rtol=0, atol=room)

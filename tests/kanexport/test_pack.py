@@ -14,25 +14,24 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest
+from kanexport.bundle import repository as pack
+from kanexport.contract import atomic, manifest, temp_dirs
+from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
-from kanexport.manifest import Manifest
-from kanexport.packing import repository as pack
 from kanexport.pipeline import Request, export
-from kanexport.shared import atomic, leftovers
 
 KILLS = 10
 # A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.
 CHILD = """
 import pathlib, sys
-from kanexport import manifest
-from kanexport.console import cli
-from kanexport.packing import repository as pack
+from kanexport.contract import manifest
+from kanexport.cli import export_command
+from kanexport.bundle import repository as pack
 source, repository, name = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 document = manifest.load(source)
 files = {entry.path: (source / entry.path).read_bytes() for entry in document.files}
 import dataclasses
-with cli._terminable():
+with export_command._terminable():
     print("ready", flush=True)
     while True:
         for version in (1, 2):
@@ -78,7 +77,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def hidden(repository: Path) -> list[Path]:
-    return list(repository.rglob(f"{leftovers.HIDDEN}*"))
+    return list(repository.rglob(f"{temp_dirs.HIDDEN}*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -131,10 +130,10 @@ def test_a_version_that_stepped_aside_comes_back_after_a_kill(packed: Callable[.
     """The one moment when neither version is in place: the sweep restores the old one."""
     version = packed(tmp_path, name="m")
     before = tree(version)
-    host = leftovers.owner().rpartition("-")[0]
+    host = temp_dirs.owner().rpartition("-")[0]
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    os.rename(version, version.with_name(f"{leftovers.HIDDEN}{host}-{gone.pid}-abcd{leftovers.OLD}1"))
+    os.rename(version, version.with_name(f"{temp_dirs.HIDDEN}{host}-{gone.pid}-abcd{temp_dirs.OLD}1"))
     packed(tmp_path, name="m", version=2)
     assert tree(version) == before
     assert hidden(tmp_path) == []
@@ -153,9 +152,9 @@ def test_a_replacement_that_fails_puts_the_old_version_back(
 
 
 def test_what_another_running_export_is_making_is_left_alone(packed: Callable[..., Path], tmp_path: Path) -> None:
-    host = leftovers.owner().rpartition("-")[0]
-    alive = tmp_path / f"{leftovers.HIDDEN}{host}-{os.getppid()}-abcd"
-    elsewhere = tmp_path / f"{leftovers.HIDDEN}otherhost-1-abcd"
+    host = temp_dirs.owner().rpartition("-")[0]
+    alive = tmp_path / f"{temp_dirs.HIDDEN}{host}-{os.getppid()}-abcd"
+    elsewhere = tmp_path / f"{temp_dirs.HIDDEN}otherhost-1-abcd"
     alive.mkdir()
     elsewhere.mkdir()
     packed(tmp_path, name="m")

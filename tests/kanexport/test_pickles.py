@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hostile_pickles import ENDLESS, MISUSE, attacks, entry, tensor, text
 
-from kanexport.console import cli
+from kanexport.cli import export_command
 from kanexport.errors import CheckpointError, ExportError, UnsafeCheckpoint
-from kanexport.files import checkpoint, pickles, torchzip
+from kanexport.formats import checkpoint, pickle_data, torch_archive
 
 SECONDS = 2.0
 MEMORY = 64 * 2**20  # bytes
@@ -60,7 +60,7 @@ def test_nothing_a_pickle_asks_for_is_run(canary: Path, torch_zip: Callable[...,
 @pytest.mark.parametrize("name", ["global reduce", "stack global", "dumps 5", "torch load inside"])
 def test_a_refusal_names_what_was_asked_for_and_advises(name: str, canary: Path) -> None:
     with pytest.raises(UnsafeCheckpoint, match=r"system|torch\.serialization\.load") as caught:
-        pickles.read(attacks(canary)[name])
+        pickle_data.read(attacks(canary)[name])
     assert "nothing was executed" in caught.value.message
     assert "state_dict()" in caught.value.hint
 
@@ -74,7 +74,7 @@ def test_misuse_is_an_error_that_explains(name: str, canary: Path, torch_zip: Ca
 
 def test_the_machine_of_the_misuse_tests_reads_a_good_tensor(torch_zip: Callable[..., bytes]) -> None:
     data = torch_zip(tensor(b"I1\nI2\n\x85I2\n\x85"), {"0": struct.pack("<4f", 1, 2, 3, 4)})
-    assert torchzip.read(data)["w"].tolist() == [2.0, 4.0]
+    assert torch_archive.read(data)["w"].tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -96,7 +96,7 @@ def test_a_whole_module_is_refused_with_the_advice_to_save_its_state_dict(tmp_pa
     torch = pytest.importorskip("torch")
     torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pt")
     with pytest.raises(UnsafeCheckpoint, match=r"torch\.nn\.modules\.linear\.Linear") as caught:
-        torchzip.read((tmp_path / "module.pt").read_bytes())
+        torch_archive.read((tmp_path / "module.pt").read_bytes())
     assert "torch.save(model.state_dict()" in caught.value.hint
 
 
@@ -105,15 +105,15 @@ def test_every_protocol_is_read() -> None:
     for protocol in range(2, 6):
         sample = value if protocol >= 3 else {**value, "a": [item for item in value["a"] if item != b"bytes"]}
         data = pickle.dumps(sample, protocol)
-        assert pickles.read(data) == sample, protocol
-        assert pickles.read(pickletools.optimize(data)) == sample, protocol
+        assert pickle_data.read(data) == sample, protocol
+        assert pickle_data.read(pickletools.optimize(data)) == sample, protocol
 
 
 def test_names_in_errors_cannot_steer_a_terminal(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = canary.with_name("evil.pt")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", entry(text("os\x1b[2J") + text("x") + b"\x93"))
-    assert cli.main([str(path), "--repository", str(canary.with_name("models"))]) == 2
+    assert export_command.main([str(path), "--repository", str(canary.with_name("models"))]) == 2
     error = capsys.readouterr().err
     assert "\x1b" not in error
     assert "\\x1b[2J" in error

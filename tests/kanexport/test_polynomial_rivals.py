@@ -13,12 +13,12 @@ import pytest
 from scipy import special
 from small_checkpoints import check, read, refuse, save, stacked
 
+from kanexport.detection import detect
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 X = np.concatenate([np.random.default_rng(1).normal(size=(6, 3)) * size for size in (0.5, 3, 40)] + [np.zeros((1, 3))])
 ODD = np.array([[np.nan, 0.3, 0.3], [0.3, np.inf, 0.3], [0.3, 0.3, -np.inf]])
@@ -31,7 +31,7 @@ def coefficients(*shape: int, seed: int = 0) -> Any:
 
 def output(path: Path, *options: str, x: Any = X) -> Any:
     with np.errstate(all="ignore"):
-        return evaluate.evaluate(read(path, *options)[0], x).y
+        return float64_reference.evaluate(read(path, *options)[0], x).y
 
 
 def close(found: Any, expected: Any) -> None:
@@ -400,7 +400,7 @@ def taylor(path: Path, *options: str, x: Any) -> Any:
     loaded = checkpoint.load(path)
     kan = detect.read(detect.detect(loaded, "taylorkan")[0], loaded, Options.parse(options))
     with np.errstate(all="ignore"):
-        return evaluate.evaluate(kan, x).y
+        return float64_reference.evaluate(kan, x).y
 
 
 @pytest.mark.parametrize("step", [1.0, 2 * math.pi, 0.5])

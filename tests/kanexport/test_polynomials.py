@@ -14,8 +14,8 @@ from kanexport.bases import polynomial
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.polynomial import Polynomial
 from kanexport.bases.sine import Sine
-from kanexport.functions.squash import Range
-from kanexport.operators.graph import Graph
+from kanexport.functions.domain_maps import Range
+from kanexport.graph.builder import Graph
 
 RNG = np.random.default_rng(7)
 ROWS = np.concatenate([RNG.uniform(-1, 1, (2000, 3)) * size for size in (0.001, 1, 4, 12)]).astype(np.float32)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport.console import cli
+from kanexport.cli import export_command
+from kanexport.detection import detect
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 from tests.small_checkpoints import beside_forward
 
 FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoid": lambda u: 1 / (1 + math.exp(-u))}
@@ -98,11 +98,11 @@ def read(folder: Path, tensors: dict[str, Any], *pairs: str, symbolic: tuple[str
 
 def check(kan: Kan, tensors: dict[str, Any], names: dict[tuple[int, int, int], str] | None = None) -> None:
     x = np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs))
-    trace = evaluate.evaluate(kan, x)
+    trace = float64_reference.evaluate(kan, x)
     rows = x
     for at, layer in enumerate(kan.layers):
         expected = np.array([edges(tensors, at, row, names or {}) for row in rows.tolist()])
-        found = np.concatenate([part for _, part, _ in evaluate.edges(layer, trace.inputs[at])])
+        found = np.concatenate([part for _, part, _ in float64_reference.edges(layer, trace.inputs[at])])
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
         rows = expected.sum(axis=1) + tensors[f"biases.{at}.weight"].astype(float)
     np.testing.assert_allclose(trace.y, rows, rtol=0, atol=1e-11 * np.abs(rows).max())
@@ -177,9 +177,9 @@ def test_the_command_takes_names_and_functions(tmp_path: Path, capsys: pytest.Ca
     given = [f"--symbolic={text}" for text in ("0,1,0=sin", "0,0,2=mine", "1,2,0=mine")]
     folder = tmp_path / "models"
     arguments = [str(save(tmp_path, tensors)), "--repository", str(folder), *given, "--function", "mine=x**2"]
-    assert cli.main([*arguments, "--json"]) == 0
+    assert export_command.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["options"]["given"]["function mine"] == "x**2"
-    assert cli.main([*arguments[:-2], "--force"]) == 2
+    assert export_command.main([*arguments[:-2], "--force"]) == 2
     assert "give it with --function mine=..." in capsys.readouterr().err
 
 
@@ -203,7 +203,7 @@ def test_a_masked_edge_with_a_name_still_gives_nan_where_its_function_does(tmp_p
     tensors = state(2, 1)
     tensors["symbolic_fun.0.affine"][0, 1] = (1, 0, 1, 0)
     kan = read(tmp_path, tensors, symbolic=("0,1,0=log",))
-    y = evaluate.evaluate(kan, np.array([[0.5, 0.5], [0.5, -0.5]])).y[:, 0]
+    y = float64_reference.evaluate(kan, np.array([[0.5, 0.5], [0.5, -0.5]])).y[:, 0]
     assert np.isnan(y).tolist() == [False, True]
 
 
@@ -211,7 +211,7 @@ def test_a_value_that_is_not_finite_reaches_every_sum(tmp_path: Path) -> None:
     tensors = state(2, 3)
     tensors["act_fun.0.mask"][:] = 0
     kan = read(tmp_path, tensors)
-    y = evaluate.evaluate(kan, np.array([[np.nan, 0], [0, np.inf], [-np.inf, 0]])).y
+    y = float64_reference.evaluate(kan, np.array([[np.nan, 0], [0, np.inf], [-np.inf, 0]])).y
     assert np.isnan(y).all()
 
 
@@ -277,7 +277,7 @@ def test_a_model_may_lie_under_a_prefix(tmp_path: Path, prefix: str) -> None:
         loaded = checkpoint.load(path)
         reader, _ = detect.detect(loaded, None)
         kan = detect.read(reader, loaded, Options({}))
-        found.append(evaluate.evaluate(kan, np.linspace(-1, 1, 10).reshape(5, 2)).y)
+        found.append(float64_reference.evaluate(kan, np.linspace(-1, 1, 10).reshape(5, 2)).y)
     np.testing.assert_array_equal(*found)
     mixed = {prefix + key: value for key, value in tensors.items()} | {"other.w": np.ones(2, dtype=np.float32)}
     assert f"--option prefix={prefix}" in refuse(tmp_path, mixed).hint

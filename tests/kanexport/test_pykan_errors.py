@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+from kanexport.detection import registry
 from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError, UnknownFunction
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.recognise import registry
 
 
 def refuse(tmp_path: Path, path: Path, *options: str, family: str | None = None) -> ExportError:

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))
 import fuzz_checkpoints as fuzzer
 
 from kanexport import readers
+from kanexport.detection import detect, registry
 from kanexport.errors import ExportError
-from kanexport.files.checkpoint import Checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import Kan
 from kanexport.options import Options
-from kanexport.proof import evaluate
-from kanexport.recognise import detect, registry
+from kanexport.verify import float64_reference
 
 ROOT = Path(__file__).parent.parent.parent
 FAMILIES = registry.readers()
@@ -96,6 +96,6 @@ def test_a_weight_that_is_not_finite_is_refused(family: str, number: float, seed
         if isinstance(outcome, ExportError):
             refusals += 1
         else:  # the tensor did not matter
-            expected = evaluate.evaluate(read(seed, seed.loaded), x := rows(outcome)).y
-            np.testing.assert_array_equal(evaluate.evaluate(outcome, x).y, expected, err_msg=key)
+            expected = float64_reference.evaluate(read(seed, seed.loaded), x := rows(outcome)).y
+            np.testing.assert_array_equal(float64_reference.evaluate(outcome, x).y, expected, err_msg=key)
     assert refusals

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from small_checkpoints import AROUND, Edges, Tensors, check, refuse, save, silu
 
-from kanexport.files import checkpoint
+from kanexport.detection import detect
+from kanexport.formats import checkpoint
 from kanexport.options import Options
-from kanexport.recognise import detect
 
 GRID = np.linspace(-2, 2, 5)
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.errors import CheckpointError
-from kanexport.files import bfloat16, checkpoint, safetensorsfile
+from kanexport.formats import checkpoint, torch_archive
+from kanexport.formats import safetensors as our_format
 from kanexport.pipeline import Request, export
 
 NUMPY = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
@@ -39,14 +40,14 @@ def test_every_numpy_type_reads_as_the_library_reads_it() -> None:
         for shape in ((), (3,), (2, 0, 4), (2, 3, 5))
     }
     data = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-    found, expected = safetensorsfile.read(data), safetensors.numpy.load(data)
+    found, expected = our_format.read(data), safetensors.numpy.load(data)
     assert set(found) == set(expected) == set(tensors)
     for key, value in expected.items():
         assert found[key].dtype == value.dtype, key
         assert found[key].shape == value.shape, key
         assert found[key].tobytes() == value.tobytes(), key
         assert found[key].flags.c_contiguous, key
-        assert bfloat16.stored(found[key]) == value.dtype.name
+        assert torch_archive.stored(found[key]) == value.dtype.name
 
 
 def test_what_torch_writes_reads_as_torch_reads_it(tmp_path: Path) -> None:
@@ -61,16 +62,16 @@ def test_what_torch_writes_reads_as_torch_reads_it(tmp_path: Path) -> None:
         exact = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         assert found[key].dtype == exact.dtype, key
         assert found[key].tobytes() == exact.tobytes(), key
-        assert bfloat16.stored(found[key]) == str(tensor.dtype).removeprefix("torch.")
+        assert torch_archive.stored(found[key]) == str(tensor.dtype).removeprefix("torch.")
 
 
 def test_every_bfloat16_is_widened_exactly() -> None:
     torch = pytest.importorskip("torch")
     bits = np.arange(2**16, dtype=np.uint16)
     exact = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
-    assert bfloat16.widen(bits).tobytes() == exact.tobytes()
+    assert torch_archive.widen(bits).tobytes() == exact.tobytes()
     data = encode({"w": entry("BF16", (2**16,), (0, 2**17))}, bits.tobytes())
-    assert safetensorsfile.read(data)["w"].tobytes() == exact.tobytes()
+    assert our_format.read(data)["w"].tobytes() == exact.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
@@ -157,7 +158,7 @@ def test_hostile_headers_are_refused_quickly(name: str, tmp_path: Path) -> None:
 def test_what_is_refused_but_for_the_library_is_named() -> None:
     """What is a valid file of a type that no KAN has."""
     with pytest.raises(CheckpointError, match=r"'w' is of type 'F8_E4M3'") as caught:
-        safetensorsfile.read(HOSTILE["type fp8"])
+        our_format.read(HOSTILE["type fp8"])
     assert "BF16" in caught.value.hint
 
 
@@ -176,7 +177,7 @@ ENTRIES = st.fixed_dictionaries(
 def test_what_the_library_refuses_is_refused(header: dict[str, Any], size: int) -> None:
     data = encode(header, bytes(size))
     try:
-        found = safetensorsfile.read(data)
+        found = our_format.read(data)
     except CheckpointError:
         return
     assert set(found) == {name for name, _ in safetensors.deserialize(data)}
@@ -189,7 +190,7 @@ def test_files_the_library_writes_are_read(data: st.DataObject) -> None:
     tensors = {
         f"layer.{at}": np.ones(shape, dtype=data.draw(st.sampled_from(NUMPY))) for at, shape in enumerate(shapes)
     }
-    found = safetensorsfile.read(safetensors.numpy.save(tensors))
+    found = our_format.read(safetensors.numpy.save(tensors))
     assert {key: (value.shape, value.dtype) for key, value in found.items()} == {
         key: (value.shape, value.dtype) for key, value in tensors.items()
     }

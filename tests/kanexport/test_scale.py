@@ -15,14 +15,14 @@ import pytest
 from golden_cases import Case, cases
 from small_checkpoints import save
 
-from kanexport import manifest as contract
-from kanexport.lowering import lower, simplify
-from kanexport.operators.weights import PAGE, SHARED_FROM, Weights
-from kanexport.packing.publish import Result
+from kanexport.bundle.publish import Result
+from kanexport.contract import manifest as contract
+from kanexport.graph.external_data import PAGE, SHARED_FROM, Weights
+from kanexport.lowering import lower, passes
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanserve.backends import ort
+from kanexport.verify import float64_reference
 from kanserve.repository import layout
+from kanserve.runtime import ort
 
 MIB = 2**20
 CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
@@ -133,7 +133,7 @@ def test_a_shared_file_changes_no_bit_of_an_answer(
 
     alone = exported("alone")
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
-    monkeypatch.setattr(simplify, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(passes, "BLOCK_NUMBERS", block)
     shared = exported("shared")
     assert contract.WEIGHTS_FILE in {entry.path for entry in shared.manifest.files}
     same(answers(shared, x), answers(alone, x))
@@ -160,18 +160,18 @@ def test_what_is_evaluated_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch
     x = case.reference()["x"][:20].astype(np.float64)
 
     def values() -> list[np.ndarray]:
-        trace = evaluate.evaluate(kan, x)
-        edges = [np.concatenate([v for _, v, _ in evaluate.edges(kan.layers[0], x)])]
+        trace = float64_reference.evaluate(kan, x)
+        edges = [np.concatenate([v for _, v, _ in float64_reference.edges(kan.layers[0], x)])]
         return [trace.y, trace.peak, *edges]
 
     whole = values()
-    monkeypatch.setattr(evaluate, "CHUNK_NUMBERS", 7000)
+    monkeypatch.setattr(float64_reference, "CHUNK_NUMBERS", 7000)
     for found, expected in zip(values(), whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_rounding_is_drawn_anew_in_every_block() -> None:
-    jitter = evaluate.Jitter(2.0**-24, 1)
+    jitter = float64_reference.Jitter(2.0**-24, 1)
     one, other = (jitter.shake(np.ones((50, 3)), block) for block in (0, 1))
     assert not np.array_equal(one, other)
     np.testing.assert_array_equal(one, jitter.shake(np.ones((50, 3))))

@@ -16,11 +16,11 @@ nn = torch.nn
 import several_modules as several  # noqa: E402 - needs torch
 from hybrid_modules import KANLinear  # noqa: E402 - as above
 
-from kanexport import manifest as contract  # noqa: E402 - as above
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.contract import manifest as contract  # noqa: E402 - as above
 from kanexport.errors import ExportError, InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.hybrid import inputs  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export import inputs  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 
 def export(module: Any, example: Any, folder: Path) -> Result:

@@ -10,15 +10,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from kanexport.detection import registry
 from kanexport.errors import ExportError, InvalidKan, OptionError
-from kanexport.files import checkpoint
-from kanexport.functions.singularity import BROKEN, avoiding
-from kanexport.functions.unary import SYMBOLIC, Unary
-from kanexport.operators.graph import Graph
+from kanexport.formats import checkpoint
+from kanexport.functions.elementwise import SYMBOLIC, Unary
+from kanexport.functions.regularized import BROKEN, avoiding
+from kanexport.graph.builder import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
-from kanexport.proof import evaluate
-from kanexport.recognise import registry
+from kanexport.verify import float64_reference
 from tests.small_checkpoints import beside_forward
 
 NAMES = [name for name in SYMBOLIC if name not in (BROKEN, "sigmoid", "cosh")]
@@ -163,7 +163,7 @@ def test_models_export_and_the_proof_holds(pykan: Any, tmp_path: Path, name: str
     loaded = checkpoint.load(tmp_path / "toy")
     kan = registry.readers()["pykan"].read(loaded, Options.parse(["singularity=avoid", "y_th=2.5"]))
     x = np.random.default_rng(0).uniform(-2, 2, size=(40, 2))
-    values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[0], x)])[:, 1, 0]
+    values = np.concatenate([part for _, part, _ in float64_reference.edges(kan.layers[0], x)])[:, 1, 0]
     expected = [-0.7 * upstream(name, 1.5 * u + float(np.float32(0.1)), 2.5) + 0.3 for u in x[:, 1].tolist()]
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 

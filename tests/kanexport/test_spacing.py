@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.layers import spacing
 from kanexport.options import Options
+from kanexport.readers.common import grid_steps
 
 # Ranges as people write them, at most two decimals.
 ENDS = st.integers(-1000, 1000).map(lambda n: n / 100)
@@ -27,7 +27,7 @@ def test_a_denominator_is_exact_whatever_rounding_the_centres_went_through(
     first: float, last: float, count: int, kind: type
 ) -> None:
     centres = np.linspace(first, last, count).astype(kind).astype(np.float64)
-    assert spacing.between_centres(centres) == (last - first) / (count - 1)
+    assert grid_steps.between_centres(centres) == (last - first) / (count - 1)
 
 
 @given(ENDS, st.integers(1, 1500).map(lambda n: n / 100), st.integers(1, 60), st.sampled_from([np.float32, np.float64]))
@@ -35,7 +35,7 @@ def test_a_cell_width_is_exact_whatever_rounding_the_starts_went_through(
     low: float, width: float, cells: int, kind: type
 ) -> None:
     high = round(low + width, 2)
-    found = spacing.between_starts(starts(low, high, cells, kind))
+    found = grid_steps.between_starts(starts(low, high, cells, kind))
     # Another pair of decimals may give the same float32 starts far from zero.
     assert found == pytest.approx((high - low) / cells, rel=1e-15 if kind is np.float64 or width > 1 else 1e-5)
 
@@ -43,27 +43,27 @@ def test_a_cell_width_is_exact_whatever_rounding_the_starts_went_through(
 def test_the_usual_ranges_are_exact() -> None:
     for low, high in ((-1, 1), (-2, 2), (0, 1), (-1.2, 0.2), (-3.3, 1.7), (-0.1, 0.9), (0, 10)):
         for cells in (1, 2, 3, 5, 7, 8, 10, 16, 20, 50, 100, 200):
-            assert spacing.between_starts(starts(low, high, cells, np.float32)) == (high - low) / cells
+            assert grid_steps.between_starts(starts(low, high, cells, np.float32)) == (high - low) / cells
 
 
 def test_a_range_of_many_decimals_is_near() -> None:
     low, high = -np.pi, np.sqrt(7)
-    found = spacing.between_starts(starts(low, high, 9, np.float32))
+    found = grid_steps.between_starts(starts(low, high, 9, np.float32))
     assert found == pytest.approx((high - low) / 9, rel=1e-6)
 
 
 def test_starts_that_are_not_uniform_have_their_mean_distance() -> None:
-    assert spacing.between_starts(np.array([0.0, 1.0, 2.5, 3.0, 4.0])) == 1.0
+    assert grid_steps.between_starts(np.array([0.0, 1.0, 2.5, 3.0, 4.0])) == 1.0
 
 
 def test_a_single_centre_asks_for_the_denominator() -> None:
     with pytest.raises(OptionError, match="single centre") as caught:
-        spacing.denominator(np.array([0.5]), Options({}))
+        grid_steps.denominator(np.array([0.5]), Options({}))
     assert "denominator=" in caught.value.hint
-    assert spacing.denominator(np.array([0.5]), Options({"denominator": "0.25"})) == 0.25
+    assert grid_steps.denominator(np.array([0.5]), Options({"denominator": "0.25"})) == 0.25
 
 
 @pytest.mark.parametrize("bad", [[0, 1, 2], [0, 1, np.nan, 3], [0, 1, 1, 2], [3, 2, 1, 0], [0, 1, 2, np.inf]])
 def test_starts_that_are_no_grid_are_refused(bad: list[float]) -> None:
     with pytest.raises(InvalidKan, match="starts"):
-        spacing.cubic_step(np.array(bad, dtype=float), Options({}))
+        grid_steps.cubic_step(np.array(bad, dtype=float), Options({}))

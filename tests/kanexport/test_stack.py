@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from small_checkpoints import read, refuse, save
 
 from kanexport.errors import FamilyError, InvalidKan, OpenQuestion
-from kanexport.layers import order
-from kanexport.layers.order import OtherModule
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.readers.common import order
+from kanexport.readers.common.order import OtherModule
 
 RNG = np.random.default_rng(3)
 MODULES = {

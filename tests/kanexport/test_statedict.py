@@ -18,7 +18,7 @@ import pytest
 from small_checkpoints import read, save
 
 from kanexport.errors import CheckpointError, InvalidKan, OptionError, UnsafeCheckpoint
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
 
 

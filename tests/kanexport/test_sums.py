@@ -11,11 +11,11 @@ from golden_cases import EDGE_TOLERANCE, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.detection import detect
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.options import Options
-from kanexport.recognise import detect
 
 CASES = {case.facts["family"]: case for case in reversed(cases())}
 

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.detection import detect, registry
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect, registry
+from kanexport.verify import float64_reference
 
 # What symbolic functions, affine values and sums are made of.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
@@ -59,7 +59,7 @@ def test_a_base_that_spoils_every_value_leaves_only_that_behind(pykan: Any, tmp_
     lowered = lower.lower(read(path), "float32")
     assert all(operators(model) <= PLAIN | {"Sin"} for model in (lowered.model, *lowered.edges))
     kan = read(path)
-    y = evaluate.evaluate(kan, np.array([[np.nan, 0], [0, np.inf], [0, 0]])).y
+    y = float64_reference.evaluate(kan, np.array([[np.nan, 0], [0, np.inf], [0, 0]])).y
     assert np.isnan(y[:, 0]).tolist() == [True, True, False]
     export(Request(path=path, repository=tmp_path / "models"))  # the proof has such rows
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport.functions import unary
-from kanexport.operators.graph import Graph
+from kanexport.functions import elementwise
+from kanexport.graph.builder import Graph
 
 TAILS: dict[str, Callable[[float], float]] = {
     "silu": lambda x: x / (1 + math.exp(-x)),
@@ -28,7 +28,7 @@ TAILS: dict[str, Callable[[float], float]] = {
 ])  # fmt: skip
 def test_relative_errors_in_float32(name: str, start: float, tolerance: float) -> None:
     g = Graph("tail", "float32")
-    model = g.build({"y": (unary.activation(name).emit(g, g.input("x", 1)), (1,))})
+    model = g.build({"y": (elementwise.activation(name).emit(g, g.input("x", 1)), (1,))})
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     x = np.linspace(start, 10, 5000, dtype=np.float32)
     found = session.run(["y"], {"x": x[:, None]})[0][:, 0]

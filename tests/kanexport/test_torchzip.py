@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from kanexport.errors import CheckpointError
-from kanexport.files import checkpoint, pickles, torchzip
+from kanexport.formats import checkpoint, pickle_data, torch_archive
 
 EMPTY = b"\x80\x02}."
 ONE_TENSOR = (
@@ -40,7 +40,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def assert_same(torch: Any, data: bytes) -> None:
     """Our reading and torch.load(weights_only=True) agree in keys, types, shapes and bits."""
     expected = flatten(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
-    found = flatten(torchzip.read(data))
+    found = flatten(torch_archive.read(data))
     assert list(found) == list(expected)
     for key, tensor in expected.items():
         if not isinstance(tensor, torch.Tensor):
@@ -120,8 +120,8 @@ def test_every_protocol_torch_can_write(torch: Any, protocol: int) -> None:
     usual = saved(torch, value)
     assert_same(torch, usual)
     found, expected = (
-        flatten(torchzip.read(saved(torch, value, pickle_protocol=protocol))),
-        flatten(torchzip.read(usual)),
+        flatten(torch_archive.read(saved(torch, value, pickle_protocol=protocol))),
+        flatten(torch_archive.read(usual)),
     )
     assert list(found) == list(expected)
     for key in expected:
@@ -138,10 +138,10 @@ def test_numpy_values_among_a_scripts_own_are_inert(torch: Any) -> None:
         "names": np.array(["a", "b"]),
     }
     for protocol in (2, 3, 4):
-        found = torchzip.read(saved(torch, value, pickle_protocol=protocol))
+        found = torch_archive.read(saved(torch, value, pickle_protocol=protocol))
         assert found["model_state"]["w"].tolist() == [1, 1]
-        assert isinstance(found["best_loss"], pickles.Opaque)
-        assert all(isinstance(item, pickles.Opaque) for item in (*found["history"], found["mean"], found["names"]))
+        assert isinstance(found["best_loss"], pickle_data.Opaque)
+        assert all(isinstance(item, pickle_data.Opaque) for item in (*found["history"], found["mean"], found["names"]))
 
 
 def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any,
 
 
 def test_a_view_of_a_large_storage_is_copied_small(torch: Any) -> None:
-    found = torchzip.read(saved(torch, {"w": torch.zeros(1_000_000)[:3]}))["w"]
+    found = torch_archive.read(saved(torch, {"w": torch.zeros(1_000_000)[:3]}))["w"]
     assert found.flags.owndata
     assert found.nbytes == 12
 
@@ -231,7 +231,7 @@ def test_torchscript_is_refused_with_advice(torch_zip: Callable[..., bytes]) -> 
     with zipfile.ZipFile(data, "a") as archive:
         archive.writestr("archive/constants.pkl", EMPTY)
     with pytest.raises(CheckpointError, match="TorchScript") as caught:
-        torchzip.read(data.getvalue())
+        torch_archive.read(data.getvalue())
     assert "state_dict()" in caught.value.hint
 
 
@@ -250,7 +250,7 @@ def test_bombs_are_refused_before_they_unpack(torch_zip: Callable[..., bytes]) -
     )
     for data in (by_ratio, by_pickle):
         with pytest.raises(CheckpointError, match=r"unpacks? to"):
-            torchzip.read(data)
+            torch_archive.read(data)
 
 
 def _directory_says(data: bytes, name: str, **lies: int) -> bytes:
@@ -270,13 +270,13 @@ def _directory_says(data: bytes, name: str, **lies: int) -> bytes:
 def test_an_entry_shorter_than_it_claims_gives_no_bytes_beyond_it(torch_zip: Callable[..., bytes]) -> None:
     """The checksum of the short entry is right; the tensor would reach outside it."""
     honest = torch_zip(ONE_TENSOR % (4, 4), {"0": struct.pack("<4f", 1, 2, 3, 4)})
-    assert torchzip.read(honest)["w"].tolist() == [1, 2, 3, 4]
+    assert torch_archive.read(honest)["w"].tolist() == [1, 2, 3, 4]
     count = 100_000
     data = _directory_says(
         torch_zip(ONE_TENSOR % (count, count), {"0": bytes(16)}), "archive/data/0", file_size=count * 4
     )
     with pytest.raises(CheckpointError, match=r"shorter|damaged"):
-        torchzip.read(data)
+        torch_archive.read(data)
 
 
 def test_a_deflated_entry_unpacks_no_further_than_it_claims(torch_zip: Callable[..., bytes], tmp_path: Path) -> None:
@@ -285,11 +285,11 @@ def test_a_deflated_entry_unpacks_no_further_than_it_claims(torch_zip: Callable[
     (tmp_path / "bomb.pt").write_bytes(_directory_says(data, "archive/data/0", file_size=16))
     script = """
 import pathlib, resource, sys
-from kanexport.files import pickles, torchzip
+from kanexport.formats import pickle_data, torch_archive
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    torchzip.read(pathlib.Path(sys.argv[1]).read_bytes())
-except torchzip.CheckpointError as error:
+    torch_archive.read(pathlib.Path(sys.argv[1]).read_bytes())
+except torch_archive.CheckpointError as error:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
 """
     done = subprocess.run(
@@ -315,27 +315,27 @@ def test_entries_that_trick_are_refused(torch_zip: Callable[..., bytes], tmp_pat
 
     for names in (("archive/data.pkl",), ("other/data.pkl",), ("../data.pkl",)):
         with pytest.raises(CheckpointError, match=r"duplicate|no torch checkpoint"):
-            torchzip.read(extended(*names))
+            torch_archive.read(extended(*names))
     # Names that climb or are absolute name nothing: no entry is ever written to disk.
-    assert torchzip.read(extended("../../evil", "/evil", str(tmp_path / "evil"))) == {}
+    assert torch_archive.read(extended("../../evil", "/evil", str(tmp_path / "evil"))) == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_packings_and_passwords_are_refused(torch_zip: Callable[..., bytes]) -> None:
     for packing in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with pytest.raises(CheckpointError, match="packed"):
-            torchzip.read(torch_zip(EMPTY, compression=packing))
+            torch_archive.read(torch_zip(EMPTY, compression=packing))
     encrypted = bytearray(torch_zip(EMPTY))
     encrypted[6] |= 1
     encrypted[bytes(encrypted).index(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(CheckpointError, match="damaged"):
-        torchzip.read(bytes(encrypted))
+        torch_archive.read(bytes(encrypted))
 
 
 def test_big_endian_files_are_turned(torch_zip: Callable[..., bytes]) -> None:
     target = io.BytesIO(torch_zip(ONE_TENSOR % (3, 3), {"0": struct.pack(">3f", 1.5, -2, 3)}))
     with zipfile.ZipFile(target, "a") as archive:
         archive.writestr("archive/byteorder", b"big")
-    found = torchzip.read(target.getvalue())["w"]
+    found = torch_archive.read(target.getvalue())["w"]
     assert found.tolist() == [1.5, -2.0, 3.0]
     assert found.dtype == np.dtype("=f4")

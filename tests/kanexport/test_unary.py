@@ -7,8 +7,8 @@ import onnxruntime
 import pytest
 
 from kanexport.errors import UnknownFunction
-from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC, Unary, activation, symbolic
-from kanexport.operators.graph import Graph
+from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC, Unary, activation, symbolic
+from kanexport.graph.builder import Graph
 
 FUNCTIONS = [*(("activation", f) for f in ACTIVATIONS.values()), *(("symbolic", f) for f in SYMBOLIC.values())]
 DTYPES = ("float32", "float64")

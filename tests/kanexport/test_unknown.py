@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from small_checkpoints import refuse
 
+from kanexport.detection import detect, registry
 from kanexport.errors import FamilyError
-from kanexport.recognise import registry, unknown
 
 FOUND = {
     "1 convolution (conv.weight (8, 1, 3, 3))": {"conv.weight": (8, 1, 3, 3), "conv.bias": (8,)},
@@ -37,18 +37,18 @@ def tensors(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def test_every_kind_of_module_is_described() -> None:
     for text, shapes in FOUND.items():
-        assert text in unknown.described(tensors(shapes)), text
-    assert "complex numbers (z complex64)" in unknown.described({"z": np.ones(2, dtype=np.complex64)})
+        assert text in detect.described(tensors(shapes)), text
+    assert "complex numbers (z complex64)" in detect.described({"z": np.ones(2, dtype=np.complex64)})
 
 
 def test_the_nearest_families_are_those_with_such_names() -> None:
-    near = unknown.nearest(tensors({"0.cheby_coeff": (3, 2, 5), "1.weight": (2, 2)}))
+    near = detect.nearest(tensors({"0.cheby_coeff": (3, 2, 5), "1.weight": (2, 2)}))
     assert near.startswith("chebykan has cheby_coeffs with 3 axes")
-    assert unknown.nearest(tensors({"0.weight": (3, 2), "0.bias": (3,)})) == ""
+    assert detect.nearest(tensors({"0.weight": (3, 2), "0.bias": (3,)})) == ""
     for family, reader in registry.layer_readers().items():
         own = {f"layers.0.{name}": (2,) * axes for name, axes in reader.keys.required.items()}
         if any(name not in ("weight", "bias") for name in reader.keys.required):
-            assert f"{family} has " in unknown.nearest(tensors(own)) or unknown.nearest(tensors(own)).count(";") == 2
+            assert f"{family} has " in detect.nearest(tensors(own)) or detect.nearest(tensors(own)).count(";") == 2
 
 
 def test_an_unknown_checkpoint_is_told_the_command_first(tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from kanexport import manifest
-from kanserve.client import bulk
-from kanserve.client.connection import Client
+from kanexport.contract import manifest
+from kanserve.client import chunking
+from kanserve.client.sync import Client
 from tests.kanserve.running import serving as running
 
 torch = pytest.importorskip("torch")
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.hybrid import tails  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Target  # noqa: E402 - as above
+from kanexport.bundle.publish import Target  # noqa: E402 - as above
+from kanexport.torch_export import splice  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 VECTOR = np.arange(1, 6).astype(np.float32)
 
@@ -65,12 +65,12 @@ def _needs_the_defect() -> None:
 
 def test_a_vector_is_written_as_a_column() -> None:
     model, x = _product(VECTOR), _rows()
-    tails.as_columns(model.graph)
+    splice.as_columns(model.graph)
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_allclose(_answer(model, x), x.transpose(0, 2, 1) @ VECTOR, rtol=1e-5, atol=1e-5)
     wide = _product(VECTOR[:, None])
     before = wide.SerializeToString()
-    tails.as_columns(wide.graph)
+    splice.as_columns(wide.graph)
     assert wide.SerializeToString() == before
 
 
@@ -85,7 +85,7 @@ def test_where_the_optimiser_is_at_fault_the_server_loads_with_less_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _needs_the_defect()
-    monkeypatch.setattr(tails, "as_columns", lambda graph: None)  # as torch.onnx writes it
+    monkeypatch.setattr(splice, "as_columns", lambda graph: None)  # as torch.onnx writes it
     module, x = Weighted(), _rows()
     result = convert(module, x, Target(repository=tmp_path, name="m"), options={})
     assert result.manifest.optimization == manifest.BASIC
@@ -95,5 +95,5 @@ def test_where_the_optimiser_is_at_fault_the_server_loads_with_less_of_it(
     with torch.no_grad():
         expected = module(torch.from_numpy(x)).numpy()
     with running(tmp_path) as server, Client(server.address) as client:
-        answer = bulk.infer(client, client.model("m"), x).outputs["y"]
+        answer = chunking.infer(client, client.model("m"), x).outputs["y"]
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)

@@ -13,15 +13,15 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from kanexport.console import cli
+from kanexport.cli import export_command
+from kanexport.detection import detect
 from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
-from kanexport.proof import evaluate, trial_rows, verify
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference, test_points, verify
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def nudge(value: np.ndarray) -> np.ndarray:
 def test_the_honest_graph_passes(toy: Kan) -> None:
     proof = verify.verify(toy, lower.lower(toy, "float32"), "float32")
     zones = proof.verification.zones
-    assert [zone.name for zone in zones[: len(trial_rows.ZONES)]] == list(trial_rows.ZONES)
+    assert [zone.name for zone in zones[: len(test_points.ZONES)]] == list(test_points.ZONES)
     assert all(zone.outputs_max_rel <= 1e-5 and zone.edges_max_rel <= 5e-5 for zone in zones)
     assert len(proof.reference.inputs) == len(proof.reference.outputs) == verify.REFERENCE_ROWS
     assert proof.notes == ()
@@ -175,11 +175,11 @@ def test_reports_are_honest(toy: Kan) -> None:
     lowered = lower.lower(toy, "float32")
     zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
     session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])
-    made = trial_rows.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
+    made = test_points.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
     for name, x in made.items():
         zone = zones[name]
         found = session.run(["y"], {"x": x.astype(np.float32)})[0].astype(np.float64)
-        expected = evaluate.evaluate(toy, x).y
+        expected = float64_reference.evaluate(toy, x).y
         finite = np.isfinite(expected)
         largest = np.abs(found - expected)[finite].max(initial=0)
         assert zone.rows == len(x)
@@ -193,12 +193,12 @@ def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
     path, _ = golden("pykan-diabetes")
     models = tmp_path / "models"
     arguments = [str(path), "--repository", str(models), "--name", "m", "--tolerance", "1e-12"]
-    assert cli.main(arguments) == 3
+    assert export_command.main(arguments) == 3
     assert not models.exists()
     assert "--dtype float64" in capsys.readouterr().err
-    assert cli.main([*arguments[:-2]]) == 0
+    assert export_command.main([*arguments[:-2]]) == 0
     before = {p: p.read_bytes() for p in models.rglob("*") if p.is_file()}
-    assert cli.main([*arguments, "--force"]) == 3
+    assert export_command.main([*arguments, "--force"]) == 3
     assert {p: p.read_bytes() for p in models.rglob("*") if p.is_file()} == before
 
 
@@ -208,8 +208,8 @@ def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> N
     loaded = checkpoint.load(made.write(tmp_path))
     kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     proof = verify.verify(kan, lower.lower(kan, "float32"), "float32")
-    rows = trial_rows.zone_rows(kan.layers[0], 2, seed=0)["far"]
-    beyond = int(np.count_nonzero(evaluate.evaluate(kan, rows).peak >= 1e30))
+    rows = test_points.zone_rows(kan.layers[0], 2, seed=0)["far"]
+    beyond = int(np.count_nonzero(float64_reference.evaluate(kan, rows).peak >= 1e30))
     assert 0 < beyond < len(rows)
     (note,) = [note for note in proof.notes if "not compared" in note]
     assert note.startswith(

@@ -14,15 +14,15 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError, InvalidKan, OptionError
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats import checkpoint
 from kanexport.functions.wavelets import WAVELETS, hamming, rates
-from kanexport.operators.graph import Graph
+from kanexport.graph.builder import Graph
+from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 NAMES = sorted(WAVELETS)
 # In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.
@@ -130,7 +130,7 @@ def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Optio
 
 
 def edge_values(kan: Kan, at: int, x: np.ndarray) -> np.ndarray:
-    return np.concatenate([values for _, values, _ in evaluate.edges(kan.layers[at], x)])
+    return np.concatenate([values for _, values, _ in float64_reference.edges(kan.layers[at], x)])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +148,7 @@ def test_a_wav_kan_layer(tmp_path: Path, name: str, n: int, m: int) -> None:
     np.testing.assert_allclose(edge_values(kan, 0, x), expected, rtol=0, atol=1e-13)
     bn = {key: tensors[f"bn.{key}"].astype(float) for key in ("weight", "bias", "running_mean", "running_var")}
     y = (expected.sum(axis=1) - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-5) * bn["weight"] + bn["bias"]
-    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
 
 
 def test_a_torch_wavelet_kan_layer(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_base_branch_of_torch_conv_kan(tmp_path: Path) -> None:
     tensors = wav_layer(3, 4)
     kans = [read(tmp_path, tensors, f"base_branch={way}")[0] for way in ("dead", "added")]
     x = np.random.default_rng(0).normal(size=(5, kans[0].n_inputs))
-    dead, added = (np.concatenate([v for _, v, _ in evaluate.edges(kan.layers[0], x)]) for kan in kans)
+    dead, added = (np.concatenate([v for _, v, _ in float64_reference.edges(kan.layers[0], x)]) for kan in kans)
     silu = x / (1 + np.exp(-x))
     np.testing.assert_allclose(added - dead, silu[:, :, None] * tensors["weight1"].T.astype(np.float64), atol=1e-12)
 

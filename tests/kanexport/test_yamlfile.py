@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.errors import CheckpointError
-from kanexport.files import yamlfile
-from kanexport.files.yamlfile import Tagged
+from kanexport.formats import yaml_config
+from kanexport.formats.yaml_config import Tagged
 
 SCALAR = """
 grid: !!python/object/apply:numpy.{module}.multiarray.scalar
@@ -48,14 +48,14 @@ grid: !!python/object/apply:numpy.{module}.multiarray.scalar
     ],
 )
 def test_numpy_scalars_under_both_spellings(module: str, code: str, data: str, value: Any) -> None:
-    found = yamlfile.read(SCALAR.format(module=module, code=code, data=data).encode())["grid"]
+    found = yaml_config.read(SCALAR.format(module=module, code=code, data=data).encode())["grid"]
     assert found == value
     assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(("code", "data"), [("i8", "CgAAAA=="), ("c16", "CgAAAAAAAAA="), ("O", "CgAAAAAAAAA=")])
 def test_numpy_values_that_are_no_number_stay_inert(code: str, data: str) -> None:
-    found = yamlfile.read(SCALAR.format(module="core", code=code, data=data).encode())["grid"]
+    found = yaml_config.read(SCALAR.format(module="core", code=code, data=data).encode())["grid"]
     assert isinstance(found, Tagged)
 
 
@@ -64,7 +64,7 @@ def test_scalars_that_share_their_dtype_by_alias() -> None:
         "- !!python/object/apply:numpy.dtype", "- &d !!python/object/apply:numpy.dtype"
     )
     text += "k: !!python/object/apply:numpy.core.multiarray.scalar\n- *d\n- !!binary |\n  AwAAAAAAAAA=\n"
-    assert yamlfile.read(text.encode()) == {"grid": 10, "k": 3}
+    assert yaml_config.read(text.encode()) == {"grid": 10, "k": 3}
 
 
 def test_python_tags_become_inert_values() -> None:
@@ -74,7 +74,7 @@ fun: !!python/name:torch.tanh ''
 act: !!python/object:torch.nn.modules.activation.SiLU {training: true, inplace: false}
 other: !unknown [1]
 """
-    found = yamlfile.read(text.encode())
+    found = yaml_config.read(text.encode())
     assert found["width"] == (2, 3)
     assert found["fun"] == Tagged("name:torch.tanh", "")
     assert found["fun"].name == "torch.tanh"
@@ -99,7 +99,7 @@ def test_nothing_is_executed(tag: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     text = tag.format(canary=canary).encode()
     try:
-        found = yamlfile.read(text)["a"]
+        found = yaml_config.read(text)["a"]
     except CheckpointError:
         assert tag.startswith("?")  # a tagged value cannot be a key
     else:
@@ -156,7 +156,7 @@ HOSTILE = {
 def test_hostile_files_are_refused_quickly(name: str) -> None:
     started = time.process_time()
     with pytest.raises(CheckpointError) as caught:
-        yamlfile.read(HOSTILE[name])
+        yaml_config.read(HOSTILE[name])
     assert caught.value.message.startswith("the config")
     assert len(caught.value.message) < 300
     assert time.process_time() - started < 2.0
@@ -164,20 +164,20 @@ def test_hostile_files_are_refused_quickly(name: str) -> None:
 
 def test_an_error_names_the_line() -> None:
     with pytest.raises(CheckpointError, match="line 3"):
-        yamlfile.read(b"a: 1\nb: 2\nc: [1, }\n")
+        yaml_config.read(b"a: 1\nb: 2\nc: [1, }\n")
 
 
 def test_a_large_honest_config_is_read() -> None:
     names = [["0"] * 40 for _ in range(200)]
     text = yaml.safe_dump({"symbolic.funs_name.0": names, "width": [[40, 0], [200, 0]]})
-    assert yamlfile.read(text.encode())["symbolic.funs_name.0"] == names
+    assert yaml_config.read(text.encode())["symbolic.funs_name.0"] == names
 
 
 @given(st.text(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_no_text_escapes_with_another_error(text: str) -> None:
     try:
-        found = yamlfile.read(text.encode(errors="surrogatepass"))
+        found = yaml_config.read(text.encode(errors="surrogatepass"))
     except CheckpointError:
         return
     assert all(isinstance(key, str) for key in found)
@@ -213,7 +213,7 @@ TOKENS = st.sampled_from(PUNCTUATION + TAGS)
 @settings(max_examples=600, deadline=None)
 def test_no_arrangement_of_tokens_escapes_with_another_error(tokens: list[str]) -> None:
     try:
-        found = yamlfile.read(("k: " + "".join(tokens)).encode())
+        found = yaml_config.read(("k: " + "".join(tokens)).encode())
     except CheckpointError:
         return
     assert "k" in found or found

@@ -7,19 +7,19 @@ import gc
 import signal
 from collections import Counter
 
-from kanserve.config import Settings
-from kanserve.doors import transports
-from kanserve.doors.tls import Tls
-from kanserve.observe import logs
-from kanserve.rpc.services import Services
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.services import Services
+from kanserve.observability import logs
+from kanserve.transport import factory
+from kanserve.transport.endpoints import Tls
 
-BUILD = transports.build  # the test's server replaces this function
+BUILD = factory.build  # the test's server replaces this function
 
 
 class Counting:
     """The transport of the settings, as the product builds it."""
 
-    def __init__(self, settings: Settings, services: Services, pages: transports.Pages) -> None:
+    def __init__(self, settings: Settings, services: Services, pages: factory.Pages) -> None:
         _count()
         self._doors = BUILD(settings, services, pages)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from kanexport import manifest as contract
-from kanexport.manifest import FileEntry
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import toy
 

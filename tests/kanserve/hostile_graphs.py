@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport import manifest as contract
-from kanexport.manifest import FileEntry
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry
 from tests.kanserve import toy
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

@@ -9,15 +9,15 @@ from typing import Any
 import hypercorn.asyncio
 import hypercorn.config
 
-from kanserve.config import Settings
-from kanserve.doors.asgi import GrpcApp, Limits
-from kanserve.doors.tls import Tls
-from kanserve.doors.transports import Pages
-from kanserve.rpc.services import Services
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.services import Services
+from kanserve.transport.asgi import GrpcApp, Limits
+from kanserve.transport.endpoints import Tls
+from kanserve.transport.factory import Pages
 
 
 class Hypercorn:
-    """A door, as `kanserve.doors.door` wants it."""
+    """A door, as `kanserve.transport.factory` wants it."""
 
     def __init__(self, settings: Settings, services: Services, pages: Pages) -> None:
         self._app = GrpcApp(

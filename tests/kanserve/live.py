@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from kanexport import manifest as contract
-from kanexport.manifest import FileEntry
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request

@@ -12,9 +12,9 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from kanserve.access.roles import INCLUDES, Role
-from kanserve.access.table import ANYONE, NEEDS, Need
-from kanserve.observe.metrics import UNKNOWN
+from kanserve.auth.permissions import ANYONE, NEEDS, Need
+from kanserve.auth.roles import INCLUDES, Role
+from kanserve.observability.metrics import UNKNOWN
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 

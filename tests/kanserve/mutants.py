@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 
 EXTREMES: tuple[Any, ...] = (0, -1, 1, 2**31, 2**62, 10**400, 1e308, -1e-300, "", "x" * 300, None, True, [], {}, [[]])
 GRAPHS = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")

@@ -1,4 +1,4 @@
-"""A real server for tests: `kanserve.app.serve` in a process of its own, and raw calls to it."""
+"""A real server for tests: `kanserve.server.app.serve` in a process of its own, and raw calls to it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
 START = """
 import asyncio, json, os, signal, sys, threading, time
-from kanserve import app, config, workers
-from kanserve.observe import logs
+from kanserve.config import settings as config
+from kanserve.observability import logs
+from kanserve.server import app, supervisor
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
 if len(sys.argv) > 2:
     door = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
-    app.transports.build = lambda *parts: app.transports.Doors(door(*parts), None, both=True)
+    app.factory.build = lambda *parts: app.factory.Doors(door(*parts), None, both=True)
 started_by = os.getppid()
 def end_with_it():
     while os.getppid() == started_by:
@@ -45,7 +46,7 @@ def ready(addresses):
         stalls.watch(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
     threading.Thread(target=end_with_it, daemon=True).start()  # whoever started it may be killed
     print(json.dumps(addresses), flush=True)
-serve = workers.serve if settings.workers > 1 else app.serve
+serve = supervisor.serve if settings.workers > 1 else app.serve
 raise SystemExit(asyncio.run(serve(settings, ready)))
 """
 
@@ -148,7 +149,7 @@ def launched(
                 stderr=errors,
                 text=True,
                 env={
-                    "GRPC_VERBOSITY": "NONE",  # as kanserve.cli has it
+                    "GRPC_VERBOSITY": "NONE",  # as kanserve.cli.main has it
                     **os.environ,
                     "PYTHONUNBUFFERED": "1",
                     "KANSERVE_TEST_STALLS": str(turns.path),

@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from kanserve.access.roles import INCLUDES, Role
-from kanserve.access.table import NEEDS
-from kanserve.app import App
-from kanserve.config import Settings
-from kanserve.lifecycle import Lifecycle
-from kanserve.observe.metrics import Metrics
+from kanserve.auth.permissions import NEEDS
+from kanserve.auth.roles import INCLUDES, Role
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
+from kanserve.grpc_api.interceptor import AccessLog, CallFailed, Interceptor
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.rpc.call import Arrival, Call
-from kanserve.rpc.guard import AccessLog, CallFailed, Guard
-from kanserve.rpc.status import Code
+from kanserve.server.app import App
+from kanserve.system.lifecycle import Lifecycle
 from tests.kanserve import httpdoors, matrix, tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 
@@ -73,11 +72,11 @@ def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
         return b"never"
 
     async def ask() -> CallFailed:
-        guard = Guard(Metrics(), Lifecycle(), AccessLog("none"), None, max_calls=9, max_bytes=10**6)
+        guard = Interceptor(Metrics(), Lifecycle(), AccessLog("none"), None, max_calls=9, max_bytes=10**6)
         with pytest.raises(CallFailed) as caught:
-            await guard.unary("new.Service", "Method", answer).answer(b"", Arrival((), None))
+            await guard.unary("new.Service", "Method", answer).answer(b"", RequestMetadata((), None))
         with pytest.raises(CallFailed) as probed:
-            await guard.unary("new.Service", "Method", answer, probe=True).answer(b"", Arrival((), None))
+            await guard.unary("new.Service", "Method", answer, probe=True).answer(b"", RequestMetadata((), None))
         assert probed.value.code is Code.PERMISSION_DENIED
         return caught.value
 

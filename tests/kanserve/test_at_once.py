@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from kanserve.errors import BackendError, DeadlineExceeded
-from kanserve.models.executor import CALM, PROBE, Executor, Limits
-from kanserve.models.serving import Serving, Way
-from kanserve.observe.metrics import Metrics, ModelMetrics
-from kanserve.scheduling.policy import Policy
+from kanserve.execution.config import ExecutionPlan, Serving
+from kanserve.execution.executor import CALM, PROBE, Executor, Limits
+from kanserve.observability.metrics import Metrics, ModelMetrics
+from kanserve.scheduling.queue import Policy
 
 
 class Graph:
@@ -32,7 +32,7 @@ class Graph:
 
 def made(graph: Graph, policy: Policy) -> tuple[Executor, ModelMetrics]:
     metrics = Metrics().model("m", "1")
-    return Executor("m", graph, metrics, Serving(policy, Way(1, 64), 256), 2**20), metrics
+    return Executor("m", graph, metrics, Serving(policy, ExecutionPlan(1, 64), 256), 2**20), metrics
 
 
 async def ask(on: Executor, value: float, limits: Limits | None = None) -> float:

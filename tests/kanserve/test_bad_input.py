@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from kanserve.errors import Unavailable
-from kanserve.handlers.catalogue import Catalogue
-from kanserve.lifecycle import Lifecycle
 from kanserve.models.registry import Registry
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
+from kanserve.services.control import Catalogue
+from kanserve.system.lifecycle import Lifecycle
 from tests.kanserve import toy, wrong
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
 from tests.kanserve.wrong import ROWS, Wrong, typed

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanexport.manifest import BasisInfo
-from kanserve.bench import entrants, rows, size, turns
-from kanserve.pictures import rates
-from kanserve.pictures.rates import Rates
-from kanserve.pictures.scene import Dot, Line
+from kanexport.contract.manifest import BasisInfo
+from kanserve.bench import entrants, runner
+from kanserve.plotting import figures
+from kanserve.plotting.figures import Rates
+from kanserve.plotting.scenes import Dot, Line
 from tests.kanserve import toy
 
 widths = st.integers(1, 40)
@@ -23,20 +23,20 @@ widths = st.integers(1, 40)
 
 @given(widths, widths, st.integers(1, 4), st.integers(1, 5000))
 def test_no_other_width_is_nearer(sources: int, destinations: int, layers: int, wanted: int) -> None:
-    found = size.mlp_widths(sources, destinations, layers, wanted)
+    found = entrants.mlp_widths(sources, destinations, layers, wanted)
     assert len(found) == max(1, layers - 1) + 2
     assert (found[0], found[-1]) == (sources, destinations)
     assert len(set(found[1:-1])) == 1
 
     def off(width: int) -> int:
-        return abs(size.mlp_parameters((sources, *[width] * (len(found) - 2), destinations)) - wanted)
+        return abs(entrants.mlp_parameters((sources, *[width] * (len(found) - 2), destinations)) - wanted)
 
     assert off(found[1]) == min(map(off, range(1, 5002)))
 
 
 @given(st.lists(widths, min_size=2, max_size=5))
 def test_parameters_of_an_mlp(found: list[int]) -> None:
-    assert size.mlp_parameters(found) == sum(np.zeros((n, m)).size + m for n, m in itertools.pairwise(found))
+    assert entrants.mlp_parameters(found) == sum(np.zeros((n, m)).size + m for n, m in itertools.pairwise(found))
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-6, 1e3))
@@ -60,7 +60,7 @@ def test_an_error_that_cannot_be_told_is_infinite(spoiled: np.ndarray) -> None:
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 30))
 def test_rows_again_and_again(count: int, wanted: int, start: int) -> None:
-    found = rows.repeated({"x": np.arange(count)}, wanted, start)["x"]
+    found = entrants.repeated({"x": np.arange(count)}, wanted, start)["x"]
     assert found.tolist() == list(itertools.islice(itertools.cycle(range(count)), start, start + wanted))
 
 
@@ -68,7 +68,7 @@ def test_calls_are_timed_in_turns() -> None:
     called: list[str] = []
     done: list[int] = []
     calls = {name: lambda name=name: called.append(name) for name in "ab"}  # type: ignore[misc] # the loop's own name
-    seconds = turns.measure(calls, 3, least=0.0, after=lambda: done.append(len(called)))
+    seconds = runner.measure(calls, 3, least=0.0, after=lambda: done.append(len(called)))
     assert "".join(called) == "aabb" * 3  # the first of each is not counted
     assert done == [4, 8, 12]
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
@@ -76,10 +76,10 @@ def test_calls_are_timed_in_turns() -> None:
 
 def test_figures_of_turns() -> None:
     ours, other = np.array([1.0, 2.0, 4.0, 8.0, 100.0]), np.array([3.0, 6.0, 12.0, 24.0, 100.0])
-    found = turns.spread(ours)
+    found = runner.spread(ours)
     assert (found.lower, found.median, found.upper) == (2.0, 4.0, 8.0)
-    assert turns.ratio(other, ours) == 3.0  # what disturbed both does not count
-    assert turns.ratio(ours, ours) == 1.0
+    assert runner.ratio(other, ours) == 3.0  # what disturbed both does not count
+    assert runner.ratio(ours, ours) == 1.0
 
 
 @pytest.mark.parametrize("grid", [False, True])
@@ -91,14 +91,14 @@ def test_drawn_rows_lie_where_the_manifest_says(grid: bool) -> None:
         knots = tuple(np.arange(-5.0, 7.0).tolist())  # from -2 to 3, and three more on either side
         basis = BasisInfo(kind="bspline", functions=8, parameters={"degree": "3"}, knots=(knots,))
         manifest = dataclasses.replace(manifest, layers=(dataclasses.replace(first, bases=(basis,)), *others))
-    x = rows.drawn(manifest, 500)["x"]
+    x = entrants.drawn(manifest, 500)["x"]
     known = np.array(manifest.reference.inputs)
     low, high = (np.full(3, -2.0), np.full(3, 3.0)) if grid else (known.min(axis=0), known.max(axis=0))
     assert (x.shape, x.dtype) == ((500, 3), np.float32)
     assert (x >= low - 1e-6).all()
     assert (x <= high + 1e-6).all()
     assert (np.ptp(x, axis=0) > 0.9 * (high - low)).all()
-    assert (rows.drawn(manifest, 500)["x"] == x).all()
+    assert (entrants.drawn(manifest, 500)["x"] == x).all()
 
 
 points = st.lists(
@@ -110,12 +110,12 @@ points = st.lists(
 
 @given(st.lists(points, min_size=1, max_size=4))
 def test_all_points_lie_in_the_frame(every: list[list[tuple[int, float, float, float]]]) -> None:
-    scene = rates.scene("title", "caption", [Rates(f"r{at}", tuple(one)) for at, one in enumerate(every)])
+    scene = figures.throughput_scene("title", "caption", [Rates(f"r{at}", tuple(one)) for at, one in enumerate(every)])
     dots = [item for item in scene.items if isinstance(item, Dot)]
     assert len(dots) == sum(map(len, every))
     for dot in dots:
-        assert rates.LEFT <= dot.x <= rates.WIDTH - rates.RIGHT
-        assert rates.TOP <= dot.y <= rates.HEIGHT - rates.BOTTOM
+        assert figures.THROUGHPUT_LEFT <= dot.x <= figures.THROUGHPUT_WIDTH - figures.THROUGHPUT_RIGHT
+        assert figures.THROUGHPUT_TOP <= dot.y <= figures.THROUGHPUT_HEIGHT - figures.THROUGHPUT_BOTTOM
     assert all(
         math.isfinite(value) for item in scene.items if isinstance(item, Line) for p in item.points for value in p
     )
@@ -123,6 +123,6 @@ def test_all_points_lie_in_the_frame(every: list[list[tuple[int, float, float, f
 
 @given(st.floats(1e-3, 1e6), st.floats(1.0, 1e6))
 def test_marks_are_round_and_in_between(low: float, times: float) -> None:
-    for mark in rates.decades(low, low * times):
+    for mark in figures.decades(low, low * times):
         assert low <= mark <= low * times
         assert f"{mark:e}"[0] in "125"

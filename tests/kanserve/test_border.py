@@ -14,21 +14,21 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 
-from kanexport import manifest as contract
-from kanexport.manifest import BasisInfo, NodeStep
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import BasisInfo, NodeStep
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import POLICIES
 from kanexport.pipeline import Request, export
-from kanexport.shared.naming import Names
-from kanexport.shared.outside import POLICIES
-from kanserve import backends
-from kanserve.client.connection import Client
-from kanserve.config import Settings
+from kanserve.client.sync import Client
+from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
-from kanserve.models.border import Border
-from kanserve.models.loading import Loader
-from kanserve.observe.metrics import Metrics
-from kanserve.observe.series import Number
+from kanserve.insight.coverage import InputRangeGuard
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
+from kanserve.observability.series import Number
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
+from kanserve.runtime import base
 from tests.cli.running import checkpoint
 from tests.golden_cases import cases
 from tests.kanserve import httpdoors, toy
@@ -169,7 +169,7 @@ def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None
     """After a normalisation, and of the columns that are read."""
     (case,) = (case for case in cases() if case.name == name)
     done = export(Request(path=case.path, repository=tmp_path, name="m", options=case.options, outside="reject"))
-    border = Border(done.manifest, Number())
+    border = InputRangeGuard(done.manifest, Number())
     width = done.manifest.input.shape[1]
     rows = np.zeros((3, width), np.float32)
     rows[1, 2] = 1e6
@@ -235,7 +235,7 @@ def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step
     (found,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path)
     with pytest.raises(LoadError, match="do not fit the 3 nodes that it is given; export again") as caught:
-        Loader(backends.load("ort"), settings, 1, Metrics()).load(layout.load(found, settings.max_file_bytes))
+        Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(found, settings.max_file_bytes))
     assert caught.value.reason is LoadReason.MANIFEST
 
 

@@ -11,11 +11,11 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.access import tokens
-from kanserve.doors import framing
-from kanserve.nouns import EdgeResponse, LayerEdges
+from kanserve.auth import token_file
+from kanserve.grpc_api import kan_codec
 from kanserve.pb import kan_pb2
-from kanserve.rpc import edge_messages
+from kanserve.transport import framing
+from kanserve.types import EdgeResponse, LayerEdges
 from tests.kanserve import tokenfile, toy, toy_wide
 from tests.kanserve.running import KAN, Server, serving, wait_until
 
@@ -79,7 +79,7 @@ def test_queries_take_turns(server: Server) -> None:
 def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> None:
     """One that asks four times is no faster for it than one that asks once."""
     toy_wide.write(tmp_path, WIDTH)
-    token = tokens.make()
+    token = token_file.make()
     made = tokenfile.write(tmp_path / "tokens", more=tokenfile.block("other", token, "interpret"))
     greedy, modest = (tokenfile.bearer(one) for one in (made["interpret"], token))
     limits = {"max_query_evaluations": LIMIT, "max_queries": 8, "threads": 1, "tokens": str(tmp_path / "tokens")}
@@ -121,7 +121,7 @@ def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
 
 
 def test_the_pieces_of_an_answer_are_the_message() -> None:
-    shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * edge_messages.PIECE + 1))
+    shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * kan_codec.PIECE + 1))
     layers = tuple(
         LayerEdges(at, (at, 300), (7,), np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
         for at, shape in enumerate(shapes)
@@ -135,9 +135,7 @@ def test_the_pieces_of_an_answer_are_the_message() -> None:
             destinations=layer.destinations,
             values=layer.values.tobytes(),
         )
-    assert (
-        kan_pb2.QueryEdgesResponse.FromString(edge_messages.packed(EdgeResponse("m", 3, "i", "d", layers))) == message
-    )
+    assert kan_pb2.QueryEdgesResponse.FromString(kan_codec.packed(EdgeResponse("m", 3, "i", "d", layers))) == message
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 21])

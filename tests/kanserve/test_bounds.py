@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from kanexport import manifest as contract
-from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
-from kanexport.shared.explanations import ExplainedTensor, Explanations
-from kanexport.shared.naming import Names
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import ExplainedTensor, Explanations
 from kanserve.errors import LoadError, LoadReason
-from kanserve.nouns import TensorInfo
-from kanserve.repository import bounds, layout, pbtxt
-from kanserve.repository.check import check_config, check_manifest
+from kanserve.repository import layout, pbtxt, validation
+from kanserve.repository.validation import check_config, check_manifest
+from kanserve.types import TensorInfo
 from tests.kanserve import toy
 
 BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
@@ -152,14 +152,14 @@ def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None
     )
     beyond = step(-1, 3)["layers"][0]
     wrong = dataclasses.replace(listed(), inputs=(odd,), layers=(none, right, beyond))
-    said = list(bounds.faults(wrong))
+    said = list(validation.limit_faults(wrong))
     assert [one.partition(":")[0] for one in said] == [
-        "'x' is 'COMPLEX', expected one of " + ", ".join(bounds.DTYPES),
+        "'x' is 'COMPLEX', expected one of " + ", ".join(validation.DTYPES),
         f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...]",
         "layer 0",
         "layer 2",
     ]
-    assert list(bounds.faults(dataclasses.replace(listed(), layers=(right,)))) == []
+    assert list(validation.limit_faults(dataclasses.replace(listed(), layers=(right,)))) == []
 
 
 KAN_CONFIG = pbtxt.OperatorConfig()
@@ -236,6 +236,6 @@ def test_a_config_that_says_the_same_or_less() -> None:
 
 
 def test_names_that_are_not_the_model_s_are_told() -> None:
-    (fault,) = bounds.faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
     assert fault == "2 features are given, and a row of the model has 3 numbers"
-    assert list(bounds.faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []
+    assert list(validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []

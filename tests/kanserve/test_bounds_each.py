@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kanexport.manifest import NodeStep, TensorSpec
-from kanserve.repository import bounds
+from kanexport.contract.manifest import NodeStep, TensorSpec
+from kanserve.repository import validation
 from tests.kanserve.test_bounds import EDGE, LAYER, TENSOR, basis, layer, listed, shape, step
 
 
@@ -168,8 +168,8 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
 def test_what_is_at_a_bound_passes_and_the_next_does_not(
     last: dict[str, Any], first: dict[str, Any], text: str
 ) -> None:
-    assert list(bounds.faults(dataclasses.replace(listed(), **last))) == []
-    assert list(bounds.faults(dataclasses.replace(listed(), **first))) == [text]
+    assert list(validation.limit_faults(dataclasses.replace(listed(), **last))) == []
+    assert list(validation.limit_faults(dataclasses.replace(listed(), **first))) == [text]
 
 
 @pytest.mark.parametrize(
@@ -183,19 +183,19 @@ def test_what_is_at_a_bound_passes_and_the_next_does_not(
     ],
 )
 def test_a_number_is_in_words_where_nobody_would_read_it(found: int, text: str) -> None:
-    (fault,) = bounds.faults(dataclasses.replace(listed(), max_batch_size=found))
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), max_batch_size=found))
     assert fault == f"max_batch_size is {text}, expected 1 to 2147483647"
 
 
 def test_a_datatype_is_named_no_longer_than_needed() -> None:
     long = TensorSpec(name="x", datatype="D" * 50, shape=(-1, 3))
-    (fault,) = bounds.faults(dataclasses.replace(listed(), inputs=(long,)))
-    assert fault == f"'x' is '{'D' * 40}', expected one of {', '.join(bounds.DTYPES)}"
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), inputs=(long,)))
+    assert fault == f"'x' is '{'D' * 40}', expected one of {', '.join(validation.DTYPES)}"
 
 
 def test_a_shape_is_shown_up_to_its_sixteenth_axis() -> None:
-    (whole,) = bounds.faults(dataclasses.replace(listed(), **shape(5, *[1] * 15)))
-    (cut,) = bounds.faults(dataclasses.replace(listed(), **shape(5, *[1] * 16)))
+    (whole,) = validation.limit_faults(dataclasses.replace(listed(), **shape(5, *[1] * 15)))
+    (cut,) = validation.limit_faults(dataclasses.replace(listed(), **shape(5, *[1] * 16)))
     ones = ", ".join("1" * 15)
     assert whole == f"'x' has shape [5, {ones}], expected [-1, ...]: the size of a row is not known"
     assert cut == f"'x' has shape [5, {ones}, ...], expected [-1, ...]: the size of a row is not known"
@@ -203,5 +203,5 @@ def test_a_shape_is_shown_up_to_its_sixteenth_axis() -> None:
 
 def test_the_size_of_a_row_is_reckoned_from_as_many_axes_as_there_may_be() -> None:
     """So that 4000 axes of 2^40 are no long multiplication."""
-    said = list(bounds.faults(dataclasses.replace(listed(), **shape(-1, *[1] * 16, 2**40))))
+    said = list(validation.limit_faults(dataclasses.replace(listed(), **shape(-1, *[1] * 16, 2**40))))
     assert said == ["the number of axes of 'x' is 17, expected 0 to 16"]

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kanserve import AsyncClient, Client, NotAllowed
-from kanserve.access import keeper, names
-from kanserve.config import Settings
+from kanserve.auth import authenticator
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from tests.cli.running import document, kanserve, program
 from tests.kanserve import certificates, tokenfile, toy
@@ -106,28 +106,31 @@ def sans(*given: x509.GeneralName) -> bytes:
 def test_names_of_a_certificate() -> None:
     uri, dns = x509.UniformResourceIdentifier("spiffe://a/b"), x509.DNSName("a.example")
     address = x509.IPAddress(ipaddress.ip_address("10.0.0.1"))
-    assert names.of(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
+    assert authenticator.of(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
         *("spiffe://a/b", "a.example", "10.0.0.1", "a@b.example")
     }
-    assert names.of(sans(x509.DNSName("spiffe://a/b"))) == frozenset()  # no URI, whatever it looks like
-    assert names.of(sans()) == names.of("no certificate") == frozenset()
+    assert authenticator.of(sans(x509.DNSName("spiffe://a/b"))) == frozenset()  # no URI, whatever it looks like
+    assert authenticator.of(sans()) == authenticator.of("no certificate") == frozenset()
 
 
 def test_certificates_that_nothing_here_can_read_are_told_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert names.missing() == ""
-    assert (names.presented({}), names.presented({"extensions": {"tls": {"client_cert_chain": []}}})) == ("", "")
+    assert authenticator.missing_name() == ""
+    assert (
+        authenticator.presented({}),
+        authenticator.presented({"extensions": {"tls": {"client_cert_chain": []}}}),
+    ) == ("", "")
     tokenfile.save(tmp_path / "tokens", CERTIFIED)
     settings = Settings(repository=tmp_path, tokens=tmp_path / "tokens")
-    assert keeper.build(settings.model_copy(update={"tls_client_ca": tmp_path / "ca.pem"})) is not None
+    assert authenticator.build(settings.model_copy(update={"tls_client_ca": tmp_path / "ca.pem"})) is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for authority, says in (
         (None, "tls_client_ca is not set"),
         (tmp_path / "ca.pem", "needs cryptography: pip install"),
     ):
         with pytest.raises(ConfigError, match=says):
-            keeper.build(settings.model_copy(update={"tls_client_ca": authority}))
+            authenticator.build(settings.model_copy(update={"tls_client_ca": authority}))
 
 
 async def awaited(server: Server, token: str) -> None:

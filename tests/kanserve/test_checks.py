@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from kanexport.shared.naming import Names
+from kanexport.contract.naming import Names
 from kanserve.errors import BadRequest
-from kanserve.handlers.checks import beyond, validate, wanted
-from kanserve.models.border import Place
-from kanserve.nouns import InferRequest, InputTensor, ModelInfo, TensorInfo
+from kanserve.insight.coverage import OutOfRangeInput
+from kanserve.services.validation import beyond, validate, wanted
+from kanserve.types import InferRequest, InputTensor, ModelInfo, TensorInfo
 from tests.kanserve import toy
 
 X, Y = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
@@ -147,6 +147,6 @@ def test_of_many_inputs_the_first_are_told() -> None:
 @pytest.mark.parametrize(("named", "said"), [(("length", "height"), "'height'"), ((), "'x1'")])
 def test_a_row_outside_is_told_with_its_place_and_range(named: tuple[str, ...], said: str) -> None:
     manifest = replace(toy.manifest("toy"), names=Names(named, (), (), ""))
-    told = beyond(replace(MODEL, manifest=manifest), Place(7, 1, 2.5, -1.0, 1.0), 3, 9)
+    told = beyond(replace(MODEL, manifest=manifest), OutOfRangeInput(7, 1, 2.5, -1.0, 1.0), 3, 9)
     assert str(told).startswith(f"row 7: {said} is 2.5 where model 'toy' reads it, outside its range -1 to 1 (rows")
     assert "(rows outside: 3 of 9)" in str(told)

@@ -15,7 +15,7 @@ from tests.kanserve.running import Server
 
 TRITON = """
 import sys
-import kanserve.rpc.convert, kanserve.doors.grpcio  # beside tritonclient, in one process
+import kanserve.grpc_api.infer_codec, kanserve.transport.grpc_aio  # beside tritonclient, in one process
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException

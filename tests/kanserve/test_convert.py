@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kanserve.errors import BadRequest, Exhausted, Unsupported
-from kanserve.nouns import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
+from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
+from kanserve.grpc_api import infer_codec, kan_codec
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, edge_messages
+from kanserve.types import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
 
 TYPED = {
     "BOOL": "bool_contents",
@@ -45,8 +45,8 @@ def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, req
     for name, (datatype, array) in inputs:
         message.inputs.add(name=name, datatype=datatype, shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
-    parsed = convert.parse(pb.ModelInferRequest, message.SerializeToString())
-    request = convert.request_from_pb(parsed, deadline=None, max_typed_bytes=2**20)
+    parsed = infer_codec.parse(pb.ModelInferRequest, message.SerializeToString())
+    request = infer_codec.request_from_pb(parsed, deadline=None, max_typed_bytes=2**20)
     assert (request.model, request.version, request.id) == (model, version, request_id)
     for found, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
         assert (found.name, found.datatype, found.shape) == (name, datatype, array.shape)
@@ -60,7 +60,7 @@ def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray
     entry = message.inputs.add(name="x", datatype=datatype, shape=array.shape)
     entry.contents.SetInParent()
     getattr(entry.contents, TYPED[datatype]).extend(array.ravel().tolist())
-    (found,) = convert.request_from_pb(message, deadline=None, max_typed_bytes=2**20).inputs
+    (found,) = infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20).inputs
     expected = np.frombuffer(array.tobytes(), DTYPES[datatype])
     actual = np.frombuffer(found.data, DTYPES[datatype])
     np.testing.assert_array_equal(actual, expected)  # NaN equals NaN; its payload may change
@@ -75,7 +75,7 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
         request_id,
         tuple(OutputTensor(n, d, a.shape, a.tobytes()) for n, (d, a) in unique.items()),
     )
-    message = pb.ModelInferResponse.FromString(convert.response_to_pb(response).SerializeToString())
+    message = pb.ModelInferResponse.FromString(infer_codec.response_to_pb(response).SerializeToString())
     assert (message.model_name, message.model_version, message.id) == ("m", "7", request_id)
     assert [tensor.name for tensor in message.outputs] == list(unique)
     for tensor, raw, (datatype, array) in zip(
@@ -88,9 +88,7 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
 @given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
 def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
     layer = LayerEdges(3, tuple(range(values.shape[1])), tuple(range(values.shape[2])), values)
-    (sent,) = kan_pb2.QueryEdgesResponse.FromString(
-        edge_messages.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
-    ).layers
+    (sent,) = kan_pb2.QueryEdgesResponse.FromString(kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))).layers
     assert sent.layer == 3
     assert np.frombuffer(sent.values, "<f4").reshape(tuple(sent.shape)).tobytes() == values.tobytes()
     assert (tuple(sent.sources), tuple(sent.destinations)) == (layer.sources, layer.destinations)
@@ -100,16 +98,16 @@ def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
 @given(st.binary(max_size=200))
 def test_garbage_is_a_bad_request_or_a_message(data: bytes) -> None:
     """Anything but these three, a ValueError say, would fail the test."""
-    with contextlib.suppress(BadRequest, Exhausted, Unsupported):
-        convert.request_from_pb(convert.parse(pb.ModelInferRequest, data), deadline=None, max_typed_bytes=2**20)
+    with contextlib.suppress(BadRequest, ResourceExhausted, Unsupported):
+        infer_codec.request_from_pb(infer_codec.parse(pb.ModelInferRequest, data), deadline=None, max_typed_bytes=2**20)
     with contextlib.suppress(BadRequest):
-        edge_messages.from_pb(convert.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
+        kan_codec.from_pb(infer_codec.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
 
 
 @pytest.mark.parametrize(("depth", "text"), [(1000, "malformed"), (10**6, "too many fields")])
 def test_deep_nesting_is_a_bad_request(depth: int, text: str) -> None:
     with pytest.raises(BadRequest, match=text):
-        convert.parse(pb.ModelInferRequest, b"\x0b" * depth)
+        infer_codec.parse(pb.ModelInferRequest, b"\x0b" * depth)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +127,7 @@ def test_wrong_parameters_are_named(key: str, member: str, value: object, text: 
     message = pb.ModelInferRequest(model_name="m")
     setattr(message.parameters[key], member, value)
     with pytest.raises(BadRequest, match=text):
-        convert.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
 
 
 def test_triton_clients_parameters_are_accepted() -> None:
@@ -142,15 +140,17 @@ def test_triton_clients_parameters_are_accepted() -> None:
     entry = message.inputs.add(name="x", datatype="FP32", shape=[1])
     entry.parameters["binary_data_size"].int64_param = 4
     message.raw_input_contents.append(b"1234")
-    assert convert.request_from_pb(message, deadline=None, max_typed_bytes=2**20).queue_timeout == pytest.approx(0.0015)
+    assert infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20).queue_timeout == pytest.approx(
+        0.0015
+    )
 
 
 def test_large_typed_contents_are_refused_with_the_way_out() -> None:
     message = pb.ModelInferRequest(model_name="m")
     entry = message.inputs.add(name="x", datatype="FP64", shape=[200_000])
     entry.contents.fp64_contents.extend([0.0] * 200_000)
-    with pytest.raises(Exhausted, match="raw_input_contents"):
-        convert.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+    with pytest.raises(ResourceExhausted, match="raw_input_contents"):
+        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
 
 
 def test_values_that_do_not_fit_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_values_that_do_not_fit_are_refused() -> None:
     entry = message.inputs.add(name="x", datatype="INT8", shape=[1])
     entry.contents.int_contents.append(300)
     with pytest.raises(BadRequest, match="does not fit INT8"):
-        convert.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
 
 
 def many(field: str) -> pb.ModelInferRequest:
@@ -176,17 +176,17 @@ def many(field: str) -> pb.ModelInferRequest:
 @pytest.mark.parametrize("field", ["inputs", "outputs", "parameters", "raw_input_contents"])
 def test_a_request_cannot_name_a_million_things(field: str) -> None:
     with pytest.raises(BadRequest, match=f"{field} has 65 entries, at most 64"):
-        convert.request_from_pb(many(field), deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(many(field), deadline=None, max_typed_bytes=2**20)
 
 
 def test_a_shape_or_a_selection_cannot_be_endless() -> None:
     message = pb.ModelInferRequest(model_name="m")
     message.inputs.add(name="x", datatype="FP32", shape=[1] * 17)
     with pytest.raises(BadRequest, match="shape has 17 entries"):
-        convert.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
     for query, name in (
         (kan_pb2.QueryEdgesRequest(sources=[1] * 70000), "sources"),
         (kan_pb2.QueryEdgesRequest(layer_names=["a"] * 70000), "layer_names"),
     ):
         with pytest.raises(BadRequest, match=f"{name} has 70000 entries"):
-            edge_messages.from_pb(query, deadline=None)
+            kan_codec.from_pb(query, deadline=None)

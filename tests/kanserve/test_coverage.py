@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
-from kanexport.shared import grids
-from kanexport.shared.baseline import NodeBaseline
-from kanserve.interpret import coverage
-from kanserve.interpret.coverage import Definition, Zone
+from kanexport.contract import grids
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis import coverage
+from kanserve.analysis.coverage import Definition, Zone
 from tests.kanserve import toy
 
 LAYER: LayerInfo = toy.manifest("toy").layers[0]

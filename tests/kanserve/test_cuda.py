@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from golden_cases import Case, cases
 
-from kanexport.shared.quiet_runtime import onnxruntime
-from kanserve import backends
-from kanserve.backends import ort
-from kanserve.config import Settings
-from kanserve.models.loading import Loader
-from kanserve.observe.metrics import Metrics
+from kanexport.contract.ort import onnxruntime
+from kanserve.config.settings import Settings
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
+from kanserve.runtime import base, ort
 from tests.cli.running import kanserve
 
 VISIBLE = ort.PROVIDERS["cuda"] in onnxruntime.get_available_providers()
@@ -28,7 +27,7 @@ def test_every_golden_export_proves_itself_on_the_gpu(case: Case, tmp_path: Path
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path, device="cuda")
     bundle = layout.load(candidate, settings.max_file_bytes)
-    model = Loader(backends.load("ort"), settings, 1, Metrics()).load(bundle)
+    model = Loader(base.load("ort"), settings, 1, Metrics()).load(bundle)
     model.close()
 
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
-from kanserve.client.connection import Client
-from kanserve.interpret import curves
-from kanserve.interpret.curves import Origin
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.analysis import curves
+from kanserve.analysis.curves import Origin
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.kanserve import test_bounds, toy
 from tests.kanserve.running import KAN, Server

@@ -11,10 +11,10 @@ import pytest
 import tritonclient.grpc as triton
 from onnx import TensorProto, helper
 
-from kanserve.backends import ort
 from kanserve.errors import LoadError, LoadReason
-from kanserve.handlers import tensors
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.runtime import ort
+from kanserve.services import validation
 from tests.kanserve.running import INFERENCE, Server, serving
 
 Code = grpc.StatusCode
@@ -126,7 +126,7 @@ def test_raw_contents_come_back_to_the_bit(client: triton.InferenceServerClient,
 @pytest.mark.parametrize("datatype", KINDS)
 def test_a_graph_of_one_number(plain: Server, datatype: str) -> None:
     rows = KINDS[datatype][2]
-    value = tensors.joined([rows[1, 2]]) if datatype == "BYTES" else rows[1, 2].tobytes()
+    value = validation.joined([rows[1, 2]]) if datatype == "BYTES" else rows[1, 2].tobytes()
     message = pb.ModelInferRequest(model_name=f"{datatype.lower()}_scalar", raw_input_contents=[value])
     message.inputs.add(name="x", datatype=datatype)
     answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
@@ -140,7 +140,7 @@ def test_typed_contents_mean_the_same(plain: Server, datatype: str) -> None:
     entry = message.inputs.add(name="x", datatype=datatype, shape=rows.shape)
     getattr(entry.contents, field).extend(rows.ravel().tolist())
     answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
-    expected = tensors.joined(rows.ravel()) if datatype == "BYTES" else rows.tobytes()
+    expected = validation.joined(rows.ravel()) if datatype == "BYTES" else rows.tobytes()
     assert list(answer.raw_output_contents) == [expected]
 
 
@@ -191,7 +191,7 @@ def test_strings_are_bounded_in_number_and_in_bytes(plain: Server) -> None:
     code, text = refused(plain, sent(b"\0\0\0\0" * 603, 201, 3))
     assert code is Code.RESOURCE_EXHAUSTED
     assert text.startswith("[request id: A] input 'x' of model 'bytes' has 603 strings, one input may have 600")
-    code, text = refused(plain, sent(tensors.joined([b"x" * 3000] * 3), 1, 3))
+    code, text = refused(plain, sent(validation.joined([b"x" * 3000] * 3), 1, 3))
     assert (code, text) == (
         Code.RESOURCE_EXHAUSTED,
         "output 'y0' takes 9012 bytes, the limit is 8192; send fewer rows in one request",

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge
-from kanserve.client import description
-from kanserve.nouns import ModelInfo, TensorInfo
+from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge
+from kanserve.client import model_info
+from kanserve.grpc_api import model_codec
 from kanserve.pb import kan_pb2
-from kanserve.rpc import describe
+from kanserve.types import ModelInfo, TensorInfo
 from tests.kanserve import toy
 
 PRIVATE = {
@@ -142,8 +142,8 @@ def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) 
     manifest = dataclasses.replace(toy.manifest("toy"), layers=layers)
     tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
     info = ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest)
-    sent = describe.describe(info, manifest, kan_pb2.QueryLimits(max_rows=1)).SerializeToString()
-    found = description.from_pb(kan_pb2.DescribeModelResponse.FromString(sent))
+    sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits(max_rows=1)).SerializeToString()
+    found = model_info.from_pb(kan_pb2.DescribeModelResponse.FromString(sent))
     assert found.layers == layers
     assert found.shapes == manifest.shapes
 
@@ -151,5 +151,5 @@ def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) 
 def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:
     manifest = dataclasses.replace(toy.manifest("toy"), edge_class="B")
     info = ModelInfo("toy", 1, 64, (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 2)),), "d")
-    sent = describe.describe(info, manifest, kan_pb2.QueryLimits())
-    assert [layer.edge_class for layer in description.from_pb(sent).layers] == ["B", "B"]
+    sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits())
+    assert [layer.edge_class for layer in model_info.from_pb(sent).layers] == ["B", "B"]

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import trustme
 
-from kanserve.config import Settings
-from kanserve.diagnosis import folder, machine
-from kanserve.diagnosis.finding import Level
-from kanserve.diagnosis.running import Source, Trust
-from kanserve.models import headroom
+from kanserve.cli.doctor import machine_checks, repository_checks
+from kanserve.cli.doctor.check_results import Level
+from kanserve.cli.doctor.server_checks import Source, Trust
+from kanserve.config.settings import Settings
+from kanserve.system import memory
 from tests.cli.running import CLEAN, COMMAND, kanserve, program, serving
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import limited
@@ -281,12 +281,12 @@ def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> 
 def test_memory_against_models_and_messages(models: Path) -> None:
     settings = Settings(repository=models, workers=2, max_bytes=256 * 2**20)
     size, messages = 100 * 2**20, 512 * 2**20
-    needed = headroom.FACTOR * size * 2 + messages
-    assert folder.room(size, settings, needed).level is Level.OK
-    short = folder.room(size, settings, needed - 1)
+    needed = memory.FACTOR * size * 2 + messages
+    assert repository_checks.room(size, settings, needed).level is Level.OK
+    short = repository_checks.room(size, settings, needed - 1)
     assert (short.level, short.about) == (Level.WARNING, "memory")
     assert short.text == "models may take 1,000 MiB, messages 512 MiB, and 1,512 MiB are free"
-    assert folder.room(size, settings, None).level is Level.OK
+    assert repository_checks.room(size, settings, None).level is Level.OK
     _, found = check(models, *FREE)
     assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(found, Level.OK))
 
@@ -301,23 +301,23 @@ def test_files_that_may_be_open(models: Path) -> None:
 
 def test_what_is_installed_is_held_against_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"onnxruntime": "1.2.0", "onnxruntime-gpu": "", "h2corn": "3.0.1", "orjson": ""}
-    real = machine._version
-    monkeypatch.setattr(machine, "_version", lambda name: versions.get(name, real(name)))
-    lines = [f"{finding.level}: {finding.text}" for finding in machine.installation()]
+    real = machine_checks._version
+    monkeypatch.setattr(machine_checks, "_version", lambda name: versions.get(name, real(name)))
+    lines = [f"{finding.level}: {finding.text}" for finding in machine_checks.installation()]
     assert "warning: onnxruntime 1.2.0; kanserve was made for >=1.20" in lines
     assert "warning: h2corn 3.0.1; kanserve was made for <3,>=2.0" in lines
     assert "problem: orjson is not installed" in lines
     versions = {"onnxruntime": "", "onnxruntime-gpu": "1.24.0"}
-    assert all(finding.level is Level.OK for finding in machine.installation())
+    assert all(finding.level is Level.OK for finding in machine_checks.installation())
 
 
 def test_a_clock_from_before_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.time, "time", lambda: 10**9)
-    assert machine.clock().level is Level.PROBLEM
+    monkeypatch.setattr(machine_checks.time, "time", lambda: 10**9)
+    assert machine_checks.clock().level is Level.PROBLEM
 
 
 def test_telemetry_that_the_environment_would_have(models: Path) -> None:
-    code = "import sys; from kanserve import cli; sys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; from kanserve.cli import main; sys.exit(main.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "serve", str(models), *FREE, "--check", "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**CLEAN, "ORT_DISABLE_TELEMETRY": "0"}, timeout=60

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from kanserve.errors import BadRequest, Exhausted
+from kanserve.errors import BadRequest, ResourceExhausted
 
 pytest.importorskip("orjson")
 pytest.importorskip("starlette")
 
-from kanserve.web import document, structure
+from kanserve.rest import json_document, json_structure
 
 MANY = 10**7
 WORDS = (1, 2.5, -3, "a,[b", '\\"]', "{:", "", True, None, "\\\\", "é", "\u0000", "\\")
@@ -27,8 +27,8 @@ KEYS = ("a", 'b"', "c:", "d\\", "")
 @pytest.fixture(params=[7, 64])
 def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of a slice, so few that a small document has many chunks."""
-    monkeypatch.setattr(structure, "SLICE", request.param)
-    monkeypatch.setattr(document, "SMALL", 0)
+    monkeypatch.setattr(json_structure, "SLICE", request.param)
+    monkeypatch.setattr(json_document, "SMALL", 0)
     return int(request.param)
 
 
@@ -56,7 +56,7 @@ def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read(text: bytes) -> tuple[bool, Any]:
     try:
-        return True, document.read(text, MANY)
+        return True, json_document.read(text, MANY)
     except BadRequest:
         return False, None
 
@@ -64,8 +64,8 @@ def read(text: bytes) -> tuple[bool, Any]:
 def test_pieces_are_the_whole(slices: int) -> None:
     most = 0
     for _, text in texts(1):
-        assert document.read(text, MANY) == json.loads(text)
-        most = max(most, len(list(structure.pieces(text, structure.scan(text, parts=MANY, values=MANY)))))
+        assert json_document.read(text, MANY) == json.loads(text)
+        most = max(most, len(list(json_structure.pieces(text, json_structure.scan(text, parts=MANY, values=MANY)))))
     assert most > 10
 
 
@@ -84,7 +84,7 @@ def test_what_is_not_json_in_one_is_not_in_pieces(slices: int) -> None:
 
 def test_numbers_that_json_lacks_in_pieces(slices: int) -> None:
     text = b'{"a": [' + b"NaN, 1, -Infinity, [Infinity], " * 20 + b"2]}"
-    assert document.read(text, MANY) == {"a": ["NaN", 1, "-Infinity", ["Infinity"]] * 20 + [2]}
+    assert json_document.read(text, MANY) == {"a": ["NaN", 1, "-Infinity", ["Infinity"]] * 20 + [2]}
 
 
 @pytest.mark.parametrize(("depth", "good"), [(31, True), (32, True), (33, False), (900, False)])
@@ -96,11 +96,11 @@ def test_depth_is_bounded(depth: int, good: bool, large: bool) -> None:
 
 
 def test_counts_are_bounded_and_strings_count_as_one() -> None:
-    assert len(document.read(b'["' + b"," * 5000 + b'"]', 1)) == 1
-    with pytest.raises(Exhausted, match="values in JSON, at most 4"):
-        document.read(b"[" + b"0," * 5 + b"0]", 4)
+    assert len(json_document.read(b'["' + b"," * 5000 + b'"]', 1)) == 1
+    with pytest.raises(ResourceExhausted, match="values in JSON, at most 4"):
+        json_document.read(b"[" + b"0," * 5 + b"0]", 4)
     with pytest.raises(BadRequest, match="lists, objects and colons, at most"):
-        document.read(b"[" + b"[]," * (document.PARTS + 1) + b"0]", MANY)
+        json_document.read(b"[" + b"[]," * (json_document.PARTS + 1) + b"0]", MANY)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_large_documents_are_read_one_at_a_time_and_away_from_the_loop() -> None
         return name
 
     async def all_() -> list[str]:
-        return await asyncio.gather(*(document.reading(document.LARGE, work) for _ in range(8)))
+        return await asyncio.gather(*(json_document.reading(json_document.LARGE, work) for _ in range(8)))
 
     names = asyncio.run(all_())
     assert set(most) == {1}
     assert threading.current_thread().name not in names
-    assert asyncio.run(document.reading(document.LARGE - 1, work)) == threading.current_thread().name
+    assert asyncio.run(json_document.reading(json_document.LARGE - 1, work)) == threading.current_thread().name

@@ -281,7 +281,7 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
 WITHOUT = """
 import sys
 sys.modules["h2corn"] = None
-from kanserve.cli import main
+from kanserve.cli.main import main
 raise SystemExit(main(sys.argv[1:]))
 """
 

@@ -15,13 +15,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import Baseline
-from kanexport.shared import cells
-from kanexport.shared.baseline import NodeBaseline
-from kanserve.client.connection import Client
+from kanexport.contract import grids
+from kanexport.contract.manifest import Baseline
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis import drift
+from kanserve.analysis.histogram import Cells, Window
 from kanserve.client.errors import NotSupported
-from kanserve.interpret import drift
-from kanserve.interpret.window import Cells, Window
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server, serving
@@ -31,7 +31,7 @@ BOUNDS = tuple(np.linspace(-2, 2, 11).tolist())
 
 def counted(values: np.ndarray, bounds: tuple[float, ...] = BOUNDS) -> NodeBaseline:
     """[N, n]"""
-    columns = [cells.count(bounds, values[:, at]) for at in range(values.shape[1])]
+    columns = [grids.count(bounds, values[:, at]) for at in range(values.shape[1])]
     counts, nonfinite = zip(*columns, strict=True)
     zeros = (0.0,) * values.shape[1]
     return NodeBaseline(cells=(bounds,), counts=counts, nonfinite=nonfinite, mean=zeros, std=zeros)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.client import bulk_edges
-from kanserve.client.connection import Client
-from kanserve.interpret import select
-from kanserve.nouns import EdgeResponse, LayerEdges, Wanted
+from kanserve.analysis import query_plan
+from kanserve.client import chunking
+from kanserve.client.sync import Client
+from kanserve.grpc_api import kan_codec
 from kanserve.pb import kan_pb2
-from kanserve.rpc import edge_messages
+from kanserve.types import EdgeOptions, EdgeResponse, LayerEdges
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server
 
@@ -186,7 +186,7 @@ def test_the_client_has_it_all_as_arrays(server: Server) -> None:
             ([0], [0, 1, 2, 3]),
             ([0, 1, 2, 3], [1]),
         ]
-        found = list(bulk_edges.edges(client, described, ROWS, path=(0, 1)))
+        found = list(chunking.edges(client, described, ROWS, path=(0, 1)))
         for one, same in zip(found, ways, strict=True):
             np.testing.assert_array_equal(one.values, same.values)
         assert client.estimate(described, 10, layers=[0]).evaluations == 120
@@ -220,7 +220,7 @@ def answers(draw: st.DrawFn) -> LayerEdges:
 
 @given(answers(), st.integers(1, 300))
 def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) -> None:
-    parts = list(edge_messages.divided(layer, most))
+    parts = list(kan_codec.divided(layer, most))
     arrays = [part.values for part in parts] + [array for part in parts for _, array in part.reductions]
     whole = [layer.values, *(array for _, array in layer.reductions)]
     assert sorted(np.concatenate([one.ravel() for one in arrays])) == sorted(
@@ -247,7 +247,7 @@ def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) 
 
 @given(answers())
 def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
-    data = edge_messages.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
+    data = kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
     (sent,) = kan_pb2.QueryEdgesResponse.FromString(data).layers
     assert sent.values == layer.values.tobytes()
     assert tuple(sent.shape) == layer.values.shape
@@ -261,7 +261,7 @@ def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
 def test_no_answer_is_larger_than_its_bound(layer: LayerEdges) -> None:
     positions = layer.values.shape[1:-1] if layer.picked else layer.values.shape[1:-2]
     names = tuple(kind for kind, _ in layer.reductions)
-    wanted = Wanted(
+    wanted = EdgeOptions(
         top_k=layer.values.shape[-1] if layer.picked else 0,
         each_row=layer.each is not None,
         rest=layer.rest is not None,
@@ -272,8 +272,8 @@ def test_no_answer_is_larger_than_its_bound(layer: LayerEdges) -> None:
     sources, destinations = layer.sources, layer.destinations
     if layer.picked:
         sources, destinations = tuple(range(4)), tuple(range(max(1, len(layer.rest_of))))
-    plan = select.LayerPlan(3, sources, destinations, positions, 3, wanted)
-    data = edge_messages.packed(EdgeResponse("", 0, "", "", (layer,)))
+    plan = query_plan.LayerPlan(3, sources, destinations, positions, 3, wanted)
+    data = kan_codec.packed(EdgeResponse("", 0, "", "", (layer,)))
     rows = 0 if names else len(layer.values)
     assert plan.response_bytes(rows) + 60 >= len(data)
 
@@ -284,8 +284,8 @@ def test_the_strongest_of_each_are_those_of_each_alone(data: st.DataObject) -> N
     numbers = st.sampled_from([0.0, 1.0, -1.0, 2.0, float("nan"), -3.0])
     cube = np.array(data.draw(st.lists(numbers, min_size=n * s * d, max_size=n * s * d)), np.float32).reshape(n, s, d)
     k = min(k, s * d)
-    found = select.strongest_each(cube, k)
+    found = query_plan.strongest_each(cube, k)
     assert found.shape == (n, k)
     for row, chosen in zip(cube, found, strict=True):
-        i, j = select.strongest(select.strengths(row[None]), k)
+        i, j = query_plan.strongest(query_plan.strengths(row[None]), k)
         assert chosen.tolist() == (i * d + j).tolist()

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanserve import backends
-from kanserve.config import Settings
-from kanserve.interpret import select
-from kanserve.models import picking
-from kanserve.models.loading import Loader
-from kanserve.nouns import LayerEdges, Wanted
-from kanserve.observe.metrics import Metrics
+from kanserve.analysis import query_plan
+from kanserve.config.settings import Settings
+from kanserve.insight import edge_queries
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
+from kanserve.runtime import base
+from kanserve.types import EdgeOptions, LayerEdges
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server
 
@@ -89,16 +89,16 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     toy.write(tmp_path)
     bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
-    backend = backends.load("ort")
+    backend = base.load("ort")
     loader = Loader(backend, Settings(repository=tmp_path), 1, Metrics())
     session = backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     graphs = loader._graphs(bundle, bundle.manifest)
-    shapes = [select.LayerShape(3, 4), select.LayerShape(4, 2)]
-    plans = select.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=Wanted(top_k=top_k))
+    shapes = [query_plan.LayerShape(3, 4), query_plan.LayerShape(4, 2)]
+    plans = query_plan.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=EdgeOptions(top_k=top_k))
     rows = ROWS.astype(np.float32)
 
     def compute(chunk_bytes: int) -> tuple[LayerEdges, ...]:
-        *steps, answer = picking.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
+        *steps, answer = edge_queries.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
         assert set(steps) == {None}
         assert answer is not None
         return answer

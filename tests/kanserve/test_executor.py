@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve.errors import BackendError, DeadlineExceeded, Exhausted, QueueFull, QueueTimeout
-from kanserve.models.executor import Executor, Limits
-from kanserve.models.serving import Serving, Way
-from kanserve.observe.metrics import Metrics
-from kanserve.scheduling.policy import Level, Policy
+from kanserve.errors import BackendError, DeadlineExceeded, QueueFull, QueueTimeout, ResourceExhausted
+from kanserve.execution.config import ExecutionPlan, Serving
+from kanserve.execution.executor import Executor, Limits
+from kanserve.observability.metrics import Metrics
+from kanserve.scheduling.queue import Policy, PriorityLevel
 
 
 class Graph:
@@ -38,7 +38,7 @@ def executor(graph: Any, *, inline_rows: int = 1024, max_queue: int = 256, polic
         "m",
         graph,
         Metrics().model("m", "1"),
-        Serving(policy or Policy(64), Way(1, inline_rows), max_queue),
+        Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_queue),
         2**20,
     )
 
@@ -89,7 +89,7 @@ def test_one_bad_row_does_not_fail_its_neighbours(inline_rows: int) -> None:
 def test_a_batch_that_is_too_much_runs_one_by_one() -> None:
     def small(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if len(feeds["x"]) > 1:
-            raise Exhausted("not enough memory")
+            raise ResourceExhausted("not enough memory")
         return [2 * feeds["x"]]
 
     async def main(inline_rows: int) -> list[float]:
@@ -187,7 +187,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def gated(instances: int, policy: Policy, piece_rows: int = 0) -> tuple[Gate, Executor]:
     gate = Gate()
-    serving = Serving(policy, Way(instances, 0, piece_rows), 256)
+    serving = Serving(policy, ExecutionPlan(instances, 0, piece_rows), 256)
     return gate, Executor("m", gate, Metrics().model("m", "1"), serving, 2**20)
 
 
@@ -263,7 +263,7 @@ def test_who_waits_for_too_long_is_told_so_while_all_instances_are_busy() -> Non
 
 def test_a_higher_priority_overtakes() -> None:
     async def main() -> None:
-        gate, on = gated(1, Policy(1, levels=(Level(), Level()), usual=1))
+        gate, on = gated(1, Policy(1, levels=(PriorityLevel(), PriorityLevel()), usual=1))
         tasks = [asyncio.create_task(ask(on, 1))]
         await until(lambda: gate.begun == [1.0])
         tasks += [

@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from kanexport import manifest as contract
-from kanserve.client.connection import Client
+from kanexport.contract import manifest as contract
 from kanserve.client.errors import NotSupported
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server, serving

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.form import mixing, norms
-from kanexport.form import steps as forms
-from kanexport.functions import unary
-from kanexport.manifest import NodeStep
-from kanserve.interpret import steps
+from kanexport.contract.manifest import NodeStep
+from kanexport.functions import elementwise
+from kanexport.ir import norms
+from kanexport.ir import steps as forms
+from kanserve.analysis import step_rules
 
 WIDTH = 6
 RNG = np.random.default_rng(11)
@@ -31,10 +31,10 @@ FORMS = {
     "layernorm": norms.LayerNorm(SCALE, BIAS, 1e-5),
     "rmsnorm": norms.RmsNorm(SCALE, BIAS, 1e-6),
     "groupnorm": norms.GroupNorm(SCALE, BIAS, 1e-5, groups=2),
-    "norm of groups": mixing.NormOfGroups(norms.LayerNorm(SCALE[:2], BIAS[:2], 1e-5), 3),
+    "norm of groups": norms.NormOfGroups(norms.LayerNorm(SCALE[:2], BIAS[:2], 1e-5), 3),
     "softmax": norms.Softmax(),
     "log_softmax": norms.Softmax(log=True),
-    **{name: forms.Elementwise(unary.ACTIVATIONS[name]) for name in unary.ACTIVATIONS},
+    **{name: forms.Elementwise(elementwise.ACTIVATIONS[name]) for name in elementwise.ACTIVATIONS},
 }
 EVERY = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 ROWS = arrays.arrays(np.float64, (3, WIDTH), elements=st.floats(-3, 3, width=32))
@@ -44,7 +44,7 @@ UNTIMED = settings(deadline=None)
 @EVERY
 def test_a_step_gives_what_the_exporter_s_gives(form: forms.Step) -> None:
     x = RNG.uniform(-3, 3, (20, WIDTH))
-    np.testing.assert_allclose(steps.evaluate(form.describe(), x), form.evaluate(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(step_rules.evaluate(form.describe(), x), form.evaluate(x), rtol=1e-12, atol=1e-12)
 
 
 @EVERY
@@ -53,11 +53,11 @@ def test_a_step_gives_what_the_exporter_s_gives(form: forms.Step) -> None:
 def test_what_goes_back_adds_up(form: forms.Step, x: np.ndarray, r: np.ndarray, seed: int) -> None:
     step = form.describe()
     with np.errstate(all="ignore"):
-        apart = steps.evaluate(step, x) - steps.evaluate(step, r)
+        apart = step_rules.evaluate(step, x) - step_rules.evaluate(step, r)
         if not np.isfinite(apart).all() or (step.kind == "rowrange" and min(np.ptp(v, 1).min() for v in (x, r)) < 1e-3):
             return  # a row of equal nodes has no range
         multipliers = np.random.default_rng(seed).normal(size=(3, 2, apart.shape[1]))
-        found = (steps.pulled(step, x, r, multipliers) * (x - r)[:, None]).sum(axis=2)
+        found = (step_rules.backpropagate_multipliers(step, x, r, multipliers) * (x - r)[:, None]).sum(axis=2)
     expected = (multipliers * apart[:, None]).sum(axis=2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(multipliers).max()))
 
@@ -66,12 +66,12 @@ def test_what_goes_back_adds_up(form: forms.Step, x: np.ndarray, r: np.ndarray, 
 def test_of_rows_that_differ_little_it_is_the_derivative(form: forms.Step) -> None:
     step = form.describe()
     x = RNG.uniform(-2, 2, (1, WIDTH))
-    multipliers = np.eye(steps.evaluate(step, x).shape[1])[None]
-    found = steps.pulled(step, x, x, multipliers)[0]
+    multipliers = np.eye(step_rules.evaluate(step, x).shape[1])[None]
+    found = step_rules.backpropagate_multipliers(step, x, x, multipliers)[0]
     for node in range(WIDTH):
         reach = np.zeros(WIDTH)
         reach[node] = 1e-5
-        slope = (steps.evaluate(step, x + reach) - steps.evaluate(step, x - reach))[0] / 2e-5
+        slope = (step_rules.evaluate(step, x + reach) - step_rules.evaluate(step, x - reach))[0] / 2e-5
         np.testing.assert_allclose(found[:, node], slope, rtol=1e-3, atol=1e-4)
 
 
@@ -87,14 +87,14 @@ def test_a_product_is_shared_as_shapley_shares_it() -> None:
             now[factor] = x[factor]
             expected[factor] += (now.prod() - before) / len(orders)
     step = NodeStep(kind="product", indices=(4,))
-    found = steps.pulled(step, x[None], r[None], np.ones((1, 1, 1)))[0, 0] * (x - r)
+    found = step_rules.backpropagate_multipliers(step, x[None], r[None], np.ones((1, 1, 1)))[0, 0] * (x - r)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_an_extreme_falls_to_the_nodes_that_are_it_on_the_way() -> None:
     """From (0, 1) to (2, 1) the first is the smallest half of the way, the second the other half."""
-    np.testing.assert_allclose(steps._shares(np.array([[2.0, 1.0]]), np.array([[0.0, 1.0]])), [[0.5, 0.5]])
-    np.testing.assert_allclose(steps._shares(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])), [[1.0, 0.0]])
+    np.testing.assert_allclose(step_rules._shares(np.array([[2.0, 1.0]]), np.array([[0.0, 1.0]])), [[0.5, 0.5]])
+    np.testing.assert_allclose(step_rules._shares(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])), [[1.0, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_extreme_falls_to_the_nodes_that_are_it_on_the_way() -> None:
     ],
 )
 def test_a_step_that_is_not_known_is_named(step: NodeStep, words: str) -> None:
-    with pytest.raises(steps.UnknownStep, match=words):
-        steps.evaluate(step, np.zeros((1, 2)))
-    with pytest.raises(steps.UnknownStep, match=words):
-        steps.pulled(step, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 1, 2)))
+    with pytest.raises(step_rules.UnknownStep, match=words):
+        step_rules.evaluate(step, np.zeros((1, 2)))
+    with pytest.raises(step_rules.UnknownStep, match=words):
+        step_rules.backpropagate_multipliers(step, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 1, 2)))

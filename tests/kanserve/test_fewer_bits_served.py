@@ -13,18 +13,22 @@ import onnx
 import pytest
 import tritonclient.grpc as triton
 
-from kanexport import manifest as contract
-from kanexport.approximate.asked import Fewer
+from kanexport.contract import manifest as contract
 from kanexport.pipeline import Request, export
-from kanserve.client.connection import Client
+from kanexport.quantization.options import QuantizationOptions
+from kanserve.client.sync import Client
 from kanserve.errors import LoadError, LoadReason
-from kanserve.models import trial
+from kanserve.models import admission
 from kanserve.repository import layout
-from kanserve.repository.check import check_manifest
+from kanserve.repository.validation import check_manifest
 from tests.cli.running import checkpoint
 from tests.kanserve.running import Server, serving
 
-ASKED = {"exact": Fewer(), "half": Fewer(weights="half"), "int8": Fewer(precision="int8")}
+ASKED = {
+    "exact": QuantizationOptions(),
+    "half": QuantizationOptions(weights="half"),
+    "int8": QuantizationOptions(precision="int8"),
+}
 ROWS = np.random.default_rng(0).uniform(-1, 1, (40, 6)).astype(np.float32)
 
 
@@ -104,10 +108,10 @@ def _damaged(models: Path, root: Path) -> Path:
 
 def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tmp_path: Path) -> None:
     (whole,) = (one for one in layout.scan(models, plain_onnx=False, hard_links=True) if one.name == "int8")
-    trial.load(whole, layout.load(whole, 2**30))
+    admission.load(whole, layout.load(whole, 2**30))
     (damaged,) = layout.scan(_damaged(models, tmp_path), plain_onnx=False, hard_links=True)
     with pytest.raises(LoadError, match="reference rows differ") as found:
-        trial.load(damaged, layout.load(damaged, 2**30))
+        admission.load(damaged, layout.load(damaged, 2**30))
     assert found.value.reason is LoadReason.REFERENCE
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kanserve.models.history import KEPT, LONG, History
-from kanserve.models.kept_rows import KeptRows
-from kanserve.observe import figures
-from kanserve.observe.figures import Figures, Ledger
-from kanserve.observe.metrics import DEFINITIONS, TRITON_COUNTERS, TRITON_FAILURES, TRITON_GAUGES, Metrics
-from kanserve.observe.statistics import FailureReason, Timing
+from kanserve.insight.live import KeptRows
+from kanserve.models.events import KEPT, LONG, History
+from kanserve.observability.metrics import DEFINITIONS, TRITON_COUNTERS, TRITON_FAILURES, TRITON_GAUGES, Metrics
+from kanserve.observability.statistics import FailureReason, Timing
+from kanserve.services import operations
+from kanserve.services.operations import Figures, Ledger
 
 KEY = ("toy", "1")
 MS = 10**6
@@ -26,14 +26,14 @@ def worked(metrics: Metrics, requests: int, rows: int, ms: float) -> None:
 
 
 def read(metrics: Metrics, at: float) -> Figures:
-    return figures.read(metrics.text().decode(), at)
+    return operations.read(metrics.text().decode(), at)
 
 
 def test_every_name_that_is_read_is_a_metric_of_ours() -> None:
     ours = {item.name for item in DEFINITIONS} | {name for name, *_ in (*TRITON_COUNTERS, *TRITON_GAUGES)}
     ours |= {TRITON_FAILURES, "kanserve_workers", "kanserve_worker_ends_total"}  # of several workers: together.py
     ours |= {"process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
-    assert {name.removesuffix("_bucket") for name in figures.KNOWN} <= ours
+    assert {name.removesuffix("_bucket") for name in operations.KNOWN} <= ours
 
 
 def test_between_two_readings() -> None:
@@ -42,7 +42,7 @@ def test_between_two_readings() -> None:
     before = read(metrics, 100.0)
     worked(metrics, 30, 4, 3.0)
     metrics.model(*KEY).statistics.failed(0, FailureReason.REJECTED)
-    found = figures.span(KEY, read(metrics, 110.0), before)
+    found = operations.history_span(KEY, read(metrics, 110.0), before)
     assert (found.seconds, found.requests, found.rows, found.runs) == (10.0, 30.0, 120.0, 30.0)
     assert found.failures["REJECTED"] == 1
     assert found.phases == pytest.approx({"queue": 0.001, "input": 0.002, "infer": 0.003, "output": 0.004})
@@ -50,7 +50,7 @@ def test_between_two_readings() -> None:
     assert dict(found.batches)[1.0] == 0
     # All 30 lie in the bucket from 2.5 to 5 ms, in which quantiles are told as Prometheus does.
     assert found.quantiles["p50"] == pytest.approx(0.0025 + 0.0025 * 0.5)
-    whole = figures.span(KEY, read(metrics, 110.0), None)
+    whole = operations.history_span(KEY, read(metrics, 110.0), None)
     assert (whole.requests, whole.seconds) == (40.0, 0.0)
 
 
@@ -60,22 +60,22 @@ def test_a_version_that_counts_anew_has_no_negative_rate() -> None:
     before = read(metrics, 1.0)
     metrics.forget(*KEY)
     worked(metrics, 3, 1, 1.0)
-    found = figures.span(KEY, read(metrics, 2.0), before)
+    found = operations.history_span(KEY, read(metrics, 2.0), before)
     assert found.requests == 3
     assert min(count for _, count in found.batches) >= 0
 
 
 def test_quantiles_of_nothing_and_beyond_the_last_bound() -> None:
     inf = float("inf")
-    assert figures.quantile((), 0.5) is None
-    assert figures.quantile(((1.0, 0.0), (inf, 0.0)), 0.5) is None
-    assert figures.quantile(((1.0, 0.0), (10.0, 0.0), (inf, 3.0)), 0.5) == 10.0
-    assert figures.quantile(((1.0, 4.0), (10.0, 0.0), (inf, 0.0)), 1.0) == 1.0
+    assert operations.quantile((), 0.5) is None
+    assert operations.quantile(((1.0, 0.0), (inf, 0.0)), 0.5) is None
+    assert operations.quantile(((1.0, 0.0), (10.0, 0.0), (inf, 3.0)), 0.5) == 10.0
+    assert operations.quantile(((1.0, 4.0), (10.0, 0.0), (inf, 0.0)), 1.0) == 1.0
 
 
 def test_names_with_quotes_come_back() -> None:
     text = 'nv_inference_count{model="a\\"b\\\\",version="2"} 7\nunknown{model="x"} 1\nbroken line here\n'
-    found = figures.read(text, 0.0)
+    found = operations.read(text, 0.0)
     assert found.numbers == {('a"b\\', "2"): {"rows": 7.0}}
 
 

@@ -15,19 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from kanexport.bundle import baseline
+from kanexport.contract import atomic, safe_files
 from kanexport.errors import CheckpointError, OptionError, RepositoryError
-from kanexport.files import checkpoint
-from kanexport.packing import baseline
-from kanexport.shared import atomic, disk
-from kanserve import origins, pem
-from kanserve.access import edit, tokens
-from kanserve.access.roles import Role
-from kanserve.client.connection import Client
-from kanserve.console import common
-from kanserve.console.common import InputError
+from kanexport.formats import checkpoint
+from kanserve.auth import token_editor, token_file
+from kanserve.auth.roles import Role
+from kanserve.cli import options
+from kanserve.cli.options import InputError
+from kanserve.client.sync import Client
+from kanserve.config import sources
 from kanserve.errors import ConfigError, LoadError
-from kanserve.models import keeping
+from kanserve.insight import store
 from kanserve.repository import layout
+from kanserve.system import pem
 from tests.cli.running import kanserve
 from tests.kanexport.nth_failure import packed
 from tests.kanserve import toy
@@ -124,26 +125,26 @@ def read_settings(folder: Path) -> Iterator[Path]:
     path = folder / "settings.toml"
     path.write_text('log_level = "info"\n')
     yield path
-    origins.load({"repository": folder}, config=path)
+    sources.load({"repository": folder}, config=path)
 
 
 def read_tokens(folder: Path) -> Iterator[Path]:
-    edit.new(folder / "tokens", "ci", [Role.INFER])
+    token_editor.new(folder / "tokens", "ci", [Role.INFER])
     yield folder / "tokens"
-    tokens.load(folder / "tokens")
+    token_file.load(folder / "tokens")
 
 
 def change_tokens(folder: Path) -> Iterator[Path]:
-    edit.new(folder / "tokens", "ci", [Role.INFER])
+    token_editor.new(folder / "tokens", "ci", [Role.INFER])
     yield folder / "tokens"
-    edit.new(folder / "tokens", "b", [Role.INFER])
+    token_editor.new(folder / "tokens", "b", [Role.INFER])
 
 
 def revoke_tokens(folder: Path) -> Iterator[Path]:
     for name in "ab":
-        edit.new(folder / "tokens", name, [Role.INFER])
+        token_editor.new(folder / "tokens", name, [Role.INFER])
     yield folder / "tokens"
-    edit.revoke(folder / "tokens", "b")
+    token_editor.revoke(folder / "tokens", "b")
 
 
 def read_certificates(folder: Path) -> Iterator[Path]:
@@ -159,7 +160,7 @@ def read_certificates(folder: Path) -> Iterator[Path]:
 def read_own_token(folder: Path) -> Iterator[Path]:
     (folder / "token").write_text("secret\n")
     yield folder / "token"
-    common.token(common.argparse.Namespace(token_file=str(folder / "token")))
+    options.token(options.argparse.Namespace(token_file=str(folder / "token")))
 
 
 def read_statistics(folder: Path) -> Iterator[Path]:
@@ -297,7 +298,7 @@ def test_every_folder_of_the_state_directory(
     kind: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(keeping.log, "warning", lambda event, **facts: said.append(facts["reason"]))
+    monkeypatch.setattr(store.log, "warning", lambda event, **facts: said.append(facts["reason"]))
     victim = tmp_path / "victim"
     victim.mkdir(0o700)
     path = tmp_path / "state" / step
@@ -339,12 +340,12 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     token = out.read_text().strip()
-    assert tokens.digest(token) in path.read_text()
+    assert token_file.digest(token) in path.read_text()
     again = kanserve("token", "new", "b", *more)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
-    assert [entry.principal.name for entry in tokens.load(path).tokens] == ["ci"]  # the command made no token
+    assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci"]  # the command made no token
     assert kanserve("token", "new", "b", *more, "--force").returncode == 0
-    assert (tokens.digest(out.read_text().strip()) in path.read_text(), out.read_text() != token) == (True, True)
+    assert (token_file.digest(out.read_text().strip()) in path.read_text(), out.read_text() != token) == (True, True)
     out.unlink()
     victim = tmp_path / "victim"
     victim.write_bytes(SECRET)
@@ -353,7 +354,7 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(tmp_path: Path) -> None:
         linked = kanserve("token", "new", "c", *more, *force)
         assert linked.returncode == 2, linked.stderr
     assert victim.read_bytes() == SECRET
-    assert [entry.principal.name for entry in tokens.load(path).tokens] == ["ci", "b"]
+    assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci", "b"]
     assert kanserve("token", "new", "c", *more[:-1], tmp_path / "no" / "t").returncode == 2
 
 
@@ -362,11 +363,11 @@ def test_what_is_written_has_the_owner_and_mode_of_what_was_there(tmp_path: Path
         pytest.skip("only root gives files away")
     path = tmp_path / "tokens"
     for name in "ab":
-        edit.new(path, name, [Role.INFER])
+        token_editor.new(path, name, [Role.INFER])
     for one in (tmp_path, path):
         os.chown(one, FOREIGN, FOREIGN)
     path.chmod(0o640)
-    edit.revoke(path, "a")  # root revokes in a directory of that user
+    token_editor.revoke(path, "a")  # root revokes in a directory of that user
     about = path.stat()
     assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (FOREIGN, FOREIGN, 0o640)
 
@@ -377,7 +378,7 @@ def test_what_is_open_already_is_read_as_it_comes(tmp_path: Path) -> None:
     os.write(front, b"secret\nmore\n")
     os.close(front)
     try:
-        assert disk.first_line(f"/dev/fd/{back}", 100) == b"secret\n"
+        assert safe_files.first_line(f"/dev/fd/{back}", 100) == b"secret\n"
     finally:
         os.close(back)
 
@@ -389,32 +390,32 @@ def test_a_copy_is_of_files_links_and_folders_alone(tmp_path: Path) -> None:
     (source / "in" / "file").write_bytes(SECRET)
     os.utime(source / "in" / "file", ns=(5, 7))
     (source / "in" / "link").symlink_to("/nowhere")
-    with disk.directory(source) as old, disk.directory(target) as new:
-        disk.copy("in", old, new)
+    with safe_files.directory(source) as old, safe_files.directory(target) as new:
+        safe_files.copy("in", old, new)
         assert (target / "in" / "file").read_bytes() == SECRET
         assert (target / "in" / "file").stat().st_mtime_ns == 7
         assert (target / "in" / "link").readlink() == Path("/nowhere")
         os.mkfifo(source / "pipe")
-        with pytest.raises(disk.Refused, match="a FIFO"):
-            disk.copy("pipe", old, new)
+        with pytest.raises(safe_files.Refused, match="a FIFO"):
+            safe_files.copy("pipe", old, new)
 
 
 def appended(path: Path, most: int) -> bytes:
-    with disk.Folder(path.parent).append(path.name) as descriptor:
+    with safe_files.Folder(path.parent).append(path.name) as descriptor:
         return os.pread(descriptor, most, 0)
 
 
 def owned(path: Path, most: int) -> bytes:
-    return disk.Folder(path.parent).read(path.name, most)
+    return safe_files.Folder(path.parent).read(path.name, most)
 
 
-@pytest.mark.parametrize("read", [disk.read, disk.beginning, appended, owned])
+@pytest.mark.parametrize("read", [safe_files.read, safe_files.beginning, appended, owned])
 @pytest.mark.parametrize("kind", [SYMLINK, FIFO])
 def test_a_file_that_is_replaced_after_its_check_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, int], bytes], kind: str
 ) -> None:
     """Somebody replaces the file between the check and the open, which no check by name can see."""
-    path, victim, check = tmp_path / "folder" / "file", tmp_path / "victim", disk.check_regular
+    path, victim, check = tmp_path / "folder" / "file", tmp_path / "victim", safe_files.check_regular
     path.parent.mkdir(mode=0o700)
     path.write_bytes(b"own")
     victim.write_bytes(SECRET)
@@ -425,7 +426,7 @@ def test_a_file_that_is_replaced_after_its_check_is_not_read(
             path.unlink()
             os.mkfifo(path) if kind == FIFO else path.symlink_to(victim)
 
-    monkeypatch.setattr(disk, "check_regular", checked)
+    monkeypatch.setattr(safe_files, "check_regular", checked)
     began = time.monotonic()
     with pytest.raises(OSError, match=r"symbolic link|FIFO"):
         read(path, 1000)
@@ -436,7 +437,7 @@ def test_an_export_writes_where_it_began_whoever_moves_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link replaces the hidden folder as soon as it is open: the export does not write to the link's target."""
-    victim, create = tmp_path / "victim", disk.create
+    victim, create = tmp_path / "victim", safe_files.create
     (victim / "1").mkdir(parents=True)
 
     def swapped(*given: object, **named: object) -> None:
@@ -446,7 +447,7 @@ def test_an_export_writes_where_it_began_whoever_moves_its_folder(
                 staging.symlink_to(victim)
         create(*given, **named)  # type: ignore[arg-type]  # as it was called
 
-    monkeypatch.setattr(disk, "create", swapped)
+    monkeypatch.setattr(safe_files, "create", swapped)
     with contextlib.suppress(RepositoryError):
         packed(tmp_path / "models")
     assert [path.name for path in victim.rglob("*")] == ["1"]

@@ -13,19 +13,18 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 from kanexport.pipeline import Request, Result, export
-from kanserve import backends
-from kanserve.config import Settings
+from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
-from kanserve.models import measure
-from kanserve.models.forms import ByRows
-from kanserve.models.loading import Before, Loader
+from kanserve.grpc_api import model_codec
+from kanserve.models import tuning
+from kanserve.models.loader import BatchSizeDispatch, Loader, ServingVersion
 from kanserve.models.model import Model
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
-from kanserve.rpc import describe
+from kanserve.runtime import base
 from tests.kanserve.running import serving
 
 WIDTHS, INTERVALS = (160, 40, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
@@ -55,8 +54,8 @@ def read(result: Result) -> Bundle:
     return layout.load(candidate, 2**30)
 
 
-def load(bundle: Bundle, like: Before | None = None) -> Model:
-    return Loader(backends.load("ort"), Settings(repository=Path()), 1, Metrics()).load(bundle, like)
+def load(bundle: Bundle, like: ServingVersion | None = None) -> Model:
+    return Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics()).load(bundle, like)
 
 
 def always(info: object, few: object, many: object, most: int) -> int:
@@ -88,11 +87,11 @@ def test_who_knows_their_rows_has_one_graph(tmp_path: Path, rows: int, files: se
 
 def test_each_run_takes_the_graph_for_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read(wide(tmp_path))
-    monkeypatch.setattr(measure, "many_from", always)
+    monkeypatch.setattr(tuning, "many_from", always)
     model = load(bundle)
-    assert isinstance(model._session, ByRows)
+    assert isinstance(model._session, BatchSizeDispatch)
     assert model.serving.way.many_from == 100
-    assert describe.config(model.info, model.serving).parameters["kan.many_rows_from"].string_value == "100"
+    assert model_codec.config(model.info, model.serving).parameters["kan.many_rows_from"].string_value == "100"
     few, many = model._session._few, model._session._many
     x = np.random.default_rng(1).uniform(-2, 2, (256, WIDTHS[0])).astype(np.float32)
     for rows, own in ((1, few), (99, few), (100, many), (256, many)):
@@ -100,13 +99,13 @@ def test_each_run_takes_the_graph_for_its_rows(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(type(own), "run", counting(type(own).run, seen))
         (y,) = model._session.run(["y"], {"x": x[:rows]})
         monkeypatch.undo()
-        monkeypatch.setattr(measure, "many_from", always)
+        monkeypatch.setattr(tuning, "many_from", always)
         assert seen == [own]
         for form in (few, many):
             assert form.run(["y"], {"x": x[:rows]})[0].tobytes() == y.tobytes()
     # Nothing is measured beside live traffic.
-    again = load(bundle, Before(model.info, model.serving.way, bundle.config))
-    assert isinstance(again._session, ByRows)
+    again = load(bundle, ServingVersion(model.info, model.serving.way, bundle.config))
+    assert isinstance(again._session, BatchSizeDispatch)
 
 
 def counting(run: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
@@ -119,10 +118,10 @@ def counting(run: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
 
 def test_a_graph_that_is_nowhere_faster_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read(wide(tmp_path))
-    monkeypatch.setattr(measure, "many_from", lambda *_: 0)
+    monkeypatch.setattr(tuning, "many_from", lambda *_: 0)
     model = load(bundle)
-    assert not isinstance(model._session, ByRows)
-    assert "kan.many_rows_from" not in describe.config(model.info, model.serving).parameters
+    assert not isinstance(model._session, BatchSizeDispatch)
+    assert "kan.many_rows_from" not in model_codec.config(model.info, model.serving).parameters
 
 
 @pytest.mark.parametrize(
@@ -147,8 +146,8 @@ def test_it_is_taken_from_where_it_is_faster_in_all_larger_runs(
     def seconds(session: object, info: object, feeds: dict[str, np.ndarray]) -> float:
         return 1.0 if session is few else 0.5 if len(feeds["x"]) in faster else 1.5
 
-    monkeypatch.setattr(measure, "_best_seconds", seconds)
-    assert measure.many_from(model.info, few, many, most) == wanted
+    monkeypatch.setattr(tuning, "_best_seconds", seconds)
+    assert tuning.many_from(model.info, few, many, most) == wanted
 
 
 def test_a_server_answers_few_and_many_rows_alike(tmp_path: Path) -> None:
@@ -169,7 +168,7 @@ def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
         bundle.manifest.reference, outputs=((9.0,) * 3,) * len(bundle.manifest.reference.inputs)
     )
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, reference=wrong))
-    loader = Loader(backends.load("ort"), Settings(repository=Path()), 1, Metrics())
+    loader = Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics())
     info, session, way = loader.unproved(
         dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variants=()))
     )

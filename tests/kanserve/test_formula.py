@@ -12,12 +12,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kanexport.functions.singularity import avoiding
-from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
-from kanserve.interpret import terms
-from kanserve.interpret.formula import STEP_TEXTS, TEXTS, formulas, tokens
-from kanserve.interpret.terms import EXACT, FormulaError, Linear, Text, applied, number
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
+from kanexport.functions.regularized import avoiding
+from kanserve.analysis import formula_printer
+from kanserve.analysis.formula import STEP_TEXTS, TEXTS, formulas, tokens
+from kanserve.analysis.formula_printer import EXACT, FormulaError, Linear, Text, applied, number
 from tests.formula_text import columns, compute
 
 SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
@@ -101,7 +101,9 @@ def test_every_function_of_the_table_has_its_text(name: str) -> None:
     x = np.linspace(-0.9, 2, 30)
     with np.errstate(all="ignore"):
         expected = SYMBOLIC[name].evaluate(x)
-    found = np.broadcast_to(compute(applied(TEXTS[name], Text("x0", terms.ATOM), EXACT).text, {"x0": x}), x.shape)
+    found = np.broadcast_to(
+        compute(applied(TEXTS[name], Text("x0", formula_printer.ATOM), EXACT).text, {"x0": x}), x.shape
+    )
     if name != "0":
         np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)
@@ -110,7 +112,9 @@ def test_every_function_of_the_table_has_its_text(name: str) -> None:
 @pytest.mark.parametrize("name", STEP_TEXTS)
 def test_every_function_of_a_step_has_its_text(name: str) -> None:
     x = np.linspace(-3, 3, 31)
-    found = np.broadcast_to(compute(applied(STEP_TEXTS[name], Text("x0", terms.ATOM), EXACT).text, {"x0": x}), x.shape)
+    found = np.broadcast_to(
+        compute(applied(STEP_TEXTS[name], Text("x0", formula_printer.ATOM), EXACT).text, {"x0": x}), x.shape
+    )
     np.testing.assert_allclose(found, ACTIVATIONS[name].evaluate(x), rtol=1e-12, atol=1e-15)
 
 
@@ -226,7 +230,7 @@ def test_a_formula_does_not_outgrow_its_limit() -> None:
 )
 def test_only_what_is_known_is_printed(expression: str) -> None:
     with pytest.raises(FormulaError):
-        applied(expression, Text("x0", terms.ATOM), 6)
+        applied(expression, Text("x0", formula_printer.ATOM), 6)
 
 
 def test_constants_alone() -> None:

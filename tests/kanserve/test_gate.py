@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from kanserve.access import gate as access
-from kanserve.access import tokens
-from kanserve.access.gate import LONGEST, SHORTEST, Gate
-from kanserve.access.roles import EVERYONE, NOBODY, Principal, Role, including, require
-from kanserve.access.table import ANYONE, NEEDS
-from kanserve.access.tokens import Credentials
-from kanserve.errors import Forbidden, TooOften, Unauthenticated
-from kanserve.rpc.call import Arrival
+from kanserve.auth import authenticator as access
+from kanserve.auth import token_file
+from kanserve.auth.authenticator import LONGEST, SHORTEST, Authenticator
+from kanserve.auth.permissions import ANYONE, NEEDS
+from kanserve.auth.roles import EVERYONE, NOBODY, Principal, Role, including, require
+from kanserve.auth.token_file import Credentials
+from kanserve.errors import Forbidden, RateLimited, Unauthenticated
+from kanserve.grpc_api.call_context import RequestMetadata
 from tests.kanserve import tokenfile
 
 GOOD = "kan_" + "g" * 43  # the names of tests have it, and are to be the same in every process
 
 
-def shown(token: str = "", certificate: str = "") -> Arrival:
-    return Arrival(tokenfile.bearer(token) if token else (), None, certificate)
+def shown(token: str = "", certificate: str = "") -> RequestMetadata:
+    return RequestMetadata(tokenfile.bearer(token) if token else (), None, certificate)
 
 
-def gate(text: str, tmp_path: Path) -> Gate:
+def gate(text: str, tmp_path: Path) -> Authenticator:
     tokenfile.save(tmp_path / "t", text)
-    return Gate(tokens.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
+    return Authenticator(token_file.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
 
 
 def test_who_passes(tmp_path: Path) -> None:
-    old, new = tokens.make(), tokens.make()
+    old, new = token_file.make(), token_file.make()
     both = tokenfile.block("ci-1", old, "infer") + tokenfile.block("ci-2", new, "interpret", "infer")
     certified = "[[certificate]]\nname = 'pod'\nsan = 'spiffe://a/b'\nroles = ['admin']\n"
     asked = gate(both + certified, tmp_path)
@@ -40,8 +40,12 @@ def test_who_passes(tmp_path: Path) -> None:
     for what, error, says in (
         (shown(), Unauthenticated, "no credential was shown"),
         (shown(certificate="spiffe://a/c"), Unauthenticated, "no credential was shown"),
-        (shown(tokens.make()), Unauthenticated, "not known here"),
-        (shown(tokens.make(), "spiffe://a/b"), Unauthenticated, "not known here"),  # and a wrong one does not fall back
+        (shown(token_file.make()), Unauthenticated, "not known here"),
+        (
+            shown(token_file.make(), "spiffe://a/b"),
+            Unauthenticated,
+            "not known here",
+        ),  # and a wrong one does not fall back
         (shown(old), Forbidden, "the role interpret, which ci-1 does not have"),
     ):
         with pytest.raises(error, match=says):
@@ -63,10 +67,10 @@ def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
     assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"
     caller = asked.admit(Role.INFER, shown(GOOD))
-    asked.take(tokens.load(tmp_path / "t"))
+    asked.take(token_file.load(tmp_path / "t"))
     asked.again(caller)  # the same as before
     tokenfile.save(tmp_path / "t", tokenfile.block("ci", GOOD, "infer", "admin"))
-    asked.take(tokens.load(tmp_path / "t"))
+    asked.take(token_file.load(tmp_path / "t"))
     with pytest.raises(Unauthenticated, match="ci is not known here any more, or not as before"):
         asked.again(caller)
     assert asked.admit(Role.ADMIN, shown(GOOD)).name == "ci"
@@ -95,18 +99,18 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
     caller = asked.admit(Role.INFER, shown(GOOD))
     for _ in range(3):
         asked.again(caller)
-    with pytest.raises(TooOften, match="ci may ask 4 times per second"):
+    with pytest.raises(RateLimited, match="ci may ask 4 times per second"):
         asked.admit(Role.INFER, shown(GOOD))
     assert asked.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
     asked.again(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
     now[0] += 0.25
     asked.admit(Role.INFER, shown(GOOD))
-    with pytest.raises(TooOften):
+    with pytest.raises(RateLimited):
         asked.again(caller)
     now[0] += 1000
     for _ in range(4):
         asked.again(caller)
-    with pytest.raises(TooOften):
+    with pytest.raises(RateLimited):
         asked.again(caller)
 
 
@@ -132,18 +136,18 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
 def test_what_is_no_token(tmp_path: Path, value: str | bytes) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
     with pytest.raises(Unauthenticated) as caught:
-        asked.admit(Role.READ, Arrival((("authorization", value),), None))
+        asked.admit(Role.READ, RequestMetadata((("authorization", value),), None))
     assert GOOD not in str(caught.value)
-    assert asked.admit(ANYONE, Arrival((("authorization", value),), None)) is NOBODY
+    assert asked.admit(ANYONE, RequestMetadata((("authorization", value),), None)) is NOBODY
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer  "])
 def test_a_token_by_any_spelling_of_its_scheme(tmp_path: Path, scheme: str) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
     metadata = (("x-other", "y"), ("authorization", scheme + GOOD))
-    assert asked.admit(Role.INFER, Arrival(metadata, None)).name == "ci"
+    assert asked.admit(Role.INFER, RequestMetadata(metadata, None)).name == "ci"
     with pytest.raises(Unauthenticated, match="one `Bearer TOKEN`"):
-        asked.admit(Role.INFER, Arrival((*metadata, metadata[1]), None))
+        asked.admit(Role.INFER, RequestMetadata((*metadata, metadata[1]), None))
 
 
 def test_tokens_at_the_ends_of_what_is_looked_at(tmp_path: Path) -> None:
@@ -183,7 +187,7 @@ def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytes
     asked = gate(tokenfile.block("ci", GOOD, "infer", rate=0.5), tmp_path)
     for _ in range(3):
         asked.admit(Role.INFER, shown(GOOD))
-        with pytest.raises(TooOften):
+        with pytest.raises(RateLimited):
             asked.admit(Role.INFER, shown(GOOD))
         now[0] += 2
 

@@ -11,22 +11,23 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from kanexport import manifest as contract
-from kanserve import backends
-from kanserve.client import bulk, bulk_edges
-from kanserve.client.connection import Client
+from kanexport.contract import manifest as contract
+from kanserve.analysis import query_plan
+from kanserve.client import chunking
 from kanserve.client.errors import ClientError
-from kanserve.config import Settings
+from kanserve.client.sync import Client
+from kanserve.config.settings import Settings
 from kanserve.errors import BackendError, LoadError, LoadReason
-from kanserve.interpret import select
-from kanserve.models import edges, measure, picking
-from kanserve.models.loading import Loader
-from kanserve.nouns import Array, Wanted
-from kanserve.observe.metrics import Metrics
+from kanserve.insight import edge_queries
+from kanserve.models import tuning
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
+from kanserve.runtime import base
+from kanserve.types import Array, EdgeOptions
 from tests.kanserve import toy, toy_grid
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
 
@@ -67,7 +68,7 @@ def test_inference_keeps_the_axes(grid: Server) -> None:
 def test_many_rows_travel_in_parts(grid: Server) -> None:
     rows = np.random.default_rng(8).normal(size=(3 * toy_grid.BATCH + 5, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
-        answer = bulk.infer(client, client.model("grid"), rows)
+        answer = chunking.infer(client, client.model("grid"), rows)
     np.testing.assert_allclose(answer.outputs["y"], toy_grid.outputs(rows), **TOLERANCE)
 
 
@@ -163,15 +164,15 @@ def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
     rows = np.random.default_rng(9).normal(size=(100, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
         described = client.describe("grid")
-        for found in bulk_edges.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
+        for found in chunking.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
             np.testing.assert_allclose(found.values, toy_grid.edges(rows, found.layer), **TOLERANCE)
-        (found,) = bulk_edges.edges(client, described, rows, layers=("token.kan",), top_k=4)
+        (found,) = chunking.edges(client, described, rows, layers=("token.kan",), top_k=4)
         expected = toy_grid.edges(rows, 1)
         strength = np.abs(expected).max(axis=(0, 1))
         assert strength[found.sources, found.destinations].tolist() == sorted(strength.ravel(), reverse=True)[:4]
         np.testing.assert_allclose(found.values, expected[..., found.sources, found.destinations], **TOLERANCE)
         with pytest.raises(ClientError, match=r"model 'grid': layer 'tail' does not exist") as caught:
-            next(bulk_edges.edges(client, described, rows, layers=("tail",)))
+            next(chunking.edges(client, described, rows, layers=("tail",)))
         assert caught.value.input_is_wrong
 
 
@@ -182,7 +183,7 @@ def test_one_row_beyond_an_answer_comes_in_groups_of_destinations(tmp_path: Path
         with pytest.raises(ClientError, match="takes 1"):
             client.edges(described, ROWS[:1], layers=("token.kan",))
         seen: list[tuple[int, int]] = []
-        (found,) = bulk_edges.edges(client, described, ROWS, layers=(1,), progress=lambda at, of: seen.append((at, of)))
+        (found,) = chunking.edges(client, described, ROWS, layers=(1,), progress=lambda at, of: seen.append((at, of)))
         np.testing.assert_allclose(found.values, toy_grid.edges(ROWS, 1), **TOLERANCE)
         assert found.destinations.tolist() == list(range(16))
         assert seen == sorted(seen)
@@ -192,7 +193,7 @@ def test_one_row_beyond_an_answer_comes_in_groups_of_destinations(tmp_path: Path
 class Watched:
     """A session that remembers how much it was given at once."""
 
-    def __init__(self, session: backends.Session) -> None:
+    def __init__(self, session: base.Session) -> None:
         self.inner = session
         self.inputs, self.outputs = session.inputs, session.outputs
         self.given: list[int] = []
@@ -214,17 +215,17 @@ def bundled(root: Path) -> tuple[Bundle, contract.Manifest]:
 @pytest.mark.parametrize("piece_rows", [0, 2])
 def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, layer: int, piece_rows: int) -> None:
     bundle, manifest = bundled(tmp_path)
-    backend = backends.load("ort")
+    backend = base.load("ort")
 
     def create(name: str) -> Watched:
         return Watched(backend.create(bundle.files[name], device="cpu", threads=1))
 
-    shapes = [select.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
-    plans = select.plan(shapes, layers=[layer], sources=[], destinations=[], wanted=Wanted(top_k=top_k))
+    shapes = [query_plan.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
+    plans = query_plan.plan(shapes, layers=[layer], sources=[], destinations=[], wanted=EdgeOptions(top_k=top_k))
     model = create("model.onnx")
     session = create(f"edges_l{layer}.onnx")
-    graphs = tuple(edges.LayerGraph(info, lambda: session) for info in manifest.layers)
-    *_, answer = picking.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
+    graphs = tuple(edge_queries.LayerGraph(info, lambda: session) for info in manifest.layers)
+    *_, answer = edge_queries.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
     assert answer is not None
     (found,) = answer
     everything = toy_grid.edges(ROWS, layer)
@@ -240,11 +241,11 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
 
 def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path: Path) -> None:
     bundle, manifest = bundled(tmp_path)
-    loader = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics())
+    loader = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics())
     session = loader.backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
-    plans = (select.LayerPlan(1, (0,), (0,), (3,)),)
+    plans = (query_plan.LayerPlan(1, (0,), (0,), (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
-        list(picking.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))
+        list(edge_queries.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))
 
 
 def tensor(name: str, *shape: int) -> contract.TensorSpec:
@@ -278,7 +279,7 @@ def test_a_manifest_that_is_not_its_graphs(
     damage(toy_grid.write(tmp_path))
     bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     with pytest.raises(LoadError) as caught:
-        Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+        Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
     assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
 
 
@@ -295,5 +296,5 @@ def test_class_c_is_refused_by_a_server_and_the_index_says_why(tmp_path: Path) -
 
 def test_pieces_of_inference_count_positions(tmp_path: Path) -> None:
     manifest = contract.load(toy_grid.write(tmp_path))  # the widest basis makes 32 numbers of a row
-    assert measure.piece_rows(manifest, 2**21) == 2**21 // (4 * 32)
-    assert measure.piece_rows(manifest, 1) == 16 // 6
+    assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 32)
+    assert tuning.piece_rows(manifest, 1) == 16 // 6

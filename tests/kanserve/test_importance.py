@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kanexport import manifest as contract
-from kanexport.manifest import NodeStep
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import NodeStep
 from kanexport.pipeline import Request, export
-from kanserve import backends
-from kanserve.client.connection import Client
+from kanserve.analysis import scores
+from kanserve.analysis.histogram import Cells, Window
+from kanserve.analysis.scores import Weighted
 from kanserve.client.errors import InvalidInput, NotSupported
-from kanserve.interpret import importance
-from kanserve.interpret.importance import Weighted
-from kanserve.interpret.window import Cells, Window
-from kanserve.models import live_scores, scores
-from kanserve.models.edges import LayerGraph
-from kanserve.models.statistics import Nodes
-from kanserve.nouns import LayerScores
+from kanserve.client.sync import Client
+from kanserve.insight import edge_scores
+from kanserve.insight.edge_queries import LayerGraph
+from kanserve.insight.statistics import Nodes
+from kanserve.runtime import base
+from kanserve.types import LayerScores
 from tests.golden_cases import Case, cases
 from tests.kanserve import test_drift, toy
 from tests.kanserve.running import serving
@@ -91,7 +91,7 @@ def test_the_spread_of_sums_is_what_was_counted_where_it_can_be(
 ) -> None:
     layer = dataclasses.replace(toy.manifest("toy").layers[0], after=after)
     edges = np.array([[3.0, 0.0], [4.0, 0.0]])
-    found, was_counted = importance.sums(layer, edges, given_)
+    found, was_counted = scores.sums(layer, edges, given_)
     assert (found.tolist(), was_counted) == (pytest.approx(expected), counted)
 
 
@@ -111,7 +111,7 @@ GOLDEN = [
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
 def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case, tmp_path: Path) -> None:
     """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
-    backend = backends.load("ort")
+    backend = base.load("ort")
     folder = export(Request(path=case.path, repository=tmp_path, name="m")).directory
     found = contract.load(folder)
     open_ = functools.partial(backend.create, device="cpu", threads=1, beside={})
@@ -124,8 +124,8 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     rows[:, 0] = rows[:, -1] ** 2  # sources that go together
     feeds = {found.inputs[0].name: rows.astype(np.float32)}
     nodes = Nodes(found, session.run)
-    (live,) = filter(None, live_scores.compute(graphs, found, nodes.count(session.run, feeds)))
-    (exact,) = filter(None, scores.compute(session, graphs, found, feeds, chunk_bytes=2**25))
+    (live,) = filter(None, edge_scores.traffic_scores(graphs, found, nodes.count(session.run, feeds)))
+    (exact,) = filter(None, edge_scores.edge_scores(session, graphs, found, feeds, chunk_bytes=2**25))
     assert live.notes == ()
     for what in ("spread", "edges", "nodes"):
         assert apart(live.layers, exact, what) < 0.02, what

@@ -17,10 +17,10 @@ import tritonclient.http as triton_http
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import BasisInfo
+from kanexport.contract.manifest import BasisInfo
 from kanexport.pipeline import Request, export
-from kanserve.access import tokens
-from kanserve.interpret import select
+from kanserve.analysis import query_plan
+from kanserve.auth import token_file
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.cli.running import checkpoint
@@ -233,7 +233,7 @@ def test_the_size_of_a_coverage_is_bounded(models: Path) -> None:
 
 def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, door: str) -> None:
     """Over unary calls, streams and HTTP; who has both roles may."""
-    both = tokens.make()
+    both = token_file.make()
     made = tokenfile.write(tmp_path / "tokens.toml", more=tokenfile.block("both", both, "infer", "interpret"))
     chosen = httpdoors.way(door)[1]
     message = request(ROWS, "spline")
@@ -284,7 +284,7 @@ def test_the_extensions_are_told(served: Server) -> None:
 def test_the_largest_come_first_and_ties_in_their_order(seed: int, rows: int, nodes: int, outputs: int, k: int) -> None:
     values = np.random.default_rng(seed).integers(-3, 4, (rows, nodes, outputs)).astype(float)
     values[values == 3] = np.nan
-    found = select.largest(values, k)
+    found = query_plan.largest(values, k)
     assert found.shape == (rows, outputs, min(k, nodes))
     for row, output in np.ndindex(rows, outputs):
         keys = [(-np.inf if np.isnan(v) else -abs(v), at) for at, v in enumerate(values[row, :, output])]

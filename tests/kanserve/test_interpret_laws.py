@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
-from kanserve.interpret import curves, drift, rescale, scores
-from kanserve.interpret.curves import Origin
-from kanserve.interpret.scores import Spread
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.analysis import attribution, curves, drift, scores
+from kanserve.analysis.curves import Origin
+from kanserve.analysis.scores import Spread
 from tests.kanserve import toy
 from tests.kanserve.test_bounds import EDGE as SYMBOLIC
 from tests.kanserve.test_drift import counted, found
@@ -28,7 +28,7 @@ VALUES = st.floats(-3, 3, width=32)
 SAMPLES = arrays.arrays(np.float64, st.tuples(st.integers(2, 40), st.just(2)), elements=VALUES)
 
 
-PARTS = "kanserve.interpret"
+PARTS = "kanserve.analysis"
 
 
 def taken(text: str) -> set[str]:
@@ -170,8 +170,10 @@ def test_a_quotient_times_what_moved_is_what_the_edge_moved(seed: int, steep: bo
     h_x[0, 1], h_x[2] = h_r[0, 1], h_r[0]
     e_x, e_r = rng.normal(size=(5, 3, 2)), rng.normal(size=(1, 3, 2))
     slope = rng.normal(size=(1, 3, 2)) if steep else None
-    rates = rescale.quotients(e_x, e_r, h_x, h_r, slope)
-    near = np.abs(h_x - h_r) <= (rescale.NEAREST if slope is None else rescale.NEAR) * np.maximum(np.abs(h_r), 1)
+    rates = attribution.quotients(e_x, e_r, h_x, h_r, slope)
+    near = np.abs(h_x - h_r) <= (attribution.NEAREST if slope is None else attribution.NEAR) * np.maximum(
+        np.abs(h_r), 1
+    )
     assert near[0, 1]
     assert near[2].all()
     moved = rates * (h_x - h_r)[:, :, None]
@@ -191,11 +193,11 @@ def test_what_bases_read_apart_adds_up_to_the_edges(seed: int, named: bool) -> N
     second = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="b" if named else "")
     layer = dataclasses.replace(LAYER, bases=(first, second))
     if not named:
-        with pytest.raises(rescale.NoParts):
-            rescale.parts(layer)
+        with pytest.raises(attribution.NoParts):
+            attribution.parts(layer)
         return
     a, b = rng.normal(size=(2, 4, 3, 4))
-    parts = rescale.parts(layer)
-    apart = rescale.divided(parts, a + b, {"a": a})
+    parts = attribution.parts(layer)
+    apart = attribution.divided(parts, a + b, {"a": a})
     np.testing.assert_allclose(sum(apart, np.zeros(())), a + b)
     np.testing.assert_allclose(apart[0], a)

@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import manifest as contract
-from kanexport.manifest import Manifest
-from kanserve.client.connection import Client
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import Manifest
 from kanserve.client.statistics import Statistics
-from kanserve.models import keeping
-from kanserve.models.keeping import Keeping, Kept, Shelf
-from kanserve.models.live import EVERY
-from kanserve.models.statistics import Nodes, Tally
-from kanserve.nouns import Array, ModelInfo
+from kanserve.client.sync import Client
+from kanserve.insight import store
+from kanserve.insight.live import EVERY
+from kanserve.insight.statistics import NodeCounts, Nodes
+from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
+from kanserve.types import Array, ModelInfo
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 from tests.kanserve.test_drift import seen
@@ -40,22 +40,24 @@ def nodes(manifest: Manifest | None = None) -> Nodes:
     return Nodes(manifest or toy.manifest("toy"), run)
 
 
-def shelf(folder: Path, number: int = 0, workers: int = 1, digest: str = DIGEST, own: Nodes | None = None) -> Shelf:
+def shelf(
+    folder: Path, number: int = 0, workers: int = 1, digest: str = DIGEST, own: Nodes | None = None
+) -> ModelStatisticsFile:
     info = ModelInfo("toy", 1, 64, (), (), digest)
-    return Keeping(folder, number, workers).shelf(info, own or nodes())
+    return StatisticsStore(folder, number, workers).shelf(info, own or nodes())
 
 
-def kept(rows: np.ndarray, mark: float = 0.0) -> Kept:
+def kept(rows: np.ndarray, mark: float = 0.0) -> StoredStatistics:
     one = nodes()
     tally = one.count(run, {"x": rows.astype(np.float32)})
-    return Kept(mark, 100.0 + mark, len(rows), 2.5, tally, one.empty() if len(rows) < 5 else tally)
+    return StoredStatistics(mark, 100.0 + mark, len(rows), 2.5, tally, one.empty() if len(rows) < 5 else tally)
 
 
-def same(one: Tally, other: Tally) -> None:
+def same(one: NodeCounts, other: NodeCounts) -> None:
     assert one.rows == other.rows
     assert one.classes.tolist() == other.classes.tolist()
     for mine, its in zip(one.windows, other.windows, strict=True):
-        for name in keeping.ARRAYS:
+        for name in store.ARRAYS:
             np.testing.assert_array_equal(getattr(mine, name), getattr(its, name))
 
 
@@ -78,8 +80,8 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFac
 def test_a_file_of_a_large_model_is_small(tmp_path: Path) -> None:
     rows = draw(500)
     shelf(tmp_path).write(kept(rows))
-    raw = 2 * sum(array.nbytes for array in keeping._arrays(nodes().empty()))
-    assert (tmp_path / FILE).stat().st_size < raw + keeping.HEAD
+    raw = 2 * sum(array.nbytes for array in store._arrays(nodes().empty()))
+    assert (tmp_path / FILE).stat().st_size < raw + store.HEAD
 
 
 def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> 
     own = shelf(tmp_path, 0, 2)
     mine = own.own()
     assert mine is not None
-    found = keeping.merged([mine, *own.others()])
+    found = store.merged([mine, *own.others()])
     whole = nodes().count(run, {"x": np.concatenate(parts)})
     assert (found.total.rows, found.recent.rows, found.seen) == (60, 30, 60)
     for one, other in zip(found.total.windows, whole.windows, strict=True):
@@ -104,7 +106,7 @@ def test_what_was_begun_before_the_latest_reset_counts_no_more(tmp_path: Path) -
     shelf(tmp_path, 2, 3).write(kept(draw(40), mark=5.0))
     own = shelf(tmp_path, 0, 3)
     assert own.mark() == 5.0
-    found = keeping.merged([kept(draw(10)), *own.others()])
+    found = store.merged([kept(draw(10)), *own.others()])
     assert (found.mark, found.total.rows, found.since) == (5.0, 60, 105.0)
 
 
@@ -139,7 +141,7 @@ class Lines:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines of the log."""
     lines = Lines()
-    monkeypatch.setattr(keeping, "log", lines)
+    monkeypatch.setattr(store, "log", lines)
     return lines.said
 
 

@@ -15,26 +15,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanserve import backends
-from kanserve.config import Settings
+from kanserve.config.settings import Settings
 from kanserve.errors import KanserveError
-from kanserve.handlers.catalogue import Catalogue
-from kanserve.handlers.control import build
-from kanserve.handlers.explain import Explainer
-from kanserve.handlers.inference import Inference
-from kanserve.handlers.insight import Insights
-from kanserve.handlers.kan import Kan
-from kanserve.lifecycle import Lifecycle
-from kanserve.models.executor import Limits
-from kanserve.models.loading import Loader
+from kanserve.execution.executor import Limits
+from kanserve.grpc_api import request_cache
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.inference import InferenceService
+from kanserve.models.loader import Loader
+from kanserve.models.reconciler import Rollout
 from kanserve.models.registry import Registry
-from kanserve.models.rollout import Rollout
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
-from kanserve.rpc import known
-from kanserve.rpc.call import Call
-from kanserve.rpc.inference import InferenceService
+from kanserve.runtime import base
+from kanserve.services.control import Catalogue, build
+from kanserve.services.explain import Explainer, Insights
+from kanserve.services.inference import Inference
+from kanserve.services.kan import Kan
+from kanserve.system.lifecycle import Lifecycle
 from tests.kanserve import toy
 from tests.kanserve.running import request
 
@@ -66,11 +64,11 @@ class Served:
         (candidate,) = layout.scan(root, plain_onnx=False)
         chosen = Settings(repository=root)
         self.registry, metrics = Registry(), Metrics()
-        self.loader = Loader(backends.load("ort"), chosen, 1, metrics)
+        self.loader = Loader(base.load("ort"), chosen, 1, metrics)
         self.bundle = layout.load(candidate, chosen.max_file_bytes)
         self.registry.found("toy", 1)
         self.registry.loaded(self.loader.load(self.bundle))
-        rollout = Rollout(chosen, backends.load("ort"), 1, self.registry, metrics, nothing)
+        rollout = Rollout(chosen, base.load("ort"), 1, self.registry, metrics, nothing)
         control = build(rollout, self.registry, metrics)
         kan = Kan(self.registry, 2**10, 2**20, 2**20)
         insights = Insights(kan, Explainer(kan))
@@ -146,7 +144,7 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
         toys.again(request(ROWS, id="x").SerializeToString())
     others = [request(ROWS + 1, id=id).SerializeToString() for id in ("", "y" * 100)]
     expected = [toys.first(asked) for asked in others]
-    monkeypatch.setattr(known, "split", None)
+    monkeypatch.setattr(request_cache, "split", None)
     monkeypatch.setattr(Inference, "run", None)
     assert [toys.again(asked) for asked in others] == expected
 
@@ -169,7 +167,7 @@ def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: 
 @given(MESSAGES)
 def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
     asked = message.SerializeToString()
-    parts = known.split(asked)
+    parts = request_cache.split(asked)
     assert parts is not None
     assert parts.id.decode() == message.id
     assert [asked[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
@@ -182,24 +180,24 @@ def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_parted_or_not(data: bytes) -> None:
-    parts = known.split(data)
+    parts = request_cache.split(data)
     assert parts is None or parts.raw
 
 
 def test_what_has_parameters_is_not_remembered(toys: Served) -> None:
     message = request(ROWS)
     message.parameters["timeout"].int64_param = 10**6
-    assert known.split(message.SerializeToString()) is None
+    assert request_cache.split(message.SerializeToString()) is None
     del message.parameters["timeout"]
     message.parameters["triton_enable_empty_final_response"].string_param = "x"
-    assert known.split(message.SerializeToString()) is None
+    assert request_cache.split(message.SerializeToString()) is None
 
 
 def test_fields_in_another_order_are_not_parted() -> None:
     """Of a field that comes twice, the last one counts."""
     twice = request(ROWS).SerializeToString()
-    assert known.split(twice + pb.ModelInferRequest(model_name="other").SerializeToString()) is None
-    assert known.split(pb.ModelInferRequest(model_name="other").SerializeToString() + twice) is None
+    assert request_cache.split(twice + pb.ModelInferRequest(model_name="other").SerializeToString()) is None
+    assert request_cache.split(pb.ModelInferRequest(model_name="other").SerializeToString() + twice) is None
 
 
 def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,11 +213,11 @@ def test_heads_are_bounded(toys: Served) -> None:
     heads = toys.service._heads._known
     for rows in range(1, 9):
         toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
-    assert 8 <= len(heads) <= known.MOST_HEADS
+    assert 8 <= len(heads) <= request_cache.MOST_HEADS
     large = request(ROWS)
     large.outputs.add(name="y")
     large.model_name = "toy"
-    large.model_version = "0" * known.MOST_BYTES + "1"
+    large.model_version = "0" * request_cache.MOST_BYTES + "1"
     before = len(heads)
     toys.again(large.SerializeToString())
     assert len(heads) == before
@@ -229,9 +227,9 @@ def test_heads_are_bounded(toys: Served) -> None:
 def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
     """Parting it whole took a second of the event loop."""
     few, many = (pb.ModelInferRequest(model_name="toy").SerializeToString() + fields * n for n in (10_000, 2_000_000))
-    assert known.split(few) is None
+    assert request_cache.split(few) is None
     begun = time.perf_counter()
-    assert known.split(many) is None
+    assert request_cache.split(many) is None
     assert time.perf_counter() - begun < 0.1
 
 
@@ -242,7 +240,7 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
     made = Served(tmp_path)
     registry, data = made.registry, request(ROWS).SerializeToString()
     # What is not known waits for a thread, and has a timer for its deadline meanwhile.
-    threads = Loader(backends.load("ort"), Settings(repository=tmp_path, inline_seconds=0), 1, Metrics())
+    threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_seconds=0), 1, Metrics())
 
     async def main() -> None:
         if not known:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from kanserve.errors import BackendError, DeadlineExceeded
-from kanserve.models.executor import CALM, PROBE, Executor, Limits
-from kanserve.models.lane import LONGEST, Answer, Form, Lane
-from kanserve.models.serving import Serving, Way
-from kanserve.observe.metrics import Metrics
-from kanserve.scheduling.policy import Level, Policy
+from kanserve.execution.config import ExecutionPlan, Serving
+from kanserve.execution.executor import CALM, PROBE, Executor, Limits
+from kanserve.execution.fast_path import LONGEST, Answer, FastPath, RequestSignature
+from kanserve.observability.metrics import Metrics
+from kanserve.scheduling.queue import Policy, PriorityLevel
 
-FORM = Form((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1)
+FORM = RequestSignature((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1)
 
 
 class Graph:
@@ -34,9 +34,9 @@ class Graph:
 
 
 def executor(
-    graph: Any, policy: Policy | None = None, way: Way | None = None, max_queue: int = 256, rounds: int = 1
+    graph: Any, policy: Policy | None = None, way: ExecutionPlan | None = None, max_queue: int = 256, rounds: int = 1
 ) -> Executor:
-    serving = Serving(policy or Policy(64), way or Way(1, 1024), max_queue, rounds=rounds)
+    serving = Serving(policy or Policy(64), way or ExecutionPlan(1, 1024), max_queue, rounds=rounds)
     return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
 
 
@@ -44,7 +44,7 @@ def row(value: float) -> list[bytes]:
     return [np.full(2, value, "<f4").tobytes()]
 
 
-def submitted(lane: Lane, value: float, deadline: float | None = None) -> asyncio.Future[Answer | None]:
+def submitted(lane: FastPath, value: float, deadline: float | None = None) -> asyncio.Future[Answer | None]:
     found = lane.submit(row(value), deadline)
     assert found is not None
     return found
@@ -58,7 +58,7 @@ def value(answer: Answer | None) -> float:
     return float(np.frombuffer(one, "<f4")[0])
 
 
-def on(make: Callable[[Executor, Lane], Coroutine[Any, Any, None]], **options: Any) -> None:
+def on(make: Callable[[Executor, FastPath], Coroutine[Any, Any, None]], **options: Any) -> None:
     """Run a coroutine with an executor of a Graph, and its lane."""
 
     async def main() -> None:
@@ -75,7 +75,7 @@ def on(make: Callable[[Executor, Lane], Coroutine[Any, Any, None]], **options: A
 def test_what_arrives_together_runs_together() -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         answers = await asyncio.gather(*(submitted(lane, at) for at in range(100)))
         assert [value(answer) for answer in answers] == [2.0 * at for at in range(100)]
         assert graph.runs == [64, 36]
@@ -86,7 +86,7 @@ def test_what_arrives_together_runs_together() -> None:
 
 
 def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then() -> None:
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         at_once = []
         for at in range(CALM + 4 * PROBE):
             future = submitted(lane, at)
@@ -104,7 +104,7 @@ def test_those_that_a_door_hands_over_one_by_one_run_together_where_it_is_waited
 ) -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         answers = []
         for at in range(6):  # one in three rounds of the loop
             answers.append(submitted(lane, at))
@@ -119,7 +119,7 @@ def test_those_that_a_door_hands_over_one_by_one_run_together_where_it_is_waited
 def test_the_first_does_not_wait_for_ever_for_those_that_come_one_by_one() -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         first, end = submitted(lane, 0), time.monotonic() + 10
         while not first.done():
             assert time.monotonic() < end
@@ -138,7 +138,7 @@ def test_a_run_that_fails_gives_nothing_and_the_others_are_asked_again(wrong: bo
             return [feeds["x"][:, :1]]
         raise ZeroDivisionError
 
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         assert await asyncio.gather(*(submitted(lane, at) for at in range(3))) == [None, None, None]
         assert made._metrics.statistics.execution_count == 0
 
@@ -148,7 +148,7 @@ def test_a_run_that_fails_gives_nothing_and_the_others_are_asked_again(wrong: bo
 def test_who_gave_up_is_not_computed() -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         late, gone = submitted(lane, 1, time.monotonic() - 1), submitted(lane, 2)
         gone.cancel()
         assert value(await submitted(lane, 3, time.monotonic() + 60)) == 6.0
@@ -160,7 +160,7 @@ def test_who_gave_up_is_not_computed() -> None:
 
 
 def test_what_waits_goes_first() -> None:
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         before = asyncio.create_task(made.run(["y"], {"x": np.ones((1, 2), "<f4")}, 1, Limits()))
         await asyncio.sleep(0)
         assert lane.submit(row(1), None) is None
@@ -171,7 +171,7 @@ def test_what_waits_goes_first() -> None:
 
 
 def test_a_full_queue_is_full_for_all() -> None:
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         first = [submitted(lane, at) for at in range(3)]
         assert lane.submit(row(9), None) is None
         assert [value(answer) for answer in await asyncio.gather(*first)] == [0.0, 2.0, 4.0]
@@ -182,16 +182,16 @@ def test_a_full_queue_is_full_for_all() -> None:
 @pytest.mark.parametrize(
     ("policy", "way"),
     [
-        (Policy(64, delay=0.1), Way(1, 1024)),
-        (Policy(64, preferred=(8,)), Way(1, 1024)),
-        (Policy(64, ordered=True), Way(1, 1024)),
-        (Policy(64, levels=(Level(), Level())), Way(1, 1024)),
-        (Policy(64, levels=(Level(timeout=1.0),)), Way(1, 1024)),
-        (Policy(64), Way(1, 0)),
+        (Policy(64, delay=0.1), ExecutionPlan(1, 1024)),
+        (Policy(64, preferred=(8,)), ExecutionPlan(1, 1024)),
+        (Policy(64, ordered=True), ExecutionPlan(1, 1024)),
+        (Policy(64, levels=(PriorityLevel(), PriorityLevel())), ExecutionPlan(1, 1024)),
+        (Policy(64, levels=(PriorityLevel(timeout=1.0),)), ExecutionPlan(1, 1024)),
+        (Policy(64), ExecutionPlan(1, 0)),
     ],
     ids=["delay", "preferred", "ordered", "priorities", "timeout", "on threads"],
 )
-def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, way: Way) -> None:
+def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, way: ExecutionPlan) -> None:
     async def main() -> None:
         made = executor(Graph(), policy, way)
         assert made.lane(FORM) is None
@@ -204,7 +204,7 @@ def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy
 def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: Lane) -> None:
+    async def ask(made: Executor, lane: FastPath) -> None:
         answers = await asyncio.gather(*(submitted(lane, at) for at in range(5)))
         assert [value(answer) for answer in answers] == [0.0, 2.0, 4.0, 6.0, 8.0]
         assert max(graph.runs) <= max(1, policy.max_rows)

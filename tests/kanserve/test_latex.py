@@ -9,11 +9,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import LayerInfo, NodeStep
-from kanserve.interpret import latex, numeric, terms
-from kanserve.interpret.formula import UnknownLine, formulas, tokens
-from kanserve.interpret.latex import escaped, symbol, symbols, written
-from kanserve.interpret.terms import FormulaError, Text, TooLong, applied
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanserve.analysis import formula, formula_printer, latex
+from kanserve.analysis.formula import UnknownLine, formulas, tokens
+from kanserve.analysis.formula_printer import FormulaError, Text, TooLong, applied
+from kanserve.analysis.latex import escaped, symbol, symbols, written
 from tests import formula_text, latex_text
 from tests.kanserve.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
 
@@ -75,9 +75,9 @@ def test_random_networks_on_a_page(network: tuple[int, list[LayerInfo]]) -> None
 
 
 def test_every_function_is_written() -> None:
-    assert {*latex.CALLS, "sqrt", "abs", "gaussian"} == terms.FUNCTIONS
-    for text in (*EXPRESSIONS, *(f"{name}(x)" for name in terms.FUNCTIONS)):
-        inner = applied(text, Text("x0", terms.ATOM), 17).text
+    assert {*latex.CALLS, "sqrt", "abs", "gaussian"} == formula_printer.FUNCTIONS
+    for text in (*EXPRESSIONS, *(f"{name}(x)" for name in formula_printer.FUNCTIONS)):
+        inner = applied(text, Text("x0", formula_printer.ATOM), 17).text
         found = latex_text.compute(written(inner, {}), LOOKS)
         np.testing.assert_allclose(found, formula_text.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
 
@@ -106,7 +106,7 @@ def phi(at: int, source: int, destination: int, x: np.ndarray) -> np.ndarray:
 def replaced(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
     """The network's own arithmetic, layer by layer, with `phi` on its numeric edges."""
     for at, one in enumerate(layers):
-        unknown = {(source, end) for end in range(one.destinations) for source in numeric.sources(one, end)}
+        unknown = {(source, end) for end in range(one.destinations) for source in formula.sources(one, end)}
         known = tuple(item for item in one.symbolic if (item.source, item.destination) not in unknown)
         affine, products = one.after
         scale, bias = np.array(affine.scale), np.array(affine.bias)
@@ -136,11 +136,11 @@ def test_in_part_numeric_edges_are_functions_of_their_nodes(network: tuple[int, 
         y = replaced(layers, x)
         moved = np.stack([replaced(layers, x * (1 + s * 1e-13)) for s in (-1, 1)])
     try:
-        lines = formulas(tokens((), "x", inputs), layers, digits=terms.EXACT, partial=True)
+        lines = formulas(tokens((), "x", inputs), layers, digits=formula_printer.EXACT, partial=True)
     except FormulaError as error:
         assume("characters" not in str(error))
         raise
-    edges = numeric.named(line.expression for line in lines)
+    edges = formula.named(line.expression for line in lines)
     calls = {f"phi_{a}_{i}_{j}": lambda v, a=a, i=i, j=j: phi(a, i, j, v) for a, i, j in edges}
     shown = {rf"\varphi_{{{a},{i},{j}}}": calls[f"phi_{a}_{i}_{j}"] for a, i, j in edges}
     for at, line in enumerate(lines):
@@ -158,7 +158,7 @@ def test_a_formula_in_part_reads() -> None:
     lines = formulas(("a", "b"), (both, last), digits=3, partial=True)
     # An edge with a numeric part is what the edge graphs give of it, its symbolic function included.
     assert lines[0].expression == "(sin(a) + phi_0_1_0(b) + 0.5)**2 + phi_1_1_0(phi_0_0_1(a))"
-    assert numeric.named(line.expression for line in lines) == [(0, 0, 1), (0, 1, 0), (1, 1, 0)]
+    assert formula.named(line.expression for line in lines) == [(0, 0, 1), (0, 1, 0), (1, 1, 0)]
     page = written(lines[0].expression, symbols(["a", "b"], ["a", "width [mm]"]))
     assert page == (
         r"\left(\sin\left(\text{a}\right) + \varphi_{0,1,0}\left(\text{width\ [mm]}\right) + 0.5\right)^{2}"
@@ -194,7 +194,7 @@ def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]
     low, high = (tuple(pair[0] + side * pair[1] for pair in ends) for side in (0, 1))
     kept = NodeStep(kind="clip", scale=low, bias=high, function="clip to something")
     one = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), before=(kept,))
-    (line,) = formulas(("x0", "x1"), (one,), digits=terms.EXACT)
+    (line,) = formulas(("x0", "x1"), (one,), digits=formula_printer.EXACT)
     x = np.clip(X[:, :2], low, high)
     expected = np.sin(x[:, 0]) + x[:, 1] ** 2
     np.testing.assert_allclose(formula_text.columns(line.expression, X), expected, rtol=1e-12)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest as contract
-from kanexport.manifest import FileEntry
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import layout
 from tests.kanserve import toy

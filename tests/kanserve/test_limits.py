@@ -10,21 +10,20 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.access import tokens
-from kanserve.client.awaiting import AsyncClient
-from kanserve.client.connection import Client
+from kanserve.auth import token_file
+from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import RateLimited
-from kanserve.errors import TookTooLong
+from kanserve.client.sync import Client
+from kanserve.errors import ServerDeadlineExceeded
+from kanserve.grpc_api.call_context import Call, with_deadline
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.rpc.bounded import within
-from kanserve.rpc.call import Call
 from tests.kanserve import httpdoors, tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 
 ROWS = np.zeros((1, 3), np.float32)
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]}
 LONGEST = 0.3
-RATED, FREE = tokens.make(), tokens.make()
+RATED, FREE = token_file.make(), token_file.make()
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
@@ -124,11 +123,11 @@ def test_what_ends_in_time_is_left_alone() -> None:
         return seconds
 
     async def ask(seconds: float, deadline: float | None, name: str = "any") -> float:
-        return await within(method, 0.05, name)(seconds, Call("", False, deadline))
+        return await with_deadline(method, 0.05, name)(seconds, Call("", False, deadline))
 
     assert asyncio.run(ask(0.0, None)) == 0.0
     assert asyncio.run(ask(0.1, time.monotonic() + 0.01)) == 0.1  # its own deadline is the door's to keep
     assert asyncio.run(ask(0.1, None, "inference.GRPCInferenceService/RepositoryModelLoad")) == 0.1
-    with pytest.raises(TookTooLong, match=r"longer than 0.05 s, the server's limit"):
+    with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0.05 s, the server's limit"):
         asyncio.run(ask(0.2, time.monotonic() + 100))
-    assert within(method, None, "any") is method
+    assert with_deadline(method, None, "any") is method

@@ -12,14 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from kanexport import manifest as contract
-from kanserve import backends
-from kanserve.config import Settings
+from kanexport.contract import manifest as contract
+from kanserve.config.settings import Settings
+from kanserve.models.reconciler import Rollout
 from kanserve.models.registry import Registry, State
-from kanserve.models.rollout import Rollout
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
+from kanserve.runtime import base
 from tests.kanserve import live, toy
 from tests.kanserve.running import Server, serving, wait_until
 from tests.kanserve.test_known import nothing
@@ -126,7 +126,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
 ) -> None:
     registry, metrics, read = Registry(), Metrics(), layout.load
     settings = Settings(repository=tmp_path, trial=False)
-    rollout = Rollout(settings, backends.load("ort"), 1, registry, metrics, nothing)
+    rollout = Rollout(settings, base.load("ort"), 1, registry, metrics, nothing)
 
     def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
         if candidate.version == 2:

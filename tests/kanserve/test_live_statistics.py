@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve.client.connection import Client
 from kanserve.client.errors import NotSupported
 from kanserve.client.statistics import Statistics
-from kanserve.models import live
-from kanserve.models.statistics import Nodes
-from kanserve.nouns import Array, ModelInfo
-from kanserve.observe.metrics import Metrics
-from kanserve.trials import proving
+from kanserve.client.sync import Client
+from kanserve.insight import live
+from kanserve.insight.statistics import Nodes
+from kanserve.observability.metrics import Metrics
+from kanserve.sandbox import verify
+from kanserve.types import Array, ModelInfo
 from tests.cli.running import checkpoint, program
 from tests.kanserve import toy
 from tests.kanserve.running import Server, serving
@@ -150,11 +150,11 @@ def run(names: Any, rows: Any) -> list[Array]:
     return [found[name] for name in names]
 
 
-def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> live.Live:
+def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> live.TrafficSampler:
     """Of the toy, without a server."""
     manifest = toy.manifest("toy")
-    info = ModelInfo("toy", 1, 64, proving.tensors(manifest.inputs), proving.tensors(manifest.outputs), "", manifest)
-    return live.Live(info, Nodes(manifest, run), how, rate, pool, Metrics())
+    info = ModelInfo("toy", 1, 64, verify.tensors(manifest.inputs), verify.tensors(manifest.outputs), "", manifest)
+    return live.TrafficSampler(info, Nodes(manifest, run), how, rate, pool, Metrics())
 
 
 def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:

@@ -16,23 +16,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from kanexport import manifest as contract
-from kanexport.shared.baseline import NO_BASELINE
-from kanserve import backends
-from kanserve.config import Settings
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import NO_BASELINE
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models import measure, parts
-from kanserve.models.executor import Executor, Limits, Run
-from kanserve.models.loading import Before, Loader
+from kanserve.execution.config import ExecutionPlan, Serving
+from kanserve.execution.executor import Executor, Limits, Run
+from kanserve.insight import statistics
+from kanserve.models import tuning
+from kanserve.models.loader import Loader, ServingVersion
 from kanserve.models.model import Model
-from kanserve.models.pieces import Batch
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
-from kanserve.models.serving import Serving, Way
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
-from kanserve.scheduling.policy import Policy
+from kanserve.runtime import base
+from kanserve.scheduling.batching import Batch
+from kanserve.scheduling.queue import Policy
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, KAN, request, serving
 from tests.kanserve.test_drift import seen
@@ -41,7 +42,7 @@ from tests.kanserve.test_drift import seen
 def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
     (candidate,) = layout.scan(root, plain_onnx=plain)
     settings = Settings(repository=root, device=device)
-    return Loader(backends.load("ort"), settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
+    return Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
 
 
 def test_a_good_version(tmp_path: Path) -> None:
@@ -67,11 +68,11 @@ def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
     toy.write(tmp_path, "toy", 1)
     toy.write(tmp_path, "toy", 2)
     settings = Settings(repository=tmp_path)
-    loader = Loader(backends.load("ort"), settings, 1, Metrics())
+    loader = Loader(base.load("ort"), settings, 1, Metrics())
     one, two = (layout.load(found, settings.max_file_bytes) for found in layout.scan(tmp_path, plain_onnx=False))
     first = loader.load(one)
-    way = Way(3, 5, 7, 1)
-    before = Before(first.info, way, one.config)
+    way = ExecutionPlan(3, 5, 7, 1)
+    before = ServingVersion(first.info, way, one.config)
     another = dataclasses.replace(first.info, manifest=dataclasses.replace(one.manifest, max_batch_size=1))
     graph = dataclasses.replace(first.info, manifest=None)
     others = dataclasses.replace(before, config=dataclasses.replace(one.config, instances=2))
@@ -83,8 +84,8 @@ def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
         assert (model.serving.way == way) is same
         model.close()
     first.close()
-    monkeypatch.setattr(measure, "together", lambda info, session, create, **_: create(4))
-    shared = Loader(backends.load("ort"), settings, 4, Metrics()).load(one)
+    monkeypatch.setattr(tuning, "together", lambda info, session, create, **_: create(4))
+    shared = Loader(base.load("ort"), settings, 4, Metrics()).load(one)
     assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
     shared.close()
 
@@ -159,7 +160,7 @@ def test_graphs_take_weights_from_the_versions_own_file(tmp_path: Path) -> None:
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
     bundle = layout.load(candidate, 2**20)
     (directory / contract.WEIGHTS_FILE).write_bytes(b"")
-    model = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+    model = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
     model.close()
 
 
@@ -212,7 +213,7 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_an_unknown_backend_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match="there are: ort"):
-        backends.load("os")
+        base.load("os")
 
 
 def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path, rows
     x = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
 
     async def main() -> Run:
-        serving = Serving(Policy(64), Way(instances, 0, 3), 256)
+        serving = Serving(Policy(64), ExecutionPlan(instances, 0, 3), 256)
         on = Executor("toy", model._session.run, model.metrics, serving, 2**20)
         run = await on.run(["y"], {"x": x}, rows, Limits())
         await asyncio.to_thread(on.close)
@@ -328,8 +329,8 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
     basis = contract.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
     wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
-    assert measure.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
-    assert measure.piece_rows(None, 2**21) == 0
+    assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
+    assert tuning.piece_rows(None, 2**21) == 0
 
 
 @pytest.mark.parametrize(
@@ -351,8 +352,8 @@ def test_pieces_are_smaller_where_that_is_faster(
     toy.write(tmp_path)
     model = load(tmp_path)
     info = dataclasses.replace(model.info, max_batch_size=1024)
-    monkeypatch.setattr(measure, "_best_seconds", lambda session, info, feeds: len(feeds["x"]) * costs[len(feeds["x"])])
-    assert measure.fitting_rows(info, model._session, most) == wanted
+    monkeypatch.setattr(tuning, "_best_seconds", lambda session, info, feeds: len(feeds["x"]) * costs[len(feeds["x"])])
+    assert tuning.fitting_rows(info, model._session, most) == wanted
 
 
 @given(rows=st.integers(0, 3000), piece=st.integers(0, 300))
@@ -384,9 +385,9 @@ def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.write(tmp_path)
-    monkeypatch.setattr(parts, "MOST", 100)
+    monkeypatch.setattr(statistics, "MOST", 100)
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    loader = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics())
+    loader = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics())
     model = loader.load(layout.load(candidate, 2**30))
     assert (model.live, model.observed) == (None, False)
     assert model.blind == (
@@ -401,7 +402,7 @@ def test_a_version_is_looked_into_where_the_settings_say_so(
 ) -> None:
     given = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
     toy.edit(toy.write(tmp_path), baseline=seen(given) if rows else NO_BASELINE)
-    loader = Loader(backends.load("ort"), Settings(repository=tmp_path, statistics_rows=rate), 1, Metrics())
+    loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows=rate), 1, Metrics())
     models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
     for model in models:
         assert ((model.live is not None), model.observed) == (watched, watched)

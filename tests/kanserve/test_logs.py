@@ -15,9 +15,9 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.observe.sink import Sink
-from kanserve.rpc.guard import AccessLog
-from kanserve.rpc.status import Code
+from kanserve.grpc_api.call_context import Code
+from kanserve.grpc_api.interceptor import AccessLog
+from kanserve.observability.logs import Sink
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, START, request, serving, wait_until
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kanserve.grpc_api import infer_codec
+from kanserve.grpc_api.infer_codec import Bound
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, prescan
-from kanserve.rpc.prescan import Bound
 from tests.kanserve import attacks, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 from tests.reliability.row_05_rapid_reset import resets
@@ -161,9 +161,9 @@ def test_fields_are_counted_as_the_parser_finds_them(sizes: list[int], noise: by
         message.raw_input_contents.append(b"\xff" * size)
     data = message.SerializeToString()
     count = 2 + 2 * len(sizes)
-    infer = convert.bound(pb.ModelInferRequest.DESCRIPTOR)
-    assert prescan._fits(data, 0, len(data), Bound(count), count) == 0
-    assert prescan._fits(data, 0, len(data), Bound(count - 1), count) == -1
-    assert prescan._fits(data, 0, len(data), Bound(count), count - 1) == -1
-    assert prescan._fits(data, 0, len(data), infer, prescan.TOTAL) >= 0
-    prescan._fits(noise, 0, len(noise), infer, prescan.TOTAL)  # it ends for any bytes
+    infer = infer_codec.bound(pb.ModelInferRequest.DESCRIPTOR)
+    assert infer_codec._fits(data, 0, len(data), Bound(count), count) == 0
+    assert infer_codec._fits(data, 0, len(data), Bound(count - 1), count) == -1
+    assert infer_codec._fits(data, 0, len(data), Bound(count), count - 1) == -1
+    assert infer_codec._fits(data, 0, len(data), infer, infer_codec.TOTAL) >= 0
+    infer_codec._fits(noise, 0, len(noise), infer, infer_codec.TOTAL)  # it ends for any bytes

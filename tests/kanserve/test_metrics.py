@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kanserve.observe import metrics
-from kanserve.observe.machine import Machine
+from kanserve.observability import metrics
+from kanserve.observability.metrics import Machine
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy

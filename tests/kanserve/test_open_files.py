@@ -101,7 +101,7 @@ def scraped(server: Server) -> bool:
 def test_the_process_takes_what_it_may() -> None:
     """The soft limit is raised to what is needed, up to the hard one."""
     script = (
-        "import resource; from kanserve import openfiles as o;"
+        "import resource; from kanserve.system import resources as o;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 400));"
         "print(o.connections(200), resource.getrlimit(resource.RLIMIT_NOFILE), o.connections(1000))"
     )

@@ -28,7 +28,7 @@ DATA = request(np.zeros((1, 3), np.float32), id="x" * 100).SerializeToString()
 DROPPED = "kanserve_log_lines_dropped_total"
 WORDS = """
 import asyncio, gc, logging, sys, threading, warnings
-from kanserve.observe import logs
+from kanserve.observability import logs
 logs.configure("json", sys.argv[1])
 logging.getLogger("some.library").warning("a library's %s", "line")
 logging.getLogger("some.library").debug("not ours to print")
@@ -87,7 +87,7 @@ def test_the_level_holds_for_all_of_them() -> None:
 
 LONG = """
 import sys
-from kanserve.observe import logs
+from kanserve.observability import logs
 logs.configure(sys.argv[1])
 def fail(n):
     return fail(n - 1) if n else 1 / 0
@@ -111,8 +111,8 @@ def test_no_line_is_long(form: str) -> None:
 
 FULL = """
 import ctypes, faulthandler, logging, os, subprocess, sys, threading, time, warnings
-from kanserve.observe import logs
-from kanserve import watchdog
+from kanserve.observability import logs
+from kanserve.server import watchdog
 logs.configure("json", "info")
 libc, begun = ctypes.CDLL(None), time.monotonic()
 for _ in range(64):
@@ -137,7 +137,7 @@ watchdog.end()
 @pytest.mark.parametrize("kind", ["pipe", "terminal", "socket", "pipe without /proc"])
 def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
     """Writes of kanserve, Python, a C library and a child do not block without a reader. Inherited flags stay."""
-    program = FULL.replace("logs.configure", "from kanserve.observe import unblocked\nlogs.configure", 1)
+    program = FULL.replace("logs.configure", "from kanserve.observability import logs\nlogs.configure", 1)
     if kind == "terminal":
         reader, writer = os.openpty()
     elif kind == "socket":
@@ -145,9 +145,7 @@ def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
     else:
         reader, writer = os.pipe()
     if "without" in kind:
-        program = program.replace(
-            "logs.configure", "unblocked.os.open = lambda *a: os.stat('/none')\nlogs.configure", 1
-        )
+        program = program.replace("logs.configure", "logs.os.open = lambda *a: os.stat('/none')\nlogs.configure", 1)
     try:
         done = subprocess.run(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.errors import BadRequest, NotPossible
+from kanserve.errors import BadRequest, FailedPrecondition
+from kanserve.grpc_api import kan
 from kanserve.pb import kan_pb2
-from kanserve.rpc import paging
 from tests.kanserve.running import KAN, Server
 
 
@@ -32,7 +32,7 @@ def descriptions(draw: st.DrawFn) -> kan_pb2.DescribeModelResponse:
 def pages(whole: kan_pb2.DescribeModelResponse, size: int) -> list[kan_pb2.DescribeModelResponse]:
     found, token = [], ""
     while not found or token:
-        one = paging.page(whole, size, token)
+        one = kan.page(whole, size, token)
         token = one.next_page_token
         found.append(kan_pb2.DescribeModelResponse.FromString(one.SerializeToString()))
     return found
@@ -55,7 +55,7 @@ def joined(pages: Iterable[kan_pb2.DescribeModelResponse]) -> kan_pb2.DescribeMo
     return whole
 
 
-@given(descriptions(), st.integers(paging.LEAST, 200_000))
+@given(descriptions(), st.integers(kan.LEAST, 200_000))
 def test_pages_hold_everything_once_and_are_small(whole: kan_pb2.DescribeModelResponse, size: int) -> None:
     found = pages(whole, size)
     assert joined(found) == whole
@@ -69,15 +69,15 @@ def test_pages_hold_everything_once_and_are_small(whole: kan_pb2.DescribeModelRe
         ("x", BadRequest, "is none that this server gave"),
         (f"{'a1' * 8}.9", BadRequest, "of another size"),
         (f"{'a1' * 8}.0", BadRequest, "of another size"),
-        (f"{'b2' * 8}.1", NotPossible, "has changed since the first page"),
+        (f"{'b2' * 8}.1", FailedPrecondition, "has changed since the first page"),
     ],
 )
 def test_tokens_that_are_none(token: str, kind: type[Exception], words: str) -> None:
     whole = kan_pb2.DescribeModelResponse(model_name="m", digest="a1" * 32)
     with pytest.raises(kind, match=words):
-        paging.page(whole, 2**20, token)
+        kan.page(whole, 2**20, token)
     with pytest.raises(BadRequest, match="page_bytes is 5, expected 16384 or more"):
-        paging.page(whole, 5, "")
+        kan.page(whole, 5, "")
 
 
 def test_over_the_wire(server: Server) -> None:

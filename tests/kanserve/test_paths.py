@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
-from kanserve.interpret import paths, steps
+from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
+from kanserve.analysis import query_plan, step_rules
 
 ALL = st.integers(0, 1)
 
@@ -46,7 +46,7 @@ def networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[int]]:
             "layernorm": (NodeStep(kind="layernorm", scale=(1.0,) * wide, bias=(0.0,) * wide, epsilon=1e-5),),
         }[kind]
         layers.append(layer(mask, *after))
-        widths.append(paths.results(layers[-1]).shape[1])
+        widths.append(query_plan.results(layers[-1]).shape[1])
     return layers, widths
 
 
@@ -58,7 +58,7 @@ def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int
             weight[i, j] = 0.0
         x = np.tanh(x) @ weight + 0.3
         for step in one.after:
-            x = steps.evaluate(step, x)
+            x = step_rules.evaluate(step, x)
     return x
 
 
@@ -69,7 +69,7 @@ def test_without_the_edges_on_the_way_the_output_does_not_see_the_input(
 ) -> None:
     layers, widths = network
     start, end = data.draw(st.integers(0, widths[0] - 1)), data.draw(st.integers(0, widths[-1] - 1))
-    ways = paths.on_the_way(layers, widths[:-1], start, end)
+    ways = query_plan.on_the_way(layers, widths[:-1], start, end)
     rows = np.full((2, widths[0]), 0.4)
     rows[1, start] = -0.7
     moved = np.ptp(outputs(layers, rows)[:, end]) > 1e-9
@@ -96,14 +96,14 @@ def test_every_edge_between_the_ends_is_reached_and_leads_on(
         for j in range(layers[at].destinations):
             if not layers[at].mask[node][j]:
                 continue
-            for onward in np.flatnonzero(paths.results(layers[at])[j]):
+            for onward in np.flatnonzero(query_plan.results(layers[at])[j]):
                 there, edges = walk(at + 1, int(onward))
                 if there:
                     arrived, seen = True, seen | {(at, node, j)} | edges
         return arrived, seen
 
     expected = walk(0, start)[1]
-    for at, (sources, destinations) in enumerate(paths.on_the_way(layers, widths[:-1], start, end)):
+    for at, (sources, destinations) in enumerate(query_plan.on_the_way(layers, widths[:-1], start, end)):
         assert set(sources) == {i for layer, i, _ in expected if layer == at}
         assert set(destinations) == {j for layer, _, j in expected if layer == at}
 
@@ -111,8 +111,8 @@ def test_every_edge_between_the_ends_is_reached_and_leads_on(
 def test_a_symbolic_edge_leads_where_its_mask_does_not() -> None:
     edge = SymbolicEdge(source=0, destination=1, function="sin", a=1, b=0, c=1, d=0, mask=1)
     one = layer(np.zeros((2, 2)), symbolic=(edge,))
-    assert paths.on_the_way([one], [2], 0, 1) == [((0,), (1,))]
-    assert paths.on_the_way([one], [2], 1, 1) == [((), ())]
+    assert query_plan.on_the_way([one], [2], 0, 1) == [((0,), (1,))]
+    assert query_plan.on_the_way([one], [2], 1, 1) == [((), ())]
 
 
 def test_selected_columns_alone_are_sources() -> None:
@@ -120,5 +120,5 @@ def test_selected_columns_alone_are_sources() -> None:
     chosen = LayerInfo(
         **{**{f: getattr(one, f) for f in one.__slots__}, "before": (NodeStep(kind="select", indices=(3, 0)),)}
     )
-    assert paths.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
-    assert paths.on_the_way([chosen], [5], 4, 0) == [((), ())]
+    assert query_plan.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
+    assert query_plan.on_the_way([chosen], [5], 4, 0) == [((), ())]

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from kanexport import manifest as contract
-from kanexport.packing.repository import triton_config
-from kanserve import backends
-from kanserve.config import Settings
-from kanserve.console import inventory
+from kanexport.bundle.repository import triton_config
+from kanexport.contract import manifest as contract
+from kanserve.cli import inventory
+from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
-from kanserve.models.loading import Loader
+from kanserve.grpc_api import model_codec
+from kanserve.models.loader import Loader
 from kanserve.models.model import Model
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout, pbtxt
-from kanserve.rpc import describe
-from kanserve.scheduling.policy import Level, Policy
+from kanserve.runtime import base
+from kanserve.scheduling.queue import Policy, PriorityLevel
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, request, serving
 
@@ -44,7 +44,7 @@ dynamic_batching {
 instance_group [ { count: 2 kind: KIND_CPU }, { } ]
 parameters { key: "intra_op_thread_count" value { string_value: "2" } }
 """
-USUAL = Level(most=9, timeout=2.0, override=False, delays=True)
+USUAL = PriorityLevel(most=9, timeout=2.0, override=False, delays=True)
 
 
 def load(root: Path, text: str = "", **settings: Any) -> Model:
@@ -55,14 +55,14 @@ def load(root: Path, text: str = "", **settings: Any) -> Model:
         (root / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(root, plain_onnx=False)
     found = Settings(repository=root, **settings)
-    return Loader(backends.load("ort"), found, 2, Metrics()).load(layout.load(candidate, 2**30))
+    return Loader(base.load("ort"), found, 2, Metrics()).load(layout.load(candidate, 2**30))
 
 
 def test_every_field_that_has_a_meaning_takes_effect(tmp_path: Path) -> None:
     model = load(tmp_path, EVERYTHING)
     found = model.serving
     assert model.info.max_batch_size == 32
-    levels = (Level(most=256, override=True), USUAL, USUAL)  # with a bound of its own each
+    levels = (PriorityLevel(most=256, override=True), USUAL, USUAL)  # with a bound of its own each
     assert found.policy == Policy(32, 0.0015, (8, 16), levels, 1)
     assert (found.way.instances, found.way.threads, found.max_queue, found.unused) == (3, 2, 0, ())
     assert found.versions.served([1, 2, 5]) == {2, 5}
@@ -70,7 +70,7 @@ def test_every_field_that_has_a_meaning_takes_effect(tmp_path: Path) -> None:
 
 def test_model_config_tells_what_is_in_effect_and_reads_back_as_it(tmp_path: Path) -> None:
     model = load(tmp_path, EVERYTHING)
-    told = text_format.MessageToString(describe.config(model.info, model.serving))
+    told = text_format.MessageToString(model_codec.config(model.info, model.serving))
     (tmp_path / "toy" / pbtxt.FILE_NAME).unlink()
     again = load(tmp_path, told)
     assert again.serving.policy == model.serving.policy
@@ -98,7 +98,7 @@ def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path
     one = Settings(repository=tmp_path)
     (tmp_path / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    alone = Loader(backends.load("ort"), one, 1, Metrics()).load(layout.load(candidate, 2**30))
+    alone = Loader(base.load("ort"), one, 1, Metrics()).load(layout.load(candidate, 2**30))
     assert (alone.serving.way.instances, alone.serving.unused) == (1, ())
     assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.way.instances == 3
     assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.way.threads == 2
@@ -141,9 +141,9 @@ def test_labels_lie_beside_it(tmp_path: Path, single: bool) -> None:
     (folder / "classes.txt").write_text("no\nyes, indeed\n")
     root = folder if single else tmp_path
     (candidate,) = layout.scan(root, plain_onnx=False)
-    model = Loader(backends.load("ort"), Settings(repository=root), 2, Metrics()).load(layout.load(candidate, 2**30))
+    model = Loader(base.load("ort"), Settings(repository=root), 2, Metrics()).load(layout.load(candidate, 2**30))
     assert model.serving.labels == (pbtxt.Labels("y", "classes.txt", ("no", "yes, indeed")),)
-    assert describe.config(model.info, model.serving).output[0].label_filename == "classes.txt"
+    assert model_codec.config(model.info, model.serving).output[0].label_filename == "classes.txt"
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.repository import versions, watch
-from kanserve.repository.look import Key, Print
+from kanserve.repository import pbtxt, snapshot
+from kanserve.repository.pbtxt import ALL, VersionPolicy
 from kanserve.repository.plan import FIRST, LONGEST, Known, Step, left_out, plan
-from kanserve.repository.versions import ALL, VersionPolicy
+from kanserve.repository.snapshot import Fingerprint, Key
 
 NOW = 1000.0
 KEYS = st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 4))
-PRINTS = st.builds(Print, st.sampled_from([b"0", b"1", b"2"]), fresh=st.booleans())
+PRINTS = st.builds(Fingerprint, st.sampled_from([b"0", b"1", b"2"]), fresh=st.booleans())
 KNOWN = st.one_of(
     st.builds(lambda tried: Known().accepted(tried), PRINTS),
     st.builds(lambda tried, gone: Known(tried, serves=True, missing=gone), PRINTS, st.booleans()),
@@ -43,7 +43,10 @@ def serving(known: Mapping[Key, Known], name: str) -> set[int]:
 
 
 def carried_out(
-    prints: Mapping[Key, Print], known: Mapping[Key, Known], policies: Mapping[str, VersionPolicy], good: set[bytes]
+    prints: Mapping[Key, Fingerprint],
+    known: Mapping[Key, Known],
+    policies: Mapping[str, VersionPolicy],
+    good: set[bytes],
 ) -> dict[Key, Known]:
     """As `models.rollout` does: whatever has a print in `good` loads."""
     after = dict(known)
@@ -98,13 +101,13 @@ def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes()
     one = Known()
     waits = []
     for _ in range(12):
-        one = one.failed(Print(b"0"), NOW)
+        one = one.failed(Fingerprint(b"0"), NOW)
         waits.append(one.again - NOW)
     assert waits == [min(LONGEST, FIRST * 2**n) for n in range(12)]
-    assert plan({("a", 1): Print(b"0")}, {("a", 1): one}, {}, NOW) == []
-    assert [a.step for a in plan({("a", 1): Print(b"1")}, {("a", 1): one}, {}, NOW)] == [Step.LOAD]
-    assert one.failed(Print(b"1"), NOW).again == NOW + FIRST
-    assert [a.step for a in plan({("a", 1): Print(b"0")}, {("a", 1): one}, {}, math.inf)] == [Step.LOAD]
+    assert plan({("a", 1): Fingerprint(b"0")}, {("a", 1): one}, {}, NOW) == []
+    assert [a.step for a in plan({("a", 1): Fingerprint(b"1")}, {("a", 1): one}, {}, NOW)] == [Step.LOAD]
+    assert one.failed(Fingerprint(b"1"), NOW).again == NOW + FIRST
+    assert [a.step for a in plan({("a", 1): Fingerprint(b"0")}, {("a", 1): one}, {}, math.inf)] == [Step.LOAD]
 
 
 @pytest.mark.parametrize(
@@ -120,11 +123,11 @@ def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes()
     ],
 )
 def test_policies(there: set[int], served: set[int], policy: str, expected: list[tuple[str, int]]) -> None:
-    same = Print(b"0")
+    same = Fingerprint(b"0")
     found = plan(
         {("m", version): same for version in there},
         {("m", version): Known().accepted(same) for version in served},
-        {"m": versions.parse(policy)},
+        {"m": pbtxt.parse(policy)},
         NOW,
     )
     assert [(action.step.name, action.key[1]) for action in found] == expected
@@ -132,8 +135,8 @@ def test_policies(there: set[int], served: set[int], policy: str, expected: list
 
 def test_what_a_policy_leaves_out_is_told_with_it() -> None:
     """What serves without files counts as there."""
-    prints = {("a", 1): Print(b"0"), ("a", 2): Print(b"0"), ("b", 1): Print(b"0")}
-    known = {("a", 3): Known(Print(b"0"), serves=True, missing=True), ("b", 2): Known()}
+    prints = {("a", 1): Fingerprint(b"0"), ("a", 2): Fingerprint(b"0"), ("b", 1): Fingerprint(b"0")}
+    known = {("a", 3): Known(Fingerprint(b"0"), serves=True, missing=True), ("b", 2): Known()}
     latest, chosen = VersionPolicy(latest=2), VersionPolicy(specific=(2, 3))
     assert left_out(prints, known, {"a": latest, "b": chosen}) == {("a", 1): latest, ("b", 1): chosen}
     assert left_out(prints, known, {"a": ALL, "b": ALL, "c": latest}) == {}
@@ -153,6 +156,6 @@ def test_a_policy_in_words(policy: VersionPolicy, words: str) -> None:
 
 
 def test_looking_takes_a_small_part_of_the_time() -> None:
-    assert watch.pause(2.0, 0.001) == 2.0
-    assert watch.pause(2.0, 1.5) == 15.0
-    assert watch.pause(0.0, 1.0) is None
+    assert snapshot.pause(2.0, 0.001) == 2.0
+    assert snapshot.pause(2.0, 1.5) == 15.0
+    assert snapshot.pause(0.0, 1.0) is None

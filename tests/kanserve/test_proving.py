@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport import manifest as contract
-from kanexport.shared.explanations import ExplainedTensor, Explanations
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import ExplainedTensor, Explanations
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.trials import child, job
-from kanserve.trials.job import Job
+from kanserve.sandbox import job, process
+from kanserve.sandbox.job import Job
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import toy
 
@@ -26,9 +26,9 @@ def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device:
     """The toy with other files and another manifest. Raises what the trial raises."""
     own = dict(zip(NAMES, (toy.graph(), toy.edge_graph(0), toy.edge_graph(1)), strict=True))
     data = {**own, **(files or {})}
-    manifest = None if plain else job.slim(dataclasses.replace(toy.manifest("toy"), **changes))
+    manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy.manifest("toy"), **changes))
     sizes = {name: len(one) for name, one in data.items()}
-    child.try_out(Job("ort", device, 1, True, 8, 60, 2**30, sizes, manifest), data)
+    process.try_out(Job("ort", device, 1, True, 8, 60, 2**30, sizes, manifest), data)
 
 
 def layer(at: int, **changes: Any) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_a_job_is_what_was_put() -> None:
         assert os.fstat(memory).st_size == 0
     finally:
         os.close(memory)
-    assert given.most == 10 + job.FACTOR * 100_002 + job.OWN + job.OF_A_THREAD
+    assert given.most == 10 + job.FACTOR * 100_002 + job.OWN_OPERATORS + job.OF_A_THREAD
 
 
 @pytest.mark.parametrize("place", ["name", "extent"])

@@ -7,11 +7,10 @@ import math
 
 import pytest
 
-from kanserve.scheduling.policy import Level, Policy
-from kanserve.scheduling.queue import Over, Queue, Waiting
+from kanserve.scheduling.queue import Expired, Policy, PriorityLevel, Queue, Waiting
 from tests.kanserve.test_scheduling import one, tickets
 
-DELAYED = Policy(8, levels=(Level(delays=True, most=3),))
+DELAYED = Policy(8, levels=(PriorityLevel(delays=True, most=3),))
 
 
 def test_a_level_counts_those_that_waited_too_long_too() -> None:
@@ -26,7 +25,7 @@ def test_a_level_counts_those_that_waited_too_long_too() -> None:
 
 @pytest.mark.parametrize("most", [0, 2])
 def test_a_level_without_a_bound_takes_any_number(most: int) -> None:
-    queue: Queue[str] = Queue(Policy(8, levels=(Level(most=most),)), 99)
+    queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(most=most),)), 99)
     assert [queue.add(one(name)) for name in "abc"] == [True, True, most == 0]
 
 
@@ -54,13 +53,13 @@ def test_nothing_is_looked_at_before_the_first_end() -> None:
     waiting = one("a", patience=1.0)
     queue.add(waiting)
     waiting.patience = 0.1  # nobody is told
-    assert queue.expire(0.5) == Over([], [])
-    assert queue.expire(1.0) == Over([], [])
+    assert queue.expire(0.5) == Expired([], [])
+    assert queue.expire(1.0) == Expired([], [])
     assert tickets(queue.expire(1.5).impatient) == ["a"]
 
 
 def test_the_next_end_is_that_of_those_who_are_left() -> None:
-    queue: Queue[str] = Queue(Policy(8, levels=(Level(delays=True),)), 99)
+    queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(delays=True),)), 99)
     queue.add(one("a", patience=1.0, deadline=5.0))
     queue.add(one("b", patience=3.0))
     queue.expire(2.0)
@@ -83,7 +82,7 @@ def test_an_empty_queue_has_no_end() -> None:
 
 
 def test_a_batch_waits_from_when_its_oldest_came() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(Level(), Level())), 99)
+    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(), PriorityLevel())), 99)
     queue.add(dataclasses.replace(one("low", level=1), arrived=0.0))
     queue.add(dataclasses.replace(one("high", level=0), arrived=5.0))
     assert tickets(queue.take(5.0)[0]) == ["high", "low"]
@@ -99,7 +98,7 @@ def test_equal_keys_need_not_be_one_object() -> None:
 
 
 def test_all_levels_are_gone_through_in_order() -> None:
-    queue: Queue[str] = Queue(Policy(8, levels=(Level(delays=True), Level(delays=True))), 99)
+    queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(delays=True), PriorityLevel(delays=True))), 99)
     for name, level, patience in (("a", 0, 1.0), ("b", 0, None), ("c", 1, 1.0), ("d", 1, None)):
         queue.add(one(name, level=level, patience=patience))
     queue.expire(2.0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kanserve.interpret import reduce
+from kanserve.analysis import reduce
 
 LEVELS = (0.0, 0.25, 0.5, 1.0)
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))

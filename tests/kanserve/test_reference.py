@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from kanserve import reference
-from kanserve.config import Settings
+from kanserve.config import reference
+from kanserve.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.access import tokens
+from kanserve.auth import token_file
 from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 from tests.kanserve.test_doors import Peer, framed
@@ -30,7 +30,7 @@ CYCLES = {"asgi": 2, "grpcio": 64}  # objects for each request: grpc.aio makes s
 ALIVE = 300  # objects more than before, after all requests
 INFER = f"{INFERENCE}ModelInfer"
 COUNTING = ("tests.kanserve.counting_door", "Counting")
-TOKENS = {role: tokens.make() for role in ("admin", "read")}
+TOKENS = {role: token_file.make() for role in ("admin", "read")}
 WHO = tokenfile.bearer(TOKENS["admin"])
 ROW = request(np.zeros((1, 3), np.float32)).SerializeToString()
 STRANGE = request(np.zeros((1, 3), np.float32), "nobody", id="x" * LARGE).SerializeToString()

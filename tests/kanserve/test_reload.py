@@ -18,10 +18,10 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve import origins
-from kanserve.config import LIVE, Settings
+from kanserve.config import sources
+from kanserve.config.reload import Change, Reload
+from kanserve.config.settings import LIVE, Settings
 from kanserve.errors import ConfigError
-from kanserve.reload import Change, Reload
 from tests.cli.running import CLEAN, COMMAND
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, request, wait_until
@@ -155,11 +155,11 @@ def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None
     file = tmp_path / "kanserve.toml"
     file.write_text("max_watches = 5\ndrain_delay = 1.5\n")
     flags = {"repository": tmp_path, "max_watches": 9}
-    settings = origins.load(flags, config=file).settings
+    settings = sources.load(flags, config=file).settings
     seen: list[Change] = []
 
     async def ask() -> None:
-        reload = Reload(settings, lambda: origins.load(flags, config=file).settings)
+        reload = Reload(settings, lambda: sources.load(flags, config=file).settings)
         reload.tell(seen.append)
         for text in ("max_watches = 6\ndrain_delay = 2.5\n", "drain_delay = false2\n", "drain_grace = -1\n", ""):
             file.write_text(text)
@@ -185,4 +185,4 @@ def test_what_may_change_is_what_the_server_takes_over() -> None:
         *("drain_delay", "refuse_seconds", "drain_grace", "renew_seconds"),
     }
     with pytest.raises(ConfigError):
-        origins.load({"repository": ".", "max_watches": 0})
+        sources.load({"repository": ".", "max_watches": 0})

@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from kanserve.access import edit, tokens
-from kanserve.access.roles import Role
+from kanserve.auth import token_editor, token_file
+from kanserve.auth.roles import Role
 from tests.cli.running import kanserve
 from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, serving, wait_until
@@ -31,10 +31,10 @@ def may(server: Server, token: str) -> bool:
 def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first = edit.new(path, "first", [Role.READ])
+    first = token_editor.new(path, "first", [Role.READ])
     with serving(tmp_path / "models", tokens=str(path), renew_seconds=0.05) as server:
         assert may(server, first)
-        second = edit.new(path, "second", [Role.READ])
+        second = token_editor.new(path, "second", [Role.READ])
         wait_until(lambda: may(server, second))
         good = path.read_text()
         for broken, says in (
@@ -53,24 +53,24 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
         wait_until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
         assert may(server, first)
         tokenfile.save(path, good)
-        edit.revoke(path, "first")
+        token_editor.revoke(path, "first")
         wait_until(lambda: not may(server, first))
         assert may(server, second)
         wait_until(lambda: f"{REFUSED}0.0" in server.metrics())
         assert float(server.metrics().partition(f"\n{RENEWED}")[2].partition("\n")[0]) >= 2
         assert len(refusals(server)) >= 5
         log = server.log.read_text()
-    assert not any(secret in log for secret in (first, second, tokens.digest(first), tokens.digest(second)))
+    assert not any(secret in log for secret in (first, second, token_file.digest(first), token_file.digest(second)))
 
 
 def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Path) -> None:
     """The server sees a change of time or size within a twentieth of `renew_seconds`."""
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first, _ = (edit.new(path, name, [Role.READ]) for name in ("first", "second"))
+    first, _ = (token_editor.new(path, name, [Role.READ]) for name in ("first", "second"))
     with serving(tmp_path / "models", tokens=str(path), renew_seconds=60) as server:
         assert may(server, first)
-        edit.revoke(path, "first")
+        token_editor.revoke(path, "first")
         wait_until(lambda: not may(server, first), 30)
 
 
@@ -106,9 +106,9 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     """And not only the timer."""
     path = tmp_path / "tokens.toml"
-    first = edit.new(path, "first", [Role.READ])
+    first = token_editor.new(path, "first", [Role.READ])
     with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--renew-seconds", "3600") as server:
-        second = edit.new(path, "second", [Role.READ])
+        second = token_editor.new(path, "second", [Role.READ])
         assert not answered(server, second)
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.lines("tokens")) == 4)  # both, at the start and now

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
-from kanserve.interpret import rescale
-from kanserve.interpret.rescale import At, NoParts, Part
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.analysis import attribution
+from kanserve.analysis.attribution import LayerActivations, NoParts, Part
 from tests.kanserve import toy
 
 LAYER: LayerInfo = toy.manifest("toy").layers[0]
@@ -27,24 +27,24 @@ def made(*bases: BasisInfo, **changes: object) -> LayerInfo:
 
 def test_bases_that_read_the_same_are_one_part() -> None:
     plain = (dataclasses.replace(SPLINE, before=()), BASE)
-    assert rescale.parts(made(*plain)) == (Part((), ()),)
-    assert rescale.parts(made(*plain, before=NORM)) == (Part(NORM, ()),)
+    assert attribution.parts(made(*plain)) == (Part((), ()),)
+    assert attribution.parts(made(*plain, before=NORM)) == (Part(NORM, ()),)
 
 
 def test_bases_that_read_different_things_are_told_apart() -> None:
-    assert rescale.parts(made(SPLINE, BASE)) == (Part(NORM, ("edges_term0",)), Part((), ()))
+    assert attribution.parts(made(SPLINE, BASE)) == (Part(NORM, ("edges_term0",)), Part((), ()))
     alone = dataclasses.replace(SPLINE, edges_tensor="")
-    assert rescale.parts(made(alone)) == (Part(NORM, ()),)
+    assert attribution.parts(made(alone)) == (Part(NORM, ()),)
     dead = (alone, BASE)  # the graph has the other's: this one adds nothing
-    assert rescale.parts(made(*dead)) == (Part((), ()),)
+    assert attribution.parts(made(*dead)) == (Part((), ()),)
     with pytest.raises(NoParts):  # of an export before format 5
-        rescale.parts(made(alone, dataclasses.replace(BASE, edges_tensor="")))
+        attribution.parts(made(alone, dataclasses.replace(BASE, edges_tensor="")))
 
 
 def test_what_is_in_no_part_of_its_own_is_the_rest() -> None:
     total, own = np.full((2, 3, 4), 5.0), np.full((2, 3, 4), 2.0)
-    chosen = rescale.parts(made(SPLINE, BASE))
-    first, rest = rescale.divided(chosen, total, {"edges_term0": own})
+    chosen = attribution.parts(made(SPLINE, BASE))
+    first, rest = attribution.divided(chosen, total, {"edges_term0": own})
     np.testing.assert_array_equal(first, 2.0)
     np.testing.assert_array_equal(rest, 3.0)
 
@@ -61,19 +61,19 @@ def explained(seed: int, after: tuple[NodeStep, ...] = ()) -> tuple[np.ndarray, 
     layers = (made(SPLINE, BASE, bias=tuple(rng.normal(size=4)), after=after), made(BASE, sources=4, destinations=2))
     weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 2))
 
-    def at(nodes: np.ndarray) -> tuple[tuple[At, ...], np.ndarray]:
-        read = rescale.read(Part(NORM, ()), nodes)
-        first = At(nodes, (curve(weights[0][0], read), curve(weights[0][1], nodes)))
-        hidden = rescale.after(layers[0], first.sums(layers[0]))
-        second = At(hidden, (curve(weights[1], hidden),))
+    def at(nodes: np.ndarray) -> tuple[tuple[LayerActivations, ...], np.ndarray]:
+        read = attribution.read(Part(NORM, ()), nodes)
+        first = LayerActivations(nodes, (curve(weights[0][0], read), curve(weights[0][1], nodes)))
+        hidden = attribution.after(layers[0], first.sums(layers[0]))
+        second = LayerActivations(hidden, (curve(weights[1], hidden),))
         return (first, second), second.sums(layers[1])
 
     x, r = rng.normal(size=(5, 3)), rng.normal(size=(1, 3))
     (seen, answers), (base, answer) = at(x), at(r)
     multipliers = np.broadcast_to(np.eye(2), (5, 2, 2))
     for layer, one, zero in reversed(list(zip(layers, seen, base, strict=True))):
-        parts = rescale.parts(layer)
-        multipliers = rescale.through(layer, parts, one, zero, [None] * len(parts), multipliers)
+        parts = attribution.parts(layer)
+        multipliers = attribution.through(layer, parts, one, zero, [None] * len(parts), multipliers)
     return (multipliers * (x - r)[:, None]).sum(axis=2), answers, answer
 
 
@@ -90,8 +90,10 @@ def test_of_a_sum_of_curves_each_has_its_own() -> None:
     rng = np.random.default_rng(3)
     weights, x, r = rng.normal(size=(3, 4)), rng.normal(size=(6, 3)), rng.normal(size=(1, 3))
     layer = made(BASE)
-    one, zero = At(x, (curve(weights, x),)), At(r, (curve(weights, r),))
-    multipliers = rescale.through(layer, rescale.parts(layer), one, zero, [None], np.broadcast_to(np.eye(4), (6, 4, 4)))
+    one, zero = LayerActivations(x, (curve(weights, x),)), LayerActivations(r, (curve(weights, r),))
+    multipliers = attribution.through(
+        layer, attribution.parts(layer), one, zero, [None], np.broadcast_to(np.eye(4), (6, 4, 4))
+    )
     np.testing.assert_allclose(
         multipliers * (x - r)[:, None], (curve(weights, x) - curve(weights, r)).transpose(0, 2, 1)
     )
@@ -101,16 +103,19 @@ def test_a_node_that_is_as_in_the_reference_has_the_slope_there() -> None:
     weights = np.ones((3, 1))
     nodes = np.zeros((1, 3))
     layer = made(BASE, destinations=1)
-    parts = rescale.parts(layer)
-    below, above = (At(nodes + side, (curve(weights, nodes + side),)) for side in (-1e-3, 1e-3))
-    (steep,) = rescale.slopes(parts, below, above)
+    parts = attribution.parts(layer)
+    below, above = (LayerActivations(nodes + side, (curve(weights, nodes + side),)) for side in (-1e-3, 1e-3))
+    (steep,) = attribution.slopes(parts, below, above)
     assert steep is not None
     np.testing.assert_allclose(steep, 1.0, atol=1e-6)  # sin and its square at 0
-    zero = At(nodes, (curve(weights, nodes),))
+    zero = LayerActivations(nodes, (curve(weights, nodes),))
     for slope, expected in ((steep, 1.0), (None, 0.0)):
-        found = rescale.through(layer, parts, zero, zero, [slope], np.ones((1, 1, 1)))
+        found = attribution.through(layer, parts, zero, zero, [slope], np.ones((1, 1, 1)))
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert rescale.slopes(rescale.parts(made(SPLINE, BASE)), *(At(nodes, (steep, steep)),) * 2)[0] is None
+    assert (
+        attribution.slopes(attribution.parts(made(SPLINE, BASE)), *(LayerActivations(nodes, (steep, steep)),) * 2)[0]
+        is None
+    )
 
 
 AFTER = {
@@ -133,25 +138,27 @@ def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep,
     layers = (made(SPLINE, BASE, after=after), made(BASE, sources=wide, destinations=2))
     weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(wide, 2))
 
-    def first(nodes: np.ndarray) -> At:
-        return At(nodes, (curve(weights[0][0], rescale.read(Part(NORM, ()), nodes)), curve(weights[0][1], nodes)))
+    def first(nodes: np.ndarray) -> LayerActivations:
+        return LayerActivations(
+            nodes, (curve(weights[0][0], attribution.read(Part(NORM, ()), nodes)), curve(weights[0][1], nodes))
+        )
 
-    def second(nodes: np.ndarray) -> At:
-        return At(nodes, (curve(weights[1], nodes),))
+    def second(nodes: np.ndarray) -> LayerActivations:
+        return LayerActivations(nodes, (curve(weights[1], nodes),))
 
-    def network(x: np.ndarray) -> tuple[tuple[At, At], np.ndarray]:
+    def network(x: np.ndarray) -> tuple[tuple[LayerActivations, LayerActivations], np.ndarray]:
         one = first(x)
-        two = second(rescale.after(layers[0], one.sums(layers[0])))
+        two = second(attribution.after(layers[0], one.sums(layers[0])))
         return (one, two), two.sums(layers[1])
 
     x = rng.normal(size=(2, 3))
     seen, _ = network(x)
     multipliers = np.broadcast_to(np.eye(2), (2, 2, 2))
     for layer, at, run in reversed(list(zip(layers, seen, (first, second), strict=True))):
-        parts = rescale.parts(layer)
+        parts = attribution.parts(layer)
         side = 1e-6 * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
-        steep = rescale.gradients(parts, run(at.nodes - side), run(at.nodes + side))
-        multipliers = rescale.through(layer, parts, at, at, steep, multipliers)
+        steep = attribution.gradients(parts, run(at.nodes - side), run(at.nodes + side))
+        multipliers = attribution.through(layer, parts, at, at, steep, multipliers)
     step = 1e-6 * np.eye(3)
     expected = np.stack([(network(x + one)[1] - network(x - one)[1]) / 2e-6 for one in step], axis=2)
     spread = np.std(x, axis=1).min()

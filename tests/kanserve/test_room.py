@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.config import Settings
-from kanserve.models import room
+from kanserve.config.settings import Settings
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.server import app
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 
@@ -37,12 +37,12 @@ def test_a_full_batch_can_be_sent(large: Path, transport: str) -> None:
     rows = np.linspace(-1, 1, MANY * 3, dtype=np.float32).reshape(MANY, 3)
     with serving(large, transport=transport) as server:
         np.testing.assert_allclose(server.infer(rows), toy.outputs(rows), rtol=1e-4, atol=1e-5)
-        assert configured(server) == rows.nbytes + room.AROUND
+        assert configured(server) == rows.nbytes + app.AROUND
         assert not [line for line in server.lines() if "full batch does not fit" in line["event"]]
         with pytest.raises(grpc.RpcError) as caught:
-            server.call(f"{INFERENCE}ModelInfer", bytes(rows.nbytes + room.AROUND + 1))
+            server.call(f"{INFERENCE}ModelInfer", bytes(rows.nbytes + app.AROUND + 1))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert str(rows.nbytes + room.AROUND) in caught.value.details()
+        assert str(rows.nbytes + app.AROUND) in caught.value.details()
 
 
 @pytest.mark.parametrize("transport", ["asgi", "grpcio"])
@@ -59,7 +59,7 @@ def test_a_limit_that_is_set_stands(large: Path, transport: str) -> None:
 
 
 def limit(root: Path, **settings: int) -> int:
-    return room.made(Settings(repository=root, **settings)).max_request_bytes
+    return app.with_request_limit(Settings(repository=root, **settings)).max_request_bytes
 
 
 def test_what_counts(tmp_path: Path) -> None:
@@ -68,10 +68,10 @@ def test_what_counts(tmp_path: Path) -> None:
     folder = toy.write(tmp_path)
     assert limit(tmp_path) == usual  # its full batch is small
     toy.edit(folder, max_batch_size=10**9)
-    assert limit(tmp_path) == room.MOST
+    assert limit(tmp_path) == app.MOST
     assert limit(tmp_path, max_request_bytes=usual) == usual
     (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 400000")
-    assert limit(tmp_path) == 400000 * 12 + room.AROUND
+    assert limit(tmp_path) == 400000 * 12 + app.AROUND
     (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: what")
     assert limit(tmp_path) == usual  # it will not be loaded
     (tmp_path / "toy" / "config.pbtxt").unlink()

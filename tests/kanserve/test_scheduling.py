@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanserve.scheduling import merge
-from kanserve.scheduling.order import InOrder
-from kanserve.scheduling.pace import Pace
-from kanserve.scheduling.policy import Choice, Level, Policy, choose, share
-from kanserve.scheduling.queue import Over, Queue, Waiting
+from kanserve.execution.executor import InOrder, ServiceTimeEstimate
+from kanserve.scheduling import batching
+from kanserve.scheduling.queue import Choice, Expired, Policy, PriorityLevel, Queue, Waiting, choose, share
 
 UNTIMED = settings(deadline=None)  # a busy machine is no failure
 ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
@@ -89,7 +87,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 
 
 def test_who_has_gone_is_found_wherever_it_waits() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(Level(timeout=1, delays=True),)), 99)
+    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=1, delays=True),)), 99)
     intime, late = one("a", patience=9.0), one("b", patience=0.5)
     for each in (intime, late):
         assert queue.add(each)
@@ -128,7 +126,7 @@ def test_those_whose_time_is_over_are_not_run() -> None:
 
 
 def test_priorities_come_first_and_may_share_a_batch() -> None:
-    queue: Queue[str] = Queue(Policy(2, levels=(Level(), Level(most=2))), 99)
+    queue: Queue[str] = Queue(Policy(2, levels=(PriorityLevel(), PriorityLevel(most=2))), 99)
     assert [queue.add(one(name, level=1)) for name in "abc"] == [True, True, False]  # a bound of its own
     assert queue.add(one("first", level=0))
     assert tickets(queue.take(0.0)[0]) == ["first", "a"]
@@ -136,37 +134,37 @@ def test_priorities_come_first_and_may_share_a_batch() -> None:
 
 
 def test_those_that_waited_too_long_may_come_last_instead() -> None:
-    queue: Queue[str] = Queue(Policy(1, levels=(Level(delays=True), Level())), 99)
+    queue: Queue[str] = Queue(Policy(1, levels=(PriorityLevel(delays=True), PriorityLevel())), 99)
     for name, patience, level in (("a", 1.0, 0), ("b", None, 0), ("c", 1.5, 0), ("low", None, 1)):
         queue.add(one(name, patience=patience, level=level))
     for now in (1.2, 2.0):
-        assert queue.expire(now) == Over([], [])
+        assert queue.expire(now) == Expired([], [])
     assert [tickets(queue.take(2.0)[0]) for _ in range(4)] == [["b"], ["a"], ["c"], ["low"]]
 
 
 @pytest.mark.parametrize(
     ("level", "asked", "patience"),
     [
-        (Level(), None, None),
-        (Level(), 2.0, 12.0),
-        (Level(timeout=1.0), None, 11.0),
-        (Level(timeout=1.0), 0.5, 10.5),
-        (Level(timeout=1.0), 5.0, 11.0),  # a request may ask for less, not for more
-        (Level(timeout=1.0, override=False), 0.5, 11.0),
-        (Level(override=False), 0.5, None),
+        (PriorityLevel(), None, None),
+        (PriorityLevel(), 2.0, 12.0),
+        (PriorityLevel(timeout=1.0), None, 11.0),
+        (PriorityLevel(timeout=1.0), 0.5, 10.5),
+        (PriorityLevel(timeout=1.0), 5.0, 11.0),  # a request may ask for less, not for more
+        (PriorityLevel(timeout=1.0, override=False), 0.5, 11.0),
+        (PriorityLevel(override=False), 0.5, None),
     ],
 )
-def test_how_long_a_request_waits(level: Level, asked: float | None, patience: float | None) -> None:
+def test_how_long_a_request_waits(level: PriorityLevel, asked: float | None, patience: float | None) -> None:
     assert level.patience(10.0, asked) == patience
 
 
 def test_a_priority_that_does_not_exist_is_the_default() -> None:
-    policy = Policy(8, levels=(Level(), Level(), Level()), usual=1)
+    policy = Policy(8, levels=(PriorityLevel(), PriorityLevel(), PriorityLevel()), usual=1)
     assert [policy.level(priority) for priority in (0, 1, 2, 3, 4, 2**63)] == [1, 0, 1, 2, 1, 1]
 
 
 LEVELS = st.lists(
-    st.builds(Level, most=st.integers(0, 4), timeout=st.none() | st.integers(1, 5), delays=st.booleans()),
+    st.builds(PriorityLevel, most=st.integers(0, 4), timeout=st.none() | st.integers(1, 5), delays=st.booleans()),
     min_size=1,
     max_size=3,
 )
@@ -264,9 +262,9 @@ def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
 def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
-    joined = merge.together(feeds)["x"]
+    joined = batching.together(feeds)["x"]
     assert len(joined) == sum(rows)
-    for feed, (answer,) in zip(feeds, merge.apart([joined], rows), strict=True):
+    for feed, (answer,) in zip(feeds, batching.apart([joined], rows), strict=True):
         np.testing.assert_array_equal(answer, feed["x"])
 
 
@@ -276,13 +274,13 @@ def test_a_piece_begins_where_the_runtime_reads_it_as_it_reads_a_whole(
     rows: int, width: int, start: int, count: int
 ) -> None:
     x = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
-    piece = merge.part({"x": x}, start, start + count)["x"]
+    piece = batching.part({"x": x}, start, start + count)["x"]
     np.testing.assert_array_equal(piece, x[start : start + count])
-    assert piece.size == 0 or (piece.ctypes.data - x.ctypes.data) % merge.ALIGNED == 0 or piece.base is None
+    assert piece.size == 0 or (piece.ctypes.data - x.ctypes.data) % batching.ALIGNED == 0 or piece.base is None
 
 
 def test_how_long_what_waits_will_take_follows_from_the_runs() -> None:
-    pace = Pace()
+    pace = ServiceTimeEstimate()
     assert pace.seconds(10**6, 1) == 0.0  # nothing is known yet
     pace.ran(10, 1.0)
     assert pace.seconds(40, 2) == pytest.approx(2.0)

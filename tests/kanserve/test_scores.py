@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kanexport.manifest import LayerInfo, NodeStep
-from kanserve.interpret import scores
-from kanserve.interpret.scores import Moments, Spread
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanserve.analysis import scores
+from kanserve.analysis.scores import Moments, Spread
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server

@@ -7,11 +7,11 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from onnx import TensorProto, defs, helper
 
-from kanexport.operators import served
-from kanexport.shared import operators
+from kanexport.contract import custom_ops
+from kanexport.graph import compose
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
-from kanserve.trials import screen
+from kanserve.sandbox import graph_screen
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import toy
 
@@ -100,20 +100,20 @@ def test_what_is_not_let_pass(data: bytes, text: str, always: bool) -> None:
     if text.endswith("which has 12"):
         beside = {"weights.bin": 12}
     with pytest.raises(LoadError) as caught:
-        screen.check("model.onnx", data, beside, strict=True)
+        graph_screen.check("model.onnx", data, beside, strict=True)
     assert (caught.value.reason, text in str(caught.value)) == (LoadReason.STRUCTURE, True), str(caught.value)
     assert str(caught.value).startswith("model.onnx: ")
     if always:
         with pytest.raises(LoadError, match="model"):
-            screen.check("model.onnx", data, beside, strict=False)
+            graph_screen.check("model.onnx", data, beside, strict=False)
     else:
         assert "graph_screen = relaxed" in str(caught.value)
         if not text.startswith("it has sparse"):  # its parts lie elsewhere
-            screen.check("model.onnx", data, beside, strict=False)
+            graph_screen.check("model.onnx", data, beside, strict=False)
 
 
 def all_of(model: onnx.ModelProto, *, strict: bool = True) -> list[str]:
-    return list(screen.faults(pb.Model.FromString(model.SerializeToString()), {}, strict=strict))
+    return list(graph_screen.graph_faults(pb.Model.FromString(model.SerializeToString()), {}, strict=strict))
 
 
 def test_all_faults_are_told_where_somebody_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +126,8 @@ def test_all_faults_are_told_where_somebody_asks_for_all(monkeypatch: pytest.Mon
         f"it has functions or training steps of its own{relaxed}",
         f"Tanh '' takes 'q', which nothing before it makes{relaxed}",
     ]
-    monkeypatch.setattr(screen, "NODES", 1)
-    assert all_of(model)[1].endswith(f"are more than 1 and {screen.TENSORS}{relaxed}")
+    monkeypatch.setattr(graph_screen, "NODES", 1)
+    assert all_of(model)[1].endswith(f"are more than 1 and {graph_screen.TENSORS}{relaxed}")
     assert all_of(model, strict=False) == []
 
 
@@ -154,24 +154,24 @@ def test_numbers_may_lie_in_the_field_of_their_type() -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_what_passes(strict: bool) -> None:
     for data in (toy.graph(), toy.graph("FP64"), toy.edge_graph(0), toy.edge_graph(1), hostile.huge()):
-        screen.check("model.onnx", data, {}, strict=strict)
-    screen.check("model.onnx", toy.graph(external=True), {"weights.bin": 48}, strict=strict)
-    screen.check("model.onnx", changed(lambda m: entries(m, offset="16", length="48")), BESIDE, strict=strict)
+        graph_screen.check("model.onnx", data, {}, strict=strict)
+    graph_screen.check("model.onnx", toy.graph(external=True), {"weights.bin": 48}, strict=strict)
+    graph_screen.check("model.onnx", changed(lambda m: entries(m, offset="16", length="48")), BESIDE, strict=strict)
 
 
 def test_every_operator_of_onnx_is_let_pass_or_left_out_for_a_reason() -> None:
     known = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
-    assert known <= operators.ALLOWED | set(operators.LEFT_OUT), "a new release of ONNX: say what each is"
-    assert not operators.ALLOWED & set(operators.LEFT_OUT)
+    assert known <= custom_ops.ALLOWED | set(custom_ops.LEFT_OUT), "a new release of ONNX: say what each is"
+    assert not custom_ops.ALLOWED & set(custom_ops.LEFT_OUT)
     inner = {
         schema.name
         for schema in defs.get_all_schemas()
         for attribute in schema.attributes.values()
         if attribute.type in (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
     }
-    assert not inner & operators.ALLOWED
-    assert defs.onnx_opset_version() <= operators.OPSETS[1]
-    assert operators.IR_VERSIONS[1] >= onnx.IR_VERSION
+    assert not inner & custom_ops.ALLOWED
+    assert defs.onnx_opset_version() <= custom_ops.OPSETS[1]
+    assert custom_ops.IR_VERSIONS[1] >= onnx.IR_VERSION
 
 
 OURS = {"Model": "ModelProto", "Graph": "GraphProto", "Node": "NodeProto", "Attribute": "AttributeProto"}
@@ -197,11 +197,11 @@ def test_our_description_of_onnx_is_that_of_onnx(name: str) -> None:
 
 
 def test_an_export_says_what_a_server_would_say() -> None:
-    assert served.notes(toy.graph()) == ()
-    (note,) = served.notes(hostile.endless())
+    assert compose.notes(toy.graph()) == ()
+    (note,) = compose.notes(hostile.endless())
     assert note == (
         "the graph has the operator Loop, which decides at run time which operators run, and how often: "
         "kanserve takes it with --graph-screen relaxed only"
     )
-    (note,) = served.notes(hostile.foreign())
+    (note,) = compose.notes(hostile.foreign())
     assert "QuickGelu, which is of the domain 'com.microsoft'" in note

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kanserve.trials import screen
+from kanserve.sandbox import graph_screen
 from tests.kanserve import toy
 from tests.kanserve.test_screen import all_of
 
@@ -112,7 +112,7 @@ def test_as_many_operators_follow_one_another_as_are_allowed() -> None:
 
 
 def test_depth_is_that_of_the_longest_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "DEPTH", 3)
+    monkeypatch.setattr(graph_screen, "DEPTH", 3)
     beside = [helper.make_node("Constant", [], ["k"]), helper.make_node("Tanh", ["x"], ["w"])]
     assert flat(*chain(3), *beside) == []
     assert flat(*chain(2), *beside, helper.make_node("Add", ["w", "t1"], ["z"])) == []

@@ -10,47 +10,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kanserve.analysis import query_plan
 from kanserve.errors import BadRequest
-from kanserve.interpret import select
-from kanserve.nouns import Wanted
 from kanserve.pb import kan_pb2
+from kanserve.types import EdgeOptions
 
 SHAPES = [
-    select.LayerShape(3, 4, name="stem"),
-    select.LayerShape(4, 2, (6, 6), "head.layers.0"),
-    select.LayerShape(1, 5, name="stem"),
+    query_plan.LayerShape(3, 4, name="stem"),
+    query_plan.LayerShape(4, 2, (6, 6), "head.layers.0"),
+    query_plan.LayerShape(1, 5, name="stem"),
 ]
 floats = st.floats(-1e3, 1e3, width=32) | st.sampled_from([float("nan"), float("inf"), 0.0])
 cubes = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=floats)
 
 
 @st.composite
-def selections(draw: st.DrawFn) -> tuple[np.ndarray, select.LayerPlan]:
+def selections(draw: st.DrawFn) -> tuple[np.ndarray, query_plan.LayerPlan]:
     values = draw(cubes)
     sources = draw(st.lists(st.integers(0, values.shape[1] - 1), unique=True))
     destinations = draw(st.lists(st.integers(0, values.shape[2] - 1), unique=True))
     k = draw(st.integers(0, 30))
-    shape = select.LayerShape(*values.shape[1:])
-    (plan,) = select.plan([shape], layers=[], sources=sources, destinations=destinations, wanted=Wanted(top_k=k))
+    shape = query_plan.LayerShape(*values.shape[1:])
+    (plan,) = query_plan.plan(
+        [shape], layers=[], sources=sources, destinations=destinations, wanted=EdgeOptions(top_k=k)
+    )
     assert plan.sources == tuple(sources or range(values.shape[1]))
     assert plan.destinations == tuple(destinations or range(values.shape[2]))
     return values, plan
 
 
 @given(selections())
-def test_pick_keeps_the_order_asked_for(selection: tuple[np.ndarray, select.LayerPlan]) -> None:
+def test_pick_keeps_the_order_asked_for(selection: tuple[np.ndarray, query_plan.LayerPlan]) -> None:
     values, plan = selection
-    found = select.pick(values, plan)
+    found = query_plan.pick(values, plan)
     for a, i in enumerate(plan.sources):
         for b, j in enumerate(plan.destinations):
             np.testing.assert_array_equal(found[:, a, b], values[:, i, j])
 
 
 @given(selections())
-def test_top_k_leaves_out_nothing_stronger(selection: tuple[np.ndarray, select.LayerPlan]) -> None:
+def test_top_k_leaves_out_nothing_stronger(selection: tuple[np.ndarray, query_plan.LayerPlan]) -> None:
     values, plan = selection
-    strength = select.strengths(select.pick(values, plan))
-    rows, columns = select.strongest(strength, plan.top_k)
+    strength = query_plan.strengths(query_plan.pick(values, plan))
+    rows, columns = query_plan.strongest(strength, plan.top_k)
     kept = strength[rows, columns]
     assert len(kept) == plan.top_k <= strength.size
     assert list(kept) == sorted(kept, reverse=True)
@@ -63,25 +65,27 @@ def test_top_k_leaves_out_nothing_stronger(selection: tuple[np.ndarray, select.L
 
 @given(cubes, st.integers(1, 4))
 def test_strengths_of_chunks_join(values: np.ndarray, at: int) -> None:
-    parts = np.maximum(select.strengths(values[:at]), select.strengths(values[at:]))
-    np.testing.assert_array_equal(parts, select.strengths(values))
+    parts = np.maximum(query_plan.strengths(values[:at]), query_plan.strengths(values[at:]))
+    np.testing.assert_array_equal(parts, query_plan.strengths(values))
 
 
 def test_an_edge_that_broke_comes_first() -> None:
     values = np.array([[[1, np.nan], [9, 2]]], np.float32)
-    rows, columns = select.strongest(select.strengths(values), 1)
+    rows, columns = query_plan.strongest(query_plan.strengths(values), 1)
     assert (rows[0], columns[0]) == (0, 1)
 
 
 def test_ties_go_by_position() -> None:
-    rows, columns = select.strongest(np.ones((2, 2), np.float32), 3)
+    rows, columns = query_plan.strongest(np.ones((2, 2), np.float32), 3)
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0)]
 
 
 @given(st.integers(0, 5000), st.integers(0, 10))
 def test_the_size_is_bounded_before_anything_is_computed(rows: int, k: int) -> None:
     for plan, positions in zip(
-        select.plan(SHAPES, layers=[], sources=[], destinations=[], wanted=Wanted(top_k=k)), (1, 36, 1), strict=True
+        query_plan.plan(SHAPES, layers=[], sources=[], destinations=[], wanted=EdgeOptions(top_k=k)),
+        (1, 36, 1),
+        strict=True,
     ):
         edges = min(k, len(plan.sources) * len(plan.destinations)) or len(plan.sources) * len(plan.destinations)
         assert math.prod(plan.shape(rows)) == rows * positions * edges
@@ -90,8 +94,8 @@ def test_the_size_is_bounded_before_anything_is_computed(rows: int, k: int) -> N
 
 @given(st.integers(0, 300), st.integers(0, 9), st.lists(st.integers(1, 300), max_size=3).map(tuple))
 def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[int, ...]) -> None:
-    shape = select.LayerShape(3, 2, positions)
-    (plan,) = select.plan([shape], layers=[], sources=[], destinations=[], wanted=Wanted(top_k=k))
+    shape = query_plan.LayerShape(3, 2, positions)
+    (plan,) = query_plan.plan([shape], layers=[], sources=[], destinations=[], wanted=EdgeOptions(top_k=k))
     edges = {"sources": range(k), "destinations": range(k)} if k else {"sources": range(3), "destinations": range(2)}
     message = kan_pb2.LayerEdges(layer=0, shape=plan.shape(rows), **edges)
     size = 4 * math.prod(plan.shape(rows))
@@ -108,7 +112,7 @@ def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[
     ],
 )
 def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], found: tuple[int, ...]) -> None:
-    assert select.find([shape.name for shape in SHAPES], wanted) == found
+    assert query_plan.find([shape.name for shape in SHAPES], wanted) == found
 
 
 @pytest.mark.parametrize(
@@ -130,19 +134,19 @@ def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], found: tuple
 def test_what_does_not_exist_is_named(selection: dict[str, list[int | str]], text: str) -> None:
     full = {"layers": [], "sources": [], "destinations": [], **selection}
     with pytest.raises(BadRequest, match=text):
-        select.plan(SHAPES, **full)
+        query_plan.plan(SHAPES, **full)
 
 
 def test_a_model_without_names_says_so() -> None:
     with pytest.raises(BadRequest, match="the model's 2 layers have no names, they are numbered 0 to 1"):
-        select.find(["", ""], ["head"])
+        query_plan.find(["", ""], ["head"])
     with pytest.raises(BadRequest, match="no names"):
-        select.find(["", ""], [""])
+        query_plan.find(["", ""], [""])
 
 
 def test_many_names_are_counted() -> None:
     with pytest.raises(BadRequest, match="'n19' and 80 more; its 100 layers"):
-        select.find([f"n{at}" for at in range(100)], ["head"])
+        query_plan.find([f"n{at}" for at in range(100)], ["head"])
 
 
 SIZES = st.integers(1, 12)
@@ -155,6 +159,6 @@ SIZES = st.integers(1, 12)
 )
 def test_the_strongest_are_the_first_of_all_in_order(strength: np.ndarray, k: int) -> None:
     """With many that are alike, of which those that come first are taken."""
-    rows, columns = select.strongest(strength, k)
+    rows, columns = query_plan.strongest(strength, k)
     order = np.argsort(-strength, axis=None, kind="stable")[:k]
     np.testing.assert_array_equal(rows * strength.shape[1] + columns, order)

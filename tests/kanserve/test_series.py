@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from kanserve.observe import series
+from kanserve.observability import series
 
 LABELS = ("model", "version")
 VALUES = st.tuples(st.text(max_size=4), st.sampled_from(["1", "2"]))

@@ -16,12 +16,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport import manifest
+from kanexport.contract import manifest
 from kanserve.errors import KanserveError
+from kanserve.grpc_api import call_context
+from kanserve.grpc_api.inference import InferenceService
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.rpc import status
-from kanserve.rpc.inference import InferenceService
-from kanserve.threads import budget
+from kanserve.system.resources import budget
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 
@@ -85,7 +85,7 @@ def test_metadata_and_config_agree(server: Server) -> None:
     assert config.max_batch_size == toy.BATCH
     assert config.HasField("model_transaction_policy")
     assert config.parameters["kan.family"].string_value == "toy"
-    assert config.parameters["kan.verification"].string_value == manifest.AGAINST[manifest.READING]
+    assert config.parameters["kan.verification"].string_value == manifest.VERIFICATION_BASES[manifest.READING]
 
 
 def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path)
 
 def test_a_bug_shows_an_id_and_nothing_else() -> None:
     error = ValueError("secret /etc/path")
-    assert status.code(error) is status.Code.INTERNAL
-    assert status.text(error, "abc") == "internal error; the server's log explains it under request id abc"
+    assert call_context.code(error) is call_context.Code.INTERNAL
+    assert call_context.text(error, "abc") == "internal error; the server's log explains it under request id abc"
 
 
 def test_every_error_has_a_code_or_is_a_bug() -> None:
@@ -122,7 +122,7 @@ def test_every_error_has_a_code_or_is_a_bug() -> None:
 
     bugs = {"KanserveError", "ConfigError", "LoadError", "BackendError"}
     for kind in leaves(KanserveError):
-        internal = status.code(kind.__new__(kind)) is status.Code.INTERNAL
+        internal = call_context.code(kind.__new__(kind)) is call_context.Code.INTERNAL
         assert internal == (kind.__name__ in bugs), kind
 
 
@@ -202,7 +202,7 @@ def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: P
 
 
 def test_importing_the_server_loads_no_export_library() -> None:
-    code = "import sys, kanserve.app; print([m for m in ('onnx', 'torch', 'yaml') if m in sys.modules])"
+    code = "import sys, kanserve.server.app; print([m for m in ('onnx', 'torch', 'yaml') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.client import bulk, bulk_edges
-from kanserve.client.connection import Client
+from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
+from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.cli.running import document, kanserve
@@ -24,9 +24,9 @@ torch = pytest.importorskip("torch")
 
 import several_modules as several  # noqa: E402 - needs torch
 
-from kanexport import manifest as contract  # noqa: E402 - as above
-from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.packing.publish import Target  # noqa: E402 - as above
+from kanexport.bundle.publish import Target  # noqa: E402 - as above
+from kanexport.contract import manifest as contract  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
 TYPES = {"tokens": "INT64", "mask": "BOOL", "x": "FP32"}
 
@@ -140,17 +140,17 @@ def test_the_model_is_described_with_all_of_its_tensors(client: Client, server: 
 
 def test_the_client_sends_more_rows_than_a_request_may_have(client: Client, module: Any) -> None:
     feeds = rows(40)
-    answer = bulk.infer(client, client.model("text"), feeds)
+    answer = chunking.infer(client, client.model("text"), feeds)
     expected = exact(module, feeds)
     np.testing.assert_allclose(answer.outputs["logits"], expected.logits.numpy(), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(answer.outputs["best"][:, 0], expected.best.numpy())
     with pytest.raises(InvalidInput, match="inputs tokens, mask, x: rows by name"):
-        bulk.infer(client, client.model("text"), {"tokens": feeds["tokens"]})
+        chunking.infer(client, client.model("text"), {"tokens": feeds["tokens"]})
 
 
 def test_edges_of_a_model_with_several_inputs(client: Client, server: Server, module: Any) -> None:
     feeds = rows(7)
-    (head,) = bulk_edges.edges(client, client.describe("text"), feeds, layers=["head"])
+    (head,) = chunking.edges(client, client.describe("text"), feeds, layers=["head"])
     np.testing.assert_allclose(head.values.sum(1), exact(module, feeds).logits.numpy(), rtol=1e-3, atol=1e-4)
     (mixed,) = client.edges(client.describe("text"), feeds, layers=["mix"], top_k=2)
     assert mixed.values.shape == (7, 5, 2)
@@ -184,12 +184,12 @@ def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: 
     import dataclasses
     import shutil
 
-    from kanserve import backends
-    from kanserve.config import Settings
+    from kanserve.config.settings import Settings
     from kanserve.errors import LoadError
-    from kanserve.models.loading import Loader
-    from kanserve.observe.metrics import Metrics
+    from kanserve.models.loader import Loader
+    from kanserve.observability.metrics import Metrics
     from kanserve.repository import layout
+    from kanserve.runtime import base
 
     shutil.copytree(repository, tmp_path / "r")
     path = tmp_path / "r" / "text" / "1" / "manifest.json"
@@ -200,4 +200,4 @@ def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: 
     path.write_bytes(contract.dumps(dataclasses.replace(told, reference=reference)))
     bundle = layout.load(layout.scan(tmp_path / "r", plain_onnx=False)[0], 2**30)
     with pytest.raises(LoadError, match=r"reference rows of 'logits' differ by 0\.05"):
-        Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+        Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)

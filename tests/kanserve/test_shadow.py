@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kanserve.models.shadow import BYTES, WAIT, Shadow, differences
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.cli.running import document, kanserve

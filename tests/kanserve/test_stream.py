@@ -236,12 +236,12 @@ def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: 
 
 SCREENED = """
 import ctypes, json, os, sys
-from kanserve.observe import logs
+from kanserve.observability import logs
 logs.configure("json", "debug")
-from kanserve.doors import h2corn
+from kanserve.transport import h2corn_server
 lines, libc = json.loads(sys.argv[1]), ctypes.CDLL(None)
 def write(text): libc.write(2, text.encode(), len(text.encode()))  # as h2corn does, without our log
-with logs.screened(h2corn._reports_departure):
+with logs.screened(h2corn_server._reports_departure):
     for line in lines:
         write(line + "\\n")
     write("without an end")

@@ -18,18 +18,17 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from kanserve.access import tokens
-from kanserve.access.gate import Gate
-from kanserve.access.table import HEALTH, INFERENCE, KAN, NEEDS, REFLECTION
-from kanserve.app import App
-from kanserve.config import Settings
-from kanserve.lifecycle import Lifecycle
-from kanserve.observe.metrics import Metrics
+from kanserve.auth import token_file
+from kanserve.auth.authenticator import Authenticator
+from kanserve.auth.permissions import HEALTH, INFERENCE, KAN, NEEDS, REFLECTION
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
+from kanserve.grpc_api.interceptor import AccessLog, CallFailed, Interceptor, Kind
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.rpc.call import Arrival, Call
-from kanserve.rpc.guard import AccessLog, CallFailed, Guard, Kind
-from kanserve.rpc.status import Code
+from kanserve.server.app import App
+from kanserve.system.lifecycle import Lifecycle
 from tests.kanserve import matrix, tokenfile, toy, toy_wide
 from tests.kanserve.running import Server, request, serving, wait_until
 
@@ -187,7 +186,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("streams")
     toy.write(folder / "models")
     toy_wide.write(folder / "models", WIDTH)
-    usual = tokenfile.block("usual", tokens.make(), "admin")
+    usual = tokenfile.block("usual", token_file.make(), "admin")
     tokenfile.save(folder / "tokens", usual)
     settings = {"tokens": str(folder / "tokens"), "reflection": True, "max_response_bytes": 2**26, "renew_seconds": 2}
     port = {} if request.param == "asgi" else {"http_port": 0}
@@ -196,7 +195,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_every_stream_ends_when_its_token_is_revoked_or_expires(guarded: Guarded) -> None:
-    revoked, expiring, kept = (tokens.make() for _ in range(3))
+    revoked, expiring, kept = (token_file.make() for _ in range(3))
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=LIVES)
     others = (
         tokenfile.block("expiring", expiring, *ALL, expires=f"{until:%Y-%m-%dT%H:%M:%S}Z"),
@@ -247,7 +246,7 @@ def ended(held: dict[str, Held], since: float, says: str = "") -> dict[str, Any]
 
 def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Guarded) -> None:
     """The server ends the stream at the next request. For other errors of a request it sends an error and goes on."""
-    token, asked = tokens.make(), threading.Semaphore(0)
+    token, asked = token_file.make(), threading.Semaphore(0)
     guarded.save(tokenfile.block("one", token, "infer"))
 
     def messages() -> Iterator[bytes]:
@@ -258,7 +257,7 @@ def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Gu
     make = guarded.server.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")
     answers = make(messages(), timeout=60, metadata=tokenfile.bearer(token))
     found = [pb.ModelStreamInferResponse.FromString(next(answers))]
-    guarded.write(tokenfile.block("one", tokens.make(), "infer"))
+    guarded.write(tokenfile.block("one", token_file.make(), "infer"))
     with pytest.raises(grpc.RpcError) as caught:
         found.extend(paced(answers, asked))
     asked.release()
@@ -279,14 +278,14 @@ class Standing:
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
-        self.gate = Gate(self.credentials(text), lambda _: ())
+        self.gate = Authenticator(self.credentials(text), lambda _: ())
         self.cleaned = 0
-        guard = Guard(Metrics(), Lifecycle(), AccessLog("none"), self.gate, max_calls=9, max_bytes=10**6)
+        guard = Interceptor(Metrics(), Lifecycle(), AccessLog("none"), self.gate, max_calls=9, max_bytes=10**6)
         self.stream = guard.stream(HEALTH, "Watch", Kind.SERVER_STREAM, self.method)
 
-    def credentials(self, text: str) -> tokens.Credentials:
+    def credentials(self, text: str) -> token_file.Credentials:
         tokenfile.save(self._path, text)
-        return tokens.load(self._path)
+        return token_file.load(self._path)
 
     async def method(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         try:
@@ -302,13 +301,13 @@ async def nothing() -> AsyncIterator[bytes]:
 
 
 def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
-    token, other = tokens.make(), tokens.make()
+    token, other = token_file.make(), token_file.make()
     text, both = (tokenfile.block(name, other, "read") for name in ("other", "more"))
     mine = tokenfile.block("mine", token, "read")
 
     async def cut() -> None:
         standing = Standing(tmp_path / "t", mine + text)
-        arrival = Arrival(tokenfile.bearer(token), None)
+        arrival = RequestMetadata(tokenfile.bearer(token), None)
 
         # A stream that waits ends at once, also if the file has other entries.
         answers = standing.stream.answers(nothing(), arrival)

@@ -15,11 +15,12 @@ import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2
 
-from kanserve import Client, Unreachable, origins
-from kanserve.config import Settings
-from kanserve.doors import tls
+from kanserve import Client, Unreachable
+from kanserve.config import sources
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.transport import endpoints
 from tests.cli.running import document, kanserve, program
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
@@ -195,7 +196,7 @@ def test_files_that_do_not_serve_are_refused(
         "tls_client_ca": files / client_ca if client_ca else None,
     }
     with pytest.raises(ConfigError) as caught:
-        tls.load(Settings(repository=models, **given))
+        endpoints.load(Settings(repository=models, **given))
     assert says.format(files) in str(caught.value)
 
 
@@ -221,14 +222,14 @@ def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) 
 )
 def test_settings_that_contradict_each_other(models: Path, given: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        origins.load({"repository": models, **given})
+        sources.load({"repository": models, **given})
 
 
 def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:
     """And a file's paths are relative to it."""
     file = tmp_path / "kanserve.toml"
     file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
-    found = origins.load({"repository": models}, config=file).settings
+    found = sources.load({"repository": models}, config=file).settings
     assert (found.host, found.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")
 
 

@@ -8,33 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from kanserve.access import edit, tokens
-from kanserve.access.gate import Gate
-from kanserve.access.roles import Role
+from kanserve.auth import token_editor, token_file
+from kanserve.auth.authenticator import Authenticator
+from kanserve.auth.roles import Role
 from kanserve.errors import ConfigError
-from kanserve.rpc.call import Arrival
+from kanserve.grpc_api.call_context import RequestMetadata
 from tests.cli.running import document, kanserve
 from tests.kanserve import tokenfile
 
-GOOD = tokens.PREFIX + "0123456789" * 4 + "abc"  # the same in every process of pytest-xdist
-HASH = tokens.digest(GOOD)
+GOOD = token_file.PREFIX + "0123456789" * 4 + "abc"  # the same in every process of pytest-xdist
+HASH = token_file.digest(GOOD)
 
 
-def shown(token: str = "", certificate: str = "") -> Arrival:
-    return Arrival(tokenfile.bearer(token) if token else (), None, certificate)
+def shown(token: str = "", certificate: str = "") -> RequestMetadata:
+    return RequestMetadata(tokenfile.bearer(token) if token else (), None, certificate)
 
 
-def gate(text: str, tmp_path: Path) -> Gate:
+def gate(text: str, tmp_path: Path) -> Authenticator:
     tokenfile.save(tmp_path / "t", text)
-    return Gate(tokens.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
+    return Authenticator(token_file.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
 
 
 def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
-    made = edit.new(tmp_path / "t", "ci", [Role.INFER])
+    made = token_editor.new(tmp_path / "t", "ci", [Role.INFER])
     assert re.fullmatch(r"kan_[A-Za-z0-9_-]{43}", made)  # 32 bytes
     assert made not in (tmp_path / "t").read_text()
     assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
-    assert tokens.make() != tokens.make()
+    assert token_file.make() != token_file.make()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
 def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     tokenfile.save(tmp_path / "t", text)
     with pytest.raises(ConfigError) as caught:
-        tokens.load(tmp_path / "t")
+        token_file.load(tmp_path / "t")
     assert says in str(caught.value)
     assert str(tmp_path / "t") in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         if path.is_file() and "everyone" not in says:
             path.chmod(0o600)
         with pytest.raises(ConfigError) as caught:
-            tokens.load(path)
+            token_file.load(path)
         assert says in str(caught.value)
 
 
@@ -114,12 +114,12 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     )
     kanserve("token", "new", "c", "--roles", "read", "--tokens", path, "--expires", "90d")
     kanserve("token", "new", "d", "--roles", "read", "--tokens", path, "--expires", "2020-01-01")
-    asked = Gate(tokens.load(path), lambda _: frozenset())
+    asked = Authenticator(token_file.load(path), lambda _: frozenset())
     assert asked.admit(Role.INFER, shown(first.stdout.strip())).name == "ci"
     assert asked.admit(Role.ADMIN, shown(second["token"])).name == "b"
     listed = kanserve("token", "list", "--tokens", path)
     assert all(word in listed.stdout for word in ("ci", "admin, read", "never", "2020-01-01T00:00:00Z", "expired", "9"))
-    assert tokens.digest(second["token"]) not in listed.stdout
+    assert token_file.digest(second["token"]) not in listed.stdout
     callers = document(kanserve("token", "list", "--tokens", path, "--json"))["callers"]
     assert [(one["name"], one["state"]) for one in callers] == [
         ("ci", "valid"),
@@ -129,7 +129,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     ]
     path.chmod(0o640)
     assert kanserve("token", "revoke", "b", "--tokens", path).returncode == 0
-    assert [entry.principal.name for entry in tokens.load(path).tokens] == ["ci", "c", "d"]
+    assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci", "c", "d"]
     assert "# ours" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o640
 
@@ -138,7 +138,7 @@ def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
     path = tmp_path / "t"
     done = kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path, "--stdin", stdin=f"{GOOD}\n".encode())
     assert (done.returncode, done.stdout) == (0, "")
-    assert Gate(tokens.load(path), lambda _: frozenset()).admit(Role.INFER, shown(GOOD)).name == "ci"
+    assert Authenticator(token_file.load(path), lambda _: frozenset()).admit(Role.INFER, shown(GOOD)).name == "ci"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ..
 
 def test_a_name_twice_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t"
-    edit.new(path, "ci", [Role.INFER])
+    token_editor.new(path, "ci", [Role.INFER])
     before = path.read_text()
     assert kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path).returncode == 2
     done = kanserve("token", "revoke", "cii", "--tokens", path)

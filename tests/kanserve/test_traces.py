@@ -167,8 +167,8 @@ class Missing:
         if name == "opentelemetry" or name.startswith("opentelemetry."):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from kanserve import cli
-raise SystemExit(cli.main(sys.argv[1:]))
+from kanserve.cli import main
+raise SystemExit(main.main(sys.argv[1:]))
 """
 
 

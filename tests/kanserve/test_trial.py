@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport import manifest as contract
-from kanserve import backends
-from kanserve.config import Settings
+from kanexport.contract import manifest as contract
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.models.admission import Sandbox
+from kanserve.models.reconciler import Rollout
 from kanserve.models.registry import Registry, State
-from kanserve.models.rollout import Rollout
-from kanserve.models.trial import Trial
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
-from kanserve.trials import asking
-from kanserve.trials.job import Job
+from kanserve.runtime import base
+from kanserve.sandbox import pool
+from kanserve.sandbox.job import Job
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import toy
 from tests.kanserve.running import launched, serving, wait_until
@@ -46,7 +46,7 @@ def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FIL
 
 def tried(one: Bundle, root: Path, **settings: Any) -> None:
     """Raises what the trial raises."""
-    asyncio.run(Trial(Settings(repository=root, **settings)).passed(one))
+    asyncio.run(Sandbox(Settings(repository=root, **settings)).passed(one))
 
 
 REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
@@ -128,7 +128,7 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
         return loads(data, *rest, **more)
 
     monkeypatch.setattr(contract, "loads", counted)
-    rollout = Rollout(Settings(repository=tmp_path), backends.load("ort"), 1, registry, Metrics(), nothing)
+    rollout = Rollout(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
     asyncio.run(rollout.load(asyncio.Event()))
     found = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
     assert found.pop("toy") == (State.READY, "")
@@ -145,13 +145,13 @@ def test_a_device_that_is_not_there_concerns_all(tmp_path: Path) -> None:
 
 
 def during(
-    root: Path, meanwhile: Callable[[Trial, asyncio.Task[None]], Awaitable[None]], **settings: Any
+    root: Path, meanwhile: Callable[[Sandbox, asyncio.Task[None]], Awaitable[None]], **settings: Any
 ) -> asyncio.Task[None]:
     """An endless version is tried while something happens; the task that tried it."""
     one = bundle(root, hostile.endless())
 
     async def main() -> asyncio.Task[None]:
-        trial = Trial(Settings(repository=root, graph_screen="relaxed", **settings))
+        trial = Sandbox(Settings(repository=root, graph_screen="relaxed", **settings))
         task = asyncio.create_task(trial.passed(one))
         await grandchildren(trial, 1)
         await meanwhile(trial, task)
@@ -162,7 +162,7 @@ def during(
     return asyncio.run(main())
 
 
-def forker(trial: Trial) -> int:
+def forker(trial: Sandbox) -> int:
     """The process that forks."""
     assert trial._asker._end is not None
     peeked = trial._asker._end.peek()
@@ -170,7 +170,7 @@ def forker(trial: Trial) -> int:
     return int(peeked[2][0].pid)
 
 
-async def grandchildren(trial: Trial, wanted: int) -> list[int]:
+async def grandchildren(trial: Sandbox, wanted: int) -> list[int]:
     """Those that try something, once there are so many."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
@@ -186,7 +186,7 @@ async def grandchildren(trial: Trial, wanted: int) -> list[int]:
 def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
     """As a graph that crashes the runtime does."""
 
-    async def crash(trial: Trial, task: asyncio.Task[None]) -> None:
+    async def crash(trial: Sandbox, task: asyncio.Task[None]) -> None:
         (pid,) = await grandchildren(trial, 1)
         os.kill(pid, signal.SIGSEGV)
 
@@ -196,7 +196,7 @@ def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_running_when_nobody_waits(tmp_path: Path) -> None:
-    async def cancel(trial: Trial, task: asyncio.Task[None]) -> None:
+    async def cancel(trial: Sandbox, task: asyncio.Task[None]) -> None:
         task.cancel()
         await grandchildren(trial, 0)
 
@@ -206,7 +206,7 @@ def test_nothing_is_left_running_when_nobody_waits(tmp_path: Path) -> None:
 def test_who_forks_is_replaced(tmp_path: Path) -> None:
     """Killed once, another takes its place and the version is tried again; the second time it is told."""
 
-    async def kill(trial: Trial, task: asyncio.Task[None]) -> None:
+    async def kill(trial: Sandbox, task: asyncio.Task[None]) -> None:
         first = forker(trial)
         os.kill(first, signal.SIGKILL)
         while trial._asker._end is None or forker(trial) == first:
@@ -222,9 +222,9 @@ def test_who_forks_is_replaced(tmp_path: Path) -> None:
 
 def test_what_does_not_even_end_in_time_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own timer cannot end a process that is stopped: who forked it ends."""
-    monkeypatch.setattr(asking, "GRACE", 0.5)
+    monkeypatch.setattr(pool, "GRACE", 0.5)
 
-    async def stop(trial: Trial, task: asyncio.Task[None]) -> None:
+    async def stop(trial: Sandbox, task: asyncio.Task[None]) -> None:
         (pid,) = await grandchildren(trial, 1)
         os.kill(pid, signal.SIGSTOP)
 
@@ -237,7 +237,7 @@ def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monke
     def refuse(*parts: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(asking, "_started", refuse)
+    monkeypatch.setattr(pool, "_started", refuse)
     with pytest.raises(LoadError, match=r"no process could be had .* trial = false loads without") as caught:
         tried(bundle(tmp_path), tmp_path)
     assert caught.value.reason is LoadReason.INTERNAL
@@ -245,12 +245,12 @@ def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monke
 
 def test_a_process_that_cannot_start_is_told() -> None:
     with pytest.raises(LoadError, match="has ended, twice"):
-        asyncio.run(asking.Asker("nope").ask(JOB, {}))
+        asyncio.run(pool.SandboxClient("nope").ask(JOB, {}))
 
 
 def test_a_bug_is_told_with_its_place() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)child\.py.*KeyError: 'model\.onnx'") as caught:
-        asyncio.run(asking.Asker("ort").ask(JOB, {}))
+    with pytest.raises(RuntimeError, match=r"(?s)process\.py.*KeyError: 'model\.onnx'") as caught:
+        asyncio.run(pool.SandboxClient("ort").ask(JOB, {}))
     assert "Traceback" in str(caught.value)
 
 
@@ -263,11 +263,11 @@ def test_without_a_trial_only_the_manifest_is_checked(tmp_path: Path) -> None:
 
 
 def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "IDLE", 0.05)
+    monkeypatch.setattr(pool, "IDLE", 0.05)
     one = bundle(tmp_path)
 
     async def main() -> None:
-        trial = Trial(Settings(repository=tmp_path))
+        trial = Sandbox(Settings(repository=tmp_path))
         for _ in range(2):
             await trial.passed(one)
             pid = forker(trial)
@@ -281,7 +281,7 @@ def test_many_pass_through_one_process(tmp_path: Path) -> None:
     one = bundle(tmp_path)
 
     async def main() -> None:
-        trial = Trial(Settings(repository=tmp_path))
+        trial = Sandbox(Settings(repository=tmp_path))
         await trial.passed(one)
         pid = forker(trial)
         begun = time.monotonic()

@@ -13,9 +13,9 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.doors.readers import Readers
 from kanserve.errors import TooManyUnfinished
-from kanserve.rpc.unfinished import SMALL, Buffer, Part, Unfinished
+from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, Part, Unfinished
+from kanserve.transport.grpc_aio import Readers
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 from tests.kanserve.test_memory import highest, resident

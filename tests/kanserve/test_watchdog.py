@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2
 
-from kanserve.watchdog import EXIT_STUCK
+from kanserve.server.watchdog import EXIT_STUCK
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 from tests.kanserve.test_workers import pids

@@ -14,12 +14,12 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.access import tokens
-from kanserve.client.connection import Client
+from kanserve.auth import token_file
 from kanserve.client.errors import InvalidInput, NotFound, NotSupported, RateLimited, Unavailable
 from kanserve.client.statistics import Statistics, Update
-from kanserve.handlers import watching
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
+from kanserve.services import statistics
 from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import KAN, Server, serving
 from tests.kanserve.test_live_statistics import draw, until, value
@@ -210,7 +210,7 @@ def test_full_looks_at_every_row(tmp_path: Path) -> None:
 
 def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
     toy.write(tmp_path / "models")
-    mine, other = tokens.make(), tokens.make()
+    mine, other = token_file.make(), token_file.make()
     blocks = [tokenfile.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
     tokenfile.save(tmp_path / "tokens", "\n".join(blocks))
     asked = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
@@ -240,16 +240,16 @@ class Counter:
 
 def test_all_who_watch_the_same_have_it_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     live: Any = Counter()
-    monkeypatch.setattr(watching, "FRESH", 1000.0)  # longer than a busy machine needs for this test
+    monkeypatch.setattr(statistics, "FRESH", 1000.0)  # longer than a busy machine needs for this test
 
     async def watched() -> None:
-        shared = watching._Counted()
+        shared = statistics._Counted()
         assert set(await asyncio.gather(*(shared.latest(live, "") for _ in range(64)))) == {1}
         gone = asyncio.ensure_future(shared.latest(live, ""))
         await asyncio.sleep(0)
         gone.cancel()  # a client that leaves does not end the others' watch
         assert await shared.latest(live, "") == 1
-        shared.at -= watching.FRESH
+        shared.at -= statistics.FRESH
         assert await shared.latest(live, "") == 2
 
     asyncio.run(watched())

@@ -15,10 +15,10 @@ import h2.connection
 import numpy as np
 import pytest
 
-from kanexport.manifest import SymbolicEdge
-from kanserve.pictures import figure
-from kanserve.pictures.scene import BLACK
-from kanserve.portrait import figures
+from kanexport.contract.manifest import SymbolicEdge
+from kanserve.plotting import scenes
+from kanserve.plotting.scenes import BLACK
+from kanserve.report import content
 from tests.cli.running import program
 from tests.kanserve import httpdoors, toy, toy_wide
 from tests.kanserve.running import Server, serving, wait_until
@@ -122,11 +122,11 @@ def test_edges_are_coloured_as_in_the_network() -> None:
         tuple(float((row + column) % 2) for column in range(layer.destinations)) for row in range(layer.sources)
     )
     for one in (layer, replace(layer, mask=mask), replace(layer, mask=mask, symbolic=(edge,))):
-        symbolic, numeric = figures.kinds(one)
-        whole = figure.Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
+        symbolic, numeric = content.kinds(one)
+        whole = scenes.Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
         for source, destination in np.ndindex(symbolic.shape):
             expected = whole.colour(source, destination) or BLACK
-            assert figures.colour(one, source, destination) == expected
+            assert content.colour(one, source, destination) == expected
 
 
 def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.client.connection import Client
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
 from tests.kanserve.running import Server, serving, wait_until
 
 pytest.importorskip("starlette")
-arrays = pytest.importorskip("kanserve.web.arrays")
+arrays = pytest.importorskip("kanserve.rest.kan")
 ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from kanserve.errors import BadRequest, QueueFull, TookTooLong
-from kanserve.web.exchange import Answer
-from kanserve.web.once import Bound, Once
+from kanserve.errors import BadRequest, QueueFull, ServerDeadlineExceeded
+from kanserve.rest.exchange import Answer
+from kanserve.rest.ui import Bound, Once
 
 
 class Version:
@@ -94,7 +94,7 @@ def test_what_takes_too_long_or_is_too_much_is_refused() -> None:
         with pytest.raises(QueueFull):
             await once.get("c", version, slow.make)
         for one in waiting:
-            with pytest.raises(TookTooLong, match=r"longer than 0\.05 s"):
+            with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0\.05 s"):
                 await one
         assert all(one.is_set() for one in slow.gone)
         slow.go.set()

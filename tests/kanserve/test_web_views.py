@@ -14,11 +14,11 @@ import grpc
 import numpy as np
 import pytest
 
-from kanexport.manifest import Zone
+from kanexport.contract.manifest import Zone
 from kanserve.client import control
-from kanserve.client.connection import Client
-from kanserve.handlers.operations import Operations
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
+from kanserve.services.operations import Operations
 from tests.cli.running import program
 from tests.kanserve import httpdoors, live, test_drift, toy
 from tests.kanserve.running import KAN, Server, serving, wait_until

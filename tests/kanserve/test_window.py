@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
-from kanserve.interpret import zones
-from kanserve.interpret.window import Cells, Window, split
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.analysis import drift
+from kanserve.analysis.histogram import Cells, Window, split
 from tests.kanserve import toy
 
 BOUNDS = ((-1.0, -0.25, 0.5, 2.0), (0.0, 3.0))
@@ -131,13 +131,13 @@ KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 def test_the_grid_ends_where_the_spline_was_trained(
     found: LayerInfo, node: int, expected: tuple[float, float] | None
 ) -> None:
-    assert zones.core(found, node) == expected
+    assert drift.core(found, node) == expected
 
 
 def test_values_are_inside_on_the_extension_and_outside() -> None:
     window = Window(Cells.of((KNOTS,), 2))
     window.add(np.array([[-3.5, -3.5], [-3.0, 0.0], [-1.0, 0.5], [0.99, 3.0], [1.0, np.nan], [3.1, 9.0]]))
-    found = zones.zones(window, [(-1.0, 1.0), None])
+    found = drift.zones(window, [(-1.0, 1.0), None])
     assert found.tolist() == [[2, 2, 2], [3, 0, 2]]
     assert (found.sum(axis=1) == window.values).all()
 
@@ -146,7 +146,7 @@ def test_values_are_inside_on_the_extension_and_outside() -> None:
 @given(ROWS, st.sampled_from([None, (-1.0, 2.0), (-0.25, 0.5)]))
 def test_every_value_is_in_one_zone(rows: np.ndarray, core: tuple[float, float] | None) -> None:
     window = counted(rows)
-    found = zones.zones(window, [core, None])
+    found = drift.zones(window, [core, None])
     assert found.sum(axis=1).tolist() == window.values.tolist()
     low, high = core or (-1.0, 2.0)
     own = rows[:, 0][np.isfinite(rows[:, 0])]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kanserve.observe import merged
+from kanserve.observability import multiprocess
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, launched, request, serving, wait_until
@@ -181,15 +181,15 @@ def test_a_worker_that_cannot_start_ends_all(tmp_path: Path) -> None:
 
 def test_a_page_of_pages() -> None:
     page = '# HELP a_total Text.\n# TYPE a_total counter\na_total{{x="1"}} {}\n# HELP g G.\n# TYPE g gauge\ng {}\n'
-    text = merged.merge([page.format(1, 5), page.format(2.5, 7)])
+    text = multiprocess.merge([page.format(1, 5), page.format(2.5, 7)])
     assert text == page.format(3.5, 12.0)
-    assert merged.merge([text], growing=True) == page.format(3.5, 0).partition("# HELP g")[0]
+    assert multiprocess.merge([text], growing=True) == page.format(3.5, 0).partition("# HELP g")[0]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("kanserve_model_loaded", 0.0), ("kanserve_model_info", 1.0)])
 def test_what_all_tell_of_one_thing_is_told_once(name: str, expected: float) -> None:
     pages = [f"# HELP {name} N.\n# TYPE {name} gauge\n{name} {number}\n" for number in (1, 0)]
-    assert merged.merge(pages).splitlines()[-1] == f"{name} {expected!r}"
+    assert multiprocess.merge(pages).splitlines()[-1] == f"{name} {expected!r}"
 
 
 def test_ctrl_c_on_a_terminal_waits_for_no_load_balancer(tmp_path: Path) -> None:

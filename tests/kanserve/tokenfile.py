@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanserve.access import tokens
+from kanserve.auth import token_file
 
 ROLES = ("read", "infer", "interpret", "admin")
 LONG_AGO = "2020-01-01T00:00:00Z"
@@ -12,7 +12,7 @@ LONG_AGO = "2020-01-01T00:00:00Z"
 
 def write(path: Path, *, more: str = "") -> dict[str, str]:
     """The tokens by role, and "expired", an admin's; `more` is TOML that follows."""
-    made = {name: tokens.make() for name in (*ROLES, "expired")}
+    made = {name: token_file.make() for name in (*ROLES, "expired")}
     parts = [block(name, made[name], "admin" if name == "expired" else name) for name in made]
     save(path, "\n".join([*parts, f"expires = {LONG_AGO}\n", more]))
     return made
@@ -20,7 +20,7 @@ def write(path: Path, *, more: str = "") -> dict[str, str]:
 
 def block(name: str, token: str, *roles: str, **fields: object) -> str:
     """One [[token]]."""
-    lines = [f'name = "{name}"', f"roles = {list(roles)}", f'sha256 = "{tokens.digest(token)}"']
+    lines = [f'name = "{name}"', f"roles = {list(roles)}", f'sha256 = "{token_file.digest(token)}"']
     return "\n".join(["[[token]]", *lines, *(f"{key} = {value}" for key, value in fields.items()), ""])
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport import manifest as contract
-from kanexport.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
 
 W0 = np.array([[1, -2, 0.5, 3], [0, 1, 2, -1], [4, 0.25, -1, 1]], np.float32)
 W1 = np.array([[1, -1], [2, 0.5], [-3, 1], [0.5, 2]], np.float32)

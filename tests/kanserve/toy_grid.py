@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from kanexport import manifest as contract
-from kanexport.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, NodeStep, Reference, TensorSpec
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, NodeStep, Reference, TensorSpec
 from tests.kanserve import toy
 
 RNG = np.random.default_rng(5)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport import manifest as contract
-from kanexport.manifest import FileEntry, TensorSpec
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry, TensorSpec
 from tests.kanserve import toy
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from kanexport.shared import kernel
+from kanexport.contract import custom_ops
 
 SOURCE = Path(__file__).parents[2] / "kernel"
 
@@ -35,7 +35,7 @@ def package(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     place.mkdir(exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        fault, home = place / "fault", place / kernel.PACKAGE
+        fault, home = place / "fault", place / custom_ops.PACKAGE
         if not home.exists() and not fault.exists():
             _build(place, home, fault)
     if fault.exists():
@@ -51,7 +51,7 @@ def _build(place: Path, home: Path, fault: Path) -> None:
     except module.Missing as error:  # what does not compile is a failure
         fault.write_text(str(error))
         return
-    shutil.copytree(SOURCE / kernel.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(SOURCE / custom_ops.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     shutil.copy(made / "libkanserve_kernel.so", home)
 
 
@@ -60,12 +60,12 @@ def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """As if the package were installed, for this process and those that it starts; the library's path."""
     monkeypatch.setenv("PYTHONPATH", str(package))
     monkeypatch.syspath_prepend(str(package))
-    monkeypatch.delitem(sys.modules, kernel.PACKAGE, raising=False)
-    yield kernel.library()
-    sys.modules.pop(kernel.PACKAGE, None)
+    monkeypatch.delitem(sys.modules, custom_ops.PACKAGE, raising=False)
+    yield custom_ops.library()
+    sys.modules.pop(custom_ops.PACKAGE, None)
 
 
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it were not."""
-    monkeypatch.setitem(sys.modules, kernel.PACKAGE, None)
+    monkeypatch.setitem(sys.modules, custom_ops.PACKAGE, None)

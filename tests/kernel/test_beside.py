@@ -17,25 +17,25 @@ import pytest
 from golden_cases import Case, cases
 from small_checkpoints import read
 
-from kanexport import manifest as contract
-from kanexport.console import cli
+from kanexport.bundle.publish import Result
+from kanexport.cli import export_command
+from kanexport.contract import custom_ops
+from kanexport.contract import manifest as contract
+from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.lowering import lower
-from kanexport.packing.publish import Result
 from kanexport.pipeline import Request, export
-from kanexport.proof import verify
-from kanexport.shared import kernel
-from kanexport.shared.kernel import KERNEL_FILE
-from kanserve import backends
-from kanserve.config import Settings
+from kanexport.verify import verify
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models.loading import Before, Loader
+from kanserve.models.admission import Sandbox
+from kanserve.models.loader import Loader, ServingVersion
 from kanserve.models.model import Model
-from kanserve.models.trial import Trial
-from kanserve.observe.metrics import Metrics
+from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
+from kanserve.runtime import base
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import mutants
 from tests.kanserve.running import INFERENCE, serving
@@ -76,7 +76,7 @@ def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_pa
     assert max(zone.outputs_max_rel for zone in about.kernel) <= 1e-5
     assert {entry.path for entry in result.manifest.files} >= {contract.MODEL_FILE, KERNEL_FILE}
     model = onnx.load(result.directory / KERNEL_FILE)
-    assert kernel.OPERATOR in {node.op_type for node in model.graph.node}
+    assert custom_ops.OPERATOR in {node.op_type for node in model.graph.node}
     x = rows(result)
     plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
     assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
@@ -129,7 +129,7 @@ def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
     with pytest.raises(OptionError, match="kanserve-kernel, which is not installed"):
         exported(tmp_path, NAMES[0])
     assert not list(tmp_path.iterdir())
-    assert cli.main([str(case(NAMES[0]).path), "--repository", str(tmp_path), "--kernel"]) == 2
+    assert export_command.main([str(case(NAMES[0]).path), "--repository", str(tmp_path), "--kernel"]) == 2
     assert "make kernel" in capsys.readouterr().err
 
 
@@ -138,8 +138,8 @@ def bundle(root: Path) -> Bundle:
     return layout.load(candidate, 2**30)
 
 
-def loaded(root: Path, like: Before | None = None, **settings: Any) -> Model:
-    loader = Loader(backends.load("ort"), Settings(repository=root, **settings), 1, Metrics())
+def loaded(root: Path, like: ServingVersion | None = None, **settings: Any) -> Model:
+    loader = Loader(base.load("ort"), Settings(repository=root, **settings), 1, Metrics())
     return loader.load(bundle(root), like)
 
 
@@ -150,7 +150,7 @@ def test_a_library_for_another_machine_is_none(installed: str, tmp_path: Path) -
     broken.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kanserve_kernel.LIBRARY", broken)
-        assert kernel.library() == ""
+        assert custom_ops.library() == ""
         model = loaded(tmp_path)
     assert not model.serving.way.kernel
     assert result.manifest.format == contract.FORMAT
@@ -180,11 +180,11 @@ def test_without_the_package_the_portable_graph_serves(
 ) -> None:
     exported(tmp_path, "pykan-hello-adapted")
     model = loaded(tmp_path)
-    before = Before(model.info, model.serving.way, bundle(tmp_path).config)
+    before = ServingVersion(model.info, model.serving.way, bundle(tmp_path).config)
     again = loaded(tmp_path, before)
     assert model.serving.way.kernel
     assert again.serving.way == model.serving.way
-    monkeypatch.setattr(kernel, "library", lambda: "")
+    monkeypatch.setattr(custom_ops, "library", lambda: "")
     for like in (None, before):
         other = loaded(tmp_path, like)
         assert not other.serving.way.kernel
@@ -203,7 +203,7 @@ def damaged(root: Path, change: Callable[[onnx.ModelProto], None], file: str = K
 
 
 def tried(root: Path) -> None:
-    asyncio.run(Trial(Settings(repository=root)).passed(bundle(root)))
+    asyncio.run(Sandbox(Settings(repository=root)).passed(bundle(root)))
 
 
 def renamed(model: onnx.ModelProto) -> None:
@@ -250,7 +250,7 @@ def test_mutants_come_to_a_reason_or_to_a_model(
     good = exported(tmp_path / "good", "pykan-hello-adapted").directory
     came: collections.Counter[str] = collections.Counter()
 
-    async def judge(trial: Trial, loader: Loader, seed: int) -> None:
+    async def judge(trial: Sandbox, loader: Loader, seed: int) -> None:
         root = tmp_path / f"mutant-{seed}"
         mutants.mutate(good, root / "m" / "1", seed)
         try:
@@ -265,7 +265,7 @@ def test_mutants_come_to_a_reason_or_to_a_model(
 
     async def all_of_them() -> None:
         settings = Settings(repository=tmp_path, load_timeout=10)
-        trial, loader = Trial(settings), Loader(backends.load("ort"), settings, 1, Metrics())
+        trial, loader = Sandbox(settings), Loader(base.load("ort"), settings, 1, Metrics())
         for seed in range(MUTANTS):
             await judge(trial, loader, seed)
         trial.close()

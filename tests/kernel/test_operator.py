@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport.shared import kernel
+from kanexport.contract import custom_ops
 from tests.kernel.conftest import SOURCE, builder
 
 LAYERS = 300
@@ -82,12 +82,12 @@ def graph(
     start = np.zeros((1, O), np.float32) if start is None else start
     named = {"start": start, "knots": knots, "coef": coef} | ({} if weights is None else {"weights": weights})
     told = {key: value for key, value in (GOOD | attributes).items() if value is not None}
-    node = helper.make_node(kernel.OPERATOR, ["x", *named], ["y"], domain=kernel.DOMAIN, **told)
+    node = helper.make_node(custom_ops.OPERATOR, ["x", *named], ["y"], domain=custom_ops.DOMAIN, **told)
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in given]
     held = [numpy_helper.from_array(value, name) for name, value in named.items() if name not in given]
     made = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], held)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(kernel.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(custom_ops.DOMAIN, 1)]
     return bytes(helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString())
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kanexport.recognise import registry
+from kanexport.detection import registry
 
 ROOT = Path(__file__).parent.parent.parent
 # The generator has another name than the library, which it will import.

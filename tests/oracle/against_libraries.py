@@ -31,12 +31,12 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 TOLERANCE = 1e-12
 RANGES = [(-1.0, 1.0), (-2.0, 2.0), (-1.2, 0.2), (0.0, 1.0), (-3.3, 1.7), (-0.1, 10.0)]
@@ -437,11 +437,11 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         if family != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
         kan = detect.read(reader, loaded, Options.parse(made.options, symbolic=made.symbolic))
-        trace = evaluate.evaluate(kan, x.numpy())
+        trace = float64_reference.evaluate(kan, x.numpy())
         ordinary = slice(0, len(x) - 3 if made.nan else None)
         errors = [difference(trace.y, y)]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
-            found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+            found = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
             errors.append(difference(found[ordinary], expected[ordinary]))
         export(Request(path=path, repository=folder / "models", options=made.options, symbolic=made.symbolic))
     except ExportError as error:

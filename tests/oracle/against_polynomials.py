@@ -34,12 +34,12 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 TOLERANCE = 1e-12
 OUTPUTS = 10.0  # times that for outputs: layers in a chain make rounding larger
@@ -323,9 +323,9 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         if family.partition(" ")[0] != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
         kan = detect.read(reader, loaded, Options.parse(options))
-        errors = [difference(evaluate.evaluate(kan, x.numpy()).y, y) / OUTPUTS]
+        errors = [difference(float64_reference.evaluate(kan, x.numpy()).y, y) / OUTPUTS]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
-            found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+            found = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
             ordinary = np.isfinite(nodes).all(axis=1)
             errors.append(difference(found[ordinary], expected[ordinary]))
         export(Request(path=path, repository=folder / "models", options=options))

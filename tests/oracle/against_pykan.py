@@ -29,12 +29,12 @@ import torch
 from kan import MultKAN
 from kan.utils import SYMBOLIC_LIB
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 FUNCTIONS = [name for name in SYMBOLIC_LIB if name != "0"]
 BASES = ["silu", "silu", "identity", "zero", torch.tanh, torch.nn.Tanh(), torch.nn.GELU()]
@@ -133,11 +133,11 @@ def compare(seed: int, folder: Path) -> str:
     try:
         loaded = checkpoint.load(folder / "m")
         kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
-        trace = evaluate.evaluate(kan, rows)
+        trace = float64_reference.evaluate(kan, rows)
         worst = difference(trace.y, exact.acts[-1].detach().numpy())
         for at, layer in enumerate(kan.layers):
             nodes = exact.acts[at].detach().numpy()
-            edges = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+            edges = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
             worst = max(worst, difference(edges, exact.spline_postacts[at].numpy().transpose(0, 2, 1)))
         export(Request(path=folder / "m", repository=folder / "models"))
     except ExportError as error:

@@ -33,16 +33,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from kanexport.bundle.publish import Target
 from kanexport.errors import ExportError
-from kanexport.hybrid import plan as planning
-from kanexport.hybrid.capture import Oracle
-from kanexport.hybrid.conv_read import Convolved
-from kanexport.hybrid.convert import convert
-from kanexport.hybrid.lend import lent
-from kanexport.hybrid.plan import Plan
-from kanexport.hybrid.recognise import Whole
-from kanexport.packing.publish import Target
-from kanexport.proof import evaluate
+from kanexport.torch_export import plan as planning
+from kanexport.torch_export.borrowed_module import lent
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.conv_layer import Convolved
+from kanexport.torch_export.convert import convert
+from kanexport.torch_export.kan_candidates import Whole
+from kanexport.torch_export.plan import Plan
+from kanexport.verify import float64_reference
 
 AGREED = 1e-9  # relative
 PICTURES = {1: (9,), 2: (6, 7), 3: (5, 5, 5)}
@@ -189,7 +189,7 @@ def look(case: Case, *, export: bool) -> tuple[str, str]:
                 layers = convert(network, x.astype(np.float32), target, options={}).manifest.layers
                 if len(layers) < 2:
                     return "none", ""
-        oracle = Oracle.of(whole, x)
+        oracle = ReferenceModule.of(whole, x)
         with lent(whole, oracle.dtype):
             plan = planning.make(whole, oracle, x, {})
             if not any(use.name.startswith("body.layer") and use.axes is not None for use in plan.uses):
@@ -227,7 +227,7 @@ def results(use: Any, at: int, count: int) -> tuple[int, ...]:
 
 def edge_sums(layer: Any, vectors: np.ndarray) -> np.ndarray:
     flat = vectors.reshape(-1, vectors.shape[-1])
-    total = np.concatenate([edges.sum(axis=1) for _, edges, _ in evaluate.edges(layer, flat)]) + layer.bias
+    total = np.concatenate([edges.sum(axis=1) for _, edges, _ in float64_reference.edges(layer, flat)]) + layer.bias
     return total.reshape(*vectors.shape[:-1], -1)
 
 

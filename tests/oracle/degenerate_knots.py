@@ -31,12 +31,12 @@ import torch
 from kan import MultKAN
 from kan.spline import B_batch
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError, VerificationFailed
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 ROWS = 200  # that a grid is updated with
 TOLERANCE = 1e-9  # of two float64 evaluations, relative
@@ -146,11 +146,11 @@ def largest_difference(prefix: Path, reference: Any) -> float:
     worst = 0.0
     for ours, theirs in zip(kan.layers, reference.act_fun, strict=True):
         x, expected = edges(theirs)
-        found = np.concatenate([values for _, values, _ in evaluate.edges(ours, x)])
+        found = np.concatenate([values for _, values, _ in float64_reference.edges(ours, x)])
         worst = max(worst, difference(found, expected))
     x = rows(reference.act_fun[0].grid.detach().numpy())
     y = reference(torch.from_numpy(x)).detach().numpy()
-    return max(worst, difference(evaluate.evaluate(kan, x).y, y))
+    return max(worst, difference(float64_reference.evaluate(kan, x).y, y))
 
 
 def proved(prefix: Path) -> str:

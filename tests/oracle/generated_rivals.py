@@ -29,13 +29,13 @@ import safetensors.numpy
 from golden_cases import cases
 from rival_forwards import FAMILIES, FUNCTIONS, Array, Family, Network, Tensors, even, sigmoid, softmax
 
+from kanexport.contract.manifest import ANSWERS
+from kanexport.detection import detect
 from kanexport.errors import ExportError, VerificationFailed
-from kanexport.files import checkpoint
-from kanexport.manifest import ANSWERS
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate, runtime
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference, graph_runner
 
 Forward = Callable[[Array], Array]
 AGREE = 1e-4  # relative, of a float32 graph and the mutated forward in float64
@@ -238,7 +238,7 @@ def golden() -> Iterator[Rival]:
         kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(case.options))
 
         def own(x: Array, kan: Any = kan) -> Array:
-            return evaluate.evaluate(kan, x).y
+            return float64_reference.evaluate(kan, x).y
 
         for what, (keys, change) in changes.items():
             yield Rival(f"golden {case.name}: {what}", case.path, change(own), own, keys, case.options, kan.n_inputs)
@@ -354,8 +354,8 @@ class Trial:
         if forward is None:
             return False
         x = rows(rival, 64, 3)
-        session = runtime.session((result.directory / "model.onnx").read_bytes())
-        found = runtime.run(session, {"x": x.astype(np.float32)})["y"].astype(np.float64)
+        session = graph_runner.session((result.directory / "model.onnx").read_bytes())
+        found = graph_runner.run(session, {"x": x.astype(np.float32)})["y"].astype(np.float64)
         with np.errstate(all="ignore"):
             error = apart(found, forward(x))
         if error > AGREE:

@@ -32,15 +32,15 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from kanexport.answers import judge, rows
-from kanexport.answers.decide import Search, Way
+from kanexport.detection import detect
 from kanexport.errors import AnswersDiffer, ExportError, OpenQuestion
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.options import Options
-from kanexport.proof import evaluate
-from kanexport.proof.rounding import in_float32
-from kanexport.recognise import detect
+from kanexport.parity import compare, data
+from kanexport.parity.resolve import Interpretation, InterpretationSearch
+from kanexport.verify import float64_reference
+from kanexport.verify.tolerances import in_float32
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = dict[str, Array]
@@ -355,15 +355,15 @@ class Trial:
         y = case.forward(x)
         assert y.dtype == np.float32, case.name
         np.savez(self.folder / "answers.npz", x=x, y=y)
-        answers = rows.load([self.folder / "answers.npz"]).of_network()
+        answers = data.load([self.folder / "answers.npz"]).of_network()
         path = self.folder / "model.safetensors"
         path.write_bytes(safetensors.numpy.save({k: np.array(v, order="C") for k, v in case.tensors.items()}))
         self.counts["near readings"] += 1
         kan, _ = read(path, Options.parse(case.near))
-        self.judge(case, "near", kan, accepted=judge.reading(kan, answers, 0.0).fits)
+        self.judge(case, "near", kan, accepted=compare.reading(kan, answers, 0.0).fits)
         if case.own is not None:
             own, _ = read(path, Options.parse(case.own))
-            fits = judge.reading(own, answers, 0.0).fits
+            fits = compare.reading(own, answers, 0.0).fits
             self.counts["own readings: " + ("accepted" if fits else "refused")] += 1
             if not fits:
                 self.fail(f"{case.name}: the model's own reading is refused")
@@ -376,7 +376,7 @@ class Trial:
             return
         x = far_and_near(NEW, case.inputs, 2)
         exact = case.forward(x.astype(np.float64))
-        given = evaluate.evaluate(kan, x.astype(np.float64)).y
+        given = float64_reference.evaluate(kan, x.astype(np.float64)).y
         model = relative(case.forward(x).astype(np.float64), exact)
         rounding = max(model, relative(in_float32(kan, x.astype(np.float64)), given))
         error = relative(given, exact)
@@ -385,16 +385,16 @@ class Trial:
         if times > TIMES:
             self.fail(f"{case.name}: {what}, accepted at {times:.1f} times what rounding changes ({rounding:.1e})")
 
-    def search(self, case: Case, path: Path, answers: rows.Answers) -> None:
+    def search(self, case: Case, path: Path, answers: data.Answers) -> None:
         """Search all interpretations, as `--answers` does."""
         loaded = checkpoint.load(path)
 
-        def way(reader: Any) -> Way:
-            return Way("", lambda options: (detect.read(reader, loaded, options), reader.FAMILY))
+        def way(reader: Any) -> Interpretation:
+            return Interpretation("", lambda options: (detect.read(reader, loaded, options), reader.FAMILY))
 
         ways = [way(reader) for reader, _ in detect.readings(loaded, None)]
         try:
-            found = Search(ways, answers, lambda tried: Options({}, tried), 1e-5).decide()
+            found = InterpretationSearch(ways, answers, lambda tried: Options({}, tried), 1e-5).decide()
         except AnswersDiffer:
             self.counts["searched: refused"] += 1
             if case.own is not None:
@@ -466,7 +466,7 @@ def alone(trial: Trial, what: str, tensors: Tensors, forward: Forward, inputs: i
     x = far_and_near(60, inputs, 3).astype(np.float64)
     right = kan.n_inputs == inputs
     if right:
-        found, expected = evaluate.evaluate(kan, x).y, forward(x)
+        found, expected = float64_reference.evaluate(kan, x).y, forward(x)
         right = found.shape == expected.shape and relative(found, expected) < AGREE
     named = "--" in options.alternatives().get("forward", "")
     trial.counts["alone: exported, " + ("right" if right else "wrong" + ", alternatives named" * named)] += 1

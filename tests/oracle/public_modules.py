@@ -36,7 +36,7 @@ import public_trial
 import torch
 
 # What an export imports, so that each process need not again.
-for _name in ("torch.onnx", "onnxscript", "kanexport.hybrid.command"):
+for _name in ("torch.onnx", "onnxscript", "kanexport.torch_export.module_command"):
     importlib.import_module(_name)
 
 TABLE = Path(__file__).with_suffix(".toml")

@@ -33,12 +33,12 @@ from against_pykan import TOLERANCE, difference
 from kan import MultKAN
 from kan.utils import SYMBOLIC_LIB
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 FUNCTIONS = "symbolic.funs_name."
 # What pykan's loadckpt passes on to the constructor; a config of an earlier version may lack some.
@@ -138,10 +138,10 @@ def compare(prefix: Path, graphs: bool) -> str:
     try:
         loaded = checkpoint.load(prefix)
         kan = detect.read(detect.detect(loaded, None)[0], loaded, Options({}))
-        trace = evaluate.evaluate(kan, x.numpy())
+        trace = float64_reference.evaluate(kan, x.numpy())
         worst = difference(trace.y, model.acts[-1].numpy())
         for at, layer in enumerate(kan.layers):
-            edges = np.concatenate([values for _, values, _ in evaluate.edges(layer, model.acts[at].numpy())])
+            edges = np.concatenate([values for _, values, _ in float64_reference.edges(layer, model.acts[at].numpy())])
             worst = max(worst, difference(edges, model.spline_postacts[at].numpy().transpose(0, 2, 1)))
         if graphs:
             with tempfile.TemporaryDirectory() as folder:

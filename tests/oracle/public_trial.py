@@ -26,8 +26,8 @@ import public_upstream
 import torch
 from torch import nn
 
-from kanexport.console import cli
-from kanexport.shared.quiet_runtime import onnxruntime
+from kanexport.cli import export_command
+from kanexport.contract.ort import onnxruntime
 
 Array = npt.NDArray[np.float64]
 
@@ -239,7 +239,7 @@ def export(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     arguments = ["--module", "configuration:make", "--checkpoint", "weights.pt", "--example", "rows.npz"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        cli.main([*arguments, "--repository", "models", "--name", "m", "--json"])
+        export_command.main([*arguments, "--repository", "models", "--name", "m", "--json"])
     document: dict[str, Any] = json.loads(printed.getvalue())
     return document
 

@@ -34,19 +34,19 @@ import onnxruntime
 import torch
 from torch import nn
 
+from kanexport.bundle.publish import Target
 from kanexport.errors import ExportError
-from kanexport.form.ir import Kan
-from kanexport.hybrid import forms
-from kanexport.hybrid import plan as planning
-from kanexport.hybrid.capture import Oracle
-from kanexport.hybrid.convert import convert
-from kanexport.hybrid.lend import first_tensor, lent, replaced
-from kanexport.hybrid.plan import Plan
-from kanexport.hybrid.recognise import Whole
-from kanexport.hybrid.sampled import Sampled
-from kanexport.packing.publish import Target
-from kanexport.proof import evaluate
-from kanexport.proof.evaluate import Jitter
+from kanexport.ir.model import Kan
+from kanexport.torch_export import capture
+from kanexport.torch_export import plan as planning
+from kanexport.torch_export.borrowed_module import first_tensor, lent, replaced
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.convert import convert
+from kanexport.torch_export.kan_candidates import Whole
+from kanexport.torch_export.plan import Plan
+from kanexport.torch_export.sampled_layer import Sampled
+from kanexport.verify import float64_reference
+from kanexport.verify.float64_reference import Jitter
 
 ROUNDING = np.finfo(np.float64).eps / 2
 AGREED, EXCUSE = 1e-6, 32.0  # relative to a row's largest answer; times what rounding changes
@@ -323,10 +323,10 @@ def reading(kan: Kan, form: str) -> Callable[..., torch.Tensor]:
     def forward(_: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         at = first_tensor(args, kwargs)
         given = args[at] if isinstance(at, int) else kwargs[at]
-        y = torch.from_numpy(evaluate.evaluate(kan, given.detach().numpy().reshape(-1, kan.n_inputs)).y)
-        if form == forms.KEEP:
+        y = torch.from_numpy(float64_reference.evaluate(kan, given.detach().numpy().reshape(-1, kan.n_inputs)).y)
+        if form == capture.KEEP:
             return y.reshape(*given.shape[:-1], kan.n_outputs)
-        return y if form == forms.FLAT else y[..., None]
+        return y if form == capture.FLAT else y[..., None]
 
     return forward
 
@@ -383,8 +383,8 @@ def check_sums(plan: Plan, x: np.ndarray) -> str:
     for call in calls:
         kan = kans[call.name]
         given, expected = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
-        moved = [evaluate.evaluate(kan, Jitter(ROUNDING, draw).shake(given)).y for draw in range(3)]
-        words = difference(evaluate.evaluate(kan, given).y, expected, lambda moved=moved: moved)
+        moved = [float64_reference.evaluate(kan, Jitter(ROUNDING, draw).shake(given)).y for draw in range(3)]
+        words = difference(float64_reference.evaluate(kan, given).y, expected, lambda moved=moved: moved)
         if words:
             return f"edges of {call.name} add up to {words}"
     return ""
@@ -401,7 +401,7 @@ def check_export(module: nn.Module, shape: tuple[int, ...], seed: int) -> str:
     with torch.no_grad():
         singly = [module(torch.from_numpy(x)).double().numpy().reshape(len(x), -1) for _, x in tried]
     whole = Whole(module)
-    oracle = Oracle(whole, torch.float64)
+    oracle = ReferenceModule(whole, torch.float64)
     modules = {name: part for name, part in whole.named_modules() if name and not list(part.children())}
     with lent(whole, torch.float64):
         for (where, x), single in zip(tried, singly, strict=True):
@@ -463,7 +463,7 @@ def one(number: int, layers: dict[str, Callable[[int, int, Rng], nn.Module]], ta
 def planned(module: nn.Module, shape: tuple[int, ...], number: int, tally: Tally, maker: Maker) -> str:
     x = np.random.default_rng(number + 1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)
     whole = Whole(module)
-    oracle = Oracle.of(whole, x)
+    oracle = ReferenceModule.of(whole, x)
     with lent(whole, oracle.dtype):
         plan = planning.make(whole, oracle, x, {})
         read = collections.Counter(one.family for one in plan.readings.values() if one.family != "linear")

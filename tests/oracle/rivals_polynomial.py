@@ -39,12 +39,12 @@ import safetensors.torch
 import torch
 from rivals_polynomial_cases import GROUPS, Case
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError, InvalidKan
-from kanexport.files import checkpoint
+from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 TOLERANCE = 1e-10
 FITS = 1e-6  # a reading that differs by less cannot be told from the right one by answers in float32
@@ -136,7 +136,7 @@ def read(path: Path, options: tuple[str, ...], x: Any) -> tuple[Any, Options]:
     if kan.n_inputs != x.shape[1]:
         raise InvalidKan(f"the reading has {kan.n_inputs} inputs")
     with np.errstate(all="ignore"):
-        return evaluate.evaluate(kan, x.numpy()).y, given
+        return float64_reference.evaluate(kan, x.numpy()).y, given
 
 
 def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

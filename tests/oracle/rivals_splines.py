@@ -30,12 +30,12 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from kanexport.detection import detect
 from kanexport.errors import ExportError
-from kanexport.files import checkpoint
-from kanexport.form.ir import Kan
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
 from kanexport.options import Options
-from kanexport.proof import evaluate
-from kanexport.recognise import detect
+from kanexport.verify import float64_reference
 
 TOLERANCE = 1e-11
 ROWS = 40
@@ -292,7 +292,7 @@ def compare(kan: Kan, rival: Rival) -> tuple[float, int]:
         finally:
             torch.set_default_dtype(torch.float32)
         with np.errstate(all="ignore"):
-            found = evaluate.evaluate(kan, x).y
+            found = float64_reference.evaluate(kan, x).y
         if found.shape != y.shape:
             return float("inf"), y.size
         finite = np.isfinite(y)

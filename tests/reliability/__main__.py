@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from kanexport.shared import progress
+from kanexport.contract.cli import tables
 from tests.reliability import complaints, record, table
 from tests.reliability.frame import DOORS, NotRun, Outcome, Row, Scale, rows
 from tests.reliability.record import FAIL, NOT_RUN, PASS, RESULTS, Record
@@ -127,7 +127,7 @@ def main() -> int:
     seen: list[Record] = []
     for at, (row, door) in enumerate(todo):
         label = f"{at + 1} of {len(todo)}: {row.number} {row.title} {door}".rstrip()
-        with progress.bar(label) as tell:
+        with tables.bar(label) as tell:
             found = one(row, Scale(asked.full, tell, asked.minutes), asked.seed, door)
         record.append(found, asked.results)
         seen.append(found)

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from kanserve.errors import KanserveError
-from kanserve.rpc import status
-from kanserve.rpc.call import Call
+from kanserve.grpc_api import call_context
+from kanserve.grpc_api.call_context import Call
 from tests.fuzz import fuzz_wire
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE
@@ -35,7 +35,7 @@ async def feed(
             await served.service.model_infer(data, Call("call", False, None))
             code, words = "OK", ""
         except KanserveError as error:
-            code, words = status.code(error).name, status.text(error, "id")
+            code, words = call_context.code(error).name, call_context.text(error, "id")
         except Exception as error:  # a crash is what is looked for
             code, words = "CRASH", repr(error)
         codes[code] += 1

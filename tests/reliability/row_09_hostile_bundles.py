@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from kanserve.config import Settings
+from kanserve.config.settings import Settings
 from kanserve.errors import LoadError
-from kanserve.models.trial import Trial
+from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
 from tests.kanserve import toy
 from tests.kanserve.hostile_bundles import GRAPHS, PATHS, SECRET, Make
@@ -53,7 +53,7 @@ class Watched:
         os.close(self._descriptor)
 
 
-async def refused(trial: Trial, repository: Path) -> bool:
+async def refused(trial: Sandbox, repository: Path) -> bool:
     """Whether nothing of it would be loaded."""
     for candidate in layout.scan(repository, plain_onnx=False):
         try:
@@ -64,7 +64,7 @@ async def refused(trial: Trial, repository: Path) -> bool:
     return True
 
 
-async def one(make: Make, trial: Trial, root: Path) -> tuple[bool, int]:
+async def one(make: Make, trial: Sandbox, root: Path) -> tuple[bool, int]:
     """Whether it was refused, and how often something outside was opened."""
     repository, outside = root / "models", root / "outside"
     outside.mkdir(parents=True)
@@ -92,7 +92,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     async def main(root: Path) -> None:
         nonlocal opened
         trials = {
-            screen: Trial(Settings(repository=root, graph_screen=screen, load_timeout=5))
+            screen: Sandbox(Settings(repository=root, graph_screen=screen, load_timeout=5))
             for screen in ("strict", "relaxed")
         }
         assert not await refused(trials["strict"], toy.write(root / "good").parents[1]), "the toy itself is refused"

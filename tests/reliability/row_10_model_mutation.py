@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kanserve import backends
-from kanserve.config import Settings
+from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
-from kanserve.models.loading import Loader
-from kanserve.models.trial import Trial
-from kanserve.observe.metrics import Metrics
+from kanserve.models.admission import Sandbox
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
+from kanserve.runtime import base
 from tests.kanserve import toy
 from tests.kanserve.mutants import mutate
 from tests.kanserve.running import Server, serving
@@ -36,8 +36,8 @@ class Judge:
         self.good = toy.write(root / "good")
         self.root = root
         settings = Settings(repository=root, load_timeout=10)
-        self.trial = Trial(settings)
-        self.loader = Loader(backends.load("ort"), settings, 1, Metrics())
+        self.trial = Sandbox(settings)
+        self.loader = Loader(base.load("ort"), settings, 1, Metrics())
         self.came: collections.Counter[str] = collections.Counter()
         self.bugs: list[str] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from kanserve.access import tokens
+from kanserve.auth import token_file
 from tests.kanserve import certificates, matrix, tokenfile, toy
 from tests.kanserve.running import Server, serving
 from tests.reliability.frame import Outcome, Row, Scale
@@ -50,7 +50,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     asked, wrong = 0, []
     with tempfile.TemporaryDirectory() as name:
         folder = certificates.write(Path(name))
-        made = tokenfile.write(folder / "plain") | {BAD: tokens.make()}
+        made = tokenfile.write(folder / "plain") | {BAD: token_file.make()}
         tokenfile.save(folder / "mutual", (folder / "plain").read_text() + CERTIFIED)
         toy.write(folder / "models")
         for mutual in (False, True):
@@ -62,7 +62,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
                         wrong += [f"{'mTLS' if mutual else 'TLS'} {caller} {what}: {found}"] * bool(found)
                 strangers = _strangers(server, folder) if mutual else 0
                 log = server.log.read_text()
-                told = sum(token in log or tokens.digest(token) in log for token in made.values())
+                told = sum(token in log or token_file.digest(token) in log for token in made.values())
                 wrong += [f"{told} tokens in the log"] * bool(told)
     figures = {
         "calls": asked,

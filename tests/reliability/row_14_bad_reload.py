@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 from tests.kanserve import live, toy
 from tests.kanserve.running import serving, wait_until
 from tests.reliability.frame import Outcome, Row, Scale, suite

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 from tests.kanserve import live
 from tests.kanserve.running import serving, wait_until
 from tests.reliability.frame import Outcome, Row, Scale, suite

@@ -10,7 +10,7 @@ import time
 
 import grpc
 
-from kanserve.workers import STEADY
+from kanserve.server.supervisor import STEADY
 from tests.kanserve.running import INFERENCE, Server, request, wait_until
 from tests.kanserve.test_workers import pids
 from tests.reliability.frame import Outcome, Row, Scale

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, serving

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
-from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve import Client
 from tests.kanserve.running import serving
 from tests.reliability.frame import Outcome, Row, Scale

@@ -12,7 +12,7 @@ import pytest
 
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
-from kanserve.repository.look import Looker
+from kanserve.repository.snapshot import Scanner
 from tests.kanexport.nth_failure import CASES, FAST, Failing, packed
 from tests.reliability.frame import Outcome, Row, Scale, suite
 
@@ -47,7 +47,7 @@ def reloader(folder: Path) -> collections.Counter[str]:
 
 def _read(repository: Path) -> int:
     """How many versions were read whole."""
-    looker, whole = Looker(repository), 0
+    looker, whole = Scanner(repository), 0
     try:
         look = looker.look()
     except ConfigError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.end_to_end.test_no_telemetry import files, fresh, namespace, seen, started
 from tests.reliability.frame import NotRun, Outcome, Row, Scale
 
-MODULES = ("kanexport.proof.runtime", "kanserve.backends.ort", "kanserve.app")
+MODULES = ("kanexport.verify.graph_runner", "kanserve.runtime.ort", "kanserve.server.app")
 
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:

@@ -16,15 +16,19 @@ REPOSITORY, SCHEDULING = "service/kanserve/repository", "service/kanserve/schedu
 MODULES = (
     *(f"{SCHEDULING}/{name}.py" for name in ("queue", "policy", "pace", "order")),
     *(f"{REPOSITORY}/{name}.py" for name in ("check", "bounds", "plan", "versions")),
-    *(f"service/kanserve/access/{name}.py" for name in ("gate", "tokens")),
-    "service/kanserve/handlers/checks.py",
-    "service/kanserve/trials/screen.py",
+    *(f"service/kanserve/auth/{name}.py" for name in ("gate", "tokens")),
+    "service/kanserve/services/validation.py",
+    "service/kanserve/sandbox/graph_screen.py",
 )
 # Policy, loader, access and validator, and the tests that go through them in this process.
 COVERED = (
-    *(f"{SCHEDULING}/*", "service/kanserve/access/*", "service/kanserve/models/loading.py"),
+    *(f"{SCHEDULING}/*", "service/kanserve/auth/*", "service/kanserve/models/loader.py"),
     *(f"{REPOSITORY}/{name}.py" for name in ("check", "bounds", "plan", "versions", "layout", "pbtxt")),
-    *("service/kanserve/handlers/checks.py", "service/kanserve/trials/screen.py", "service/kanserve/trials/tensors.py"),
+    *(
+        "service/kanserve/services/validation.py",
+        "service/kanserve/sandbox/graph_screen.py",
+        "service/kanserve/sandbox/graph_screen.py",
+    ),
 )
 TESTS = (
     *("access", "border", "bounds", "callers", "checks", "fewer_bits_served", "forms", "gate", "layout", "loading"),

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.client.connection import Client
+from kanserve.client.sync import Client
 from tests.cli.running import program
 from tests.kanserve import tokenfile
 from tests.kanserve.running import Server, serving, wait_until

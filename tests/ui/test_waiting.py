@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.manifest import arrows
-from kanserve.client.connection import Client
+from kanexport.contract.manifest import arrows
+from kanserve.client.sync import Client
 from tests.kanserve.running import Server, wait_until
 from tests.ui.conftest import Seen
 

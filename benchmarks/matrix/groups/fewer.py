@@ -10,14 +10,14 @@ from benchmarks.matrix import contestants
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
-from kanexport.approximate.asked import Fewer
+from kanexport.contract.manifest import MODEL_FILE
 from kanexport.errors import ExportError
-from kanexport.manifest import MODEL_FILE
+from kanexport.quantization.options import QuantizationOptions
 from kanserve.bench.entrants import OURS, Absent, Entrant
 
 FEWER, INT8, HALF, SMALLER = "fewer", f"{OURS} --precision int8", f"{OURS} --weights half", "times smaller, int8"
 WIDTHS, BATCHES = (784, 64, 10), (1, 64, 256)
-ASKED = {INT8: Fewer(precision="int8"), HALF: Fewer(weights="half")}
+ASKED = {INT8: QuantizationOptions(precision="int8"), HALF: QuantizationOptions(weights="half")}
 
 
 def fewer(quick: bool) -> Iterator[Case]:

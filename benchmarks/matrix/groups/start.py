@@ -10,13 +10,13 @@ from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, Run, Truth
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
-from kanexport.manifest import MODEL_FILE
+from kanexport.contract.manifest import MODEL_FILE
 from kanserve.bench.entrants import OURS, Entrant
-from kanserve.console import folder
-from kanserve.models.loading import Loader
-from kanserve.nouns import Array
-from kanserve.observe.metrics import Metrics
-from kanserve.trials import proving
+from kanserve.cli import inventory
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
+from kanserve.sandbox import verify
+from kanserve.types import Array
 
 START, LOADED = "start", f"{OURS}, as a server loads it, proved"
 SHAPE = Shape((784, 64, 10))
@@ -46,12 +46,12 @@ def _fresh(make: Callable[[], Run]) -> Callable[[int], tuple[Run, str]]:
 
 def _server(work: Work, version: Path, truth: Truth) -> Entrant:
     """With the proof, and with what is measured while a model is loaded."""
-    bundle, manifest = folder.version(version.parents[1], version.parent.name, version.name)
+    bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
     loader = Loader(work.backend, work.settings, 1, Metrics())
 
     def answer(x: Array) -> Array:
         info, session, _ = loader.unproved(bundle)
-        proving.prove(manifest, session)
+        verify.prove(manifest, session)
         return session.run([info.outputs[0].name], {info.inputs[0].name: x})[0]
 
     about = "its reference rows run, its ways measured, its session made, then one row"

@@ -14,10 +14,9 @@ from benchmarks.matrix.contestants import EXPORT, KERNEL, Truth
 from benchmarks.matrix.groups import splines
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.module import Shape
-from kanserve.bench.entrants import OURS, Absent, Answer, Entrant
-from kanserve.bench.rows import Feeds
-from kanserve.nouns import Array
-from kanserve.threads import budget
+from kanserve.bench.entrants import OURS, Absent, Answer, Entrant, Feeds
+from kanserve.system.resources import budget
+from kanserve.types import Array
 
 PIECES, THREADS, GRIDS, KNOTS = "pieces", "threads", "grids", "knots"
 SHAPES = ((64, 64, 10), (784, 64, 10), (256, 256, 256))

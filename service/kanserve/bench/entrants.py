@@ -3,24 +3,74 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kanexport.manifest import HYBRID, Manifest
-from kanexport.shared import installing
-from kanserve.backends import Backend, Session
-from kanserve.bench import size
-from kanserve.bench.rows import Feeds, repeated
-from kanserve.config import Settings
-from kanserve.models.loading import Loader
-from kanserve.models.pieces import Batch
-from kanserve.nouns import Array
-from kanserve.observe.metrics import Metrics
+from kanexport.contract.cli import suggest
+from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
+from kanserve.analysis import drift
+from kanserve.config.settings import Settings
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
-from kanserve.trials import proving
+from kanserve.runtime.base import Backend, Session
+from kanserve.sandbox import verify
+from kanserve.scheduling.batching import Batch
+from kanserve.types import DTYPES, Array
+
+Feeds = Mapping[str, Array]
+Floats = NDArray[np.float64]
+SOME = 1.0  # from minus this to this, where nothing tells what an input is
+
+
+def repeated(feeds: Feeds, rows: int, start: int = 0) -> dict[str, Array]:
+    """So many rows, from `start` on, again and again from the first."""
+    return {name: array[(np.arange(rows) + start) % len(array)] for name, array in feeds.items()}
+
+
+def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
+    """By input, each number evenly: inside its grid where the first layer reads it as it is, else between the least and
+    the largest that it is in the manifest's reference rows."""
+    rng = np.random.default_rng(seed)
+    known = verify.feeds(manifest) if manifest.reference.inputs else {}
+    found = {}
+    for tensor in verify.tensors(manifest.inputs):
+        size = tensor.shape[1:]
+        low, high = _seen(known.get(tensor.name), size)
+        if len(size) == 1:
+            for layer in manifest.layers:
+                if layer.node_tensor == tensor.name:
+                    _narrow(layer, low, high)
+        values = rng.uniform(low, high, (rows, *size))
+        kind = DTYPES[tensor.datatype]
+        found[tensor.name] = (values.round() if kind.kind in "iu" else values).astype(kind)
+    return found
+
+
+def _seen(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """From where to where, [*size] each."""
+    if known is None:
+        return np.full(size, -SOME), np.full(size, SOME)
+    values = known.astype(np.float64)
+    finite = np.isfinite(values)
+    low, high = np.where(finite, values, np.inf).min(axis=0), np.where(finite, values, -np.inf).max(axis=0)
+    nothing = low > high
+    return np.where(nothing, -SOME, low), np.where(nothing, SOME, high)
+
+
+def _narrow(layer: LayerInfo, low: Floats, high: Floats) -> None:
+    """To the grids of the nodes that the layer reads as they are."""
+    for node in range(len(low)):
+        span = drift.core(layer, node)
+        if span is not None:
+            low[node], high[node] = span
+
 
 Answer = Callable[[Feeds], list[Array]]
 OURS, MLP, TORCH = "kanserve", "mlp", "torch eager"
@@ -72,7 +122,7 @@ def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Setting
         manifest.reference.tolerance,
         threads,
         functools.partial(_reference_error, manifest),
-        size.edges(manifest.layers),
+        edges(manifest.layers),
     )
 
 
@@ -112,7 +162,7 @@ def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | N
     """Over all reference rows, in runs of `rows` rows each: the last begins with the first of them again."""
     if not manifest.reference.inputs:
         return None
-    feeds, expected = proving.feeds(manifest), proving.answers(manifest)
+    feeds, expected = verify.feeds(manifest), verify.answers(manifest)
     worst, count = 0.0, len(expected[0])
     for start in range(0, count, rows):
         found = answer(repeated(feeds, rows, start))
@@ -138,11 +188,11 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
     if why := _no_mlp(manifest):
         return Absent(MLP, why)
     try:
-        maker = installing.load("bench", "kanserve.bench.mlp", "export")
-    except installing.MissingPackage as missing:
+        maker = suggest.load("bench", "kanserve.bench.mlp_graph", "export")
+    except suggest.MissingPackage as missing:
         return Absent(MLP, f"{missing.message}; {missing.hint}")
-    wanted = size.parameters(manifest.layers)
-    widths = size.mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), wanted)
+    wanted = parameters(manifest.layers)
+    widths = mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), wanted)
     network = maker.random(widths, manifest.input.datatype)
     graph = network.graph()
     (x,) = feeds.values()
@@ -163,7 +213,7 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
 
     return Entrant(
         MLP,
-        f"{list(widths)}, ReLU, random weights: {size.mlp_parameters(widths)} parameters beside {wanted}",
+        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters beside {wanted}",
         "its own float64 evaluation of the rows",
         manifest.reference.tolerance,
         threads,
@@ -177,6 +227,51 @@ def _no_mlp(manifest: Manifest) -> str:
         return "the model is a module with KAN layers in it, and how many parameters the rest has is not known"
     if len(manifest.inputs) + len(manifest.outputs) != 2 or len(manifest.input.shape) + len(manifest.output.shape) != 4:
         return "the model is not one from vectors to vectors"
-    if {manifest.input.datatype, manifest.output.datatype} - set(proving.FLOATS):
+    if {manifest.input.datatype, manifest.output.datatype} - set(verify.FLOATS):
         return f"the model takes {manifest.input.datatype}"
     return ""
+
+
+AFFINE = 2  # numbers with which an edge shifts and stretches a function for itself
+SYMBOLIC = 4  # a, b, c, d of a symbolic edge
+
+
+def parameters(layers: Sequence[LayerInfo]) -> int:
+    """Numbers that training chose: a coefficient for every function of an edge that is not masked, a symbolic edge's
+    four, and biases. Knots, and what stands between layers, are not counted."""
+    return sum(_of_layer(layer) for layer in layers)
+
+
+def _of_layer(layer: LayerInfo) -> int:
+    edges = layer.sources * layer.destinations
+    if layer.mask:
+        edges = sum(value != 0 for row in layer.mask for value in row)
+    each = sum(basis.functions + AFFINE * basis.per_edge for basis in layer.bases)
+    return edges * each + SYMBOLIC * sum(edge.mask != 0 for edge in layer.symbolic) + len(layer.bias)
+
+
+def edges(layers: Sequence[LayerInfo]) -> int:
+    """Edges that can contribute, evaluated for one row: at every position of it."""
+    return sum(layer.active_edges * math.prod(layer.positions) for layer in layers)
+
+
+def mlp_widths(given: int, result: int, layers: int, wanted: int) -> tuple[int, ...]:
+    """Of an MLP with as many layers, and at least one hidden one, whose parameters are nearest to `wanted`: all hidden
+    layers as wide, at least one node."""
+    hidden = max(1, layers - 1)
+
+    def widths(width: int) -> tuple[int, ...]:
+        return (given, *itertools.repeat(width, hidden), result)
+
+    low, high = 1, 2
+    while mlp_parameters(widths(high)) < wanted:
+        high *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if mlp_parameters(widths(middle)) < wanted else (low, middle)
+    return min(widths(low), widths(high), key=lambda one: abs(mlp_parameters(one) - wanted))
+
+
+def mlp_parameters(widths: Sequence[int]) -> int:
+    """Weights and biases."""
+    return sum((sources + 1) * destinations for sources, destinations in itertools.pairwise(widths))

@@ -6,30 +6,40 @@ differ in how they wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
-from kanexport.shared.naming import UNNAMED, Names
+from kanexport.contract.naming import UNNAMED, Names
+from kanserve.client import encoding as params
 from kanserve.client import errors
-from kanserve.client import parameters as params
-from kanserve.client.answers import Answer, IndexEntry, ServedModel
-from kanserve.client.frames import index_of
-from kanserve.client.rows import of_frame, pairs
-from kanserve.client.serving import in_words, names_of
-from kanserve.nouns import DTYPES, TensorInfo, Word
+from kanserve.client import explanation as coverage_
+from kanserve.client import explanation as explain_
+from kanserve.client import results as curves_
+from kanserve.client import results as edges_
+from kanserve.client import results as scores_
+from kanserve.client import statistics as statistics_
+from kanserve.client.encoding import index_of, of_frame, packed, pairs
+from kanserve.client.explanation import Coverage, Explanation
+from kanserve.client.model_info import Description, from_pb, in_words, names_of
+from kanserve.client.results import Answer, IndexEntry, LayerCurves, LayerValues, Scores, ServedModel
+from kanserve.client.statistics import Statistics, Update
 from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.pb import kan_pb2 as kan
+from kanserve.types import DTYPES, Estimate, ParameterValue, TensorInfo
 
 T = TypeVar("T", covariant=True)
 
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/Check"
-NONE: Mapping[str, Word] = MappingProxyType({})
+NONE: Mapping[str, ParameterValue] = MappingProxyType({})
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 
@@ -52,14 +62,14 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class After(Generic[T]):
+class Chained(Generic[T]):
     """What is asked once `first` is answered: `then` makes it of the answer."""
 
-    first: Call[Any] | After[Any]
-    then: Callable[[Any], Call[T] | After[T]]
+    first: Call[Any] | Chained[Any]
+    then: Callable[[Any], Call[T] | Chained[T]]
 
 
-Ask = Call[T] | After[T]
+Request = Call[T] | Chained[T]
 
 
 def health(service: str = "") -> Call[str]:
@@ -92,11 +102,11 @@ def index() -> Call[tuple[IndexEntry, ...]]:
     )
 
 
-def model(name: str, version: str = "") -> Ask[ServedModel]:
+def model(name: str, version: str = "") -> Request[ServedModel]:
     """Inputs, outputs and batch limit of a model. Raises NotFound."""
     meta = oip.ModelMetadataRequest(name=name, version=version)
     config = oip.ModelConfigRequest(name=name, version=version)
-    return After(
+    return Chained(
         Call(f"{INFERENCE}ModelMetadata", meta, oip.ModelMetadataResponse.FromString, _as_it_is),
         lambda meta: Call(
             f"{INFERENCE}ModelConfig", config, oip.ModelConfigResponse.FromString, partial(_served, meta)
@@ -111,8 +121,8 @@ def infer(
     model: str = "",
     version: str = "",
     outputs: Sequence[str] = (),
-    parameters: Mapping[str, Word] = NONE,
-) -> Ask[Answer]:
+    parameters: Mapping[str, ParameterValue] = NONE,
+) -> Request[Answer]:
     """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
     as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
     may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
@@ -131,7 +141,7 @@ def inference(
     model: str = "",
     version: str = "",
     outputs: Sequence[str] = (),
-    parameters: Mapping[str, Word] = NONE,
+    parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Call[Answer]:
     """The same of what is known of a model."""
     names, called = UNNAMED, index_of(rows)
@@ -155,8 +165,8 @@ def inference(
     )
 
 
-def _after_model(name: str, version: str, then: Callable[[ServedModel], Call[Answer]]) -> After[Answer]:
-    return After(model(name, version), then)
+def _after_model(name: str, version: str, then: Callable[[ServedModel], Call[Answer]]) -> Chained[Answer]:
+    return Chained(model(name, version), then)
 
 
 def _served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
@@ -191,3 +201,188 @@ def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answ
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
     return Answer(answer.model_version, arrays, params.said(answer.parameters), names, index)
+
+
+R = TypeVar("R")
+P = ParamSpec("P")
+KAN = "/kanserve.v1.KanService/"
+
+
+def describe(name: str, version: str = "") -> Call[Description]:
+    """The KAN behind a model. Raises NotFound, and NotSupported for a plain ONNX model."""
+    request = kan.DescribeModelRequest(model_name=name, model_version=version)
+    return Call(f"{KAN}DescribeModel", request, kan.DescribeModelResponse.FromString, from_pb)
+
+
+def by_name(
+    make: Callable[Concatenate[Description, P], Call[R]],
+) -> Callable[Concatenate[Description | str, P], Request[R]]:
+    """The same for a model's name in the place of its description, which is then asked for, each time."""
+
+    def asked(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
+        if isinstance(described, str):
+            return Chained(describe(described), lambda found: make(found, *args, **kwargs))
+        return make(described, *args, **kwargs)
+
+    functools.update_wrapper(asked, make)
+    told = inspect.signature(make)
+    first, *others = told.parameters.values()
+    either = first.replace(annotation=f"{first.annotation} | str")
+    vars(asked).update(__signature__=told.replace(parameters=[either, *others]))
+    return asked
+
+
+@by_name
+def edges(
+    described: Description,
+    /,
+    rows: Any,
+    *,
+    layers: Sequence[int | str] = (),
+    sources: Sequence[int] = (),
+    destinations: Sequence[int] = (),
+    path: tuple[int, int] | None = None,
+    **wanted: Any,
+) -> Call[tuple[LayerValues, ...]]:
+    """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the model's input; of a model with
+    several a mapping by their names. Layers by index or by name; the answer has the indices first. `path`: only edges
+    on the ways from an input to an output. `wanted`: what else of them, the fields of `kanserve.types.Wanted`: top_k,
+    each_row, min_magnitude, rest, nodes, reductions, quantiles, bins."""
+    chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
+    request = edges_.edges_request(described, packed(described, rows), **chosen, **wanted)
+    return Call(
+        f"{KAN}QueryEdges",
+        request,
+        kan.QueryEdgesResponse.FromString,
+        lambda answer: edges_.edges_of(described, answer),
+    )
+
+
+@by_name
+def estimate(described: Description, /, row_count: int, **asked: Any) -> Call[Estimate]:
+    """What `edges` of so many rows would take, asked in the same way; nothing is computed."""
+    request = edges_.edges_request(described, {"row_count": row_count}, **asked)
+    request.estimate_only = True
+    return Call(f"{KAN}QueryEdges", request, kan.QueryEdgesResponse.FromString, edges_.estimate)
+
+
+def curves(
+    name: str,
+    version: str = "",
+    *,
+    layers: Sequence[int | str] = (),
+    sources: Sequence[int] = (),
+    destinations: Sequence[int] = (),
+    points: int = 0,
+    span: tuple[float, float] | None = None,
+    derivative: bool = False,
+    parts: bool = False,
+    extrema: bool = False,
+) -> Call[tuple[LayerCurves, ...]]:
+    """Edge functions on a grid of so many `points` (0: 101), from the first to the last of `span`; without it over each
+    source's own domain. Raises NotFound, NotSupported for a layer whose edges are no curves, TooLarge."""
+    request = curves_.curves_request(
+        name,
+        version,
+        layers=layers,
+        sources=sources,
+        destinations=destinations,
+        points=points,
+        span=span,
+        derivative=derivative,
+        parts=parts,
+        extrema=extrema,
+    )
+    return Call(f"{KAN}GetCurves", request, kan.CurveBlock.FromString, curves_.joined, stream=True)
+
+
+@by_name
+def explain(
+    described: Description,
+    /,
+    rows: Any,
+    *,
+    reference: Any = "",
+    outputs: Sequence[int] = (),
+    method: str = "",
+    path: int = 0,
+) -> Call[Explanation]:
+    """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
+    "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
+    `method`: "rescale", the usual one, or "gradient_x_input". `path`: of each layer so many edges that carried most of
+    the difference, in `Explanation.path`. Raises
+    NotSupported where the model cannot be taken apart, TooLarge."""
+    request = explain_.request(described, rows, reference=reference, outputs=outputs, method=method, path=path)
+    return Call(
+        f"{KAN}Explain",
+        request,
+        kan.ExplainResponse.FromString,
+        lambda answer: explain_.of(answer, described, rows),
+    )
+
+
+@by_name
+def scores(described: Description, /, rows: Any = None, *, over: str = "") -> Call[Scores]:
+    """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows of the
+    export. "live": over the counted traffic of the model. "baseline": over the counted rows that the export was given.
+    "best": over the baseline if there is one, otherwise over the reference rows. Raises NotSupported for a module with
+    KAN layers in it."""
+    request = scores_.scores_request(described, rows, over)
+    return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.scores_of)
+
+
+@by_name
+def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
+    """What the inputs, the nodes inside and the answers are over `rows` [rows, ...], beside what they were on the rows
+    that the export was given; None: over the latest that the model was asked. Raises NotSupported where the export was
+    given none."""
+    request = statistics_.request(described, rows)
+    return Call(
+        f"{KAN}GetStatistics",
+        request,
+        kan.GetStatisticsResponse.FromString,
+        lambda answer: statistics_.compared(statistics_.of(answer), described.name),
+    )
+
+
+def statistics(name: str, version: str = "", *, over: str = "total") -> Call[Statistics]:
+    """What the inputs, the nodes inside and the answers of a model's traffic are: of all rows that were looked into
+    ("total"), or of the latest ("live"). Raises NotSupported where nothing is looked into."""
+    request = kan.GetStatisticsRequest(model_name=name, model_version=version, over=over)
+    return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.of)
+
+
+def watch_statistics(
+    name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+) -> Call[Iterator[Update]]:
+    """The same now and after every `interval` seconds (0: 2), so many `updates` at most (0: until the version is
+    replaced, or the server ends): the last one says why. No deadline; leave the loop to end it. Raises as
+    `statistics`."""
+    request = kan.WatchStatisticsRequest(
+        model_name=name, model_version=version, over=over, interval=interval, updates=updates
+    )
+    return Call(
+        f"{KAN}WatchStatistics", request, kan.StatisticsUpdate.FromString, statistics_.updates, stream=True, again=False
+    )
+
+
+def reset_statistics(name: str, version: str = "") -> Call[float]:
+    """Count anew what a model is asked; since when, in seconds since the epoch. Raises as `statistics`."""
+    request = kan.ResetStatisticsRequest(model_name=name, model_version=version)
+    return Call(
+        f"{KAN}ResetStatistics",
+        request,
+        kan.ResetStatisticsResponse.FromString,
+        lambda answer: float(answer.since),
+        again=False,
+    )
+
+
+@by_name
+def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
+    """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
+    rows = of_frame(rows, described.names)
+    tensors = described.inputs if isinstance(rows, Mapping) else described.input
+    asked = {"model": described.name, "version": described.version}
+    call = inference(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
+    return Call(call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kanserve.client.calls import Call
-from kanserve.client.connection import Client
-from kanserve.client.kan_calls import KAN
+from kanserve.client.calls import KAN, Call
+from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2 as kan
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.manifest import HYBRID
-from kanserve.client import errors, frames
-from kanserve.client.description import Description
-from kanserve.client.rows import packed
+from kanexport.contract.manifest import HYBRID
+from kanserve.client import encoding, errors
+from kanserve.client.encoding import packed
+from kanserve.client.model_info import Description
 from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ class Statistics:
             lines["node"] += count
             lines["name"] += [node_name(described, part.layer, at) for at in count]
         values = {figure: np.concatenate([getattr(part, figure) for part in self.nodes]) for figure in figures}
-        return frames.frame(lines | values)
+        return encoding.frame(lines | values)
 
 
 @dataclass(frozen=True, slots=True)

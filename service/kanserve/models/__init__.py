@@ -1,1 +1,1 @@
-"""Live: loaded models and what is known about every version."""
+"""Loaded models and their lifecycle: admission, registry, reconciler, shadow."""

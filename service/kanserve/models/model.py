@@ -15,26 +15,25 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
-from kanexport.manifest import Manifest
-from kanserve.backends import Session
-from kanserve.config import Settings
+from kanexport.contract.manifest import Manifest
+from kanserve.analysis.histogram import Counts
+from kanserve.analysis.query_plan import LayerPlan
+from kanserve.config.settings import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
-from kanserve.interpret.select import LayerPlan
-from kanserve.interpret.window import Counts
-from kanserve.models import coverage, curves, edges, explain, live_scores, picking, scores, statistics
-from kanserve.models.border import Border
-from kanserve.models.coverage import Known, LayerCoverage
-from kanserve.models.edges import LayerGraph
-from kanserve.models.executor import Executor, Limits, Run
-from kanserve.models.explain import Prepared
-from kanserve.models.lane import Form, Lane
-from kanserve.models.live import Live
-from kanserve.models.live_scores import LiveScores
-from kanserve.models.serving import Serving
-from kanserve.models.statistics import NodeStatistics, Tally
-from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
-from kanserve.observe.metrics import ModelMetrics
-from kanserve.threads import watched
+from kanserve.execution.config import Serving
+from kanserve.execution.executor import Executor, Limits, Run
+from kanserve.execution.fast_path import FastPath, RequestSignature
+from kanserve.insight import coverage, curves, edge_queries, edge_scores, explain, statistics
+from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage
+from kanserve.insight.edge_queries import LayerGraph
+from kanserve.insight.edge_scores import LiveScores
+from kanserve.insight.explain import Prepared
+from kanserve.insight.live import TrafficSampler
+from kanserve.insight.statistics import NodeCounts, NodeStatistics
+from kanserve.observability.metrics import ModelMetrics
+from kanserve.runtime.base import Session
+from kanserve.system.resources import watched
+from kanserve.types import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 
 T = TypeVar("T")
 PIECE = 256  # rows of a query for statistics that are run at once
@@ -43,7 +42,7 @@ Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class RetiredModel:
     """What is left of a model that serves no more: `users` are alive while a request has it, `parts` take memory."""
 
     name: str
@@ -88,9 +87,9 @@ class Model:
         self._queries: dict[str, Queries] = {}  # by caller
         self._observers: dict[str, Observer] = {}
         self.observed = False
-        self.live: Live | None = None  # its statistics, or in `blind` why there are none
+        self.live: TrafficSampler | None = None  # its statistics, or in `blind` why there are none
         self.blind = ""
-        self.border: Border | None = None  # if somebody is to know of rows outside
+        self.border: InputRangeGuard | None = None  # if somebody is to know of rows outside
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
@@ -124,7 +123,7 @@ class Model:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, Exhausted."""
         return self._session.run(outputs, feeds)
 
-    def lane(self, form: Form) -> Lane | None:
+    def lane(self, form: RequestSignature) -> FastPath | None:
         """A short way for requests of this form, if this version may have one."""
         return self._executor.lane(form)
 
@@ -143,7 +142,7 @@ class Model:
         BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
         passes, the work stops at the next step.
         """
-        steps = picking.compute(
+        steps = edge_queries.compute(
             self._session,
             self._graph(),
             plans,
@@ -186,7 +185,7 @@ class Model:
             method=method,
             outputs=outputs,
             path=path,
-            chunk_bytes=min(self._settings.query_bytes, edges.STEP_BYTES),
+            chunk_bytes=min(self._settings.query_bytes, edge_queries.STEP_BYTES),
         )
         return self._worked(steps, deadline, caller)
 
@@ -194,7 +193,7 @@ class Model:
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerScores, ...]:
         """What each edge matters over `rows` [B, ...] by input. Raises what `edges` does."""
-        steps = scores.compute(
+        steps = edge_scores.edge_scores(
             self._session,
             self._graph(),
             manifest,
@@ -206,10 +205,10 @@ class Model:
             return await anext(answers)
 
     async def live_scores(
-        self, manifest: Manifest, tally: Tally, *, deadline: float | None, caller: str = ""
+        self, manifest: Manifest, tally: NodeCounts, *, deadline: float | None, caller: str = ""
     ) -> LiveScores:
         """The same over traffic that was counted. Raises what `edges` does."""
-        steps = live_scores.compute(self._graph(), manifest, tally)
+        steps = edge_scores.traffic_scores(self._graph(), manifest, tally)
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
 
@@ -235,7 +234,7 @@ class Model:
     def _graph(self) -> tuple[LayerGraph, ...]:
         """The edge graphs. Raises NotPossible."""
         if not self._graphs:
-            raise edges.missing(self.info.name)
+            raise edge_queries.missing(self.info.name)
         return self._graphs
 
     async def _worked(self, steps: Iterator[T | None], deadline: float | None, caller: str) -> AsyncGenerator[T]:
@@ -265,7 +264,7 @@ class Model:
             raise QueueFull
         return self._queries.setdefault(caller, mine)
 
-    def leave(self) -> Leaving:
+    def leave(self) -> RetiredModel:
         """Nobody will find it from now on; on the event loop. What is in flight ends on it."""
         self._executor.leave()
         self._observers, self.observed = {}, False  # requests in flight still end on it, without observers
@@ -273,7 +272,7 @@ class Model:
             self.live.end()
         self.live = None
         users = (weakref.ref(self), weakref.ref(self._executor))
-        return Leaving(self.info.name, self.info.version, users, [self._session, *self._graphs])
+        return RetiredModel(self.info.name, self.info.version, users, [self._session, *self._graphs])
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""

@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
+from kanserve.errors import BadRequest, FailedPrecondition, NotFound, Unavailable
 from kanserve.models.model import Model
-from kanserve.nouns import VersionStatus
+from kanserve.types import VersionStatus
 
 
 class State(enum.StrEnum):
@@ -222,7 +222,7 @@ class Registry:
         if entry.model is not None:
             return entry.model
         if entry.state is State.UNAVAILABLE and entry.reason != UNLOADED:
-            raise NotPossible(f"Request for unknown model: '{name}' version {entry.version} failed to load")
+            raise FailedPrecondition(f"Request for unknown model: '{name}' version {entry.version} failed to load")
         raise Unavailable(f"Request for unknown model: '{name}' version {entry.version} is not at ready state")
 
     def entry(self, name: str, version: str) -> Entry:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from kanserve.errors import KanserveError
 from kanserve.models.model import Copy, Model
-from kanserve.nouns import Array
-from kanserve.observe.metrics import Metrics
-from kanserve.threads import pool
+from kanserve.observability.metrics import Metrics
+from kanserve.system.resources import pool
+from kanserve.types import Array
 
 Floats = NDArray[np.float64]
 WAIT, BYTES = 256, 16 * 2**20  # copies that wait, and their bytes together

@@ -1,1 +1,1 @@
-"""On disk: what a repository folder holds, read once and checked."""
+"""Model repository on disk: layout, snapshot, plan and validation."""

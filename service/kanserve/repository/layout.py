@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kanexport import manifest as contract
-from kanexport.manifest import Manifest, ManifestError
-from kanexport.shared import disk, stored
+from kanexport.contract import manifest as contract
+from kanexport.contract import safe_files, serialization
+from kanexport.contract.manifest import Manifest, ManifestError
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
 from kanserve.repository.pbtxt import SILENT, OperatorConfig
@@ -138,7 +138,7 @@ def _texts(candidate: Candidate, directory: int) -> Texts:
     said = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
     if contract.NUMBERS_FILE not in entries:
         return Texts(manifest=said)
-    return Texts(manifest=said, numbers=_read(candidate, directory, contract.NUMBERS_FILE, stored.LIMIT))
+    return Texts(manifest=said, numbers=_read(candidate, directory, contract.NUMBERS_FILE, serialization.LIMIT))
 
 
 def load(candidate: Candidate, max_file_bytes: int, found: Texts | None = None) -> Bundle:
@@ -262,9 +262,9 @@ def _versions(directory: Path, entries: list[str], markers: tuple[str, ...]) -> 
 def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
     """The directory, reached step by step so that no link is followed."""
     with contextlib.ExitStack() as stack:
-        current = stack.enter_context(disk.directory(root, links=True))
+        current = stack.enter_context(safe_files.directory(root, links=True))
         for step in steps:
-            current = stack.enter_context(disk.directory(step, within=current))
+            current = stack.enter_context(safe_files.directory(step, within=current))
         yield current
 
 
@@ -338,8 +338,8 @@ def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: Oper
 def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
     """Read a file of the directory once. Raises LoadError."""
     try:
-        return disk.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
-    except disk.Refused as error:
+        return safe_files.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
+    except safe_files.Refused as error:
         raise LoadError(LoadReason.INTEGRITY, f"{name} {error.found}{SHARED if error.names else ''}") from error
     except FileNotFoundError as error:
         raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error

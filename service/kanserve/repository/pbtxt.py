@@ -8,7 +8,7 @@ configuration guide, and the checks of its `model_config_utils.cc`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,42 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from kanexport import manifest as contract
+from kanexport.contract import manifest as contract
 from kanserve.errors import LoadError, LoadReason
-from kanserve.nouns import TensorInfo
 from kanserve.pb import model_config_pb2 as pb
-from kanserve.repository.versions import ALL, VersionPolicy
-from kanserve.scheduling.policy import Level
+from kanserve.scheduling.queue import PriorityLevel
+from kanserve.types import TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """The `latest` so many (0: not this), the `specific` ones, or all."""
+
+    latest: int = 0
+    specific: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        if self.latest:
+            return f"latest {self.latest}"
+        return "all" if self.specific is None else f"specific {', '.join(map(str, self.specific)) or 'none'}"
+
+    def served(self, versions: Collection[int]) -> set[int]:
+        """Those of `versions` that are served."""
+        if self.latest:
+            return set(sorted(versions)[-self.latest :])
+        return set(versions) if self.specific is None else set(versions) & set(self.specific)
+
+
+ALL = VersionPolicy()
+
+
+def parse(text: str) -> VersionPolicy:
+    """From a setting: `all`, `latest:N` or `specific:1,3`."""
+    kind, _, numbers = text.partition(":")
+    if kind == "latest":
+        return VersionPolicy(latest=int(numbers))
+    return VersionPolicy(specific=tuple(sorted(map(int, numbers.split(","))))) if kind == "specific" else ALL
+
 
 FILE_NAME = "config.pbtxt"
 SIZE_LIMIT = 2**17  # bytes; the parser takes half a second for this size
@@ -48,7 +78,7 @@ class Batching:
 
     delay: float = 0.0
     preferred: tuple[int, ...] = ()
-    levels: tuple[Level, ...] = (Level(),)
+    levels: tuple[PriorityLevel, ...] = (PriorityLevel(),)
     usual: int = 0
     ordered: bool = False
 
@@ -157,21 +187,21 @@ def _preferred(sizes: Iterable[int], most: int) -> tuple[int, ...]:
     return found
 
 
-def _levels(found: Any) -> tuple[Level, ...]:
+def _levels(found: Any) -> tuple[PriorityLevel, ...]:
     if found.priority_levels > MOST:
         raise _refused(f"has {found.priority_levels} priority_levels; at most {MOST} are served")
     for key in found.priority_queue_policy:
         if not 1 <= key <= found.priority_levels:
             raise _refused(f"has a priority_queue_policy for level {key} of {found.priority_levels} priority_levels")
-    usual = _level(found.default_queue_policy) if found.HasField("default_queue_policy") else Level()
+    usual = _level(found.default_queue_policy) if found.HasField("default_queue_policy") else PriorityLevel()
     return tuple(
         _level(found.priority_queue_policy[level]) if level in found.priority_queue_policy else usual
         for level in range(1, max(1, found.priority_levels) + 1)
     )
 
 
-def _level(policy: Any) -> Level:
-    return Level(
+def _level(policy: Any) -> PriorityLevel:
+    return PriorityLevel(
         most=policy.max_queue_size,
         timeout=policy.default_timeout_microseconds / 1e6 or None,
         override=policy.allow_timeout_override,

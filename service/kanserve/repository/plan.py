@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from kanserve.repository.look import Key, Print
-from kanserve.repository.versions import ALL, VersionPolicy
+from kanserve.repository.pbtxt import ALL, VersionPolicy
+from kanserve.repository.snapshot import Fingerprint, Key
 
 NONE_CHOSEN: Mapping[str, int] = MappingProxyType({})
 FIRST, LONGEST = 1.0, 300.0  # seconds until what was refused is tried again; doubles
@@ -25,21 +25,21 @@ class Known:
     `missing`: it does, and its files are gone; `refused`: so often in a row was what lies there, and it is tried
     `again` at that time, on the monotonic clock."""
 
-    tried: Print | None = None
+    tried: Fingerprint | None = None
     serves: bool = False
     missing: bool = False
     refused: int = 0
     again: float = math.inf
 
-    def accepted(self, tried: Print) -> Known:
+    def accepted(self, tried: Fingerprint) -> Known:
         """It serves what was read."""
         return Known(tried, serves=True)
 
-    def same(self, found: Print) -> bool:
+    def same(self, found: Fingerprint) -> bool:
         """Whether what was tried last lies there still."""
         return self.tried is not None and self.tried.facts == found.facts
 
-    def failed(self, tried: Print, now: float) -> Known:
+    def failed(self, tried: Fingerprint, now: float) -> Known:
         """What was read is refused. The same print waits longer each time; another one begins anew."""
         count = self.refused + 1 if self.same(tried) else 1
         return replace(self, tried=tried, refused=count, again=now + min(LONGEST, FIRST * 2 ** min(count - 1, 20)))
@@ -61,7 +61,7 @@ class Action:
 
 
 def plan(
-    prints: Mapping[Key, Print],
+    prints: Mapping[Key, Fingerprint],
     known: Mapping[Key, Known],
     policies: Mapping[str, VersionPolicy],
     now: float,
@@ -70,7 +70,7 @@ def plan(
     """By model and version, loads in ascending order. `policies`: those of models that are there; all versions are
     wanted of others. `now`: on the clock of `Known.again`; infinite tries everything again that was refused.
     `chosen`: of models, the version that answers by default because somebody said so; it stays."""
-    there: dict[str, dict[int, Print]] = {}
+    there: dict[str, dict[int, Fingerprint]] = {}
     kept: dict[str, dict[int, Known]] = {}
     for (name, version), found in prints.items():
         there.setdefault(name, {})[version] = found
@@ -85,7 +85,7 @@ def plan(
 
 
 def left_out(
-    prints: Mapping[Key, Print], known: Mapping[Key, Known], policies: Mapping[str, VersionPolicy]
+    prints: Mapping[Key, Fingerprint], known: Mapping[Key, Known], policies: Mapping[str, VersionPolicy]
 ) -> dict[Key, VersionPolicy]:
     """Versions that are there and that their policies do not want, with these."""
     there: dict[str, set[int]] = {}
@@ -96,7 +96,7 @@ def left_out(
 
 
 def _of_model(
-    there: Mapping[int, Print], known: Mapping[int, Known], policy: VersionPolicy, now: float
+    there: Mapping[int, Fingerprint], known: Mapping[int, Known], policy: VersionPolicy, now: float
 ) -> Iterator[tuple[Step, int]]:
     serving = {version for version, one in known.items() if one.serves}
     # What serves counts as there: to lose files is no reason to serve another version.
@@ -109,7 +109,7 @@ def _of_model(
         yield from ((Step.LEAVE, version) for version in sorted(serving - wanted))
 
 
-def _of_version(one: Known, found: Print | None, wanted: bool, now: float) -> Step:
+def _of_version(one: Known, found: Fingerprint | None, wanted: bool, now: float) -> Step:
     if found is None:
         return _without_files(one)
     if not wanted:

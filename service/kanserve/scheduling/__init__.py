@@ -1,1 +1,1 @@
-"""Who runs when, and with whom: pure functions of time and of what waits. No clock and no loop."""
+"""Scheduling: request queue and batches. Pure functions without clock and event loop."""

@@ -116,7 +116,7 @@ function turns({ extrema }) {
   return told.length ? `smallest ${number(told[0][1])} at ${number(told[0][0])}, largest ${number(told[1][1])} at ${number(told[1][0])}` : 'nothing finite';
 }
 
-/** The grid of a basis, as the server has it (kanexport/shared/grids.py), for the picture: of splines alone the extension
+/** The grid of a basis, as the server has it (kanexport/contract/grids.py), for the picture: of splines alone the extension
  * is told apart. Null without knots in the units of the node. */
 export function grids(layer, source) {
   if (layer.before?.some((step) => step.kind !== 'select')) return { knots: [], grid: null };

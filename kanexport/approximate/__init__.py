@@ -1,1 +1,0 @@
-"""Fewer bits, on request: which branches can have them, what that changes, and the proof of it."""

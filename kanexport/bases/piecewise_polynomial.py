@@ -1,0 +1,170 @@
+"""Piecewise polynomials that are continuous, written in powers of the distance from the knot before.
+
+Truncated powers, a_0 + .. + a_d x^d + sum_k c_k (x - t_k)+^d, are large numbers that cancel: in float32 a
+spline of 100 cells loses all digits but one. With knots t_1 < .. < t_N the same function is
+
+    a_0 + sum_p a_p min(x, t_1)^p                            below the first knot
+        + sum_k sum_p q_kp (clip(x, t_k, t_k+1) - t_k)^p / w_k^p      cell by cell, w_k its width
+        + sum_p q_Np max(x - t_N, 0)^p                       above the last,    p = 1 .. d
+
+where every term is exact to its last digit, and where a cell that x has passed adds what the
+function rose by over it. `coefficients` makes the q from the truncated powers in float64. Source of
+those: TruKAN's truncated_power_basis (alibayeh/trukan).
+
+At infinity the truncated powers are infinite, and their sum is NaN unless all have one sign. Two last
+functions, max(x - 3.4e38, 0), give an edge the same: with opposite coefficients inf - inf.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+DEGREE_LIMIT = 32
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalPowers:
+    """`inner` [I, N]: the knots of every source; K = 3 + d (N + 1): 1, then d powers for each of the
+    N + 1 pieces from the lowest to the highest, then the two that are not zero at infinity alone."""
+
+    inner: Array
+    degree: int
+
+    kind = "piecewise-polynomial"
+    compact = False
+
+    def __post_init__(self) -> None:
+        if self.inner.ndim != 2 or 0 in self.inner.shape or not np.isfinite(self.inner).all():
+            raise InvalidKan(f"knots of shape {self.inner.shape} must be one or more finite numbers a source")
+        if not 1 <= self.degree <= DEGREE_LIMIT:
+            raise InvalidKan(f"the pieces have degree {self.degree}, expected 1 to {DEGREE_LIMIT}")
+        bad = np.argwhere(~(np.diff(self.inner, axis=1) > 0))
+        if len(bad):
+            source, at = (int(v) for v in bad[0])
+            raise InvalidKan(
+                f"knots of source {source} are not strictly increasing: {float(self.inner[source, at])!r} is "
+                f"followed by {float(self.inner[source, at + 1])!r}"
+            )
+
+    @property
+    def sources(self) -> int | None:
+        """I: every source has a row of knots."""
+        return len(self.inner)
+
+    @property
+    def functions(self) -> int:
+        """K = 3 + d (N + 1)."""
+        return 3 + self.degree * (int(self.inner.shape[1]) + 1)
+
+    def coefficients(self, powers: Array, truncated: Array) -> Array:
+        """[I, O, K] of the functions with coefficients a [I, O, d + 1] of the powers of x, and c
+        [I, O, N] of the truncated ones."""
+        d, (n, count) = self.degree, self.inner.shape
+        pieces = [powers[:, :, 0:1], powers[:, :, 1:]]
+        widths = np.concatenate([np.diff(self.inner, axis=1), np.ones((n, 1))], axis=1)
+        for k in range(count):
+            # Taylor's coefficients about t_k of everything that has begun there.
+            at = self.inner[:, k, None, None]
+            row = np.zeros((*powers.shape[:2], d))
+            for p in range(1, d + 1):
+                row[:, :, p - 1] = _taylor(powers, at, p)
+                apart = self.inner[:, k : k + 1] - self.inner[:, :k]  # [I, k]
+                row[:, :, p - 1] += math.comb(d, p) * (truncated[:, :, :k] * (apart ** (d - p))[:, None]).sum(axis=2)
+            row[:, :, d - 1] += truncated[:, :, k]
+            pieces.append(row * widths[:, k, None, None] ** np.arange(1, d + 1))
+        return np.concatenate([*pieces, _at_infinity(np.concatenate([powers[:, :, 1:], truncated], axis=2))], axis=2)
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
+        low, high = self.inner[:, :-1].T, self.inner[:, 1:].T
+        u = x[:, None, :]
+        cells = np.clip((u - low) / (high - low), 0, 1)
+        parts = [np.minimum(u, self.inner[:, 0]), cells, np.maximum(u - self.inner[:, -1], 0)]
+        pieces = np.concatenate(parts, axis=1)  # [B, N + 1, I]
+        values = pieces[:, :, None, :] ** np.arange(1, self.degree + 1)[:, None]
+        flat = values.reshape(len(x), self.functions - 3, x.shape[1])
+        last = np.maximum(u - LARGEST, 0)
+        return np.concatenate([np.where(np.isnan(u), u, 1.0), flat, last, last], axis=1)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I]."""
+        low, high = self.inner[:, :-1].T, self.inner[:, 1:].T
+        u = g.reshape(x, 0, 1, sources)
+        zero = g.const(0.0)
+        below = g.op("Min", u, g.const(self.inner[None, None, :, 0]))
+        above = g.op("Max", g.sub(u, g.const(self.inner[None, None, :, -1])), zero)
+        pieces = [below, above]
+        if low.size:
+            share = g.mul(g.sub(u, g.const(low[None])), g.const(1 / (high - low)[None]))
+            pieces.insert(1, g.op("Min", g.op("Max", share, zero), g.const(1.0)))
+        first = g.op("Concat", *pieces, axis=1)
+        powers = [first]
+        for _ in range(self.degree - 1):
+            powers.append(g.mul(powers[-1], first))
+        # Concat goes power by power, the functions piece by piece.
+        joined = g.op("Concat", *powers, axis=1) if len(powers) > 1 else first
+        count = self.inner.shape[1] + 1
+        order = [p * count + piece for piece in range(count) for p in range(self.degree)]
+        joined = g.gather(joined, order, axis=1) if self.degree > 1 else joined
+        one = g.op("Where", g.op("IsNaN", u), u, g.const(1.0))
+        last = g.op("Max", g.sub(u, g.const(LARGEST)), zero)
+        return g.op("Concat", one, joined, last, last, axis=1)
+
+    def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        """From the first knot to the last, and half of that further; every knot is a point."""
+        low, high = self.inner[:, 0], self.inner[:, -1]
+        reach = np.maximum((high - low) / 2, 1.0)
+        return Support((low - reach / 4, high + reach / 4), (low - reach, high + reach), self.inner.T)
+
+    def parameters(self) -> dict[str, str]:
+        """The degree, and the number of cells between the knots."""
+        return {"degree": str(self.degree), "intervals": str(self.inner.shape[1] - 1)}
+
+    def knots(self) -> Array:
+        """[I, N], or [1, N] where all sources share them."""
+        return self.inner[:1] if (self.inner == self.inner[0]).all() else self.inner
+
+
+def _taylor(powers: Array, at: Array, order: int) -> Array:
+    """[I, O]: the derivative of that order, over its factorial, of sum_p a_p x^p [I, O, d + 1] at [I, 1, 1]."""
+    exponents = np.arange(order, powers.shape[2])
+    binomials = np.array([math.comb(int(p), order) for p in exponents], dtype=np.float64)
+    return np.asarray((powers[:, :, order:] * binomials * at ** (exponents - order)).sum(axis=2))
+
+
+def _at_infinity(coefficients: Array) -> Array:
+    """[I, O, 2] for the two last functions: what makes the sum of infinite terms with these
+    coefficients [I, O, J] what it is, NaN or infinity."""
+    up, down = (coefficients > 0).all(axis=2), (coefficients < 0).all(axis=2)
+    return np.stack([np.where(down, -1.0, 1.0), np.where(up, 1.0, -1.0)], axis=2)
+
+
+def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
+    rng = np.random.default_rng(0)
+    uneven = np.cumsum(rng.uniform(0.05, 0.6, size=(3, 6)), axis=1) - 1
+    return [
+        LocalPowers(np.tile(np.linspace(-1, 1, 7)[1:-1], (3, 1)), 3),
+        LocalPowers(uneven, 3),
+        LocalPowers(uneven[:, :2], 1),
+        LocalPowers(np.array([[0.0], [0.5], [-2.0]]), 2),
+        LocalPowers(uneven * 30 + 100, 5),
+    ]

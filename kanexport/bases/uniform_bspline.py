@@ -1,0 +1,189 @@
+"""B-splines on knots that stand at equal distances, but for rounding, in a closed form of few operators.
+
+With p for the degree and d = |x - centre| / step, a cardinal B-spline is, by its truncated powers taken from
+both sides (Schoenberg 1946; degree 3: ((2 - d)+^3 - 4 (1 - d)+^3) / 6),
+
+    B(x) = sum_j (-1)^j C(p + 1, j) ((p + 1) / 2 - j - d)+^p / p!        for j with (p + 1) / 2 - j > 0
+
+It stands in for a `BSpline` in float32 graphs alone, and only where the proof holds: knots that are stored in
+float32 miss their places by up to 1e-5 of a cell on grids of hundreds of cells. Where all sources share their knots,
+the centres are the stored ones, so x - centre has no error, and `fit` makes new coefficients of the old, those of
+the splines nearest to the stored ones: that halves what is left. Elsewhere each source has its own place and step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.bases.bspline import BSpline
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+DEGREES = range(1, 7)  # of 7 on, a term of the closed form exceeds 1, where HardSigmoid ends
+NEAR = 2e-5  # of a cell, that a knot may be off its place to be worth a trial; outputs are proved to 1e-5
+POINTS = 8  # of a cell, on which a fit is made
+
+
+def departure(spline: BSpline) -> float:
+    """How far a knot is from equal distances, at most, in cells; infinite where they do not increase."""
+    start, step = _line(spline)
+    if not (step > 0).all():
+        return math.inf
+    ideal = start[:, None] + step[:, None] * np.arange(spline.extended.shape[1])
+    return float((np.abs(spline.extended - ideal) / step[:, None]).max())
+
+
+def _line(spline: BSpline) -> tuple[Array, Array]:
+    """Start and step [I] of the equal distances that are nearest to a source's knots, by least squares."""
+    t = spline.extended
+    n = np.arange(t.shape[1]) - (t.shape[1] - 1) / 2
+    step = (t @ n) / (n @ n)
+    return t.mean(axis=1) + step * n[0], step
+
+
+@dataclass(frozen=True, eq=False)
+class UniformSpline:
+    """Stands in for `spline`, whose knots are about uniform. What it means is the spline's; what it emits is near."""
+
+    spline: BSpline
+
+    kind = "bspline"
+    compact = True
+
+    def __post_init__(self) -> None:
+        if self.spline.degree not in DEGREES or departure(self.spline) > NEAR:
+            raise InvalidKan(f"splines of degree {self.spline.degree} on these knots have no closed form")
+
+    @property
+    def functions(self) -> int:
+        """K, the spline's."""
+        return self.spline.functions
+
+    @property
+    def sources(self) -> int | None:
+        """I, the spline's."""
+        return self.spline.sources
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64: the spline's own values."""
+        return self.spline.evaluate(x)
+
+    @cached_property
+    def fit(self) -> Array | None:
+        """[K, K]: times a source's coefficients, those that go with what is emitted; None: the same."""
+        if not self.spline.shared:
+            return None
+        knots = self.spline.extended[0]
+        x = (knots[:-1, None] + np.diff(knots)[:, None] * (np.arange(POINTS) + 0.5) / POINTS).reshape(-1, 1)
+        one = BSpline(knots[None], self.spline.degree)
+        found, *_ = np.linalg.lstsq(self._closed(x), one.evaluate(x)[:, :, 0], rcond=None)
+        return np.asarray(found)
+
+    def _closed(self, x: Array) -> Array:
+        """[n, 1] -> [n, K]: what the graph computes on shared knots, but for rounding."""
+        places, step = self._shared()
+        distance = np.abs(x - places) / step
+        reach, terms = _terms(self.spline.degree)
+        powers = [s * (w * np.maximum(a - distance, 0)) ** self.spline.degree for s, w, a in terms]
+        return np.asarray(sum(powers), dtype=np.float64) * _scale(self.spline.degree, reach)
+
+    def _shared(self) -> tuple[Array, float]:
+        """The centres [K] of shared knots, as a float32 graph holds them, and the step."""
+        _, step = _line(self.spline)
+        t = self.spline.extended[0]
+        k, p = self.functions, self.spline.degree
+        middle = (p + 1) // 2
+        places = t[middle : middle + k] if p % 2 else (t[middle : middle + k] + t[middle + 1 : middle + 1 + k]) / 2
+        return places.astype(np.float32).astype(np.float64), float(step[0])
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I], divided by `emitted_scale`; the spline's own form in float64, which keeps its digits."""
+        if g.dtype != np.float32:
+            return self.spline.emit(g, x, sources)
+        if self.spline.shared:
+            places, step = self._shared()
+        else:
+            # Half of the grid in cells, from its middle: small numbers, which the subtraction leaves exact.
+            start, steps = _line(self.spline)
+            middle = start + steps * (self.spline.extended.shape[1] - 1) / 2
+            x = g.mul(g.sub(x, g.const(middle[None])), g.const(1 / steps[None]))
+            places, step = np.arange(self.functions, dtype=np.float64) - (self.functions - 1) / 2, 1.0
+        distance = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(places[None, :, None])))
+        _, terms = _terms(self.spline.degree)
+        total: Value | None = None
+        for sign, weight, end in terms:
+            side = g.hard_sigmoid(distance, alpha=-weight / step, beta=weight * end)
+            power = _power(g, side, self.spline.degree)
+            total = power if total is None else g.add(total, power) if sign > 0 else g.sub(total, power)
+        assert total is not None
+        return total
+
+    def emitted_scale(self, g: Graph) -> float:
+        """What makes the first term's largest value, 1, that of its truncated power."""
+        if g.dtype != np.float32:
+            return self.spline.emitted_scale(g)
+        return _scale(self.spline.degree, (self.spline.degree + 1) / 2)
+
+    def support(self, sources: int) -> Support:
+        """The spline's, and a cell more: what takes the place of NaN is at the end, and has to be outside here too."""
+        own = self.spline.support(sources)
+        _, step = _line(self.spline)
+        return dataclasses.replace(own, outer=(own.outer[0] - step, own.outer[1] + step))
+
+    def parameters(self) -> dict[str, str]:
+        """The spline's."""
+        return self.spline.parameters()
+
+    def knots(self) -> Array:
+        """The spline's."""
+        return self.spline.knots()
+
+
+def _terms(degree: int) -> tuple[float, list[tuple[int, float, float]]]:
+    """The reach r = (p + 1) / 2, and each term's sign, weight w and end a: sign * (w (a - d))+^p, the first of which
+    is 1 in the centre and none of which is more."""
+    reach = (degree + 1) / 2
+    terms = []
+    for j in range(math.ceil(reach)):
+        weight = math.comb(degree + 1, j) ** (1 / degree) / reach
+        terms.append((-1 if j % 2 else 1, weight, reach - j))
+    return reach, terms
+
+
+def _scale(degree: int, reach: float) -> float:
+    return float(reach**degree / math.factorial(degree))
+
+
+def _power(g: Graph, a: Value, exponent: int) -> Value:
+    """a to a small whole power; onnxruntime is fast at squares and cubes."""
+    if exponent <= 3:
+        return a if exponent == 1 else g.pow(a, float(exponent))
+    root = _power(g, a, exponent // 2)
+    square = g.mul(root, root)
+    return g.mul(square, a) if exponent % 2 else square
+
+
+def examples() -> list[Basis]:
+    """Degrees 1 to 6 on shared grids and on one for each source, for the conformance test."""
+    found: list[Basis] = []
+    for degree in DEGREES:
+        for intervals in (1, 5, 20):
+            row = np.linspace(-1.3, 2.1, intervals + 2 * degree + 1)
+            own = row * np.array([[1.0], [0.01], [70.0]]) + np.array([[0.0], [0.001], [-9.0]])
+            for grid in (np.tile(row, (3, 1)), own):
+                stored = BSpline(grid.astype(np.float32).astype(np.float64), degree)
+                if departure(stored) <= NEAR:
+                    found.append(UniformSpline(stored))
+    return found

@@ -1,0 +1,1 @@
+"""Batch export: every checkpoint of a folder, each in its own process."""

@@ -1,0 +1,171 @@
+"""The checkpoints of a folder: which files they are, and what to call their models.
+
+A file is a checkpoint by its first bytes; one that is named like a checkpoint is
+listed too, so that a report can say what it holds instead. Left out: hidden files
+and folders, links, pykan's `_cache_data` (the last training inputs), and the model
+repository itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanexport.contract import safe_files
+from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
+from kanexport.errors import CheckpointError
+from kanexport.formats import safetensors, torch_archive
+from kanexport.formats.checkpoint import CACHE, CONFIG, LEGACY_MAGIC, STATE
+
+ENTRY_LIMIT = 200_000  # directory entries looked at
+ITEM_LIMIT = 10_000  # checkpoints
+HEAD = 2048  # bytes that tell a format
+NAME_LENGTH = 128
+SMALLER = "name a smaller folder"
+SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in (*CHECKPOINTS, *MORE_CHECKPOINTS))})$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One checkpoint: what `export` takes as its path, and its place below the folder.
+    Or, with a `fault`, a folder that cannot be listed."""
+
+    path: Path
+    place: str
+    fault: str = ""
+
+
+def find(root: Path, repository: Path) -> tuple[Item, ...]:
+    """All checkpoints below a folder, in order of their places. Raises CheckpointError."""
+    if not root.is_dir():
+        raise CheckpointError(f"{str(root)[:300]} is not a folder", hint="--recursive takes a folder of checkpoints")
+    faults: list[OSError] = []
+    files = sorted(_files(root, repository.resolve(), faults))
+    checkpoints = _checkpoints(files)
+    if len(checkpoints) > ITEM_LIMIT:
+        raise CheckpointError(f"{root} holds {len(checkpoints)} checkpoints, more than {ITEM_LIMIT}", hint=SMALLER)
+    if not checkpoints and not faults:
+        raise CheckpointError(
+            f"no checkpoint is below {root}, among {len(files)} files",
+            hint="looked for are pykan's PREFIX_state and PREFIX_config.yml, torch.save archives and safetensors",
+        )
+    items = [Item(path, path.relative_to(root).as_posix()) for path in checkpoints]
+    items += [_unlisted(root, error) for error in faults]
+    return tuple(sorted(items, key=lambda item: item.path))
+
+
+def _checkpoints(files: Sequence[Path]) -> list[Path]:
+    """What `export` takes as its path: the prefixes of pykan's pairs, and files that are one by themselves."""
+    configs = _prefixes(files, CONFIG)
+    states = _prefixes(files, STATE)
+    pairs = [Path(prefix) for prefix in states & configs]
+    return pairs + [path for path in files if _stands_alone(path, states, configs)]
+
+
+def _stands_alone(path: Path, states: set[str], configs: set[str]) -> bool:
+    if path.name.endswith(CONFIG):
+        # A config without its weights is refused with what is missing; other programs have configs too.
+        return str(path).removesuffix(CONFIG) not in states and _is_pykan_config(path)
+    paired = path.name.endswith(STATE) and str(path).removesuffix(STATE) in configs
+    return not paired and _is_checkpoint(path)
+
+
+def _prefixes(files: Sequence[Path], ending: str) -> set[str]:
+    return {str(path).removesuffix(ending) for path in files if path.name.endswith(ending)}
+
+
+def _unlisted(root: Path, error: OSError) -> Item:
+    """A folder whose entries the machine does not tell."""
+    path = Path(str(error.filename))
+    return Item(path, path.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}")
+
+
+def names(items: Sequence[Item], prefix: str = "") -> list[str]:
+    """A model name for each item, from its place. The name has no suffix if the names of the whole folder then
+    differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. No name ends in a
+    suffix of a checkpoint, since commands take such a word for a file: a.pt becomes a-pt."""
+    front = f"{prefix}-" if prefix else ""
+    ends = re.compile(
+        rf"({'|'.join(map(re.escape, (*CHECKPOINTS, *MORE_CHECKPOINTS, STATE, CONFIG)))})$", re.IGNORECASE
+    )
+    short = [_usable(front + ends.sub("", item.place)) for item in items]
+    whole = [_usable(front + item.place) for item in items]
+    chosen: dict[int, str] = {}
+    for form in (short, whole):
+        chosen |= _different(form, chosen)
+    return [chosen.get(at) or _with_digest(short[at], item.place) for at, item in enumerate(items)]
+
+
+def _different(form: Sequence[str], chosen: Mapping[int, str]) -> dict[int, str]:
+    """Of those that have no name yet, the ones whose name in this form is short enough and nobody else's."""
+    waiting = [at for at in range(len(form)) if at not in chosen]
+    counts = collections.Counter(form[at] for at in waiting)
+    taken = set(chosen.values())
+    return {
+        at: form[at]
+        for at in waiting
+        if counts[form[at]] == 1 and len(form[at]) <= NAME_LENGTH and form[at] not in taken
+    }
+
+
+def _with_digest(name: str, place: str) -> str:
+    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{name[: NAME_LENGTH - 9]}-{digest}"
+
+
+def _usable(text: str) -> str:
+    """A place as a model name. A character that a name may not hold becomes a dash, and so does the dot of a suffix."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "model"
+    return re.sub(SUFFIX, r"-\1", name)
+
+
+def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path]:
+    """Regular files below `root`; links are neither listed nor followed. What cannot be
+    listed is added to `faults`."""
+    count = 0
+    for folder, inner, files in os.walk(root, onerror=faults.append):
+        here = Path(folder)
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and (here / name).resolve() != repository)
+        count += len(inner) + len(files)
+        if count > ENTRY_LIMIT:
+            raise CheckpointError(f"{root} holds more than {ENTRY_LIMIT} files and folders", hint=SMALLER)
+        for name in files:
+            path = here / name
+            if not name.startswith(".") and not name.endswith(CACHE) and _is_regular(path):
+                yield path
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if path.suffix.lower() in CHECKPOINTS:
+        return True
+    try:
+        size = path.stat().st_size
+        head = safe_files.beginning(path, HEAD)
+    except OSError:
+        return False
+    if head.startswith(torch_archive.MAGIC):
+        # The first entry of what torch writes. Its name's length is at 26, the name at 30.
+        return head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"/data.pkl")
+    if head.startswith(LEGACY_MAGIC) or (head.startswith(b"\x80") and b"torch" in head):
+        return True
+    return safetensors.looks_like(head[:9], size) and b'"data_offsets"' in head
+
+
+def _is_pykan_config(path: Path) -> bool:
+    try:
+        return b"base_fun_name:" in safe_files.beginning(path, 2**16)
+    except OSError:
+        return False

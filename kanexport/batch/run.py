@@ -1,0 +1,197 @@
+"""Every checkpoint of a folder, one after the other, and a report of what became of each.
+
+Each export is a process of its own (`kanexport.batch.worker`) with bounds on time and
+memory: a file that takes too much, or crashes something, costs itself alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanexport.batch import discover, worker
+from kanexport.contract.cli import console
+from kanexport.contract.cli.console import Exit
+from kanexport.contract.cli.suggest import advice
+from kanexport.detection import architecture_file, registry
+from kanexport.errors import CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
+from kanexport.functions import expression
+from kanexport.pipeline import ARCHITECTURE, Request
+
+FORMAT = 1  # of the report
+SECONDS, MEMORY = 300.0, 8192  # for one file: time, and MiB of address space
+GRACE = 5.0  # seconds that a process has to clean up
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one checkpoint: `result` as `report.document` tells it, or `error` as
+    `voice.facts` does."""
+
+    place: str
+    name: str
+    seconds: float
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    def worst(self, key: str) -> float:
+        """The largest error over all groups of rows, such as "outputs_max_rel"."""
+        assert self.result is not None
+        return float(max(zone[key] for zone in self.result["verification"]["zones"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All of a run. `unused`: what was given and no exported file had a use for."""
+
+    root: Path
+    rows: tuple[Row, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def exported(self) -> int:
+        """How many checkpoints became a model."""
+        return sum(row.result is not None for row in self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit.DONE if everything was exported and of use, else Exit.PARTLY."""
+        return Exit.DONE if self.exported == len(self.rows) and not self.unused else Exit.PARTLY
+
+
+def sweep(
+    request: Request,
+    *,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+    advance: Callable[[int, int, str], None] = lambda done, total, place: None,
+) -> Report:
+    """Export every checkpoint below `request.path`; its name is what their names start with.
+
+    `advance(done, total, place)` is called before each and after the last. Raises
+    ExportError only for what concerns all of them, before the first.
+    """
+    _check(request, seconds, memory)
+    items = discover.find(request.path, request.repository)
+    names = discover.names(items, request.name)
+    rows: list[Row] = []
+    for at, (item, name) in enumerate(zip(items, names, strict=True)):
+        advance(at, len(items), item.place)
+        started = time.monotonic()
+        one = dataclasses.replace(request, path=item.path, name=name, shared=True)
+        answer = _fault(item) if item.fault else _run(one, seconds, memory * 2**20)
+        rows.append(
+            Row(item.place, name, round(time.monotonic() - started, 3), answer.get("result"), answer.get("error"))
+        )
+    advance(len(items), len(items), "")
+    return Report(request.path, tuple(rows), _unused(request, rows))
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report for machines; docs/checkpoints.md tells its fields."""
+    return {
+        "format": FORMAT,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "exporter_version": importlib.metadata.version("kanserve"),
+        "root": str(report.root),
+        "exported": report.exported,
+        "tried": len(report.rows),
+        "unused": list(report.unused),
+        "files": [_file(row) for row in report.rows],
+    }
+
+
+def _file(row: Row) -> dict[str, Any]:
+    entry: dict[str, Any] = {"path": row.place, "name": row.name, "seconds": row.seconds}
+    if row.result is None:
+        return {**entry, "status": "refused", "error": row.error}
+    errors = ("outputs_max_rel", "outputs_max_abs", "edges_max_rel", "edges_max_abs")
+    return {**entry, "status": "exported", **{key: row.worst(key) for key in errors}, **row.result}
+
+
+def _check(request: Request, seconds: float, memory: int) -> None:
+    """What is wrong for every file is said once."""
+    dataclasses.replace(request, force=True).target("model").check()
+    for name, text in request.facts().functions().items():
+        expression.function(name, text)
+    if request.family is not None and request.family not in registry.readers():
+        raise FamilyError(f"unknown family {request.family[:80]!r}", hint=advice(request.family, registry.readers()))
+    if request.architecture is not None:
+        architecture_file.load(request.architecture)
+    if not 0 < seconds < 10**6:
+        raise OptionError(f"the time limit is {seconds} seconds, expected a positive number")
+    if not 256 <= memory < 10**8:
+        raise OptionError(f"the memory limit is {memory} MiB, expected 256 or more")
+
+
+def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
+    """A misspelt option must not pass in silence: the files took the default instead."""
+    results = [row.result for row in rows if row.result is not None]
+    used = {key for result in results for key in result["options"]["given"]}
+    unused = [_as_given(key) for key in request.facts().given if key not in used]
+    reasons = {result["family_reason"] for result in results}
+    if request.architecture is not None and ARCHITECTURE not in reasons:
+        unused.append("--architecture")
+    return tuple(unused)
+
+
+def _as_given(key: str) -> str:
+    """A key of `Options.given` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
+    return f"--{key}" if " " in key else f"--option {key}"
+
+
+def _fault(item: discover.Item) -> dict[str, Any]:
+    return console.document(CheckpointError(f"{item.path} {item.fault}"))
+
+
+def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
+    """One export in a process: {"result": ...} or {"error": ...}."""
+    # -P: a file called json.py in the current folder is not to be imported.
+    command = [sys.executable, "-P", "-m", "kanexport.batch.worker"]
+    pipe = subprocess.PIPE
+    with _ended(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)) as process:
+        try:
+            out, err = process.communicate(worker.encode(request, memory), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            error: ExportError = LimitExceeded(
+                f"the export takes longer than {seconds:g} seconds", hint="allow more with --time-limit"
+            )
+            return console.document(error)
+    with contextlib.suppress(ValueError):
+        answer = json.loads(out)
+        if isinstance(answer, dict) and process.returncode == 0:
+            return answer
+    return console.document(_crash(process.returncode, err))
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, gone afterwards: asked first, since it may be about to rename a folder."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+        process.kill()
+        process.communicate()
+
+
+def _crash(code: int, err: bytes) -> ExportError:
+    last = (err.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:200]
+    if code == -signal.SIGKILL:
+        return LimitExceeded("the export was killed, most likely because the machine ran out of memory")
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return Crashed(f"the exporter ended with {how}: {last}", hint=Crashed.ADVICE)

@@ -1,0 +1,1 @@
+"""Bundles: one version in a model repository, with its manifest, graphs and baseline."""

@@ -1,0 +1,175 @@
+"""Rows of the user's data (`--reference`), and what the model's nodes were on them: counts, never the rows."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bundle.description import Signature
+from kanexport.contract import csv_columns, csv_text, grids, safe_files
+from kanexport.contract.manifest import LayerInfo, TensorSpec
+from kanexport.contract.naming import Names, NamingError
+from kanexport.contract.sections import Baseline, NodeBaseline
+from kanexport.errors import OptionError
+from kanexport.lowering.lower import Lowered
+from kanexport.verify import graph_runner
+
+Array = npt.NDArray[np.float64]
+
+FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
+REFERENCE = "--reference"
+FRAME = "a DataFrame"
+ROWS_LIMIT = 1_000_000
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """`x` [B, ...] as in the file. `columns`: the column names of a .csv or a DataFrame. `name` and `sha256`: of the
+    file."""
+
+    x: Array
+    columns: tuple[str, ...]
+    name: str
+    sha256: str
+
+    def features(self) -> tuple[str, ...]:
+        """The columns as names of a model's features; empty if there is no header. Raises NamingError if the header
+        gives no valid names."""
+        width = math.prod(self.x.shape[1:])
+        if self.columns:
+            Names(features=self.columns).check(width, 0)
+        return self.columns
+
+
+def load(path: Path, flag: str = REFERENCE) -> Rows:
+    """The rows that a `flag` of the command names. Raises OptionError, naming the file and what was expected."""
+    try:
+        data = safe_files.read(path, safe_files.ANY, links=True)
+        x, columns = _read(path, data)
+    except csv_text.CsvError as error:
+        raise OptionError(f"{flag}: {error.args[0]}", hint=FORMS) from error
+    except OSError as error:
+        raise OptionError(f"{flag} {path} cannot be read: {error.strerror or error}", hint=FORMS) from error
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise OptionError(f"{flag} {path.name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+    _require_rows(x, path.name, flag)
+    return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
+
+
+def of(given: str | Path | Any) -> Rows:
+    """The rows of a file or of a DataFrame (an object with columns and to_numpy). Raises OptionError."""
+    if not (hasattr(given, "columns") and hasattr(given, "to_numpy")):
+        return load(Path(given))
+    x, columns = np.asarray(given.to_numpy()), tuple(str(name).strip() for name in given.columns)
+    _require_rows(x, FRAME, REFERENCE)
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    return Rows(x, columns, FRAME, hashlib.sha256(x.tobytes()).hexdigest())
+
+
+def _require_rows(x: npt.NDArray[Any], name: str, flag: str) -> None:
+    if x.dtype.kind not in "fiu" or x.ndim < 2 or not 2 <= len(x) <= ROWS_LIMIT:
+        kind = f"{x.dtype} of shape {list(x.shape)}"
+        raise OptionError(f"{flag} {name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS)
+
+
+def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    if path.suffix == ".csv":
+        numbers, header = csv_columns.whole(path.name, data)
+        return numbers, tuple(name.strip() for name in header)
+    loaded = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded, ()
+    with loaded:
+        name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
+        if not name:
+            raise ValueError(f"it holds {', '.join(loaded.files)[:100] or 'nothing'}, and none called x")
+        return loaded[name], ()
+
+
+def measure(
+    rows: Rows, lowered: Lowered, layers: Sequence[LayerInfo], signature: Signature, names: Names, dtype: str
+) -> Baseline:
+    """Runs the graph on the rows. Raises OptionError where they are none of the model's."""
+    inputs, outputs = signature.inputs(), signature.outputs()
+    x = fitting(rows, inputs, names)
+    session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
+    given = inputs[0].name
+    parts: dict[str, list[Array]] = {}
+    for at in range(0, len(x), ROWS_AT_ONCE):
+        part = x[at : at + ROWS_AT_ONCE].astype(dtype)
+        for name, values in (graph_runner.run(session, {given: part}) | {given: part.astype(np.float64)}).items():
+            parts.setdefault(name, []).append(values.reshape(len(part), -1, values.shape[-1]))
+    seen = {name: np.concatenate(found).reshape(-1, found[0].shape[-1]) for name, found in parts.items()}
+    return Baseline(
+        name=rows.name,
+        sha256=rows.sha256,
+        rows=len(x),
+        mean=grids.rounded(_moments(x.reshape(len(x), -1))[0]),
+        layers=tuple(_counted(seen[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers),
+        outputs=tuple(_counted(seen[tensor.name], lambda node: ()) for tensor in outputs),
+    )
+
+
+def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
+    """Of each number of a row, as the baseline has it. Raises OptionError where they are none of the model's."""
+    x = fitting(rows, signature.inputs(), names)
+    return grids.rounded(_moments(x.reshape(len(x), -1))[0])
+
+
+def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = REFERENCE) -> Array:
+    """[B, ...] in the model's shape, columns put in its order by their names. Raises OptionError."""
+    if len(inputs) != 1 or inputs[0].datatype not in ("FP32", "FP64"):
+        raise OptionError(f"{flag} is for models with one input, of floating-point numbers")
+    shape, x = inputs[0].shape[1:], rows.x
+    if x[0].size != math.prod(shape):
+        raise OptionError(
+            f"{flag} {rows.name} has rows of shape {list(x.shape[1:])}, the model takes {list(shape)}", hint=FORMS
+        )
+    try:
+        order = names.order(rows.columns)
+    except NamingError as error:
+        raise OptionError(f"{flag} {rows.name}: {error}") from error
+    return np.asarray((x if order is None else x[:, order]).reshape(len(x), *shape))
+
+
+def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBaseline:
+    """`nodes` [N, n]; `grid`: the bounds of a node's cells, if it has some of its own."""
+    bounds = [_cells(grid(at), nodes[:, at]) for at in range(nodes.shape[1])]
+    counts, nonfinite = zip(*(grids.count(one, nodes[:, at]) for at, one in enumerate(bounds)), strict=True)
+    mean, std = _moments(nodes)
+    return NodeBaseline(
+        cells=(bounds[0],) if len(set(bounds)) == 1 else tuple(bounds),
+        counts=counts,
+        nonfinite=nonfinite,
+        mean=grids.rounded(mean),
+        std=grids.rounded(std),
+    )
+
+
+def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
+    """The bounds of a node's cells: those of its grid, or equal parts of what was seen."""
+    if len(grid) > 1:
+        return grid
+    finite = values[np.isfinite(values)]
+    return grids.equal(*((finite.min(), finite.max()) if len(finite) else (0.0, 0.0)))
+
+
+def _moments(values: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of the finite values of each column; 0 where there are none."""
+    finite = np.isfinite(values)
+    count = np.maximum(finite.sum(axis=0), 1)
+    mean = np.where(finite, values, 0.0).sum(axis=0) / count
+    with np.errstate(all="ignore"):
+        apart = np.where(finite, values - mean, 0.0)
+    return mean, np.sqrt((apart**2).sum(axis=0) / count)

@@ -1,0 +1,124 @@
+"""A Kan as the manifest tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kanexport.contract.manifest import BasisInfo, LayerInfo, SymbolicEdge, TensorSpec
+from kanexport.graph import precision
+from kanexport.ir.model import EdgeTerm, Kan, Layer, Term
+from kanexport.lowering.lower import EDGES, term_tensors
+from kanexport.verify.graph_runner import FLOAT, Port, Ports
+from kanexport.verify.verify import network_ports
+
+
+def edges_file(layer: int) -> str:
+    """The file with a layer's edge graph."""
+    return f"edges_l{layer}.onnx"
+
+
+def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
+    """One entry per layer; `node_tensors` names what feeds each."""
+    return tuple(
+        layer(one, at, name, term_tensors(one))
+        for at, (one, name) in enumerate(zip(kan.layers, node_tensors, strict=True))
+    )
+
+
+def layer(layer: Layer, at: int, node_tensor: str, terms: Sequence[str]) -> LayerInfo:
+    """One layer, the `at`-th of its model. `terms`: what its edge graph calls the part of each term."""
+    return LayerInfo(
+        sources=layer.sources,
+        destinations=layer.destinations,
+        bases=tuple(_basis(term, name) for term, name in zip(layer.terms, terms, strict=True)),
+        before=tuple(step.describe() for step in layer.before),
+        after=tuple(step.describe() for step in layer.after),
+        mask=() if (layer.mask == 1).all() else tuple(map(tuple, layer.mask.tolist())),
+        bias=tuple(layer.bias.tolist()) if layer.bias.any() else (),
+        symbolic=tuple(
+            SymbolicEdge(
+                source=edge.source,
+                destination=edge.destination,
+                function=edge.function.name,
+                expression=edge.function.expression,
+                a=edge.a,
+                b=edge.b,
+                c=edge.c,
+                d=edge.d,
+                mask=edge.mask,
+            )
+            for edge in layer.symbolic
+        ),
+        active_edges=int(layer.active().sum()),
+        node_tensor=node_tensor,
+        edges_file=edges_file(at),
+        edges_tensor=EDGES,
+        name=layer.name,
+        edge_class="B" if layer.mixes else "A",
+    )
+
+
+def _basis(term: Term, name: str) -> BasisInfo:
+    if isinstance(term, EdgeTerm):
+        before = tuple(step.describe() for step in term.before)
+        return BasisInfo(
+            kind=term.kind,
+            functions=term.functions,
+            parameters={},
+            knots=(),
+            before=before,
+            per_edge=True,
+            edges_tensor=name,
+        )
+    return BasisInfo(
+        kind=term.kind,
+        functions=term.functions,
+        parameters=term.basis.parameters(),
+        knots=tuple(map(tuple, term.basis.knots().tolist())),
+        before=tuple(step.describe() for step in term.before),
+        edges_tensor=name,
+    )
+
+
+BATCH = -1  # any number of rows, in a TensorSpec
+
+
+# Of whole numbers and truth values, by numpy's names.
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of a graph in `dtype`, which is float32 or float64.
+
+    Example: one input of (784,) and one output of (10,) in float32 are x FP32 [-1, 784] and
+    y FP32 [-1, 10].
+    """
+
+    ports: Ports
+    dtype: str
+
+    @classmethod
+    def of_network(cls, kan: Kan, dtype: str) -> Signature:
+        """A stack of KAN layers: vectors in, vectors out."""
+        return cls(network_ports(kan), dtype)
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes, for the manifest."""
+        return tuple(map(self._tensor, self.ports.inputs))
+
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives, for the manifest."""
+        return tuple(map(self._tensor, self.ports.outputs))
+
+    def _tensor(self, port: Port) -> TensorSpec:
+        datatype = precision.DATATYPES[self.dtype] if port.kind == FLOAT else DATATYPES[port.kind]
+        return TensorSpec(name=port.name, datatype=datatype, shape=(BATCH, *port.shape))

@@ -1,0 +1,188 @@
+"""Explanations that travel: which layers `explain.onnx` tells the edges of, and what it says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kanexport.bundle.description import BATCH, Signature
+from kanexport.contract.cli.suggest import advice
+from kanexport.contract.manifest import LayerInfo
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import (
+    CONTRIBUTIONS,
+    EXPLAIN_FILE,
+    MOST_EXPLAINED_EDGES,
+    NODES,
+    OUTPUT,
+    ExplainedTensor,
+    Explanations,
+)
+from kanexport.errors import OptionError
+from kanexport.graph import compose, precision
+from kanexport.graph.compose import AppendedGraph
+from kanexport.ir.model import Kan
+from kanexport.lowering.attribution import Anchor, contributions_graph
+from kanexport.lowering.lower import Explained, Lowered
+from kanexport.verify import attribution
+from kanexport.verify.attribution import NoContributions
+
+MOST = 65_536  # edges of a layer and a row, at all positions, which nobody has to ask for: 256 KiB a row in float32
+OF_MODULE = "it is a torch module, of which its last layers alone can have some"  # contributions
+FACTS = "kanexport"  # the key of the file's metadata
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainOptions:
+    """Whether an explaining graph is wanted, and of which layers the edges, by number or name: none named, of all that
+    have no more than `MOST`."""
+
+    wanted: bool = False
+    layers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, explain: bool | Sequence[str | int]) -> ExplainOptions:
+        """True for all that fit, or their numbers and names."""
+        return cls(bool(explain), () if isinstance(explain, bool) else tuple(map(str, explain)))
+
+
+NOT_ASKED = ExplainOptions()
+
+
+def add(
+    asked: ExplainOptions,
+    lowered: Lowered,
+    layers: Sequence[LayerInfo],
+    signature: Signature,
+    names: Names,
+    against: Anchor | str = "",
+) -> Lowered:
+    """The graphs with the explaining one, if it is asked for; with contributions, where there is something that they
+    are `against`, which is else why there is not. Raises OptionError for a layer that is not there, InvalidKan where
+    the graphs do not fit into one."""
+    if not asked.wanted:
+        return lowered
+    chosen, notes = _chosen(asked, layers)
+    against = _within_reason(against, chosen, layers)
+    if isinstance(against, str):
+        anchor, needed = None, chosen
+        notes += (f"{EXPLAIN_FILE} has no contributions: {against}; `kanserve explain` may",) if against else ()
+    else:
+        anchor, needed = against, list(range(len(layers)))
+    tensors = _tensors(layers, chosen, lowered.model, signature)
+    parts = [
+        AppendedGraph(
+            lowered.edges[at], layers[at].edges_tensor, edges_name(at), layers[at].positions, shown=at in chosen
+        )
+        for at in needed
+    ]
+    if anchor is not None:
+        graph = contributions_graph(anchor, [edges_name(at) for at in needed], signature.dtype)
+        parts.append(AppendedGraph(graph, CONTRIBUTIONS, CONTRIBUTIONS))
+        tensors.append(_contributions(anchor, signature))
+    about = Explanations(
+        file=EXPLAIN_FILE, tensors=tuple(tensors), base=() if anchor is None else tuple(anchor.base.tolist())
+    )
+    graph = compose.joined(lowered.model, parts, {FACTS: _facts(about, layers, names, anchor)})
+    return dataclasses.replace(lowered, explained=Explained(graph, about, notes, anchor))
+
+
+def attribution_baseline(asked: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
+    """What contributions of a network are against: the `mean` of the user's rows. Else why there are none; "" if nobody
+    wants any."""
+    if not asked.wanted or not mean:
+        return ""
+    try:
+        return attribution.anchor(kan, np.array(mean))
+    except NoContributions as error:
+        return str(error)
+
+
+def _within_reason(against: Anchor | str, chosen: Sequence[int], layers: Sequence[LayerInfo]) -> Anchor | str:
+    """Contributions take the edges of all layers."""
+    large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > MOST]
+    return f"layer {large[0]} has {_edges(layers[large[0]])} edges a row" if large and against else against
+
+
+def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
+    shape = (BATCH, len(anchor.row), len(anchor.base))
+    datatype = precision.DATATYPES[signature.dtype]
+    return ExplainedTensor(name=CONTRIBUTIONS, datatype=datatype, shape=shape, holds=CONTRIBUTIONS, layer=-1)
+
+
+def edges_name(layer: int) -> str:
+    """What a layer's edges are called in the explaining graph."""
+    return f"layer{layer}_edges"
+
+
+def _chosen(asked: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
+    """The numbers of the layers, ascending, and what is said of those that are left out."""
+    if asked.layers:
+        return sorted({_numbered(text, layers) for text in asked.layers}), ()
+    large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > MOST}
+    notes = (
+        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {MOST}; --explain-layers takes it too"
+        for at, count in large.items()
+    )
+    return [at for at in range(len(layers)) if at not in large], tuple(notes)
+
+
+def _edges(layer: LayerInfo) -> int:
+    return layer.sources * layer.destinations * math.prod(layer.positions)
+
+
+def _numbered(text: str, layers: Sequence[LayerInfo]) -> int:
+    """The layer that is meant. Raises OptionError."""
+    names = [layer.name for layer in layers]
+    if text.isdecimal() and int(text) < len(layers):
+        return int(text)
+    if text in names:
+        return names.index(text)
+    known = [*map(str, range(len(layers))), *filter(None, names)]
+    raise OptionError(
+        f"--explain-layers: there is no layer {text[:80]!r}, the model has {len(layers)}",
+        hint=advice(text, known, what="layers"),
+    )
+
+
+def _tensors(
+    layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
+) -> list[ExplainedTensor]:
+    """The graph's outputs, in order: those of the model's, and the edges."""
+    datatype, layer_of = precision.DATATYPES[signature.dtype], {one.node_tensor: at for at, one in enumerate(layers)}
+    found = [
+        ExplainedTensor(name=one.name, datatype=one.datatype, shape=one.shape, holds=OUTPUT, layer=-1)
+        for one in signature.outputs()
+    ]
+    own = {one.name for one in found}
+    found += [
+        ExplainedTensor(name=name, datatype=datatype, shape=(BATCH, *shape), holds=NODES, layer=layer_of[name])
+        for name, shape in compose.outputs(model).items()
+        if name not in own
+    ]
+    for at in chosen:
+        shape = (BATCH, *layers[at].positions, layers[at].sources, layers[at].destinations)
+        found.append(
+            ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=MOST_EXPLAINED_EDGES, layer=at)
+        )
+    return found
+
+
+def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
+    """What the file says of itself, as JSON: its outputs, what people call the model's numbers, the biases of its
+    layers, with which edges add up to nodes, and the reference and its answer, with which contributions add up."""
+    tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
+    told: dict[str, Any] = {
+        "outputs": tensors,
+        "bias": [layer.bias for layer in layers],
+        "names": dataclasses.asdict(names),
+    }
+    if anchor is not None:
+        told |= {"reference": anchor.row.tolist(), "base": about.base}
+    return json.dumps(told, allow_nan=False)

@@ -1,0 +1,269 @@
+"""From a proof to a version in a repository: the manifest, the files, the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanexport.bundle import baseline, repository
+from kanexport.bundle.baseline import Rows
+from kanexport.bundle.description import Signature, edges_file
+from kanexport.bundle.explain_graph import NOT_ASKED, ExplainOptions
+from kanexport.contract import grids, manifest, naming
+from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
+from kanexport.contract.naming import UNNAMED, Names, NamingError
+from kanexport.contract.sections import (
+    AS_TRAINED,
+    EXACT,
+    EXPLAIN_FILE,
+    FLAG,
+    NO_BASELINE,
+    NO_EXPLANATIONS,
+    POLICIES,
+    REJECT,
+    Approximation,
+    Baseline,
+)
+from kanexport.errors import OptionError, RepositoryError
+from kanexport.graph import compose, precision
+from kanexport.lowering.lower import Lowered
+from kanexport.verify.tolerances import OUTPUT_TOLERANCE
+from kanexport.verify.verify import Proof
+
+MAX_BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a model goes, and what is asked of it."""
+
+    repository: Path
+    name: str
+    version: int = 1
+    dtype: str = "float32"
+    max_batch_size: int = MAX_BATCH_SIZE
+    tolerance: float = OUTPUT_TOLERANCE
+    force: bool = False
+    names: Names = UNNAMED
+    reference: Rows | None = None  # of the user's data
+    explain: ExplainOptions = NOT_ASKED
+    outside: str = AS_TRAINED  # what becomes of inputs there, a key of `shared.outside.POLICIES`
+
+    def __post_init__(self) -> None:
+        """The header of the reference rows names the features, unless the user does."""
+        with contextlib.suppress(NamingError):
+            if self.reference is not None and not self.names.features:
+                names = dataclasses.replace(self.names, features=self.reference.features())
+                object.__setattr__(self, "names", names)
+
+    def of_header(self) -> tuple[str, ...]:
+        """Notes on the header of the reference rows."""
+        rows = self.reference
+        if rows is None or not rows.columns:
+            return ()
+        try:
+            named = rows.features() == self.names.features
+        except NamingError as error:
+            unused = f"the header of {rows.name} gives no feature names: {error}; --features NAMES gives them"
+            return () if self.names.features else (unused,)
+        said = f"features are named by the header of {rows.name}: {naming.listed(rows.columns)}"
+        return (said,) if named else ()
+
+    def check(self) -> None:
+        """Refuse early what would fail late. Raises OptionError and RepositoryError."""
+        precision.check(self.dtype)
+        if not 1 <= self.max_batch_size <= 2**31 - 1:
+            raise OptionError(f"max batch size is {self.max_batch_size}, expected 1 or more")
+        if self.outside not in POLICIES:
+            raise OptionError(f"outside is {self.outside[:40]!r}, expected one of {', '.join(POLICIES)}")
+        if not 0 < self.tolerance < 1:
+            raise OptionError(f"tolerance is {self.tolerance}, expected a number between 0 and 1")
+        repository.check_target(self.repository, self.name, self.version, force=self.force)
+
+    def check_names(self, signature: Signature) -> None:
+        """Whether they fit what the model takes and gives. Raises OptionError."""
+        tensors = (signature.inputs(), signature.outputs())
+        try:
+            self.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
+        except naming.NamingError as error:
+            raise OptionError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationBasis:
+    """What a model was held against, a key of `manifest.AGAINST`, and how far it is from the trained model's
+    own answers, if there were any."""
+
+    against: str
+    answers: tuple[manifest.Answers, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.against not in manifest.VERIFICATION_BASES or bool(self.answers) != (self.against == manifest.ANSWERS):
+            raise OptionError(f"a model verified against {self.against!r} with {len(self.answers)} files of answers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvedModel:
+    """The graphs of a model, their proof, what it was held against, and what else the manifest says about it."""
+
+    lowered: Lowered
+    proof: Proof
+    claim: VerificationBasis
+    layers: tuple[LayerInfo, ...]
+    edge_class: str
+    opset: int
+    signature: Signature
+    source: Source
+    notes: tuple[str, ...]
+    approximation: Approximation = EXACT
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The folder that appeared, and what its manifest says."""
+
+    directory: Path
+    manifest: Manifest
+
+
+def publish(target: Target, model: ProvedModel) -> Result:
+    """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
+    target.check_names(model.signature)
+    files, seen = _files(model.lowered), _baseline(target, model)
+    unsaid = check(target.outside, model.layers, model.signature.inputs(), seen)
+    explained = model.lowered.explained
+    document = Manifest(
+        format=manifest.FORMAT,
+        name=target.name,
+        version=target.version,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        exporter_version=importlib.metadata.version("kanserve"),
+        edge_class=model.edge_class,
+        opset=model.opset,
+        max_batch_size=target.max_batch_size,
+        inputs=model.signature.inputs(),
+        outputs=model.signature.outputs(),
+        layers=model.layers,
+        source=model.source,
+        verification=dataclasses.replace(
+            model.proof.verification, against=model.claim.against, answers=model.claim.answers
+        ),
+        reference=model.proof.reference,
+        files=tuple(_entry(path, data) for path, data in files.items()),
+        notes=model.approximation.notes()
+        + model.notes
+        + model.proof.notes
+        + model.claim.notes
+        + _of_operators(model)
+        + target.of_header()
+        + unsaid
+        + (() if explained is None else explained.notes),
+        names=target.names,
+        baseline=seen,
+        explanations=NO_EXPLANATIONS if explained is None else explained.about,
+        outside=target.outside,
+        variants=model.proof.variants,
+        approximation=model.approximation,
+        optimization=model.lowered.optimization,
+    )
+    bare, document = _parted(document, files)
+    return Result(repository.pack(target.repository, bare, files, force=target.force), document)
+
+
+def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
+    """The manifest as its file holds it, and the whole manifest. The function adds the numbers that are not in the
+    manifest's file to `files`. Raises RepositoryError."""
+    try:
+        bare, numbers = manifest.parts(document)
+    except manifest.ManifestError as error:
+        raise RepositoryError(str(error), hint="fewer symbolic edges (prune the model) make it smaller") from error
+    if numbers is None:
+        return document, document
+    files[manifest.NUMBERS_FILE] = numbers
+    listed = (*document.files, _entry(manifest.NUMBERS_FILE, numbers))
+    return dataclasses.replace(bare, files=listed), dataclasses.replace(document, files=listed)
+
+
+def _baseline(target: Target, model: ProvedModel) -> Baseline:
+    if target.reference is None:
+        return NO_BASELINE
+    return baseline.measure(target.reference, model.lowered, model.layers, model.signature, target.names, target.dtype)
+
+
+def _of_operators(model: ProvedModel) -> tuple[str, ...]:
+    """What a server will say of a graph that torch made; of ours it has nothing to say."""
+    return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
+
+
+def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
+    """The files of a version by name, beside its manifest."""
+    files: dict[str, bytes | repository.Parts] = {manifest.MODEL_FILE: lowered.model}
+    if lowered.weights is not None:
+        files[manifest.WEIGHTS_FILE] = list(lowered.weights.content())
+    if lowered.many is not None:
+        files[manifest.MANY_FILE] = lowered.many.graph
+    if lowered.explained is not None:
+        files[EXPLAIN_FILE] = lowered.explained.graph
+    if lowered.kernel is not None:
+        files[KERNEL_FILE] = lowered.kernel
+    return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
+
+
+def _entry(path: str, data: bytes | repository.Parts) -> FileEntry:
+    digest, parts = hashlib.sha256(), [data] if isinstance(data, bytes) else data
+    for part in parts:
+        digest.update(part)
+    return FileEntry(path=path, size=sum(map(len, parts)), sha256=digest.hexdigest())
+
+
+SHOWN = 10  # inputs that are named
+
+
+def check(
+    policy: str, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], baseline: Baseline
+) -> tuple[str, ...]:
+    """Notes for the manifest: inputs of which nobody can say whether they are outside. Raises OptionError where that is
+    all of them."""
+    if policy not in (FLAG, REJECT):
+        return ()
+    names = {tensor.name for tensor in inputs}
+    reading = [layer for layer in layers if layer.node_tensor in names]
+    if not reading:
+        raise OptionError(
+            f"--outside {policy}: no layer with edges is known to read the model's inputs as they are, so that none of "
+            "them is outside",
+            hint="of a torch module's layers the request parameter kan.coverage tells, row by row",
+        )
+    return () if baseline.rows else _unsaid(policy, reading)
+
+
+def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
+    bare = sorted({at for layer in reading for at in _bare(layer)})
+    if len(bare) >= sum(layer.sources for layer in reading):
+        raise OptionError(
+            f"--outside {policy}: the first layer has no grid, so that nothing is outside",
+            hint="give rows of your data with --reference: what lies beyond them is then outside",
+        )
+    more = f" and {len(bare) - SHOWN} more" if len(bare) > SHOWN else ""
+    shown = ", ".join(map(str, bare[:SHOWN]))
+    note = f"of source {shown}{more} of the first layer nobody can say whether it is outside: it has no grid"
+    return (note,) if bare else ()
+
+
+def _bare(layer: LayerInfo) -> list[int]:
+    """The sources without a grid."""
+    tables = [_grids(basis, layer.sources) for basis in layer.bases if basis.knots and not basis.per_edge]
+    return [at for at in range(layer.sources) if not any(table[at] for table in tables)]
+
+
+def _grids(basis: BasisInfo, sources: int) -> list[bool]:
+    found = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
+    return found * sources if len(found) == 1 else found

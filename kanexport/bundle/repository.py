@@ -1,0 +1,210 @@
+"""Writes an export into the model repository: all or nothing.
+
+    NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
+    NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
+    NAME/VERSION/weights.bin   of a large model: the constants of all of them
+    NAME/VERSION/numbers.bin   of a large manifest: its long lists of numbers
+    NAME/VERSION/manifest.json written last
+
+The exporter first writes everything into a hidden folder, which appears by one rename. It renames the version if the
+model exists and its config fits, otherwise the whole model with its other versions. It replaces an old version or model
+by an exchange of two names. So a reader sees the old or the new state, config and version alike, if the export fails
+or is killed at any point. No step that can fail comes after this last step. Exports into one repository take turns for
+it (`leftovers.held`). A killed export leaves at most the hidden folder, which the next export and the server remove.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from kanexport.contract import atomic, safe_files, temp_dirs
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import Manifest
+from kanexport.errors import RepositoryError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CONFIG_FILE = "config.pbtxt"
+CONFIG_BYTES = 2**20  # bytes of a config.pbtxt, at most
+FILE, FOLDER = 0o644, 0o755  # modes of new files and folders, before the umask
+Parts = Sequence[bytes | memoryview]  # a large file's bytes, one after the other
+
+
+def check_target(repository: Path, name: str, version: int, *, force: bool) -> None:
+    """Refuse early what `pack` would refuse. Raises RepositoryError."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise RepositoryError(
+            f"model name {name[:140]!r} is not usable",
+            hint="letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+        )
+    if not 1 <= version < 2**63:
+        raise RepositoryError(f"version {str(version)[:30]} is not usable", hint="a positive integer below 2**63")
+    try:
+        folder = repository.is_dir() or not repository.exists()
+        taken = (repository / name / str(version)).exists()
+    except OSError as error:
+        raise RepositoryError(f"{str(repository)[:300]} cannot be read: {error.strerror}") from error
+    if not folder:
+        raise RepositoryError(f"{repository} is not a folder")
+    if taken and not force:
+        raise RepositoryError(
+            f"{repository / name / str(version)} exists already",
+            hint=f"choose another version with --version {version + 1}, or replace it with --force",
+        )
+
+
+def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts], *, force: bool) -> Path:
+    """Write one version and return its folder. Raises RepositoryError; then the
+    repository is as it was."""
+    home = repository / manifest.name
+    try:
+        check_target(repository, manifest.name, manifest.version, force=force)
+        repository.mkdir(parents=True, exist_ok=True)
+        with _undisturbed(), _hidden(repository, home) as (staging, inside):
+            os.mkdir(str(manifest.version), FOLDER, dir_fd=inside)
+            with safe_files.directory(str(manifest.version), within=inside) as version:
+                _write_version(version, manifest, files)
+                os.fsync(version)
+            safe_files.create(CONFIG_FILE, [triton_config(manifest)], mode=FILE, within=inside)
+            os.fsync(inside)
+            with temp_dirs.held(repository):
+                check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
+                _appear(staging, inside, home, manifest, force=force)
+    except safe_files.Refused as error:
+        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.found}") from error
+    except OSError as error:
+        raise RepositoryError(f"{home} cannot be written: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise RepositoryError(f"{home} cannot be written: there is not enough memory") from error
+    return home / str(manifest.version)
+
+
+def triton_config(manifest: Manifest) -> bytes:
+    """config.pbtxt for Triton's onnxruntime backend. All versions are served, as kanserve does: Triton by itself
+    serves the highest alone. Runs of one thread side by side gain Triton 61 % over its own choice, one run of all
+    threads ([784, 64, 10], 64 rows a request, two cores)."""
+    group = f'name: "{contract.TRITON_RUNS}" count: {contract.TRITON_INSTANCES} kind: KIND_CPU'
+    threads = f'key: "intra_op_thread_count" value: {{ string_value: "{contract.TRITON_THREADS}" }}'
+    text = f"version_policy {{ all {{ }} }}\ninstance_group [ {{ {group} }} ]\nparameters {{ {threads} }}\n"
+    return _signature(manifest) + text.encode()
+
+
+def _signature(manifest: Manifest) -> bytes:
+    """How config.pbtxt begins: what all versions of a model share. dims leave out the batch. What comes after it
+    is about how the model runs, and an operator may have changed it."""
+
+    def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
+        return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"
+
+    def tensor(spec: contract.TensorSpec) -> str:
+        dims = ", ".join(map(str, spec.shape[1:]))
+        return f'  {{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [ {dims} ] }}'
+
+    text = f'name: "{manifest.name}"\nbackend: "onnxruntime"\nmax_batch_size: {manifest.max_batch_size}\n'
+    return (text + tensors("input", manifest.inputs) + tensors("output", manifest.outputs)).encode()
+
+
+def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
+    """All versions of a model share one config: other shapes are another model."""
+    others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
+    found = _config(home, force=force)
+    if found is not None and not found.startswith(_signature(manifest)) and others and not force:
+        raise RepositoryError(
+            f"{home} holds versions with another input, output or batch size than this export",
+            hint="choose another --name, or --force to replace the shared config.pbtxt",
+        )
+
+
+def _write_version(folder: int, manifest: Manifest, files: Mapping[str, bytes | Parts]) -> None:
+    """Write the files of a version into an open directory."""
+    for name, parts in files.items():
+        safe_files.create(name, [parts] if isinstance(parts, bytes) else parts, mode=FILE, within=folder)
+    safe_files.create(contract.FILE_NAME, [contract.dumps(manifest)], mode=FILE, within=folder)
+
+
+def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force: bool) -> None:
+    """The last step, by one rename or exchange. `staging`, which `inside` has open, has the config and the version
+    in the layout of a model's folder."""
+    if not os.path.lexists(home):
+        os.rename(staging, home)
+        return
+    with safe_files.directory(home) as there:  # refuses a link to a folder, which no server serves
+        _check_config(home, manifest, force=force)
+        version, found, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
+        if found is not None and found.startswith(signature) and found != signature:
+            _place(staging / version, home / version)
+            return
+        for name in os.listdir(there):
+            if name not in (version, CONFIG_FILE) and not name.startswith(temp_dirs.HIDDEN):
+                safe_files.copy(name, there, inside)
+    _place(staging, home)
+
+
+def _config(home: Path, *, force: bool) -> bytes | None:
+    """The content of a model's config.pbtxt; None if there is none. With `force`, None also for anything but a
+    regular file: the export replaces it and does not follow it. Raises OSError."""
+    try:
+        return safe_files.read(home / CONFIG_FILE, CONFIG_BYTES)
+    except FileNotFoundError:
+        return None
+    except safe_files.Refused:
+        if not force:
+            raise
+        return None
+
+
+def _place(new: Path, target: Path) -> None:
+    """Put one into the place of another, which is then where the new one was. Where two names cannot change places
+    in one step, the old one steps aside first, and comes back if the new one does not get there (`leftovers.sweep`
+    sees to that after a kill)."""
+    if not os.path.lexists(target):
+        os.rename(new, target)
+        return
+    if atomic.exchange(new, target):
+        return
+    with temp_dirs.place(target.parent, old=target.name) as aside:
+        os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except (OSError, MemoryError):
+            os.rename(aside, target)
+            raise
+
+
+@contextlib.contextmanager
+def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
+    """A hidden folder in the repository, and its descriptor. The folder and all of its contents are removed
+    afterwards. The exporter writes through the descriptor, even if another process gives the folder's name to
+    something else meanwhile."""
+    for parent in (repository, home):
+        temp_dirs.sweep(parent)
+    with temp_dirs.place(repository) as staging:
+        staging.mkdir(FOLDER)
+        with temp_dirs.held(staging, own=True) as inside:
+            yield staging, inside
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGTERM and Ctrl-C wait: a clean-up that is broken off leaves something behind.
+    Not a signal mask, since other threads of the process would take the signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, frame: waiting.append(received))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if waiting:
+            signal.raise_signal(waiting[0])

@@ -1,0 +1,1 @@
+"""The command `kanserve export`: its options, dispatch and output."""

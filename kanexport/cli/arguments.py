@@ -1,0 +1,126 @@
+"""Arguments of `kanserve export` about what goes with a model: names, rows of the user's data, explanations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kanexport.bundle import baseline, explain_graph
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.contract import naming
+from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import EXPLAIN_FILE, HALVES, SUMS
+from kanexport.errors import OptionError
+from kanexport.quantization import options
+from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.quantize import CALIBRATION
+
+
+def naming_options(parser: argparse.ArgumentParser) -> None:
+    """Names, and rows of the user's data."""
+    add = parser.add_argument_group("names, for every table, formula and picture").add_argument
+    each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
+    add("--features", default="", metavar="NAMES", help=f"one for each number of a row, {each}")
+    add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
+    add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="rows of your data, such as the training set, as .npy, .npz or "
+        ".csv: counts of what the nodes were on them go with the model, the rows do not; a .csv's header names the "
+        "features if --features does not",
+    )
+    add("--description", default="", metavar="TEXT", help="what the model is, in words")
+
+
+def form_options(parser: argparse.ArgumentParser) -> None:
+    """Further graphs of the same network."""
+    add = parser.add_argument
+    add(
+        "--rows",
+        type=int,
+        default=0,
+        help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
+    )
+    add(
+        "--kernel",
+        action="store_true",
+        help=f"write {KERNEL_FILE} too: splines by an operator of kanserve-kernel, for servers that have it",
+    )
+
+
+def explaining_options(parser: argparse.ArgumentParser) -> None:
+    """The graph that tells how answers came about."""
+    add = parser.add_argument_group("explanations that travel").add_argument
+    add(
+        "--explain",
+        action="store_true",
+        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them and, with --reference, "
+        "contributions of the inputs, for any onnxruntime",
+    )
+    add(
+        "--explain-layers",
+        default="",
+        metavar="L,L",
+        help=f"whose edges it has, by number or name (default: all with at most {explain_graph.MOST} edges a row); "
+        "implies --explain",
+    )
+
+
+def precision_options(parser: argparse.ArgumentParser) -> None:
+    """Fewer bits, and what that may cost."""
+    add = parser.add_argument_group(
+        "fewer bits: approximate, and told as such wherever the model is described"
+    ).add_argument
+    add(
+        "--weights",
+        choices=tuple(options.WEIGHTS),
+        default="",
+        help="store coefficients as float16, compute in float32",
+    )
+    add(
+        "--precision",
+        choices=tuple(options.PRECISIONS),
+        default="",
+        help="sums of bytes where a layer's functions allow it, else coefficients of a byte; branches that lose too "
+        "much stay in float32",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="rows of your data on which errors are measured and branches chosen, as .npy, .npz or .csv (default: "
+        "those of --reference, else rows made for the model)",
+    )
+    add(
+        "--max-error",
+        type=float,
+        metavar="E",
+        help="largest difference from the checkpoint, relative to the largest answer (default: "
+        f"{options.MAX_ERROR[SUMS]:g} for int8, {options.MAX_ERROR[HALVES]:g} for half)",
+    )
+
+
+def fewer(args: argparse.Namespace) -> QuantizationOptions:
+    """What was asked for of it. Raises OptionError."""
+    rows = None if args.calibration is None else baseline.load(args.calibration, CALIBRATION)
+    return QuantizationOptions(args.weights, args.precision, rows, args.max_error)
+
+
+def explanations(args: argparse.Namespace) -> ExplainOptions:
+    """What was asked for of them."""
+    layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
+    return ExplainOptions(args.explain or bool(layers), layers)
+
+
+def names(args: argparse.Namespace) -> Names:
+    """What people call the model's numbers. Raises OptionError."""
+    try:
+        features, units, classes = (
+            naming.parse(f"--{what}", getattr(args, what)) for what in ("features", "units", "classes")
+        )
+    except naming.NamingError as error:
+        raise OptionError(str(error)) from error
+    return Names(features, units, classes, args.description)

@@ -1,0 +1,167 @@
+"""What an export made, for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kanexport.bundle.publish import Result
+from kanexport.contract.cli.console import say
+from kanexport.contract.cli.tables import Table
+from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
+from kanexport.contract.sections import AS_TRAINED, POLICIES, Approximation
+
+ASSUMED = "assumed, since the file does not tell"
+COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
+MORE = re.compile(r" and (\d+) more$")  # the end of a list that is cut off
+SEVERAL = "; "  # between what else a fact may be
+STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
+
+
+REGIONS = {
+    "inside": "in grid",
+    "extension": "grid extension",
+    "knots": "on knots",
+    "far": "far outside",
+    "nonfinite": "NaN, infinity",
+    "single": "batch of 1",
+}
+EXAMPLE = {"inside": "example rows", "scaled": "example, scaled", "noise": "example, noise"}  # regions of a module
+NOTHING = "-"  # shown if nothing was compared
+
+
+def result(result: Result, *, verbose: bool = False) -> None:
+    """Print one export as a table. `verbose`: also print the known alternatives of each assumed fact."""
+    manifest = result.manifest
+    edges = sum(layer.active_edges for layer in manifest.layers)
+    say(
+        f"{manifest.name} version {manifest.version}: {manifest.source.family}, "
+        f"{arrows(manifest.shapes)}, {edges} edges"
+    )
+    say(manifest.claim)
+    if manifest.against == READING:
+        say(COMPARE, indent=2)
+    _assumed(manifest.source.options_assumed, manifest.source.alternatives, verbose=verbose)
+    _facts("decided by the answers", manifest.source.options_decided, {})
+    if manifest.outside != AS_TRAINED:
+        say(f"outside: {manifest.outside}: {POLICIES[manifest.outside]}")
+    if manifest.approximation.asked:
+        say(manifest.approximation.text)
+        _branches(manifest.approximation).show()
+    for note in manifest.notes[len(manifest.approximation.notes()) :]:
+        say(f"note: {note}")
+    _zones(manifest).show()
+    for variant in manifest.variants:
+        worst = max(zone.outputs_max_rel for zone in variant.zones)
+        say(f"{variant.file}: the same for runs of many rows, outputs and nodes off by {worst:.1e} at most, relative")
+    if manifest.explanations.file:
+        say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
+    say(f"written to {result.directory}")
+
+
+def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: bool) -> None:
+    """Print facts that no file holds: in one line, with the number of known alternatives. `verbose`: print the
+    alternatives."""
+    if verbose:
+        _facts(ASSUMED, facts, words)
+    elif facts:
+        counts = {key: _count(words.get(key, "")) for key in facts}
+        others = {key: f" ({count} known alternatives)" if count > 1 else "" for key, count in counts.items()}
+        said = [f"{key}={value}{others[key]}" for key, value in facts.items()]
+        more = "; --verbose shows the alternatives" if any(counts.values()) else ""
+        say(f"{ASSUMED}: {', '.join(said)}{more}")
+
+
+def _count(words: str) -> int:
+    """The number of other values that a fact may have. `words`: a plain list, such as "or relu, tanh", or sentences."""
+    if not words.startswith("or "):
+        return len(words.split(SEVERAL)) if words else 0
+    more = MORE.search(words)
+    return len(words.split(", ")) + (int(more[1]) if more else 0)
+
+
+def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> None:
+    """Facts that no file holds, one a line where there is more to say than their values."""
+    if not facts:
+        return
+    say(f"{what}:")
+    for key, value in facts.items():
+        others = words.get(key, "").split(SEVERAL)
+        say(f"{key}={value}" + (f" ({others[0]})" if others[0] and len(others) == 1 else ""), indent=2)
+        for other in others if len(others) > 1 else ():
+            say(other, indent=4)
+
+
+def _zones(manifest: Manifest) -> Table:
+    """The largest errors, region by region."""
+    words = REGIONS | (EXAMPLE if manifest.source.family == HYBRID else {})
+    numbers = ("rows", "outputs, relative", "outputs, absolute", "edges, relative", "edges, absolute")
+    table = Table("largest errors against float64", ("region", *numbers, "worst edge"), numbers=numbers)
+    for zone in manifest.verification.zones:
+        outputs = _errors(zone.worst_output, zone.outputs_max_rel, zone.outputs_max_abs)
+        edges = _errors(zone.worst_edge, zone.edges_max_rel, zone.edges_max_abs)
+        table.add(words.get(zone.name, zone.name), str(zone.rows), *outputs, *edges, zone.worst_edge or NOTHING)
+    return table
+
+
+def _errors(where: str, *errors: float) -> tuple[str, ...]:
+    """Errors as text. `where`: the place of the largest error, empty if nothing was compared."""
+    return tuple(f"{error:.1e}" if where or error else NOTHING for error in errors)
+
+
+def _branches(found: Approximation) -> Table:
+    """How each branch is computed, and what that alone changes."""
+    numbers = ("alone, relative", "in fewest bits")
+    table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
+    for one in found.branches:
+        table.add(str(one.layer), one.kind, one.form, f"{one.error:.1e}", f"{one.first:.1e}")
+    return table
+
+
+def folder(report: dict[str, Any]) -> None:
+    """Print the report of a folder (`sweep.document`): what was exported, how well, and
+    why the rest was refused."""
+    _files(report["files"]).show()
+    for entry in report["files"]:
+        if entry["status"] == "refused":
+            _refusal(report["root"], entry["path"], entry["error"])
+    for given in report["unused"]:
+        say(f"{given} was of no use to any exported file")
+    say(f"{report['exported']} of {report['tried']} exported")
+
+
+def _files(entries: list[dict[str, Any]]) -> Table:
+    """One row a file; a star marks an error beyond the tolerance."""
+    numbers = ("outputs", "edges")
+    table = Table(
+        "largest relative errors against float64", ("file", "family", "widths", "class", *numbers), numbers=numbers
+    )
+    starred = False
+    for entry in entries:
+        if entry["status"] == "refused":
+            table.add(entry["path"], "refused", *[""] * 4, style="red")
+            continue
+        errors = [_marked(entry, kind) for kind in numbers]
+        starred |= any(error.endswith("*") for error in errors)
+        table.add(entry["path"], entry["family"], widths(entry["widths"]), entry["edge_class"], *errors)
+    table.caption = (STAR,) if starred else ()
+    return table
+
+
+def _refusal(root: str, place: str, error: dict[str, Any]) -> None:
+    _, _, message = error["message"].rpartition(f"{root}/{place}: ")
+    say(f"{place}: {error['kind']}: {message}")
+    if error["hint"]:
+        say(f"help: {error['hint']}", indent=2)
+
+
+def _marked(entry: dict[str, Any], kind: str) -> str:
+    """The largest error of "outputs" or "edges", with a star if it is beyond the tolerance."""
+    error = entry[f"{kind}_max_rel"]
+    return f"{error:.1e}" + ("*" if error > entry["verification"][f"{kind}_tolerance"] else "")
+
+
+def widths(numbers: list[int]) -> str:
+    """2 → 5 → 1"""
+    return " → ".join(map(str, numbers))

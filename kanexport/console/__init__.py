@@ -1,1 +1,0 @@
-"""What people type and see: the command and its output."""

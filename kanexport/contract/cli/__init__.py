@@ -1,0 +1,1 @@
+"""Command-line kit: exit codes, output, arguments and suggestions, for both programs."""

@@ -1,0 +1,130 @@
+"""How a command says that it failed: exit codes, one JSON document, one text.
+
+    {"error": {"kind": "NotFound", "message": "unknown model: 'digit'",
+               "hint": "did you mean 'digits'?", "exit_code": 2}}
+
+    kanserve infer: error: unknown model: 'digit'
+      help: did you mean 'digits'?
+
+The text goes to stderr; with `--json`, the document goes to stdout as well.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import sys
+from typing import Any
+
+
+class Exit(enum.IntEnum):
+    """What a process returns. `EXIT_CODES` is the same table for people."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG = 2
+    UNPROVED = 3
+    PARTLY = 4
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.DONE: "done",
+    Exit.FAILED: "anything else, such as a server that does not answer",
+    Exit.WRONG: "the input or the command is wrong",
+    Exit.UNPROVED: "the export's own verification failed",
+    Exit.PARTLY: "export --recursive refused a part of the folder",
+    Exit.INTERRUPTED: "interrupted",
+}
+EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in MEANINGS.items())
+
+
+class Failure(Exception):
+    """A command ends here, on purpose.
+
+    `message` names the thing, what was found and what was expected; `hint` is advice, or
+    empty. `kind` is for scripts: the name of the class, unless another is given.
+    """
+
+    exit_code: int = Exit.WRONG
+
+    def __init__(self, message: str, *, hint: str = "", kind: str = "", exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.kind = kind or type(self).__name__
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+def facts(failure: Failure) -> dict[str, Any]:
+    """One failure for machines: kind, message, hint, exit_code."""
+    return {
+        "kind": failure.kind,
+        "message": failure.message,
+        "hint": failure.hint,
+        "exit_code": int(failure.exit_code),
+    }
+
+
+def document(failure: Failure) -> dict[str, Any]:
+    """What a command prints with `--json` in the place of its result."""
+    return {"error": facts(failure)}
+
+
+def text(program: str, failure: Failure) -> str:
+    """What a command prints to stderr; `program` is such as "kanserve export"."""
+    lines = [f"{program}: error: {printable(failure.message)}"]
+    if failure.hint:
+        lines.append(f"  help: {printable(failure.hint)}")
+    return "\n".join(lines)
+
+
+def printable(raw: str) -> str:
+    """Names from a file reach the terminal, but its control sequences and line breaks do not."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in raw)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout. NaN and infinities become strings: JSON has no such numbers."""
+    emit(json_text(document) + "\n")
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """A document as JSON that every reader takes."""
+    return json.dumps(jsonable(document), allow_nan=False, indent=indent)
+
+
+def emit(text: str) -> None:
+    """Text to stdout, all of it: under PYTHONUNBUFFERED, print() drops what a pipe does not take at once."""
+    sys.stdout.flush()
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # whoever runs a command inside a program may replace stdout
+        sys.stdout.write(text)
+        return
+    with open(descriptor, "wb", closefd=False) as out:
+        out.write(text.encode(errors="backslashreplace"))
+
+
+def say(text: str, *, indent: int = 0) -> None:
+    """A line for people on stdout. It is not folded, so that a path can be copied whole."""
+    emit(f"{' ' * indent}{printable(text)}\n")
+
+
+def note(text: str) -> None:
+    """A line for people on stderr."""
+    print(printable(text), file=sys.stderr)
+
+
+def jsonable(value: Any) -> Any:
+    """Tuples to lists, non-finite floats to "NaN", "Infinity", "-Infinity"."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value

@@ -1,0 +1,75 @@
+"""Help with a misspelt name. Standard library only."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import types
+from collections.abc import Iterable
+
+from kanexport.contract.cli.console import Exit, Failure
+
+WORD_LENGTH = 80  # characters of a word that are compared
+SHOWN = 40  # names of a list; the rest is counted
+
+
+def advice(word: str, known: Iterable[str], *, what: str = "known", prefix: str = "") -> str:
+    """The sentence for `word`, which is not in `known`: "did you mean 'digits'?", or
+    "known: digits, hello" where no name is close, or nothing where there is none.
+
+    A `prefix` that all names have is shown and not compared: it would make all of them alike.
+    """
+    names = list(dict.fromkeys(known))
+    bare = {name.removeprefix(prefix): name for name in names}
+    close = closest(word.removeprefix(prefix), bare)
+    if close:
+        return f"did you mean {bare[close]!r}?"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{what}: {', '.join(names[:SHOWN])}{more}" if names else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The name that is most like `word`, or "". Case, `-` and `_` make no difference."""
+    names = {_plain(name): name for name in known}
+    matches = difflib.get_close_matches(_plain(word[:WORD_LENGTH]), names, n=1)
+    return names[matches[0]] if matches else ""
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_")
+
+
+class MissingPackage(Failure):
+    """A command whose packages are not installed."""
+
+    exit_code = Exit.FAILED
+
+
+def load(command: str, module: str, extra: str = "") -> types.ModuleType:
+    """The module of a command. Raises MissingPackage saying how to install the `extra` it needs."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):  # the module or a folder above it
+            raise MissingPackage(
+                f"{command} is not part of this installation (the server image leaves it out)",
+                hint="use one where the checkpoints are; `make setup` in a checkout of kanserve makes it",
+            ) from error
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("kanserve", "kanexport", "") or not extra:
+            raise
+        raise MissingPackage(
+            f"the command needs the Python package that provides {missing!r}, which is not installed",
+            hint=how_to_install(extra),
+        ) from error
+
+
+def how_to_install(extra: str) -> str:
+    """What to run for an extra of pyproject.toml, such as 'export'; it follows a sentence that says what is missing.
+
+    kanserve is on no package index, so this is for a checkout. It names the running
+    interpreter, because the first `pip` of a shell may serve another environment, and
+    is editable, because an environment made by `make setup` has to stay so.
+    """
+    return f"in a checkout of kanserve, run {sys.executable} -m pip install -e '.[{extra}]'"

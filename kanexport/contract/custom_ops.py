@@ -1,0 +1,83 @@
+"""Operators of ONNX's own domain that a graph may be made of: tensors in, tensors out, the same for the same.
+
+The server's structural screen refuses any other, and the exporter says so before it writes one. Standard library only.
+A new release of ONNX brings new names; `tests/kanserve/test_screen.py` holds both tables against it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+from pathlib import Path
+
+OPSETS = (7, 28)  # the oldest and the newest version of the domain
+IR_VERSIONS = (3, 14)
+
+_NAMES = """
+    Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization
+    BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike CausalConvWithState Ceil
+    Celu CenterCropPad Clip Col2Im Compress Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh
+    CumProd CumSum DFT DeformConv DepthToSpace DequantizeLinear Det Div Dropout DynamicQuantizeLinear Einsum Elu Equal
+    Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool
+    GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish
+    Hardmax Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual
+    LinearAttention Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool MaxRoiPool MaxUnpool Mean
+    MeanVarianceNormalization MelWeightMatrix Min Mish Mod Mul Neg NegativeLogLikelihoodLoss NonMaxSuppression NonZero
+    Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1
+    ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
+    Reshape Resize ReverseSequence RoiAlign RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu Shape
+    Shrink Sigmoid Sign Sin Sinh Size Slice Softmax SoftmaxCrossEntropyLoss Softplus Softsign SpaceToDepth Split Sqrt
+    Squeeze Sub Sum SwiGLU Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze
+    Upsample Where Xor
+    """
+ALLOWED = frozenset(_NAMES.split())
+
+CONTROL = "decides at run time which operators run, and how often"
+RANDOM = "gives other answers each time"
+SEQUENCE = "works on lists of tensors"
+TEXT = "works on text"
+# And why not the others.
+LEFT_OUT = {
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), CONTROL),
+    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"), RANDOM),
+    **dict.fromkeys(("RandomUniform", "RandomUniformLike"), RANDOM),
+    **dict.fromkeys(("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty"), SEQUENCE),
+    **dict.fromkeys(("SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence"), SEQUENCE),
+    **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), SEQUENCE),
+    **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), TEXT),
+    "ImageDecoder": "reads pictures",
+}
+
+
+def why_not(domain: str, name: str) -> str:
+    """Why a graph may not have this operator, or ""."""
+    if domain not in ("", "ai.onnx"):
+        return f"is of the domain {domain[:80]!r}, not of ONNX's own"
+    return "" if name in ALLOWED else LEFT_OUT.get(name, "is none that is known here")
+
+
+DOMAIN, OPERATOR, DOMAIN_VERSION = "kanserve", "SplineLayer", 1
+KERNEL_FILE = "model.kernel.onnx"
+PACKAGE = "kanserve_kernel"
+DEGREES = (1, 2, 3)  # of its splines
+NARROWEST, WIDEST = 1e-10, 1e10  # cells that it takes, as kernel/src/prepare.cpp refuses others
+HOW_TO_INSTALL = "`make kernel` in a checkout of kanserve builds and installs it, with g++"
+
+
+def library() -> str:
+    """The path of the operator's library, "" where it is not installed or made for another machine."""
+    try:
+        found = str(Path(importlib.import_module(PACKAGE).LIBRARY))
+    except ImportError:
+        return ""
+    return found if _loads(found) else ""
+
+
+@functools.cache
+def _loads(path: str) -> bool:
+    try:
+        ctypes.CDLL(path)
+    except OSError:
+        return False
+    return True

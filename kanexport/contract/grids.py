@@ -1,0 +1,104 @@
+"""Where the functions of a basis live, read off its knots: by the exporter and the server alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import SAME_UNITS, BasisInfo, LayerInfo
+
+SPLINE, BUMPS = "bspline", "relu-bumps"
+PIECES = frozenset({"piecewise-linear", "piecewise-polynomial"})  # their knots are the ends of cells, and not extended
+WIDTHS = 3  # cells beyond the outermost centre that a bell reaches
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Of one source: the grid itself from `low` to `high`, its functions from `first` to `last`; `cell`: how wide its
+    cells are on average."""
+
+    first: float
+    low: float
+    high: float
+    last: float
+    cell: float
+
+
+def of_knots(kind: str, functions: int, knots: Sequence[float]) -> Grid | None:
+    """The grid of a basis with so many functions, in the manifest's words; None without two different knots.
+
+    bspline       T knots are extended by the degree on either side, which is T - functions - 1
+    relu-bumps    the ends of all bumps; the grid is the middle half, as for the proof of an export
+    piecewise-*   the grid, which nothing extends
+    others        centres of bells, each about a cell wide
+    """
+    ordered = sorted(filter(math.isfinite, knots))
+    if len(ordered) < 2 or not ordered[-1] > ordered[0]:
+        return None
+    first, last, cells = ordered[0], ordered[-1], len(ordered) - 1
+    if kind == SPLINE:
+        degree = max(0, min(len(ordered) - functions - 1, cells // 2))
+        low, high = ordered[degree], ordered[-1 - degree]
+        wide = (high - low) / max(1, cells - 2 * degree)
+        return Grid(first, low, high, last, wide or (last - first) / cells)
+    if kind == BUMPS:
+        quarter = (last - first) / 4
+        return Grid(first, first + quarter, last - quarter, last, (last - first) / max(1, functions))
+    cell = (last - first) / cells
+    reach = 0.0 if kind in PIECES else WIDTHS * cell
+    return Grid(first - reach, first, last, last + reach, cell)
+
+
+Floats = NDArray[np.float64]
+PARTS = 16  # of what was seen, where a node has no grid
+DIGITS = 9  # of what is written: of a float32
+
+
+def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[int, ...], int]:
+    """How many of `values` lie below the first of the ascending bounds, in each cell between two, and above the last;
+    and how many are not finite, and in none. One on a bound is in the cell above it, one on the last in the last."""
+    finite = values[np.isfinite(values)]
+    places = np.searchsorted(np.asarray(bounds), finite, side="right")
+    places[finite == bounds[-1]] = len(bounds) - 1
+    return tuple(np.bincount(places, minlength=len(bounds) + 1).tolist()), len(values) - len(finite)
+
+
+def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
+    """The knots of a node that the layer is given, if it is a source as it is and has some, ascending, each once."""
+    found = knots(layer, node)
+    return rounded(np.unique(found[1])) if found is not None else ()
+
+
+def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
+    """The same as they stand in the manifest, and whose they are: of the basis with most functions, among those that
+    read the sources as they are."""
+    columns = _columns(layer)
+    own = [basis for basis in layer.bases if basis.knots and not (basis.before or basis.per_edge)]
+    if not own or node not in columns:
+        return None
+    basis = max(own, key=lambda one: one.functions)
+    return basis, basis.knots[columns.index(node) if len(basis.knots) > 1 else 0]
+
+
+def _columns(layer: LayerInfo) -> tuple[int, ...]:
+    """Which of its nodes the sources of the layer are as they are; none where a step changes them."""
+    if any(step.kind not in SAME_UNITS for step in layer.before):
+        return ()
+    return next((step.indices for step in layer.before if step.kind == "select"), tuple(range(layer.sources)))
+
+
+def equal(low: float, high: float) -> tuple[float, ...]:
+    """The bounds of equal cells from one to the other."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    return rounded(np.linspace(low, high, PARTS + 1))
+
+
+def rounded(values: npt.ArrayLike) -> tuple[float, ...]:
+    """To as many digits as are written."""
+    return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())

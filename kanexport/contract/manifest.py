@@ -1,0 +1,503 @@
+"""The contract between exporter and server: what `manifest.json` says.
+
+The exporter writes it last, so a version directory without one is not there.
+Server and client know models through this module alone; beside it they import only
+`kanexport.contract`. It uses the standard library. Reading is strict: unknown keys, missing
+keys and wrong types are refused by name, because a half-understood model is worse than none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanexport.contract import safe_files
+from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.sections import (
+    AS_TRAINED,
+    EXACT,
+    NO_BASELINE,
+    NO_EXPLANATIONS,
+    Approximation,
+    Baseline,
+    Explanations,
+)
+from kanexport.contract.serialization import LIMIT, Stored, build, entries, json_of, put_back, taken_out
+from kanexport.contract.serialization import ManifestError as ManifestError
+
+FORMAT = 8
+READABLE = (1, 2, 3, 4, 5, 6, 7, 8)  # each added fields; a field that an older format lacks has its default
+PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
+FILE_NAME = "manifest.json"
+MODEL_FILE = "model.onnx"
+MANY_FILE = "model_many.onnx"  # the same network for runs of many rows
+WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
+NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
+SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; one of 10^6 edges has 1.0 MiB before the exporter moves its lists
+SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for readability
+# What an exported config.pbtxt tells Triton about runs, in an instance_group of this name: so many at once, of so many
+# threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
+TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
+
+# How far a runtime may optimize the graphs: without a limit, or up to onnxruntime's ORT_ENABLE_BASIC.
+ANY, BASIC = "", "basic"
+NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
+SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
+HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
+READING, ANSWERS, MODULE = "reading", "answers", "module"
+# What a verification was held against, and how that is said wherever it is shown.
+VERIFICATION_BASES = {
+    READING: "verified against our reading of the file; not compared with the trained model",
+    ANSWERS: "verified against the trained model",
+    MODULE: "verified against the torch module, as torch runs it",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the version directory, by its name there. Files that are not listed are refused."""
+
+    path: str
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output. `datatype`: FP32, FP64, INT64 and so on, the Open Inference Protocol's
+    names. `shape` starts with -1 for the rows; the other extents are known, such as (-1, 3) or
+    (-1, 1, 8, 8)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStep:
+    """A step on the node vectors of a layer. `kind` says which, and which fields have a meaning:
+
+    select     `indices` are the columns kept, in this order
+    product    `indices` are the sizes of groups of consecutive values, each multiplied to one
+    affine     x * `scale` + `bias`
+    layernorm  the same after (x - mean) / sqrt(variance + `epsilon`), both over the vector
+    rmsnorm    x / sqrt(mean of squares + `epsilon`) * `scale`
+    groupnorm  layernorm, over each of `indices[0]` runs of consecutive nodes by itself
+    prelu      x above zero, x * `scale` below
+    swish      x / (1 + exp(-`scale` x))
+    clip       x between `scale` and `bias`, since format 5
+    rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
+    function   `function` of every node, by its name
+    module     a module of torch's or the user's own that looks at the whole vector, `function` being its class
+    """
+
+    kind: str
+    indices: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    epsilon: float = 0.0
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasisInfo:
+    """One family of 1-d functions that all edges of a layer share.
+
+    kind        its name, such as bspline; functions: how many an edge has a coefficient for
+    parameters  by name, as text for people
+    knots       one row per source, or a single row where all sources share it; may be empty
+    per_edge    every edge shifts and stretches the function for itself
+    before      steps between the layer's sources and what this family alone reads
+    edges_tensor  the output of the layer's edge graph that has this family's part of every edge's value, mask included,
+                [N, sources, destinations]; since format 5. Empty: the layer has no other part, or, where another
+                family of it has one, this one adds nothing
+    """
+
+    kind: str
+    functions: int
+    parameters: dict[str, str]
+    knots: tuple[tuple[float, ...], ...]
+    per_edge: bool = False
+    before: tuple[NodeStep, ...] = ()
+    edges_tensor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolicEdge:
+    """phi(x) = mask * (c * function(a * x + b) + d) on one edge, added to its numeric part.
+
+    `source` and `destination` count from 0. `expression`: the function in terms of x, where
+    its name alone does not tell.
+    """
+
+    source: int
+    destination: int
+    function: str
+    a: float
+    b: float
+    c: float
+    d: float
+    mask: float
+    expression: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInfo:
+    """One KAN layer, and where its edge values come from.
+
+    `before` and `after` are the steps on its sources and its destinations. `mask` is
+    [sources][destinations], empty where all are 1; `bias` is [destinations], empty where all
+    are 0. `active_edges`: how many can contribute, their mask not being 0. `name` is the module's or the
+    library's, or empty. `edge_class` as in Manifest.
+
+    `node_tensor` is the tensor of `model.onnx` that feeds this layer,
+    [rows, *positions, n]: the graph input if the layer reads it as it is, otherwise
+    an additional graph output. `edges_file` maps a tensor of that name, with rows and
+    positions as one axis [N, n], to edge values [N, sources, destinations], which it calls
+    `edges_tensor`.
+    """
+
+    sources: int
+    destinations: int
+    bases: tuple[BasisInfo, ...]
+    before: tuple[NodeStep, ...]
+    after: tuple[NodeStep, ...]
+    mask: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    symbolic: tuple[SymbolicEdge, ...]
+    active_edges: int
+    node_tensor: str
+    edges_file: str
+    edges_tensor: str
+    name: str = ""
+    edge_class: str = ""  # empty: the model's
+    positions: tuple[int, ...] = ()  # axes between the rows and the nodes, such as tokens or pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A checkpoint file that was read; `name` is its base name."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the weights came from, and what the files could not tell.
+
+    `family`: the library, and `family_reason`: why that one. `options_given` are the user's,
+    `options_assumed` the defaults that were used instead of what no file holds, by name, what
+    can be wrong by most first. `options_decided`: those that answers of the trained model chose.
+    `alternatives`: of some of both, in words, what else the file would allow.
+    """
+
+    family: str
+    family_reason: str
+    dtype: str  # float64, float32, float16 or bfloat16, as stored in the checkpoint
+    files: tuple[SourceFile, ...]
+    options_given: dict[str, str]
+    options_assumed: dict[str, str]
+    options_decided: dict[str, str] = dataclasses.field(default_factory=dict)
+    alternatives: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """The largest errors of one group of rows, against the float64 evaluation.
+
+    name             the group: inside, extension, knots, far, nonfinite or single for a stack of
+                     layers; a module has inside, scaled, noise, zeros and single for its rows, and
+                     batches of so many rows, such as "batch of 33" (before format 8: "33")
+    rows             of the model; of a layer, if the group was made for layers alone
+    *_max_abs        absolute, in the units of the output or the edge
+    *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the
+                     group or inside the grid, whichever is larger
+    worst_*          where the largest relative error is
+
+    No error is above its tolerance unless a note of the manifest says why it was excused.
+    """
+
+    name: str
+    rows: int
+    outputs_max_abs: float
+    outputs_max_rel: float
+    edges_max_abs: float
+    edges_max_rel: float
+    worst_output: str  # index of the output, or ""
+    worst_edge: str  # "(layer,source,destination)" or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A file with answers of the trained model, and by how much the exported graph's differ: the
+    largest errors over its `rows`, absolute and relative to the largest finite answer, and how much
+    was allowed, relative."""
+
+    name: str
+    sha256: str
+    rows: int
+    max_abs: float
+    max_rel: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The proof that the graphs compute what the checkpoint means; an export without it writes nothing.
+
+    Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
+
+    `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
+    format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
+    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives. `kernel`:
+    of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
+    """
+
+    outputs_tolerance: float
+    edges_tolerance: float
+    runtime: str  # name and version of what ran the graphs, and what they were held against
+    zones: tuple[Zone, ...]
+    against: str = ""
+    answers: tuple[Answers, ...] = ()
+    explaining: tuple[Zone, ...] = ()
+    kernel: tuple[Zone, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Rows with known answers; the server runs them before it says ready. Each row
+    is flat, in C order, whatever the shape of the tensor; several tensors follow one another.
+
+    `outputs` come from the float64 evaluation; `tolerance` is relative to the largest magnitude
+    of each output, and wider than the proof's, because other machines sum in another order.
+    No rows: the model has none with finite outputs only.
+    """
+
+    inputs: tuple[tuple[float, ...], ...]
+    outputs: tuple[tuple[float, ...], ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Another graph of the network, since format 7, with the inputs and outputs of `model.onnx`, nodes included, in a
+    form that is made for runs of `rows` rows or more; which one a run takes is for who runs it to measure. `zones`:
+    its proof, on the same rows; of edges it has none."""
+
+    file: str
+    rows: int
+    zones: tuple[Zone, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything the server may know about a model version.
+
+    `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
+    formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
+    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
+    `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
+    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request.
+    Since format 8, `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification
+    computes other numbers. Since format 8, `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if
+    `loads` was given that file. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked
+    for, in the order in which they run.
+    `files` is everything in the version directory but the manifest. `notes` are sentences for people.
+
+    `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
+    its row (a normalisation); C, also on the other rows of the batch.
+    """
+
+    format: int
+    name: str
+    version: int
+    created: str  # RFC 3339, UTC
+    exporter_version: str
+    edge_class: str  # A, B or C, the largest of the layers; C is not served
+    opset: int
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: tuple[LayerInfo, ...]
+    source: Source
+    verification: Verification
+    reference: Reference
+    files: tuple[FileEntry, ...]
+    notes: tuple[str, ...]
+    names: Names = UNNAMED
+    baseline: Baseline = NO_BASELINE
+    explanations: Explanations = NO_EXPLANATIONS
+    outside: str = AS_TRAINED
+    variants: tuple[Variant, ...] = ()
+    approximation: Approximation = EXACT
+    optimization: str = ANY
+    stored: tuple[Stored, ...] = ()
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What a row is on its way; see `row_shapes`."""
+        return row_shapes(
+            [tensor.shape for tensor in self.inputs], self.layers, [tensor.shape for tensor in self.outputs]
+        )
+
+    @property
+    def input(self) -> TensorSpec:
+        """The first input, of most models the only one."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first output, of most models the only one."""
+        return self.outputs[0]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many numbers each of `shapes` holds."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def against(self) -> str:
+        """What the model was verified against, a key of `AGAINST`."""
+        return self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+
+    @property
+    def claim(self) -> str:
+        """The same in words; never more than was done."""
+        answers = [
+            f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}" for one in self.verification.answers
+        ]
+        return VERIFICATION_BASES[self.against] + (f" ({'; '.join(answers)})" if answers else "")
+
+    def file(self, path: str) -> FileEntry:
+        """The entry of one listed file. Raises ManifestError if it is not listed."""
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        raise ManifestError(f"{path} is not listed among the files of {self.name}")
+
+
+def row_shapes(
+    given: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """A row of the input, (*positions, sources) of each layer, a row of the output, such as
+    ((1, 8, 8), (64,), (10,)). `given` and `result` are the tensors' shapes with their batch
+    axis; of several, a row is what they hold together, such as (69,). Layer 0 is left out if
+    its nodes are the row, or columns selected from it.
+    """
+    row = _row(given)
+    nodes = [(*layer.positions, layer.sources) for layer in layers]
+    if nodes and (
+        nodes[0] == row or (len(row) == len(nodes[0]) == 1 and any(step.kind == "select" for step in layers[0].before))
+    ):
+        del nodes[0]
+    return (row, *nodes, _row(result))
+
+
+def _row(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if len(shapes) == 1:
+        return shapes[0][1:]
+    return (sum(math.prod(shape[1:]) for shape in shapes),)
+
+
+def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
+    """For people: "1x8x8 → 64 → 10"."""
+    return " → ".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def dumps(manifest: Manifest) -> bytes:
+    """The manifest as UTF-8 JSON; `loads(dumps(m)) == m`. Non-finite numbers raise."""
+    return _text(dataclasses.asdict(manifest))
+
+
+def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
+    """A large manifest without its long lists of numbers, and these lists as the bytes of NUMBERS_FILE. The
+    manifest's `files` do not list that file yet. A small manifest stays as it is, with None. Raises ManifestError
+    for one that is too large even so."""
+    document = dataclasses.asdict(manifest)
+    if len(_text(document)) <= SMALL:
+        return manifest, None
+    bare, stored, numbers = taken_out(document)
+    size = len(_text(bare | {"stored": entries(stored)}))
+    if size > SIZE_LIMIT or len(numbers) > LIMIT:
+        raise ManifestError(
+            f"the manifest would have {size} bytes and {len(numbers)} of numbers, more than {SIZE_LIMIT} and {LIMIT}"
+        )
+    return build(Manifest, bare | {"stored": entries(stored)}, "manifest", defaults=False), numbers
+
+
+def _text(document: Any) -> bytes:
+    """The document as indented JSON, with each list of numbers on one line."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text).encode() + b"\n"
+
+
+def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:
+    """Read a manifest from its bytes, at most `most`. With `numbers`, the bytes of NUMBERS_FILE, it has all of its
+    lists. Without them, the lists that are `stored` there are empty. Raises ManifestError, which names the first
+    fault."""
+    document = _document(data, most)
+    if numbers is not None:
+        put_back(
+            document, build(_Stored, {"stored": document.get("stored")}, "manifest", defaults=False).stored, numbers
+        )
+        document["stored"] = []
+    return build(Manifest, document, "manifest", defaults=document["format"] != FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The part of a manifest that `loads` reads first."""
+
+    stored: tuple[Stored, ...]
+
+
+def heading(data: bytes) -> tuple[str, int]:
+    """Only the name and the version. Raises ManifestError."""
+    document = _document(data)
+    name, version = document.get("name"), document.get("version")
+    if not isinstance(name, str) or type(version) is not int:
+        raise ManifestError("manifest: it has no name and version")
+    return name, version
+
+
+def _document(data: bytes, most: int = SIZE_LIMIT) -> dict[str, Any]:
+    if len(data) > most:
+        raise ManifestError(f"manifest is {len(data)} bytes, more than {most}: export the model again")
+    try:
+        document = json_of(data)
+    except ValueError as error:
+        raise ManifestError(f"manifest is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ManifestError("manifest is not a JSON object")
+    version = document.get("format")
+    if version not in READABLE:
+        raise ManifestError(_unreadable(version))
+    if version < FORMAT:
+        document = {PLURAL.get(key, key): [value] if key in PLURAL else value for key, value in document.items()}
+    return document
+
+
+def _unreadable(version: Any) -> str:
+    known = f"this program understands {', '.join(map(str, READABLE))}"
+    if isinstance(version, int) and FORMAT < version < 2**31:
+        return (
+            f"manifest has format {version}, of a newer kanexport; {known}: "
+            "upgrade this program, or export the model again with a kanexport of its version"
+        )
+    return f"manifest has format {reprlib.repr(version)}; {known}: export the model again with a matching kanexport"
+
+
+def load(directory: Path) -> Manifest:
+    """Read `directory/manifest.json`, and NUMBERS_FILE next to it if the manifest names it. Raises OSError or
+    ManifestError."""
+    data = safe_files.read(directory / FILE_NAME, SIZE_LIMIT)
+    found = loads(data)
+    return loads(data, safe_files.read(directory / NUMBERS_FILE, LIMIT)) if found.stored else found

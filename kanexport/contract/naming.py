@@ -1,0 +1,162 @@
+"""What people call the numbers of a model: features, units, classes, and what it is.
+
+Standard library only. A row's numbers count in C order, those of several inputs or outputs one after the other.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kanexport.contract import csv_text, safe_files
+from kanexport.contract.cli.suggest import closest
+
+LONGEST = 128  # characters of a name or a unit
+DESCRIPTION = 4096  # characters
+SHOWN = 5  # names in an error
+FILES = (".csv", ".json", ".txt")
+# Endings of checkpoints, for any content: an argument with such an ending names a file, not a served model.
+CHECKPOINTS = (".pt", ".pth", ".safetensors", ".ckpt", ".keras")
+MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # other files have these endings too
+
+
+class NamingError(ValueError):
+    """Names that are none, or do not belong to the model; says what was found and what is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """One of `features` for each number of a row, one of `classes` for each number of an answer, one of `units` for
+    each feature; empty where nobody gave any."""
+
+    features: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    description: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.features or self.units or self.classes or self.description)
+
+    def feature(self, at: int) -> str:
+        """The name of a number of a row; x0, x1 ... without names."""
+        return self.features[at] if self.features else f"x{at}"
+
+    def output(self, at: int) -> str:
+        """The name of a number of an answer; y0, y1 ... without names."""
+        return self.classes[at] if self.classes else f"y{at}"
+
+    def columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+        """The names of the numbers of each output, by the output's own name. `sizes`: the numbers per row of each
+        output. The names are the classes if there are so many. Otherwise they are y0, y1 ... for an only output, and
+        NAME0, NAME1 ... for several."""
+        found, first = {}, 0
+        known = len(self.classes) == sum(sizes.values())
+        for name, size in sizes.items():
+            if known:
+                found[name] = self.classes[first : first + size]
+            else:
+                found[name] = tuple(f"{'y' if len(sizes) == 1 else name}{at}" for at in range(size))
+            first += size
+        return found
+
+    def check(self, inputs: int, outputs: int) -> None:
+        """Raises NamingError unless they fit a model of so many numbers a row and an answer."""
+        for what, names, wanted in (
+            ("features", self.features, inputs),
+            ("units", self.units, inputs),
+            ("classes", self.classes, outputs),
+        ):
+            if names and len(names) != wanted:
+                where = "an answer" if what == "classes" else "a row"
+                raise NamingError(f"{len(names)} {what} are given, and {where} of the model has {wanted} numbers")
+            for name in names:
+                _check(what, name, empty=what == "units")
+            if what != "units" and (twice := _twice(names)):
+                raise NamingError(f"{what}: {twice!r} is there twice")
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        if self.units and not self.features:
+            raise NamingError("units are given, and no features that they could be of")
+        if len(self.description) > DESCRIPTION or "\0" in self.description:
+            raise NamingError(f"the description has {len(self.description)} characters, expected {DESCRIPTION} at most")
+
+    def order(self, given: Sequence[str]) -> list[int] | None:
+        """Where in a row of columns called `given` each feature stands; None where names cannot tell, because the
+        model or the columns have none. Raises NamingError for a feature that is missing or a column that is none."""
+        if not self.features or not given:
+            return None
+        self._match(given)
+        found = {name: at for at, name in enumerate(given)}
+        return [found[name] for name in self.features]
+
+    def _match(self, given: Sequence[str]) -> None:
+        there, known = set(given), set(self.features)
+        unknown = [name for name in given if name not in known]
+        if missing := [name for name in self.features if name not in there]:
+            near = closest(missing[0], unknown)
+            raise NamingError(f"there is no column {listed(missing)}" + (f"; there is {near!r}" if near else ""))
+        if unknown:
+            raise NamingError(f"the column {listed(unknown)} is no feature of the model, which has {len(known)}")
+        if twice := _twice(given):
+            raise NamingError(f"the column {twice!r} is there twice")
+
+
+UNNAMED = Names()
+
+
+def sizes(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    """Numbers of a row and of an answer, from shapes with their batch axis."""
+    rows, answers = (sum(math.prod(shape[1:]) for shape in shapes) for shapes in (inputs, outputs))
+    return rows, answers
+
+
+def parse(option: str, text: str) -> tuple[str, ...]:
+    """Names as an option gives them: separated by commas, or a file: the header of a .csv, the list in a .json, the
+    lines of a .txt. Raises NamingError."""
+    if not text.lower().endswith(FILES):
+        return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
+    try:
+        content = csv_text.decode(text, safe_files.read(text, safe_files.ANY, links=True))
+    except (OSError, csv_text.CsvError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NamingError(f"{option} {text} cannot be read: {reason}") from error
+    found = _names(text, content)
+    if not found:
+        raise NamingError(f"{option} {text} has no names: a first line of them was expected in a .csv")
+    return found
+
+
+def _names(path: str, content: str) -> tuple[str, ...]:
+    if path.lower().endswith(".csv"):
+        return tuple(name.strip() for name in csv_text.header(content))
+    if path.lower().endswith(".txt"):
+        return tuple(line.strip() for line in content.splitlines() if line.strip())
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise NamingError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise NamingError(f"{path}: a list of names was expected")
+    return tuple(found)
+
+
+def _twice(names: Sequence[str]) -> str:
+    """The first that is there already, or ""."""
+    counts = Counter(names)
+    return next((name for name in names if counts[name] > 1), "")
+
+
+def _check(what: str, name: str, *, empty: bool) -> None:
+    if not (name or empty) or len(name) > LONGEST or not name.isprintable() or name != name.strip():
+        raise NamingError(f"{what}: {name[:LONGEST]!r} is no name: 1 to {LONGEST} characters that can be printed")
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more

@@ -1,0 +1,165 @@
+"""What was rounded because it was asked for, and what that changes: measured at the export, kept in the manifest.
+Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+# Of a branch: sums of bytes, or its coefficients alone in fewer bits, or as they are.
+SUMS, BYTES, HALVES, AS_IS = "int8", "int8 weights", "float16 weights", "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """One term of a layer: how it is computed, and the largest change of an answer where it alone is rounded so,
+    relative to the largest answer. `first`: the same for the fewest bits that were tried."""
+
+    layer: int
+    term: int
+    kind: str
+    form: str
+    error: float
+    first: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approximation:
+    """Of a model that is served with fewer bits than it was trained with.
+
+    asked    SUMS or HALVES; empty where nothing is approximate
+    max_error  what was allowed, relative to the largest answer
+    rows     on which the errors were measured, and where they are from: a file's name and sha256, or made by the export
+    error, median  the largest and the median difference of an answer from the checkpoint's, relative to the largest
+    changed  of how many rows another output is the largest; -1 where there is one output
+    """
+
+    asked: str = ""
+    max_error: float = 0.0
+    rows: int = 0
+    rows_from: str = ""
+    rows_sha256: str = ""
+    error: float = 0.0
+    median: float = 0.0
+    changed: int = -1
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """In a sentence; empty where nothing is approximate."""
+        if not self.asked:
+            return ""
+        top = f"; another output is the largest in {self.changed} of them" if self.changed >= 0 else ""
+        return (
+            f"APPROXIMATE, as asked for ({self.asked}): answers differ from the checkpoint's by up to {self.error:.1e} "
+            f"of the largest answer, {self.median:.1e} in the median, on {self.rows} rows ({self.rows_from}){top}"
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for people; none where nothing is approximate."""
+        if not self.asked:
+            return ()
+        return (self.text, *map(_branch, self.branches), MOST_APPROXIMATE_EDGES)
+
+
+MOST_APPROXIMATE_EDGES = (
+    "edges, curves and explanations are those of the rounded coefficients, computed in float32: the functions that are "
+    "served, not those of the checkpoint; where sums are of bytes, an answer differs from the sum of its edges by the "
+    "rounding of their values"
+)
+EXACT = Approximation()
+
+
+def _branch(branch: Branch) -> str:
+    what = f"layer {branch.layer}, {branch.kind}: {branch.form}"
+    alone = f", alone {branch.error:.1e}" if branch.form != AS_IS else ""
+    why = f", since fewer bits of it alone change answers by {branch.first:.1e}" if branch.first > branch.error else ""
+    return what + alone + why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBaseline:
+    """What the nodes that a layer is given were on rows of the user's data, at every position, n of them.
+
+    cells      the bounds of the cells in which their values were counted, ascending: a row for each node, or one for
+               all; the knots of its grid where a node is a source with knots, else equal parts of what was seen
+    counts     [n][cells + 2]: how many values lay below the first bound, in each cell, and above the last
+    nonfinite  [n]: how many were NaN or infinite, and are in no count
+    mean, std  [n], of the finite ones; std divides by their number
+    """
+
+    cells: tuple[tuple[float, ...], ...]
+    counts: tuple[tuple[int, ...], ...]
+    nonfinite: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What the model's numbers were on rows of the user's data, such as those it was trained on: never the rows
+    themselves. `name` and `sha256`: of the file; `mean`: of each number of a row, flat in C order; `layers`: one for
+    each layer; `outputs`: the same of the answers, one for each output. No rows: nobody gave any."""
+
+    name: str = ""
+    sha256: str = ""
+    rows: int = 0
+    mean: tuple[float, ...] = ()
+    layers: tuple[NodeBaseline, ...] = ()
+    outputs: tuple[NodeBaseline, ...] = ()
+
+
+NO_BASELINE = Baseline()
+
+
+EXPLAIN_FILE = "explain.onnx"
+OUTPUT, NODES, MOST_EXPLAINED_EDGES, CONTRIBUTIONS = "output", "nodes", "edges", "contributions"  # what a tensor holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedTensor:
+    """An output of the explaining graph. `shape` starts with -1 for the rows. `holds`:
+
+    output  an output of the model, as `model.onnx` gives it
+    nodes   what the layer is given, [rows, *positions, n]
+    edges   the value of every edge of the layer, [rows, *positions, sources, destinations]; over the sources they add
+            up, with the layer's bias, to what its steps after make the next layer's nodes of
+    contributions  what each input has to do with each answer, [rows, inputs, outputs]: over the inputs they add up,
+            with the base, to the answer
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    holds: str
+    layer: int  # -1 for an output, and for contributions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanations:
+    """A graph that tells, with the model's answers, how they came about: for any onnxruntime, without kanserve. `file`
+    lies beside `model.onnx` and takes what that takes; empty: the export was not asked for one. `base`: the answer that
+    contributions are the difference from, that of the mean of the baseline's rows; empty where there are none."""
+
+    file: str = ""
+    tensors: tuple[ExplainedTensor, ...] = ()
+    base: tuple[float, ...] = ()
+
+
+NO_EXPLANATIONS = Explanations()
+
+
+AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"
+CHOICE = (
+    "what becomes of rows with an input where the first layer was not made for: answered as the trained model does, "
+    "counted too (flag), refused (reject), or kept on the grid by the graph itself (clamp)"
+)
+POLICIES: Mapping[str, str] = MappingProxyType(
+    {
+        AS_TRAINED: "rows outside are answered as the trained model answers them",
+        FLAG: "rows outside are answered, counted, and told with the answer",
+        REJECT: "requests with a row outside are refused",
+        CLAMP: "inputs are kept on the grid, by the graph itself: a row beyond it is answered as the nearest one on it",
+    }
+)

@@ -1,0 +1,260 @@
+"""Dataclasses from JSON, strictly: unknown keys, missing keys and wrong types are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+import sys
+import types
+import typing
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+DEPTH = 32  # levels of nested lists and objects
+MOST = 100_000  # lists and objects together, which take longer to parse than numbers
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+SQUARE = bytes.maketrans(b"{}", b"[]")
+NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be understood; the text says where and why."""
+
+
+def json_of(data: bytes) -> Any:
+    """Parse a JSON document with at most MOST lists and objects, nested at most DEPTH deep, without NaN and infinities.
+    Raises ValueError.
+
+    The function counts the depth before it parses anything. Each turn removes the innermost brackets, and the time
+    grows only with the bytes.
+    """
+    brackets = STRING.sub(b"", data).translate(SQUARE, NO_BRACKET)
+    if len(brackets) > 2 * MOST:
+        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {MOST}")
+    for _ in range(DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise ValueError(f"brackets do not match, or are nested more than {DEPTH} deep")
+    return json.loads(data, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not allowed")
+
+
+def build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
+    """Build one dataclass from a JSON object, field by field. `defaults`: an older
+    format may lack the fields that have one. Raises ManifestError naming the first fault."""
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: expected an object, found {_name(value)}")
+    hints = typing.get_type_hints(kind)
+    _check_keys(set(value), list(hints), _with_default(kind) if defaults else set(), where)
+    present = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: _convert(hint, value[name], f"{where}.{name}", defaults) for name, hint in present.items()})
+
+
+def _with_default(kind: type[Any]) -> set[str]:
+    fields = dataclasses.fields(typing.cast(Any, kind))
+    return {field.name for field in fields if (field.default, field.default_factory) != (MISSING, MISSING)}
+
+
+def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:
+    unknown = sorted(keys - set(known))
+    if unknown:
+        raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
+    missing = [name for name in known if name not in keys | optional]
+    if missing:
+        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
+
+
+def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
+    """Convert one JSON value to the type of its field, refusing anything else."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return _listed(typing.get_args(hint)[0], value, where, defaults)
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
+        return value
+    if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
+        return build(typing.cast(type, hint), value, where, defaults=defaults)
+    return _scalar(hint, value, where)
+
+
+def _listed(item: Any, value: Any, where: str, defaults: bool) -> tuple[Any, ...]:
+    if isinstance(value, array):
+        return _of_array(item, value, where)
+    if not isinstance(value, list):
+        raise ManifestError(f"{where}: expected a list, found {_name(value)}")
+    return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
+
+
+def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
+    """The numbers of a list that came in a file of its own."""
+    if hint is float and value.typecode == "q":
+        return tuple(map(float, value))
+    if hint is not {"d": float, "q": int}.get(value.typecode):
+        raise ManifestError(f"{where}: expected a list of {getattr(hint, '__name__', hint)}, found numbers")
+    if hint is float and not all(map(math.isfinite, value)):
+        raise ManifestError(f"{where}: a number is not finite")
+    return tuple(value)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ManifestError(f"{where}: number is not finite")
+        return number
+    if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise ManifestError(f"{where}: expected {hint.__name__}, found {_name(value)}")
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+FEW = 256  # a list with fewer numbers stays in the document
+BYTES = 8  # bytes per number
+CODES = {"float": "d", "int": "q"}
+KINDS = {frozenset({int}): "int", frozenset({float}): "float", frozenset({int, float}): "float"}
+LIMIT = 64 * 2**20  # bytes of the file: 8 million numbers, such as the mask of as many edges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One list, which is empty in the document. `place`: its path in the document, such as layers.0.mask. `kind`:
+    float or int. `offset`: its first byte. `numbers`: their count. `rows`: the count of rows of a list of lists,
+    otherwise -1."""
+
+    place: str
+    kind: str
+    offset: int
+    numbers: int
+    rows: int = -1
+
+
+def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
+    """The document of `dataclasses.asdict` without its long lists, the places of these lists, and the bytes of the
+    file."""
+    kept: list[Stored] = []
+    parts: list[array[Any]] = []
+
+    def without(value: Any, place: str) -> Any:
+        if isinstance(value, dict):
+            return {key: without(item, f"{place}.{key}" if place else key) for key, item in value.items()}
+        if not isinstance(value, list | tuple):
+            return value
+        found = _numbers(value)
+        if found is None:
+            return [without(item, f"{place}.{at}") for at, item in enumerate(value)]
+        kind, lengths, numbers = found
+        offset = BYTES * sum(map(len, parts))
+        kept.append(
+            Stored(
+                place=place, kind=kind, offset=offset, numbers=len(numbers), rows=len(lengths or ()) - (lengths is None)
+            )
+        )
+        parts.extend([array("q", lengths or ()), numbers])
+        return []
+
+    return without(document, ""), kept, b"".join(map(_bytes, parts))
+
+
+def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] | None:
+    """The kind of a long list of numbers, or of lists of them, the lengths of its rows if it has some, and the
+    numbers. None for a value that stays in the document."""
+    rows = bool(value) and all(isinstance(row, list | tuple) and row for row in value)
+    flat = list(itertools.chain.from_iterable(value)) if rows else list(value)
+    kind = KINDS.get(frozenset(map(type, flat)))
+    if len(flat) < FEW or kind is None:
+        return None
+    try:
+        return kind, list(map(len, value)) if rows else None, array(CODES[kind], flat)
+    except OverflowError:  # a number does not fit into 8 bytes
+        return None
+
+
+def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
+    """Put the lists into the document, as arrays, which `strict.build` takes. Raises ManifestError."""
+    if len(data) > LIMIT:
+        raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
+    end = 0
+    for one in stored:
+        middle, end = _bounds(one, end, len(data))
+        lengths = None if one.rows < 0 else _array("q", data[one.offset : middle])
+        _put(document, one.place, _stored_list(lengths, _array(CODES[one.kind], data[middle:end]), one.place))
+    if end != len(data):
+        raise ManifestError(f"manifest.stored lists {end} bytes, the file has {len(data)}")
+
+
+def _bounds(one: Stored, begin: int, size: int) -> tuple[int, int]:
+    """The positions in the file at which the lengths of rows end and the numbers end. Raises ManifestError."""
+    if one.kind not in CODES or one.numbers < 0 or one.rows < -1 or one.offset != begin:
+        raise ManifestError(f"manifest.stored: {one.place[:80]!r} is not one list after the other of {list(CODES)}")
+    middle = begin + BYTES * max(0, one.rows)
+    end = middle + BYTES * one.numbers
+    if end > size:
+        raise ManifestError(f"manifest.stored: {one.place[:80]!r} has {one.numbers} numbers, beyond the file's end")
+    return middle, end
+
+
+def _stored_list(lengths: array[Any] | None, numbers: array[Any], place: str) -> Any:
+    if lengths is None:
+        return numbers
+    if sum(lengths) != len(numbers) or min(lengths, default=1) < 1:
+        raise ManifestError(f"manifest.stored: the rows of {place[:80]!r} are not {len(numbers)} numbers")
+    return list(_rows(lengths, numbers))
+
+
+def _rows(lengths: array[Any], numbers: array[Any]) -> Iterator[array[Any]]:
+    at = 0
+    for length in lengths:
+        yield numbers[at : at + length]
+        at += length
+
+
+def _put(document: Any, place: str, value: Any) -> None:
+    *steps, last = place.split(".")
+    try:
+        for step in steps:
+            document = document[int(step)] if isinstance(document, list) else document[step]
+        there = document[last]
+    except (KeyError, IndexError, ValueError, TypeError):
+        there = None
+    if there != []:
+        raise ManifestError(f"manifest.stored: there is no empty list at {place[:80]!r}")
+    document[last] = value
+
+
+def _array(code: str, data: bytes) -> array[Any]:
+    found = array(code)
+    found.frombytes(data)
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+def _bytes(numbers: array[Any]) -> bytes:
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def entries(stored: Sequence[Stored]) -> list[dict[str, Any]]:
+    """The entries as the document has them."""
+    return [dataclasses.asdict(one) for one in stored]

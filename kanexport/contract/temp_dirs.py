@@ -1,0 +1,130 @@
+"""Hidden folders in a model repository: what an export writes before it appears, and what a killed one left behind.
+
+Whoever makes one holds a lock on it as long as it lives, and its name says who that is. The next export sweeps, and so
+does a server. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kanexport.contract import safe_files
+
+HIDDEN = ".kanexport-"
+OLD = "-old-"  # then the name that it had, in a folder that stepped aside for another
+PATIENCE, PAUSE = 60.0, 0.02  # seconds to wait for a lock; between two tries
+DAY = 86400.0  # seconds after which one of another machine's is nobody's any more
+_mine: set[str] = set()  # what this process works on
+
+
+def owner() -> str:
+    """This process, in the name of what it makes: the machine and the process id."""
+    host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32]
+    return f"{host}-{os.getpid()}"
+
+
+@contextlib.contextmanager
+def place(parent: Path, old: str = "") -> Iterator[Path]:
+    """A path that nobody has. What lies there in the end is removed, if it can be. `old`: what steps aside to it."""
+    path = parent / f"{HIDDEN}{owner()}-{secrets.token_hex(4)}{OLD + old if old else ''}"
+    _mine.add(path.name)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError, MemoryError):  # the next export sweeps
+            if os.path.lexists(path):
+                remove(path)
+        _mine.discard(path.name)
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, own: bool = False) -> Iterator[int]:
+    """Lock a folder, and give its descriptor. No other export can lock or sweep the folder meanwhile. The wait for
+    the lock has a limit. If the file system has no locks, there is none. `own`: this process made the folder, so
+    that no link leads there. The release cannot fail, because the work under the lock is done. Raises OSError."""
+    descriptor = os.open(folder, safe_files.DIRECTORY | (os.O_NOFOLLOW if own else 0))
+    try:
+        end = time.monotonic() + PATIENCE
+        while not _got(descriptor):
+            if time.monotonic() > end:
+                raise OSError(errno.EAGAIN, f"another export has held it for {PATIENCE:g} s")
+            time.sleep(PAUSE)
+        yield descriptor
+    finally:
+        safe_files.close(descriptor)
+
+
+def _got(descriptor: int) -> bool:
+    """Whether nobody else has the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def sweep(parent: Path) -> list[str]:
+    """Remove what was left in a folder by exports that are gone; what had stepped aside for one that never came is put
+    back. Returns the names of what was there. What cannot be removed stays, and is not named."""
+    swept = []
+    for path in _left(parent):
+        old = path.name.partition(OLD)[2]
+        with contextlib.suppress(OSError):
+            if old and not os.path.lexists(parent / old):
+                os.rename(path, parent / old)
+            else:
+                remove(path)
+            swept.append(path.name)
+    return swept
+
+
+def remove(path: Path) -> None:
+    """A folder with all that is in it, or a link. Raises OSError."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def _left(parent: Path) -> list[Path]:
+    try:
+        found = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
+    except OSError:
+        return []
+    return [path for path in found if not _alive(path)]
+
+
+def _alive(path: Path) -> bool:
+    """Whether somebody still works on it: has it locked, or is a process of this machine, or may be one elsewhere."""
+    host, _, rest = path.name.removeprefix(HIDDEN).partition("-")
+    pid = rest.partition("-")[0]
+    if _locked(path):
+        return True
+    if host == owner().rpartition("-")[0] and pid.isdecimal():
+        return path.name in _mine if int(pid) == os.getpid() else Path(f"/proc/{pid}").exists()
+    with contextlib.suppress(OSError):
+        return time.time() - path.lstat().st_mtime < DAY
+    return False
+
+
+def _locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _got(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Detection: the reader for a checkpoint, and networks from an architecture file."""

@@ -1,0 +1,333 @@
+"""The user's own list of steps, where a state dict leaves the order open.
+
+    [[step]]
+    layer = "kan1"           # the key prefix of a KAN layer; its library is recognised
+    [[step]]
+    layernorm = "ln1"        # epsilon = 1e-5
+    [[step]]
+    function = "tanh"        # any base activation
+    [[step]]
+    layer = "kan2"
+    family = "chebykan"      # only where it is not recognised
+
+A layer, linear, layernorm, groupnorm (with groups = 2), rmsnorm, batchnorm, prelu, swish or scaling
+(what a scale and a shift do that were trained, or a scale alone) is given by its key prefix, ""
+for tensors without one. `dropout = 0.1` does nothing; `affine = ""` has scale and bias, `select = ""` has
+inputs, the columns that are kept, `of` how many. The kinds of a step are the keys of `KINDS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.cli.suggest import advice
+from kanexport.detection.detect import chosen, detect_layer
+from kanexport.detection.registry import LayerReader, layer_readers, quiet
+from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import Kan, Layer
+from kanexport.ir.steps import Affine, Select, Step
+from kanexport.options import Options
+from kanexport.readers.common import chain, dataflow, module_kinds
+from kanexport.readers.common.layer_tensors import Part, Tensors, linear_layer, storage_dtype
+
+# What may stand beside the kind in a step.
+KINDS: dict[str, frozenset[str]] = {
+    "layer": frozenset({"family"}),
+    "linear": frozenset(),
+    "layernorm": frozenset({"epsilon"}),
+    "batchnorm": frozenset({"epsilon"}),
+    "groupnorm": frozenset({"groups", "epsilon"}),
+    "rmsnorm": frozenset({"epsilon"}),
+    "prelu": frozenset(),
+    "swish": frozenset(),
+    "scaling": frozenset(),
+    "function": frozenset(),
+    "dropout": frozenset(),
+    "affine": frozenset({"scale", "bias"}),
+    "select": frozenset({"inputs", "of"}),
+}
+# Kinds whose value may be anything: no tensor and no function has that name.
+UNNAMED = ("dropout", "affine", "select")
+MAX_LIST_BYTES = 2**20  # a step is a line or two; only long affine steps need more than a few thousand
+STEP_LIMIT = 10_000  # a KAN has at most 256 layers, each with a few steps
+NUMBER_LIMIT = 100_000  # in one list: as many nodes as a model may have inputs
+MAX_TEXT_CHARACTERS = 500  # of a key prefix or name, as long as a tensor's may be
+MAX_NUMBER_MAGNITUDE = 1e30  # float32 holds it
+DOT_LIMIT = 64  # in one key; tomllib takes quadratic time over them
+SEE = "see docs/steplist.md"
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One step: its kind, the key prefix or name it is given with, and its settings."""
+
+    kind: str
+    value: Any
+    settings: dict[str, Any]
+
+
+def load(path: Path) -> tuple[StepSpec, ...]:
+    """Read a step list. Raises OptionError, naming the step and what is wrong."""
+    try:
+        document = tomllib.loads(_text(path))
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no text, no TOML, or a number of thousands of digits
+        raise OptionError(f"{path} is not TOML: {str(error)[:200]}", hint=SEE) from error
+    steps = document.pop("step", None)
+    if document or not isinstance(steps, list) or not 1 <= len(steps) <= STEP_LIMIT:
+        raise OptionError(f"{path}: expected a list of [[step]] tables and nothing else", hint=SEE)
+    try:
+        return tuple(_step(at, step) for at, step in enumerate(steps, start=1))
+    except OptionError as error:
+        raise OptionError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _text(path: Path) -> str:
+    """What the file holds, where it is one that TOML's parser is quick with."""
+    if not path.is_file():
+        raise OptionError(f"{path} is no file", hint=SEE)
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise OptionError(f"{path} is larger than {MAX_LIST_BYTES} bytes", hint=SEE)
+    text = path.read_text(encoding="utf-8")
+    keys = re.split(r"[^\w.\"'-]+", text.replace(" ", "").replace("\t", ""))
+    if any(key.count(".") > DOT_LIMIT for key in keys):
+        raise OptionError(f"{path} has a key of more than {DOT_LIMIT} parts", hint=SEE)
+    return text
+
+
+def _step(at: int, step: Any) -> StepSpec:
+    """Step number `at` of the document, checked. Raises OptionError, naming it."""
+    kind = _kind(at, step)
+    settings = {key: value for key, value in step.items() if key != kind}
+    unknown = sorted(set(settings) - KINDS[kind])
+    if unknown:
+        raise OptionError(f"step {at} ({kind}) has no setting {unknown[0]!r}", hint=SEE)
+    value = step[kind]
+    if kind in UNNAMED:
+        _check_lists(at, kind, settings)
+    elif not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
+        raise OptionError(
+            f"step {at}: {kind} is {value!r:.80}, expected a text of {MAX_TEXT_CHARACTERS} at most", hint=SEE
+        )
+    _check_settings(at, kind, settings)
+    return StepSpec(kind, value, settings)
+
+
+def _check_settings(at: int, kind: str, settings: dict[str, Any]) -> None:
+    """What stands beside the kind, but for lists. Raises OptionError."""
+    if not isinstance(settings.get("family", ""), str):
+        raise OptionError(f"step {at}: family must be a text", hint=SEE)
+    groups = settings.get("groups", 1)
+    if (
+        not _is_number(groups, int)
+        or not 0 < groups <= NUMBER_LIMIT
+        or (kind == "groupnorm" and "groups" not in settings)
+    ):
+        raise OptionError(
+            f"step {at} ({kind}) needs groups = an integer, found {settings.get('groups')!r:.80}", hint=SEE
+        )
+    epsilon = settings.get("epsilon", 1e-5)
+    if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise OptionError(f"step {at}: epsilon is {epsilon!r:.80}, expected a small number", hint=SEE)
+
+
+def _kind(at: int, step: Any) -> str:
+    """The one key that says what the step is. Raises OptionError."""
+    kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
+    if len(kinds) != 1:
+        shown = ", ".join(map(str, step)) if isinstance(step, dict) else repr(step)
+        raise OptionError(f"step {at} ({shown[:80]}) must have one of: {', '.join(KINDS)}", hint=SEE)
+    return kinds[0]
+
+
+def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
+    """The lists of an affine or select step; dropout has none."""
+    number = int if kind == "select" else int | float
+    for name in sorted(KINDS[kind] - {"of"}):
+        if not _is_list(settings.get(name), number):
+            raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
+    if kind == "select":
+        _check_columns(at, settings["inputs"], settings.get("of", max(1, max(settings["inputs"]) + 1)))
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    """Whether it is a list of numbers of that kind, none of them too large, not empty or too long."""
+    if not isinstance(value, list) or not 0 < len(value) <= NUMBER_LIMIT:
+        return False
+    return all(_is_number(item, kind) and abs(item) < MAX_NUMBER_MAGNITUDE for item in value)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    """Whether it is a number of that kind; TOML's true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_columns(at: int, inputs: list[int], count: Any) -> None:
+    """The columns of a select step, of which there are `count`, lie inside. Raises OptionError."""
+    if not _is_number(count, int) or not 0 < count <= NUMBER_LIMIT:
+        raise OptionError(f"step {at} (select) is of {count!r:.80} columns, expected 1 to {NUMBER_LIMIT}", hint=SEE)
+    if not all(0 <= column < count for column in inputs):
+        raise OptionError(f"step {at} (select) has a column outside 0 to {count - 1}", hint=SEE)
+
+
+# The kinds of a step that name tensors.
+NAMED = ("layer", "linear", "layernorm", "groupnorm", "rmsnorm", "batchnorm", "prelu", "swish", "scaling")
+# The tensors that a Linear may have.
+LINEAR_KEYS = ("weight", "bias")
+
+
+def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
+    """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
+    Tensors that no step names are noted. Raises ExportError, naming the step."""
+    options.beside = checkpoint.beside
+    options.mixed |= sum(spec.kind == "layer" for spec in steps) > 1
+    checkpoint = chosen(checkpoint, options)
+    built: list[_Built] = []
+    for at, spec in enumerate(steps, start=1):
+        built.append(_build_numbered(at, checkpoint, spec, _width(built), options))
+    tensors = checkpoint.tensors
+    used = {key for item in built for key in item.keys}
+    kan = chain.chain(
+        [item.link for item in built if item.link is not None],
+        storage_dtype([tensors[key] for key in used]),
+        _notes(tensors, used),
+        n_inputs=next((item.width for item in built if item.width is not None), None),
+    )
+    return kan, _families(built)
+
+
+def _width(built: Sequence[_Built]) -> int:
+    """The nodes that the steps so far give; 0 where none says."""
+    for item in reversed(built):
+        if isinstance(item.link, Layer):
+            return item.link.destinations
+        if isinstance(item.link, Select):
+            return len(item.link.indices)
+        if item.width is not None:
+            return item.width
+    return 0
+
+
+def _families(built: Sequence[_Built]) -> str:
+    """Every family once, in the order of the steps; "linear" where no step is a KAN layer."""
+    return "+".join(dict.fromkeys(item.family for item in built if item.family)) or "linear"
+
+
+def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
+    """What the user should know of the tensors that no step names."""
+    unused = [f"{key} {value.shape}" for key, value in tensors.items() if key not in used]
+    if not unused:
+        return ()
+    return (f"{len(unused)} tensors that no step names are not part of the export, such as {', '.join(unused[:3])}",)
+
+
+def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
+    """Whether the checkpoint has tensors under every key that the steps name."""
+    prefixes = [_prefix(spec) for spec in steps if spec.kind in NAMED]
+    return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What one step of the list became: a link of the chain (None: it does nothing at
+    inference), the number of nodes it takes where that is fixed, the keys of its tensors,
+    and its family if it is a KAN layer."""
+
+    link: Layer | Step | None
+    width: int | None = None
+    keys: tuple[str, ...] = ()
+    family: str = ""
+
+
+def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
+    """Step number `at`, which is given `width` nodes and which every error names."""
+    try:
+        with quiet():
+            return _build(checkpoint, spec, width, options)
+    except ExportError as error:
+        raise error.at(f"step {at} ({spec.kind})") from error
+
+
+def _build(checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
+    settings = spec.settings
+    if spec.kind in NAMED:
+        return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, width, options)
+    if spec.kind == "function":
+        return _function(spec.value, width, options)
+    if spec.kind == "affine":
+        scale, bias = (np.array(settings[name], dtype=np.float64) for name in ("scale", "bias"))
+        return _Built(Affine(scale, bias), len(scale))
+    if spec.kind == "select":
+        return _Built(Select(tuple(settings["inputs"])), settings.get("of", max(settings["inputs"]) + 1))
+    return _Built(None)  # dropout
+
+
+def _function(name: str, width: int, options: Options) -> _Built:
+    """A function without tensors. Raises OptionError for a LayerNorm of nobody knows how many nodes."""
+    if name == "layernorm" and not width:
+        raise OptionError("a LayerNorm without weights needs a step before it that tells the number of nodes")
+    return _Built(dataflow.without_tensors(name, width, options))
+
+
+def _weighted(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
+    """A step whose tensors lie under a prefix. Raises InvalidKan where none do."""
+    keys = list(part.tensors)
+    if not any(key.startswith(part.prefix) for key in keys):
+        raise InvalidKan(f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(keys[:8])}")
+    if spec.kind == "layer":
+        reader = _layer_reader(spec, part.tensors)
+        return _layer(part, reader.layer(part, options), reader.keys.names(), reader.FAMILY)
+    if spec.kind == "linear":
+        return _layer(part, linear_layer(part), LINEAR_KEYS)
+    return _module(part, spec, width, options)
+
+
+def _layer(part: Part, layer: Layer, names: Sequence[str], family: str = "") -> _Built:
+    named = dataclasses.replace(layer, name=part.prefix.removesuffix("."))
+    return _Built(named, layer.sources, _keys(part, names), family)
+
+
+def _module(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
+    """A module that is no layer, where it is given `width` nodes. One number takes any number of nodes."""
+    if "epsilon" in spec.settings:
+        options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
+    shapes = {key: value.shape for key, value in part.tensors.items() if key.startswith(part.prefix)}
+    nodes = next((shape[0] for shape in shapes.values() if len(shape) == 1), 1)
+    lone = nodes == 1 and len(shapes) == 1
+    step = chain.norm(part, options, _norm_kind(spec, len(shapes)), (width or 1) if lone else nodes)
+    return _Built(step, None if lone else nodes, tuple(shapes))
+
+
+def _norm_kind(spec: StepSpec, tensors: int) -> str:
+    """A step's kind as `kinds.STEPS` has it."""
+    if spec.kind == "groupnorm":
+        return f"{module_kinds.GROUPS}{spec.settings['groups']}"
+    return spec.kind if spec.kind != "scaling" else "affine" if tensors > 1 else "scale"
+
+
+def _keys(part: Part, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.prefix + name for name in names if part.has(name))
+
+
+def _prefix(spec: StepSpec) -> str:
+    return f"{spec.value}." if spec.value else ""
+
+
+def _layer_reader(spec: StepSpec, tensors: Tensors) -> LayerReader:
+    family = spec.settings.get("family")
+    if family is None:
+        return detect_layer(tensors, _prefix(spec))
+    known = layer_readers()
+    if family not in known:
+        raise FamilyError(f"family {family[:80]!r} is not read layer by layer", hint=advice(family, known))
+    return known[family]

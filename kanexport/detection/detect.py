@@ -1,0 +1,258 @@
+"""Which library wrote a checkpoint: told from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kanexport.contract.cli.suggest import advice
+from kanexport.detection import registry
+from kanexport.detection.registry import LayerReader, Reader, layer_readers, quiet, readers
+from kanexport.errors import ExportError, FamilyError, OptionError
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import Kan
+from kanexport.options import Options
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Part, Tensors
+
+WEIGHTS = "weights"  # the option: under which keys of the file the tensors lie
+
+
+def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
+    """The reader for a checkpoint and why. Raises FamilyError with the candidates."""
+    return require_one(detect_all(checkpoint, family))
+
+
+def one(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """The result of `detect`, as a list of one."""
+    return [detect(checkpoint, family)]
+
+
+def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """Every reader that takes a checkpoint, and why; at least one. If names do not identify a library, or are
+    ambiguous, the reader by shapes is the last. Raises FamilyError."""
+    known = readers()
+    if family is not None:
+        if family not in known:
+            raise FamilyError(f"unknown family {family[:80]!r}", hint=advice(family, known))
+        return [(known[family], "given with --family")]
+    fitting = _fitting(checkpoint, [reader for reader in known.values() if not registry.by_shape(reader)])
+    if all(registry.ambiguous(reader) for reader, _ in fitting):
+        fitting += _by_shape(checkpoint)
+    if fitting:
+        return fitting
+    raise _unknown(checkpoint)
+
+
+def readings(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """All readers that recorded outputs may decide between: those of `detect_all`. If only the name of a single
+    tensor identifies the library, the reader by shapes is one of them too. Raises FamilyError."""
+    fitting = detect_all(checkpoint, family)
+    single = family is None and all(registry.single(reader) for reader, _ in fitting)
+    return fitting + _by_shape(checkpoint) if single else fitting
+
+
+def _by_shape(checkpoint: Checkpoint) -> list[tuple[Reader, str]]:
+    return _fitting(checkpoint, filter(registry.by_shape, readers().values()))
+
+
+def _fitting(checkpoint: Checkpoint, some: Iterable[Reader]) -> list[tuple[Reader, str]]:
+    return [(reader, reason) for reader in some if (reason := reader.matches(checkpoint))]
+
+
+def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
+    """The only reader that takes a checkpoint. If names are ambiguous, it is the reader by shapes, which asks the
+    user. Raises FamilyError if several readers take the checkpoint."""
+    if len(fitting) == 1 or registry.by_shape(fitting[-1][0]):
+        return fitting[-1]
+    why = " and ".join(f"{reader.FAMILY} ({reason})" for reader, reason in fitting)
+    names = " | ".join(reader.FAMILY for reader, _ in fitting)
+    raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --answers, which tells")
+
+
+def _unknown(checkpoint: Checkpoint) -> FamilyError:
+    """What to do, what was found, and what comes nearest."""
+    tensors = checkpoint.tensors
+    named = reason(tensors)
+    fact = named or "no KAN library that is read writes these tensors"
+    near = nearest(tensors)
+    families = f"Nearest families: {near}" if near else f"Families: {', '.join(readers())}"
+    return FamilyError(
+        f"{checkpoint.path}: {fact}. Give the model itself, with --module. Found: {described(tensors)}",
+        hint=f"kanserve export --module yourpackage.yourfile:make_model --checkpoint {checkpoint.path} "
+        f"--example rows.npy --repository models. {families}",
+    )
+
+
+def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
+    """The reader for one layer. Raises FamilyError with what was found."""
+    part = Part(tensors, prefix)
+    fitting = [
+        reader
+        for reader in layer_readers().values()
+        if prefix in chain.prefixes(tensors, reader.keys, prefix) and reader.fits(part)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
+    what = f"fit {' and '.join(r.FAMILY for r in fitting)}" if fitting else "fit no known KAN layer"
+    raise FamilyError(f"the tensors under {prefix!r} ({', '.join(names[:6]) or 'none'}) {what}")
+
+
+def chosen(checkpoint: Checkpoint, options: Options) -> Checkpoint:
+    """The checkpoint with the tensors that are meant, where the file holds several of the same names,
+    such as the weights and their moving average. Raises OptionError."""
+    if not checkpoint.others:
+        return checkpoint
+    places = (checkpoint.place, *checkpoint.others)
+    place = options.text(WEIGHTS, checkpoint.place, among=places)
+    if place not in places:
+        raise OptionError(f"option {WEIGHTS} is {place[:80]!r}", hint=advice(place, places))
+    tensors = {checkpoint.place: checkpoint.tensors, **checkpoint.others}[place]
+    return dataclasses.replace(checkpoint, tensors=tensors)
+
+
+def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
+    """`reader.read`, with the file named in every error."""
+    options.beside = checkpoint.beside
+    try:
+        with quiet():
+            return reader.read(chosen(checkpoint, options), options)
+    except ExportError as error:
+        if str(checkpoint.path) in error.message:
+            raise
+        raise error.at(str(checkpoint.path)) from error
+
+
+PADE = frozenset({"alpha_p", "beta_p", "zeta_p", "w_p", "alpha_q", "beta_q", "zeta_q", "w_q"})
+JACOBI = frozenset({"alpha", "beta", "iota"})
+FRACTIONAL = frozenset({"alpha", "beta", "gamma"})
+SHARED = (
+    "one activation with a trained shape, shared by all nodes, between ordinary Linear layers; no edge has a function"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The tensors of one module, all there under one prefix, each with a single axis, and what it is."""
+
+    names: frozenset[str]
+    what: str
+
+
+REFUSALS = (
+    Refusal(PADE, f"rKAN's PadeRKAN is {SHARED}"),
+    Refusal(JACOBI, f"rKAN's JacobiRKAN is {SHARED}"),
+    Refusal(FRACTIONAL, f"fKAN's FractionalJacobiNeuralBlock is {SHARED}"),
+)
+
+
+def reason(tensors: Tensors) -> str:
+    """Why a checkpoint is of none of the families that are read, where that is known; else an empty text."""
+    groups: dict[str, set[str]] = {}
+    for key, value in tensors.items():
+        prefix, dot, name = key.rpartition(".")
+        if value.ndim == 1:
+            groups.setdefault(prefix + dot, set()).add(name)
+    for prefix, names in groups.items():
+        for refusal in REFUSALS:
+            if refusal.names == names:
+                keys = ", ".join(prefix + name for name in sorted(names)[:3])
+                return f"it holds {keys}: {refusal.what}"
+    return ""
+
+
+Shapes = Mapping[str, tuple[int, ...]]  # of one module, by the tensor's own name
+
+LISTED = 3  # of each kind, with its shape
+NEAREST = 3  # families
+ALIKE = 0.75  # of two names, as difflib counts
+EDGE_AXES = 3  # of coefficients: sources, destinations, functions
+GATES: dict[float, str] = {4: "LSTM", 3: "GRU", 1: "RNN"}  # by rows of the recurrent weight, in hidden sizes
+USUAL = {1: "normalisation", 2: "linear layer"}  # modules of weight and bias alone, by the axes of the weight
+ATTENTION = ("in_proj_weight", "q_proj_weight")
+
+
+def described(tensors: Tensors) -> str:
+    """What the modules of a state dict look like by names and shapes, such as "2 convolutions
+    (conv.weight (8, 1, 3, 3), ...)"."""
+    kinds: dict[str, list[str]] = {}
+    for prefix, shapes in _modules(tensors).items():
+        kind, name = _kind(shapes)
+        kinds.setdefault(kind, []).append(f"{prefix}{name} {shapes[name]}")
+    listed = [f"{_counted(len(places), kind)} ({_some(places)})" for kind, places in kinds.items()]
+    if unreal := [f"{key} {value.dtype}" for key, value in tensors.items() if value.dtype.kind == "c"]:
+        listed.append(f"complex numbers ({_some(unreal)})")
+    return "; ".join(listed)
+
+
+def nearest(tensors: Tensors) -> str:
+    """The families whose tensors have the most similar names, and what they have; empty where there is none."""
+    scores = {family: _score(reader, tensors) for family, reader in layer_readers().items()}
+    best = sorted((family for family in scores if scores[family] > 0), key=lambda family: -scores[family])[:NEAREST]
+    return "; ".join(f"{family} has {_required(layer_readers()[family])}" for family in best)
+
+
+def _modules(tensors: Tensors) -> dict[str, dict[str, tuple[int, ...]]]:
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, value in tensors.items():
+        prefix, dot, name = key.rpartition(".")
+        modules.setdefault(prefix + dot, {})[name] = value.shape
+    return modules
+
+
+def _kind(shapes: Shapes) -> tuple[str, str]:
+    """What a module looks like, and the name of the tensor that tells."""
+    for name, shape in shapes.items():
+        if name.startswith("weight_hh") and len(shape) == 2 and shape[1]:
+            return f"{GATES.get(shape[0] / shape[1], 'recurrent')} layer", name
+        if name in ATTENTION:
+            return "attention layer", name
+    if "running_mean" in shapes:
+        return "batch normalisation", "running_mean"
+    if shapes.get("weight") and shapes.keys() <= {"weight", "bias"}:
+        return USUAL.get(len(shapes["weight"]), "convolution"), "weight"
+    return _other(shapes)
+
+
+def _other(shapes: Shapes) -> tuple[str, str]:
+    """A module with names of its own: the tensor with the most axes tells."""
+    name = max(shapes, key=lambda name: len(shapes[name]))
+    return ("tensor of three axes, as edges have" if len(shapes[name]) == EDGE_AXES else "module of its own kind"), name
+
+
+def _counted(count: int, kind: str) -> str:
+    if count == 1:
+        return f"1 {kind}"
+    first, *rest = kind.split(" ", 1)
+    plural = [first + "s", *rest] if first in ("tensor", "module") else [kind + "s"]
+    return f"{count} {' '.join(plural)}".replace(" its ", " their ")
+
+
+def _some(places: list[str]) -> str:
+    return ", ".join(places[:LISTED]) + (", ..." if len(places) > LISTED else "")
+
+
+def _score(reader: LayerReader, keys: Iterable[str]) -> float:
+    """How many of the names that a layer must have are there, a similar one for up to half; weights that
+    any module has do not count."""
+    required = [name for name in reader.keys.required if name not in ("weight", "bias")]
+    found = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
+    return sum(found) / len(required) if required else 0.0
+
+
+def _likeness(name: str, key: str) -> float:
+    """Of a name, which may have dots, and the end of a key."""
+    end = ".".join(key.split(".")[-1 - name.count(".") :])
+    if name == end:
+        return 1.0
+    ratio = difflib.SequenceMatcher(None, name, end).ratio()
+    return ratio / 2 if ratio >= ALIKE else 0.0
+
+
+def _required(reader: LayerReader) -> str:
+    return ", ".join(
+        f"{name} with {axes} ax{'is' if axes == 1 else 'es'}" for name, axes in reader.keys.required.items()
+    )

@@ -1,0 +1,181 @@
+"""The readers by family name, each found as a file, and what those that work layer by layer share."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.ir.model import LAYER_LIMIT, Kan, Layer
+from kanexport.options import Options
+from kanexport.readers.common import chain, dataflow, module_kinds, order
+from kanexport.readers.common.dataflow import Link
+from kanexport.readers.common.layer_tensors import Keys, Part, Tensors, storage_dtype
+from kanexport.readers.common.order import OtherModule
+
+READERS = "kanexport.readers"
+
+
+class Reader(Protocol):
+    """What turns a checkpoint into a network."""
+
+    @property
+    def FAMILY(self) -> str:
+        """The family's name, as --family and the manifest have it."""
+
+    def matches(self, checkpoint: Checkpoint) -> str:
+        """Why the checkpoint is of this family, or an empty text."""
+
+    def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
+        """Raises ExportError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReader:
+    """The common part of all readers that work layer by layer."""
+
+    module: Any
+
+    @property
+    def FAMILY(self) -> str:
+        """The family's name, as --family and the manifest have it."""
+        return str(self.module.FAMILY)
+
+    @property
+    def keys(self) -> Keys:
+        """How the library names the tensors of a layer."""
+        return cast(Keys, self.module.KEYS)
+
+    def fits(self, part: Part) -> bool:
+        """Whether the tensors under a prefix have the shapes of this library's layer."""
+        fits = getattr(self.module, "fits", None)
+        return bool(fits(part)) if fits else True
+
+    def layer(self, part: Part, options: Options) -> Layer:
+        """One layer. Raises InvalidKan or OptionError, naming the layer."""
+        try:
+            part.require(self.keys)
+            return cast(Layer, self.module.layer(part, options))
+        except (InvalidKan, OptionError) as error:
+            where = part.prefix.removesuffix(".") or "(lone)"
+            raise error.at(f"layer {where}") from error
+
+    def matches(self, checkpoint: Checkpoint) -> str:
+        """Why the checkpoint is of this family, or an empty text."""
+        prefixes = chain.prefixes(checkpoint.tensors, self.keys)
+        if not prefixes or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in prefixes):
+            return ""
+        return f"{', '.join(self.keys.required)} in {len(prefixes)} layer{'s' * (len(prefixes) > 1)}"
+
+    def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
+        """The layers in order, with the modules between them that the file tells of. Raises ExportError."""
+        options.single = len(self.keys.required) == 1
+        tensors, root = checkpoint.tensors, options.optional("prefix") or ""
+        prefixes = self._prefixes(tensors, root)
+        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
+        found = chain.beside(tensors, self.keys, prefixes, root)
+        others = {other.prefix: other for other in module_kinds.decided(found, prefixes, options)}
+        sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
+        names = chain.arrange(sides, list(others.values()), options)
+        links = [
+            Link(name, "", layers[name]) if name in layers else _step(Part(tensors, name), others[name], width, options)
+            for name, width in zip(names, order.widths(names, sides), strict=True)
+        ]
+        return chain.chain(
+            dataflow.compose(links, order.jumps(names, prefixes), options),
+            self._dtype(tensors, prefixes),
+            _notes(order.starts_late(names, root)),
+        )
+
+    def _prefixes(self, tensors: Tensors, root: str) -> list[str]:
+        """Of the layers under `root`, in natural order. Raises InvalidKan where there are none, or too many."""
+        prefixes = chain.prefixes(tensors, self.keys, root)
+        if not prefixes:
+            raise InvalidKan(
+                f"no {self.FAMILY} layer ({', '.join(self.keys.required)}) is there"
+                + (f" under the prefix {root[:80]!r}" if root else "")
+            )
+        if len(prefixes) > LAYER_LIMIT:
+            raise InvalidKan(f"there are {len(prefixes)} {self.FAMILY} layers, more than {LAYER_LIMIT}")
+        return prefixes
+
+    def _dtype(self, tensors: Tensors, prefixes: list[str]) -> str:
+        keys = [prefix + name for prefix in prefixes for name in self.keys.names()]
+        return storage_dtype([tensors[key] for key in keys if key in tensors])
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedReader:
+    """The reader for layers whose names identify no library: shapes decide the tensors' roles."""
+
+    module: Any
+
+    @property
+    def FAMILY(self) -> str:
+        """The family's name, as --family and the manifest have it."""
+        return str(self.module.FAMILY)
+
+    def matches(self, checkpoint: Checkpoint) -> str:
+        """The reason why the tensors may be a KAN's, or an empty text."""
+        return str(self.module.matches(checkpoint))
+
+    def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
+        """See `LayerReader.read`. Raises ExportError."""
+        return LayerReader(self.module.kind(checkpoint, options)).read(checkpoint, options)
+
+
+def _notes(first: int) -> tuple[str, ...]:
+    """What to know where the modules of a list are numbered from `first` on."""
+    note = f"the numbers of the modules start at {first}: what stood before has no weights, and is left out"
+    return (note,) if first else ()
+
+
+def _step(part: Part, other: OtherModule, width: int, options: Options) -> Link:
+    """A module beside the layers, where it is given `width` nodes."""
+    return Link(part.prefix, other.kind, chain.norm(part, options, other.kind, width if other.single else other.width))
+
+
+def readers() -> dict[str, Reader]:
+    """All readers by family name."""
+    folder = importlib.import_module(READERS).__path__
+    modules = [
+        cast(Any, importlib.import_module(f"{READERS}.{m.name}")) for m in pkgutil.iter_modules(folder) if not m.ispkg
+    ]
+    members = [member for module in modules for member in getattr(module, "FAMILIES", (module,))]
+    return {str(reader.FAMILY): cast(Reader, reader) for reader in map(_wrapped, members)}
+
+
+def _wrapped(member: Any) -> Any:
+    if hasattr(member, "kind"):
+        return ShapedReader(member)
+    return member if hasattr(member, "read") else LayerReader(member)
+
+
+def layer_readers() -> dict[str, LayerReader]:
+    """Those that read layer by layer."""
+    return {name: reader for name, reader in readers().items() if isinstance(reader, LayerReader)}
+
+
+def ambiguous(reader: Reader) -> bool:
+    """Whether other layers have the reader's only names too, so that these names do not identify the library."""
+    return bool(getattr(reader.module if isinstance(reader, LayerReader) else reader, "AMBIGUOUS", False))
+
+
+def single(reader: Reader) -> bool:
+    """Whether the name of a single tensor identifies the reader's library, and the reader is not `ambiguous`."""
+    return isinstance(reader, LayerReader) and len(reader.keys.required) == 1 and not ambiguous(reader)
+
+
+def by_shape(reader: Reader) -> bool:
+    """Whether the reader uses only shapes, for tensors whose names identify no library."""
+    return isinstance(reader, ShapedReader)
+
+
+def quiet() -> np.errstate:
+    """What is not finite is refused by name when a layer is made; numpy need not warn before."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -1,0 +1,134 @@
+"""What is to be exported, where to, and how: what a user says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanexport.bundle import baseline
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.contract import custom_ops
+from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.sections import AS_TRAINED
+from kanexport.errors import OptionError
+from kanexport.ir.model import Kan
+from kanexport.lowering import lower
+from kanexport.lowering.lower import Lowered
+from kanexport.options import Options
+from kanexport.quantization.options import NOTHING, QuantizationOptions
+from kanexport.verify.tolerances import OUTPUT_TOLERANCE
+
+MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to export and where to. `name`: empty takes the checkpoint's own."""
+
+    path: Path
+    repository: Path
+    name: str = ""
+    version: int = 1
+    family: str | None = None
+    options: tuple[str, ...] = ()  # "key=value"
+    symbolic: tuple[str, ...] = ()  # "layer,source,destination=name"
+    functions: tuple[str, ...] = ()  # "name=expression in x"
+    architecture: Path | None = None  # the user's own list of steps
+    dtype: str = "float32"
+    max_batch_size: int = MAX_BATCH_SIZE
+    tolerance: float = OUTPUT_TOLERANCE
+    force: bool = False
+    answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
+    names: Names = UNNAMED
+    reference: Path | None = None  # rows of the user's data, as `packing.baseline.load` takes them
+    explain: bool = False  # with a graph that tells how answers came about
+    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
+    outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
+    rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
+    kernel: bool = False  # with a graph by the operator of `shared.kernel`
+    fewer: QuantizationOptions = NOTHING  # bits, and what that may cost
+    shared: bool = False  # options and architecture are for many files; this one may have no use for them
+
+    def target(self, name: str) -> Target:
+        """Where the model goes, called `name` if the request has none."""
+        return Target(
+            repository=self.repository,
+            name=self.name or name,
+            version=self.version,
+            dtype=self.dtype,
+            max_batch_size=self.max_batch_size,
+            tolerance=self.tolerance,
+            force=self.force,
+            names=self.names,
+            reference=None if self.reference is None else baseline.load(self.reference),
+            explain=ExplainOptions(self.explain or bool(self.explain_layers), self.explain_layers),
+            outside=self.outside,
+        )
+
+    def check_rows(self) -> None:
+        """Raises OptionError where no run can have so many."""
+        if self.rows and not 1 <= self.rows <= self.max_batch_size:
+            raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
+
+    def check_kernel(self) -> None:
+        """Raises OptionError where a graph is asked for that nothing here could prove."""
+        if self.kernel and not custom_ops.library():
+            raise OptionError(
+                "--kernel needs the package kanserve-kernel, which is not installed, or not for this machine",
+                hint=custom_ops.HOW_TO_INSTALL,
+            )
+        if self.kernel and self.dtype != "float32":
+            raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+        if self.kernel and self.fewer != NOTHING:
+            raise OptionError("--kernel computes with whole weights, and goes with neither --weights nor --precision")
+
+    def lower(self, kan: Kan, *, near: Collection[int] = (), curves: Kan | None = None) -> Lowered:
+        """The graphs of a network, for runs of as many rows as it says; `near` and `curves`: as of `lower.lower`."""
+        return lower.lower(
+            kan,
+            self.dtype,
+            rows=self.rows or 1,
+            many=0 if self.rows else min(MANY_ROWS, self.max_batch_size),
+            kernel=self.kernel,
+            near=near,
+            curves=curves,
+        )
+
+    def facts(self, tried: Mapping[str, str] | None = None) -> Options:
+        """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
+        options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
+        options.mixed = self.shared
+        return options
+
+
+def document(result: Result) -> dict[str, Any]:
+    """One export as `--json` prints it."""
+    manifest = result.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "directory": str(result.directory),
+        "family": manifest.source.family,
+        "family_reason": manifest.source.family_reason,
+        "dtype": manifest.source.dtype,
+        "widths": list(manifest.widths),
+        "edge_class": manifest.edge_class,
+        "verified": manifest.claim,
+        "outside": manifest.outside,
+        "approximation": dataclasses.asdict(manifest.approximation),
+        "options": {
+            "given": manifest.source.options_given,
+            "assumed": manifest.source.options_assumed,
+            "decided": manifest.source.options_decided,
+            "alternatives": manifest.source.alternatives,
+        },
+        "verification": dataclasses.asdict(manifest.verification),
+        "variants": [dataclasses.asdict(variant) for variant in manifest.variants],
+        "explanations": dataclasses.asdict(manifest.explanations),
+        "files": {entry.path: entry.size for entry in manifest.files},
+        "notes": list(manifest.notes),
+    }

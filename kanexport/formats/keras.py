@@ -1,0 +1,257 @@
+"""Keras' `.keras` files: a zip of `config.json`, which says what the layers are, and their weights in HDF5.
+
+Read without Keras: nothing in the config is constructed, it is handed on as plain data.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import CheckpointError
+from kanexport.formats.torch_archive import DAMAGE, MAX_UNPACKED_RATIO, MIN_PACKED_BYTES
+
+Array = npt.NDArray[Any]
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+BESIDE = "keras"  # what the config is called beside the tensors
+MAX_CONFIG_BYTES = 16 * 2**20
+
+
+def looks_like(data: bytes) -> bool:
+    """Whether a zip archive has what a `.keras` file has."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {CONFIG, WEIGHTS} <= set(archive.namelist())
+    except DAMAGE:
+        return False
+
+
+def read(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays by their HDF5 paths, and the config under "keras". Raises CheckpointError."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            config = _entry(archive, CONFIG, MAX_CONFIG_BYTES)
+            weights = _entry(archive, WEIGHTS, MAX_UNPACKED_RATIO * max(len(data), MIN_PACKED_BYTES))
+    except DAMAGE as error:
+        raise CheckpointError("the .keras file is damaged; copy it again") from error
+    try:
+        parsed = json.loads(config)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{CONFIG} of the .keras file is no JSON") from error
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{CONFIG} of the .keras file describes no model")
+    return read_hdf5(weights), {BESIDE: parsed}
+
+
+def _entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """One entry, if it is no larger than it should be. Raises CheckpointError."""
+    entry = archive.getinfo(name)
+    if entry.file_size > most:
+        raise CheckpointError(f"{name} would unpack to {entry.file_size} bytes, more than this reader takes")
+    with archive.open(entry) as file:
+        return file.read(most + 1)[: entry.file_size]
+
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+OBJECT_LIMIT = 50_000  # groups, arrays and blocks of their headers
+DEPTH_LIMIT = 32  # groups inside one another, and levels of their trees
+RANK_LIMIT = 32
+DATASPACE, DATATYPE, LAYOUT, FILTERS, CONTINUATION, GROUP = 0x01, 0x03, 0x08, 0x0B, 0x10, 0x11
+READ_RATIO, SMALL = 4, 2**16  # bytes that are read for one of the file: every block is there once
+SHARED = 0x02  # a message's flag
+INTEGER, FLOAT = 0, 1  # classes of types
+COMPACT, CONTIGUOUS = 0, 1  # classes of layouts
+SYMBOLIC_LINK = 2  # of a group's entry
+# By size: bit offset, precision, where the exponent is and its size, the same of the mantissa, the bias.
+IEEE = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 52, 11, 0, 52, 1023)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    kind: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class _File:
+    """The bytes, where addresses begin to count, how many objects may still be read, and how many bytes."""
+
+    data: bytes
+    base: int
+    bytes_left: int
+    left: int = OBJECT_LIMIT
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    def at(self, address: int, size: int) -> bytes:
+        """`size` bytes. Raises CheckpointError where the file ends before, or is read over and over."""
+        start = self.base + address
+        if start + size > len(self.data):
+            raise CheckpointError("the HDF5 file is cut off, or names places that it does not have")
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise CheckpointError("the HDF5 file describes more than it holds")
+        return self.data[start : start + size]
+
+    def block(self, address: int, mark: bytes, size: int) -> bytes:
+        """A block that begins with a mark. Raises CheckpointError for another one, or for too many."""
+        self.take()
+        data = self.at(address, size)
+        if not data.startswith(mark):
+            raise CheckpointError(f"the HDF5 file has no {mark.decode()} where one is named")
+        return data
+
+    def take(self) -> None:
+        """One object more. Raises CheckpointError where they are too many, such as a group inside of itself."""
+        self.left -= 1
+        if self.left < 0:
+            raise CheckpointError(f"the HDF5 file has more than {OBJECT_LIMIT} objects, or is one inside of itself")
+
+
+def read_hdf5(data: bytes) -> dict[str, Array]:
+    """All arrays by their paths, such as "layers/dense/vars/0". Raises CheckpointError."""
+    if not data.startswith(MAGIC):
+        raise CheckpointError("the weights are no HDF5 file")
+    try:
+        version, offsets, lengths = struct.unpack_from("<BxxxxBB", data, 8)
+        if version not in (0, 1) or (offsets, lengths) != (8, 8):
+            raise CheckpointError(
+                f"the HDF5 file has the layout of superblock {version}; the first one, which Keras writes, is read"
+            )
+        start = 24 + 4 * version
+        (base,) = struct.unpack_from("<Q", data, start)
+        (root,) = struct.unpack_from("<Q", data, start + 40)
+        file = _File(data, base, READ_RATIO * max(len(data), SMALL))
+        _visit(file, root, "", 0)
+    except struct.error as error:
+        raise CheckpointError("the HDF5 file is cut off") from error
+    return file.arrays
+
+
+def _visit(file: _File, address: int, path: str, depth: int) -> None:
+    """The arrays of one object, which is a group or an array."""
+    if depth > DEPTH_LIMIT:
+        raise CheckpointError(f"the HDF5 file nests groups more than {DEPTH_LIMIT} deep")
+    messages = {message.kind: message.data for message in _messages(file, address)}
+    if GROUP in messages:
+        tree, heap = struct.unpack_from("<QQ", messages[GROUP])
+        names = _heap(file, heap)
+        for name, child in _entries(file, tree, names, 0):
+            if not name or "/" in name:
+                raise CheckpointError("the HDF5 file has a name that is none")
+            _visit(file, child, f"{path}/{name}" if path else name, depth + 1)
+    elif LAYOUT in messages:
+        if path in file.arrays:
+            raise CheckpointError(f"the HDF5 file has {path[:200]!r} twice")
+        file.arrays[path] = _array(file, messages, path)
+
+
+def _messages(file: _File, address: int) -> Iterator[_Message]:
+    """Of an object header, those in its continuations too."""
+    version, count, size = struct.unpack("<BxHxxxxI", file.at(address, 12))
+    if version != 1:
+        raise CheckpointError("the HDF5 file has object headers of a newer layout than Keras writes")
+    blocks = [(address + 16, size)]
+    while blocks:
+        file.take()
+        start, length = blocks.pop(0)
+        block, at = file.at(start, length), 0
+        while at + 8 <= length and count > 0:
+            kind, amount, flags = struct.unpack_from("<HHB", block, at)
+            data = block[at + 8 : at + 8 + amount]
+            if len(data) < amount:
+                raise CheckpointError("the HDF5 file has a message that reaches out of its header")
+            if flags & SHARED and kind in (DATASPACE, DATATYPE, LAYOUT, FILTERS):
+                raise CheckpointError("the HDF5 file keeps a type or a shape in another place, which is not read")
+            if kind == CONTINUATION:
+                blocks.append(struct.unpack_from("<QQ", data))
+            yield _Message(kind, data)
+            at, count = at + 8 + amount, count - 1
+
+
+def _heap(file: _File, address: int) -> bytes:
+    """The names of a group, each ended by a zero."""
+    size, place = struct.unpack_from("<8xQ8xQ", file.block(address, b"HEAP", 32))
+    return file.at(place, size)
+
+
+def _entries(file: _File, address: int, names: bytes, depth: int) -> Iterator[tuple[str, int]]:
+    """Name and object of a group's entries."""
+    if depth > DEPTH_LIMIT:
+        raise CheckpointError("the HDF5 file has a tree without end")
+    kind, level, used = struct.unpack_from("<4xBBH", file.block(address, b"TREE", 24))
+    if kind != 0:
+        raise CheckpointError("the HDF5 file has a tree of another kind where a group's is named")
+    children = struct.unpack(f"<{2 * used}Q", file.at(address + 24, 16 * used))[1::2]
+    for child in children:
+        if level:
+            yield from _entries(file, child, names, depth + 1)
+        else:
+            yield from _symbols(file, child, names)
+
+
+def _symbols(file: _File, address: int, names: bytes) -> Iterator[tuple[str, int]]:
+    (count,) = struct.unpack_from("<6xH", file.block(address, b"SNOD", 8))
+    for entry in struct.iter_unpack("<QQI20x", file.at(address + 8, 40 * count)):
+        at, child, cache = entry
+        end = names.find(b"\0", at)
+        if cache == SYMBOLIC_LINK or end < 0 or at >= len(names):
+            raise CheckpointError("the HDF5 file has a link, or a name outside of its heap")
+        yield names[at:end].decode("utf-8", "replace"), child
+
+
+def _array(file: _File, messages: dict[int, bytes], path: str) -> Array:
+    """The values of an array, contiguous."""
+    if FILTERS in messages:
+        raise CheckpointError(f"{path[:200]!r} is compressed, which is not read")
+    if DATASPACE not in messages or DATATYPE not in messages:
+        raise CheckpointError(f"{path[:200]!r} has no shape or no type")
+    shape, dtype = _shape(messages[DATASPACE]), _dtype(messages[DATATYPE], path)
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    if size > len(file.data):
+        raise CheckpointError(f"{path[:200]!r} is larger than the file")
+    values = _values(file, messages[LAYOUT], size, path) if size else b""
+    return np.frombuffer(values, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _shape(data: bytes) -> tuple[int, ...]:
+    version, rank = struct.unpack_from("<BB", data)
+    if version not in (1, 2) or rank > RANK_LIMIT:
+        raise CheckpointError("the HDF5 file has a shape of a kind that is not read")
+    return struct.unpack_from(f"<{rank}Q", data, 8 if version == 1 else 4)
+
+
+def _dtype(data: bytes, path: str) -> np.dtype[Any]:
+    """The numpy type of little-endian integers and IEEE floats. Raises CheckpointError."""
+    first, bits, size = struct.unpack_from("<BBxxI", data)
+    kind, big = first & 0x0F, bits & 1
+    if kind == FLOAT and not big and size in IEEE and struct.unpack_from("<HHBBBBI", data, 8) == IEEE[size]:
+        return np.dtype(f"<f{size}")
+    if kind == INTEGER and not big and size in (1, 2, 4, 8) and struct.unpack_from("<HH", data, 8) == (0, 8 * size):
+        return np.dtype(f"<{'i' if bits & 8 else 'u'}{size}")
+    raise CheckpointError(f"{path[:200]!r} has values of a type that is not read")
+
+
+def _values(file: _File, data: bytes, size: int, path: str) -> bytes:
+    version, kind = struct.unpack_from("<BB", data)
+    if version not in (3, 4) or kind not in (COMPACT, CONTIGUOUS):
+        raise CheckpointError(f"{path[:200]!r} is stored in chunks, or in an old way, which is not read")
+    if kind == COMPACT:
+        (length,) = struct.unpack_from("<H", data, 2)
+        values = data[4 : 4 + length]
+    else:
+        place, length = struct.unpack_from("<QQ", data, 2)
+        values = file.at(place, length)
+    if len(values) != size or length != size:
+        raise CheckpointError(f"{path[:200]!r} has {len(values)} bytes, its shape and type {size}")
+    return values

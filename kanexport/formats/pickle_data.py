@@ -1,0 +1,468 @@
+"""The small pickle inside a torch zip, interpreted as data.
+
+This is no unpickler: `pickletools.genops` splits the stream into opcodes, and a
+stack machine below knows those that build dictionaries, lists, tuples, text and
+numbers. A name is only ever a `Name`, an object of a script's own only ever an
+`Opaque` (see `inert`). No import, no call into what a file names, no attribute
+set on anything.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kanexport.errors import CheckpointError, UnsafeCheckpoint
+
+OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
+
+
+class _Mark:
+    """The stack marker."""
+
+
+_MARK = _Mark()
+
+
+class _Machine:
+    """Stack, memo and marks of one pickle."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def pop(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise CheckpointError("the pickle takes a value that is not there")
+        return self.stack.pop()
+
+    def drop(self) -> None:
+        """Forget the top of the stack, a mark included."""
+        if not self.stack:
+            raise CheckpointError("the pickle drops a value that is not there")
+        del self.stack[-1]
+
+    def pop_to_mark(self) -> list[Any]:
+        for at in range(len(self.stack) - 1, -1, -1):
+            if self.stack[at] is _MARK:
+                items = self.stack[at + 1 :]
+                del self.stack[at:]
+                return items
+        raise CheckpointError("the pickle has no mark where one is needed")
+
+    def top(self, kind: type) -> Any:
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise CheckpointError(f"the pickle adds to something that is no {kind.__name__}")
+        return self.stack[-1]
+
+    def put(self, items: list[Any]) -> None:
+        """Into the dictionary on top. What has neither text nor a number for a key names no tensor,
+        and is dropped; what an object of a script's own holds is, too."""
+        if len(items) % 2:
+            raise CheckpointError("the pickle has a key without a value")
+        if self._holds_object():
+            return
+        target = self.top(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # No tuples: hashing one that nests deeply, or holds itself many times, never ends.
+            if isinstance(key, str) or (isinstance(key, int) and abs(key) < MAX_NUMBER_MAGNITUDE):
+                target[key] = value
+            elif isinstance(key, int | list | dict):
+                raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
+
+    def append(self, items: list[Any]) -> None:
+        """To the list on top; to an object, nothing."""
+        if not self._holds_object():
+            self.top(list).extend(items)
+
+    def _holds_object(self) -> bool:
+        return bool(self.stack) and isinstance(self.stack[-1], Opaque)
+
+    def name(self, module: Any, name: Any) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise CheckpointError("the pickle asks for a name that is no text")
+        self.stack.append(Name(module, name))
+
+    def reduce(self) -> None:
+        args, function = self.pop(), self.pop()
+        self.call(function, args)
+
+    def call(self, function: Any, args: Any) -> None:
+        if not isinstance(args, tuple):
+            raise CheckpointError("the pickle calls a rebuilder without arguments")
+        self.stack.append(called(function, args))
+
+    def make(self, *, keywords: bool = False) -> None:
+        """NEWOBJ and NEWOBJ_EX: an object of a class."""
+        if keywords:
+            self.pop()
+        self.reduce()
+
+    def call_marked(self, function: Any = None) -> None:
+        """INST, whose argument names the class, and OBJ, where it lies above the mark."""
+        items = self.pop_to_mark()
+        if function is None:
+            if not items:
+                raise CheckpointError("the pickle makes an object of no class")
+            function, *items = items
+        self.call(function, tuple(items))
+
+    def build(self) -> None:
+        """State is dropped. On an OrderedDict it is torch's `_metadata`: version numbers, not weights."""
+        self.pop()
+        if not (self.stack and isinstance(self.stack[-1], Opaque | Name)):
+            self.top(dict)
+
+    def drop_marked(self, name: str) -> None:
+        """A set, which no weights need."""
+        self.pop_to_mark()
+        self.stack.append(Opaque(name))
+
+    def add_marked(self) -> None:
+        self.pop_to_mark()
+        self.top(Opaque)
+
+    def double(self) -> None:
+        value = self.pop()
+        self.stack += [value, value]
+
+    def persistent(self) -> None:
+        value = self.pop()
+        if not (isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage"):
+            raise CheckpointError("the pickle refers to something that is no storage")
+        _, kind, key, _, count = value[:5]
+        if not (
+            isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count < MAX_NUMBER_MAGNITUDE
+        ):
+            raise CheckpointError("a storage in the pickle has no type, key or length")
+        self.stack.append(Storage(kind.name, key, count))
+
+    def recall(self, at: Any) -> None:
+        if at not in self.memo:
+            raise CheckpointError(f"the pickle recalls entry {at}, which was never stored")
+        self.stack.append(self.memo[at])
+
+
+# Opcodes by effect; `m` is the machine, `a` the opcode's argument.
+_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "STRING")
+_NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT")
+_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING", "BYTEARRAY8")
+_EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda m, a: None),
+    **dict.fromkeys(_TEXTS + _NUMBERS + _BYTES, lambda m, a: m.stack.append(a)),
+    "NONE": lambda m, a: m.stack.append(None),
+    "NEWTRUE": lambda m, a: m.stack.append(True),
+    "NEWFALSE": lambda m, a: m.stack.append(False),
+    "MARK": lambda m, a: m.stack.append(_MARK),
+    "POP": lambda m, a: m.drop(),
+    "POP_MARK": lambda m, a: m.pop_to_mark().clear(),
+    "EMPTY_DICT": lambda m, a: m.stack.append({}),
+    "EMPTY_LIST": lambda m, a: m.stack.append([]),
+    "EMPTY_TUPLE": lambda m, a: m.stack.append(()),
+    "TUPLE": lambda m, a: m.stack.append(tuple(m.pop_to_mark())),
+    "TUPLE1": lambda m, a: m.stack.append((m.pop(),)),
+    "TUPLE2": lambda m, a: m.stack.append((m.pop(), m.pop())[::-1]),
+    "TUPLE3": lambda m, a: m.stack.append((m.pop(), m.pop(), m.pop())[::-1]),
+    "LIST": lambda m, a: m.stack.append(m.pop_to_mark()),
+    "DICT": lambda m, a: _dictionary(m, m.pop_to_mark()),
+    "EMPTY_SET": lambda m, a: m.stack.append(Opaque("builtins.set")),
+    "FROZENSET": lambda m, a: m.drop_marked("builtins.frozenset"),
+    "ADDITEMS": lambda m, a: m.add_marked(),
+    "DUP": lambda m, a: m.double(),
+    "APPEND": lambda m, a: m.append([m.pop()]),
+    "APPENDS": lambda m, a: m.append(m.pop_to_mark()),
+    "SETITEM": lambda m, a: m.put([m.pop(), m.pop()][::-1]),
+    "SETITEMS": lambda m, a: m.put(m.pop_to_mark()),
+    "BINPUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
+    "LONG_BINPUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
+    "PUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
+    "MEMOIZE": lambda m, a: m.memo.update({len(m.memo): m.stack[-1]}),
+    "BINGET": lambda m, a: m.recall(a),
+    "LONG_BINGET": lambda m, a: m.recall(a),
+    "GET": lambda m, a: m.recall(a),
+    "GLOBAL": lambda m, a: m.name(*a.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, a: m.name(*[m.pop(), m.pop()][::-1]),
+    "REDUCE": lambda m, a: m.reduce(),
+    "NEWOBJ": lambda m, a: m.make(),
+    "NEWOBJ_EX": lambda m, a: m.make(keywords=True),
+    "OBJ": lambda m, a: m.call_marked(),
+    "INST": lambda m, a: m.call_marked(Name(*a.split(" ", 1))),
+    "BUILD": lambda m, a: m.build(),
+    "BINPERSID": lambda m, a: m.persistent(),
+}
+
+
+def _dictionary(machine: _Machine, items: list[Any]) -> None:
+    machine.stack.append({})
+    machine.put(items)
+
+
+def read(data: bytes) -> Any:
+    """The value a pickle describes, made of plain data, `Name`, `TensorRef` and `Opaque`.
+
+    Raises UnsafeCheckpoint for a call of what runs commands or code, and for opcodes that no
+    checkpoint needs, CheckpointError for a stream that is no pickle.
+    """
+    machine = _Machine()
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count > OPCODE_LIMIT:
+                raise CheckpointError(f"the pickle has more than {OPCODE_LIMIT} opcodes")
+            if opcode.name == "STOP":
+                return machine.pop()
+            effect = _EFFECTS.get(opcode.name)
+            if effect is None:
+                raise UnsafeCheckpoint(
+                    f"the pickle uses {opcode.name}, which no checkpoint needs; nothing was executed",
+                    hint=SAVE_STATE_DICT,
+                )
+            effect(machine, argument)
+    except (ValueError, IndexError, OverflowError, RecursionError, TypeError, Warning) as error:
+        raise CheckpointError(f"the pickle is damaged: {type(error).__name__}") from error
+    raise CheckpointError("the pickle is cut off before its end")
+
+
+MAX_NUMBER_MAGNITUDE = 2**48  # an offset, size or stride beyond this is nonsense
+AXIS_LIMIT = 16  # of a tensor; layers have up to four
+MAX_NAME_CHARACTERS = 200  # of a name that an error repeats, so that it fits a screen
+
+SAVE_STATE_DICT = (
+    "save the weights alone, with torch.save(model.state_dict(), 'model.pt') where the model lives, "
+    "or with safetensors.torch.save_file"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A global the pickle mentions, as text."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"[:MAX_NAME_CHARACTERS]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A reference to raw bytes in the zip: torch's storage class, key, elements."""
+
+    kind: str
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A strided view of a storage; offset and strides are in elements. `negative`, `conjugate`:
+    whether its values are those of the storage with that done to them."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    negative: bool = False
+    conjugate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """An object that is not rebuilt: its name, and nothing of what it is made of. `weights`: why
+    what may be weights is not read, such as a sparse tensor; empty for any other object."""
+
+    name: str
+    weights: str = ""
+
+    def __str__(self) -> str:
+        return self.name[:MAX_NAME_CHARACTERS]
+
+
+def called(function: Any, args: tuple[Any, ...]) -> Any:
+    """What a call in the pickle stands for. Raises UnsafeCheckpoint for what would run commands or
+    code, CheckpointError for arguments that make no tensor."""
+    if isinstance(function, Opaque):
+        return function
+    if not isinstance(function, Name):
+        raise UnsafeCheckpoint(
+            f"the pickle calls a {type(function).__name__}; nothing was executed", hint=SAVE_STATE_DICT
+        )
+    if str(function) in REBUILDERS:
+        try:
+            return REBUILDERS[str(function)](args)
+        except (IndexError, ValueError, TypeError) as error:
+            raise CheckpointError(f"the pickle calls {function} with unfit arguments") from error
+    if _runs(function):
+        raise UnsafeCheckpoint(
+            f"the pickle calls {function}, which no checkpoint needs; nothing was executed",
+            hint=f"do not load this file with torch.load or pickle; {SAVE_STATE_DICT}",
+        )
+    return Opaque(str(function), _weights(function))
+
+
+# Modules whose functions run commands, or code that a file brings.
+RUNNERS = frozenset(
+    (
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "commands",
+        "pty",
+        "sys",
+        "runpy",
+        "importlib",
+        "imp",
+        "shutil",
+        "socket",
+        "ctypes",
+        "code",
+        "codeop",
+        "pickle",
+        "_pickle",
+        "cPickle",
+        "marshal",
+        "shelve",
+        "webbrowser",
+        "pdb",
+        "timeit",
+    )
+)
+BUILTINS = ("builtins", "__builtin__")
+DATA = frozenset(
+    (
+        "set",
+        "frozenset",
+        "bytearray",
+        "bytes",
+        "complex",
+        "slice",
+        "range",
+        "xrange",
+        "object",
+        "dict",
+        "list",
+        "tuple",
+        "int",
+        "long",
+        "float",
+        "str",
+        "unicode",
+        "bool",
+        "Ellipsis",
+        "NotImplemented",
+        "type",
+        "reversed",
+        "enumerate",
+        "zip",
+        "map",
+        "filter",
+    )
+)  # of BUILTINS
+LOADERS = (
+    *("torch.load", "torch.save", "torch.serialization.load", "torch.serialization._load", "torch.hub.", "torch.jit."),
+    *("torch.package.", "torch.compile", "torch._dynamo."),
+)
+REBUILT = ("torch._utils._rebuild", "torch._tensor._rebuild", "torch.nn.parameter.", "torch.storage.")
+
+
+def _runs(name: Name) -> bool:
+    """Whether a call of it would run commands, code, or another pickle, or reach into objects."""
+    if name.module in BUILTINS:
+        return name.name not in DATA and not name.name.endswith(("Error", "Exception", "Warning"))
+    return name.module.partition(".")[0] in RUNNERS or str(name).startswith(LOADERS)
+
+
+def _weights(name: Name) -> str:
+    """Why what it rebuilds is not read as weights, if it may be weights."""
+    return f"rebuilt by {name}, which is not read" if str(name).startswith(REBUILT) else ""
+
+
+def _tensor(args: tuple[Any, ...]) -> TensorRef:
+    storage, offset, size, stride = args[:4]
+    numbers = [offset, *_tuple(size), *_tuple(stride)]
+    if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in numbers):
+        raise CheckpointError("a tensor in the pickle has no valid storage, offset, size or stride")
+    return TensorRef(storage, offset, _tuple(size), _tuple(stride), *_views(args[6:7]))
+
+
+def _views(metadata: tuple[Any, ...]) -> tuple[bool, bool]:
+    """Whether torch's metadata of a tensor says that it is a negative, and a conjugate, view."""
+    known = metadata[0] if metadata and metadata[0] is not None else {}
+    if not isinstance(known, dict) or not known.keys() <= {"neg", "conj"}:
+        raise CheckpointError("a tensor in the pickle has metadata of a kind that is not read")
+    return known.get("neg") is True, known.get("conj") is True
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, tuple) or len(value) > AXIS_LIMIT:
+        raise CheckpointError(f"a tensor's size or stride is not a tuple of at most {AXIS_LIMIT} numbers")
+    return value
+
+
+def _first(args: tuple[Any, ...]) -> Any:
+    if not isinstance(args[0], TensorRef | Opaque):
+        raise CheckpointError("a parameter in the pickle wraps no tensor")
+    return args[0]
+
+
+def _typed(args: tuple[Any, ...]) -> Any:
+    """A tensor with attributes of its own, or of another class, `(rebuilder, class, its arguments, state)`."""
+    function, kind, inner = args[:3]
+    if not isinstance(kind, Name) or not isinstance(inner, tuple):
+        raise CheckpointError("the pickle rebuilds a tensor of no class")
+    if str(kind) not in TENSORS:
+        return Opaque(str(kind), f"a {kind}, which is not read")
+    return called(function, inner)
+
+
+def _pickled_dictionary(args: tuple[Any, ...]) -> dict[Any, Any]:
+    if args and args != ([],):
+        raise CheckpointError("an OrderedDict in the pickle is built from more than its items")
+    return {}
+
+
+def _attribute(args: tuple[Any, ...]) -> Name | Opaque:
+    """A class inside a class: what `getattr` of two names is pickled for."""
+    owner, name = args
+    if not isinstance(name, str):
+        raise CheckpointError("the pickle asks for an attribute without a name")
+    return Name(owner.module, f"{owner.name}.{name}") if isinstance(owner, Name) else Opaque("an attribute")
+
+
+def _object(args: tuple[Any, ...]) -> Opaque:
+    """`copyreg._reconstructor(class, base, state)`."""
+    return Opaque(str(args[0]) if isinstance(args[0], Name) else "object")
+
+
+def _numpy(name: str) -> Callable[[tuple[Any, ...]], Opaque]:
+    """numpy's numbers and arrays, and what their pickles are made with."""
+    weights = "a numpy array, expected a tensor" if name.endswith(("_reconstruct", "_frombuffer")) else ""
+
+    def rebuilt(args: tuple[Any, ...]) -> Opaque:
+        if len(args) < 2:
+            raise CheckpointError(f"the pickle calls {name} with unfit arguments")
+        return Opaque(name, weights)
+
+    return rebuilt
+
+
+NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
+NUMPY += ["numpy.dtype", "_codecs.encode", *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core"))]
+TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")  # classes of plain tensors
+# What a call may mean. Each takes the argument tuple and returns inert data.
+REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+    "collections.OrderedDict": _pickled_dictionary,
+    "collections.defaultdict": lambda args: {},
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._tensor._rebuild_from_type_v2": _typed,
+    "torch.Size": lambda args: tuple(args[0]) if isinstance(args[0], list | tuple) else (),
+    "torch.device": lambda args: args[0] if isinstance(args[0], str) else "",
+    **{f"{module}.getattr": _attribute for module in BUILTINS},
+    **{f"{module}._reconstructor": _object for module in ("copyreg", "copy_reg")},
+    **{name: _numpy(name) for name in NUMPY},
+}

@@ -1,0 +1,166 @@
+"""safetensors files: a JSON header with names, types, shapes and offsets, then bytes.
+
+Format: https://github.com/huggingface/safetensors (README, "Format"). Read here and
+not with its library, whose numpy side lacks bfloat16 and whose errors name no tensor;
+the tests hold the two against each other. As there, the tensors must fill the file
+without holes or overlaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import CheckpointError
+from kanexport.formats import torch_archive
+from kanexport.formats.pickle_data import AXIS_LIMIT, MAX_NAME_CHARACTERS, MAX_NUMBER_MAGNITUDE, SAVE_STATE_DICT
+
+MAX_HEADER_BYTES = 16 * 2**20  # it is parsed as a whole; a hundred bytes a tensor are usual
+TENSOR_LIMIT = 30_000  # of one file, of any format; pykan has a dozen a layer
+METADATA = "__metadata__"
+FIELDS = {"dtype", "shape", "data_offsets"}
+
+Array = npt.NDArray[Any]
+
+# The format's names -> numpy types, little endian. BF16 is widened.
+TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+    "C64": "<c8",
+}
+
+
+def looks_like(head: bytes, size: int) -> bool:
+    """Whether a file of `size` bytes that begins with `head` (9 bytes) is of this format."""
+    return len(head) > 8 and head[8:9] == b"{" and 8 + struct.unpack("<Q", head[:8])[0] <= size
+
+
+def read(data: bytes) -> dict[str, Array]:
+    """The tensors by name, in the header's order. Raises CheckpointError."""
+    if not looks_like(data[:9], len(data)):
+        raise CheckpointError("the safetensors header is longer than the file, which is cut off")
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    if start - 8 > MAX_HEADER_BYTES:
+        raise CheckpointError(f"the safetensors header has {start - 8} bytes, more than {MAX_HEADER_BYTES}")
+    header = _header(data[8:start])
+    size = len(data) - start
+    tensors: dict[str, Array] = {}
+    places: list[tuple[int, int]] = []
+    for name, fields in header.items():
+        if name == METADATA:
+            continue
+        entry = _entry(name, fields)
+        if entry.end > size:
+            short = name[:MAX_NAME_CHARACTERS]
+            raise CheckpointError(f"tensor {short!r} reaches beyond the end of the file, which is cut off")
+        tensors[name] = _array(data, start, entry)
+        places.append((entry.begin, entry.end))
+    _check_places(places, size)
+    return tensors
+
+
+def _check_places(places: list[tuple[int, int]], size: int) -> None:
+    """The tensors fill the `size` bytes after the header, each byte once. Raises CheckpointError."""
+    at = 0
+    for begin, end in sorted(places):
+        if begin != at:
+            raise CheckpointError("the tensors of the safetensors file overlap or leave holes")
+        at = end
+    if at != size:
+        raise CheckpointError(f"the safetensors file has {size - at} bytes after its last tensor")
+
+
+def _header(raw: bytes) -> dict[str, Any]:
+    """The JSON object at the front. A key that stands twice would hide a tensor."""
+    count = 0
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        if count > TENSOR_LIMIT:
+            raise CheckpointError(f"the safetensors header names more than {TENSOR_LIMIT} tensors")
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise CheckpointError("the safetensors header has the same key twice")
+        return members
+
+    try:
+        header = json.loads(raw.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("the safetensors header is damaged: it is not JSON") from error
+    if not isinstance(header, dict):
+        raise CheckpointError("the safetensors header is not a JSON object")
+    return header
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the header says of one tensor: a key of TYPES, its shape, and where its bytes
+    begin and end, counted from the end of the header."""
+
+    code: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _entry(name: str, fields: Any) -> _Entry:
+    """The header's fields of one tensor, each checked. Raises CheckpointError."""
+    short = name[:MAX_NAME_CHARACTERS]
+    if not isinstance(fields, dict) or set(fields) != FIELDS:
+        raise CheckpointError(f"tensor {short!r} has no dtype, shape and data_offsets in the safetensors header")
+    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(code, str) or code not in TYPES:
+        raise CheckpointError(
+            f"tensor {short!r} is of type {str(code)[:40]!r}, which is not read",
+            hint=f"read are {', '.join(TYPES)}; convert it, then {SAVE_STATE_DICT}",
+        )
+    if not _is_shape(shape):
+        raise CheckpointError(f"tensor {short!r} has no valid shape in the safetensors header")
+    if not _numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"tensor {short!r} has no valid data_offsets in the safetensors header")
+    entry = _Entry(code, tuple(shape), *offsets)
+    expected = math.prod(entry.shape) * np.dtype(TYPES[code]).itemsize
+    if entry.end - entry.begin != expected:
+        raise CheckpointError(
+            f"tensor {short!r} of type {code} and shape {entry.shape} takes {expected} bytes, "
+            f"the safetensors header gives it {entry.end - entry.begin}"
+        )
+    return entry
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it is a list of sizes that numpy can make an array of, an empty one too."""
+    if not _numbers(value) or len(value) > AXIS_LIMIT:
+        return False
+    return bool(math.prod(size for size in value if size) <= MAX_NUMBER_MAGNITUDE)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in value)
+
+
+def _array(data: bytes, start: int, entry: _Entry) -> Array:
+    """A copy in the machine's byte order; `start` is where the header ends."""
+    offset = start + entry.begin if entry.end > entry.begin else 0
+    flat = np.frombuffer(data, np.dtype(TYPES[entry.code]), math.prod(entry.shape), offset)
+    if entry.code == "BF16":
+        return torch_archive.widen(flat.reshape(entry.shape))
+    return np.array(flat.reshape(entry.shape), dtype=flat.dtype.newbyteorder("="), order="C")

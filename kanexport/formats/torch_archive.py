@@ -1,0 +1,257 @@
+"""`torch.save` files: a zip of one small pickle and raw storages.
+
+Read without torch. Nothing is extracted to disk, nothing in the pickle is
+executed (see `pickles`), every size is checked before bytes are read, and
+tensors are copied out contiguous: a saved view can be a hundred times smaller
+than the storage it came with.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import CheckpointError, UnsafeCheckpoint
+from kanexport.formats import pickle_data
+from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque, TensorRef
+
+MAGIC = b"PK\x03\x04"
+MAX_PICKLE_BYTES = 64 * 2**20  # unpacked; it holds names and shapes, no weights
+MAX_UNPACKED_BYTES = 2 * 2**30  # all entries together are held in memory
+MAX_UNPACKED_RATIO = 20  # bytes unpacked for one packed; torch and Keras store without packing, so real files have 1
+MIN_PACKED_BYTES = 2**16  # what a smaller file counts as: the pickle of a small model packs well
+ENTRY_LIMIT = 50_000  # of the archive, and as many values in its dictionaries; a tensor needs one
+EMPTY_LIMIT = 2**40  # elements that the other axes of a tensor without values would make; numpy refuses far more
+MAX_DICTIONARY_DEPTH = 8  # dictionaries inside one another
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# All that zipfile raises for a damaged archive: RuntimeError for an encrypted entry and for a packing that it lacks,
+# ValueError and OSError for places that are none.
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)
+
+Array = npt.NDArray[Any]
+
+# torch storage class -> numpy type. BFloat16 is widened.
+STORAGE_TYPES = {
+    "FloatStorage": "f4",
+    "DoubleStorage": "f8",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "u2",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+    "ComplexFloatStorage": "c8",
+    "ComplexDoubleStorage": "c16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    zip: zipfile.ZipFile
+    root: str  # the one folder all entries share, with its slash
+    order: Literal["<", ">"]
+
+    def entry(self, name: str) -> zipfile.ZipInfo:
+        try:
+            return self.zip.getinfo(self.root + name)
+        except KeyError as error:
+            raise CheckpointError(f"the file has no entry {name[:200]!r}; it is cut off or no checkpoint") from error
+
+    def read(self, entry: zipfile.ZipInfo) -> bytes:
+        """Exactly the bytes the directory promises: no more are unpacked, and fewer
+        would let a tensor reach outside them."""
+        if entry.compress_type not in PACKINGS:
+            raise CheckpointError("an entry of the file is packed in a way that torch never uses")
+        try:
+            with self.zip.open(entry) as file:
+                data = file.read(entry.file_size)
+        except DAMAGE as error:
+            raise CheckpointError("an entry of the file is damaged; copy the file again") from error
+        if len(data) != entry.file_size:
+            raise CheckpointError("an entry of the file is shorter than its directory says; copy the file again")
+        return data
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How many values of dictionaries one file may still have, and how many bytes their
+    tensors: a small file can name the same storage, or the same dictionary, a million times."""
+
+    values: int
+    bytes: int
+
+    def take(self, size: int) -> None:
+        """Take a value of `size` bytes off it. Raises CheckpointError where too little is left."""
+        self.values -= 1
+        self.bytes -= size
+        if self.values < 0 or self.bytes < 0:
+            raise CheckpointError("the file describes far more or larger tensors than it holds")
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """The saved dictionary, with tensors as contiguous numpy arrays.
+
+    Nested dictionaries keep their nesting, up to MAX_DICTIONARY_DEPTH. What cannot be read as a
+    tensor is an `Opaque` that says why. Raises CheckpointError or UnsafeCheckpoint; see the module
+    text for what is refused.
+    """
+    archive = _open(data)
+    entry = archive.entry("data.pkl")
+    if entry.file_size > MAX_PICKLE_BYTES:
+        raise CheckpointError(f"the pickle unpacks to {entry.file_size} bytes, more than {MAX_PICKLE_BYTES}")
+    value = pickle_data.read(archive.read(entry))
+    if isinstance(value, Opaque | Name):
+        raise UnsafeCheckpoint(
+            f"the file holds an object of {value}, and its class is code; nothing was executed", hint=SAVE_STATE_DICT
+        )
+    if not isinstance(value, dict):
+        raise CheckpointError(f"the file holds {_kind(value)}, expected a state dict", hint=SAVE_STATE_DICT)
+    return _Resolver(archive, _Budget(ENTRY_LIMIT, _unpacked_bytes(len(data)))).mapping(value, depth=0)
+
+
+def _unpacked_bytes(packed: int) -> int:
+    """The bytes a file of `packed` bytes may unpack to."""
+    return min(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * max(packed, MIN_PACKED_BYTES))
+
+
+def _open(data: bytes) -> _Archive:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except (*DAMAGE, struct.error) as error:
+        raise CheckpointError("the file is cut off or no zip archive; copy it again") from error
+    names = _names(archive.infolist(), len(data))
+    little = _Archive(archive, _root(names), "<")
+    if little.root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big":
+        return _Archive(archive, little.root, ">")
+    return little
+
+
+def _names(entries: list[zipfile.ZipInfo], packed: int) -> list[str]:
+    """The names of all entries of a file of `packed` bytes. Raises CheckpointError where
+    they are too many, or hold too much."""
+    names = [entry.filename for entry in entries]
+    if len(entries) > ENTRY_LIMIT or len(set(names)) != len(names):
+        raise CheckpointError("the archive has duplicate or far too many entries")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > _unpacked_bytes(packed):
+        raise CheckpointError(f"the archive would unpack to {unpacked} bytes, more than this reader takes")
+    return names
+
+
+def _root(names: list[str]) -> str:
+    """The folder of the one pickle. Raises CheckpointError where that is no state dict's."""
+    pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickled) != 1:
+        raise CheckpointError("the archive holds no torch checkpoint (one NAME/data.pkl)", hint=SAVE_STATE_DICT)
+    root = pickled[0].removesuffix("data.pkl")
+    if root + "constants.pkl" in names:
+        raise CheckpointError("the file is a TorchScript module", hint=SAVE_STATE_DICT)
+    return root
+
+
+class _Resolver:
+    """Replaces tensor references by arrays; other values stay as they are."""
+
+    def __init__(self, archive: _Archive, budget: _Budget) -> None:
+        self.archive, self.budget = archive, budget
+        self.storages: dict[str, bytes] = {}
+
+    def mapping(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            name = str(key)
+            if name in result:  # 0 and "0"
+                raise CheckpointError(f"the file has two values under the name {name[:80]!r}")
+            self.budget.take(0)
+            result[name] = self.value(item, name[:MAX_NAME_CHARACTERS], depth)
+        return result
+
+    def value(self, item: Any, key: str, depth: int) -> Any:
+        if isinstance(item, TensorRef):
+            return self.tensor(item, key)
+        if not isinstance(item, dict):
+            return item
+        return self.mapping(item, depth + 1) if depth < MAX_DICTIONARY_DEPTH else Opaque("a dictionary too deep")
+
+    def tensor(self, ref: TensorRef, key: str) -> Array | Opaque:
+        storage = ref.storage
+        code = STORAGE_TYPES.get(storage.kind)
+        if code is None:
+            return Opaque("torch.Tensor", f"stored as {storage.kind[:MAX_NAME_CHARACTERS]}, which is not read")
+        dtype = np.dtype(code).newbyteorder(self.archive.order)
+        entry = self.archive.entry(f"data/{storage.key}")
+        if entry.file_size != storage.count * dtype.itemsize:
+            raise CheckpointError(
+                f"tensor {key!r}: storage {storage.key[:80]!r} has {entry.file_size} bytes, "
+                f"expected {storage.count} x {dtype.itemsize}"
+            )
+        _check_view(ref, key)
+        self.budget.take(math.prod(ref.size) * dtype.itemsize)
+        if storage.key not in self.storages:
+            self.storages[storage.key] = self.archive.read(entry)
+        return _signed(ref, _copy(ref, np.frombuffer(self.storages[storage.key], dtype=dtype)))
+
+
+def _signed(ref: TensorRef, values: Array) -> Array:
+    """What torch's negative and conjugate views make of the values in the storage."""
+    values = np.conjugate(values) if ref.conjugate else values
+    return np.negative(values) if ref.negative else values
+
+
+def _copy(ref: TensorRef, flat: Array) -> Array:
+    """The view, contiguous and in the machine's byte order."""
+    if 0 in ref.size:
+        view = np.zeros(ref.size, dtype=flat.dtype)
+    else:
+        # The stride along an axis of one element is never used, and may be anything.
+        steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(ref.size, ref.stride, strict=True)]
+        view = np.lib.stride_tricks.as_strided(flat[ref.offset :], ref.size, steps, writeable=False)
+    if ref.storage.kind == "BFloat16Storage":
+        return widen(view)
+    return np.array(view, dtype=flat.dtype.newbyteorder("="), order="C")
+
+
+def _check_view(ref: TensorRef, key: str) -> None:
+    """The view lies inside its storage: as_strided trusts us. How large it may be,
+    where strides of zero repeat values, is the budget's to say."""
+    if len(ref.size) != len(ref.stride):
+        raise CheckpointError(f"tensor {key!r} has {len(ref.size)} sizes and {len(ref.stride)} strides")
+    count = math.prod(ref.size)
+    last = ref.offset + sum((n - 1) * step for n, step in zip(ref.size, ref.stride, strict=True))
+    if count and last >= ref.storage.count:
+        raise CheckpointError(
+            f"tensor {key!r} of size {ref.size} reaches beyond its storage of {ref.storage.count} values"
+        )
+    if not count and (ref.offset > ref.storage.count or math.prod(n for n in ref.size if n) > EMPTY_LIMIT):
+        raise CheckpointError(f"tensor {key!r} of size {ref.size} is empty, but does not fit its storage")
+
+
+def _kind(value: object) -> str:
+    return "a single tensor" if isinstance(value, TensorRef) else f"a {type(value).__name__}"
+
+
+_KEY = "stored"
+_WIDENED = np.dtype(np.float32, metadata={_KEY: "bfloat16"})
+
+
+def widen(bits: Array) -> Array:
+    """From the 16 bits of each value, in any byte order, to contiguous float32 of the same shape."""
+    wide = np.ascontiguousarray(bits.astype("u4") << 16)
+    return wide.view(_WIDENED).reshape(bits.shape)
+
+
+def stored(array: Array) -> str:
+    """The type the file had: "bfloat16", or the array's own."""
+    metadata: Mapping[str, Any] = array.dtype.metadata or {}
+    return str(metadata.get(_KEY, array.dtype.name))

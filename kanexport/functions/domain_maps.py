@@ -1,0 +1,334 @@
+"""From any source to [-1, 1] or [0, 1], where polynomials live: tanh and its kin, a scaled range,
+the logistic function; or not at all.
+
+Those that end at -1 and 1 have a second emission, as a sign and the rest w = 1 - |u|. Near the
+ends, where most polynomials are steepest, w keeps all its digits, while u itself would be rounded
+to 6e-8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.functions import elementwise
+from kanexport.functions.elementwise import Unary
+from kanexport.options import Options
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+class Squash(Protocol):
+    """How a source x becomes u; arrays of any shape."""
+
+    @property
+    def name(self) -> str:
+        """What is computed, in terms of x."""
+
+    @property
+    def open(self) -> bool:
+        """Whether an infinite x gives an infinite u, and constants of it are constants; elsewhere
+        u ends somewhere, or what comes of an infinite x is NaN."""
+
+    def evaluate(self, x: Array) -> Array:
+        """u of x, float64."""
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and the rest 1 - |u|, with all its digits near the ends."""
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core and outer ends, as in `Support`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tanh:
+    """u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep
+    away for the derivative of acos."""
+
+    slope: float = 1.0
+    shift: float = 0.0
+    short: float = 0.0
+
+    open = False
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.slope, self.shift]).all() and 0 <= self.short < 1):
+            raise InvalidKan(f"{self.name} is no function from the numbers to [-1, 1]")
+
+    @property
+    def name(self) -> str:
+        """Such as "tanh(x)", or "tanh(0.5 x) up to 1 - 1e-06"."""
+        scaled = "x" if self.slope == 1 else f"{self.slope:.6g} x"
+        text = f"tanh({scaled})" if self.shift == 0 else f"tanh({scaled} + {self.shift:.6g})"
+        return f"{text} up to 1 - {self.short:g}" if self.short else text
+
+    def evaluate(self, x: Array) -> Array:
+        """tanh, float64."""
+        u = np.tanh(x if self.slope == 1 and self.shift == 0 else x * self.slope + self.shift)
+        return np.clip(u, self.short - 1, 1 - self.short) if self.short else u
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+        # onnxruntime's Tanh alone is off by up to 2e-7 where u is large.
+        inner = self._inner(g, x)
+        sign, rest = self._emit_rest(g, inner)
+        small = g.op("Greater", rest, g.const(0.75))
+        return g.op("Where", small, g.op("Tanh", inner), g.mul(sign, g.sub(g.const(1.0), rest)))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u| with all its digits near the ends."""
+        return self._emit_rest(g, self._inner(g, x))
+
+    def _inner(self, g: Graph, x: Value) -> Value:
+        scaled = x if self.slope == 1 else g.mul(x, g.const(self.slope))
+        return scaled if self.shift == 0 else g.add(scaled, g.const(self.shift))
+
+    def _emit_rest(self, g: Graph, inner: Value) -> tuple[Value, Value]:
+        # 1 - tanh|x| = 2 e / (1 + e) with e = exp(-2|x|). Not by Sigmoid: onnxruntime's
+        # is exact to 1e-8, not to a share of so small a value.
+        e = g.op("Exp", g.mul(g.op("Abs", inner), g.const(-2.0)))
+        rest = g.op("Div", g.add(e, e), g.add(e, g.const(1.0)))
+        if self.short:  # not by Max, which may lose NaN
+            rest = g.op("Where", g.op("Less", rest, g.const(self.short)), g.const(self.short), rest)
+        return g.op("Sign", inner), rest
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core: where tanh bends, [-2, 2] before slope and shift; outer [-6, 6], where it has reached its ends."""
+        slope = abs(self.slope) or 1.0
+        middle, one = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
+        return (middle - 2 * one, middle + 2 * one), (middle - 6 * one, middle + 6 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
+
+    short: float = 0.0
+
+    open = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.short < 1:
+            raise InvalidKan(f"x is cut off {self.short} before -1 and 1, expected 0 or more, less than 1")
+
+    @property
+    def name(self) -> str:
+        """Such as "x between -1 and 1"."""
+        return f"x between -1 and 1, up to {self.short:g} before them" if self.short else "x between -1 and 1"
+
+    def evaluate(self, x: Array) -> Array:
+        """x, or the end that is nearer, float64."""
+        return np.clip(x, self.short - 1, 1 - self.short)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u; NaN for NaN."""
+        end = 1 - self.short
+        below = g.op("Where", g.op("Less", x, g.const(-end)), g.const(-end), x)
+        return g.op("Where", g.op("Greater", x, g.const(end)), g.const(end), below)
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u|, which is exact."""
+        rest = g.sub(g.const(1.0), g.op("Abs", x))
+        return g.op("Sign", x), g.op("Where", g.op("Less", rest, g.const(self.short)), g.const(self.short), rest)
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-1, 1], outer [-2, 2]."""
+        one = np.ones(sources)
+        return (-one, one), (-2 * one, 2 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
+
+    function: Unary
+    scale: float = 1.0
+    shift: float = 0.0
+
+    open = False
+
+    @property
+    def name(self) -> str:
+        """Such as "arctan(x) times 0.63662"."""
+        text = f"{self.function.name}(x)" + (f" times {self.scale:.6g}" if self.scale != 1 else "")
+        return f"{text} plus {self.shift:.6g}" if self.shift else text
+
+    def evaluate(self, x: Array) -> Array:
+        """u of x, float64."""
+        return self.function.evaluate(x) * self.scale + self.shift
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u."""
+        scaled = self.function.emit(g, x)
+        scaled = scaled if self.scale == 1 else g.mul(scaled, g.const(self.scale))
+        return g.add(scaled, g.const(self.shift)) if self.shift else scaled
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u|."""
+        u = self.emit(g, x)
+        return g.op("Sign", u), g.sub(g.const(1.0), g.op("Abs", u))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-4, 4], outer [-10, 10]."""
+        one = np.ones(sources)
+        return (-4 * one, 4 * one), (-10 * one, 10 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class TanhOf:
+    """u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
+
+    inner: Tanh | Clip
+
+    open = False
+
+    @property
+    def name(self) -> str:
+        """Such as "tanh(tanh(x))"."""
+        return f"tanh({self.inner.name})"
+
+    def evaluate(self, x: Array) -> Array:
+        """tanh of the inner function, float64."""
+        return np.tanh(self.inner.evaluate(x))
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+        return Tanh().emit(g, self.inner.emit(g, x))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u|."""
+        return Tanh().emit_rest(g, self.inner.emit(g, x))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """As the inner function's."""
+        return self.inner.support(sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """u = x: the polynomials of the source itself."""
+
+    name = "x"
+    open = True
+
+    def evaluate(self, x: Array) -> Array:
+        """x."""
+        return x
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """x."""
+        return x
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of x, and 1 - |x|: exact near the ends, negative beyond them."""
+        return g.op("Sign", x), g.sub(g.const(1.0), g.op("Abs", x))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-1, 1], outer [-2, 2]."""
+        return Clip().support(sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Sigmoid:
+    """u = 1 / (1 + exp(-x)), from 0 to 1."""
+
+    name = "sigmoid(x)"
+    open = False
+
+    def evaluate(self, x: Array) -> Array:
+        """The logistic function, float64."""
+        return elementwise.ACTIVATIONS["sigmoid"].evaluate(x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+        return g.op("Reciprocal", g.add(g.op("Exp", g.op("Neg", x)), g.const(1.0)))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, which is 1, and 1 - u."""
+        u = self.emit(g, g.op("Neg", x))
+        return g.add(g.mul(u, g.const(0.0)), g.const(1.0)), u
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-4, 4], outer [-10, 10]."""
+        one = np.ones(sources)
+        return (-4 * one, 4 * one), (-10 * one, 10 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """u = 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1] and beyond."""
+
+    low: float
+    high: float
+
+    name = "x scaled from its range"
+    open = False
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
+            raise InvalidKan(f"the range of a layer's sources is {self.low} to {self.high}, expected low < high")
+
+    def evaluate(self, x: Array) -> Array:
+        """u of x, float64."""
+        return 2 * (x - self.low) / (self.high - self.low) - 1
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+        middle, slope = (self.low + self.high) / 2, 2 / (self.high - self.low)
+        return g.mul(g.sub(x, g.const(middle)), g.const(slope))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u| with all its digits near the ends."""
+        nearest = g.op("Min", g.sub(g.const(self.high), x), g.sub(x, g.const(self.low)))
+        middle = g.const((self.low + self.high) / 2)
+        return g.op("Sign", g.sub(x, middle)), g.mul(nearest, g.const(2 / (self.high - self.low)))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core: the range; outer: a quarter of it further on each side."""
+        low, high = np.full(sources, self.low), np.full(sources, self.high)
+        reach = (high - low) / 4
+        return (low, high), (low - reach, high + reach)
+
+
+SOFTSIGN = Unary(
+    "softsign", lambda x: x / (1 + np.abs(x)), lambda g, x: g.op("Div", x, g.add(g.op("Abs", x), g.const(1.0)))
+)
+
+
+def frozen(options: Options, at: int, count: int) -> Range:
+    """The range of layer `at` of `count`, from the options x_min and x_max, of a library that
+    scales by the smallest and largest source of each batch. Raises OptionError."""
+    names = ("x_min", "x_max")
+    texts = [options.optional(name) for name in names]
+    if None in texts:
+        raise OptionError(
+            "the library scales a layer's sources by the smallest and largest of the whole batch, so that a row's "
+            f"output depends on the other rows; the ranges must be frozen, and {' and '.join(names)} are not given",
+            hint="run the training rows through the model once, note x.min() and x.max() before each of its "
+            f"{count} layers, and give --option x_min=A,B,... --option x_max=C,D,...",
+        )
+    low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, texts, strict=True))
+    if not low < high:
+        raise OptionError(f"x_min of layer {at} is {low!r}, and x_max {high!r}: expected a range, low < high")
+    return Range(low, high)
+
+
+def _numbers(name: str, text: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise OptionError(f"option {name} is {text[:80]!r}, expected {count} numbers with commas, one for each layer")
+    return numbers

@@ -1,0 +1,218 @@
+"""Elementwise functions, each with two faces: float64 numpy, and ONNX operators.
+
+They serve as base activations (one function for every edge) and as the
+functions of symbolic edges. Adding one is one line in a table here.
+
+The symbolic table is that of pykan 0.2.8 (kan/utils.py, SYMBOLIC_LIB) and the
+two names that only pykan 0.0.x has, with plain, unguarded semantics: the
+logarithm of a negative number is NaN, the reciprocal of zero is infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import UnknownFunction
+from kanexport.graph import float64_ops
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A function of one number. `evaluate` is float64, `emit` the same as operators.
+
+    `expression`: the function in terms of x, in Python's syntax, if the name does not show it. `effort`: its time as a
+    multiple of an ordinary function's time, so that the verification uses fewer rows.
+    """
+
+    name: str
+    evaluate: Callable[[Array], Array]
+    emit: Callable[[Graph, Value], Value]
+    expression: str = ""
+    effort: int = 1
+
+
+def _op(kind: str) -> Callable[[Graph, Value], Value]:
+    return lambda g, x: g.op(kind, x)
+
+
+def _sigmoid(x: Array) -> Array:
+    # exp of a non-positive number only: no overflow, and NaN stays NaN.
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x < 0, e / (1 + e), 1 / (1 + e)))
+
+
+def _erf(x: Array) -> Array:
+    values: Array = np.asarray(np.vectorize(math.erf, otypes=[x.dtype])(x))
+    return values
+
+
+# The normal distribution's tail Q(a) = (1 - erf(a / sqrt 2)) / 2 for a >= 0, as
+# exp(-a^2 / 2) (c_1 t + ... + c_8 t^8) with t = 1 / (1 + 0.3 a): a least-maximum fit of
+# our own on [0, 14], good to 1.5e-7 of the value.
+TAIL = (
+    0.119629299,
+    0.120753955,
+    0.0999135014,
+    0.128561596,
+    -0.0536835856,
+    0.206353442,
+    -0.157203046,
+    0.0356747653,
+)
+TAIL_SLOPE = 0.3
+
+
+def _emit_gelu(g: Graph, x: Value) -> Value:
+    """x times the normal distribution function. In float32, where small values matter, from
+    its tail, since 1 + erf leaves no digit of it below -5."""
+    if g.dtype == np.float64 or _coarse(g):
+        erf = float64_ops.erf(g, g.mul(x, g.const(math.sqrt(0.5))))
+        return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
+    t = g.op("Reciprocal", g.add(g.mul(g.op("Abs", x), g.const(TAIL_SLOPE)), g.const(1.0)))
+    series = g.const(TAIL[-1])
+    for c in TAIL[-2::-1]:
+        series = g.add(g.mul(series, t), g.const(c))
+    tail = g.mul(g.op("Exp", g.mul(g.mul(x, x), g.const(-0.5))), g.mul(series, t))
+    below = g.op("Less", x, g.const(0.0))
+    return g.mul(x, g.op("Where", below, tail, g.sub(g.const(1.0), tail)))
+
+
+def _emit_gelu_tanh(g: Graph, x: Value) -> Value:
+    """x (1 + tanh u) / 2 = x / (1 + exp(-2 u))."""
+    inner = g.mul(g.add(x, g.mul(g.pow(x, 3.0), g.const(0.044715))), g.const(math.sqrt(2 / math.pi)))
+    return g.op("Div", x, _one_and_exp(g, g.add(inner, inner)))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    inner: Array = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+
+
+def _power(n: int) -> Unary:
+    def emit(g: Graph, x: Value) -> Value:
+        # Products, not Pow: exact for negative numbers and as fast.
+        value = x
+        for _ in range(n - 1):
+            value = g.mul(value, x)
+        return value
+
+    return Unary("x" if n == 1 else f"x^{n}", lambda x: x**n, emit)
+
+
+def _reciprocal(n: int) -> Unary:
+    power = _power(n)
+    return Unary(
+        "1/x" if n == 1 else f"1/x^{n}",
+        lambda x: 1 / x**n,
+        lambda g, x: g.op("Reciprocal", power.emit(g, x)),
+    )
+
+
+def _inverse_sqrt(name: str) -> Unary:
+    return Unary(name, lambda x: 1 / np.sqrt(x), lambda g, x: g.op("Reciprocal", g.op("Sqrt", x)))
+
+
+def _three_halves(g: Graph, x: Value) -> Value:
+    root = g.op("Sqrt", x)
+    return g.mul(g.mul(root, root), root)
+
+
+def _one_and_exp(g: Graph, x: Value) -> Value:
+    """1 + exp(-x), for the logistic function with all digits of small values: onnxruntime's
+    Sigmoid is exact to 1e-8, which is none of theirs."""
+    return g.add(g.op("Exp", g.op("Neg", x)), g.const(1.0))
+
+
+def _coarse(g: Graph) -> bool:
+    """Whether an error of 1e-8 of any value is small enough."""
+    return g.dtype == np.float32 and not g.small_values
+
+
+def _emit_silu(g: Graph, x: Value) -> Value:
+    return g.mul(x, g.op("Sigmoid", x)) if _coarse(g) else g.op("Div", x, _one_and_exp(g, x))
+
+
+def _emit_sigmoid(g: Graph, x: Value) -> Value:
+    return g.op("Sigmoid", x) if _coarse(g) else g.op("Reciprocal", _one_and_exp(g, x))
+
+
+def _sign(x: Array) -> Array:
+    return np.asarray((x > 0).astype(np.float64) - (x < 0))
+
+
+def _emit_sign(g: Graph, x: Value) -> Value:
+    # torch's sign of NaN is 0, onnxruntime's and numpy's NaN.
+    zero = g.const(0.0)
+    return g.sub(g.cast(g.op("Greater", x, zero)), g.cast(g.op("Less", x, zero)))
+
+
+def _table(*functions: Unary) -> dict[str, Unary]:
+    return {function.name: function for function in functions}
+
+
+ACTIVATIONS = _table(
+    Unary("silu", lambda x: x * _sigmoid(x), _emit_silu),
+    Unary("identity", lambda x: x, lambda g, x: x),
+    Unary("zero", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
+    Unary("relu", lambda x: np.maximum(x, 0), _op("Relu")),
+    Unary("sigmoid", _sigmoid, _emit_sigmoid),
+    Unary("tanh", np.tanh, _op("Tanh")),
+    Unary("sin", np.sin, _op("Sin")),
+    Unary("cos", np.cos, _op("Cos")),
+    Unary("softplus", lambda x: np.logaddexp(0, x), float64_ops.softplus),
+    Unary("gelu", lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))), _emit_gelu),
+    Unary("gelu_tanh", _gelu_tanh, _emit_gelu_tanh),
+)
+
+SYMBOLIC = _table(
+    *(_power(n) for n in (1, 2, 3, 4, 5)),
+    *(_reciprocal(n) for n in (1, 2, 3, 4, 5)),
+    Unary("sqrt", np.sqrt, _op("Sqrt")),
+    Unary("x^0.5", np.sqrt, _op("Sqrt")),
+    Unary("x^1.5", lambda x: np.sqrt(x) ** 3, _three_halves),
+    _inverse_sqrt("1/sqrt(x)"),
+    _inverse_sqrt("1/x^0.5"),
+    Unary("exp", np.exp, _op("Exp")),
+    Unary("log", np.log, _op("Log")),
+    Unary("abs", np.abs, _op("Abs")),
+    Unary("sin", np.sin, _op("Sin")),
+    Unary("cos", np.cos, _op("Cos")),
+    Unary("tan", np.tan, float64_ops.tan),
+    Unary("tanh", np.tanh, _op("Tanh")),
+    Unary("sgn", _sign, _emit_sign),
+    Unary("arcsin", np.arcsin, float64_ops.arcsin),
+    Unary("arccos", np.arccos, float64_ops.arccos),
+    Unary("arctan", np.arctan, float64_ops.arctan),
+    Unary("arctanh", np.arctanh, float64_ops.arctanh),
+    Unary("0", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
+    Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
+    Unary("sigmoid", _sigmoid, _emit_sigmoid),
+    Unary("cosh", np.cosh, float64_ops.cosh),
+)
+
+
+def activation(name: str) -> Unary:
+    """The base activation of that name. Raises UnknownFunction with the known names."""
+    return _lookup(ACTIVATIONS, name, "base activation")
+
+
+def symbolic(name: str) -> Unary:
+    """The symbolic function of that name. Raises UnknownFunction with the known names."""
+    return _lookup(SYMBOLIC, name, "symbolic function")
+
+
+def _lookup(table: dict[str, Unary], name: Any, what: str) -> Unary:
+    if not isinstance(name, str) or name not in table:
+        raise UnknownFunction(f"unknown {what} {str(name)[:80]!r}", hint="known: " + ", ".join(table))
+    return table[name]

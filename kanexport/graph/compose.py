@@ -1,0 +1,155 @@
+"""One graph out of several: a model's own, and others that read its tensors put behind it.
+
+Nothing of them is changed but names, so that each part computes to the bit what it computes by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from kanexport.contract import custom_ops
+from kanexport.errors import InvalidKan
+from kanexport.graph.external_data import check
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedGraph:
+    """A graph that takes tensors called as those of the model, or of a part before it, and gives `wanted`, [N, *shape],
+    which is called `name` in the whole, [batch, *positions, *shape]. `positions`: axes of the one tensor that it takes
+    between the rows and the nodes, where it takes vectors [N, n]. `shown`: it is an output, and not of use to other
+    parts alone."""
+
+    graph: bytes
+    wanted: str
+    name: str
+    positions: tuple[int, ...] = ()
+    shown: bool = True
+
+
+def joined(model: bytes, parts: Sequence[AppendedGraph], facts: Mapping[str, str]) -> bytes:
+    """The model with what the parts give as further outputs; `facts`: what the file says of itself, which every runtime
+    shows as its metadata. Raises InvalidKan where the parts do not fit into one graph."""
+    whole = onnx.load_model_from_string(model)
+    writer = _Writer(whole)
+    for at, part in enumerate(parts):
+        writer.put(f"part{at}/", part)
+    for key, value in facts.items():
+        whole.metadata_props.add(key=key, value=value)
+    try:
+        check(whole)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InvalidKan(
+            f"the graphs of the model and its edges do not fit into one: {str(error).splitlines()[0][:200]}",
+            hint="export without --explain",
+        ) from error
+    return bytes(whole.SerializeToString())
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A node of a graph: its operator, and the names of the values that it takes and gives."""
+
+    operator: str
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def exposed(model: bytes) -> tuple[bytes, list[Step]]:
+    """A copy of the model that also outputs every intermediate value of its main graph, and the nodes in order. Values
+    inside loops and branches are not outputs."""
+    whole = onnx.load_model_from_string(model)
+    steps = [
+        Step(node.op_type, tuple(filter(None, node.input)), tuple(filter(None, node.output)))
+        for node in whole.graph.node
+    ]
+    known = {output.name for output in whole.graph.output}
+    whole.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for step in steps for name in step.gives if name not in known
+    )
+    return bytes(whole.SerializeToString()), steps
+
+
+class _Writer:
+    """Puts graphs behind a model's."""
+
+    def __init__(self, whole: Any) -> None:
+        self._graph = whole.graph
+        self._known: dict[bytes, str] = {}  # constants of the parts by content, each stored once
+
+    def put(self, prefix: str, part: AppendedGraph) -> None:
+        inner = onnx.load_model_from_string(part.graph).graph
+        names = {"": ""} | {given.name: self._taken(prefix, part, given) for given in inner.input}
+        names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
+        (found,) = (output for output in inner.output if output.name == part.wanted)
+        names |= {part.wanted: prefix + part.wanted if part.positions else part.name}
+        self._graph.node.extend(_renamed(inner.node, prefix, names))
+        kind = found.type.tensor_type
+        shape = [axis.dim_value for axis in kind.shape.dim][1:]
+        if part.positions:
+            self._reshape(prefix + part.wanted, part.name, prefix + "places", [-1, *part.positions, *shape])
+        if part.shown:
+            axes: list[str | int | None] = ["batch", *part.positions, *shape]
+            info = onnx.helper.make_tensor_value_info(part.name, kind.elem_type, axes)  # noqa: TID251 - of the builder
+            self._graph.output.append(info)
+
+    def _taken(self, prefix: str, part: AppendedGraph, given: Any) -> str:
+        """A tensor that a part takes, rows and positions as one axis."""
+        if not part.positions:
+            return str(given.name)
+        width = given.type.tensor_type.shape.dim[1].dim_value
+        return self._reshape(given.name, prefix + "vectors", prefix + "rows", [-1, width])
+
+    def _reshape(self, value: str, name: str, shape: str, axes: Sequence[int]) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), shape))
+        self._graph.node.append(
+            onnx.helper.make_node("Reshape", [value, shape], [name], name=name)  # noqa: TID251 - as above
+        )
+        return name
+
+    def _constant(self, prefix: str, tensor: Any) -> str:
+        """What a constant of a part is called."""
+        bare = TensorProto()
+        bare.CopyFrom(tensor)
+        bare.name = ""
+        key = bytes(bare.SerializeToString())
+        if key not in self._known:
+            self._known[key] = prefix + tensor.name
+            bare.name = prefix + tensor.name
+            self._graph.initializer.append(bare)
+        return self._known[key]
+
+
+def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Iterator[Any]:
+    """Operators with every name behind a prefix, but those that `names` gives another."""
+    for node in nodes:
+        node.input[:] = [names.get(name, prefix + name) for name in node.input]
+        node.output[:] = [names.get(name, prefix + name) for name in node.output]
+        node.name = prefix + node.name if node.name else ""
+        yield node
+
+
+def notes(model: bytes) -> tuple[str, ...]:
+    """A sentence for each kind of operator that a server's screen does not let pass."""
+    opened = onnx.load_model_from_string(model)
+    found = {(node.domain, node.op_type): "" for node in opened.graph.node}
+    for kind in found:
+        found[kind] = custom_ops.why_not(*kind)
+    return tuple(
+        f"the graph has the operator {name}, which {why}: kanserve takes it with --graph-screen relaxed only"
+        for (_, name), why in found.items()
+        if why
+    )
+
+
+def outputs(graph: bytes) -> dict[str, tuple[int, ...]]:
+    """What a graph's outputs are called, and the shape of each after its rows."""
+    return {
+        output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:])
+        for output in onnx.load_model_from_string(graph).graph.output
+    }

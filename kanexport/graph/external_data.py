@@ -1,0 +1,135 @@
+"""Constants that all graphs of a model share: in one file beside them, each once.
+
+ONNX calls that external data. A tensor of a graph names the file, an offset and a length, and has
+a shape of its own: one graph may see as [K * I, O] what another sees as [K, I, O]. Whoever loads
+`model.onnx` by its path finds the file beside it; the server gives the runtime the bytes that it
+has checked.
+
+A smaller model keeps its constants in its graphs, and the edges have them a second time: a graph that
+is one file goes through every tool as it is, and that is worth more than a few MiB. An MNIST classifier
+of [784, 64, 10] has 2 MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from kanexport.contract.manifest import WEIGHTS_FILE
+
+SHARED_FROM = 8 * 2**20  # bytes of coefficients from which a model has such a file
+PAGE = 4096  # bytes: what a tensor's offset is a multiple of, so that it can be mapped; smaller ones stay in the graphs
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTensor:
+    """Where in the file a constant lies, in bytes."""
+
+    offset: int
+    length: int
+
+
+class Weights:
+    """The constants of the file, in memory: each array as it was given, never joined to one."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, Array] = {}  # flat, by offset
+        self._by_content: dict[bytes, ExternalTensor] = {}
+        self._by_origin: dict[tuple[Any, ...], tuple[ExternalTensor, tuple[object, ...]]] = {}
+        self.size = 0  # of the file, bytes
+
+    def keep(self, array: Array) -> ExternalTensor:
+        """An array, or an earlier one with the same bytes."""
+        flat = np.ascontiguousarray(array).reshape(-1)
+        digest = hashlib.blake2b(flat.data.cast("B"), digest_size=32).digest()
+        if digest not in self._by_content:
+            self._by_content[digest] = self._append(flat)
+        return self._by_content[digest]
+
+    def made(self, origin: tuple[object, ...], make: Callable[[], Array]) -> ExternalTensor:
+        """What is made of these very objects and numbers, once. For arrays too large to be made again
+        by every graph that needs them."""
+        key = tuple(one if isinstance(one, float | str) else id(one) for one in origin)
+        if key not in self._by_origin:  # an id is of use as long as its object lives
+            self._by_origin[key] = self._append(np.ascontiguousarray(make()).reshape(-1)), origin
+        return self._by_origin[key][0]
+
+    def _append(self, flat: Array) -> ExternalTensor:
+        place = ExternalTensor(self.size, flat.nbytes)
+        self._arrays[place.offset] = flat
+        self.size += -(-flat.nbytes // PAGE) * PAGE
+        return place
+
+    def content(self) -> Iterator[memoryview]:
+        """The bytes of the file, in order."""
+        for flat in self._arrays.values():
+            yield flat.data.cast("B")
+            yield memoryview(bytes(-flat.nbytes % PAGE))
+
+    def beside(self, model: bytes) -> tuple[bytes, dict[str, Array]]:
+        """A model that is given its constants of the file as inputs, and these by name; not copied."""
+        opened = onnx.load_model_from_string(model)
+        found = outside(opened)
+        return bytes(opened.SerializeToString()), {tensor.name: self._of(tensor) for tensor in found}
+
+    def _of(self, tensor: Any) -> Array:
+        """The array of a tensor that lies in the file, in the tensor's shape; not copied."""
+        offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in graph.py
+        return self._arrays[offset].view(dtype).reshape(tuple(tensor.dims))
+
+
+def external(name: str, element: int, shape: tuple[int, ...], place: ExternalTensor) -> Any:
+    """The tensor of a graph that lies in the file; `element`: its type, as ONNX numbers them."""
+    tensor = TensorProto(name=name, data_type=element, dims=shape, data_location=TensorProto.EXTERNAL)
+    facts = {"location": WEIGHTS_FILE, "offset": place.offset, "length": place.length}
+    for key, value in facts.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def outside(model: Any) -> list[Any]:
+    """Take the tensors that lie in the file out of a model and make inputs of them, which is what
+    they are to a checker and to a runtime that is given them."""
+    graph = model.graph
+    found = [tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    kept = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
+    if found:
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        for tensor in found:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))  # noqa: TID251 - as above
+            graph.input.append(info)
+    return found
+
+
+def share(model: bytes, weights: Weights | None) -> bytes:
+    """A model with every constant of a page or more in the file, if there is one."""
+    if weights is None:
+        return model
+    opened = onnx.load_model_from_string(model)
+    for tensor in opened.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL and len(tensor.raw_data) >= PAGE:
+            array = np.frombuffer(tensor.raw_data, dtype=np.uint8)
+            moved = external(tensor.name, tensor.data_type, tuple(tensor.dims), weights.keep(array))
+            tensor.CopyFrom(moved)
+    return bytes(opened.SerializeToString())
+
+
+def check(model: Any) -> None:
+    """Raises onnx.checker.ValidationError or onnx.shape_inference.InferenceError on a faulty model."""
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        small = type(model)()
+        small.CopyFrom(model)
+        outside(small)
+        model = small
+    onnx.checker.check_model(model, full_check=True)

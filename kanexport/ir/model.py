@@ -1,0 +1,270 @@
+"""What a KAN is: layers of edges, in one form for every library.
+
+Every edge from source i to destination j of a layer carries
+
+    phi_ji(x) = mask_ij * sum over basis terms, functions c of coef_ijc * basis_c(x_i)
+              + mask_ij * sum over edge terms, c of coef_ijc * f((x_i - centre_ijc) * rate_ijc)
+              + its symbolic function: m * (c * f(a * x_i + b) + d)
+
+and a destination is the sum of its edges plus a bias. Steps before (select
+columns, normalise) and after (affine, products) act on whole vectors; a basis
+term can have steps of its own, where one branch sees the normalised sources and
+another the raw ones.
+Invalid values cannot be constructed. Weights are float64 here, whatever the
+checkpoint stored; `Kan.dtype` remembers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+from kanexport.functions.elementwise import Unary
+from kanexport.graph.precision import FULL
+from kanexport.ir.steps import Step
+
+Array = npt.NDArray[np.float64]
+
+FUNCTION_LIMIT = 4096  # of one edge and term; trained KANs have up to a thousand
+LAYER_LIMIT = 256  # of one network, so that no file makes a graph without end
+TERM_LIMIT = 64  # of a layer; only grids that differ from edge to edge make more than three
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BasisTerm:
+    """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K].
+
+    `before`: steps from the layer's sources to what this term alone reads. `stored`: how a graph stores the
+    coefficients, one of `operators.stored`; they are rounded to it.
+    """
+
+    basis: Basis
+    coef: Array
+    before: tuple[Step, ...] = ()
+    stored: str = FULL
+
+    @property
+    def kind(self) -> str:
+        """The basis's kind, such as "bspline"."""
+        return self.basis.kind
+
+    @property
+    def functions(self) -> int:
+        """K, the number of functions an edge."""
+        return self.basis.functions
+
+    def support(self, sources: int) -> Support:
+        """Where the basis lives, for each of `sources` sources."""
+        return self.basis.support(sources)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        _check_functions(self.kind, self.functions)
+        expected = (*shape, self.functions)
+        if self.coef.shape != expected:
+            raise InvalidKan(f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}")
+        if self.basis.sources not in (None, shape[0]):
+            raise InvalidKan(f"{self.kind} is made for {self.basis.sources} sources, the layer has {shape[0]}")
+        for step in self.before:
+            if step.width_out(shape[0]) != shape[0]:
+                raise InvalidKan(f"a step before {self.kind} changes the number of sources")
+        _require_finite(self.coef, f"{self.kind} coefficient")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgeTerm:
+    """coef * function((x - centre) * rate), all [I, O, K]: one function, such as a
+    wavelet, that every edge shifts and stretches for itself. `before`: as in BasisTerm."""
+
+    function: Unary
+    centre: Array
+    rate: Array
+    coef: Array
+    before: tuple[Step, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The function's name, such as "morlet"."""
+        return self.function.name
+
+    @property
+    def functions(self) -> int:
+        """K, the number of functions an edge."""
+        return int(self.coef.shape[2])
+
+    def support(self, sources: int) -> Support:
+        """One width around the centres of a source's edges, and four."""
+        width = 1 / np.maximum(np.abs(self.rate), 1e-30)
+        low, high = ((self.centre + side * width) for side in (-1, 1))
+        far, beyond = ((self.centre + side * width) for side in (-4, 4))
+        core = (low.min(axis=(1, 2)), high.max(axis=(1, 2)))
+        return Support(core, (far.min(axis=(1, 2)), beyond.max(axis=(1, 2))), np.linspace(*core, 9))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        for name, array in (("coefficient", self.coef), ("centre", self.centre), ("rate", self.rate)):
+            if array.ndim != 3 or array.shape[:2] != shape or array.shape != self.coef.shape:
+                raise InvalidKan(f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions")
+            _check_functions(self.kind, self.functions)
+            _require_finite(array, f"{self.kind} {name}")
+
+
+Term = BasisTerm | EdgeTerm
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolicEdge:
+    """mask * (c * function(a * x + b) + d) on one edge."""
+
+    source: int
+    destination: int
+    function: Unary
+    a: float
+    b: float
+    c: float
+    d: float
+    mask: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer. `mask` [I, O] multiplies the terms; `bias` [O]. `name`: what its
+    library or module calls it, if there is something to call it by.
+
+    `nan_spreads` [I, O] marks edges that become NaN for a non-finite source, whatever
+    their functions: where a library multiplies the source by unused functions as
+    well, and 0 * NaN is NaN. Elsewhere compact bases give zero for a non-finite
+    value, and the other terms follow IEEE arithmetic.
+    """
+
+    terms: tuple[Term, ...]
+    mask: Array
+    bias: Array
+    nan_spreads: npt.NDArray[np.bool_]
+    symbolic: tuple[SymbolicEdge, ...] = ()
+    before: tuple[Step, ...] = ()
+    after: tuple[Step, ...] = ()
+    name: str = ""
+
+    @property
+    def sources(self) -> int:
+        """I, the number of nodes it reads."""
+        return int(self.mask.shape[0])
+
+    @property
+    def destinations(self) -> int:
+        """O, the number of nodes its edges sum to, before the steps after."""
+        return int(self.mask.shape[1])
+
+    def __post_init__(self) -> None:
+        shape = self.mask.shape
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidKan(f"a layer needs sources and destinations, found a mask of shape {shape}")
+        if self.nan_spreads.shape != shape:
+            raise InvalidKan(f"nan_spreads has shape {self.nan_spreads.shape}, expected {shape}")
+        if self.bias.shape != (shape[1],):
+            raise InvalidKan(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
+        if len(self.terms) > TERM_LIMIT:
+            raise InvalidKan(
+                f"the edges of one source have {len(self.terms)} different grids or functions, more than {TERM_LIMIT}"
+            )
+        _require_finite(self.mask, "mask")
+        _require_finite(self.bias, "bias")
+        for term in self.terms:
+            term.check(shape)
+        for edge in self.symbolic:
+            _check_symbolic(edge, shape)
+        if len({(edge.source, edge.destination) for edge in self.symbolic}) < len(self.symbolic):
+            raise InvalidKan("an edge carries more than one symbolic function")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an edge depends on other nodes of the row than its source: class B."""
+        return any(step.mixes for step in (*self.before, *(s for term in self.terms for s in term.before)))
+
+    def active(self) -> npt.NDArray[np.bool_]:
+        """[I, O]: edges that can contribute."""
+        active: npt.NDArray[np.bool_] = self.mask != 0
+        for edge in self.symbolic:
+            active[edge.source, edge.destination] |= edge.mask != 0
+        return active
+
+    def support(self) -> Support:
+        """Of the term that says most about where the layer lives: the one with most functions."""
+        if self.terms:
+            return max(self.terms, key=lambda term: term.functions).support(self.sources)
+        one = np.ones(self.sources)
+        return Support((-one, one), (-2 * one, 2 * one), np.zeros((1, self.sources)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kan:
+    """A whole network. `dtype` is the checkpoint's, one of `operators.precision.STORED`.
+
+    `notes`: what a reader of the numbers should know, one sentence each.
+    """
+
+    n_inputs: int
+    layers: tuple[Layer, ...]
+    dtype: str = "float32"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_outputs(self) -> int:
+        """The width of the last layer's result, steps after it included."""
+        return self.widths()[-1]
+
+    @property
+    def edge_class(self) -> str:
+        """A: an edge depends on its source alone; B: on the whole row."""
+        return "B" if any(layer.mixes for layer in self.layers) else "A"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise InvalidKan("a KAN needs at least one layer")
+        if len(self.layers) > LAYER_LIMIT:
+            raise InvalidKan(f"the KAN has {len(self.layers)} layers, more than {LAYER_LIMIT}")
+        self.widths()
+
+    def widths(self) -> tuple[int, ...]:
+        """Width of each layer's input vector, and of the output. Raises InvalidKan
+        where consecutive shapes do not fit."""
+        width = self.n_inputs
+        widths = [width]
+        for index, layer in enumerate(self.layers):
+            for step in layer.before:
+                width = step.width_out(width)
+            if width != layer.sources:
+                raise InvalidKan(f"layer {index} has {layer.sources} sources, but is given {width} values")
+            width = layer.destinations
+            for step in layer.after:
+                width = step.width_out(width)
+            widths.append(width)
+        return tuple(widths)
+
+
+def _check_functions(kind: str, count: int) -> None:
+    if not 1 <= count <= FUNCTION_LIMIT:
+        raise InvalidKan(f"{kind} has {count} functions an edge, expected 1 to {FUNCTION_LIMIT}")
+
+
+def _require_finite(array: Array, what: str) -> None:
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        at = ", ".join(str(int(v)) for v in bad[0])
+        raise InvalidKan(
+            f"{what} at [{at}] is {float(array[tuple(bad[0])])!r} ({len(bad)} of {array.size} are not finite)",
+            hint="the training has diverged; export an earlier checkpoint",
+        )
+
+
+def _check_symbolic(edge: SymbolicEdge, shape: tuple[int, ...]) -> None:
+    where = f"symbolic edge ({edge.source},{edge.destination})"
+    if not (0 <= edge.source < shape[0] and 0 <= edge.destination < shape[1]):
+        raise InvalidKan(f"{where} lies outside a layer of {shape[0]} sources and {shape[1]} destinations")
+    if not np.isfinite([edge.a, edge.b, edge.c, edge.d, edge.mask]).all():
+        raise InvalidKan(f"{where} has an affine value that is not finite")

@@ -1,0 +1,321 @@
+"""A network whose inputs are kept on the grid of its first layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract import grids
+from kanexport.contract.manifest import NodeStep
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.steps import Affine, Clip, Select
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+
+Array = npt.NDArray[np.float64]
+
+ANYWHERE = 1e30  # of an input that no edge reads
+HINT = "--outside reject or flag work for any model whose inputs have a grid or a --reference"
+
+
+NOTE = (
+    "inputs are kept on the grid of the first layer (--outside clamp): a row beyond it is answered as the nearest one "
+    "on it, not as the trained model answers it"
+)
+
+
+def clamped(kan: Kan) -> Kan:
+    """The network with one step more before its first layer, a Clip. Raises OptionError where it has no grid to keep
+    inputs on."""
+    first = kan.layers[0]
+    layer = dataclasses.replace(first, before=(*first.before, Clip(*limits(first))))
+    return dataclasses.replace(kan, layers=(layer, *kan.layers[1:]), notes=(*kan.notes, NOTE))
+
+
+def limits(layer: Layer) -> tuple[Array, Array]:
+    """[I] and [I]: from where to where each source lies on the grids of all terms that read it. Raises OptionError."""
+    terms = [term for term in layer.terms if isinstance(term, BasisTerm) and term.basis.knots().size]
+    if any(not isinstance(step, Select) for step in layer.before) or any(term.before for term in terms):
+        raise OptionError(
+            "--outside clamp: the first layer reads its inputs after a step, such as a normalisation, that puts them "
+            "on its grid; by itself none is outside",
+            hint=HINT,
+        )
+    low, high = np.full(layer.sources, -np.inf), np.full(layer.sources, np.inf)
+    for term in terms:
+        ends = _ends(term)
+        low, high = np.maximum(low, ends[:, 0]), np.minimum(high, ends[:, 1])
+    inputs = np.array(columns(layer))
+    for at in np.flatnonzero(np.bincount(inputs) > 1):  # one that is several sources is kept on the grids of all
+        low[inputs == at], high[inputs == at] = low[inputs == at].max(), high[inputs == at].min()
+    _require(low, high, inputs, np.asarray(layer.active().any(axis=1)))
+    return np.maximum(low, -ANYWHERE), np.minimum(high, ANYWHERE)
+
+
+def _ends(term: BasisTerm) -> Array:
+    """[I, 2], or [1, 2] where all sources share it: the grid of each, without ends where there is none."""
+    found = [grids.of_knots(term.kind, term.functions, row) for row in term.basis.knots().tolist()]
+    return np.array([(one.low, one.high) if one else (-np.inf, np.inf) for one in found])
+
+
+def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.NDArray[np.bool_]) -> None:
+    """Whether each source that is read has somewhere to be, [I] each. Raises OptionError."""
+    bare = np.flatnonzero(read & ~np.isfinite(low))
+    apart = np.flatnonzero(low > high)
+    if len(bare):
+        raise OptionError(f"--outside clamp: input {inputs[bare[0]]} has no grid to be kept on", hint=HINT)
+    if len(apart):
+        raise OptionError(f"--outside clamp: the grids of input {inputs[apart[0]]} have nothing in common", hint=HINT)
+
+
+def columns(layer: Layer) -> list[int]:
+    """Which input each source is, [I]; the layer has no other steps before than selections and what keeps inputs."""
+    found = list(range(layer.sources))
+    for step in reversed(layer.before):
+        if isinstance(step, Select):
+            found = [step.indices[at] for at in found]
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """What the normalisations share: a scale and a bias per node [N], and an epsilon."""
+
+    scale: Array
+    bias: Array
+    epsilon: float
+
+    mixes: ClassVar[bool] = True
+    kind: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        Affine(self.scale, self.bias)
+        if not 0 <= self.epsilon < np.inf:
+            raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        if len(self.scale) != width_in:
+            raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
+        return width_in
+
+    def finish(self, g: Graph, apart: Value, variance: Value) -> Value:
+        """apart / sqrt(variance + epsilon) * scale + bias."""
+        deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
+        return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
+
+    def describe(self) -> NodeStep:
+        """Its scales, biases and epsilon."""
+        return NodeStep(
+            kind=self.kind,
+            scale=tuple(self.scale.tolist()),
+            bias=tuple(self.bias.tolist()),
+            epsilon=self.epsilon,
+        )
+
+
+class LayerNorm(Norm):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the
+    variance divided by N: torch.nn.LayerNorm over the last axis."""
+
+    kind = "layernorm"
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        apart = x - x.mean(axis=1, keepdims=True)
+        variance = (apart**2).mean(axis=1, keepdims=True)
+        return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        apart, variance = _apart(g, x, len(self.scale), axis=1)
+        return self.finish(g, apart, variance)
+
+
+class RmsNorm(Norm):
+    """x / sqrt(mean(x^2) + epsilon) * scale + bias over the nodes of a row: torch.nn.RMSNorm
+    over the last axis, which has no bias."""
+
+    kind = "rmsnorm"
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        square = (x**2).mean(axis=1, keepdims=True)
+        return np.asarray(x / np.sqrt(square + self.epsilon) * self.scale + self.bias)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        return self.finish(g, x, _mean_square(g, x, len(self.scale), axis=1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupNorm(Norm):
+    """A LayerNorm without weights over each of `groups` runs of consecutive nodes, then scale and bias
+    of every node: torch.nn.GroupNorm of rows [B, N]."""
+
+    groups: int = 1
+
+    kind: ClassVar[str] = "groupnorm"
+
+    def __post_init__(self) -> None:
+        # Named, because a class with slots is not the one that super() knows.
+        Norm.__post_init__(self)
+        if self.groups < 1 or len(self.scale) % self.groups:
+            raise InvalidKan(f"{self.groups} groups do not divide {len(self.scale)} nodes")
+
+    @property
+    def _size(self) -> int:
+        return len(self.scale) // self.groups
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        grouped = x.reshape(len(x), self.groups, self._size)
+        apart = grouped - grouped.mean(axis=2, keepdims=True)
+        variance = (apart**2).mean(axis=2, keepdims=True)
+        return np.asarray((apart / np.sqrt(variance + self.epsilon)).reshape(x.shape) * self.scale + self.bias)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        apart, variance = _apart(g, g.reshape(x, 0, self.groups, self._size), self._size, axis=2)
+        deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
+        even = g.reshape(g.op("Div", apart, deviation), 0, self.groups * self._size)
+        return g.add(g.mul(even, g.const(self.scale)), g.const(self.bias))
+
+    def describe(self) -> NodeStep:
+        """Its groups, scales, biases and epsilon."""
+        return NodeStep(
+            kind=self.kind,
+            indices=(self.groups,),
+            scale=tuple(self.scale.tolist()),
+            bias=tuple(self.bias.tolist()),
+            epsilon=self.epsilon,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """exp(x) / sum exp(x) over the nodes of a row, or its logarithm."""
+
+    log: bool = False
+
+    mixes: ClassVar[bool] = True
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before, of any number."""
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        apart = x - x.max(axis=1, keepdims=True)
+        total = np.exp(apart).sum(axis=1, keepdims=True)
+        return np.asarray(apart - np.log(total) if self.log else np.exp(apart) / total)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        apart = g.sub(x, g.op("ReduceMax", x, axes=[1], keepdims=1))
+        powers = g.op("Exp", apart)
+        total = g.sum(powers, axis=1, keepdims=True)
+        return g.sub(apart, g.op("Log", total)) if self.log else g.op("Div", powers, total)
+
+    def describe(self) -> NodeStep:
+        """Its name."""
+        return NodeStep(kind="function", function="log_softmax" if self.log else "softmax")
+
+
+def _apart(g: Graph, x: Value, count: int, *, axis: int) -> tuple[Value, Value]:
+    """The distances from the mean over `count` nodes, and the mean of their squares."""
+    # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
+    # from zero loses every digit, or is negative. The mean is taken off twice, since
+    # its rounding is as large as the differences where the nodes are nearly equal.
+    share = g.const(1 / count)
+    apart = x
+    for _ in range(2):
+        apart = g.sub(apart, g.mul(g.sum(apart, axis=axis, keepdims=True), share))
+    return apart, _mean_square(g, apart, count, axis=axis)
+
+
+def _mean_square(g: Graph, x: Value, count: int, *, axis: int) -> Value:
+    return g.mul(g.sum(g.mul(x, x), axis=axis, keepdims=True), g.const(1 / count))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FourierFeatures:
+    """cos(x P + p) and sin(x P + p), combined to as many nodes: [cos, sin] C + c, with P [N, G],
+    p [G], C [2 G, N], c [N].
+
+    Source: KAF's RandomFourierFeatures (kolmogorovArnoldFourierNetwork/KAF).
+    """
+
+    projection: Array
+    phase: Array
+    combination: Array
+    shift: Array
+
+    mixes = True
+
+    def __post_init__(self) -> None:
+        n, count = self.projection.shape if self.projection.ndim == 2 else (0, 0)
+        fits = (self.phase.shape, self.combination.shape, self.shift.shape) == ((count,), (2 * count, n), (n,))
+        if not fits or not n or not count:
+            raise InvalidKan(
+                f"Fourier features of shapes {self.projection.shape}, {self.phase.shape}, {self.combination.shape} "
+                f"and {self.shift.shape} do not fit"
+            )
+        if not all(np.isfinite(a).all() for a in (self.projection, self.phase, self.combination, self.shift)):
+            raise InvalidKan("a weight of the Fourier features is not finite")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        if len(self.projection) != width_in:
+            raise InvalidKan(f"Fourier features of {len(self.projection)} nodes are given {width_in}")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        inner = x @ self.projection + self.phase
+        return np.asarray(np.concatenate([np.cos(inner), np.sin(inner)], axis=1) @ self.combination + self.shift)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        inner = g.gemm(x, g.const(self.projection), g.const(self.phase))
+        waves = g.op("Concat", g.op("Cos", inner), g.op("Sin", inner), axis=1)
+        return g.gemm(waves, g.const(self.combination), g.const(self.shift))
+
+    def describe(self) -> NodeStep:
+        """What it is, in words."""
+        return NodeStep(kind="function", function=f"Fourier features ({len(self.phase)} frequencies of the whole row)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormOfGroups:
+    """The same LayerNorm of each of `groups` consecutive groups of nodes by itself."""
+
+    norm: LayerNorm
+    groups: int
+
+    mixes = True
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        return self.norm.width_out(width_in // self.groups) * self.groups
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return self.norm.evaluate(x.reshape(-1, x.shape[1] // self.groups)).reshape(x.shape)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        width = len(self.norm.scale)
+        return g.reshape(self.norm.emit(g, g.reshape(x, -1, width)), -1, width * self.groups)
+
+    def describe(self) -> NodeStep:
+        """A GroupNorm whose scales and biases are the same in every group."""
+        scale, bias = (tuple(part.tolist()) * self.groups for part in (self.norm.scale, self.norm.bias))
+        return NodeStep(kind="groupnorm", indices=(self.groups,), scale=scale, bias=bias, epsilon=self.norm.epsilon)

@@ -1,0 +1,203 @@
+"""A basis in steps: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
+
+Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
+Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
+cell: its last and its first entry are zero, as the functions are there. Elsewhere those that end are computed and
+rounded. Either way the unit and the steps are the model's own and not a batch's, so that a row's answer does not depend
+on its company, and nothing is cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.bases.bspline import BSpline
+from kanexport.graph.precision import LARGEST
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.uint8]
+
+CELL = 128  # entries of a cell: a cubic spline moves by about a code from one to the next
+LEAST = 32  # below, a table is coarser than a byte is
+WALKED = 16  # places of a cell at which the largest value is looked for, where there is no table
+AT_ONCE = 2_000_000  # values held at a time
+ROUNDING = 2.0**-24  # of float32
+NOTHING = -1e-9  # what is no less counts as not negative
+STEEP = 8  # codes from one entry to the next, above which a table says too little
+WIDER = 4  # times that the ends of functions that fade are put further out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stepped:
+    """`basis` in units of `unit`. `table` [L, K], if there is one, from `low` to `high`."""
+
+    basis: Basis
+    unit: float
+    table: Codes | None = None
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """The basis's."""
+        return self.basis.kind
+
+    @property
+    def functions(self) -> int:
+        """K, the basis's."""
+        return self.basis.functions
+
+    @property
+    def sources(self) -> int | None:
+        """The basis's."""
+        return self.basis.sources
+
+    @property
+    def compact(self) -> bool:
+        """The basis's. NaN has no code: where the basis gives NaN for it, whoever sums codes sees to that."""
+        return self.basis.compact
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64: what the codes mean."""
+        if self.table is None:
+            return np.asarray(np.clip(np.rint(self.basis.evaluate(x) / self.unit), 0, 255) * self.unit)
+        slope, start, count = self._places()
+        place = np.clip(np.where(np.isnan(x), self.low, x) * slope + start, 0, 1) * count
+        values = self.table[place.astype(np.int64)].transpose(0, 2, 1) * self.unit
+        return np.asarray(values if self.compact else np.where(np.isnan(x)[:, None], np.nan, values))
+
+    def _places(self) -> tuple[float, float, float]:
+        """By what x is multiplied, what is added, and how many entries that is then a part of; the last a float32
+        just below their number, so that no place is beyond the table."""
+        assert self.table is not None
+        slope = 1 / (self.high - self.low)
+        return slope, -self.low * slope, float(np.nextafter(np.float32(len(self.table)), np.float32(0)))
+
+    def codes(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, N] of uint8: with a table a source's functions are beside each other, else a function's
+        sources are. Codes of NaN are zero, with a table; without, never asked for."""
+        if self.table is None:
+            unit = self.unit / self.basis.emitted_scale(g)
+            basis = self.basis.emit(g, x, sources)
+            codes = g.op("QuantizeLinear", basis, g.const(unit), g.raw(np.zeros((), np.uint8)))
+        else:
+            slope, start, count = self._places()
+            known = g.op("Where", g.op("IsNaN", x), g.const(self.low), x)
+            place = g.mul(g.hard_sigmoid(known, alpha=slope, beta=start), g.const(count))
+            codes = g.op("Gather", g.raw(self.table), g.whole(place), axis=0)
+        return g.reshape(codes, 0, self.functions * sources)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I]: what the codes mean."""
+        values = g.mul(g.cast(self.codes(g, x, sources)), g.const(self.unit))
+        if self.table is None:
+            return g.reshape(values, 0, self.functions, sources)
+        values = g.transpose(g.reshape(values, 0, sources, self.functions), 0, 2, 1)
+        if self.compact:
+            return values
+        return g.op("Where", g.op("IsNaN", g.reshape(x, 0, 1, sources)), g.nan(), values)
+
+    def emitted_scale(self, g: Graph) -> float:
+        """1."""
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        """The basis's."""
+        return self.basis.support(sources)
+
+    def parameters(self) -> dict[str, str]:
+        """The basis's."""
+        return self.basis.parameters()
+
+    def knots(self) -> Array:
+        """The basis's."""
+        return self.basis.knots()
+
+
+def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
+    """A basis in steps; None where it is no sum of bytes: it goes on for ever, is negative somewhere, or fades and has
+    no table. `room`: how many bytes a table may have."""
+    one = _alone(basis)
+    found = None if one is None else _tabled(basis, one, room)
+    if found is not None or not basis.compact:
+        return found
+    largest, least = 0.0, 0.0
+    for values in _walked(basis, sources):
+        largest, least = max(largest, float(values.max())), min(least, float(values.min()))
+    return Stepped(basis, _unit(largest)) if least >= NOTHING and 0 < largest < np.inf else None
+
+
+def _tabled(basis: Basis, one: Basis, room: int) -> Stepped | None:
+    """Each entry has the values in its middle; one more at either end has none. `one`: the basis for one source."""
+    ends = _ends(one)
+    if ends is None:
+        return None
+    (low, high), points = ends, np.unique(one.support(1).points)
+    gap = (points[-1] - points[0]) / (len(points) - 1) if len(points) > 1 else (high - low) / 8
+    cells, each = (high - low) / gap, CELL
+    while each > LEAST and (each * cells + 2) * basis.functions > room:
+        each //= 2
+    count = math.ceil(each * cells - 1e-6)
+    step = (high - low) / count
+    if (count + 2) * basis.functions > room or not step > 4 * ROUNDING * max(abs(low), abs(high)):
+        return None  # too large, or float32 does not tell the entries apart
+    middles = np.asarray(low + step * (np.arange(count)[:, None] + 0.5), dtype=np.float64)
+    values = one.evaluate(middles)[:, :, 0]
+    if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
+        return None
+    unit = _unit(float(values.max()))
+    table = np.zeros((count + 2, basis.functions), np.uint8)
+    table[1:-1] = np.clip(np.rint(values / unit), 0, LARGEST)
+    if np.abs(np.diff(table.astype(int), axis=0)).max() > STEEP:
+        return None
+    return Stepped(basis, unit, table, float(low - step), float(high + step))
+
+
+def _ends(one: Basis) -> tuple[float, float] | None:
+    """Where the functions of one source are nothing, or less than half a unit; so they must be at infinity."""
+    support = one.support(1)
+    (low,), (high,) = support.outer
+    if one.compact:
+        return (float(low), float(high)) if high > low else None
+    with np.errstate(all="ignore"):
+        least = one.evaluate(support.points).max() / LARGEST / 2
+        for _ in range(WIDER):
+            beyond = np.array([low, high, low - (high - low), high + (high - low), -np.inf, np.inf])
+            if (np.abs(one.evaluate(beyond[:, None])) <= least).all():  # so that NaN is not
+                return float(low), float(high)
+            low, high = low - (high - low) / 4, high + (high - low) / 4
+    return None
+
+
+def _unit(largest: float) -> float:
+    return float(np.float32(largest / LARGEST))
+
+
+def _alone(basis: Basis) -> Basis | None:
+    """What all sources share, for one; None where each has its own."""
+    if basis.sources is None:
+        return basis
+    if isinstance(basis, BSpline) and basis.shared:
+        return dataclasses.replace(basis, extended=basis.extended[:1])
+    return None
+
+
+def _walked(basis: Basis, sources: int) -> Iterator[Array]:
+    """The basis's values at its points and between them."""
+    points = np.sort(basis.support(sources).points, axis=0)
+    weights = np.arange(WALKED)[:, None, None] / WALKED
+    rows = (points[:-1] * (1 - weights) + points[1:] * weights).reshape(-1, points.shape[1])
+    rows = np.broadcast_to(rows, (len(rows), sources))
+    step = max(1, AT_ONCE // (sources * basis.functions))
+    return (basis.evaluate(rows[at : at + step]) for at in range(0, len(rows), step))

@@ -1,0 +1,298 @@
+"""What happens to nodes around the sum of the edges: steps before and after.
+
+Each step has both faces, like a basis: float64 numpy and ONNX operators. Those that
+look at the whole row, the normalisations, are in `form/norms.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract.manifest import NodeStep
+from kanexport.errors import InvalidKan
+from kanexport.functions import elementwise
+from kanexport.functions.elementwise import Unary
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+class Step(Protocol):
+    """A map from [B, width_in] to [B, width_out]. `mixes`: a node of the result
+    depends on other nodes of the same row, which makes edges class B."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a node of the result depends on other nodes of the row."""
+
+    def width_out(self, width_in: int) -> int:
+        """The number of nodes after the step. Raises InvalidKan if it does not fit."""
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, width_in] -> [B, width_out], float64."""
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """The same as operators."""
+
+    def describe(self) -> NodeStep:
+        """The step in the manifest's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Keep some columns, in the given order: pykan's `input_id` after prune_input."""
+
+    indices: tuple[int, ...]
+
+    mixes = False
+
+    def width_out(self, width_in: int) -> int:
+        """As many as columns are kept. Raises InvalidKan for one that is not there."""
+        wrong = [i for i in self.indices if not 0 <= i < width_in]
+        if wrong:
+            raise InvalidKan(f"column {wrong[0]} is selected, but there are {width_in} columns")
+        return len(self.indices)
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, width_in] -> [B, columns]."""
+        return x[:, list(self.indices)]
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, width_in] -> [B, columns]."""
+        return g.gather(x, self.indices, axis=1)
+
+    def describe(self) -> NodeStep:
+        """Its columns."""
+        return NodeStep(kind="select", indices=self.indices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """x * scale + bias, per node [N]."""
+
+    scale: Array
+    bias: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.scale.shape != self.bias.shape or self.scale.ndim != 1:
+            raise InvalidKan(f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape")
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.bias).all()):
+            raise InvalidKan("a node scale or bias is not finite")
+
+    @property
+    def trivial(self) -> bool:
+        """True if the step changes nothing."""
+        return bool(np.all(self.scale == 1) and np.all(self.bias == 0))
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        if len(self.scale) != width_in:
+            raise InvalidKan(f"node scale has {len(self.scale)} values for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return x * self.scale + self.bias
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        return g.add(g.mul(x, g.const(self.scale)), g.const(self.bias))
+
+    def describe(self) -> NodeStep:
+        """Its scales and biases."""
+        return NodeStep(kind="affine", scale=tuple(self.scale.tolist()), bias=tuple(self.bias.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Multiply consecutive values in groups of the given sizes: pykan's
+    multiplication nodes. A group of one passes through."""
+
+    groups: tuple[int, ...]
+
+    mixes = False  # after the sums, where no edge reads any more
+
+    def width_out(self, width_in: int) -> int:
+        """One for each group. Raises InvalidKan if the groups do not cover the values."""
+        if sum(self.groups) != width_in or min(self.groups, default=1) < 1:
+            raise InvalidKan(f"product groups {self.groups} do not cover {width_in} values")
+        return len(self.groups)
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, values] -> [B, groups]."""
+        starts = np.concatenate([[0], np.cumsum(self.groups)[:-1]]).astype(int)
+        return np.multiply.reduceat(x, starts, axis=1) if len(starts) else x
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """Columns first of every group, times second of every group, ...; groups that
+        have ended contribute a column of ones."""
+        ones = g.op("Pad", x, g.index([0, 0, 0, 1]), g.const(1.0))
+        end = sum(self.groups)
+        starts = np.concatenate([[0], np.cumsum(self.groups)[:-1]]).astype(int)
+        result = g.gather(x, starts, axis=1)
+        for rank in range(1, max(self.groups)):
+            columns = [int(s) + rank if rank < n else end for s, n in zip(starts, self.groups, strict=True)]
+            result = g.mul(result, g.gather(ones, columns, axis=1))
+        return result
+
+    def describe(self) -> NodeStep:
+        """The sizes of its groups."""
+        return NodeStep(kind="product", indices=self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
+    nodes is NaN, as 0 / 0 is."""
+
+    mixes = True
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before, of any number."""
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+        return np.asarray(2 * (x - low) / (high - low) - 1)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]. The operators for extremes may lose NaN."""
+        spoilt = g.sum(g.cast(g.op("IsNaN", x)), axis=1, keepdims=True, exact=True)
+        low, high = (g.op(kind, x, axes=[1], keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+        scaled = g.op("Div", g.mul(g.sub(x, low), g.const(2.0)), g.sub(high, low))
+        return g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), g.sub(scaled, g.const(1.0)))
+
+    def describe(self) -> NodeStep:
+        """Nothing but its kind."""
+        return NodeStep(kind="rowrange")
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """The same function of every node, such as tanh between two layers."""
+
+    function: Unary
+
+    mixes = False
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before, of any number."""
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return self.function.evaluate(x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        return self.function.emit(g, x)
+
+    def describe(self) -> NodeStep:
+        """The function's name."""
+        return NodeStep(kind="function", function=self.function.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Each node kept between `low` and `high` [N]; NaN stays NaN."""
+
+    low: Array
+    high: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        Affine(self.low, self.high)
+        if not (self.low <= self.high).all():
+            raise InvalidKan("a node is kept between ends that are in the wrong order")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        return Affine(self.low, self.high).width_out(width_in)
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return np.clip(x, self.low, self.high)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        kept = g.op("Min", g.op("Max", x, g.const(self.low)), g.const(self.high))
+        return g.op("Where", g.op("IsNaN", x), x, kept)
+
+    def describe(self) -> NodeStep:
+        """What it does, in words."""
+        ends = np.unique(self.low), np.unique(self.high)
+        shown = ", ".join(f"{e[0]:.4g}" if len(e) == 1 else f"{e[0]:.4g} .. {e[-1]:.4g}" for e in ends)
+        low, high = tuple(self.low.tolist()), tuple(self.high.tolist())
+        return NodeStep(kind="clip", scale=low, bias=high, function=f"clip to [{shown}]")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PRelu:
+    """x where positive, slope * x elsewhere; one slope, or one per node."""
+
+    slope: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.slope.ndim != 1 or not len(self.slope) or not np.isfinite(self.slope).all():
+            raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is neither one slope nor one for each node."""
+        if len(self.slope) not in (1, width_in):
+            raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return np.where(x > 0, x, self.slope * x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        return g.op("PRelu", x, g.const(self.slope))
+
+    def describe(self) -> NodeStep:
+        """Its slopes."""
+        return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swish:
+    """x * sigmoid(beta * x) with a trained beta; one, or one per node."""
+
+    beta: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.beta.ndim != 1 or not len(self.beta) or not np.isfinite(self.beta).all():
+            raise InvalidKan(f"Swish's beta of shape {self.beta.shape} must be one or more finite numbers")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is neither one beta nor one for each node."""
+        if len(self.beta) not in (1, width_in):
+            raise InvalidKan(f"Swish has {len(self.beta)} betas for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return np.asarray(x * elementwise.ACTIVATIONS["sigmoid"].evaluate(self.beta * x))
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        return g.mul(x, elementwise.ACTIVATIONS["sigmoid"].emit(g, g.mul(x, g.const(self.beta))))
+
+    def describe(self) -> NodeStep:
+        """Its betas."""
+        return NodeStep(kind="swish", scale=tuple(self.beta.tolist()))

@@ -1,0 +1,184 @@
+"""What each input has to do with an answer, against one reference row, as operators behind the edges of every layer.
+
+Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
+its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
+networks of class A whose steps look at each node by itself, or multiply nodes; the reference, and how steep everything
+is there, are constants. What it means in float64: `proof/contributions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract.sections import CONTRIBUTIONS
+from kanexport.graph.builder import Graph, Value
+from kanexport.ir.model import Layer
+from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, Select, Step, Swish
+
+Array = npt.NDArray[np.float64]
+
+EACH = (Elementwise, Clip, PRelu, Swish)  # of every node by itself
+# Of a node's magnitude: it is as in the reference, and a quotient of such small differences would be rounding.
+NEAR = {"float32": 1e-4, "float64": 1e-7}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """A layer at the reference. `nodes` [n]: what it is given; `edges` [I, O], and how steep each is [I, O]; `chain`:
+    the sums of its edges, and what each step after them gives; `steep`: of each such step, for each node, where it has
+    one."""
+
+    layer: Layer
+    nodes: Array
+    edges: Array
+    slopes: Array
+    chain: tuple[Array, ...]
+    steep: tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchor:
+    """A network at its reference: the `row` [n], its answer `base` [m], its layers."""
+
+    row: Array
+    base: Array
+    links: tuple[Link, ...]
+
+
+def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
+    """[I]: which of the nodes that a layer is given each source is, whatever is made of it."""
+    found = np.arange(width)
+    for step in layer.before:
+        if isinstance(step, Select):
+            found = found[list(step.indices)]
+    return found
+
+
+def near(reference: Array, dtype: str) -> Array:
+    """How far a value may be from its reference to be taken for it."""
+    return NEAR[dtype] * np.maximum(np.abs(reference), 1.0)
+
+
+def partners(groups: Sequence[int]) -> list[list[int]]:
+    """Of each factor the others of its group, by number: as many lists as the largest group has others, with -1 for
+    none. Example: groups (2, 1) give [[1, 0, -1]]."""
+    found = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
+    start = 0
+    for size in groups:
+        for at in range(size):
+            for other in range(1, size):
+                found[other - 1][start + at] = start + (at + other) % size
+        start += size
+    return found
+
+
+def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Places on the line from the reference to a row, and their weights, at which the mean of a product of the other
+    factors is exact: Gauss's."""
+    places, weights = np.polynomial.legendre.leggauss(max(groups) // 2 + 1)
+    return ((places + 1) / 2).tolist(), (weights / 2).tolist()
+
+
+def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> bytes:
+    """From the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
+    g = Graph(CONTRIBUTIONS, dtype)
+    edges = [g.input(name, *link.edges.shape) for name, link in zip(names, anchor.links, strict=True)]
+    chains = [_chain(g, link.layer, values) for link, values in zip(anchor.links, edges, strict=True)]
+    multipliers = g.const(np.eye(len(anchor.base))[None])
+    for at in reversed(range(len(anchor.links))):
+        link, chain = anchor.links[at], chains[at]
+        for index in reversed(range(len(link.layer.after))):
+            multipliers = _pulled(g, link, index, chain, multipliers)
+        if at:
+            multipliers = _through(g, link, edges[at], chains[at - 1][-1], multipliers)
+    first = anchor.links[0]
+    apart = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
+    found = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, apart))
+    return g.build({CONTRIBUTIONS: (g.transpose(found, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
+
+
+def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
+    """The sums of the edges [B, O], and what each step after them gives."""
+    found = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
+    for step in layer.after:
+        found.append(step.emit(g, found[-1]))
+    return found
+
+
+def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
+    """[B, O, m] of what a step gives -> [B, O, n] of what it takes."""
+    step = link.layer.after[index]
+    v, w = chain[index], chain[index + 1]
+    v_r, w_r = link.chain[index], link.chain[index + 1]
+    if isinstance(step, Affine):
+        return g.mul(multipliers, g.const(step.scale[None, None]))
+    if isinstance(step, Select):
+        return _scattered(g, np.array(step.indices), len(v_r), multipliers)
+    if isinstance(step, Product):
+        if max(step.groups) == 1:
+            return multipliers
+        own = [at for at, size in enumerate(step.groups) for _ in range(size)]
+        return g.mul(g.gather(multipliers, own, axis=2), _row(g, _others(g, step, v, v_r), len(v_r)))
+    apart, is_near = _apart(g, v, v_r)
+    rates = g.op("Div", g.sub(w, g.const(w_r[None])), apart)
+    rates = g.op("Where", is_near, g.const(link.steep[index][None]), rates)
+    return g.mul(multipliers, _row(g, rates, len(v_r)))
+
+
+def _row(g: Graph, values: Value, width: int) -> Value:
+    """[B, n] -> [B, 1, n]"""
+    return g.reshape(values, 0, 1, width)
+
+
+def _apart(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
+    """By how much values [B, n] differ from the reference, 1 where hardly; and whether hardly."""
+    apart = g.sub(v, g.const(reference[None]))
+    hardly = g.op("LessOrEqual", g.op("Abs", apart), g.const(near(reference, g.dtype.name)[None]))
+    return g.op("Where", hardly, g.const(1.0), apart), hardly
+
+
+def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
+    """[B, n]: of each factor the product of the others, its mean on the line from the reference to the row."""
+    lists = partners(step.groups)
+    total: Value | None = None
+    for place, weight in zip(*points(step.groups), strict=True):
+        between = g.add(g.mul(v, g.const(place)), g.const((1 - place) * v_r[None]))
+        padded = g.op("Pad", between, g.index([0, 0, 0, 1]), g.const(1.0))
+        product = g.const(weight)
+        for others in lists:
+            product = g.mul(product, g.gather(padded, [at % (len(v_r) + 1) for at in others], axis=1))
+        total = product if total is None else g.add(total, product)
+    assert total is not None
+    return total
+
+
+def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Value) -> Value:
+    """[B, O, D] of a layer's sums -> [B, O, n] of its nodes."""
+    sources = columns(link.layer, len(link.nodes))
+    apart, is_near = _apart(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
+    apart, is_near = (g.reshape(one, 0, len(sources), 1) for one in (apart, is_near))
+    rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), apart)
+    rates = g.op("Where", is_near, g.const(link.slopes[None]), rates)
+    return _to_nodes(g, link.layer, len(link.nodes), g.op("MatMul", multipliers, g.transpose(rates, 0, 2, 1)))
+
+
+def _to_nodes(g: Graph, layer: Layer, width: int, multipliers: Value) -> Value:
+    """[B, O, I] of a layer's sources -> [B, O, n] of its nodes."""
+    sources = columns(layer, width)
+    if np.array_equal(sources, np.arange(width)):
+        return multipliers
+    return _scattered(g, sources, width, multipliers)
+
+
+def _scattered(g: Graph, places: npt.NDArray[np.intp], width: int, multipliers: Value) -> Value:
+    """[B, O, m] to where each comes from, [B, O, n]; what comes to one place is added up."""
+    return g.op("MatMul", multipliers, g.const(np.eye(width)[places][None]))
+
+
+def allowed(step: Step) -> bool:
+    """Whether there is a rule for a step here."""
+    return isinstance(step, (Affine, Select, Product, *EACH))

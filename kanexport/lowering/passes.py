@@ -1,0 +1,137 @@
+"""What a graph need not compute: dead terms are dropped, masks and scales folded into weights.
+
+The one place for it; the rest of lowering asks here and emits what remains. The rule: what
+every edge multiplies by zero goes, and what multiplies a weight is multiplied into it, as long
+as NaN and infinities reach the same destinations as before.
+
+Example: coef [[[2, 4]]] under mask [[0.5]] becomes the constant [[[1, 2]]]; under mask [[0]] the
+whole basis goes, and if its library computes 0 * NaN there, the edge is marked to become NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis
+from kanexport.bases.bspline import BSpline
+from kanexport.bases.uniform_bspline import UniformSpline
+from kanexport.ir.model import BasisTerm, Layer, SymbolicEdge, Term
+
+Array = npt.NDArray[np.float64]
+
+BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedTerm(BasisTerm):
+    """A term whose basis is emitted as another, near to it: `fit` [K, K] times a source's coefficients are those
+    that go with it; None: the same."""
+
+    fit: Array | None = None
+
+
+def live(layer: Layer) -> Layer:
+    """The layer without the terms that every edge multiplies by zero: a network whose edges
+    are all symbolic needs no basis. What such a term does to NaN remains, in `nan_spreads`."""
+    idle = [term for term in layer.terms if _idle(layer, term)]
+    spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
+    terms = tuple(term for term in layer.terms if term not in idle)
+    return dataclasses.replace(layer, terms=terms, nan_spreads=layer.nan_spreads | spoils) if idle else layer
+
+
+def _idle(layer: Layer, term: Term) -> bool:
+    """Whether a term adds nothing to finite values, and to others nothing, or NaN on every edge."""
+    if not isinstance(term, BasisTerm) or term.before:
+        return False
+    if any(coefficients(layer, term, part=part).any() for part in blocks(term)):
+        return False
+    if term.basis.compact or layer.nan_spreads.all():
+        return True
+    with np.errstate(all="ignore"):
+        values = term.basis.evaluate(np.array([[np.nan], [np.inf], [-np.inf]]) * np.ones(layer.sources))
+    return not np.isfinite(values).all(axis=1).any()
+
+
+def blocks(term: Term) -> Iterator[slice]:
+    """The sources of a term, block by block, so that nothing needs a second copy of a large layer."""
+    step = max(1, BLOCK_NUMBERS // term.coef[0].size)
+    return (slice(start, min(start + step, len(term.coef))) for start in range(0, len(term.coef), step))
+
+
+def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = slice(None)) -> Array:
+    """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in; of
+    `part` of the sources."""
+    with np.errstate(over="ignore"):  # the graph refuses what is not finite
+        made = term.coef[part] * layer.mask[part, :, None] * scale
+        if isinstance(term, FittedTerm) and term.fit is not None:
+            made = made @ term.fit.T
+        return np.asarray(made)
+
+
+def has_bias(layer: Layer) -> bool:
+    """Whether a layer's bias changes anything."""
+    return bool(layer.bias.any())
+
+
+def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
+    """Scale and bias outside each edge's symbolic function, with its mask folded in:
+    mask * (c * f + d) is (mask * c) * f + mask * d."""
+    return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
+
+
+Kept = npt.NDArray[np.intp]
+
+WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functions
+
+
+def without(layer: Layer) -> tuple[Layer, Kept | None]:
+    """The terms alone, of the sources that are looked at, and which these are; the layer itself and None where that
+    is all of them."""
+    if not layer.terms or any(term.before for term in layer.terms):
+        return layer, None
+    kept = np.flatnonzero(~_idle_sources(layer))
+    if len(kept) > (1 - WORTH) * layer.sources or not len(kept):
+        return layer, None
+    terms = [_of(term, kept) for term in layer.terms]
+    found = tuple(term for term in terms if term is not None)
+    if len(found) < len(terms):
+        return layer, None
+    spreads = layer.nan_spreads[kept]
+    part = dataclasses.replace(
+        layer, terms=found, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), before=(), after=()
+    )
+    return part, kept
+
+
+def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
+    """[I]: sources that add nothing, whatever they are."""
+    idle = np.ones(layer.sources, dtype=bool)
+    for term in layer.terms:
+        for part in blocks(term):
+            idle[part] &= ~coefficients(layer, term, part=part).any(axis=(1, 2))
+    compact = all(isinstance(term, BasisTerm) and term.basis.compact for term in layer.terms)
+    return idle & (compact | layer.nan_spreads.all(axis=1))
+
+
+def _of(term: Term, kept: Kept) -> Term | None:
+    """A term for these sources alone; None where its basis is made for all of them."""
+    if not isinstance(term, BasisTerm):
+        arrays = {name: getattr(term, name)[kept] for name in ("centre", "rate", "coef")}
+        return dataclasses.replace(term, **arrays)
+    basis = _basis(term.basis, kept)
+    return None if basis is None else dataclasses.replace(term, basis=basis, coef=term.coef[kept])
+
+
+def _basis(basis: Basis, kept: Kept) -> Basis | None:
+    if basis.sources is None:
+        return basis
+    if isinstance(basis, BSpline):
+        return dataclasses.replace(basis, extended=basis.extended[kept])
+    if isinstance(basis, UniformSpline):
+        return UniformSpline(dataclasses.replace(basis.spline, extended=basis.spline.extended[kept]))
+    return None

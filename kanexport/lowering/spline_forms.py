@@ -1,0 +1,315 @@
+"""Which form of a layer's splines is faster in runs of so many rows: packed or apart (`operators/stacks.py`).
+
+Measured on two cores with 1 MiB of cache each, one thread, cubic splines on uneven knots, to 64 destinations: the
+time packed divided by the time apart (medians in turns; 2 000 to 65 000 values, in several shapes).
+
+| rows x sources | 2 000 | 4 000 | 8 000 | 16 000 | 32 000 | 65 000 |
+|---|---|---|---|---|---|---|
+| 8 functions | 0.7 | 0.8 | 0.9 to 1.1 | 0.9 to 1.2 | 1.1 to 1.3 | 1.1 to 1.5 |
+| 23 functions | 0.6 | 0.6 to 0.9 | 0.8 to 1.1 | 0.6 to 1.2 | 1.1 to 3 | 1.3 to 6 |
+| 53 functions | 0.5 to 0.6 | 0.6 to 0.7 | 0.4 to 0.9 | 0.9 to 1.1 | 1.8 to 6 | 5 |
+
+What counts is the size of one function's values, whichever way rows and sources make it: below, operators cost more
+than the numbers they work on; far above, packed tensors leave the cache. `benchmarks/layouts.py` measures it again.
+
+Layers of few destinations as columns of one matrix product (`narrow.py`), against the closed form packed where knots
+are uniform and the recursion packed where they are not: the time of those divided by the time of the columns, from 1
+to 256 rows.
+
+| sources, destinations | 5 cells, uniform | 20 cells, uniform | 5 cells, uneven | 20 cells, uneven |
+|---|---|---|---|---|
+| 2, 5 | 1.2 to 2.6 | 1.2 to 3.5 | 2.1 to 4.0 | 2.1 to 4.3 |
+| 4, 8 | 1.2 to 2.1 | 1.2 to 2.5 | 2.1 to 3.1 | 2.0 to 3.0 |
+| 8, 1 and 8, 16 | 1.1 to 1.6 | 1.2 to 1.8 | 2.0 to 2.4 | 2.0 to 2.3 |
+| 16, 4 and 16, 16 | 1.2 | 1.2 to 1.4 | 1.7 to 2.0 | 1.7 to 1.9 |
+| 32, 32 | 0.8 to 1.1 | 0.9 to 1.0 | 1.2 to 1.8 | 1.2 to 1.5 |
+| 64, 10 | 1.0 to 1.1 | 1.0 to 1.2 | 1.4 to 1.6 | 1.4 to 1.6 |
+| 64, 32 | 0.9 to 1.0 | 0.9 to 1.1 | 1.2 to 1.5 | 1.2 to 1.3 |
+| 64, 64 | | | 0.9 to 1.1 | |
+| 256, 10 | 0.9 to 1.1 | | 1.3 to 1.4 | |
+| 784, 10 | 0.8 to 1.1 | | 0.9 to 1.5 | |
+
+With 50 cells [64, 10] takes 1.1 times as long at one row, 0.7 times at 64.
+
+One graph that branches on its rows (`If`) was measured too: at one row 4 to 11 % slower than packed, at 64 rows of
+[784, 64, 10] and [256, 256] 0.9 to 1.2 times as fast on eight functions. It is not worth an operator with graphs of its
+own, which the server refuses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases.bspline import BSpline
+from kanexport.bases.uniform_bspline import DEGREES, NEAR, UniformSpline, departure
+from kanexport.contract import custom_ops
+from kanexport.graph.builder import Graph, Value
+from kanexport.graph.precision import FULL
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
+from kanexport.lowering import passes, terms
+from kanexport.lowering.passes import FittedTerm
+
+MANY = 20_000  # values [B, I] of one function, from which tensors apart are surely faster
+FUNCTIONS = 64  # of a term; more make thousands of operators, which take long to load
+
+FEW_SOURCES = 16
+FEW_DESTINATIONS = 32
+COLUMNS = 4000  # functions of all sources
+
+
+def narrow(layer: Layer) -> bool:
+    """Whether a layer in float32 is cheaper as columns of one matrix product (`narrow.py`)."""
+    given = [term for term in layer.terms if isinstance(term, BasisTerm)]
+    splines = [term.basis for term in given if isinstance(term.basis, BSpline)]
+    full = all(term.stored == FULL for term in given)  # other columns have other weights than those that are stored
+    return full and bool(splines) and all(_narrow(layer, spline) for spline in splines)
+
+
+def _narrow(layer: Layer, spline: BSpline) -> bool:
+    if spline.closed_form(np.float32):
+        return layer.sources <= FEW_SOURCES and layer.destinations <= FEW_SOURCES
+    small = layer.destinations <= FEW_DESTINATIONS and layer.sources * spline.functions <= COLUMNS
+    return small and spline.degree <= 3 and spline.increasing
+
+
+def apart(layer: Layer, rows: int) -> bool:
+    """Whether the splines of a layer are a tensor a function, in runs of so many rows."""
+    if narrow(layer):
+        return False
+    functions = max((term.functions for term in layer.terms if term.kind == "bspline"), default=0)
+    return rows * layer.sources >= MANY and 0 < functions <= FUNCTIONS
+
+
+def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str, ...]:
+    """What a manifest says of a graph that is made for runs of more than one row; `file`: where it is one beside that
+    for few."""
+    if rows == 1:
+        return ()
+    chosen = [str(at) for at, layer in enumerate(layers) if apart(layer, rows)]
+    what = "no layer of splines is wide enough for another form"
+    if chosen:
+        what = (
+            f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)}, where they have no closed form, are a "
+            "tensor a function, which is faster there and slower in runs of few rows; the numbers are the same"
+        )
+    made = f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--rows)"
+    return (f"{made}: {what}",)
+
+
+Array = npt.NDArray[np.float64]
+Columns = list[tuple[Value, Array]]  # values [B, n], and what they weigh [n, O]
+
+
+def fits(g: Graph, layer: Layer) -> bool:
+    """Whether a layer is summed in this form."""
+    return g.dtype == np.float32 and not g.small_values and narrow(layer)
+
+
+def summed(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
+    """[B, I] and what the sums start from -> [B, O]: all terms, summed over the sources."""
+    columns: Columns = []
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            total = terms.summed(g, layer, term, x, total)
+        elif isinstance(term.basis, BSpline):
+            columns += _spline(g, layer, term, term.basis, x)
+        else:
+            columns.append(_other(g, layer, term, x))
+    values = [value for value, _ in columns]
+    joined = g.op("Concat", *values, axis=1) if len(values) > 1 else values[0]
+    return g.gemm(joined, g.const(np.concatenate([weights for _, weights in columns])), total)
+
+
+def _other(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
+    basis = terms.basis_term(g, layer, term, x)
+    if term.functions > 1:
+        basis = g.reshape(basis, 0, term.functions * layer.sources)
+    return basis, _flat(passes.coefficients(layer, term, term.basis.emitted_scale(g)))
+
+
+def _spline(g: Graph, layer: Layer, term: BasisTerm, spline: BSpline, x: Value) -> Columns:
+    x = terms.sources(g, layer, term, x)
+    coefficients = passes.coefficients(layer, term)
+    if spline.closed_form(g.dtype):
+        return _hats(g, spline, coefficients, x)
+    return _powers(g, spline, coefficients, x)
+
+
+def _hats(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:
+    step = spline.step
+    assert step is not None
+    distance = g.op("Abs", _less(g, spline, spline.extended[:, 1:-1], x))
+    hats = g.hard_sigmoid(distance, alpha=-1 / step, beta=1.0)
+    padded = np.pad(coefficients, ((0, 0), (0, 0), (2, 2)))
+    second = padded[:, :, :-2] - 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    return [(hats, _flat(padded[:, :, 1:-1])), (g.pow(hats, 3.0), _flat(second / 6))]
+
+
+def _powers(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:
+    width = np.diff(spline.extended, axis=1)
+    with np.errstate(over="ignore"):  # the graph refuses what is not finite
+        slope = (1 / width).T.reshape(1, -1)
+    ramps = g.hard_sigmoid(g.mul(_less(g, spline, spline.extended[:, :-1], x), g.const(slope)), alpha=1.0, beta=0.0)
+    weights = _polynomials(spline, coefficients)
+    columns = [(ramps, _flat(np.sum(weights, axis=0)))]
+    if spline.degree > 1:
+        local = g.sub(ramps, g.mul(ramps, ramps))
+        columns.append((local, _flat(-np.sum(weights[1:], axis=0))))
+        for q in range(2, spline.degree):
+            local = g.mul(local, ramps)
+            columns.append((local, _flat(-np.sum(weights[q:], axis=0))))
+    return columns
+
+
+def _polynomials(spline: BSpline, coefficients: Array) -> list[Array]:
+    """[I, O, K] -> a_q [I, O, T - 1] for q = 1 to the degree: from values inside of every cell."""
+    t, count = spline.extended, spline.degree + 1
+    places = (np.arange(count) + 0.5) / count
+    x = t[:, :-1, None] + np.diff(t, axis=1)[:, :, None] * places  # [I, cells, count]
+    basis = spline.evaluate(x.reshape(len(t), -1).T)  # [cells * count, K, I]
+    values = (coefficients @ basis.transpose(2, 1, 0)).reshape(*coefficients.shape[:2], -1, count)
+    found = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
+    return [found[..., q] for q in range(1, count)]
+
+
+def _less(g: Graph, spline: BSpline, points: Array, x: Value) -> Value:
+    """x [B, I] less points [I, n] -> [B, n * I]"""
+    sources, count = points.shape
+    if sources > FEW_SOURCES:
+        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(points.T[None]))
+        return g.reshape(apart, 0, count * sources)
+    # An infinity times zero is NaN; beyond the knots nothing changes.
+    x = g.clip(x, *spline.around())
+    spread = np.tile(np.eye(sources), (1, count))
+    return g.gemm(x, g.const(spread), g.const(-points.T.reshape(1, -1)))
+
+
+def _flat(weights: Array) -> Array:
+    """[I, O, n] -> [n * I, O]"""
+    return np.asarray(weights.transpose(2, 0, 1).reshape(-1, weights.shape[1]))
+
+
+def uniform_layers(kan: Kan, dtype: str) -> dict[int, float]:
+    """The numbers of the layers that may be taken for uniform and have no closed form without, and how far their knots
+    are from it, in cells."""
+    if np.dtype(dtype) != np.float32:
+        return {}
+    # Layers of few sources are faster in another form, which has the stored knots.
+    wide = {at: layer for at, layer in enumerate(kan.layers) if layer.sources > FEW_SOURCES or not narrow(layer)}
+    splines = {at: [one for term in layer.terms if (one := _near(term))] for at, layer in wide.items()}
+    return {at: max(map(departure, found)) for at, found in splines.items() if found}
+
+
+def taken(kan: Kan, chosen: Collection[int]) -> Kan:
+    """The network with the splines of these layers in closed form."""
+    if not chosen:
+        return kan
+    changed = [
+        dataclasses.replace(layer, terms=tuple(map(_changed, layer.terms))) if at in chosen else layer
+        for at, layer in enumerate(kan.layers)
+    ]
+    return dataclasses.replace(kan, layers=tuple(changed))
+
+
+def _near(term: Term) -> BSpline | None:
+    """The splines of a term, if they may be taken for uniform and have no closed form without."""
+    basis = term.basis if isinstance(term, BasisTerm) else None
+    if not isinstance(basis, BSpline) or basis.degree not in DEGREES or basis.closed_form(np.float32):
+        return None
+    return basis if departure(basis) <= NEAR else None
+
+
+def _changed(term: Term) -> Term:
+    spline = _near(term)
+    if spline is None or not isinstance(term, BasisTerm):
+        return term
+    basis = UniformSpline(spline)
+    return FittedTerm(basis, term.coef, term.before, fit=basis.fit)
+
+
+def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
+    """Which of the layers that `layers` finds to try together, the most first, none of them last. Errors of the
+    first layer go through all others."""
+    every = tuple(away)
+    return list(dict.fromkeys([every, every[1:], ()]))
+
+
+SILU = "silu"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """The terms of a layer that the operator computes."""
+
+    spline: BasisTerm
+    basis: BSpline
+    base: BasisTerm | None
+
+
+def spline_layers(given: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
+    """Of each layer, whether the operator takes its splines."""
+    return (taken_by_spline(passes.live(layer), dtype) is not None for layer in given)
+
+
+def spline_notes(given: Sequence[Layer], dtype: npt.DTypeLike, *, asked: bool) -> tuple[str, ...]:
+    """What a manifest says where a graph by the operator was asked for."""
+    if not asked:
+        return ()
+    which = [str(at) for at, fits in enumerate(spline_layers(given, dtype)) if fits]
+    if not which:
+        return (f"there is no {custom_ops.KERNEL_FILE}: no layer has splines that its operator takes",)
+    return (
+        f"{custom_ops.KERNEL_FILE} is the same network, the splines of "
+        f"layer{'s' * (len(which) > 1)} {', '.join(which)} by an operator of kanserve-kernel; "
+        "where that is not installed, nothing needs the file",
+    )
+
+
+def taken_by_spline(layer: Layer, dtype: npt.DTypeLike) -> Taken | None:
+    """What the operator takes of a layer; None if nothing."""
+    if np.dtype(dtype) != np.float32:
+        return None
+    for term in layer.terms:
+        if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.before and _fits(term.basis):
+            return Taken(term, term.basis, next(filter(_is_silu, layer.terms), None))
+    return None
+
+
+def emit(g: Graph, layer: Layer, part: Taken, x: Value) -> Value:
+    """[B, I] -> [B, O]: those terms, summed over the sources, the bias, and NaN in rows with a source that is not
+    finite, where that spreads to all."""
+    spline, sources, destinations = part.spline, layer.sources, layer.destinations
+    inputs = [
+        x,
+        g.const(layer.bias[None]),
+        g.const(part.basis.knots()),
+        terms.weight_matrix(g, layer, spline, spline.functions * sources, destinations),
+    ]
+    if part.base is not None:
+        inputs.append(terms.weight_matrix(g, layer, part.base, sources, destinations))
+    return g.spline_layer(
+        *inputs,
+        shape=destinations,
+        degree=part.basis.degree,
+        scale=1 / part.basis.emitted_scale(g),  # the coefficients are the portable graph's
+        base=SILU if part.base is not None else "",
+        nan_spreads=int(layer.nan_spreads.all()),
+    )
+
+
+def _fits(basis: BSpline) -> bool:
+    """Whether the operator takes such knots, in the precision that it has them in."""
+    cells = np.diff(basis.extended.astype(np.float32).astype(np.float64), axis=1)
+    return basis.degree in custom_ops.DEGREES and bool(
+        ((cells >= custom_ops.NARROWEST) & (cells <= custom_ops.WIDEST)).all()
+    )
+
+
+def _is_silu(term: Term) -> TypeGuard[BasisTerm]:
+    return isinstance(term, BasisTerm) and term.kind == SILU and not term.before

@@ -1,1 +1,0 @@
-"""The ONNX side of everything: the graph builder, and functions that a runtime lacks."""

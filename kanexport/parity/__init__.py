@@ -1,0 +1,1 @@
+"""Parity with the trained model: its recorded outputs, and the interpretation that reproduces them."""

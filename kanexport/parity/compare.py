@@ -1,0 +1,394 @@
+"""Outputs of a reading or of a graph, compared with the trained model's outputs row by row.
+
+Errors are relative to the largest output of their own row. A reading of a file fits only if each row's error is at most
+`EXPLAINED` times the rounding error of that row (`proof/rounding.py`), in the precision that the model computed in. If
+the user gives a larger tolerance, the reading may be off by that much too. The meaning of a graph is known by then, so
+the graph may be off by the tolerance and by what rounding excuses (`proof/tolerance.py`). If this allowance is so large
+that an output says nothing, the comparison leaves the row out, counts it and reports it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bundle.publish import Target, VerificationBasis
+from kanexport.contract import manifest
+from kanexport.contract.manifest import ANSWERS
+from kanexport.errors import AnswersDiffer, OptionError
+from kanexport.graph import precision
+from kanexport.ir.model import Kan
+from kanexport.lowering.lower import Lowered
+from kanexport.parity.data import FORMS, Answers
+from kanexport.verify import float64_reference, graph_runner, tolerances
+from kanexport.verify.float64_reference import Jitter, Trace
+from kanexport.verify.float64_reference import evaluate as exactly
+from kanexport.verify.graph_runner import Ports, split
+from kanexport.verify.tolerances import CONDITION, DRAWS, OUTPUT_TOLERANCE, OVERFLOW
+from kanexport.verify.verify import network_ports
+
+Array = npt.NDArray[np.float64]
+Evaluate = Callable[[Array, Jitter | None], Trace]
+
+# Relative, by what the model computed in. Libraries' own float32 runs are off by up to 9e-6 on real checkpoints.
+ALLOWED = {"float32": 5e-5, "float64": 1e-8}
+EXPLAINED = 3.0  # factor on what rounding changes: a reading that is off by more is a different one
+HOPELESS = 16.0  # times what one draw of rounding excuses: no other draw excuses that
+LOOSE = 1e-2  # an allowance beyond it would excuse anything
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The distance between outputs and the trained model's outputs.
+
+    max_abs    the largest absolute error over the rows compared
+    max_rel    the largest relative error over the rows compared
+    excess     the error at the worst place, as a multiple of its allowance
+    where      the worst place, in words
+    rows       the number of rows compared
+    left_out   the number of rows left out
+    telling    the number of rows compared among those that `numbers` counts
+    numbers    the number of rows whose outputs are numbers; if the user chose such rows, only those
+    explained  relative: what rounding explains at the worst place, as far as the comparison computed it
+    relaxed    over the rows that only a relaxed tolerance allowed: the largest error, and its usual allowance
+    unlike     of a reading: the share of the outputs' variation that remains after the best scale and shift, 0 to 1,
+               plus the share of rows in which only one side is finite
+    worst      of a reading: the rows beyond their allowance, the furthest first"""
+
+    max_abs: float
+    max_rel: float
+    excess: float
+    where: str
+    rows: int
+    left_out: int
+    telling: int
+    numbers: int
+    explained: float = 0.0
+    relaxed: tuple[float, float] | None = None
+    unlike: float = 1.0
+    worst: tuple[int, ...] = ()
+
+    @property
+    def enough(self) -> bool:
+        """Whether at least half of the rows with numbers were compared."""
+        return 0 < self.numbers <= 2 * self.telling
+
+    @property
+    def fits(self) -> bool:
+        """Whether every row that was compared is within its allowance, and most were."""
+        return self.enough and self.excess <= 1
+
+
+def allowed(answers: Answers, dtype: str, tolerance: float) -> float:
+    """How far a graph of `dtype` may be from the answers, relative; `tolerance` as the user gave it."""
+    coarser = "float32" if "float32" in (answers.dtype, dtype) else "float64"
+    return ALLOWED[coarser] * tolerance / OUTPUT_TOLERANCE
+
+
+def relaxation(answers: Answers, tolerance: float) -> float:
+    """How far a reading may be from the recorded outputs beyond what rounding explains, relative. It is 0, unless
+    the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
+    relaxed = answers.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
+    return allowed(answers, answers.dtype, tolerance) if relaxed else 0.0
+
+
+def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
+    """Compare outputs `given` [B, ...] of a graph of `dtype` with the trained model's. `evaluate`: the graph's
+    meaning in float64, which shows what rounding changes. `tolerance`: relative. Raises OptionError if the shapes
+    differ."""
+    y, flat = _same_shape(answers, given)
+    scale = _scale(y, flat)
+    error, absolute = _errors(_as(flat, answers.dtype), y, scale)
+    bound = np.full(error.shape, tolerance)
+    off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)
+    if len(off):
+        exact = evaluate(answers.x, None)
+        some = _Off(answers.x[off], exact.y.reshape(len(y), -1)[off], scale[off], error[off])
+        bound[off] += CONDITION * _change(
+            evaluate, some, max(map(precision.rounding, (dtype, answers.dtype))), tolerance
+        )
+        keep = exact.peak < OVERFLOW
+    return _Rows(answers, flat, y, error, absolute, bound, keep & (bound <= LOOSE)).match(tolerance)
+
+
+def _same_shape(answers: Answers, given: Array) -> tuple[Array, Array]:
+    """The recorded and the given outputs, both as [B, numbers]. Raises OptionError if their shapes differ."""
+    y, flat = answers.y.reshape(len(answers.y), -1), given.reshape(len(given), -1)
+    if flat.shape != y.shape:
+        raise unfit(answers, f"answers of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
+    return y, flat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Recorded outputs and given outputs, [B, numbers]. By row [B]: the error, relative and absolute, its allowance,
+    and whether the comparison keeps the row."""
+
+    answers: Answers
+    given: Array
+    y: Array
+    error: Array
+    absolute: Array
+    bound: Array
+    keep: npt.NDArray[np.bool_]
+
+    def match(self, usual: float | Array, explained: Array | None = None) -> Match:
+        """The result of the comparison. `usual`: the allowance without a relaxed tolerance."""
+        numbers, keep = _numbers(self.answers), self.keep
+        if not keep.any():
+            return Match(0.0, 0.0, 0.0, "", 0, len(self.y), 0, int(numbers.sum()))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            excess = np.where(self.error > 0, self.error / self.bound, 0.0)
+        excess = np.where(keep, excess, -1)
+        worst = int(excess.argmax())
+        usual = np.broadcast_to(usual, self.error.shape)
+        beyond = np.flatnonzero(keep & (self.error > usual) & (excess <= 1))
+        most = int(beyond[self.error[beyond].argmax()]) if len(beyond) else 0
+        return Match(
+            max_abs=float(self.absolute[keep].max()),
+            max_rel=float(self.error[keep].max()),
+            excess=float(excess[worst]),
+            where=_where(worst, self.given, self.y, self.answers),
+            rows=int(keep.sum()),
+            left_out=int((~keep).sum()),
+            telling=int((numbers & keep).sum()),
+            numbers=int(numbers.sum()),
+            explained=float(explained[worst]) if explained is not None else 0.0,
+            relaxed=(float(self.error[most]), float(usual[most])) if len(beyond) else None,
+            worst=tuple(int(at) for at in np.argsort(-excess, kind="stable")[: (excess > 1).sum()]),
+        )
+
+
+def _numbers(answers: Answers) -> npt.NDArray[np.bool_]:
+    """The rows [B] with a finite answer; of those that the user chose, where there are such."""
+    some = np.asarray(np.isfinite(answers.y.reshape(len(answers.y), -1)).any(axis=1))
+    chosen = some & answers.usual
+    return chosen if chosen.any() else some
+
+
+def told(found: Match, answers: Answers, what: str) -> tuple[str, ...]:
+    """Sentences for the notes: on rows that were left out, and on errors that only a relaxed tolerance allowed."""
+    words = []
+    if found.left_out:
+        words.append(
+            f"{found.left_out} rows of {answers.name} were not compared: rounding alone, or an overflow of float32, "
+            "decides"
+        )
+    if found.relaxed:
+        error, usual = found.relaxed
+        words.append(
+            f"{answers.name}: {what} is off by up to {error:.1e} of a row's largest answer, where {usual:.1e} is "
+            "allowed without the relaxed tolerance"
+        )
+    return tuple(words)
+
+
+def require(found: Match, answers: Answers, what: str) -> None:
+    """Raises AnswersDiffer where the answers do not fit; `what` gave the others."""
+    if not found.enough:
+        raise too_few(found, answers)
+    if not found.fits:
+        raise AnswersDiffer(
+            f"{what} differs from what the trained model answered by {found.max_rel:.2e} relative: {found.where}",
+            hint="nothing was written; export the module itself with --module, or say more with --option",
+        )
+
+
+def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
+    """Compare a reading in float64 with the trained model's outputs. The allowance of an error is what rounding
+    explains, or `relaxed` (relative, from `relaxation`) if that is more. Raises OptionError if the shapes differ."""
+    width = answers.x[0].size
+    if width != kan.n_inputs:
+        raise unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
+    x = answers.x.reshape(len(answers.x), -1)
+    exact = exactly(kan, x)
+    y, given = _same_shape(answers, exact.y)
+    scale = _scale(y, given)
+    error, absolute = _errors(_as(given, answers.dtype), y, scale)
+    explained = _typical(_explained(kan, x, given, absolute, relaxed * scale, answers.dtype) / scale)
+    bound = np.maximum(EXPLAINED * explained, relaxed)
+    keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
+    found = _Rows(answers, given, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
+    return dataclasses.replace(found, unlike=_unlike(given, y, answers.usual))
+
+
+def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
+    """[B]: the change that rounding makes to each row, absolute. The draws end if one shows that no other could
+    explain the `error` of some row, or if all errors are explained. If most errors are beyond what rounding may
+    explain at all, only the last rounding counts."""
+    change = np.zeros(len(x))
+    gross = (error > LOOSE * _scale(exact, exact)).mean() > 0.5
+    for draw in tolerances.draws(kan, x, exact, dtype):
+        first, change = not change.any(), np.maximum(change, draw)
+        bound = np.maximum(EXPLAINED * change, relaxed)
+        loose = bound > LOOSE * _scale(exact, exact)
+        if gross or (error <= EXPLAINED * change).all() or (not first and ((error > HOPELESS * bound) & ~loose).any()):
+            break
+    return change
+
+
+def _typical(change: Array) -> Array:
+    """[B]: the change of each row, and at least the median change: rounding happens to change some rows little."""
+    return np.maximum(change, np.median(change))
+
+
+def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
+    """The difference in shape. Its first part is the variation of answers y [B, outputs] over the usual rows that
+    the best scale and shift of each output of `given` leave. Its second part is the share of rows in which only one
+    side is finite. A constant has the largest first part."""
+    finite = np.isfinite(y).all(axis=1), np.isfinite(given).all(axis=1)
+    odd = float((finite[0] != finite[1]).mean())
+    rows = finite[0] & finite[1]
+    rows = rows & usual if (rows & usual).sum() > 1 else rows
+    if rows.sum() < 2:
+        return 1.0 + odd
+    a, b = (part[rows] - part[rows].mean(axis=0) for part in (given, y))
+    with np.errstate(all="ignore"):
+        slope = np.nan_to_num((a * b).sum(axis=0) / (a * a).sum(axis=0))
+        left = np.sqrt(((b - slope * a) ** 2).sum() / (b**2).sum())
+    return odd + (float(left) if np.isfinite(left) else 1.0)
+
+
+def distinct(answers: Answers) -> int:
+    """How many different numbers the answers have: a few of them, such as the ends of a sigmoid, fit many models."""
+    y = answers.y.reshape(len(answers.y), -1)
+    some = y[answers.usual] if answers.usual.any() else y
+    return len(np.unique(some[np.isfinite(some)].astype(np.float32)))
+
+
+def too_few(found: Match, answers: Answers) -> AnswersDiffer:
+    """Most of the answers say nothing."""
+    why = f"; rounding alone changes the others by more than {LOOSE:g}" if found.numbers else ""
+    return AnswersDiffer(
+        f"of {found.numbers} rows of {answers.name} with finite answers, {found.telling} can be compared, which is too "
+        f"few{why}",
+        hint="record answers for rows like the data",
+    )
+
+
+def unfit(answers: Answers, has: str, model: str) -> OptionError:
+    """Answers of another shape than the model's."""
+    return OptionError(f"--answers {answers.name} has {has}, the model {model}", hint=FORMS)
+
+
+def _scale(y: Array, given: Array) -> Array:
+    """[B]: the scale of each row's errors: its own largest recorded output, or the largest given output if that is
+    0."""
+    peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, given))
+    some = np.where(peaks > 0, peaks, others)
+    return np.asarray(np.where(some > 0, some, 1.0))
+
+
+def _as(values: Array, dtype: str) -> Array:
+    """Beyond float32 there is infinity."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtype).astype(np.float64)
+
+
+def _errors(given: Array, y: Array, scale: Array) -> tuple[Array, Array]:
+    """[B] relative and absolute: infinite where one is not finite and the other is, or is another."""
+    finite = np.isfinite(y) & np.isfinite(given)
+    same = finite | (np.isnan(y) & np.isnan(given)) | (y == given)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(finite, np.abs(given - y), np.where(same, 0.0, np.inf))
+    absolute = apart.max(axis=1)
+    return absolute / scale, absolute
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Off:
+    """Rows that are not within the tolerance: `x`, what they mean in float64, and, relative to `scale` [B], by how
+    much they are off."""
+
+    x: Array
+    y: Array
+    scale: Array
+    error: Array
+
+
+def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Array:
+    """[B]: by how much rounding nodes and weights by `size` changes each row, relative. Where one draw shows that
+    no other could excuse some row, that is all."""
+    change = np.zeros(len(rows.x))
+    with np.errstate(invalid="ignore"):
+        for seed in range(DRAWS):
+            moved = evaluate(rows.x, Jitter(size, seed)).y.reshape(len(rows.x), -1)
+            apart = np.where(np.isfinite(moved) & np.isfinite(rows.y), np.abs(moved - rows.y), 0.0)
+            change = np.maximum(change, apart.max(axis=1) / rows.scale)
+            most = HOPELESS * (tolerance + CONDITION * change)
+            if ((rows.error > most) & (most <= LOOSE)).any():
+                break
+    return change
+
+
+def _where(row: int, given: Array, y: Array, answers: Answers) -> str:
+    """The worst answer of a row, for people."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(_as(given[row], answers.dtype) - y[row])
+    column = int(np.where(np.isnan(apart), np.inf, apart).argmax())
+    answer = f"{given[row, column]:.6g} where the model answered {y[row, column]:.6g}"
+    return f"row {answers.place(row)}, output {column}: {answer}"
+
+
+ROWS_AT_ONCE = 1024
+
+
+def network(answers: Answers, kan: Kan, lowered: Lowered, target: Target) -> VerificationBasis:
+    """The graph of a network. Raises AnswersDiffer and OptionError."""
+
+    def meaning(x: Array, jitter: Jitter | None) -> Trace:
+        return float64_reference.evaluate(kan, x.reshape(len(x), -1), jitter=jitter)
+
+    return graph(answers, network_ports(kan), meaning, lowered, target)
+
+
+def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target) -> VerificationBasis:
+    """Compare a graph with the recorded outputs, each output by itself. `meaning`: the graph in float64. Raises
+    AnswersDiffer if the graph gives something else than the trained model, and OptionError if names or shapes
+    differ."""
+    answers = answers.of_model(ports.inputs, ports.outputs)
+    given = _run(lowered, ports, answers.x, target.dtype)
+    tolerance = allowed(answers, target.dtype, target.tolerance)
+    parts = split(ports.outputs, answers.y)
+    found = []
+    for at, (port, y) in enumerate(zip(ports.outputs, parts, strict=True)):
+        one = dataclasses.replace(answers, y=y)
+        found.append(match(one, given[port.name], _part(meaning, ports, at), target.dtype, tolerance))
+        several = f"'s output {port.name}" if len(parts) > 1 else ""
+        require(found[-1], one, f"the exported graph{several}")
+    document = manifest.Answers(
+        name=answers.name,
+        sha256=answers.sha256,
+        rows=min(one.rows for one in found),
+        max_abs=max(one.max_abs for one in found),
+        max_rel=max(one.max_rel for one in found),
+        tolerance=tolerance,
+    )
+    notes = (note for one in found for note in told(one, answers, "the exported graph"))
+    return VerificationBasis(ANSWERS, (document,), tuple(dict.fromkeys(notes)))
+
+
+def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:
+    """The graph's outputs by name, computed in chunks of ROWS_AT_ONCE rows."""
+    session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
+    pieces = [
+        graph_runner.run(session, ports.feeds(x[at : at + ROWS_AT_ONCE], dtype))
+        for at in range(0, len(x), ROWS_AT_ONCE)
+    ]
+    return {port.name: np.concatenate([piece[port.name] for piece in pieces]) for port in ports.outputs}
+
+
+def _part(meaning: Evaluate, ports: Ports, at: int) -> Evaluate:
+    """The float64 meaning of one output alone: the one at position `at`."""
+    if len(ports.outputs) == 1:
+        return meaning
+
+    def part(x: Array, jitter: Jitter | None) -> Trace:
+        trace = meaning(x, jitter)
+        return dataclasses.replace(trace, y=split(ports.outputs, trace.y)[at])
+
+    return part

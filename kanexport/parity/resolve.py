@@ -1,0 +1,468 @@
+"""Search for the reading of a file that reproduces the trained model's outputs, the likeliest readings first.
+
+A reading is a reader and values for what the file leaves open (`Options.open`). The search changes one fact, then
+two, then three, until a round has readings that fit. A reading fits if rounding explains its errors. The search takes
+the nearest of these readings, unless a likelier one is about as near, and compares it with all rows. If some rows rule
+it out, they join the few rows, and the search begins again. Then the search changes each fact by itself. If another
+value of a fact fits as well, the outputs do not decide this fact, and the decision lists that value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.errors import AnswersDiffer, ExportError, MissingFunctions, OpenQuestion
+from kanexport.ir.model import Kan
+from kanexport.options import FORWARD, Options
+from kanexport.parity import compare
+from kanexport.parity.compare import Match
+from kanexport.parity.data import Answers
+from kanexport.verify.tolerances import OUTPUT_TOLERANCE
+
+FEW_ROWS = 48  # of the answers, that every reading is tried on
+JOINING = 16  # rows that join the few: those at which a reading that fits the few has its largest errors
+SEARCHES = 3  # at most; each repetition adds such rows
+READINGS = 1200  # readings that one search tries at most
+AROUND = ("flow", "before", "between", "after")  # facts about the steps around the layers
+AFTER = 120  # readings that the search tries in a round after the first one that fits
+NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
+MISSING = 3  # readings without functions of symbolic edges, for which the search tries pykan's table
+BESIDE = 1.01  # times a number that fits: whether the answers would notice
+DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
+CHANGES = 3  # from what would be assumed
+INEXACT = 1e-3  # relative; a published library may be off by so much in float32, and what is off by more is another
+NEARER = 3.0  # factor by which a less likely reading must be nearer for the search to take it
+
+Facts = Mapping[str, str]
+Read = Callable[[Options], tuple[Kan, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Interpretation:
+    """One way to read a file: why it may be read so, as in the manifest, and the reading with options: the
+    network and its family."""
+
+    reason: str
+    read: Read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A file as it was read: by which way, with which facts in place of what would be assumed."""
+
+    way: Interpretation
+    facts: Facts
+    kan: Kan
+    family: str
+    options: Options
+    match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The reading that reproduces the recorded outputs. `decided`: the facts that the outputs decide, by name.
+    `also`: for each fact that they leave open, the other values that fit; the reading still assumes its own value.
+    `families`: the other families that fit. `notes`: the reading's error beyond what rounding explains, if a
+    tolerance allows it."""
+
+    reading: Reading
+    decided: dict[str, str]
+    also: dict[str, tuple[str, ...]]
+    families: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class InterpretationSearch:
+    """Tries readings of one file on a few of its recorded outputs. `options` makes the user's options with facts to
+    try. `tolerance`: the user's. `advance` receives the number of readings tried so far, and their largest number."""
+
+    def __init__(
+        self,
+        ways: Sequence[Interpretation],
+        answers: Answers,
+        options: Callable[[Facts], Options],
+        tolerance: float,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.ways, self.all, self.answers = ways, answers, answers.some(FEW_ROWS)
+        self.options, self.advance = options, advance
+        self.relaxed = compare.relaxation(answers, tolerance)
+        self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
+        self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
+        self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
+        self.first: ExportError | None = None  # why the likeliest way is none
+        self.missing: list[tuple[int, Facts, MissingFunctions]] = []  # readings that lack functions of symbolic edges
+        self.lacking = 0  # the number of these for which the search tried functions
+        self.nameless: MissingFunctions | None = None
+        self.telling = compare.distinct(answers) >= DISTINCT
+
+    def decide(self) -> Decision:
+        """Raises AnswersDiffer where no known reading fits, and what the reader raised where there is no reading."""
+        for _ in range(SEARCHES):
+            chosen, fitting = self._choose()
+            whole = compare.reading(chosen.kan, self.all, self.relaxed)
+            if whole.fits or not whole.worst:
+                break
+            self._join(whole.worst)
+        if not whole.fits:
+            raise self._nearest([dataclasses.replace(chosen, match=whole)])
+        decided, also = self._told(chosen)
+        others = dict.fromkeys(one.family for one in fitting if one.family != chosen.family)
+        return Decision(chosen, decided, also, tuple(others), compare.told(whole, self.all, "the reading of the file"))
+
+    def _choose(self) -> tuple[Reading, list[Reading]]:
+        """The reading to take, and all readings that fit the few rows."""
+        fitting = self._search()
+        best = min(fitting, key=lambda one: one.match.excess)
+        enough = NEARER * max(best.match.excess, 1 / NEARER**2)
+        chosen = next(one for one in fitting if one.match.excess <= enough)
+        return self._simpler(chosen), fitting
+
+    def _join(self, rows: Sequence[int]) -> None:
+        """Add rows of all answers to the few rows, and clear the results: the search begins again."""
+        self.answers = self.answers.joined(self.all.at(rows[:JOINING]))
+        self.tried.clear()
+        self.lacking = 0
+
+    def _simpler(self, reading: Reading) -> Reading:
+        """With as few facts changed as fit, and are about as near."""
+        at, enough = self.ways.index(reading.way), NEARER * max(reading.match.excess, 1 / NEARER**2)
+        for key in reading.facts:
+            other = self._try(at, {name: value for name, value in reading.facts.items() if name != key})
+            if other is not None and other.match.fits and other.match.excess <= enough:
+                return self._simpler(other)
+        return reading
+
+    def _search(self) -> list[Reading]:
+        """All readings that fit, of the first round that has one, the likeliest first, then their neighbours."""
+        round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.ways))]
+        for _ in range(CHANGES + 1):
+            fitting = self._fitting(round_)
+            if not self.telling:
+                break
+            if fitting:
+                near = self._next([(self.ways.index(one.way), one.facts) for one in fitting])
+                return fitting + self._fitting(near)
+            if named := self._by_function():
+                return named
+            round_ = self._next(round_)
+        found = fitting if not self.telling else self._by_number()
+        if not found:
+            raise self._refusal()
+        return found
+
+    def _by_function(self) -> list[Reading]:
+        """The reading that fits if symbolic edges without a function take one from pykan's table, if there is one."""
+        waiting, self.lacking = self.missing[: MISSING - self.lacking], min(MISSING, self.lacking + len(self.missing))
+        self.nameless = self.nameless or next((error for _, _, error in self.missing), None)
+        self.missing.clear()
+        for at, facts, error in waiting:
+
+            def unlike(names: Facts, at: int = at, facts: Facts = facts) -> tuple[float, bool]:
+                reading = self._read(at, {**facts, **names})
+                return (reading.match.unlike, reading.match.fits) if reading is not None else (float("inf"), False)
+
+            names = found(unlike, error.keys, error.among)
+            if names is not None and (reading := self._try(at, {**facts, **names})) is not None:
+                self._learn(at, dict.fromkeys(error.keys, error.among))
+                return [reading]
+        return []
+
+    def _by_number(self) -> list[Reading]:
+        """The reading that fits with a number that the file leaves open, if there is one."""
+        nearest = sorted(filter(None, self.tried.values()), key=_unlike)
+        for one in [one for one in nearest if len(one.facts) < CHANGES][:NUMBERS]:
+            for key, text in one.options.numbers.items():
+                value = self._number(one, key, float(text))
+                reading = self._try(self.ways.index(one.way), {**one.facts, key: f"{value:.9g}"})
+                if reading is not None and reading.match.fits:
+                    return [reading]
+        return []
+
+    def _number(self, one: Reading, key: str, assumed: float) -> float:
+        at = self.ways.index(one.way)
+
+        def error(value: float) -> float:
+            reading = self._read(at, {**one.facts, key: repr(value)})
+            return reading.match.max_rel if reading is not None else float("inf")
+
+        return likeliest(error, assumed)
+
+    def _fitting(self, round_: Sequence[tuple[int, Facts]]) -> list[Reading]:
+        """The readings of a round that fit. The round is in the order of likelihood. After the first reading that
+        fits, the search tries at most AFTER more, and at most READINGS in all."""
+        fitting: list[Reading] = []
+        left = max(0, READINGS - len(self.tried))
+        for number, (at, facts) in enumerate(round_):
+            if number >= left:
+                break
+            reading = self._try(at, facts)
+            if reading is not None and reading.match.fits:
+                fitting.append(reading)
+                left = min(left, number + AFTER)
+        return fitting
+
+    def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
+        """Every reading of a round with one more fact, the nearer readings first. Facts about the steps around the
+        layers come last."""
+        nearest = sorted(round_, key=lambda one: self._error(*one))
+        found = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
+        return [(at, facts) for at, _, facts in sorted(found, key=lambda one: one[1] in AROUND)]
+
+    def _changed(self, at: int, facts: Facts) -> Iterator[tuple[str, str]]:
+        """Each further fact that the file leaves open, with each of its other values."""
+        for key, values in self.questions.get((at, _key(facts)), {}).items():
+            yield from ((key, value) for value in values if key not in facts)
+
+    def _error(self, at: int, facts: Facts) -> float:
+        reading = self.tried.get((at, _key(facts)))
+        return reading.match.unlike if reading is not None else float("inf")
+
+    def _try(self, at: int, facts: Facts) -> Reading | None:
+        """The file read so, beside the answers; None where it cannot be."""
+        known = (at, _key(facts))
+        if known not in self.tried:
+            self.advance(min(len(self.tried), READINGS), READINGS)
+            self.tried[known] = self._read(at, facts)
+        return self.tried[known]
+
+    def _read(self, at: int, facts: Facts) -> Reading | None:
+        options, way = self.options(facts), self.ways[at]
+        options.width, options.outputs = self.answers.x[0].size, self.answers.y[0].size
+        try:
+            kan, family = way.read(options)
+            found = compare.reading(kan, self.answers, self.relaxed)
+        except ExportError as error:
+            self.first = self.first or error
+            if isinstance(error, MissingFunctions) and not any(key in facts for key in error.keys):
+                self.missing.append((at, dict(facts), error))
+            question = {error.key: error.among} if isinstance(error, OpenQuestion) else {}
+            self._ask(at, facts, options, question)
+            return None
+        self._ask(at, facts, options, {})
+        return Reading(way, dict(facts), kan, family, options, found)
+
+    def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
+        """Keep what is open after a reading, also one that failed: another forward may take the tensors. What
+        stopped it, the `question`, comes first."""
+        questions = self.questions.setdefault((at, _key(facts)), {})
+        questions |= question
+        questions |= {key: values for key, values in options.open.items() if key not in facts}
+        asked = options.open | dict.fromkeys(options.numbers, ())
+        assumed = {key: (options.assumed[key], *asked[key]) for key in asked if key in options.assumed}
+        self._learn(at, dict(question) | assumed)
+
+    def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
+        """Values that facts may have, as a way has them."""
+        for key, some in values.items():
+            self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
+
+    def _told(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """Of the chosen reading's facts, those that the answers tell, and the values that fit as well of the others."""
+        at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
+        also: dict[str, tuple[str, ...]] = {}
+        for key, value in taken.items():
+            others = self._values(at, chosen, key, value)
+            fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
+            if fitting:
+                also[key] = fitting
+        own = {} if FORWARD in chosen.options.given or FORWARD in taken else {FORWARD: chosen.family}
+        return own | {key: value for key, value in taken.items() if key not in also}, also
+
+    def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
+        """The other values of a fact of the chosen reading; of a number that may be any, one beside it."""
+        others = tuple(value for value in self.known.get((at, key), ()) if value != taken)
+        if key in chosen.options.numbers and not others and _is_number(taken):
+            return (f"{float(taken) * BESIDE:.6g}",)
+        return others
+
+    def _as_well(self, at: int, chosen: Reading, key: str, value: str) -> bool:
+        """Whether the chosen reading with another value of one fact fits the answers as it does."""
+        assumed = key not in chosen.facts and chosen.options.assumed.get(key) == value
+        other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
+        return other is not None and other.match.fits
+
+    def _readings(self) -> list[Reading]:
+        return [one for one in self.tried.values() if one is not None]
+
+    def _refusal(self) -> ExportError:
+        readings = self._readings()
+        if self.nameless is not None:
+            return self._nameless(self.nameless)
+        if not readings:
+            assert self.first is not None
+            return self.first
+        compared = [one for one in readings if one.match.enough]
+        if not compared:
+            return compare.too_few(readings[0].match, self.answers)
+        return self._nearest(compared)
+
+    def _nameless(self, error: MissingFunctions) -> ExportError:
+        """The error if symbolic edges lack their functions, and no names from the table give the recorded outputs."""
+        return AnswersDiffer(
+            f"{error.message}; functions of pykan's table were tried for them, and none gives what the trained model "
+            "answered",
+            hint=f"{error.hint}; or export the module itself: --module FILE:FACTORY --checkpoint FILE",
+        )
+
+    def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
+        """The error if no reading fits. It names the nearest reading: the one whose outputs are most alike in shape."""
+        nearest = min(readings, key=_unlike)
+        facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
+        found, count = nearest.match, len(self._readings())
+        close = found.max_rel <= INEXACT
+        enough = (
+            f"if the library itself is no more exact, --tolerance {self.enough(found.max_rel):.0e} allows it; else "
+        )
+        few = (
+            "" if self.telling else "record answers with more different numbers, by which other readings are told; or "
+        )
+        return AnswersDiffer(
+            f"none of {count} known readings of the file gives what the trained model answered; the nearest is "
+            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {found.max_rel:.2e} relative at "
+            f"{found.where}, where rounding explains {compare.EXPLAINED * found.explained:.1e}",
+            hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
+            "--checkpoint FILE",
+        )
+
+    def enough(self, error: float) -> float:
+        """The `--tolerance` that would allow an error, which is more than the usual one."""
+        return max(1.5 * error / compare.ALLOWED[self.answers.dtype], 2.0) * OUTPUT_TOLERANCE
+
+
+def _unlike(reading: Reading) -> tuple[float, float]:
+    """The difference in shape between a reading's outputs and the recorded ones, then its largest error."""
+    return (reading.match.unlike, reading.match.max_rel)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("e-", "", 1).isdecimal()
+
+
+def _key(facts: Facts) -> frozenset[tuple[str, str]]:
+    return frozenset(facts.items())
+
+
+SPAN = 16.0  # times the number that would be assumed, up and down
+STEPS = 33  # of that span, on a logarithmic scale
+PROMISING = 0.3  # times the error of what would be assumed: less than that is worth a closer look
+HALVINGS = 40  # of the interval around the best step
+DIGITS = 9  # of a number that its user may have written
+
+Error = Callable[[float], float]
+
+
+def likeliest(error: Error, assumed: float) -> float:
+    """The number near `assumed` with the least error; with as few digits as give nearly the same error."""
+    if assumed == 0 or not math.isfinite(assumed):
+        return assumed
+    grid = [float(assumed * factor) for factor in np.geomspace(1 / SPAN, SPAN, STEPS)]
+    errors = [error(value) for value in grid]
+    at = int(np.argmin(errors))
+    if errors[at] > PROMISING * error(assumed):
+        return assumed
+    low, high = grid[max(at - 1, 0)], grid[min(at + 1, STEPS - 1)]
+    return _written(error, _bisected(error, low, high))
+
+
+def _bisected(error: Error, low: float, high: float) -> float:
+    """The least of a function with one minimum between two points, by the golden section."""
+    ratio = (math.sqrt(5) - 1) / 2
+    inner = [high - ratio * (high - low), low + ratio * (high - low)]
+    errors = [error(value) for value in inner]
+    for _ in range(HALVINGS):
+        if errors[0] <= errors[1]:
+            high, inner[1], errors[1] = inner[1], inner[0], errors[0]
+            inner[0] = high - ratio * (high - low)
+            errors[0] = error(inner[0])
+        else:
+            low, inner[0], errors[0] = inner[0], inner[1], errors[1]
+            inner[1] = low + ratio * (high - low)
+            errors[1] = error(inner[1])
+    return (low + high) / 2
+
+
+def _written(error: Error, value: float) -> float:
+    """With the fewest digits that are no worse; a user wrote 0.8, not 0.80000012."""
+    bound = 4 * error(value)
+    return next((short for short in _shorter(value) if error(short) <= bound), value)
+
+
+def _shorter(value: float) -> Iterator[float]:
+    for digits in range(1, DIGITS):
+        yield float(f"{value:.{digits}g}")
+
+
+STARTS = ("x", "sin", "x^2", "exp")
+SWEEPS = 4  # passes over all edges, at most
+MOST = 4000  # readings that the search tries for one file, at most
+PAIRED = 4  # the largest number of edges at which the search tries pairs of them
+
+Names = Mapping[str, str]
+Unlike = Callable[[Names], tuple[float, bool]]  # from names by edge: how unlike the outputs are, and whether they fit
+
+
+class _Enough(Exception):
+    """The search has tried MOST readings."""
+
+
+def found(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
+    """The names from the table, by edge, with which the outputs fit. None if no names fit, or if the search would
+    try more than MOST readings."""
+    search = _Search(unlike, keys, table)
+    try:
+        for start in STARTS:
+            if (names := search.descend(dict.fromkeys(keys, start))) is not None:
+                return names
+        return search.pairs()
+    except _Enough:
+        return None
+
+
+class _Search:
+    def __init__(self, unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> None:
+        self.unlike, self.keys, self.table = unlike, keys, table
+        self.tried: dict[tuple[str, ...], tuple[float, bool]] = {}
+        self.best: tuple[float, Names] = (math.inf, {})
+
+    def descend(self, names: Names) -> Names | None:
+        """Search from a start, one edge after the other."""
+        score, fits = self._try(names)
+        for _ in range(SWEEPS):
+            before = score
+            for key in self.keys:
+                for name in self.table:
+                    other = {**names, key: name}
+                    new, fits = self._try(other)
+                    if fits:
+                        return other
+                    if new < score:
+                        names, score = other, new
+            if score >= before:
+                break
+        return None
+
+    def pairs(self) -> Names | None:
+        """Try every two edges together, with the best names so far for the other edges."""
+        names = self.best[1]
+        for pair in itertools.combinations(self.keys if len(self.keys) <= PAIRED else (), 2):
+            for two in itertools.product(self.table, repeat=2):
+                other = {**names, **dict(zip(pair, two, strict=True))}
+                if self._try(other)[1]:
+                    return other
+        return None
+
+    def _try(self, names: Names) -> tuple[float, bool]:
+        known = tuple(names[key] for key in self.keys)
+        if known not in self.tried:
+            if len(self.tried) >= MOST:
+                raise _Enough
+            self.tried[known] = self.unlike(names)
+            self.best = min(self.best, (self.tried[known][0], names), key=lambda one: one[0])
+        return self.tried[known]

@@ -1,0 +1,1 @@
+"""Quantization on request: sensitivity, plan, quantized network and its verification."""

@@ -1,0 +1,141 @@
+"""Which branches can have fewer bits: each is tried alone, and has as few as its share of the error allows.
+
+The base branch of efficient-kan and pykan and the splines beside it lose differently, and from layer to layer; so does
+every model. Rounding errors of branches do not know each other: of n branches, each may take 1 / sqrt(n) of what the
+whole model may.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract.sections import AS_IS, BYTES, HALVES, SUMS, Branch
+from kanexport.graph import precision
+from kanexport.ir.model import BasisTerm, Kan, Layer, Term
+from kanexport.ir.quantized_basis import Stepped, stepped
+from kanexport.lowering import passes
+from kanexport.quantization.options import QuantizationOptions
+from kanexport.verify import float64_reference
+
+Array = npt.NDArray[np.float64]
+
+TRIED = 256  # rows on which branches are tried
+AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Of answers, relative to the largest: the largest and the median; and of how many rows another output is the
+    largest, -1 for one output."""
+
+    largest: float
+    median: float
+    changed: int
+
+
+def errors(expected: Array, found: Array) -> Errors:
+    """[B, O] each; rows that are not finite where they should be differ without bound."""
+    fine = np.isfinite(expected).all(axis=1)
+    expected, found = expected[fine], found[fine]
+    if not expected.size:
+        return Errors(math.inf, math.inf, -1)
+    with np.errstate(invalid="ignore"):
+        apart = np.nan_to_num(np.abs(found - expected), nan=np.inf)
+    scale = float(np.abs(expected).max())
+    relative = apart / scale if scale else np.where(apart > 0, np.inf, 0.0)
+    top = int(np.count_nonzero(expected.argmax(axis=1) != found.argmax(axis=1))) if expected.shape[1] > 1 else -1
+    return Errors(float(relative.max()), float(np.median(relative)), top)
+
+
+def answers(kan: Kan, x: Array) -> Array:
+    """[B, O] in float64, some rows at a time."""
+    return np.concatenate([float64_reference.evaluate(kan, x[at : at + AT_ONCE]).y for at in range(0, len(x), AT_ONCE)])
+
+
+def choose(kan: Kan, asked: QuantizationOptions, x: Array) -> tuple[Branch, ...]:
+    """Every live branch, in the form that it can have; `x` [B, inputs]: rows that say so."""
+    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), TRIED)).round().astype(int))]
+    exact = answers(kan, x)
+    known = {
+        (at, index): possible(layer, term, asked.form)
+        for at, layer in enumerate(kan.layers)
+        for index, term in enumerate(layer.terms)
+    }
+    share = asked.bound / math.sqrt(max(1, sum(len(found) > 1 for found in known.values())))
+    branches = []
+    for (at, index), found in known.items():
+        tried: dict[str, float] = {}
+        for form in found:
+            alone = served(kan, {(at, index): form})
+            tried[form] = errors(exact, answers(alone, x)).largest if form != AS_IS else 0.0
+            if tried[form] <= share:
+                break
+        first, last = next(iter(tried.values())), tried[form]
+        kind = kan.layers[at].terms[index].kind
+        branches.append(Branch(layer=at, term=index, kind=kind, form=form, error=_finite(last), first=_finite(first)))
+    return tuple(branches)
+
+
+def _finite(error: float) -> float:
+    """A manifest holds finite numbers only."""
+    return min(error, 1e300)
+
+
+STORED = {SUMS: precision.BYTES, BYTES: precision.BYTES, HALVES: precision.HALF}
+Forms = Mapping[tuple[int, int], str]  # by layer and term; AS_IS where there is none
+
+
+def possible(layer: Layer, term: Term, asked: str) -> tuple[str, ...]:
+    """The forms that a branch may have where so many bits are asked for, fewest first."""
+    if term not in passes.live(layer).terms or not isinstance(term, BasisTerm):
+        return (AS_IS,)  # functions that every edge shifts for itself are numbers of three kinds; they stay
+    if asked == HALVES:
+        return (HALVES, AS_IS)
+    fits = layer.sources * term.functions <= precision.DEPTH
+    sums = (SUMS,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()
+    halves = (HALVES,) if np.abs(passes.coefficients(layer, term)).max() <= precision.LARGEST_HALF else ()
+    return (*sums, BYTES, *halves, AS_IS)
+
+
+def served(kan: Kan, forms: Forms) -> Kan:
+    """What the graph means: coefficients rounded, and bases in steps where sums are of bytes."""
+    layers = []
+    for at, layer in enumerate(kan.layers):
+        terms = [_term(layer, term, forms.get((at, index), AS_IS)) for index, term in enumerate(layer.terms)]
+        layers.append(dataclasses.replace(layer, terms=tuple(terms)))
+    return dataclasses.replace(kan, layers=tuple(layers))
+
+
+def curves(served: Kan) -> Kan:
+    """The same coefficients with the bases as they are: the functions whose values at the edges are told."""
+    layers = [dataclasses.replace(layer, terms=tuple(map(_plain, layer.terms))) for layer in served.layers]
+    return dataclasses.replace(served, layers=tuple(layers))
+
+
+def _plain(term: Term) -> Term:
+    if isinstance(term, BasisTerm) and isinstance(term.basis, Stepped):
+        return dataclasses.replace(term, basis=term.basis.basis)
+    return term
+
+
+def _term(layer: Layer, term: Term, form: str) -> Term:
+    if form == AS_IS or not isinstance(term, BasisTerm):
+        return term
+    how = STORED[form]
+    mask = layer.mask[:, :, None]
+    found = precision.rounded(passes.coefficients(layer, term), how)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        coef = np.where(mask == 0, term.coef, found / mask)
+    basis = stepped(term.basis, layer.sources, _room(layer, term)) if form == SUMS else None
+    return dataclasses.replace(term, coef=coef, stored=how, basis=basis or term.basis)
+
+
+def _room(layer: Layer, term: BasisTerm) -> int:
+    """For a table: half of what the coefficients take, a byte each; of small layers a page."""
+    return max(term.functions * layer.mask.size // 2, 32768)

@@ -1,0 +1,189 @@
+"""A network's graphs with fewer bits, and what was measured: the page of this folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bundle import baseline
+from kanexport.bundle.baseline import FORMS
+from kanexport.contract.manifest import Reference, TensorSpec
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import AS_IS, Approximation, Branch
+from kanexport.errors import OptionError, VerificationFailed
+from kanexport.ir.model import Kan
+from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
+from kanexport.quantization import plan
+from kanexport.quantization.options import QuantizationOptions
+from kanexport.quantization.plan import Forms
+from kanexport.verify import graph_runner, test_points, verify
+from kanexport.verify.tolerances import SLACK
+from kanexport.verify.verify import Proof
+
+Array = npt.NDArray[np.float64]
+
+CALIBRATION = "--calibration"
+MADE = ("inside", "extension", "knots")  # zones, where the user gave no rows
+MOST = 4096  # rows on which the whole is measured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedNetwork:
+    """A network with the forms of its branches: what is served, whose curves are told, and the `rows` that chose."""
+
+    exact: Kan
+    served: Kan
+    curves: Kan
+    branches: tuple[Branch, ...]
+    forms: Forms
+    rows: Array
+
+    def like(self, kan: Kan) -> tuple[Kan, Kan]:
+        """Another network of the same layers in the same forms: what is served, and whose curves are told."""
+        served = plan.served(kan, self.forms)
+        return served, plan.curves(served)
+
+    def proved(
+        self, lowered: Lowered, asked: QuantizationOptions, tolerance: float, advance: Callable[[int, int], None]
+    ) -> tuple[Proof, Approximation]:
+        """Raises VerificationFailed and InvalidKan."""
+        found = measure(self.exact, lowered, self.branches, asked, self.rows)
+        return prove(self.exact, self.served, lowered, self.branches, asked, tolerance, advance), found
+
+
+def rounded(kan: Kan, asked: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> QuantizedNetwork:
+    """Raises OptionError where the rows are none of the model's, and InvalidKan where a weight is too large."""
+    x = rows(kan, asked, inputs, names)
+    branches = plan.choose(kan, asked, x)
+    chosen = {(branch.layer, branch.term): branch.form for branch in branches}
+    served = plan.served(kan, chosen)
+    return QuantizedNetwork(kan, served, plan.curves(served), branches, chosen, x)
+
+
+def rows(kan: Kan, asked: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> Array:
+    """[B, inputs]: the user's, of many evenly chosen ones, as float32 has them; else rows inside the grid, on its knots
+    and beside it. Raises OptionError."""
+    if asked.rows is None:
+        size = max(map(test_points.basis_size, kan.layers))
+        zones = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0, size=size)
+        return np.concatenate([zones[name] for name in MADE])
+    x = baseline.fitting(asked.rows, inputs, names, CALIBRATION)
+    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST)).round().astype(int))]
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        at, column = (int(v) for v in bad[0])
+        raise OptionError(
+            f"{CALIBRATION} {asked.rows.name} has {x[at, column]} in column {column} of row {at}, expected numbers: "
+            "errors cannot be measured there",
+            hint=FORMS,
+        )
+    return np.asarray(x.astype(np.float32), dtype=np.float64)
+
+
+AGREE = 0.25  # of the rows inside, that must: steps are rare, and of a row with thousands of sources one is on another
+AT_ONCE = 1024
+HINT = "nothing was written; --max-error sets the bound, and without {flag} nothing is approximate"
+
+
+def prove(
+    exact: Kan,
+    served: Kan,
+    lowered: Lowered,
+    branches: tuple[Branch, ...],
+    asked: QuantizationOptions,
+    tolerance: float,
+    advance: Callable[[int, int], None],
+) -> Proof:
+    """`exact`: the network as it was read; `served`: what the graphs `lowered` mean; `tolerance`: between those two,
+    relative. Raises VerificationFailed and InvalidKan."""
+    reference = _meaning(served, lowered, tolerance, asked.bound)
+    try:
+        told = verify.verify(exact, lowered, "float32", tolerance=asked.bound, advance=advance)
+    except VerificationFailed as error:
+        raise VerificationFailed(f"{error.message}; {_worst(branches)}", hint=_hint(asked)) from error
+    return dataclasses.replace(told, reference=reference)
+
+
+def measure(
+    exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], asked: QuantizationOptions, x: Array
+) -> Approximation:
+    """What the graph answers on rows x [B, inputs], beside the checkpoint. Raises VerificationFailed where that is
+    further from it than allowed, or no branch has fewer bits."""
+    if not any(branch.form != AS_IS or branch.first for branch in branches):
+        raise VerificationFailed(
+            "the network has nothing to store in fewer bits: symbolic edges, and functions that every edge shifts and "
+            "stretches for itself, stay in float32",
+            hint="nothing was written",
+        )
+    if all(branch.form == AS_IS for branch in branches):
+        raise VerificationFailed(
+            f"no branch can have fewer bits within --max-error {asked.bound:g}: {_worst(branches)}", hint=_hint(asked)
+        )
+    found = plan.errors(plan.answers(exact, x), answers(lowered, x))
+    if not found.largest <= asked.bound:
+        raise VerificationFailed(
+            f"answers in fewer bits differ from the checkpoint's by {found.largest:.2e} of the largest on {len(x)} "
+            f"rows, more than --max-error {asked.bound:g}; {_worst(branches)}",
+            hint=_hint(asked),
+        )
+    return Approximation(
+        asked=asked.form,
+        max_error=asked.bound,
+        rows=len(x),
+        rows_from="made for the export" if asked.rows is None else asked.rows.name,
+        rows_sha256="" if asked.rows is None else asked.rows.sha256,
+        error=found.largest,
+        median=found.median,
+        changed=found.changed,
+        branches=branches,
+    )
+
+
+def answers(lowered: Lowered, x: Array) -> Array:
+    """[B, O]: what the serving graph gives."""
+    session = graph_runner.session(lowered.model, lowered.weights)
+    parts = (x[at : at + AT_ONCE].astype(np.float32) for at in range(0, len(x), AT_ONCE))
+    return np.concatenate([graph_runner.run(session, {INPUT: part})[OUTPUT] for part in parts])
+
+
+def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> Reference:
+    """Rows inside whose answers are what the rounded numbers mean, for the server's check. Raises
+    VerificationFailed where too few are."""
+    layer = served.layers[0]
+    rows = test_points.zone_rows(layer, served.n_inputs, 0, size=max(map(test_points.basis_size, served.layers)))
+    x = rows["inside"]
+    meant = plan.answers(served, x)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(answers(lowered, x) - meant).max(axis=1) / (
+            np.abs(meant[np.isfinite(meant)]).max(initial=0) or 1
+        )
+    fine = np.isfinite(meant).all(axis=1)
+    agree = fine & (apart <= tolerance * SLACK)
+    if np.count_nonzero(agree) < AGREE * np.count_nonzero(fine):
+        raise VerificationFailed(
+            f"the graph is not what its rounded numbers mean: on {np.count_nonzero(agree)} of {len(x)} rows it agrees "
+            f"with them to {tolerance * SLACK:.0e}",
+            hint="nothing was written; please report this",
+        )
+    reference = verify.reference(served, lowered, x[agree], tolerance)
+    # Elsewhere a sum in another order may put a value on the other side of a step, as it does here on some rows.
+    steps = min(SLACK * float(apart[fine].max(initial=0)), bound)
+    return dataclasses.replace(reference, tolerance=max(reference.tolerance, steps))
+
+
+def _worst(branches: tuple[Branch, ...]) -> str:
+    worst = max(branches, key=lambda branch: branch.error or branch.first)
+    error = worst.error or worst.first
+    return (
+        f"the worst branch is {worst.kind} of layer {worst.layer}, by "
+        f"{'more than any number' if not math.isfinite(error) else f'{error:.1e}'} alone"
+    )
+
+
+def _hint(asked: QuantizationOptions) -> str:
+    return HINT.format(flag=f"--precision {asked.precision}" if asked.precision else f"--weights {asked.weights}")

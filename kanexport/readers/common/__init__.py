@@ -1,0 +1,1 @@
+"""Shared parts of readers: tensors of a layer, chains of layers, their order."""

@@ -1,0 +1,153 @@
+"""From single layers to a network: which layers a file holds, what stands between them, the chain of both.
+
+Their order is in `layers/order.py`, what a module beside them is in `layers/kinds.py`, how the
+nodes flow through them in `layers/flow.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kanexport.errors import FamilyError, InvalidKan
+from kanexport.ir.model import Kan, Layer
+from kanexport.ir.steps import Affine, Step
+from kanexport.options import Options
+from kanexport.readers.common import module_kinds, order
+from kanexport.readers.common.layer_tensors import Keys, Part, Tensors, natural
+from kanexport.readers.common.module_kinds import BATCH_NORM, COUNTER
+from kanexport.readers.common.order import GIVE_ARCHITECTURE, OtherModule, Sides, unwrapped
+
+__all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "beside", "chain", "norm", "prefixes"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """One of several kinds of layers that a reader module reads: a member of its FAMILIES."""
+
+    FAMILY: str
+    KEYS: Keys
+    layer: Callable[[Part, Options], Layer]
+    fits: Callable[[Part], bool] | None = None  # only where shapes must tell
+
+
+def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
+    """Prefixes under `root` where all required tensors lie, in natural order."""
+    first = next(iter(keys.required))
+    candidates = [key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(root)]
+    whole_names = [prefix for prefix in candidates if prefix == "" or prefix.endswith(".")]
+    return sorted((prefix for prefix in whole_names if Part(tensors, prefix).matches(keys)), key=natural)
+
+
+def beside(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
+    """The modules beside the layers; `kinds.decided` says what those are that may be several things.
+    Raises FamilyError for one that is not recognised."""
+    own = {prefix + name for prefix in layers for name in keys.names()}
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, value in tensors.items():
+        if key not in own and key.startswith(root):
+            prefix, _, name = key.rpartition(".")
+            groups.setdefault(prefix + "." if prefix else "", {})[name] = value.shape
+    return [_recognise(prefix, names, len(layers)) for prefix, names in groups.items()]
+
+
+def _recognise(prefix: str, shapes: dict[str, tuple[int, ...]], count: int) -> OtherModule:
+    """The module with tensors of these shapes, by name, beside `count` layers. Raises
+    FamilyError where it is none that is known."""
+    kind, width = module_kinds.proposed(shapes)
+    if prefix and kind:
+        return OtherModule(prefix, kind, width)
+    name, shape = next(iter(shapes.items()))
+    raise FamilyError(
+        f"beside {count} KAN layers there are tensors of other modules, such as {prefix + name!r} {shape}",
+        hint=f"a KAN that is a part of this model is exported by itself with --option prefix=KEY_PREFIX; "
+        f"or {GIVE_ARCHITECTURE}",
+    )
+
+
+def norm(part: Part, options: Options, kind: str, width: int) -> Step:
+    """A module between layers as a step for `width` nodes; `kind` is one of `kinds.STEPS`.
+    Raises InvalidKan or OptionError."""
+    return module_kinds.step(part, options, kind, width)
+
+
+def batch_norm(part: Part, options: Options, width: int) -> Affine:
+    """As `kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or OptionError."""
+    return module_kinds.batch_norm(part, options, width)
+
+
+def chain(
+    items: Sequence[Layer | Step], dtype: str, notes: tuple[str, ...] = (), *, n_inputs: int | None = None
+) -> Kan:
+    """A network of layers and the steps between them, in order. Steps before the first
+    layer are that layer's, all others follow the layer they stand after. `n_inputs`, where
+    a first step takes more than the first layer has sources. Raises InvalidKan."""
+    layers: list[Layer] = []
+    waiting: list[Step] = []
+    for item in items:
+        if isinstance(item, Layer):
+            layers.append(dataclasses.replace(item, before=(*waiting, *item.before)))
+            waiting = []
+        elif layers:
+            layers[-1] = dataclasses.replace(layers[-1], after=(*layers[-1].after, item))
+        else:
+            waiting.append(item)
+    if not layers:
+        raise InvalidKan("there is no KAN layer")
+    return Kan(n_inputs or layers[0].sources, tuple(layers), dtype, notes)
+
+
+BLOCK = "block"  # the option: where the modules beside a layer stand in its block, if widths do not tell
+AFTER, BEFORE = "after", "before"
+WORDS = "modules beside a layer in its block stand after the layer, or before it"
+
+
+def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
+    """As `order.arrange`, also for modules in one block with a layer. Raises FamilyError."""
+    places = {unwrapped(prefix): prefix for prefix in layers if unwrapped(prefix) != prefix}
+    homes = {other.prefix: places.get(_parent(other.prefix), "") for other in others}
+    mates = [other for other in others if homes[other.prefix]]
+    found = order.arrange(layers, [other for other in others if not homes[other.prefix]], options)
+    sides = _sides(mates, homes, layers, options)
+    for other in mates:
+        at = found.index(homes[other.prefix])
+        found.insert(at + (sides[other.prefix] == AFTER), other.prefix)
+    return found
+
+
+def _parent(prefix: str) -> str:
+    """Of "layers.0.layer_norm." the block "layers.0."."""
+    return prefix[: prefix[:-1].rfind(".") + 1]
+
+
+def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, options: Options) -> dict[str, str]:
+    """On which side of its layer each stands: where it fits alone, or as the others do, or as the option says.
+    Raises FamilyError where it fits nowhere, or two stand on one side."""
+    fits = {other.prefix: _fitting(other, layers[homes[other.prefix]]) for other in mates}
+    usual = _usual(list(fits.values()), options)
+    chosen = {prefix: sides[0] if len(sides) == 1 else usual for prefix, sides in fits.items()}
+    if len({(homes[prefix], side) for prefix, side in chosen.items()}) < len(mates):
+        raise FamilyError(
+            f"the file does not tell in which order {' and '.join(chosen)} stand beside their layers",
+            hint=GIVE_ARCHITECTURE,
+        )
+    return chosen
+
+
+def _usual(fits: Sequence[list[str]], options: Options) -> str:
+    """The side of those that fit on both: the one of all others, or the option's."""
+    told = {sides[0] for sides in fits if len(sides) == 1}
+    undecided = any(len(sides) > 1 for sides in fits)
+    if len(told) != 1 and undecided:
+        return options.choice(BLOCK, (AFTER, BEFORE), AFTER, words=WORDS)
+    return next(iter(told), AFTER)
+
+
+def _fitting(other: OtherModule, sides: tuple[int, int]) -> list[str]:
+    found = [side for side, width in zip((BEFORE, AFTER), sides, strict=True) if other.fits(width)]
+    if not found:
+        raise FamilyError(
+            f"{other.prefix}* ({other.kind} of {other.width}) fits neither side of its layer, {sides[0]} to {sides[1]}",
+            hint=GIVE_ARCHITECTURE,
+        )
+    return found

@@ -1,0 +1,223 @@
+"""What a module beside KAN layers is: its tensors propose, its name or the user decides.
+
+A weight and a bias are a LayerNorm's, an RMS norm's, a GroupNorm's, or a plain scale and shift;
+a weight alone or one number can be as much. Where the module's own name says which, that is
+assumed; elsewhere it must be told (options norm, vector and scalar), or answers of the trained
+model decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.errors import FamilyError, InvalidKan
+from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm
+from kanexport.ir.steps import Affine, PRelu, Step, Swish
+from kanexport.options import EPSILONS, Options
+from kanexport.readers.common.layer_tensors import Array, Part
+from kanexport.readers.common.order import GIVE_ARCHITECTURE, OtherModule, must, unwrapped
+
+COUNTER = "num_batches_tracked"
+# Weight and bias, by the names that modules have for them.
+PAIRS = (("weight", "bias"), ("gamma", "beta"), ("scale", "shift"), ("scale", "bias"), ("a_2", "b_2"))
+NORM = frozenset(PAIRS[0])
+BATCH_NORM = NORM | {"running_mean", "running_var"}
+# Kinds of modules whose tensors tell no more: a pair, a vector of one number a node, one number.
+PAIR, VECTOR, SCALAR = "norm", "vector", "scalar"
+GROUPS = "groupnorm:"  # and their number
+
+NUMBER = re.compile(r"\d+\.$")
+LAYERNORM = re.compile(r"(^|[._\d])(ln|layer_?norms?)(?=[._\d]|$)", re.IGNORECASE)
+RMSNORM = re.compile(r"rms", re.IGNORECASE)
+PRELU = re.compile(r"relu", re.IGNORECASE)
+SWISH = re.compile(r"swish|silu", re.IGNORECASE)
+BATCHNORM = re.compile(r"(^|[._\d])bn(?=[._\d]|$)|batch", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChoice:
+    """What modules of one shape may be: `values`, `told` by a module's name, and in words."""
+
+    key: str
+    values: tuple[str, ...]
+    told: tuple[tuple[re.Pattern[str], str], ...]
+    what: str
+
+    def name_tells(self, prefix: str) -> str:
+        """The kind that a module's own name says, or an empty text."""
+        return next((kind for pattern, kind in self.told if pattern.search(prefix)), "")
+
+
+QUESTIONS = (
+    OpenChoice(
+        PAIR,
+        ("layernorm", "affine", "rmsnorm"),
+        ((LAYERNORM, "layernorm"),),
+        "a weight and a bias: a LayerNorm has them, a GroupNorm, an RMS norm, a plain scale and shift, and a BatchNorm "
+        "without running statistics, which depends on the batch",
+    ),
+    OpenChoice(
+        VECTOR,
+        ("rmsnorm", "layernorm", "prelu", "scale", "swish"),
+        ((RMSNORM, "rmsnorm"), (LAYERNORM, "layernorm"), (PRELU, "prelu"), (SWISH, "swish")),
+        "one number for each node: an RMS norm, a LayerNorm without bias, PReLU, Swish and a plain scale have that",
+    ),
+    OpenChoice(
+        SCALAR,
+        ("prelu", "swish", "scale"),
+        ((PRELU, "prelu"), (SWISH, "swish")),
+        "one number: PReLU, a learned Swish and a learned scale have that",
+    ),
+)
+
+
+def proposed(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """The kind, or the question of which kind, and the width of a module with tensors of these
+    shapes; "" where there is none."""
+    weights = {name: shape or (1,) for name, shape in shapes.items() if name != COUNTER}
+    common = set(weights.values())
+    names, (width, *rest) = frozenset(weights), next(iter(common), (0, 0))
+    if len(common) != 1 or rest or not width:
+        return "", 0
+    return _kind(names, width), width
+
+
+def _kind(names: frozenset[str], width: int) -> str:
+    if names in map(frozenset, PAIRS):
+        return PAIR
+    if names in (BATCH_NORM, BATCH_NORM - NORM):
+        return "batchnorm"
+    return (SCALAR if width == 1 else VECTOR) if len(names) == 1 else ""
+
+
+def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
+    """The modules beside `layers` with the kind of each: as the option says, else as its own name says,
+    which is recorded as assumed. A weight and a bias with no name but a number, in one list with the
+    layers, are taken for a LayerNorm. Raises OpenQuestion where a name says nothing, OptionError for an
+    unknown kind."""
+    lists = {layer.removesuffix(number[0]) for layer in map(unwrapped, layers) if (number := NUMBER.search(layer))}
+    kinds: dict[str, str] = {}
+    for question in QUESTIONS:
+        told = {other: _told(question, other.prefix, lists) for other in others if other.kind == question.key}
+        kinds |= _answers(question, told, options) if told else {}
+    return [dataclasses.replace(other, kind=kinds.get(other.prefix, other.kind)) for other in others]
+
+
+def _told(question: OpenChoice, prefix: str, lists: set[str]) -> str:
+    """What a module is by its name; a Sequential's child that has none is nearly always torch's own LayerNorm."""
+    nameless = question.key == PAIR and NUMBER.sub("", prefix) in lists
+    return question.name_tells(prefix) or ("layernorm" if nameless else "")
+
+
+def _answers(question: OpenChoice, told: Mapping[OtherModule, str], options: Options) -> dict[str, str]:
+    """The kind of each module by prefix."""
+    others = list(told)
+    values = (*question.values, *(_groups(others) if question.key == PAIR else ()))
+    silent = [other for other, kind in told.items() if not kind]
+    if silent or options.optional(question.key) is not None:
+        _refuse_batchnorm(others[0], options)
+        first = (silent or others)[0].prefix
+        kind = must(options, question.key, values, f"{first}* has {question.what}", GIVE_ARCHITECTURE)
+        return {other.prefix: kind for other in others}
+    for other, kind in told.items():
+        options.assume(question.key, kind, among=values, words=f"{other.prefix}* has {question.what}")
+    return {other.prefix: kind for other, kind in told.items()}
+
+
+def _refuse_batchnorm(other: OtherModule, options: Options) -> None:
+    """Raises FamilyError where the user says that a norm without statistics is a BatchNorm."""
+    if options.optional(PAIR) == "batchnorm":
+        raise FamilyError(
+            f"{other.prefix}* is a BatchNorm without running statistics, which depends on the batch: what it gives for "
+            "a row is not defined",
+            hint="train it with track_running_stats=True",
+        )
+
+
+def _groups(others: Sequence[OtherModule]) -> tuple[str, ...]:
+    """The GroupNorms that fit all modules; one group is a LayerNorm, and one node a group nothing."""
+    width = math.gcd(*(other.width for other in others))
+    least = min(other.width for other in others)
+    return tuple(f"{GROUPS}{count}" for count in range(2, width + 1) if width % count == 0 and count < least)
+
+
+def step(part: Part, options: Options, kind: str, width: int) -> Step:
+    """A module of a kind as a step. The epsilons of normalisations are in no file: the options
+    layernorm_eps, rmsnorm_eps, groupnorm_eps and batchnorm_eps. Raises InvalidKan or OptionError."""
+    make = STEPS.get("groupnorm" if kind.startswith(GROUPS) else kind)
+    if make is None:
+        raise InvalidKan(f"{part.prefix}* is of no known kind ({kind[:80]!r})")
+    return make(part, options, kind, width)
+
+
+def batch_norm(part: Part, options: Options, width: int) -> Affine:
+    """torch.nn.BatchNorm1d in eval mode, (x - mean) / sqrt(var + eps) * weight + bias, as one
+    scale and bias per node. Raises InvalidKan or OptionError."""
+    epsilon = options.number("batchnorm_eps", EPSILONS[0], among=EPSILONS)
+    variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
+    weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
+    bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
+    wrong = variance[~((variance + epsilon > 0) & np.isfinite(variance))]  # divided by infinity, all is zero
+    if len(wrong):
+        raise InvalidKan(f"{part.prefix}running_var has a value of {wrong[0]}, expected finite variances")
+    scale = weight / np.sqrt(variance + epsilon)
+    return Affine(scale, bias - mean * scale)
+
+
+def _scale_and_bias(part: Part, width: int) -> tuple[Array, Array]:
+    """The weight and the bias, under whatever names; a bias that is not there is zero."""
+    names = next((pair for pair in PAIRS if all(map(part.has, pair))), None)
+    if names is not None:
+        return part.tensor(names[0], width), part.tensor(names[1], width)
+    return part.tensor(_only(part), width), np.zeros(width)
+
+
+def _only(part: Part) -> str:
+    """The name of a module's one tensor of one axis at most; "weight" where there is none, or more."""
+    names = [key.removeprefix(part.prefix) for key in part.tensors if key.startswith(part.prefix)]
+    return names[0] if len(names) == 1 and len(part.shape(names[0])) <= 1 else "weight"
+
+
+def _number(part: Part, width: int) -> Array:
+    """One number, or one for each node; it may have no axis."""
+    name = _only(part)
+    return part.tensor(name).reshape(1) if part.has(name) and part.shape(name) == () else part.tensor(name, None)
+
+
+def _layernorm(part: Part, options: Options, kind: str, width: int) -> Step:
+    epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
+    return LayerNorm(*_scale_and_bias(part, width), epsilon)
+
+
+def _rmsnorm(part: Part, options: Options, kind: str, width: int) -> Step:
+    # torch's default is the smallest number that changes 1 in float32.
+    epsilon = options.number("rmsnorm_eps", "1e-6", among=("1e-6", *EPSILONS, repr(float(np.finfo(np.float32).eps))))
+    return RmsNorm(*_scale_and_bias(part, width), epsilon)
+
+
+def _groupnorm(part: Part, options: Options, kind: str, width: int) -> Step:
+    epsilon = options.number("groupnorm_eps", EPSILONS[0], among=EPSILONS)
+    return GroupNorm(*_scale_and_bias(part, width), epsilon, groups=int(kind.removeprefix(GROUPS)))
+
+
+def _scale(part: Part, options: Options, kind: str, width: int) -> Step:
+    scale = _number(part, width)
+    return Affine(np.resize(scale, width), np.zeros(width))
+
+
+STEPS: dict[str, Callable[[Part, Options, str, int], Step]] = {
+    "layernorm": _layernorm,
+    "rmsnorm": _rmsnorm,
+    "groupnorm": _groupnorm,
+    "affine": lambda part, options, kind, width: Affine(*_scale_and_bias(part, width)),
+    "batchnorm": lambda part, options, kind, width: batch_norm(part, options, width),
+    "prelu": lambda part, options, kind, width: PRelu(_number(part, width)),
+    "swish": lambda part, options, kind, width: Swish(_number(part, width)),
+    "scale": _scale,
+}

@@ -1,0 +1,262 @@
+"""The order of a network's layers and of what stands between them.
+
+A state dict tells names and shapes, not the order of a forward pass. What follows
+from them without doubt is used (the numbers of a Sequential, a width that fits in
+one place only); what is likely is used and recorded as assumed; the rest is
+refused, and the user lists the steps in a file (`recognise/steplist.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kanexport.errors import FamilyError, OpenQuestion
+from kanexport.options import Options
+from kanexport.readers.common.layer_tensors import natural
+
+CHAIN_LIMIT = 6  # layers whose order is looked for: all orders of more would be too many
+CHAINS = 24  # orders that are named, and tried where answers decide
+GIVE_MODULE = "export the module itself with kanserve export --module FILE_OR_PACKAGE:FACTORY --checkpoint FILE"
+GIVE_ARCHITECTURE = (
+    f"{GIVE_MODULE}; or list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"
+)
+
+Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destinations
+
+
+@dataclass(frozen=True, slots=True)
+class OtherModule:
+    """A module that is not a KAN layer: its prefix, its kind, and its width."""
+
+    prefix: str
+    kind: str  # of `kinds.STEPS`, or one of the questions of `kinds.QUESTIONS`
+    width: int
+
+    @property
+    def single(self) -> bool:
+        """Whether it has one number, which is for any number of nodes."""
+        return self.width == 1 and self.kind in ("prelu", "swish", "scale")
+
+    def fits(self, width: int) -> bool:
+        """Whether it takes that many nodes."""
+        return self.width == width or self.single
+
+
+def must(options: Options, key: str, known: Iterable[str], what: str, hint: str) -> str:
+    """As `options.must`, with what else may be done. Raises OpenQuestion and OptionError."""
+    try:
+        return options.must(key, known, what)
+    except OpenQuestion as question:
+        question.hint = f"{question.hint}; or {hint}"
+        raise
+
+
+def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
+    """The order of all prefixes. `layers` gives each layer's sources and destinations,
+    in natural order. Raises FamilyError where the file leaves the order open."""
+    _refuse_inner(list(layers), others)
+    names = {unwrapped(prefix): prefix for prefix in layers}
+    if len(names) < len(layers):
+        names = {prefix: prefix for prefix in layers}
+    sides = {name: layers[prefix] for name, prefix in names.items()}
+    _refuse_homes(list(sides), [other.prefix for other in others])
+    return [names.get(name, name) for name in _order(sides, others, options)]
+
+
+def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
+    """As `arrange`, with layers under the names of their places. Raises FamilyError."""
+    order = list(layers) if counted(layers) else _only_chain(layers, options)
+    everything = [*order, *(other.prefix for other in others)]
+    if _numbered(everything):
+        everything.sort(key=natural)
+        return everything
+    placed: dict[int, list[str]] = {}
+    for name, gap in _gaps(order, layers, others).items():
+        placed.setdefault(gap, []).append(name)
+    for gap, rivals in placed.items():
+        if len(rivals) > 1:
+            raise FamilyError(
+                f"{' and '.join(rivals)} may both stand before layer {gap} of {len(order)}", hint=GIVE_ARCHITECTURE
+            )
+    return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
+
+
+def widths(order: Sequence[str], layers: Sides) -> list[int]:
+    """By place: the nodes that are given to each module of an order."""
+    width = next(layers[name][0] for name in order if name in layers)
+    found = []
+    for name in order:
+        found.append(width)
+        width = layers[name][1] if name in layers else width
+    return found
+
+
+def counted(names: Iterable[str]) -> bool:
+    """Whether the names differ in their numbers alone, so that these tell the order."""
+    return len({re.sub(r"\d+", "#", name) for name in names}) == 1
+
+
+def starts_late(order: Sequence[str], root: str) -> int:
+    """The number of the first of all modules, of a numbered list; 0 where nothing can have stood before.
+    Whoever chose the first by a `root` knows what he left out."""
+    first = re.fullmatch(r"(.*?)(\d+)\.", order[0])
+    return int(first[2]) if first and _numbered(order) and len(root) <= len(first[1]) else 0
+
+
+def unwrapped(prefix: str) -> str:
+    """The place of a layer in a wrapper that adds nothing: OrthogPolyKANs' OrthogPolyKANLayer,
+    torch-conv-kan's L1."""
+    return re.sub(r"(?<=\.)(layer|module)\.$", "", prefix)
+
+
+def _only_chain(layers: Sides, options: Options) -> list[str]:
+    """The one order of the layers in which each takes what the one before gives, or the user's. Raises
+    FamilyError."""
+    known = len(layers) <= CHAIN_LIMIT
+    chains = [*itertools.islice(_chains((), layers), CHAINS + 1)] if known else []
+    by_text = {",".join(name.removesuffix(".") for name in chain): chain for chain in chains}
+    given = options.optional("order") is not None
+    if len(chains) == 1 and not given:
+        return list(chains[0])
+    sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
+    message = f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}"
+    hint = f"export the layers one by one with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}"
+    if not 1 <= len(chains) <= CHAINS:
+        raise FamilyError(message, hint=hint)
+    values = {text.lower(): chain for text, chain in by_text.items()}
+    return list(values[must(options, "order", values, message, hint)])
+
+
+def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:
+    """All orders that begin with `start` and in which the widths fit."""
+    if len(start) == len(layers):
+        yield start
+    for name in layers:
+        if name not in start and (not start or layers[start[-1]][1] == layers[name][0]):
+            yield from _chains((*start, name), layers)
+
+
+def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dict[str, int]:
+    """The gap of each module: g stands before layer g. Modules with the numbers of layers,
+    such as ln1 and ln2, all stand after those layers, or all before; others where alone
+    their width fits. Raises FamilyError where more than one place is left."""
+    widths = [layers[order[0]][0], *(layers[name][1] for name in order)]  # of the nodes in each gap
+    places = _numbered_places(order)
+    gaps: dict[str, int] = {}
+    for members in _series(others):
+        gaps |= _gaps_by_number(members, places, widths) or {m.prefix: _only_gap(m, widths) for m in members}
+    return gaps
+
+
+def _numbered_places(order: list[str]) -> dict[int, int]:
+    """By the number of a layer: its place in the order. Empty where the names differ in more than that."""
+    numbers = {_number(name): place for place, name in enumerate(order)} if counted(order) else {}
+    return {number: place for number, place in numbers.items() if number is not None}
+
+
+def _series(others: Sequence[OtherModule]) -> list[list[OtherModule]]:
+    """Modules that differ in the number at the end of their names alone, such as ln1 and ln2, together."""
+    series: dict[str, list[OtherModule]] = {}
+    for other in sorted(others, key=lambda item: natural(item.prefix)):
+        series.setdefault(re.sub(r"\d+\.$", "", other.prefix), []).append(other)
+    return list(series.values())
+
+
+def _gaps_by_number(members: Sequence[OtherModule], places: dict[int, int], widths: list[int]) -> dict[str, int]:
+    """The gaps of modules that have the numbers of layers; empty where one has not, or the
+    widths allow none. Raises FamilyError where they allow both before and after the layers."""
+    numbers = [_number(other.prefix) for other in members]
+    before = [places[number] for number in numbers if number in places]
+    shift = _shift(members, before, len(places), widths) if len(before) == len(members) else None
+    if shift is None:
+        return {}
+    return {other.prefix: gap + shift for other, gap in zip(members, before, strict=True)}
+
+
+def _shift(members: Sequence[OtherModule], before: list[int], layers: int, widths: list[int]) -> int | None:
+    """0 where the modules stand in the gaps before the layers of their numbers, 1 where after,
+    None where the widths allow neither. Raises FamilyError where they allow both, and there is
+    not just one for each of the `layers` but the last: then they stand between."""
+    fits = [
+        all(other.fits(widths[gap + shift]) for other, gap in zip(members, before, strict=True)) for shift in (0, 1)
+    ]
+    if all(fits) and before != list(range(layers - 1)):
+        raise _undecided(members[0], widths)
+    return 1 if fits[1] else 0 if fits[0] else None
+
+
+def _only_gap(other: OtherModule, widths: list[int]) -> int:
+    """The one gap of the module's width. Raises FamilyError where there is none, or more."""
+    fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
+    if len(fitting) != 1:
+        raise _undecided(other, widths)
+    return fitting[0]
+
+
+def _undecided(other: OtherModule, widths: list[int]) -> FamilyError:
+    return FamilyError(
+        f"the file does not tell where {other.prefix}* ({other.kind} of {other.width}) stands among "
+        f"{len(widths) - 1} KAN layers of widths {', '.join(map(str, widths))}",
+        hint=GIVE_ARCHITECTURE,
+    )
+
+
+def _number(name: str) -> int | None:
+    """The number at the end of a module's name: of "net.ln2." 2."""
+    digits = re.search(r"(\d+)\.?$", name)
+    return int(digits[1]) if digits else None
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether all are numbered children of one parent: a Sequential, whose order is known."""
+    return len({re.sub(r"\d+\.$", "", name) for name in names}) == 1 and all(re.search(r"\d+\.$", n) for n in names)
+
+
+def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
+    """A module inside a layer is no step beside it. Raises FamilyError."""
+    inner = [(other, layer) for other in others for layer in layers if other.prefix.startswith(layer)]
+    if inner:
+        other, layer = inner[0]
+        raise FamilyError(
+            f"{other.prefix}* ({other.kind}) lies inside of the layer {layer.removesuffix('.') or '(lone)'}, "
+            "which does more than the library's own",
+            hint=GIVE_ARCHITECTURE,
+        )
+
+
+def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
+    """Layers must have one parent. What stands between them has the same, or is in a list
+    beside theirs: anything else is a part of a larger model. Raises FamilyError."""
+    parents, homes = (set(map(of, layers)) for of in (_parent, _home))
+    if len(parents) > 1 or not {_home(name) for name in others} <= homes:
+        places = sorted({_parent(name) for name in (*layers, *others)})
+        raise FamilyError(
+            f"the KAN layers and what stands between them lie in {len(places)} places: "
+            f"{', '.join(map(repr, places[:4]))}",
+            hint=f"choose one with --option prefix=KEY_PREFIX, or {GIVE_ARCHITECTURE}",
+        )
+
+
+def _parent(name: str) -> str:
+    """The prefix of the module that has it as a child: "net." of "net.0."."""
+    return re.sub(r"[^.]*\.$", "", name)
+
+
+def _home(name: str) -> str:
+    """The module that has it as a member: of a list's items, the one that has the list."""
+    return _parent(_parent(name)) if re.search(r"(^|\.)\d+\.$", name) else _parent(name)
+
+
+def jumps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Neighbours whose numbers do not follow, such as layers.0 and layers.2: what stood between has no
+    weights, but may do something. Of one list, all modules count; else the layers alone."""
+    counting = [name for name in order if name in layers or _numbered(list(map(unwrapped, order)))]
+    found = []
+    for before, after in itertools.pairwise(counting):
+        first, second = (re.fullmatch(r"(.*?)(\d+)\.", unwrapped(name)) for name in (before, after))
+        if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:
+            found.append((before, after))
+    return found

@@ -1,0 +1,276 @@
+"""Roles of a layer's tensors by their shapes, for layers whose names identify no library.
+
+A layer of n sources and m destinations with K functions per edge has coefficients of these three axes in some order.
+It may also have points (centres or knots), widths, a base weight and a bias. Every assignment that fits all layers of
+a file is a candidate. Names only decide which candidate comes first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.readers.common import module_kinds
+from kanexport.readers.common.layer_tensors import Tensors, natural
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]  # shapes of one layer's tensors, by name
+
+LEVELS = 3  # levels of modules inside a layer
+EDGE_AXES = 3  # axes of coefficients: sources, destinations, functions
+AXES = ("oik", "iok", "iko", "oki", "koi", "kio")
+FLAT = ("o-ik", "o-ki", "ik-o")  # a Linear's weight over K functions of each source
+FOURIER = ("2oik", "2iok")  # cosines, then sines
+MOST = 12  # candidates of one file, at most
+MANY = 6  # tensors of one layer next to its coefficients, at most
+SPARE = range(2, 7)  # knots beyond the functions: degree + 1
+INNER = range(-4, 0)  # the same for knots that are not extended: 1 - degree
+COEF, POINTS, WIDTHS, BASE, SCALE, BIAS, COUNTER = "coef", "points", "widths", "base", "scale", "bias", "counter"
+TURNED = "-t"  # suffix of a role: [sources, destinations], if the two numbers are equal
+HINTS = {
+    POINTS: ("cent", "grid", "knot", "mu", "mean", "loc", "point", "trans", "shift", "c"),
+    WIDTHS: ("wid", "sig", "scale", "beta", "gamma", "denom", "std", "eps", "log", "s", "inv"),
+    BASE: ("base", "lin", "res", "skip", "w_b"),
+    SCALE: ("scale", "sp"),
+    COEF: ("coef", "weight", "spline", "poly", "w"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of one layer: destinations, sources, functions per edge."""
+
+    o: int
+    i: int
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """One assignment, the same for every layer: the coefficients' name, the order of their axes, and the roles of
+    the other tensors, by name."""
+
+    coef: str
+    axes: str
+    others: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The assignment as the option `roles` writes it, such as "w:oik, mu:points"."""
+        return ", ".join(f"{name}:{role}" for name, role in ((self.coef, self.axes), *self.others)).lower()
+
+    def name(self, role: str) -> str | None:
+        """The name of the tensor with a role."""
+        return next((name for name, own in self.others if own.removesuffix(TURNED) == role), None)
+
+    def turned(self, name: str, front: Shape, sizes: Sizes) -> bool:
+        """Whether the first two axes of a tensor of edges are destinations and sources, in this order."""
+        if sizes.o != sizes.i:
+            return front[:2] == (sizes.o, sizes.i)
+        own = dict(self.others)[name]
+        return (
+            not own.endswith(TURNED)
+            if len(front) == 2 and own != POINTS and own != WIDTHS
+            else self._destinations_first
+        )
+
+    @property
+    def _destinations_first(self) -> bool:
+        return "o" in self.axes and self.axes.index("o") < self.axes.index("i")
+
+    def sizes(self, shapes: Shapes) -> Sizes | None:
+        """The sizes that the coefficients show; if they are flat, the coefficients and the points."""
+        shape, points = shapes[self.coef], self.name(POINTS)
+        if self.axes in FLAT:
+            k = shapes[points][-1] if points else 0
+            rows, columns = shape if self.axes != "ik-o" else shape[::-1]
+            return Sizes(rows, columns // k, k) if k > 1 and columns % k == 0 else None
+        own = dict(zip(self.axes, shape, strict=True))
+        return Sizes(own["o"], own["i"], own["k"])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The layers of a file by prefix, with the shapes of each, and the assignments that fit all of them."""
+
+    layers: Mapping[str, Shapes]
+    roles: tuple[Roles, ...]
+
+
+def find(tensors: Tensors) -> Found | None:
+    """The layers of a file whose tensors may be a KAN's. None if there are none, or if a tensor outside of them
+    belongs to no module between layers."""
+    for main, level in itertools.product(filter(None, _mains(tensors)), range(LEVELS)):
+        layers = _grouped(tensors, main, level)
+        if layers and (roles := _fitting(tensors, layers)):
+            return Found(layers, roles)
+    return None
+
+
+def _mains(tensors: Tensors) -> Iterator[list[str]]:
+    """Keys of the main tensors of layers: those with the most axes, or the points next to flat weights."""
+    for axes in (4, 3):
+        yield [
+            key for key, value in tensors.items() if value.ndim == axes and value.size and not _convolves(key, value)
+        ]
+    yield [key for key, value in tensors.items() if _increasing(value)]
+
+
+def _convolves(key: str, value: npt.NDArray[Any]) -> bool:
+    """Whether a tensor has the name and the axes of a convolution's weight."""
+    return value.ndim > EDGE_AXES and key.rpartition(".")[2] == "weight"
+
+
+def _increasing(value: npt.NDArray[Any]) -> bool:
+    """Whether a tensor may be a row of points."""
+    row = value.ndim == 1 and len(value) > 2 and value.dtype.kind == "f"
+    return row and bool((np.diff(value.astype(np.float64)) > 0).all())
+
+
+def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Shapes]:
+    """All tensors of each layer, by a prefix `level` levels above its main tensor. The result is empty if the layers
+    have different names, or if a tensor outside of them belongs to no module between layers."""
+    prefixes = sorted({_above(key, level) for key in main}, key=natural)
+    layers: dict[str, Shapes] = {
+        prefix: {key.removeprefix(prefix): value.shape for key, value in tensors.items() if key.startswith(prefix)}
+        for prefix in prefixes
+    }
+    beside = {key: value for key, value in tensors.items() if not key.startswith(tuple(prefixes))}
+    return layers if len(set(map(_names, layers.values()))) == 1 and _modules(beside) else {}
+
+
+def _names(shapes: Shapes) -> frozenset[tuple[str, int]]:
+    return frozenset((name, len(shape)) for name, shape in shapes.items())
+
+
+def _above(key: str, level: int) -> str:
+    parts = key.split(".")[: -1 - level]
+    return ".".join(parts) + "." if parts else ""
+
+
+def _modules(tensors: Tensors) -> bool:
+    """Whether all tensors belong to modules that may occur between layers."""
+    groups: dict[str, dict[str, Shape]] = {}
+    for key, value in tensors.items():
+        prefix, _, name = key.rpartition(".")
+        groups.setdefault(prefix, {})[name] = value.shape
+    return all(prefix and module_kinds.proposed(shapes)[0] for prefix, shapes in groups.items())
+
+
+def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...]:
+    """The assignments that fit every layer. An assignment with which layers follow one another comes before others,
+    then one whose names sound like their roles."""
+    prefix, first = next(iter(layers.items()))
+    counters = {name for name in first if _counts(tensors[prefix + name])}
+    found = {roles.text: roles for roles in _of_one(first, counters) if all(_fits(roles, s) for s in layers.values())}
+    ranked = sorted(found.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
+    if ranked and _follows(ranked[0], layers):
+        ranked = [roles for roles in ranked if _follows(roles, layers)]
+    return tuple(ranked[:MOST])
+
+
+def _of_one(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
+    """All assignments that the shapes of one layer allow."""
+    for name, shape in shapes.items():
+        for axes in _axes(shape):
+            yield from (Roles(name, axes, others) for others in _others(shapes, name, axes, counters))
+
+
+def _counts(value: npt.NDArray[Any]) -> bool:
+    """Whether a tensor holds 0, 1, 2, ..., as buffers of degrees do."""
+    return value.ndim == 1 and len(value) > 1 and bool((value == np.arange(len(value))).all())
+
+
+def _axes(shape: Shape) -> tuple[str, ...]:
+    if len(shape) == 4:
+        return tuple(axes for axes in FOURIER if shape[0] == 2)
+    return {3: AXES, 2: FLAT}.get(len(shape), ())
+
+
+def _others(shapes: Shapes, coef: str, axes: str, counters: set[str]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """The possible roles of the other tensors. Each tensor has one role, and each role except the bias one tensor."""
+    names = [name for name in shapes if name != coef]
+    if axes not in FLAT:
+        yield from _assigned(names, shapes, Roles(coef, axes).sizes(shapes), counters)
+        return
+    for points in _flat_points(shapes, names, coef, axes, counters):
+        own = ((points, POINTS),)
+        rest = [name for name in names if name != points]
+        for others in _assigned(rest, shapes, Roles(coef, axes, own).sizes(shapes), counters):
+            if POINTS not in dict(others).values():
+                yield (*own, *others)
+
+
+def _flat_points(shapes: Shapes, names: Sequence[str], coef: str, axes: str, counters: set[str]) -> Iterator[str]:
+    """Tensors that may be the points of flat coefficients, and so show the number of functions."""
+    for name in names:
+        if len(shapes[name]) in (1, 2) and name not in counters:
+            sizes = Roles(coef, axes, ((name, POINTS),)).sizes(shapes)
+            if sizes is not None and POINTS in _possible(shapes[name], sizes):
+                yield name
+
+
+def _assigned(
+    names: Sequence[str], shapes: Shapes, sizes: Sizes | None, counters: set[str]
+) -> Iterator[tuple[tuple[str, str], ...]]:
+    if sizes is None or len(names) > MANY:
+        return
+    choices = [[COUNTER] if name in counters else _possible(shapes[name], sizes) for name in names]
+    if not all(choices):
+        return
+    for roles in itertools.product(*choices):
+        single = [role.removesuffix(TURNED) for role in roles if role not in (BIAS, COUNTER)]
+        if len(set(single)) == len(single):
+            yield tuple(zip(names, roles, strict=True))
+
+
+def _possible(shape: Shape, sizes: Sizes) -> list[str]:
+    """The roles that a shape allows in a layer of these sizes."""
+    o, i = sizes.o, sizes.i
+    roles = [BIAS] if shape in ((o,), (1, o)) else []
+    if shape in ((o, i), (i, o)):
+        roles += [BASE, SCALE]
+    if shape == (o, i) == (i, o) and o > 1:
+        roles += [BASE + TURNED, SCALE + TURNED]
+    return roles + _around(shape, sizes)
+
+
+def _around(shape: Shape, sizes: Sizes) -> list[str]:
+    """The roles as points or widths that a shape allows: for all, for each source or for each edge."""
+    spread = bool(shape) and _spread(shape[:-1], sizes.o, sizes.i)
+    beyond = shape[-1] - sizes.k if shape else 0
+    roles = [POINTS] if spread and shape[-1] > 1 and beyond in (0, *SPARE, *INNER) else []
+    whole = shape in ((), (1,), (sizes.i,), (sizes.i, 1))
+    return [*roles, WIDTHS] if whole or (spread and beyond == 0) else roles
+
+
+def _spread(front: Shape, o: int, i: int) -> bool:
+    """Whether these axes are none, the sources or the edges."""
+    return front in ((), (1,), (i,), (1, 1), (1, i), (o, i), (i, o))
+
+
+def _fits(roles: Roles, shapes: Shapes) -> bool:
+    sizes = roles.sizes(shapes)
+    if sizes is None or min(sizes.o, sizes.i, sizes.k) < 1:
+        return False
+    return all(role == COUNTER or role in _possible(shapes[name], sizes) for name, role in roles.others)
+
+
+def _follows(roles: Roles, layers: Mapping[str, Shapes]) -> bool:
+    """Whether each layer takes as many nodes as the one before gives."""
+    sizes = [one for shapes in layers.values() if (one := roles.sizes(shapes)) is not None]
+    return all(a.o == b.i for a, b in itertools.pairwise(sizes))
+
+
+def _sounds(roles: Roles) -> int:
+    """How many of the names sound like their roles."""
+    pairs = [(roles.coef, COEF), *roles.others]
+    return sum(
+        any(hint in name.lower() for hint in HINTS.get(role.removesuffix(TURNED), ()) if len(hint) > 1)
+        for name, role in pairs
+    )

@@ -1,0 +1,128 @@
+"""Which function a symbolic edge means: the file's name for it, or the user's.
+
+One edge is (layer, source, destination) everywhere, as in pykan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kanexport.errors import InvalidKan, OptionError, UnknownFunction
+from kanexport.functions import elementwise, expression, regularized
+from kanexport.options import Options
+
+Edge = tuple[int, int, int]
+# pykan's table without aliases of the same function, and without the zero function.
+NAMES = tuple(name for name in elementwise.SYMBOLIC if name not in ("0", "x^0.5", "1/x^0.5"))
+Y_TH_RANGE = (1e-3, 1e9)  # of the option y_th; float32 holds all thresholds and slopes between
+
+
+def place(edge: Edge) -> str:
+    """An edge as errors and options write it: "1,3,0"."""
+    return ",".join(map(str, edge))
+
+
+class EdgeFunctions:
+    """Names and functions of one export. `avoids`: whether the library has variants of its
+    functions without singularities, which --option singularity=avoid then chooses.
+    Raises OptionError."""
+
+    def __init__(self, options: Options, *, avoids: bool = False) -> None:
+        self._options = options
+        self._y_th = _y_th(options) if avoids else None
+        self._own = {name: _own(name, text) for name, text in options.functions().items()}
+        self.notes: list[str] = []
+
+    def name(self, edge: Edge, stored: Any) -> Any:
+        """What the edge's function is called: as the file has it (None: it has no names), or as
+        --symbolic says. Raises OptionError where the two disagree about a known function."""
+        wanted = self._options.symbolic(edge)
+        if wanted is None or wanted == stored:
+            return stored
+        if isinstance(stored, str) and stored in elementwise.SYMBOLIC:
+            raise OptionError(f"edge ({place(edge)}) is {stored!r} in the file, --symbolic says {wanted[:80]!r}")
+        return wanted
+
+    def known(self, name: Any) -> bool:
+        """Whether there is a function of that name."""
+        return isinstance(name, str) and (name in elementwise.SYMBOLIC or name in self._own)
+
+    def computes(self, name: Any) -> bool:
+        """Whether the function is known, and has a meaning as it is asked for."""
+        return self.known(name) and (self._y_th is None or name not in (regularized.BROKEN, *self._own))
+
+    def _avoiding(self, name: str, y_th: float, edge: Edge) -> elementwise.Unary:
+        """The function without its singularities. Raises InvalidKan where it has no such variant."""
+        if name in self._own:
+            raise InvalidKan(
+                f"edge ({place(edge)}) uses {name!r}, your own function, which has no variant without singularities",
+                hint="export without --option singularity=avoid",
+            )
+        if name == regularized.BROKEN:
+            raise InvalidKan(
+                f"edge ({place(edge)}) uses {name}, whose singularity-avoiding variant is broken in pykan: it fails, "
+                "or takes the value of another row",
+                hint="export without --option singularity=avoid, or refit the edge with another function",
+            )
+        if name == regularized.FAILING:
+            self.notes.append(
+                f"edge ({place(edge)}): pykan itself fails to compute {name} without its singularities (its function "
+                "returns three values where two are expected); exported is the value that is meant, its last"
+            )
+        return regularized.avoiding(name, y_th)
+
+    def function(self, name: Any, edge: Edge) -> elementwise.Unary:
+        """The function of an edge. Raises UnknownFunction, naming the edge, or InvalidKan where it
+        has no variant without singularities and one is asked for."""
+        if self.known(name):
+            self._options.function(name)
+            if self._y_th is not None:
+                return self._avoiding(name, self._y_th, edge)
+            return self._own[name] if name in self._own else elementwise.symbolic(name)
+        usable = isinstance(name, str) and 0 < len(name) <= 80 and name.isprintable() and "=" not in name
+        ways = f"--function {name}=..." if usable else f"--symbolic {place(edge)}=NAME --function NAME=..."
+        raise UnknownFunction(
+            f"edge ({place(edge)}) uses symbolic function {short(name)}, which is not in pykan's table; "
+            f"give it with {ways}",
+            hint=f'an expression such as "x*sin(x)", made of {expression.GRAMMAR}',
+        )
+
+
+def base(options: Options, name: str) -> elementwise.Unary:
+    """A base function of that name: the user's own, or one of the table. Raises OptionError or UnknownFunction."""
+    text = options.function(name)
+    if text is None:
+        return elementwise.activation(name.lower())
+    if name.lower() in elementwise.ACTIVATIONS:
+        raise OptionError(f"--function {name}: there is a base function of that name", hint="choose another name")
+    return expression.function(name, text)
+
+
+def _own(name: str, text: str) -> elementwise.Unary:
+    """A user's function. Raises OptionError."""
+    if name in elementwise.SYMBOLIC:
+        raise OptionError(f"--function {name}: pykan's table has a function of that name", hint="choose another name")
+    return expression.function(name, text)
+
+
+def _y_th(options: Options) -> float | None:
+    """pykan's `y_th`, the size that functions are kept below, if singularities are to be
+    avoided. Raises OptionError."""
+    chosen = options.optional("singularity")
+    if chosen not in (None, "plain", "avoid"):
+        raise OptionError(f"option singularity is {chosen[:80]!r}", hint="known: plain, avoid")
+    if chosen != "avoid":
+        if options.optional("y_th") is not None:
+            raise OptionError("option y_th is for --option singularity=avoid")
+        return None
+    limit = options.number("y_th", "10")
+    low, high = Y_TH_RANGE
+    if not low <= limit <= high:
+        raise OptionError(f"option y_th is {limit:g}, expected a number from {low:g} to {high:g}")
+    return limit
+
+
+def short(value: Any) -> str:
+    """A value of the file, for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

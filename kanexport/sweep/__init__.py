@@ -1,1 +1,0 @@
-"""A whole folder of checkpoints, each exported in a process of its own."""

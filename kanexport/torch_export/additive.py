@@ -1,0 +1,203 @@
+"""The search for layers that no reader knows and whose answers add up source by source.
+
+Any submodule of the user's own classes may be one that has a weight for each pair of source and destination. Two
+rows tell most of them apart: what does not add up there is given up. What is left has to hold wherever a reading
+would have to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.errors import InvalidKan
+from kanexport.torch_export import capture
+from kanexport.torch_export.borrowed_module import ForeignError, foreign_code
+from kanexport.torch_export.capture import Call, array
+from kanexport.torch_export.kan_candidates import LINEAR, is_in
+from kanexport.torch_export.match import Reading, Verdict, holds
+from kanexport.torch_export.sampled_layer import SAMPLED, Sampled, injected
+
+Array = npt.NDArray[np.float64]
+Calls = Mapping[str, Sequence[Call]]
+
+MOST_SOURCES = 1024  # each row becomes as many rows
+VECTORS = 3  # that are looked at first
+AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
+# What holds these maps no vectors one by one.
+OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
+
+
+def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.Module]:
+    """By name, the submodules of the user's own classes that were not read, nor hold what was, a linear layer
+    aside; outermost first."""
+    read = [name for name, reading in readings.items() if reading.family != LINEAR]
+    return {
+        name: part
+        for name, part in whole.named_modules()
+        if name and not is_in(name, readings) and not any(is_in(other, (name,)) for other in read) and _is_users(part)
+    }
+
+
+def _is_users(part: nn.Module) -> bool:
+    """Whether it is a class of the user's own that may map vectors one by one."""
+    own = not type(part).__module__.startswith("torch.")
+    return own and not any(isinstance(inner, OTHERS) for inner in part.modules())
+
+
+def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
+    """By name, the norms that begin those that add up on a few vectors, the largest ones of which no part by
+    itself is the layer; and those whose coefficients look like a KAN layer's, which are told of if they do not."""
+    found: dict[str, Sampled] = {}
+    for name, part in parts.items():
+        sampled = _sampled(part, calls.get(name, ()))
+        if sampled is not None:
+            found[name] = sampled
+    chosen = {name: one.norms for name, one in found.items() if _is_whole(name, one, found)}
+    looks = [name for name, part in parts.items() if _may_add(part, calls.get(name, ())) and _has_coefficients(part)]
+    return chosen | {name: () for name in looks if not is_in(name, found)}
+
+
+def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
+    """By name, why the exporter did not try some submodules that look like KAN layers."""
+    found = {}
+    for name, part in parts.items():
+        own = calls.get(name, ())
+        if not _has_coefficients(part) or _may_add(part, own):
+            continue
+        if not own:
+            found[name] = "gives no tensor that has a vector for each vector that it is given"
+        elif own[0].x.shape[-1] > MOST_SOURCES:
+            found[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
+        else:
+            found[name] = "has not one weight for each pair of source and destination"
+    return found
+
+
+def _has_coefficients(part: nn.Module) -> bool:
+    """Whether it has coefficients of its own in three axes or more, as basis functions have."""
+    return any(parameter.ndim >= 3 for parameter in part.parameters(recurse=False))
+
+
+def _sampled(part: nn.Module, calls: Sequence[Call]) -> Sampled | None:
+    if not _may_add(part, calls):
+        return None
+    for norms in ((), *_norms(calls[0])):
+        try:
+            sampled = Sampled.of(calls[0], norms)
+            if _adds_up(sampled) and (_has_coefficients(part) or not _is_linear(sampled)):
+                return sampled
+        except InvalidKan:
+            continue
+    return None
+
+
+def _may_add(part: nn.Module, calls: Sequence[Call]) -> bool:
+    """Whether vectors become vectors, and weights suffice for one of each pair of source and destination."""
+    if not calls or calls[0].x.ndim < 2 or calls[0].y.ndim < 2:
+        return False
+    n, m = calls[0].x.shape[-1], calls[0].y.shape[-1]
+    try:
+        capture.form(calls[0], n, m)
+    except InvalidKan:
+        return False
+    weights: int = sum(parameter.numel() for parameter in part.parameters())
+    return n <= MOST_SOURCES and bool(weights >= n * m)
+
+
+def _adds_up(sampled: Sampled) -> bool:
+    n, m = len(sampled.base), len(sampled.constant)
+    x, y = sampled.call.x.reshape(-1, n)[-VECTORS:], sampled.call.y.reshape(-1, m)[-VECTORS:]
+    sums = sampled.constant + sampled.edges(x).sum(axis=1)
+    return bool(np.abs(sums - y).max() <= AGREEMENT * np.abs(y).max())
+
+
+def _is_linear(sampled: Sampled) -> bool:
+    x = sampled.call.x.reshape(-1, len(sampled.base))[-VECTORS:]
+    once, twice = sampled.edges(x), sampled.edges(x, times=2.0)
+    return bool(np.abs(twice - 2 * once).max() <= AGREEMENT * np.abs(twice).max(initial=1e-30))
+
+
+def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
+    """What is given the layer's own vectors and mixes them."""
+    seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def note(module: nn.Module, given: tuple[object, ...], gave: object) -> None:
+        if len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(gave, torch.Tensor):
+            seen.setdefault(module, (given[0], gave))
+
+    handles = [part.register_forward_hook(note) for part in call.module.modules() if part is not call.module]
+    try:
+        call.again(call.x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    norms = tuple(module for module, (x, z) in seen.items() if _is_norm(call, module, x, z))
+    if norms:
+        yield norms
+
+
+def _is_norm(call: Call, module: nn.Module, x: torch.Tensor, z: torch.Tensor) -> bool:
+    n = call.x.shape[-1]
+    if x.shape != z.shape or x.shape[-1] != n or not np.array_equal(array(x).reshape(-1), call.x.reshape(-1)):
+        return False
+    moved = x.detach().clone()
+    moved[..., 0] += 1 + moved[..., 0].abs()
+    try:
+        with foreign_code(), torch.no_grad():
+            return bool((array(module(moved)) != array(z))[..., 1:].any())
+    except ForeignError:
+        return False
+
+
+def _is_whole(name: str, sampled: Sampled, found: Mapping[str, Sampled]) -> bool:
+    """Whether it lies in no other one, unless that one sees its sources through it alone, nor is such another one."""
+    inside = [inner for inner in found if inner != name and is_in(inner, (name,))]
+    if any(_only_through(sampled.call, found[inner].call) for inner in inside):
+        return False
+    around = [outer for outer in found if outer != name and is_in(name, (outer,))]
+    return all(_only_through(found[outer].call, sampled.call) for outer in around)
+
+
+def _only_through(outer: Call, inner: Call) -> bool:
+    """Whether a layer is constant where one inside of it is."""
+    if inner.x.shape != outer.x.shape or not np.array_equal(inner.x, outer.x):
+        return False
+    m = inner.y.shape[-1]
+    same = np.broadcast_to(inner.y.reshape(-1, m)[0], (inner.y.size // m, m)).reshape(inner.y.shape)
+    y = _with_constant(outer, inner.module, lambda: torch.from_numpy(same.copy()))
+    return y is not None and bool(np.ptp(y.reshape(-1, outer.y.shape[-1]), axis=0).max() <= 0)
+
+
+def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Tensor]) -> Array | None:
+    with injected([(module, value)], shape=True):
+        again = outer.again(outer.x)
+    return None if again is None else again.y
+
+
+def offer(
+    found: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
+) -> tuple[dict[str, Reading], dict[str, Verdict]]:
+    """The submodules whose answers add up everywhere, as readings, and what became of the others. `found`:
+    the norms that begin them, by name."""
+    readings: dict[str, Reading] = {}
+    refused: dict[str, Verdict] = {}
+    for name, norms in found.items():
+        verdict = _judged(norms, calls.get(name, ()), far.get(name, ()), precision)
+        if verdict.reading is not None:
+            readings[name] = verdict.reading
+        else:
+            refused[name] = verdict
+    return readings, refused
+
+
+def _judged(norms: tuple[nn.Module, ...], calls: Sequence[Call], far: Sequence[Call], precision: str) -> Verdict:
+    try:
+        sampled = Sampled.of(calls[0], norms)
+        return holds(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
+    except InvalidKan as refused:
+        return Verdict(why=refused.message)

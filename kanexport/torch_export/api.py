@@ -1,0 +1,283 @@
+"""`kanexport.export`: a living module, from Python."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.bundle import baseline
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.contract import atomic
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import AS_TRAINED
+from kanexport.errors import OptionError
+from kanexport.options import Options
+from kanexport.parity.data import GIVEN, stored
+from kanexport.parity.data import load as load_answers
+from kanexport.torch_export.convert import convert
+from kanexport.torch_export.inputs import named
+from kanexport.torch_export.io_binding import names, tensors
+from kanexport.verify.tolerances import OUTPUT_TOLERANCE
+
+
+def export(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    name: str,
+    repository: str | Path = "models",
+    version: int = 1,
+    options: Mapping[str, object] | None = None,
+    functions: Mapping[str, str] | None = None,
+    dtype: str = "float32",
+    max_batch_size: int = MAX_BATCH_SIZE,
+    tolerance: float = OUTPUT_TOLERANCE,
+    force: bool = False,
+    answers: str | Path | None = None,
+    features: Sequence[str] = (),
+    units: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    description: str = "",
+    reference: Any = None,
+    explain: bool | Sequence[str | int] = False,
+    outside: str = AS_TRAINED,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Export a module that contains KAN layers into a model repository.
+
+    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
+    made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
+    in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
+    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`, `outside`:
+    as `--reference` and `--outside` take them; `reference` may also be a DataFrame. Its columns, or the header of a
+    .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of `--explain-layers`.
+    `answers`: what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
+    Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
+    """
+    target = Target(
+        repository=Path(repository),
+        name=name,
+        version=version,
+        dtype=dtype,
+        max_batch_size=max_batch_size,
+        tolerance=tolerance,
+        force=force,
+        names=Names(tuple(features), tuple(units), tuple(classes), description),
+        reference=None if reference is None else baseline.of(reference),
+        explain=ExplainOptions.of(explain),
+        outside=outside,
+    )
+    given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
+    known = None if answers is None else load_answers([Path(answers)])
+    return convert(module, example_inputs, target, options=given.given, answers=known, advance=advance)
+
+
+def _pairs(given: Mapping[str, object]) -> list[str]:
+    """As the command line has them."""
+    return [f"{name}={value}" for name, value in given.items()]
+
+
+BESIDE = (1.5, 3.0, 10.0)  # times the given rows
+FAR = (100.0, 1000.0)
+MOST = 64  # of the given rows, that others are made from
+SEED = 0
+HALF = (torch.float16, torch.bfloat16)
+SEVERAL = "several inputs: a tuple in the order of forward's parameters, or a dictionary by their names"
+NESTED = (
+    "record a function that makes the dictionary, such as `lambda image, meta: model({'image': image, 'meta': meta})`"
+)
+
+Array = npt.NDArray[Any]
+Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a positional input), rows
+
+
+def record_answers(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
+    """Write a trained model's outputs to an .npz, for `kanserve export --answers` (or `answers=`).
+
+    `model`: a torch module, as it is, or a function of arrays. A module runs in eval mode and is as it was afterwards.
+    `rows` [B, ...]: rows like the data, a tensor or array. Several inputs are a tuple in the order of the parameters, a
+    dictionary by their names (they become keyword arguments), or a tuple whose last part is such a dictionary. The
+    function also runs the model on rows around and far outside of them, on zeros, and on rows of one sign. For whole
+    numbers and truth values, such as ids of tokens, it draws from the given ones.
+
+    The file holds the inputs under their names, `y` (several outputs: `y.NAME` each) and `zone`, in the model's own
+    precision. A single input is `x`, or has the name that a dictionary gives it. A module of half precision runs as a
+    float32 copy, because its own outputs would be too inexact to tell forwards apart. The file leaves out outputs that
+    have no row for each row of the input, such as a loss. Raises OptionError if the first output is such a one, and for
+    rows or outputs that are not real numbers, one for each row.
+    """
+    given = _given(model, rows)
+    zones = _zones(given)
+    inputs = [
+        (name, keyword, np.concatenate([zone[at] for zone in zones.values()]))
+        for at, (name, keyword, _) in enumerate(given)
+    ]
+    count = len(inputs[0][2])
+    outputs = _outputs(_ask(model, inputs), count, [name for name, _, _ in inputs])
+    zone = np.array([name for name, some in zones.items() for _ in some[0]])
+    target = Path(path)
+    atomic.write(target, _archive(stored({name: value for name, _, value in inputs}, outputs, zone)))
+    return target
+
+
+def _archive(arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of an .npz. An input may have a name that numpy.savez takes for its own, such as `file`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _given(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
+    """The name, keyword and rows of each input. Raises OptionError unless they are tensors of finite real numbers
+    with the same number of rows."""
+    example = np.asarray(rows) if isinstance(rows, list) else rows
+    found = named(example, _parameters(model))
+    given = [(name, keyword, _array(value)) for name, keyword, value in found]
+    whole = len(given) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
+    for (name, _, value), (_, _, raw) in zip(given, found, strict=True):
+        if isinstance(raw, Mapping):
+            raise OptionError(
+                f"rows of {name} are a dictionary, expected a tensor or an array [rows, ...]", hint=NESTED
+            )
+        if not _are_rows(value, "fiub" if whole else "f"):
+            what = "rows are" if len(given) == 1 else f"rows of {name} are"
+            raise OptionError(
+                f"{what} {value.dtype} of shape {value.shape}, expected finite real numbers [rows, ...]", hint=SEVERAL
+            )
+    _require_as_many(given)
+    return given
+
+
+def _require_as_many(given: Inputs) -> None:
+    counts = {name: len(value) for name, _, value in given}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise OptionError(f"the inputs differ in their number of rows: {shown}", hint=SEVERAL)
+
+
+def _are_rows(value: Array, kinds: str) -> bool:
+    return value.dtype.kind in kinds and value.ndim > 0 and len(value) > 0 and bool(np.isfinite(value).all())
+
+
+def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    except (TypeError, ValueError):  # some functions have no signature to read
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _zones(given: Inputs) -> dict[str, list[Array]]:
+    """The rows of each input by zone: the given rows, and others made from them. All have the type of the given
+    rows."""
+    rng = np.random.default_rng(SEED)
+    parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in given]
+    return {name: [part[name] for part in parts] for name in parts[0]}
+
+
+def _floating(given: Array, rng: np.random.Generator) -> dict[str, Array]:
+    few = given[_few(given)]
+    spread = float(given.std()) or 1.0
+    zones = {
+        GIVEN: given,
+        "around": few + rng.normal(0, spread / 2, size=few.shape),
+        "beside": np.concatenate([few * factor for factor in BESIDE]),
+        "one-sided": np.concatenate([np.abs(few), -np.abs(few)]),
+        "zeros": np.zeros_like(few[:1]),
+        "far": np.concatenate([few[:8] * factor for factor in FAR]),
+    }
+    return {name: np.asarray(rows, dtype=given.dtype) for name, rows in zones.items()}
+
+
+def _drawn(given: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """Whole numbers as given. In the other zones, each place has values that the given rows have there, since others
+    may mean nothing to the model."""
+    few = len(_few(given))
+    counts = {"around": few, "beside": few * len(BESIDE), "one-sided": few * 2, "zeros": 1, "far": min(few, 8) * 2}
+    flat = given.reshape(len(given), -1)
+    zones = {GIVEN: given}
+    for name, count in counts.items():
+        rows = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
+        zones[name] = rows.reshape(count, *given.shape[1:])
+    return zones
+
+
+def _few(given: Array) -> npt.NDArray[np.intp]:
+    return np.unique(np.linspace(0, len(given) - 1, MOST).astype(int))
+
+
+def _array(value: Any) -> Array:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return np.asarray((value.float() if value.dtype in HALF else value).numpy())
+    return np.asarray(value)
+
+
+def _ask(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """The outputs of the model. A module runs in eval mode, in its own precision, on its own device."""
+    if not isinstance(model, nn.Module):
+        return _called(model, inputs)
+    module, given = _fitting(model, inputs)
+    training = {part: part.training for part in module.modules()}
+    try:
+        for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
+            part.training = False
+        with torch.no_grad():
+            return _called(module, given)
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+
+
+def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -> Any:
+    places = [value for _, keyword, value in inputs if not keyword]
+    return model(*places, **{keyword: value for _, keyword, value in inputs if keyword})
+
+
+def _outputs(answer: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
+    """The outputs of a model, by name: those with a row for each row. Raises OptionError if the first output has
+    none."""
+    found = [(name, _array(value)) for name, value in tensors(answer if _has_tensors(answer) else np.asarray(answer))]
+    if not found or not _are_answers(found[0][1], rows):
+        shown = f"{found[0][1].dtype} of shape {found[0][1].shape}" if found else type(answer).__name__
+        raise OptionError(f"the model gives {shown} for {rows} rows, expected one answer a row")
+    kept = [one for one in found if _are_answers(one[1], rows)]
+    called = names([name for name, _ in kept], taken)
+    return dict(zip(called, (value for _, value in kept), strict=True))
+
+
+def _has_tensors(answer: Any) -> bool:
+    """Whether an answer has tensors in it. A list of numbers has none: it is an array."""
+    return not isinstance(answer, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in answer)
+
+
+def _are_answers(value: Array, rows: int) -> bool:
+    return value.dtype.kind in "fiub" and value.ndim > 0 and len(value) == rows
+
+
+def _fitting(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[tuple[str, str, torch.Tensor]]]:
+    """The module, or a float32 copy of one of half precision, and the rows as it takes them, where it lies."""
+    parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
+    half = parameter is not None and parameter.dtype in HALF
+    dtype = torch.float32 if half else None if parameter is None else parameter.dtype
+    given = [(name, keyword, _placed(torch.from_numpy(value), parameter, dtype)) for name, keyword, value in inputs]
+    return copy.deepcopy(model).float() if half else model, given
+
+
+def _placed(rows: torch.Tensor, parameter: torch.Tensor | None, dtype: torch.dtype | None) -> torch.Tensor:
+    if parameter is None or dtype is None:
+        return rows
+    return rows.to(parameter.device, dtype if rows.is_floating_point() else None)

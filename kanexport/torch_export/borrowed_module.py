@@ -1,0 +1,334 @@
+"""A user's module, lent: run as it is, changed for a while, given back as it was.
+
+Never a copy. Closures over submodules (`self.f = lambda x: self.drop(x)`) would keep
+the originals, and a module that remembers what it computed cannot be copied at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import linecache
+import os
+import re
+import sys
+import sysconfig
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanexport.errors import ExportError, InvalidKan
+
+TYPES = {"float64": torch.float64, "float32": torch.float32}
+TABLES = ("_parameters", "_buffers", "_modules")
+DEPTH = 2  # of lists and tables of tensors among a module's attributes
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of DataParallel and torch.compile."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+@contextlib.contextmanager
+def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside: on the CPU, all floating-point tensors of one type, for inference, and new
+    tensors of that type too. Raises InvalidKan for a module that has no values yet, or is
+    no Python code any more."""
+    _require_python(module)
+    before = _Before.of(module)
+    try:
+        _change(before, _Conversion(dtype))
+        with plain(dtype):
+            yield
+    finally:
+        before.restore()
+
+
+def _require_python(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InvalidKan(
+                f"{name.removeprefix('body').removeprefix('.') or 'the module'} is TorchScript, "
+                "which torch.export does not take",
+                hint="give the module that it was made of, before torch.jit.script or trace",
+            )
+
+
+def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InvalidKan(
+                f"parameter {name.removeprefix('body.')} has no values yet",
+                hint="give a module that has been run or loaded; lazy modules get their sizes from their first rows",
+            )
+        yield parameter
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A submodule's attributes, and the tables of parameters, buffers and submodules among them."""
+
+    module: nn.Module
+    attributes: dict[str, Any]
+    tables: list[dict[str, Any]]
+
+    def restore(self) -> None:
+        own = self.module.__dict__
+        own.clear()
+        own.update(self.attributes)
+        for name, table in zip(TABLES, self.tables, strict=True):
+            own[name].clear()
+            own[name].update(table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A parameter, which stays the same object with other data in it."""
+
+    parameter: nn.Parameter
+    data: torch.Tensor
+    grad: torch.Tensor | None
+    requires_grad: bool
+
+    def restore(self) -> None:
+        self.parameter.data = self.data
+        self.parameter.requires_grad = self.requires_grad
+        self.parameter.grad = self.grad
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What a module was before it was lent."""
+
+    parts: list[_Part]
+    weights: list[_Weight]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Before:
+        parts = [
+            _Part(part, dict(part.__dict__), [dict(part.__dict__[name]) for name in TABLES])
+            for part in module.modules()
+        ]
+        return cls(parts, [_Weight(p, p.data, p.grad, p.requires_grad) for p in _parameters(module)])
+
+    def restore(self) -> None:
+        for part in self.parts:
+            part.restore()
+        for weight in self.weights:
+            weight.restore()
+
+
+class _Conversion:
+    """Copies of tensors in another type on the CPU; what is shared stays shared."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        # By id; the original is kept too, so that no other tensor gets its id.
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def tensor(self, original: torch.Tensor) -> torch.Tensor:
+        """Its copy; parameters are changed in place, and a tensor without values stays."""
+        if isinstance(original, nn.Parameter) or original.is_meta:
+            return original
+        if id(original) not in self._copies:
+            dtype = self._dtype if original.is_floating_point() else original.dtype
+            self._copies[id(original)] = original, original.detach().to("cpu", dtype, copy=True)
+        return self._copies[id(original)][1]
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """An attribute: a tensor, a list or table of them, or anything else, which stays."""
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value)
+        if depth < DEPTH and type(value) in (list, tuple):
+            return type(value)(self.value(item, depth + 1) for item in value)
+        if depth < DEPTH and type(value) is dict:
+            return {key: self.value(item, depth + 1) for key, item in value.items()}
+        return value
+
+
+def _epsilon(norm: nn.RMSNorm) -> float:
+    """What an RMSNorm without an epsilon adds, which depends on the type that it runs in: of half precision
+    torch takes float32's."""
+    kind = norm.weight.dtype if norm.weight is not None else torch.float32
+    return torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
+
+
+def _change(before: _Before, conversion: _Conversion) -> None:
+    for part in before.parts:
+        if isinstance(part.module, nn.RMSNorm) and part.module.eps is None:
+            part.module.eps = _epsilon(part.module)  # while its weight has the type it was trained in
+    for weight in before.weights:
+        parameter = weight.parameter
+        parameter.grad = None
+        parameter.requires_grad = False
+        parameter.data = conversion.tensor(weight.data)
+    for part in before.parts:
+        module = part.module
+        module.training = False
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = conversion.value(buffer)
+        for name, value in list(module.__dict__.items()):
+            if name not in TABLES:
+                module.__dict__[name] = conversion.value(value)
+
+
+@contextlib.contextmanager
+def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
+    """Some layers allocate in the default type whatever their weights are. Some compile
+    themselves, which takes half a minute and is left out. Torch's own transformer blocks
+    have a fast path that never calls the layers inside of them. And some warn of batches
+    that only we make."""
+    before, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+    torch.set_default_dtype(dtype)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.compiler.set_stance("default" if compile_too else "force_eager"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_default_dtype(before)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Submodules with another `forward(self, ...)`, whether they are called or their
+    `forward` is; all else about them stays: attributes, hooks, names."""
+    kept = []
+    try:
+        for part, forward in forwards:
+            kind = type(part)
+            kept.append((part, kind, part.__dict__.pop("forward", None)))
+            # Not a hook: published KAN convolutions call `layer.forward(x)`.
+            try:
+                part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+            except TypeError:  # a class that cannot have this one below it
+                part.__dict__["forward"] = types.MethodType(forward, part)
+        yield
+    finally:
+        for part, kind, own in reversed(kept):
+            part.__class__ = kind
+            part.__dict__.pop("forward", None)
+            if own is not None:
+                part.__dict__["forward"] = own
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
+    """Where a layer's vectors are among what it is called with."""
+    for at, value in enumerate(args):
+        if isinstance(value, torch.Tensor):
+            return at
+    for name, value in kwargs.items():
+        if isinstance(value, torch.Tensor):
+            return name
+    return None
+
+
+OWN = tuple(str(path.parent.parent) for path in (Path(__file__), Path(__file__).resolve()))
+PYTHON = sysconfig.get_paths()["stdlib"]
+LIBRARIES = re.compile(r"site-packages.(torch|functorch|onnx|onnxscript|onnx_ir|sympy|numpy)\b")
+QUOTED = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')  # dynamo tells frames in its text
+LENGTH = 300
+
+
+class ForeignError(Exception):
+    """What the user's code or torch raised, as `error`."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+    """The user's code or torch runs inside; whatever it raises becomes a ForeignError. Ctrl-C passes."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a module may raise anything, and a script that parses arguments exits
+        raise ForeignError(error) from error
+
+
+@contextlib.contextmanager
+def printing_to_stderr() -> Iterator[None]:
+    """What is printed inside goes to stderr, also what libraries print that are not Python: stdout has one
+    document and nothing else."""
+    sys.stdout.flush()
+    saved = None
+    with contextlib.suppress(OSError):
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with contextlib.suppress(OSError, TypeError, AttributeError):  # no C library by that name
+            ctypes.CDLL(None).fflush(None)
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows: advice for torch's own developers, paths, traces."""
+    if isinstance(error, ExportError):
+        return error.message
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:LENGTH].removesuffix(": ")
+
+
+def root(error: BaseException) -> BaseException:
+    """The error that began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of the user's own code that an error passed through, such as
+    "nets.py, line 12, in forward: if x.sum() > 0:"; empty where there is none."""
+    for link in _chain(error):
+        passed = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(link.__traceback__)]
+        quoted = [(name, int(line), function) for name, line, function in QUOTED.findall(str(link))]
+        for frames in (passed, quoted):
+            users = [frame for frame in frames if _is_users(frame[0])]
+            if users:
+                return _described(*users[-1])
+    return ""
+
+
+def _described(name: str, line: int, function: str) -> str:
+    text = linecache.getline(name, line).strip()
+    return f"{Path(name).name}, line {line}, in {function}" + (f": {text[:120]}" if text else "")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """From the error that began it outwards."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    yield from reversed(chain)
+
+
+def is_users_own(name: str) -> bool:
+    """Whether a file is the user's, and not of a library that is installed."""
+    return _is_users(name) and "site-packages" not in name and "dist-packages" not in name
+
+
+def _is_users(name: str) -> bool:
+    """Whether a file is neither ours, nor torch's, nor Python's own."""
+    if name.startswith("<") or name.startswith(OWN) or LIBRARIES.search(name):
+        return False
+    return not name.startswith(PYTHON) or "site-packages" in name

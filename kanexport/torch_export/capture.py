@@ -1,0 +1,439 @@
+"""The module run as it is, in float64 where it can be, and what its layers saw."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import operator
+import traceback
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from kanexport.errors import InvalidKan
+from kanexport.torch_export.borrowed_module import (
+    ForeignError,
+    first_line,
+    first_tensor,
+    foreign_code,
+    lent,
+    place,
+    replaced,
+)
+from kanexport.torch_export.io_binding import PLAIN, Wiring, tensors, why_not
+from kanexport.verify.float64_reference import Jitter
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of a submodule: the vectors it was given, what it gave, and how it was called."""
+
+    name: str
+    x: Array
+    y: Array
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    at: int | str  # of the vectors among both
+    part: int | None = None  # the position of `y` among the module's outputs; None if it is the only one
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it was given."""
+        kind: torch.dtype = _get(self.args, self.kwargs, self.at).dtype
+        return kind
+
+    def again(self, x: Array) -> Call | None:
+        """The same call with other vectors; None where the module does not take them."""
+        args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
+        with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
+            y = self.answer(self.module.forward(*args, **kwargs))
+            return Call(self.name, x, array(y), self.module, args, kwargs, self.at, self.part)
+        return None
+
+    def answer(self, y: Any) -> torch.Tensor:
+        """The tensor of the answer among the module's outputs."""
+        tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
+        return tensor
+
+    def arguments(self, given: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What it is called with, with other vectors."""
+        return _put(self.args, self.kwargs, self.at, given)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceModule:
+    """The module in the precision that it runs in: float64, or else float32."""
+
+    module: nn.Module
+    dtype: torch.dtype
+    derives: bool = False  # takes derivatives in its forward
+
+    @classmethod
+    def of(cls, module: nn.Module, rows: Array) -> ReferenceModule:
+        """Raises InvalidKan where the module does not run at all, with its own words."""
+        try:
+            return cls._running(module, torch.float64, rows)
+        except InvalidKan as error:
+            if error.__cause__ is None:  # it runs, but gives nothing that can be served
+                raise
+            # The code may ask for float32 by name.
+            return cls._running(module, torch.float32, rows)
+
+    @classmethod
+    def _running(cls, module: nn.Module, dtype: torch.dtype, rows: Array) -> ReferenceModule:
+        """In a type, without derivatives or with them. Raises InvalidKan."""
+        with lent(module, dtype), watched() as taken:
+            try:
+                cls(module, dtype).run(rows)
+            except InvalidKan as error:
+                if not any(words in error.message for words in NO_GRAPH):
+                    raise
+                cls(module, dtype, derives=True).run(rows)
+        return cls(module, dtype, derives=bool(taken))
+
+    def run(
+        self,
+        rows: Array,
+        watched: Mapping[str, nn.Module] | None = None,
+        jitter: Jitter | None = None,
+        *,
+        nested: bool = False,
+        tapped: Container[str] = (),
+    ) -> tuple[Array, list[Call]]:
+        """Rows [B, ...] to the output, and the calls of the watched submodules in the order
+        in which they ended; `nested`: also those that one of them makes of another; `tapped`: modules
+        inside of which others still run. To be
+        run while the module is lent. `jitter` shakes the rows and what goes into those
+        submodules. Raises InvalidKan with the module's own words."""
+        watch = _Watch([], jitter, nested, tapped)
+        x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
+        forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
+        try:
+            with foreign_code(), replaced(forwards), Rewritten(DISTANCES), torch.set_grad_enabled(self.derives):
+                y = self.module(ready(x) if self.derives else x)
+        except ForeignError as foreign:
+            where = place(foreign.error)
+            count = "1 row" if len(x) == 1 else f"{len(x)} rows"
+            raise InvalidKan(
+                f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
+                + (f" ({where})" if where else ""),
+                hint="give rows as the module takes them: --example rows.npy (for several inputs an .npz with an array "
+                "for each parameter of its forward), or --input-shape without the batch axis",
+            ) from foreign.error
+        return array(_one_tensor(y, len(x))), watch.calls
+
+    def in_float32(self, rows: Array) -> Array | None:
+        """What the module, lent in float64, gives in float32; None where it runs in that only, or not."""
+        if self.dtype == torch.float32:
+            return None
+        with contextlib.suppress(InvalidKan), lent(self.module, torch.float32):
+            return dataclasses.replace(self, dtype=torch.float32).run(rows)[0]
+        return None
+
+
+@dataclass
+class _Watch:
+    """Notes the calls of submodules, and shakes what goes into them if `jitter` is given."""
+
+    calls: list[Call]
+    jitter: Jitter | None
+    nested: bool
+    tapped: Container[str] = ()
+    inside: bool = False
+
+    def forward(self, name: str, part: nn.Module) -> Callable[..., Any]:
+        """A forward that does what the module's own does, and notes it."""
+        own = part.forward
+
+        def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            at = first_tensor(args, kwargs)
+            if at is None or (self.inside and not self.nested) or hidden(_get(args, kwargs, at)):
+                return own(*args, **kwargs)
+            before, self.inside = self.inside, self.inside or name not in self.tapped
+            try:
+                return self._note(name, part, own, args, kwargs, at)
+            finally:
+                self.inside = before
+
+        return forward
+
+    def _note(
+        self,
+        name: str,
+        part: nn.Module,
+        own: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        at: int | str,
+    ) -> Any:
+        given = _get(args, kwargs, at)
+        if self.jitter is not None and given.is_floating_point():
+            shaken = torch.from_numpy(self.jitter.shake(array(given))).to(given.dtype)
+            # What derivatives are taken by goes on being that.
+            args, kwargs = _put(args, kwargs, at, given + (shaken - given).detach() if given.requires_grad else shaken)
+        # Copied before and after, because either may be changed in place by what follows.
+        x = array(_get(args, kwargs, at))
+        y = own(*args, **kwargs)
+        answer, place = _answer(y, given)
+        if answer is not None and given.is_floating_point() and answer.is_floating_point():
+            self.calls.append(Call(name, x, array(answer), part, args, kwargs, at, place))
+        return y
+
+
+def _answer(y: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
+    """The answer, and its position among the tensors of a layer that also gives a loss or activations. The answer is
+    the first tensor that has a vector for each given vector."""
+    if isinstance(y, torch.Tensor):
+        return y, None
+    for at, (_, value) in enumerate(tensors(y)):
+        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[:-1] == given.shape[:-1]:
+            return value, at
+    return None, None
+
+
+def _get(args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str) -> Any:
+    return args[at] if isinstance(at, int) else kwargs[at]
+
+
+def _put(
+    args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str, value: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(at, int):
+        return (*args[:at], value, *args[at + 1 :]), kwargs
+    return args, kwargs | {at: value}
+
+
+def _wiring(module: nn.Module) -> Wiring:
+    wiring = getattr(module, "wiring", PLAIN)
+    return wiring if isinstance(wiring, Wiring) else PLAIN
+
+
+def _one_tensor(y: object, rows: int) -> torch.Tensor:
+    """What a whole module gives: one floating-point tensor [B, ...]."""
+    if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
+        raise InvalidKan(why_not(y, rows), hint="wrap it in a module that returns the tensors to be served")
+    return y
+
+
+def array(value: torch.Tensor) -> Array:
+    """A copy in float64."""
+    return value.detach().to("cpu", torch.float64, copy=True).numpy()
+
+
+NO_GRAPH = ("does not require grad", "not have been used in the graph")  # torch's words for what no_grad hides
+# Numbers of rows, of which one divides no other size in a module: multiples of it are taken for the rows.
+ROWS = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
+# Operators that are given shapes.
+SHAPED = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("view", "_unsafe_view", "expand", "reshape", "new_zeros", "repeat")
+)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[None]]:
+    """Inside: one entry for each derivative that is taken."""
+    taken: list[None] = []
+    autograd: Any = torch.autograd
+    engine = autograd._engine_run_backward  # what grad, backward and torch.func come to
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        taken.append(None)
+        return engine(*args, **kwargs)
+
+    autograd._engine_run_backward = run
+    try:
+        yield taken
+    finally:
+        autograd._engine_run_backward = engine
+
+
+def hidden(tensor: torch.Tensor) -> bool:
+    """Whether torch.func hides a tensor's values, because it derives by it or maps over it."""
+    functorch: Any = torch._C._functorch
+    return bool(functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> int:
+    """How many rows to write a module down with."""
+    tensors = [*given, *module.parameters(), *module.buffers()]
+    sizes = {size for tensor in tensors for size in tensor.shape}
+    return next((count for count in ROWS if all(size % count or not size for size in sizes)), ROWS[-1])
+
+
+def ready(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor by which a derivative can be taken."""
+    return tensor.detach().requires_grad_(tensor.is_floating_point())
+
+
+def in_functorch(failure: BaseException) -> bool:
+    """Whether torch.func's vmap or a derivative of its was being followed when something failed."""
+    seen: BaseException | None = failure
+    while seen is not None:
+        frames = (frame.filename for frame in traceback.extract_tb(seen.__traceback__))
+        if "functorch transform" in str(seen) or any("_functorch" in name for name in frames):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def written_down(module: nn.Module, given: tuple[torch.Tensor, ...]) -> nn.Module:
+    """A lent module as its operators, without a forward's Python, for inputs of any number of rows, of which there
+    are as many as `rows` says: torch.func's vmap writes that number down in places."""
+
+    def forward(*tensors: torch.Tensor) -> object:
+        with torch.enable_grad():
+            return module(*map(ready, tensors))
+
+    with Rewritten():
+        operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
+    _set_free(operators, len(given[0]))
+    return _Plain(operators)
+
+
+def _set_free(operators: GraphModule, count: int) -> None:
+    """The number of rows, and multiples of it, that stand in a graph as numbers become those of its input."""
+    graph = operators.graph
+    first = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(first):
+        size = graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
+    times: dict[int, Node] = {1: size}
+
+    def free(value: Any) -> Any:
+        factor, rest = divmod(value, count) if type(value) is int else (0, 1)
+        if rest or not factor:
+            return value
+        if factor not in times:
+            with graph.inserting_after(size):
+                times[factor] = graph.call_function(operator.mul, (size, factor))
+        return times[factor]
+
+    for node in list(graph.nodes):
+        if node.target in SHAPED:
+            node.args = tree_map(free, node.args)
+    graph.eliminate_dead_code()
+    operators.recompile()
+
+
+class _Plain(nn.Module):
+    """Takes its inputs as a module that is traced does."""
+
+    def __init__(self, operators: nn.Module) -> None:
+        super().__init__()
+        self.operators = operators
+
+    def forward(self, *given: torch.Tensor) -> object:
+        return self.operators(*given)
+
+
+EXACT = "donot_use_mm_for_euclid_dist"
+
+
+def _cdist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0, compute_mode: str = EXACT) -> torch.Tensor:
+    """Distances one way for all numbers of rows; torch goes another above 25 of them, with fewer digits."""
+    return torch.cdist(a, b, p, compute_mode=EXACT)
+
+
+def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
+    """With a bound that is a tensor, of which torch.onnx loses the type under torch.vmap."""
+    if not isinstance(min, torch.Tensor) and not isinstance(max, torch.Tensor):
+        return torch.clamp(x, min, max)
+    if min is not None:
+        x = torch.maximum(x, _like(min, x))
+    return x if max is None else torch.minimum(x, _like(max, x))
+
+
+def _like(value: Any, x: torch.Tensor) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
+
+
+def _getitem(x: torch.Tensor, index: Any) -> torch.Tensor:
+    """With indices of 64 bits, as ONNX wants them."""
+    several = index if isinstance(index, tuple) else (index,)
+    wide = tuple(one.long() if _is_narrow(one) else one for one in several)
+    return x[wide if isinstance(index, tuple) else wide[0]]
+
+
+def _is_narrow(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.int32, torch.int16, torch.int8)
+
+
+Table = Mapping[Any, Callable[..., torch.Tensor]]
+# Torch's own other way: a module is held to it too, because with more than 25 rows a row of infinities answers NaN.
+DISTANCES: Table = {torch.cdist: _cdist}
+TABLE: Table = {
+    **DISTANCES,
+    torch.clamp: _clamp,
+    torch.Tensor.clamp: _clamp,
+    torch.Tensor.__getitem__: _getitem,
+}
+
+
+class Rewritten(TorchFunctionMode):
+    """Inside, the functions of a table are computed by what stands there."""
+
+    def __init__(self, table: Table = TABLE) -> None:
+        super().__init__()
+        self.table = table
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.table.get(func, func)(*args, **(kwargs or {}))
+
+
+KEEP, FLAT, COLUMN = "keep", "flat", "column"  # [..., n] -> [..., m]; -> [rows, m]; -> [rows, m, 1]
+TAP, TAP_AFTER = "tap", "tap after"  # nothing is replaced: what goes in, or comes out, is looked at, and passes
+
+
+def form(call: Call, n: int, m: int) -> str:
+    """How a layer of n sources and m destinations shapes its output. Raises InvalidKan
+    where it is none of the known ways."""
+    rows, rest = divmod(call.x.size, n)
+    if not rest and call.x.ndim:
+        if call.x.shape[-1] == n and call.y.shape == (*call.x.shape[:-1], m):
+            return KEEP
+        if call.y.shape == (rows, m):
+            return FLAT
+        if call.y.shape == (rows, m, 1):
+            return COLUMN
+    raise InvalidKan(
+        f"maps {list(call.x.shape)} to {list(call.y.shape)}, which {n} sources and {m} destinations do not"
+    )
+
+
+def lead(two: Call, three: Call, n: int) -> tuple[int, ...] | None:
+    """Axes of a layer's vectors, -1 at the rows of the batch, from calls with 2 and 3
+    rows: (-1, 8) for 8 tokens, (8, -1) where the batch comes second. None where the
+    rows cannot be told apart."""
+    return lead_of(*(_lead(call, n) for call in (two, three)))
+
+
+def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The same from the axes of both calls' vectors."""
+    if len(first) != len(second):
+        return None
+    moved = [axis for axis, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
+    if len(moved) != 1 or first[moved[0]] * 3 != second[moved[0]] * 2:
+        return None
+    axis, each = moved[0], first[moved[0]] // 2
+    return (*first[:axis], -1, *(() if each == 1 else (each,)), *first[axis + 1 :])
+
+
+def _lead(call: Call, n: int) -> tuple[int, ...]:
+    return call.x.shape[:-1] if call.x.shape[-1] == n else (call.x.size // n,)
+
+
+def by_row(flat: Array, axes: tuple[int, ...]) -> Array:
+    """[rows of the layer, n] -> [B, *positions, n]"""
+    return np.moveaxis(flat.reshape(*axes, flat.shape[-1]), axes.index(-1), 0)

@@ -1,0 +1,332 @@
+"""What convolutions a module runs: each one's input and weights, and which of their results it adds up.
+
+KAN convolutions compute functions of every number by itself and convolve these with ordinary weights, in
+one convolution or several whose results are added, joined or mixed by one of a single place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from kanexport.errors import InvalidKan
+from kanexport.torch_export.capture import array
+
+Array = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
+Mode = Literal["reflect", "edge", "wrap"]
+
+ZEROS = "constant"  # outside is zero
+MODES: dict[str, Mode] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # torch's words and numpy's
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A convolution without its weights, by axis: `pads` before and after. `mode`: what lies outside, ZEROS or
+    one of MODES."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    mode: str = ZEROS
+
+    @classmethod
+    def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:
+        """From the arguments of torch's functions: numbers, one for every axis, or "same" and "valid"."""
+        axes = len(kernel)
+        strides, dilations = _each(stride, axes), _each(dilation, axes)
+        if isinstance(padding, str):
+            whole = [d * (k - 1) * (padding == "same") for d, k in zip(dilations, kernel, strict=True)]
+            pads = tuple((n // 2, n - n // 2) for n in whole)
+        else:
+            pads = tuple((n, n) for n in _each(padding, axes))
+        return cls(tuple(kernel), strides, dilations, pads)
+
+    @property
+    def is_one_place(self) -> bool:
+        """Whether every position sees the place that it is at, and nothing else."""
+        return all(k == 1 for k in (*self.kernel, *self.stride)) and not any(map(any, self.pads)) and self.mode == ZEROS
+
+    @property
+    def places(self) -> int:
+        """P, of the kernel."""
+        return math.prod(self.kernel)
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether some position may see beyond the picture, where all functions are zero."""
+        return self.mode == ZEROS and any(map(any, self.pads))
+
+    def padded(self, pads: Sequence[int], mode: str) -> Geometry:
+        """With padding that was done before, in the order of torch's `pad`: the last axis first."""
+        pairs = tuple(zip(pads[0::2], pads[1::2], strict=True))[::-1]
+        return Geometry(self.kernel, self.stride, self.dilation, pairs, mode)
+
+    def positions(self, picture: Sequence[int]) -> tuple[int, ...]:
+        """How many there are, along each axis."""
+        spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        return tuple(
+            (size + low + high - span) // stride + 1
+            for size, (low, high), span, stride in zip(picture, self.pads, spans, self.stride, strict=True)
+        )
+
+    def index(self, picture: Sequence[int]) -> Places:
+        """[L, P]: which number of a flat picture each place of the kernel is over, at each position; -1 outside."""
+        whole = np.arange(math.prod(picture), dtype=np.int64).reshape(picture)
+        if self.mode == ZEROS:
+            whole = np.pad(whole, self.pads, constant_values=-1)
+        else:
+            whole = np.pad(whole, self.pads, mode=MODES[self.mode])
+        spans = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        windows = np.lib.stride_tricks.sliding_window_view(whole, spans)
+        strides = tuple(slice(None, None, stride) for stride in self.stride)
+        steps = tuple(slice(None, None, dilation) for dilation in self.dilation)
+        return np.ascontiguousarray(windows[(*strides, *steps)].reshape(-1, self.places))
+
+    def unfold(self, x: Array) -> Array:
+        """[B, C, *picture] -> [B, *positions, C * P], a channel's places one after another; zero outside."""
+        picture = x.shape[2:]
+        flat = np.concatenate([x.reshape(*x.shape[:2], -1), np.zeros((*x.shape[:2], 1))], axis=2)
+        seen = flat[:, :, self.index(picture)].transpose(0, 2, 1, 3)  # [B, L, C, P]
+        return np.asarray(seen.reshape(len(x), *self.positions(picture), -1))
+
+    def inside(self, picture: Sequence[int]) -> Array:
+        """[*positions, P]: 1 where a place lies in the picture, 0 outside."""
+        there = (self.index(picture) >= 0).astype(np.float64)
+        return there.reshape(*self.positions(picture), self.places)
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    numbers = tuple(int(one) for one in value) if isinstance(value, Sequence) else (int(value),) * axes
+    return numbers * axes if len(numbers) == 1 else numbers
+
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+OTHERS = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+ADDS = (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__, torch.Tensor.__iadd__)
+SAME = (torch.clone, torch.Tensor.clone, torch.Tensor.contiguous)
+SQUEEZES = (torch.squeeze, torch.Tensor.squeeze)
+JOINS = (torch.cat, torch.concat, torch.concatenate)
+
+
+class Ordinary(InvalidKan):
+    """Nothing seems to be a KAN convolution, so that nobody need be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One convolution of functions [B, C, *picture]. `number`: which of all that the module ran; weight:
+    [O, C / groups, *kernel]; bias: [O]."""
+
+    number: int
+    functions: torch.Tensor
+    weight: Array
+    bias: Array
+    geometry: Geometry
+    groups: int
+
+    @property
+    def count(self) -> int:
+        """C, of its functions."""
+        return int(self.weight.shape[1]) * self.groups
+
+    def connected(self) -> npt.NDArray[np.bool_]:
+        """[O, C]: which results are made of which functions."""
+        results, functions = len(self.weight), self.count
+        group = np.arange(results) // (results // self.groups)
+        return np.asarray(group[:, None] == np.arange(functions) // self.weight.shape[1])
+
+    def folded(self) -> Convolution:
+        """Over one axis less, where the first one has no more positions than one: its places are further functions."""
+        own = self.geometry
+        if own.mode != ZEROS or self.functions.shape[2] != own.kernel[0] or any(own.pads[0]):
+            raise Ordinary("convolves along another axis")
+        fewer = Geometry(own.kernel[1:], own.stride[1:], own.dilation[1:], own.pads[1:])
+        return replace(self, weight=self.weight.reshape(len(self.weight), -1, *fewer.kernel), geometry=fewer)
+
+    def dense(self) -> Array:
+        """[O, C, P]"""
+        flat = self.weight.reshape(*self.weight.shape[:2], -1)
+        if self.groups == 1:
+            return flat
+        whole = np.zeros((len(flat), flat.shape[1] * self.groups, flat.shape[2]))
+        whole[self.connected()] = flat.reshape(-1, flat.shape[2])
+        return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Channels [m] as a linear form of convolutions' results: weights [m, O] by the place of the
+    convolution among those noted, and what is added [m]."""
+
+    weights: dict[int, Array]
+    constant: Array
+
+    def plus(self, other: Form) -> Form:
+        """The sum of both."""
+        weights = dict(self.weights)
+        for at, weight in other.weights.items():
+            weights[at] = weights[at] + weight if at in weights else weight
+        return Form(weights, self.constant + other.constant)
+
+    def mixed(self, matrix: Array, bias: Array) -> Form:
+        """What a convolution of one place makes of it. matrix: [new m, m]"""
+        return Form({at: matrix @ weight for at, weight in self.weights.items()}, matrix @ self.constant + bias)
+
+    @classmethod
+    def joined(cls, forms: list[Form]) -> Form:
+        """The channels of all, one after the other."""
+        starts = np.cumsum([0, *(len(form.constant) for form in forms)])
+        weights: dict[int, Array] = {}
+        for start, form in zip(starts, forms, strict=False):
+            for at, weight in form.weights.items():
+                whole = weights.setdefault(at, np.zeros((starts[-1], weight.shape[1])))
+                whole[start : start + len(weight)] += weight
+        return cls(weights, np.concatenate([form.constant for form in forms]))
+
+
+@dataclass
+class Result:
+    """What is known of a tensor that convolutions gave: its numbers, until they are changed in place, and
+    whether something known was made of it."""
+
+    value: torch.Tensor
+    form: Form
+    numbers: Array
+    version: int
+    used: bool = False
+
+
+class Watch(TorchFunctionMode):
+    """Inside, the convolutions of an ordinary run are noted in `seen`, and `results` is what is made of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Convolution] = []
+        self.strange = False  # something was convolved that is not looked into
+        self._results: dict[int, Result] = {}
+        self._padded: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[int, ...], str]] = {}
+        self._count = 0
+
+    @property
+    def results(self) -> list[Result]:
+        """Those of which nothing known was made, in the order in which they were made."""
+        return [result for result in self._results.values() if not result.used]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What torch calls in place of each of its functions."""
+        kwargs = kwargs or {}
+        y = func(*args, **kwargs)
+        if func in CONVOLUTIONS:
+            self._convolve(y, *args, **kwargs)
+        elif func is functional.pad:
+            self._pad(y, *args, **kwargs)
+        elif func in OTHERS:
+            self.strange = True
+        elif type(y) is torch.Tensor:
+            self._follow(func, args, kwargs, y)
+        return y
+
+    def _known(self, value: Any) -> Result | None:
+        found = self._results.get(id(value)) if type(value) is torch.Tensor else None
+        return found if found is not None and found.version == value._version else None
+
+    def _make(self, value: torch.Tensor, form: Form, *of: Result) -> None:
+        for result in of:
+            result.used = True
+        self._results[id(value)] = Result(value, form, array(value), value._version)
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, y: torch.Tensor) -> None:
+        """What is made of results: sums, copies, and results joined along the channels."""
+        if func in JOINS:
+            self._join(args, kwargs, y)
+            return
+        known = self._all_known(args)
+        squeezed = func in SQUEEZES and args[1:] == (2,) and not kwargs
+        if known and (func in SAME or squeezed):
+            self._make(y, known[0].form, *known)
+        elif func in ADDS and not kwargs:
+            self._add(known, y)
+
+    def _all_known(self, values: Any) -> list[Result]:
+        return [result for result in map(self._known, values) if result is not None]
+
+    def _join(self, args: Any, kwargs: Any, y: torch.Tensor) -> None:
+        known = self._all_known(args[0])
+        along = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        if known and len(known) == len(args[0]) and along in (1, 1 - y.ndim):
+            self._make(y, Form.joined([part.form for part in known]), *known)
+
+    def _add(self, known: list[Result], y: torch.Tensor) -> None:
+        if len(known) == 2 and all(one.value.shape == y.shape for one in known):
+            self._make(y, known[0].form.plus(known[1].form), *known)
+
+    def _pad(self, y: torch.Tensor, given: torch.Tensor, pad: Any, mode: str = ZEROS, value: Any = None) -> None:
+        """Padding that a convolution does before it begins."""
+        pads = tuple(int(one) for one in pad)
+        if (mode in MODES or (mode == ZEROS and not value)) and len(pads) == 2 * (y.ndim - 2):
+            self._padded[id(y)] = (y, given, pads, mode)
+
+    def _convolve(
+        self,
+        y: torch.Tensor,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> None:
+        number, self._count = self._count, self._count + 1
+        geometry = Geometry.of(tuple(weight.shape[2:]), stride, padding, dilation)
+        values = array(weight)
+        added = np.zeros(len(values)) if bias is None else array(bias)
+        known = self._known(input)
+        if known is not None and geometry.is_one_place and groups == 1:
+            self._make(y, known.form.mixed(values.reshape(len(values), -1), added), known)
+            return
+        if id(input) in self._padded:
+            _, input, pads, mode = self._padded[id(input)]
+            self.strange |= any(map(any, geometry.pads))  # padded twice
+            geometry = geometry.padded(pads, mode)
+        self._make(y, Form({len(self.seen): np.eye(len(values))}, added))
+        self.seen.append(Convolution(number, input, values, added, geometry, groups))
+
+
+class Bare(TorchFunctionMode):
+    """Inside, nothing is convolved, and rows of one place stay so; `functions` are the inputs of the
+    convolutions of some `numbers`."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__()
+        self.functions: list[torch.Tensor] = []
+        self._numbers, self._count = numbers, 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of these convolutions were met."""
+        return len(self.functions) == len(self._numbers)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What torch calls in place of each of its functions."""
+        kwargs = kwargs or {}
+        if func is functional.pad:
+            return args[0]
+        if func not in CONVOLUTIONS:
+            return func(*args, **kwargs)
+        given = args[0] if args else kwargs["input"]
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        if self._count in self._numbers:
+            self.functions.append(given)
+        self._count += 1
+        return given.new_zeros((given.shape[0], weight.shape[0], *[1] * (given.ndim - 2)))

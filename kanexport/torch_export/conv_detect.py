@@ -1,0 +1,240 @@
+"""KAN convolutions among the submodules: found by running them, and held against what they add up."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.errors import ExportError, InvalidKan
+from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
+from kanexport.torch_export.capture import Call, array
+from kanexport.torch_export.conv_capture import Ordinary, Watch
+from kanexport.torch_export.conv_functions import NORMS, Source
+from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, together
+from kanexport.torch_export.match import Reading, holds
+from kanexport.torch_export.sampled_layer import SAMPLED
+
+Array = npt.NDArray[np.float64]
+
+FAR = (1.0, 10.0, 1e3, 1e6)  # times what was seen
+SPOILT = (np.nan, np.inf, -np.inf)
+VECTORS = 4096  # of one picture that are compared
+PICTURES = 2  # of one call
+NUMBERS = 4_000_000  # that a layer is given for one row
+
+
+class _Told(nn.Module):
+    """Stands for a layer whose answers are there already."""
+
+
+def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
+    """By name, outermost first, the submodules that may run KAN convolutions: not torch's own, and with
+    weights of three axes or more."""
+    return {
+        name: part
+        for name, part in whole.named_modules()
+        if name
+        and name not in taken
+        and not type(part).__module__.startswith("torch.")
+        and any(parameter.ndim >= 3 for parameter in part.parameters())
+    }
+
+
+def offer(
+    calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
+) -> tuple[dict[str, Reading], dict[str, str]]:
+    """By the name of the module that gives their sources, those that are KAN convolutions, and why others are none
+    that seemed to be. `calls`: of the modules that may be, outermost first; `taken`: layers that have been read,
+    which neither hold one nor lie in one."""
+    found: dict[str, Reading] = {}
+    refused: dict[str, str] = {}
+    done: list[str] = list(taken)
+    for name, inside in _ways(list(calls)):
+        if not _is_free(name, done):
+            continue
+        try:
+            layers = _judged(name, calls[name], precision, inside=inside)
+        except Ordinary:
+            continue
+        except ExportError as error:
+            refused[name] = error.message
+        else:
+            done.append(name)
+            found |= _readings(name, layers)
+    return found, {name: why for name, why in refused.items() if _is_free(name, done)}
+
+
+def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
+    return {one.source.name or name: Reading(SAMPLED, together(one.parts[:1]), "", one) for one in layers}
+
+
+def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """In which order modules are tried, and whether from what is inside of them: what begins from what a module is
+    given is the whole of it; else the smallest module is looked into."""
+    yield from ((name, False) for name in names)
+    yield from ((name, True) for name in reversed(names))
+
+
+def _is_free(name: str, done: Sequence[str]) -> bool:
+    """Whether a submodule neither holds nor lies in one of some others."""
+    dotted = [f"{other}." for other in done]
+    return not any(f"{name}.".startswith(other) or other.startswith(f"{name}.") for other in dotted)
+
+
+def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
+    call = calls[0]
+    if not 3 <= call.x.ndim <= 5 or call.x.ndim != call.y.ndim:
+        raise Ordinary("takes no pictures")
+    parts = dict(_points(name, call)) if inside else {}
+    if inside and not parts:
+        raise Ordinary("has nothing inside")
+    watch, values = _watched(call, call.x[:PICTURES], parts)
+    if watch.strange or not watch.seen:
+        raise Ordinary("convolves nothing that is looked into")
+    sources = [Source(call.x, module=None)] + [Source(value, one, parts[one]) for one, value in values.items()]
+    found = read(call, watch, sources)
+    for one in found:
+        _require_few(one)
+    _hold(found, calls, precision)
+    return found
+
+
+def _require_few(convolved: Convolved) -> None:
+    """Raises InvalidKan where a layer would be given too much: what it is given is computed in every run."""
+    picture = convolved.source.value.shape[2:]
+    for part in convolved.parts:
+        count = part.layer.sources * math.prod(part.geometry.positions(picture))
+        if count > NUMBERS:
+            raise InvalidKan(f"for each row it would be given {count} numbers, place by place, more than {NUMBERS}")
+
+
+def _points(name: str, call: Call) -> Iterator[tuple[str, nn.Module]]:
+    """The modules inside that functions may begin from: those that normalise or project."""
+    for inner, part in call.module.named_modules():
+        if inner and isinstance(part, (*NORMS, nn.modules.conv._ConvNd)):
+            yield f"{name}.{inner}", part
+
+
+def _hold(found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
+    """Raises InvalidKan where the edges of layers do not add up to what the module's convolutions give."""
+    parts = {one.source.name: one.source.module for one in found if one.source.module is not None}
+    near, far = ([(x, *_watched(one, x, parts)) for one, x in _rows(calls, variants)] for variants in (_near, _far))
+    for layers in _added(found):
+        told, further = ([_as_call(layers, {"": x, **values}, one) for x, one, values in runs] for runs in (near, far))
+        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), told, further, precision)
+        if verdict.reading is None:
+            raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
+
+
+def _added(found: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
+    """Layers whose results are added, each with the name of its source."""
+    by_results: dict[tuple[int, ...], list[tuple[str, ConvLayer]]] = {}
+    for one in found:
+        for part in one.parts:
+            by_results.setdefault(tuple(part.results.tolist()), []).append((one.source.name, part))
+    return list(by_results.values())
+
+
+def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watch, dict[str, Array]]:
+    """The convolutions of the call made with other pictures, also where it does not come to its end, and what
+    some parts gave, in their order, of those that ran once."""
+    watch, values = Watch(), {}
+    given = torch.from_numpy(x).to(call.dtype)
+
+    def noted(name: str, part: nn.Module) -> Callable[..., Any]:
+        own = part.forward
+
+        def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            y = own(*args, **kwargs)
+            values[name] = None if name in values or not isinstance(y, torch.Tensor) else array(y)
+            return y
+
+        return forward
+
+    noting = replaced((part, noted(name, part)) for name, part in parts.items())
+    with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad(), noting, watch:
+        args, kwargs = call.arguments(given)
+        call.module.forward(*args, **kwargs)
+    return watch, {name: value for name, value in values.items() if value is not None and value.ndim == x.ndim}
+
+
+def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
+    """[B, m, *positions]: what the convolutions add up to, of some of the results. Raises InvalidKan."""
+    starts = np.cumsum([0, *(len(result.form.constant) for result in watch.results)])
+    parts = [
+        one.numbers[:, results[(results >= low) & (results < high)] - low]
+        for one, low, high in zip(watch.results, starts, starts[1:], strict=False)
+    ]
+    parts = [part for part in parts if part.shape[1]]
+    if sum(part.shape[1] for part in parts) < len(results) or len({part.shape[2:] for part in parts}) != 1:
+        raise InvalidKan("has other positions than its convolutions")
+    return np.concatenate(parts, axis=1)
+
+
+def _as_call(layers: Sequence[tuple[str, ConvLayer]], given: Mapping[str, Array], watch: Watch) -> Call:
+    """Some vectors of layers whose results are added, and what the module makes of them. given: what each source
+    was, by name."""
+    if any(name not in given for name, _ in layers):
+        raise InvalidKan("does not always run the same modules")
+    vectors = [part.vectors(given[name]) for name, part in layers]
+    wanted = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
+    if any(wanted.shape[:-1] != one.shape[:-1] for one in vectors):
+        raise InvalidKan("has other positions than its convolutions")
+    flat, wanted = np.concatenate(vectors, axis=-1), wanted.reshape(-1, wanted.shape[-1])
+    flat = flat.reshape(-1, flat.shape[-1])
+    chosen = np.random.default_rng(0).permutation(len(flat))[:VECTORS]
+    return Call("", flat[chosen], wanted[chosen], _Told(), (torch.zeros(0),), {}, 0)
+
+
+def _rows(calls: Sequence[Call], variants: Callable[[Array], Iterator[Array]]) -> Iterator[tuple[Call, Array]]:
+    for call in calls:
+        for x in variants(call.x[:PICTURES]):
+            yield call, x.astype(np.float32).astype(np.float64)
+
+
+def _near(x: Array) -> Iterator[Array]:
+    """The pictures themselves, and others beside and beyond them."""
+    finite = np.where(np.isfinite(x), x, 0)
+    yield x
+    yield 4 * finite + np.random.default_rng(0).normal(0, finite.std() or 1.0, size=x.shape)
+
+
+def _far(x: Array) -> Iterator[Array]:
+    """Pictures far from what was seen, with all signs and with one, NaN and infinities in places and in channels."""
+    rng = np.random.default_rng(0)
+    scale = float(np.abs(x[np.isfinite(x)]).max(initial=0)) or 1.0
+    yield np.zeros_like(x)
+    for times in FAR:
+        noise = scale * times * rng.uniform(-1, 1, size=x.shape)
+        yield from (noise, np.abs(noise), -np.abs(noise))
+    ordinary = scale * rng.uniform(-1, 1, size=x.shape)
+    for value in SPOILT:
+        for share in (0.02, 0.5, 1.0):
+            yield np.where(rng.random(size=x.shape) < share, value, ordinary)
+        channel = ordinary.copy()
+        channel[:, rng.integers(x.shape[1])] = value
+        yield channel
+
+
+def told(convolved: Convolved) -> list[str]:
+    """What is to be said of layers."""
+    words = [
+        "a KAN convolution; a source is a channel at one place of the kernel, its edges add up to what the "
+        "convolutions give, before any normalisation or activation that follows"
+    ]
+    if convolved.after:
+        words.append("its sources are what it gives")
+    if any(part.basis.inside for part in convolved.parts):
+        words.append(
+            "padded with zeros after its functions, so an edge is less its value at zero, 0 outside the picture; what "
+            "lies at zero is told by further sources, one for each place of the kernel, that are 1 inside the picture "
+            "and 0 outside"
+        )
+    return words

@@ -1,0 +1,375 @@
+"""From the convolutions that a module ran to layers: whose functions they convolve, and what is added up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Support
+from kanexport.errors import InvalidKan
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.torch_export.capture import Call
+from kanexport.torch_export.conv_capture import Convolution, Form, Geometry, Ordinary, Watch
+from kanexport.torch_export.conv_functions import Functions, Source, laid_out
+from kanexport.torch_export.sampled_layer import SAMPLED
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+
+Array = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.intp]
+
+MOST_LAYERS = 64  # of one module: groups
+MOST_NUMBERS = 16_000_000  # of one layer's weights, as float64
+LEAST = 2  # functions a channel: with one it is an ordinary convolution of something
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Convolved:
+    """All layers of a module that take their sources from one place: from what the module is given, or from what
+    a module inside of it gives, as `after` says. `count`: F, of all functions there; `traced`: their graphs by
+    type, once they are made."""
+
+    parts: tuple[ConvLayer, ...]
+    count: int
+    source: Source
+    traced: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def after(self) -> bool:
+        """Whether it is what the module gives that is looked at."""
+        return self.source.module is not None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Which have nothing to do with one another."""
+        return tuple(part.layer for part in self.parts)
+
+    def widths(self) -> tuple[int, ...]:
+        """Of what each layer is given."""
+        return tuple(part.layer.sources for part in self.parts)
+
+    def given(self, call: Call) -> Array:
+        """What a call gives to the functions, [B, C, *picture]."""
+        return call.y if self.after else call.x
+
+    def vectors(self, call: Call) -> list[Array]:
+        """What a call gives to each layer, [B, *positions, I]."""
+        return [part.vectors(self.given(call)) for part in self.parts]
+
+
+def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
+    """The layers of a module from the convolutions that it ran for a call, by the source that they begin from. Raises
+    InvalidKan where it is none of KAN convolutions."""
+    convolutions = [one if one.functions.ndim == call.x.ndim else one.folded() for one in watch.seen]
+    forms = Form.joined([result.form for result in watch.results])
+    origins = [_Origin.of(functions, mine) for functions, mine in _assigned(call, convolutions, sources)]
+    shared = _Shared(forms, tuple(origins))
+    alike = shared.alike()
+    if len(alike) > MOST_LAYERS:
+        raise InvalidKan(f"has more than {MOST_LAYERS} groups")
+    if not alike:
+        raise Ordinary("convolves no more functions than it has channels")
+    found = ((origin, shared.layers(origin, alike)) for origin in origins)
+    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in found if layers]
+
+
+def _assigned(
+    call: Call, convolutions: Sequence[Convolution], sources: Sequence[Source]
+) -> Iterator[tuple[Functions, dict[int, Convolution]]]:
+    """The convolutions of functions of each source, by their place among all: of the last source that changes them."""
+    waiting = dict(enumerate(convolutions))
+    for source in reversed(sources[1:]):
+        moved = _functions(call, source, waiting).moved()
+        ends = np.cumsum([0, *(one.count for one in waiting.values())])
+        if len(moved) != ends[-1]:
+            raise Ordinary("has other functions in one place than in a picture")
+        mine = [at for at, low, high in zip(waiting, ends, ends[1:], strict=False) if moved[low:high].any()]
+        found = {at: waiting.pop(at) for at in mine}
+        if found:
+            yield _functions(call, source, found), found
+        if not waiting:
+            return
+    yield _functions(call, sources[0], waiting), waiting
+
+
+def _functions(call: Call, source: Source, convolutions: Mapping[int, Convolution]) -> Functions:
+    return Functions(call, source, tuple(one.number for one in convolutions.values()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Origin:
+    """A source and the convolutions of its functions, by their place among all. `owner` [F]: channels, -1 for a
+    constant; `zero` [F]: values at zero; `starts`: of each convolution's functions among these."""
+
+    functions: Functions
+    convolutions: dict[int, Convolution]
+    owner: Numbers
+    zero: Array
+    starts: dict[int, int]
+
+    @classmethod
+    def of(cls, functions: Functions, convolutions: dict[int, Convolution]) -> _Origin:
+        """Raises Ordinary."""
+        starts = [0, *itertools.accumulate(one.count for one in convolutions.values())]
+        owner = functions.owners()
+        if starts[-1] != len(owner):
+            raise Ordinary("has other functions in one place than in a picture")
+        owner = np.concatenate([laid_out(owner[low:high]) for low, high in itertools.pairwise(starts)])
+        functions.require_apart(owner)
+        zero = functions.evaluate(np.zeros((1, functions.source.channels)))[0]
+        return cls(functions, convolutions, owner, zero, dict(zip(convolutions, starts, strict=False)))
+
+    def part(self, at: int) -> slice:
+        return slice(self.starts[at], self.starts[at] + self.convolutions[at].count)
+
+    def made(self, forms: Form) -> npt.NDArray[np.bool_]:
+        """[m, F]: which results are made of which functions."""
+        made = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
+        for at, one in self.convolutions.items():
+            if at in forms.weights:
+                made[:, self.part(at)] = (forms.weights[at] != 0) @ one.connected()
+        return made
+
+    def reached(self, forms: Form, results: Numbers) -> Numbers:
+        """The functions that some results are made of."""
+        return np.flatnonzero(self.made(forms)[results].any(axis=0))
+
+    def has_several(self, used: Numbers) -> bool:
+        """Whether some functions are more than one for each channel."""
+        return len(used) >= LEAST * max(1, len(np.unique(self.owner[used])))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shared:
+    """What the layers of a module are made of."""
+
+    forms: Form
+    origins: tuple[_Origin, ...]
+
+    def alike(self) -> list[Numbers]:
+        """The results that are made of the same functions, which make one layer, because 0 * NaN is NaN; in their
+        order, and without ordinary convolutions."""
+        made = np.concatenate([origin.made(self.forms) for origin in self.origins], axis=1)
+        _, kind = np.unique(made, axis=0, return_inverse=True)
+        groups = [np.flatnonzero(kind == one) for one in range(kind.max() + 1)]
+        several = [
+            group
+            for group in groups
+            if any(origin.has_several(origin.reached(self.forms, group)) for origin in self.origins)
+        ]
+        return sorted(several, key=lambda found: int(found[0]))
+
+    def layers(self, origin: _Origin, alike: Sequence[Numbers]) -> tuple[ConvLayer, ...]:
+        """Those of one source."""
+        mine = (results for results in alike if len(origin.reached(self.forms, results)))
+        return tuple(self.layer(origin, results) for results in mine)
+
+    def layer(self, origin: _Origin, results: Numbers) -> ConvLayer:
+        """The layer of one source and of results that are made of the same functions."""
+        used = [at for at in origin.convolutions if at in self.forms.weights and self.forms.weights[at][results].any()]
+        geometries = {origin.convolutions[at].geometry for at in used}
+        if len(geometries) != 1:
+            raise Ordinary("adds up convolutions of different shapes")
+        (geometry,) = geometries
+        basis = _basis(origin, origin.reached(self.forms, results), geometry, len(results))
+        weights = np.zeros((len(results), len(origin.owner) + 1, geometry.places))  # the last one of no function
+        for at in used:
+            dense = origin.convolutions[at].dense()
+            mixed = self.forms.weights[at][results] @ dense.reshape(len(dense), -1)
+            weights[:, origin.part(at)] = mixed.reshape(len(results), *dense.shape[1:])
+        first = next(one for one in self.origins if len(one.reached(self.forms, results)))
+        constant = self.forms.constant[results] * (origin is first)
+        return _padded(origin, basis, geometry, results, weights, constant)
+
+
+def _basis(origin: _Origin, used: Numbers, geometry: Geometry, results: int) -> PlaceBasis:
+    """Of some of the functions."""
+    channels = np.unique(origin.owner[used])
+    channels = channels[channels >= 0]
+    if not len(channels):
+        raise Ordinary("convolves what does not depend on its input")
+    by_channel = [used[origin.owner[used] == channel] for channel in channels]
+    columns = np.full((len(channels), max(map(len, by_channel))), -1)
+    for row, mine in zip(columns, by_channel, strict=True):
+        row[: len(mine)] = mine
+    if columns.size * geometry.places * results > MOST_NUMBERS:
+        raise InvalidKan(f"has more than {MOST_NUMBERS} weights")
+    return PlaceBasis(origin.functions, channels, columns, geometry.places)
+
+
+def _padded(
+    origin: _Origin, basis: PlaceBasis, geometry: Geometry, results: Numbers, weights: Array, constant: Array
+) -> ConvLayer:
+    """The layer, with sources that tell what lies in the picture where its constants and values at zero
+    do not hold outside. weights: [m, F + 1, P]"""
+    spread = weights[:, basis.columns]  # [m, C, K, P]
+    coef = spread.transpose(1, 3, 0, 2).reshape(-1, len(results), basis.functions)
+    if geometry.has_zeros and (weights[:, :-1].any(axis=(0, 2)) & (origin.zero != 0)).any():
+        basis = replace(basis, zero=np.append(origin.zero, 0.0)[basis.columns])
+        there = np.zeros((geometry.places, *coef.shape[1:]))
+        there[:, :, 0] = np.einsum("mfp,f->pm", weights[:, :-1], origin.zero)
+        coef = np.concatenate([coef, there])
+    else:
+        alone = np.flatnonzero(origin.owner < 0)
+        constant = constant + np.einsum("mfp,f->m", weights[:, alone], origin.zero[alone])
+    shape = coef.shape[:2]
+    layer = Layer((BasisTerm(basis, coef),), np.ones(shape), constant, np.zeros(shape, dtype=bool))
+    return ConvLayer(layer, basis, geometry, results)
+
+
+POINTS = 9
+
+
+class _OfModule:
+    """What the bases below have in common: the module itself computes them."""
+
+    kind = SAMPLED
+    compact = False
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """There are no operators of ours: torch.onnx writes this graph."""
+        raise InvalidKan("a layer that is known by its answers has no operators of ours")
+
+    def emitted_scale(self, g: Graph) -> float:
+        """1: nothing is left to the coefficients."""
+        return 1.0
+
+    def knots(self) -> Array:
+        """[0, 0]: there are none."""
+        return np.zeros((0, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceBasis(_OfModule):
+    """The K functions of each source of a convolution, less their values at `zero` [C, K] where these are given.
+
+    `channels` [C]: which of the module's; `columns` [C, K]: which of all functions, -1 where there are fewer;
+    `places`: P.
+    """
+
+    all: Functions
+    channels: Numbers
+    columns: Numbers
+    places: int
+    zero: Array | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether further sources tell what lies inside the picture."""
+        return self.zero is not None
+
+    @property
+    def functions(self) -> int:
+        """K"""
+        return int(self.columns.shape[1])
+
+    @property
+    def sources(self) -> int:
+        """C * P, and P more that say what lies inside."""
+        return len(self.channels) * self.places + self.places * self.inside
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64; while the module is lent."""
+        rows, own = len(x), len(self.channels) * self.places
+        by_place = x[:, :own].reshape(rows, len(self.channels), self.places).transpose(0, 2, 1)
+        given = by_place.reshape(-1, len(self.channels))
+        values = self.of_channels(given)
+        if self.zero is not None:
+            values = np.where(given[:, :, None] == 0, 0.0, values - self.zero)
+        values = values.reshape(rows, self.places, len(self.channels), -1).transpose(0, 3, 2, 1)
+        values = values.reshape(rows, self.functions, own)
+        if not self.inside:
+            return np.asarray(values)
+        first = np.zeros((rows, self.functions, self.places))
+        first[:, 0] = x[:, own:]
+        return np.concatenate([values, first], axis=2)
+
+    def of_channels(self, given: Array) -> Array:
+        """[R, C] -> [R, C, K]"""
+        row = np.zeros((len(given), self.all.source.channels))
+        row[:, self.channels] = given
+        values = self.all.evaluate(row)
+        values = np.concatenate([values, np.zeros((len(values), 1))], axis=1)
+        return np.asarray(values[:, self.columns])
+
+    def support(self, sources: int) -> Support:
+        """What was seen, and four times as much."""
+        one = np.full(sources, self.all.source.seen)
+        return Support((-one, one), (-4 * one, 4 * one), np.linspace(-one, one, POINTS))
+
+    def parameters(self) -> dict[str, str]:
+        """How the sources lie."""
+        own = f"channel * {self.places} + place of the kernel"
+        more = f"{len(self.channels) * self.places} + place: 1 inside the picture, 0 outside"
+        return {"source": f"{own}; {more}" if self.inside else own}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConvLayer:
+    """One layer of a module's convolutions: its sources' channels [C], and which of the results [m] it gives."""
+
+    layer: Layer
+    basis: PlaceBasis
+    geometry: Geometry
+    results: Numbers
+
+    def vectors(self, x: Array) -> Array:
+        """[B, all channels, *picture] -> [B, *positions, I]"""
+        unfolded = self.geometry.unfold(x[:, self.basis.channels])
+        if not self.basis.inside:
+            return unfolded
+        inside = self.geometry.inside(x.shape[2:])
+        return np.concatenate([unfolded, np.broadcast_to(inside, (*unfolded.shape[:-1], inside.shape[-1]))], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block(_OfModule):
+    """A basis of some of all `sources`, from `start` on; of the others all functions are zero."""
+
+    basis: PlaceBasis
+    start: int
+    sources: int
+
+    @property
+    def functions(self) -> int:
+        """K"""
+        return self.basis.functions
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64; while the module is lent."""
+        values, mine = (
+            np.zeros((len(x), self.functions, self.sources)),
+            slice(self.start, self.start + self.basis.sources),
+        )
+        values[:, :, mine] = self.basis.evaluate(x[:, mine])
+        return values
+
+    def support(self, sources: int) -> Support:
+        """As of any source."""
+        return self.basis.support(sources)
+
+    def parameters(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+
+def together(layers: Sequence[ConvLayer]) -> Kan:
+    """Layers whose results are added, as one: the sources of each behind those of the one before it."""
+    starts = np.cumsum([0, *(one.layer.sources for one in layers)])
+    shape = (int(starts[-1]), layers[0].layer.destinations)
+    terms = []
+    for start, one in zip(starts, layers, strict=False):
+        (term,) = one.layer.terms
+        assert isinstance(term, BasisTerm)
+        coef = np.zeros((*shape, term.functions))
+        coef[start : start + one.layer.sources] = term.coef
+        terms.append(BasisTerm(_Block(one.basis, int(start), shape[0]), coef))
+    bias = np.asarray(np.sum([one.layer.bias for one in layers], axis=0))
+    return Kan(shape[0], (Layer(tuple(terms), np.ones(shape), bias, np.zeros(shape, dtype=bool)),))

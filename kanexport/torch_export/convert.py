@@ -1,0 +1,501 @@
+"""The page for modules: recognise, trace, splice, prove against the module, pack."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.bundle import description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.publish import ProvedModel, Result, Target, VerificationBasis, publish
+from kanexport.contract.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
+from kanexport.contract.sections import CLAMP
+from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.graph import compose
+from kanexport.graph.external_data import Weights, share
+from kanexport.ir.model import Kan, Layer
+from kanexport.lowering import lower
+from kanexport.lowering.lower import INPUT, Lowered, edge_graph, serving_graph, term_tensors
+from kanexport.parity import compare
+from kanexport.parity.data import Answers
+from kanexport.torch_export import conv_graphs, inputs, match, nonfinite, splice, state_dict, trace
+from kanexport.torch_export import plan as planning
+from kanexport.torch_export.borrowed_module import TYPES, lent, unwrapped
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.conv_layer import Convolved
+from kanexport.torch_export.io_binding import Served
+from kanexport.torch_export.kan_candidates import Whole, shown
+from kanexport.torch_export.plan import FEW, Plan, Use
+from kanexport.torch_export.sampled_layer import EdgeGraphs, Sampled
+from kanexport.torch_export.trace import Placeholder
+from kanexport.verify import graph_runner, test_points, verify
+from kanexport.verify.graph_runner import FLOAT, Ports, join, split
+from kanexport.verify.verify import Proof
+
+Array = npt.NDArray[np.float64]
+
+PROOF_ROWS = 32
+MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
+# Of the parameters, widest first.
+STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def convert(
+    module: nn.Module,
+    example: Any,
+    target: Target,
+    *,
+    options: dict[str, str],
+    assumed: dict[str, str] | None = None,
+    files: tuple[SourceFile, ...] = (),
+    answers: Answers | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    phase: Callable[[str], None] = lambda words: None,
+) -> Result:
+    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array, a tuple of them or
+    a dictionary by forward's parameters. Rows like real data are better, because the verification uses them.
+    `answers`: the trained model's own, which the exporter compares with the graph. `phase` receives a text on each
+    step that begins. Raises ExportError; then nothing changed."""
+    _check(target)
+    x, wiring = inputs.rows(example, unwrapped(module))
+    whole = Whole(unwrapped(module), wiring)
+    stored = _stored(whole)
+    oracle = ReferenceModule.of(whole, x[:FEW])
+    with lent(whole, oracle.dtype):
+        phase("looking for KAN layers")
+        state_dict.require_finite(whole, lambda: _answers(oracle, x[:FEW]))
+        most = planning.affordable(whole, oracle, x, MOST_ROWS)
+        plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
+    plan, (lowered, proof) = LayerReplacementSearch(
+        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Told(advance, phase)),
+        lambda plan, names, why: _without(whole, plan, x, names, why),
+        lambda plan, names, why: _looked_at(whole, plan, x, names, why),
+    ).best(plan)
+    model = ProvedModel(
+        lowered=lowered,
+        proof=proof,
+        claim=_claim(answers, whole, plan, lowered, target),
+        layers=_describe(plan, lowered),
+        edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
+        opset=trace.OPSET,
+        signature=Signature(plan.ports, target.dtype),
+        source=Source(
+            family=HYBRID,
+            family_reason=_reason(plan),
+            dtype=stored,
+            files=files,
+            options_given=options,
+            options_assumed=assumed or {},
+        ),
+        notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
+    )
+    return publish(target, model)
+
+
+def _check(target: Target) -> None:
+    """Raises OptionError and RepositoryError."""
+    target.check()
+    if target.outside == CLAMP:
+        raise OptionError(
+            "--outside clamp is for checkpoints that are read as layers: the graph of a module is torch's",
+            hint="clamp in the module's own forward, or choose --outside reject or flag",
+        )
+
+
+def _answers(oracle: ReferenceModule, x: Array) -> bool:
+    """Whether some of the example rows have finite answers only. Raises InvalidKan where not one number is."""
+    finite = np.isfinite(oracle.run(x)[0].reshape(len(x), -1))
+    if not finite.any():
+        raise InvalidKan(
+            "the module answers no example row with a finite number, so nothing could be proved",
+            hint="give rows as it was trained on, with --example rows.npy",
+        )
+    return bool(finite.all(axis=1).any())
+
+
+def _claim(answers: Answers | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target) -> VerificationBasis:
+    """What the graph was verified against. Raises what `held.graph` does."""
+    if answers is None:
+        return VerificationBasis(MODULE)
+    with lent(whole, plan.oracle.dtype):
+        return compare.graph(answers, plan.ports, plan.evaluate, lowered, target)
+
+
+def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+    with lent(whole, plan.oracle.dtype):
+        return planning.without(plan, x, names, why)
+
+
+def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+    with lent(whole, plan.oracle.dtype):
+        return planning.beside(plan, x, names, why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Callbacks: `advance` receives the progress of the verification, `phase` a text on each step that begins."""
+
+    advance: Callable[[int, int], None]
+    phase: Callable[[str], None]
+
+
+def _attempt(whole: Whole, plan: Plan, x: Array, most: int, target: Target, told: _Told) -> tuple[Lowered, Proof]:
+    """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
+    can be run at once."""
+    failure: InvalidKan | VerificationFailed | None = None
+    count, against = min(PROOF_ROWS, most), "" if target.reference is None else explain_graph.OF_MODULE
+    told.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
+    for lowered, starts in _graphs(whole, plan, x, target):
+        try:
+            _require_at_most(starts, most)
+            # Of a graph that torch does not vouch for, the largest batch shows a branch such as len(x) > 40.
+            largest = [min(most, target.max_batch_size)] if starts else []
+            sizes = tuple(sorted({2, count + 1, *starts, *largest}))
+            signature = Signature(plan.ports, target.dtype)
+            lowered = explain_graph.add(
+                target.explain, lowered, _describe(plan, lowered), signature, target.names, against
+            )
+            told.phase("verifying the graphs against the module")
+            with lent(whole, plan.oracle.dtype):
+                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, told.advance))
+        except (InvalidKan, VerificationFailed) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _tried(
+    plan: Plan,
+    x: Array,
+    count: int,
+    target: Target,
+    sizes: tuple[int, ...],
+    advance: Callable[[int, int], None],
+    lowered: Lowered,
+) -> Proof:
+    return _prove(plan, lowered, verification_batches(plan.ports, x, count), target, sizes, advance)
+
+
+def _proved(lowered: Lowered, prove: Callable[[Lowered], Proof]) -> tuple[Lowered, Proof]:
+    """The graphs and their proof. If onnxruntime's optimizer makes the graphs wrong, the exporter lowers its level.
+    Raises what `prove` raises for the graphs at the full level."""
+    try:
+        return lowered, prove(lowered)
+    except VerificationFailed as error:
+        if lowered.explained is not None:  # the client's runtime may optimize that graph at any level
+            raise
+        basic = dataclasses.replace(lowered, optimization=BASIC)
+        try:
+            proof = prove(basic)
+        except (InvalidKan, VerificationFailed):
+            raise error from None
+        return basic, dataclasses.replace(proof, notes=(*proof.notes, optimiser(error.message)))
+
+
+def optimiser(failure: str) -> str:
+    """The note on a graph that is right only if the runtime optimizes it less."""
+    return (
+        f"the graph is right, and {graph_runner.name()} makes it wrong from ORT_ENABLE_EXTENDED on ({failure}); it is "
+        "held against the module at ORT_ENABLE_BASIC, and kanserve loads it so; for Triton, add "
+        "optimization { graph { level: -1 } } to config.pbtxt; in Python, set "
+        "SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
+    )
+
+
+def _require_at_most(sizes: Sequence[int], most: int) -> None:
+    """Refuse to guess what a graph does with batches that it was not made for, where they cannot be run."""
+    if max(sizes, default=0) > max(most, PROOF_ROWS):
+        raise InvalidKan(
+            f"the module goes another way for batches of {max(sizes)} rows, too many to be tried",
+            hint="the forward should not branch on the number of rows",
+        )
+
+
+def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
+    """The graphs of each trace, and the batches that it must be tried with."""
+    file = lower.shared(plan.layers, target.dtype)
+    filled, edges = layer_subgraphs(whole, plan, target, file)
+    names = tuple(name for body in filled for name in body.names)
+    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, filled, strict=True)}
+    rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
+    served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
+    found = trace.traces(
+        served, rows, list(holes.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
+    )
+    while True:
+        with lent(whole, dtype):
+            traced = next(found, None)
+        if traced is None:
+            return
+        yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names, file), traced.sizes
+
+
+def _prove(
+    plan: Plan,
+    lowered: Lowered,
+    zones: dict[str, Array],
+    target: Target,
+    sizes: tuple[int, ...],
+    advance: Callable[[int, int], None],
+) -> Proof:
+    rows = match.nonfinite(zones["inside"], match.floating(plan.ports.inputs, zones["inside"]))
+    alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows)
+    if alike:
+        zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
+    proof = verify.prove(
+        plan,
+        lowered,
+        target.dtype,
+        zones=zones,
+        layers=_own_rows(plan),
+        tolerance=target.tolerance,
+        advance=advance,
+        empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
+        sizes=sizes,
+    )
+    return dataclasses.replace(proof, notes=(*proof.notes, *notes))
+
+
+def _own_rows(plan: Plan) -> list[dict[str, Array]]:
+    """Rows by zone for each layer that can be queried, so that it meets each of its knots."""
+    layers = [
+        pair
+        for use in plan.uses
+        if use.axes is not None
+        for pair in zip(use.kan.layers, use.kan.widths(), strict=False)
+    ]
+    return [test_points.zone_rows(layer, width, seed=at) for at, (layer, width) in enumerate(layers)]
+
+
+def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
+    """As in a plain model, with names and positions."""
+    axes = [axes for use in plan.uses for axes in use.places]
+    layers = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
+    return tuple(
+        dataclasses.replace(
+            description.layer(layer, at, tensor, _terms(layer, lowered.edges[at])),
+            name=name,
+            positions=tuple(n for n in places if n != -1),
+        )
+        for at, (layer, tensor, name, places) in enumerate(layers)
+    )
+
+
+def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
+    """What an edge graph calls the part of each term; that of torch's own code has none."""
+    names = term_tensors(layer)
+    return names if compose.outputs(graph).keys() >= {*filter(None, names)} else ("",) * len(names)
+
+
+def _names(uses: Sequence[Use]) -> Iterator[str]:
+    """One name per layer: the submodule's; numbered where it holds or runs several."""
+    total = Counter(use.name for use in uses)
+    seen: Counter[str] = Counter()
+    for use in uses:
+        seen[use.name] += 1
+        if use.axes is None:
+            continue
+        call = f"#{seen[use.name]}" if total[use.name] > 1 else ""
+        several = len(use.kan.layers) > 1
+        for at, layer in enumerate(use.kan.layers):
+            yield shown(f"{use.name}.{layer.name or at}" if several else use.name) + call
+
+
+def _reason(plan: Plan) -> str:
+    by_family: dict[str, list[str]] = {}
+    for name, reading in plan.readings.items():
+        by_family.setdefault(reading.family, []).append(shown(name))
+    return "; ".join(f"{family}: {', '.join(names)}" for family, names in by_family.items()) or "no KAN layer"
+
+
+def _stored(module: nn.Module) -> str:
+    kinds = {parameter.dtype for parameter in module.parameters()}
+    return next((name for kind, name in STORED.items() if kind in kinds), "float32")
+
+
+def _precision(stored: str, dtype: str, oracle: ReferenceModule) -> list[str]:
+    notes = []
+    if stored in ("float16", "bfloat16"):
+        notes.append(f"the module's weights are {stored}; they are exact in {dtype}, in which it is computed now")
+    if oracle.dtype != torch.float64:
+        notes.append("the module does not run in float64, so it was compared in float32")
+    return notes
+
+
+def layer_subgraphs(
+    whole: Whole, plan: Plan, target: Target, file: Weights | None
+) -> tuple[list[splice.Subgraph | splice.Tap], tuple[bytes, ...]]:
+    """What goes into each call of a layer, and the edge graphs. `file`: the one for their large constants."""
+    index = {name: at for at, name in enumerate(plan.modules)}
+    sampled = _sampled(whole, plan, target)
+    edges: list[bytes] = []
+    bodies: list[splice.Subgraph | splice.Tap] = []
+    for use in plan.uses:
+        if isinstance(use.kan, Convolved):
+            tap, more = _tap(whole, use, use.kan, index[use.name], len(edges), target)
+            bodies.append(tap)
+            edges += [share(graph, file) for graph in more]
+            continue
+        nodes = []
+        inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
+        for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
+            if use.axes is not None:
+                name = f"layer{len(edges)}_in"
+                nodes.append((tensor, name))
+                by = plan.readings[use.name].by
+                if by is None:
+                    edges.append(edge_graph(layer, name, width, target.dtype, file))
+                else:
+                    edges.append(share(sampled(by, name), file))
+        hole = Placeholder(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
+        model = _serving(plan.readings[use.name].by, use.kan, tuple(inner), target, file)
+        bodies.append(splice.Subgraph(hole, model, tuple(nodes), use.axes))
+    return bodies, tuple(edges)
+
+
+def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str], bytes]:
+    """From a layer that is known by its outputs and the name of its input tensor to its edge graph."""
+    with lent(whole, TYPES[target.dtype]):
+        graphs = EdgeGraphs(reading.by for reading in plan.readings.values() if isinstance(reading.by, Sampled))
+
+    def edges(by: Sampled, name: str) -> bytes:
+        with lent(whole, TYPES[target.dtype]):
+            return graphs.edges(by, name, target.dtype, target.max_batch_size)
+
+    return edges
+
+
+def _tap(
+    whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
+) -> tuple[splice.Tap, list[bytes]]:
+    """What is looked at where a convolution runs, and its edge graphs, of which one is the `first`."""
+    graphs, seen = [], []
+    for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
+        name = f"layer{at}_in"
+        seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
+        with lent(whole, TYPES[target.dtype]):
+            graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
+    hole = Placeholder(index, 0, 0, use.form)
+    return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
+
+
+def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:
+    if by is None:
+        return serving_graph(kan, inner, target.dtype, file, whole=False)
+    return splice.passing(kan.n_inputs, target.dtype)  # the traced module still computes the layer
+
+
+def verification_batches(ports: Ports, x: Array, count: int) -> dict[str, Array]:
+    """Rows of the model by zone, at most so many: as given, and beside what was given."""
+    parts = split(ports.inputs, x)
+    floating = [part for part, port in zip(parts, ports.inputs, strict=True) if port.kind == FLOAT]
+    counts = {name: len(rows) for name, rows in _beside((floating or parts)[0], count).items()}
+    zones = [
+        _beside(part, count) if port.kind == FLOAT else _drawn(part, counts)
+        for part, port in zip(parts, ports.inputs, strict=True)
+    ]
+    return {name: join([zone[name] for zone in zones]) for name in counts}
+
+
+def _drawn(ids: Array, counts: dict[str, int]) -> dict[str, Array]:
+    """Whole numbers by zone: as given, then drawn place by place from what was seen there, since
+    others may mean nothing to the model."""
+    rng = np.random.default_rng(0)
+    flat = ids.reshape(len(ids), -1)
+    zones = {}
+    for name, count in counts.items():
+        drawn = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
+        if name == "inside":
+            drawn[: len(flat)] = flat[:count]
+        zones[name] = drawn.reshape(count, *ids.shape[1:])
+    return zones
+
+
+def _beside(x: Array, count: int) -> dict[str, Array]:
+    """Floating-point rows by zone."""
+    rng = np.random.default_rng(0)
+    inside = x[:count]
+    if len(inside) < min(FEW, count):  # a few example rows prove little
+        more = inside[rng.integers(len(inside), size=count - len(inside))]
+        inside = np.concatenate([inside, more * rng.uniform(0.5, 1.5, size=more.shape)])
+    spread, few = float(inside.std()) or 1.0, inside[: min(FEW, (count + 1) // 2)]
+    zones = {
+        "inside": inside,
+        "scaled": np.concatenate([few * 3, few * 0.1]),
+        "noise": few + rng.normal(0, spread, size=few.shape),
+        "zeros": np.zeros((1, *x.shape[1:])),
+    }
+    return {name: rows.astype(np.float32).astype(np.float64) for name, rows in zones.items()}
+
+
+T = TypeVar("T")
+
+ATTEMPTS = 10  # at finding them; each takes a trace and a proof
+REFUSALS = (InvalidKan, VerificationFailed)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReplacementSearch(Generic[T]):
+    """What becomes of a plan: `attempt` makes something of it or refuses, `without` leaves layers
+    of it to torch.onnx and notes why, `beside` too, but keeps their edges."""
+
+    attempt: Callable[[Plan], T]
+    without: Callable[[Plan, list[str], str], Plan]
+    beside: Callable[[Plan, list[str], str], Plan]
+
+    def best(self, plan: Plan) -> tuple[Plan, T]:
+        """The plan with as many layers as work out, and what came of it. Raises what `attempt` raises if the
+        module does not export at all."""
+        try:
+            return plan, self.attempt(plan)
+        except REFUSALS as error:
+            first = error
+        names = list(plan.readings)
+        if not names:
+            raise first
+        try:
+            bare = self._try(plan, dict.fromkeys(names, first.message))
+        except REFUSALS as second:
+            # Where both cannot be traced, the second speaks of the module alone.
+            raise second if isinstance(first, InvalidKan) else first from second
+        best, left = self._search(plan, dict.fromkeys(names, first.message), bare)
+        try:
+            return self._try(plan, left, self.beside)
+        except REFUSALS:
+            return best
+
+    def _search(self, plan: Plan, left: dict[str, str], best: tuple[Plan, T]) -> tuple[tuple[Plan, T], dict[str, str]]:
+        """With layers put back, by halves, and which were left. `left`: all layers and why they were left;
+        `best`: without them."""
+        groups, attempts = _halves(list(left)), ATTEMPTS
+        while groups and attempts:
+            group, attempts = groups.pop(0), attempts - 1
+            others = {name: why for name, why in left.items() if name not in group}
+            try:
+                best = self._try(plan, others)
+                left = others
+            except REFUSALS as error:
+                groups = _halves(group) + groups
+                left |= dict.fromkeys(group, error.message)
+        return best, left
+
+    def _try(
+        self, plan: Plan, left: Mapping[str, str], leave: Callable[[Plan, list[str], str], Plan] | None = None
+    ) -> tuple[Plan, T]:
+        for why in dict.fromkeys(left.values()):
+            plan = (leave or self.without)(plan, [name for name, reason in left.items() if reason == why], why)
+        return plan, self.attempt(plan)
+
+
+def _halves(group: list[str]) -> list[list[str]]:
+    middle = len(group) // 2
+    return [group[:middle], group[middle:]] if middle else []

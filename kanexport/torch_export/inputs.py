@@ -1,0 +1,310 @@
+"""What a module takes, and where its rows come from: tensors [rows, ...] of floating-point or whole numbers.
+
+Rows are arrays or tensors of the user's, a file, or random numbers of a given shape. They
+become float64 arrays of numbers that float32 holds, so that graphs of both types can be
+given the same ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+import math
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.bundle.description import DATATYPES
+from kanexport.contract import csv_text
+from kanexport.contract.cli.suggest import advice
+from kanexport.errors import OptionError
+from kanexport.lowering.lower import INPUT
+from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code, plain
+from kanexport.torch_export.io_binding import OURS, REAL, TensorBinding, Wiring
+from kanexport.verify.graph_runner import FLOAT, Port, join
+
+Array = npt.NDArray[np.float64]
+
+RANDOM_ROWS = 32
+ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000
+LARGEST_INPUT = 2_000_000  # whole numbers up to here stay the same ones however float32 rounds
+PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+UNNAMED = "arr_"  # what numpy.savez calls arrays without a name
+
+
+def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
+    """Example rows as one array, and the wiring of the module's inputs. `example`: an array, a tensor, a tuple of
+    them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
+    dictionary of the inputs given by name. Raises OptionError for anything else, for no rows, for different numbers
+    of rows, and for numbers that are not finite."""
+    given = named(example, inspect.signature(module.forward).parameters)
+    plugs, parts = [], []
+    for name, keyword, value in given:
+        array = _as_array(value)
+        _require_rows(name, array, len(given))
+        kind = FLOAT if array.dtype.kind == "f" else array.dtype.name
+        lone = array.ndim == 1
+        array = array[:, None] if lone else array
+        plugs.append(TensorBinding(Port(name, array.shape[1:], kind), keyword, lone))
+        exact = np.float32 if kind == FLOAT else np.float64
+        parts.append(np.ascontiguousarray(array, dtype=exact).astype(np.float64))
+    counts = {plug.port.name: len(part) for plug, part in zip(plugs, parts, strict=True)}
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise OptionError(f"the example's tensors differ in their number of rows: {shown}")
+    return join(parts), Wiring(tuple(plugs))
+
+
+def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
+    """The name, the keyword (empty: by its place) and the rows of each input. `parameters`: of the forward that
+    takes them. A dictionary at the end of a tuple has the inputs that are given by name. Raises OptionError."""
+    if isinstance(example, Mapping) and example:
+        _require_parameters(example, parameters)
+        return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
+    given = list(example) if isinstance(example, tuple | list) else [example]
+    if len(given) > 1 and isinstance(given[-1], Mapping):
+        first = named(tuple(given[:-1]), parameters) if len(given) > 2 else [(_place(0, parameters), "", given[0])]
+        return first + named(given[-1], parameters)
+    if len(given) == 1:
+        return [(INPUT, "", given[0])]
+    return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(given)]
+
+
+def _place(at: int, parameters: Mapping[str, inspect.Parameter]) -> str:
+    """The name of the parameter at position `at`."""
+    places = [name for name, one in parameters.items() if one.kind in PLACES]
+    return places[at] if at < len(places) else f"{INPUT}{at}"
+
+
+def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in map(str, example):
+        if name not in parameters:
+            hint = advice(name, parameters, what="it takes")
+            raise OptionError(f"the module's forward takes no {name[:80]!r}", hint=hint)
+
+
+def _free(name: str, at: int) -> str:
+    """A name that no tensor of ours has."""
+    return f"{INPUT}{at}_{name}" if OURS.fullmatch(name) else name
+
+
+def _as_array(value: Any) -> Any:
+    """A tensor as an array. bfloat16, which numpy lacks, becomes float32."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return value
+
+
+def _require_rows(name: str, array: Any, count: int) -> None:
+    """Raises OptionError for what is no tensor of rows."""
+    what = f"the example's {name}" if count > 1 else "the example"
+    if not _are_rows(array, 1 if count > 1 else 2):
+        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        if kind.startswith("complex"):
+            raise OptionError(f"{what} is {array.dtype}; {REAL}", hint="give real and imaginary parts as two inputs")
+        raise OptionError(
+            f"{what} is {kind}, expected a tensor [rows, ...] of floating-point or whole numbers",
+            hint="several inputs: a tuple in the order of forward's parameters, or a dictionary by their names",
+        )
+    if not np.isfinite(array).all():
+        raise OptionError("the example rows hold values that are not finite")
+    if array.dtype.kind != "f" and np.abs(array.astype(np.float64)).max() > LARGEST_INPUT:
+        raise OptionError(
+            f"{what} holds whole numbers beyond {LARGEST_INPUT}, which float32 cannot tell apart in a proof"
+        )
+
+
+def _are_rows(array: Any, axes: int) -> bool:
+    if not isinstance(array, np.ndarray) or array.ndim < axes or array.size == 0:
+        return False
+    return array.dtype.kind == "f" or array.dtype.name in DATATYPES
+
+
+def load(path: Path) -> Any:
+    """Rows from a .npy, .csv or .npz file, at most ROWS_LIMIT; of an .npz with several arrays a dictionary,
+    or a tuple where they have no names. Raises OptionError."""
+    try:
+        if path.suffix == ".csv":
+            text = csv_text.decode(str(path), path.read_bytes())
+            return np.array(csv_text.parse(str(path), text, most=ROWS_LIMIT), np.float32)
+        found = np.load(path, allow_pickle=False, mmap_mode="r")
+        return np.array(found[:ROWS_LIMIT]) if isinstance(found, np.ndarray) else _archive(path, found)
+    except csv_text.CsvError as error:
+        raise OptionError(str(error)) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise OptionError(
+            f"{path} cannot be read as rows: {why}", hint="numpy.save('rows.npy', rows), or a .csv"
+        ) from error
+
+
+def _archive(path: Path, found: Any) -> Any:
+    with found:
+        arrays = {name: found[name][:ROWS_LIMIT] for name in found.files}
+    if not arrays:
+        raise OptionError(f"{path} holds no array")
+    if len(arrays) == 1 or all(name.startswith(UNNAMED) for name in arrays):
+        return tuple(arrays.values())
+    return arrays
+
+
+def draw(shape: str) -> npt.NDArray[np.float32]:
+    """RANDOM_ROWS rows of a shape such as "1,8,8" or "1x8x8". Raises OptionError."""
+    parts = [part.strip() for part in shape.replace("x", ",").split(",")]
+    sizes = [int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts]
+    if not all(sizes) or RANDOM_ROWS * int(np.prod(sizes, dtype=object)) > NUMBERS_LIMIT:
+        raise OptionError(f"--input-shape is {shape[:80]!r}, expected the shape of one row, such as 1,8,8")
+    return np.random.default_rng(0).normal(size=(RANDOM_ROWS, *sizes)).astype(np.float32)
+
+
+FIRST_MODULES = 4  # how many are asked, in the order they were made in
+USUAL = (28, 32, 64, 224, 8, 16)  # sides of pictures
+SIDES = (*range(1, 65), 80, 96, 112, 128, 160, 192, 224, 256)
+CHANNELS = (1, 3, 2, 4)  # where no convolution tells them
+ROWS, LARGEST_GUESS = 3, 2_000_000  # rows tried at once; numbers in a row
+SECONDS = 20.0  # for a first shape, and a tenth of it for another one
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """The first shape of a row that works, and another one, or ()."""
+
+    shape: Shape
+    other: Shape
+
+    def __str__(self) -> str:
+        shape, other = (",".join(map(str, sizes)) for sizes in (self.shape, self.other))
+        return f"{shape}, found by trying" + (f" ({other} runs as well; --input-shape tells it)" if other else "")
+
+
+class _First(NamedTuple):
+    """A module with tensors of its own: how many columns or channels it may take, and the
+    axes after the channels, such as 2 for pictures; 0 for columns."""
+
+    widths: Sequence[int]
+    axes: int
+
+
+def guess(module: nn.Module) -> Guess:
+    """Try shapes from likely to less likely. Raises OptionError if none works."""
+    with _for_inference(module):
+        working = _working(module)
+    if not working:
+        raise OptionError(
+            "a module does not tell what it takes, and no likely shape ran",
+            hint="give some rows with --example rows.npy, or their shape with --input-shape 1,8,8; "
+            "or let the factory return (module, example rows)",
+        )
+    return Guess(working[0], working[1] if len(working) > 1 else ())
+
+
+@contextlib.contextmanager
+def _for_inference(module: nn.Module) -> Iterator[None]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _working(module: nn.Module) -> list[Shape]:
+    """At most two shapes that work, while there is time."""
+    working: list[Shape] = []
+    tried: set[Shape] = set()
+    end = time.monotonic() + SECONDS
+    for shape in _likely(module):
+        if len(working) == 2 or time.monotonic() > end:
+            break
+        if shape not in tried and _runs(module, shape):
+            working.append(shape)
+            end = min(end, time.monotonic() + SECONDS / 10)
+        tried.add(shape)
+    return working
+
+
+def _likely(module: nn.Module) -> Iterator[Shape]:
+    """Shapes of a row, the likeliest first; some more than once."""
+    firsts = list(itertools.islice(_firsts(module), FIRST_MODULES))
+    tokens = _tokens(module)
+    for first in firsts:
+        yield from _told_by(first, tokens)
+    for first in firsts:
+        if not first.axes:
+            yield from ((length, width) for width in first.widths for length in SIDES)
+            yield from ((width, 1) for width in first.widths)
+    yield from ((channels, side, side) for channels in CHANNELS for side in (*USUAL, *SIDES))
+
+
+def _told_by(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
+    """Pictures with the channels of a convolution, else tokens or single rows of a width."""
+    for width in first.widths:
+        if first.axes:
+            yield from ((width, *[side] * first.axes) for side in (*USUAL, *SIDES))
+        else:
+            yield from ((count, width) for count in tokens)
+            yield (width,)
+
+
+def _firsts(module: nn.Module) -> Iterator[_First]:
+    """The modules with tensors of their own, in the order they were made in."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            yield _First((part.in_channels,), part.weight.ndim - 2)
+            continue
+        own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        sizes = dict.fromkeys(size for tensor in own for size in reversed(tensor.shape) if size)
+        if sizes and not _has_weighted_parts(part):
+            yield _First(tuple(sizes), 0)
+
+
+def _has_weighted_parts(module: nn.Module) -> bool:
+    return any(list(part.parameters()) for part in module.children())
+
+
+def _tokens(module: nn.Module) -> list[int]:
+    """How many tokens a bare parameter of a module with parts of its own speaks of."""
+    bare = [
+        tensor
+        for part in module.modules()
+        if _has_weighted_parts(part)
+        for tensor in part.parameters(recurse=False)
+        if tensor.ndim >= 2
+    ]
+    return list(dict.fromkeys(size for tensor in bare for size in tensor.shape[-2:-1] if size > 1))
+
+
+def _runs(module: nn.Module, shape: Shape) -> bool:
+    """Whether the module takes rows of that shape, and gives each its own answer."""
+    if math.prod(shape) > LARGEST_GUESS:
+        return False
+    x = torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(0))
+    kinds = [tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()]
+    x = x.to(kinds[0] if kinds else x.dtype)
+    try:
+        with foreign_code():
+            with torch.no_grad(), plain(x.dtype):
+                together, alone = module(x), module(x[1:2])
+            return (
+                isinstance(together, torch.Tensor)
+                and together.ndim >= 2
+                and together.shape == (ROWS, *alone.shape[1:])
+                and bool(torch.allclose(together[1:2].float(), alone.float(), rtol=1e-2, atol=1e-3, equal_nan=True))
+            )
+    except ForeignError:
+        return False

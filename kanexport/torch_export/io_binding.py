@@ -1,0 +1,193 @@
+"""Between a module's own tensors and one array of rows, as a proof and the search for layers work with.
+
+A module may take several tensors, and whole numbers such as ids of tokens; it may give a
+tuple, a dictionary or a dataclass of tensors. A tensor [B], one number a row, is [B, 1] to
+whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanexport.lowering.lower import INPUT, OUTPUT
+from kanexport.verify.graph_runner import FLOAT, Port
+
+OURS = re.compile(r"layer\d+_in")  # what the graph's further outputs are called
+REAL = "ONNX graphs here hold real numbers"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBinding:
+    """An input of a module as it takes it: by which keyword (none: by its place), and whether it is [B]."""
+
+    port: Port
+    keyword: str = ""
+    lone: bool = False
+
+    def tensor(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the module takes, from rows [B, *shape] of floating-point numbers."""
+        if self.port.kind != FLOAT:
+            whole = torch.round(torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0))
+            rows = whole.to(getattr(torch, self.port.kind))
+        return self.own(rows)
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        """In the module's own shape, from [B, *shape]."""
+        return rows.reshape(-1) if self.lone else rows
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The inputs of a module."""
+
+    plugs: tuple[TensorBinding, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows are all that the module takes."""
+        return (
+            len(self.plugs) == 1 and self.plugs[0] == TensorBinding(self.plugs[0].port) and self.ports[0].kind == FLOAT
+        )
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return tuple(plug.port for plug in self.plugs)
+
+    def split(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the module takes, from its rows as one tensor [B, ...]."""
+        if len(self.plugs) == 1:
+            return [self.plugs[0].tensor(x)]
+        parts = torch.split(x, [port.size for port in self.ports], dim=1)
+        return [
+            plug.tensor(part.reshape(len(x), *plug.port.shape)) for plug, part in zip(self.plugs, parts, strict=True)
+        ]
+
+    def call(self, body: nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
+        """What the module gives for its own tensors."""
+        pairs = list(zip(self.plugs, tensors, strict=True))
+        return body(
+            *(tensor for plug, tensor in pairs if not plug.keyword),
+            **{plug.keyword: tensor for plug, tensor in pairs if plug.keyword},
+        )
+
+    def shown(self, x: torch.Tensor) -> str:
+        """The shapes of a row, for messages."""
+        if len(self.plugs) == 1:
+            return f"shape {list(x.shape[1:])}"
+        return "shapes " + ", ".join(f"{port.name} {list(port.shape)}" for port in self.ports)
+
+
+PLAIN = Wiring((TensorBinding(Port(INPUT, ())),))
+
+
+def joined(y: Any, rows: int, dtype: torch.dtype) -> Any:
+    """What a module gives as one tensor [B, ...] of floating-point numbers; as it is where that cannot be."""
+    found = list(tensors(y))
+    if not found or any(_fault(value, rows, len(found)) for _, value in found):
+        return y
+    parts = [_floating(_rowed(value), dtype) for _, value in found]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
+
+
+def _floating(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return value if value.is_floating_point() else value.to(dtype)
+
+
+def _rowed(value: torch.Tensor) -> torch.Tensor:
+    return value[:, None] if value.ndim == 1 else value
+
+
+def _fault(value: Any, rows: int, count: int) -> str:
+    """What is wrong with an output of `count`, or nothing."""
+    if not isinstance(value, torch.Tensor):
+        return f"is {type(value).__name__}, expected a tensor [batch, ...]"
+    if value.is_complex():
+        return f"is {dtype_name(value)}; {REAL}"
+    if value.ndim == 0:
+        return f"is {dtype_name(value)} without an axis; the first axis must be the batch"
+    if count > 1 and len(value) != rows:
+        return f"has {len(value)} rows for {rows}; the first axis must be the batch"
+    return ""
+
+
+def why_not(y: Any, rows: int) -> str:
+    """What is wrong with what a module gave, where `joined` made nothing of it."""
+    found = list(tensors(y))
+    for name, value in found:
+        words = _fault(value, rows, len(found))
+        if words:
+            return f"the module's output{f' {name!r}' if name else ''} {words}"
+    return f"the module gives {type(y).__name__}, expected one or several tensors [batch, ...]"
+
+
+def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What is inside of tuples, lists, dictionaries and dataclasses, by name; nothing for None."""
+    if y is None:
+        return
+    inner = _inner(y)
+    if inner is None:
+        yield name, y
+        return
+    for key, value in inner:
+        yield from tensors(value, f"{name}_{key}" if name else key)
+
+
+def _inner(y: Any) -> list[tuple[str, Any]] | None:
+    """What a structure holds; None for anything else."""
+    if isinstance(y, Mapping):
+        return [(str(key), value) for key, value in y.items()]
+    if dataclasses.is_dataclass(y) and not isinstance(y, type):
+        return [(field.name, getattr(y, field.name)) for field in dataclasses.fields(y)]
+    if not isinstance(y, tuple | list):
+        return None
+    names = getattr(y, "_fields", None) or ([f"{OUTPUT}{at}" for at in range(len(y))] if len(y) > 1 else [""])
+    return list(zip(names, y, strict=False))
+
+
+def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
+    """The outputs of a module that gave `y`, each with a name that is not taken."""
+    found = list(tensors(y))
+    ports = []
+    for name, (_, value) in zip(names([given for given, _ in found], taken), found, strict=True):
+        kind = FLOAT if value.is_floating_point() else dtype_name(value)
+        ports.append(Port(name, tuple(_rowed(value).shape[1:]), kind))
+    return tuple(ports)
+
+
+def names(given: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """A name for each output that no other tensor has."""
+    used, found = list(taken), []
+    for one in given:
+        name = re.sub(r"\W", "_", one, flags=re.ASCII) or OUTPUT
+        while name in used or OURS.fullmatch(name):
+            name += "_out"
+        used.append(name)
+        found.append(name)
+    return found
+
+
+def dtype_name(value: torch.Tensor) -> str:
+    """Such as "int64"."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+class Served(nn.Module):
+    """A module with the tensors that are served: as it will be traced."""
+
+    def __init__(self, body: nn.Module, wiring: Wiring) -> None:
+        super().__init__()
+        self.body, self.wiring = body, wiring
+
+    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs in order."""
+        own = [plug.own(tensor) for plug, tensor in zip(self.wiring.plugs, given, strict=True)]
+        return tuple(_rowed(value) for _, value in tensors(self.wiring.call(self.body, own)))

@@ -1,0 +1,370 @@
+"""Which submodules may be KAN layers: by the shapes of their tensors, never by their class.
+
+A submodule is a candidate if a reader knows its tensors and leaves none over. What it
+means is for `judge.py` to say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.detection import registry
+from kanexport.formats.checkpoint import Checkpoint
+from kanexport.functions import elementwise
+from kanexport.options import SYMBOLIC, Options
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Part
+from kanexport.torch_export.capture import Call
+from kanexport.torch_export.io_binding import PLAIN, Wiring, joined
+
+LINEAR = "linear"
+
+Tensors = dict[str, npt.NDArray[Any]]
+Family = tuple[str, registry.Reader | None, Tensors]  # its name, its reader (none: a linear layer), what it reads
+
+
+class Whole(nn.Module):
+    """The module as the child of another, so that it can be a KAN layer itself."""
+
+    def __init__(self, body: nn.Module, wiring: Wiring = PLAIN) -> None:
+        super().__init__()
+        self.body, self.wiring = body, wiring
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """What the module gives for rows as one tensor, as one tensor; for what a module takes and
+        gives by itself there is `wiring`."""
+        return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
+
+
+def shown(name: str) -> str:
+    """A submodule's name as the user knows it."""
+    return name.replace("._orig_mod", "").removeprefix("body").removeprefix(".") or "(itself)"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A submodule whose tensors some families know, each with the tensors it reads."""
+
+    module: nn.Module
+    families: tuple[Family, ...]
+
+
+def candidates(whole: nn.Module) -> dict[str, Candidate]:
+    """By name, parents before children; a module with several names has the first."""
+    by_name: dict[str, Candidate] = {}
+    seen: set[int] = set()
+    waiting = [("body", next(whole.children()))]
+    while waiting:
+        name, module = waiting.pop(0)
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        waiting += [(f"{name}.{child}", part) for child, part in module.named_children()]
+        families = tuple(_families(module))
+        if families:
+            by_name[name] = Candidate(module, families)
+    return by_name
+
+
+def as_checkpoint(module: nn.Module, tensors: Tensors) -> Checkpoint:
+    """A submodule as the file that its library would have saved."""
+    return Checkpoint(Path(type(module).__name__), "", tensors, pykan_config(module), ())
+
+
+def _families(module: nn.Module) -> Iterator[Family]:
+    """The families that know all of a submodule's tensors."""
+    if isinstance(module, nn.Linear):
+        # As attributes, because a parametrised weight is stored in pieces.
+        own = {"weight": module.weight} | ({} if module.bias is None else {"bias": module.bias})
+        yield LINEAR, None, arrays(own)
+        return
+    state = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    tensors = arrays(state)
+    if not state or len(tensors) < len(state):
+        return
+    buffers, attributes = _unsaved(module, state)
+    found = False
+    for family, reader in _all_readers().items():
+        for mine in _readable(module, reader, tensors, buffers, attributes):
+            found = True
+            yield family, reader, mine
+    if not found:
+        yield from _one_group(module, tensors)
+
+
+def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
+    """As layers of several groups that have one, which leads the axes of all of their tensors."""
+    if tensors and all(value.ndim > 1 and len(value) == 1 for value in tensors.values()):
+        mine = {name: value[0] for name, value in tensors.items()}
+        for family, reader in _all_readers().items():
+            if isinstance(reader, registry.LayerReader):
+                yield from ((family, reader, one) for one in _readable(module, reader, mine, {}, {}))
+
+
+def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
+    """What a state dict lacks: buffers that are not saved, and tensors that are plain attributes."""
+    buffers = {name: value for name, value in module.named_buffers() if name not in state}
+    attributes = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
+    return arrays(buffers), arrays(attributes)
+
+
+def _readable(
+    module: nn.Module, reader: registry.Reader, tensors: Tensors, buffers: Tensors, attributes: Tensors
+) -> Iterator[Tensors]:
+    """What a reader would read of a submodule, if it knows all of its tensors: a layer with those
+    unsaved ones that it asks for, a whole network without and with the unsaved buffers."""
+    if isinstance(reader, registry.LayerReader):
+        beside = buffers | attributes
+        asked = {key: beside[key] for key in reader.keys.names() if key in beside and key not in tensors}
+        if _is_lone_layer(reader, asked | tensors):
+            yield asked | tensors
+        return
+    for mine in (tensors, tensors | buffers) if buffers else (tensors,):
+        if reader.matches(as_checkpoint(module, mine)):
+            yield mine
+
+
+def _is_lone_layer(reader: registry.LayerReader, tensors: Tensors) -> bool:
+    """A layer with no tensor left over."""
+    lone = set(tensors) <= set(reader.keys.names()) and chain.prefixes(tensors, reader.keys) == [""]
+    return lone and reader.fits(Part(tensors, ""))
+
+
+@functools.cache
+def _all_readers() -> dict[str, registry.Reader]:
+    return {name: reader for name, reader in registry.readers().items() if not registry.by_shape(reader)}
+
+
+def parents(name: str) -> Iterator[str]:
+    """The submodules that one lies in, from the inside."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def is_in(name: str, others: Container[str]) -> bool:
+    """Whether a submodule is one of some, or lies in one."""
+    return name in others or any(parent in others for parent in parents(name))
+
+
+# Where options are found that libraries call by another name.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "base_fun": ("base_fun", "base_activation"),
+    "base_activation": ("base_activation", "base_fun", "activation", "act"),
+    "jacobi_a": ("a", "alpha"),
+    "jacobi_b": ("b", "beta"),
+    "denominator": ("rbf.denominator", "rbf_linear.denominator", "denominator"),
+    "grid": ("g", "grid_size", "G"),
+    "grid_min": ("grid_range.0", "grid_min"),
+    "grid_max": ("grid_range.1", "grid_max"),
+    "k": ("k", "spline_order"),
+    "w": ("spline_width", "w", "width"),
+    "epsilon": ("epsilon", "eps"),
+    "laguerre_alpha": ("alpha",),
+    "gegenbauer_alpha": ("alpha_param", "alpha"),
+    "charlier_a": ("a",),
+    "cheby_epsilon": ("epsilon", "eps"),
+    "hermite_eps": ("eps",),
+}
+NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
+    "layernorm_eps": nn.LayerNorm,
+    "batchnorm_eps": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+}
+BASES = ("base_activation", "base_fun")
+OURS = (
+    "prefix",
+    "order",
+    "flow",
+    "between",
+    "before",
+    "after",
+    "norm",
+    "vector",
+    "scalar",
+)  # options that speak of our files, not of a library's layers
+NO_FUNCTION = ("0", "")  # what pykan calls an edge without a symbolic function
+CLASSES = {"swish": "silu"}
+
+
+class Facts(Options):
+    """Options of one submodule: what is tried, else what the user gave, else what the
+    call or an attribute tells. Knows afterwards between which names there was a choice."""
+
+    def __init__(
+        self, given: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
+    ) -> None:
+        super().__init__(dict(given))
+        self._module, self._by_call, self._tried = module, by_call, tried
+        self.choices: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def asked(self) -> set[str]:
+        """All options that were of use."""
+        return self._known
+
+    def optional(self, key: str) -> str | None:
+        """As `Options.optional`, with the call and the attributes asked last."""
+        value = super().optional(key)
+        if key in BASES:
+            self.choices[key] = tuple(elementwise.ACTIVATIONS)
+        if key in self._tried:
+            return self._tried[key]
+        if value is not None:
+            return value
+        return self._by_call.get(key) or attribute(self._module, key)
+
+    def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
+        """As `Options.text`; what nothing tells may be any of `among`, which are tried."""
+        names = tuple(among)
+        if names and stored is None and self.optional(key) is None:
+            self.choices[key] = names
+        return super().text(key, default, stored, among=names)
+
+    def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
+        """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
+        names = tuple(known)
+        self.choices[key] = names
+        value = self.optional(key)
+        if value is not None and value.lower() not in names and key not in self.given:
+            return default  # an attribute of that name is something else
+        return super().choice(key, names, default, words=words)
+
+    def must(self, key: str, known: Iterable[str], what: str) -> str:
+        """As `Options.must`, but every value is tried, the first one first."""
+        names = self.choices[key] = tuple(known)
+        return names[0] if self.optional(key) is None else super().must(key, names, what)
+
+
+def attribute(module: nn.Module, key: str) -> str | None:
+    """An option as an attribute of the module has it."""
+    if key in OURS:
+        return None
+    if key in NORMS:
+        epsilons = {part.eps for part in module.modules() if isinstance(part, NORMS[key])}
+        return repr(epsilons.pop()) if len(epsilons) == 1 else None
+    texts = (_text(_follow(module, path)) for path in ATTRIBUTES.get(key, (key,)))
+    return next((text for text in texts if text is not None), None)
+
+
+def _follow(module: nn.Module, path: str) -> Any:
+    """What a path such as "rbf.denominator" or "grid_range.0" leads to, or None."""
+    value: Any = module
+    for name in path.split("."):
+        value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
+    return value
+
+
+def unknown_base(module: nn.Module) -> str:
+    """The name of a base function that is in no table, if the module has one."""
+    for path in ATTRIBUTES["base_activation"]:
+        value = getattr(module, path, None)
+        if callable(value) and _text(value) is None:
+            return getattr(value, "__name__", type(value).__name__)
+    return ""
+
+
+def _item(value: Any, at: int) -> Any:
+    return value[at] if isinstance(value, list | tuple) and at < len(value) else None
+
+
+def _text(value: Any) -> str | None:
+    """An attribute as the text of an option: numbers, names, and functions with a known name."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, torch.Tensor):
+        return repr(value.item()) if value.numel() == 1 else None
+    if isinstance(value, np.number):
+        return repr(value.item())
+    return repr(value) if isinstance(value, int | float) else _activation(value)
+
+
+def _activation(value: Any) -> str | None:
+    """Our name of an activation that is a function, a class or a module."""
+    name = (value.__name__ if inspect.isroutine(value) or inspect.isclass(value) else type(value).__name__).lower()
+    if name == "gelu" and getattr(value, "approximate", "none") == "tanh":
+        return "gelu_tanh"
+    name = CLASSES.get(name, name)
+    return name if name in elementwise.ACTIVATIONS else None
+
+
+def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """Real, dense tensors as arrays of the type they have; bfloat16 has none and becomes float32."""
+    real = {}
+    for name, value in tensors.items():
+        if not (value.is_complex() or value.is_sparse or value.is_quantized or value.is_meta):
+            value = value.detach().cpu()
+            real[name] = np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+    return real
+
+
+def pykan_config(module: nn.Module) -> dict[str, Any] | None:
+    """What pykan would write beside its weights, from a living network of it."""
+    symbolic, width = _symbolic(module), getattr(module, "width", None)
+    if not symbolic or not isinstance(width, list):
+        return None
+    base = getattr(module, "base_fun_name", "silu")
+    config = {
+        "width": [list(entry) if isinstance(entry, list | tuple) else entry for entry in width],
+        "mult_arity": getattr(module, "mult_arity", 2),
+        "base_fun_name": base if isinstance(base, str) else _text(base),
+        "symbolic_enabled": bool(getattr(module, "symbolic_enabled", True)),
+    }
+    names = {
+        f"symbolic.funs_name.{at}": part.funs_name for at, part in enumerate(symbolic) if hasattr(part, "funs_name")
+    }
+    return config | names
+
+
+def _symbolic(module: nn.Module) -> list[nn.Module]:
+    """The symbolic layers of a pykan network."""
+    layers = getattr(module, "symbolic_fun", None)
+    return list(layers) if isinstance(layers, nn.ModuleList) else []
+
+
+def by_call(call: Call) -> dict[str, str]:
+    """What a pykan network and its call say of options: the functions of its edges, the
+    inputs that it selects, and its way around singularities."""
+    off = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
+    return off | _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
+
+
+def _edge_functions(module: nn.Module) -> dict[str, str]:
+    return {
+        f"{SYMBOLIC}{at},{source},{destination}": name
+        for at, part in enumerate(_symbolic(module))
+        for destination, row in enumerate(getattr(part, "funs_name", ()))
+        for source, name in enumerate(row)
+        if name not in NO_FUNCTION
+    }
+
+
+def _selected_inputs(call: Call) -> dict[str, str]:
+    chosen = getattr(call.module, "input_id", None)
+    if not isinstance(chosen, torch.Tensor) or chosen.ndim != 1 or chosen.is_floating_point():
+        return {}
+    return {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}
+
+
+def _singularities(call: Call) -> dict[str, str]:
+    """How the call goes around them: arguments of pykan's forward, given or by default."""
+    try:
+        bound = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs)
+    except (TypeError, ValueError):
+        return {}
+    bound.apply_defaults()
+    if not bound.arguments.get("singularity_avoiding"):
+        return {}
+    limit = _text(bound.arguments.get("y_th"))
+    return {"singularity": "avoid"} | ({"y_th": limit} if limit is not None else {})

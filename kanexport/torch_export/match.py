@@ -1,0 +1,463 @@
+"""What a candidate means: of the ways to read it, the one that computes what the module computed.
+
+Its tensors, its attributes and its calls only propose. Where no reading agrees, the submodule
+is left as it is, and its parts are tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from kanexport.detection import registry
+from kanexport.errors import ExportError, InvalidKan
+from kanexport.ir.model import Kan
+from kanexport.readers.common import chain
+from kanexport.readers.common.layer_tensors import Part, linear_layer, storage_dtype
+from kanexport.torch_export import capture, kan_candidates
+from kanexport.torch_export.capture import Call
+from kanexport.torch_export.kan_candidates import LINEAR, Candidate, Facts, Tensors, as_checkpoint
+from kanexport.verify import float64_reference, test_points
+from kanexport.verify.float64_reference import Jitter
+from kanexport.verify.graph_runner import FLOAT, Port
+from kanexport.verify.tolerances import CONDITION, OVERFLOW
+
+Array = npt.NDArray[np.float64]
+
+AGREEMENT = {"float64": 1e-6, "float32": 1e-4}  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
+COMPARED = 4096  # vectors of a call that are looked at
+EDGES = 6_000_000  # edges of a call that the exporter compares, if edges take long
+READINGS = 64  # ways in which one submodule is read
+DRAWS = 2  # of rounding
+PROBED = 2  # calls that are made again with other vectors
+BEYOND = 4  # times what the example rows bring about
+FLOOR = 1e-3  # of the largest answer of a group of rows: smaller ones are compared as if they were that large
+PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overflow where the other does not
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A submodule as a network. `how`: what had to be assumed that nothing said, such as
+    "with denominator=signed"; empty where nothing was. `by`: what answers for it where its functions
+    are not ours. `beside`: the module computes itself, and its reading only what its edges are asked with."""
+
+    family: str
+    kan: Kan
+    how: str
+    by: Any = None
+    beside: bool = False
+
+
+@dataclass
+class Verdict:
+    """What became of a candidate: a reading, or why there is none, and by how much the
+    likeliest one differs, relative. `agreed`: how many groups of rows it computed as the module.
+    `hint`: what to do. `asked`: the options of use to it."""
+
+    reading: Reading | None = None
+    why: str = ""
+    error: float = 0.0
+    agreed: int = 0
+    hint: str = ""
+    family: str = ""
+    asked: set[str] = field(default_factory=set)
+
+
+def judge(
+    candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str], precision: str, further: Sequence[Call] = ()
+) -> Verdict:
+    """The reading of a candidate that computes what it gave in its calls, and for other
+    vectors too. `given`: the user's options; `precision`: what the module runs in; `further`:
+    what it was given and gave where the module took rows far from the example's, or NaN."""
+    tests = _tests(calls, further, precision)
+    asked: set[str] = set()
+    likeliest = Verdict(asked=asked, agreed=-1)
+    for family, read in itertools.islice(_readings(candidate, calls[0], given, asked), READINGS):
+        verdict = dataclasses.replace(_try(read, tests), family=family, asked=asked)
+        if verdict.reading is not None:
+            return verdict
+        if verdict.agreed > likeliest.agreed:
+            likeliest = verdict
+    base = kan_candidates.unknown_base(candidate.module)
+    if base and likeliest.error:
+        likeliest.hint = f"its base function {base} is in no table"
+    return likeliest
+
+
+def holds(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
+    """Whether a submodule computes a reading, as `judge` asks it."""
+    return _compare(_tests(calls, further, precision), reading)
+
+
+def _tests(calls: Sequence[Call], further: Sequence[Call], precision: str) -> _Tests:
+    near = [*calls, *(probe for call in calls[:PROBED] if (probe := _probe(call)) is not None)]
+    return _Tests(near, further, calls[:PROBED], precision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tests:
+    """What a reading is held against: calls near the example rows, calls far from them, and calls
+    that are made again with vectors that try this reading."""
+
+    near: Sequence[Call]
+    far: Sequence[Call]
+    again: Sequence[Call]
+    precision: str
+
+
+def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
+    try:
+        with np.errstate(all="ignore"):
+            reading = read()
+    except ExportError as error:
+        return Verdict(why=f"cannot be read: {error.message}", hint=error.hint)
+    return _compare(tests, reading)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempts:
+    """One family's reader on one submodule. `asked` and `choices` fill while it reads: the
+    options it has a use for, and the names that some of them choose between."""
+
+    family: str
+    reader: registry.Reader
+    module: nn.Module
+    by_call: Mapping[str, str]
+    asked: set[str]
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def read(self, tensors: Tensors, given: Mapping[str, str], tried: Mapping[str, str], how: str) -> Reading:
+        options = Facts(given, self.module, self.by_call, tried)
+        try:
+            return Reading(self.family, self.reader.read(as_checkpoint(self.module, tensors), options), how)
+        finally:
+            self.asked.update(options.asked)
+            self.choices.update(options.choices)
+
+
+def _readings(
+    candidate: Candidate, call: Call, given: Mapping[str, str], asked: set[str]
+) -> Iterator[tuple[str, Callable[[], Reading]]]:
+    """Every way in which a candidate may be meant, family by family, the likeliest first."""
+    by_call = kan_candidates.by_call(call)
+    for family, reader, tensors in candidate.families:
+        if reader is None:
+            yield family, functools.partial(_linear, tensors)
+            continue
+        attempts = _Attempts(family, reader, candidate.module, by_call, asked)
+        for way in _ways(attempts, tensors, given):
+            yield family, functools.partial(attempts.read, *way)
+
+
+def _ways(
+    attempts: _Attempts, tensors: Tensors, given: Mapping[str, str]
+) -> Iterator[tuple[Tensors, Mapping[str, str], Mapping[str, str], str]]:
+    """What `read` is given: as the module tells; without the user's options, which may be for
+    other layers; with every other value of a choice that was open; and as if it did not use
+    some of its tensors. Each is asked for after the one before was read."""
+    yield tensors, given, {}, ""
+    if given:
+        yield tensors, {}, {}, "without the options given"
+    for key, values in list(attempts.choices.items()):
+        for value in values:
+            yield tensors, {}, {key: value}, f"with {key}={value}"
+    for names in _optional(attempts.reader, tensors):
+        fewer = {key: value for key, value in tensors.items() if key not in names}
+        yield fewer, {}, {}, f"without {', '.join(names)}"
+
+
+def _linear(tensors: Tensors) -> Reading:
+    return Reading(LINEAR, chain.chain([linear_layer(Part(tensors, ""))], storage_dtype(list(tensors.values()))), "")
+
+
+def _optional(reader: registry.Reader, tensors: Tensors) -> list[tuple[str, ...]]:
+    """Tensors that a layer need not have, by the module inside of it that they belong to."""
+    if not isinstance(reader, registry.LayerReader):
+        return []
+    groups: dict[str, tuple[str, ...]] = {}
+    for name in reader.keys.optional:
+        if name in tensors:
+            first = name.partition(".")[0]
+            groups[first] = (*groups.get(first, ()), name)
+    return list(groups.values())
+
+
+def _probe(call: Call) -> Call | None:
+    """The same call with vectors beside and beyond what the example rows bring about."""
+    finite = np.where(np.isfinite(call.x), call.x, 0)
+    noise = np.random.default_rng(0).normal(0, finite.std() or 1.0, size=call.x.shape)
+    return call.again((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
+
+
+def _compare(tests: _Tests, reading: Reading) -> Verdict:
+    """The reading, if all calls computed it; else why not."""
+    error = 0.0
+    for call in (*tests.near, *tests.far):
+        try:
+            capture.form(call, reading.kan.n_inputs, reading.kan.n_outputs)
+        except InvalidKan as refused:
+            return Verdict(why=refused.message)
+    for call in tests.near:
+        error = max(error, _error(call, reading.kan))
+    if error > AGREEMENT[tests.precision]:
+        return _differing("", error, 0)
+    for agreed, (where, call) in enumerate(_beyond(tests, reading.kan), 1):
+        error = _error_by_row(call, reading.kan, tests.precision)
+        if error > AGREEMENT[tests.precision]:
+            return _differing(where, error, agreed)
+    return Verdict(reading, family=reading.family)
+
+
+def _differing(where: str, error: float, agreed: int) -> Verdict:
+    what = "differs from what its tensors tell" if np.isfinite(error) else "differs in what is not finite"
+    return Verdict(why=f"{what} {where}".rstrip(), error=error if np.isfinite(error) else 0.0, agreed=agreed)
+
+
+def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
+    """Calls far from the example rows, each with words for where."""
+    yield from (("on rows far from the example's", call) for call in tests.far)
+    pieces = budget(kan)
+    for call in tests.again:
+        for where, rows in groups(call, kan):
+            for at in range(0, len(rows), pieces):
+                yield from ((where, again) for again in calls(call, rows[at : at + pieces]))
+
+
+def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
+    """What went in [N, n] and came out [N, m]; of very many vectors, some."""
+    x, y = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
+    most = _compared(kan)
+    if len(x) > most:
+        chosen = np.random.default_rng(0).permutation(len(x))[:most]
+        x, y = x[chosen], y[chosen]
+    return x, y
+
+
+def _compared(kan: Kan) -> int:
+    """The number of vectors of a call that the exporter compares. It is smaller for a layer that is known by its
+    outputs: each vector of it takes one run per source."""
+    effort = max(test_points.edge_count(layer) // layer.mask.size for layer in kan.layers)
+    if effort == 1:
+        return COMPARED
+    return int(np.clip(EDGES // sum(map(test_points.edge_count, kan.layers)), 2, COMPARED))
+
+
+def _error(call: Call, kan: Kan) -> float:
+    """By how much a call differs from what we read, relative; infinite where one is not finite."""
+    x, expected = _vectors(call, kan)
+    read = float64_reference.evaluate(kan, x).y
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.isfinite(read), finite):
+        return np.inf
+    scale = np.abs(expected[finite]).max(initial=0) or 1.0
+    return float(np.abs(read - expected)[finite].max(initial=0) / scale)
+
+
+def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
+    """The same where rows differ by orders of magnitude: relative to each row's answer, less what
+    rounding explains; infinite too where NaN meets an infinity, or an infinity the other one."""
+    x, expected = _vectors(call, kan)
+    trace = float64_reference.evaluate(kan, x)
+    keep = trace.peak < PEAKS[precision]
+    x, expected, read = x[keep], expected[keep], trace.y[keep]
+    finite = np.isfinite(expected)
+    if not np.array_equal(read[~finite], expected[~finite], equal_nan=True) or not np.isfinite(read[finite]).all():
+        return np.inf
+    with np.errstate(invalid="ignore"):
+        apart = np.where(finite, np.abs(read - expected), 0).max(axis=1, initial=0)
+    heights = np.where(finite, np.abs(expected), 0).max(axis=1, initial=0)
+    scale = np.maximum(heights, FLOOR * heights.max(initial=0))
+    scale[scale == 0] = 1.0
+    for rounding in (_of_reading, _of_module):
+        if (apart / scale).max(initial=0) <= AGREEMENT[precision]:
+            break
+        changes = np.max([rounding(call, kan, x, jitter) for jitter in _jitters(precision)], axis=0)
+        apart = np.maximum(apart - CONDITION * changes, 0)
+    return float((apart / scale).max(initial=0))
+
+
+def _jitters(precision: str) -> list[Jitter]:
+    return [Jitter(float(np.finfo(precision).eps) / 2, seed) for seed in range(DRAWS)]
+
+
+def _of_reading(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+    """[N]: by how much rounding of nodes and weights alone changes each row."""
+    return _change(float64_reference.evaluate(kan, x).y, float64_reference.evaluate(kan, x, jitter=jitter).y)
+
+
+def _of_module(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+    """[N]: by how much rounding of its input changes what the module answers: some formulas, such as
+    truncated powers, lose every digit far out."""
+    before, after = (_answers(list(calls(call, rows)), kan.n_outputs) for rows in (x, jitter.shake(x)))
+    return _change(before[: len(x)], after[: len(x)]) if len(before) == len(after) >= len(x) else np.zeros(len(x))
+
+
+def _answers(again: Sequence[Call], width: int) -> Array:
+    """[N, width] of calls made again; none where the module did not take them."""
+    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in again)])
+
+
+def _change(before: Array, after: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        change = np.abs(after - before).max(axis=1, initial=0, where=np.isfinite(before))
+    return np.asarray(np.nan_to_num(change, nan=np.inf, posinf=np.inf))
+
+
+TIMES = (1.0, 10.0, 1e3, 1e6)  # of a range
+SIGNED, SIDED = 3, 2  # rows at each of these with all signs, and with one
+SOURCES = 16  # at most that are set apart one at a time
+NUMBERS = 4_000_000  # basis values held at a time
+LARGEST = 1e30  # no input is that large
+
+
+def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
+    """Vectors [N, n] by group, each with words for where they lie: at multiples of the layer's
+    own range and of the one it saw, with all signs and with one, zeros, single sources far out,
+    NaN and both infinities. All are representable in float32."""
+    rng = np.random.default_rng(0)
+    centre, own = _own_range(kan)
+    seen = _seen_range(call, kan.n_inputs)
+    for times in TIMES:
+        rows = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen * times)]
+        yield f"at {times:g} times its range", _narrowed(np.concatenate(rows))
+    yield "at zero", np.zeros((1, kan.n_inputs))
+    ordinary = _narrowed(centre + own * rng.uniform(-1, 1, size=kan.n_inputs))
+    places = _places(kan)
+    for times in TIMES[1:]:
+        yield f"where one source is at {times:g} times its range", _narrowed(_apart(ordinary, places, own * times))
+    for value in (np.nan, np.inf, -np.inf):
+        yield f"where a source is {value:g}", _spoilt(ordinary, places, value)
+
+
+def calls(call: Call, rows: Array) -> Iterator[Call]:
+    """The call made again with vectors [N, n]: with more rows, or, where the module does not
+    take them, with as many as it had. Empty where it takes neither."""
+    n, given = rows.shape[1], call.x.size
+    each, vectors = divmod(given, n)[0], max(1, len(rows))
+    if not each or given % n:
+        return
+    if call.x.ndim >= 2 and call.x.shape[-1] == n:
+        inner = each // call.x.shape[0]
+        first = -(-vectors // inner)
+        again = call.again(np.resize(rows, (first, *call.x.shape[1:])))
+        if again is not None and again.y.size * each == call.y.size * first * inner:
+            yield again
+            return
+    for at in range(0, vectors, each):
+        again = call.again(np.resize(rows[at : at + each], call.x.shape))
+        if again is not None:
+            yield again
+
+
+def budget(kan: Kan) -> int:
+    """How many vectors are looked at at a time."""
+    return max(1, NUMBERS // _size(kan))
+
+
+def _size(kan: Kan) -> int:
+    return max(max(test_points.basis_size(layer), layer.mask.size) for layer in kan.layers)
+
+
+def _own_range(kan: Kan) -> tuple[Array, Array]:
+    """Middle and half of the range that the first layer's functions live in, of every input."""
+    first = kan.layers[0]
+    with np.errstate(all="ignore"):
+        low, high = (np.nan_to_num(end, posinf=LARGEST, neginf=-LARGEST) for end in first.support().core)
+    if len(low) != kan.n_inputs:  # columns are selected
+        low, high = np.full(kan.n_inputs, low.min()), np.full(kan.n_inputs, high.max())
+    half = np.clip((high - low) / 2, 1e-6, LARGEST)
+    return np.clip((low + high) / 2, -LARGEST, LARGEST), half
+
+
+def _seen_range(call: Call, n: int) -> Array:
+    """The largest finite magnitude that the call was given, for every input."""
+    finite = call.x[np.isfinite(call.x)]
+    return np.full(n, float(np.abs(finite).max(initial=0)) or 1.0)
+
+
+def _spread(rng: np.random.Generator, centre: Array, half: Array) -> Array:
+    """Rows around a centre [n]: to both sides, then to one, then to the other."""
+    n = len(centre)
+    sides = [rng.uniform(-1, 1, size=(SIGNED, n)), rng.uniform(0, 1, size=(SIDED, n))]
+    return np.asarray(centre + half * np.concatenate([*sides, -rng.uniform(0, 1, size=(SIDED, n))]))
+
+
+def _narrowed(rows: Array) -> Array:
+    return np.asarray(np.clip(rows, -LARGEST, LARGEST).astype(np.float32), dtype=np.float64)
+
+
+def _places(kan: Kan) -> list[int]:
+    count = int(np.clip(budget(kan) // 4, 2, SOURCES))
+    return sorted(set(np.linspace(0, kan.n_inputs - 1, count).round().astype(int).tolist()))
+
+
+def _apart(row: Array, places: list[int], reach: Array) -> Array:
+    rows = []
+    for place, side in itertools.product(places, (-1, 1)):
+        other = row.copy()
+        other[place] = side * reach[place]
+        rows.append(other)
+    return np.array(rows)
+
+
+def _spoilt(row: Array, places: list[int], value: float) -> Array:
+    """The value in one place at a time, in every second place, and in all."""
+    rows = np.repeat(row[None], len(places) + 2, axis=0)
+    for at, place in enumerate(places):
+        rows[at, place] = value
+    rows[-2, ::2], rows[-1] = value, value
+    return rows
+
+
+Places = npt.NDArray[np.bool_]
+
+FAR = (10.0, 1e3)  # times an example row
+VALUES = (np.nan, np.inf, -np.inf)
+
+
+def floating(ports: Sequence[Port], x: Array) -> Places:
+    """Which numbers of a row [N], flat, are floating-point ones: ids of tokens mean nothing elsewhere."""
+    if len(ports) == 1:
+        return np.full(x[0].size, ports[0].kind == FLOAT)
+    return np.concatenate([np.full(port.size, port.kind == FLOAT) for port in ports])
+
+
+def far(x: Array, places: Places) -> Array:
+    """A few rows [B, ...] like the example's, and their negatives, far away. `places`: as `floating` says."""
+    few = x[:2].reshape(len(x[:2]), -1)
+    rows = np.concatenate([np.where(places, sign * times * few, few) for times in FAR for sign in (1, -1)])
+    return rows.reshape(-1, *x.shape[1:]).astype(np.float32).astype(np.float64)
+
+
+def nonfinite(x: Array, places: Places) -> dict[str, Array]:
+    """Rows [1, ...] with NaN or an infinity in one place or all, by words such as "NaN in the middle"."""
+    rows = {}
+    for words, spoilt in _extreme_places(np.flatnonzero(places)).items():
+        for value in VALUES:
+            row = x[:1].copy()
+            row.reshape(-1)[spoilt] = value
+            rows[f"{called(value)} {words}"] = row
+    return rows
+
+
+def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[np.intp]]:
+    """Where: in the middle, everywhere, first, last; a row of one or two numbers has fewer places."""
+    size = len(all_of_them)
+    ends = {"in the first place": all_of_them[:1], "in the last place": all_of_them[-1:]} if size > 2 else {}
+    middle = {"in the middle": all_of_them[size // 2 : size // 2 + 1]} if size > 1 else {}
+    return middle | ({"in every place": all_of_them} if size else {}) | ends
+
+
+def called(value: float) -> str:
+    """A number for people."""
+    if np.isnan(value):
+        return "NaN"
+    return f"{value:.3g}" if np.isfinite(value) else "infinity" if value > 0 else "-infinity"

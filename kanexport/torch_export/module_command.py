@@ -1,0 +1,254 @@
+"""`kanserve export --module pkg.mod:factory`: factory, weights and example rows become an export.
+
+The one place where code that comes with a model runs: because its user names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import random
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.bundle.publish import Result, Target
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.options import Options
+from kanexport.parity.data import load as load_answers
+from kanexport.torch_export import inputs, match, state_dict
+from kanexport.torch_export.borrowed_module import (
+    ForeignError,
+    first_line,
+    foreign_code,
+    is_users_own,
+    lent,
+    place,
+    printing_to_stderr,
+    unwrapped,
+)
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.convert import convert
+from kanexport.torch_export.inputs import guess
+from kanexport.torch_export.kan_candidates import Whole
+
+
+def run(
+    factory: str,
+    checkpoint: Path | None,
+    example: Path | None,
+    input_shape: str | None,
+    target: Target,
+    options: Options,
+    advance: Callable[[int, int], None],
+    answers: Sequence[Path] = (),
+    phase: Callable[[str], None] = lambda words: None,
+) -> Result:
+    """Export the module that a factory makes. `factory`: "package.module:function". The rows are those of `example`,
+    otherwise random ones of `input_shape`, otherwise the factory's. Without these, they are random ones of a shape
+    that the exporter finds by trying. `answers`: files with the trained model's outputs. `phase` receives a text on
+    each step that begins. Raises ExportError; then nothing was written."""
+    target.check()
+    with _importable(Path.cwd()), printing_to_stderr():
+        before = set(sys.modules)
+        phase(f"calling {factory[:80]}")
+        module, rows = _make(factory)
+        files = state_dict.load(module, checkpoint) if checkpoint is not None else ()
+        if example is not None:
+            rows = inputs.load(example)
+        elif input_shape is not None:
+            rows = inputs.draw(input_shape)
+        assumed = {}
+        if rows is None:
+            phase("trying which shape of rows the module takes")
+            guessed = guess(module)
+            rows = inputs.draw(",".join(map(str, guessed.shape)))
+            assumed["input_shape"] = str(guessed)
+        phase("calling it again, for a module to compare")
+        assumed |= _again(factory, module, rows, checkpoint, before)
+        known = load_answers(answers) if answers else None
+        return convert(
+            module,
+            rows,
+            target,
+            options=options.given,
+            assumed=assumed,
+            files=files,
+            answers=known,
+            advance=advance,
+            phase=phase,
+        )
+
+
+def _again(
+    factory: str, module: nn.Module, rows: Any, checkpoint: Path | None, before: Collection[str]
+) -> dict[str, str]:
+    """Build the module once more and hold both against each other; gives what is assumed of them. `before`:
+    Python's modules before the first time. Raises InvalidKan where they differ in what no weights hold."""
+    try:
+        with other_randomness():
+            second = _made_anew(factory, before)
+    except OptionError as error:
+        return {"constants": f"those of the first call of the factory, which cannot be called again: {error.message}"}
+    if checkpoint is None and drawn(module, second):
+        return {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
+    state_dict.put(second, module.state_dict())
+    require_same(module, second, rows)
+    return {}
+
+
+def _made_anew(factory: str, before: Collection[str]) -> nn.Module:
+    """What the factory makes where the user's own files are imported anew too, since they may draw numbers;
+    Python's modules are as they were afterwards."""
+    own = {
+        name: kept
+        for name, kept in sys.modules.items()
+        if name not in before and is_users_own(getattr(kept, "__file__", None) or "<>")
+    }
+    for name in own:
+        del sys.modules[name]
+    try:
+        return _make(factory)[0]
+    except OptionError:  # some code can be imported only once
+        sys.modules.update(own)
+        return _make(factory)[0]
+    finally:
+        sys.modules.update(own)
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """As if Python had been started here."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+def _make(factory: str) -> tuple[nn.Module, Any]:
+    """The module, and the example rows if the factory gives them too."""
+    name, colon, function = factory.partition(":")
+    if not colon or not name or not function:
+        raise OptionError(f"--module is {factory[:80]!r}, expected package.module:factory")
+    try:
+        with foreign_code():
+            product = getattr(importlib.import_module(name), function)()
+    except ForeignError as foreign:
+        where = place(foreign.error)
+        raise OptionError(
+            f"{factory[:200]} cannot be used: {first_line(foreign.error)}" + (f" ({where})" if where else ""),
+            hint="name an importable function that takes nothing and returns the torch.nn.Module",
+        ) from foreign.error
+    module, rows = product if isinstance(product, tuple) and len(product) == 2 else (product, None)
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"{factory[:200]} returned {type(module).__name__}, expected a torch.nn.Module")
+    return unwrapped(module), rows
+
+
+Array = npt.NDArray[np.float64]
+
+SEED = 20_240_229  # another state of every generator than a program begins with
+SAME = 1e-9  # relative, in float64; float32 has its own rounding
+NAMED = 5  # of what differs
+ROWS = 8
+
+
+@contextlib.contextmanager
+def other_randomness() -> Iterator[None]:
+    """Inside: torch, numpy and Python draw other numbers than they would have; afterwards as if they had not."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        random.seed(SEED)
+        np.random.seed(SEED)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def drawn(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules of one factory have different weights."""
+    return bool(_apart(first.state_dict(), second.state_dict()))
+
+
+def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
+    """Raises InvalidKan where two modules with the same weights, made by one factory, answer the `example`
+    differently, and names what differs in them; OptionError as `inputs.rows`."""
+    x, wiring = inputs.rows(example, first)
+    rows = np.concatenate([x[:ROWS], match.far(x, match.floating(wiring.ports, x))])
+    answers = [_answers(Whole(module, wiring), rows) for module in (first, first, second)]
+    if not _close(answers[0], answers[1]):  # random at inference, which is refused elsewhere
+        return
+    if _close(answers[0], answers[2]):
+        return
+    names = _apart(_constants(first), _constants(second))
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    raise InvalidKan(
+        "the factory makes a module that answers differently each time it is called, with the same weights: "
+        + (
+            f"it draws {shown}, which no state dict keeps" if names else "something in it is drawn that is no attribute"
+        ),
+        hint="keep what is drawn in the state dict (register_buffer) and train again, or draw it from the seed that "
+        "the training had, inside the factory",
+    )
+
+
+def _answers(whole: Whole, rows: Array) -> Array:
+    oracle = ReferenceModule.of(whole, rows)
+    with lent(whole, oracle.dtype):
+        return oracle.run(rows)[0]
+
+
+def _close(first: Array, second: Array) -> bool:
+    if first.shape != second.shape:
+        return False
+    scale = np.abs(first[np.isfinite(first)]).max(initial=0) or 1.0
+    return bool(np.allclose(first, second, rtol=0, atol=SAME * scale, equal_nan=True))
+
+
+def _constants(module: nn.Module) -> dict[str, Any]:
+    """What a module computes with that no state dict has, by name: buffers that are not saved, and numbers,
+    arrays and tensors among the attributes, alone or in lists."""
+    saved = set(module.state_dict())
+    found = {name: value for name, value in module.named_buffers() if name not in saved}
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            if not key.startswith("_") or isinstance(value, torch.Tensor):
+                found[f"{name}.{key}".removeprefix(".")] = value
+    return found
+
+
+def _apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The names under which two tables have different numbers."""
+    return [name for name, value in first.items() if name not in second or not _equal(value, second[name])]
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Of numbers, arrays, tensors and lists of them; anything else counts as equal."""
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    one, other = _numbers(first), _numbers(second)
+    if one is None or other is None:
+        return True
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc" and other.dtype.kind in "fc"))
+
+
+def _numbers(value: Any) -> npt.NDArray[Any] | None:
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            return None
+        value = value.detach().cpu()
+        value = (value.double() if value.dtype == torch.bfloat16 else value).resolve_conj().numpy()
+    if isinstance(value, int | float | complex):
+        value = np.asarray(value)
+    return value if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" else None

@@ -1,0 +1,153 @@
+"""NaN and infinities in a module's rows: rows for which the exported graph gives what torch gives, and notes.
+
+torch.onnx and onnxruntime do not propagate every NaN: an LSTM of onnxruntime gives ordinary numbers for NaN. There is
+one note for each kind of difference. It names the operators of the graph that cause it, because an SRE whose service
+receives such rows has to know them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kanexport.errors import ExportError, InvalidKan
+from kanexport.graph.compose import Step, exposed
+from kanexport.lowering.lower import Lowered
+from kanexport.torch_export.borrowed_module import lent
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.match import called
+from kanexport.torch_export.plan import Plan
+from kanexport.verify import graph_runner
+from kanexport.verify.graph_runner import join
+from kanexport.verify.prover import Prover
+from kanexport.verify.tolerances import OVERFLOW, magnitude
+
+Array = npt.NDArray[np.float64]
+Tensors = Sequence[Array]  # the output first, then the vectors of each layer
+Run = Callable[[Array], Tensors]
+Blame = Callable[[Array, bool], str]  # from a row, and whether the graph loses its NaN or makes one, to a clause or ""
+
+NUMBER = re.compile(r"-?\d\S*$")
+CLOSE = 1e-3  # relative; the proof is stricter, this tells what is meant to be the same
+# Operators that select a part of their inputs or inspect them: they lose NaN in torch too.
+SELECTING = {
+    *("And", "ArgMax", "ArgMin", "Compress", "Equal", "Gather", "GatherElements", "GatherND", "Greater"),
+    *(
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "NonZero",
+        "Not",
+        "Or",
+        "Shape",
+        "Size",
+        "Slice",
+        "Split",
+    ),
+    *("TopK", "Where", "Xor"),
+}
+NAMED = 3  # operators that one note names, at most
+
+
+def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
+    """Which rows [1, ...] the graphs answer as the module does, by name, and sentences on all others;
+    while it is lent."""
+    prover = Prover(plan, lowered, dtype, CLOSE)
+
+    def graph(row: Array) -> Tensors:
+        outputs = prover.run(row)
+        y = join([outputs[port.name] for port in plan.ports.outputs])
+        return [y, *(outputs[name] for name in lowered.node_tensors)]
+
+    return differing(rows, lambda row: _exact(plan, dtype, row), graph, lambda row, lost: _blamed(prover, row, lost))
+
+
+def _blamed(prover: Prover, row: Array, lost: bool) -> str:
+    """A clause that names operators of the graph, or "" if none is found. If NaN is `lost`, it names those that turn
+    NaN into numbers. Otherwise it names the first one that makes NaN from numbers."""
+    lowered, ports = prover.lowered, prover.subject.ports
+    try:
+        model, steps = exposed(lowered.model)
+        session = graph_runner.session(model, lowered.weights, optimization=lowered.optimization)
+        values = graph_runner.run(session, ports.feeds(row, prover.dtype)) | ports.given(row)
+    except ExportError:  # a runtime does not return some values, such as a sequence
+        return ""
+    nan = {name for name, value in values.items() if np.isnan(value).any()}
+    names = list(dict.fromkeys(step.operator for step in steps if _turns(step, nan, lost)))[: NAMED if lost else 1]
+    if not names:
+        return ""
+    return f": {' and '.join(names)} of the graph {'gives numbers for NaN' if lost else 'gives NaN for numbers'}"
+
+
+def _turns(step: Step, nan: set[str], lost: bool) -> bool:
+    """Whether an operator takes NaN and gives none (`lost`), or gives NaN and takes none."""
+    before, after = (step.takes, step.gives) if lost else (step.gives, step.takes)
+    return step.operator not in SELECTING and not nan.isdisjoint(before) and nan.isdisjoint(after)
+
+
+def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
+    """What the module answers; as it answers in float32 where float32 cannot hold what it meets in float64."""
+    trace = plan.evaluate(row)
+    if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
+        return [trace.y, *trace.inputs]
+    with lent(plan.oracle.module, torch.float32):
+        return [ReferenceModule(plan.oracle.module, torch.float32).run(row)[0]]
+
+
+def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -> tuple[list[str], list[str]]:
+    """The names of rows for which the graph gives what the module gives, and sentences on all others. `exact`: the
+    module; it may give fewer tensors than the graph. The function calls `blame` once for each kind of difference
+    with NaN in it."""
+    alike: list[str] = []
+    apart: dict[tuple[str, str], list[str]] = {}
+    examples: dict[tuple[str, str], str] = {}
+    causes: dict[tuple[str, str], str] = {}
+    for name, row in rows.items():
+        pair = _refused_or_different(row, exact, graph)
+        if pair is None:
+            alike.append(name)
+            continue
+        kinds = _kinds(pair)
+        if kinds not in apart:
+            apart[kinds], examples[kinds] = [], pair[1]
+            nan = [text.endswith("NaN") for text in pair]
+            causes[kinds] = blame(row, nan[0]) if any(nan) else ""
+        apart[kinds].append(name)
+    return alike, [
+        f"not as torch: where a row has {', '.join(names)}, torch {kinds[0]} and the exported graph {examples[kinds]}"
+        + causes[kinds]
+        for kinds, names in apart.items()
+    ]
+
+
+def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str] | None:
+    """What the module and the graph do with a row where that differs, in words; None where it does not."""
+    try:
+        expected = exact(row)
+    except InvalidKan:
+        return "refuses it", "answers"
+    for at, (module, found) in enumerate(zip(expected, graph(row), strict=False)):
+        wrong = np.flatnonzero(~_alike(found.reshape(-1), module.reshape(-1)))
+        if len(wrong):
+            what = "answers" if not at else f"feeds layer {at - 1} with"
+            first, second = (f"{what} {called(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, found))
+            return first, second
+    return None
+
+
+def _kinds(pair: tuple[str, str]) -> tuple[str, str]:
+    """The same without ordinary numbers, which differ from row to row."""
+    first, second = (NUMBER.sub("a number", text) for text in pair)
+    return first, second
+
+
+def _alike(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    """NaN must meet NaN and an infinity the same one."""
+    scale = magnitude(expected) or 1.0
+    return np.isclose(found, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)

@@ -1,0 +1,383 @@
+"""The module as what will be proved: its KAN layers, where they run, and what it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.contract.cli.suggest import advice
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.ir.model import Kan, Layer
+from kanexport.torch_export import capture, kan_candidates
+from kanexport.torch_export.capture import Call, ReferenceModule, ready
+from kanexport.torch_export.conv_layer import Convolved
+from kanexport.torch_export.io_binding import outputs, tensors
+from kanexport.torch_export.kan_candidates import Whole, parents, shown
+from kanexport.torch_export.match import Reading
+from kanexport.torch_export.resolve import find, listed, repeat
+from kanexport.torch_export.sampled_layer import Sampled
+from kanexport.verify import float64_reference
+from kanexport.verify.float64_reference import Jitter, Trace
+from kanexport.verify.graph_runner import Ports
+from kanexport.verify.tolerances import CONDITION
+
+Array = npt.NDArray[np.float64]
+
+FEW = 8  # rows that settle what a layer is
+NUMBERS = 20_000_000  # of all calls of a module, kept at a time
+VECTORS = 4096  # evaluated at a time
+ROUNDING = float(np.finfo(np.float32).eps) / 2
+OWN = 4.0  # times what float32 moves the module's own answers by is excused in a graph's
+KEEP = "keep"  # the option that names submodules to be left as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One call of a recognised submodule. `form`: how it shapes its output. `axes`: as
+    `forms.lead` says; None where its vectors have no place among the rows, so that its
+    edges cannot be asked for. `picture`: of what size a convolution's is."""
+
+    name: str
+    kan: Kan | Convolved
+    form: str
+    axes: tuple[int, ...] | None
+    picture: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """The axes of the vectors of each layer that can be asked for edges."""
+        if self.axes is None:
+            return ()
+        if isinstance(self.kan, Convolved):
+            return tuple((*self.axes, *part.geometry.positions(self.picture)) for part in self.kan.parts)
+        return (self.axes,) * len(self.kan.layers)
+
+    def inputs(self, call: Call) -> list[Array]:
+        """Those vectors, [B, *positions, width]."""
+        if isinstance(self.kan, Convolved):
+            vectors = [one.reshape(-1, one.shape[-1]) for one in self.kan.vectors(call)]
+        else:
+            vectors = _inputs(self.kan, call.x.reshape(-1, self.kan.n_inputs))
+        return [capture.by_row(one, axes) for one, axes in zip(vectors, self.places, strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The module, the networks found in it by name, and their calls in order."""
+
+    oracle: ReferenceModule
+    ports: Ports
+    modules: dict[str, nn.Module]
+    readings: dict[str, Reading]
+    uses: tuple[Use, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that can be asked for edges, in the order in which they run."""
+        return tuple(layer for use in self.uses if use.axes is not None for layer in use.kan.layers)
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        """The module itself, and its layers' vectors [B, *positions, n]; while it is lent."""
+        y, calls = self.oracle.run(x, self.modules, jitter, tapped=_tapped(self.readings))
+        if jitter is not None and jitter.seed == 0:
+            y = self._as_rounded(y, x, jitter)
+        inputs = [
+            vectors
+            for use, call in zip(self.uses, calls, strict=True)
+            if use.axes is not None
+            for vectors in use.inputs(call)
+        ]
+        peak = np.stack([_peak(values) for values in (x, y, *inputs)]).max(axis=0)
+        return Trace(y, tuple(inputs), peak if jitter is not None else np.maximum(peak, self._overflows(y, x)))
+
+    def _overflows(self, y: Array, x: Array) -> Array:
+        """Infinite for rows that the module itself has no finite answers for in float32, as exp(100) * 0
+        has none; else zero."""
+        own = self.oracle.in_float32(x)
+        if own is None:
+            return np.zeros(len(x))
+        lost = (np.isfinite(y) & ~np.isfinite(own)).reshape(len(x), -1).any(axis=1)
+        return np.where(lost, np.inf, 0.0)
+
+    def _as_rounded(self, y: Array, x: Array, jitter: Jitter) -> Array:
+        """Shaken answers y, or what float32 moves the module's own by where that is more. Shaken nodes do
+        not show what rounds between them: a rational function of cancelling polynomials, for one."""
+        rounded = self.oracle.in_float32(x) if jitter.size >= ROUNDING else None
+        if rounded is None:
+            return y
+        exact = self.oracle.run(x)[0]
+        with np.errstate(invalid="ignore"):
+            moved = (rounded - exact) * (OWN / CONDITION)
+            return np.asarray(np.where(np.abs(moved) > np.abs(y - exact), exact + moved, y))
+
+
+def make(whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, str], few: int = FEW) -> Plan:
+    """Find the KAN layers of a lent module and check each against what the module computes,
+    for a few of the rows. Raises InvalidKan where a row's output depends on the other rows,
+    and OptionError for an option that no layer has a use for."""
+    kept = _kept(whole, options.get(KEEP, ""))
+    require_fixed(oracle, repeat(x, max(3, few)))
+    require_independent(whole, oracle, repeat(x, 3))
+    others = {key: value for key, value in options.items() if key != KEEP}
+    readings, notes = find(whole, oracle, x[:few], others, kept)
+    if kept:
+        notes.append(f"{listed(kept)}: left as it is, as --option {KEEP} says")
+    ports, lone = _ports(whole, oracle, x)
+    notes += [f"{name}: one number a row, served as [rows, 1]" for name in lone]
+    modules = {name: whole.get_submodule(name) for name in readings}
+    return _plan(oracle, ports, x, modules, readings, notes)
+
+
+def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list[str]]:
+    """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
+    given = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
+    inputs = whole.wiring.ports
+    if len(inputs) == 1:
+        inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
+    with torch.set_grad_enabled(oracle.derives):
+        y = whole.wiring.call(whole.body, whole.wiring.split(ready(given) if oracle.derives else given))
+    found = outputs(y, [port.name for port in inputs])
+    lone = [plug.port.name for plug in whole.wiring.plugs if plug.lone]
+    lone += [port.name for port, (_, value) in zip(found, tensors(y), strict=True) if value.ndim == 1]
+    return Ports(inputs, found), lone
+
+
+def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
+    """The plan of a lent module with some layers left to torch.onnx, and a note that says `why`."""
+    left = list(names)
+    readings = {name: reading for name, reading in plan.readings.items() if name not in left}
+    modules = {name: plan.modules[name] for name in readings}
+    notes = [note for note in plan.notes if note not in _about(plan.uses) and not _speaks_of(note, left)]
+    return _plan(
+        plan.oracle, plan.ports, x, modules, readings, [*notes, f"{listed(left)}: left to torch.onnx, because {why}"]
+    )
+
+
+def _speaks_of(note: str, names: Sequence[str]) -> bool:
+    """Whether a note is only about these submodules."""
+    about, colon, _ = note.partition(": ")
+    return bool(colon) and set(about.split(", ")) <= {shown(name) for name in names}
+
+
+def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
+    """The plan of a lent module in which some layers are torch.onnx's, while our reading of them computes what
+    their edges are asked with, and a note that says `why`. KAN convolutions are so by themselves, and are left."""
+    own = [name for name in names if isinstance(plan.readings[name].by, Convolved)]
+    plan = without(plan, x, own, why) if own else plan
+    others = [name for name in names if name not in own]
+    if not others:
+        return plan
+    changed = {name: dataclasses.replace(plan.readings[name], beside=True) for name in others}
+    notes = [note for note in plan.notes if note not in _about(plan.uses)]
+    note = f"{listed(others)}: through torch.onnx, with what its edges are asked with computed beside it, because {why}"
+    return _plan(plan.oracle, plan.ports, x, plan.modules, plan.readings | changed, [*notes, note])
+
+
+def _plan(
+    oracle: ReferenceModule,
+    ports: Ports,
+    x: Array,
+    modules: dict[str, nn.Module],
+    readings: dict[str, Reading],
+    notes: Sequence[str],
+) -> Plan:
+    uses = tuple(_uses(oracle, x, modules, readings))
+    return Plan(oracle, ports, modules, readings, uses, (*notes, *_about(uses)))
+
+
+def _about(uses: Sequence[Use]) -> list[str]:
+    """What is to be said of the edges that cannot be asked for."""
+    if not uses:
+        return ["no layer was recognised, so there are no edges to ask for"]
+    loose = [use.name for use in uses if use.axes is None]
+    return [f"{listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
+
+
+def _kept(whole: Whole, given: str) -> list[str]:
+    """The submodules that match the comma-separated names of --option keep, in which * and ? stand
+    for anything; not what lies in another one. Raises OptionError for a name that none has."""
+    names = {name: shown(name) for name, _ in whole.named_modules() if name}
+    kept: list[str] = []
+    for pattern in map(str.strip, given.split(",") if given else ()):
+        found = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
+        if not found:
+            hint = advice(pattern, names.values())
+            raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
+        kept += found
+    return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, parents(name)))]
+
+
+def _uses(
+    oracle: ReferenceModule, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]
+) -> list[Use]:
+    """The calls of the recognised submodules, in order, and where the rows of the batch are in
+    each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
+    two, three, one = (
+        oracle.run(rows, modules, tapped=_tapped(readings))[1]
+        for rows in (repeat(x, 2), repeat(x, 3), repeat(x, 2)[1:])
+    )
+    if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
+        raise InvalidKan(
+            "the module runs other layers for other batch sizes, so it cannot become a graph",
+            hint="a loop over the rows of a batch is not needed: layers take all rows at once",
+        )
+    return [_use(readings[calls[1].name], *calls) for calls in zip(one, two, three, strict=True)]
+
+
+def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
+    """A call with one, two and three rows."""
+    kan = reading.kan
+    if isinstance(reading.by, Convolved):
+        single, first, second = (reading.by.given(call) for call in (one, two, three))
+        axes = capture.lead_of(first.shape[:1], second.shape[:1])
+        same = axes is not None and _same_row(single, first, axes, first[0].size)
+        form = capture.TAP_AFTER if reading.by.after else capture.TAP
+        return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
+    form, axes = capture.form(two, kan.n_inputs, kan.n_outputs), capture.lead(two, three, kan.n_inputs)
+    form = capture.TAP if _stays(reading, two) else form
+    same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
+    return Use(two.name, kan, form, axes if same else None)
+
+
+def _stays(reading: Reading, call: Call) -> bool:
+    """Whether the module itself computes the layer: the exporter makes no graph for it, or it gives more than the
+    answer."""
+    return reading.beside or isinstance(reading.by, Sampled) or call.part is not None
+
+
+def _tapped(readings: Mapping[str, Reading]) -> list[str]:
+    return [name for name, reading in readings.items() if isinstance(reading.by, Convolved)]
+
+
+def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> int:
+    """How many rows of a lent module may be looked at at once, of `most`."""
+    modules = {name: one.module for name, one in kan_candidates.candidates(whole).items()}
+    y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
+    numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
+    return max(1, min(most, NUMBERS // max(1, numbers)))
+
+
+def visible(plan: Plan) -> int:
+    """Of how many rows what convolutions are given, which is much, may be looked at at once."""
+    numbers = sum(
+        width * math.prod(size for size in axes if size != -1)
+        for use in plan.uses
+        if isinstance(use.kan, Convolved)
+        for axes, width in zip(use.places, use.kan.widths(), strict=False)
+    )
+    return max(1, NUMBERS // max(1, numbers))
+
+
+def _inputs(kan: Kan, x: Array) -> list[Array]:
+    """The input vectors [rows, width] of every layer."""
+    if len(kan.layers) == 1:
+        return [x]
+    pieces = [float64_reference.evaluate(kan, x[at : at + VECTORS]).inputs for at in range(0, max(1, len(x)), VECTORS)]
+    return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
+
+
+def _same_row(single: Array, two: Array, axes: tuple[int, ...], n: int) -> bool:
+    """Whether the vectors of the second of two rows are those of that row alone."""
+    alone, both = (capture.by_row(given.reshape(-1, n), axes) for given in (single, two))
+    return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
+
+
+def _peak(values: Array) -> Array:
+    magnitude = np.where(np.isfinite(values), np.abs(values), 0)
+    highest: Array = magnitude.reshape(len(values), -1).max(axis=1, initial=0)
+    return highest
+
+
+def without_edges(whole: Whole, plan: Plan) -> list[str]:
+    """One sentence on all submodules with parameters of their own that have no edges to ask for. It leaves out
+    submodules for which a note gives the reason."""
+    asked = {shown(use.name) for use in plan.uses if use.axes is not None}
+    known = asked | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
+    by_kind: dict[str, list[str]] = {}
+    for name, part in whole.named_modules():
+        around = map(shown, (name, *parents(name)))
+        if known.isdisjoint(around) and next(part.parameters(recurse=False), None) is not None:
+            by_kind.setdefault(type(part).__name__, []).append(name)
+    kinds = "; ".join(f"{kind} {listed(names)}" for kind, names in by_kind.items())
+    return [f"through torch.onnx, without edges to ask for: {kinds}"] if kinds else []
+
+
+LIMITS = {torch.float64: 1e-6, torch.float32: 1e-4}  # relative: what other rows of a batch may change in a row
+FREEZE = "freeze batch statistics: BatchNorm with track_running_stats, fixed ranges instead of batch min/max"
+
+
+def require_fixed(oracle: ReferenceModule, x: Array) -> None:
+    """One row of output for each of x, and the same ones again. Raises InvalidKan."""
+    first, second = (oracle.run(x)[0] for _ in range(2))
+    if len(first) != len(x):
+        raise InvalidKan(f"the module gives {len(first)} rows for {len(x)}; the first axis must be the batch")
+    if first.shape != second.shape or not _close(second, first, LIMITS[oracle.dtype]):
+        raise InvalidKan(
+            "the module gives different outputs for the same rows: something in it is random at inference",
+            hint="for one, functional.dropout without training=self.training",
+        )
+
+
+def require_independent(whole: Whole, oracle: ReferenceModule, x: Array) -> None:
+    """Every row of x by itself gives what it gives among the others. Raises InvalidKan, which
+    names the submodule that does it: nothing could be said about such a model row by row."""
+    limit = LIMITS[oracle.dtype]
+    together, _ = oracle.run(x)
+    try:
+        rows = [oracle.run(row)[0] for row in _singly(x)]
+    except InvalidKan as error:
+        raise InvalidKan(f"{error.message}; rows cannot be served one by one", hint=FREEZE) from error
+    if any(row.shape != (1, *together.shape[1:]) for row in rows):
+        raise InvalidKan(
+            f"a row gives {list(rows[0].shape[1:])} by itself and {list(together.shape[1:])} among others",
+            hint="a served model gives every row an output of the same shape",
+        )
+    if not _close(np.concatenate(rows), together, limit):
+        culprit = _culprit(whole, oracle, x, limit)
+        because = f", because of {culprit}" if culprit not in ("", shown("body")) else ""
+        raise InvalidKan(
+            f"the output of a row depends on the other rows of its batch (edge class C){because}; it cannot be served",
+            hint=FREEZE,
+        )
+
+
+def _singly(x: Array) -> list[Array]:
+    return [x[at : at + 1] for at in range(len(x))]
+
+
+def _culprit(whole: Whole, oracle: ReferenceModule, x: Array, limit: float) -> str:
+    """The first submodule, innermost first, that gives a row something else among others; empty
+    where none can be named."""
+    modules = {name: module for name, module in whole.named_modules() if name}
+    together, *alone = (oracle.run(rows, modules, nested=True)[1] for rows in (x, *_singly(x)))
+    if any([call.name for call in calls] != [call.name for call in together] for calls in alone):
+        return ""
+    calls = zip(together, *alone, strict=True)
+    return next((shown(many.name) for many, *single in calls if _mixes_rows(many, single, limit)), "")
+
+
+def _mixes_rows(many: Call, single: Sequence[Call], limit: float) -> bool:
+    """Whether a call with all rows took for some row what the call with that row alone took,
+    and gave something else. `single`: one call for each row."""
+    rows = len(single)
+    for at, one in enumerate(single):
+        if many.x.size != one.x.size * rows or many.y.size != one.y.size * rows:
+            continue
+        x, y = (values.reshape(rows, -1)[at] for values in (many.x, many.y))
+        if _close(x, one.x.reshape(-1), limit) and not _close(y, one.y.reshape(-1), limit):
+            return True
+    return False
+
+
+def _close(values: Array, expected: Array, limit: float) -> bool:
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0) or 1.0
+    return bool(np.allclose(values, expected, rtol=0, atol=limit * scale, equal_nan=True))

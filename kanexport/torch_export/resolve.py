@@ -1,0 +1,213 @@
+"""What the layers of a lent module are: each reading is held against what the layer answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.torch_export import additive, conv_detect, kan_candidates, match
+from kanexport.torch_export.capture import Call, ReferenceModule
+from kanexport.torch_export.kan_candidates import LINEAR, Candidate, Whole, is_in, parents, shown
+from kanexport.torch_export.match import Reading, Verdict, judge
+
+Array = npt.NDArray[np.float64]
+
+NAMED = 5  # submodules in a note
+
+
+def find(
+    whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, str], kept: Sequence[str]
+) -> tuple[dict[str, Reading], list[str]]:
+    """Readings by name, of the layers in which those `kept` as they are do not lie, and notes about what
+    was not read, or not as its tensors tell. x: a few rows. Raises OptionError for an option that no
+    layer has a use for."""
+    candidates = {name: one for name, one in kan_candidates.candidates(whole).items() if not is_in(name, kept)}
+    places = match.floating(whole.wiring.ports, x)
+    readings, notes = _settle(candidates, oracle, x, options, places)
+    readings, more = _convolve(whole, readings, oracle, x, kept)
+    notes += more
+    unknown = {name: part for name, part in additive.unknown(whole, readings).items() if not is_in(name, kept)}
+    if not unknown:
+        return readings, notes
+    readings, more = _sample(unknown, readings, oracle, x, places, candidates)
+    return readings, [*notes, *more]
+
+
+def _convolve(
+    whole: Whole, readings: dict[str, Reading], oracle: ReferenceModule, x: Array, kept: Sequence[str]
+) -> tuple[dict[str, Reading], list[str]]:
+    """The readings and the KAN convolutions among the rest, and notes on these."""
+    parts = {name: part for name, part in conv_detect.parts(whole, readings).items() if not is_in(name, kept)}
+    if not parts:
+        return readings, []
+    calls = _calls({name: Candidate(part, ()) for name, part in parts.items()}, oracle, x)
+    in_order = {name: calls[name] for name in parts if name in calls}
+    found, refused = conv_detect.offer(in_order, _precision(oracle), list(readings))
+    return readings | found, _of_convolutions(found, refused)
+
+
+def _of_convolutions(found: Mapping[str, Reading], refused: Mapping[str, str]) -> list[str]:
+    """Notes on what was found and what was not."""
+    by_words: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        by_words.setdefault(f"looks like a KAN convolution, but {why}; it has no edges", []).append(name)
+    for name, reading in found.items():
+        for words in conv_detect.told(reading.by):
+            by_words.setdefault(words, []).append(name)
+    return [f"{listed(names)}: {words}" for words, names in by_words.items()]
+
+
+def _settle(
+    candidates: dict[str, Candidate],
+    oracle: ReferenceModule,
+    x: Array,
+    options: Mapping[str, str],
+    places: match.Places,
+) -> tuple[dict[str, Reading], list[str]]:
+    """Readings by name, outermost first, and notes about what was not read, or not as it tells."""
+    by_name, far = _calls(candidates, oracle, x), _far_calls(candidates, oracle, x, places)
+    readings: dict[str, Reading] = {}
+    refused: dict[str, Verdict] = {}
+    asked: set[str] = set()
+    precision = _precision(oracle)
+    for name in sorted(by_name, key=list(candidates).index):
+        if any(parent in readings for parent in parents(name)):
+            continue
+        verdict = judge(candidates[name], by_name[name], options, precision, far.get(name, ()))
+        asked |= verdict.asked
+        if verdict.reading is not None:
+            readings[name] = verdict.reading
+        else:
+            refused[name] = verdict
+    _require_useful(options, asked)
+    return readings, [*_hows(readings), *_whys(refused, readings)]
+
+
+def _sample(
+    unknown: dict[str, nn.Module],
+    readings: dict[str, Reading],
+    oracle: ReferenceModule,
+    x: Array,
+    places: match.Places,
+    told: Container[str],
+) -> tuple[dict[str, Reading], list[str]]:
+    """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
+    of what lies in them; and notes on both. `told`: what notes speak of already."""
+    watched = {name: Candidate(part, ()) for name, part in unknown.items()}
+    few = _calls(watched, oracle, repeat(x, 2))
+    likely, untried = additive.likely(unknown, few), _untried(additive.reasons(unknown, few), told)
+    if not likely:
+        return readings, untried
+    watched = {name: watched[name] for name in likely}
+    calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
+    offered, refused = additive.offer(likely, calls, far, _precision(oracle))
+    kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
+    by_why: dict[str, list[str]] = {}
+    for name, verdict in refused.items():
+        if name in told:
+            continue
+        by_why.setdefault(verdict.why.replace("what its tensors tell", "the sum of its edges"), []).append(name)
+    notes = [
+        f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
+        for why, names in by_why.items()
+    ]
+    if offered:
+        notes.append(
+            f"{listed(list(offered))}: no reader knows it, and its answers add up source by source; an edge is what "
+            "it answers where that source alone is moved"
+        )
+    return kept | offered, [*notes, *untried]
+
+
+def _untried(reasons: Mapping[str, str], told: Container[str]) -> list[str]:
+    by_why: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        if name not in told:
+            by_why.setdefault(why, []).append(name)
+    return [
+        f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
+        for why, names in by_why.items()
+    ]
+
+
+def _precision(oracle: ReferenceModule) -> str:
+    return "float64" if oracle.dtype == torch.float64 else "float32"
+
+
+def _calls(candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array) -> dict[str, list[Call]]:
+    """The calls of every candidate that runs at all."""
+    _, calls = oracle.run(x, {name: one.module for name, one in candidates.items()}, nested=True)
+    by_name: dict[str, list[Call]] = {}
+    for call in calls:
+        by_name.setdefault(call.name, []).append(call)
+    return by_name
+
+
+def _far_calls(
+    candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array, places: match.Places
+) -> dict[str, list[Call]]:
+    """The same for rows far from the example's, and for NaN and infinities, as far as the module runs on them."""
+    by_name: dict[str, list[Call]] = {}
+    rows = np.concatenate([match.far(x, places), *match.nonfinite(x, places).values()])
+    for at in range(0, len(rows), len(x)):
+        with contextlib.suppress(InvalidKan):
+            for name, calls in _calls(candidates, oracle, repeat(rows[at : at + len(x)], len(x))).items():
+                by_name.setdefault(name, []).extend(calls)
+    return by_name
+
+
+def _hows(readings: dict[str, Reading]) -> list[str]:
+    by_how: dict[str, list[str]] = {}
+    for name, reading in readings.items():
+        if reading.how:
+            by_how.setdefault(reading.how, []).append(name)
+    return [f"{listed(names)}: read {how}, as the module computes it" for how, names in by_how.items()]
+
+
+def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
+    """What was left as it is; not what merely holds what was read, or was left for the same family."""
+    families = {name: reading.family for name, reading in readings.items()}
+    families |= {name: verdict.family for name, verdict in refused.items()}
+    inner = {(parent, family) for name, family in families.items() for parent in parents(name)}
+    by_why: dict[tuple[str, str, str], list[str]] = {}
+    for name, verdict in refused.items():
+        if (name, verdict.family) not in inner:
+            by_why.setdefault((verdict.family, verdict.why, verdict.hint), []).append(name)
+    return [_why(names, refused) for names in by_why.values()]
+
+
+def _why(names: list[str], refused: dict[str, Verdict]) -> str:
+    """One note for submodules that were left for the same reason."""
+    verdict = refused[names[0]]
+    kind = "a linear layer" if verdict.family == LINEAR else f"a layer of {verdict.family}"
+    error = max(refused[name].error for name in names)
+    advice = "; ".join([f"by up to {error:.1e}"] * bool(error) + [verdict.hint] * bool(verdict.hint))
+    return f"{listed(names)}: looks like {kind}, but {verdict.why}{f' ({advice})' if advice else ''}; left as it is"
+
+
+def _require_useful(options: Mapping[str, str], asked: set[str]) -> None:
+    unknown = sorted(set(options) - asked)
+    if unknown:
+        known = ", ".join(sorted(key for key in asked if " " not in key))
+        option = f"--{unknown[0]}" if " " in unknown[0] else repr(unknown[0])
+        raise OptionError(
+            f"no KAN layer of the module has a use for {option}", hint=f"of use are: {known}" if known else ""
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, each once, and how many more there are."""
+    unique = [shown(name) for name in dict.fromkeys(names)]
+    more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
+    return ", ".join(unique[:NAMED]) + more
+
+
+def repeat(x: Array, count: int) -> Array:
+    """So many rows, different ones where there are any."""
+    return np.resize(x, (count, *x.shape[1:]))

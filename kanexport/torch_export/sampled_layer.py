@@ -1,0 +1,361 @@
+"""Layers that no reader knows, whose answers add up source by source: their edges are what they answer where
+one source alone is moved.
+
+A layer of n sources is a KAN layer, whatever its functions are, if
+
+    f_j(x) = f_j(b) + sum_i phi_ij(x_i),    phi_ij(x_i) = f_j(b with x_i in place i) - f_j(b)
+
+for a base point b and every x. Where the layer begins with a norm z(x) of its whole row, f is a function of both,
+and each source is moved in both: phi_ij = f_j(x_i and z_i in place i) - f_j(b). Nothing is interpolated: phi is the
+layer itself on rows that have b in all places but one. It is offered only if the sums hold wherever a reading
+would have to; `additive.py` looks for such layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.contract.manifest import NodeStep
+from kanexport.errors import ExportError, InvalidKan
+from kanexport.functions.elementwise import Unary
+from kanexport.ir.model import EdgeTerm, Kan, Layer
+from kanexport.lowering.lower import EDGES
+from kanexport.torch_export import splice, trace
+from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
+from kanexport.torch_export.capture import Call, array
+from kanexport.verify import graph_runner
+from kanexport.verify.graph_runner import Port, Ports
+
+if TYPE_CHECKING:
+    from kanexport.graph.builder import Graph, Value
+
+
+Array = npt.NDArray[np.float64]
+
+SAMPLED = "sampled"  # the family, and the kind of function
+ROWS, NUMBERS = 4096, 1 << 20  # limits for one chunk: rows that the layer gets, and numbers in them
+PRODUCTS, LEAST = 1 << 19, 8  # numbers in one run, one per row, source and destination; rows in it at least
+USUAL = 16  # sources of a layer whose edges take as long as a formula's edges
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A norm inside of a layer, which is computed where the layer is."""
+
+    name: str
+
+    mixes = True
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before."""
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """The sources themselves: the layer sees both."""
+        return x
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """Raises InvalidKan."""
+        raise InvalidKan("a layer that is known by its answers has no operators of ours")
+
+    def describe(self) -> NodeStep:
+        """Its class."""
+        return NodeStep(kind="module", function=self.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """A layer by its answers. `base`: the point [n] that all sources but one stay at, `constant` [m]: its answer;
+    `norms`: what begins it and looks at its whole row, `rests` [n]: their answers at the base."""
+
+    call: Call
+    base: Array
+    constant: Array
+    norms: tuple[nn.Module, ...] = ()
+    rests: tuple[Array, ...] = ()
+
+    @classmethod
+    def of(cls, call: Call, norms: tuple[nn.Module, ...] = ()) -> Sampled:
+        """At zero, or, where the layer has no finite answer there, where it was called. Raises InvalidKan."""
+        n = call.x.shape[-1]
+        for base in (np.zeros(n), call.x.reshape(-1, n)[0]):
+            rests = tuple(_normed(call, norm, base[None])[0] for norm in norms)
+            constant = _answer(call, base[None], norms, [rest[None] for rest in rests])[0]
+            if np.isfinite(constant).all():
+                return cls(call, base, constant, norms, rests)
+        raise InvalidKan("gives nothing finite to begin from")
+
+    def edges(self, x: Array, times: float = 1.0) -> Array:
+        """[N, n] -> [N, n, m], in pieces; while the module is lent. `times`: of the way from the base."""
+        n = len(self.base)
+        each = max(1, min(ROWS // n, NUMBERS // n**2))
+        pieces = [self._edges(x[at : at + each], times) for at in range(0, len(x), each)]
+        return np.concatenate([np.zeros((0, n, len(self.constant))), *pieces])
+
+    def _edges(self, x: Array, times: float) -> Array:
+        n = len(self.base)
+        seen = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
+        with np.errstate(invalid="ignore"):
+            moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in seen]
+            each = max(LEAST, PRODUCTS // (n * len(self.constant)))
+            answers = [
+                _answer(self.call, part[0], self.norms, part[1:])
+                for part in ([rows[at : at + each] for rows in moved] for at in range(0, len(moved[0]), each))
+            ]
+            return np.asarray(np.concatenate(answers).reshape(len(x), n, -1) - self.constant)
+
+    def _normed(self) -> Iterator[tuple[nn.Module, Array]]:
+        return zip(self.norms, self.rests, strict=True)
+
+    def kan(self) -> Kan:
+        """As a network of one layer."""
+        shape = (len(self.base), len(self.constant))
+        seen = np.abs(self.call.x[np.isfinite(self.call.x)]).max(initial=1.0)
+        rate = 2.0 ** -np.ceil(np.log2(seen))  # a power of two, so that nothing is rounded
+
+        def evaluate(inner: Array) -> Array:
+            return self.edges(inner[:, :, 0, 0] / rate)[..., None]
+
+        edge, one = np.ones((*shape, 1)), np.ones(shape)
+        before = tuple(Within(type(norm).__name__) for norm in self.norms)
+        term = EdgeTerm(
+            Unary(SAMPLED, evaluate, _emit, effort=-(-shape[0] // USUAL)), 0 * edge, rate * edge, edge, before
+        )
+        return Kan(shape[0], (Layer((term,), one, self.constant, np.zeros(shape, dtype=bool)),))
+
+
+def _emit(g: Graph, x: Value) -> Value:
+    raise InvalidKan("a layer that is known by its answers has no operators of ours")
+
+
+def _alone(x: Array, base: Array) -> Array:
+    """[N, n] -> [N * n, n]: each source by itself, the others at the base."""
+    return np.where(np.eye(len(base), dtype=bool), x[:, :, None], base).reshape(-1, len(base))
+
+
+def _shaped(call: Call, rows: Array) -> Array:
+    return rows.reshape(len(rows), *[1] * (call.x.ndim - 2), rows.shape[1])
+
+
+def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), seen: Sequence[Array] = ()) -> Array:
+    """The layer's answers [N, m] to rows [N, n], its norms giving `seen`. Raises InvalidKan where it does not take
+    them."""
+    given = [torch.from_numpy(values) for values in seen]
+    with injected([(norm, functools.partial(same, values)) for norm, values in zip(norms, given, strict=True)]):
+        again = call.again(_shaped(call, rows))
+    if again is None or again.y.size % len(rows):
+        raise InvalidKan("does not take rows by themselves")
+    return again.y.reshape(len(rows), -1)
+
+
+def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
+    """What a norm gives for rows [N, n]. Raises InvalidKan."""
+    kind = next((value.dtype for value in call.args if isinstance(value, torch.Tensor)), torch.float64)
+    try:
+        with foreign_code(), torch.no_grad():
+            return array(norm(torch.from_numpy(_shaped(call, rows)).to(kind))).reshape(rows.shape)
+    except ForeignError as foreign:
+        raise InvalidKan("does not take rows by themselves") from foreign.error
+
+
+def same(value: torch.Tensor) -> torch.Tensor:
+    """The value itself, for `injected`."""
+    return value
+
+
+@contextlib.contextmanager
+def injected(values: Sequence[tuple[nn.Module, Callable[[], torch.Tensor]]], *, shape: bool = False) -> Iterator[None]:
+    """Inside: modules that give these values, in the shape that they are asked in, or in `shape`, their own."""
+
+    def forward(value: Callable[[], torch.Tensor]) -> Callable[..., Any]:
+        return lambda _, x, *args, **kwargs: (value() if shape else value().reshape(x.shape)).to(x.dtype)
+
+    with replaced([(module, forward(value)) for module, value in values]):
+        yield
+
+
+TABLES = ("_parameters", "_buffers", "_modules")  # attributes of a module whose tensors may differ
+NEAR = 1e-4  # largest difference from the layer, relative to the largest edge value of three rows
+EXACT = (torch.float32, torch.float64, torch.int64, torch.bool)  # types of unregistered tensors that are compared
+SMALL = 1 << 16  # bytes of an unregistered tensor that are compared
+
+
+class _Alone(nn.Module):
+    """The layer on vectors [N, n], called as its module calls it."""
+
+    def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.call = sampled.call.module, sampled.call
+        self.axes, self.width = sampled.call.x.ndim - 2, len(sampled.constant)
+        self.kind = dtype
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        (x,) = given
+        args, kwargs = self.call.arguments(x.reshape(-1, *[1] * self.axes, x.shape[-1]))
+        plain = [self._cast(value) for value in args]
+        y = self.call.answer(self.layer(*plain, **{name: self._cast(value) for name, value in kwargs.items()}))
+        answer: torch.Tensor = y.reshape(-1, self.width)
+        return answer
+
+    def _cast(self, value: object) -> object:
+        return value.to(self.kind) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+class _Apart(nn.Module):
+    """The edges [N, n, m] of vectors [N, n]: each source moved alone."""
+
+    def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.alone = _Alone(sampled, dtype)
+        self.shape = (len(sampled.base), len(sampled.constant))
+        self.base = nn.Buffer(torch.from_numpy(sampled.base).to(dtype))
+        self.constant = nn.Buffer(torch.from_numpy(sampled.constant).to(dtype))
+        self.own = nn.Buffer(torch.eye(len(sampled.base), dtype=torch.bool))
+        self.norms = sampled.norms
+        for at, rest in enumerate(sampled.rests):
+            self.register_buffer(f"rest{at}", torch.from_numpy(rest).to(dtype))
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        (x,) = given
+        rows, *seen = (
+            torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
+            for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
+        )
+        with injected([(norm, functools.partial(same, z)) for norm, z in zip(self.norms, seen, strict=True)]):
+            edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
+        return edges
+
+    def _rests(self) -> Iterator[torch.Tensor]:
+        return (self.get_buffer(f"rest{at}") for at in range(len(self.norms)))
+
+    def _normed(self, x: torch.Tensor) -> list[torch.Tensor]:
+        shaped = x.reshape(-1, *[1] * self.alone.axes, x.shape[-1])
+        return [norm(shaped).reshape(x.shape) for norm in self.norms]
+
+
+class _Open(nn.Module):
+    """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `_tensors`."""
+
+    def __init__(self, apart: _Apart) -> None:
+        super().__init__()
+        self.apart, self.names = (apart,), tuple(_tensors(apart))  # a tuple: its tensors are not this module's
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        x, *own = given
+        edges: torch.Tensor = torch.func.functional_call(self.apart[0], dict(zip(self.names, own, strict=True)), (x,))
+        return edges
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a module, by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+class EdgeGraphs:
+    """The edge graphs of the layers of one module. `layers`: all of them, to know which ones share a trace; the module
+    must be lent."""
+
+    def __init__(self, layers: Iterable[Sampled]) -> None:
+        self._count = Counter(map(_kind, layers))
+        self._traced: dict[Hashable, bytes | None] = {}
+
+    def edges(self, sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
+        """The graph of a layer's edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type.
+        Raises InvalidKan."""
+        n, m = len(sampled.base), len(sampled.constant)
+        apart = _Apart(sampled, getattr(torch, dtype))
+        given, wanted = Port(name, (n,)), Port(EDGES, (n, m))
+        kind = _kind(sampled)
+        if kind is not None and self._count[kind] > 1:
+            graph = self._copy((kind, dtype), apart, given, wanted, dtype)
+            if graph is not None:
+                return graph
+        return graph_of(apart, n, given, wanted, dtype, most)
+
+    def _copy(self, key: Hashable, apart: _Apart, given: Port, wanted: Port, dtype: str) -> bytes | None:
+        """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
+        rows = _rows(apart.shape[0], dtype)
+        own = _tensors(apart)
+        if key not in self._traced:
+            try:
+                self._traced[key] = trace.opened(_Open(apart), [rows], tuple(own.values()), getattr(torch, dtype))
+            except ForeignError:
+                self._traced[key] = None
+        traced = self._traced[key]
+        if traced is None:
+            return None
+        constants = [tensor.detach().numpy() for tensor in own.values()]
+        with torch.no_grad():
+            expected = apart(torch.from_numpy(rows)).numpy()
+        try:
+            graph = splice.splice(splice.filled(traced, constants), [], Ports((given,), (wanted,)))
+            edges = graph_runner.run(graph_runner.session(graph), {given.name: rows})[wanted.name]
+        except ExportError:
+            return None
+        scale = float(np.abs(expected).max(initial=0)) or 1.0
+        return graph if float(np.abs(edges - expected).max(initial=0)) <= NEAR * scale else None
+
+
+def _rows(n: int, dtype: str) -> np.ndarray[tuple[int, int], np.dtype[np.floating]]:
+    return np.random.default_rng(0).normal(size=(3, n)).astype(dtype)
+
+
+def _kind(sampled: Sampled) -> Hashable | None:
+    """A key for sharing. Layers with equal keys differ only in the values of their tensors. None: the layer takes more
+    than its vectors, and shares no trace."""
+    call = sampled.call
+    if call.kwargs or len(call.args) != 1:
+        return None
+    places = {part: name for name, part in call.module.named_modules()}
+    norms = tuple(places.get(norm) for norm in sampled.norms)
+    if None in norms:
+        return None
+    shape = (call.x.ndim, call.part, len(sampled.base), len(sampled.constant))
+    return _structure(call.module), tuple(_tensors(call.module)), shape, norms  # tied tensors have one name
+
+
+def _structure(module: nn.Module) -> Hashable:
+    """All that a trace of the module may depend on, apart from the values of parameters and buffers."""
+    held = {name: (value.shape, value.dtype) for name, value in _own(module)}
+    rest = tuple((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in TABLES)
+    parts = tuple((name, part and _structure(part)) for name, part in module._modules.items())
+    return type(module), tuple(held.items()), rest, parts
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _plain(value: object, levels: int = 8) -> Hashable:
+    """A value for comparison: numbers, texts, small tensors and collections of these by content, others as the same
+    object. `levels`: of collections within collections."""
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype() | torch.device():
+            return type(value), value
+        case torch.Tensor() if value.dtype in EXACT and value.layout is torch.strided and value.nbytes <= SMALL:
+            return "tensor", value.shape, value.dtype, value.detach().cpu().numpy().tobytes()
+        case list() | tuple() | set() | frozenset() if levels:
+            return type(value), tuple(_plain(one, levels - 1) for one in value)
+        case dict() if levels:
+            return type(value), tuple((key, _plain(one, levels - 1)) for key, one in value.items())
+    return "object", id(value)
+
+
+def graph_of(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
+    """A module's own graph, from vectors `given` [N, n] to `wanted`; while it is lent. Raises InvalidKan."""
+    rows = _rows(n, dtype)
+    traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
+    if traced.sizes and not traced.written:  # the whole graph is tried with those
+        raise InvalidKan("a layer that is known by its answers goes another way for some batches")
+    return splice.splice(traced.model, [], Ports((given,), (wanted,)))

@@ -1,0 +1,360 @@
+"""Placeholders in a traced graph replaced by our lowering of their layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from kanexport.errors import InvalidKan
+from kanexport.graph.external_data import check
+from kanexport.lowering.lower import INPUT, OUTPUT
+from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code
+from kanexport.torch_export.capture import COLUMN, FLAT, TAP
+from kanexport.torch_export.trace import DOMAIN, OPSET, Placeholder
+from kanexport.verify.graph_runner import Ports
+
+INNER = "inner/"  # before the name of a tensor that had the name of an input or output
+
+
+@dataclass(frozen=True, slots=True)
+class Subgraph:
+    """What goes into one call of a hole: `model` maps x [rows, n] to y [rows, m] with the
+    input of every inner layer as a further output. `nodes` are (tensor of the model,
+    name among the whole graph's outputs), `axes` the shape of the layer's rows with
+    -1 at the batch, None where they have no place among the rows of a request."""
+
+    hole: Placeholder
+    model: bytes
+    nodes: tuple[tuple[str, str], ...]
+    axes: tuple[int, ...] | None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs that it adds."""
+        return [name for _, name in self.nodes]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSubgraph:
+    """What a convolution's layer is given, as an output called `name`: of some `channels` of the tensor that is
+    tapped [B, C, *picture], what lies under each place of the kernel at each position; `index` [L, P] says which
+    number of the picture, -1 for 0. `inside` [L, P] is put behind it where it is given. `axes`: as of Body, positions
+    included."""
+
+    name: str
+    channels: tuple[int, ...]
+    index: npt.NDArray[np.int64]
+    inside: npt.NDArray[np.float64] | None
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """What is looked at in one call of a module that is tapped. `dtype`: of the graph."""
+
+    hole: Placeholder
+    unfolded: tuple[ConvSubgraph, ...]
+    picture: tuple[int, ...]
+    dtype: str
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs that it adds."""
+        return [one.name for one in self.unfolded]
+
+
+def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> bytes:
+    """Fill the placeholders, those of a layer in their order of execution, and give inputs and outputs their
+    names. Raises InvalidKan."""
+    model = onnx.load_model_from_string(traced)
+    graph = model.graph
+    keep(graph)
+    as_columns(graph)
+    writer = _Writer(graph)
+    waiting: dict[int, list[Subgraph | Tap]] = {}
+    for body in bodies:
+        waiting.setdefault(body.hole.index, []).append(body)
+    for node in graph.node:
+        if node.domain != DOMAIN:
+            writer.nodes.append(node)
+            continue
+        index = onnx.helper.get_attribute_value(node.attribute[0])
+        if not waiting.get(index):
+            raise InvalidKan("the traced graph runs a KAN layer more often than the module")
+        writer.write(node, waiting[index].pop(0))
+    lacking = sum(map(len, waiting.values()))
+    if lacking:
+        raise InvalidKan(f"the traced graph lacks {lacking} KAN layers that the module runs")
+    del graph.node[:]
+    graph.node.extend(writer.nodes)
+    _rename(graph, ports)
+    graph.output.extend(writer.outputs)
+    _strip(model)
+    try:
+        with foreign_code():
+            check(model)
+    except ForeignError as foreign:
+        raise InvalidKan(f"the graph that torch.onnx made is not valid: {first_line(foreign.error)}") from foreign.error
+    return bytes(model.SerializeToString())
+
+
+def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
+    """The model with these constants in place of its inputs after the first, in their order."""
+    own = onnx.load_from_string(model)
+    for value, constant in zip(own.graph.input[1:], constants, strict=True):
+        own.graph.initializer.append(numpy_helper.from_array(constant, value.name))
+    del own.graph.input[1:]
+    return bytes(own.SerializeToString())
+
+
+def passing(width: int, dtype: str) -> bytes:
+    """A graph that returns its vectors [N, width] unchanged, for a layer that is tapped."""
+    helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    x, y = (helper.make_tensor_value_info(name, kind, ["batch", width]) for name in (INPUT, OUTPUT))
+    graph = helper.make_graph([helper.make_node("Identity", [INPUT], [OUTPUT], name=OUTPUT)], "passing", [x], [y])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]).SerializeToString())
+
+
+def _rename(graph: Any, ports: Ports) -> None:
+    """Our names for inputs and outputs; a tensor that has one of these already makes room."""
+    if (len(graph.input), len(graph.output)) != (len(ports.inputs), len(ports.outputs)):
+        raise InvalidKan("the traced graph has other inputs or outputs than the module")
+    pairs = [*zip(graph.input, ports.inputs, strict=True), *zip(graph.output, ports.outputs, strict=True)]
+    names = {value.name: port.name for value, port in pairs}
+    # Names that a tensor in between has already; where nothing has them this changes nothing.
+    names = {port.name: f"{INNER}{port.name}" for _, port in pairs} | names
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for named in (*graph.initializer, *graph.input, *graph.output):
+        named.name = names.get(named.name, named.name)
+    for value, _ in pairs:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _strip(model: Any) -> None:
+    """Nothing about the machine or torch stays, and no operator set of ours."""
+    graph = model.graph
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, graph, model):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    del graph.value_info[:]
+    graph.name, model.producer_name, model.producer_version = "kan", DOMAIN, ""
+    standard = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(standard)
+
+
+def _require_flat(model: Any) -> None:
+    """Raises InvalidKan for a graph with others inside, whose tensors would need new names too."""
+    if model.functions or any(part.HasField("g") for node in model.graph.node for part in node.attribute):
+        raise InvalidKan("a layer's graph has branches or loops inside")
+
+
+class _Writer:
+    """The nodes of the new graph, and the outputs they add."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.nodes: list[Any] = []
+        self.outputs: list[Any] = []
+        self._calls = 0
+        self._known: set[str] = set()
+
+    def write(self, node: Any, body: Subgraph | Tap) -> None:
+        """What belongs in place of a placeholder."""
+        if isinstance(body, Subgraph):
+            self.fill(node, body)
+        else:
+            self.tap(node, body)
+
+    def tap(self, node: Any, body: Tap) -> None:
+        """What is tapped passes, and is a further output for each layer that it is given to, unfolded."""
+        self._node("Identity", node.output[0], node.input[0])
+        size = math.prod(body.picture)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
+        for one in body.unfolded:
+            positions, places = one.index.shape
+            name, width = one.name, len(one.channels) * places
+            x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", one.channels), axis=1)
+            x = self._node("Reshape", name + "/flat", x, self._index(name + "/size", [0, 0, size]))
+            x = self._node("Pad", name + "/padded", x, self._index(name + "/pads", [0, 0, 0, 0, 0, 1]))
+            # What lies outside is the number behind the last one.
+            index = np.where(one.index < 0, size, one.index)
+            x = self._node("Gather", name + "/seen", x, self._index(name + "/index", index), axis=2)
+            x = self._node("Transpose", name + "/turned", x, perm=[0, 2, 1, 3])
+            x = self._node("Reshape", name + "/vectors", x, self._index(name + "/width", [0, positions, width]))
+            if one.inside is not None:
+                x, width = self._beside(x, node.input[0], one, np.dtype(body.dtype)), width + places
+            self._expose(x, name, (kind, width), one.axes)
+
+    def _beside(self, vectors: str, x: str, one: ConvSubgraph, dtype: np.dtype[Any]) -> str:
+        """Vectors [B, L, n] with what lies inside behind them, [B, L, n + P]."""
+        assert one.inside is not None
+        name, (positions, places) = one.name, one.index.shape
+        self.graph.initializer.append(numpy_helper.from_array(one.inside[None].astype(dtype), name + "/inside"))
+        whole = self._node("Shape", name + "/shape_of", x)
+        first, last = (self._index(name + f"/{at}", [at]) for at in (0, 1))
+        rows = self._node("Slice", name + "/rows", whole, first, last)
+        shape = self._node("Concat", name + "/every", rows, self._index(name + "/each", [positions, places]), axis=0)
+        there = self._node("Expand", name + "/there", name + "/inside", shape)
+        return self._node("Concat", name + "/both", vectors, there, axis=2)
+
+    def fill(self, node: Any, body: Subgraph) -> None:
+        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out; beside one that
+        is tapped."""
+        prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
+        self._calls += 1
+        inner = onnx.load_model_from_string(body.model)
+        _require_flat(inner)
+        n, m = body.hole.sources, body.hole.destinations
+        flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
+        # A layer that runs again has the weights it had.
+        names = {"": "", INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
+        for part in inner.graph.node:
+            part.input[:] = [names.get(name, prefix + name) for name in part.input]
+            part.output[:] = [prefix + name for name in part.output]
+            part.name = prefix + part.name
+            self.nodes.append(part)
+        for tensor in inner.graph.initializer:
+            tensor.name = shared + tensor.name
+            if tensor.name not in self._known:
+                self._known.add(tensor.name)
+                self.graph.initializer.append(tensor)
+        self._shape(body.hole.form, prefix, node, m)
+        types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
+        for vectors, name in body.nodes:
+            assert body.axes is not None
+            kind = types[vectors].elem_type, types[vectors].shape.dim[1].dim_value
+            self._expose(names.get(vectors, prefix + vectors), name, kind, body.axes)
+
+    def _shape(self, form: str, prefix: str, node: Any, m: int) -> None:
+        y, out = prefix + OUTPUT, node.output[0]
+        if form == TAP:
+            self._node("Identity", out, node.input[0])
+            return
+        if form in (FLAT, COLUMN):
+            shape = [-1, m] if form == FLAT else [-1, m, 1]
+            self._node("Reshape", out, y, self._index(prefix + "out", shape))
+            return
+        whole = self._node("Shape", prefix + "shape", node.input[0])
+        first, last = (self._index(prefix + name, [at]) for name, at in (("first", 0), ("last", -1)))
+        lead = self._node("Slice", prefix + "lead", whole, first, last)
+        joined = self._node("Concat", prefix + "joined", lead, self._index(prefix + "width", [m]), axis=0)
+        # A batch of no rows is zero somewhere in that shape, and means it.
+        self._node("Reshape", out, y, joined, allowzero=1)
+
+    def _expose(self, tensor: str, name: str, kind: tuple[int, int], axes: tuple[int, ...]) -> None:
+        """[rows of the layer, n] as an output [batch, *positions, n]. `kind`: its type, and n."""
+        element, width = kind
+        at = axes.index(-1)
+        if at == 0:
+            self._node("Reshape", name, tensor, self._index(name + "/shape", [*axes, width]))
+        else:
+            whole = self._node("Reshape", name + "/whole", tensor, self._index(name + "/shape", [*axes, width]))
+            order = [at, *(axis for axis in range(len(axes) + 1) if axis != at)]
+            self._node("Transpose", name, whole, perm=order)
+        positions = [axis for axis in axes if axis != -1]
+        helper = onnx.helper
+        self.outputs.append(helper.make_tensor_value_info(name, element, ["batch", *positions, width]))
+
+    def _node(self, kind: str, output: str, *inputs: str, **attributes: Any) -> str:
+        helper = onnx.helper
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def _index(self, name: str, values: npt.ArrayLike) -> str:
+        self.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+        return name
+
+
+# Of what they are given first, divide by or compare, a small value matters as much as a large one.
+FIRST = ("Pow", "Log", "Sqrt", "Reciprocal", "Sign")
+COMPARED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
+ONE = "tails/one"
+LAST = "tails/last"
+
+
+def keep(graph: Any) -> None:
+    """Write the logistic function as 1 / (1 + exp(-x)) where a power, a logarithm, a root or a quotient is taken of
+    it, or it is compared: onnxruntime's Sigmoid is exact to 1e-8, so that x^0.5 of it is exact to 1e-4, and 0 where
+    a branch asks for x > 0."""
+    wanted = set(_looked_at(graph))
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.op_type == "Sigmoid" and node.output[0] in wanted:
+            nodes.extend(_logistic(node.input[0], node.output[0]))
+        else:
+            nodes.append(node)
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
+
+
+def _looked_at(graph: Any) -> Iterator[str]:
+    """Names of tensors all whose digits matter."""
+    for node in graph.node:
+        if node.op_type in FIRST:
+            yield node.input[0]
+        elif node.op_type == "Div":
+            yield node.input[1]
+        elif node.op_type in COMPARED:
+            yield from node.input
+
+
+def _logistic(x: str, y: str) -> list[Any]:
+    steps = [("Neg", [x]), ("Exp", [f"{y}/Neg"]), ("CastLike", [ONE, x]), ("Add", [f"{y}/Exp", f"{y}/CastLike"])]
+    nodes = [onnx.helper.make_node(kind, given, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, given in steps]
+    return [*nodes, onnx.helper.make_node("Reciprocal", [f"{y}/Add"], [y], name=f"{y}/Reciprocal")]
+
+
+def as_columns(graph: Any) -> None:
+    """Write every vector that a MatMul multiplies from the right as a matrix of one column."""
+    ranks = _ranks(graph)
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.domain in ("", "ai.onnx") and ranks.get(node.input[1]) == 1:
+            nodes.extend(_column(node))
+        else:
+            nodes.append(node)
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), LAST))
+
+
+def _column(node: Any) -> list[Any]:
+    x, vector = node.input
+    (y,) = node.output
+    column, product = f"{y}/column", f"{y}/product"
+    return [
+        onnx.helper.make_node("Unsqueeze", [vector, LAST], [column], name=column),
+        onnx.helper.make_node("MatMul", [x, column], [product], name=product),
+        onnx.helper.make_node("Squeeze", [product, LAST], [y], name=f"{y}/vector"),
+    ]
+
+
+def _ranks(graph: Any) -> dict[str, int]:
+    """The number of axes of each tensor, if the graph states it."""
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            held = {part.name: part for part in node.attribute}
+            if "value" in held:
+                ranks[node.output[0]] = len(held["value"].t.dims)
+            elif held.keys() & {"value_ints", "value_floats"}:
+                ranks[node.output[0]] = 1
+    return ranks

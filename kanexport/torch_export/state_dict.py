@@ -1,0 +1,115 @@
+"""A checkpoint's tensors put into the user's module, wherever a trainer put them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.contract.manifest import SourceFile
+from kanexport.errors import CheckpointError, InvalidKan
+from kanexport.formats import checkpoint
+from kanexport.torch_export.kan_candidates import shown
+
+T = TypeVar("T")
+
+COMPILED = "_orig_mod."  # torch.compile names what it wraps
+NAMED = 4  # tensors in an error
+DIVERGED = "the training has diverged; export an earlier checkpoint"
+SIZES = "the factory must build the module with the sizes it was trained with"
+
+
+def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
+    """Load weights through our own reader, which executes nothing, and say which files they
+    came from. Raises CheckpointError if they are not this module's: every tensor must be
+    there, none over, each of its shape."""
+    loaded = checkpoint.load(path)
+    wanted = _uncompiled(module.state_dict())
+    state = _without_prefix(_uncompiled(loaded.tensors), wanted)
+    _require_names(path, state, wanted)
+    _require_shapes(path, state, wanted)
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
+    put(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
+    return loaded.files
+
+
+def put(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load a state dict, also into weights that were made with `expand` and so have one number in many places."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.layout == torch.strided and 0 in tensor.stride():
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    module.load_state_dict(state)
+
+
+def require_finite(module: nn.Module, answers: Callable[[], bool]) -> None:
+    """Raises InvalidKan for NaN or an infinity in a parameter or among what a normalisation has seen, and for
+    NaN in a buffer. Infinities in other buffers, such as an attention's mask, may be meant; they are refused
+    too unless the module `answers` ordinary rows with finite numbers."""
+    norms = {
+        f"{name}.{buffer}"
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+        for buffer in part._buffers
+    }
+    for name, parameter in module.named_parameters():
+        _require_finite("parameter", name, parameter, infinity=False)
+    for name, buffer in module.named_buffers():
+        _require_finite("buffer", name, buffer, infinity=name not in norms)
+    if not answers():
+        for name, buffer in module.named_buffers():
+            _require_finite("buffer", name, buffer, infinity=False)
+
+
+def _require_finite(what: str, name: str, tensor: torch.Tensor, *, infinity: bool) -> None:
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided:
+        return
+    bad = torch.isnan(tensor) if infinity else ~torch.isfinite(tensor)
+    if not bad.any():
+        return
+    first = tuple(torch.nonzero(bad)[0].tolist())
+    raise InvalidKan(
+        f"{what} {shown(name)} at [{', '.join(map(str, first))}] is {tensor[first].item()!r} "
+        f"({int(bad.sum())} of {tensor.numel()} are not finite)",
+        hint=DIVERGED,
+    )
+
+
+def _uncompiled(state: Mapping[str, T]) -> dict[str, T]:
+    return {key.replace(COMPILED, ""): value for key, value in state.items()}
+
+
+def _without_prefix(tensors: dict[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """The module's own tensors where a trainer put it under a prefix: `module.` of
+    DataParallel, `model.` of many; what lies beside it there is the trainer's."""
+    if not wanted or set(wanted) <= set(tensors):
+        return tensors
+    first = next(iter(wanted))
+    prefixes = [key.removesuffix(first) for key in tensors if key.endswith("." + first)]
+    complete = [prefix for prefix in prefixes if all(prefix + key in tensors for key in wanted)]
+    if len(complete) != 1:
+        return tensors
+    return {key: tensors[complete[0] + key] for key in wanted}
+
+
+def _require_names(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    missing, extra = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
+    if missing or extra:
+        names = ", ".join([f"-{key}" for key in missing[:NAMED]] + [f"+{key}" for key in extra[:NAMED]])
+        raise CheckpointError(
+            f"{path}: the weights are not this module's: {len(missing)} tensors are missing, {len(extra)} are unknown "
+            f"({names})",
+            hint=SIZES,
+        )
+
+
+def _require_shapes(path: Path, state: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> None:
+    for key, value in state.items():
+        shape = tuple(wanted[key].shape)
+        if value.shape != shape:
+            raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {shape}", hint=SIZES)

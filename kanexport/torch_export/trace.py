@@ -1,0 +1,440 @@
+"""The module through torch.onnx, with a placeholder where a KAN layer was."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxscript
+import torch
+from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
+from torch import nn
+from torch.onnx._internal.exporter import _registration
+
+from kanexport.errors import InvalidKan
+from kanexport.torch_export import capture, control_flow
+from kanexport.torch_export.borrowed_module import (
+    ForeignError,
+    first_line,
+    first_tensor,
+    foreign_code,
+    place,
+    plain,
+    replaced,
+    root,
+)
+from kanexport.torch_export.capture import COLUMN, FLAT, KEEP, TAP, TAP_AFTER, Rewritten
+from kanexport.torch_export.io_binding import REAL, dtype_name
+
+Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
+
+DOMAIN = "kanexport"
+PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one, which passes
+OPSET = 18  # the oldest that the exporter writes without converting
+CAUSES = 8  # causes of a failure that the exporter reads, at most
+RANGES = 8  # of batches that a module may tell from each other
+ONE_SIZE = "it works for batches of one size only"
+GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
+OF_VALUES = "data-dependent"  # where values are asked for, of which there are none
+OF_SIZES = "it does not compute the same for every number of rows"
+# Signs in torch's words, and what they mean.
+KINDS = {
+    "no autograd formula was registered": "a KAN layer is differentiated, and a replaced one has no derivative: ",
+    "data-dependent": "a branch or a size depends on the values of a tensor: ",
+    "DynamicOutputShape": "the shape of a result depends on the values of a tensor: ",
+    "No ONNX function found": "ONNX has no such operator: ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """What stands where a submodule was: which, how wide, and how it shapes its output."""
+
+    index: int
+    sources: int
+    destinations: int
+    form: str  # as `forms.form` says
+
+
+def _output_shape(x: torch.Tensor, sources: int, destinations: int, form: str) -> tuple[Any, ...]:
+    rows: Any = x.numel() // sources
+    shapes = {
+        KEEP: (*x.shape[:-1], destinations),
+        FLAT: (rows, destinations),
+        COLUMN: (rows, destinations, 1),
+    }
+    return shapes[form]
+
+
+@torch.library.custom_op(f"{DOMAIN}::layer", mutates_args=())
+def _layer(x: torch.Tensor, index: int, sources: int, destinations: int, form: str) -> torch.Tensor:
+    return x.new_zeros(_output_shape(x, sources, destinations, form))
+
+
+@_layer.register_fake
+def _fake(x: torch.Tensor, index: int, sources: int, destinations: int, form: str) -> torch.Tensor:
+    return x.new_empty(_output_shape(x, sources, destinations, form))
+
+
+@torch.library.custom_op(f"{DOMAIN}::tap", mutates_args=())
+def _tap(x: torch.Tensor, index: int) -> torch.Tensor:
+    return x.clone()
+
+
+@_tap.register_fake
+def _fake_tap(x: torch.Tensor, index: int) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+_tap.register_autograd(lambda _, gradient: (gradient, None))
+
+
+def _schema(kind: str) -> onnx.defs.OpSchema:
+    """A placeholder as an ONNX operator: it exists between the trace and the splice."""
+    parameter, types = onnx.defs.OpSchema.FormalParameter, ["tensor(float)", "tensor(double)"]
+    return onnx.defs.OpSchema(
+        kind,
+        DOMAIN,
+        1,
+        inputs=[parameter("x", "T")],
+        outputs=[parameter("y", "T")],
+        type_constraints=[("T", types, "")],
+        attributes=[onnx.defs.OpSchema.Attribute("index", onnx.defs.OpSchema.AttrType.INT)],
+    )
+
+
+def _forward(part: nn.Module, hole: Placeholder) -> Callable[..., Any]:
+    """The forward of a module that is a hole, or is looked into."""
+    if hole.form == TAP_AFTER:
+        own = part.forward
+        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), hole.index)
+    return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
+
+
+def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
+    own = part.forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        at = first_tensor(args, kwargs)
+        if isinstance(at, int):
+            args = (*args[:at], _tap(args[at], index), *args[at + 1 :])
+        elif at is not None:
+            kwargs = kwargs | {at: _tap(kwargs[at], index)}
+        return own(*args, **kwargs)
+
+    return forward
+
+
+def _placeholder(hole: Placeholder) -> Callable[..., torch.Tensor]:
+    index, sources, destinations, form = hole.index, hole.sources, hole.destinations, hole.form
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Tensor):
+                output: torch.Tensor = _layer(value, index, sources, destinations, form)
+                return output
+        raise TypeError("a KAN layer is called without a tensor")
+
+    return forward
+
+
+def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> Any:
+    return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
+
+
+def _tap_as_onnx(x: Any, index: int) -> Any:
+    return onnxscript.values.Opset(DOMAIN, 1).Tap(x, index=index)
+
+
+def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
+    """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
+    op = onnxscript.values.Opset("", OPSET)
+    last, one = (op.Constant(value_ints=[at]) for at in (-1, -2))
+    apart = op.Abs(op.Sub(op.Unsqueeze(a, one), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
+    if p == math.inf:
+        return op.ReduceMax(apart, last, keepdims=0)
+    if p in (1.0, 2.0):
+        norm = op.ReduceL1 if p == 1.0 else op.ReduceL2
+        return norm(apart, last, keepdims=0)
+    sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
+    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
+
+
+def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **named: Any) -> Any:
+    """Attention without an axis of heads, which onnxscript wants: [N, L, E] or [L, E] as of one head."""
+    missing = 4 - len(query.shape)
+    if missing <= 0:
+        return torch_lib.aten_scaled_dot_product_attention(query, key, value, attn_mask, *rest, **named)
+    at = [1] if missing == 1 else [0, 1]
+    heads = [_with_axes(part, at) for part in (query, key, value)]
+    if attn_mask is not None and len(attn_mask.shape) > 2:
+        attn_mask = _with_axes(attn_mask, at)
+    op = onnxscript.values.Opset("", OPSET)
+    y = torch_lib.aten_scaled_dot_product_attention(*heads, attn_mask, *rest, **named)
+    return op.Squeeze(y, op.Constant(value_ints=at))
+
+
+def _with_axes(part: Any, at: list[int]) -> Any:
+    """A tensor with axes of one, whose shape and type go on being known."""
+    op = onnxscript.values.Opset("", OPSET)
+    more = op.Unsqueeze(part, op.Constant(value_ints=at))
+    sizes = list(part.shape)
+    for axis in at:
+        sizes.insert(axis, 1)
+    more.shape, more.type = onnxscript.ir.Shape(sizes), part.type
+    return more
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A traced model. `sizes`: batches that it must be tried with, because the module goes another
+    way from there on, or because a branch on their number may have left no trace; empty where torch.export
+    vouches for all. `written`: its operators were written down for one number of rows first."""
+
+    model: bytes
+    sizes: tuple[int, ...] = ()
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to follow a module. `strict` follows Python more slowly but further: through len(x),
+    for one. `free`: torch finds out for itself for which batches its graph holds."""
+
+    rows: int
+    strict: bool
+    free: bool
+    written: bool = False  # its operators are written down first, because it takes derivatives
+    told: bool = False  # what it asks of its own weights is answered
+
+
+FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
+TOLD = _Way(3, strict=False, free=False, told=True)
+WRITTEN = _Way(3, strict=False, free=False, written=True)
+# Where a named batch is refused, because the module goes another way from some number of rows on.
+FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
+
+
+def traces(
+    module: nn.Module,
+    rows: Rows,
+    holes: Sequence[tuple[nn.Module, Placeholder]],
+    dtype: torch.dtype,
+    *,
+    most: int,
+    derives: bool,
+) -> Iterator[Traced]:
+    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
+    per call of a hole; the next is made if the one before it did not do. One that holds for
+    all batches is the last. `most`: rows of the largest batch that matters; `derives`: whether the
+    module takes derivatives. Raises InvalidKan where there is no other, with the exporter's first
+    words and the line of the module's code."""
+    failures: list[BaseException] = []
+    ways = [WRITTEN if derives else FIRST]
+    while ways:
+        way = ways.pop(0)
+        try:
+            with foreign_code(), replaced((part, _forward(part, hole)) for part, hole in holes):
+                traced = _export(module, rows, dtype, way, most)
+        except ForeignError as foreign:
+            failures.append(foreign.error)
+            ways += _next(way, foreign.error)
+        else:
+            yield traced
+            if not way.free:
+                return
+    raise _refusal(failures, module)
+
+
+def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], dtype: torch.dtype) -> bytes:
+    """The ONNX model of a module that takes `constants`, tensors without a batch, after its rows. The graph has its
+    inputs in that order. There is one attempt. Raises ForeignError."""
+    with foreign_code(), torch.no_grad(), plain(dtype, compile_too=False), _quiet(), _one_table():
+        exported = _follow(module, _batch(rows, FIRST.rows), strict=False, free=False, constants=constants)
+        return bytes(_model(exported).SerializeToString())
+
+
+def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
+    """What to try after a failure: Python followed more closely, or a batch that is not named."""
+    if way.free or way.written:
+        return ()
+    said = _said(failure)
+    if GUARD in said:
+        return FREE
+    if way == FIRST and OF_VALUES in said:
+        return (TOLD,)
+    if way in (FIRST, TOLD):
+        return (STRICT,)
+    if capture.in_functorch(failure):
+        return (WRITTEN,)
+    return FREE if _of_sizes(failure) else ()
+
+
+def _said(failure: BaseException) -> str:
+    """The messages of a failure and of its causes. A module that catches a layer's error may raise another one."""
+    words: list[str] = []
+    one: BaseException | None = failure
+    while one is not None and len(words) < CAUSES:
+        words.append(str(one))
+        one = one.__cause__
+    return "\n".join(words)
+
+
+def _of_sizes(failure: BaseException) -> bool:
+    """Whether all that is wrong is that the graph does not hold for every batch."""
+    return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
+
+
+def _ranges(module: nn.Module, rows: Rows, strict: bool, most: int) -> tuple[int, ...]:
+    """The first batch, up to `most` rows, of each range in which the module goes its own way, such
+    as 2 and 26 for torch.cdist."""
+    sizes: list[int] = []
+    size = 2
+    while size <= most:
+        sizes.append(size)
+        high = _highest(_follow(module, _batch(rows, size), strict=strict, free=True))
+        if high is None:
+            break
+        if len(sizes) == RANGES:
+            raise ValueError(OF_SIZES)
+        size = high + 1
+    return tuple(sizes)
+
+
+def _highest(exported: Any) -> int | None:
+    """The largest batch that a graph holds for, where there is one."""
+    node = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
+    batch = node.meta["val"].shape[0]
+    if isinstance(batch, int):
+        raise ValueError(ONE_SIZE)  # noqa: TRY004 - not a type but a module that is wrong
+    limits = exported.range_constraints.get(batch.node.expr)
+    return int(limits.upper) if limits is not None and getattr(limits.upper, "is_Integer", False) else None
+
+
+def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(np.resize(part, (size, *part.shape[1:]))) for part in rows)
+
+
+def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
+    """What the user can do something about: the kind of thing, torch's first words, and the line."""
+    words = OF_SIZES if _of_sizes(failures[0]) else _of_complex(module, failures[0]) or first_line(root(failures[0]))
+    where = next(filter(None, map(place, failures)), "")
+    kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
+    return InvalidKan(
+        f"torch.export cannot follow the module: {kind}{words.partition(' (unhinted')[0]}"
+        + (f" ({where})" if where else ""),
+        hint="the forward must not branch on values nor fix the batch size; take sizes from x.shape, and leave out "
+        "what is not tensor code",
+    )
+
+
+def _of_complex(module: nn.Module, failure: BaseException) -> str:
+    """The first complex tensor of a module, where that is what torch has no operator for."""
+    if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
+        return ""
+    held = itertools.chain(module.named_parameters(), module.named_buffers())
+    names = (f"{name.removeprefix('body.')} is {dtype_name(one)}; {REAL}" for name, one in held if one.is_complex())
+    return next(names, "")
+
+
+def _follow(
+    module: nn.Module,
+    given: tuple[torch.Tensor, ...],
+    *,
+    strict: bool,
+    free: bool,
+    constants: tuple[torch.Tensor, ...] = (),
+) -> Any:
+    batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
+    shapes = ((*({0: batch} for _ in given), *(None for _ in constants)),)
+    with contextlib.redirect_stderr(io.StringIO()), Rewritten():  # where torch prints the graph that it did not finish
+        return torch.export.export(module, (*given, *constants), dynamic_shapes=shapes, strict=strict)
+
+
+@contextlib.contextmanager
+def _one_table() -> Iterator[None]:
+    """Inside, torch.onnx makes its table of operators once for this process. Otherwise it makes the table in every
+    export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
+    kind: Any = getattr(_registration, "ONNXRegistry", None)
+    made = getattr(kind, "__dict__", {}).get("from_torchlib")
+    if not isinstance(made, classmethod):
+        yield
+        return
+    kind.from_torchlib = staticmethod(lambda *args, **kwargs: _copied(_table(made.__get__(None, kind), args, kwargs)))
+    try:
+        yield
+    finally:
+        kind.from_torchlib = made
+
+
+TABLES: dict[str, Any] = {}
+
+
+def _table(make: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    key = repr((args, kwargs))
+    if key not in TABLES:
+        TABLES[key] = make(*args, **kwargs)
+    return TABLES[key]
+
+
+def _copied(table: Any) -> Any:
+    """A copy of the operator table. An export extends the lists in it, so the copy has new lists."""
+    other = copy.copy(table)
+    other.functions = {key: list(some) for key, some in table.functions.items()}
+    return other
+
+
+def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
+    """The ONNX model of a module with placeholders in it."""
+    with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet(), _one_table():
+        given = _batch(rows, way.rows)
+        if way.written:
+            given = _batch(rows, capture.rows(module, given))
+            module = capture.written_down(module, given)
+        if way.told:
+            module = control_flow.answered(module, (given, _batch(rows, 2))) or module
+        exported = _follow(module, given, strict=way.strict, free=way.free)
+        model = _model(exported)
+        if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
+            raise ValueError(ONE_SIZE)
+        sizes = _ranges(module, rows, way.strict, most) if way.free else (2,) if way.written else ()
+    return Traced(bytes(model.SerializeToString()), sizes, way.written)
+
+
+def _model(exported: Any) -> onnx.ModelProto:
+    if not onnx.defs.has(PLACEHOLDER, DOMAIN):
+        onnx.defs.register_schema(_schema(PLACEHOLDER))
+        onnx.defs.register_schema(_schema(TAPPED))
+    table: dict[Any, Any] = {
+        torch.ops.kanexport.layer.default: _as_onnx,
+        torch.ops.kanexport.tap.default: _tap_as_onnx,
+        torch.ops.aten._cdist_forward.default: _distances,
+        torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    }
+    program = torch.onnx.export(
+        exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
+    )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+class _quiet:
+    """The exporter reports its steps to the log; a service's log is not the place."""
+
+    def __enter__(self) -> None:
+        self._before = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self._before)

@@ -1,0 +1,1 @@
+"""Verification: every graph against the float64 reference, before anything is published."""

@@ -1,0 +1,222 @@
+"""Contributions of inputs against a reference, in float64: what the operators of `lowering/contributions` mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract.sections import CONTRIBUTIONS, MOST_EXPLAINED_EDGES, NODES
+from kanexport.errors import VerificationFailed
+from kanexport.ir.model import Kan, Layer
+from kanexport.ir.steps import Affine, Product, Select, Step
+from kanexport.lowering.attribution import EACH, Anchor, Link, allowed, columns, near
+from kanexport.lowering.lower import Explained, Lowered
+from kanexport.verify import float64_reference
+from kanexport.verify.float64_reference import Jitter, Trace
+from kanexport.verify.prover import Draws, Prover, Rows, Subject, ZoneErrors
+from kanexport.verify.test_points import EDGE_BUDGET
+from kanexport.verify.tolerances import OVERFLOW
+
+Array = npt.NDArray[np.float64]
+
+REACH = 1e-5  # of a node's magnitude: what a slope looks to either side
+
+
+class NoContributions(ValueError):
+    """A network, or a reference, that has none here; the text says why."""
+
+
+def anchor(kan: Kan, row: Array) -> Anchor:
+    """A network at a reference row [n]. Raises NoContributions."""
+    for at, layer in enumerate(kan.layers):
+        _check(at, layer)
+    trace = float64_reference.evaluate(kan, row[None])
+    links = tuple(_link(layer, nodes[0]) for layer, nodes in zip(kan.layers, trace.inputs, strict=True))
+    numbers = [trace.y, *(part for link in links for part in (link.slopes, link.edges, *link.steep, *link.chain))]
+    if not all(np.isfinite(part).all() for part in numbers):
+        raise NoContributions("the reference's mean gives answers that are not finite")
+    return Anchor(row, trace.y[0], links)
+
+
+def _check(at: int, layer: Layer) -> None:
+    if layer.mixes:
+        raise NoContributions(f"the edges of layer {at} look at the whole row (class B)")
+    for step in (*layer.before, *layer.after):
+        if not allowed(step):
+            what = step.describe()
+            raise NoContributions(f"layer {at} has a step {what.function or what.kind!r:.80}")
+
+
+def _link(layer: Layer, nodes: Array) -> Link:
+    chain = [_edges(layer, nodes[None]).sum(axis=1) + layer.bias]
+    with np.errstate(all="ignore"):
+        for step in layer.after:
+            chain.append(step.evaluate(chain[-1]))
+        steep = tuple(_steep(step, v[0]) for step, v in zip(layer.after, chain, strict=False))
+        reach = REACH * np.maximum(np.abs(nodes), 1.0)
+        apart = (2 * reach)[columns(layer, len(nodes)), None]
+        slopes = (_edges(layer, (nodes + reach)[None]) - _edges(layer, (nodes - reach)[None]))[0] / apart
+    return Link(layer, nodes, _edges(layer, nodes[None])[0], slopes, tuple(v[0] for v in chain), steep)
+
+
+def _edges(layer: Layer, nodes: Array, jitter: Jitter | None = None) -> Array:
+    """[B, n] -> [B, I, O]"""
+    return np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes, jitter)])
+
+
+def _steep(step: Step, v: Array) -> Array:
+    """[n]: the slope of a step of every node by itself; zeros of another."""
+    if not isinstance(step, EACH):
+        return np.zeros(len(v))
+    reach = REACH * np.maximum(np.abs(v), 1.0)
+    high, low = (step.evaluate((v + side)[None])[0] for side in (reach, -reach))
+    return np.asarray((high - low) / (2 * reach))
+
+
+def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | None = None) -> tuple[Array, Array]:
+    """[B, inputs, outputs] of the rows of a run, and per row the largest finite magnitude met, [B]. `dtype`: the
+    graph's, which says what is near the reference; `jitter`: as an implementation that rounds would."""
+    peaks = [trace.peak]
+    with np.errstate(all="ignore"):
+        multipliers = np.tile(np.eye(len(anchor.base)), (len(trace.y), 1, 1))
+        for at in reversed(range(len(anchor.links))):
+            link, nodes = anchor.links[at], trace.inputs[at]
+            edges = _edges(link.layer, nodes, jitter)
+            multipliers = _back(link, edges, dtype, multipliers)
+            difference = edges - link.edges
+            sources = columns(link.layer, len(link.nodes))
+            if at:
+                apart = (nodes - link.nodes)[:, sources, None]
+                hardly = np.abs(apart) <= near(link.nodes, dtype)[sources, None]
+                difference = np.where(hardly, link.slopes, difference / np.where(hardly, 1.0, apart))
+            given = np.einsum("bod,bid->boi", multipliers, difference)
+            peaks += [
+                float64_reference.peak(difference),
+                float64_reference.peak(multipliers),
+                float64_reference.peak(given),
+            ]
+            multipliers = np.zeros((*given.shape[:2], len(link.nodes)))
+            for source, column in enumerate(sources):
+                multipliers[:, :, column] += given[:, :, source]
+    return multipliers.transpose(0, 2, 1), np.max(peaks, axis=0)
+
+
+def _back(link: Link, edges: Array, dtype: str, multipliers: Array) -> Array:
+    """[B, O, m] of a layer's results -> [B, O, D] of the sums of its edges."""
+    chain = [edges.sum(axis=1) + link.layer.bias]
+    for step in link.layer.after:
+        chain.append(step.evaluate(chain[-1]))
+    for at in reversed(range(len(link.layer.after))):
+        step, v, v_r = link.layer.after[at], chain[at], link.chain[at]
+        if isinstance(step, Affine):
+            multipliers = multipliers * step.scale
+        elif isinstance(step, Select):
+            pulled = np.zeros((*multipliers.shape[:2], len(v_r)))
+            for place, column in enumerate(step.indices):
+                pulled[:, :, column] += multipliers[:, :, place]
+            multipliers = pulled
+        elif isinstance(step, Product):
+            multipliers = np.repeat(multipliers, step.groups, axis=2) * _others(step, v, v_r)[:, None]
+        else:
+            hardly = np.abs(v - v_r) <= near(v_r, dtype)
+            rates = (chain[at + 1] - link.chain[at + 1]) / np.where(hardly, 1.0, v - v_r)
+            multipliers = multipliers * np.where(hardly, link.steep[at], rates)[:, None]
+    return multipliers
+
+
+def _others(step: Product, v: Array, v_r: Array) -> Array:
+    """[B, n]: of each factor Shapley's share of a unit: over all orders in which factors change from the reference's
+    to the row's, the mean of the product of the others as they are then."""
+    found = np.ones_like(v)
+    start = 0
+    for size in step.groups:
+        for at in range(start, start + size):
+            rest = [other for other in range(start, start + size) if other != at]
+            found[:, at] = _mean_product(v[:, rest], v_r[rest])
+        start += size
+    return found
+
+
+def _mean_product(v: Array, v_r: Array) -> Array:
+    """[B]: the integral over t from 0 to 1 of the product of v_r + t (v - v_r), by the polynomial's coefficients."""
+    coefficients = np.zeros((len(v), v.shape[1] + 1))
+    coefficients[:, 0] = 1.0
+    for at in range(v.shape[1]):
+        grown = coefficients * v_r[at]
+        grown[:, 1:] += coefficients[:, :-1] * (v[:, at] - v_r[at])[:, None]
+        coefficients = grown
+    return np.asarray((coefficients / np.arange(1, v.shape[1] + 2)).sum(axis=1))
+
+
+class ExplainedProver(Prover):
+    """As `Prover`, of a graph that gives edges with its answers. `rows`: how many it is run on at most, since the edges
+    of all of them are held at a time."""
+
+    def __init__(self, subject: Subject, lowered: Lowered, explained: Explained, dtype: str, tolerance: float) -> None:
+        super().__init__(subject, dataclasses.replace(lowered, model=explained.graph, edges=()), dtype, tolerance)
+        tensors, self._anchor = explained.about.tensors, explained.anchor
+        self._shapes_of = {tensor.name: tensor.shape[1:] for tensor in tensors}
+        self._nodes = [tensor for tensor in tensors if tensor.holds == NODES]
+        self._edges_of = [tensor for tensor in tensors if tensor.holds == MOST_EXPLAINED_EDGES]
+        numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in self._edges_of)
+        if self._anchor is not None:  # which takes the edges of all layers
+            numbers = max(numbers, sum(layer.mask.size for layer in subject.layers))
+        self.rows = max(2, EDGE_BUDGET // max(1, numbers))
+
+    def zone(self, name: str, x: Array) -> None:
+        """Everything that the graph gives for rows x [B, ...]; of too many, some evenly."""
+        if len(x) > self.rows:
+            x = x[np.linspace(0, len(x) - 1, self.rows).round().astype(int)]
+        errors, trace, given, keep, shaken = self.outputs(name, x)
+        self._require_shapes(given, len(x))
+        for tensor in self._nodes:
+            self.nodes(errors, tensor.name, tensor.layer, given[tensor.name], trace, keep, shaken)
+        if self._anchor is not None:
+            self._contributions(errors, x, trace, given, keep, shaken)
+        for tensor in self._edges_of:
+            at = tensor.layer
+            nodes = given[self.lowered.node_tensors[at]]
+            self.layer(errors, at, nodes, trace.inputs[at], keep, shaken, given[tensor.name])
+
+    def _contributions(
+        self, errors: ZoneErrors, x: Array, trace: Trace, given: dict[str, Array], keep: Rows, shaken: Draws
+    ) -> None:
+        """Those of rows that are numbers, and are answered with some, each by itself and all of a row together."""
+        assert self._anchor is not None
+        anchor = self._anchor
+        rows = keep & np.isfinite(x).all(axis=1) & np.isfinite(trace.y).all(axis=1)
+        rows[rows] = contributions(anchor, _only(trace, rows), self.dtype.name)[1] < OVERFLOW
+        found = given[CONTRIBUTIONS][rows]
+
+        def exact(trace: Trace, jitter: Jitter | None = None) -> Array:
+            return contributions(anchor, _only(trace, rows), self.dtype.name, jitter)[0]
+
+        def changes() -> Iterator[Array]:
+            return (exact(draw(), jitter) for draw, jitter in zip(shaken, self.tolerance.jitters, strict=True))
+
+        expected = exact(trace)
+        allowance = self.allow(CONTRIBUTIONS, self.tolerance.edges, expected, changes)
+        errors.outputs.add(found, expected, allowance, lambda at: f"{CONTRIBUTIONS}[{at[1]},{at[2]}]")
+        sums, y = found.sum(axis=1) + anchor.base, trace.y[rows]
+        whole = self.allow("answers", self.tolerance.edges, y, lambda: [_only(draw(), rows).y for draw in shaken])
+        errors.outputs.add(sums, y, whole, lambda at: f"the sum of {CONTRIBUTIONS} to {at[1]}")
+
+    def batches(self, x: Array, *, empty: bool) -> None:
+        """One row by itself, and no rows, if `empty`."""
+        for count in (0, 1) if empty else (1,):
+            self._require_shapes(self.run(x[:count]), count)
+        self.zone("single", x[:1])
+
+    def _require_shapes(self, given: dict[str, Array], count: int) -> None:
+        """Raises VerificationFailed where an output is not as its description has it."""
+        for name, shape in self._shapes_of.items():
+            if name not in given or given[name].shape != (count, *shape):
+                found = given[name].shape if name in given else "nothing"
+                raise VerificationFailed(f"{count} rows give {name} of shape {found}, not {(count, *shape)}")
+
+
+def _only(trace: Trace, rows: Rows) -> Trace:
+    return Trace(trace.y[rows], tuple(one[rows] for one in trace.inputs), trace.peak[rows])

@@ -1,0 +1,196 @@
+"""The float64 meaning of a Kan: what every exported graph is held against.
+
+Plain numpy on whole arrays, with no thought of speed: `evaluate` of bases and steps,
+and nothing of what emits operators. The formula is that of `form/ir.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
+
+Array = npt.NDArray[np.float64]
+
+CHUNK_NUMBERS = 4_000_000  # edge values held at a time, and coefficients that are changed for a run
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One run in float64.
+
+    y       [B, outputs]; of a module [B, ...]
+    inputs  the input vector of every layer, [B, width]; of a module [B, *positions, width]
+    peak    [B], the largest finite magnitude that each row met on the way: where that is beyond
+            float32, a float32 graph may overflow
+    """
+
+    y: Array
+    inputs: tuple[Array, ...]
+    peak: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """The rounding that any implementation in a precision is free to do: nodes and weights off by up to two units of
+    `size`, relative. `functions`: the values of a basis are off too, by as much of the largest value of their
+    source, since implementations compute them in other ways. The rows then stay unchanged, unless a layer normalizes
+    them first."""
+
+    size: float
+    seed: int
+    functions: bool = False
+
+    def shake(self, x: Array, block: int = 0) -> Array:
+        """Every number off by a random part of that; the same for the same seed and shape. `block`: which of
+        several that are one array together."""
+        # Random sizes, not only signs: equal ones cancel where shakes follow one another.
+        seed = (self.seed, block) if block else self.seed
+        change = np.random.default_rng(seed).uniform(-2, 2, size=x.shape)
+        change *= self.size
+        change += 1
+        change *= x
+        return change
+
+    def shake_functions(self, values: Array, *, compact: bool) -> Array:
+        """Values of a basis [B, K, I], off by parts of the largest value of their source. Values that are zero
+        because a `compact` basis ends stay zero."""
+        largest = np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, keepdims=True)
+        change = np.random.default_rng((self.seed, 1)).uniform(-2, 2, size=values.shape) * self.size * largest
+        return np.where(values == 0, values, values + change) if compact else values + change
+
+
+def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
+    """Run rows [B, n_inputs] through the network. `jitter`: as an implementation that rounds would."""
+    inputs, peaks = [], [peak(x)]
+    with np.errstate(all="ignore"):
+        for at, layer in enumerate(kan.layers):
+            if jitter is not None and (at > 0 or layer.mixes or not jitter.functions):
+                x = jitter.shake(x)
+            inputs.append(x)
+            x, most = _sums(layer, x, jitter)
+            peaks += [most, peak(x)]
+            for step in layer.after:
+                if step.mixes:  # a normalisation squares
+                    peaks.append(peak(x) ** 2)
+                x = step.evaluate(x)
+                peaks.append(peak(x))
+    return Trace(x, tuple(inputs), np.max(peaks, axis=0))
+
+
+def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tuple[slice, Array, Array]]:
+    """Edge values of a layer from its input vector, in pieces: which rows, the values
+    [b, I, O], and per row the largest finite magnitude met, [b]."""
+    with np.errstate(all="ignore"):
+        for step in layer.before:
+            x = step.evaluate(x)
+        rows = max(1, CHUNK_NUMBERS // layer.mask.size)
+        for start in range(0, len(x), rows):
+            part = slice(start, min(start + rows, len(x)))
+            yield part, *_edges(layer, x[part], jitter)
+
+
+def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
+    """[B, O]: what the edges add up to, plus the bias, without holding the edges; and
+    per row a bound of the magnitudes met, [B]."""
+    for step in layer.before:
+        x = step.evaluate(x)
+    total = np.zeros((len(x), layer.destinations), x.dtype)
+    bound = np.zeros(len(x))
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            for part, values in _edge_term(term, x, jitter):
+                values = values * layer.mask
+                total[part] += values.sum(axis=1)
+                bound[part] = np.maximum(bound[part], peak(values))
+            continue
+        basis = _basis(term, x, jitter).transpose(2, 0, 1)  # [I, B, K]
+        largest = 0.0
+        masked = not (layer.mask == 1).all()
+        for part, coef in _blocks(term, jitter):
+            weights = coef * layer.mask[part, :, None] if masked else coef
+            total += (basis[part] @ weights.transpose(0, 2, 1)).sum(axis=0)
+            largest = max(largest, -weights.min(initial=0), weights.max(initial=0))
+        bound = np.maximum(bound, peak(basis.transpose(1, 0, 2)) * largest)
+    for edge, inner, value in _symbolic(layer, x, jitter):
+        total[:, edge.destination] += value
+        bound = np.maximum(bound, peak(np.stack([inner, value], axis=1)))
+    # Counted, since NaN times zero would reach destinations that have no such edge.
+    total[(~np.isfinite(x)).astype(float) @ layer.nan_spreads > 0] = np.nan
+    return total + layer.bias, np.maximum(bound, peak(total))
+
+
+def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
+    total = np.zeros((len(x), layer.sources, layer.destinations))
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            for part, values in _edge_term(term, x, jitter):
+                total[part] += values
+            continue
+        basis = _basis(term, x, jitter).transpose(2, 0, 1)  # [I, B, K]
+        for sources, coef in _blocks(term, jitter):
+            total[:, sources] += (basis[sources] @ coef.transpose(0, 2, 1)).transpose(1, 0, 2)
+    total *= layer.mask
+    most = peak(total)
+    for edge, inner, value in _symbolic(layer, x, jitter):
+        total[:, edge.source, edge.destination] += value
+        most = np.maximum(most, peak(inner[:, None]))
+    total[~np.isfinite(x)[:, :, None] & layer.nan_spreads] = np.nan
+    return total, np.maximum(most, peak(total))
+
+
+def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
+    """[B, I] -> [B, K, I]"""
+    for step in term.before:
+        x = step.evaluate(x)
+    if jitter is not None and jitter.functions and term.before:
+        x = jitter.shake(x)
+    values = term.basis.evaluate(x).astype(x.dtype, copy=False)
+    if jitter is not None and jitter.functions:
+        values = jitter.shake_functions(values, compact=term.basis.compact)
+    return values
+
+
+def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
+    """Which rows, and their values [b, I, O], before the mask."""
+    centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
+    rows = max(1, CHUNK_NUMBERS // coef.size)
+    for step in term.before:
+        x = step.evaluate(x)
+    for start in range(0, len(x), rows):
+        part = slice(start, min(start + rows, len(x)))
+        inner = (x[part, :, None, None] - centre) * rate
+        yield part, (term.function.evaluate(inner) * coef).sum(axis=3)
+
+
+def _blocks(term: BasisTerm, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
+    """Which sources, and their coefficients [i, O, K]: never a copy of all of a large layer's."""
+    step = max(1, CHUNK_NUMBERS // term.coef[0].size)
+    for block, start in enumerate(range(0, len(term.coef), step)):
+        part = slice(start, start + step)
+        yield part, term.coef[part] if jitter is None else jitter.shake(term.coef[part], block)
+
+
+def _shaken(array: Array, jitter: Jitter | None) -> Array:
+    return array if jitter is None else jitter.shake(array)
+
+
+def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[SymbolicEdge, Array, Array]]:
+    """Each symbolic edge, its function's value and its own, [B] both."""
+    for edge in layer.symbolic:
+        product, shift = edge.a * x[:, edge.source], np.full(len(x), edge.b)
+        if jitter is not None:
+            product, shift = jitter.shake(product), jitter.shake(shift[::-1])[::-1]
+        inner = edge.function.evaluate(product + shift)
+        yield edge, inner, edge.mask * (edge.c * inner + edge.d)
+
+
+def peak(values: Array) -> Array:
+    """[B, ...] -> [B]: the largest finite magnitude of each row."""
+    magnitude = np.where(np.isfinite(values), np.abs(values), 0)
+    highest: Array = magnitude.max(axis=tuple(range(1, values.ndim)), initial=0)
+    return highest

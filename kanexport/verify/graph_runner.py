@@ -1,0 +1,150 @@
+"""onnxruntime as the exporter uses it: to run a graph that is to be proved."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract.manifest import ANY, BASIC, WEIGHTS_FILE
+from kanexport.contract.ort import onnxruntime
+from kanexport.errors import ExportError, InvalidKan, VerificationFailed
+from kanexport.graph.external_data import Weights
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A graph that is ready to run. `given`: constants of the model's file, by name, which every run is
+    given: a runtime would copy them for each graph."""
+
+    runs: Any
+    outputs: tuple[str, ...]
+    given: dict[str, npt.NDArray[Any]]
+
+
+def session(model: bytes, weights: Weights | None = None, library: str = "", optimization: str = ANY) -> Session:
+    """A session on one thread. `weights`: the file that the graph takes constants from; `library`: a file with
+    operators of the graph; `optimization`: how far the runtime may change the graph. Raises InvalidKan if the
+    runtime cannot run the graph."""
+    given: dict[str, npt.NDArray[Any]] = {}
+    options = onnxruntime.SessionOptions()
+    if weights is not None and library:  # whose operators take constants alone
+        data = b"".join(weights.content())
+        options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [data], [len(data)])
+    elif weights is not None:
+        model, given = weights.beside(model)
+    options.intra_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
+    options.log_severity_level = 4
+    if optimization == BASIC:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with _refusing(_not_loaded):
+        if library:
+            options.register_custom_ops_library(library)
+        made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Session(made, tuple(output.name for output in made.get_outputs()), given)
+
+
+def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
+    """All outputs of a session by name, as float64. Raises VerificationFailed where the graph does not run."""
+
+    def failed(text: str) -> ExportError:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        return VerificationFailed(f"the graph does not run on {shapes}: {text[:200]}")
+
+    with _refusing(failed):
+        values = session.runs.run(session.outputs, {**feeds, **session.given})
+    return {name: np.asarray(value, dtype=np.float64) for name, value in zip(session.outputs, values, strict=True)}
+
+
+def _not_loaded(text: str) -> ExportError:
+    kernel = text.rpartition("implementation for")[2].strip()[:40]
+    return InvalidKan(
+        f"onnxruntime {onnxruntime.__version__} cannot run the graph"
+        + (f": it has no kernel for {kernel}" if "NOT_IMPLEMENTED" in text else ""),
+        hint="export in float32; not every function has a float64 kernel",
+    )
+
+
+@contextlib.contextmanager
+def _refusing(refusal: Callable[[str], ExportError]) -> Iterator[None]:
+    """onnxruntime's errors as ours, made from their text."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise refusal(str(error)) from error
+
+
+def name() -> str:
+    """The runtime and its version, as the manifest's verification names it."""
+    return f"onnxruntime {onnxruntime.__version__} on CPU"
+
+
+FLOAT = "float"  # of the graph's own type
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output. `shape`: of a row; `kind`: `FLOAT`, or the name of a numpy type
+    that holds whole numbers or truth values."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str = FLOAT
+
+    @property
+    def size(self) -> int:
+        """How many numbers a row holds."""
+        return math.prod(self.shape)
+
+    def cast(self, rows: Array, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        """Rows in the type in which a graph takes them. Whole numbers are the nearest ones; what is not
+        finite is none, and becomes 0."""
+        if self.kind == FLOAT:
+            return rows.astype(dtype)
+        return np.rint(np.where(np.isfinite(rows), rows, 0)).astype(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All of a model, in order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def feeds(self, x: Array, dtype: npt.DTypeLike) -> dict[str, npt.NDArray[np.generic]]:
+        """The graph's inputs by name, from rows as one array."""
+        return {
+            port.name: port.cast(rows, dtype) for port, rows in zip(self.inputs, split(self.inputs, x), strict=True)
+        }
+
+    def given(self, x: Array) -> dict[str, Array]:
+        """The inputs by name, in float64."""
+        return dict(zip((port.name for port in self.inputs), split(self.inputs, x), strict=True))
+
+    def wanted(self, y: Array) -> dict[str, Array]:
+        """The outputs by name, in float64."""
+        return dict(zip((port.name for port in self.outputs), split(self.outputs, y), strict=True))
+
+
+def split(ports: Sequence[Port], rows: Array) -> list[Array]:
+    """One array of rows as one array for each port, [B, *shape]."""
+    if len(ports) == 1:
+        return [rows]
+    ends = np.cumsum([port.size for port in ports])[:-1]
+    parts = np.split(rows, ends, axis=1)
+    return [part.reshape(len(rows), *port.shape) for port, part in zip(ports, parts, strict=True)]
+
+
+def join(parts: Sequence[Array]) -> Array:
+    """The way back: [B, ...] as it is, several as [B, N]."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)

@@ -1,0 +1,343 @@
+"""Every graph run beside what it means, zone by zone: the largest errors of outputs and edges."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.ir import norms
+from kanexport.ir.model import Layer
+from kanexport.ir.steps import Clip
+from kanexport.lowering.lower import INPUT, Lowered, Many
+from kanexport.verify import float64_reference, graph_runner, test_points
+from kanexport.verify.float64_reference import Jitter, Trace
+from kanexport.verify.graph_runner import FLOAT, Port, Ports
+from kanexport.verify.tolerances import OVERFLOW, Allowance, LargestError, Tolerance, magnitude, relative_change
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.bool_]  # which rows
+Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
+Moved = Sequence[Callable[[], Array]]  # rows of a layer likewise
+Given = Callable[[slice], Array]  # edge values of the graph, of some vectors
+
+WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
+
+
+@dataclass
+class ZoneErrors:
+    """The errors of one zone, and how many rows it had. `left_out`: those that were not compared, since
+    they meet values beyond OVERFLOW; `edges_left_out`: vectors of nodes whose edges do."""
+
+    rows: int = 0
+    left_out: int = 0
+    edges_left_out: int = 0
+    outputs: LargestError = field(default_factory=LargestError)
+    edges: LargestError = field(default_factory=LargestError)
+
+
+def _output(name: str) -> Callable[[tuple[int, ...]], str]:
+    """`name`: empty for a model with one output."""
+    return lambda at: f"{name}[{at[1]}]" if name else str(at[1])
+
+
+def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
+    return lambda at: f"({layer},{at[1]},{at[2]})"
+
+
+class Subject(Protocol):
+    """What a graph is held against: its layers, and what it means in float64."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those with an edge graph, in the order of the lowered model's."""
+
+    @property
+    def ports(self) -> Ports:
+        """The graph's inputs and outputs; rows x and y hold them as one array."""
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
+
+
+FEWEST = 3  # vectors that the prover compares at least, of a layer whose edges take long
+HELD = 2_000_000  # edges computed at a time, if each takes much time and memory
+
+
+class Prover:
+    """Runs one lowered model beside its subject, and keeps the largest errors by zone.
+
+    Raises InvalidKan if the runtime cannot run the graphs, or if nothing can be proved, and
+    VerificationFailed where a graph does not run or gives another shape. How large an error
+    may be is not judged here. `library`: that has operators of the serving graph's.
+    """
+
+    def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float, *, library: str = "") -> None:
+        self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
+        self.tolerance = Tolerance.of(tolerance, dtype)
+        level = lowered.optimization
+        self.session = graph_runner.session(lowered.model, lowered.weights, library, level)
+        self.edge_sessions = [
+            graph_runner.session(model, lowered.weights, optimization=level) for model in lowered.edges
+        ]
+        self.zones: dict[str, ZoneErrors] = {}
+        self.scales: dict[int | str, float] = {}  # magnitudes inside the grid: by layer, and by output
+
+    def run(self, x: Array) -> dict[str, Array]:
+        """All outputs of the serving graph, and its inputs, as float64."""
+        ports = self.subject.ports
+        return {**ports.given(x), **graph_runner.run(self.session, ports.feeds(x, self.dtype))}
+
+    def edge_values(self, index: int, nodes: Array) -> Array:
+        """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
+        name, layer = self.lowered.node_tensors[index], self.subject.layers[index]
+        session, count = self.edge_sessions[index], test_points.edge_count(layer)
+        each = max(1, len(nodes) if count == layer.mask.size else HELD // count)
+        parts = (nodes[at : at + each].astype(self.dtype) for at in range(0, max(1, len(nodes)), each))
+        return np.concatenate([next(iter(graph_runner.run(session, {name: part}).values())) for part in parts])
+
+    def zone(self, name: str, x: Array) -> None:
+        """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""
+        errors, trace, outputs, keep, shaken = self.outputs(name, x)
+        for index in range(len(self.subject.layers)):
+            nodes = outputs[self.lowered.node_tensors[index]]
+            self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+
+    def batch(self, x: Array) -> None:
+        """Only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
+        self.outputs(f"batch of {len(x)}", x)
+
+    def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
+        """Compares the outputs of some rows, and gives what the edges are compared with."""
+        errors = self.zones.setdefault(name, ZoneErrors())
+        errors.rows += len(x)
+        trace = self.subject.evaluate(x)
+        shaken = [
+            functools.cache(functools.partial(self.subject.evaluate, x, jitter)) for jitter in self.tolerance.jitters
+        ]
+        outputs = self.run(x)
+        keep = trace.peak < OVERFLOW
+        errors.left_out += int(np.count_nonzero(~keep))
+        if name == "inside" and not keep.any():
+            raise InvalidKan(
+                f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
+                hint="the training has diverged; export an earlier checkpoint",
+            )
+        for port in self.subject.ports.outputs:
+            self._output(errors, port, outputs[port.name], trace.y, keep, shaken)
+        return errors, trace, outputs, keep, shaken
+
+    def _output(self, errors: ZoneErrors, port: Port, given: Array, y: Array, keep: Rows, shaken: Draws) -> None:
+        """One output of the graph, beside its part of y."""
+        ports = self.subject.ports
+
+        def exact(rows: Array) -> Array:
+            return ports.wanted(rows)[port.name]
+
+        if given.shape != exact(y).shape:
+            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {given.shape}, not {exact(y).shape}")
+        expected = table(exact(y)[keep])
+        tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
+        allowance = self.allow(
+            port.name, tolerance, expected, lambda: (table(exact(draw().y)[keep]) for draw in shaken)
+        )
+        place = _output(port.name if len(ports.outputs) > 1 else "")
+        errors.outputs.add(table(given[keep]), expected, allowance, place)
+
+    def nodes(
+        self, errors: ZoneErrors, name: str, index: int, given: Array, trace: Trace, keep: Rows, shaken: Draws
+    ) -> None:
+        """The vectors that feed a layer, as the graph gives them in an output of this name."""
+
+        def exact(one: Trace) -> Array:
+            return table(one.inputs[index][keep])
+
+        allowance = self.allow(name, self.tolerance.edges, exact(trace), lambda: (exact(draw()) for draw in shaken))
+        errors.outputs.add(table(given[keep]), exact(trace), allowance, lambda at: f"{name}[{at[1]}]")
+
+    def layer(
+        self,
+        errors: ZoneErrors,
+        index: int,
+        nodes: Array,
+        exact: Array,
+        keep: Rows,
+        shaken: Draws,
+        edges: Array | None = None,
+    ) -> None:
+        """The edges of one layer, from the nodes that the graph gives it; or `edges` [B, *positions, I, O], if the
+        graph has given them too."""
+        if nodes.shape != exact.shape:
+            raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
+        rows, layer = len(nodes), self.subject.layers[index]
+        nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
+        chosen = _chosen(len(exact), rows, layer)
+
+        def vectors(draw: Callable[[], Trace]) -> Array:
+            return _vectors(draw().inputs[index][keep])[chosen]
+
+        given: Given = functools.partial(self._given, index, nodes[chosen])
+        if edges is not None:
+            given = edges[keep].reshape(-1, *edges.shape[-2:])[chosen].__getitem__
+        self._edges(errors, index, given, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
+
+    def layer_zone(self, name: str, index: int, x: Array) -> None:
+        """The edges of one layer from rows x [B, width] made for it."""
+        moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
+        # `rows` counts rows of the model; a zone without any counts the layer's.
+        errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
+        self._edges(errors, index, functools.partial(self._given, index, x), x, moved)
+
+    def _given(self, index: int, nodes: Array, part: slice) -> Array:
+        return self.edge_values(index, nodes[part])
+
+    def _edges(self, errors: ZoneErrors, index: int, given: Given, exact: Array, moved: Moved) -> None:
+        """Edges from vectors [N, width]: the graph's are `given`, ours from `exact`; `moved` are
+        the exact ones after rounding, once per draw."""
+        layer = self.subject.layers[index]
+        for part, values, peak in float64_reference.edges(layer, exact):
+            fits = peak < OVERFLOW
+            errors.edges_left_out += int(np.count_nonzero(~fits))
+            shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
+            allowance = self.allow(index, self.tolerance.edges, values[fits], shaken)
+            errors.edges.add(given(part)[fits], values[fits], allowance, _edge(index))
+
+    def allow(
+        self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
+    ) -> Allowance:
+        """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
+        scale = self.scales.setdefault(index, magnitude(exact))
+        return Allowance(
+            tolerance, scale, lambda: (relative_change(exact, other) for other in shaken()), self.tolerance.excuse
+        )
+
+    def batches(self, x: Array, *, empty: bool) -> None:
+        """One row by itself gives what it gives among many, and no rows, if `empty`, give no rows."""
+        trace = self.subject.evaluate(x[:1])
+        for count in (0, 1) if empty else (1,):
+            self._shapes(x[:count], trace)
+        self.zone("single", x[:1])
+
+    def _shapes(self, x: Array, trace: Trace) -> None:
+        """Raises VerificationFailed where outputs or edges have not as many rows as they should.
+        `trace`: of one row, which says how many vectors of each layer belong to a row."""
+        count, outputs = len(x), self.run(x)
+        shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+            port.name: (outputs[port.name].shape, (count, *port.shape)) for port in self.subject.ports.outputs
+        }
+        for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
+            nodes = _vectors(outputs[self.lowered.node_tensors[index]])
+            chosen = _chosen(len(nodes), count, layer)
+            vectors, *rest = self.edge_values(index, nodes[chosen]).shape
+            wanted = (count * len(_vectors(exact)), layer.sources, layer.destinations)
+            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), wanted)
+        for name, (given, expected) in shapes.items():
+            if given != expected:
+                raise VerificationFailed(f"{count} rows give {name} of shape {given}, not {expected}")
+
+
+def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
+    """Which vectors of a layer are looked at, where `count` rows have many positions each."""
+    each = test_points.edge_count(layer)
+    least = count if each == layer.mask.size else FEWEST
+    most = max(least, test_points.EDGE_BUDGET // each)
+    if vectors <= most:
+        return np.arange(vectors)
+    return np.sort(np.random.default_rng(0).permutation(vectors)[:most])
+
+
+def table(values: Array) -> Array:
+    """[B, ...] -> [B, N]"""
+    return values.reshape(len(values), -1 if len(values) else int(np.prod(values.shape[1:])))
+
+
+def _vectors(nodes: Array) -> Array:
+    """[B, *positions, n] -> [B * positions, n]"""
+    return nodes.reshape(-1, nodes.shape[-1])
+
+
+def _shaken_edges(
+    layer: Layer,
+    moved: Moved,
+    jitters: tuple[Jitter, ...],
+    part: slice,
+    fits: npt.NDArray[np.bool_],
+) -> Iterable[Array]:
+    """Edge values of some rows, draw by draw of the rounding."""
+    for draw, jitter in zip(moved, jitters, strict=True):
+        yield np.concatenate([values for _, values, _ in float64_reference.edges(layer, draw()[part], jitter)])[fits]
+
+
+class ManyProver(Prover):
+    """As `Prover`, of another form of the serving graph."""
+
+    def __init__(self, subject: Subject, lowered: Lowered, many: Many, dtype: str, tolerance: float) -> None:
+        super().__init__(subject, dataclasses.replace(lowered, model=many.graph, edges=()), dtype, tolerance)
+
+    def zone(self, name: str, x: Array) -> None:
+        """Outputs, and the vectors that feed the layers, for rows x [B, ...]."""
+        errors, trace, given, keep, shaken = self.outputs(name, x)
+        for index, tensor in enumerate(self.lowered.node_tensors):
+            if given[tensor].shape != trace.inputs[index].shape:
+                raise VerificationFailed(
+                    f"layer {index} is fed {given[tensor].shape} by the graph, not {trace.inputs[index].shape}"
+                )
+            self.nodes(errors, tensor, index, given[tensor], trace, keep, shaken)
+
+    def batches(self, x: Array, *, empty: bool) -> None:
+        """One row by itself, and no rows, if `empty`."""
+        for count in (0, 1) if empty else (1,):
+            given = self.run(x[:count])
+            for port in self.subject.ports.outputs:
+                if given[port.name].shape != (count, *port.shape):
+                    raise VerificationFailed(f"{count} rows give {port.name} of shape {given[port.name].shape}")
+        self.zone("single", x[:1])
+
+
+KeptRows = npt.NDArray[np.floating]
+
+
+def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
+    """On rows of all zones of the first layer, which ends with a Clip: bit by bit what `plain` gives for the rows with
+    each source kept between the clip's ends, and so for rows on the grid what it gives for themselves. Outputs and the
+    first layer's edges. Returns how many rows were beyond. Raises VerificationFailed, naming the row."""
+    zones = test_points.zone_rows(layer, width, seed=1)
+    rows = np.concatenate(list(zones.values())).astype(dtype)
+    kept = _kept(layer, rows)
+    names = (plain.node_tensors[0], clamped.node_tensors[0])
+    for model, other, (name, of) in (
+        (clamped.model, plain.model, (INPUT, INPUT)),
+        (clamped.edges[0], plain.edges[0], names),
+    ):
+        found = graph_runner.run(graph_runner.session(model, clamped.weights), {of: rows})
+        expected = graph_runner.run(graph_runner.session(other, plain.weights), {name: kept})
+        for output, values in expected.items():
+            apart = ~_same(found[output], values).reshape(len(rows), -1).all(axis=1)
+            if apart.any():
+                raise VerificationFailed(
+                    f"the graph that keeps inputs on the grid gives another {output} for row "
+                    f"{rows[int(apart.argmax())].tolist()[:8]} than the model gives for the row on the grid",
+                    hint="nothing was written; --outside as-trained leaves inputs as they are",
+                )
+    return int((~_same(rows, kept)).any(axis=1).sum())
+
+
+def _kept(layer: Layer, rows: KeptRows) -> KeptRows:
+    """[B, n] with those that are sources kept where the last step keeps them."""
+    clip = layer.before[-1]
+    assert isinstance(clip, Clip)
+    found = rows.copy()
+    for source, column in enumerate(norms.columns(layer)):
+        low, high = (ends[source].astype(rows.dtype) for ends in (clip.low, clip.high))
+        found[:, column] = np.clip(found[:, column], low, high)
+    return found
+
+
+def _same(one: KeptRows, other: KeptRows) -> npt.NDArray[np.bool_]:
+    return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))

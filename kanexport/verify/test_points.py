@@ -1,0 +1,102 @@
+"""Rows that try a layer where it can go wrong: inside, beside, far, on knots, NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.ir.model import EdgeTerm, Layer
+from kanexport.ir.steps import Affine, Select
+
+Array = npt.NDArray[np.float64]
+
+ZONES = ("inside", "extension", "knots", "far", "nonfinite")
+EDGE_BUDGET = 6_000_000  # edge values computed per zone and layer
+FARTHEST = 1e30
+BASIS_BUDGET = 4_000_000  # basis values held at a time
+
+
+def basis_size(layer: Layer) -> int:
+    """Basis values that one row of a layer takes: a small file can have many."""
+    return layer.sources * max((term.functions for term in layer.terms), default=1)
+
+
+def edge_count(layer: Layer) -> int:
+    """The number of edges of a row. An edge counts as many times as its function takes the time of an ordinary one."""
+    effort = max((term.function.effort for term in layer.terms if isinstance(term, EdgeTerm)), default=1)
+    return layer.mask.size * effort
+
+
+def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str, Array]:
+    """Rows [B, width] of a layer's input vector, by zone (ZONES); all representable in float32.
+
+    inside     within the grid            extension  between its ends and the last knots
+    knots      on every knot, and beside  far        up to a hundred spans beyond
+    nonfinite  NaN and infinities in one place or all
+
+    `size`: the largest `basis_size` that a row meets on its way, if larger than the layer's."""
+    rng = np.random.default_rng(seed)
+    support = layer.support()
+    most = max(3, BASIS_BUDGET // max(size, basis_size(layer)))
+    count = int(np.clip(EDGE_BUDGET // edge_count(layer), 3, min(32, most)))
+    (low, high), (first, last) = (tuple(map(_bounded, pair)) for pair in (support.core, support.outer))
+    span, points = last - first, _bounded(support.points)
+    below = rng.uniform(first, low, size=(count, len(low)))
+    above = rng.uniform(high, last, size=(count, len(low)))
+    side = rng.random((count, len(low))) < 0.5
+    reach = np.array([0.01, 1.0, 3.0, 100.0])[:, None]
+    zones = {
+        "inside": rng.uniform(low, high, size=(count, len(low))),
+        "extension": np.where(side, below, above),
+        "knots": _knots(points, most, neighbours=len(points) * edge_count(layer) <= EDGE_BUDGET),
+        "far": np.concatenate([first - reach * span, last + reach * span]),
+        "nonfinite": _nonfinite(rng.uniform(low, high)),
+    }
+    with np.errstate(invalid="ignore", over="ignore"):
+        return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
+
+
+def _bounded(values: Array) -> Array:
+    """No input is that large, and a range must be finite."""
+    return np.clip(np.nan_to_num(values), -FARTHEST, FARTHEST)
+
+
+def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
+    """Every point itself, and its float32 neighbours; of too many, `most` evenly. Each source
+    is at another of its points, since a row of equal values says nothing to a normalisation."""
+    if len(points) * (3 if neighbours else 1) > most:
+        neighbours = neighbours and most >= 9
+        points = points[
+            np.unique(np.linspace(0, len(points) - 1, most // (3 if neighbours else 1)).round().astype(int))
+        ]
+    place = (np.arange(len(points))[:, None] + np.arange(points.shape[1])) % len(points)
+    single = np.take_along_axis(points, place, axis=0).astype(np.float32)
+    if not neighbours:
+        return single.astype(np.float64)
+    beside = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
+    return np.concatenate([single, *beside]).astype(np.float64)
+
+
+def _nonfinite(row: Array) -> Array:
+    """One ordinary row, then rows with NaN or an infinity in the first, the middle,
+    the last or every place."""
+    rows = [row]
+    for value in (np.nan, np.inf, -np.inf):
+        for place in sorted({0, len(row) // 2, len(row) - 1}):
+            spoilt = row.copy()
+            spoilt[place] = value
+            rows.append(spoilt)
+        rows.append(np.full_like(row, value))
+    return np.array(rows)
+
+
+def _widen(layer: Layer, rows: Array, width: int) -> Array:
+    """From the layer's sources back to its input vector, undoing selections and scalings."""
+    for step in reversed(layer.before):
+        if isinstance(step, Affine):
+            rows = (rows - step.bias) / np.where(step.scale == 0, 1, step.scale)
+        if isinstance(step, Select):
+            wide = np.full((len(rows), width), 0.25)
+            wide[:, list(step.indices)] = rows
+            rows = wide
+    return rows

@@ -1,0 +1,289 @@
+"""The proof: every graph against the float64 evaluation, before anything is kept.
+
+Outputs run through the serving graph; edges run twice, from the node vectors
+that the serving graph gives, and from rows made for each layer, so that hidden
+layers too meet each of their knots. Errors are relative to the largest finite
+magnitude (of a layer, for edges) in their zone or inside the grid, whichever is
+larger. An error beyond the tolerance is excused only where the model itself
+amplifies rounding; `tolerance.py` says how far.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.contract import custom_ops
+from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.manifest import MANY_FILE, Reference, Variant, Verification, Zone
+from kanexport.contract.sections import EXPLAIN_FILE
+from kanexport.errors import VerificationFailed
+from kanexport.ir.model import Kan, Layer
+from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
+from kanexport.verify import float64_reference, graph_runner, test_points
+from kanexport.verify.attribution import ExplainedProver
+from kanexport.verify.float64_reference import Jitter, Trace
+from kanexport.verify.graph_runner import Port, Ports
+from kanexport.verify.prover import ManyProver, Prover, Subject, table
+from kanexport.verify.tolerances import CONDITION, OUTPUT_TOLERANCE, OVERFLOW, magnitude
+
+Array = npt.NDArray[np.float64]
+
+REFERENCE_ROWS, REFERENCE_NUMBERS = 8, 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A Kan as the subject of its own proof."""
+
+    kan: Kan
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.kan.layers
+
+    @property
+    def ports(self) -> Ports:
+        return network_ports(self.kan)
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        return float64_reference.evaluate(self.kan, x, jitter=jitter)
+
+
+def network_ports(kan: Kan) -> Ports:
+    """One input and one output, both vectors."""
+    return Ports((Port(INPUT, (kan.n_inputs,)),), (Port(OUTPUT, (kan.n_outputs,)),))
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The report, rows with known answers, and what had to be excused, in words: notes for the manifest."""
+
+    verification: Verification
+    reference: Reference
+    notes: tuple[str, ...]
+    variants: tuple[Variant, ...] = ()
+
+
+def verify(
+    kan: Kan,
+    lowered: Lowered,
+    dtype: str,
+    *,
+    tolerance: float = OUTPUT_TOLERANCE,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Proof:
+    """Hold a network's graphs against its float64 evaluation, on rows made for it.
+
+    `dtype`: the graphs'; `tolerance`: of outputs, relative; edges are allowed in proportion.
+    `advance(done, total)` is called as it goes. Raises VerificationFailed, naming
+    zone, place and error, and InvalidKan if the runtime cannot run the graph.
+    """
+    size = max(map(test_points.basis_size, kan.layers))
+    rows = [
+        test_points.zone_rows(layer, width, seed=index, size=size)
+        for index, (layer, width) in enumerate(zip(kan.layers, kan.widths(), strict=False))
+    ]
+    # The first layer's rows are the network's.
+    own: list[dict[str, Array]] = [{}, *rows[1:]]
+    return prove(_Network(kan), lowered, dtype, zones=rows[0], layers=own, tolerance=tolerance, advance=advance)
+
+
+def prove(
+    subject: Subject,
+    lowered: Lowered,
+    dtype: str,
+    *,
+    zones: dict[str, Array],
+    layers: list[dict[str, Array]],
+    tolerance: float,
+    advance: Callable[[int, int], None],
+    empty: bool = True,
+    sizes: tuple[int, ...] = (),
+) -> Proof:
+    """As `verify`, for anything that has layers, from rows given by zone.
+
+    `zones`: the model's rows [B, ...], the zone "inside" first. `layers`: rows of each layer's
+    own, [B, width]. `empty`: whether a batch of no rows must be answered; `sizes`: batches of
+    how many rows are tried beside one. Raises VerificationFailed and InvalidKan.
+    """
+    prover = Prover(subject, lowered, dtype, tolerance)
+    names = dict.fromkeys([*zones, *(name for own in layers for name in own)])
+    total, done = len(names) * len(layers), 0
+    for name in names:
+        if name in zones:
+            prover.zone(name, zones[name])
+        for index, own in enumerate(layers):
+            if name in own:
+                prover.layer_zone(name, index, own[name])
+            done += 1
+            advance(done, total)
+    prover.batches(zones["inside"], empty=empty)
+    for size in sizes:
+        prover.batch(np.resize(zones["inside"], (size, *zones["inside"].shape[1:])))
+    _judge(prover, "the exported graph")
+    reference = _reference(prover, zones["inside"])
+    notes = _excuses(prover) + _left_out(prover)
+    if not reference.inputs:
+        notes.append("no row inside the grid gives finite outputs only, so the server has no reference rows to check")
+    return _others(Proof(_report(prover), reference, tuple(notes)), prover, zones, empty=empty)
+
+
+def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: bool) -> Proof:
+    """With the proofs of the graphs beside the one for inference, on the same rows."""
+    subject, lowered, dtype = prover.subject, prover.lowered, prover.dtype.name
+    report, notes, variants, tolerance = proof.verification, list(proof.notes), proof.variants, prover.tolerance.outputs
+    if lowered.explained is not None:
+        explaining = ExplainedProver(subject, lowered, lowered.explained, dtype, tolerance)
+        notes += _alone(explaining, zones, EXPLAIN_FILE, hint="; without --explain there is none", empty=empty)
+        report = dataclasses.replace(report, explaining=_zones(explaining))
+    if lowered.many is not None:
+        many = ManyProver(subject, lowered, lowered.many, dtype, tolerance)
+        notes += _alone(many, zones, MANY_FILE, hint="; with --rows 1 there is none", empty=empty)
+        variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
+    if lowered.kernel is not None:
+        beside = dataclasses.replace(lowered, model=lowered.kernel)
+        by_kernel = Prover(subject, beside, dtype, tolerance, library=custom_ops.library())
+        notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; without --kernel there is none", empty=empty)
+        report = dataclasses.replace(report, kernel=_zones(by_kernel))
+    return Proof(report, proof.reference, tuple(notes), variants)
+
+
+def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
+    """Of rows x [B, inputs], those whose answers hang on rounding least, as a network means them; its graphs are
+    of float32. `tolerance`: as of `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
+
+
+def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, empty: bool) -> list[str]:
+    """Proves another graph of the network on the same rows; what had to be excused, in words."""
+    for name, x in zones.items():
+        prover.zone(name, x)
+    prover.batches(zones["inside"], empty=empty)
+    _judge(prover, file, hint=hint)
+    return [f"{file}: {note}" for note in _excuses(prover)]
+
+
+def _reference(prover: Prover, x: Array) -> Reference:
+    """Rows whose answer is finite and does not hang on rounding, so that it holds on
+    other machines too."""
+    y = table(prover.subject.evaluate(x).y)
+    moved = [table(prover.subject.evaluate(x, jitter).y) for jitter in prover.tolerance.jitters]
+    tolerance = prover.tolerance.of_reference()
+    ports = prover.subject.ports
+    # Each output is held against its own magnitude.
+    scale = np.concatenate([np.full(port.size, magnitude(rows) or 1.0) for port, rows in _by_output(ports, y)])
+    with np.errstate(invalid="ignore"):
+        change = CONDITION * np.max([(np.abs(other - y) / scale).max(axis=1) for other in moved], axis=0)
+    finite = np.flatnonzero(np.isfinite(y).all(axis=1) & np.isfinite(change))
+    count = max(1, min(REFERENCE_ROWS, REFERENCE_NUMBERS // (x[0].size + y[0].size)))
+    chosen = finite[np.argsort(change[finite], kind="stable")][:count]
+    tolerance = max(tolerance, float(change[chosen].max(initial=0)))
+    return Reference(
+        inputs=tuple(map(tuple, table(x[chosen]).tolist())),
+        outputs=tuple(map(tuple, y[chosen].tolist())),
+        tolerance=tolerance,
+    )
+
+
+def _by_output(ports: Ports, y: Array) -> Iterator[tuple[Port, Array]]:
+    """Each output's part of the answers [B, M]."""
+    ends = np.cumsum([port.size for port in ports.outputs])[:-1]
+    return zip(ports.outputs, np.split(y, ends, axis=1), strict=True)
+
+
+def _excuses(prover: Prover) -> list[str]:
+    return [
+        f"{name} rows: {what} differ by {error.max_rel:.1e} relative at {error.where}, where rounding of nodes and "
+        f"weights alone changes them by {error.condition:.1e}, of which {prover.tolerance.excuse:g} times is accepted"
+        for name, zone in prover.zones.items()
+        for what, error in (("outputs", zone.outputs), ("edges", zone.edges))
+        if error.condition
+    ]
+
+
+def _left_out(prover: Prover) -> list[str]:
+    """What was not compared, by zone."""
+    counts = [
+        (name, f"{count} {what}")
+        for name, zone in prover.zones.items()
+        for what, count in ((f"of {zone.rows} rows", zone.left_out), ("vectors of edges", zone.edges_left_out))
+        if count
+    ]
+    why = f"not compared, since they meet values beyond {OVERFLOW:g}, where float32 may overflow"
+    return [f"{name} rows: {counted} are {why}" for name, counted in counts]
+
+
+def _judge(prover: Prover, graph: str, *, hint: str = "") -> None:
+    for name, zone in prover.zones.items():
+        for what, error in (("outputs", zone.outputs), ("edges", zone.edges)):
+            if error.excess > 1:
+                raise VerificationFailed(
+                    f"{graph} differs from the checkpoint on {name} rows: {what} by "
+                    f"{error.max_rel:.2e} relative, {error.max_abs:.2e} absolute, at {what[:-1]} {error.where}",
+                    hint="nothing was written; --dtype float64 keeps full precision, --tolerance sets the bound" + hint,
+                )
+
+
+def _report(prover: Prover) -> Verification:
+    return Verification(
+        outputs_tolerance=prover.tolerance.outputs,
+        edges_tolerance=prover.tolerance.edges,
+        runtime=f"{graph_runner.name()}, float64 reference",
+        zones=_zones(prover),
+    )
+
+
+def _zones(prover: Prover) -> tuple[Zone, ...]:
+    return tuple(
+        Zone(
+            name=name,
+            rows=zone.rows,
+            outputs_max_abs=zone.outputs.max_abs,
+            outputs_max_rel=zone.outputs.max_rel,
+            edges_max_abs=zone.edges.max_abs,
+            edges_max_rel=zone.edges.max_rel,
+            worst_output=zone.outputs.where,
+            worst_edge=zone.edges.where,
+        )
+        for name, zone in prover.zones.items()
+    )
+
+
+def excess(report: Verification) -> str:
+    """Where a proof needed an excuse, beyond the tolerances themselves; "" if it did not. Knots that are not the
+    stored ones get none."""
+    for zone in report.zones:
+        for what, error, allowed in (
+            ("outputs", zone.outputs_max_rel, report.outputs_tolerance),
+            ("edges", zone.edges_max_rel, report.edges_tolerance),
+        ):
+            if not error <= allowed:
+                return f"{what} of {zone.name} rows differ by {error:.1e}, more than {allowed:.1e}"
+    return ""
+
+
+def notes(away: Mapping[int, float], near: Collection[int], report: Verification) -> tuple[str, ...]:
+    """`away`: how far each layer's knots are from uniform, in cells; `near`: the layers that were taken for it."""
+    if not near:
+        return ()
+    outputs = max(zone.outputs_max_rel for zone in report.zones)
+    edges = max(zone.edges_max_rel for zone in report.zones)
+    return (
+        f"knots of {_layers(away, near)} are taken for uniform; outputs differ by at most {outputs:.1e}, "
+        f"edges by {edges:.1e}, nothing excused",
+    )
+
+
+def refused(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
+    """Why these layers were not taken for uniform together."""
+    return (f"knots of {_layers(away, near)} were tried as uniform: {why}; where it says no more they stay as stored",)
+
+
+def _layers(away: Mapping[int, float], near: Collection[int]) -> str:
+    listed = ", ".join(f"{at} (to {away[at]:.1e} of a cell)" for at in near)
+    return f"layer{'s' * (len(near) > 1)} {listed}"

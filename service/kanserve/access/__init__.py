@@ -1,1 +1,0 @@
-"""Who may call what: roles, the table of methods and routes, tokens and certificates."""

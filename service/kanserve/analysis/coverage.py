@@ -1,0 +1,248 @@
+"""Whether what a layer is given lies where its functions were made for: node by node, and by how far not.
+
+    inside      on the grid itself
+    extension   beside it, where the functions of the outermost cells still reach
+    outside     where nothing but an edge's base is left; what is no number is outside, infinitely far
+    unknown     no edge reads the node, or there is nothing to hold it against
+
+A node is held against the grids of all bases that read it, in the units in which they do: what stands before a basis,
+such as a normalisation, is done to the node first. It is where the grid says that it is farthest from. A node without a
+grid is held against what it was on the rows of the export's reference (`--reference`), beside which there is no
+extension: a cell is then one of the parts in which those were counted. `Definition` says which of the two it was.
+
+Shapes: N vectors of n nodes; S sources.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract import grids
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis import curves, step_rules
+
+NEAR = 1e-6  # of a cell: as far as a knot and a value may be apart by rounding alone
+NOWHERE = -1  # as a node: none is beyond its grid
+
+Floats = NDArray[np.float64]
+Zones = NDArray[np.uint8]
+
+
+class Unfit(ValueError):
+    """Steps before a layer that do not fit the nodes that it is given."""
+
+
+class Zone(enum.IntEnum):
+    """Where a node is: the larger, the farther out."""
+
+    UNKNOWN, INSIDE, EXTENSION, OUTSIDE = range(4)
+
+
+class Definition(enum.StrEnum):
+    """What a node was held against."""
+
+    GRID = "grid"
+    REFERENCE = "reference"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What `nodes` [S] of a layer are held against after the steps `before`, each [S]: the ranges from `low` to `high`
+    and, around them, from `first` to `last`, NaN where there is none; and how wide a cell is."""
+
+    before: tuple[NodeStep, ...]
+    nodes: NDArray[np.intp]
+    first: Floats
+    low: Floats
+    high: Floats
+    last: Floats
+    cell: Floats
+
+    def read(self, nodes: Floats) -> Floats:
+        """[N, n] -> [N, S]. Raises steps.UnknownStep."""
+        for step in self.before:
+            nodes = step_rules.evaluate(step, nodes)
+        return nodes if len(self.before) else nodes[:, self.nodes]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a layer: all scales of its nodes, and by which of them each was defined, [n]."""
+
+    scales: tuple[Scale, ...]
+    definitions: tuple[Definition, ...]
+
+    @property
+    def definition(self) -> str:
+        """Of the layer, such as "grid"; "grid+reference" where some nodes have a grid and some have none."""
+        found = sorted(set(self.definitions) - {Definition.NONE})
+        return "+".join(found) or str(Definition.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """`zones` and `cells` [N, n]: where each node is, and by how many cells it is beyond the grid; 0 inside."""
+
+    zones: Zones
+    cells: Floats
+
+    def joined(self, rows: int) -> Coverage:
+        """[rows, positions * n]: the vectors of a row as one."""
+        return Coverage(self.zones.reshape(rows, -1), self.cells.reshape(rows, -1))
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """[N, 3]: how many nodes are inside, in the extension and outside."""
+        zones = (Zone.INSIDE, Zone.EXTENSION, Zone.OUTSIDE)
+        return np.stack([(self.zones == zone).sum(axis=1) for zone in zones], axis=1).astype(np.int32)
+
+    @property
+    def worst(self) -> NDArray[np.int32]:
+        """[N]: the node that is the farthest beyond its grid, the first of several; NOWHERE if none is."""
+        if not self.cells.shape[1]:
+            return np.full(len(self.cells), NOWHERE, np.int32)
+        return np.where(self.excess > 0, self.cells.argmax(axis=1), NOWHERE).astype(np.int32)
+
+    @property
+    def excess(self) -> Floats:
+        """[N]: by how many cells."""
+        return np.asarray(self.cells.max(axis=1, initial=0.0))
+
+
+def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamped: bool = False) -> Bounds:
+    """Of the `width` nodes that the layer is given; `baseline`: what they were on the export's reference. `clamped`:
+    the layer's last step before its edges keeps its nodes on the grid, and is left out to say which were not. Raises
+    Unfit."""
+    before = layer.before[:-1] if clamped else layer.before
+    used = _used(layer)
+    nodes = np.array(_columns(layer, width), np.intp)
+    scales = [scale for scale in _of_grids(layer, before, nodes, used) if _fits(scale, width)]
+    gridded = np.zeros(width, np.bool_)
+    for scale in scales:
+        gridded[nodes[np.isfinite(scale.low)]] = True
+    wanted = np.zeros(width, np.bool_)
+    wanted[nodes[used]] = True
+    seen = _of_reference(baseline, wanted & ~gridded) if baseline is not None and baseline.cells else None
+    known = np.isfinite(seen.low) if seen is not None else np.zeros(width, np.bool_)
+    found = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
+    if seen is not None and known.any():
+        scales.append(seen)
+    return Bounds(tuple(scales), tuple(map(Definition, found.tolist())))
+
+
+def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
+    """Where nodes [N, n] are."""
+    values = nodes.astype(np.float64)
+    zones = np.full(values.shape, Zone.UNKNOWN, np.uint8)
+    cells = np.zeros(values.shape)
+    for scale in limits.scales:
+        zone, beyond = _held(scale, values)
+        # A node may be several sources.
+        np.maximum.at(zones.T, scale.nodes, zone.T)
+        np.maximum.at(cells.T, scale.nodes, beyond.T)
+    return Coverage(zones, cells)
+
+
+def outside(limits: Bounds, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """[N]: which of nodes [N, n] have one outside, and nothing else, for every request there is."""
+    values = nodes.astype(np.float64)
+    found = np.zeros(len(values), np.bool_)
+    for scale in limits.scales:
+        with np.errstate(all="ignore"):
+            read, room = scale.read(values), scale.cell * NEAR
+            there = (read >= scale.first - room) & (read <= scale.last + room)
+        found |= (~there & np.isfinite(scale.low)).any(axis=1)
+    return found
+
+
+def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[float, float, float]:
+    """Of nodes [n] one that is outside: what the grid reads of it, and from where to where its functions reach; of the
+    grid that it is farthest outside of."""
+    found: list[tuple[float, tuple[float, float, float]]] = []
+    values = nodes.astype(np.float64)[None]
+    for scale in limits.scales:
+        zones, beyond = _held(scale, values)
+        with np.errstate(all="ignore"):
+            read = scale.read(values)
+        for at in np.flatnonzero((scale.nodes == node) & (zones[0] == Zone.OUTSIDE)).tolist():
+            place = (float(read[0, at]), float(scale.first[at]), float(scale.last[at]))
+            found.append((float(beyond[0, at]), place))
+    return max(found)[1]
+
+
+def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
+    """[N, S] of zones and cells."""
+    with np.errstate(all="ignore"):
+        read = scale.read(values)
+        room = scale.cell * NEAR
+        beyond = np.maximum(scale.low - read, read - scale.high)
+        inside, there = beyond <= room, (read >= scale.first - room) & (read <= scale.last + room)
+        cells = np.where(inside, 0.0, np.where(np.isfinite(beyond), beyond / scale.cell, np.inf))
+    zone = np.where(inside, Zone.INSIDE, np.where(there, Zone.EXTENSION, Zone.OUTSIDE)).astype(np.uint8)
+    known = np.isfinite(scale.low)
+    return np.where(known, zone, np.uint8(Zone.UNKNOWN)), np.where(known, cells, 0.0)
+
+
+def _of_grids(
+    layer: LayerInfo, before: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
+) -> list[Scale]:
+    """One for each basis that has a grid."""
+    found = []
+    for basis in layer.bases:
+        if basis.per_edge or not basis.knots:
+            continue
+        known = [grids.of_knots(basis.kind, basis.functions, row) for row in basis.knots]
+        rows = known * layer.sources if len(known) == 1 else known
+        ends = [(one.first, one.low, one.high, one.last, one.cell) if one else (np.nan,) * 5 for one in rows]
+        table = np.where(used[:, None], np.array(ends), np.nan)
+        found.append(Scale((*before, *basis.before), nodes, *table.T))
+    return [scale for scale in found if np.isfinite(scale.low).any()]
+
+
+def _of_reference(baseline: NodeBaseline, wanted: NDArray[np.bool_]) -> Scale:
+    """What the nodes were, the `wanted` ones: from the first cell to the last."""
+    rows = baseline.cells * len(wanted) if len(baseline.cells) == 1 else baseline.cells
+    ends = np.array([(row[0], row[-1], (row[-1] - row[0]) / max(1, len(row) - 1)) for row in rows])
+    low, high, cell = np.where(wanted[:, None], ends, np.nan).T
+    return Scale((), np.arange(len(wanted)), low, low, high, high, cell)
+
+
+def _used(layer: LayerInfo) -> NDArray[np.bool_]:
+    """[S]: the sources that an edge reads."""
+    if not layer.mask:
+        return np.ones(layer.sources, np.bool_)
+    used = (np.array(layer.mask) != 0).any(axis=1)
+    for edge in layer.symbolic:
+        used[edge.source] |= edge.mask != 0
+    return np.asarray(used)
+
+
+def _fits(scale: Scale, width: int) -> bool:
+    """Whether this program knows the steps before the basis. Raises Unfit."""
+    try:
+        with np.errstate(all="ignore"):
+            read = scale.read(np.zeros((1, width)))
+    except step_rules.UnknownStep:
+        return False
+    except (IndexError, ValueError) as error:
+        raise Unfit from error
+    if read.shape != (1, len(scale.nodes)):
+        raise Unfit
+    return True
+
+
+def _columns(layer: LayerInfo, width: int) -> tuple[int, ...]:
+    """Raises Unfit."""
+    try:
+        found = curves.columns(layer)
+    except IndexError as error:
+        raise Unfit from error
+    if len(found) != layer.sources or not all(0 <= at < width for at in found):
+        raise Unfit
+    return found

@@ -1,0 +1,185 @@
+"""Edge functions on a grid: over which values of its source a curve goes, and its slope. Arrays in, arrays out.
+
+Shapes: N points, S sources, D destinations; a layer is given [N, n] nodes, of which a source is one.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import SAME_UNITS, LayerInfo
+
+POINTS, MOST_POINTS = 101, 1024
+MARGIN = 0.02  # of a grid's range, on either side
+AROUND = 0.1  # of a range that was seen, on either side
+STEP = 0.0005  # of a range: what a derivative looks to either side
+ROUNDS, ZOOM = 4, 9  # how often an extreme is looked for closer, at how many points: each time a quarter as far apart
+SYMBOLIC, NOTHING = "symbolic", "nothing"
+BLOCK = 2**19  # bytes of phi in one block
+
+Floats = NDArray[np.float64]
+
+
+class Origin(enum.StrEnum):
+    """Where the range of a curve comes from."""
+
+    ASKED = "asked"
+    GRID = "grid"
+    REFERENCE = "reference"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """From `low` to `high` [S], each for the reason `origins` [S] gives."""
+
+    low: Floats
+    high: Floats
+    origins: tuple[Origin, ...]
+
+
+def columns(layer: LayerInfo) -> tuple[int, ...]:
+    """Which of the nodes that the layer is given each of its sources is, [S]. The layer is of class A: what else is
+    done to its nodes before they are its sources, is done to each by itself."""
+    found: tuple[int, ...] = ()
+    for step in layer.before:
+        if step.kind == "select":
+            found = tuple(found[at] for at in step.indices) if found else step.indices
+    return found or tuple(range(layer.sources))
+
+
+def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
+    """Over which values of its sources the layer's edges are of interest. `seen` [R, S]: what they were on some rows.
+
+    A source with knots has its grid, the extended one, unless a step stands between the two: the knots are then not in
+    units of the node. Otherwise what was seen, and else -1 to 1.
+    """
+    ranges = [_grid(layer, at) or _reference(seen, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)]
+    low, high, origins = zip(*ranges, strict=True)
+    return Domain(np.array(low), np.array(high), tuple(origins))
+
+
+def centre(layer: LayerInfo, width: int) -> Floats | None:
+    """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
+    found = domain(layer, None)
+    which = list(columns(layer))
+    if set(found.origins) != {Origin.GRID} or not all(at < width for at in which):
+        return None
+    middle = np.zeros(width)
+    middle[which] = (found.low + found.high) / 2
+    return middle
+
+
+def asked(low: float, high: float, sources: int) -> Domain:
+    """The same for every source."""
+    return Domain(np.full(sources, low), np.full(sources, high), (Origin.ASKED,) * sources)
+
+
+def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
+    if any(step.kind not in SAME_UNITS for step in layer.before):
+        return None
+    rows = [basis.knots for basis in layer.bases if not (basis.before or basis.per_edge)]
+    own = itertools.chain.from_iterable(row[source if len(row) > 1 else 0] for row in rows if row)
+    knots = sorted(filter(math.isfinite, own))
+    return (*_widened(knots[0], knots[-1], MARGIN), Origin.GRID) if knots else None
+
+
+def _reference(seen: Floats | None, source: int) -> tuple[float, float, Origin] | None:
+    if seen is None:
+        return None
+    values = seen[:, source]
+    values = values[np.isfinite(values)]
+    return (*_widened(float(values.min()), float(values.max()), AROUND), Origin.REFERENCE) if len(values) else None
+
+
+def _widened(low: float, high: float, share: float) -> tuple[float, float]:
+    more = (high - low) * share if high > low else 0.5
+    return low - more, high + more
+
+
+def grid(domain: Domain, points: int, dtype: np.dtype[Any]) -> Floats:
+    """[N, S]: so many points from low to high, as `dtype` can hold them, so that phi is of exactly these."""
+    at = np.linspace(0.0, 1.0, points)[:, None]
+    return np.asarray(domain.low + (domain.high - domain.low) * at, dtype).astype(np.float64)
+
+
+def beside(x: Floats, domain: Domain, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
+    """The points a little below and above each of `x` [N, S], as `dtype` can hold them."""
+    step = np.maximum((domain.high - domain.low) * STEP, 4 * np.spacing(np.abs(x).astype(dtype)).astype(np.float64))
+    below, above = (np.asarray(x + side, dtype).astype(np.float64) for side in (-step, step))
+    return below, above
+
+
+def slope(below: Floats, above: Floats, left: NDArray[np.floating], right: NDArray[np.floating]) -> Floats:
+    """[N, S, D]: how steep phi is, which is `left` at `below` [N, S] and `right` at `above`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (right.astype(np.float64) - left) / (above - below)[:, :, None]
+
+
+def named_parts(layer: LayerInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a layer's edges are made of, by kind; and the outputs of its edge graph that have some of them apart. A
+    layer with one kind needs none; one whose export does not tell its bases apart is one part, named after all."""
+    apart = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
+    symbolic = (SYMBOLIC,) * bool(layer.symbolic)
+    if not apart:
+        return ("+".join((*(basis.kind for basis in layer.bases), *symbolic)) or NOTHING,), ()
+    kinds = [kind for kind, _ in apart]
+    named = (kind if kinds.count(kind) == 1 else f"{kind}{at}" for at, kind in enumerate(kinds))
+    return (*named, *symbolic), tuple(name for _, name in apart)
+
+
+def all_parts(
+    layer: LayerInfo, total: NDArray[np.floating], own: Sequence[NDArray[np.floating]]
+) -> list[NDArray[np.floating]]:
+    """In the order of the kinds: those that the graph tells apart, and what is left for the symbolic functions."""
+    if not own:
+        return [total]
+    return [*own, *([total - sum(own, np.zeros((), total.dtype))] if layer.symbolic else [])]
+
+
+def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> Iterator[tuple[slice, slice]]:
+    """Positions in both lists, whose curves make about a block each: sources together, as many as fit; of one source
+    alone the destinations in parts."""
+    one = max(1, points * 4)
+    columns = max(1, min(len(destinations), BLOCK // one))
+    rows = max(1, BLOCK // (one * columns)) if columns == len(destinations) else 1
+    for first in range(0, len(sources), rows):
+        for second in range(0, len(destinations), columns):
+            yield slice(first, first + rows), slice(second, second + columns)
+
+
+def between(low: Floats, high: Floats) -> Floats:
+    """[ZOOM, S, D]: equally far apart, both ends included."""
+    steps = np.linspace(0.0, 1.0, ZOOM)[:, None, None]
+    return np.asarray(low * (1 - steps) + high * steps)
+
+
+def _best(values: Floats, *, largest: bool) -> NDArray[np.intp]:
+    """[N, S, D] -> [S, D]: the place of the smallest finite value, or the largest."""
+    held = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
+    return np.asarray(held.argmax(axis=0) if largest else held.argmin(axis=0))
+
+
+def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
+    """The x [S, D] of the smallest or largest of each edge's own points [N, S, D], and the value there."""
+    at = _best(values, largest=largest)[None]
+    where, value = (np.take_along_axis(array, at, axis=0)[0].astype(np.float64) for array in (x, values))
+    none = ~np.isfinite(values).any(axis=0)
+    where[none] = value[none] = np.nan
+    return where, value
+
+
+def around(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
+    """Between which of its points [N, S, D] each edge has its smallest finite value, or its largest: the neighbours
+    [S, D] of the one where it is."""
+    at = _best(values, largest=largest)
+    low, high = (np.take_along_axis(x, np.clip(at + side, 0, len(x) - 1)[None], axis=0)[0] for side in (-1, 1))
+    return low, high

@@ -1,0 +1,134 @@
+"""How far what the nodes are now is from what they were: on counts in cells, with what chance alone would give.
+
+For each node, from its counts in a reference of m rows and in a window of n rows, as shares p and q with half a value
+added to each count:
+
+    PSI            sum (q - p) ln(q / p), the population stability index
+    JS             Jensen-Shannon divergence in bits, 0 to 1
+    Wasserstein    sum |Q - P| of the cumulated shares: by how many cells the values moved on average
+    outside        the share of values below the first bound and above the last
+
+Where nothing has changed, PSI is about (1/n + 1/m) times a chi-squared number with as many degrees as there are cells
+less one (Yurdakul 2018). `chance` is what it stays below in 99 of 100 windows, for all nodes of a layer together: a
+window of a few rows cannot cry wolf.
+
+Shapes: n nodes, K cells, of which the outer two have no end.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract import grids
+from kanexport.contract.manifest import LayerInfo
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis.histogram import Counts, Floats, Window
+
+ADDED = 0.5  # to each count
+LEVEL = 0.01  # of windows in which nothing has changed, and which are taken for changed all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Of some nodes, each [n]. `chance`: what `psi` stays below where nothing has changed; `before`: the share of
+    values that were outside in the reference."""
+
+    psi: Floats
+    js: Floats
+    wasserstein: Floats
+    chance: Floats
+    outside: Floats
+    before: Floats
+
+    @property
+    def ratio(self) -> float:
+        """Of the node that moved most, how many times what chance gives."""
+        return float(np.max(self.psi / np.maximum(self.chance, 1e-12), initial=0.0))
+
+    @property
+    def drifted(self) -> NDArray[np.bool_]:
+        """[n]: whose values have moved, by more than chance."""
+        return np.asarray(self.psi > self.chance)
+
+
+def compare(baseline: NodeBaseline, before: int, window: Window, now: int) -> Drift:
+    """`before` rows were in the baseline, `now` are in the window."""
+    nodes, longest = window.counts.shape
+    reference = np.array([(*row, *[0] * (longest - len(row))) for row in baseline.counts], np.int64)
+    there = window.cells.there
+    p, q = (_shares(counts, there) for counts in (reference, window.counts))
+    middle = (p + q) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs = ((q, p), (p, middle), (q, middle))
+        of_both, of_p, of_q = [np.where(there, np.log(one / other), 0.0) for one, other in pairs]
+    level = {int(length): chi_squared(1 - LEVEL / nodes, int(length) - 1) for length in set(window.lengths.tolist())}
+    return Drift(
+        psi=((q - p) * of_both).sum(axis=1),
+        js=((p * of_p).sum(axis=1) + (q * of_q).sum(axis=1)) / 2 / math.log(2),
+        wasserstein=np.abs(np.cumsum(q - p, axis=1)).sum(axis=1),
+        chance=(1 / max(now, 1) + 1 / max(before, 1)) * np.array([level[int(one)] for one in window.lengths]),
+        outside=_outside(window.counts, window.lengths),
+        before=_outside(reference, window.lengths),
+    )
+
+
+def _shares(counts: Counts, there: NDArray[np.bool_]) -> Floats:
+    added = np.where(there, counts + ADDED, 0.0)
+    return np.asarray(added / added.sum(axis=1, keepdims=True))
+
+
+def _outside(counts: Counts, lengths: Counts) -> Floats:
+    """[n]; NaN of a node without any value."""
+    last = counts[np.arange(len(counts)), lengths - 1]
+    with np.errstate(invalid="ignore"):
+        return np.asarray((counts[:, 0] + last) / counts.sum(axis=1))
+
+
+def chi_squared(share: float, degrees: int) -> float:
+    """What a chi-squared number stays below with this probability (Wilson and Hilferty 1931)."""
+    if degrees < 1:
+        return 0.0
+    part = 2 / (9 * degrees)
+    return degrees * max(0.0, 1 - part + statistics.NormalDist().inv_cdf(share) * math.sqrt(part)) ** 3
+
+
+Span = tuple[float, float]
+
+
+class Origin(enum.StrEnum):
+    """Where the cells of a node come from."""
+
+    GRID = "grid"  # its knots
+    REFERENCE = "reference"  # what it was on the rows that the export was given
+    DRAWN = "drawn"  # what it was on rows that the export drew from the grid: beyond it means nothing
+
+
+def core(layer: LayerInfo, node: int) -> Span | None:
+    """The ends of the grid of a node that the layer is given; None where it has no knots."""
+    found = grids.knots(layer, node)
+    if found is None:
+        return None
+    basis, knots = found
+    grid = grids.of_knots(basis.kind, basis.functions, knots)
+    return None if grid is None else (grid.low, grid.high)
+
+
+def zones(window: Window, cores: Sequence[Span | None]) -> Counts:
+    """[n, 3]: how many values lay inside, on the extension, and outside."""
+    own = window.cells
+    at = np.arange(own.shape[1])
+    inside = np.zeros(own.shape, bool)
+    for node, span in enumerate(cores):
+        bounds = own.bounds[: own.lengths[node] - 1, node]
+        low, high = (0, len(bounds) - 1) if span is None else (int(np.abs(bounds - end).argmin()) for end in span)
+        inside[node] = (at > low) & (at <= high)
+    outer: NDArray[np.bool_] = (at == 0) | (at == own.lengths[:, None] - 1)
+    masks = (inside & ~outer, own.there & ~inside & ~outer, outer)
+    return np.stack([np.where(mask, window.counts, 0).sum(axis=1) for mask in masks], axis=1)

@@ -1,0 +1,298 @@
+"""The closed form of a network whose edges are symbolic, as text; in part, where some are numeric.
+
+An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
+are carried out on the text, so that an output is a formula of the inputs alone. Affine values
+are multiplied out, and straight lines run into the sums they belong to. A numeric edge has no
+closed form: it is refused, or, in part, a function with a name (`numeric`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import keyword
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
+from kanserve.analysis.formula_printer import (
+    ATOM,
+    CONSTANTS,
+    FUNCTIONS,
+    LIMIT,
+    FormulaError,
+    Linear,
+    Text,
+    TooLong,
+    applied,
+    product,
+    total,
+)
+
+NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
+# Functions by name, where the name is not the text: of symbolic edges, and of steps.
+TEXTS = {
+    **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
+    **{f"1/x^{n}": f"1/x**{n}" for n in (2, 3, 4, 5)},
+    **{name: f"{name}(x)" for name in FUNCTIONS},
+    "x": "x",
+    "0": "0",
+    "1/x": "1/x",
+    "x^0.5": "sqrt(x)",
+    "x^1.5": "sqrt(x)**3",
+    "1/sqrt(x)": "1/sqrt(x)",
+    "1/x^0.5": "1/sqrt(x)",
+}
+STEP_TEXTS = {
+    **{name: TEXTS[name] for name in ("tanh", "sin", "cos", "sigmoid")},
+    "identity": "x",
+    "zero": "0",
+    "silu": "x*sigmoid(x)",
+    "relu": "x if x > 0 else 0",
+    "softplus": "log(1 + exp(x))",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """`name` = `expression`. Names are x0, x1, ... for inputs, y0, ... for outputs, and
+    h1_0, ... for the nodes between, by layer, where those are asked for."""
+
+    name: str
+    expression: str
+
+
+def formulas(
+    inputs: Sequence[str],
+    layers: Sequence[LayerInfo],
+    *,
+    digits: int,
+    outputs: Sequence[str] = (),
+    by_layer: bool = False,
+    partial: bool = False,
+    only: Sequence[str] = (),
+) -> tuple[Formula, ...]:
+    """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the nodes before it.
+    `inputs` and `outputs`: what they are called. `digits` are significant. `partial`: numeric edges are functions with
+    a name. `only`: the formulas that are wanted, by name; none named, all. Raises FormulaError naming the first numeric
+    edge if not `partial`, the step or function that has no closed form, or a name of `only` that no formula has."""
+    if not layers:
+        raise FormulaError("the model has no KAN layer that is described")
+    called = _called(layers, outputs)
+    shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
+    _require(only, list(itertools.chain.from_iterable(shown.values())))
+    nodes = _atoms(inputs)
+    found: list[Formula] = []
+    for index, layer in enumerate(layers):
+        names = called[index]
+        chosen = set((only if index in shown else ()) or names)
+        wanted = [at for at, name in enumerate(names) if name in chosen]
+        nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
+        if index in shown:
+            found += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
+            nodes = _atoms(names)
+    return tuple(found)
+
+
+def _atoms(names: Sequence[str]) -> list[Linear]:
+    return [Linear.of(Text(name, ATOM)) for name in names]
+
+
+def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
+    """What the nodes are called that each layer gives."""
+    widths = [_width(layer) for layer in layers]
+    between = {at: [f"h{at + 1}_{node}" for node in range(width)] for at, width in enumerate(widths[:-1])}
+    return between | {len(layers) - 1: list(outputs or tokens((), "y", widths[-1]))}
+
+
+def _require(only: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UnknownLine for a name that no formula has."""
+    if missing := [name for name in only if name not in known]:
+        raise UnknownLine(missing[0], known)
+
+
+class UnknownLine(FormulaError):
+    """No formula is called so. `known`: what they are called."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"there is no formula {name[:80]!r}")
+        self.name, self.known = name, tuple(known)
+
+
+def _layer(
+    index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
+) -> list[Linear]:
+    """What a layer gives; right where it is `wanted`."""
+    if layer.positions:
+        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
+    check(index, layer, partial=partial)
+    # A numeric edge is a function of its node as the layer is given it, but for which that is.
+    seen = _steps(index, [step for step in layer.before if step.kind == "select"], nodes, digits)
+    read = _steps(index, layer.before, nodes, digits) if layer.symbolic else seen
+    sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
+    return _steps(index, layer.after, sums, digits)
+
+
+def _width(layer: LayerInfo) -> int:
+    """How many nodes a layer gives."""
+    width = layer.destinations
+    for step in layer.after:
+        width = len(step.indices) if step.kind in ("select", "product") else width
+    return width
+
+
+def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
+    """The destinations that some nodes come from."""
+    needed = set(wanted)
+    for step in reversed(layer.after):
+        if step.kind == "select":
+            needed = {step.indices[at] for at in needed}
+        elif step.kind == "product":
+            ends = list(itertools.accumulate(step.indices))
+            needed = {at for node in needed for at in range(ends[node] - step.indices[node], ends[node])}
+    return needed
+
+
+def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
+    """What names are called in a formula: themselves where Python would read each as a variable of its own, with _ for
+    what it would not, else x0, x1 ..."""
+    found = [re.sub(r"\W+", "_", name).strip("_") for name in names]
+    odd = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist}
+    good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in found)
+    return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
+
+
+def _sums(
+    index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
+) -> list[Linear]:
+    """What the edges of a layer add up to, with its bias, for the destinations that are needed. `nodes`: what symbolic
+    edges read, and numeric ones."""
+    read, seen = nodes
+    symbolic: list[list[SymbolicEdge]] = [[] for _ in range(layer.destinations)]
+    for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
+        symbolic[edge.destination].append(edge)
+    sums = [Linear()] * layer.destinations
+    for at in sorted(needed):
+        unknown = sources(layer, at)
+        parts = [Linear((), layer.bias[at] if layer.bias else 0.0)]
+        for edge in symbolic[at]:
+            if edge.mask != 0 and edge.source not in unknown:
+                parts.append(_edge(index, edge, read[edge.source], digits))
+        parts += calls(index, at, [(source, seen[source]) for source in unknown], digits)
+        sums[at] = total(parts)
+    return sums
+
+
+def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
+    inner = node.affine(edge.a, edge.b)
+    text = edge.expression or TEXTS.get(edge.function, "")
+    scale, shift = edge.mask * edge.c, edge.mask * edge.d
+    where = f"edge ({index},{edge.source},{edge.destination})"
+    if not text:
+        raise FormulaError(f"{where}: function {edge.function!r:.80} is not known by name")
+    try:
+        return _function(text, inner, digits).affine(scale, shift)
+    except TooLong:
+        raise
+    except FormulaError as error:
+        raise FormulaError(f"{where}: {error}") from error
+
+
+def _function(text: str, inner: Linear, digits: int) -> Linear:
+    """A straight line stays a sum; anything else becomes one text."""
+    if text == "x":
+        return inner
+    if text == "0":
+        return Linear()
+    return Linear.of(applied(text, inner.render(digits), digits))
+
+
+def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: int) -> list[Linear]:
+    for step in steps:
+        nodes = _step(index, step, nodes, digits)
+    return nodes
+
+
+def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
+    match step.kind:
+        case "select":
+            return [nodes[at] for at in step.indices]
+        case "affine":
+            return [node.affine(a, b) for node, a, b in zip(nodes, step.scale, step.bias, strict=True)]
+        case "product":
+            return _products(nodes, step.indices, digits)
+        case "clip":
+            return _clipped(step, nodes, digits)
+        case "function" if step.function in STEP_TEXTS:
+            return [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
+    what = step.function if step.kind == "function" else step.kind
+    raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
+
+
+def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
+    """Each node between two ends."""
+    texts = (
+        f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
+        for low, high in zip(step.scale, step.bias, strict=True)
+    )
+    return [_function(text, node, digits) for text, node in zip(texts, nodes, strict=True)]
+
+
+def _products(nodes: list[Linear], groups: Sequence[int], digits: int) -> list[Linear]:
+    """The product of the first nodes, of the next ones, ...; `groups` says how many each."""
+    rest = iter(nodes)
+    return [product([next(rest) for _ in range(count)], digits) for count in groups]
+
+
+NAME = re.compile(r"\bphi_(\d+)_(\d+)_(\d+)\(")
+SHORTEST = len("phi_0_0_0(x0) + ")  # what an edge adds to a formula at least
+MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "module", "softmax", "log_softmax"})
+
+
+def sources(layer: LayerInfo, destination: int) -> list[int]:
+    """Those whose edges to a destination are not symbolic alone."""
+    if not layer.bases:
+        return []
+    return [at for at in range(layer.sources) if not layer.mask or layer.mask[at][destination] != 0]
+
+
+def named(expressions: Iterable[str]) -> list[tuple[int, int, int]]:
+    """The edges [layer, source, destination] that formulas have by name, each once."""
+    found = {edge for expression in expressions for edge in NAME.findall(expression)}
+    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in found)
+
+
+def check(index: int, layer: LayerInfo, *, partial: bool) -> None:
+    """Raises FormulaError for a layer with numeric edges; if `partial`, where they read more than their sources."""
+    first = _first(layer)
+    if first is None:
+        return
+    kinds = ", ".join(basis.kind for basis in layer.bases)
+    if not partial:
+        source, destination = first
+        raise FormulaError(f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form")
+    if _mixes(layer):
+        raise FormulaError(
+            f"the numeric edges of layer {index} ({kinds}) read the whole row, so that none is a function of one node"
+        )
+
+
+def _first(layer: LayerInfo) -> tuple[int, int] | None:
+    return next(((source, at) for at in range(layer.destinations) for source in sources(layer, at)), None)
+
+
+def _mixes(layer: LayerInfo) -> bool:
+    """Whether an edge reads more than its source."""
+    steps = (*layer.before, *(step for basis in layer.bases for step in basis.before))
+    return layer.edge_class == "B" or any(step.kind in MIXING or step.function in MIXING for step in steps)
+
+
+def calls(index: int, destination: int, nodes: Sequence[tuple[int, Linear]], digits: int) -> Iterator[Linear]:
+    """The edges of a destination, from its sources and what they are. Raises TooLong."""
+    length = len(nodes) * SHORTEST
+    for source, node in nodes:
+        if length > LIMIT:
+            raise TooLong
+        text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", ATOM)
+        length += len(text.text) - SHORTEST
+        yield Linear.of(text)

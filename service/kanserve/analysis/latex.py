@@ -1,0 +1,163 @@
+"""Formulas as LaTeX: what `formula` writes in Python's syntax, for a page. Needs amsmath.
+
+A text is parsed and written anew; each part knows how tightly it binds on a page, which is not as it binds in Python:
+a fraction and a root need no parentheses around what they hold, and a function's value needs some before a power.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kanserve.analysis.formula_printer import FormulaError
+
+# How tightly a text binds, from the loosest.
+CONDITION, SUM, SIGN, PRODUCT, FRACTION, CALL, ATOM = range(7)
+NUMBERED = re.compile(r"([xyh])(\d+)(?:_(\d+))?")
+EDGE = re.compile(r"phi_(\d+)_(\d+)_(\d+)")
+PLAIN = {name: rf"\{name}" for name in ("exp", "sin", "cos", "tan", "tanh", "cosh", "arcsin", "arccos", "arctan")}
+CALLS: Mapping[str, str] = {
+    **PLAIN,
+    "log": r"\ln",
+    "arctanh": r"\operatorname{artanh}",
+    "sigmoid": r"\operatorname{sigmoid}",
+    "sgn": r"\operatorname{sgn}",
+}
+CONSTANTS: Mapping[str, str] = {"pi": r"\pi", "e": "e"}
+COMPARISONS: Mapping[type, str] = {ast.Lt: "<", ast.LtE: r"\le", ast.Gt: ">", ast.GtE: r"\ge"}
+# In the text of a name: what LaTeX would read as its own.
+SPECIAL: Mapping[str, str] = {
+    **{sign: rf"\{sign}" for sign in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+JOINED = frozenset("-'`,?!")  # signs of which two beside each other become another
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a formula and how tightly it binds."""
+
+    text: str
+    rank: int
+
+    def within(self, rank: int) -> str:
+        """In parentheses, if it binds more loosely than that."""
+        return self.text if self.rank >= rank else rf"\left({self.text}\right)"
+
+
+def escaped(name: str) -> str:
+    """A name as it is read, in LaTeX's text mode: nothing of it is a command. What cannot be printed is a space."""
+    out: list[str] = []
+    for sign, before in zip(name, ["", *name], strict=False):
+        if sign in JOINED and before in JOINED:
+            out.append("{}")
+        printed = sign if sign.isprintable() and not sign.isspace() else " "
+        # Of several spaces LaTeX makes one, and at an end none.
+        out.append(SPECIAL.get(printed, r"\ " if printed == " " else printed))
+    return "".join(out)
+
+
+def symbol(token: str, name: str = "") -> str:
+    """A variable: the `name` that people gave it, or what `formula` calls it, x0, y0 or h1_0."""
+    if name and name != token:
+        return rf"\text{{{escaped(name)}}}"
+    numbered = NUMBERED.fullmatch(token)
+    if not numbered:
+        return rf"\text{{{escaped(token)}}}"
+    letter, first, second = numbered.groups()
+    return f"{letter}_{{{first},{second}}}" if second else f"{letter}_{{{first}}}"
+
+
+def symbols(tokens: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Of variables by token; `names`: what people call them, if they do."""
+    return {token: symbol(token, names[at] if names else "") for at, token in enumerate(tokens)}
+
+
+def written(expression: str, known: Mapping[str, str]) -> str:
+    """A formula of `formula.formulas` as LaTeX. `known`: what variables look like, by token; others are as `symbol` has
+    them. Raises FormulaError where it is nested too deep."""
+    try:
+        return _part(ast.parse(expression, mode="eval").body, known).text
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise FormulaError("the formula is nested too deep to be written as LaTeX") from error
+
+
+def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
+    match node:
+        case ast.Name(id=name):
+            return Part(known.get(name) or CONSTANTS.get(name) or symbol(name), ATOM)
+        case ast.Constant(value=int() | float() as value):
+            return _number(value)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return Part(f"-{_part(operand, known).within(PRODUCT)}", SIGN)
+        case ast.BinOp(left=left, op=op, right=right):
+            return _binary(_part(left, known), op, _part(right, known))
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            return _call(name, _part(argument, known))
+        case ast.IfExp():
+            return _cases(node, known)
+    raise FormulaError(f"{ast.unparse(node)[:80]!r} is not understood")
+
+
+def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
+    """One line for each condition, and the last for what is left."""
+    lines = []
+    while isinstance(node, ast.IfExp):
+        if not isinstance(node.test, ast.Compare):
+            raise FormulaError(f"{ast.unparse(node.test)[:80]!r} is not understood")
+        low, high = (_part(side, known).within(SUM) for side in (node.test.left, node.test.comparators[0]))
+        test = f"{low} {COMPARISONS[type(node.test.ops[0])]} {high}"
+        lines.append(rf"{_part(node.body, known).text} & \text{{if }} {test}")
+        node = node.orelse
+    lines.append(rf"{_part(node, known).text} & \text{{otherwise}}")
+    rows = r" \\ ".join(lines)
+    return Part(rf"\begin{{cases}} {rows} \end{{cases}}", CONDITION)
+
+
+def _number(value: float) -> Part:
+    """As Python writes it, a power of ten apart."""
+    mantissa, _, exponent = repr(value).removesuffix(".0").partition("e")
+    if not exponent:
+        return Part(mantissa, ATOM)
+    power = f"10^{{{int(exponent)}}}"
+    return Part(power, CALL) if mantissa == "1" else Part(rf"{mantissa} \cdot {power}", PRODUCT)
+
+
+def _binary(left: Part, op: ast.operator, right: Part) -> Part:
+    match op:
+        case ast.Add():
+            return Part(f"{left.within(SUM)} + {right.within(PRODUCT)}", SUM)
+        case ast.Sub():
+            return Part(f"{left.within(SUM)} - {right.within(PRODUCT)}", SUM)
+        case ast.Mult():
+            # A sign in front of a product is one in front of its first factor.
+            text = rf"{left.within(SIGN)} \cdot {right.within(FRACTION)}"
+            return Part(text, SIGN if left.rank == SIGN else PRODUCT)
+        case ast.Div():
+            return Part(rf"\frac{{{left.text}}}{{{right.text}}}", FRACTION)
+        case ast.Mod():
+            return Part(rf"{left.within(CALL)} \bmod {right.within(CALL)}", CONDITION)
+        case ast.Pow():
+            return Part(f"{left.within(ATOM)}^{{{right.text}}}", CALL)
+    raise FormulaError(f"the operator {type(op).__name__} is not understood")
+
+
+def _call(name: str, argument: Part) -> Part:
+    if name == "sqrt":
+        return Part(rf"\sqrt{{{argument.text}}}", CALL)
+    if name == "abs":
+        return Part(rf"\left|{argument.text}\right|", ATOM)
+    edge = EDGE.fullmatch(name)
+    if edge:
+        return Part(rf"\varphi_{{{','.join(edge.groups())}}}\left({argument.text}\right)", CALL)
+    if name not in CALLS:
+        raise FormulaError(f"the function {name[:80]!r} is not understood")
+    return Part(rf"{CALLS[name]}\left({argument.text}\right)", CALL)

@@ -1,0 +1,288 @@
+"""Which edges a query means, how large the answer is, and picking them out.
+
+Shapes: N times that a layer runs, rows x positions; S sources, D destinations; s and
+d the selected ones; k edges.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanserve.errors import BadRequest
+from kanserve.types import PLAIN, EdgeOptions
+
+VALUE_BYTES = 4  # sent as float32
+INDEX_BYTES = 5  # at most, packed
+LAYER_BYTES = 64  # names and lengths around one layer
+
+KNOWN_LIMIT = 20  # names in an error
+NAME_LIMIT = 64  # characters of a name in an error
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What a selection needs to know of a layer. `nodes`: how many it is given."""
+
+    sources: int
+    destinations: int
+    positions: tuple[int, ...] = ()
+    name: str = ""
+    nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What is asked of one layer. `nodes`: how many it is given."""
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    positions: tuple[int, ...] = ()
+    nodes: int = 0
+    wanted: EdgeOptions = PLAIN
+
+    @property
+    def top_k(self) -> int:
+        """How many edges are kept at most; 0: all."""
+        return min(self.wanted.top_k, len(self.sources) * len(self.destinations))
+
+    @property
+    def picked(self) -> bool:
+        """Which edges are kept is known when all were seen."""
+        return bool(self.top_k or self.wanted.min_magnitude) and not self.wanted.each_row
+
+    def shape(self, rows: int) -> tuple[int, ...]:
+        """Shape of the values: [rows, *positions, s, d], or [rows, *positions, k]."""
+        edges = (self.top_k,) if self.top_k else (len(self.sources), len(self.destinations))
+        return (rows, *self.positions, *edges)
+
+    def response_bytes(self, rows: int) -> int:
+        """An upper bound of the bytes on the wire, known before anything is computed; but for edges of a magnitude,
+        which are few or many."""
+        wanted, times = self.wanted, rows * math.prod(self.positions)
+        unknown = wanted.min_magnitude and not self.top_k
+        edges = 0 if unknown else math.prod(self.shape(1)[1 + len(self.positions) :])
+        indices = len(self.positions) + (2 * self.top_k or len(self.sources) + len(self.destinations))
+        if wanted.reductions:
+            count = (
+                len(wanted.reductions) + len(wanted.quantiles) + 2 * wanted.bins * ("histogram" in wanted.reductions)
+            )
+            return count * edges * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
+        numbers = edges * (3 if wanted.each_row else 1)
+        numbers += len(self.destinations) * wanted.rest + self.nodes * wanted.nodes
+        return times * numbers * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
+
+
+def plan(
+    shapes: Sequence[LayerShape],
+    *,
+    layers: Sequence[int | str],
+    sources: Sequence[int],
+    destinations: Sequence[int],
+    wanted: EdgeOptions = PLAIN,
+) -> tuple[LayerPlan, ...]:
+    """Resolve a selection against the layers of a model; an empty list means all.
+
+    Raises BadRequest for what does not exist in a selected layer or is named
+    twice. `top_k` beyond the selected edges keeps them all.
+    """
+    plans = []
+    for layer in find([shape.name for shape in shapes], layers):
+        shape = shapes[layer]
+        rows = _resolve(sources, shape.sources, "source", f"layer {layer}")
+        columns = _resolve(destinations, shape.destinations, "destination", f"layer {layer}")
+        plans.append(LayerPlan(layer, rows, columns, shape.positions, shape.nodes, wanted))
+    return tuple(plans)
+
+
+def find(names: Sequence[str], wanted: Sequence[int | str]) -> tuple[int, ...]:
+    """Indices of the layers meant by index or by name, in this order; all if none is
+    named. `names` are those of the model's layers, "" for one without. A name that
+    several layers have means all of them. Raises BadRequest naming those there are.
+    """
+    named: dict[str, list[int]] = {}
+    for at, name in enumerate(names):
+        if name:
+            named.setdefault(name, []).append(at)
+    chosen: list[int] = []
+    for item in wanted:
+        if not isinstance(item, str):
+            chosen.append(item)
+        elif item in named:
+            chosen += named[item]
+        else:
+            raise BadRequest(f"layer {_quoted(item)} does not exist: {_known(list(named), len(names))}")
+    return _resolve(chosen, len(names), "layer", "the model")
+
+
+def pick(values: Floats, layer: LayerPlan) -> Floats:
+    """[N, S, D] -> [N, s, d], in the order that was asked for."""
+    if len(layer.sources) != values.shape[1] or layer.sources != tuple(range(values.shape[1])):
+        values = values[:, list(layer.sources), :]
+    if len(layer.destinations) != values.shape[2] or layer.destinations != tuple(range(values.shape[2])):
+        values = values[:, :, list(layer.destinations)]
+    return values
+
+
+def strengths(values: Floats) -> Floats:
+    """The largest magnitude of each edge: [N, s, d] -> [s, d]; 0 without rows.
+
+    NaN counts as infinite: an edge that broke is what a reader must see first.
+    """
+    if values.shape[0] == 0:
+        return np.zeros(values.shape[1:], values.dtype)
+    largest: Floats = np.abs(values).max(axis=0)
+    return np.where(np.isnan(largest), np.inf, largest)
+
+
+def strongest(strength: Floats, k: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of the k strongest in [s, d], strongest first; ties by position."""
+    flat = strength.ravel()
+    among = np.arange(flat.size)
+    if 0 < k < flat.size:  # sorting a million to have ten takes most of the time of a query
+        among = np.flatnonzero(flat >= np.partition(flat, flat.size - k)[flat.size - k])
+    order = among[np.argsort(-flat[among], kind="stable")[:k]]
+    rows, columns = np.unravel_index(order, strength.shape)
+    return rows, columns
+
+
+def strongest_each(values: Floats, k: int) -> NDArray[np.intp]:
+    """[N, s, d] -> [N, k]: positions in [s, d], flat, of the k strongest of each by itself, strongest first; ties by
+    position."""
+    magnitude = np.abs(values.reshape(len(values), math.prod(values.shape[1:])))
+    magnitude = np.where(np.isnan(magnitude), np.inf, magnitude)
+    if not 0 < k < magnitude.shape[1]:
+        return np.argsort(-magnitude, axis=1, kind="stable")[:, :k]
+    return np.stack([_first(one, k) for one in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
+
+
+def _first(strength: Floats, k: int) -> NDArray[np.intp]:
+    rows, columns = strongest(strength[None], k)
+    return rows * strength.size + columns
+
+
+def largest(values: Floats, k: int) -> NDArray[np.int32]:
+    """[B, n, O] -> [B, O, k]: which of the n have the largest magnitude, for each of O; ties by position. NaN counts as
+    infinite, as above."""
+    magnitude = np.abs(values).transpose(0, 2, 1)
+    order = np.argsort(-np.where(np.isnan(magnitude), np.inf, magnitude), axis=2, kind="stable")
+    return order[:, :, :k].astype(np.int32)
+
+
+def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
+    if not wanted:
+        return tuple(range(size))
+    for index in wanted:
+        if not 0 <= index < size:
+            raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
+    if len(set(wanted)) != len(wanted):
+        twice = collections.Counter(wanted).most_common(1)[0][0]
+        raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
+    return tuple(wanted)
+
+
+def _known(names: Sequence[str], count: int) -> str:
+    numbers = f"numbered 0 to {count - 1}"
+    if not names:
+        return f"the model's {count} layers have no names, they are {numbers}"
+    shown = ", ".join(map(_quoted, names[:KNOWN_LIMIT]))
+    more = f" and {len(names) - KNOWN_LIMIT} more" if len(names) > KNOWN_LIMIT else ""
+    return f"the model has {shown}{more}; its {count} layers are also {numbers}"
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= NAME_LIMIT else f"{name[:NAME_LIMIT]}...")
+
+
+Flags = NDArray[np.bool_]
+ALONE = frozenset({"affine", "prelu", "swish", "clip"})  # each node by itself
+WHOLE = frozenset({"softmax", "log_softmax"})  # functions of all nodes of a row
+
+
+def on_the_way(
+    layers: Sequence[LayerInfo], widths: Sequence[int], start: int, end: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Of each layer the sources and destinations of the edges between node `start` that the first is given and result
+    `end` of the last; none where no way leads through. `widths`: how many nodes each layer is given."""
+    links = [sources(layer, width) for layer, width in zip(layers, widths, strict=True)]
+    active = [edges(layer) for layer in layers]
+    between = [_between(layer, width) for layer, width in zip(layers, widths[1:], strict=False)]
+    reached = [links[0][start]]  # the sources of each layer
+    for at, onward in enumerate(between):
+        reached.append(_through(_through(_through(reached[at], active[at]), onward), links[at + 1]))
+    wanted = [results(layers[-1])[:, end]]  # the destinations of each layer, the last first
+    for at in reversed(range(len(between))):
+        given = _through(_through(wanted[-1], active[at + 1].T), links[at + 1].T)
+        wanted.append(_through(given, between[at].T))
+    found = []
+    for flags, there, back in zip(active, reached, reversed(wanted), strict=True):
+        on = flags & there[:, None] & back[None]
+        found.append((_true(on.any(axis=1)), _true(on.any(axis=0))))
+    return found
+
+
+def _through(flags: Flags, links: Flags) -> Flags:
+    """[a] and [a, b] -> [b]: what is linked with any."""
+    return np.asarray(links[flags].any(axis=0))
+
+
+def _between(layer: LayerInfo, width: int) -> Flags:
+    """[D, n]: which sum goes into which of so many nodes of the next layer; all into all where the steps between do not
+    say."""
+    found = results(layer)
+    return found if found.shape[1] == width else np.ones((layer.destinations, width), bool)
+
+
+def edges(layer: LayerInfo) -> Flags:
+    """[S, D]: which have a function."""
+    active = np.array(layer.mask) != 0 if layer.mask else np.ones((layer.sources, layer.destinations), bool)
+    for edge in layer.symbolic:
+        active[edge.source, edge.destination] |= edge.mask != 0
+    return active
+
+
+def sources(layer: LayerInfo, width: int) -> Flags:
+    """[n, S]: which of so many nodes goes into which source, whatever basis reads it."""
+    chains = [(*layer.before, *basis.before) for basis in layer.bases] or [layer.before]
+    found = [_handed(chain, width) for chain in chains]
+    shape = (width, layer.sources)
+    found = [one if one.shape == shape else np.ones(shape, bool) for one in found]
+    return np.asarray(np.logical_or.reduce(found))
+
+
+def results(layer: LayerInfo) -> Flags:
+    """[D, m]: which sum goes into which result."""
+    return _handed(layer.after, layer.destinations)
+
+
+def _handed(chain: Sequence[NodeStep], width: int) -> Flags:
+    """[width, m] through all steps."""
+    found: Flags = np.eye(width, dtype=bool)
+    for step in chain:
+        found = (found @ _step(step, found.shape[1])).astype(bool)
+    return found
+
+
+def _step(step: NodeStep, width: int) -> Flags:
+    """[width, m]"""
+    if step.kind == "select":
+        return np.asarray(np.arange(width)[:, None] == np.array(step.indices, int)[None])
+    if step.kind == "product":
+        groups = np.arange(len(step.indices))
+        return np.asarray(np.repeat(groups, step.indices)[:, None] == groups[None])
+    if step.kind in ALONE or (step.kind == "function" and step.function not in WHOLE):
+        return np.eye(width, dtype=bool)
+    return np.ones((width, width), bool)
+
+
+def _true(flags: Flags) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(flags).tolist())

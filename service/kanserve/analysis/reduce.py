@@ -1,0 +1,116 @@
+"""Values over many rows as a few figures: mean, spread, extremes, quantiles and histogram of each edge.
+
+Shapes: N times that a layer runs, rows x positions; the axes of the edges [...] are kept as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanserve.analysis.scores import Moments
+
+Floats = NDArray[np.floating]
+QUANTILES, HISTOGRAM, BOUNDS = "quantiles", "histogram", "histogram_bounds"
+KEPT = frozenset({QUANTILES, HISTOGRAM})  # need all values at once
+USUAL, BINS, MOST_BINS = (0.05, 0.25, 0.5, 0.75, 0.95), 16, 256
+
+
+class Reducer:
+    """Figures of numbers [...] over N, one piece after the other. A value that is not a number makes all of its edge's
+    figures NaN; the histogram counts finite values alone."""
+
+    def __init__(self, names: Sequence[str], edges: tuple[int, ...], quantiles: Sequence[float], bins: int) -> None:
+        """`names`: some of ALL; `edges`: the shape [...]."""
+        self._names, self._edges = tuple(names), edges
+        self._quantiles, self._bins = tuple(quantiles), bins
+        self._moments = Moments()
+        self._sum, self._magnitude = np.zeros(edges), np.zeros(edges)
+        self._low, self._high = np.full(edges, np.inf), np.full(edges, -np.inf)
+        self._kept: list[Floats] = []
+
+    def add(self, values: Floats) -> None:
+        """[N, ...]"""
+        if not len(values):
+            return
+        self._moments.add(values)
+        with np.errstate(all="ignore"):
+            self._sum += values.sum(axis=0, dtype=np.float64)
+            self._magnitude += np.abs(values).sum(axis=0, dtype=np.float64)
+        self._low = np.minimum(self._low, values.min(axis=0))
+        self._high = np.maximum(self._high, values.max(axis=0))
+        if KEPT & set(self._names):
+            self._kept.append(values)
+
+    def result(self) -> tuple[tuple[str, NDArray[np.float32]], ...]:
+        """By name, in the order that was asked for: [...]; quantiles [Q, ...]; histogram [bins, ...], and after it the
+        bounds of its bins [bins + 1, ...]. NaN where nothing was seen."""
+        found: list[tuple[str, NDArray[np.float32]]] = []
+        for name in self._names:
+            if name == HISTOGRAM:
+                counts, bounds = histogram(self._all(), self._bins)
+                found += [(HISTOGRAM, _float32(counts)), (BOUNDS, _float32(bounds))]
+            else:
+                found.append((name, _float32(FIGURES[name](self))))
+        return tuple(found)
+
+    def _all(self) -> Floats:
+        return np.concatenate(self._kept) if self._kept else np.zeros((0, *self._edges))
+
+    def _per_value(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(all="ignore"):
+            return np.asarray(total / self._moments.count if self._moments.count else np.full(self._edges, np.nan))
+
+    def _seen(self, extreme: NDArray[np.float64]) -> NDArray[np.float64]:
+        return extreme if self._moments.count else np.full(self._edges, np.nan)
+
+    def _std(self) -> NDArray[np.float64]:
+        spread = self._moments.std() if self._moments.count else np.asarray(np.nan)
+        return np.broadcast_to(spread, self._edges)
+
+    def _at(self) -> NDArray[np.float64]:
+        values = self._all()
+        if not len(values):
+            return np.full((len(self._quantiles), *self._edges), np.nan)
+        with np.errstate(all="ignore"):
+            return np.asarray(np.quantile(values.astype(np.float64), self._quantiles, axis=0))
+
+
+FIGURES: Mapping[str, Callable[[Reducer], NDArray[np.float64]]] = MappingProxyType(
+    {
+        "mean": lambda one: one._per_value(one._sum),
+        "mean_magnitude": lambda one: one._per_value(one._magnitude),
+        "std": Reducer._std,
+        "min": lambda one: one._seen(one._low),
+        "max": lambda one: one._seen(one._high),
+        QUANTILES: Reducer._at,
+    }
+)
+ALL = (*FIGURES, HISTOGRAM)
+
+
+def histogram(values: Floats, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[N, ...] -> how many finite values lie in each of so many equal parts of smallest to largest [bins, ...], and the
+    bounds of these [bins + 1, ...]. Equal values lie in the middle of a range of width 1; without any all are 0."""
+    finite = np.isfinite(values)
+    low = np.where(finite, values, np.inf).min(axis=0, initial=np.inf).astype(np.float64)
+    high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf).astype(np.float64)
+    none = low > high
+    low, high = np.where(none, 0.0, low), np.where(none, 0.0, high)
+    flat = low == high
+    low, high = np.where(flat, low - 0.5, low), np.where(flat, high + 0.5, high)
+    steps = np.arange(bins + 1).reshape(-1, *(1,) * low.ndim) / bins
+    with np.errstate(all="ignore"):
+        bounds = low * (1 - steps) + high * steps  # high - low may be beyond a float64
+        at = np.where(finite, (values - low) / (high - low) * bins, -1.0)
+    cell = np.minimum(np.floor(np.where(finite, at, -1.0)), bins - 1)
+    counts = np.stack([(cell == part).sum(axis=0) for part in range(bins)])
+    return counts.astype(np.float64), bounds
+
+
+def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, as the format says
+        return np.ascontiguousarray(values, dtype=np.float32)

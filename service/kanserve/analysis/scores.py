@@ -1,0 +1,145 @@
+"""Which edges, nodes and inputs matter over a batch: pykan's attribution scores, from spreads alone.
+
+A destination's score is divided among its edges by how much each of them moves, compared with how much their sum moves:
+
+    edge_ij = node_j std(phi_ij) / (std(sum_i phi_ij) + 1e-4)        node_i = sum_j edge_ij
+
+from the outputs, which share a score of 1, back to the inputs (pykan, MultKAN.attribute; std divides by rows - 1). A
+product's factors have its score each; other steps pass scores through. Spreads do not add up, so that scores of a layer
+have no fixed sum.
+
+Shapes: S sources, D destinations, n nodes that a layer is given, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanserve.analysis.histogram import Floats
+
+ScoreArray = NDArray[np.float64]
+LEAST = 1e-4  # what a spread is never less than
+
+
+class Moments:
+    """Spread of numbers [...] over rows, one piece of rows after the other."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: ScoreArray | None = None  # what all are counted from: a large mean would swallow a small spread
+        self._sum: ScoreArray = np.zeros(())
+        self._squares: ScoreArray = np.zeros(())
+
+    def add(self, values: NDArray[np.floating]) -> None:
+        """[N, ...]"""
+        if not len(values):
+            return
+        if self._first is None:
+            self._first = values[0].astype(np.float64)
+        with np.errstate(all="ignore"):
+            apart = values - self._first
+            self._sum = self._sum + apart.sum(axis=0)
+            self._squares = self._squares + (apart**2).sum(axis=0)
+        self.count += len(values)
+
+    def std(self) -> ScoreArray:
+        """[...]: divided by rows - 1; NaN below two rows."""
+        with np.errstate(all="ignore"):
+            variance = (self._squares - self._sum**2 / self.count) / (self.count - 1)
+            return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much a layer's edges [S, D] and their sums [D] move."""
+
+    edges: ScoreArray
+    sums: ScoreArray
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of a layer's edges [S, D], and of the nodes that it is given [n]."""
+
+    edges: ScoreArray
+    nodes: ScoreArray
+
+
+def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Sequence[int]) -> list[Scores]:
+    """The scores of each layer. `widths`: how many nodes each layer is given, and the number of outputs."""
+    score = np.full(widths[-1], 1 / widths[-1])
+    found: list[Scores] = []
+    for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
+        for step in reversed(layer.after):
+            score = _before(step, score)
+        with np.errstate(all="ignore"):
+            edges = spread.edges * (score / (spread.sums + LEAST))
+        score = edges.sum(axis=1)
+        for step in reversed(layer.before):
+            score = _before(step, score, width)
+        found.append(Scores(edges, score))
+    return found[::-1]
+
+
+def _before(step: NodeStep, score: ScoreArray, width: int = 0) -> ScoreArray:
+    """The scores of what a step takes, from those of what it gives."""
+    if step.kind == "product":
+        return np.repeat(score, step.indices)
+    if step.kind == "select":
+        spread = np.zeros(width or max(step.indices) + 1)
+        np.add.at(spread, list(step.indices), score)
+        return spread
+    return score
+
+
+class Weighted:
+    """Spread of numbers [S, D] over points that stand for so many values each, one piece of points after the other."""
+
+    def __init__(self, sources: int, destinations: int) -> None:
+        shape = sources, destinations
+        self._count: Floats = np.zeros((sources, 1))
+        self._first, self._begun = np.zeros(shape), np.zeros((sources, 1), bool)
+        self._sum, self._squares = np.zeros(shape), np.zeros(shape)
+
+    def add(self, values: NDArray[np.floating], weights: Floats) -> None:
+        """[P, S, D] and [P, S]; what has no weight may be anything."""
+        for value, weight in zip(values.astype(np.float64), weights, strict=True):
+            at = weight[:, None] > 0
+            self._first = np.where(at & ~self._begun, value, self._first)  # a large mean would swallow a small spread
+            self._begun |= at
+            with np.errstate(all="ignore"):
+                apart = np.where(at, value - self._first, 0.0)
+                self._sum += weight[:, None] * apart
+                self._squares += weight[:, None] * apart**2
+        self._count += weights.sum(axis=0)[:, None]
+
+    def std(self) -> Floats:
+        """[S, D]: divided by the number of values less one; NaN below two."""
+        with np.errstate(all="ignore"):
+            variance = (self._squares - self._sum**2 / self._count) / np.where(self._count > 1, self._count - 1, np.nan)
+            return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
+
+
+def sums(layer: LayerInfo, edges: Floats, given: Floats | None) -> tuple[Floats, bool]:
+    """[D]: how much the sums of a layer's edges move, whose spreads are `edges` [S, D], and whether that was counted:
+    from the spreads `given` of what it gives to the next layer, or as the answer; None where these are not known."""
+    known = None if given is None else _undone(layer, given)
+    if known is not None and len(known) == edges.shape[1]:
+        return known, True
+    with np.errstate(all="ignore"):
+        return np.sqrt((edges**2).sum(axis=0)), False
+
+
+def _undone(layer: LayerInfo, given: Floats) -> Floats | None:
+    """Before the steps after the layer; None where one of them cannot be undone for spreads alone."""
+    for step in reversed(layer.after):
+        scale = np.abs(np.array(step.scale))
+        if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(given)):
+            return None
+        given = given / scale if len(scale) else given
+    return given

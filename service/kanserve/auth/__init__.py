@@ -1,0 +1,1 @@
+"""Authentication and authorization: tokens, certificates, roles and permissions."""

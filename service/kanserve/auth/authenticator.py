@@ -1,0 +1,347 @@
+"""Whether a call may pass: who calls, by token or certificate, and whether that is enough for what is called."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import hmac
+import importlib.util
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, MutableMapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from kanserve.auth import token_file
+from kanserve.auth.permissions import ANYONE, NEEDS, Need
+from kanserve.auth.roles import NOBODY, Principal, require
+from kanserve.auth.token_file import LONGEST, SHORTEST, Credentials, Entry
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError, Forbidden, RateLimited, Unauthenticated
+from kanserve.observability import logs
+
+HEADER = "authorization"
+SCHEME = "bearer "
+TOKEN = re.compile(f"[!-~]{{{SHORTEST},{LONGEST}}}")  # the gate does not strip its end
+GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
+
+
+class RequestCredentials(Protocol):
+    """What a call shows of its caller: metadata, and the certificate of its connection as PEM ("": none)."""
+
+    @property
+    def metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
+
+    @property
+    def certificate(self) -> str | bytes: ...
+
+
+class Authenticator:
+    """Decides once per call whether the caller may make it. `names` returns the names in a certificate. `take` replaces
+    all credentials at once.
+
+    A stream outlives the check of its call, so each open stream holds a `Permit`."""
+
+    def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
+        self._names = names
+        self._open: set[Permit] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.take(credentials)
+
+    def take(self, credentials: Credentials) -> None:
+        """Use these credentials from now on, and forget earlier lookups. The gate ends the open streams of a caller if
+        its credential is removed or changed."""
+        self.credentials = credentials
+        self._tokens = [(entry.mark.encode(), entry) for entry in credentials.tokens]
+        self._certificates = {entry.mark: (at, entry) for at, entry in enumerate(credentials.certificates)}
+        self._known: dict[bytes, tuple[Principal, Bucket | None]] = {}  # by digest; no more than there are tokens
+        entries = (*credentials.tokens, *credentials.certificates)
+        self._callers = {entry.principal.name: entry.principal for entry in entries}
+        rates = {entry.principal.name: entry.rate for entry in entries if entry.rate is not None}
+        self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
+        for permit in tuple(self._open):
+            permit.look()
+
+    def admit(self, need: Need, shown: RequestCredentials) -> Principal:
+        """Who calls. Raises Unauthenticated, Forbidden, TooOften."""
+        if need is ANYONE:
+            return self.known(shown)
+        caller, bucket = self._caller(shown)
+        require(caller, need)
+        if bucket is not None:
+            bucket.take()
+        return caller
+
+    def refuses(self, need: Need, shown: RequestCredentials) -> bool:
+        """Whether `admit` would, for who calls, and not for how often."""
+        if need is ANYONE:
+            return False
+        try:
+            require(self._caller(shown)[0], need)
+        except (Unauthenticated, Forbidden):
+            return True
+        return False
+
+    def again(self, caller: Principal) -> None:
+        """One more request on a stream of theirs. Raises TooOften, Unauthenticated."""
+        self.still(caller)
+        bucket = self._buckets.get(caller.name)
+        if bucket is not None:
+            bucket.take()
+
+    def still(self, caller: Principal) -> None:
+        """Raises Unauthenticated if the credential of an admitted caller was revoked, changed or has expired."""
+        if self._callers.get(caller.name) != caller:
+            raise Unauthenticated(f"{caller.name} is not known here any more, or not as before: open another stream")
+        _valid(caller)
+
+    def permit(self, caller: Principal) -> Permit:
+        """The permit of an admitted stream that opens now. The method needs a running event loop."""
+        permit = Permit(self, caller)
+        self._open.add(permit)
+        if caller.expires is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
+        return permit
+
+    def closed(self, permit: Permit) -> None:
+        """The stream of this permit has ended."""
+        self._open.discard(permit)
+
+    def _glance(self) -> None:
+        """Check every open stream whose caller has an expiry time. The timer repeats while such streams are open. The
+        wall clock may jump, so one timer for the expiry time is not enough."""
+        self._timer = None
+        ending = [permit for permit in self._open if permit.caller.expires is not None]
+        for permit in ending:
+            permit.look()
+        if ending:
+            self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
+
+    def known(self, shown: RequestCredentials) -> Principal:
+        """The caller, or NOBODY if the gate does not know the credential. Raises nothing."""
+        try:
+            return self._caller(shown)[0]
+        except Unauthenticated:
+            return NOBODY
+
+    def _caller(self, shown: RequestCredentials) -> tuple[Principal, Bucket | None]:
+        given = [value for key, value in shown.metadata if key == HEADER]
+        if not given:
+            return self._certified(shown.certificate) if self._certificates else (NOBODY, None)
+        value = given[0]
+        if len(given) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
+            raise Unauthenticated("the authorization is to be one `Bearer TOKEN`")
+        token = value[len(SCHEME) :].lstrip(" ")
+        if not TOKEN.fullmatch(token):
+            raise Unauthenticated("the token is not known here")
+        mark = hashlib.sha256(token.encode()).hexdigest().encode()
+        found = self._known.get(mark) or self._look(mark)
+        _valid(found[0])
+        return found
+
+    def _look(self, mark: bytes) -> tuple[Principal, Bucket | None]:
+        """Each is compared, in a time that does not tell how much of it fits."""
+        entry: Entry | None = None
+        for known, one in self._tokens:
+            if hmac.compare_digest(known, mark):
+                entry = one
+        if entry is None:
+            raise Unauthenticated("the token is not known here")
+        found = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
+        return found
+
+    def _certified(self, certificate: str | bytes) -> tuple[Principal, Bucket | None]:
+        """The first entry of the file, in its order, that names the certificate."""
+        names = self._names(certificate) if certificate else ()
+        found = [self._certificates[name] for name in names if name in self._certificates]
+        if not found:
+            return NOBODY, None
+        _, entry = min(found, key=lambda one: one[0])
+        return entry.principal, self._buckets.get(entry.principal.name)
+
+
+class Permit:
+    """The permission of one stream: a context around each wait of the stream for its next message, on the event loop.
+
+    Entering it raises Unauthenticated if the credential was revoked, changed or has expired. If that happens inside the
+    context, the permit cancels the wait at once and raises Unauthenticated. An idle stream therefore ends too. A stream
+    that is sending ends after that message. Call `close` last."""
+
+    __slots__ = ("_before", "_gate", "_inside", "_reason", "_task", "caller")
+
+    def __init__(self, gate: Authenticator, caller: Principal) -> None:
+        self._gate, self.caller = gate, caller
+        self._task: asyncio.Task[object] | None = None  # the task that waited last
+        self._inside, self._before = False, 0
+        self._reason: Unauthenticated | None = None
+
+    def __enter__(self) -> Permit:
+        self._check()
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._inside, self._before = True, self._task.cancelling()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = False
+        if self._reason is None:
+            return
+        assert self._task is not None
+        if self._task.uncancel() <= self._before:  # otherwise another cancellation takes precedence
+            raise self._again()
+
+    def _check(self) -> None:
+        if self._reason is not None:
+            raise self._again()
+        self._gate.still(self.caller)
+
+    def _again(self) -> Unauthenticated:
+        """A new error with the same reason, because an error that was raised before keeps its traceback."""
+        return Unauthenticated(str(self._reason))
+
+    def look(self) -> None:
+        """End the stream if its credential is no longer valid."""
+        if self._reason is not None:
+            return
+        try:
+            self._gate.still(self.caller)
+        except Unauthenticated as error:
+            self._reason = Unauthenticated(str(error))
+            if self._task is not None and self._inside:
+                self._task.cancel()
+
+    def close(self) -> None:
+        """The stream has ended."""
+        self._gate.closed(self)
+
+
+class Bucket:
+    """So many calls per second, and as many at once as one second has."""
+
+    __slots__ = ("_left", "_name", "_rate", "_since")
+
+    def __init__(self, name: str, rate: float) -> None:
+        self._name, self._rate = name, rate
+        self._left, self._since = max(1.0, rate), time.monotonic()
+
+    def take(self) -> None:
+        """One call. Raises TooOften."""
+        now = time.monotonic()
+        self._left = min(max(1.0, self._rate), self._left + (now - self._since) * self._rate)
+        self._since = now
+        if self._left < 1:
+            raise RateLimited(self._name, self._rate, (1 - self._left) / self._rate)
+        self._left -= 1
+
+
+def unlisted(shown: RequestCredentials) -> Principal:
+    """What stands before a method or route that the table does not have. Raises Forbidden."""
+    raise Forbidden("nobody may call this: the server's table of access does not have it")
+
+
+def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], Principal] | None:
+    """What a call of the method or route passes; None: nothing, on a server without credentials."""
+    if name not in NEEDS:
+        return unlisted
+    if gate is None:
+        return None
+    need = NEEDS[name]
+    return lambda shown: gate.admit(need, shown)
+
+
+def stranger(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], bool] | None:
+    """Asked before a request is read; None: there are no strangers here."""
+    if gate is None or name not in NEEDS:
+        return None
+    need = NEEDS[name]
+    return lambda shown: gate.refuses(need, shown)
+
+
+def name(gate: Authenticator | None, shown: RequestCredentials) -> str:
+    """The name of the caller, for counts; "" if the caller has no known name."""
+    return "" if gate is None else gate.known(shown).name
+
+
+def _valid(caller: Principal) -> None:
+    if caller.expires is not None and time.time() >= caller.expires:
+        raise Unauthenticated(f"the token of {caller.name} has expired")
+
+
+log = logs.get_logger("access")
+
+
+def build(settings: Settings) -> Authenticator | None:
+    """None: no file is named, and anyone may call. Raises ConfigError."""
+    credentials = read(settings)
+    if credentials is None:
+        return None
+    told(credentials, settings)
+    return Authenticator(credentials, of)
+
+
+def read(settings: Settings) -> Credentials | None:
+    """What the file says now; None: none is named. Raises ConfigError."""
+    if settings.tokens is None:
+        return None
+    credentials = token_file.load(settings.tokens)
+    _check(credentials, settings)
+    return credentials
+
+
+def _check(credentials: Credentials, settings: Settings) -> None:
+    """Raises ConfigError for certificates that could not be told here."""
+    if not credentials.certificates:
+        return
+    if settings.tls_client_ca is None:
+        raise ConfigError(
+            f"the file of tokens {settings.tokens} has [[certificate]], and tls_client_ca is not set: nobody is asked "
+            "for one"
+        )
+    if missing := missing_name():
+        raise ConfigError(
+            f"the file of tokens {settings.tokens} has [[certificate]], and reading those needs {missing}: "
+            "pip install 'kanserve[certificates]'"
+        )
+
+
+def told(credentials: Credentials, settings: Settings) -> None:
+    """The line of a file that is in effect from now on."""
+    counts = {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
+    log.info("tokens", file=str(settings.tokens), **counts)
+
+
+MOST = 1024  # certificates whose names are remembered
+
+
+def missing_name() -> str:
+    """What is to be installed before certificates can be read, or ""."""
+    return "" if importlib.util.find_spec("cryptography") else "cryptography"
+
+
+def presented(scope: MutableMapping[str, Any]) -> str:
+    """The certificate that came with an ASGI request, verified by the server, as PEM; or "". Source: the ASGI
+    specification, "TLS Extension"."""
+    tls = scope.get("extensions", {}).get("tls")
+    chain = tls["client_cert_chain"] if tls else ()
+    return str(chain[0]) if chain else ""
+
+
+@functools.lru_cache(MOST)
+def of(certificate: str | bytes) -> frozenset[str]:
+    """The URIs, DNS names, addresses and mail addresses of a PEM certificate; nothing for one that cannot be read."""
+    from cryptography import x509
+
+    data = certificate.encode() if isinstance(certificate, str) else certificate
+    try:
+        found = x509.load_pem_x509_certificate(data).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return frozenset()
+    names = found.value
+    uris = {uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if ":" in uri}
+    others = {*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.RFC822Name)}
+    addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    # Each kind looks like itself: a DNS name with a colon in it must not pass for a URI.
+    return frozenset(uris | addresses | {name for name in others if ":" not in name})

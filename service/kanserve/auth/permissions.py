@@ -1,0 +1,96 @@
+"""Which role every method and every route needs. What is not here is refused, whoever asks.
+
+`rpc/guard` looks a method or route up once, when it is put behind the guard; a test holds this against all that exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kanserve.auth.roles import Role
+from kanserve.observability.metrics import UNKNOWN
+
+ANYONE = None  # health, since orchestrators cannot show a credential; the page's files, which hold no data
+Need = Role | None
+INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
+REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+KANS = ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}")
+
+_INFERENCE: dict[Need, tuple[str, ...]] = {
+    ANYONE: ("ServerLive", "ServerReady"),  # what Health/Check tells anyone too; KServe's probes ask these
+    Role.READ: (
+        *("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"),
+    ),
+    Role.INFER: ("ModelInfer", "ModelStreamInfer"),
+    Role.ADMIN: (
+        *("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
+        *(
+            f"{where}SharedMemory{verb}"
+            for where in ("System", "Cuda")
+            for verb in ("Status", "Register", "Unregister")
+        ),
+    ),
+}
+_CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
+NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
+_ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
+    ANYONE: (
+        *(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),
+        *(("GET", route) for route in ("/", "/ui", "/ui/{rest:path}")),
+    ),
+    Role.READ: (
+        *(("GET", route) for route in ("/metrics", "/v2", "/v2/models/stats")),
+        *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
+        *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
+        ("POST", "/v1/kan/operations"),
+        (UNKNOWN, UNKNOWN),  # what there is not: nobody without a credential learns that
+    ),
+    Role.INFER: (
+        *(("POST", f"{model}/infer") for model in MODELS),
+        *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
+    ),
+    Role.INTERPRET: (
+        ("GET", "/v1/kan/overview"),
+        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/watch", "/rows", "/report")),
+        *(
+            ("POST", f"{model}/{what}")
+            for model in KANS
+            for what in ("edges", "curves", "explain", "scores", "statistics", "coverage")
+        ),
+    ),
+    Role.ADMIN: (
+        *(("POST", f"{model}/statistics/reset") for model in KANS),
+        *(
+            ("POST", f"/v2/repository/{where}models/{{name}}/{verb}")
+            for where in ("", "{repository}/")
+            for verb in ("load", "unload")
+        ),
+        *((UNKNOWN, f"/v2/{where}sharedmemory/{{rest:path}}") for where in ("system", "cuda")),
+        *((UNKNOWN, route) for route in ("/v2/trace/setting", f"{MODELS[0]}/trace/setting", "/v2/logging")),
+    ),
+}
+
+
+def _methods() -> Iterator[tuple[str, Need]]:
+    for role, names in _INFERENCE.items():
+        yield from ((f"{INFERENCE}/{name}", role) for name in names)
+    yield from (
+        (f"{KAN}/{name}", Role.INTERPRET)
+        for name in (
+            *("DescribeModel", "QueryEdges", "StreamEdges", "GetCurves", "Explain", "EdgeScores"),
+            *("GetStatistics", "WatchStatistics"),
+        )
+    )
+    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in _CONTROL)
+    yield f"{HEALTH}/Check", ANYONE
+    yield f"{HEALTH}/Watch", Role.READ
+    yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)
+    yield f"{UNKNOWN}/{UNKNOWN}", Role.READ
+
+
+# gRPC's as service/method, HTTP's as "VERB /route": what their lines in the log say.
+NEEDS: Mapping[str, Need] = {
+    **dict(_methods()),
+    **{f"{verb} {route}": need for need, routes in _ROUTES.items() for verb, route in routes},
+}

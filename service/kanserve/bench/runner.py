@@ -1,0 +1,282 @@
+"""Every entrant with every number of threads and rows: in turns, with its error."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.cli import suggest
+from kanexport.contract.cli.tables import Report
+from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
+from kanexport.contract.sections import CLAMP
+from kanserve.bench import entrants
+from kanserve.bench.entrants import TORCH, Absent, Answer, Entrant, Feeds, repeated
+from kanserve.config.settings import Settings
+from kanserve.models.loader import beside_of
+from kanserve.repository.layout import Bundle
+from kanserve.runtime.base import Backend, Session
+from kanserve.sandbox import verify
+from kanserve.types import DTYPES, Array
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Time:
+    """Of one entrant on `threads` threads with `rows` rows a run: `seconds` of a run; `ratio`: how many times as long
+    as the first entrant takes; `error` as of Entrant."""
+
+    name: str
+    how: str
+    threads: int
+    rows: int
+    seconds: Spread
+    ratio: float
+    edges: int
+    error: float | None
+    against: str
+    tolerance: float
+
+    @property
+    def right(self) -> bool | None:
+        """None where there was nothing to hold it against."""
+        return None if self.error is None else self.error <= self.tolerance
+
+    @property
+    def rows_per_second(self) -> float:
+        """At the median."""
+        return self.rows / self.seconds.median
+
+    @property
+    def edges_per_second(self) -> float | None:
+        """At the median; None for what has no edges."""
+        return self.edges * self.rows_per_second if self.edges else None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Who takes part, the model itself first, and who does not."""
+
+    entrants: tuple[Entrant, ...]
+    absent: tuple[Absent, ...]
+
+
+def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings, feeds: Feeds) -> Field:
+    """For one version, whose own `manifest` is given. Raises LoadError for graphs that do not load."""
+    model = entrants.ours(bundle, manifest, backend, settings)
+
+    def create(file: str) -> Session:
+        return backend.create(
+            bundle.files[file], device=CPU, threads=1, beside=beside_of(bundle), optimization=manifest.optimization
+        )
+
+    others = [
+        entrants.mlp(manifest, backend, settings.device, feeds),
+        eager(manifest, create, model, feeds)
+        if settings.device == CPU
+        else Absent(TORCH, f"it is timed on the CPU alone, and the model is on {settings.device}"),
+    ]
+    return Field(
+        (model, *(one for one in others if isinstance(one, Entrant))),
+        tuple(one for one in others if isinstance(one, Absent)),
+    )
+
+
+def run(
+    taking_part: Sequence[Entrant],
+    feeds: Feeds,
+    *,
+    threads: Sequence[int],
+    batches: Sequence[int],
+    rounds: int,
+    report: Report,
+) -> Iterator[Time]:
+    """The first entrant is the one that the others are compared with; `feeds`: rows, taken again and again."""
+    total, done = len(threads) * len(batches) * rounds, 0
+
+    def after(place: str) -> None:
+        nonlocal done
+        done += 1
+        report(done, total, place)
+
+    for count in threads:
+        ready = [(one, *one.threads(count)) for one in taking_part]
+        for rows in batches:
+            place = f"{count} threads, {rows} rows"
+            yield from _one(ready, repeated(feeds, rows), count, rows, rounds, functools.partial(after, place))
+
+
+def _one(
+    ready: Sequence[tuple[Entrant, Answer, str]],
+    feeds: Feeds,
+    threads: int,
+    rows: int,
+    rounds: int,
+    after: functools.partial[None],
+) -> Iterator[Time]:
+    errors = {entrant.name: entrant.check(answer, rows) for entrant, answer, _ in ready}
+    calls = {entrant.name: functools.partial(answer, feeds) for entrant, answer, _ in ready}
+    seconds = measure(calls, rounds, after=after)
+    ours = seconds[ready[0][0].name]
+    for entrant, _, how in ready:
+        yield Time(
+            name=entrant.name,
+            how=how,
+            threads=threads,
+            rows=rows,
+            seconds=spread(seconds[entrant.name]),
+            ratio=ratio(seconds[entrant.name], ours),
+            edges=entrant.edges,
+            error=errors[entrant.name],
+            against=entrant.against,
+            tolerance=entrant.tolerance,
+        )
+
+
+LEAST = 0.02  # seconds of one turn: the call is repeated until these have passed
+PAUSE = 0.01  # seconds before a turn: until then torch's threads have stopped to wait for work by spinning (libgomp)
+QUARTERS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of the seconds of one call: quartiles and median over the rounds."""
+
+    lower: float
+    median: float
+    upper: float
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, least: float = LEAST, after: Callable[[], None]
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of one call, [rounds] of each. `after` is called when a round is done."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds[name].append(_turn(call, least))
+        after()
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def _turn(call: Callable[[], object], least: float) -> float:
+    """After one call that is not counted: it finds the caches as others left them."""
+    time.sleep(PAUSE)
+    call()
+    count, begun = 0, time.perf_counter()
+    while not count or time.perf_counter() - begun < least:
+        call()
+        count += 1
+    return (time.perf_counter() - begun) / count
+
+
+def spread(seconds: NDArray[np.float64]) -> Spread:
+    """Of [rounds]."""
+    return Spread(*map(float, np.quantile(seconds, QUARTERS)))
+
+
+def ratio(seconds: NDArray[np.float64], ours: NDArray[np.float64]) -> float:
+    """How many times as long as ours: the median over the rounds, each compared with its own neighbours."""
+    return float(np.median(seconds / ours))
+
+
+def facts(runtime: str, load: float) -> dict[str, Any]:
+    """`runtime`: its name and version; `load`: threads of the machine, on average, that ran or waited for a core."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "runtime": runtime,
+        "load": load,
+    }
+
+
+def processor() -> str:
+    """As Linux calls it, else the architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.machine()
+
+
+EQUAL = 1e-5  # of the model's largest answer: as far apart as the two may be
+PIECE = 8  # rows of edge values at once
+
+
+def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, feeds: Feeds) -> Entrant | Absent:
+    """`create` makes a session of one of the version's graphs; `check`: the model itself, whose answers to `feeds` it
+    must give too."""
+    if why := _unfit(manifest):
+        return Absent(TORCH, why)
+    try:
+        maker = suggest.load("bench", "kanserve.bench.torch_eager", "torch")
+    except suggest.MissingPackage:
+        return Absent(TORCH, "torch is not installed")
+    edges = [functools.partial(_edges, create(layer.edges_file), layer) for layer in manifest.layers]
+    try:
+        evaluate = maker.network(manifest.layers, edges, manifest.input.datatype == "FP64")
+    except maker.Unfit as error:
+        return Absent(TORCH, f"{error}: the library's own module is not at hand, and no other was written for it")
+
+    def answer(given: Feeds) -> list[Array]:
+        (rows,) = given.values()
+        return [evaluate(rows)]
+
+    exact, _ = check.threads(1)
+    (model,), (found,) = exact(feeds), answer(feeds)
+    apart = max(entrants.error(found, model, model), check.check(answer, len(found)) or 0.0)
+    if not apart <= EQUAL:
+        return Absent(TORCH, f"rebuilt from the edges, it differs from the model by {apart:.1e}, more than {EQUAL:g}")
+
+    def threads(count: int) -> tuple[Answer, str]:
+        maker.use(count)
+        return answer, entrants.one_run(count)
+
+    return Entrant(
+        TORCH,
+        f"{maker.version()}, the same layers in efficient-kan's form, rebuilt from the edges; the model's own answers "
+        f"to {apart:.1e}",
+        check.against,
+        check.tolerance,
+        threads,
+        check.check,
+        check.edges,
+    )
+
+
+def _unfit(manifest: Manifest) -> str:
+    """Why it cannot be said of the model as a whole, or nothing."""
+    if manifest.source.family == HYBRID:
+        return "the model is a module with KAN layers in it, and the module is not at hand"
+    nodes = [layer.sources for layer in manifest.layers] + [manifest.widths[-1]]
+    after = [manifest.widths[0], *(layer.destinations for layer in manifest.layers)]
+    if nodes != after or manifest.outside == CLAMP or len(manifest.inputs) + len(manifest.outputs) != 2:
+        return "the model is more than its layers one after the other"
+    if manifest.input.datatype not in verify.FLOATS:
+        return f"the model takes {manifest.input.datatype}"
+    return ""
+
+
+def _edges(session: Session, layer: LayerInfo, x: Any) -> Any:
+    """[M, S] -> [M, S, D], float64."""
+    (given,) = session.inputs
+    nodes = x.astype(DTYPES[given.datatype])
+    parts = [
+        session.run([layer.edges_tensor], {given.name: nodes[at : at + PIECE]})[0] for at in range(0, len(x), PIECE)
+    ]
+    return np.concatenate(parts).astype(np.float64)

@@ -1,0 +1,177 @@
+"""What was measured, for people and for programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kanexport.contract.cli.tables import Table
+from kanexport.contract.manifest import Manifest
+from kanserve.bench import entrants, runner
+from kanserve.bench.entrants import Entrant
+from kanserve.bench.runner import Field, Time
+from kanserve.plotting import figures
+from kanserve.plotting.figures import Rates
+from kanserve.plotting.scenes import Scene
+
+BUSY = 0.5  # threads for each core, before anything was timed
+WRONG, UNKNOWN = "WRONG", "not known"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a measurement is of. `rows`: in words, what was run; `runtime`: its name and version; `load`: how many
+    threads of the machine, on average, ran or waited for a core when it began."""
+
+    manifest: Manifest
+    field: Field
+    times: Sequence[Time]
+    rows: str
+    rounds: int
+    runtime: str
+    load: float
+
+    @property
+    def title(self) -> str:
+        """Such as "digits version 1: efficient-kan, 64 → 16 → 10"."""
+        model = self.manifest
+        return f"{model.name} version {model.version}: {model.source.family}, {' → '.join(map(str, model.widths))}"
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Where it was measured, and when."""
+        return runner.facts(self.runtime, self.load)
+
+    @property
+    def busy(self) -> str:
+        """What is to be said where others had the cores too."""
+        if self.load <= BUSY * len(os.sched_getaffinity(0)):
+            return ""
+        return (
+            f"others worked here too (load {self.load:.1f}): read ratios alone, and of several threads not even these"
+        )
+
+    @property
+    def right(self) -> bool | None:
+        """Whether all answers were; None where some could be held against nothing, and no other was wrong."""
+        known = {time.right for time in self.times}
+        return False if False in known else (None if None in known else True)
+
+
+def document(told: Told) -> dict[str, Any]:
+    """For JSON."""
+    model = told.manifest
+    return {
+        "model": model.name,
+        "version": str(model.version),
+        "family": model.source.family,
+        "verified": model.claim,
+        "approximation": model.approximation.text,
+        "widths": list(model.widths),
+        "parameters": entrants.parameters(model.layers),
+        "edges": entrants.edges(model.layers),
+        "machine": told.machine,
+        "input": told.rows,
+        "rounds": told.rounds,
+        "right": told.right,
+        "entrants": [
+            {"name": one.name, "about": one.about, "against": one.against, "tolerance": one.tolerance}
+            for one in told.field.entrants
+        ],
+        "left_out": [asdict(one) for one in told.field.absent],
+        "results": [_result(time) for time in told.times],
+    }
+
+
+def _result(time: Time) -> dict[str, Any]:
+    facts = asdict(time)
+    rates = {"rows_per_second": time.rows_per_second, "edges_per_second": time.edges_per_second}
+    return {**{name: facts[name] for name in ("name", "how", "threads", "rows", "seconds", "ratio")}, **rates} | {
+        "error": time.error,
+        "right": time.right,
+    }
+
+
+def table(told: Told) -> Table:
+    """A line a time, those of one number of threads and rows together."""
+    machine = told.machine
+    where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+    found = Table(
+        told.title,
+        ("threads", "rows", "what", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours", "error"),
+        numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
+        caption=(
+            told.manifest.claim,
+            *filter(None, (told.manifest.approximation.text,)),
+            *(_about(told, one) for one in told.field.entrants),
+            *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
+            f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
+            f"{where}, {told.runtime}",
+            *filter(None, (told.busy,)),
+        ),
+    )
+    for time in told.times:
+        spread = time.seconds
+        found.add(
+            str(time.threads),
+            str(time.rows),
+            time.name,
+            f"{_us(spread.median)} ({_us(spread.lower)} to {_us(spread.upper)})",
+            large(time.rows_per_second),
+            large(time.edges_per_second),
+            f"{time.ratio:.2f}x",
+            UNKNOWN if time.error is None else f"{time.error:.1e}{'' if time.right else f' {WRONG}'}",
+            style="red" if time.right is False else "",
+        )
+    return found
+
+
+def picture(told: Told) -> Scene:
+    """Rows a second over the rows of a run."""
+    every = []
+    for threads in dict.fromkeys(time.threads for time in told.times):
+        for name in dict.fromkeys(time.name for time in told.times):
+            own = [time for time in told.times if (time.name, time.threads) == (name, threads)]
+            points = tuple((t.rows, t.rows / t.seconds.upper, t.rows_per_second, t.rows / t.seconds.lower) for t in own)
+            every.append(Rates(f"{name}, {threads} thread{'s' * (threads > 1)} ({_worst(own)})", points))
+    machine = told.machine
+    caption = "; ".join(
+        (
+            f"{machine['processor']}, {machine['cores']} cores, {told.runtime}, {machine['date']}",
+            "bars: quartiles",
+            "in brackets: the largest error",
+        )
+    )
+    return figures.throughput_scene(told.title, caption, every)
+
+
+def _about(told: Told, one: Entrant) -> str:
+    """Who it is, how it ran on so many threads, and against what its errors are."""
+    ways = dict.fromkeys(time.how for time in told.times if time.name == one.name)
+    how = "".join(f"; {way}" for way in ways)
+    return f"{one.name}: {one.about}{how}; error against {one.against}, {one.tolerance:g} is allowed"
+
+
+def _worst(times: Sequence[Time]) -> str:
+    """The largest error of several."""
+    if any(time.right is False for time in times):
+        return WRONG
+    known = [time.error for time in times if time.error is not None]
+    return f"{max(known):.0e}" if known else UNKNOWN
+
+
+def _us(seconds: float) -> str:
+    value = seconds * 1e6
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def large(value: float | None) -> str:
+    """With three digits, such as 2.31M."""
+    if value is None:
+        return ""
+    for unit, times in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= times:
+            return f"{value / times:.3g}{unit}"
+    return f"{value:.3g}"

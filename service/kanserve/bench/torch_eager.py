@@ -1,0 +1,138 @@
+"""The same layers in torch, evaluated eagerly in the form of efficient-kan, which is the fastest of the published ones.
+
+A version holds graphs, not the module that was trained. What torch needs is found from the edges: each is a sum of the
+functions that the manifest names, so values of it at enough places give its coefficients. Before any time is taken the
+result has to give the model's own answers to 1e-5; whoever uses this says what was compared with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from kanexport.contract import grids
+from kanexport.contract.manifest import BasisInfo, LayerInfo
+
+Floats = NDArray[np.float64]
+Edges = Callable[[Floats], Floats]  # [M, S] -> [M, S, D]
+SINGLE = {"silu": functional.silu, "identity": lambda x: x}  # what one function of an edge may be
+PLACES, BEYOND = 6, 1.0  # places for each function, and so many ranges of the grid beyond it
+MOST = 2**28  # bytes of edge values at these places
+
+
+class Unfit(ValueError):
+    """A model that this form cannot say; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """`knots` [S, T]; `spline` [D, S * K]; `base` by function [D, S]; `bias` [D]."""
+
+    knots: torch.Tensor
+    degree: int
+    spline: torch.Tensor
+    base: Mapping[str, torch.Tensor]
+    bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, S] -> [B, D]."""
+        found = functional.linear(bases(x, self.knots, self.degree).flatten(1), self.spline, self.bias)
+        for name, weight in self.base.items():
+            found = found + functional.linear(SINGLE[name](x), weight)
+        return found
+
+
+def bases(x: torch.Tensor, knots: torch.Tensor, degree: int) -> torch.Tensor:
+    """B-splines by the Cox-de Boor recursion, [B, S] -> [B, S, K], as efficient-kan writes it."""
+    u = x.unsqueeze(-1)
+    found = ((u >= knots[:, :-1]) & (u < knots[:, 1:])).to(x.dtype)
+    for p in range(1, degree + 1):
+        left = (u - knots[:, : -p - 1]) / (knots[:, p:-1] - knots[:, : -p - 1]) * found[..., :-1]
+        right = (knots[:, p + 1 :] - u) / (knots[:, p + 1 :] - knots[:, 1:-p]) * found[..., 1:]
+        found = left + right
+    return found
+
+
+def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -> Callable[[Any], Any]:
+    """Of the layers one after the other, [B, n] -> [B, m], numpy to numpy. Raises Unfit."""
+    kind = torch.float64 if double else torch.float32
+    stack = []
+    for at, (layer, values) in enumerate(zip(layers, edges, strict=True)):
+        if why := unfit(layer):
+            raise Unfit(f"layer {at} {why}")
+        stack.append(_layer(layer, values, kind))
+
+    def evaluate(rows: Any) -> Any:
+        with torch.inference_mode():
+            x = torch.from_numpy(rows)
+            for layer in stack:
+                x = layer(x)
+            return x.numpy()
+
+    return evaluate
+
+
+def use(threads: int) -> None:
+    """For all that torch does from here on."""
+    torch.set_num_threads(threads)
+
+
+def version() -> str:
+    """Name and version."""
+    return f"torch {torch.__version__}"
+
+
+def unfit(layer: LayerInfo) -> str:
+    """Why a layer has no such form, or nothing."""
+    if layer.before or layer.after or any(basis.before for basis in layer.bases):
+        return "has steps before or after its edges"
+    if layer.positions or any(basis.per_edge for basis in layer.bases):
+        return "runs at several positions, or shifts functions edge by edge"
+    return _unlike(layer)
+
+
+def _unlike(layer: LayerInfo) -> str:
+    """Why its edges have no such form, or nothing."""
+    splines = [basis for basis in layer.bases if basis.kind == grids.SPLINE]
+    others = {basis.kind for basis in layer.bases if basis.kind != grids.SPLINE}
+    if layer.symbolic or len(splines) != 1 or not others <= set(SINGLE):
+        return "has edges other than B-splines and " + " or ".join(SINGLE)
+    if _repeats(splines[0]):
+        return "has knots that repeat"
+    if 8 * layer.sources * layer.destinations * PLACES * splines[0].functions > MOST:
+        return "is too large for its coefficients to be found from its edges"
+    return ""
+
+
+def _repeats(spline: BasisInfo) -> bool:
+    return not (np.diff(np.array(spline.knots, np.float64), axis=1) > 0).all()
+
+
+def _layer(layer: LayerInfo, edges: Edges, kind: torch.dtype) -> Layer:
+    (spline,) = (basis for basis in layer.bases if basis.kind == grids.SPLINE)
+    names = [basis.kind for basis in layer.bases if basis.kind != grids.SPLINE]
+    knots = np.array(spline.knots, np.float64)
+    knots = np.repeat(knots, layer.sources, axis=0) if len(knots) == 1 else knots
+    degree = knots.shape[1] - spline.functions - 1
+    # Where the spline is nothing, the other functions stand alone: that tells them apart on fine grids.
+    first, last = knots[:, :1], knots[:, -1:]
+    share = np.linspace(-BEYOND, 1 + BEYOND, PLACES * spline.functions)
+    x = (first + (last - first) * share).T.astype(np.float32).astype(np.float64)  # [M, S], as the edges are given it
+    wide, exact = torch.from_numpy(x), torch.from_numpy(knots)
+    columns = [bases(wide, exact, degree), *(SINGLE[name](wide)[..., None] for name in names)]
+    design = torch.cat(columns, dim=2).permute(1, 0, 2)  # [S, M, K + base]
+    values = torch.from_numpy(edges(x)).permute(1, 0, 2)  # [S, M, D]
+    found = torch.linalg.lstsq(design, values).solution.permute(2, 0, 1)  # [D, S, K + base]
+    return Layer(
+        exact.to(kind),
+        degree,
+        found[..., : spline.functions].flatten(1).contiguous().to(kind),
+        {name: found[..., spline.functions + at].contiguous().to(kind) for at, name in enumerate(names)},
+        torch.tensor(layer.bias, dtype=kind) if layer.bias else None,
+    )

@@ -1,0 +1,68 @@
+"""One thing that was looked at: what was found, and what to do about it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kanexport.contract.cli.tables import Table
+
+
+class Level(enum.StrEnum):
+    """A warning may be on purpose; with a problem a server does not start, or does not do its work."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`about` says what was looked at, `advice` what to do where that is not well."""
+
+    level: Level
+    about: str
+    text: str
+    advice: str = ""
+
+
+def ok(about: str, text: str) -> Finding:
+    """As it should be."""
+    return Finding(Level.OK, about, text)
+
+
+def warning(about: str, text: str, advice: str) -> Finding:
+    """Something to look at."""
+    return Finding(Level.WARNING, about, text, advice)
+
+
+def problem(about: str, text: str, advice: str) -> Finding:
+    """Something to correct."""
+    return Finding(Level.PROBLEM, about, text, advice)
+
+
+def well(findings: Iterable[Finding]) -> bool:
+    """Whether none is a problem."""
+    return all(finding.level is not Level.PROBLEM for finding in findings)
+
+
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+
+
+def document(findings: Sequence[Finding]) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {"well": well(findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def show(title: str, findings: Sequence[Finding]) -> None:
+    """A row a finding, and how many of each kind there are."""
+    counts = {level: sum(finding.level is level for finding in findings) for level in Level}
+    caption = ", ".join(
+        f"{count} {level}{'s' * (count != 1 and level is not Level.OK)}" for level, count in counts.items()
+    )
+    table = Table(title, ("", "of", "found", "what to do"), caption=(caption,))
+    for finding in findings:
+        table.add(finding.level, finding.about, finding.text, finding.advice, style=STYLES[finding.level])
+    table.show()

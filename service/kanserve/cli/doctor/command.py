@@ -1,0 +1,90 @@
+"""`kanserve doctor`: what is wrong with this machine, a repository, the settings and a running server, in words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kanexport.contract.cli.console import Exit, print_json
+from kanserve.cli import session
+from kanserve.cli.doctor import check_results, machine_checks, server_checks
+from kanserve.cli.doctor.check_results import Finding, problem, well
+from kanserve.cli.doctor.config_checks import ahead
+from kanserve.cli.doctor.server_checks import Source, Trust
+from kanserve.cli.options import CommandError, add_client_options, token
+from kanserve.client import base
+from kanserve.client.base import Tls
+from kanserve.config import sources
+from kanserve.errors import ConfigError
+
+TEXT = """Look at everything that a server needs, and say what is wrong with it and what to do: Python and
+packages, the runtime, threads, open files, the clock; the settings, certificates and ports; each version of a
+REPOSITORY; and, with --url, a server that runs. Nothing is changed.
+
+Each line is ok, a warning or a problem; the exit code is 1 where there is a problem.
+"""
+EXAMPLES = """examples:
+  kanserve doctor                                   this machine, and the settings in the environment
+  kanserve doctor --config kanserve.toml            what a server with these settings would find
+  kanserve doctor --url host:8001                   and a server that runs there
+"""
+PORT = 8002  # of metrics, where nothing else is said
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models")
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of a server")
+    add_client_options(parser, url="")
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help=f"where its metrics are (default: the port of --url, then port {PORT} of its host)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 where there is a problem."""
+    findings = list(_found(args))
+    if args.json:
+        print_json(check_results.document(findings))
+    else:
+        check_results.show("", findings)
+    return Exit.DONE if well(findings) else Exit.FAILED
+
+
+def _found(args: argparse.Namespace) -> Iterator[Finding]:
+    yield from machine_checks.installation()
+    yield machine_checks.clock()
+    flags: dict[str, Any] = {"repository": Path(args.repository)} if args.repository else {}
+    try:
+        loaded = sources.load(flags, config=args.config, without={"repository": Path()})
+    except ConfigError as error:
+        yield problem("settings", str(error), "correct them")
+    else:
+        yield from ahead(loaded, running=bool(args.url))
+    if args.url:
+        yield from _running(args)
+
+
+def _running(args: argparse.Namespace) -> Iterator[Finding]:
+    try:
+        with session.connection(args) as client:
+            yield from server_checks.check_server(client, _sources(args))
+    except CommandError as error:
+        yield problem("server", error.message, error.hint)
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    """Places that may have its metrics: first the port of the request, which is surely its own, then the usual port."""
+    if args.metrics:
+        return [Source(args.metrics)]
+    tls = Tls.of(args.ca, args.cert, args.key, args.server_name)
+    secure = base.is_secure(args.url, tls)
+    shown = dict(base.carried(token(args), args.url, secure=secure, in_clear=args.token_in_clear))
+    shared = args.url.rpartition("//")[2]
+    trust = Trust(tls.ca, tls.cert, tls.key, tls.server_name) if secure else None
+    return [Source(shared, trust, shown), Source(f"{shared.rpartition(':')[0]}:{PORT}")]

@@ -1,0 +1,148 @@
+"""A server that runs: whether it answers, what it serves, and what its metrics say has gone wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+
+from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
+from kanserve.client.errors import ClientError
+from kanserve.client.results import IndexEntry
+from kanserve.client.sync import Client
+
+ABOUT = "server"
+SECONDS = 5.0  # for its metrics
+MOST = 2**24  # bytes of them
+OWN = "kanserve_"  # prefix of kanserve's own metric names
+READY = "READY"
+# Where samples begin so, what they count in words, and what to do.
+COUNTED = (
+    ("kanserve_log_lines_dropped_total", "", "log lines were lost", "see to whoever reads them"),
+    ("kanserve_model_load_failures_total", "", "loads of versions failed", "its log says why: `load failed`"),
+    ("kanserve_worker_ends_total", "", "workers ended", "its log says how: `a worker ended`"),
+    ("kanserve_settings_refused", "", "reading of the settings failed", "correct the file, then SIGHUP"),
+    ("kanserve_settings_waiting", "", "changed settings wait for a restart", "restart it at a quiet time"),
+    ("nv_inference_request_failure", 'reason="BACKEND"', "inferences failed in the runtime", "its log: `rpc`"),
+    ("nv_inference_request_failure", 'reason="REJECTED"', "inferences were turned away", "more came than it may take"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Settings of TLS: PEM files (None: the usual authorities, no client certificate), and the name in the server's
+    certificate, if that is not the host."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A host and port that may have the metrics page of the server. `trust`: use TLS; `headers`: the client's
+    credentials."""
+
+    address: str
+    trust: Trust | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The address of the page."""
+        return f"{'http' if self.trust is None else 'https'}://{self.address}/metrics"
+
+    def read(self) -> str:
+        """The text of the page. Raises OSError, ValueError."""
+        try:
+            with contextlib.closing(self._connection()) as connection:
+                connection.request("GET", "/metrics", headers=dict(self.headers))
+                answer = connection.getresponse()
+                page = answer.read(MOST).decode("utf-8", "replace")
+        except http.client.HTTPException as error:
+            raise OSError("there is no HTTP") from error
+        if answer.status != HTTPStatus.OK:
+            raise OSError(f"{answer.status} {answer.reason}")
+        if OWN not in page:
+            raise OSError("its metrics are not those of a kanserve")
+        return page
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.trust is None:
+            return http.client.HTTPConnection(self.address, timeout=SECONDS)
+        return _Secure(self.address, self.trust)
+
+
+class _Secure(http.client.HTTPSConnection):
+    """An HTTPS connection that checks the certificate for a given name."""
+
+    def __init__(self, address: str, trust: Trust) -> None:
+        context = ssl.create_default_context(cafile=trust.ca)
+        if trust.cert:
+            context.load_cert_chain(trust.cert, trust.key)
+        super().__init__(address, timeout=SECONDS, context=context)
+        self._own, self._name = context, trust.name
+
+    def connect(self) -> None:
+        """Raises OSError."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._own.wrap_socket(self.sock, server_hostname=self._name or self.host)
+
+
+def check_server(client: Client, metrics: Sequence[Source]) -> Iterator[Finding]:
+    """Findings about a running server, from its protocol and its metrics page. The page is at the first of `metrics`
+    that has one."""
+    try:
+        state, index = client.health(), client.index()
+    except ClientError as error:
+        yield problem(ABOUT, f"{client.url}: {error}", "start it, or name another with --url")
+        return
+    if state == "SERVING":
+        yield ok(ABOUT, f"{client.url} is live and ready")
+    else:
+        yield problem(ABOUT, f"{client.url} answers, and is {state}", "the next lines say which version it waits for")
+    serving = {entry.name for entry in index if entry.state == READY}
+    for entry in index:
+        yield _version(entry, others=entry.name in serving)
+    yield from _counted(metrics)
+
+
+def _version(entry: IndexEntry, *, others: bool) -> Finding:
+    """`others`: whether another version of the model serves, if this one does not."""
+    named = f"{entry.name} version {entry.version or 'none'}"
+    if entry.state == READY:
+        return ok(ABOUT, f"{named} serves")
+    found = warning if others else problem
+    return found(ABOUT, f"{named} is {entry.state}: {entry.reason or 'no reason is told'}", "its log: `load failed`")
+
+
+def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
+    failed = []
+    for source in sources:
+        try:
+            page = source.read()
+        except (OSError, ValueError) as error:
+            failed.append(f"{source.url}: {error}")
+        else:
+            yield from _told(source, page)
+            return
+    yield warning("metrics", "; ".join(failed), "name their address with --metrics; --token-file says who asks")
+
+
+def _told(source: Source, page: str) -> Iterator[Finding]:
+    said = [
+        warning("metrics", f"{count:g} {words}", advice)
+        for name, label, words, advice in COUNTED
+        if (count := _sum(page, name, label))
+    ]
+    yield from said or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
+
+
+def _sum(page: str, name: str, label: str) -> float:
+    samples = (line.rpartition(" ") for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
+    return sum(float(value) for sample, _, value in samples if label in sample)

@@ -1,0 +1,131 @@
+"""Which edges a command means: `--layer`, `--source`, `--destination`, and inputs and outputs by their names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanexport.contract.cli.suggest import closest
+from kanserve.cli.options import InputError
+from kanserve.client.model_info import Description
+
+INDEX_DIGITS = 9
+SHOWN = 10  # names in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Layers by index or name, nodes by index; none means all."""
+
+    layers: tuple[int | str, ...]
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Each may be repeated."""
+    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NODE"}
+    parser.add_argument(
+        "--layer",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="only this layer, by its name or its index (may be repeated; default: all)",
+    )
+    parser.add_argument(
+        "--source",
+        help="only edges from this node, by its index, or a feature by its name (may be repeated)",
+        **several,
+    )
+    parser.add_argument(
+        "--destination",
+        help="only edges to this node, by its index, or a class by its name (may be repeated)",
+        **several,
+    )
+
+
+def edges(described: Description, args: argparse.Namespace) -> Chosen:
+    """What the options say. A feature means the first layer, a class the last, where no layer is named. Raises
+    InputError."""
+    asked, last = layers(described, args.layer), len(described.layers) - 1
+    sources, features = _nodes(described, "--source", args.source)
+    destinations, classes = _nodes(described, "--destination", args.destination)
+    meant = {at for at, named in ((0, features), (last, classes)) if named}
+    if len(meant) > 1:
+        raise InputError(
+            f"{features[0]!r} is a source of layer 0 and {classes[0]!r} a destination of layer {last}: no edge goes "
+            "from one to the other; `kanserve edges --path` shows those on the ways between"
+        )
+    for at in meant:
+        if any(layer not in (at, described.layers[at].name) for layer in asked):
+            named = (features or classes)[0]
+            raise InputError(f"{named!r} is a node of layer {at}: leave --layer out, or name nodes by index")
+    return Chosen(asked or tuple(meant), sources, destinations)
+
+
+def _nodes(described: Description, option: str, texts: Iterable[str]) -> tuple[tuple[int, ...], list[str]]:
+    """Indices, and those texts that were names. Raises InputError."""
+    known = _names(described, option)
+    found = {text: _node(option, text, known) for text in texts}
+    return tuple(sorted(set(found.values()))), [text for text in found if text in known]
+
+
+def _names(described: Description, option: str) -> dict[str, int]:
+    """Of the nodes at this side of the network that have one."""
+    first, last = described.layers[0], described.layers[-1]
+    if option == "--source":
+        names = [described.source(0, at) for at in range(first.sources)]
+    else:
+        names = [described.destination(len(described.layers) - 1, at) for at in range(last.destinations)]
+    return {name: at for at, name in enumerate(names) if name != str(at)}
+
+
+def _node(option: str, text: str, known: dict[str, int]) -> int:
+    if text in known:
+        return known[text]
+    if text.isdecimal() and len(text) <= INDEX_DIGITS:
+        return int(text)
+    what = f"there are {_shown(list(known))}" if known else "nodes of this model have no names"
+    raise InputError(f"{option} {text}: neither an index nor a name; {what}{_hint(text, list(known))}")
+
+
+def output(described: Description, option: str, text: str) -> int:
+    """A number of the answer, by its name or its index. Raises InputError."""
+    return _one(option, text, [described.names.output(at) for at in range(described.output.shape[-1])], "outputs")
+
+
+def feature(described: Description, option: str, text: str) -> int:
+    """A number of a row, by its name or its index. Raises InputError."""
+    return _one(option, text, [described.names.feature(at) for at in range(described.input.shape[-1])], "inputs")
+
+
+def _one(option: str, text: str, names: Sequence[str], what: str) -> int:
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and len(text) <= INDEX_DIGITS and int(text) < len(names):
+        return int(text)
+    raise InputError(f"{option} {text}: the model has the {what} {_shown(names)}{_hint(text, names)}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _hint(text: str, known: Sequence[str]) -> str:
+    close = closest(text, known)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def layers(described: Description, texts: Iterable[str]) -> tuple[int | str, ...]:
+    """What --layer means: a name, if a layer has it (the children of a torch Sequential are named by numbers), else an
+    index."""
+    names = {layer.name for layer in described.layers}
+    return tuple(
+        dict.fromkeys(
+            int(text) if text.isdecimal() and len(text) <= INDEX_DIGITS and text not in names else text
+            for text in texts
+        )
+    )

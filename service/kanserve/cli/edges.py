@@ -1,0 +1,316 @@
+"""`kanserve edges NAME --input rows.npy`: what every edge of the network did with rows."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.cli import tables
+from kanexport.contract.cli.console import Exit, note, print_json
+from kanexport.contract.cli.tables import Table
+from kanexport.contract.manifest import arrows
+from kanserve.cli import edge_selection, input_rows, output_results, session
+from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
+from kanserve.client import chunking
+from kanserve.client.model_info import Description
+from kanserve.client.results import LayerValues
+
+TEXT = """Ask what every edge did with rows.
+
+The table holds the strongest edges, by the mean magnitude of their values phi over all
+rows (and positions). Between min and max it shows how those values are distributed: the
+range is cut into 16 equal parts, and a bar's height is the number of values in its part.
+It says which values occur, not how phi depends on its input.
+"""
+EXAMPLES = """examples:
+  kanserve edges digits --input rows.npy --top-k 5
+  kanserve edges digits --input rows.npy --layer 0 --output edges.npz
+  kanserve edges digits --input rows.npy --layer 1 --source 0 --destination 2 --json
+  kanserve edges iris --input rows.csv --path "petal width" virginica
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser, files=True)
+    add_row_options(parser)
+    edge_selection.add_options(parser)
+    parser.add_argument(
+        "--top-k", type=index, default=0, metavar="K", help="per layer, the K edges of largest magnitude"
+    )
+    parser.add_argument(
+        "--path",
+        nargs=2,
+        metavar=("INPUT", "OUTPUT"),
+        help="only edges on the ways from this input to this output, by name or index",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE.npz",
+        help="write layer{l}_edges, float32 (rows, *positions, source, destination); with --top-k "
+        "(rows, *positions, k); with a selection also layer{l}_sources and layer{l}_destinations. "
+        "Without it: a table of the strongest",
+    )
+    parser.add_argument("--show", type=index, default=20, metavar="N", help="edges in the table (20)")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    output_results.check(args.output, (".npz",))
+    given = input_rows.contents(args.input)
+    with session.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        chosen, path = edge_selection.edges(described, args), _path(args, described)
+        with tables.bar("edges", unit="rows", at_once=False) as report:
+            answers = chunking.edges(
+                client,
+                described,
+                rows,
+                layers=chosen.layers,
+                sources=chosen.sources,
+                destinations=chosen.destinations,
+                path=path,
+                top_k=args.top_k,
+                progress=report,
+            )
+            if args.output:
+                layers = list(answers)
+            else:
+                survey = survey_edges(described, answers, most=args.show)
+    if args.output:
+        _write(args, described, layers)
+    elif args.json:
+        asked = document(described, survey.layers, chunking.count(rows))
+        print_json({**asked, "edges": strongest(described, survey)})
+    else:
+        table(described, survey, chunking.count(rows)).show()
+    return Exit.DONE
+
+
+def _path(args: argparse.Namespace, described: Description) -> tuple[int, int] | None:
+    """Raises InputError."""
+    if args.path is None:
+        return None
+    if args.source or args.destination:
+        raise InputError("--path has its own sources and destinations; name layers beside it, or leave it out")
+    start, end = args.path
+    return edge_selection.feature(described, "--path", start), edge_selection.output(described, "--path", end)
+
+
+def _write(args: argparse.Namespace, described: Description, layers: list[LayerValues]) -> None:
+    """The file of edges, and what it holds to stderr, or to stdout as JSON."""
+    arrays = dict(_arrays(layers, selected=bool(args.source or args.destination or args.path or args.top_k)))
+    output_results.write(args.output, arrays)
+    if args.json:
+        row_count = len(layers[0].values) if layers else 0
+        asked = document(described, [layer.layer for layer in layers], row_count)
+        print_json({**asked, "output": args.output, "shapes": output_results.shapes(arrays)})
+    else:
+        note(output_results.summary(args.output, arrays))
+
+
+def _arrays(layers: list[LayerValues], *, selected: bool) -> Iterable[tuple[str, Any]]:
+    """The arrays of the file by name; of a selection, which nodes it holds too."""
+    for layer in layers:
+        yield f"layer{layer.layer}_edges", layer.values
+        if selected:
+            yield f"layer{layer.layer}_sources", layer.sources
+            yield f"layer{layer.layer}_destinations", layer.destinations
+
+
+BINS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """One edge over all rows and positions: mean magnitude and extremes of phi, and a
+    histogram of its finite values in 16 equal parts of minimum to maximum.
+
+    `share` is its part of the summed mean magnitudes of the edges that were asked for in its layer.
+    """
+
+    layer: int
+    layer_name: str
+    source: int
+    destination: int
+    mean_abs: float
+    share: float
+    minimum: float
+    maximum: float
+    symbolic: str
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The answer to an edge query in figures. `layers` were asked, by index; `total` edges are
+    in them, of which `strongest` holds some, strongest first."""
+
+    layers: tuple[int, ...]
+    total: int
+    strongest: tuple[Strength, ...]
+
+
+def survey_edges(described: Description, answers: Iterable[LayerValues], *, most: int) -> Survey:
+    """The `most` strongest edges of all answers; each answer is dropped once it is measured."""
+    layers, total, strongest = [], 0, []
+    for answer in answers:
+        pairs = _pairs(described, answer)
+        layers.append(answer.layer)
+        total += len(pairs)
+        strongest += measure(described, answer, pairs, most=most)
+    strongest.sort(key=lambda edge: (-_rank(edge.mean_abs), edge.layer, edge.source, edge.destination))
+    return Survey(tuple(layers), total, tuple(strongest[:most]))
+
+
+def measure(described: Description, answer: LayerValues, pairs: list[tuple[int, int]], *, most: int) -> list[Strength]:
+    """The strongest edges of one layer, over rows and positions; `pairs` are the (source,
+    destination) of its columns. NaN counts as the strongest: it is what to look at."""
+    if not answer.values.size:
+        return []
+    layer = described.layers[answer.layer]
+    symbolic = {(edge.source, edge.destination): edge.function for edge in layer.symbolic}
+    values = answer.values.reshape(-1, len(pairs))
+    mean_abs = np.abs(values).mean(axis=0, dtype=np.float64)
+    minimum, maximum = values.min(axis=0), values.max(axis=0)
+    total = float(np.nansum(mean_abs)) or 1.0
+    order = np.argsort(-np.where(np.isnan(mean_abs), np.inf, mean_abs), kind="stable")
+    return [
+        Strength(
+            layer=answer.layer,
+            layer_name=layer.name,
+            source=pairs[at][0],
+            destination=pairs[at][1],
+            mean_abs=float(mean_abs[at]),
+            share=float(mean_abs[at]) / total,
+            minimum=float(minimum[at]),
+            maximum=float(maximum[at]),
+            symbolic=symbolic.get(pairs[at], ""),
+            histogram=_histogram(values[:, at]),
+        )
+        for at in order[:most].tolist()
+    ]
+
+
+def _pairs(described: Description, answer: LayerValues) -> list[tuple[int, int]]:
+    """Source and destination along the last axis of values, or along the last two."""
+    sources, destinations = answer.sources.tolist(), answer.destinations.tolist()
+    positions = described.layers[answer.layer].positions
+    if answer.values.ndim == 1 + len(positions) + 1:
+        return list(zip(sources, destinations, strict=True))
+    return [(source, destination) for source in sources for destination in destinations]
+
+
+def _rank(strength: float) -> float:
+    return math.inf if math.isnan(strength) else strength
+
+
+def _histogram(values: Any) -> tuple[int, ...]:
+    """Counts of the finite values; equal values lie in the middle."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite):
+        return (0,) * BINS
+    low, high = finite.min(), finite.max()
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts, _ = np.histogram(finite, bins=BINS, range=(low, high))
+    return tuple(counts.tolist())
+
+
+BARS = "▁▂▃▄▅▆▇█"
+EMPTY = "·"
+LEGEND = (
+    "share: of the edges asked for in the layer",
+    f"distribution: how many values of φ lie in each of {BINS} equal parts of min to max, {EMPTY} for none; "
+    "it is no curve of φ over its input",
+)
+
+
+def document(described: Description, layers: Sequence[int], row_count: int) -> dict[str, Any]:
+    """What a query asked, for JSON: the model, the rows, the layers by index."""
+    return {
+        "model": described.name,
+        "version": described.version,
+        "digest": described.digest,
+        "edge_class": described.edge_class,
+        "rows": row_count,
+        "layers": [
+            {
+                "index": at,
+                "name": described.layers[at].name,
+                "edge_class": described.layers[at].edge_class,
+                "positions": described.layers[at].positions,
+            }
+            for at in layers
+        ],
+    }
+
+
+def strongest(described: Description, survey: Survey) -> list[dict[str, Any]]:
+    """The edges for JSON, strongest first, with what their ends are called."""
+    return [
+        {
+            **asdict(edge),
+            "source_name": described.source(edge.layer, edge.source),
+            "destination_name": described.destination(edge.layer, edge.destination),
+        }
+        for edge in survey.strongest
+    ]
+
+
+def table(described: Description, survey: Survey, row_count: int) -> Table:
+    """The strongest edges, one a row."""
+    strongest_first = Table(
+        f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}; "
+        f"{row_count} rows",
+        ("edge", "mean |φ|", "share", "min", "distribution of values", "max", "symbolic"),
+        numbers=("mean |φ|", "share", "min"),
+        caption=(
+            f"{len(survey.strongest)} of {survey.total} edges, by mean |φ|",
+            *LEGEND,
+            *_remarks(described, survey.layers),
+        ),
+    )
+    for edge in survey.strongest:
+        name = f" ({edge.layer_name})" if edge.layer_name else ""
+        strongest_first.add(
+            f"{edge.layer}{name}: {described.source(edge.layer, edge.source)} → "
+            f"{described.destination(edge.layer, edge.destination)}",
+            f"{edge.mean_abs:.4g}",
+            f"{edge.share:.1%}",
+            f"{edge.minimum:.4g}",
+            bars(edge.histogram),
+            f"{edge.maximum:.4g}",
+            edge.symbolic,
+        )
+    return strongest_first
+
+
+def bars(counts: Sequence[int]) -> str:
+    """Counts as bars; an empty bin is a dot."""
+    top = max(counts) or 1
+    return "".join(EMPTY if not n else BARS[round(n / top * (len(BARS) - 1))] for n in counts)
+
+
+def _remarks(described: Description, layers: Sequence[int]) -> list[str]:
+    """What a reader must know of the layers in the table."""
+    mixed = [str(at) for at in layers if described.layers[at].edge_class == "B"]
+    spread = [
+        f"layer {at} runs at {' x '.join(map(str, described.layers[at].positions))}"
+        for at in layers
+        if described.layers[at].positions
+    ]
+    remarks = []
+    if spread:
+        remarks.append(f"positions: {', '.join(spread)}; the figures are over rows and positions")
+    if mixed:
+        remarks.append(f"class B, where a value depends on all sources of its row: layer {', '.join(mixed)}")
+    return remarks

@@ -1,0 +1,172 @@
+"""`kanserve formula NAME`: the closed form of a model whose edges are symbolic; in part, where some are numeric."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from kanexport.contract.cli.console import Exit, print_json, say
+from kanexport.contract.cli.suggest import advice
+from kanserve.analysis import formula, latex
+from kanserve.analysis.formula import Formula, UnknownLine
+from kanserve.analysis.formula_printer import EXACT, FormulaError, TooLong
+from kanserve.cli import session
+from kanserve.cli.options import CommandError, add_client_options, add_model_options
+from kanserve.client.model_info import Description
+
+DIGITS = 6
+HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
+EXAMPLES = """examples:
+  kanserve formula hello --digits 3
+  kanserve formula hello --latex           for a page, with the names of features and classes
+  kanserve formula wine --partial          numeric edges as functions with a name, phi_LAYER_SOURCE_DESTINATION
+  kanserve formula hello --by-layer        where one line would be too long
+  kanserve formula digits --partial --by-layer --only h1_3
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.epilog = EXAMPLES
+    add_model_options(parser, files=True)
+    parser.add_argument(
+        "--digits", type=_digits, default=DIGITS, metavar="N", help=f"significant digits, 1 to {EXACT} ({DIGITS})"
+    )
+    parser.add_argument("--by-layer", action="store_true", help="one line for every node, instead of one for an output")
+    parser.add_argument(
+        "--partial", action="store_true", help="name numeric edges, which have no closed form, instead of refusing them"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the output, or with --by-layer the node, that is wanted; may be given again",
+    )
+    parser.add_argument("--latex", action="store_true", help="write LaTeX (with amsmath) instead of Python's syntax")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    asked = args.name  # a checkpoint's path, in whose place its model's name comes
+    with session.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+    inputs, outputs = _variables(described)
+    try:
+        lines = _formulas(described, args, inputs, outputs)
+        looks = _looks(described, inputs, outputs)
+        written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
+    except FormulaError as error:
+        raise CommandError(
+            f"{_title(described)}: {error}", hint=_hint(error, args, asked), kind="FormulaError"
+        ) from error
+    if args.json:
+        _print_json(described, args, lines, inputs, written)
+    elif args.latex:
+        names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
+        _print(zip(names, written, strict=True), _about(asked, lines, sign="%", called=r"\varphi_{L,I,J}"))
+    else:
+        shown = ((line.name, line.expression) for line in lines)
+        _print(shown, _about(asked, lines, sign="#", called="phi_L_I_J"))
+    return Exit.DONE
+
+
+def _print(lines: Iterable[tuple[str, str]], about: str) -> None:
+    for name, text in lines:
+        say(f"{name} = {text}")
+    if about:
+        say(about)
+
+
+def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> str:
+    """A comment on numeric edges, if there are any."""
+    if not formula.named(line.expression for line in lines):
+        return ""
+    command = f"kanserve curves {shlex.quote(model)} --layer L --source I --destination J"
+    return f"{sign} {called}: the numeric edge of layer L from source I to destination J, as `{command}` draws it"
+
+
+def _variables(described: Description) -> tuple[list[str], list[str]]:
+    """What inputs and outputs are called in a formula."""
+    names = described.names
+    return (
+        formula.tokens(names.features, "x", described.input.shape[-1]),
+        formula.tokens(names.classes, "y", described.output.shape[-1]),
+    )
+
+
+def _looks(described: Description, inputs: list[str], outputs: list[str]) -> dict[str, str]:
+    """Variables as LaTeX, by what a formula calls them."""
+    names = described.names
+    return latex.symbols(outputs, names.classes) | latex.symbols(inputs, names.features)
+
+
+def _formulas(
+    described: Description, args: argparse.Namespace, inputs: list[str], outputs: list[str]
+) -> tuple[Formula, ...]:
+    """The lines of a model. Raises CommandError, FormulaError."""
+    if described.family == HYBRID:
+        raise CommandError(
+            f"{_title(described)} is a module with KAN layers in it; what stands around them is not described, "
+            "so there is no closed form",
+            kind="FormulaError",
+        )
+    token_of = dict(zip(described.names.classes, outputs, strict=False))
+    return formula.formulas(
+        inputs,
+        described.layers,
+        digits=args.digits,
+        outputs=outputs,
+        by_layer=args.by_layer,
+        partial=args.partial,
+        only=[token_of.get(name, name) for name in args.only],
+    )
+
+
+def _title(described: Description) -> str:
+    return f"{described.name} version {described.version}"
+
+
+def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
+    """What to do where there is no such formula; `model`: as it was asked for."""
+    if isinstance(error, UnknownLine):
+        inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
+        return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")
+    if isinstance(error, TooLong):
+        if not args.by_layer:
+            return "--by-layer gives one line for every node, --only NAME one of them"
+        return f"`kanserve curves {shlex.quote(model)} --layer L --destination J` has the edges of a node one by one"
+    if "is numeric" in str(error):
+        return "--partial gives such edges a name, and the rest in closed form"
+    return ""
+
+
+def _print_json(
+    described: Description, args: argparse.Namespace, lines: tuple[Formula, ...], inputs: list[str], written: list[str]
+) -> None:
+    formulas: list[dict[str, Any]] = [asdict(line) for line in lines]
+    for line, text in zip(formulas, written, strict=False):
+        line["latex"] = text
+    print_json(
+        {
+            "model": described.name,
+            "version": described.version,
+            "digest": described.digest,
+            "inputs": inputs,
+            "digits": args.digits,
+            "formulas": formulas,
+            "numeric_edges": formula.named(line.expression for line in lines),
+        }
+    )
+
+
+def _digits(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= EXACT:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of digits from 1 to {EXACT}")
+    return value

@@ -1,0 +1,98 @@
+"""`kanserve infer NAME --input rows.npy`: rows in, outputs out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from kanexport.contract.cli import tables
+from kanexport.contract.cli.console import Exit, note, print_json
+from kanserve.cli import output_results, row_stream, session
+from kanserve.cli.options import add_client_options, add_model_options, add_row_options
+from kanserve.client import chunking
+from kanserve.client.results import ServedModel
+from kanserve.client.sync import Client
+
+TOLD = 1.0  # seconds; a longer run reports its speed
+EXAMPLES = """examples:
+  kanserve infer digits --input rows.npy                    CSV on stdout
+  kanserve infer digits --input rows.csv --output y.npz
+  kanserve infer digits --input rows.parquet --output y.jsonl
+  head -3 rows.csv | kanserve infer digits --input - --json
+  kanserve infer text --input rows.npz                      several inputs: one array for each, by its name
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.epilog = EXAMPLES
+    add_model_options(parser, files=True)
+    add_row_options(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", help=".csv, .npy, .jsonl (a line per row), .npz or .json; without it: CSV on stdout"
+    )
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    output_results.check(args.output, output_results.SUFFIXES)
+    kept: dict[str, Any] = {}
+    keep = (lambda outputs, _: kept.update(outputs)) if args.json else None
+    with row_stream.opened(args.input) as given, session.connection(args, model=args.name) as client:
+        model = client.model(args.name, args.model_version)
+        names = tuple(output.name for output in model.outputs)
+        output_results.check_count(args.output, names)
+        rows = row_stream.rows(model.inputs, given, array=args.array, names=model.names)
+        with output_results.opened(args.output, names, keep=keep) as sink:
+            ran = _infer(args, client, model, rows, sink)
+    _print(args, ran, sink, kept)
+    return Exit.DONE
+
+
+@dataclass(slots=True)
+class _Run:
+    """The versions that computed the rows, in the order of the rows, and the total time."""
+
+    versions: list[str]
+    seconds: float
+
+    def rate(self, rows: int) -> float:
+        return rows / max(self.seconds, 1e-9)
+
+
+def _infer(
+    args: argparse.Namespace, client: Client, model: ServedModel, rows: row_stream.Rows, sink: output_results.Shapes
+) -> _Run:
+    """Send the rows to the server, and write their outputs to the sink."""
+    ran, begun = _Run([], 0.0), time.monotonic()
+    with tables.bar("infer", unit="rows", at_once=False) as report:
+        for answer in chunking.stream(client, model, rows.parts, version=args.model_version):
+            sink.add(answer)
+            if answer.version not in ran.versions:
+                ran.versions.append(answer.version)
+            report(sink.rows, rows.total, rows.share())
+    ran.seconds = time.monotonic() - begun
+    return ran
+
+
+def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kept: dict[str, Any]) -> None:
+    """Print the written outputs, their place and the speed on stderr; with --json, print one document."""
+    if args.output and not args.json:
+        note(output_results.written(args.output, sink.shapes))
+    if len(ran.versions) > 1:
+        note(
+            f"warning: the model changed meanwhile: its versions {', '.join(ran.versions)} computed rows, in this order"
+        )
+    if ran.seconds >= TOLD:
+        note(f"{sink.rows} rows in {ran.seconds:.1f} s, {ran.rate(sink.rows):.0f} rows per second")
+    if args.json:
+        what = (
+            {"output": args.output, "shapes": sink.shapes}
+            if args.output
+            else {"outputs": {name: output.tolist() for name, output in kept.items()}}
+        )
+        speed = {"seconds": round(ran.seconds, 3), "rows_per_second": round(ran.rate(sink.rows), 1)}
+        print_json({"model": args.name, "version": ran.versions[-1], "rows": sink.rows, **speed, **what})

@@ -1,0 +1,338 @@
+"""What a server serves or a folder holds: one entry for every version of every model.
+
+A folder is judged by the server's own rules: `repository.layout` for names, files and
+their sha256, `repository.check` for the manifest, and, when it is asked for and a runtime
+is installed, `models.trial` for the graph and the reference rows. An entry says which of
+these were asked.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kanexport.contract import atomic, safe_files, temp_dirs
+from kanexport.contract import manifest as contract
+from kanexport.contract.cli import suggest
+from kanexport.contract.cli.console import Exit
+from kanexport.contract.cli.suggest import advice
+from kanexport.contract.manifest import LayerInfo, Manifest
+from kanexport.contract.naming import UNNAMED, Names
+from kanserve.cli.options import CommandError, InputError
+from kanserve.client.errors import ClientError, NoAnswer
+from kanserve.client.model_info import Description
+from kanserve.client.results import IndexEntry
+from kanserve.client.sync import Client
+from kanserve.errors import ConfigError, LoadError
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle, Candidate
+from kanserve.repository.validation import check_config, check_manifest
+
+READY = "READY"  # of a server; its other states are its own words
+COMPLETE = "COMPLETE"  # names, files and manifest are as the server demands; the graph was not tried
+LOADS = "LOADS"  # and the graph loads and gives the reference answers, here, on the CPU
+INVALID = "INVALID"  # the server refuses it
+PLAIN = "PLAIN"  # model.onnx without a manifest; served with --plain-onnx only, not looked into
+IGNORED = "IGNORED"  # the server passes over it
+USABLE = (COMPLETE, LOADS)
+FILE_BYTES = 2**30  # the default of the server's max_file_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One model version. Unknown facts are empty, NaN or None."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+    checked: tuple[str, ...] = ()  # of folders: what was held against the server's rules
+    family: str = ""
+    widths: tuple[int, ...] = ()  # numbers of each of `shapes`
+    shapes: tuple[tuple[int, ...], ...] = ()  # a row, the nodes of each layer, a row of the output
+    edge_class: str = ""
+    layer_classes: tuple[str, ...] = ()
+    verified_error: float = math.nan  # largest relative error of the outputs, from the export
+    size: int | None = None  # bytes; known for folders
+    against: str = ""  # what it was verified against, a key of `manifest.AGAINST`
+    verified: str = ""  # the same in words
+    assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
+    serving: str = ""  # how a server runs it, in words
+    unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
+    outside: str = ""  # what becomes of rows outside, a key of `shared.outside.POLICIES`
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One model version with its layers."""
+
+    entry: Entry
+    layers: tuple[LayerInfo, ...]
+    notes: tuple[str, ...]
+    names: Names = UNNAMED
+
+
+def of_server(client: Client) -> list[Entry]:
+    """One entry per version that the server's index names. Raises ClientError."""
+    return [_served(client, indexed) for indexed in client.index()]
+
+
+def of_folder(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Entry]:
+    """One entry per version. With `load`, each that may be served is loaded; `hard_links` as of the server.
+    Raises InputError if there is no such folder, MissingPackage if nothing is installed that could load."""
+    return [detail.entry for detail in details(repository, load=load, hard_links=hard_links)]
+
+
+def details(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Detail]:
+    """As `of_folder`, with the layers of what reads."""
+    found = _scan(repository, plain=False, hard_links=hard_links)
+    left_out = layout.left_out(found)
+    plain = [candidate for candidate in _scan(repository, plain=True, hard_links=hard_links) if candidate not in found]
+    every = [_judged(one, left_out.get(one), load=load) for one in found]
+    every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
+    places = {candidate.steps for candidate in (*found, *plain)}
+    if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
+        every += _ignored(repository, places)
+    return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
+
+
+def described(answer: Description, serving: str = "") -> Detail:
+    """A model as its server describes it; `serving`: how it is run there."""
+    entry = Entry(
+        name=answer.name,
+        version=answer.version,
+        state=READY,
+        family=answer.family,
+        widths=tuple(map(math.prod, answer.shapes)),
+        shapes=answer.shapes,
+        edge_class=answer.edge_class,
+        layer_classes=tuple(layer.edge_class for layer in answer.layers),
+        verified_error=answer.verified_error,
+        against=answer.against,
+        verified=answer.claim,
+        assumed=dict(answer.assumed),
+        serving=serving,
+        outside=answer.outside,
+    )
+    return Detail(entry, answer.layers, answer.notes, answer.names)
+
+
+def _served(client: Client, indexed: IndexEntry) -> Entry:
+    bare = Entry(name=indexed.name, version=indexed.version, state=indexed.state, reason=indexed.reason)
+    if indexed.state != READY:
+        return bare
+    try:
+        return described(client.describe(indexed.name, indexed.version)).entry
+    except NoAnswer:
+        raise
+    except ClientError:
+        return bare  # a plain ONNX model has no description, and a server may not offer one
+
+
+def _scan(repository: Path, *, plain: bool, hard_links: bool) -> list[Candidate]:
+    if not repository.is_dir():
+        raise InputError(f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected")
+    try:
+        return layout.scan(repository, plain_onnx=plain, hard_links=hard_links)
+    except ConfigError as error:
+        raise InputError(str(error)) from error
+
+
+def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail:
+    """A version with a manifest, as the server would judge it. `left_out`: the version_policy, if by that."""
+    name, version = candidate.name, str(candidate.version)
+    if left_out is not None:
+        return _bare(name, version, IGNORED, f"config.pbtxt has version_policy {left_out}")
+    checked: list[str] = []
+    try:
+        bundle = layout.load(candidate, FILE_BYTES)
+        manifest = bundle.manifest
+        if manifest is None:
+            return _bare(name, version, IGNORED, "its manifest went away while it was read")
+        checked += ["names", "files"]
+        check_manifest(manifest)
+        checked.append("manifest")
+        check_config(bundle.config, manifest.name, manifest.inputs, manifest.outputs, batched=True)
+        if load:
+            _load(candidate, bundle)
+            checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
+    except LoadError as error:
+        refused = _bare(name, version, INVALID, str(error))
+        return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
+    stored = _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
+    return replace(stored, entry=replace(stored.entry, unused=bundle.config.unused))
+
+
+def _load(candidate: Candidate, bundle: Bundle) -> None:
+    """By name: the client alone is installed without what the server needs to load."""
+    suggest.load("models --load", "kanserve.models.admission", "serve").load(candidate, bundle)
+
+
+def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple[str, ...]) -> Detail:
+    finite = [zone.outputs_max_rel for zone in manifest.verification.zones if zone.name != "nonfinite"]
+    entry = Entry(
+        name=candidate.name,
+        version=str(candidate.version),
+        state=state,
+        checked=checked,
+        family=manifest.source.family,
+        widths=manifest.widths,
+        shapes=manifest.shapes,
+        edge_class=manifest.edge_class,
+        layer_classes=tuple(layer.edge_class or manifest.edge_class for layer in manifest.layers),
+        verified_error=max(finite, default=math.nan),
+        size=sum(file.size for file in manifest.files),
+        against=manifest.against,
+        verified=manifest.claim,
+        assumed=manifest.source.options_assumed,
+        outside=manifest.outside,
+    )
+    return Detail(entry, manifest.layers, manifest.notes, manifest.names)
+
+
+def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
+    """Folders that look like versions and are none to the server."""
+    return [
+        _bare(model.name, version.name, IGNORED, _why_ignored(model, version.name))
+        for model in _folders(repository)
+        if not model.name.startswith(".")
+        for version in _folders(model)
+        if version.name.isdigit() and (model.name, version.name) not in known
+    ]
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir())
+    except OSError:  # what the machine does not list, the server does not see
+        return []
+
+
+def _why_ignored(model: Path, version: str) -> str:
+    if not layout.NAME.fullmatch(model.name):
+        return "the server takes no such name: letters, digits, '.', '_' and '-'"
+    if not layout.VERSION.fullmatch(version):
+        return "the server takes no such version: a number from 1, without leading zeros"
+    if model.is_symlink() or (model / version).is_symlink():
+        return "the server follows no link below the repository"
+    return f"neither {contract.FILE_NAME} nor {contract.MODEL_FILE}"
+
+
+def _bare(name: str, version: str, state: str, reason: str) -> Detail:
+    return Detail(Entry(name=name, version=version, state=state, reason=reason), (), ())
+
+
+FILE, FOLDER = 0o644, 0o755  # modes of a copy, before the umask
+
+
+def holds(repository: Path, name: str) -> bool:
+    """Whether there is a model of this name in a folder that there is."""
+    return repository.is_dir() and any(found.name == name for found in _scan_folder(repository))
+
+
+def version(repository: Path, name: str, wanted: str) -> tuple[Bundle, Manifest]:
+    """The files of the version `wanted`, or of the highest, and what it says of itself, as the server would take them.
+    Raises InputError."""
+    return _loaded(repository, _candidate(repository, name, wanted))
+
+
+def copied(repository: Path, name: str, source: str, target: str, *, force: bool) -> Manifest:
+    """Copy the version `source` to the number `target`, completely or not at all. The manifest of the copy has the new
+    number. The command reads the copy back and verifies it before the copy appears. `force`: replace an existing
+    version. Raises InputError if the source cannot be copied, CommandError if the target cannot be written."""
+    found = _candidate(repository, name, source)
+    if not layout.VERSION.fullmatch(target) or int(target) == found.version:
+        raise InputError(f"version {target[:30]} is not usable: another number from 1 was expected")
+    if not found.steps:
+        raise InputError(f"{repository} is itself one version, expected a folder of versions")
+    home = found.root.joinpath(*found.steps[:-1])
+    bundle, _ = _loaded(repository, found)
+    try:
+        made = replace(layout.manifest(found), version=int(target))  # its long lists stay in their own file
+        _check_free(home, target, force=force)
+        with temp_dirs.place(home) as staging:
+            _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(made)})
+            _loaded(repository, Candidate(name, made.version, staging, (target,)))
+            with temp_dirs.held(found.root):
+                _check_free(home, target, force=force)
+                _place(staging / target, home / target)
+    except (LoadError, contract.ManifestError) as error:
+        raise InputError(f"{repository}: {name} version {found.version} changed while it was read: {error}") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise CommandError(f"{home / target} cannot be written: {why}", exit_code=Exit.FAILED) from error
+    return made
+
+
+def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
+    """Write a folder `target` in a new one, and flush it to disk. Descriptors resolve each name only once. Raises
+    OSError."""
+    staging.mkdir(FOLDER)
+    with temp_dirs.held(staging, own=True) as inside:
+        os.mkdir(target, FOLDER, dir_fd=inside)
+        with safe_files.directory(target, within=inside) as version:
+            for name, data in files.items():
+                safe_files.create(name, [data], mode=FILE, within=version)
+            os.fsync(version)
+
+
+def _place(new: Path, target: Path) -> None:
+    """Move `new` to `target` by one rename or exchange. Raises CommandError if the file system has no exchange,
+    OSError."""
+    if not os.path.lexists(target):
+        os.rename(new, target)
+    elif not atomic.exchange(new, target):
+        raise CommandError(
+            f"{target} cannot be replaced in one step: this file system has no exchange of two names",
+            hint=f"remove {target}, then copy again",
+            exit_code=Exit.FAILED,
+        )
+
+
+def _check_free(home: Path, target: str, *, force: bool) -> None:
+    if os.path.lexists(home / target) and not force:
+        taken = [int(name) for name in os.listdir(home) if layout.VERSION.fullmatch(name)]
+        raise InputError(
+            f"{home / target} exists already",
+            hint=f"--force replaces it; the next number that is free is {max(taken, default=0) + 1}",
+        )
+
+
+def _loaded(repository: Path, found: Candidate) -> tuple[Bundle, Manifest]:
+    """The files and the manifest of a version. Raises InputError with the reason."""
+    try:
+        bundle = layout.load(found, FILE_BYTES)
+        if bundle.manifest is None:
+            raise InputError(f"{repository}: the manifest of {found.name} went away while it was read")
+        check_manifest(bundle.manifest)
+    except LoadError as error:
+        raise InputError(f"{repository}: {found.name} version {found.version}: {error}") from error
+    return bundle, bundle.manifest
+
+
+def _candidate(repository: Path, name: str, wanted: str) -> Candidate:
+    every = _scan_folder(repository)
+    known = [found for found in every if found.name == name]
+    if not known:
+        names = sorted({found.name for found in every})
+        raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
+    asked = [found for found in known if wanted in ("", str(found.version))]
+    if not asked:
+        versions = ", ".join(str(found.version) for found in known)
+        raise InputError(f"{repository}: {name} has the versions {versions}, not {wanted}")
+    return asked[-1]
+
+
+def _scan_folder(repository: Path) -> list[Candidate]:
+    if not repository.is_dir():
+        raise InputError(
+            f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected",
+            hint="--repository names it; `kanserve export FILE --repository models` makes one",
+        )
+    try:
+        return layout.scan(repository, plain_onnx=False)
+    except ConfigError as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,43 @@
+"""`kanserve open NAME`: the observatory page of a served KAN, in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+from kanexport.contract.cli.console import Exit
+from kanserve.cli import session
+from kanserve.cli.options import add_client_options, add_model_options
+from kanserve.client.errors import NotAllowed
+
+TEXT = """Open the observatory page of a served KAN in the browser, and print its address: the network,
+every edge, what the traffic is, why an answer came out.
+"""
+EXAMPLES = """examples:
+  kanserve open digits
+  kanserve open digits edge/0/10/3                one edge: LAYER/SOURCE/DESTINATION
+  kanserve open digits --no-browser               only print the address
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser)
+    parser.add_argument("view", nargs="?", default="", metavar="VIEW", help="what follows /ui/NAME/ (default: the map)")
+    parser.add_argument("--page", default="", metavar="HOST:PORT", help="where HTTP has a port of its own")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    with session.connection(args, model=args.name) as client, contextlib.suppress(NotAllowed):
+        client.model(args.name, args.model_version)  # who has no token here has one for the page, perhaps
+    secure = args.url.startswith(session.SECURE) or bool(args.ca or args.cert)
+    where = session.ui_address(
+        args.page or args.url, args.name, *filter(None, args.view.split("/")), secure=secure, version=args.model_version
+    )
+    session.check(where, args.timeout)
+    session.show(where, browser=not args.no_browser, as_json=args.json)
+    return Exit.DONE

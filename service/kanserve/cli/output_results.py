@@ -1,0 +1,273 @@
+"""Results: arrays into .npz, .npy, .csv or .json files, or onto stdout as CSV."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from kanexport.contract import atomic
+from kanexport.contract.cli.console import Exit, emit, json_text, jsonable
+from kanserve.cli.options import CommandError, InputError
+from kanserve.client.results import Answer
+
+OUTPUT_SUFFIXES = (".npz", ".npy", ".csv", ".json")
+
+
+def check(target: str | None, allowed: tuple[str, ...] = OUTPUT_SUFFIXES, option: str = "--output") -> None:
+    """Refuse a name that `write` could not serve, before anything is computed. Raises InputError."""
+    if target is None:
+        return
+    path = Path(target)
+    if path.suffix.lower() not in allowed:
+        raise InputError(
+            f"{option} {target}: the name must end in {' or '.join(allowed)}; found {path.suffix or 'no suffix'}"
+        )
+    fault = atomic.check(path)
+    if fault:
+        raise InputError(f"{option} {target}: {fault}")
+
+
+def check_count(target: str | None, names: tuple[str, ...]) -> None:
+    """Refuse a form that holds one array for a model of several outputs. Raises InputError."""
+    if target is not None and Path(target).suffix.lower() in (".npy", ".csv") and len(names) != 1:
+        raise InputError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
+
+
+def write(target: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Write the arrays by name, in the form that the suffix says; `columns` are the names in a .csv, by array. Raises
+    CommandError."""
+    path = Path(target)
+    check_count(target, tuple(arrays))
+    try:
+        atomic.write(path, _encode(path.suffix.lower(), arrays, columns))
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+
+
+def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shape of each array, for messages and JSON."""
+    return {name: list(array.shape) for name, array in arrays.items()}
+
+
+def array(values: Any) -> Any:
+    """For a file: what is not an array yet."""
+    return np.asarray(values)
+
+
+def summary(target: str, arrays: Mapping[str, Any]) -> str:
+    """Such as "y.npz: y [5, 2]"."""
+    return written(target, shapes(arrays))
+
+
+def written(target: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """The same text, from shapes by name."""
+    return f"{target}: {', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}"
+
+
+def csv_text(values: Any, columns: Sequence[str], *, header: bool = True) -> str:
+    """A header with the names in `columns`, if `header` is set, and one line per row, each row flat in C order. The
+    text gives exactly the same floats when it is read."""
+    table = values.reshape(len(values), len(columns))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow(columns)
+    # Python writes a float64 with the same text as numpy, but faster.
+    cells = table.tolist() if table.dtype == np.float64 else [[str(value) for value in row] for row in table]
+    writer.writerows(cells)
+    return out.getvalue()
+
+
+def _encode(form: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> bytes:
+    if form == ".json":
+        return (json_text({name: array.tolist() for name, array in arrays.items()}) + "\n").encode()
+    if form == ".csv":
+        name, values = next(iter(arrays.items()))
+        return csv_text(values, columns[name]).encode()
+    out = io.BytesIO()
+    if form == ".npz":
+        np.savez(out, **arrays)
+    else:
+        np.save(out, next(iter(arrays.values())))
+    return out.getvalue()
+
+
+Columns = Mapping[str, Sequence[str]]  # the names of the numbers of each output
+Write = Callable[[dict[str, Any], Columns], object]
+SUFFIXES = (*OUTPUT_SUFFIXES, ".jsonl")
+
+
+class Sink(Protocol):
+    """Takes the outputs of consecutive rows."""
+
+    def add(self, answer: Answer) -> None:
+        """Take the outputs of the next rows."""
+        ...
+
+    def end(self) -> None:
+        """Finish: no more rows follow."""
+        ...
+
+
+class Shapes:
+    """A sink that counts: the shape of each output."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self.shapes = sink, dict[str, list[int]]()
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return max((shape[0] for shape in self.shapes.values() if shape), default=0)
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink."""
+        self._sink.add(answer)
+        for name, array in answer.outputs.items():
+            shape = self.shapes.setdefault(name, [0, *array.shape[1:]])
+            shape[0] += len(array)
+
+    def end(self) -> None:
+        """As of any sink."""
+        self._sink.end()
+
+
+class Kept:
+    """Keeps all outputs in memory, and passes them to `write` at the end, with the column names of each output."""
+
+    def __init__(self, write: Write) -> None:
+        self._write, self._parts = write, list[dict[str, Any]]()
+        self._columns: Columns = {}
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink."""
+        self._parts.append(answer.outputs)
+        self._columns = self._columns or answer.columns()
+
+    def end(self) -> None:
+        """As of any sink."""
+        names = self._parts[0] if self._parts else {}
+        self._write({name: np.concatenate([part[name] for part in self._parts]) for name in names}, self._columns)
+
+
+class Csv:
+    """Passes CSV text to `write`, with a header above the first rows."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._header = write, True
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink, of one output."""
+        ((name, values),) = answer.outputs.items()
+        self._write(csv_text(values, answer.columns()[name], header=self._header))
+        self._header = False
+
+    def end(self) -> None:
+        """As of any sink."""
+
+
+class Lines:
+    """One JSON object per row, with each output by its name."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink."""
+        outputs = answer.outputs
+        rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
+        finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
+        documents = (dict(zip(outputs, row, strict=True)) for row in rows)
+        lines = (json.dumps(one if finite else jsonable(one), allow_nan=False) + "\n" for one in documents)
+        self._file.write("".join(lines).encode())
+
+    def end(self) -> None:
+        """As of any sink."""
+
+
+class Npy:
+    """One array. The sink rewrites the header at the end, when the number of rows is known."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._target = file
+        self._file: Any = file if file.seekable() else tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        self._rows, self._row = 0, np.zeros(0, np.float32)
+        self._begin = self._file.tell()
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink, of one output."""
+        (values,) = answer.outputs.values()
+        if not self._rows:
+            self._row = values[:0]
+            self._head()
+        self._rows += len(values)
+        self._file.write(np.ascontiguousarray(values).data)
+
+    def end(self) -> None:
+        """As of any sink."""
+        self._head()
+        if self._file is not self._target:
+            with self._file:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, self._target)
+
+    def _head(self) -> None:
+        """Write the header. numpy leaves room in it for more rows, so the header keeps its length."""
+        self._file.seek(self._begin)
+        described = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(self._row))
+        np.lib.format.write_array_header_1_0(self._file, described | {"shape": (self._rows, *self._row.shape[1:])})
+
+
+@contextlib.contextmanager
+def opened(target: str | None, names: Sequence[str], *, keep: Write | None = None) -> Iterator[Shapes]:
+    """A sink for the outputs called `names`. It writes to the file `target`, or CSV to stdout. Without a target, it
+    passes all outputs to `keep`, if given. Raises CommandError."""
+    form = Path(target).suffix.lower() if target else ""
+    if target and form in (".csv", ".npy", ".jsonl"):
+        with _words(target), atomic.opened(Path(target)) as file:
+            yield from _filled(_sink(form, file))
+        return
+    if target:
+        sink: Sink = Kept(lambda outputs, columns: write(target, outputs, columns))
+    elif keep is not None:
+        sink = Kept(keep)
+    elif len(names) == 1:
+        sink = Csv(emit)
+    else:
+        sink = Kept(_one_below_the_other)
+    yield from _filled(sink)
+
+
+def _filled(sink: Sink) -> Iterator[Shapes]:
+    shapes = Shapes(sink)
+    yield shapes
+    shapes.end()
+
+
+def _one_below_the_other(outputs: dict[str, Any], columns: Columns) -> None:
+    for name, values in outputs.items():
+        emit(csv_text(values, columns[name]))
+
+
+def _sink(form: str, file: BinaryIO) -> Sink:
+    if form == ".csv":
+        return Csv(lambda text: file.write(text.encode()))
+    return Npy(file) if form == ".npy" else Lines(file)
+
+
+@contextlib.contextmanager
+def _words(target: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error

@@ -1,0 +1,103 @@
+"""`kanserve plot NAME -o net.svg`: the network, or one edge of it, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kanexport.contract import atomic
+from kanexport.contract.cli import suggest
+from kanexport.contract.cli.console import Exit, note, print_json, say
+from kanserve.cli import edge_selection, input_rows, output_results, session
+from kanserve.cli.options import CommandError, InputError, add_client_options, add_model_options, add_row_options
+from kanserve.client.model_info import Description
+from kanserve.client.sync import Client
+from kanserve.plotting import render
+from kanserve.plotting.scenes import Scene
+from kanserve.report import content
+
+COLUMNS = 100  # characters on a terminal
+LARGE = 257  # points of one curve
+TEXT = """Draw a served KAN.
+
+The whole network as pykan draws it: inputs at the bottom, each edge with its curve, the more
+opaque the more it matters (pykan's scores, over --input, else over rows drawn from the grid),
+black where it is numeric, red where symbolic. A large network is a field of colours a layer.
+With --layer, --source and --destination one edge, large. Without -o it is drawn in characters.
+"""
+EXAMPLES = """examples:
+  kanserve plot digits -o digits.svg --input train.csv
+  kanserve plot digits
+  kanserve plot digits --layer 0 --source 3 --destination 7 -o edge.png
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser, files=True)
+    add_row_options(parser, "rows drawn from the grid")
+    edge_selection.add_options(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="the picture, .svg or .png")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    output_results.check(args.output, SUFFIXES)
+    if args.json and not args.output:
+        raise InputError("--json says what was written where: give -o FILE as well")
+    with session.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        scene = _edge(args, client, described) if args.layer else _network(args, client, described)
+    if not args.output:
+        for line in render.lines(scene, COLUMNS):
+            say(line)
+        return Exit.DONE
+    write(args.output, scene)
+    if args.json:
+        print_json({"model": described.name, "version": described.version, "output": args.output})
+    else:
+        note(f"{args.output}: {scene.title}")
+    return Exit.DONE
+
+
+def _network(args: argparse.Namespace, client: Client, described: Description) -> Scene:
+    if args.source or args.destination:
+        raise InputError("--source and --destination go with --layer: together they name an edge")
+    rows: Any = None
+    if args.input:
+        given = input_rows.contents(args.input)
+        rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+    return content.drawn(content.curves(client, described), described, client.scores(described, rows))
+
+
+def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
+    chosen = edge_selection.edges(described, args)
+    if not (len(chosen.layers) == len(chosen.sources) == len(chosen.destinations) == 1):
+        raise InputError("one edge is drawn: give one --layer, one --source and one --destination, or none of them")
+    (found,) = client.curves(
+        described.name,
+        described.version,
+        layers=chosen.layers,
+        sources=chosen.sources,
+        destinations=chosen.destinations,
+        points=LARGE,
+    )
+    return content.one_edge(described, found)
+
+
+SUFFIXES = (".svg", ".png")
+
+
+def write(target: str, scene: Scene) -> None:
+    """Raises CommandError."""
+    if Path(target).suffix.lower() == ".png":
+        data: bytes = suggest.load("plot", "kanserve.plotting.render", "plot").data(scene)
+    else:
+        data = render.text(scene).encode()
+    try:
+        atomic.write(Path(target), data)
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error

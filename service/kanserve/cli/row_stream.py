@@ -1,0 +1,166 @@
+"""Rows of a file, part by part. The command reads a large file in bounded memory, while the server computes earlier
+rows.
+
+CSV, Parquet, Arrow IPC, Feather and .npy files have parts. The command reads the other forms, and stdin except for CSV,
+as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from kanexport.contract import csv_columns, csv_text
+from kanexport.contract.naming import UNNAMED, Names
+from kanserve.cli import columnar, input_rows
+from kanserve.cli.input_rows import Contents
+from kanserve.cli.options import InputError
+from kanserve.types import TensorInfo
+
+PART_BYTES = 2**23  # bytes of an .npy file that are read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An open file, or stdin: its name for messages, its form such as ".csv"."""
+
+    name: str
+    form: str
+    file: BinaryIO
+    seekable: bool
+
+    def contents(self) -> Contents:
+        """The whole content."""
+        return Contents(self.name, self.form, self.file.read())
+
+    def share(self) -> str:
+        """How much of a file is read, such as "41% of rows.csv"; "" for stdin."""
+        size = os.fstat(self.file.fileno()).st_size if self.seekable else 0
+        return f"{self.file.tell() / size:.0%} of {self.name} read" if size else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Parts of rows as `bulk.stream` takes them. `total`: the number of rows, 0 if it is not known; `share`: how much
+    is read, in words."""
+
+    parts: Iterator[Any]
+    total: int
+    share: Callable[[], str]
+
+
+@contextlib.contextmanager
+def opened(source: str) -> Iterator[Given]:
+    """Open a file by its name, or stdin ("-"), before the client sends a request. Raises InputError."""
+    if source == "-":
+        first = sys.stdin.buffer.read(csv_columns.PART)
+        file: Any = io.BufferedReader(_Joined(first, sys.stdin.buffer))
+        yield Given("stdin", input_rows.form_of(first), file, seekable=False)
+        return
+    form = input_rows.form_named(source)
+    try:
+        file = Path(source).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    with file:
+        if form in columnar.SUFFIXES:
+            columnar.check(source, form)
+        yield Given(source, form, file, file.seekable())
+
+
+class _Joined(io.RawIOBase):
+    """Bytes that were read, followed by the rest of the file."""
+
+    def __init__(self, first: bytes, file: BinaryIO) -> None:
+        super().__init__()
+        self._first, self._file = io.BytesIO(first), file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._first.readinto(buffer) or self._file.readinto(buffer)  # type: ignore[attr-defined]  # of BufferedIOBase
+
+
+def rows(tensors: Sequence[TensorInfo], given: Given, *, array: str = "", names: Names = UNNAMED) -> Rows:
+    """Rows for all inputs of a model, as `read_rows.rows_for_all` gives them. Raises InputError, also during the
+    iteration over the parts."""
+    if len(tensors) == 1:
+        if given.form == ".csv":
+            return _csv(tensors[0], given, names)
+        if given.form in columnar.SUFFIXES:
+            return _table(tensors[0], given, names)
+        if given.form == ".npy" and given.seekable:
+            return _npy(tensors[0], given)
+    whole = input_rows.rows_for_all(tensors, given.contents(), array=array, names=names)
+    return Rows(iter([whole]), input_rows.count(whole), lambda: "")
+
+
+def _csv(tensor: TensorInfo, given: Given, names: Names) -> Rows:
+    with _csv_errors():
+        table = csv_columns.Table(given.name, given.file)
+    return Rows(_parts(tensor, given, table.header, names, _csv_parts(table)), 0, given.share)
+
+
+def _csv_parts(table: csv_columns.Table) -> Iterator[Any]:
+    with _csv_errors():
+        yield from table.rows()
+
+
+@contextlib.contextmanager
+def _csv_errors() -> Iterator[None]:
+    try:
+        yield
+    except csv_text.CsvError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"the rows cannot be read: {error.strerror}") from error
+
+
+def _table(tensor: TensorInfo, given: Given, names: Names) -> Rows:
+    file = given.file if given.seekable else io.BytesIO(given.file.read())
+    table = columnar.opened(given.name, given.form, file)
+    share = (lambda: "") if table.rows else given.share
+    return Rows(_parts(tensor, given, table.columns, names, table.parts()), table.rows, share)
+
+
+def _parts(
+    tensor: TensorInfo, given: Given, header: Sequence[str], names: Names, found: Iterator[Any]
+) -> Iterator[Any]:
+    """Parts of columns as rows of the model, in the order of its features."""
+    above, order = 0, None
+    for numbers in found:
+        if not above:
+            if not input_rows.streams(tensor, numbers.shape[1]):
+                numbers = np.concatenate([numbers, *found])
+            order = input_rows.order_of(given.name, header, numbers.shape[1], names)
+        numbers = numbers if order is None else numbers[:, order]
+        yield input_rows.fit(given.name, numbers, tensor, above=above)
+        above += len(numbers)
+
+
+def _npy(tensor: TensorInfo, given: Given) -> Rows:
+    def mapped() -> Any:
+        try:
+            values = np.lib.format.open_memmap(given.name, mode="r")
+        except (ValueError, EOFError, OSError) as error:
+            raise InputError(f"{given.name} is not an .npy file of numbers: {error}") from error
+        return input_rows.shaped(given.name, values, tensor)
+
+    found = mapped()
+    size, total = max(1, PART_BYTES // max(1, found[:1].nbytes)), len(found)
+
+    def parts() -> Iterator[Any]:
+        for start in range(0, max(1, total), size):
+            part = mapped()[start : start + size]  # a new map each time: pages of a read map stay in memory
+            yield input_rows.converted(given.name, part, tensor.datatype, above=start)
+
+    return Rows(parts(), total, lambda: "")

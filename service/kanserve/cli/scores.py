@@ -1,0 +1,74 @@
+"""`kanserve scores NAME --input rows.npy`: which inputs and edges matter over a batch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from kanexport.contract.cli.console import Exit, note, print_json
+from kanserve.cli import input_rows, output_results, session
+from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
+from kanserve.client.results import Scores
+from kanserve.report import text_tables
+
+TEXT = """Say which inputs and edges matter over a batch of rows: pykan's attribution scores.
+
+An output's score is divided among edges by how much each moves over the rows, layer by layer,
+down to the inputs. With --live they are those of the model's traffic, reckoned from what statistics
+have counted of it. Without either the rows are those that the export was proved with, which were
+drawn from the grid and are no data.
+"""
+EXAMPLES = """examples:
+  kanserve scores digits --input train.csv
+  kanserve scores digits --input train.npy --output scores.npz
+  kanserve scores digits --live
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser, files=True)
+    add_row_options(parser, "rows drawn from the grid")
+    parser.add_argument("--live", action="store_true", help="over the model's traffic since it is counted")
+    parser.add_argument(
+        "--output",
+        metavar="FILE.npz",
+        help="write layer{l}_edge_scores and layer{l}_spread (sources, destinations) and layer{l}_node_scores, float32",
+    )
+    parser.add_argument("--show", type=index, default=12, metavar="N", help="lines of each table (12)")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    output_results.check(args.output, (".npz",))
+    if args.live and args.input:
+        raise InputError("--live is over the model's traffic, --input over rows of yours: give one of them")
+    given = input_rows.contents(args.input) if args.input else None
+    with session.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        rows = (
+            None
+            if given is None
+            else input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        )
+        found = client.scores(described, rows, over="live" if args.live else "")
+    arrays = dict(_arrays(found))
+    if args.output:
+        output_results.write(args.output, arrays)
+        note(output_results.summary(args.output, arrays))
+    if args.json:
+        print_json(text_tables.scores_document(described, found, args.show))
+    elif not args.output:
+        text_tables.features(described, found, args.show).show()
+        text_tables.edges(described, found, args.show).show()
+    return Exit.DONE
+
+
+def _arrays(found: Scores) -> Iterator[tuple[str, Any]]:
+    for layer in found.layers:
+        yield f"layer{layer.layer}_edge_scores", layer.edges
+        yield f"layer{layer.layer}_spread", layer.spread
+        yield f"layer{layer.layer}_node_scores", layer.nodes

@@ -1,0 +1,135 @@
+"""`kanserve serve REPOSITORY`: settings, logs, then the server until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kanexport.contract.cli import suggest
+from kanexport.contract.cli.console import Exit, print_json
+from kanexport.contract.cli.tables import Table
+from kanserve.cli.doctor import check_results
+from kanserve.cli.doctor.check_results import Finding, problem, well
+from kanserve.cli.options import CommandError, add_json_option
+from kanserve.config import settings as settings_schema
+from kanserve.config import sources
+from kanserve.config.reload import Reload
+from kanserve.errors import ConfigError, KanserveError
+from kanserve.observability import logs
+from kanserve.version import version
+
+log = logs.get_logger("app")
+
+EXAMPLES = """examples:
+  kanserve serve models
+  kanserve serve models --show-config              every setting, and where it comes from
+  kanserve serve --config kanserve.toml --grpc-port 9001
+  kanserve serve --config kanserve.toml --check    files, models, ports, limits: would it serve
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command: one per setting, named as the setting is."""
+    parser.epilog = EXAMPLES
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # only what was given may override a file
+    parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
+    parser.add_argument(
+        "--check", action="store_true", help="look at everything that can be looked at without serving, and stop"
+    )
+    parser.add_argument("--show-config", action="store_true", help="print every setting with its origin, and stop")
+    groups: dict[str, Any] = {}
+    for name, flag in settings_schema.flags().items():
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        groups[flag.group].add_argument(
+            f"--{name.replace('_', '-')}", help=_help(name), **_kind(flag.metavar), **absent
+        )
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises CommandError."""
+    names = ("repository", *settings_schema.flags())
+    flags = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    try:
+        loaded = sources.load(flags, config=args.config)
+    except ConfigError as error:
+        if args.check:
+            return _told([problem("settings", str(error), "correct them")], as_json=args.json)
+        raise _ended(error) from error
+    if args.check:
+        from kanserve.cli.doctor.config_checks import ahead  # a server needs none of it
+
+        return _told(list(ahead(loaded)), as_json=args.json)
+    if args.show_config:
+        _show(loaded, as_json=args.json)
+        return Exit.DONE
+    settings = loaded.settings
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        again = Reload(settings, lambda: sources.load(flags, config=args.config).settings)
+        # Before the slow steps: the server imports the runtime, then loads models.
+        log.info(
+            "initializing",
+            version=version(),
+            pid=os.getpid(),
+            repository=str(settings.repository),
+            workers=settings.workers,
+        )
+        module = "kanserve.server.supervisor" if settings.workers > 1 else "kanserve.server.app"
+        serve = suggest.load("serve", module, "serve").serve
+        last = suggest.load("serve", "kanserve.server.watchdog", "serve").last
+        return int(asyncio.run(last(serve(settings, _announce if args.json else None, changes=again))))
+    except KanserveError as error:
+        raise _ended(error) from error
+    finally:
+        logs.release()
+
+
+def _told(findings: list[Finding], *, as_json: bool) -> int:
+    """What `--check` prints, and the exit code."""
+    if as_json:
+        print_json(check_results.document(findings))
+    else:
+        check_results.show("what a server would find", findings)
+    return Exit.DONE if well(findings) else Exit.WRONG
+
+
+def _ended(error: KanserveError) -> CommandError:
+    """The server's error as the end of the command: settings are the user's, the rest is not."""
+    code = Exit.WRONG if isinstance(error, ConfigError) else Exit.FAILED
+    return CommandError(str(error), hint=getattr(error, "hint", ""), kind=type(error).__name__, exit_code=code)
+
+
+def _kind(metavar: str) -> dict[str, Any]:
+    """How argparse takes a value of this name: a switch without one, a choice as in "cpu|cuda"."""
+    if not metavar:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar else {})}
+
+
+def _announce(addresses: Mapping[str, str]) -> None:
+    """What `--json` prints once the server is ready: for scripts that asked for port 0."""
+    print_json({"state": "serving", **addresses, "pid": os.getpid()})
+
+
+def _help(name: str) -> str:
+    field = settings_schema.Settings.model_fields[name]
+    default = "off" if field.default is False else "none" if field.default is None else field.default
+    return f"{field.description} ({default})".replace("%", "%%")
+
+
+def _show(loaded: sources.Loaded, *, as_json: bool) -> None:
+    values = loaded.settings.model_dump(mode="json")
+    if as_json:
+        print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
+        return
+    table = Table("settings", ("setting", "value", "origin"))
+    for name, value in values.items():
+        table.add(name, str(value), loaded.origins[name])
+    table.show()

@@ -1,0 +1,59 @@
+"""`kanserve shadow NAME [VERSION]`: a version on a copy of the traffic, and how far off its answers are."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from kanexport.contract.cli.console import Exit, print_json, say
+from kanserve.cli import session
+from kanserve.cli.options import add_client_options, add_name
+from kanserve.client import control
+
+EXAMPLES = """examples:
+  kanserve promote digits 2                      version 2 answers
+  kanserve shadow digits 3 --share 0.1           a tenth of the requests go through version 3 as well
+  kanserve shadow digits                         what came of it until now
+  kanserve shadow digits --stop
+
+Nobody gets the answers of the version that is tried, and nobody waits for them: what is too much is dropped and
+counted.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.epilog = EXAMPLES
+    add_name(parser)
+    parser.add_argument("version", metavar="VERSION", nargs="?", default="", help="a version that does not answer")
+    parser.add_argument("--share", type=float, default=0.0, metavar="PART", help="of the requests (all)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="a row is beyond it that differs by more than X of its answer's largest, or of 1 (as its export allowed)",
+    )
+    parser.add_argument("--stop", action="store_true", help="end it, and tell what came of it")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    with session.connection(args, model=args.name) as client:
+        found = control.shadow(
+            client, args.name, args.version, share=args.share, tolerance=args.tolerance, stop=args.stop
+        )
+    if args.json:
+        print_json(asdict(found))
+        return Exit.DONE
+    state = "is tried" if found.running else "was tried"
+    say(f"{found.model}: version {found.version} {state} beside {found.against}, on {found.share:.0%} of the requests")
+    part = found.rows_beyond / found.rows if found.rows else 0.0
+    say(
+        f"{found.rows} rows of {found.requests} requests, {found.rows_beyond} ({part:.2%}) beyond {found.tolerance:.3g}"
+    )
+    say(f"largest difference {found.largest_difference:.3g} of a row's largest answer, or of 1")
+    if found.requests_dropped or found.requests_failed:
+        say(f"{found.requests_dropped} requests were dropped, {found.requests_failed} could not be computed")
+    return Exit.DONE

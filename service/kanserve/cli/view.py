@@ -1,0 +1,72 @@
+"""`kanserve view FOLDER`: the observatory page over a repository that nobody serves."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from kanexport.contract.cli.console import Exit, note
+from kanserve.cli import session
+from kanserve.cli.options import CommandError, add_json_option
+
+TEXT = """Look into the models of a repository, or into a checkpoint: serve them to this machine alone, on
+ports that are free, and open the observatory page. Ends with Ctrl-C, and leaves nothing behind.
+"""
+EXAMPLES = """examples:
+  kanserve view models
+  kanserve view digits.pt                         exported for this command alone
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.add_argument("folder", metavar="FOLDER", help="a repository, or a checkpoint")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; returns 0. Raises CommandError."""
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with (
+            _models(args.folder) as (models, name),
+            tempfile.TemporaryDirectory(prefix="kanserve-") as folder,
+            session.running(models, Path(folder) / "log", "--transport", "asgi") as address,
+        ):
+            where = session.ui_address(address, *([name] if name else []))
+            session.show(where, browser=not args.no_browser, as_json=args.json)
+            note("Ctrl-C ends it")
+            ended.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return Exit.DONE
+
+
+@contextlib.contextmanager
+def _models(path: str) -> Iterator[tuple[Path, str]]:
+    """The repository, and the name of the one model to show, or ""."""
+    if Path(path).is_dir():
+        yield Path(path), ""
+        return
+    if not session.is_here(path):
+        raise CommandError(
+            f"{path} is neither a folder nor a checkpoint",
+            hint="a repository is what `kanserve export --repository` writes into",
+            exit_code=Exit.WRONG,
+        )
+    with session.exported(path, None, then="showing it") as (folder, name):
+        yield folder / session.MODELS, name

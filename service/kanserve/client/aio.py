@@ -1,0 +1,104 @@
+"""The client that is awaited: the methods of `Client`, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import grpc
+import grpc.aio
+
+from kanserve.client import base, calls
+from kanserve.client.base import Peer, as_method, push_back
+from kanserve.client.calls import Call, Chained, Request
+from kanserve.client.statistics import Update
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """A method that makes a call of its arguments, and awaits the answer."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._ask(make(*args, **kwargs))
+
+    return as_method(method, make)
+
+
+class AsyncClient(Peer[grpc.aio.Channel]):
+    """A connection to one server, of the event loop that runs where it is made; calls may run at the same time. Close
+    it, or use it in an `async with` statement."""
+
+    health = _sends(calls.health)
+    ready = _sends(calls.ready)
+    index = _sends(calls.index)
+    model = _sends(calls.model)
+    describe = _sends(calls.describe)
+    infer = _sends(calls.infer)
+    edges = _sends(calls.edges)
+    estimate = _sends(calls.estimate)
+    curves = _sends(calls.curves)
+    explain = _sends(calls.explain)
+    scores = _sends(calls.scores)
+    drift = _sends(calls.drift)
+    coverage = _sends(calls.coverage)
+    statistics = _sends(calls.statistics)
+    reset_statistics = _sends(calls.reset_statistics)
+
+    async def watch_statistics(
+        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    ) -> AsyncIterator[Update]:
+        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
+        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        call = calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        messages = self._send(call)(call.data, metadata=self._metadata)
+        try:
+            async for message in messages:
+                for update in call.result([message]):
+                    yield update
+        except grpc.RpcError as error:
+            raise self._translated(call, error) from None
+        finally:
+            messages.cancel()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection; calls that run end with ServerFailed or are cancelled."""
+        await self._channel.close()
+
+    def _open(self, tls: base.Tls) -> grpc.aio.Channel:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
+        return base.connect_awaited(self.url, tls)
+
+    async def _ask(self, asked: Request[T]) -> T:
+        """Send it, and before it what has to be known. Raises ClientError."""
+        while isinstance(asked, Chained):
+            asked = asked.then(await self._ask(asked.first))
+        return await self._do(asked)
+
+    async def _do(self, call: Call[T]) -> T:
+        """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
+        Raises ClientError."""
+        send, data, attempts = self._send(call), call.data, self._attempts(call)
+        while True:
+            try:
+                got = send(data, timeout=attempts.left, metadata=self._metadata)
+                return call.result([message async for message in got] if call.stream else await got)
+            except grpc.RpcError as error:
+                pause = attempts.pause(error.code(), push_back(error))
+                if pause is None:
+                    raise self._translated(call, error) from None
+            await asyncio.sleep(pause)

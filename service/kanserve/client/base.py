@@ -1,0 +1,281 @@
+"""Whom a client calls, and how long it tries: what the clients that wait and those that await have in common."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import ipaddress
+import math
+import random
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from kanserve.client import errors
+from kanserve.client.calls import Call, Request
+from kanserve.client.errors import ClientError
+from kanserve.system import pem
+
+C = TypeVar("C")
+S = TypeVar("S", bound="Peer[Any]")
+M = TypeVar("M", bound=Callable[..., Any])
+SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+
+FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
+PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
+
+
+class Peer(ABC, Generic[C]):
+    """An address, its channel, and what goes with every call to it."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 30.0,
+        retries: int = 3,
+        ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
+        server_name: str = "",
+        token: str = "",
+        token_in_clear: bool = False,
+    ) -> None:
+        """`url` is host:port, or grpcs://host:port for TLS, which any of the other arguments ask for too.
+
+        `timeout` seconds bound every single call, retries included. The client makes at most `retries` retries while
+        the server is unavailable or limits the rate. 3 retries take half a second, 8 about 8 s, and more if the server
+        states a longer wait. PEM files: `ca` has whom to
+        trust (default: the usual authorities), `cert` and `key` show who is calling. `server_name`
+        is what the server's certificate says, where that is not the host. `token` goes with every call, over TLS or
+        to this machine alone unless `token_in_clear`. Raises ValueError.
+        """
+        if retries < 0:
+            raise ValueError(f"retries is {retries}, expected 0 or more")
+        self.url = url
+        self.timeout = _seconds("timeout", timeout)
+        self.retries = retries
+        tls = Tls.of(ca, cert, key, server_name)
+        self._secure = is_secure(url, tls)
+        self._metadata = carried(token, url, secure=self._secure, in_clear=token_in_clear)
+        self._channel = self._open(tls)
+
+    @abstractmethod
+    def _open(self, tls: Tls) -> C:
+        """The channel. Raises ValueError."""
+
+    def within(self: S, seconds: float) -> S:
+        """The same connection, whose calls may take so long: `client.within(0.2).infer(...)`. Closing one closes both.
+        Raises ValueError."""
+        other = copy.copy(self)
+        other.timeout = _seconds("seconds", seconds)
+        return other
+
+    def _send(self, call: Call[Any]) -> Any:
+        """What sends the call, by gRPC's own ways."""
+        found: Any = self._channel
+        shape = found.unary_stream if call.stream else found.unary_unary
+        return shape(call.path, request_serializer=None, response_deserializer=call.parse)
+
+    def _attempts(self, call: Call[Any]) -> Attempts:
+        return Attempts(self.timeout, self.retries if call.again else 0)
+
+    def _translated(self, call: Call[Any], error: grpc.RpcError) -> ClientError:
+        """What gRPC raised, in our words."""
+        code, details = error.code().name, error.details() or "no explanation was given"
+        if code == "UNAVAILABLE" and (why := not_connected(details, secure=self._secure)):
+            return errors.of(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
+        if code == "UNAVAILABLE" and "connect" in details.lower():
+            return errors.of(code, f"no server answers at {self.url}", unreachable=True)
+        words = {
+            "UNAVAILABLE": f"the server at {self.url} is not available: {details}",
+            "DEADLINE_EXCEEDED": f"no answer from {self.url} within {self.timeout:g} s",
+            "UNIMPLEMENTED": f"the server at {self.url} does not offer {call.path.rpartition('/')[2]}: {details}",
+        }
+        plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
+        return errors.of(code, words.get(code, plain), push_back=push_back(error))
+
+
+def push_back(error: grpc.RpcError) -> float | None:
+    """Seconds that the server asks the client to wait; infinite for "never", None without push-back."""
+    trailers: Any = error.trailing_metadata()
+    said = dict(trailers or ()).get(PUSH_BACK)
+    if said is None:
+        return None
+    # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
+    return int(said) / 1000 if isinstance(said, str) and said.isascii() and said.isdigit() else math.inf
+
+
+def as_method(method: M, make: Callable[..., Request[Any]]) -> M:
+    """Known to `help` by the name, the arguments and the words of what makes its call, and by what comes of it."""
+    told = inspect.signature(make)
+    result = str(told.return_annotation).removeprefix("Call[").removeprefix("Ask[").removesuffix("]")
+    shown = told.replace(parameters=[SELF, *told.parameters.values()], return_annotation=result)
+    functools.update_wrapper(method, make)
+    vars(method).update(__signature__=shown)
+    return method
+
+
+class Attempts:
+    """One call's tries: how long the next may take, and whether there is one."""
+
+    def __init__(self, timeout: float, retries: int) -> None:
+        self._deadline = time.monotonic() + timeout
+        self._retries, self._made = retries, 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.001, self._deadline - time.monotonic())
+
+    def pause(self, code: grpc.StatusCode, push_back: float | None = None) -> float | None:
+        """Seconds to wait before the next attempt; None: there is none. `code` and `push_back` (see the function) come
+        from the last attempt."""
+        wait = min(FIRST_BACK_OFF * 2.0**self._made, LONGEST_BACK_OFF) * random.uniform(0.5, 1.0)
+        wait = max(wait, (push_back or 0.0) * random.uniform(1.0, 1.2))  # spreads clients that were rejected at once
+        final = code not in AGAIN or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and push_back is None)
+        if final or self._made == self._retries or wait >= self.left:
+            return None
+        self._made += 1
+        return wait
+
+
+def _seconds(what: str, value: float) -> float:
+    """Raises ValueError for what is no time to wait."""
+    if not value > 0:
+        raise ValueError(f"{what} is {value:g}, expected seconds above 0")
+    return value
+
+
+OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # gRPC's own are 1 s and 2 minutes, in which no retry of ours would reach a server that is there again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+PLAIN, SECURE = "grpc://", "grpcs://"
+# What gRPC core says of a connection that was not made -> what that means; the first that is found counts.
+FAILURES = (
+    (r"Hostname Verification", "its certificate is for another name; server_name (--server-name) says which is meant"),
+    (r"WRONG_VERSION_NUMBER", "it does not speak TLS"),
+    (
+        r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)",
+        "its certificate is not trusted ({0}); ca (--ca) names a file with whom to trust",
+    ),
+    (r"TSI_|SSL_ERROR", "TLS failed; it may want a certificate of the caller: cert and key (--cert, --key)"),
+)
+CLOSED = "Socket closed"
+CLOSED_MEANS = {
+    False: "it closes the connection at once; it may want TLS: grpcs://HOST:PORT",
+    True: "it closes the connection at once; it may want a certificate of the caller: cert and key (--cert, --key)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files and names; None and "": not given."""
+
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    server_name: str
+
+    @classmethod
+    def of(cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str) -> Tls:
+        """Raises ValueError for half a pair."""
+        if bool(cert) != bool(key):
+            raise ValueError("a certificate (cert) and its private key (key) go together, and one is missing")
+        return cls(_path(ca), _path(cert), _path(key), server_name)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything was given."""
+        return bool(self.ca or self.cert or self.server_name)
+
+
+def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tuple[str, str], ...]:
+    """The metadata of every call. Raises ValueError for a token that would be read on the way, or is none."""
+    if not token:
+        return ()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token has characters that no token has")
+    if not (secure or in_clear or _here(url)):
+        raise ValueError(
+            f"a token would travel to {url} in the clear: grpcs://HOST:PORT is TLS; on a network that is trusted, say "
+            "so with token_in_clear (--token-in-clear)"
+        )
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _here(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = url.removeprefix(PLAIN).rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or url.startswith("unix:")
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return Path(name) if name else None
+
+
+def is_secure(url: str, tls: Tls) -> bool:
+    """Whether TLS is meant. Raises ValueError where the address says no, and the rest yes."""
+    if url.startswith(PLAIN) and tls.wanted:
+        raise ValueError(
+            f"{url} is an address without TLS, and certificates or a server name were given: "
+            f"{SECURE}{url.removeprefix(PLAIN)} is one with it"
+        )
+    return url.startswith(SECURE) or tls.wanted
+
+
+def connect(url: str, tls: Tls) -> grpc.Channel:
+    """A channel that connects when it is first used. Raises ValueError, also for files that do not serve."""
+    target, credentials, options = _asked(url, tls)
+    if credentials is None:
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, credentials, options=options)
+
+
+def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
+    """The same for the event loop that runs."""
+    target, credentials, options = _asked(url, tls)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def _asked(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
+    """The address as gRPC has it, whom to trust there (None: no TLS), and the channel's options. Raises ValueError."""
+    target = url.removeprefix(SECURE).removeprefix(PLAIN)
+    if not is_secure(url, tls):
+        return target, None, OPTIONS
+    names = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    return target, _credentials(tls), [*OPTIONS, *names]
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    trusted = pem.authorities(tls.ca) if tls.ca else None
+    own = pem.identity(tls.cert, tls.key) if tls.cert and tls.key else None
+    return grpc.ssl_channel_credentials(trusted, own.key if own else None, own.chain if own else None)
+
+
+def not_connected(details: str, *, secure: bool) -> str:
+    """Why there is no connection, where a server was found and that is not its load; else ""."""
+    if "connect" not in details:
+        return ""
+    for pattern, words in FAILURES:
+        if found := re.search(pattern, details):
+            return words.format(*found.groups())
+    return CLOSED_MEANS[secure] if CLOSED in details else ""

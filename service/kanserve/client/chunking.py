@@ -1,0 +1,400 @@
+"""Many rows: split into requests that the server's limits allow, joined again.
+
+If the server rejects a request as too large, the client halves it. This covers a server whose limits are tighter than
+it announces. If the server rejects a request for its rate, the client repeats it after the time that the server states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kanexport.contract.manifest import LayerInfo
+from kanserve.analysis import query_plan
+from kanserve.client import explanation as cover
+from kanserve.client import explanation as explanations
+from kanserve.client.calls import Call, inference
+from kanserve.client.encoding import index_of, of_frame
+from kanserve.client.errors import InvalidInput, RateLimited, TooLarge
+from kanserve.client.explanation import Explanation
+from kanserve.client.model_info import Description
+from kanserve.client.results import Answer, LayerValues, ServedModel
+from kanserve.client.sync import Client, Pending, begin
+from kanserve.errors import BadRequest
+from kanserve.types import DTYPES, TensorInfo
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by default
+WINDOW = 4  # requests in flight at a time
+PAUSE = 0.5  # seconds to wait if the server limits the rate and states no time
+
+
+def infer(
+    client: Client, model: ServedModel, rows: Any, *, version: str = "", progress: Progress | None = None
+) -> Answer:
+    """Outputs by name for all `rows` [rows, ...], of several inputs a mapping by their names, in
+    order. Raises ClientError."""
+    called, rows = index_of(rows), of_frame(rows, model.names)
+    parts, done = [], 0
+    for answer in stream(client, model, [rows], version=version):
+        parts.append(answer)
+        done += rows_of(answer)
+        if progress:
+            progress(done, count(rows))
+    names = parts[0].outputs
+    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
+    return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
+
+
+def stream(client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "") -> Iterator[Answer]:
+    """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each answer has
+    the rows of one request. At most WINDOW requests are in flight. The client takes the next part when the server
+    answers one of them. If there are no rows, the client sends one request. Raises ClientError."""
+    return _Stream(client, model, version).answers(parts)
+
+
+class _Stream:
+    """Requests in flight, the oldest first."""
+
+    def __init__(self, client: Client, model: ServedModel, version: str) -> None:
+        self._client, self._model, self._version = client, model, version
+        self._window, self._most = WINDOW, 0  # most rows of a request, 0: no limit is known yet
+        self._waiting: deque[tuple[Any, Pending[Answer]]] = deque()
+
+    def answers(self, parts: Iterable[Any]) -> Iterator[Answer]:
+        rows, sent = None, False
+        try:
+            for rows in parts:
+                start, total = 0, count(rows)
+                while start < total:
+                    piece = part(rows, slice(start, start + self._fitting(rows)))
+                    while len(self._waiting) >= self._window:
+                        yield from self._next()
+                    self._waiting.append((piece, self._begun(piece)))
+                    start, sent = start + count(piece), True
+            if rows is not None and not sent:
+                self._waiting.append((rows, self._begun(rows)))
+            while self._waiting:
+                yield from self._next()
+        finally:
+            for _, pending in self._waiting:
+                pending.cancel()
+
+    def _fitting(self, rows: Any) -> int:
+        """How many rows the next request has."""
+        most = min(self._model.max_batch_size or count(rows), self._most or count(rows))
+        return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
+
+    def _call(self, rows: Any) -> Call[Answer]:
+        return inference(self._model, rows, version=self._version)
+
+    def _begun(self, rows: Any) -> Pending[Answer]:
+        return begin(self._client, self._call(rows))
+
+    def _next(self) -> Iterator[Answer]:
+        """The answers for the oldest request."""
+        rows, pending = self._waiting.popleft()
+        try:
+            answer = pending.result()
+        except RateLimited as error:
+            self._window = 1
+            _sleep(error, until=time.monotonic() + self._client.timeout)
+        except TooLarge:
+            if count(rows) < 2:
+                raise
+        else:
+            if pending.held_back:
+                self._window = max(1, self._window // 2)
+            yield answer
+            return
+        size = min(self._most or count(rows), count(rows))
+        answers = split(self._client, rows, size, lambda piece: self._begun(piece).result(), None)
+        self._most = min(size, rows_of(answers[0]) or size)
+        yield from answers
+
+
+def explain(
+    client: Client,
+    described: Description,
+    rows: Any,
+    *,
+    reference: Any = "",
+    outputs: Sequence[int] = (),
+    method: str = "",
+    progress: Progress | None = None,
+) -> Explanation:
+    """As `Client.explain`, for any number of rows. Raises ClientError."""
+    called, rows = index_of(rows), of_frame(rows, described.names)
+    width = max(1, *(math.prod(tensor.shape[1:]) for tensor in described.inputs))
+    each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
+    most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))
+    most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, described.inputs)))
+    found = explanations.joined(
+        split(
+            client,
+            rows,
+            most,
+            lambda part: client.explain(described, part, reference=reference, outputs=outputs, method=method),
+            progress,
+        )
+    )
+    return dataclasses.replace(found, index=called)
+
+
+def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
+    """As `Client.coverage`, for any number of rows. Raises ClientError."""
+    rows = of_frame(rows, described.names)
+    fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
+    most = min(fits, described.max_rows, described.max_batch_size or fits)
+    return cover.joined_coverage(split(client, rows, most, lambda part: client.coverage(described, part), progress))
+
+
+def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:
+    """Call with consecutive parts of at most `most` rows. If there are no rows, there is one call. If the server limits
+    the rate, the `client` repeats a part for as long as one call may take. Raises ClientError."""
+    size, total = max(1, most), count(rows)
+    parts: list[T] = []
+    start = 0
+    while start < total or not parts:
+        try:
+            parts.append(patient(client, call, part(rows, slice(start, start + size))))
+        except TooLarge:
+            if size == 1 or total - start < 2:
+                raise
+            size = min(size, total - start) // 2
+            continue
+        start += size
+        if progress:
+            progress(min(start, total), total)
+    return parts
+
+
+def patient(client: Client, call: Callable[[Any], T], rows: Any) -> T:
+    """One call of the `client`, repeated while the server limits the rate, for as long as a call may take. Raises
+    ClientError."""
+    until = time.monotonic() + client.timeout
+    while True:
+        try:
+            return call(rows)
+        except RateLimited as error:
+            _sleep(error, until=until)
+
+
+def _sleep(error: RateLimited, *, until: float) -> None:
+    """Wait for the time that the server states. Raises the error if the server states "never", or a time after
+    `until`."""
+    wait = PAUSE if error.retry_after == 0 else error.retry_after
+    if wait is None or time.monotonic() + wait >= until:
+        raise error
+    time.sleep(wait)
+
+
+def rows_of(answer: Answer) -> int:
+    """How many rows an answer is for."""
+    return max(map(len, answer.outputs.values()), default=0)
+
+
+def count(rows: Any) -> int:
+    """How many rows an array holds, or each of several by name."""
+    return max(map(len, rows.values()), default=0) if isinstance(rows, Mapping) else len(rows)
+
+
+def part(rows: Any, which: slice) -> Any:
+    return {name: array[which] for name, array in rows.items()} if isinstance(rows, Mapping) else rows[which]
+
+
+def shifted(progress: Progress | None, done: int, count: int) -> Progress | None:
+    """Progress of part `done` of `count` equal parts."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda at, total: report(done * total + at, count * total)
+
+
+def row_bytes(rows: Any, tensors: Sequence[TensorInfo]) -> int:
+    arrays = rows if isinstance(rows, Mapping) else {tensors[0].name: rows}
+    return sum(
+        int(np.prod(arrays[tensor.name].shape[1:])) * DTYPES[tensor.datatype].itemsize
+        for tensor in tensors
+        if tensor.name in arrays
+    )
+
+
+def edges(
+    client: Client,
+    described: Description,
+    rows: Any,
+    *,
+    layers: Sequence[int | str] = (),
+    sources: tuple[int, ...] = (),
+    destinations: tuple[int, ...] = (),
+    path: tuple[int, int] | None = None,
+    top_k: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[LayerValues]:
+    """Edge values of the layers chosen by index or name, one layer after the other, for `rows` as
+    `infer` takes them. Raises ClientError.
+
+    With `top_k`, the strongest edges over *all* rows, also when they travel in several requests. With a `path` the
+    edges on the ways from an input to an output, in the place of sources and destinations; of a layer that no way leads
+    through there are none.
+    """
+    rows = of_frame(rows, described.names)
+    try:
+        wanted = query_plan.find([layer.name for layer in described.layers], layers)
+    except BadRequest as error:
+        raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from None
+    ways = dict.fromkeys(wanted, (sources, destinations))
+    if path is not None:
+        none = part(rows, slice(0, 0))
+        found = patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
+        ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in found}
+    for done, index in enumerate(wanted):
+        report = shifted(progress, done, len(wanted))
+        if path is not None and not all(ways[index]):
+            yield _none(described, index, count(rows))
+            continue
+        query = _LayerQuery(client, described, index, *ways[index], report)
+        yield query.strongest(rows, top_k) if top_k else query.all(rows)
+
+
+def _none(described: Description, index: int, rows: int) -> LayerValues:
+    """No edge of a layer."""
+    nobody, shape = np.zeros(0, np.int64), (rows, *described.layers[index].positions, 0, 0)
+    return LayerValues(layer=index, sources=nobody, destinations=nobody, values=np.zeros(shape, np.float32))
+
+
+class _LayerQuery:
+    """One layer's edges over all rows."""
+
+    def __init__(
+        self,
+        client: Client,
+        described: Description,
+        index: int,
+        sources: tuple[int, ...],
+        destinations: tuple[int, ...],
+        progress: Progress | None,
+    ) -> None:
+        self.client = client
+        self.described = described
+        self.index = index
+        self.layer: LayerInfo = described.layers[index]
+        self.sources = sources
+        self.destinations = destinations
+        self.progress = progress
+
+    def all(self, rows: Any) -> LayerValues:
+        """Every selected edge: [rows, *positions, sources, destinations]."""
+        return self._every(rows, self.sources, self.destinations)
+
+    def strongest(self, rows: Any, top_k: int) -> LayerValues:
+        """The `top_k` edges of largest magnitude over rows and positions: [rows, *positions, k].
+
+        An edge among the strongest overall is among the strongest of the part
+        where it peaks, so the parts' answers hold every candidate.
+        """
+        edges = min(top_k, self.layer.sources * self.layer.destinations)
+        fit = self._most_values(2 * edges) // (edges * math.prod(self.layer.positions) or 1)
+        parts = self._ask(rows, fit, self.sources, self.destinations, top_k, self.progress)
+        if len(parts) == 1:
+            return parts[0]
+        peaks: dict[tuple[int, int], float] = {}
+        for part in parts:
+            flat = part.values.reshape(-1, len(part.sources))
+            magnitude = np.abs(flat).max(axis=0, initial=0.0)
+            strength = np.where(np.isnan(magnitude), np.inf, magnitude)
+            for edge in zip(part.sources.tolist(), part.destinations.tolist(), strength.tolist(), strict=True):
+                peaks[edge[:2]] = max(peaks.get(edge[:2], 0.0), edge[2])
+        chosen = sorted(peaks, key=lambda edge: (-peaks[edge], edge))[:top_k]
+        sources = tuple(sorted({source for source, _ in chosen}))
+        destinations = tuple(sorted({destination for _, destination in chosen}))
+        values = self._every(rows, sources, destinations).values
+        row, column = np.array([(sources.index(i), destinations.index(j)) for i, j in chosen]).T
+        return LayerValues(
+            layer=self.index,
+            sources=np.array([source for source, _ in chosen], np.int64),
+            destinations=np.array([destination for _, destination in chosen], np.int64),
+            values=values[..., row, column],
+        )
+
+    def _every(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
+        """All edges between some nodes, a few destinations at a time where the positions
+        of a single row would not fit an answer."""
+        groups = self._groups(sources, destinations)
+        answers = [
+            self._group(rows, sources, group, shifted(self.progress, done, len(groups)))
+            for done, group in enumerate(groups)
+        ]
+        if len(answers) == 1:
+            return answers[0]
+        return LayerValues(
+            layer=self.index,
+            sources=answers[0].sources,
+            destinations=np.concatenate([answer.destinations for answer in answers]),
+            values=np.concatenate([answer.values for answer in answers], axis=-1),
+        )
+
+    def _groups(self, sources: tuple[int, ...], destinations: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The destinations in groups whose edges, for one row, fit an answer; as they were
+        given where one group holds them all."""
+        every = destinations or tuple(range(self.layer.destinations))
+        most = max(1, self._most_values(self._width(sources) + len(every)) // max(1, self._per_destination(sources)))
+        groups = [every[at : at + most] for at in range(0, len(every), most)]
+        return [destinations] if len(groups) == 1 else groups
+
+    def _group(
+        self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...], progress: Progress | None
+    ) -> LayerValues:
+        """The edges to one group of destinations, for all rows."""
+        width = len(destinations) or self.layer.destinations
+        fit = self._most_values(self._width(sources) + width) // (self._per_destination(sources) * width or 1)
+        parts = self._ask(rows, fit, sources, destinations, 0, progress)
+        values = np.concatenate([part.values for part in parts])
+        return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
+
+    def _width(self, sources: tuple[int, ...]) -> int:
+        return len(sources) or self.layer.sources
+
+    def _per_destination(self, sources: tuple[int, ...]) -> int:
+        """Values of one row that lead to one destination."""
+        return self._width(sources) * math.prod(self.layer.positions)
+
+    def _most_values(self, indices: int) -> int:
+        """How many values fit one answer that names so many nodes."""
+        names = (indices + len(self.layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
+        return max(0, self.described.max_response_bytes - names) // query_plan.VALUE_BYTES
+
+    def _ask(
+        self,
+        rows: Any,
+        fit: int,
+        sources: tuple[int, ...],
+        destinations: tuple[int, ...],
+        top_k: int,
+        progress: Progress | None,
+    ) -> list[LayerValues]:
+        """The layer's answers for consecutive parts of `rows`; `fit` is how many rows fit one of them."""
+
+        def call(part: Any) -> LayerValues:
+            answers = self.client.edges(
+                self.described,
+                part,
+                layers=(self.index,),
+                sources=sources,
+                destinations=destinations,
+                top_k=top_k,
+            )
+            return answers[0]
+
+        most = min(fit, self.described.max_rows)
+        most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, self.described.inputs)))
+        return split(self.client, rows, most, call, progress)

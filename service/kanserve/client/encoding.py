@@ -1,0 +1,126 @@
+"""Answers as DataFrames, and what else of other packages is there or politely missing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.naming import Names, NamingError
+from kanserve.client import errors
+from kanserve.client.model_info import Description
+from kanserve.pb import kan_pb2 as kan
+from kanserve.types import DTYPES, ParameterValue, TensorInfo
+
+
+def needed(module: str, what: str, instead: str, install: str = "") -> Any:
+    """An optional package, loaded at its first use. Raises ModuleNotFoundError that says `what` needs it, what there is
+    `instead`, and how to `install` it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        how = install or f"run {sys.executable} -m pip install {module}"
+        missing = f"{what} needs the Python package {module}, which is not installed"
+        raise ModuleNotFoundError(f"{missing}: {instead} without it; to have it, {how}", name=module) from error
+
+
+def frame(columns: Mapping[str, Any], *, index: Any = None) -> Any:
+    """A pandas DataFrame of columns by name."""
+    return needed("pandas", "to_frame()", "its arrays have the same numbers").DataFrame(columns, index=index)
+
+
+def table(values: Any, names: Sequence[str], *, index: Any = None) -> Any:
+    """A pandas DataFrame of `values` [rows, columns]; the rows are called as `index` has it (None: numbers)."""
+    pandas = needed("pandas", "to_frame()", "its arrays have the same numbers")
+    return pandas.DataFrame(values, columns=list(names), index=index)
+
+
+def is_frame(rows: Any) -> bool:
+    """Whether rows are a DataFrame, pandas' or polars'."""
+    return hasattr(rows, "columns") and hasattr(rows, "to_numpy")
+
+
+def index_of(rows: Any) -> Any:
+    """What a DataFrame calls its rows; None where it is none, or has no such names, as polars'."""
+    return getattr(rows, "index", None) if is_frame(rows) else None
+
+
+UNSAID = ("", "x", "column_")  # prefixes of numbered columns: pandas, unnamed features, polars
+SHOWN = 4  # columns in a warning
+
+
+def of_frame(rows: Any, names: Names) -> Any:
+    """Rows as they are. For a DataFrame of pandas or polars: its numbers, with the columns in the order of the feature
+    names. Warns if the model has no feature names. Raises InvalidInput for a column that is missing or not a
+    feature."""
+    if not is_frame(rows):
+        return rows
+    columns = [str(column) for column in rows.columns]
+    if not names.features and not _numbered(columns):
+        shown = ", ".join(columns[:SHOWN]) + (" ..." if len(columns) > SHOWN else "")
+        warnings.warn(
+            f"the DataFrame has the columns {shown}, but the model has no feature names: the order of columns was used",
+            stacklevel=_outside(),
+        )
+    try:
+        order = names.order(columns)
+    except NamingError as error:
+        raise errors.of("INVALID_ARGUMENT", str(error)) from None
+    numbers = np.asarray(rows.to_numpy())
+    return numbers if order is None else numbers[:, order]
+
+
+def _numbered(columns: Sequence[str]) -> bool:
+    return any(list(columns) == [f"{word}{at}" for at in range(len(columns))] for word in UNSAID)
+
+
+def _outside() -> int:
+    """How many frames the code outside this package is above the caller, as `warnings.warn` counts."""
+    level, frame = 1, inspect.currentframe()
+    frame = frame.f_back if frame else None
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def packed(described: Description, rows: Any) -> dict[str, Any]:
+    """The fields of an edge query that hold rows, of an array or a DataFrame. Raises InvalidInput where rows of an
+    input are missing."""
+    rows = of_frame(rows, described.names)
+    if not isinstance(rows, Mapping) and len(described.inputs) == 1:
+        array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
+        return {"rows": array.tobytes(), "row_count": len(array)}
+    given = pairs(described.inputs, rows)
+    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in given}
+    inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
+    return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
+
+
+def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[TensorInfo, Any]]:
+    """Each input with its rows. Raises InvalidInput where rows of one are missing."""
+    if isinstance(tensors, TensorInfo):
+        return [(tensors, rows)]
+    if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
+        names = ", ".join(tensor.name for tensor in tensors)
+        raise errors.of("INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected")
+    return [(tensor, rows[tensor.name]) for tensor in tensors]
+
+
+def say(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
+    """Put them into a message's map."""
+    for name, value in parameters.items():
+        kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string"
+        setattr(message[name], f"{kind}_param", value)
+
+
+def said(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    """Those of a message's map; one without a value is not there."""
+    kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in message.items()}
+    return {name: getattr(message[name], kind) for name, kind in kinds.items() if kind is not None}

@@ -1,0 +1,234 @@
+"""Where the nodes of rows are on their grids, as plain arrays: what kan.coverage tells beside an answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.cli.suggest import how_to_install
+from kanserve.analysis.coverage import Zone
+from kanserve.client import encoding
+from kanserve.client.encoding import index_of, of_frame, packed
+from kanserve.client.model_info import Description
+from kanserve.client.results import Answer
+from kanserve.pb import kan_pb2 as kan
+from kanserve.types import LayerPath
+
+PARAMETER = "kan.coverage"
+UNKNOWN, INSIDE, EXTENSION, OUTSIDE = map(int, Zone)  # the zones
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """For B rows and L layers.
+
+    `definitions` [L]: what the nodes that each layer is given were held against: grid, reference, grid+reference, or
+    none. `counts` [B, L, 3]: how many of them are inside, in the extension and outside; `worst` [B, L]: the one that is
+    farthest beyond its grid, -1 where none is, and `cells` [B, L] by how many cells. `zones`: of each layer
+    [B, *positions, n], 0 unknown, 1 inside, 2 extension, 3 outside.
+    """
+
+    version: str
+    definitions: tuple[str, ...]
+    counts: NDArray[np.int32]
+    worst: NDArray[np.int32]
+    cells: NDArray[np.float64]
+    zones: tuple[NDArray[np.uint8], ...]
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """[B, L]: whether a row has a node outside in each layer."""
+        return np.asarray(self.counts[:, :, 2] > 0)
+
+
+def coverage_of(answer: Answer) -> Coverage:
+    """What is told beside an answer."""
+    arrays: dict[str, Any] = {name: answer.outputs[f"{PARAMETER}.{name}"] for name in ("counts", "worst", "cells")}
+    definitions = tuple(str(answer.parameters[f"{PARAMETER}.definition"]).split(","))
+    zones = tuple(answer.outputs[f"{PARAMETER}.zones.{at}"] for at in range(len(definitions)))
+    return Coverage(answer.version, definitions, **arrays, zones=zones)
+
+
+def joined_coverage(parts: Sequence[Coverage]) -> Coverage:
+    """Of consecutive rows, as one."""
+    counts, worst, cells = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "worst", "cells")
+    )
+    zones = tuple(map(np.concatenate, zip(*(part.zones for part in parts), strict=True)))
+    return Coverage(parts[-1].version, parts[0].definitions, counts, worst, cells, zones)
+
+
+Floats = NDArray[np.float64]
+GRADIENT = "gradient_x_input"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`base` [O] + the sum over n of `contributions` [B, n, O] = `predictions` [B, O], but for `completeness_error`
+    [B, O].
+
+    `base` is the answer for the `reference`, whose name tells what it is. The contributions are of the nodes that
+    `layer` is given: the model's inputs (`of_inputs`), but for a module with KAN layers at its end. `outputs`: which of
+    the model's the O are. `notes`: what a reader should know.
+
+    `rows` [B, n]: the numbers that the contributions are of, as they were asked; None where those are no rows of one
+    input. `names` and `output_names`: what to call the n and the O; `index`: what a DataFrame called its rows.
+    `path`: of each explained layer the edges that carried most, where they were asked for.
+    """
+
+    version: str
+    method: str
+    reference: str
+    layer: int
+    of_inputs: bool
+    outputs: tuple[int, ...]
+    contributions: Floats
+    base: Floats
+    predictions: Floats
+    completeness_error: Floats
+    notes: tuple[str, ...]
+    rows: Floats | None
+    names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    index: Any = None
+    path: tuple[LayerPath, ...] = ()
+
+    def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
+        """What shap calls these numbers: `values` [B, n], or [B, n, O] of several outputs, `base_values` [B] or [B, O],
+        `data` [B, n] or None, `feature_names`, and `output_names`, one name or a list. `output`: of this one alone, by
+        its name or its number in the model. Raises ValueError for one that was not explained."""
+        at = self._at(output) if output is not None or len(self.outputs) == 1 else slice(None)
+        names: Any = self.output_names[at]
+        base = np.tile(self.base, (len(self.predictions), 1))
+        return {
+            "values": self.contributions[:, :, at],
+            "base_values": base[:, at],
+            "data": self.rows,
+            "feature_names": list(self.names),
+            "output_names": names if isinstance(names, str) else list(names),
+        }
+
+    def to_shap(self, output: int | str | None = None) -> Any:
+        """The same as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(found.to_shap(0))`. Where inputs
+        work together these are not Shapley's values: docs/explaining.md says how they differ. Raises ImportError where
+        shap is not installed, ValueError as `to_dict`, and for a method whose contributions add up to nothing."""
+        if self.method == GRADIENT:
+            raise ValueError(
+                "slopes times inputs do not add up to the predictions, which shap's plots take for granted: explain by "
+                "the usual method for these, or take the numbers from to_dict()"
+            )
+        shap = encoding.needed("shap", "to_shap()", "to_dict() has the same numbers", how_to_install("shap"))
+        return shap.Explanation(**self.to_dict(output))
+
+    def to_frame(self, output: int | str | None = None) -> Any:
+        """The contributions to one output as a pandas DataFrame, a column for each input, its rows called as those that
+        were asked. Raises ValueError as `to_dict`, also where several outputs were explained and none is named;
+        ImportError without pandas."""
+        if output is None and len(self.outputs) > 1:
+            raise ValueError(f"which output is meant? {', '.join(map(repr, self.output_names))} were explained")
+        return encoding.table(self.contributions[:, :, self._at(output)], self.names, index=self.index)
+
+    def _at(self, output: int | str | None) -> int:
+        """Which of the O an output of the model is; None: the only one. Raises ValueError."""
+        if output is None:
+            return 0
+        known: Sequence[int | str] = self.output_names if isinstance(output, str) else self.outputs
+        if output not in known:
+            raise ValueError(f"output {output!r} was not explained; {', '.join(map(repr, known))} were")
+        return known.index(output)
+
+
+def request(
+    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str, path: int = 0
+) -> kan.ExplainRequest:
+    """The message that asks for one. `reference`: its name, or rows."""
+    message = kan.ExplainRequest(
+        model_name=described.name,
+        model_version=described.version,
+        **packed(described, rows),
+        outputs=outputs,
+        method=method,
+        path_top_k=path,
+    )
+    if isinstance(reference, str):
+        message.reference = reference
+    else:
+        given = packed(described, reference)
+        message.reference_rows, message.reference_count = given["rows"], given["row_count"]
+    return message
+
+
+def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
+    """The answer for some rows as plain values."""
+    outputs = len(answer.outputs)
+    name = described.names.feature if answer.of_inputs else lambda at: f"layer {answer.layer}, node {at}"
+
+    def array(field: str, *shape: int) -> Floats:
+        return np.frombuffer(getattr(answer, field), "<f8").reshape(shape)
+
+    return Explanation(
+        version=answer.model_version,
+        method=answer.method,
+        reference=answer.reference,
+        layer=answer.layer,
+        of_inputs=answer.of_inputs,
+        outputs=tuple(answer.outputs),
+        contributions=array("contributions", -1, answer.nodes, outputs),
+        base=array("base", outputs),
+        predictions=array("predictions", -1, outputs),
+        completeness_error=array("completeness_error", -1, outputs),
+        notes=tuple(answer.notes),
+        rows=_data(described, rows, answer.nodes) if answer.of_inputs else None,
+        names=tuple(map(name, range(answer.nodes))),
+        output_names=tuple(map(described.names.output, answer.outputs)),
+        index=index_of(rows),
+        path=tuple(map(_layer_path, answer.path)),
+    )
+
+
+def _layer_path(path: kan.LayerPath) -> LayerPath:
+    def array(field: str, dtype: str, *shape: int) -> Any:
+        return np.frombuffer(getattr(path, field), dtype).reshape(shape)
+
+    edges = (-1, path.outputs, path.edges)
+    return LayerPath(
+        path.layer,
+        array("sources", "<u4", *edges),
+        array("destinations", "<u4", *edges),
+        array("values", "<f8", *edges),
+        array("rest", "<f8", -1, path.outputs),
+    )
+
+
+def _data(described: Description, rows: Any, nodes: int) -> Floats | None:
+    """[B, n]: the rows that were asked, where they are of one input."""
+    rows = of_frame(rows, described.names)
+    if isinstance(rows, Mapping):
+        rows = next(iter(rows.values())) if len(rows) == 1 else None
+    if rows is None or math.prod(np.shape(rows)[1:]) != nodes:
+        return None
+    return np.array(rows, np.float64).reshape(-1, nodes)
+
+
+def _joined_path(parts: Sequence[LayerPath]) -> LayerPath:
+    arrays = ("sources", "destinations", "values", "rest")
+    return LayerPath(parts[0].layer, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays))
+
+
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """Explanations of consecutive rows as one."""
+    return dataclasses.replace(
+        parts[0],
+        contributions=np.concatenate([part.contributions for part in parts]),
+        predictions=np.concatenate([part.predictions for part in parts]),
+        completeness_error=np.concatenate([part.completeness_error for part in parts]),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        path=tuple(map(_joined_path, zip(*(part.path for part in parts), strict=True))),
+        rows=None if parts[0].rows is None else np.concatenate([part.rows for part in parts if part.rows is not None]),
+    )

@@ -1,0 +1,313 @@
+"""What a server answers, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.naming import UNNAMED, Names
+from kanserve.client import encoding
+from kanserve.client.encoding import packed
+from kanserve.client.model_info import Description
+from kanserve.pb import kan_pb2 as kan
+from kanserve.types import EdgeOptions, Estimate, ParameterValue, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What inference needs to know, and how it is done. `max_batch_size` 0: no batch dimension is promised."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    max_batch_size: int
+    serving: str = ""  # how the server runs it, in words
+    names: Names = UNNAMED
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A model version of the server's repository, whether or not it serves."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Outputs of an inference by name, and the version that computed them. `parameters`: what was said of them;
+    `names`: what people call the numbers, of a ServedModel; `index`: what a DataFrame called its rows."""
+
+    version: str
+    outputs: dict[str, Any]
+    parameters: dict[str, ParameterValue] = field(default_factory=dict)
+    names: Names = UNNAMED
+    index: Any = None
+
+    def to_frame(self, output: str = "") -> Any:
+        """An output [rows, n] as a pandas DataFrame, its columns called as the classes, else y0, y1 ...; its rows as
+        those that were asked. `output`: its name, where there are several. Raises ValueError, ImportError without
+        pandas."""
+        own = [name for name in self.outputs if not name.startswith("kan.")]  # those are explanations and the like
+        name = output or (own[0] if len(own) == 1 else "")
+        if name not in self.outputs:
+            raise ValueError(f"output {name!r} is not among {', '.join(map(repr, own))}: which is meant?")
+        values = self.outputs[name]
+        if values.ndim != 2:
+            raise ValueError(f"output {name} has {values.ndim} axes, and a DataFrame has two, rows and columns")
+        return encoding.table(values, self.columns()[name], index=self.index)
+
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The column names of one row of each output, in C order: see `Names.columns`."""
+        sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
+        own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
+        return UNNAMED.columns(sizes) | self.names.columns(own)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerValues:
+    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or of the
+    strongest edges [rows, *positions, k], whose sources and destinations are [k], or, where every row has its own,
+    [rows, *positions, k].
+
+    `rest` [rows, *positions, destinations]: what the layer's other edges add to each of `rest_of`; `nodes`
+    [rows, *positions, n]: what the layer is given; `reductions`: figures over rows and positions by name, in the place
+    of values. None, or none, unless asked for.
+    """
+
+    layer: int
+    sources: np.ndarray[Any, np.dtype[np.int64]]
+    destinations: np.ndarray[Any, np.dtype[np.int64]]
+    values: np.ndarray[Any, np.dtype[np.float32]]
+    rest: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    rest_of: tuple[int, ...] = ()
+    nodes: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    reductions: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCurves:
+    """Curves of some edges of a layer: `phi` [S, D, N], float32, over `x` [S, N] of each source, and perhaps its
+    `derivative`; `parts`: what each basis of the layer, or `symbolic`, has of phi. `domains` [S]: where the range of
+    each source comes from, one of asked, grid, reference, assumed. `extrema`, if asked for: where each curve is
+    smallest and largest [S, D, 2], and what it is there."""
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    x: NDArray[np.float64]
+    phi: NDArray[np.float32]
+    derivative: NDArray[np.float32] | None
+    domains: tuple[str, ...]
+    parts: Mapping[str, NDArray[np.float32]]
+    extrema: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
+
+
+def curves_request(
+    model: str,
+    version: str,
+    *,
+    layers: Sequence[int | str],
+    sources: Sequence[int],
+    destinations: Sequence[int],
+    points: int,
+    span: tuple[float, float] | None,
+    derivative: bool,
+    parts: bool,
+    extrema: bool,
+) -> kan.GetCurvesRequest:
+    """The message that asks for them."""
+    low, high = span or (None, None)
+    return kan.GetCurvesRequest(
+        model_name=model,
+        model_version=version,
+        layers=[layer for layer in layers if isinstance(layer, int)],
+        layer_names=[layer for layer in layers if isinstance(layer, str)],
+        sources=sources,
+        destinations=destinations,
+        points=points,
+        low=low,
+        high=high,
+        derivative=derivative,
+        parts=parts,
+        extrema=extrema,
+    )
+
+
+def joined(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
+    """The blocks of an answer, a layer each: they come layer by layer, a source's destinations one after the other."""
+    layers: dict[int, list[kan.CurveBlock]] = {}
+    for block in blocks:
+        layers.setdefault(block.layer, []).append(block)
+    return tuple(_layer_curves(at, found) for at, found in layers.items())
+
+
+def _layer_curves(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
+    rows: dict[tuple[int, ...], list[kan.CurveBlock]] = {}
+    for block in blocks:
+        rows.setdefault(tuple(block.sources), []).append(block)
+    columns, *_ = rows.values()  # the same for all
+    ends = [found[0] for found in rows.values()]
+    return LayerCurves(
+        layer=at,
+        sources=tuple(itertools.chain.from_iterable(rows)),
+        destinations=tuple(itertools.chain.from_iterable(block.destinations for block in columns)),
+        x=np.concatenate([np.frombuffer(end.x, "<f8").reshape(-1, end.points) for end in ends]),
+        phi=_array(rows.values(), lambda block: block.phi),
+        derivative=_array(rows.values(), lambda block: block.derivative) if blocks[0].derivative else None,
+        domains=tuple(itertools.chain.from_iterable(end.domains for end in ends)),
+        parts={one.kind: _array(rows.values(), _phi_of(at)) for at, one in enumerate(blocks[0].parts)},
+        extrema=_extrema(rows.values()) if blocks[0].extrema else None,
+    )
+
+
+def _extrema(rows: Iterable[Sequence[kan.CurveBlock]]) -> tuple[Any, Any]:
+    def all_(of: str, dtype: str) -> Any:
+        return np.concatenate(
+            [
+                np.concatenate(
+                    [np.frombuffer(getattr(one, of), dtype).reshape(len(one.sources), -1, 2) for one in found], axis=1
+                )
+                for found in rows
+            ]
+        )
+
+    return all_("extrema_x", "<f8"), all_("extrema", "<f4")
+
+
+def _phi_of(part: int) -> Callable[[kan.CurveBlock], bytes]:
+    return lambda block: block.parts[part].phi
+
+
+def _array(rows: Iterable[Sequence[kan.CurveBlock]], of: Callable[[kan.CurveBlock], bytes]) -> Any:
+    return np.concatenate([np.concatenate([_part(block, of(block)) for block in found], axis=1) for found in rows])
+
+
+def _part(block: kan.CurveBlock, data: bytes) -> Any:
+    return np.frombuffer(data, "<f4").reshape(len(block.sources), len(block.destinations), block.points)
+
+
+def edges_request(
+    described: Description,
+    fields: Mapping[str, Any],
+    *,
+    layers: Sequence[int | str] = (),
+    sources: Sequence[int] = (),
+    destinations: Sequence[int] = (),
+    path: tuple[int, int] | None = None,
+    **wanted: Any,
+) -> kan.QueryEdgesRequest:
+    """`fields`: those of the rows; `wanted`: those of Wanted. Layers by index or by name."""
+    what = EdgeOptions(**wanted)
+    message = kan.QueryEdgesRequest(
+        model_name=described.name,
+        model_version=described.version,
+        **fields,
+        layers=[layer for layer in layers if isinstance(layer, int)],
+        layer_names=[layer for layer in layers if isinstance(layer, str)],
+        sources=sources,
+        destinations=destinations,
+        **dataclasses.asdict(what),
+    )
+    if path is not None:
+        message.path_from, message.path_to = path
+    return message
+
+
+def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[LayerValues, ...]:
+    """The layers of an answer."""
+    return tuple(_layer_edges(described, layer) for layer in answer.layers)
+
+
+def estimate(answer: kan.QueryEdgesResponse) -> Estimate:
+    """What a query would take."""
+    found = answer.estimate
+    return Estimate(found.response_bytes, found.max_response_bytes, found.evaluations, found.max_evaluations)
+
+
+def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
+    shape = tuple(layer.shape)
+    lead = shape[: 1 + len(described.layers[layer.layer].positions)]
+    sources, destinations = np.array(layer.sources, np.int64), np.array(layer.destinations, np.int64)
+    if layer.each_sources:
+        sources, destinations = (
+            np.frombuffer(part, "<u4").astype(np.int64).reshape(shape)
+            for part in (layer.each_sources, layer.each_destinations)
+        )
+    return LayerValues(
+        layer=layer.layer,
+        sources=sources,
+        destinations=destinations,
+        values=_floats(layer.values, shape),
+        rest=_floats(layer.rest, (*lead, len(layer.rest_of))) if layer.rest_of else None,
+        rest_of=tuple(layer.rest_of),
+        nodes=_floats(layer.nodes, (*lead, layer.node_count)) if layer.node_count else None,
+        reductions={one.kind: _floats(one.values, tuple(one.shape)) for one in layer.reductions},
+    )
+
+
+def _floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.frombuffer(data, "<f4").reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScores:
+    """`edges` [S, D] and `nodes` [n], what a layer is given: pykan's edge_scores and node_scores. `spread` [S, D]: the
+    standard deviation of each edge's values. All float32."""
+
+    layer: int
+    edges: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    nodes: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of all layers, over `row_count` rows: the caller's ("rows"), the reference rows of the export ("reference"), or
+    those of the model's traffic that were looked into ("live"). `notes`: what a reader should know."""
+
+    version: str
+    over: str
+    row_count: int
+    layers: tuple[LayerScores, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Of the model's inputs: pykan's feature_score."""
+        return self.layers[0].nodes
+
+
+def scores_request(described: Description, rows: Any, over: str) -> kan.EdgeScoresRequest:
+    """The message that asks for them; without rows, over those of the export, or over what is asked for."""
+    given = {} if rows is None else packed(described, rows)
+    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, over=over, **given)
+
+
+def scores_of(answer: kan.EdgeScoresResponse) -> Scores:
+    """The answer as plain values."""
+    return Scores(
+        answer.model_version,
+        answer.over,
+        answer.row_count,
+        tuple(map(_layer_scores, answer.layers)),
+        tuple(answer.notes),
+    )
+
+
+def _layer_scores(layer: kan.LayerScores) -> LayerScores:
+    edges, spread = (
+        np.frombuffer(part, "<f4").reshape(layer.sources, layer.destinations) for part in (layer.edges, layer.spread)
+    )
+    return LayerScores(layer.layer, edges, spread, np.frombuffer(layer.nodes, "<f4"))

@@ -1,0 +1,149 @@
+"""The client that waits: one method a call, plain values in and out.
+
+Every call has a deadline. The client retries only UNAVAILABLE and rate limits. It translates each gRPC error once, into
+a ClientError (`kanserve.client.errors`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import grpc
+
+from kanserve.client import base, calls
+from kanserve.client.base import Attempts, Peer, as_method, push_back
+from kanserve.client.calls import Call, Chained, Request
+from kanserve.client.errors import ClientError
+from kanserve.client.statistics import Update
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A method that makes a call of its arguments, and waits for the answer."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._ask(make(*args, **kwargs))
+
+    return as_method(method, make)
+
+
+class Client(Peer[grpc.Channel]):
+    """A connection to one server. Close it, or use it in a `with` statement."""
+
+    health = _sends(calls.health)
+    ready = _sends(calls.ready)
+    index = _sends(calls.index)
+    model = _sends(calls.model)
+    describe = _sends(calls.describe)
+    infer = _sends(calls.infer)
+    edges = _sends(calls.edges)
+    estimate = _sends(calls.estimate)
+    curves = _sends(calls.curves)
+    explain = _sends(calls.explain)
+    scores = _sends(calls.scores)
+    drift = _sends(calls.drift)
+    coverage = _sends(calls.coverage)
+    statistics = _sends(calls.statistics)
+    reset_statistics = _sends(calls.reset_statistics)
+
+    def watch_statistics(
+        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    ) -> Iterator[Update]:
+        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
+        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        call = calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        messages = self._send(call)(call.data, metadata=self._metadata)
+        try:
+            yield from call.result(messages)
+        except grpc.RpcError as error:
+            raise self._translated(call, error) from None
+        finally:
+            messages.cancel()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._channel.close()
+
+    def _open(self, tls: base.Tls) -> grpc.Channel:
+        return base.connect(self.url, tls)
+
+    def _ask(self, asked: Request[T]) -> T:
+        """Send it, and before it what has to be known. Raises ClientError."""
+        while isinstance(asked, Chained):
+            asked = asked.then(self._ask(asked.first))
+        return self._do(asked)
+
+    def _do(self, call: Call[T]) -> T:
+        """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
+        Raises ClientError."""
+        send, data, attempts = self._send(call), call.data, self._attempts(call)
+        while True:
+            try:
+                got = send(data, timeout=attempts.left, metadata=self._metadata)
+                return call.result(list(got) if call.stream else got)
+            except grpc.RpcError as error:
+                pause = attempts.pause(error.code(), push_back(error))
+                if pause is None:
+                    raise self._translated(call, error) from None
+            time.sleep(pause)
+
+    def _begin(self, call: Call[T]) -> Pending[T]:
+        """Send the call, and return before the server answers."""
+        send, data, attempts = self._send(call), call.data, self._attempts(call)
+
+        def attempt() -> Any:
+            return send.future(data, timeout=attempts.left, metadata=self._metadata)
+
+        return Pending(call, attempts, attempt, self._translated)
+
+
+class Pending(Generic[T]):
+    """A call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
+    calls before it waits for this answer."""
+
+    def __init__(
+        self,
+        call: Call[T],
+        attempts: Attempts,
+        attempt: Callable[[], Any],
+        translated: Callable[[Call[Any], grpc.RpcError], ClientError],
+    ) -> None:
+        self._call, self._attempts, self._attempt, self._translated = call, attempts, attempt, translated
+        self._future = attempt()
+        self.held_back = False  # whether the server limited the rate
+
+    def result(self) -> T:
+        """Wait for the answer. The client repeats the call like any other. Raises ClientError."""
+        while True:
+            try:
+                return self._call.result(self._future.result())
+            except grpc.RpcError as error:
+                wait = push_back(error)
+                self.held_back |= wait is not None
+                pause = self._attempts.pause(error.code(), wait)
+                if pause is None:
+                    raise self._translated(self._call, error) from None
+            time.sleep(pause)
+            self._future = self._attempt()
+
+    def cancel(self) -> None:
+        """Cancel the call if its answer is not needed."""
+        self._future.cancel()
+
+
+def begin(client: Client, call: Call[T]) -> Pending[T]:
+    """Send a call of the `client`, and return before the server answers. Use it for several calls at a time."""
+    return client._begin(call)

@@ -1,0 +1,158 @@
+"""Every setting for readers and for editors, from `config.Settings`: a page, and a JSON schema of the TOML file.
+
+python -m kanserve.config.reference            writes docs/settings.md and docs/kanserve.schema.json (`make settings`)
+python -m kanserve.config.reference --schema   prints the schema
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kanexport.contract.cli.console import emit, json_text
+from kanserve.config.settings import GIB, KIB, LIVE, MIB, Group, Settings
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE, SCHEMA = "settings.md", "kanserve.schema.json"
+DRAFT = "http://json-schema.org/draft-07/schema#"
+SIZE = r"^\s*\d+\s*([Kk][Ii][Bb]|[Mm][Ii][Bb]|[Gg][Ii][Bb])\s*$"
+MOST = 2**31 - 1  # of a count: as good as no bound
+KEPT = ("description", "default", "type", "enum", "pattern", "minimum", "maximum", "items")
+# How pydantic calls bounds of what passes a validator of ours first.
+BOUNDS = {"ge": "minimum", "le": "maximum"}
+HEAD = """# Settings
+
+`make settings` writes this file from `service/kanserve/config/settings.py`. [serving.md](serving.md) explains them.
+
+Each setting is a flag, a variable and a key of the file that `--config` names: `--grpc-port 9001`,
+`KANSERVE_GRPC_PORT=9001`, `grpc_port = 9001`. Flags win over variables, these over the file, that over the default. A
+switch is `--reflection` or `--no-reflection`, and true or false elsewhere. Sizes are numbers of bytes, or text such as
+"4MiB" (KiB, MiB, GiB), times are seconds, and paths in the file are relative to it. A name that is no setting is an
+error wherever it stands.
+
+`kanserve serve --show-config` prints every value and where it comes from, `kanserve serve --check` says if a server
+would come up with them. Editors complete and check a file that begins with its schema,
+[kanserve.schema.json](kanserve.schema.json) (`python -m kanserve.config.reference --schema` prints it):
+
+```toml
+#:schema ./kanserve.schema.json
+repository = "models"
+grpc_port = 9001
+max_request_bytes = "8MiB"
+access_log = "sampled:100"
+```
+
+The last column: what a change of the file takes. On SIGHUP it is read again and some settings are taken over while
+the server runs; all others take a restart, and one line in the log names those that have changed.
+"""
+SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+COLUMNS = ("setting", "default", "may be", "meaning", "a change takes")
+
+
+def properties() -> dict[str, dict[str, Any]]:
+    """The schema of each setting by name, in the order of `Settings`. No null: a TOML file has none."""
+    found = {}
+    for name, given in Settings.model_json_schema()["properties"].items():
+        said = {BOUNDS.get(key, key): value for key, value in _present(given).items()}
+        kept = {key: said[key] for key in KEPT if said.get(key) is not None}
+        if given.get("metavar") == "BYTES":
+            number = {key: kept.pop(key) for key in ("type", "minimum", "maximum")}
+            kept["anyOf"] = [number, {"type": "string", "pattern": SIZE}]
+        found[name] = kept
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """Of the TOML file, as editors read it."""
+    return {
+        "$schema": DRAFT,
+        "title": "kanserve.toml",
+        "description": "Settings of `kanserve serve --config`",
+        "type": "object",
+        "properties": properties(),
+        "additionalProperties": False,
+    }
+
+
+def page() -> str:
+    """Every setting, under its heading."""
+    known = properties()
+    groups: dict[str, list[str]] = {"": [], **{str(group): [] for group in Group}}
+    for name, field in Settings.model_fields.items():
+        shown = field.json_schema_extra
+        groups[str(shown["group"]) if isinstance(shown, dict) else ""].append(name)
+    lines = [HEAD]
+    for group, names in groups.items():
+        if not names:
+            continue
+        lines += [f"## {group[0].upper()}{group[1:]}\n"] if group else []
+        lines += [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
+        lines += [_row(_cells(name, known[name])) for name in names]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def texts() -> dict[str, str]:
+    """What stands in docs/, by file name."""
+    return {PAGE: page(), SCHEMA: json_text(schema(), indent=2) + "\n"}
+
+
+def _present(given: dict[str, Any]) -> dict[str, Any]:
+    """A setting that may be absent, as it is where it is there."""
+    return {**given, **next((one for one in given.get("anyOf", ()) if one.get("type") != "null"), {})}
+
+
+def _cells(name: str, said: dict[str, Any]) -> Iterator[str]:
+    field = Settings.model_fields[name]
+    shown = field.json_schema_extra
+    unit = str(shown["metavar"]) if isinstance(shown, dict) else "FOLDER"
+    yield f"`{name}`"
+    yield "-" if field.is_required() else _value(field.default, unit)
+    yield _allowed(said, unit)
+    yield said["description"].replace("|", "\\|")
+    yield "SIGHUP" if name in LIVE else "restart"
+
+
+def _allowed(said: dict[str, Any], unit: str) -> str:
+    if "enum" in said:
+        return ", ".join(said["enum"])
+    if "pattern" in said:
+        return "see there"
+    bounds = said["anyOf"][0] if "anyOf" in said else said
+    if bounds.get("maximum") == MOST and unit == "N":
+        return f"{bounds['minimum']} or more"
+    if "minimum" in bounds:
+        return f"{_value(bounds['minimum'], unit)} to {_value(bounds['maximum'], unit)}"
+    return {"boolean": "true, false", "string": "text"}[said["type"]] if unit != "FILE" else "a file"
+
+
+def _value(value: Any, unit: str) -> str:
+    """With its unit, as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if unit == "BYTES":
+        size, name = next(((size, name) for size, name in SIZES if value % size == 0), (1, "bytes"))
+        return f"{value // size} {name}"
+    return f"{value:g} s" if unit == "SECONDS" else str(value)
+
+
+def _row(cells: Iterator[str] | tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: list[str]) -> int:
+    """Write both, or print the schema."""
+    if argv == ["--schema"]:
+        emit(texts()[SCHEMA])
+        return 0
+    for name, text in texts().items():
+        (DOCS / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,1 +1,0 @@
-"""What is right and wrong with a machine, a repository and a configuration, in words. Nothing is changed or served."""

@@ -1,0 +1,1 @@
+"""Execution of requests: plan per version, executor with batching, and the fast path."""

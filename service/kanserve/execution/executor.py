@@ -1,0 +1,359 @@
+"""The runs of one model: what waits becomes batches (`scheduling`), which run on the loop or on threads.
+
+NOTE: A run that takes less than the hop to a thread and back is done on the event loop. Measured with
+perf_analyzer, B = 1, two cores: 0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at
+load; above it the loop is never held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.execution.config import Serving
+from kanserve.execution.fast_path import FastPath, RequestSignature
+from kanserve.observability.metrics import ModelMetrics
+from kanserve.observability.statistics import Timing
+from kanserve.scheduling import batching
+from kanserve.scheduling.batching import Batch, Execute
+from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting, share
+from kanserve.system.resources import watched
+from kanserve.types import Array
+
+CALM, PROBE = 8, 16  # batches of one request until requests run as they come; of those, one looks for company
+MARGIN = 0.75  # of the time that a caller has left: by then its turn should be over, if runs take as long as lately
+STRING = 8  # a str takes so many pointers of an array, beside its characters; those are in the message
+
+
+class Limits(NamedTuple):
+    """When a waiting request is no longer worth running, on the monotonic clock, and before whom it runs."""
+
+    queue_timeout: float | None = None  # seconds
+    deadline: float | None = None
+    priority: int = 0  # 1 is the highest; 0: the model's default
+
+
+class Run(NamedTuple):
+    """Outputs in the order asked for, and nanoseconds spent waiting, computing, and taking apart what ran together."""
+
+    outputs: list[Array]
+    queue_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+@dataclass(slots=True, eq=False)  # frozen ones take four times as long to make, and each request makes one
+class Job:
+    """One request while it waits or runs."""
+
+    outputs: tuple[str, ...]
+    feeds: Mapping[str, Array]
+    rows: int
+    submitted: int  # nanoseconds, of perf_counter
+    future: asyncio.Future[Run]
+
+
+class Executor:
+    """Use from one event loop. `execute` runs the graph, from any thread; `max_bytes`: of what waits."""
+
+    def __init__(
+        self,
+        name: str,
+        execute: Execute,
+        metrics: ModelMetrics,
+        serving: Serving,
+        max_bytes: int,
+    ) -> None:
+        self._execute, self._metrics = execute, metrics
+        self._policy, self._way, self._max_queue = serving.policy, serving.way, serving.max_queue
+        policy, way = serving.policy, serving.way
+        self._rounds = serving.rounds
+        self._idle = way.instances  # negative while the requests of a batch that failed run one by one
+        self._full = max(1, min(policy.max_rows, way.inline_rows or policy.max_rows))
+        self._queue: Queue[Job] = Queue(policy, max_bytes)
+        self._order: InOrder[Job] | None = InOrder() if policy.ordered else None
+        self._pace = ServiceTimeEstimate()
+        self._running = 0  # rows, on threads
+        self._pool = watched(way.instances, f"infer-{name}", serving.nice)
+        self._asked = False  # whether `_serve` will be called
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._leaving = False
+        self._calm = 0  # batches of one request in a row
+        free = policy.free and not policy.ordered
+        self._direct = (
+            min(way.inline_rows, way.piece_rows or way.inline_rows) if free else 0
+        )  # rows that may run at once
+
+    async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
+        """Wait, and run. Raises QueueFull at once, also where its deadline would pass before its turn; QueueTimeout
+        or DeadlineExceeded for a request that waited too long, which is then not run; Exhausted, BackendError."""
+        if self._alone(rows, limits.deadline):
+            return self._at_once(outputs, feeds, rows)
+        statistics = self._metrics.statistics
+        loop = asyncio.get_running_loop()
+        if self._hopeless(rows, limits.deadline):
+            raise QueueFull
+        job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
+        one = _waiting(job, limits, self._policy)
+        if 0 < self._max_queue <= statistics.pending or not self._queue.add(one):
+            raise QueueFull
+        statistics.pending += 1
+        if self._order is not None:
+            self._order.expect(job)
+        if self._idle > 0 and self._queue.rows >= self._full:
+            self._serve(loop)  # a burst does not fill the queue while the loop comes round
+        else:
+            self._ask(loop)
+        try:
+            return await job.future
+        finally:
+            if job.future.cancelled() and self._queue.remove(one):
+                self._end(job, _nothing)
+
+    def lane(self, form: RequestSignature) -> FastPath | None:
+        """A short way for requests of this form; None where there can be none. The next five are for it."""
+        if form.rows > self._direct or self._policy.levels != (PriorityLevel(),):
+            return None
+        return FastPath(self, form, min(self._direct, self._policy.max_rows), self._rounds)
+
+    @property
+    def open(self) -> bool:
+        """Whether a lane may run what comes: nothing waits, and a run may begin."""
+        waiting = self._metrics.statistics.pending
+        return not len(self._queue) and self._idle > 0 and not 0 < self._max_queue <= waiting
+
+    @property
+    def calm(self) -> bool:
+        """Whether requests had no company lately, and are not to wait for any. One of some waits for the loop to
+        come round all the same, to see whether others come with it."""
+        return self._calm >= CALM and self._calm % PROBE > 0
+
+    def pending(self, count: int) -> None:
+        """So many requests more wait in a lane."""
+        self._metrics.statistics.pending += count
+
+    def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The graph. Raises BackendError, Exhausted."""
+        return self._execute(outputs, feeds)
+
+    def ran(self, requests: int, rows: int, timing: Timing) -> None:
+        """A lane ran so many requests together."""
+        self._calm = self._calm + 1 if requests == 1 else 0
+        self._metrics.executed(rows, timing)
+        self._pace.ran(rows, timing.compute_infer / 1e9)
+
+    def _alone(self, rows: int, deadline: float | None) -> bool:
+        """Whether a request runs as it comes."""
+        if not self.calm or rows > self._direct or len(self._queue) or self._idle <= 0:
+            return False
+        return deadline is None or time.monotonic() <= deadline
+
+    def _at_once(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int) -> Run:
+        batch = Batch(self._execute, outputs, (feeds,), rows, self._way.piece_rows)
+        batch.work()
+        self._calm += 1
+        if batch.error is not None:
+            raise batch.error
+        self._metrics.executed(rows, Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, 0))
+        return Run(batch.result, 0, batch.ended - batch.begun, 0)
+
+    def _hopeless(self, rows: int, deadline: float | None) -> bool:
+        """Whether the deadline will have passed before those that wait have run: what waits until its caller
+        gives up, or is computed for nobody, costs those behind it their time too."""
+        if deadline is None or (self._idle > 0 and not len(self._queue)):
+            return False
+        ahead = self._queue.rows + self._running + rows
+        return self._pace.seconds(ahead, self._way.instances) > MARGIN * (deadline - time.monotonic())
+
+    def leave(self) -> None:
+        """No new requests come: those that are here end, and nothing keeps it longer than they do."""
+        self._leaving = True
+        self._wake(self._queue.soonest if len(self._queue) else math.inf, time.monotonic(), asyncio.get_running_loop())
+
+    def close(self) -> None:
+        """Let running work end, drop what waits, join the threads. Blocks."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the queue when the loop comes round: what arrives until then runs together."""
+        if not self._asked:
+            self._asked = True
+            loop.call_soon(self._serve, loop)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asked = False
+        now = time.monotonic()
+        if now > self._queue.soonest:
+            self._expire(now)
+        wake = None
+        if self._idle > 0 and len(self._queue):
+            batch, wake = self._queue.take(now, self._most())
+            if batch:
+                self._begin([one.ticket for one in batch], loop)
+                if len(self._queue):
+                    self._ask(loop)
+                    return
+        self._wake(min(self._queue.soonest, math.inf if wake is None else wake), now, loop)
+
+    def _wake(self, at: float, now: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the queue again at that time, or before."""
+        if self._timer is not None and (at >= self._timer_at > now) and not (self._leaving and at == math.inf):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at < math.inf:
+            self._timer_at = at
+            self._timer = loop.call_later(max(0.0, at - now) + 1e-6, self._ask, loop)
+
+    def _expire(self, now: float) -> None:
+        over = self._queue.expire(now)
+        for one in over.late:
+            self._fail(one.ticket, DeadlineExceeded())
+        for one in over.impatient:
+            self._fail(one.ticket, QueueTimeout())
+
+    def _most(self) -> int | None:
+        """Rows of the next batch, where nobody has said which sizes are wanted: no more than make one piece,
+        and a part of what waits for every idle instance."""
+        way = self._way
+        if not self._policy.free or self._queue.rows <= way.inline_rows:
+            return None
+        part = share(self._queue.rows, self._idle, way.inline_rows + 1)
+        return min(part, way.piece_rows) if way.piece_rows else part
+
+    def _begin(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
+        rows = sum(job.rows for job in jobs)
+        self._calm = self._calm + 1 if len(jobs) == 1 else 0
+        way = self._way
+        batch = Batch(self._execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
+        if rows <= way.inline_rows:
+            batch.work()
+            self._settle(batch, jobs, loop, 1)
+            return
+        left = threads = max(1, min(self._idle, batch.pieces))
+        self._idle -= threads
+        self._running += rows
+
+        def work() -> None:
+            batch.work()
+            loop.call_soon_threadsafe(back)
+
+        def back() -> None:
+            nonlocal left
+            left -= 1
+            self._idle += 1
+            if not left:
+                self._running -= rows
+                self._settle(batch, jobs, loop, threads)
+            self._ask(loop)
+
+        for _ in range(threads):
+            self._pool.submit(work)
+
+    def _settle(self, batch: Batch, jobs: list[Job], loop: asyncio.AbstractEventLoop, threads: int) -> None:
+        """Answer the callers of a batch; of one that failed, each runs by itself: one may have spoilt it for
+        all, or all together were too much."""
+        if batch.error is not None:
+            if len(jobs) == 1:
+                self._fail(jobs[0], batch.error)
+                return
+            for job in jobs:
+                if job.future.done():
+                    self._end(job, _nothing)
+                else:
+                    self._begin([job], loop)
+            return
+        answers = batching.apart(batch.result, [job.rows for job in jobs])
+        output_ns = time.perf_counter_ns() - batch.ended
+        timing = Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, output_ns)
+        self._metrics.executed(batch.rows, timing)
+        self._pace.ran(batch.rows, threads * (batch.ended - batch.begun) / 1e9)
+        for job, outputs in zip(jobs, answers, strict=True):
+            run = Run(outputs, batch.begun - job.submitted, batch.ended - batch.begun, output_ns)
+            if self._order is not None:
+                self._end(job, functools.partial(_answer, job.future, run))
+                continue
+            self._metrics.statistics.pending -= 1
+            _answer(job.future, run)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._end(job, lambda: None if job.future.done() else job.future.set_exception(error))
+
+    def _end(self, job: Job, deliver: Callable[[], None]) -> None:
+        """A request waits and runs no more."""
+        self._metrics.statistics.pending -= 1
+        if self._order is None:
+            deliver()
+        else:
+            self._order.ready(job, deliver)
+
+
+def _nothing() -> None:
+    """For a caller that has gone."""
+
+
+def _answer(future: asyncio.Future[Run], run: Run) -> None:
+    if not future.done():
+        future.set_result(run)
+
+
+def _waiting(job: Job, limits: Limits, policy: Policy) -> Waiting[Job]:
+    arrived = time.monotonic()
+    level = policy.level(limits.priority)
+    patience = policy.levels[level].patience(arrived, limits.queue_timeout)
+    shapes = tuple((name, array.shape[1:]) for name, array in job.feeds.items())
+    size = sum(array.nbytes * (STRING if array.dtype.hasobject else 1) for array in job.feeds.values())
+    return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, patience, limits.deadline, level)
+
+
+T = TypeVar("T", bound=Hashable)
+Deliver = Callable[[], None]
+
+
+class InOrder(Generic[T]):
+    """Holds what is ready until everything before it has been delivered."""
+
+    def __init__(self) -> None:
+        self._line: dict[T, Deliver | None] = {}  # a dict keeps the order
+
+    def expect(self, ticket: T) -> None:
+        """A request came."""
+        self._line[ticket] = None
+
+    def ready(self, ticket: T, deliver: Deliver) -> None:
+        """Its answer, or what becomes of it, is there: `deliver` is called in its turn."""
+        self._line[ticket] = deliver
+        while self._line:
+            first = next(iter(self._line))
+            action = self._line[first]
+            if action is None:
+                return
+            del self._line[first]
+            action()
+
+
+SHARE = 0.1  # of the newest run in the average
+
+
+class ServiceTimeEstimate:
+    """Seconds that a row takes on one instance, a moving average; nothing is known before the first run."""
+
+    def __init__(self) -> None:
+        self._row: float | None = None
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """So many rows took so long, on one instance."""
+        row = seconds / max(1, rows)
+        self._row = row if self._row is None else self._row + SHARE * (row - self._row)
+
+    def seconds(self, rows: int, instances: int) -> float:
+        """How long so many rows take, shared by the instances."""
+        return 0.0 if self._row is None else self._row * rows / max(1, instances)

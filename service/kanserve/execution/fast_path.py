@@ -1,0 +1,147 @@
+"""Requests of one form that arrive together, as one run made of their bytes.
+
+What the queue does for requests of any kind costs more than the run of a small graph. Where nothing is to be decided
+(no delay, no priorities, nothing waits, and the run is short enough for the loop), requests with the same inputs,
+shapes and outputs are joined as they lie in their messages, and the answers' bytes are parted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from kanserve.errors import DeadlineExceeded
+from kanserve.observability.statistics import Timing
+from kanserve.scheduling.batching import Batch
+from kanserve.types import Array
+
+
+class RequestSignature(NamedTuple):
+    """What requests of a lane have in common: `inputs` and `outputs` by name, with dtype, the shape of one row and
+    the bytes of one request; `rows` of one request."""
+
+    inputs: tuple[tuple[str, np.dtype[np.generic], tuple[int, ...], int], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], int], ...]
+    rows: int
+
+
+# Plain tuples: each request makes one of both. Of an answer: the bytes of each output, and nanoseconds spent waiting
+# and computing; of a job: the inputs' bytes, who waits, when it came, in nanoseconds of perf_counter, and its deadline.
+Answer = tuple[list[bytes], int, int]
+_Job = tuple[Sequence[bytes], "asyncio.Future[Answer | None]", int, float | None]
+
+
+class Engine(Protocol):
+    """What a lane needs of the `Executor` that it belongs to, which says more of each."""
+
+    @property
+    def open(self) -> bool:
+        """Whether a run may begin."""
+        ...
+
+    @property
+    def calm(self) -> bool:
+        """Whether requests are not to wait for company."""
+        ...
+
+    def pending(self, count: int) -> None:
+        """So many more wait."""
+        ...
+
+    def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The graph."""
+        ...
+
+    def ran(self, requests: int, rows: int, timing: Timing) -> None:
+        """So many ran together."""
+        ...
+
+
+LONGEST = 2_000_000  # nanoseconds that the first of a run waits for others at most
+
+
+class FastPath:
+    """Use from one event loop. `most`: rows of a run; `rounds`: how often the loop comes round, without one request
+    more, until those that came run."""
+
+    def __init__(self, engine: Engine, form: RequestSignature, most: int, rounds: int = 1) -> None:
+        self._engine, self.form, self._most = engine, form, max(1, most // form.rows)
+        self._rounds, self._left, self._seen, self._turning = rounds, 0, 0, False
+        self._names = [name for name, _, _ in form.outputs]
+        self._sizes = [size for _, _, size in form.outputs]
+        self._jobs: list[_Job] = []
+
+    def submit(self, raws: Sequence[bytes], deadline: float | None) -> asyncio.Future[Answer | None] | None:
+        """The inputs' bytes of one request. None where something is to be decided first, or in its place a future,
+        which gives None where the run failed: the request is then to be run by itself. Raises DeadlineExceeded
+        through the future."""
+        if not self._engine.open:
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer | None] = loop.create_future()
+        self._jobs.append((raws, future, time.perf_counter_ns(), deadline))
+        self._engine.pending(1)
+        if len(self._jobs) >= self._most or self._engine.calm:
+            self._run()
+        elif not self._turning:
+            self._turning, self._seen = True, 0
+            loop.call_soon(self._turn, loop)
+        return future
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop has come round."""
+        if len(self._jobs) > self._seen:
+            self._seen, self._left = len(self._jobs), self._rounds
+        self._left -= 1
+        if self._left > 0 and self._jobs and time.perf_counter_ns() - self._jobs[0][2] < LONGEST:
+            loop.call_soon(self._turn, loop)
+            return
+        self._turning = False
+        self._run()
+
+    def _run(self) -> None:
+        """All that came until now."""
+        jobs, self._jobs = self._jobs, []
+        self._engine.pending(-len(jobs))
+        jobs = [job for job in jobs if not (job[1].done() or _late(job))]
+        if not jobs:
+            return
+        begun = time.perf_counter_ns()
+        batch = Batch(self._engine.execute, self._names, (self._joined(jobs),), len(jobs) * self.form.rows, 0)
+        batch.work()
+        if not self._as_expected(batch):
+            for _, future, _, _ in jobs:
+                future.set_result(None)
+            return
+        blobs = [array.tobytes() for array in batch.result]
+        self._engine.ran(len(jobs), batch.rows, Timing(0, batch.begun - begun, batch.ended - batch.begun, 0))
+        spent = batch.ended - begun
+        for at, (_, future, submitted, _) in enumerate(jobs):
+            parts = [blob[at * size : (at + 1) * size] for blob, size in zip(blobs, self._sizes, strict=True)]
+            future.set_result((parts, begun - submitted, spent))
+
+    def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
+        """One input of each name, with the rows of all, in their order."""
+        rows = len(jobs) * self.form.rows
+        return {
+            name: np.frombuffer(b"".join([raws[at] for raws, _, _, _ in jobs]), dtype).reshape(rows, *row)
+            for at, (name, dtype, row, _) in enumerate(self.form.inputs)
+        }
+
+    def _as_expected(self, batch: Batch) -> bool:
+        return batch.error is None and all(
+            array.shape == (batch.rows, *row)
+            for array, (_, row, _) in zip(batch.result, self.form.outputs, strict=True)
+        )
+
+
+def _late(job: _Job) -> bool:
+    _, future, _, deadline = job
+    if deadline is None or time.monotonic() <= deadline:
+        return False
+    future.set_exception(DeadlineExceeded())
+    return True

@@ -1,0 +1,1 @@
+"""gRPC services: from message bytes to a use case and back."""

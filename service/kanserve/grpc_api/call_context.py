@@ -1,0 +1,156 @@
+"""One call in progress: who asked, until when, and what its line in the log will tell."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+from kanserve import errors
+from kanserve.auth.permissions import NEEDS
+from kanserve.auth.roles import EVERYONE, Principal, Role
+from kanserve.errors import ServerDeadlineExceeded
+from kanserve.observability import logs
+
+ID = re.compile(r"[\x21-\x7e]{1,128}")
+ID_HEADER = "x-request-id"
+PREFIX = secrets.token_hex(4)  # of ids made here: other processes' differ
+
+_made = itertools.count(1)
+
+
+class RequestMetadata(NamedTuple):
+    """What a door knows of a call: its metadata, `guard.HEADERS` of it at least, the seconds until its deadline
+    (None: it has none), and the certificate of who calls, verified, as PEM ("": none was shown)."""
+
+    metadata: Iterable[tuple[str, str | bytes]]
+    remaining: float | None
+    certificate: str | bytes = ""
+
+
+class Call:
+    """`given`: the id came with the call; `deadline`: monotonic; `metadata`: of a stream; `caller`: who it is from.
+    `facts` end up in the line; never put tensor contents there. A call without an id has one once it is asked for."""
+
+    __slots__ = ("_request_id", "caller", "deadline", "facts", "given", "message_id", "metadata")
+
+    def __init__(self, request_id: str, given: bool, deadline: float | None) -> None:
+        self._request_id, self.given, self.deadline = request_id, given, deadline
+        self.facts: dict[str, object] = {}
+        self.metadata: tuple[tuple[str, str | bytes], ...] = ()
+        self.message_id = ""
+        self.caller: Principal = EVERYONE
+
+    @property
+    def request_id(self) -> str:
+        """Printable, 128 characters at most."""
+        if not self._request_id:
+            self._request_id = f"{PREFIX}{next(_made):08x}"
+        return self._request_id
+
+    @property
+    def who(self) -> str:
+        """The name of the caller, "" without one."""
+        return self.caller.name
+
+    def adopt(self, message_id: str) -> None:
+        """Use the id inside the message, unless the metadata named one."""
+        self.message_id = message_id
+        if not self.given and ID.fullmatch(message_id):
+            self._request_id = message_id
+
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+def begin_call(arrival: RequestMetadata) -> Call:
+    """A call that begins now; lines of the log that are written meanwhile tell its id."""
+    request_id = ""
+    for key, value in arrival.metadata:
+        if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
+            request_id = value
+    deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
+    call = Call(request_id, bool(request_id), deadline)
+    logs.CALL.set(call)
+    return call
+
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+Method = Callable[[Q, Call], Awaitable[A]]
+
+
+def with_deadline(method: Method[Q, A], seconds: float | None, name: str) -> Method[Q, A]:
+    """The method with a deadline of so many seconds where the caller's is later, or absent. What administers is not
+    bounded: loading a model takes as long as it takes. `name`: as in the table of access."""
+    if seconds is None or NEEDS.get(name) is Role.ADMIN:
+        return method
+
+    async def bounded(data: Q, call: Call) -> A:
+        end = time.monotonic() + seconds
+        if call.deadline is not None and call.deadline <= end:
+            return await method(data, call)
+        call.deadline = end
+        try:
+            async with asyncio.timeout(seconds):
+                return await method(data, call)
+        except TimeoutError:
+            raise ServerDeadlineExceeded(seconds) from None
+
+    return bounded
+
+
+class Code(enum.IntEnum):
+    """gRPC's status codes, by their numbers on the wire (grpc.io, "Status codes and their use in gRPC")."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+CODES: dict[type[errors.KanserveError], Code] = {
+    errors.BadRequest: Code.INVALID_ARGUMENT,
+    errors.NotFound: Code.NOT_FOUND,
+    errors.Unavailable: Code.UNAVAILABLE,
+    errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    errors.ResourceExhausted: Code.RESOURCE_EXHAUSTED,
+    errors.Unauthenticated: Code.UNAUTHENTICATED,
+    errors.Forbidden: Code.PERMISSION_DENIED,
+    errors.FailedPrecondition: Code.FAILED_PRECONDITION,
+    errors.Unsupported: Code.UNIMPLEMENTED,
+}
+# Texts quote what the client sent; trailers beyond 8 KiB may be dropped on the
+# way, and gRPC writes up to three characters per byte.
+TEXT_BYTES = 1200
+
+
+def code(error: BaseException) -> Code:
+    """INTERNAL for everything that has no place in the table: that is a bug."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), Code.INTERNAL)
+
+
+def text(error: BaseException, request_id: str) -> str:
+    """What the client reads. For a bug nothing but the id under which the log explains it."""
+    if code(error) is Code.INTERNAL:
+        return f"internal error; the server's log explains it under request id {request_id}"
+    return str(error).encode(errors="replace")[:TEXT_BYTES].decode(errors="ignore")

@@ -1,0 +1,389 @@
+"""Messages to plain data and back, both directions side by side.
+
+What is checked here is what can be said without knowing the model: the form of
+the message. The rest is `handlers/inference.py`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from kanexport.contract.cli.suggest import advice
+from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.services import validation
+from kanserve.system import resources
+from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, Insight, ParameterValue
+
+# A few megabytes can name a million tensors; reading them would hold the event loop for seconds.
+COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_contents": 64}
+DIMENSION_LIMIT = 16
+INDEX_LIMIT = 2**16
+
+# Looked at before a large message is built. Packed numbers are one field; strings and layer names are one each.
+WIDE = {"InferTensorContents": INDEX_LIMIT}
+
+# Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
+CONTENTS = {
+    "bool_contents": ("BOOL",),
+    "int_contents": ("INT32", "INT8", "INT16"),
+    "int64_contents": ("INT64",),
+    "uint_contents": ("UINT32", "UINT8", "UINT16"),
+    "uint64_contents": ("UINT64",),
+    "fp32_contents": ("FP32",),
+    "fp64_contents": ("FP64",),
+    "bytes_contents": ("BYTES",),
+}
+CLASSES = "classification"  # of an output
+OURS, COVERAGE, TOP_K = "kan.", "kan.coverage", "kan.explain_top_k"
+MOST_TOP_K = 20
+# Triton's own request parameters, and ours -> accepted members of InferParameter, and their names in errors.
+PARAMETERS = {
+    "sequence_id": (("int64_param", "string_param"), "int64_param or string_param"),
+    "sequence_start": (("bool_param",), "bool_param"),
+    "sequence_end": (("bool_param",), "bool_param"),
+    "priority": (("int64_param", "uint64_param"), "int64_param or uint64_param"),
+    "timeout": (("int64_param",), "int64_param"),
+    "triton_enable_empty_final_response": (("bool_param",), "bool_param"),
+    COVERAGE: (("bool_param",), "bool_param"),
+    TOP_K: (("int64_param", "uint64_param"), "int64_param or uint64_param"),
+}
+
+M = TypeVar("M", bound=Message)
+
+
+@functools.cache
+def bound(message: Descriptor) -> Bound:
+    """The number of fields that such a message may have."""
+    return byte_limit(message, WIDE)
+
+
+async def parsed(kind: type[M], data: bytes) -> M:
+    """The result of `parse`. A message of many fields is parsed on a thread, because other calls would wait for
+    milliseconds."""
+    if fits(data, bound(kind.DESCRIPTOR), QUICK):
+        return _built(kind, data)
+    return await resources.alone(functools.partial(parse, kind, data))
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """A message from its bytes. Raises BadRequest for bytes that are none, or have more fields than `bound`."""
+    most = bound(kind.DESCRIPTOR)
+    if not fits(data, most):
+        raise BadRequest(
+            f"{kind.DESCRIPTOR.name} has too many fields: one of its messages has more than {most.most}, or all of "
+            f"them have more than {TOTAL}"
+        )
+    return _built(kind, data)
+
+
+def _built(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"malformed {kind.DESCRIPTOR.name}") from error
+
+
+def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, max_typed_bytes: int) -> InferRequest:
+    """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
+    for name, limit in COUNT_LIMITS.items():
+        at_most(name, getattr(message, name), limit)
+    timeout, priority = _parameters(message)
+    insight = _insight(message)
+    for tensor in message.inputs:
+        at_most("shape", tensor.shape, DIMENSION_LIMIT)
+        _tensor_parameters(tensor.name, tensor.parameters)
+    classes = []
+    for output in message.outputs:
+        if output.parameters:
+            classes += _classes(output)
+    # Each access to a bytes field copies it: once, here.
+    raw = list(message.raw_input_contents)
+    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_bytes)
+    return InferRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        inputs=inputs,
+        outputs=tuple(output.name for output in message.outputs),
+        classes=tuple(classes),
+        queue_timeout=timeout,
+        deadline=deadline,
+        priority=priority,
+        insight=insight,
+    )
+
+
+def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
+    """InferResponse -> ModelInferResponse, always raw: the form every client reads."""
+    message = pb.ModelInferResponse(model_name=response.model, model_version=str(response.version), id=response.id)
+    for tensor in response.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_output_contents.append(tensor.data)
+    for key, value in response.parameters:
+        _say(message.parameters[key], value)
+    return message
+
+
+def _say(parameter: pb.InferParameter, value: ParameterValue) -> None:
+    if isinstance(value, bool):
+        parameter.bool_param = value
+    elif isinstance(value, int):
+        parameter.int64_param = value
+    else:
+        parameter.string_param = value
+
+
+def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
+    """Two optional fields that go together; None where neither is given. Raises BadRequest for one alone."""
+    given = [message.HasField(name) for name in (first, second)]
+    if any(given) and not all(given):
+        raise BadRequest(f"{first} and {second} go together: give both, or none")
+    return (getattr(message, first), getattr(message, second)) if all(given) else None
+
+
+def at_most(name: str, values: Sized, limit: int) -> None:
+    """Raises BadRequest for a longer list."""
+    if len(values) > limit:
+        raise BadRequest(f"{name} has {len(values)} entries, at most {limit} are allowed")
+
+
+def _parameters(message: pb.ModelInferRequest) -> tuple[float | None, int]:
+    """Check the request's parameters; the queue timeout in seconds, if there is one, and the priority."""
+    timeout, priority = None, 0
+    for key, parameter in message.parameters.items():
+        _parameter(key, parameter.WhichOneof("parameter_choice"))
+        if key == "timeout":
+            timeout = _timeout(parameter.int64_param)
+        if key == "priority":
+            priority = parameter.uint64_param or parameter.int64_param
+            if priority < 0:
+                raise BadRequest("invalid value for 'priority', expected value >= 0.")
+    return timeout, priority
+
+
+def _parameter(key: str, kind: str | None) -> None:
+    """Whether there may be a parameter called that, with a value of this kind. Raises BadRequest."""
+    if key in PARAMETERS:
+        allowed, words = PARAMETERS[key]
+        if kind not in allowed:
+            raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
+    elif key.startswith(OURS):
+        known = advice(key, (COVERAGE, TOP_K), what="parameters", prefix=OURS)
+        raise BadRequest(f"parameter '{key[:80]}' is not known: {known}")
+    elif key.startswith("triton_"):
+        raise BadRequest(
+            "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+            "starting with 'triton_' are allowed: triton_enable_empty_final_response"
+        )
+    elif kind is None:
+        raise BadRequest(
+            f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param."
+        )
+
+
+def _insight(message: pb.ModelInferRequest) -> Insight | None:
+    """What is to be told beside the answer, of parameters that were checked. Raises BadRequest."""
+    asked = message.parameters
+    if not (COVERAGE in asked or TOP_K in asked):
+        return None
+    top_k = (asked[TOP_K].int64_param or asked[TOP_K].uint64_param) if TOP_K in asked else 0
+    if not 0 <= top_k <= MOST_TOP_K:
+        raise BadRequest(f"invalid value for '{TOP_K}', expected 0 to {MOST_TOP_K}, got {top_k}")
+    found = Insight(COVERAGE in asked and asked[COVERAGE].bool_param, top_k)
+    return found if found.coverage or found.top_k else None
+
+
+def _timeout(microseconds: int) -> float | None:
+    if microseconds < 0:
+        raise BadRequest("invalid value for 'timeout' parameter, expected microseconds >= 0.")
+    return microseconds / 1e6 or None  # 0 is Triton's "no timeout"
+
+
+def _tensor_parameters(name: str, parameters: Any) -> None:
+    for key in parameters:
+        if key.startswith("shared_memory"):
+            raise Unsupported(f"tensor '{name}': shared memory is not supported; send the tensor in the request")
+
+
+def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> list[tuple[str, int]]:
+    """How many classes of an output are wanted, if any. Raises BadRequest in Triton's words, Unsupported."""
+    if CLASSES not in output.parameters:
+        _tensor_parameters(output.name, output.parameters)
+        return []
+    if "shared_memory_region" in output.parameters:
+        raise BadRequest(f"output can't set both 'shared_memory_region' and '{CLASSES}'")
+    wanted = output.parameters[CLASSES]
+    if wanted.WhichOneof("parameter_choice") != "int64_param":
+        raise BadRequest(f"invalid value type for '{CLASSES}' parameter, expected int64_param")
+    if wanted.int64_param <= 0:
+        raise BadRequest(f"invalid value for '{CLASSES}' parameter, expected >= 0")
+    return [(output.name, wanted.int64_param)]
+
+
+def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputTensor, ...]:
+    for tensor in message.inputs:
+        if tensor.HasField("contents"):
+            raise BadRequest(
+                "contents field must not be specified when using raw_input_contents for "
+                f"'{tensor.name}' for model '{message.model_name}'"
+            )
+    if len(raw) < len(message.inputs):
+        raise _no_data(message, message.inputs[len(raw)].name)
+    if len(raw) > len(message.inputs):
+        raise BadRequest(
+            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs "
+            f"of model '{message.model_name}'; send one for each input"
+        )
+    return tuple(
+        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+        for tensor, data in zip(message.inputs, raw, strict=True)
+    )
+
+
+def _typed_inputs(message: pb.ModelInferRequest, max_typed_bytes: int) -> tuple[InputTensor, ...]:
+    return tuple(
+        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor, max_typed_bytes))
+        for tensor in message.inputs
+    )
+
+
+def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> bytes:
+    """Typed contents as the bytes that raw contents would have been. Bounded, since strings and whole numbers
+    cost a Python object each."""
+    if not tensor.HasField("contents"):
+        if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
+            return b""
+        raise _no_data(message, tensor.name)
+    filled = tensor.contents.ListFields()
+    for descriptor, _ in filled:
+        allowed = CONTENTS[descriptor.name]
+        if tensor.datatype not in allowed:
+            raise BadRequest(
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model "
+                f"'{message.model_name}' of type '{allowed[0]}', expected datatype '{tensor.datatype}'"
+            )
+    if not filled:
+        return b""
+    dtype, values = NUMPY_DTYPES[tensor.datatype], filled[0][1]
+    size = sum(map(len, values)) if tensor.datatype == BYTES else 0
+    size += len(values) * dtype.itemsize
+    if size > max_typed_bytes:
+        raise ResourceExhausted(
+            f"typed contents of input '{tensor.name}' take {size} bytes, the limit is "
+            f"{max_typed_bytes}; send larger tensors in raw_input_contents"
+        )
+    try:
+        return validation.joined(values) if tensor.datatype == BYTES else numbers(tensor.contents, values, dtype)
+    except OverflowError as error:
+        raise BadRequest(f"input '{tensor.name}': a value does not fit {tensor.datatype}") from error
+
+
+def _no_data(message: pb.ModelInferRequest, name: str) -> BadRequest:
+    return BadRequest(f"unable to find data for input tensor '{name}' for model '{message.model_name}' in request.")
+
+
+MORE = 0x80  # this byte is not the last of its number
+AS_THEY_LIE = "fb"  # kinds of numpy's dtypes
+PIECE = 4096  # numbers
+
+
+def numbers(contents: Message, values: Sequence[Any], dtype: np.dtype[Any]) -> bytes:
+    """`values` are those of `contents`, in which one field is set and nothing else. Raises OverflowError for one that
+    does not fit."""
+    if dtype.kind not in AS_THEY_LIE:
+        return b"".join(np.array(values[at : at + PIECE], dtype).tobytes() for at in range(0, len(values), PIECE))
+    contents.DiscardUnknownFields()
+    data = contents.SerializeToString()
+    begin = 1  # behind the field's number
+    while data[begin] & MORE:  # its length
+        begin += 1
+    return data[begin + 1 :]
+
+
+VARINT, FIXED64, LENGTH_DELIMITED_TYPE, BEGIN, END, FIXED32 = 0, 1, 2, 3, 4, 5  # BEGIN and END: of a group
+WIDTHS = {FIXED64: 8, FIXED32: 4, BEGIN: 0, END: 0}  # what a group holds counts as the message's own
+WORTH = 2**16  # bytes; a smaller message cannot hold much
+MOST = 1024  # fields of one message; packed numbers are one
+QUICK = 2**12  # fields that the event loop scans: some milliseconds
+TOTAL = 2**17  # fields of a message and of all within it
+PACKED = 16  # bytes of packed numbers that count as one field: 2 MiB reach TOTAL
+FIXED = frozenset((FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE))
+TEXT = frozenset((FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`most`: limit of fields of the message itself; `within`: bounds of its inner messages, by field number; `packed`:
+    numbers of the fields that may hold many integers."""
+
+    most: int = MOST
+    within: Mapping[int, Bound] = field(default_factory=dict)
+    packed: frozenset[int] = frozenset()
+
+
+def byte_limit(message: Descriptor, wide: Mapping[str, int]) -> Bound:
+    """The bound of a message type and all messages within it. `wide`: limits above MOST, by message name."""
+    fields = message.fields
+    within = {one.number: byte_limit(one.message_type, wide) for one in fields if one.message_type is not None}
+    packed = frozenset(one.number for one in fields if one.is_repeated and one.cpp_type not in FIXED | TEXT)
+    return Bound(wide.get(message.name, MOST), within, packed)
+
+
+def fits(data: bytes, bound: Bound, total: int = TOTAL) -> bool:
+    """Whether the fields are within the bound, and in all not more than `total`. Stops at the first field beyond."""
+    return len(data) < WORTH or _fits(data, 0, len(data), bound, total) >= 0
+
+
+def _fits(data: bytes, start: int, end: int, bound: Bound, left: int) -> int:
+    """The number of the `left` fields that remain; below 0 if there are too many."""
+    for count, (number, begin, stop) in enumerate(_fields(data, start, end), 1):
+        left -= 1 + ((stop - begin) // PACKED if number in bound.packed else 0)
+        if count > bound.most or left < 0:
+            return -1
+        inner = bound.within.get(number)
+        if inner is not None:
+            left = _fits(data, begin, stop, inner, left)
+            if left < 0:
+                return -1
+    return left
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, begin and end of each field's value, as far as they can be told."""
+    while at < end:
+        tag, at = read_varint(data, at, end)
+        kind = tag & 7
+        if kind == VARINT:
+            _, stop = read_varint(data, at, end)
+        elif kind == LENGTH_DELIMITED_TYPE:
+            length, at = read_varint(data, at, end)
+            stop = at + length
+        elif kind in WIDTHS:
+            stop = at + WIDTHS[kind]
+        else:
+            return
+        if stop > end:
+            return
+        yield tag >> 3, at, stop
+        at = stop
+
+
+def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A varint and where it ends; beyond `end` where there is none."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    return 0, end + 1

@@ -1,0 +1,315 @@
+"""inference.GRPCInferenceService: the methods kanserve has. The rest is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from kanserve.auth.roles import Role, require
+from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
+from kanserve.grpc_api import call_context, infer_codec, model_codec, request_cache
+from kanserve.grpc_api.call_context import Call, Code
+from kanserve.grpc_api.interceptor import STRICT_HEADER, CallFailed, Interceptor, StreamRequest, UnaryMethod
+from kanserve.grpc_api.request_cache import varint
+from kanserve.observability import logs
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.services.control import Catalogue, Control
+from kanserve.services.inference import Inference
+from kanserve.types import InferRequest, InferResponse
+from kanserve.version import version
+
+EXTENSIONS = (
+    "model_configuration",
+    "statistics",
+    "parameters",
+    "binary_tensor_data",
+    "classification",
+    "kan_describe",
+    "kan_edges",
+    "kan_interpret",
+    "kan_coverage",
+)
+
+SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread
+
+
+class InferenceService:
+    """From message bytes to a use case and back."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+    def __init__(self, inference: Inference, catalogue: Catalogue, control: Control, max_typed_bytes: int) -> None:
+        self._inference, self._control = inference, control
+        self._catalogue = catalogue
+        self._max_typed_bytes = max_typed_bytes
+        self._version = version()
+        self._heads = request_cache.RequestCache()
+        inference.registry.tell(self._heads.forget)
+
+    def methods(self) -> dict[str, UnaryMethod]:
+        """Name of the RPC -> what answers it."""
+        return {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
+            "ModelInfer": self.model_infer,
+            "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.repository_model_load,
+            "RepositoryModelUnload": self.repository_model_unload,
+        }
+
+    async def server_live(self, data: bytes, call: Call) -> bytes:
+        """True while the process means to go on."""
+        await infer_codec.parsed(pb.ServerLiveRequest, data)
+        return pb.ServerLiveResponse(live=self._catalogue.live()).SerializeToString()
+
+    async def server_ready(self, data: bytes, call: Call) -> bytes:
+        """True once every version is loaded, until the server begins to leave."""
+        await infer_codec.parsed(pb.ServerReadyRequest, data)
+        return pb.ServerReadyResponse(ready=self._catalogue.ready()).SerializeToString()
+
+    async def server_metadata(self, data: bytes, call: Call) -> bytes:
+        """Name, version, and the extensions that are implemented."""
+        await infer_codec.parsed(pb.ServerMetadataRequest, data)
+        return pb.ServerMetadataResponse(
+            name="kanserve", version=self._version, extensions=EXTENSIONS
+        ).SerializeToString()
+
+    async def model_ready(self, data: bytes, call: Call) -> bytes:
+        """Whether a version can be used; one that is not there is not ready."""
+        message = await infer_codec.parsed(pb.ModelReadyRequest, data)
+        ready = self._catalogue.model_ready(message.name, message.version)
+        return pb.ModelReadyResponse(ready=ready).SerializeToString()
+
+    async def model_metadata(self, data: bytes, call: Call) -> bytes:
+        """Names, datatypes and shapes of inputs and outputs."""
+        message = await infer_codec.parsed(pb.ModelMetadataRequest, data)
+        info, versions = self._catalogue.info(message.name, message.version)
+        return model_codec.metadata(info, versions).SerializeToString()
+
+    async def model_config(self, data: bytes, call: Call) -> bytes:
+        """The configuration Triton would have made."""
+        message = await infer_codec.parsed(pb.ModelConfigRequest, data)
+        model = self._catalogue.model(message.name, message.version)
+        return pb.ModelConfigResponse(config=model_codec.config(model.info, model.serving)).SerializeToString()
+
+    async def model_statistics(self, data: bytes, call: Call) -> bytes:
+        """Counts and durations since the start."""
+        message = await infer_codec.parsed(pb.ModelStatisticsRequest, data)
+        models = self._catalogue.statistics(message.name, message.version)
+        return model_codec.statistics(models).SerializeToString()
+
+    async def model_infer(self, data: bytes, call: Call) -> bytes:
+        """The main thing."""
+        started = time.perf_counter_ns()
+        parts, head, named, raws = self._heads.part(data, self._inference.registry.generation)
+        if head is not None and _text(named, call):
+            call.facts = head.facts
+            if head.lane is not None:
+                outputs = await self._inference.together(head.ready, head.lane, raws, call.deadline, started)
+                if outputs is not None:
+                    return head.answer(named, outputs)
+            arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
+            if head.expected(arrays):
+                return head.answer(named, [array.tobytes() for array in arrays])
+        return await self._first(data, parts, call)
+
+    async def _first(self, data: bytes, parts: request_cache.Parts | None, call: Call) -> bytes:
+        """A request whose head is not known."""
+        call.facts = {}
+        generation = self._inference.registry.generation
+        message = await infer_codec.parsed(pb.ModelInferRequest, data)
+        request, response = await self.infer(message, call)
+        if parts is not None and generation == self._inference.registry.generation:
+            model = self._inference.registry.resolve(request.model, request.version)
+            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
+        return infer_codec.response_to_pb(response).SerializeToString()
+
+    async def infer(self, message: pb.ModelInferRequest, call: Call) -> tuple[InferRequest, InferResponse]:
+        """What a message asks for, in whatever form it came, and the answer. Raises what `Inference.infer` does."""
+        call.adopt(message.id)
+        call.facts["model"] = message.model_name[:128]
+        read = functools.partial(
+            infer_codec.request_from_pb, message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes
+        )
+        slow = not message.raw_input_contents and message.ByteSize() > SLOW
+        request = await asyncio.to_thread(read) if slow else read()
+        if request.insight is not None:
+            require(call.caller, Role.INTERPRET)
+            request = dataclasses.replace(request, caller=call.caller.name)
+        response = await self._inference.infer(request)
+        call.facts["version"] = response.version
+        if response.outputs and response.outputs[0].shape:
+            call.facts["rows"] = response.outputs[0].shape[0]
+        return request, response
+
+    async def repository_index(self, data: bytes, call: Call) -> bytes:
+        """Every version found, with its state and what is wrong with it."""
+        message = await infer_codec.parsed(pb.RepositoryIndexRequest, data)
+        only_repository(message.repository_name)
+        response = pb.RepositoryIndexResponse()
+        for status in self._catalogue.index(only_ready=message.ready):
+            response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
+        return response.SerializeToString()
+
+    async def repository_model_load(self, data: bytes, call: Call) -> bytes:
+        """As it lies in the repository; refused unless models are loaded by hand."""
+        message = await infer_codec.parsed(pb.RepositoryModelLoadRequest, data)
+        only_repository(message.repository_name)
+        call.facts["model"] = message.model_name[:128]
+        await self._control.load(message.model_name, set(message.parameters))
+        return b""
+
+    async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
+        """Refused as `repository_model_load`."""
+        message = await infer_codec.parsed(pb.RepositoryModelUnloadRequest, data)
+        only_repository(message.repository_name)
+        call.facts["model"] = message.model_name[:128]
+        await self._control.unload(message.model_name, set(message.parameters))
+        return b""
+
+
+def only_repository(name: str) -> None:
+    """Raises Unsupported for a repository by name: there is one. KServe's clients put the model's name there."""
+    if name:
+        raise Unsupported("'repository_name' specification is not supported")
+
+
+def _text(named: bytes, call: Call) -> bool:
+    """Take a message's id over, if there is one; False if it is no text, and the message none."""
+    if named:
+        try:
+            call.adopt(named.decode())
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+STRICT = (STRICT_HEADER, "true")
+# Messages are merged by writing them one after the other.
+FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+INSIDE = bytes([2 << 3 | 2])  # the tag of ModelStreamInferResponse.infer_response
+
+log = logs.get_logger("rpc")
+
+
+class InferStream:
+    """`infer` answers one request; no more than `most` of a stream are handled, or wait to be sent, at once."""
+
+    def __init__(self, guard: Interceptor, infer: UnaryMethod, most: int) -> None:
+        self._guard, self._infer, self._most = guard, infer, most
+
+    async def answers(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """A ModelStreamInferResponse for each message. Raises what reading does; Draining when the server leaves,
+        after what was read is answered; the KanserveError of a request if the caller asks for that."""
+        flow = _Flow(self._guard, self._infer, self._most, call)
+        reader = asyncio.ensure_future(flow.read(messages))
+        reader.add_done_callback(flow.no_more)
+        leaving = asyncio.ensure_future(self._guard.closing.wait())
+        leaving.add_done_callback(lambda _: reader.cancel())
+        try:
+            async for answer in flow.answers(reader):
+                yield answer
+            if reader.cancelled() and leaving.done():
+                raise Draining
+            reader.result()
+        finally:
+            leaving.cancel()
+            reader.cancel()
+            flow.close()
+            call.facts |= {"requests": flow.requests, "refused": flow.refused}
+
+
+class _Flow:
+    """The requests of one stream."""
+
+    def __init__(self, guard: Interceptor, infer: UnaryMethod, most: int, call: Call) -> None:
+        self._guard, self._infer, self._call = guard, infer, call
+        self._strict = STRICT in call.metadata
+        self._slots, self._more = asyncio.Semaphore(most), asyncio.Event()
+        self._waiting: deque[tuple[asyncio.Task[bytes], StreamRequest]] = deque()
+        self.requests = self.refused = 0
+
+    async def read(self, messages: AsyncIterator[bytes]) -> None:
+        """Begin every request as it comes, while there is room."""
+        await self._slots.acquire()
+        async for data in messages:
+            self.requests += 1
+            share = self._guard.share(len(data), self._call)
+            task = asyncio.ensure_future(self._one(data, share))
+            task.add_done_callback(_seen)
+            self._waiting.append((task, share))
+            self._more.set()
+            await self._slots.acquire()
+
+    def no_more(self, reader: asyncio.Task[None]) -> None:
+        """Nothing is read any more. Requests of a caller that went away are given up."""
+        error = None if reader.cancelled() else reader.exception()
+        if error is not None and not isinstance(error, CallFailed):
+            for task, _ in self._waiting:
+                task.cancel()
+        self._more.set()
+
+    async def answers(self, reader: asyncio.Task[None]) -> AsyncIterator[bytes]:
+        """In the order of the requests, until nothing is read any more and all are answered."""
+        while self._waiting or not reader.done():
+            if not self._waiting:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            task, share = self._waiting[0]
+            if not task.done():
+                await asyncio.wait({task})
+            if task.cancelled() and reader.done():
+                return
+            yield task.result()
+            self._waiting.popleft()
+            share.close()
+            self._slots.release()
+
+    def close(self) -> None:
+        """Give up what is not answered."""
+        while self._waiting:
+            task, share = self._waiting.popleft()
+            task.cancel()
+            share.close()
+
+    async def _one(self, data: bytes, share: StreamRequest) -> bytes:
+        """The answer to a request, or what is wrong with it."""
+        call = Call(self._call.request_id, self._call.given, self._call.deadline)
+        call.caller = self._call.caller
+        try:
+            share.admit()
+            answer = await self._infer(data, call) + FINAL
+        except KanserveError as error:
+            self.refused += 1
+            if self._strict or isinstance(error, Unauthenticated):  # later requests of this stream may not pass either
+                raise
+            return _refusal(error, call)
+        share.answered(len(answer))
+        return INSIDE + varint(len(answer)) + answer
+
+
+def _refusal(error: KanserveError, call: Call) -> bytes:
+    if call_context.code(error) is Code.INTERNAL:
+        log.error("rpc", method="ModelStreamInfer", request_id=call.request_id, exc_info=error)
+    return pb.ModelStreamInferResponse(
+        error_message=call_context.text(error, call.request_id),
+        infer_response=pb.ModelInferResponse(id=call.message_id),
+    ).SerializeToString()
+
+
+def _seen(task: asyncio.Task[bytes]) -> None:
+    """What a task raised is not lost where nobody waits for it any more: its stream has ended by another."""
+    if not task.cancelled():
+        task.exception()

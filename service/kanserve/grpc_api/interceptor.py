@@ -1,0 +1,527 @@
+"""What every call passes: id, deadline, who may call, counts, one log line, one error translation.
+
+Unary and streaming methods alike, health and reflection included. A door gives bytes
+and an `Arrival`, and gets bytes or `CallFailed`; nothing here knows a transport.
+
+Methods take bytes and return bytes, because gRPC's own deserialisation would answer a
+malformed message with UNKNOWN and the name of a Python class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import functools
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sized
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from kanserve.auth import authenticator as access
+from kanserve.auth.authenticator import Authenticator
+from kanserve.auth.roles import Principal
+from kanserve.errors import (
+    ConcurrencyLimited,
+    Draining,
+    KanserveError,
+    LimitReached,
+    QueueFull,
+    RateLimited,
+    TooManyBytes,
+    Unsupported,
+    let_go,
+)
+from kanserve.grpc_api import call_context
+from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
+from kanserve.grpc_api.unfinished_requests import Part, Unfinished
+from kanserve.observability import logs
+from kanserve.observability.metrics import UNKNOWN, Metrics
+from kanserve.system.lifecycle import Lifecycle
+
+STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
+TRACE_HEADERS = ("traceparent", "tracestate")
+HEADERS = (ID_HEADER, STRICT_HEADER, *TRACE_HEADERS, access.HEADER)  # all that is read of a call's metadata
+# gRPC's standard trailer for "retry, but not at once"; its retry policies honor it. By this trailer, kanserve's clients
+# distinguish a limit on all requests from a limit on one.
+PUSHBACK = ("grpc-retry-pushback-ms", "500")
+
+log = logs.get_logger("rpc")
+
+
+class Kind(enum.StrEnum):
+    """How messages flow: the metric label `grpc_type`."""
+
+    UNARY = "unary"
+    SERVER_STREAM = "server_stream"
+    BIDI_STREAM = "bidi_stream"
+
+
+class CallFailed(Exception):
+    """A call that ends without an answer, refused or by a bug, as the door is to send it."""
+
+    def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.trailers = trailers
+
+    def forget(self) -> None:
+        """Drop the tracebacks of this error, as `let_go` does."""
+        let_go(self)
+
+
+class ClientDisconnected(Exception):
+    """The client has disconnected. A transport raises this instead of the next message. The call ends like a cancelled
+    call."""
+
+
+Q = TypeVar("Q", bound=Sized)
+A = TypeVar("A", bound=Sized)
+UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
+StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
+    in the door, and gives what the door is to send. `strange`: whether `answer` refuses who calls, so that the message
+    need not be read; None: it refuses nobody."""
+
+    answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
+    refused: Callable[[CallFailed, RequestMetadata], CallFailed]
+    strange: Callable[[RequestMetadata], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A guarded method that answers with a stream, to one message or to a stream of them.
+    `answers` raises CallFailed. `refused` and `strange` as of `Unary`."""
+
+    kind: Kind
+    answers: Callable[[AsyncIterator[bytes], RequestMetadata], AsyncIterator[bytes]]
+    refused: Callable[[CallFailed, RequestMetadata], CallFailed]
+    strange: Callable[[RequestMetadata], bool] | None = None
+
+
+Guarded = Unary | Stream
+
+
+class Series(Protocol):
+    """The counters of one method. `path` names it in the log."""
+
+    path: str
+
+    def begun(self) -> None:
+        """Once a call."""
+        ...
+
+    def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
+        """Once a call, with what was raised."""
+        ...
+
+
+class Tracing(Protocol):
+    """What follows calls through several programs: methods, traced."""
+
+    def unary(
+        self, name: str, answer: Callable[[Q, RequestMetadata], Awaitable[A]]
+    ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
+        """One message each way."""
+        ...
+
+    def stream(
+        self, name: str, answers: Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]
+    ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
+        """That answers with a stream."""
+        ...
+
+
+class AccessLog:
+    """Which calls have a line in the log. `policy`: all, errors, none, or sampled:N, one of N that went well.
+    Bugs of ours always have one; probes only where they fail."""
+
+    def __init__(self, policy: str) -> None:
+        kind, _, every = policy.partition(":")
+        self.refused = kind != "none"  # whether refused calls have one
+        self.every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
+        self._count = 0
+
+    def wants(self, outcome: Code, *, probe: bool) -> bool:
+        """Asked once a call."""
+        if outcome is Code.INTERNAL:
+            return True
+        if outcome is not Code.OK:
+            return self.refused and not (probe and outcome is Code.CANCELLED)
+        if probe or not self.every:
+            return False
+        self._count += 1
+        return self._count % self.every == 0
+
+
+class Interceptor:
+    """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
+    `max_bytes`: of their messages, of which the `largest` is so large; `lines`: which calls have one;
+    `gate`: who may call, None if anyone may; `max_seconds`: that a call with one answer may take, None: any."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        lines: AccessLog,
+        gate: Authenticator | None,
+        *,
+        tracing: Tracing | None = None,
+        max_calls: int,
+        max_bytes: int,
+        largest: int = 0,
+        max_seconds: float | None = None,
+    ) -> None:
+        self.lines, self._gate, self._tracing, self.max_seconds = lines, gate, tracing, max_seconds
+        self.names: set[str] = set()  # of all that it guards, as the table of access has them
+        self.streams: set[str] = set()  # of these, that answer with a stream
+        self._metrics = metrics
+        self.max_calls, self.calls = max_calls, 0
+        self.max_bytes, self._bytes = max_bytes, 0
+        self._unfinished = Unfinished(self.hold, max_bytes, largest)
+        self._lifecycle = lifecycle
+        self.inflight = metrics.number("kanserve_inflight_requests").labels()
+
+    def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
+        """A method of one message each way. `probe`: health and the like, which answers while
+        the server leaves, is not counted as work in flight, and is logged only where it fails."""
+        series = _Series(self._metrics, Kind.UNARY, service, name)
+        refused = functools.partial(self._turned_away, series)
+        return Unary(self.around(series, method, probe=probe), refused, self.strange(series.path))
+
+    def around(
+        self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
+    ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
+        """What `unary` does, for requests and answers of any kind whose length is their bytes. `probe` as there;
+        what it returns raises CallFailed, from the error that the method raised."""
+        admitted = self._admission(series.path)
+        method = call_context.with_deadline(method, None if probe else self.max_seconds, series.path)
+
+        async def answer(data: Q, arrival: RequestMetadata) -> A:
+            started, size = time.perf_counter(), len(data)
+            call = begin_call(arrival)
+            self.enter(series, size, probe=probe)
+            try:
+                if admitted is not None:
+                    call.caller = admitted(arrival)
+                self.admit(probe=probe)
+                response = await method(data, call)
+            except BaseException as error:
+                if self._lifecycle.held and isinstance(error, Exception):
+                    await self._lifecycle.part()
+                self.leave(size, probe=probe)
+                self.ended(series, call, error, time.perf_counter() - started, (size, 0), probe=probe)
+                raise
+            if self._lifecycle.held:
+                await self._lifecycle.part()
+            self.leave(size, probe=probe)
+            self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
+            return response
+
+        if self._tracing is not None and not probe:
+            return self._tracing.unary(series.path, answer)
+        return answer
+
+    def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
+        """A method that answers with a stream. `probe` as for `unary`."""
+        series = _Series(self._metrics, kind, service, name)
+        refused = functools.partial(self._turned_away, series)
+        return Stream(kind, self.flow(series, method, probe=probe), refused, self.strange(series.path))
+
+    def flow(
+        self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
+    ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
+        """The same as `stream`, for requests of any kind whose length is their bytes. The guard authorizes the caller
+        again before each outgoing message, and while the stream waits for one: see `access.gate.Permit`."""
+        admitted = self._admission(series.path)
+        self.streams.add(series.path)
+
+        async def answers(messages: AsyncIterator[Q], arrival: RequestMetadata) -> AsyncIterator[bytes]:
+            metadata = tuple(arrival.metadata)
+            shown = RequestMetadata(metadata, arrival.remaining, arrival.certificate)
+            call = begin_call(shown)
+            call.metadata = metadata
+            with _Watch(self, series, call, probe=probe) as watch:
+                if admitted is not None:
+                    call.caller = admitted(shown)
+                self.admit(probe=probe)
+                with self._permitted(call.caller) as permit:
+                    steps = aiter(method(_counted(messages, watch), call))
+                    while True:
+                        with permit:
+                            response = await anext(steps, None)
+                        if response is None:
+                            return
+                        watch.response_bytes += len(response)
+                        yield response
+
+        if self._tracing is not None and not probe:
+            return self._tracing.stream(series.path, answers)
+        return answers
+
+    @contextlib.contextmanager
+    def _permitted(self, caller: Principal) -> Iterator[AbstractContextManager[object]]:
+        """The context for each wait of a stream of this caller."""
+        if self._gate is None or not caller.known:
+            yield contextlib.nullcontext()
+            return
+        permit = self._gate.permit(caller)
+        try:
+            yield permit
+        finally:
+            permit.close()
+
+    def strange(self, name: str) -> Callable[[RequestMetadata], bool] | None:
+        """What tells, before a request is read, that it will be refused for who calls; `name` as in the table of
+        access."""
+        return access.stranger(self._gate, name)
+
+    def _admission(self, name: str) -> Callable[[RequestMetadata], Principal] | None:
+        self.names.add(name)
+        return access.admission(self._gate, name)
+
+    def _turned_away(self, series: Series, failure: CallFailed, arrival: RequestMetadata) -> CallFailed:
+        """A call that ended in the door: counted, and with its line and its id, as any other."""
+        call = begin_call(arrival)
+        series.begun()
+        series.ended(failure.code, failure, 0.0)
+        if self.lines.refused:
+            _write(series, call, failure.code, failure, seconds=0.0, sizes=(0, 0))
+        return CallFailed(failure.code, failure.text, (*request_id_trailer(call), *failure.trailers))
+
+    def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
+        """A method that answers UNIMPLEMENTED with a sentence."""
+        sentence = "this server has no such method" if name == UNKNOWN else f"{name} is not supported by kanserve"
+
+        async def refuse(data: bytes, call: Call) -> bytes:
+            raise Unsupported(sentence)
+
+        async def refuse_stream(messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+            yield await refuse(b"", call)
+
+        if streaming:
+            return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
+        return self.unary(service, name, refuse)
+
+    def share(self, size: int, call: Call) -> StreamRequest:
+        """One of a stream's messages, of so many bytes, which counts as a call of its own."""
+        return StreamRequest(self, size, call.caller)
+
+    def again(self, caller: Principal) -> None:
+        """Raises what turns away one more request on a stream of theirs."""
+        if self._gate is not None:
+            self._gate.again(caller)
+        self.admit(probe=False)
+
+    @property
+    def closing(self) -> asyncio.Event:
+        """Set when everything that is new is turned away."""
+        return self._lifecycle.closing
+
+    def apart(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Calls that end meanwhile wait, as `Lifecycle.apart` says."""
+        return self._lifecycle.apart(seconds)
+
+    def enter(self, series: Series, size: int, *, probe: bool) -> None:
+        """A call begins, with so many bytes that stay until it leaves."""
+        series.begun()
+        self._bytes += size
+        if not probe:
+            self.calls += 1
+            self.inflight.value += 1
+
+    def leave(self, size: int, *, probe: bool) -> None:
+        """As `enter`, once."""
+        self._bytes -= size
+        if not probe:
+            self.calls -= 1
+            self.inflight.value -= 1
+
+    def ended(
+        self,
+        series: Series,
+        call: Call,
+        error: BaseException | None,
+        seconds: float,
+        sizes: tuple[int, int],
+        *,
+        probe: bool,
+    ) -> None:
+        """A call has ended: it is counted, and has its line. Raises CallFailed from an error, but for a caller that
+        went away. `sizes`: bytes of what came and of what goes."""
+        if self._lifecycle.draining and not probe:
+            self._lifecycle.ended(error)
+        if error is None and not self.lines.every:
+            series.ended(Code.OK, None, seconds)
+            return
+        outcome = Code.OK if error is None else _outcome(error, call)
+        series.ended(outcome, error, seconds)
+        failure = error if isinstance(error, Exception) and not isinstance(error, ClientDisconnected) else None
+        if self.lines.wants(outcome, probe=probe):
+            _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
+        if failure is not None:  # the process boundary: a bug must not reach the wire as text
+            raise _failed(failure, call) from failure
+
+    def limit(self, max_calls: int, max_bytes: int) -> None:
+        """Use these limits from now on."""
+        self.max_calls, self.max_bytes = max_calls, max_bytes
+        self._unfinished.limit(max_bytes)
+
+    def part(self, connection: Hashable, peer: str, arrival: RequestMetadata) -> Part:
+        """A request that has not arrived completely. It counts for the principal that calls. If the caller has no known
+        name, it counts for `peer`, the address."""
+        return self._unfinished.part(connection, access.name(self._gate, arrival) or peer)
+
+    def hold(self, size: int) -> None:
+        """So many bytes of a message more, or less."""
+        self._bytes += size
+
+    def admit(self, *, probe: bool) -> None:
+        """Raises what turns a call away before its method sees it."""
+        if probe:
+            return
+        if self._lifecycle.closed:
+            raise Draining
+        if self.calls > self.max_calls:
+            raise ConcurrencyLimited(self.max_calls)
+        if self._bytes > self.max_bytes:
+            raise TooManyBytes(self.max_bytes)
+
+
+class StreamRequest:
+    """One of a stream's requests, from its arrival until its answer is sent."""
+
+    __slots__ = ("_caller", "_guard", "_size")
+
+    def __init__(self, guard: Interceptor, size: int, caller: Principal) -> None:
+        self._guard, self._size, self._caller = guard, size, caller
+        guard.calls += 1
+        guard.inflight.inc()
+        guard.hold(size)
+
+    def admit(self) -> None:
+        """Raises what turns it away."""
+        self._guard.again(self._caller)
+
+    def answered(self, size: int) -> None:
+        """The message is gone; its answer, of so many bytes, waits to be sent."""
+        self._guard.hold(size - self._size)
+        self._size = size
+
+    def close(self) -> None:
+        """Call once."""
+        self._guard.calls -= 1
+        self._guard.inflight.dec()
+        self._guard.hold(-self._size)
+
+
+class _Watch:
+    """A stream from its arrival to its status, as a context: whatever is raised inside leaves
+    as CallFailed, but for a caller that went away."""
+
+    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "request_bytes", "response_bytes")
+
+    def __init__(self, guard: Interceptor, series: Series, call: Call, *, probe: bool) -> None:
+        self._guard, self._series, self._call, self._probe = guard, series, call, probe
+        self.request_bytes = self.response_bytes = 0
+
+    def __enter__(self) -> _Watch:
+        self._started = time.perf_counter()
+        self._guard.enter(self._series, 0, probe=self._probe)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._guard.leave(0, probe=self._probe)
+        seconds, sizes = time.perf_counter() - self._started, (self.request_bytes, self.response_bytes)
+        self._guard.ended(self._series, self._call, error, seconds, sizes, probe=self._probe)
+
+
+def outcome(error: BaseException) -> str:
+    """The name of the code that the call in progress ends with, by what its guarded method raised."""
+    call = logs.CALL.get()
+    return _outcome(error, call).name if isinstance(call, Call) else Code.CANCELLED.name
+
+
+def _outcome(error: BaseException, call: Call) -> Code:
+    if isinstance(error, CallFailed):  # by the door, while a stream was read
+        return error.code
+    if isinstance(error, Exception) and not isinstance(error, ClientDisconnected):
+        return call_context.code(error)
+    return Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
+
+
+class _Series:
+    """The counters of one method, looked up once."""
+
+    def __init__(self, metrics: Metrics, kind: Kind, service: str, name: str) -> None:
+        self.path = f"{service}/{name}"
+        self._labels = (str(kind), service, name)
+        self._handled = metrics.number("grpc_server_handled_total")
+        self._seconds = metrics.spread("grpc_server_handling_seconds").labels(*self._labels)
+        self.begun = metrics.number("grpc_server_started_total").labels(*self._labels).inc
+        self._ok = self._handled.labels(*self._labels, "OK")
+
+    def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
+        counter = self._ok
+        if outcome is not Code.OK:
+            counter = self._handled.labels(*self._labels, outcome.name)
+        counter.inc()
+        self._seconds.observe(seconds)
+
+
+async def _counted(messages: AsyncIterator[Q], watch: _Watch) -> AsyncIterator[Q]:
+    async for message in messages:
+        watch.request_bytes += len(message)
+        yield message
+
+
+def _failed(error: Exception, call: Call) -> CallFailed:
+    if isinstance(error, CallFailed):
+        return CallFailed(error.code, error.text, error.trailers)
+    trailers = request_id_trailer(call)
+    if isinstance(error, RateLimited):
+        trailers = (*trailers, (PUSHBACK[0], str(math.ceil(error.wait * 1000))))
+    elif isinstance(error, QueueFull | Draining | LimitReached):
+        trailers = (*trailers, PUSHBACK)
+    return CallFailed(call_context.code(error), call_context.text(error, call.request_id), trailers)
+
+
+def request_id_trailer(call: Call) -> tuple[tuple[str, str], ...]:
+    """What every error tells beside its text: the id that the log has."""
+    return ((ID_HEADER, call.request_id),)
+
+
+def _write(
+    series: Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
+) -> None:
+    """The call's line: error for a bug of ours, warning for a call that was refused, info for the rest."""
+    facts: dict[str, Any] = {
+        "method": series.path,
+        "code": outcome.name,
+        "ms": round(seconds * 1e3, 3),
+        "request_bytes": sizes[0],
+        "response_bytes": sizes[1],
+        **call.facts,
+    }
+    if call.caller.name:
+        facts["caller"] = call.caller.name
+    if isinstance(failure, CallFailed):  # refused by the door, whose code for what is no gRPC is INTERNAL too
+        log.warning("rpc", **facts, reason=failure.text)
+    elif outcome is Code.INTERNAL:
+        log.error("rpc", **facts, exc_info=failure)
+    elif isinstance(failure, KanserveError):
+        log.warning("rpc", **facts, reason=call_context.text(failure, call.request_id))
+    elif outcome is Code.DEADLINE_EXCEEDED:
+        log.warning("rpc", **facts, reason="the caller's deadline passed")
+    else:
+        log.info("rpc", **facts)

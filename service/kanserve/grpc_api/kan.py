@@ -1,0 +1,350 @@
+"""kanserve.v1.KanService: what a model is, and what its edges did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from google.protobuf.message import Message
+
+from kanexport.contract.manifest import Manifest
+from kanserve.errors import BadRequest, FailedPrecondition, KanserveError
+from kanserve.grpc_api import call_context, infer_codec, kan_codec, model_codec
+from kanserve.grpc_api.call_context import Call, Code
+from kanserve.grpc_api.interceptor import StreamMethod, UnaryMethod
+from kanserve.grpc_api.kan_codec import Told
+from kanserve.models.model import Model
+from kanserve.observability.metrics import UNKNOWN, Metrics
+from kanserve.pb import kan_pb2
+from kanserve.services import statistics
+from kanserve.services.control import Chosen, Control, Report
+from kanserve.services.explain import Explainer
+from kanserve.services.kan import EdgeQueries, Kan
+from kanserve.services.statistics import Watches
+from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
+
+LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
+
+
+async def _written(size: int, made: Callable[[], Message]) -> bytes:
+    """The bytes of a message of about `size` bytes. The server makes a large message on a thread."""
+    if size < LARGE:
+        return made().SerializeToString()
+    return await asyncio.to_thread(lambda: made().SerializeToString())
+
+
+def _choice(chosen: Chosen) -> bytes:
+    answer = kan_pb2.VersionChoice(
+        model_name=chosen.model, model_version=str(chosen.version), before=str(chosen.before)
+    )
+    return answer.SerializeToString()
+
+
+def _shadow(report: Report) -> bytes:
+    answer = kan_pb2.ShadowReport(
+        model_name=report.model,
+        model_version=str(report.version),
+        against=str(report.against),
+        running=report.running,
+        share=report.share,
+        tolerance=report.tolerance,
+        requests=report.requests,
+        rows=report.rows,
+        rows_beyond=report.beyond,
+        requests_dropped=report.dropped,
+        requests_failed=report.failed,
+        largest_difference=report.largest,
+    )
+    return answer.SerializeToString()
+
+
+def _page(description: bytes, asked: kan_pb2.DescribeModelRequest) -> bytes:
+    whole = kan_pb2.DescribeModelResponse.FromString(description)
+    return page(whole, asked.page_bytes, asked.page_token).SerializeToString()
+
+
+class KanService:
+    """From message bytes to a use case and back."""
+
+    descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
+
+    def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches) -> None:
+        self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
+        self._watches, self._told = watches, Told()
+        self._metrics = metrics
+        self._describing: weakref.WeakKeyDictionary[Model, asyncio.Task[bytes]] = weakref.WeakKeyDictionary()
+
+    def methods(self) -> dict[str, UnaryMethod]:
+        """Name of the RPC -> what answers it."""
+        return {
+            "DescribeModel": self.describe_model,
+            "QueryEdges": self.query_edges,
+            "Explain": self.explain,
+            "EdgeScores": self.edge_scores,
+            "GetStatistics": self.get_statistics,
+            "ResetStatistics": self.reset_statistics,
+            "PromoteModel": self.promote_model,
+            "RollbackModel": self.rollback_model,
+            "ShadowModel": self.shadow_model,
+        }
+
+    def streams(self) -> dict[str, StreamMethod]:
+        """The same for those that answer with a stream."""
+        return {
+            "GetCurves": self.get_curves,
+            "StreamEdges": self.stream_edges,
+            "WatchStatistics": self.watch_statistics,
+        }
+
+    def meant(self, name: str, version: str) -> tuple[ModelInfo, object]:
+        """The version that a request means, and an object that identifies it while it serves. Raises what
+        `DescribeModel` does."""
+        model, _ = self._kan.describe(name, version)
+        return model.info, model
+
+    async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """Curves of edges, a block a message."""
+        message = await infer_codec.parsed(kan_pb2.GetCurvesRequest, await anext(messages, b""))
+        call.facts["model"] = message.model_name[:128]
+        request = kan_codec.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        info, blocks = self._kan.curves(request)
+        call.facts["version"] = info.version
+        async with contextlib.aclosing(blocks):
+            async for block in blocks:
+                yield kan_codec.curves_to_pb(info, block).SerializeToString()
+
+    async def explain(self, data: bytes, call: Call) -> bytes:
+        """What the inputs of rows have to do with their answers."""
+        message = await infer_codec.parsed(kan_pb2.ExplainRequest, data)
+        call.adopt(message.id)
+        request = kan_codec.explain_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        answer = await self._explainer.explain(request)
+        call.facts["version"] = answer.info.version
+        size = answer.what.contributions.nbytes + sum(layer.values.nbytes for layer in answer.what.path)
+        return await _written(size, lambda: kan_codec.explained_to_pb(answer))
+
+    async def edge_scores(self, data: bytes, call: Call) -> bytes:
+        """What each edge matters over rows."""
+        message = await infer_codec.parsed(kan_pb2.EdgeScoresRequest, data)
+        call.adopt(message.id)
+        request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        over = message.over
+        if over == statistics.BEST and not request.row_count:
+            over = statistics.best(self._kan, request)
+        if over:
+            found = await statistics.counted_scores(self._kan, request, over)
+            call.facts["version"] = found.info.version
+            answer = kan_codec.scores_to_pb(found.info, request.id, found.over, found.rows, found.layers)
+            answer.notes.extend(found.notes)
+            return answer.SerializeToString()
+        info, of, rows, layers = await self._kan.scores(request)
+        call.facts["version"] = info.version
+        size = sum(layer.edges.nbytes + layer.spread.nbytes for layer in layers)
+        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, of, rows, layers))
+
+    async def get_statistics(self, data: bytes, call: Call) -> bytes:
+        """What a model's numbers are over rows, beside what they were."""
+        message = await infer_codec.parsed(kan_pb2.GetStatisticsRequest, data)
+        call.adopt(message.id)
+        request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        found = await statistics.statistics(self._kan, request, message.over)
+        call.facts["version"] = found.info.version
+        size = sum(nodes.window.counts.nbytes for nodes in found.nodes)
+        return await _written(size, lambda: kan_codec.statistics_to_pb(found))
+
+    async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """The same of a model's traffic, again and again."""
+        message = await infer_codec.parsed(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
+        call.adopt(message.id)
+        call.facts["model"] = message.model_name[:128]
+        updates = self._watches.watch(kan_codec.watch_from_pb(message, call.caller.name))
+        with self._told as told:
+            async with contextlib.aclosing(updates):
+                async for found, ended in updates:
+                    call.facts["version"] = found.info.version
+                    yield await told.update(found, ended)
+
+    async def reset_statistics(self, data: bytes, call: Call) -> bytes:
+        """Count anew what a model is asked."""
+        message = await infer_codec.parsed(kan_pb2.ResetStatisticsRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        info, since = statistics.reset(self._kan, message.model_name, message.model_version)
+        self._watches.forget()
+        self._control.counted_anew(info.name, info.version, since)
+        call.facts["version"] = info.version
+        answer = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
+        return answer.SerializeToString()
+
+    async def promote_model(self, data: bytes, call: Call) -> bytes:
+        """Choose the version that answers by default."""
+        message = await infer_codec.parsed(kan_pb2.PromoteModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        return _choice(self._control.promote(message.model_name, message.model_version))
+
+    async def rollback_model(self, data: bytes, call: Call) -> bytes:
+        """The version that answered by default before."""
+        message = await infer_codec.parsed(kan_pb2.RollbackModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        return _choice(self._control.rollback(message.model_name))
+
+    async def shadow_model(self, data: bytes, call: Call) -> bytes:
+        """Try a version on the traffic of another, end that, or tell what came of it."""
+        message = await infer_codec.parsed(kan_pb2.ShadowModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        if message.stop:
+            return _shadow(self._control.unshadow(message.model_name))
+        if not message.model_version:
+            return _shadow(self._control.shadows.report(message.model_name))
+        asked = (message.model_name, message.model_version, message.share, message.tolerance)
+        return _shadow(self._control.shadow(*asked))
+
+    async def describe_model(self, data: bytes, call: Call) -> bytes:
+        """Layers, bases, masks, symbolic edges, and how well the export was verified."""
+        message = await infer_codec.parsed(kan_pb2.DescribeModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        model, manifest = self._kan.describe(message.model_name, message.model_version)
+        if not model.description:
+            await self._described(model, manifest)
+        if message.page_bytes or message.page_token:
+            return await asyncio.to_thread(_page, model.description, message)
+        return model.description
+
+    async def _described(self, model: Model, manifest: Manifest) -> None:
+        """Describe the model once for all calls that wait. The work goes on if some of them leave, because a thread
+        cannot be cancelled."""
+        task = self._describing.get(model)
+        if task is None or task.done():
+            work = asyncio.to_thread(self._description, model.info, manifest)
+            task = self._describing[model] = asyncio.ensure_future(work)
+        model.description = await asyncio.shield(task)
+        self._describing.pop(model, None)
+
+    def _description(self, info: ModelInfo, manifest: Manifest) -> bytes:
+        """Megabytes, for a large model with masks."""
+        limits = kan_pb2.QueryLimits(max_rows=self._kan.max_query_rows, max_response_bytes=self._kan.max_response_bytes)
+        return model_codec.describe(info, manifest, limits).SerializeToString()
+
+    async def query_edges(self, data: bytes, call: Call) -> bytes:
+        """Edge values for rows."""
+        request, estimate_only = await self._asked(data, call)
+        if estimate_only:
+            return kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
+        response = await self._answered(request, call)
+        if sum(layer.nbytes for layer in response.layers) < LARGE:
+            return kan_codec.packed(response)
+        return await asyncio.to_thread(kan_codec.packed, response)
+
+    async def stream_edges(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """The same, some rows or sources of a layer a message."""
+        request, estimate_only = await self._asked(await anext(messages, b""), call)
+        if estimate_only:
+            yield kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
+            return
+        for part in kan_codec.parts(await self._answered(request, call)):
+            yield kan_codec.packed(part)
+            await asyncio.sleep(0)  # between copies of a megabyte others have their turn
+
+    async def _asked(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
+        """The request, and whether an estimate is all. Raises BadRequest."""
+        message = await infer_codec.parsed(kan_pb2.QueryEdgesRequest, data)
+        call.adopt(message.id)
+        request = kan_codec.from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        return request, message.estimate_only
+
+    async def _answered(self, request: EdgeRequest, call: Call) -> EdgeResponse:
+        started = time.perf_counter()
+        outcome = Code.OK
+        try:
+            response = await self._edges.edges(request)
+        except asyncio.CancelledError:
+            outcome = Code.CANCELLED
+            raise
+        except KanserveError as error:
+            outcome = call_context.code(error)
+            raise
+        finally:
+            self._metrics.edge_query(*self._labels(request), outcome.name, time.perf_counter() - started)
+        call.facts["version"] = response.version
+        return response
+
+    def _labels(self, request: EdgeRequest) -> tuple[str, str]:
+        """Model and version as loaded; the client's words never become labels."""
+        try:
+            info = self._kan.registry.resolve(request.model, request.version).info
+        except KanserveError:
+            return UNKNOWN, ""
+        return info.name, str(info.version)
+
+
+Response = kan_pb2.DescribeModelResponse
+LEAST = 2**14  # bytes of a page
+EDGES = 256  # symbolic ones that go together
+NUMBER = 4  # bytes of one of a mask
+TOKEN = 16  # characters of the digest in it
+
+
+def page(whole: Response, size: int, token: str) -> Response:
+    """A page of about `size` bytes of a description, the first without a token. Raises BadRequest for a token that is
+    none, NotPossible for one of another version."""
+    if size < LEAST:
+        raise BadRequest(f"page_bytes is {size}, expected {LEAST} or more, or 0 for everything at once")
+    pages = list(_pages(whole, size))
+    at = _place(whole, token, len(pages)) if token else 0
+    if at + 1 < len(pages):
+        pages[at].next_page_token = f"{whole.digest[:TOKEN]}.{at + 1}"
+    return pages[at]
+
+
+def _place(whole: Response, token: str, count: int) -> int:
+    digest, _, number = token.rpartition(".")
+    if not (number.isdecimal() and len(number) <= 9 and digest):
+        raise BadRequest(
+            f"page_token {token[:40]!r} is none that this server gave; ask for the first page, without one"
+        )
+    if digest != whole.digest[:TOKEN]:
+        raise FailedPrecondition(f"model '{whole.model_name}' has changed since the first page; ask for that again")
+    if not 0 < int(number) < count:
+        raise BadRequest(f"page_token {token[:40]!r} is of {count} pages of another size; keep page_bytes as it was")
+    return int(number)
+
+
+def _pages(whole: Response, size: int) -> Iterator[Response]:
+    current = Response()
+    current.CopyFrom(whole)
+    del current.layers[:]
+    used = current.ByteSize()
+    for layer in whole.layers:
+        for part in _parts(layer, size):
+            needed = part.ByteSize() + 2 * NUMBER
+            if used + needed > size and current.layers:
+                yield current
+                current, used = Response(model_name=whole.model_name, model_version=whole.model_version), 0
+                current.digest = whole.digest
+            current.layers.append(part)
+            used += needed
+    yield current
+
+
+def _parts(layer: kan_pb2.Layer, size: int) -> Iterator[kan_pb2.Layer]:
+    """The layer, or if it is larger than a page first all but its mask and its symbolic edges, then these."""
+    if layer.ByteSize() <= size:
+        yield layer
+        return
+    first = kan_pb2.Layer()
+    first.CopyFrom(layer)
+    first.ClearField("mask")
+    first.ClearField("symbolic")
+    yield first
+    row = NUMBER * layer.destinations
+    step = max(1, size // (2 * max(row, 1)))
+    for at in range(0, len(layer.mask) // max(row, 1), step):
+        yield kan_pb2.Layer(index=layer.index, mask=layer.mask[at * row : (at + step) * row])
+    for at in range(0, len(layer.symbolic), EDGES):
+        yield kan_pb2.Layer(index=layer.index, symbolic=layer.symbolic[at : at + EDGES])

@@ -1,0 +1,438 @@
+"""KanService's messages to plain data and back, as `convert` does for inference."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanserve.grpc_api import infer_codec
+from kanserve.grpc_api.request_cache import BYTES, varint
+from kanserve.insight.statistics import NodeStatistics
+from kanserve.pb import kan_pb2
+from kanserve.services.explain import Explained
+from kanserve.services.statistics import Found, WatchRequest
+from kanserve.types import (
+    ONLY,
+    CurveBlock,
+    CurveRequest,
+    EdgeOptions,
+    EdgeRequest,
+    EdgeResponse,
+    Estimate,
+    ExplainRequest,
+    LayerEdges,
+    LayerPath,
+    LayerScores,
+    ModelInfo,
+)
+
+Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
+
+
+def packed_rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
+    """Packed rows by input. Raises BadRequest for too many inputs."""
+    infer_codec.at_most("inputs", message.inputs, infer_codec.COUNT_LIMITS["inputs"])
+    return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
+
+
+def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
+    """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists longer than any layer, and for half a span."""
+    for name in ("layers", "layer_names", "sources", "destinations"):
+        infer_codec.at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
+    return CurveRequest(
+        model=message.model_name,
+        version=message.model_version,
+        points=message.points,
+        layers=(*message.layers, *message.layer_names),
+        sources=tuple(message.sources),
+        destinations=tuple(message.destinations),
+        span=infer_codec.both(message, "low", "high"),
+        derivative=message.derivative,
+        parts=message.parts,
+        extrema=message.extrema,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def batch_from_pb(
+    message: kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest, *, deadline: float | None, caller: str = ""
+) -> EdgeRequest:
+    """EdgeScoresRequest or GetStatisticsRequest -> EdgeRequest, of all edges. Raises BadRequest for too many inputs."""
+    return EdgeRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=packed_rows(message),
+        row_count=message.row_count,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def scores_to_pb(
+    info: ModelInfo, id: str, over: str, rows: int, layers: Sequence[LayerScores]
+) -> kan_pb2.EdgeScoresResponse:
+    """Scores as a message."""
+    answer = kan_pb2.EdgeScoresResponse(
+        model_name=info.name, model_version=str(info.version), digest=info.digest, id=id, over=over, row_count=rows
+    )
+    for layer in layers:
+        sources, destinations = layer.edges.shape
+        answer.layers.add(
+            layer=layer.layer,
+            sources=sources,
+            destinations=destinations,
+            edges=layer.edges.astype("<f4").tobytes(),
+            spread=layer.spread.astype("<f4").tobytes(),
+            nodes=layer.nodes.astype("<f4").tobytes(),
+        )
+    return answer
+
+
+def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
+    """Statistics as a message."""
+    info, manifest = found.info, found.info.manifest
+    assert manifest is not None  # what has statistics has one
+    answer = kan_pb2.GetStatisticsResponse(
+        model_name=info.name,
+        model_version=str(info.version),
+        digest=info.digest,
+        id=found.id,
+        over=found.over,
+        row_count=found.rows,
+        rows_seen=found.seen,
+        seconds=found.seconds,
+        since=found.since,
+        processes=found.processes,
+        classes=found.classes.tolist(),
+        baseline=manifest.baseline.name,
+        baseline_rows=manifest.baseline.rows,
+    )
+    for nodes in found.nodes:
+        _add_nodes(answer, nodes)
+    return answer
+
+
+def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> None:
+    window, part, drift = nodes.window, nodes.part, nodes.drift
+    counted = zip(window.counts, window.lengths.tolist(), strict=True)
+    mean, std = window.moments()
+    answer.nodes.add(
+        layer=nodes.layer,
+        nonfinite=window.nonfinite.astype("<u8").tobytes(),
+        bounds=b"".join(_float64(np.array(row)) for row in part.bounds),
+        bound_counts=map(len, part.bounds),
+        counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
+        zones=nodes.zones.astype("<u8").tobytes(),
+        origins=part.origins if len(set(part.origins)) > 1 else part.origins[:1],
+        mean=_float64(mean),
+        std=_float64(std),
+        low=_float64(window.low),
+        high=_float64(window.high),
+    )
+    if drift is not None:
+        last = answer.nodes[-1]
+        last.psi, last.js, last.wasserstein = _float64(drift.psi), _float64(drift.js), _float64(drift.wasserstein)
+        last.psi_chance = _float64(drift.chance)
+        last.outside, last.outside_before = _float64(drift.outside), _float64(drift.before)
+    if part.baseline is not None:
+        answer.nodes[-1].counts_before = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
+
+
+def watch_from_pb(message: kan_pb2.WatchStatisticsRequest, caller: str = "") -> WatchRequest:
+    """WatchStatisticsRequest, as it came."""
+    return WatchRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        over=message.over,
+        interval=message.interval,
+        updates=message.updates,
+        caller=caller,
+    )
+
+
+def _float64(values: NDArray[np.float64]) -> bytes:
+    return values.astype("<f8").tobytes()
+
+
+def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
+    """ExplainRequest, as it came. Raises BadRequest for lists that are too long."""
+    infer_codec.at_most("outputs", message.outputs, infer_codec.INDEX_LIMIT)
+    return ExplainRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=packed_rows(message),
+        row_count=message.row_count,
+        reference=message.reference,
+        reference_rows=((ONLY, message.reference_rows),),
+        reference_count=message.reference_count,
+        outputs=tuple(message.outputs),
+        method=message.method,
+        path=message.path_top_k,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
+    """An explanation as a message."""
+    what = answer.what
+    return kan_pb2.ExplainResponse(
+        model_name=answer.info.name,
+        model_version=str(answer.info.version),
+        digest=answer.info.digest,
+        id=answer.id,
+        method=answer.method,
+        reference=answer.reference,
+        layer=what.layer,
+        of_inputs=what.of_inputs,
+        outputs=answer.outputs,
+        nodes=what.contributions.shape[1],
+        contributions=what.contributions.astype("<f8").tobytes(),
+        base=what.base.astype("<f8").tobytes(),
+        predictions=what.predictions.astype("<f8").tobytes(),
+        completeness_error=what.completeness_error.astype("<f8").tobytes(),
+        notes=answer.notes,
+        path=map(_path_to_pb, what.path),
+    )
+
+
+def _path_to_pb(path: LayerPath) -> kan_pb2.LayerPath:
+    _, outputs, edges = path.values.shape
+    return kan_pb2.LayerPath(
+        layer=path.layer,
+        outputs=outputs,
+        edges=edges,
+        sources=path.sources.astype("<u4").tobytes(),
+        destinations=path.destinations.astype("<u4").tobytes(),
+        values=_float64(path.values),
+        rest=_float64(path.rest),
+    )
+
+
+def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
+    """CurveBlock as a message."""
+    return kan_pb2.CurveBlock(
+        model_name=info.name,
+        model_version=str(info.version),
+        digest=info.digest,
+        layer=block.layer,
+        sources=block.sources,
+        destinations=block.destinations,
+        points=block.x.shape[1],
+        x=block.x.astype("<f8").tobytes(),
+        phi=block.phi.astype("<f4").tobytes(),
+        derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
+        domains=block.domains,
+        parts=[kan_pb2.CurvePart(kind=kind, phi=phi.astype("<f4").tobytes()) for kind, phi in block.parts],
+        extrema_x=b"" if block.extrema is None else block.extrema[0].astype("<f8").tobytes(),
+        extrema=b"" if block.extrema is None else block.extrema[1].astype("<f4").tobytes(),
+    )
+
+
+N = TypeVar("N", bound=np.generic)
+
+PIECE = 2**16  # values
+PART = 2**20  # bytes of a part of an answer
+LENGTH_DELIMITED = 2  # the wire type of bytes and messages
+LAYERS, VALUES = (
+    bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED])
+    for message, name in ((kan_pb2.QueryEdgesResponse, "layers"), (kan_pb2.LayerEdges, "values"))
+)
+
+
+def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
+    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide, and for half a
+    path."""
+    for name in ("layers", "layer_names", "sources", "destinations", "reductions", "quantiles"):
+        infer_codec.at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
+    return EdgeRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=packed_rows(message),
+        row_count=message.row_count,
+        layers=(*message.layers, *message.layer_names),
+        sources=tuple(message.sources),
+        destinations=tuple(message.destinations),
+        path=infer_codec.both(message, "path_from", "path_to"),
+        wanted=EdgeOptions(
+            top_k=message.top_k,
+            each_row=message.each_row,
+            min_magnitude=message.min_magnitude,
+            rest=message.rest,
+            nodes=message.nodes,
+            reductions=tuple(message.reductions),
+            quantiles=tuple(message.quantiles),
+            bins=message.bins,
+        ),
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def estimated(request: EdgeRequest, info: ModelInfo, estimate: Estimate) -> kan_pb2.QueryEdgesResponse:
+    """What a query would take, as a message."""
+    return kan_pb2.QueryEdgesResponse(
+        model_name=info.name,
+        model_version=str(info.version),
+        digest=info.digest,
+        id=request.id,
+        estimate=kan_pb2.EdgeEstimate(
+            response_bytes=estimate.response_bytes,
+            max_response_bytes=estimate.max_response_bytes,
+            evaluations=estimate.evaluations,
+            max_evaluations=estimate.max_evaluations,
+            fits=estimate.fits,
+        ),
+    )
+
+
+def packed(response: EdgeResponse) -> bytes:
+    """As a message would be, but copied piece by piece: all else stands still while Python copies megabytes."""
+    whole = kan_pb2.QueryEdgesResponse(
+        model_name=response.model, model_version=str(response.version), digest=response.digest, id=response.id
+    )
+    pieces = [whole.SerializeToString()]
+    for layer in response.layers:
+        head, size = _layer(layer).SerializeToString(), layer.values.nbytes
+        head += VALUES + varint(size)
+        pieces += [LAYERS + varint(len(head) + size) + head]
+        flat = layer.values.reshape(-1)
+        pieces += [flat[at : at + PIECE].tobytes() for at in range(0, flat.size, PIECE)]
+    return b"".join(pieces)  # which lets others run meanwhile
+
+
+def _layer(layer: LayerEdges) -> kan_pb2.LayerEdges:
+    """Without its values."""
+    message = kan_pb2.LayerEdges(
+        layer=layer.layer,
+        shape=layer.values.shape,
+        sources=layer.sources,
+        destinations=layer.destinations,
+        first_row=layer.first_row,
+    )
+    if layer.each is not None:
+        message.each_sources, message.each_destinations = (part.astype("<u4").tobytes() for part in layer.each)
+    if layer.rest is not None:
+        message.rest, message.rest_of[:] = layer.rest.astype("<f4").tobytes(), layer.rest_of
+    if layer.nodes is not None:
+        message.nodes, message.node_count = layer.nodes.astype("<f4").tobytes(), layer.nodes.shape[-1]
+    for kind, values in layer.reductions:
+        message.reductions.add(kind=kind, shape=values.shape, values=values.astype("<f4").tobytes())
+    return message
+
+
+def parts(response: EdgeResponse, most: int = PART) -> Iterator[EdgeResponse]:
+    """The answer in parts of about so many bytes at most, each of some rows of a layer or, of one row, of some of its
+    edges. An answer without layers is one part."""
+    if not response.layers:
+        yield response
+    for layer in response.layers:
+        for part in divided(layer, most):
+            yield dataclasses.replace(response, layers=(part,))
+
+
+def divided(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
+    """By rows, or else by sources, or edges of a list, or else by destinations."""
+    rows = len(layer.values)
+    if layer.nbytes <= most:
+        yield layer
+    elif rows > 1:
+        step = max(1, rows * most // layer.nbytes)
+        for at in range(0, rows, step):
+            yield from divided(_rows(layer, at, at + step), most)
+    else:
+        yield from _by_edges(layer, most)
+
+
+def _rows(layer: LayerEdges, start: int, end: int) -> LayerEdges:
+    def some(array: NDArray[N]) -> NDArray[N]:
+        return array[start:end]
+
+    return dataclasses.replace(
+        layer,
+        values=some(layer.values),
+        each=None if layer.each is None else (some(layer.each[0]), some(layer.each[1])),
+        rest=None if layer.rest is None else some(layer.rest),
+        nodes=None if layer.nodes is None else some(layer.nodes),
+        first_row=layer.first_row + start,
+    )
+
+
+def _by_edges(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
+    """Of a row, or of figures of all rows; what there is of it but its edges goes with the first part."""
+    axes = (-1,) if layer.picked else (-2, -1)
+    axis = next((axis for axis in axes if layer.values.shape[axis] > 1), 0)
+    if not axis:
+        yield layer
+        return
+    count = layer.values.shape[axis]
+    step = max(1, min(count - 1, count * most // layer.nbytes))
+    for at in range(0, count, step):
+        yield from divided(_edges(layer, axis, slice(at, at + step)), most)
+        layer = dataclasses.replace(layer, rest=None, rest_of=(), nodes=None)
+
+
+def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
+    """Some along an axis of the edges: -2 sources, -1 destinations, or pairs of both where they are a list."""
+
+    def some(array: NDArray[N]) -> NDArray[N]:
+        return array[..., which] if axis == -1 else array[..., which, :]
+
+    return dataclasses.replace(
+        layer,
+        sources=layer.sources[which] if axis == -2 or layer.picked else layer.sources,
+        destinations=layer.destinations[which] if axis == -1 else layer.destinations,
+        values=some(layer.values),
+        each=None if layer.each is None else (some(layer.each[0]), some(layer.each[1])),
+        reductions=tuple((kind, some(array)) for kind, array in layer.reductions),
+    )
+
+
+STATISTICS = bytes([kan_pb2.StatisticsUpdate.DESCRIPTOR.fields_by_name["statistics"].number << 3 | BYTES])
+
+
+class Told:
+    """The written updates, and a context for each watch. It keeps nothing while there are no watches."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._written: dict[tuple[str, int, str], tuple[object, asyncio.Task[bytes]]] = {}
+
+    def __enter__(self) -> Told:
+        self._users += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._users -= 1
+        if not self._users:
+            self._written.clear()
+
+    async def update(self, found: Found, ended: str) -> bytes:
+        """A StatisticsUpdate. If the nodes are the same object, the statistics are the same."""
+        key = found.info.name, found.info.version, found.over
+        nodes, task = self._written.get(key, (None, None))
+        if task is None or nodes is not found.nodes:
+            task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(found, id="")))
+            self._written[key] = found.nodes, task
+        # In the protobuf encoding, concatenated messages are merged.
+        own = kan_pb2.GetStatisticsResponse(id=found.id).SerializeToString()
+        statistics = await asyncio.shield(task)
+        last = kan_pb2.StatisticsUpdate(ended=ended).SerializeToString()
+        return b"".join((STATISTICS, varint(len(statistics) + len(own)), statistics, own, last))
+
+
+def _written(found: Found) -> bytes:
+    return statistics_to_pb(found).SerializeToString()

@@ -1,0 +1,250 @@
+"""Requests whose heads were seen before are not parsed, checked and described again.
+
+A ModelInferRequest is a head (model, version, inputs' names, types and shapes, the outputs asked for), an id, and the
+inputs' bytes. Clients send the same head over and over: `split` parts a message without building it, and a head
+that was answered once is remembered with what its answer begins with. The same bytes are the same request, so nothing
+is decided here: what is refused is never remembered, and when a model comes or goes all is forgotten.
+
+Source: the Protocol Buffers documentation, "Encoding"; the field numbers are those of proto/grpc_service.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanserve.execution.fast_path import FastPath, RequestSignature
+from kanserve.grpc_api.infer_codec import read_varint
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.services.inference import ValidatedRequest
+from kanserve.types import NUMPY_DTYPES, Array, InferRequest, InferResponse
+
+ID, PARAMETERS, INPUTS, OUTPUTS, RAW = 3, 4, 5, 6, 7  # of ModelInferRequest
+BYTES = 2  # the wire type of strings, bytes and messages
+ID_FIELD, RAW_TAG = ID << 3 | BYTES, bytes([RAW << 3 | BYTES])
+ID_ANSWER, RAW_ANSWER = bytes([3 << 3 | BYTES]), bytes([6 << 3 | BYTES])  # tags of ModelInferResponse
+# The one parameter that says nothing about a request that has one answer; perf_analyzer gives it to every request.
+EMPTY_FINAL = b"\n\x22triton_enable_empty_final_response"
+HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x02\x08\x00"))
+MOST_HEADS = 1024
+MOST_BYTES = 4096  # of one head, or one id
+MOST_RAW = 1024  # inputs with bytes
+
+
+@dataclass(slots=True)
+class Parts:
+    """A message, parted: `head` is all but `id` and the bytes of each input, which begin and end as `raw` says;
+    `cut`: where in the head an id stands."""
+
+    head: bytes
+    id: bytes
+    raw: list[tuple[int, int]]
+    cut: int
+
+
+# radon: one pass over the fields, each looked at once; parted it would cost more than what it saves.
+def split(data: bytes) -> Parts | None:
+    """None for what has parameters of any weight, a long head or id, or fields in another order than encoders
+    write them in."""
+    at, last, end = 0, 0, len(data)
+    id_at = id_end = cut = 0
+    named, raw_at = b"", -1
+    raw: list[tuple[int, int]] = []
+    try:
+        while at < end:
+            tag, length, begin = data[at], data[at + 1], at + 2
+            number = tag >> 3
+            if length > 0x7F:
+                length, begin = read_varint(data, at + 1, end)
+            stop = begin + length
+            if tag & 7 != BYTES or number < last or number == last <= ID or stop > end:
+                return None
+            if len(raw) > MOST_RAW or (at > 2 * MOST_BYTES and number != RAW):
+                return None  # at once: megabytes of nothing but fields would hold the event loop for a second
+            if number == RAW:
+                raw_at = at if raw_at < 0 else raw_at
+                raw.append((begin, stop))
+            elif number == ID and length <= MOST_BYTES:
+                id_at, id_end, named = at, stop, data[begin:stop]
+            elif number == PARAMETERS and data[begin:stop] in HARMLESS:
+                pass
+            elif number >= ID and number not in (INPUTS, OUTPUTS):
+                return None
+            if number < ID:
+                cut = stop
+            at, last = stop, number
+    except IndexError:
+        return None
+    if not raw or raw_at - (id_end - id_at) > MOST_BYTES:
+        return None
+    return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw, cut)
+
+
+@dataclass(slots=True)
+class CacheEntry:
+    """A head that was answered. `inputs`: name, dtype, shape and size of each input's bytes; the answer's
+    bytes `before` and `after` its id, the `leads` before each output's bytes, and the outputs' `shapes`; `lane`:
+    the short way for such requests, if there is one."""
+
+    ready: ValidatedRequest
+    inputs: list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]
+    before: bytes
+    after: bytes
+    leads: list[bytes]
+    shapes: list[tuple[int, ...]]
+    facts: dict[str, object]
+    lane: FastPath | None
+
+    def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """The bytes of the message's inputs, copied: a runtime wants them aligned. None where they are not what
+        the shapes say."""
+        if len(spans) != len(self.inputs):
+            return None
+        found = [data[begin:stop] for begin, stop in spans]
+        for raw, (_, _, _, size) in zip(found, self.inputs, strict=True):
+            if len(raw) != size:
+                return None
+        return found
+
+    def feeds(self, raws: Sequence[bytes]) -> dict[str, Array]:
+        """The tensors that the bytes are, by input."""
+        return {
+            name: np.frombuffer(raw, dtype).reshape(shape)
+            for raw, (name, dtype, shape, _) in zip(raws, self.inputs, strict=True)
+        }
+
+    def expected(self, arrays: Sequence[Array]) -> bool:
+        """Whether the outputs have the shapes of the first time."""
+        return [array.shape for array in arrays] == self.shapes
+
+    def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
+        """The answer as a message, with the bytes of `expected` outputs."""
+        parts = [self.before]
+        if named:
+            parts += (ID_ANSWER, varint(len(named)), named)
+        parts.append(self.after)
+        for lead, output in zip(self.leads, outputs, strict=True):
+            parts += (lead, output)
+        return b"".join(parts)
+
+
+@dataclass(slots=True)
+class MessageTemplate:
+    """Messages with one input and a known head look like this: `lead`, an id, `rest`, so many bytes of the input."""
+
+    known: CacheEntry
+    lead: bytes
+    rest: bytes
+    size: int
+
+    def found(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The id and the input's bytes, if the message is one of them, as `split` would part it."""
+        at, stop = len(self.lead), len(data) - self.size
+        begin = stop - len(self.rest)
+        if begin < at or not data.startswith(self.lead) or data[begin:stop] != self.rest:
+            return None
+        if begin == at:
+            return b"", data[stop:]
+        if begin < at + 2 or data[at] != ID_FIELD or data[at + 1] != begin - at - 2 or data[at + 1] > 0x7F:
+            return None
+        return data[at + 2 : begin], data[stop:]
+
+
+class RequestCache:
+    """Those that were answered; the oldest is forgotten beyond `MOST_HEADS`. `generation` is the registry's."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, CacheEntry] = {}
+        self._generation = -1
+        self._mould: MessageTemplate | None = None  # of the last message
+
+    def part(self, data: bytes, generation: int) -> tuple[Parts | None, CacheEntry | None, bytes, list[bytes]]:
+        """A message's parts, what is known of its head, and if that is something, its id and its inputs' bytes.
+        No parts are given for a message like the last one, which is looked at first."""
+        if self._mould is not None and generation == self._generation:
+            found = self._mould.found(data)
+            if found is not None:
+                return None, self._mould.known, found[0], [found[1]]
+        parts = split(data)
+        if parts is None:
+            return None, None, b"", []
+        known = self.find(parts.head, generation)
+        raws = known.raws(data, parts.raw) if known is not None else None
+        if known is None or raws is None:
+            return parts, None, b"", []
+        if len(raws) == 1:
+            self._mould = _mould(known, parts, data)
+        return parts, known, parts.id, raws
+
+    def find(self, head: bytes, generation: int) -> CacheEntry | None:
+        """What is known of a head, if no model came or went since."""
+        if generation != self._generation:
+            self._known.clear()
+            self._mould, self._generation = None, generation
+        return self._known.get(head)
+
+    def forget(self) -> None:
+        """Everything: what is known keeps models in memory that may have left."""
+        self._known.clear()
+        self._mould = None
+
+    def learn(
+        self,
+        parts: Parts,
+        message: pb.ModelInferRequest,
+        request: InferRequest,
+        ready: ValidatedRequest,
+        done: InferResponse,
+    ) -> None:
+        """A request was answered. Right after `part`; keeps nothing whose answers may differ in more than bytes."""
+        told = [*(one.parameters for one in message.inputs), *(one.parameters for one in message.outputs)]
+        if not ready.fixed or any(told):
+            return
+        if len(self._known) >= MOST_HEADS:
+            del self._known[next(iter(self._known))]
+        start = pb.ModelInferResponse(model_name=done.model, model_version=str(done.version))
+        rest = pb.ModelInferResponse()
+        for tensor in done.outputs:
+            rest.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        self._known[parts.head] = CacheEntry(
+            ready,
+            [(one.name, NUMPY_DTYPES[one.datatype], one.shape, len(one.data)) for one in request.inputs],
+            start.SerializeToString(),
+            rest.SerializeToString(),
+            [RAW_ANSWER + varint(len(tensor.data)) for tensor in done.outputs],
+            [tensor.shape for tensor in done.outputs],
+            {"model": done.model, "version": done.version, "rows": ready.rows},
+            ready.model.lane(_form(request, done, ready.rows)),
+        )
+
+
+def _mould(known: CacheEntry, parts: Parts, data: bytes) -> MessageTemplate:
+    """Of a message with one input."""
+    ((begin, stop),) = parts.raw
+    mark = data[begin - len(RAW_TAG) - len(varint(stop - begin)) : begin]
+    return MessageTemplate(known, parts.head[: parts.cut], parts.head[parts.cut :] + mark, stop - begin)
+
+
+def _form(request: InferRequest, done: InferResponse, rows: int) -> RequestSignature:
+    return RequestSignature(
+        tuple((one.name, NUMPY_DTYPES[one.datatype], one.shape[1:], len(one.data)) for one in request.inputs),
+        tuple((one.name, one.shape[1:], len(one.data)) for one in done.outputs),
+        rows,
+    )
+
+
+SHORT = [bytes([length]) for length in range(0x80)]
+
+
+def varint(value: int) -> bytes:
+    """A length as it stands before its bytes."""
+    if value <= 0x7F:
+        return SHORT[value]
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

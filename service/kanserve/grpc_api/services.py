@@ -1,0 +1,178 @@
+"""Every method of every service behind the guard: the table that a door serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from kanserve.auth import permissions, roles
+from kanserve.errors import NotFound, TooManyWatches
+from kanserve.grpc_api import call_context, infer_codec
+from kanserve.grpc_api.call_context import Call, RequestMetadata
+from kanserve.grpc_api.inference import InferenceService, InferStream
+from kanserve.grpc_api.interceptor import Guarded, Interceptor, Kind, StreamMethod, UnaryMethod
+from kanserve.grpc_api.kan import KanService
+from kanserve.grpc_api.unfinished_requests import Part
+from kanserve.observability.metrics import UNKNOWN
+from kanserve.pb import pool
+from kanserve.services.control import Catalogue
+
+STREAM = "ModelStreamInfer"
+NONE: Mapping[str, StreamMethod] = {}
+NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path.
+    `hold`: that many bytes of an answer wait for their caller, or wait no more; `part`: the account of a request that
+    has not arrived completely, by connection, address and `Arrival`; `apart`: a context in which calls that
+    end wait, so many seconds before and after what is done there, so that nobody asks again in that moment."""
+
+    methods: Mapping[str, Guarded]
+    unknown: Guarded
+    hold: Callable[[int], None]
+    part: Callable[[Hashable, str, RequestMetadata], Part]
+    apart: Callable[[float], AbstractAsyncContextManager[None]]
+
+
+def guarded(
+    guard: Interceptor,
+    inference: InferenceService,
+    kan: KanService,
+    probes: Health,
+    mirror: Reflection | None,
+    *,
+    max_stream_requests: int,
+) -> Services:
+    """All methods. `mirror` None: reflection is not offered."""
+    methods: dict[str, Guarded] = {}
+    methods |= _service(guard, inference.descriptor, inference.methods())
+    infer = call_context.with_deadline(inference.model_infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
+    stream = InferStream(guard, infer, max_stream_requests)
+    methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
+    methods |= _service(guard, kan.descriptor, kan.methods(), kan.streams())
+    methods[f"/{SERVICE}/Check"] = guard.unary(SERVICE, "Check", probes.check, probe=True)
+    methods[f"/{SERVICE}/Watch"] = guard.stream(SERVICE, "Watch", Kind.SERVER_STREAM, probes.watch, probe=True)
+    if mirror is not None:
+        for name in SERVICES:
+            methods[f"/{name}/{METHOD}"] = guard.stream(name, METHOD, Kind.BIDI_STREAM, mirror.info, probe=True)
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.part, guard.apart)
+
+
+def _service(
+    guard: Interceptor,
+    descriptor: ServiceDescriptor,
+    methods: Mapping[str, UnaryMethod],
+    streams: Mapping[str, StreamMethod] = NONE,
+) -> dict[str, Guarded]:
+    """One entry per method of the descriptor, those without an implementation refused."""
+    table: dict[str, Guarded] = {}
+    for method in descriptor.methods:
+        path = f"/{descriptor.full_name}/{method.name}"
+        if method.name in methods:
+            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
+        elif method.name in streams:
+            kind = Kind.SERVER_STREAM
+            table[path] = guard.stream(descriptor.full_name, method.name, kind, streams[method.name])
+        else:
+            streaming = method.client_streaming or method.server_streaming
+            table[path] = guard.refusal(descriptor.full_name, method.name, streaming=streaming)
+    return table
+
+
+SERVICE = "grpc.health.v1.Health"
+LIVENESS = "liveness"
+
+
+class Health:
+    """Answers from the catalogue's state; `changed` wakes the watchers."""
+
+    def __init__(self, catalogue: Catalogue, services: tuple[str, ...], max_watches: int) -> None:
+        """`services`: names that mean the whole server. `max_watches`: each is an open RPC."""
+        self._catalogue = catalogue
+        self._services = services
+        self.max_watches = max_watches
+        self._condition = asyncio.Condition()
+        self._ended = False
+        self._watches = 0
+
+    async def check(self, data: bytes, call: Call) -> bytes:
+        """SERVING or NOT_SERVING; NOT_FOUND for a name that means nothing here. Anyone may ask about the whole; who
+        asks about a part needs a role."""
+        service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, data)).service
+        if service not in ("", LIVENESS):
+            roles.require(call.caller, permissions.NAMED_HEALTH)
+        serving = self._serving(service)
+        if serving is None:
+            raise NotFound("unknown service")
+        return _response(serving)
+
+    async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """The state now and after every change, until the server leaves."""
+        service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
+        if self._watches >= self.max_watches:
+            raise TooManyWatches("too many health watches are open")
+        self._watches += 1
+        try:
+            last: bool | Health | None = self  # nothing was sent yet
+            while True:
+                serving = self._serving(service)
+                if serving is not last:
+                    yield _response(serving)
+                    last = serving
+                if self._ended:
+                    return
+                async with self._condition:
+                    await self._condition.wait()
+        finally:
+            self._watches -= 1
+
+    async def changed(self, *, end: bool = False) -> None:
+        """Tell the watchers to look again; with `end`, for the last time."""
+        self._ended = self._ended or end
+        async with self._condition:
+            self._condition.notify_all()
+
+    def _serving(self, service: str) -> bool | None:
+        if service == LIVENESS:
+            return self._catalogue.live()
+        if not service or service in self._services:
+            return self._catalogue.ready()
+        return self._catalogue.model_ready(service, "") if self._catalogue.registry.known(service) else None
+
+
+def _response(serving: bool | None) -> bytes:
+    states = health_pb2.HealthCheckResponse
+    state = {True: states.SERVING, False: states.NOT_SERVING, None: states.SERVICE_UNKNOWN}[serving]
+    return bytes(health_pb2.HealthCheckResponse(status=state).SerializeToString())
+
+
+METHOD = "ServerReflectionInfo"
+# The v1alpha servicer under both names: the messages are the same on the wire.
+SERVICES = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+
+
+class Reflection:
+    """Tells the descriptors of the given services."""
+
+    def __init__(self, services: tuple[str, ...]) -> None:
+        self._servicer = ReflectionServicer(services, pool=pool())
+
+    async def info(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """One answer for every question."""
+        async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
+            yield answer.SerializeToString()
+            await asyncio.sleep(0)  # thousands of requests may arrive at once: other calls get a turn
+
+
+async def _questions(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async for message in messages:
+        yield await infer_codec.parsed(reflection_pb2.ServerReflectionRequest, message)

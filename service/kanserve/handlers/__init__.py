@@ -1,1 +1,0 @@
-"""The use cases: plain data in, plain data out; no transport."""

@@ -1,0 +1,1 @@
+"""Insight into loaded models: edges, explanations, statistics of live traffic."""

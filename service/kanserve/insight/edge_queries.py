@@ -1,0 +1,404 @@
+"""What the edges of a model did with given rows: one small graph per layer, made when asked for.
+
+Memory is bounded by working through rows and positions in chunks: a chunk of one
+layer holds at most `chunk_bytes` of edge values, a piece of rows at most `chunk_bytes`
+of node vectors. A layer runs N times, once at every position of every row.
+
+The work goes step by step, a chunk or a piece each, so that queries can take turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import LayerInfo
+from kanserve.analysis import query_plan, reduce
+from kanserve.analysis.query_plan import LayerPlan
+from kanserve.errors import BackendError, FailedPrecondition, LoadError, ResourceExhausted
+from kanserve.runtime.base import Session
+from kanserve.scheduling import batching
+from kanserve.types import Array, LayerEdges, TensorInfo
+
+STEP_BYTES = 4 * 2**20  # of edge values in one step: some ten milliseconds, for which others wait
+
+Floats = NDArray[np.floating]
+
+
+class LayerGraph:
+    """The edge graph of one layer. Used by one thread; the session appears at first use."""
+
+    def __init__(self, layer: LayerInfo, create: Callable[[], Session]) -> None:
+        self.layer = layer
+        self._create: Callable[[], Session] | None = create  # holds the bytes until then
+        self._session: Session | None = None
+
+    def _open(self) -> Session:
+        """Raises NotPossible."""
+        if self._session is None:
+            assert self._create is not None
+            try:
+                self._session = self._create()
+            except LoadError as error:
+                raise FailedPrecondition("the edge graph of this layer cannot be loaded; export again") from error
+            self._create = None
+        return self._session
+
+    @property
+    def given(self) -> TensorInfo:
+        """The node vectors [N, n] that it takes. Raises NotPossible."""
+        return self._open().inputs[0]
+
+    def run(self, nodes: Array) -> Floats:
+        """Node vectors [N, n] -> edge values [N, S, D]. Raises NotPossible, BackendError."""
+        return self.parts(nodes, ())[0]
+
+    def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
+        """The same, and other outputs of the edge graph, which are as large. Raises as `run`."""
+        found = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
+        expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
+        for values in found:
+            if values.shape != expected or values.dtype.kind != "f":
+                raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
+        return cast("list[Floats]", found)
+
+
+class Nodes:
+    """The node vectors of some layers, a piece of rows at a time. Computed once if all
+    of them are small, otherwise again whenever they are gone through."""
+
+    def __init__(
+        self,
+        session: Session,
+        layers: Sequence[LayerInfo],
+        rows: Mapping[str, Array],
+        piece_rows: int,
+        chunk_bytes: int,
+    ) -> None:
+        self._session = session
+        self._rows = rows
+        self.count = len(next(iter(rows.values())))
+        self._wanted = sorted({layer.node_tensor for layer in layers} - set(rows))
+        item = max(array.dtype.itemsize for array in rows.values())
+        size = sum(math.prod(layer.positions) * layer.sources for layer in layers) * item
+        self._step = max(1, min(piece_rows or self.count, chunk_bytes // max(size, 1)))
+        self._kept: dict[int, dict[str, Array]] | None = {} if size * self.count <= chunk_bytes else None
+
+    def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
+        for start in range(0, self.count, self._step):
+            piece = batching.part(self._rows, start, start + self._step)
+            nodes = self._kept.get(start) if self._kept is not None else None
+            if nodes is None:
+                nodes = dict(piece)
+                if self._wanted:
+                    computed = self._session.run(self._wanted, piece)
+                    nodes |= dict(zip(self._wanted, computed, strict=True))
+                if self._kept is not None:
+                    self._kept[start] = nodes
+            yield start, min(self._step, self.count - start), nodes
+
+
+class EdgeConsumer(ABC):
+    """What is done with the edge values of one layer, a chunk at a time."""
+
+    def __init__(self, graph: LayerGraph, positions: tuple[int, ...]) -> None:
+        self.graph = graph
+        self._positions = positions
+
+    def flat(self, nodes: Array, rows: int) -> Array:
+        """[rows, *positions, n] -> [N, n]. Raises BackendError for another shape."""
+        positions, tensor = self._positions, self.graph.layer.node_tensor
+        if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *positions):
+            raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *positions, 'n')}")
+        return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
+
+    def chunk(self, nodes: Array, chunk_bytes: int) -> int:
+        """How many node vectors make a chunk of edge values."""
+        size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
+        return max(1, chunk_bytes // max(size, 1))
+
+    def given(self, row: int, vectors: Array) -> None:
+        """The node vectors [N, n] of some rows, from `row` on; before their edge values."""
+        return
+
+    @abstractmethod
+    def add(self, row: int, offset: int, values: Floats) -> None:
+        """Edge values [n, S, D], those of `row` from its position `offset` on."""
+
+
+def stream_edges(nodes: Nodes, answers: Sequence[EdgeConsumer], chunk_bytes: int) -> Iterator[None]:
+    """Give each layer's edge values to who takes them: a step each."""
+    for row, count, tensors in nodes:
+        yield
+        for answer in answers:
+            vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
+            answer.given(row, vectors)
+            size = answer.chunk(vectors, chunk_bytes)
+            for offset in range(0, len(vectors), size):
+                answer.add(row, offset, answer.graph.run(vectors[offset : offset + size]))
+                yield
+
+
+def missing(name: str) -> FailedPrecondition:
+    """The error for a model that was not exported by kanexport."""
+    return FailedPrecondition(
+        f"model '{name}' has no edge graphs: it was not exported by kanexport; "
+        "export its checkpoint with `kanserve export`"
+    )
+
+
+Values = NDArray[np.float32]
+
+
+def compute(
+    session: Session,
+    graphs: tuple[LayerGraph, ...],
+    plans: tuple[LayerPlan, ...],
+    rows: Mapping[str, Array],
+    *,
+    chunk_bytes: int,
+    piece_rows: int = 0,
+    most_bytes: int = 2**62,
+) -> Iterator[tuple[LayerEdges, ...] | None]:
+    """What is planned of layers for `rows` [B, ...] by input: None after each step, and at last the answer.
+
+    The serving graph computes the node vectors, only those that are needed, for at
+    most `piece_rows` rows at a time (0: no such limit). Raises Exhausted for edges of a magnitude, if they are
+    more than `most_bytes`.
+    """
+    nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
+    share = chunk_bytes // max(1, len(plans))
+    answers = [_answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
+    yield from stream_edges(nodes, answers, min(chunk_bytes, STEP_BYTES))
+    again = [answer for answer in answers if not answer.settle(most_bytes)]
+    if again:
+        yield from stream_edges(nodes, again, min(chunk_bytes, STEP_BYTES))
+    yield tuple(answer.result() for answer in answers)
+
+
+def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer:
+    if plan.wanted.each_row:
+        return _OfEachRow(graph, plan, rows)
+    return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
+
+
+class Answer(EdgeConsumer):
+    """One layer's answer in the making."""
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
+        super().__init__(graph, plan.positions)
+        self._plan, self._rows = plan, rows
+        self._per_row = math.prod(plan.positions)
+        times = rows * self._per_row
+        self._nodes: Values | None = None
+        self._rest = np.zeros((times, len(plan.destinations))) if plan.wanted.rest else None
+
+    def given(self, row: int, vectors: Array) -> None:
+        """The node vectors [N, n] of some rows, from `row` on."""
+        if self._plan.wanted.nodes:
+            if self._nodes is None:
+                self._nodes = np.empty((self._rows * self._per_row, vectors.shape[1]), np.float32)
+            at = row * self._per_row
+            self._nodes[at : at + len(vectors)] = _float32(vectors)
+
+    def add(self, row: int, offset: int, values: Floats) -> None:
+        """Edge values [n, S, D], those of `row` from its position `offset` on."""
+        at = row * self._per_row + offset
+        if self._rest is not None:
+            with np.errstate(all="ignore"):
+                total = values.sum(axis=1, dtype=np.float64)
+            self._rest[at : at + len(values)] = total[:, list(self._plan.destinations)]
+        self.take(at, query_plan.pick(values, self._plan))
+
+    @abstractmethod
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d] of the edges that were asked for, those from time `at` on."""
+
+    def settle(self, most_bytes: int) -> bool:
+        """After the first pass. False if the values are to come in a second. Raises Exhausted."""
+        return True
+
+    def result(self) -> LayerEdges:
+        """The answer, when every value is there."""
+        lead = (self._rows, *self._plan.positions)
+        nodes = None
+        if self._plan.wanted.nodes:
+            found = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
+            nodes = found.reshape(*lead, found.shape[1])
+        with np.errstate(all="ignore"):
+            rest = None if self._rest is None else _float32(self._rest - self.sums())
+        of = self._plan.destinations if self._plan.wanted.rest else ()
+        if rest is not None:
+            rest = rest.reshape(*lead, len(of))
+        return dataclasses.replace(self.edges(lead), nodes=nodes, rest=rest, rest_of=of)
+
+    @abstractmethod
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+
+    @abstractmethod
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]: what the values of the answer add up to."""
+
+
+class _Selected(Answer):
+    """All edges of a selection: their values, or figures of them."""
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
+        super().__init__(graph, plan, rows)
+        self._sink = _sink(plan, rows * self._per_row, (len(plan.sources), len(plan.destinations)))
+
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d], those from time `at` on."""
+        self._sink.put(at, picked)
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        return self._sink.edges(self._plan.layer, self._plan.sources, self._plan.destinations, lead)
+
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]"""
+        return np.asarray(self._sink.values.sum(axis=1, dtype=np.float64))
+
+
+class _Picked(Answer):
+    """The edges of largest magnitude over all times.
+
+    It first measures which these are; the values come from what was kept meanwhile if that fits `share` bytes, or else
+    from a second pass.
+    """
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
+        super().__init__(graph, plan, rows)
+        self._strength = np.zeros((len(plan.sources), len(plan.destinations)))
+        self._kept: list[Floats] | None = [] if rows * self._per_row * self._strength.size * 8 <= share else None
+        self._chosen: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+        self._sink = _Sink(0, ())
+
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d], those from time `at` on."""
+        if self._chosen is not None:
+            self._sink.put(at, picked[:, self._chosen[0], self._chosen[1]])
+            return
+        self._strength = np.maximum(self._strength, query_plan.strengths(picked))
+        if self._kept is not None:
+            self._kept.append(picked)
+
+    def settle(self, most_bytes: int) -> bool:
+        """Choose the strongest edges."""
+        least = self._plan.wanted.min_magnitude
+        count = int((self._strength >= least).sum())
+        count = min(count, self._plan.top_k or count)
+        times = 1 if self._plan.wanted.reductions else self._rows * self._per_row
+        if (needed := count * times * query_plan.VALUE_BYTES) > most_bytes:
+            raise ResourceExhausted(
+                f"{count} edges of layer {self._plan.layer} reach a magnitude of {least:g}, whose values take {needed} "
+                f"bytes; the limit is {most_bytes}: ask for larger ones, set top_k, or send fewer rows"
+            )
+        rows, columns = query_plan.strongest(self._strength, count)
+        self._chosen = (rows[:count], columns[:count])
+        self._sink = _sink(self._plan, self._rows * self._per_row, (count,))
+        at = 0
+        for picked in self._kept or ():
+            self.take(at, picked)
+            at += len(picked)
+        return self._kept is not None
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        assert self._chosen is not None  # it is settled
+        sources = tuple(self._plan.sources[at] for at in self._chosen[0])
+        destinations = tuple(self._plan.destinations[at] for at in self._chosen[1])
+        return dataclasses.replace(self._sink.edges(self._plan.layer, sources, destinations, lead), picked=True)
+
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]"""
+        assert self._chosen is not None
+        found = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
+        np.add.at(found.T, self._chosen[1], self._sink.values.T)
+        return found
+
+
+class _OfEachRow(Answer):
+    """The edges of largest magnitude of every time by itself."""
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
+        super().__init__(graph, plan, rows)
+        shape = (rows * self._per_row, plan.top_k)
+        self._values, self._flat = np.empty(shape, np.float32), np.empty(shape, np.intp)
+
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d], those from time `at` on."""
+        chosen = query_plan.strongest_each(picked, self._plan.top_k)
+        until = at + len(picked)
+        self._flat[at:until] = chosen
+        self._values[at:until] = _float32(np.take_along_axis(picked.reshape(len(picked), -1), chosen, axis=1))
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        shape = (*lead, self._plan.top_k)
+        source, destination = np.divmod(self._flat, max(1, len(self._plan.destinations)))
+        each = (
+            np.array(self._plan.sources, np.uint32)[source].reshape(shape),
+            np.array(self._plan.destinations, np.uint32)[destination].reshape(shape),
+        )
+        return LayerEdges(self._plan.layer, (), (), self._values.reshape(shape), each, picked=True)
+
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]"""
+        found = np.zeros((len(self._values), len(self._plan.destinations)))
+        np.add.at(found, (np.arange(len(found))[:, None], self._flat % max(1, found.shape[1])), self._values)
+        return found
+
+
+class _Sink:
+    """Where the values of edges [...] go: each by itself."""
+
+    def __init__(self, times: int, edges: tuple[int, ...]) -> None:
+        self.values = np.empty((times, *edges), np.float32)
+
+    def put(self, at: int, picked: Floats) -> None:
+        """[n, ...], those from time `at` on."""
+        self.values[at : at + len(picked)] = _float32(picked)
+
+    def edges(
+        self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
+    ) -> LayerEdges:
+        """What was put, with rows and positions as `lead` says."""
+        return LayerEdges(layer, sources, destinations, self.values.reshape(*lead, *self.values.shape[1:]))
+
+
+class _Figures(_Sink):
+    """The same, as figures of them all."""
+
+    def __init__(self, plan: LayerPlan, edges: tuple[int, ...]) -> None:
+        super().__init__(0, edges)
+        wanted = plan.wanted
+        self._reducer = reduce.Reducer(wanted.reductions, edges, wanted.quantiles, wanted.bins)
+
+    def put(self, at: int, picked: Floats) -> None:
+        """[n, ...]"""
+        self._reducer.add(picked)
+
+    def edges(
+        self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
+    ) -> LayerEdges:
+        """The figures."""
+        return LayerEdges(layer, sources, destinations, self.values, reductions=self._reducer.result())
+
+
+def _sink(plan: LayerPlan, times: int, edges: tuple[int, ...]) -> _Sink:
+    return _Figures(plan, edges) if plan.wanted.reductions else _Sink(times, edges)
+
+
+def _float32(values: Array) -> Values:
+    """What is too large for float32 becomes infinite, as the format says."""
+    with np.errstate(all="ignore"):
+        return np.asarray(values, np.float32)

@@ -1,0 +1,156 @@
+"""Scores of a model's edges over a batch, from its edge graphs: what moves, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.contract.manifest import LayerInfo, Manifest
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis import curves as grids
+from kanserve.analysis import scores
+from kanserve.analysis.histogram import Cells, Window
+from kanserve.analysis.scores import Moments, Scores, Spread, Weighted
+from kanserve.errors import FailedPrecondition
+from kanserve.insight import curves, edge_queries
+from kanserve.insight.edge_queries import STEP_BYTES, EdgeConsumer, LayerGraph
+from kanserve.insight.statistics import NodeCounts
+from kanserve.runtime.base import Session
+from kanserve.sandbox import verify
+from kanserve.types import Array, LayerScores
+
+
+class _Spread(EdgeConsumer):
+    """How much the edges of a layer move."""
+
+    def __init__(self, graph: LayerGraph) -> None:
+        super().__init__(graph, graph.layer.positions)
+        self._edges, self._sums = Moments(), Moments()
+
+    def add(self, row: int, offset: int, values: edge_queries.Floats) -> None:
+        """Edge values [n, S, D]."""
+        self._edges.add(values)
+        self._sums.add(values.sum(axis=1, dtype=np.float64))
+
+    def spread(self) -> Spread:
+        """Over all that was added."""
+        return Spread(self._edges.std(), self._sums.std())
+
+
+def reference(manifest: Manifest) -> dict[str, Array]:
+    """The reference rows of an export by input. Raises NotPossible where there are not two."""
+    if len(manifest.reference.inputs) < 2:
+        raise FailedPrecondition(f"model '{manifest.name}' has no reference rows of its own: send rows")
+    return verify.feeds(manifest)
+
+
+def edge_scores(
+    session: Session,
+    graphs: tuple[LayerGraph, ...],
+    manifest: Manifest,
+    rows: Mapping[str, Array],
+    *,
+    chunk_bytes: int,
+    piece_rows: int = 0,
+) -> Iterator[tuple[LayerScores, ...] | None]:
+    """Scores of all layers over `rows` [B, ...] by input: None after each step, and at last the answer."""
+    nodes = edge_queries.Nodes(session, manifest.layers, rows, piece_rows, chunk_bytes)
+    spreads = [_Spread(graph) for graph in graphs]
+    yield from edge_queries.stream_edges(nodes, spreads, min(chunk_bytes, STEP_BYTES))
+    found = [one.spread() for one in spreads]
+    widths = [*(graph.given.shape[-1] for graph in graphs), manifest.output.shape[-1]]
+    yield as_layers(scores.attribute(manifest.layers, found, widths), found)
+
+
+def as_layers(found: Sequence[Scores], spreads: Sequence[Spread]) -> tuple[LayerScores, ...]:
+    """Scores and spreads of all layers, as they are told."""
+    return tuple(
+        LayerScores(
+            at,
+            score.edges.astype(np.float32),
+            spread.edges.astype(np.float32),
+            score.nodes.astype(np.float32),
+        )
+        for at, (score, spread) in enumerate(zip(found, spreads, strict=True))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LiveScores:
+    """The scores, and what a reader should know of them."""
+
+    layers: tuple[LayerScores, ...]
+    notes: tuple[str, ...]
+
+
+class _Before(Window):
+    """The baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
+    of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all values
+    so that their mean and standard deviation are those of the rows."""
+
+    def __init__(self, found: NodeBaseline) -> None:
+        super().__init__(Cells.of(found.cells, len(found.counts)))
+        for node, counts in enumerate(found.counts):
+            self.counts[node, : len(counts)] = counts
+        self.nonfinite = np.array(found.nonfinite, np.int64)
+        inner = self.cells.bounds.T[:, 1:] - self.cells.bounds.T[:, :-1]
+        self.squares[:, 1:-1] = self.counts[:, 1:-1] * np.where(np.isfinite(inner), inner, 0.0) ** 2 / 12
+        self._known = np.array(found.mean), np.array(found.std)
+
+    def points(self) -> tuple[grids.Floats, grids.Floats]:
+        """The points of `Window`, with the moments of the rows."""
+        x, weights = super().points()
+        total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        mean = (weights * x).sum(axis=1, keepdims=True) / total
+        spread = np.sqrt((weights * (x - mean) ** 2).sum(axis=1, keepdims=True) / total)
+        known, std = (one[:, None] for one in self._known)
+        stretched = known + (x - mean) * std / np.where(spread > 0, spread, 1.0)
+        return np.where(np.isfinite(known) & np.isfinite(std), stretched, x), weights
+
+    def moments(self) -> tuple[grids.Floats, grids.Floats]:
+        """The moments of the rows."""
+        count = self.values.astype(np.float64)
+        with np.errstate(all="ignore"):
+            return self._known[0], self._known[1] * np.sqrt(count / np.where(count > 1, count - 1, np.nan))
+
+
+def before(manifest: Manifest) -> NodeCounts:
+    """The baseline of an export, in the form of counts."""
+    found = manifest.baseline
+    windows = tuple(_Before(one) for one in (*found.layers, *found.outputs))
+    return NodeCounts(found.rows, windows, np.zeros(0, np.int64))
+
+
+def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: NodeCounts) -> Iterator[LiveScores | None]:
+    """Of all layers, each of class A, of a stack of them: None after each step, and at last the answer."""
+    spreads, notes = [], []
+    for at, graph in enumerate(graphs):
+        window = tally.windows[at]
+        weighted = Weighted(graph.layer.sources, graph.layer.destinations)
+        x, weights = points(graph.layer, window)
+        for part, values in curves.pieces(graph, x):
+            weighted.add(values, weights[part])
+            yield None
+        edges, (_, given) = weighted.std(), tally.windows[at + 1].moments()
+        sums, counted = scores.sums(graph.layer, edges, given)
+        spreads.append(Spread(edges, sums))
+        if not counted:
+            notes.append(
+                f"layer {at}: what the sums of its edges spread was not counted, and is that of independent sources"
+            )
+    lost = sum(int(window.nonfinite.sum()) for window in tally.windows[: len(graphs)])
+    if lost:
+        notes.append(f"{lost} values of nodes were not finite, and are in no score")
+    widths = [*(window.cells.shape[0] for window in tally.windows[: len(graphs)]), manifest.output.shape[-1]]
+    found = scores.attribute(manifest.layers, spreads, widths)
+    yield LiveScores(as_layers(found, spreads), tuple(notes))
+
+
+def points(layer: LayerInfo, window: Window) -> tuple[grids.Floats, grids.Floats]:
+    """[P, S] each: values of the layer's sources, and how many each stands for; none that stands for nothing of any."""
+    columns = list(grids.columns(layer))
+    x, weights = (one[columns].T for one in window.points())
+    there = weights.any(axis=1)
+    return np.asarray(x[there]), np.asarray(weights[there])

@@ -1,0 +1,341 @@
+"""What a version is asked: its numbers over the rows of its traffic, and over the latest of them.
+
+Requests are offered when they were answered. Rows are taken a few times a second together, through the graph once more
+for what is inside, on a thread that stands back; memory does not grow. How many are taken: with "sampled", so many a
+second, and fewer where that would take more than a small share of one core; with "full", all, as far as they can be
+kept until the next look. While no row may be taken nobody offers any, which would cost more than what is taken. The
+latest rows are those of two windows: one that is full, and one that fills. No row is kept, unless `keep` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanserve.analysis.histogram import Counts
+from kanserve.errors import KanserveError
+from kanserve.insight import store
+from kanserve.insight.statistics import OUTPUT, NodeCounts, Nodes, NodeStatistics, Recent, Run
+from kanserve.insight.store import ModelStatisticsFile, StoredStatistics
+from kanserve.observability import logs
+from kanserve.observability.metrics import CLASS_ROWS, Metrics
+from kanserve.scheduling import batching
+from kanserve.types import Array, ModelInfo
+
+log = logs.get_logger("models")
+
+Copy = tuple[Mapping[str, Array], Sequence[Array]]
+ROWS = 250  # of a window; the latest rows are as many to twice as many
+PAUSE = 0.2  # seconds between two looks
+WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next look, and their bytes together
+FULL_WAIT, FULL_BYTES = 2**15, 16 * 2**20  # the same where all rows are counted
+SHARE = 0.01  # of a core that sampled rows may take
+EVERY = 2.0  # seconds until the metrics are reckoned again
+CLASSES = 100  # of a model that are labels of a metric at most
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficStatistics:
+    """Over so many `rows`, of about `seen` that were answered in `seconds`; `since`, in seconds since the epoch, these
+    are counted. `processes`: of how many. `classes` as of `Tally`."""
+
+    rows: int
+    seen: int
+    seconds: float
+    since: float
+    processes: int
+    classes: Counts
+    nodes: tuple[NodeStatistics, ...]
+    tally: NodeCounts
+
+
+class TrafficSampler:
+    """On the event loop, but for what the thread does. `rate`: rows a second that are taken; infinite: all. `shelf`:
+    where it is kept, and others' are. `keep`: so many rows as they are, for people to look at."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        nodes: Nodes,
+        run: Run,
+        rate: float,
+        pool: ThreadPoolExecutor,
+        metrics: Metrics,
+        shelf: Callable[[ModelInfo, Nodes], ModelStatisticsFile] | None = None,
+        keep: int = 0,
+    ) -> None:
+        self._run, self._rate, self._pool = run, rate, pool
+        self._metrics, self._labels = metrics, (info.name, str(info.version))
+        self.most_rows = keep
+        self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
+        self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
+        self._looked, self._cost = time.monotonic(), 0.0
+        self._credit, self._all = rate, math.isinf(rate)
+        self._most = (FULL_WAIT, FULL_BYTES) if self._all else (WAIT, BYTES)
+        self._waiting: list[Callable[[], Copy]] = []
+        self._bytes, self._busy, self._telling = 0, False, False
+        self._working: Future[None] | None = None
+        self._written = -math.inf
+        self._answered = metrics.model(*self._labels).statistics
+        self.switch: Callable[[TrafficSampler | None], None] = (
+            _nobody  # who is offered requests: this one, or for a while nobody
+        )
+        self._lock, self._ended = threading.Lock(), False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._begin(time.time(), 0.0)
+        named = metrics.number(CLASS_ROWS)
+        self._classes = [named.labels(*self._labels, name) for name in nodes.names[:CLASSES]]
+        self._count = metrics.number("kanserve_statistics_rows_total").labels(*self._labels)
+        self._take_over()
+        for found in nodes.compared(nodes.empty()):
+            self._set(found, 0.0, 0.0)
+
+    def _begin(self, since: float, mark: float) -> None:
+        """A window."""
+        self._mark, self._since, self._begun = mark, since, time.monotonic()
+        self._seen, self._spent = -self._answered.inference_count, 0.0  # but for those that will be answered
+        self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
+        self._rows = KeptRows(self.most_rows, ROWS)
+
+    def _take_over(self) -> None:
+        """What was counted before the last restart, unless all was begun anew meanwhile."""
+        if self._shelf is None:
+            return
+        kept, mark = self._shelf.own(), self._shelf.mark()
+        if kept is not None and kept.mark == mark:
+            self._mark, self._since, self._spent = kept.mark, kept.since, kept.seconds
+            self._seen, self._total = self._seen + kept.seen, kept.total
+        else:
+            self._mark = mark
+
+    def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
+        """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
+        if not self._all:
+            self._earn()
+        if self._credit < 1 or len(self._waiting) >= self._most[0] or self._bytes + size > self._most[1]:
+            if not self._all:  # nothing more is taken for a while, and who answers need not ask
+                self.switch(None)
+                self._later("again", PAUSE, self._again)
+            return
+        self._credit -= max(1, size // self._row_bytes)
+        self._waiting.append(copy)
+        self._bytes += size
+        if not self._busy:
+            self._busy = True
+            self._later("look", PAUSE, self._look)
+
+    def _earn(self) -> None:
+        """Rows that may be taken, by the time that has passed."""
+        now = time.monotonic()
+        rate = min(self._rate, SHARE / max(self._cost, 1e-9))
+        self._credit = min(self._rate, self._credit + (now - self._looked) * rate)
+        self._looked = now
+
+    def _again(self) -> None:
+        """Requests are offered again, once some may be taken."""
+        self._earn()
+        if self._credit >= 1:
+            self.switch(self)
+        else:
+            self._later("again", PAUSE, self._again)
+
+    def _look(self) -> None:
+        """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
+        if self._working is not None and not self._working.done():
+            self._later("look", PAUSE, self._look)
+            return
+        copies, self._waiting, self._bytes, self._busy = self._waiting, [], 0, False
+        self._working = self._aside(self._work, copies)
+        if not self._telling:
+            self._telling = True
+            self._later("tell", EVERY, self._soon)
+
+    def _later(self, what: str, seconds: float, then: Callable[[], None]) -> None:
+        if not self._ended:
+            self._timers[what] = asyncio.get_running_loop().call_later(seconds, then)
+
+    def _soon(self) -> None:
+        wait = 0.0 if self._shelf is None else self._written + self._shelf.every - time.monotonic()
+        self._telling = wait > 0
+        if self._telling:  # else what came last would be written when the next row comes, and perhaps none does
+            self._later("tell", wait, self._soon)
+        self._aside(self._tell)
+
+    def _aside(self, work: Callable[..., None], *given: object) -> Future[None] | None:
+        """On the thread; what goes wrong there is told, and nobody else's business."""
+        try:
+            future = self._pool.submit(work, *given)
+        except RuntimeError:  # it has ended
+            return None
+        future.add_done_callback(_ended)
+        return future
+
+    def end(self) -> None:
+        """Nothing more is told of it; what waits is let go, and the version with it."""
+        with self._lock:
+            self._ended, self.switch = True, _nobody
+        self._waiting, self._bytes = [], 0
+        for timer in self._timers.values():  # each would keep the session, and drop it on the event loop
+            timer.cancel()
+        self._aside(self.keep)
+
+    def anew(self) -> float:
+        """Count anew from now on, which is told in seconds since the epoch: later than the last time, even where the
+        clock went back."""
+        mark = max(time.time(), math.nextafter(self._mark, math.inf))
+        self.reset(mark)
+        return mark
+
+    def reset(self, mark: float) -> None:
+        """Count anew, unless what is counted was begun at that time or later."""
+        with self._lock:
+            if mark <= self._mark:
+                return
+            self._begin(mark, mark)
+        self._aside(self.keep)
+
+    def keep(self) -> None:
+        """Write what was counted; on a thread."""
+        if self._shelf is not None:
+            self._written = time.monotonic()
+            self._shelf.write(self._kept())
+
+    def _kept(self) -> StoredStatistics:
+        with self._lock:
+            seconds = self._spent + time.monotonic() - self._begun
+            seen = self._seen + self._answered.inference_count
+            return StoredStatistics(self._mark, self._since, seen, seconds, self._total, self._recent.both())
+
+    def counted(self, *, lately: bool) -> TrafficStatistics:
+        """Over all rows that were looked into since it was begun, or the latest; by all processes. On a thread."""
+        own = self._kept()
+        all_ = [own, *([] if self._shelf is None else self._shelf.others())]
+        kept = store.merged(all_)
+        if kept.mark > own.mark:  # this process has not heard of it yet
+            self.reset(kept.mark)
+        tally = kept.recent if lately else kept.total
+        return TrafficStatistics(
+            tally.rows,
+            kept.seen,
+            kept.seconds,
+            kept.since,
+            sum(one.mark == kept.mark for one in all_),
+            tally.classes,
+            self._nodes.compared(tally),
+            tally,
+        )
+
+    def rows(self) -> Sequence[KeptRow]:
+        """Of the latest, those that were kept."""
+        with self._lock:
+            return self._rows.latest()
+
+    def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
+        begun = time.thread_time()
+        feeds = [copy()[0] for copy in copies]
+        rows = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+        count = len(next(iter(rows.values())))
+        for start in range(0, count, ROWS):
+            with contextlib.suppress(KanserveError):  # of requests that could be answered: for want of memory
+                self._take(batching.part(rows, start, start + ROWS))
+        cost = (time.thread_time() - begun) / max(count, 1)
+        self._cost = cost if not self._cost else 0.8 * self._cost + 0.2 * cost
+
+    def _take(self, rows: Mapping[str, Array]) -> None:
+        tally = self._nodes.count(self._run, rows)
+        with self._lock:
+            self._recent.add(tally)
+            self._total = self._total.plus(tally)
+            if self.most_rows:
+                self._rows.add(rows)
+        if not self._ended:
+            self._count.inc(tally.rows)
+            for number, count in zip(self._classes, tally.classes.tolist(), strict=False):
+                number.inc(count)
+
+    def _tell(self) -> None:
+        """The metrics: of each layer what a person would look at first."""
+        with self._lock:
+            tally = self._recent.both()
+        compared = self._nodes.compared(tally)
+        with self._lock:  # a version that has gone would have its series again
+            for nodes in () if self._ended else compared:
+                if nodes.drift is not None:
+                    outside = float(np.nan_to_num(nodes.drift.outside).mean())
+                    self._set(nodes, nodes.drift.ratio, outside)
+        if self._shelf is not None and time.monotonic() > self._written + self._shelf.every:
+            self.keep()
+
+    def _set(self, nodes: NodeStatistics, ratio: float, outside: float) -> None:
+        """Nothing where there is no baseline: what would be normal is not known."""
+        if nodes.drift is None:
+            return
+        labels = (*self._labels, "output" if nodes.layer == OUTPUT else str(nodes.layer))
+        before = float(np.nan_to_num(nodes.drift.before).mean())
+        for name, value in (("drift", ratio), ("outside", outside), ("outside_baseline", before)):
+            self._metrics.number(f"kanserve_{name}_ratio").labels(*labels).set(value)
+
+
+def _nobody(observer: TrafficSampler | None) -> None:
+    """Nobody offers requests."""
+
+
+def _ended(work: Future[None]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.warning("statistics of a model failed", exc_info=error)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRow:
+    """A row [...] by input; `at`: when it was looked into, in seconds since the epoch."""
+
+    at: float
+    values: Mapping[str, Array]
+
+
+class KeptRows:
+    """`most` of a window of `window` rows, each with the same chance (Vitter's algorithm R), and of the window before
+    for as long as this one has fewer."""
+
+    def __init__(self, most: int, window: int, seed: int | None = None) -> None:
+        self._most, self._window = most, max(window, most)
+        self._random = random.Random(seed)
+        self._now: list[tuple[int, KeptRow]] = []
+        self._before: list[tuple[int, KeptRow]] = []
+        self._count = 0
+
+    def add(self, rows: Mapping[str, Array]) -> None:
+        """Some more [B, ...] by input."""
+        at, size = time.time(), len(next(iter(rows.values())))
+        for row in range(size):
+            if self._count and not self._count % self._window:
+                self._before, self._now = self._now, []
+            place = self._place(self._count % self._window)
+            if place is not None:
+                kept = KeptRow(at, {name: values[row].copy() for name, values in rows.items()})
+                self._now[place : place + 1] = [(self._count, kept)]
+            self._count += 1
+
+    def _place(self, seen: int) -> int | None:
+        """For a row before which so many of the window were seen."""
+        if len(self._now) < self._most:
+            return len(self._now)
+        place = self._random.randrange(seen + 1)
+        return place if place < self._most else None
+
+    def latest(self) -> Sequence[KeptRow]:
+        """The newest first."""
+        return list(self._ordered())[: self._most]
+
+    def _ordered(self) -> Iterator[KeptRow]:
+        for part in (self._now, self._before):
+            yield from (row for _, row in sorted(part, key=lambda one: -one[0]))

@@ -1,0 +1,212 @@
+"""What statistics have counted, in a folder: so that a restart goes on, and several processes answer as one.
+
+    FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
+
+A file is a line of JSON and then the arrays, compressed. The server writes it whole or not at all. It accepts a file
+only if it has this form, the same graph and the same cells. The folder is the server's own (`disk.Folder`), so the
+server rejects a link, a FIFO or a directory that others can write. If the folder is full, read-only, rejected or
+broken, the server only stops keeping statistics there, and logs one line.
+
+Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is
+that of all: what has an older one counts no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract import safe_files, serialization
+from kanserve.insight.statistics import NodeCounts, Nodes
+from kanserve.observability import logs
+from kanserve.types import ModelInfo
+
+FORMAT, MAGIC, SUFFIX = 1, "kanserve statistics", ".tally"
+HEAD = 2**12  # bytes of the line of JSON at most
+LEVEL = 1  # of compression
+KEPT = "kept"
+ALONE = 10.0  # seconds between two times that it is written, where nobody waits for it
+ARRAYS = ("counts", "nonfinite", "sums", "squares", "low", "high")  # of a window
+
+log = logs.get_logger("models")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStatistics:
+    """Of one process: the `mark` of its window, `since` when it counts, in seconds since the epoch, rows that were
+    `seen` in so many `seconds`, those that were looked into, in all and lately."""
+
+    mark: float
+    since: float
+    seen: int
+    seconds: float
+    total: NodeCounts
+    recent: NodeCounts
+
+
+@dataclass(slots=True)
+class StatisticsStore:
+    """A process' place in the folder: its `number` of so many `workers`."""
+
+    folder: Path
+    number: int = 0
+    workers: int = 1
+    told: set[str] = field(default_factory=set, init=False)
+
+    def shelf(self, info: ModelInfo, nodes: Nodes) -> ModelStatisticsFile:
+        """For one version."""
+        own = safe_files.Folder(self.folder, "statistics", info.name, str(info.version))
+        return ModelStatisticsFile(self, own, info.digest, nodes)
+
+    def cannot(self, what: str, where: Path, error: Exception) -> None:
+        """Log a failure once: for writing, until it works again; for reading, per version; for a refused file, per
+        path."""
+        if isinstance(error, safe_files.Refused):
+            where = Path(str(error.filename))
+        key = KEPT if what == KEPT and not isinstance(error, safe_files.Refused) else str(where)
+        if key not in self.told:
+            self.told.add(key)
+            log.warning(f"statistics are not {what}", folder=str(where), reason=str(error)[:200])
+
+
+class ModelStatisticsFile:
+    """The files of one version."""
+
+    def __init__(self, keeping: StatisticsStore, folder: safe_files.Folder, digest: str, nodes: Nodes) -> None:
+        self._keeping, self._folder, self._digest, self._nodes = keeping, folder, digest, nodes
+        bounds = json.dumps([part.bounds for part in nodes.parts])
+        self._cells = hashlib.sha256(bounds.encode()).hexdigest()
+
+    @property
+    def every(self) -> float:
+        """Seconds between two times that it is written at least."""
+        return 0.0 if self._keeping.workers > 1 else ALONE
+
+    def write(self, kept: StoredStatistics) -> None:
+        """One's own."""
+        try:
+            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(kept))
+            self._keeping.told.discard(KEPT)
+        except OSError as error:
+            self._keeping.cannot(KEPT, self._folder.path, error)
+
+    def own(self) -> StoredStatistics | None:
+        """What was counted before the last restart; None where there is nothing."""
+        return dict(self._all()).get(self._keeping.number)
+
+    def mark(self) -> float:
+        """The latest of all files."""
+        return max((kept.mark for _, kept in self._all()), default=0.0)
+
+    def others(self) -> list[StoredStatistics]:
+        """Those of other processes. Who does not answer any more has nothing that is recent."""
+        return [
+            kept if number < self._keeping.workers else _past(kept, self._nodes)
+            for number, kept in self._all()
+            if number != self._keeping.number
+        ]
+
+    def _all(self) -> Iterator[tuple[int, StoredStatistics]]:
+        try:
+            names = [name for name in self._folder.names() if name.endswith(SUFFIX)]
+        except OSError as error:
+            self._keeping.cannot(KEPT, self._folder.path, error)
+            return
+        for name in names:
+            try:
+                yield int(name.removesuffix(SUFFIX)), self._read(name)
+            except FileNotFoundError:  # nobody's any more
+                continue
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
+                self._keeping.cannot("read", self._folder.path, error)
+
+    def _head(self) -> dict[str, object]:
+        return {"what": MAGIC, "format": FORMAT, "digest": self._digest, "cells": self._cells}
+
+    def _bytes(self, kept: StoredStatistics) -> bytes:
+        body = b"".join(array.tobytes() for tally in (kept.total, kept.recent) for array in _arrays(tally))
+        numbers = [kept.mark, kept.since, kept.seen, kept.seconds, kept.total.rows, kept.recent.rows]
+        head = self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}
+        return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
+
+    def _read(self, name: str) -> StoredStatistics:
+        """Raises OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error."""
+        size = 2 * sum(array.nbytes for array in _arrays(self._nodes.empty()))
+        line, _, packed = self._folder.read(name, size + size // 256 + 2 * HEAD).partition(b"\n")
+        head = serialization.json_of(line[:HEAD])
+        if (wrong := _unlike(head, self._head())) == "digest":  # of what this version was before
+            raise FileNotFoundError
+        if wrong:
+            raise ValueError(f"{name} has another {wrong} than this version")
+        unpacking = zlib.decompressobj()
+        body = unpacking.decompress(packed, size + 1)
+        if len(body) != size or _sum(head["numbers"], body) != head["sha256"]:
+            raise ValueError(f"{name} is damaged")
+        mark, since, seen, seconds, *rows = head["numbers"]
+        total, recent = (self._tally(int(rows), half) for rows, half in zip(rows, _halves(body), strict=True))
+        return StoredStatistics(mark, since, seen, seconds, total, recent)
+
+    def _tally(self, rows: int, body: bytes) -> NodeCounts:
+        """As `_arrays` has taken it apart."""
+        tally, at = self._nodes.empty(), 0
+
+        def taken(like: NDArray[np.generic]) -> NDArray[np.generic]:
+            nonlocal at
+            at += like.nbytes
+            return np.frombuffer(body, like.dtype, like.size, at - like.nbytes).reshape(like.shape).copy()
+
+        for window in tally.windows:
+            for name in ARRAYS:
+                setattr(window, name, taken(getattr(window, name)))
+        return NodeCounts(rows, tally.windows, taken(tally.classes).astype(np.int64))
+
+
+def _arrays(tally: NodeCounts) -> Sequence[NDArray[np.generic]]:
+    """In the order in which they lie in a file."""
+    found: list[NDArray[np.generic]] = []
+    for window in tally.windows:
+        found += [getattr(window, name) for name in ARRAYS]
+    return [*found, tally.classes]
+
+
+def _sum(numbers: list[float], body: bytes) -> str:
+    return hashlib.sha256(json.dumps(numbers).encode() + body).hexdigest()
+
+
+def _halves(body: bytes) -> tuple[bytes, bytes]:
+    return body[: len(body) // 2], body[len(body) // 2 :]
+
+
+def _unlike(head: object, wanted: dict[str, object]) -> str:
+    """The first of what is wanted that is otherwise. Raises TypeError for what is no head."""
+    if not isinstance(head, dict):
+        raise TypeError("it does not begin with a line of JSON")
+    return next((name for name, value in wanted.items() if head.get(name) != value), "")
+
+
+def _past(kept: StoredStatistics, nodes: Nodes) -> StoredStatistics:
+    return StoredStatistics(kept.mark, kept.since, kept.seen, kept.seconds, kept.total, nodes.empty())
+
+
+def merged(all_: Sequence[StoredStatistics]) -> StoredStatistics:
+    """As of one process: of those with the latest mark."""
+    mark = max(kept.mark for kept in all_)
+    latest = [kept for kept in all_ if kept.mark == mark]
+    total, recent = latest[0].total, latest[0].recent
+    for kept in latest[1:]:
+        total, recent = total.plus(kept.total), recent.plus(kept.recent)
+    return StoredStatistics(
+        mark,
+        min(kept.since for kept in latest),
+        sum(kept.seen for kept in latest),
+        max(kept.seconds for kept in latest),
+        total,
+        recent,
+    )

@@ -1,1 +1,0 @@
-"""Pure functions behind the KAN service and its client: no files, no wire, no metrics."""

@@ -1,0 +1,150 @@
+"""One version on its way in: is there memory, are the bytes those of its manifest, does it compute what it should."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.insight.store import StatisticsStore
+from kanserve.models import loader, tuning
+from kanserve.models.loader import Loader, ServingVersion
+from kanserve.models.model import Model
+from kanserve.observability.metrics import Metrics
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle, Candidate, Texts
+from kanserve.repository.pbtxt import OperatorConfig
+from kanserve.repository.validation import check_manifest
+from kanserve.runtime.base import Backend
+from kanserve.sandbox import job
+from kanserve.sandbox.job import Job
+from kanserve.sandbox.pool import SandboxClient
+from kanserve.system import memory
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedContent:
+    """What a version that serves was made of."""
+
+    content: str
+    config: OperatorConfig
+
+
+class Admission:
+    """Makes models; on the event loop, while files and graphs are for threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        threads: int,
+        metrics: Metrics,
+        keeping: StatisticsStore | None = None,
+    ) -> None:
+        """`keeping`: where statistics are kept."""
+        self._max_file_bytes = settings.max_file_bytes
+        self._loader = Loader(backend, settings, threads, metrics, keeping)
+        self._trial = Sandbox(settings)
+
+    async def take(
+        self, candidate: Candidate, size: int, like: ServingVersion | None, held: LoadedContent | None
+    ) -> tuple[Model, LoadedContent] | None:
+        """A model, and what it was made of; None where that is `held` already. `size`: of its files; `like`: what
+        serves. Raises LoadError, ConfigError."""
+        await asyncio.to_thread(memory.check, size)
+        # Another process parses the version's texts first. Then this process parses exactly the same bytes.
+        said = await aside(functools.partial(layout.texts, candidate))
+        await self._trial.parsed(said)
+        bundle = await aside(functools.partial(layout.load, candidate, self._max_file_bytes, said))
+        found = LoadedContent(bundle.content, bundle.config)
+        if found == held:
+            return None
+        # A version is tried before it is let in here: whatever it does to a process, it does to another one.
+        await self._trial.passed(bundle)
+        return await aside(functools.partial(self._loader.load, bundle, like)), found
+
+
+THREADS = 1  # of the runs of a trial
+PACE = 2**24  # bytes of files for which a trial may take one second more; ten times that is usual on an idle machine
+
+
+class Sandbox:
+    """What versions must pass, by the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._asker = SandboxClient(settings.backend)
+
+    async def parsed(self, found: Texts) -> None:
+        """Wait until another process has parsed the texts of a version. Raises what `passed` does."""
+        if self._settings.trial:
+            files = found.files()
+            await self._asker.ask(replace(self._job(None, files), texts=True), files)
+
+    async def passed(self, bundle: Bundle) -> None:
+        """Until it has. Raises LoadError with the reason why it has not, ConfigError for a device that is not there.
+        Cancelled, it leaves nothing running."""
+        if bundle.manifest is not None:
+            await asyncio.to_thread(check_manifest, bundle.manifest)
+        if self._settings.trial:
+            job = await asyncio.to_thread(self._job, bundle, bundle.files)
+            await self._asker.ask(job, bundle.files)
+
+    def close(self) -> None:
+        """Let the process go that versions are tried in."""
+        self._asker.close()
+
+    def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
+        settings, manifest = self._settings, None if bundle is None else bundle.manifest
+        return Job(
+            backend=settings.backend,
+            device=settings.device,
+            threads=THREADS,
+            strict=settings.graph_screen == "strict",
+            rows=tuning.tried_rows(manifest, settings.plain_max_batch, settings.piece_bytes),
+            seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
+            memory=settings.load_memory,
+            files={name: len(data) for name, data in files.items()},
+            manifest=None if manifest is None else job.strip_for_sandbox(manifest),
+            library="" if bundle is None else loader.library_for(bundle, settings),
+        )
+
+
+@functools.cache
+def _usual(root: Path) -> Sandbox:
+    return Sandbox(Settings(repository=root))
+
+
+def load(candidate: Candidate, bundle: Bundle) -> None:
+    """For `kanserve models --load`: try it on the CPU, by the default settings. Raises LoadError with what the server
+    would say."""
+    try:
+        asyncio.run(_usual(candidate.root).passed(bundle))
+    except ConfigError as error:
+        raise LoadError(LoadReason.RUNTIME, str(error)) from error
+
+
+T = TypeVar("T")
+_running: set[Future[Any]] = set()
+
+
+def unfinished() -> bool:
+    """Whether something is still at work. The interpreter would wait for it: `os._exit` does not."""
+    return bool(_running)
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """What `work` gives or raises. Cancelled, it is left alone and ends, if ever, unheard; the end of an event loop
+    does not wait for it, as it does for `asyncio.to_thread`."""
+    own = ThreadPoolExecutor(1, thread_name_prefix="aside")
+    found = own.submit(work)
+    own.shutdown(wait=False)
+    _running.add(found)
+    found.add_done_callback(_running.discard)
+    return await asyncio.wrap_future(found)

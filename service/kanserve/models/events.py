@@ -1,0 +1,174 @@
+"""What is said about versions as they come, change and go: one log line for each change, and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from kanserve.errors import LoadReason
+from kanserve.models.model import Model
+from kanserve.observability import logs
+from kanserve.observability.metrics import Metrics
+from kanserve.repository.pbtxt import VersionPolicy
+from kanserve.repository.snapshot import Key
+
+EVERY = 5.0  # seconds between two lines about a load in progress
+
+log = logs.get_logger("models")
+
+
+class Progress:
+    """The progress of the loads of some versions. `tell` writes a line every few seconds."""
+
+    def __init__(self, of: int) -> None:
+        self._of, self._done, self._key = of, -1, ("", 0)
+        self._began = time.monotonic()
+
+    def next(self, key: Key) -> None:
+        """The load of this version begins, and the previous load has ended."""
+        self._key, self._began, self._done = key, time.monotonic(), self._done + 1
+
+    async def tell(self) -> None:
+        """Write lines until the task is cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            seconds = round(time.monotonic() - self._began, 1)
+            name, version = self._key
+            log.info("loading", model=name, version=version, seconds=seconds, done=max(0, self._done), of=self._of)
+
+
+class ModelEvents:
+    """Remembers what was said, so that nothing is said twice."""
+
+    def __init__(self, metrics: Metrics, max_request_bytes: int, history: History) -> None:
+        self._metrics, self._max_request_bytes, self._history = metrics, max_request_bytes, history
+        self._defaults: dict[str, int | None] = {}
+        self._refused: dict[Key, LoadReason] = {}
+        self._left_out: set[Key] = set()
+        self._warned: set[tuple[str, tuple[str, ...]]] = set()
+
+    def loaded(self, model: Model, seconds: float, instead_of: str) -> None:
+        """It serves. `instead_of`: the digest of what served before under this version, if something did."""
+        info = model.info
+        key = (info.name, info.version)
+        self._refused.pop(key, None)
+        self._metrics.loaded(info.name, str(info.version), info.digest, seconds)
+        facts = {} if info.manifest is None else {"against": info.manifest.against}
+        if instead_of:
+            facts["instead_of"] = instead_of[:12]
+        what = "loaded in the place of another graph" if instead_of else "loaded"
+        self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
+        way = asdict(model.serving.way)
+        log.info("loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
+        self._warn(model)
+
+    def again(self, key: Key) -> None:
+        """What was refused was taken away, and what serves lies there again."""
+        self._refused.pop(key, None)
+        self._metrics.refused(key[0], str(key[1]), refused=False)
+        self._history.add("again what serves", *key)
+        log.info("what lies in the repository is again what serves", model=key[0], version=key[1])
+
+    def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
+        """What lies there was refused. `changed`: since it was tried last; `serves`: something else does."""
+        self._metrics.refused(key[0], str(key[1]), refused=True)
+        if not changed and self._refused.get(key) == reason:
+            return
+        self._refused[key] = reason
+        self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
+        facts = {"serves": "what was loaded before"} if serves else {}
+        also = "; what was loaded before serves on" if serves else ""
+        self._history.add("refused", *key, f"{reason}: {text}{also}")
+        log.error("load failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
+
+    def missed(self, key: Key, *, gone: bool) -> None:
+        """The files of a version that serves went, or came back."""
+        self._metrics.missing(key[0], str(key[1]), missing=gone)
+        self._history.add("files gone" if gone else "files there again", *key)
+        if gone:
+            log.warning("missing", model=key[0], version=key[1])
+        else:
+            log.info("there again", model=key[0], version=key[1])
+
+    def chosen(self, name: str, version: int | None, ready: Collection[int]) -> None:
+        """Which of the `ready` versions answers by default."""
+        for one in ready:
+            self._metrics.number("kanserve_model_default").labels(name, str(one)).set(one == version)
+        before = self._defaults.get(name)
+        if version != before:
+            self._defaults[name] = version
+            told = f"version {before} did before" if before is not None else ""
+            if version is not None:
+                self._history.add("answers by default", name, version, told)
+
+    def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
+        """Versions that their policies do not want."""
+        for key in sorted(found.keys() - self._left_out):
+            log.info("left out", model=key[0], version=key[1], version_policy=str(found[key]))
+        self._left_out = set(found)
+
+    def forgotten(self, key: Key, seconds: float | None = None) -> None:
+        """Nothing of it is left. `seconds`: that it took to leave; None for one that never served."""
+        self._refused.pop(key, None)
+        self._metrics.forget(key[0], str(key[1]))
+        self._history.add("gone", *key)
+        if seconds is None:
+            log.info("gone", model=key[0], version=key[1])
+        else:
+            log.info("unloaded", model=key[0], version=key[1], seconds=round(seconds, 3))
+
+    def readable(self, trouble: str) -> None:
+        """Whether there was trouble with the repository: said when it begins and when it ends."""
+        readable = self._metrics.number("kanserve_repository_readable").labels()
+        if trouble and readable.value:
+            log.error("the repository cannot be read", reason=trouble, advice="what was loaded serves on")
+        elif not trouble and not readable.value:
+            log.info("the repository can be read again")
+        readable.set(not trouble)
+
+    def _warn(self, model: Model) -> None:
+        info, unused = model.info, model.serving.unused
+        if unused and (info.name, unused) not in self._warned:
+            self._warned.add((info.name, unused))
+            log.warning("config.pbtxt says in part what has no effect here", model=info.name, fields=list(unused))
+        needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
+        if needed > self._max_request_bytes:
+            log.warning(
+                "a full batch does not fit a request",
+                model=info.name,
+                batch_bytes=needed,
+                max_request_bytes=self._max_request_bytes,
+            )
+
+
+KEPT = 200
+LONG = 300  # characters of a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """At a time, in seconds since the epoch: what, to which version, and what there is to say about it."""
+
+    at: float
+    what: str
+    model: str
+    version: int
+    text: str
+
+
+class History:
+    """The last `KEPT` of it; what is older is forgotten."""
+
+    def __init__(self) -> None:
+        self._all: deque[Event] = deque(maxlen=KEPT)
+
+    def add(self, what: str, model: str, version: int, text: str = "") -> None:
+        """Now."""
+        self._all.append(Event(time.time(), what, model, version, text[:LONG]))
+
+    def latest(self) -> Sequence[Event]:
+        """The newest first."""
+        return list(reversed(self._all))

@@ -1,0 +1,314 @@
+"""From checked bytes to a model that proved itself here, on this device.
+
+The graph fits its manifest, and the manifest's reference rows give the manifest's answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from kanexport.contract import custom_ops
+from kanexport.contract import manifest as contract
+from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.manifest import Manifest
+from kanexport.contract.sections import FLAG, REJECT
+from kanserve.config.settings import Settings
+from kanserve.errors import FailedPrecondition, KanserveError, LoadError, LoadReason
+from kanserve.execution.config import ExecutionPlan, batch_size, resolve_execution
+from kanserve.insight.coverage import InputRangeGuard
+from kanserve.insight.edge_queries import LayerGraph
+from kanserve.insight.live import TrafficSampler
+from kanserve.insight.statistics import Nodes
+from kanserve.insight.store import StatisticsStore
+from kanserve.models import tuning
+from kanserve.models.model import Model
+from kanserve.observability import logs
+from kanserve.observability.metrics import Metrics
+from kanserve.repository.layout import Bundle
+from kanserve.repository.pbtxt import OperatorConfig
+from kanserve.repository.validation import check_config, check_manifest
+from kanserve.runtime.base import Backend, Session
+from kanserve.sandbox import verify
+from kanserve.system.resources import pool
+from kanserve.types import Array, ModelInfo
+
+log = logs.get_logger("models")
+
+LARGE = 256 * 2**20  # bytes
+NICE = 19
+
+
+@dataclass(frozen=True, slots=True)
+class ServingVersion:
+    """A version of the model that serves: what it is, how its runs go, and under which config.pbtxt."""
+
+    info: ModelInfo
+    way: ExecutionPlan
+    config: OperatorConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Makes models with one backend, on the device and within the limits of the settings."""
+
+    backend: Backend
+    settings: Settings
+    threads: int
+    metrics: Metrics
+    keeping: StatisticsStore | None = None
+    asides: list[ThreadPoolExecutor] = field(default_factory=list)
+
+    def load(self, bundle: Bundle, like: ServingVersion | None = None) -> Model:
+        """Prepare and prove one version; blocks. `like`: one that serves, whose way it may take over. Raises
+        LoadError, ConfigError."""
+        config, settings = bundle.config, self.settings
+        if config.device not in ("", settings.device):
+            raise LoadError(
+                LoadReason.CONFIG,
+                f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
+                "start it with another --device, or give the instance_group another kind",
+            )
+        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, like)
+        by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
+        session = of_bundle.sessions(by_kernel=by_kernel)(threads)
+        info = _info(bundle, session, settings.plain_max_batch)
+        check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
+        graphs: tuple[LayerGraph, ...] = ()
+        if bundle.manifest is not None:
+            verify.prove(bundle.manifest, session)
+            graphs = self._graphs(bundle, bundle.manifest)
+        if way is None:
+            session, way = self._way(bundle, info, session, of_bundle)
+        elif way.many_from:
+            session = BatchSizeDispatch(session, self._many(bundle, way.threads), way.many_from)
+        metrics = self.metrics.model(info.name, str(info.version))
+        model = Model(info, session, graphs, metrics, settings, resolve_execution(info, settings, config, way))
+        self._guard_border(model, info)
+        self._watch(model, info, session)
+        return model
+
+    def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, ExecutionPlan]:
+        """What a version would be served with, whatever its answers are: for who times it, and tells by how much they
+        are off. Raises LoadError, ConfigError."""
+        of_bundle = self._graphs_of(bundle)
+        session = of_bundle.sessions(by_kernel=False)(self._threads(bundle))
+        info = _info(bundle, session, self.settings.plain_max_batch)
+        return info, *self._way(bundle, info, session, of_bundle)
+
+    def _graphs_of(self, bundle: Bundle) -> Graphs:
+        create = functools.partial(self._create, bundle)
+        return Graphs(bundle, create, library_for(bundle, self.settings))
+
+    def _guard_border(self, model: Model, info: ModelInfo) -> None:
+        """What it does of rows outside, if its export said so."""
+        manifest = info.manifest
+        if manifest is not None and manifest.outside in (FLAG, REJECT):
+            counted = self.metrics.number("kanserve_rows_outside_total")
+            try:
+                model.border = InputRangeGuard(manifest, counted.labels(info.name, str(info.version)))
+            except FailedPrecondition as error:
+                raise LoadError(LoadReason.MANIFEST, str(error)) from error
+
+    def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
+        """Its statistics, if there is something to look into; where there is not, why."""
+        rate = self.settings.looked_into
+        if not rate:
+            model.blind = "this server does not look at what models are asked (statistics is off, or statistics_rows 0)"
+        elif info.manifest is not None:
+            try:
+                nodes = Nodes(info.manifest, session.run)
+            except KanserveError as error:
+                model.blind = f"what model '{info.name}' is asked is not looked at: {error}"
+                log.warning("no statistics", model=info.name, version=info.version, reason=str(error))
+                return
+            shelf = None if self.keeping is None else self.keeping.shelf
+            keep = self.settings.keep_rows
+            model.live = TrafficSampler(info, nodes, session.run, rate, self._aside(), self.metrics, shelf, keep)
+            model.live.switch = functools.partial(model.observe, "statistics")
+            model.live.switch(model.live)
+
+    def _aside(self) -> ThreadPoolExecutor:
+        """The one thread for the statistics of all models, far behind all that answers."""
+        if not self.asides:
+            self.asides.append(pool(1, "statistics", NICE))
+        return self.asides[0]
+
+    def _threads(self, bundle: Bundle) -> int:
+        """Of one run, before anything is measured: one. A large model's runs wait for memory more than for cores,
+        and it is not made twice: it has all."""
+        config = bundle.config
+        if config.threads or config.instances:
+            return config.threads or max(1, self.threads // config.instances)
+        return self.threads if _large(bundle) else 1
+
+    def _same_way(self, bundle: Bundle, like: ServingVersion | None) -> ExecutionPlan | None:
+        """That of a network of the same form under the same config: runs would be measured beside live traffic."""
+        manifest = bundle.manifest
+        if like is None or manifest is None or like.info.manifest is None or like.config != bundle.config:
+            return None
+        if like.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
+            return None
+        return like.way if _form(manifest) == _form(like.info.manifest) else None
+
+    def _way(self, bundle: Bundle, info: ModelInfo, session: Session, graphs: Graphs) -> tuple[Session, ExecutionPlan]:
+        """How its runs go, and the session for it: as the operator says, as its size says, or as it measures.
+        `session`: of the portable graph."""
+        settings, config, threads = self.settings, bundle.config, self._threads(bundle)
+        other = None if _large(bundle) else graphs.faster(info, session, threads)
+        by_kernel, session = other is not None, other or session
+        pieces = tuning.piece_rows(bundle.manifest, settings.piece_bytes)
+        instances = config.instances or max(1, self.threads // threads)
+        if not (config.threads or config.instances or _large(bundle)):
+            create = graphs.sessions(by_kernel=by_kernel)
+            all_threads = tuning.together(info, session, create, budget=self.threads, piece_rows=pieces)
+            if all_threads is not None:
+                session, threads = all_threads, self.threads
+        many_from = 0
+        if not (by_kernel or _large(bundle)):
+            session, many_from = self._by_rows(bundle, info, session, threads, pieces)
+        pieces = tuning.fitting_rows(info, session, pieces)
+        inline = tuning.inline_rows(info, session, settings.inline_seconds)
+        return session, ExecutionPlan(instances, inline, pieces, threads, many_from, by_kernel)
+
+    def _by_rows(
+        self, bundle: Bundle, info: ModelInfo, session: Session, threads: int, pieces: int
+    ) -> tuple[Session, int]:
+        """With the graph for many rows, if there is one, and from how many on it is faster."""
+        if bundle.manifest is None or not bundle.manifest.variants:
+            return session, 0
+        many = self._many(bundle, threads)
+        many_from = tuning.many_from(info, session, many, pieces)
+        return (BatchSizeDispatch(session, many, many_from) if many_from else session), many_from
+
+    def _many(self, bundle: Bundle, threads: int) -> Session:
+        """The graph for runs of many rows, proved as the other is. Raises LoadError."""
+        manifest = bundle.manifest
+        assert manifest is not None
+        (variant,) = manifest.variants
+        session = self._create(bundle, bundle.files[variant.file], threads=threads)
+        verify.named(variant.file, functools.partial(verify.check_graph, manifest, session))
+        verify.named(variant.file, functools.partial(verify.prove, manifest, session))
+        return session
+
+    def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
+        return tuple(
+            LayerGraph(
+                layer,
+                functools.partial(self._create, bundle, bundle.files[layer.edges_file], threads=self.threads),
+            )
+            for layer in manifest.layers
+        )
+
+    def _create(self, bundle: Bundle, graph: bytes, *, threads: int, library: str = "") -> Session:
+        return self.backend.create(
+            graph,
+            device=self.settings.device,
+            threads=threads,
+            beside=beside_of(bundle),
+            library=library,
+            optimization=contract.ANY if bundle.manifest is None else bundle.manifest.optimization,
+        )
+
+
+def _form(manifest: Manifest) -> object:
+    """What decides how long a run takes, as far as a manifest says it."""
+    layers = [
+        (x.sources, x.destinations, x.positions, [(y.kind, y.functions) for y in x.bases]) for x in manifest.layers
+    ]
+    variants = [(variant.file, variant.rows) for variant in manifest.variants]
+    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.opset, layers, variants
+
+
+def _large(bundle: Bundle) -> bool:
+    return sum(len(bundle.files.get(name, b"")) for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE)) > LARGE
+
+
+def beside_of(bundle: Bundle) -> Mapping[str, bytes]:
+    """What the graphs of a version share, from the bytes that were checked."""
+    return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
+
+
+def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
+    manifest = bundle.manifest
+    if manifest is None:
+        tensors = (*session.inputs, *session.outputs)
+        batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
+        size = batch_size(bundle.config, plain_max_batch if batched else 0, manifest=False)
+        return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
+    check_manifest(manifest)
+    verify.check_graph(manifest, session)
+    return ModelInfo(
+        manifest.name,
+        manifest.version,
+        batch_size(bundle.config, manifest.max_batch_size, manifest=True),
+        verify.tensors(manifest.inputs),
+        verify.tensors(manifest.outputs),
+        bundle.digest,
+        manifest,
+        tuple(tensor for tensor in session.outputs if tensor.name in {layer.node_tensor for layer in manifest.layers}),
+    )
+
+
+class BatchSizeDispatch:
+    """Runs of `least` rows or more take the graph for `many`, others that for `few`. Implements `backends.Session`."""
+
+    def __init__(self, few: Session, many: Session, least: int) -> None:
+        self._few, self._many, self._least = few, many, least
+        self.inputs, self.outputs = few.inputs, few.outputs
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """See `backends.Session.run`."""
+        rows = len(next(iter(feeds.values())))
+        return (self._many if rows >= self._least else self._few).run(outputs, feeds)
+
+
+GAIN = 1.1  # times as fast, below which the portable graph stays
+Create = Callable[..., Session]  # of a graph's bytes and, by name, threads and library
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """What a version can be served with. `create`: a session from a graph; `library`: of the operator, "" without."""
+
+    bundle: Bundle
+    create: Create
+    library: str
+
+    def sessions(self, *, by_kernel: bool) -> Callable[[int], Session]:
+        """Makes sessions whose runs have so many threads."""
+        if by_kernel:
+            return functools.partial(self._of, KERNEL_FILE, self.library)
+        return functools.partial(self._of, contract.MODEL_FILE, "")
+
+    def _of(self, file: str, library: str, threads: int) -> Session:
+        return self.create(self.bundle.files[file], threads=threads, library=library)
+
+    def faster(self, info: ModelInfo, portable: Session, threads: int) -> Session | None:
+        """A session by the operator, if it is there, right and faster."""
+        if not self.library or info.manifest is None:
+            return None
+        try:
+            session = self.sessions(by_kernel=True)(threads)
+            verify.check_graph(info.manifest, session)
+            verify.prove(info.manifest, session)
+        except KanserveError as error:
+            log.warning(f"{KERNEL_FILE} is not used", model=info.name, version=info.version, reason=str(error))
+            return None
+        return session if _gain(info, info.manifest, portable, session) >= GAIN else None
+
+
+def library_for(bundle: Bundle, settings: Settings) -> str:
+    """The path of the operator's library, if this version has a use for it here; else ""."""
+    wanted = settings.kernel and settings.device == "cpu" and KERNEL_FILE in bundle.files
+    return custom_ops.library() if wanted else ""
+
+
+def _gain(info: ModelInfo, manifest: Manifest, portable: Session, other: Session) -> float:
+    """How many times as fast the other is: the geometric mean of one row and of a usual batch; 0 where they cannot be
+    measured."""
+    gains = [tuning.times_as_fast(info, portable, other, rows) for rows in (1, min(tuning.ROWS, info.max_batch_size))]
+    return math.prod(gains) ** (1 / len(gains))

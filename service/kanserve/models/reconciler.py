@@ -1,0 +1,379 @@
+"""From a repository to models that serve, at the start and for as long as the server runs.
+
+What lies in the repository is looked at (`repository.look`), what is to be done is decided (`repository.plan`), and
+carried out here: a version is read, hashed, loaded beside the one that serves, proved, and put in its place in one
+step; what was there before ends what it has in flight. Whatever fails is told once, and disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError, FailedPrecondition, LoadError, LoadReason, NotFound, Unavailable
+from kanserve.insight.store import StatisticsStore
+from kanserve.models.admission import Admission, LoadedContent, aside
+from kanserve.models.events import History, ModelEvents, Progress
+from kanserve.models.loader import ServingVersion
+from kanserve.models.model import Model, RetiredModel
+from kanserve.models.registry import Registry, State
+from kanserve.observability import logs
+from kanserve.observability.metrics import Metrics
+from kanserve.repository import pbtxt, snapshot
+from kanserve.repository.layout import Candidate
+from kanserve.repository.plan import Action, Known, Step, left_out, plan
+from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
+from kanserve.runtime.base import Backend
+from kanserve.system import memory
+from kanserve.version import version as own_version
+
+REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
+MISSING = "it is not in the repository any more, and serves until the server ends"
+
+T = TypeVar("T")
+
+log = logs.get_logger("models")
+
+
+class Rollout:
+    """Fills a registry from the repository that the settings name. On the event loop; files and graphs are for
+    threads. `changed` is awaited after each change; `keeping`: where statistics are kept."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        threads: int,
+        registry: Registry,
+        metrics: Metrics,
+        changed: Callable[[], Awaitable[None]],
+        keeping: StatisticsStore | None = None,
+    ) -> None:
+        self._settings, self._registry, self._metrics, self._changed = settings, registry, metrics, changed
+        self._runtime, self._threads = backend.version(), threads
+        self._intake = Admission(settings, backend, threads, metrics, keeping)
+        policy = pbtxt.parse(settings.version_policy)
+        self._looker = Scanner(
+            settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links, policy=policy
+        )
+        self._known: dict[Key, Known] = {}
+        self._held: dict[Key, LoadedContent] = {}
+        self.history = History()
+        self._tidings = ModelEvents(metrics, settings.max_request_bytes, self.history)
+        self._farewells: set[asyncio.Task[None]] = set()
+        self.by_hand = settings.model_control == "explicit"
+        self._poll = 0.0 if self.by_hand else settings.poll
+        asked = set(filter(None, settings.load_model.split(",")))
+        self._asked = asked if self.by_hand and asked != {"*"} else None  # models; None: all
+        self._there: set[Key] = set()
+        self._turn = asyncio.Lock()
+        self._begun = False
+        self._took = 0.0
+
+    async def load(self, stop: asyncio.Event) -> None:
+        """Load every version found, one after the other, until `stop`.
+
+        Raises ConfigError for what concerns all: an unreadable repository, a device
+        that is not there.
+        """
+        device = self._settings.device
+        self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
+        log.info("starting", runtime=self._runtime, device=device, threads=self._threads)
+        for left in await aside(lambda: remove_stale_exports(self._settings.repository)):
+            log.info("swept", left=left, reason="an export was killed")
+        look = await self._look()
+        await self._carry_out(look, time.monotonic(), stop)
+        if stop.is_set():
+            return
+        self._registry.complete()
+        self._begun = True
+        if not self._registry.ready:
+            log.error("not ready", reason="a version failed to load" if look.prints else "the repository is empty")
+
+    async def watch(self, asked: asyncio.Event) -> None:
+        """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
+        while True:
+            forced = await snapshot.due(asked, snapshot.pause(self._poll, self._took))
+            async with self._turn:
+                with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
+                    await _contained(self._look_and_act(math.inf if forced else time.monotonic()), {})
+
+    async def _look_and_act(self, now: float) -> None:
+        try:
+            look = await self._look()
+        except ConfigError as error:
+            self._tidings.readable(str(error))
+            return
+        self._tidings.readable("")
+        await self._carry_out(look, now, asyncio.Event())
+
+    async def load_by_hand(self, name: str) -> None:
+        """All versions of a model that its policy wants, as they lie there now. Raises NotFound, NotPossible, and
+        Unavailable for a repository that cannot be read."""
+        async with self._turn:
+            try:
+                look = await self._look()
+            except ConfigError as error:
+                raise Unavailable(f"failed to load '{name}', the repository cannot be read") from error
+            if not any(key[0] == name for key in look.candidates):
+                raise NotFound(f"failed to load '{name}', no version is available")
+            if self._asked is not None:
+                self._asked.add(name)
+            await self._carry_out(look.only({name}), math.inf, asyncio.Event(), {name})
+        failed = [
+            f"version {version}: {self._registry.entry(name, str(version)).reason}"
+            for (model, version), known in sorted(self._known.items())
+            if model == name and known.refused
+        ]
+        if failed:
+            raise FailedPrecondition(f"failed to load '{name}', {'; '.join(failed)}")
+        if not self._registry.ready_versions(name):
+            raise NotFound(f"failed to load '{name}', no version is available")
+
+    async def unload_by_hand(self, name: str) -> None:
+        """What is in flight ends. Raises NotFound."""
+        async with self._turn:
+            keys = [key for key in self._known if key[0] == name]
+            if not keys and not any(key[0] == name for key in self._there):
+                raise NotFound(f"Request for unknown model: '{name}' is not found")
+            if self._asked is None:
+                self._asked = {key[0] for key in (*self._known, *self._there)}
+            self._asked.discard(name)
+            for key in keys:
+                if self._known[key].serves:
+                    self._leave(key)
+                else:
+                    await self._take(Step.FORGET, key, Snapshot({}, {}, {}))
+            await self._changed()
+
+    def chosen(self, name: str, how: str, before: int) -> None:
+        """A caller chose the default version. `how`: promote or rollback; `before`: the default version before."""
+        default = self._registry.default(name)
+        self._tidings.chosen(name, default, self._registry.ready_versions(name))
+        stays = self._registry.choice(name) is not None
+        log.info("chosen", model=name, version=default, before=before, how=how, by_hand=stays)
+
+    async def _look(self) -> Snapshot:
+        """What is there; of models that nobody asked for, only the index learns."""
+        started = time.perf_counter()
+        try:
+            look = await asyncio.to_thread(self._looker.look)
+        finally:
+            self._took = time.perf_counter() - started
+            self._metrics.number("kanserve_repository_look_seconds").labels().set(self._took)
+        if self.by_hand:
+            for key in self._there - look.candidates.keys() - self._known.keys():
+                self._registry.forget(*key)
+            self._there = set(look.candidates)
+            for key in look.candidates:
+                self._registry.listed(*key)
+        return look
+
+    async def _carry_out(
+        self, look: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
+    ) -> None:
+        """What is to be done about what was seen, until `stop`. `names`: of these models; None: of all that are
+        asked for."""
+        generation = self._registry.generation
+        names = self._asked if names is None else names
+        look = look.only(names)
+        actions = await self._plan(look, now, names)
+        await self._take_all(actions, look, stop)
+        if stop.is_set():
+            return
+        if actions:
+            await self._make_room(look, names)
+        if self._begun and generation != self._registry.generation:
+            self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
+            await self._changed()
+
+    async def _take_all(self, actions: Sequence[Action], look: Snapshot, stop: asyncio.Event) -> None:
+        """Take the actions one after the other, until `stop`. The log shows the progress of the loads."""
+        loads = [action.key for action in actions if action.step is Step.LOAD]
+        for key in loads:
+            self._announce(key)
+        if loads and not self._begun:
+            log.info("loading", versions=len(loads))
+        async with _told(Progress(len(loads))) as progress:
+            for action in actions:
+                if stop.is_set():
+                    return
+                if action.step is Step.LOAD:
+                    progress.next(action.key)
+                await self._take(action.step, action.key, look)
+
+    async def _make_room(self, look: Snapshot, names: Collection[str] | None) -> None:
+        """What leaves for what has been loaded, and what answers by default now."""
+        for action in await self._plan(look, -math.inf, names):
+            if action.step is Step.LEAVE:
+                await self._take(action.step, action.key, look)
+        for name in sorted({key[0] for key in self._known}):
+            self._tidings.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
+
+    async def _plan(self, look: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
+        """On a thread: there may be thousands of versions."""
+        known = {key: one for key, one in self._known.items() if names is None or key[0] in names}
+        left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
+        self._tidings.left_out(left)
+        return await asyncio.to_thread(plan, look.prints, known, look.policies, now, self._registry.chosen())
+
+    async def _take(self, step: Step, key: Key, look: Snapshot) -> None:
+        if step in (Step.MISS, Step.RETURN):
+            self._miss(key, gone=step is Step.MISS)
+        if step in (Step.LOAD, Step.RETURN):
+            await self._load(key, look.candidates[key], look.prints[key])
+        elif step is Step.LEAVE:
+            self._leave(key)
+        elif step is Step.FORGET:
+            del self._known[key]
+            self._registry.forget(*key)
+            self._tidings.forgotten(key)
+
+    def _announce(self, key: Key) -> None:
+        """It is there, and will be loaded unless it serves already."""
+        if key not in self._known:
+            self._known[key] = Known()
+            self._metrics.expected(key[0], str(key[1]))
+        if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
+            self._registry.found(*key)
+
+    async def _load(self, key: Key, candidate: Candidate, seen: Fingerprint) -> None:
+        """One version, whatever comes of it."""
+        if seen.growing and self._begun and self._poll:
+            return  # the next look sees whether it is whole
+        started = time.perf_counter()
+        try:
+            self._admit(key[0])
+            work = self._intake.take(candidate, seen.size, self._before(key), self._held.get(key))
+            taken = await _contained(work, {"model": key[0], "version": key[1]})
+        except LoadError as error:
+            await self._failed(key, candidate, seen, error.reason, str(error))
+        except ConfigError as error:
+            if not self._begun:
+                raise
+            await self._failed(key, candidate, seen, LoadReason.RUNTIME, str(error))
+        else:
+            if taken is None:
+                self._same(key, seen)
+                return
+            model, self._held[key] = taken
+            self._known[key] = self._known[key].accepted(seen)
+            self._switch(model, time.perf_counter() - started)
+
+    def _admit(self, name: str) -> None:
+        """Raises LoadError for one model too many."""
+        served = {key[0] for key, one in self._known.items() if one.serves}
+        if name not in served and len(served) >= self._settings.max_models:
+            raise LoadError(LoadReason.LIMIT, f"{len(served)} models are served, as many as max_models allows")
+
+    def _before(self, key: Key) -> ServingVersion | None:
+        """What serves under this version, else under the highest of the model."""
+        name, version = key
+        ready = self._registry.ready_versions(name)
+        like = (name, version if version in ready else max(ready, default=0))
+        if like not in self._held:
+            return None
+        model = self._registry.resolve(name, str(like[1]))
+        return ServingVersion(model.info, model.serving.way, self._held[like].config)
+
+    def _switch(self, model: Model, seconds: float) -> None:
+        """From here on requests get this one."""
+        before = self._registry.loaded(model)
+        self._tidings.loaded(model, seconds, before.info.digest if before is not None else "")
+        if before is not None:
+            self._see_off(before.leave())
+
+    def _same(self, key: Key, seen: Fingerprint) -> None:
+        """The files were touched, or are again what serves."""
+        refused = self._known[key].refused
+        self._known[key] = self._known[key].accepted(seen)
+        if refused:
+            self._registry.remark(*key, "")
+            self._tidings.again(key)
+
+    async def _failed(self, key: Key, candidate: Candidate, seen: Fingerprint, reason: LoadReason, text: str) -> None:
+        known = self._known[key]
+        now = await asyncio.to_thread(self._looker.again, candidate)
+        if self._poll and (now is None or now.facts != seen.facts):
+            return  # it was written meanwhile, and says nothing yet: the next look sees it
+        self._known[key] = known.failed(seen, time.monotonic())
+        if known.serves:
+            self._registry.remark(*key, REFUSED + text)
+        else:
+            self._registry.failed(*key, text)
+            self._metrics.expected(key[0], str(key[1]))
+        self._tidings.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
+
+    def _miss(self, key: Key, *, gone: bool) -> None:
+        self._known[key] = replace(self._known[key], missing=gone)
+        self._registry.remark(*key, MISSING if gone else "")
+        self._tidings.missed(key, gone=gone)
+
+    def _leave(self, key: Key) -> None:
+        del self._known[key]
+        del self._held[key]
+        self._see_off(self._registry.leaving(*key).leave())
+
+    def _see_off(self, left: RetiredModel) -> None:
+        """In the background; a version that has no successor is then forgotten."""
+        task = asyncio.create_task(self._gone(left))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    async def _gone(self, left: RetiredModel) -> None:
+        seconds = await drain_and_free(left)
+        if self._registry.state(left.name, left.version) is State.UNLOADING:
+            self._registry.forget(left.name, left.version)
+            self._tidings.forgotten((left.name, left.version), seconds)
+            if (left.name, left.version) in self._there:
+                self._registry.listed(left.name, left.version)
+
+
+@contextlib.asynccontextmanager
+async def _told(progress: Progress) -> AsyncIterator[Progress]:
+    """Writes the progress lines during the context."""
+    telling = asyncio.create_task(progress.tell())
+    try:
+        yield progress
+    finally:
+        telling.cancel()
+
+
+async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
+    """What it gives or raises; LoadError for a bug, which is told with these facts and takes nothing else with it."""
+    try:
+        return await work
+    except (LoadError, ConfigError):
+        raise
+    except Exception as error:
+        log.exception("load failed by a bug", **facts)
+        raise LoadError(LoadReason.INTERNAL, "internal error; see the server's log") from error
+
+
+SOONEST, LATEST = 0.01, 0.5  # seconds between two looks at who still uses it
+LONG = 60.0  # seconds after which it is said that somebody does
+
+
+async def drain_and_free(left: RetiredModel) -> float:
+    """Until nobody uses it and its memory is free. Returns the seconds that it took."""
+    begun, pause, told = time.monotonic(), SOONEST, False
+    while any(user() is not None for user in left.users):
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LATEST)
+        if not told and time.monotonic() - begun > LONG:
+            told = True
+            log.warning("a version that left is still in use", model=left.name, version=left.version)
+            memory.thaw()
+    await asyncio.to_thread(_free, left.parts)
+    return time.monotonic() - begun
+
+
+def _free(parts: list[object]) -> None:
+    parts.clear()
+    memory.trim()

@@ -1,0 +1,171 @@
+"""Runs at load that decide how a model runs: on the loop or on threads, in which pieces, how many at once.
+
+Measured on a machine with two cores, [784, 64, 10], 64 rows a request, 4 clients, rows/s: two runs at once on a
+thread each 54 400, one run on two threads 33 800. So a model has one run per granted thread, each on one thread.
+Where runs are long and all threads together are as fast in one run, they share them: a caller alone waits less
+([1024, 1024, 1024], 8 rows: 4.1 ms against 7.1), and where many come, none waits for another's threads
+(at five times what it can do 0.9 of its peak; with one run at a time 0.7).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest
+from kanserve.errors import KanserveError
+from kanserve.runtime.base import Session
+from kanserve.types import DTYPES, NUMPY_DTYPES, Array, ModelInfo
+
+PROBES = 5
+ROWS = 64  # of a run that is looked at
+LONG = 2e-3  # seconds of such a run; shorter ones are not worth several threads
+SPENT = 0.1  # seconds that each way is tried
+AS_FAST = 0.85
+WIDE = 256  # rows of a piece of the allowed size, beyond which no smaller one was ever faster
+LEAST = 16  # rows of a matrix product that is worth one
+FASTER = 0.95
+
+Create = Callable[[int], Session]  # a session whose runs have so many threads
+
+
+def together(info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int) -> Session | None:
+    """A session whose runs share all threads, if one alone is as fast as runs of `session`, which have one, side by
+    side."""
+    feeds = _feeds(info, min(ROWS, info.max_batch_size, piece_rows or ROWS))
+    if budget == 1 or feeds is None or not LONG < _best_seconds(session, info, feeds) < math.inf:
+        return None
+    apart = _rate(session, info, feeds, at_once=budget)
+    other = create(budget)
+    return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * apart else None
+
+
+def tried_rows(manifest: Manifest | None, plain_max_batch: int, piece_bytes: int) -> int:
+    """Rows of the largest run that loading makes, but for those that take no time."""
+    if manifest is None:
+        return min(ROWS, plain_max_batch)
+    most = piece_rows(manifest, piece_bytes)
+    return min(manifest.max_batch_size, most if most <= WIDE else ROWS)
+
+
+def piece_rows(manifest: Manifest | None, piece_bytes: int) -> int:
+    """Rows whose basis values fill `piece_bytes`; 0 if nobody knows whether they may be parted.
+
+    The widest intermediate of a piece should stay in a core's cache. Measured on
+    [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
+    """
+    if manifest is None:
+        return 0
+    item = max(DTYPES[tensor.datatype].itemsize for tensor in manifest.inputs)
+    widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
+    # Positions count as rows of a matrix product.
+    positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
+    return max(1, LEAST // positions, piece_bytes // (item * widest))
+
+
+def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
+    """Rows of a piece on this machine: `most`, or a half or a quarter of it where a row takes less time so, as it does
+    where a core's cache is smaller than `piece_bytes` thinks."""
+    sizes = [rows for rows in (most, most // 2, most // 4) if rows >= LEAST]
+    if len(sizes) < 2 or not most <= min(WIDE, info.max_batch_size):
+        return most
+    feeds = {rows: _feeds(info, rows) for rows in sizes}
+    best = dict.fromkeys(sizes, math.inf)
+    for _ in range(2):  # in turns: a busy moment is nobody's
+        for rows, own in feeds.items():
+            if own is not None:
+                best[rows] = min(best[rows], _best_seconds(session, info, own) / rows)
+    fastest = min(sizes, key=lambda rows: best[rows])
+    return fastest if best[fastest] < FASTER * best[most] else most
+
+
+def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) -> float:
+    """How many times the rate of `session` the `other` has, in runs of so many rows; 0 where that cannot be told."""
+    feeds = _feeds(info, rows)
+    if feeds is None:
+        return 0.0
+    best = [math.inf, math.inf]
+    for _ in range(2):  # in turns: a busy moment is nobody's
+        for at, one in enumerate((session, other)):
+            best[at] = min(best[at], _best_seconds(one, info, feeds))
+    return best[0] / best[1] if max(best) < math.inf else 0.0
+
+
+def _width(layer: LayerInfo, basis: BasisInfo) -> int:
+    """Numbers that a basis makes of one row."""
+    per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)
+    return per_function * basis.functions
+
+
+def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
+    """Rows from which on the graph for many is faster, in every run up to `most` rows (0: of any size) that was tried;
+    0 if it is not."""
+    largest = min(info.max_batch_size, most if 0 < most <= WIDE else WIDE)
+    sizes = sorted({largest, *(2**at for at in range(4, 20) if 2**at < largest)}, reverse=True)
+    found = 0
+    for rows in sizes:
+        feeds = _feeds(info, rows)
+        if feeds is None or _best_seconds(many, info, feeds) >= FASTER * _best_seconds(few, info, feeds):
+            break
+        found = rows
+    return found
+
+
+def inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int:
+    """How many rows run within `inline_seconds`, for which the event loop may be held: the
+    largest power of two, 0 if not even one.
+
+    Measures the best of a few runs, so that a busy moment does not decide for ever.
+    """
+    allowed, rows = 0, 1
+    while rows <= info.max_batch_size:
+        feeds = _feeds(info, rows)
+        if feeds is None or _best_seconds(session, info, feeds) > inline_seconds:
+            break
+        allowed, rows = rows, 2 * rows
+    return allowed
+
+
+def _feeds(info: ModelInfo, rows: int) -> Mapping[str, Array] | None:
+    """So many rows of zeros; None where their shape is not known, or rows are no batch."""
+    if info.max_batch_size == 0 or any(-1 in tensor.shape[1:] for tensor in info.inputs):
+        return None
+    return {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in info.inputs}
+
+
+def _best_seconds(session: Session, info: ModelInfo, feeds: Mapping[str, Array]) -> float:
+    """Of a few runs; infinite where the graph dislikes zeros, as a plain one may: it then runs on the pool."""
+    names = [tensor.name for tensor in info.outputs]
+    best = math.inf
+    for _ in range(PROBES):
+        started = time.perf_counter()
+        try:
+            session.run(names, feeds)
+        except KanserveError:
+            return math.inf
+        best = min(best, time.perf_counter() - started)
+        if best > 10 * LONG:
+            break
+    return best
+
+
+def _rate(session: Session, info: ModelInfo, feeds: Mapping[str, Array], *, at_once: int) -> float:
+    """Runs a second, so many at once, for a short while."""
+    names = [tensor.name for tensor in info.outputs]
+    end = time.perf_counter() + SPENT
+
+    def work(_: int) -> int:
+        count = 0
+        while not count or time.perf_counter() < end:
+            session.run(names, feeds)
+            count += 1
+        return count
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        total = sum(pool.map(work, range(at_once)))
+    return total / (time.perf_counter() - started)

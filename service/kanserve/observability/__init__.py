@@ -1,0 +1,1 @@
+"""Metrics, logs, traces and statistics of the process."""

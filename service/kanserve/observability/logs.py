@@ -1,0 +1,449 @@
+"""Logs: one line of JSON, or one coloured line for people, on stderr.
+
+They are written by a thread of their own (`sink`), so that whoever reads them can hold nothing up.
+`CALL`, where it is set, is in every line.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import io
+import logging
+import os
+import select
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Protocol, TextIO, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from kanserve.observability.statistics import TRACE
+
+__all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release", "screened"]
+
+
+class Named(Protocol):
+    """What lines are written for."""
+
+    @property
+    def request_id(self) -> str:
+        """Of the call."""
+        ...
+
+    @property
+    def who(self) -> str:
+        """The name of the caller, "" without one."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What its line tells beside; never what is in a tensor."""
+        ...
+
+
+CALL: ContextVar[Named | None] = ContextVar("call", default=None)
+CLOSED = -1  # a descriptor that takes nothing
+LONGEST = 8192  # characters of one fact in a line
+LAST_WORDS = 1.0  # seconds for lines that wait at the end
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def as_json(format: str) -> bool:
+    """Whether lines are JSON; auto asks the terminal."""
+    return format == "json" or (format == "auto" and not _terminal())
+
+
+def _terminal() -> bool:
+    for diversion in _diversions:
+        return os.isatty(diversion.original)
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+_sinks: list[Sink] = []  # the process' one, once it is configured
+_screens: list[Callable[[str], bool]] = []
+_diversions: list[Diversion] = []  # one while there are screens
+_steps: list[Processor] = []  # that a line passes; loggers keep this list, and so it is what settings change
+
+
+def dropped() -> int:
+    """Lines that this process could not write so far."""
+    return sum(sink.dropped for sink in _sinks)
+
+
+def drain() -> None:
+    """Have the lines written that wait, or as many as a moment allows."""
+    for sink in _sinks:
+        sink.drain(LAST_WORDS)
+
+
+def _keep_free() -> None:
+    """A standard descriptor that is closed would be the next connection's, and get what is meant for it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+
+
+def _raw(line: str) -> None:
+    """Write a line that a library wrote by itself, unless a screen takes it."""
+    if any(screen(line) for screen in tuple(_screens)):
+        return
+    for sink in _sinks:
+        sink.write(line)
+
+
+@contextlib.contextmanager
+def screened(takes: Callable[[str], bool]) -> Iterator[None]:
+    """Give `takes` each line that a library writes to descriptor 2. The log leaves out a line for which it returns
+    true, and writes every other line unchanged. A thread calls `takes`. Before `configure`, this does nothing."""
+    if not _sinks:
+        yield
+        return
+    _screens.append(takes)
+    if not _diversions:
+        for sink in _sinks:
+            sink.separate(STDERR)
+        _diversions.append(Diversion(_raw))
+    try:
+        yield
+    finally:
+        if _screens == [takes]:
+            _restore()
+        _screens.remove(takes)
+
+
+def _restore() -> None:
+    """Let libraries write to descriptor 2 directly again."""
+    while _diversions:
+        _diversions.pop().end()
+
+
+def release() -> None:
+    """From here on stderr is written to directly again, after all lines; for the end of a command."""
+    release_stdlib()
+    _restore()
+    drain()
+
+
+def configure(format: str = "auto", level: str = "info") -> None:
+    """Set up logging of this process, or change it. `format`: auto, json or console; auto asks the terminal."""
+    if not _sinks:
+        _keep_free()
+        _sinks.append(Sink(CLOSED if sys.stderr is None else unblock(_raw, sys.stderr.fileno())))
+        atexit.register(drain)
+    shared: list[Processor] = [
+        _name_request,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    final: list[Processor] = (
+        [structlog.processors.format_exc_info, _bound, structlog.processors.JSONRenderer()]
+        if as_json(format)
+        # Plain tracebacks: rich ones print local variables, and tensor contents never go into logs.
+        else [structlog.dev.ConsoleRenderer(colors=_terminal(), exception_formatter=structlog.dev.plain_traceback)]
+    )
+    _steps[:] = [_from(LEVELS[level]), *shared, *final]
+    structlog.configure(
+        processors=_steps,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _sinks[0])),
+        cache_logger_on_first_use=True,
+    )
+    steps = [*shared, *final]
+    adopt(get_logger("python"), cast(TextIO, _sinks[0]), steps, LEVELS[level], terminal=_terminal())
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger whose lines carry `component: name`. Cheap; call it once per module."""
+    return cast(FilteringBoundLogger, structlog.get_logger(component=name))
+
+
+def _from(least: int) -> Processor:
+    """Drops lines that are less severe. A logger of structlog's that did so itself could not change its mind."""
+
+    def keep(_: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if LEVELS.get(method, logging.CRITICAL) < least:
+            raise structlog.DropEvent
+        return event
+
+    return keep
+
+
+def _bound(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut each fact to LONGEST characters. The begin and the end of a very long traceback are enough."""
+    for name, fact in event.items():
+        if isinstance(fact, str) and len(fact) > LONGEST:
+            left = len(fact) - LONGEST
+            event[name] = f"{fact[: LONGEST // 2]}\n... {left} characters are left out ...\n{fact[-LONGEST // 2 :]}"
+    return event
+
+
+def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    call = CALL.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+        if call.who:
+            event.setdefault("caller", call.who)
+    trace = TRACE.get()
+    if trace is not None:
+        event.setdefault("trace_id", trace.id)
+    return event
+
+
+MOST_BYTES = 2**20  # that wait
+MOST_LINE = 2**16  # characters; for libraries that write by themselves, since `logs` bounds the facts of its lines
+CUT = "... the line is cut\n"
+
+
+class Sink:
+    """A file to write to, which never blocks and never fails."""
+
+    def __init__(self, descriptor: int, most_bytes: int = MOST_BYTES) -> None:
+        self._descriptor, self._most = descriptor, most_bytes
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0  # bytes, those being written included
+        self._changed = threading.Condition()
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were lost so far."""
+        return self._dropped
+
+    def write(self, text: str) -> int:
+        """Take a line, or drop it where too much waits."""
+        data = (text if len(text) <= MOST_LINE else text[:MOST_LINE] + CUT).encode("utf-8", "backslashreplace")
+        with self._changed:
+            if self._waiting + len(data) > self._most:
+                self._dropped += 1
+            else:
+                self._waiting += len(data)
+                self._lines.append(data)
+                self._changed.notify_all()
+        return len(text)
+
+    def separate(self, descriptor: int) -> None:
+        """If the sink writes to this descriptor, write to a duplicate from now on, so that it can be replaced."""
+        if self._descriptor == descriptor:
+            self._descriptor = os.dup(descriptor)
+
+    def flush(self) -> None:
+        """Nothing: lines are written as soon as they can be."""
+
+    def drain(self, seconds: float) -> None:
+        """Wait until all lines are written, or the time is over."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._waiting and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                while not self._lines:
+                    self._changed.wait()
+                count = len(self._lines)
+                data = b"".join(self._lines)
+                self._lines.clear()
+            lost = 0 if self._put(data) else count
+            with self._changed:
+                self._waiting -= len(data)
+                self._dropped += lost
+                self._changed.notify_all()
+
+    def _put(self, data: bytes) -> bool:
+        view = memoryview(data)
+        try:
+            while view:
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except BlockingIOError:
+                    self._free()
+        except OSError:
+            return False
+        return True
+
+    def _free(self) -> None:
+        """Wait until a reader takes data. Only this thread may wait."""
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLOUT)
+        waiting.poll()
+
+
+# What numpy would say of rows with NaN, infinities and all that a caller may send.
+NUMBERS = "(invalid value|overflow|divide by zero) encountered"
+_kept: list[TextIO] = []  # what stderr was
+
+
+def adopt(
+    logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processor], level: int, *, terminal: bool
+) -> None:
+    """Give them the form of `steps`, into `stream`; again, where the form changes. On a terminal, stderr stays."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_name_component, *steps[:-1]],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, steps[-1]],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.INFO))  # libraries' debug lines are not ours to print
+    warnings.showwarning = _warned(logger)
+    warnings.filterwarnings("ignore", NUMBERS, RuntimeWarning)
+    sys.excepthook = _untaken(logger)
+    threading.excepthook = lambda args: _tell(logger, args.exc_value, thread=getattr(args.thread, "name", ""))
+    sys.unraisablehook = lambda args: _tell(logger, args.exc_value, reason=args.err_msg or "")
+    if sys.stderr is not None and not _kept and not terminal:
+        _kept.append(sys.stderr)
+        sys.stderr = Lines(logger, sys.stderr.fileno())
+
+
+def release_stdlib() -> None:
+    """stderr as it was: what a command says at its end is for whoever started it."""
+    if _kept:
+        sys.stderr.flush()
+        sys.stderr = _kept.pop()
+
+
+class Lines(io.TextIOBase):
+    """In the place of stderr: each line becomes one of the log."""
+
+    def __init__(self, logger: FilteringBoundLogger, descriptor: int) -> None:
+        self._logger, self._descriptor = logger, descriptor
+        self._lock, self._begun = threading.RLock(), ""
+
+    def write(self, text: str) -> int:
+        """Whole lines are passed on, what is left waits for its end."""
+        with self._lock:
+            *whole, self._begun = (self._begun + text).split("\n")
+            if len(self._begun) > LONGEST:
+                whole, self._begun = [*whole, self._begun], ""
+            for line in filter(str.strip, whole):
+                self._logger.warning("stderr", text=line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on what is begun."""
+        with self._lock:
+            begun, self._begun = self._begun, ""
+        if begun:
+            self._logger.warning("stderr", text=begun)
+
+    def fileno(self) -> int:
+        """Of stderr, for those who write there themselves."""
+        return self._descriptor
+
+
+def _name_component(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    record = event.get("_record")
+    if isinstance(record, logging.LogRecord):
+        event["component"] = record.name
+    return event
+
+
+def _warned(logger: FilteringBoundLogger) -> Any:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        logger.warning("Python warns", kind=category.__name__, text=str(message), where=f"{filename}:{lineno}")
+
+    return show
+
+
+def _untaken(logger: FilteringBoundLogger) -> Any:
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, Exception):
+            _tell(logger, error)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    return hook
+
+
+def _tell(logger: FilteringBoundLogger, error: BaseException | None, **facts: str) -> None:
+    log = logger.bind(**{name: fact for name, fact in facts.items() if fact})
+    log.error("an exception that nobody took", exc_info=error)
+
+
+STDERR = 2
+PATIENCE = struct.pack("ll", 0, 10_000)  # time limit of a socket: seconds and microseconds
+CHUNK = 2**16  # bytes
+LAST = 1.0  # seconds that the end of a diversion waits for lines in the pipe
+
+
+def unblock(take: Callable[[str], object], descriptor: int = STDERR) -> int:
+    """Make the descriptor non-blocking; call this once. If kanserve needs a pipe, `take` gets the lines that libraries
+    write to it. Returns the descriptor that the log writes to."""
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(kind):
+        with socket.socket(fileno=os.dup(descriptor)) as known:
+            known.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, PATIENCE)
+        return descriptor
+    if not (stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)):
+        return descriptor
+    try:
+        own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return Diversion(take, descriptor).original
+    os.dup2(own, descriptor)
+    os.close(own)
+    return descriptor
+
+
+class Diversion:
+    """A pipe in the place of a descriptor, until `end`. A thread gives `take` each line that arrives. `original` is a
+    duplicate of the descriptor before. If the process crashes, lines in the pipe are lost, so faulthandler reports the
+    crash to `original`."""
+
+    def __init__(self, take: Callable[[str], object], descriptor: int = STDERR) -> None:
+        self.original, self._descriptor = os.dup(descriptor), descriptor
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        os.dup2(writer, descriptor)
+        os.close(writer)
+        self._reports = not faulthandler.is_enabled()
+        if self._reports:
+            faulthandler.enable(self.original)
+        self._thread = threading.Thread(target=_pass_on, args=(reader, take), name="stderr", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Restore the descriptor, and wait a moment until `take` has the lines in the pipe. Call this once."""
+        os.dup2(self.original, self._descriptor)
+        self._thread.join(LAST)
+        if self._reports:
+            faulthandler.disable()
+        os.close(self.original)
+
+
+def _pass_on(reader: int, take: Callable[[str], object]) -> None:
+    begun = b""
+    while data := os.read(reader, CHUNK):
+        *whole, begun = (begun + data).split(b"\n")
+        if len(begun) > CHUNK:
+            whole, begun = [*whole, begun], b""
+        for line in whole:
+            take(line.decode(errors="backslashreplace") + "\n")
+    if begun:
+        take(begun.decode(errors="backslashreplace") + "\n")
+    os.close(reader)

@@ -1,0 +1,328 @@
+"""Every metric in one table. The port that shows them is `doors/metrics_port.py`.
+
+Three rules: no label whose values a client chooses (an unknown model counts as
+`_unknown_`), every series of a serving version is there with 0 before its first event, no
+number is kept twice. The last is why Triton's counters are read from `Statistics` at
+scrape time. They are also written out here: prometheus_client would append
+`_total` to their names, and dashboards made for Triton would find nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+
+from kanserve.errors import LoadReason
+from kanserve.observability import logs, series
+from kanserve.observability.series import Family, Number, Spread
+from kanserve.observability.statistics import Duration, FailureReason, Statistics, Timing
+
+__all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
+
+UNKNOWN = "_unknown_"
+CHANGED = "kanserve_repository_change_timestamp_seconds"
+CLASS_ROWS = "kanserve_statistics_class_rows_total"
+LINES_DROPPED = "kanserve_log_lines_dropped_total"
+
+SECONDS = (
+    *(50e-6, 100e-6, 250e-6, 500e-6),
+    *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+# Of every method and route, which are many: with `SECONDS` they would be the larger part of a page.
+CALL_SECONDS = (250e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.25, 1.0, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+MODEL = ("model", "version")
+LAYER = (*MODEL, "layer")  # "output" of the answers
+RPC = ("grpc_type", "grpc_service", "grpc_method")
+ROUTE = ("method", "handler")
+
+
+class Kind(enum.Enum):
+    """What a metric is."""
+
+    COUNTER, GAUGE, HISTOGRAM = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric. `buckets` belongs to histograms."""
+
+    kind: Kind
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+DEFINITIONS = (
+    Definition(Kind.COUNTER, "grpc_server_started_total", "RPCs begun.", RPC),
+    Definition(Kind.COUNTER, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
+    Definition(Kind.HISTOGRAM, "grpc_server_handling_seconds", "Time from request to status.", RPC, CALL_SECONDS),
+    Definition(Kind.COUNTER, "http_requests_total", "HTTP requests ended, by status.", (*ROUTE, "status")),
+    Definition(Kind.HISTOGRAM, "http_request_duration_seconds", "Time from request to answer.", ROUTE, CALL_SECONDS),
+    Definition(Kind.GAUGE, "kanserve_inflight_requests", "Calls being handled now, of gRPC and HTTP."),
+    Definition(Kind.HISTOGRAM, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
+    Definition(Kind.HISTOGRAM, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
+    Definition(Kind.HISTOGRAM, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),
+    Definition(Kind.HISTOGRAM, "kanserve_batch_rows", "Rows of one execution.", MODEL, ROWS),
+    Definition(Kind.GAUGE, "kanserve_model_loaded", "1 while the version is ready.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
+    Definition(Kind.COUNTER, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
+    Definition(Kind.COUNTER, "kanserve_model_loads_total", "Times that the version became ready.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_default", "1 while requests without a version get this one.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_missing", "1 while it serves and its files are gone.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_refused", "1 while what lies in the repository is refused.", MODEL),
+    Definition(Kind.COUNTER, "kanserve_shadow_rows_total", "Rows of others that it computed too.", MODEL),
+    Definition(Kind.COUNTER, "kanserve_shadow_rows_beyond_total", "Of these, beyond the tolerance.", MODEL),
+    Definition(Kind.COUNTER, "kanserve_shadow_dropped_total", "Copies of requests that were not run.", MODEL),
+    Definition(Kind.COUNTER, "kanserve_shadow_failed_total", "Copies that it could not compute.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_shadow_largest_difference", "Of a row, by its size.", MODEL),
+    Definition(Kind.COUNTER, "kanserve_statistics_rows_total", "Rows of its traffic that were looked into.", MODEL),
+    Definition(Kind.COUNTER, CLASS_ROWS, "Of these, whose largest answer is of the class.", (*MODEL, "class")),
+    Definition(Kind.GAUGE, "kanserve_drift_ratio", "PSI of the node that moved most, by chance's.", LAYER),
+    Definition(Kind.GAUGE, "kanserve_outside_ratio", "Share of values outside their cells.", LAYER),
+    Definition(Kind.GAUGE, "kanserve_outside_baseline_ratio", "The same of the export's rows.", LAYER),
+    Definition(Kind.COUNTER, "kanserve_rows_outside_total", "Rows outside that were flagged or refused.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
+    Definition(Kind.GAUGE, "kanserve_repository_look_seconds", "The last look at the repository."),
+    Definition(Kind.GAUGE, CHANGED, "When a version came, changed or went, in seconds since the epoch."),
+    Definition(Kind.GAUGE, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
+    Definition(Kind.COUNTER, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
+    Definition(Kind.HISTOGRAM, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
+    Definition(Kind.COUNTER, "kanserve_edge_values_total", "Edge values sent.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_settings_refused", "1 if they could not be read again, and those before hold."),
+    Definition(Kind.GAUGE, "kanserve_settings_waiting", "Changed settings that take a restart."),
+    Definition(Kind.GAUGE, "kanserve_certificate_expires_timestamp_seconds", "When the served one does; 0: none."),
+    Definition(Kind.COUNTER, "kanserve_credentials_renewed_total", "Changed files that were taken over.", ("what",)),
+    Definition(Kind.GAUGE, "kanserve_credentials_refused", "1 while changed files are wrong.", ("what",)),
+    Definition(Kind.GAUGE, "kanserve_event_loop_silent_seconds", "Since the event loop last gave a sign of life."),
+    Definition(Kind.GAUGE, "kanserve_longest_run_seconds", "For how long the longest run that runs has been seen."),
+    Definition(Kind.COUNTER, LINES_DROPPED, "Log lines that nobody took in time."),
+)
+
+
+def _microseconds(phase: str) -> Callable[[Statistics], float]:
+    def read(statistics: Statistics) -> float:
+        duration: Duration = getattr(statistics, phase)
+        return duration.ns // 1000
+
+    return read
+
+
+# name, help, what to read. All counters; the two gauges follow.
+TRITON_COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
+    ("nv_inference_request_success", "Number of successful inference requests", lambda s: s.success.count),
+    ("nv_inference_count", "Number of inferences performed (rows)", lambda s: s.inference_count),
+    ("nv_inference_exec_count", "Number of model executions performed", lambda s: s.execution_count),
+    (
+        "nv_inference_request_duration_us",
+        "Cumulative inference request duration, microseconds",
+        lambda s: (s.success.ns + s.fail.ns) // 1000,
+    ),
+    *(
+        (
+            f"nv_inference_{phase}_duration_us",
+            f"Cumulative {phase.replace('_', ' ')} duration, microseconds",
+            _microseconds(phase),
+        )
+        for phase in ("queue", "compute_input", "compute_infer", "compute_output")
+    ),
+)
+TRITON_GAUGES: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
+    ("nv_inference_pending_request_count", "Requests waiting for or in the thread pool", lambda s: s.pending),
+    ("nv_model_load_duration_secs", "Time the model took to load, seconds", lambda s: s.load_seconds),
+)
+TRITON_FAILURES = "nv_inference_request_failure"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetrics:
+    """The series of one version, looked up once so that a request need not."""
+
+    statistics: Statistics
+    request_seconds: Spread
+    queue_seconds: Spread
+    inference_seconds: Spread
+    batch_rows: Spread
+    edge_seconds: Spread
+    edge_values: Number
+
+    def executed(self, rows: int, timing: Timing) -> None:
+        """One run of the graph."""
+        self.statistics.executed(rows, timing)
+        self.inference_seconds.observe(timing.compute_infer / 1e9)
+        self.batch_rows.observe(rows)
+
+    def computed(self, rows: int, timing: Timing) -> None:
+        """One request's part in a run."""
+        self.statistics.computed(rows, timing)
+        self.queue_seconds.observe(timing.queue / 1e9)
+
+    def succeeded(self, ns: int) -> None:
+        """One request answered."""
+        self.statistics.succeeded(ns, time.time_ns() // 10**6)
+        self.request_seconds.observe(ns / 1e9)
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own; nothing is global."""
+
+    def __init__(self, kind: type[ModelMetrics] = ModelMetrics) -> None:
+        """`kind`: of the series of a version."""
+        self._kind = kind
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
+        self._registry = registry
+        self._machine = Machine()
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._numbers: dict[str, Family[Number]] = {}
+        self._spreads: dict[str, Family[Spread]] = {}
+        for item in DEFINITIONS:
+            if item.kind is Kind.HISTOGRAM:
+                self._spreads[item.name] = series.histogram(item.name, item.help, item.labels, item.buckets)
+                registry.register(self._spreads[item.name])
+                continue
+            make = series.counter if item.kind is Kind.COUNTER else series.gauge
+            self._numbers[item.name] = make(item.name, item.help, item.labels)
+            registry.register(self._numbers[item.name])
+        self.number("kanserve_repository_readable").labels().set(1)
+        for reason in LoadReason:
+            self.number("kanserve_model_load_failures_total").labels(reason)
+        self._lost, self._lock = 0, threading.Lock()  # log lines that were counted
+        self.unknown = self.model(UNKNOWN, "")
+
+    def number(self, name: str) -> Family[Number]:
+        """The counter or gauge of this name; its labels are still to be given."""
+        return self._numbers[name]
+
+    def spread(self, name: str) -> Family[Spread]:
+        """The histogram of this name."""
+        return self._spreads[name]
+
+    def model(self, name: str, version: str) -> ModelMetrics:
+        """The series of one version; created with 0 the first time."""
+        known = self._models.get((name, version))
+        if known is None:
+            labels = (name, version)
+            known = self._kind(
+                statistics=Statistics(),
+                request_seconds=self.spread("kanserve_request_duration_seconds").labels(*labels),
+                queue_seconds=self.spread("kanserve_queue_duration_seconds").labels(*labels),
+                inference_seconds=self.spread("kanserve_inference_duration_seconds").labels(*labels),
+                batch_rows=self.spread("kanserve_batch_rows").labels(*labels),
+                edge_seconds=self.spread("kanserve_edge_query_duration_seconds").labels(*labels),
+                edge_values=self.number("kanserve_edge_values_total").labels(*labels),
+            )
+            self.number("kanserve_edge_queries_total").labels(*labels, "OK")
+            for zero in ("loaded", "loads_total", "default", "missing", "refused"):
+                self.number(f"kanserve_model_{zero}").labels(*labels)
+            self._models[name, version] = known
+        return known
+
+    def expected(self, name: str, version: str) -> None:
+        """A version exists and does not serve. One series shows it. The other series begin when the version serves,
+        because a writer of the repository could otherwise create any number of series."""
+        self.forget(name, version)
+        self.number("kanserve_model_loaded").labels(name, version)
+
+    def edge_query(self, name: str, version: str, code: str, seconds: float) -> None:
+        """One edge query ended."""
+        self.number("kanserve_edge_queries_total").labels(name, version, code).inc()
+        self.model(name, version).edge_seconds.observe(seconds)
+
+    def loaded(self, name: str, version: str, digest: str, seconds: float) -> None:
+        """One version became ready."""
+        self.model(name, version).statistics.load_seconds = seconds
+        self.number("kanserve_model_loaded").labels(name, version).set(1)
+        self.number("kanserve_model_loads_total").labels(name, version).inc()
+        self.number("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
+        self.number("kanserve_model_info").remove(name, version)
+        self.number("kanserve_model_info").labels(name, version, digest).set(1)
+        self.refused(name, version, refused=False)
+        self.missing(name, version, missing=False)
+
+    def refused(self, name: str, version: str, *, refused: bool) -> None:
+        """Whether what lies in the repository as this version is refused."""
+        self.number("kanserve_model_refused").labels(name, version).set(refused)
+
+    def missing(self, name: str, version: str, *, missing: bool) -> None:
+        """Whether the version serves without files."""
+        self.number("kanserve_model_missing").labels(name, version).set(missing)
+
+    def forget(self, name: str, version: str) -> None:
+        """The version is gone, and so are its series: those of a server that changes for years would never end."""
+        self._models.pop((name, version), None)
+        for item in DEFINITIONS:
+            if item.labels[:2] == MODEL:
+                (self._spreads if item.kind is Kind.HISTOGRAM else self._numbers)[item.name].remove(name, version)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        with self._lock:
+            lost, self._lost = logs.dropped() - self._lost, logs.dropped()
+        self.number(LINES_DROPPED).labels().inc(max(0, lost))
+        return generate_latest(self._registry) + "".join((*self._triton(), *self._machine.lines())).encode()
+
+    def _triton(self) -> Iterator[str]:
+        models = [(f'model="{n}",version="{v}"', m.statistics) for (n, v), m in list(self._models.items())]
+        for kind, table in (("counter", TRITON_COUNTERS), ("gauge", TRITON_GAUGES)):
+            for name, text, read in table:
+                yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+                for labels, statistics in models:
+                    yield f"{name}{{{labels}}} {read(statistics)}\n"
+        yield f"# HELP {TRITON_FAILURES} Number of failed inference requests\n"
+        yield f"# TYPE {TRITON_FAILURES} counter\n"
+        for labels, statistics in models:
+            for reason in FailureReason:
+                yield f'{TRITON_FAILURES}{{{labels},reason="{reason}"}} {statistics.failures[reason]}\n'
+
+
+IDLE = slice(3, 5)  # of the times in /proc/stat: idle, and waiting for a disk
+OWN = 8  # the rest are times of guests, which are in the first two already
+HELP = {
+    "nv_cpu_utilization": "CPU utilization rate [0.0 - 1.0]",
+    "nv_cpu_memory_total_bytes": "CPU total memory (RAM), in bytes",
+    "nv_cpu_memory_used_bytes": "CPU used memory (RAM), in bytes",
+}
+
+
+class Machine:
+    """Since when the share of busy time counts: since the last look, or since the machine started."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc, self._lock = proc, threading.Lock()
+        self._last = (0, 0)
+
+    def lines(self) -> Iterator[str]:
+        """In Prometheus' text format; nothing where there is no /proc."""
+        try:
+            values = [self._busy(), *self._memory()]
+        except (OSError, ValueError, KeyError):
+            return
+        for (name, text), value in zip(HELP.items(), values, strict=True):
+            yield f"# HELP {name} {text}\n# TYPE {name} gauge\n{name} {value}\n"
+
+    def _busy(self) -> float:
+        """The share of time since the last look in which processors were at work."""
+        first = (self._proc / "stat").read_text().partition("\n")[0]
+        times = [int(word) for word in first.split()[1 : 1 + OWN]]
+        with self._lock:
+            idle, total = sum(times[IDLE]) - self._last[0], sum(times) - self._last[1]
+            self._last = (sum(times[IDLE]), sum(times))
+        return 0.0 if total <= 0 else round(min(1.0, max(0.0, 1 - idle / total)), 4)
+
+    def _memory(self) -> tuple[int, int]:
+        """Bytes that there are, and that are in use."""
+        rows = (line.partition(":") for line in (self._proc / "meminfo").read_text().splitlines())
+        kilobytes = {name: int(words.split()[0]) for name, _, words in rows if name in ("MemTotal", "MemAvailable")}
+        total = kilobytes["MemTotal"] * 1024
+        return total, total - kilobytes["MemAvailable"] * 1024

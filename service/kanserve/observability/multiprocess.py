@@ -1,0 +1,156 @@
+"""The metrics of several processes on one page.
+
+Counters and histograms are added up, and what a process that ended had counted stays in: a sum that falls would look
+like a restart, and `rate` would count everything again. Gauges are added up too, but for those that every process tells
+about the same thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kanserve.observability import logs
+from kanserve.observability.metrics import LINES_DROPPED
+
+GROWING = ("counter", "histogram")
+SMALLEST = (
+    *("kanserve_model_loaded", "kanserve_model_default", "kanserve_repository_readable"),
+    *("process_start_time_seconds", "kanserve_certificate_expires_timestamp_seconds"),
+)
+LARGEST = (
+    "kanserve_shadow_largest_difference",
+    *("kanserve_drift_ratio", "kanserve_outside_ratio", "kanserve_outside_baseline_ratio"),
+    *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),
+    "kanserve_repository_change_timestamp_seconds",
+    *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
+    *("nv_model_load_duration_secs", "process_max_fds"),
+    *("kanserve_settings_refused", "kanserve_settings_waiting", "kanserve_credentials_refused"),
+    *("kanserve_event_loop_silent_seconds", "kanserve_longest_run_seconds"),
+)
+MACHINE = "nv_cpu_"  # every process tells the same of it
+
+
+SECONDS = 2.0  # that another process has to send its page
+
+
+class MetricsPage(Protocol):
+    """What is shown."""
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        ...
+
+
+class RemoteMetrics:
+    """The page of all, which another process shows at `address`; one's `own` where nobody does any more."""
+
+    def __init__(self, address: str, own: MetricsPage) -> None:
+        self._address, self._own = address, own
+
+    def text(self) -> bytes:
+        """As of Page."""
+        with contextlib.suppress(OSError):
+            return fetched(self._address)
+        return self._own.text()
+
+
+def fetched(address: str) -> bytes:
+    """The page at an address. Raises OSError."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=SECONDS) as answer:
+        return bytes(answer.read())
+
+
+@dataclass(slots=True)
+class _Family:
+    kind: str = "untyped"
+    lines: list[str] = field(default_factory=list)  # HELP and TYPE
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def merge(pages: Iterable[str], *, growing: bool = False) -> str:
+    """One page of all; `growing`: counters and histograms alone."""
+    families: dict[str, _Family] = {}
+    for page in pages:
+        for name, family in _read(page).items():
+            whole = families.setdefault(name, _Family(family.kind, family.lines))
+            add = _rule(name)
+            for sample, value in family.values.items():
+                whole.values[sample] = add((whole.values[sample], value)) if sample in whole.values else value
+    kept = (family for family in families.values() if not growing or family.kind in GROWING)
+    return "".join(_written(family) for family in kept)
+
+
+def _rule(name: str) -> Callable[[Iterable[float]], float]:
+    if name in SMALLEST:
+        return min
+    return max if name in LARGEST or name.startswith(MACHINE) else sum
+
+
+def _read(page: str) -> dict[str, _Family]:
+    """The families of a page in Prometheus' text format, as our own server writes it: grouped, without timestamps."""
+    found: dict[str, _Family] = {}
+    family = _Family()
+    for line in page.splitlines():
+        if line.startswith("# "):
+            _, what, name, *rest = line.split(" ", 3)
+            family = found.setdefault(name, _Family())
+            family.lines.append(line)
+            if what == "TYPE":
+                family.kind = "".join(rest)
+        elif line:
+            sample, _, value = line.rpartition(" ")
+            family.values[sample] = float(value)
+    return found
+
+
+def _written(family: _Family) -> str:
+    return "".join(f"{line}\n" for line in (*family.lines, *(f"{k} {v!r}" for k, v in family.values.items())))
+
+
+class MultiprocessMetrics:
+    """The metrics of all workers, and of those that were; read by the thread of the metrics port."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[int, str] = {}
+        self._last: dict[int, str] = {}
+        self._past = ""
+        self._ended = 0
+        self._lock = threading.Lock()
+
+    def joined(self, number: int, address: str) -> None:
+        """A worker is there."""
+        with self._lock:
+            self._addresses[number] = address
+
+    def left(self, number: int) -> None:
+        """It is not any more; what it counted until it was last asked stays."""
+        with self._lock:
+            self._addresses.pop(number, None)
+            self._past = merge([self._past, self._last.pop(number, "")], growing=True)
+            self._ended += 1
+
+    def _take(self, number: int, address: str, page: str) -> None:
+        with self._lock:
+            if self._addresses.get(number) == address:  # it may have ended meanwhile
+                self._last[number] = page
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        for number, address in list(self._addresses.items()):
+            with contextlib.suppress(OSError):
+                self._take(number, address, fetched(address).decode())
+        with self._lock:
+            lost = f"# TYPE {LINES_DROPPED} counter\n{LINES_DROPPED} {logs.dropped()}\n"  # of this process' own lines
+            pages = [self._past, lost, *(self._last[number] for number in self._addresses if number in self._last)]
+        own = (
+            "# HELP kanserve_workers Workers that answer.\n# TYPE kanserve_workers gauge\n"
+            f"kanserve_workers {len(self._addresses)}\n"
+            "# HELP kanserve_worker_ends_total Workers that ended.\n# TYPE kanserve_worker_ends_total counter\n"
+            f"kanserve_worker_ends_total {self._ended}\n"
+        )
+        return (merge(pages) + own).encode()

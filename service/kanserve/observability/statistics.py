@@ -1,0 +1,124 @@
+"""What one model version has done: the numbers behind ModelStatistics and `nv_inference_*`.
+
+One source for both, so they cannot disagree. Written by the event loop alone;
+the metrics thread reads single integers, which Python keeps whole.
+"""
+
+from __future__ import annotations
+
+import enum
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class FailureReason(enum.StrEnum):
+    """Triton's values of the label `reason`."""
+
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    OTHER = "OTHER"
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in total."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Count one occurrence."""
+        self.count += 1
+        self.ns += ns
+
+
+class Timing(NamedTuple):
+    """Nanoseconds of one execution, by phase."""
+
+    queue: int
+    compute_input: int
+    compute_infer: int
+    compute_output: int
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters of one version since it was loaded; they only grow, `pending` aside."""
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    failures: dict[FailureReason, int] = field(default_factory=lambda: dict.fromkeys(FailureReason, 0))
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    inference_count: int = 0
+    execution_count: int = 0
+    last_inference: int = 0  # milliseconds since the epoch
+    pending: int = 0
+    load_seconds: float = 0.0
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+
+    def executed(self, rows: int, timing: Timing) -> None:
+        """One run of the graph over `rows` rows, of one request or of several; it waited for nobody."""
+        self.execution_count += 1
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        batch.compute_input.add(timing.compute_input)
+        batch.compute_infer.add(timing.compute_infer)
+        batch.compute_output.add(timing.compute_output)
+
+    def computed(self, rows: int, timing: Timing) -> None:
+        """One request's part in a run: as in Triton, each counts the whole run's time."""
+        self.inference_count += rows
+        queue, given, infer, output = timing
+        self.queue.count += 1
+        self.queue.ns += queue
+        self.compute_input.count += 1
+        self.compute_input.ns += given
+        self.compute_infer.count += 1
+        self.compute_infer.ns += infer
+        self.compute_output.count += 1
+        self.compute_output.ns += output
+
+    def succeeded(self, ns: int, at_ms: int) -> None:
+        """One request answered."""
+        self.success.add(ns)
+        self.last_inference = at_ms
+
+    def failed(self, ns: int, reason: FailureReason) -> None:
+        """One request refused or lost."""
+        self.fail.add(ns)
+        self.failures[reason] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One request's part in a run of a graph; `ended`: nanoseconds since 1970."""
+
+    rows: int
+    timing: Timing
+    ended: int
+
+
+@dataclass(slots=True)
+class Trace:
+    """Of one call. `id`: as hexadecimal."""
+
+    id: str
+    runs: list[Run] = field(default_factory=list)
+
+
+TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)

@@ -1,0 +1,177 @@
+"""OpenTelemetry: a span for each call, and below it one for its wait and one for its run, sent by OTLP.
+
+    tracing = build(version)     where the setting `traces` asks for it; nothing is imported before
+    tracing.unary(name, answer)  the same method, traced
+
+Where spans go, what is sampled and what the service is called say the standard variables (OTEL_EXPORTER_OTLP_ENDPOINT,
+OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, ...). A queue that is full and a collector that is away cost spans, never calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from kanserve.errors import ConfigError
+from kanserve.observability import logs
+from kanserve.observability.metrics import ModelMetrics
+from kanserve.observability.statistics import TRACE, Run, Timing, Trace
+
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+LAST = 3.0  # seconds for the spans that wait at the end
+# Of the server's fault, by OpenTelemetry's conventions for RPC.
+FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+
+A = TypeVar("A")
+Metadata = Iterable[tuple[str, str | bytes]]
+Outcome = Callable[[BaseException], str]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedModelMetrics(ModelMetrics):
+    """The series of one version, where calls are traced."""
+
+    def computed(self, rows: int, timing: Timing) -> None:
+        """One request's part in a run."""
+        ModelMetrics.computed(self, rows, timing)
+        trace = TRACE.get()
+        if trace is not None:
+            trace.runs.append(Run(rows, timing, time.time_ns()))
+
+
+class Tracing:
+    """The tracer of one server. `outcome` names the code of what a call raised."""
+
+    def __init__(self, exporter: SpanExporter, version: str, outcome: Outcome) -> None:
+        self._provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("kanserve", version)
+        self._propagator = TraceContextTextMapPropagator()
+        self._outcome = outcome
+
+    def unary(self, name: str, answer: Callable[[Any, Any], Awaitable[A]]) -> Callable[[Any, Any], Awaitable[A]]:
+        """A method of one message each way, which takes the message and its Arrival."""
+
+        async def traced(data: Any, arrival: Any) -> A:
+            with self._span(name, arrival.metadata):
+                return await answer(data, arrival)
+
+        return traced
+
+    def stream(
+        self, name: str, answers: Callable[[Any, Any], AsyncIterator[A]]
+    ) -> Callable[[Any, Any], AsyncIterator[A]]:
+        """A method that answers with a stream."""
+
+        async def traced(messages: Any, arrival: Any) -> AsyncIterator[A]:
+            with self._span(name, arrival.metadata):
+                async for answer in answers(messages, arrival):
+                    yield answer
+
+        return traced
+
+    def _span(self, name: str, metadata: Metadata) -> _Call:
+        carrier = {key: value for key, value in metadata if isinstance(value, str)}
+        service, _, method = name.rpartition("/")
+        facts = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        if " " in name:
+            verb, _, route = name.partition(" ")
+            facts = {"http.request.method": verb, "http.route": route}
+        parent = self._propagator.extract(carrier)
+        return _Call(self, self._tracer.start_span(name, parent, SpanKind.SERVER, facts))
+
+    def ended(self, span: Span, trace: Trace, error: BaseException | None) -> None:
+        """Nothing but names and numbers: no tensor, no text of an error, which may quote a request."""
+        if not span.is_recording():
+            return
+        code = "OK" if error is None else self._outcome(error)
+        span.set_attribute("kanserve.code", code)
+        if code in FAULTS:
+            span.set_status(StatusCode.ERROR)
+        call = logs.CALL.get()
+        if call is not None:
+            span.set_attribute("kanserve.request_id", call.request_id)
+            for name, value in call.facts.items():
+                span.set_attribute(f"kanserve.{name}", value if isinstance(value, int) else str(value))
+        for run in trace.runs:
+            self._ran(span, run)
+        span.end()
+
+    def _ran(self, parent: Span, run: Run) -> None:
+        """The wait, and the graph."""
+        context, timing = set_span_in_context(parent), run.timing
+        ended = run.ended - timing.compute_output
+        begun = ended - timing.compute_infer
+        facts = {"kanserve.rows": run.rows}
+        for name, since, until in (("queue", begun - timing.queue, begun), ("run", begun, ended)):
+            self._tracer.start_span(name, context, attributes=facts, start_time=since).end(until)
+
+    async def close(self) -> None:
+        """Send what waits, for a few seconds at most."""
+        closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, LAST)
+
+
+class _Call:
+    """A call's span, as a context."""
+
+    __slots__ = ("_span", "_trace", "_tracing")
+
+    def __init__(self, tracing: Tracing, span: Span) -> None:
+        self._tracing, self._span = tracing, span
+        self._trace = Trace(format_trace_id(span.get_span_context().trace_id))
+
+    def __enter__(self) -> None:
+        TRACE.set(self._trace)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tracing.ended(self._span, self._trace, error)
+
+
+def build(version: str, outcome: Outcome) -> Tracing:
+    """By the standard variables. Raises ConfigError."""
+    return Tracing(_exporter(), version, outcome)
+
+
+def _exporter() -> SpanExporter:
+    protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), "grpc")
+    try:
+        if protocol == "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc
+
+            return ByGrpc()
+        if protocol == "http/protobuf":
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp
+
+            return ByHttp()
+    except ImportError as error:
+        raise ConfigError(
+            f"traces by {protocol} need {error.name}, which is not installed: "
+            f"pip install opentelemetry-exporter-otlp-proto-{protocol.partition('/')[0]}"
+        ) from error
+    raise ConfigError(f"{PROTOCOLS[1]} is {protocol[:40]!r}; traces go by grpc or http/protobuf")
+
+
+def _resource(version: str) -> Resource:
+    """What the variables say wins, as everywhere."""
+    ours = {"service.version": version}
+    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    ):
+        ours["service.name"] = "kanserve"
+    return Resource.create(ours)

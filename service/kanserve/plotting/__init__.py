@@ -1,0 +1,1 @@
+"""Plots of a network, an edge or throughput, as SVG, PNG or characters."""

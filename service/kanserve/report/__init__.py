@@ -1,0 +1,1 @@
+"""Model report: its content, text tables and the HTML page."""

@@ -1,0 +1,333 @@
+"""What a report of a served KAN says, from what the server answers.
+
+Who asks is for others: the command does over gRPC, the server itself for its page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
+from kanserve.analysis import formula
+from kanserve.analysis.formula_printer import FormulaError
+from kanserve.client.errors import NotSupported
+from kanserve.client.model_info import Description
+from kanserve.client.results import LayerCurves, Scores
+from kanserve.client.sync import Client
+from kanserve.plotting import figures, network, render
+from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
+from kanserve.report import text_tables
+from kanserve.report.page import Bars, Facts, Grid, Part, Pictures, Report
+
+LINES = 6000  # edges; a network of more is fields of colour
+POINTS = 33  # of a curve on its edge
+LARGE = 129  # of a curve by itself
+EDGES, INPUTS = 24, 40  # that a report has at most
+SMALL = 0.7  # of the size of one edge's picture
+DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
+Edge = tuple[int, int, int]  # layer, source, destination
+
+
+class Curves(Protocol):
+    """Asks for curves of edges."""
+
+    def __call__(
+        self, *, layers: Sequence[int], sources: Sequence[int] = (), destinations: Sequence[int] = (), points: int
+    ) -> Sequence[LayerCurves]:
+        """Of all sources and destinations where none are named. Nothing, where edges are no curves."""
+
+
+def drawn(curves: Curves, described: Description, scores: Scores) -> Scene:
+    """The network."""
+    small = [
+        at
+        for at, layer in enumerate(described.layers)
+        if layer.sources * layer.destinations <= network.CURVES and layer.edge_class == "A"
+    ]
+    found = network_figure(described, scores, curves(layers=small, points=POINTS) if small else ())
+    return network.scene(found) if found.edges <= LINES else figures.matrix_scene(found)
+
+
+def one_edge(described: Description, found: LayerCurves) -> Scene:
+    """The only edge of these curves."""
+    source, destination = found.sources[0], found.destinations[0]
+    layer = described.layers[found.layer]
+    knots = knot_positions(layer, source)
+    names = ends(described, found.layer, source, destination)
+    return figures.edge_scene(
+        f"{described.name} version {described.version}, layer {found.layer}: {names[0]} to {names[1]}",
+        f"range: {found.domains[0]}" + ("; knots in blue" if knots else ""),
+        names,
+        Curve(found.x[0], found.phi[0, 0]),
+        knots,
+        colour(layer, source, destination),
+    )
+
+
+def report(curves: Curves, described: Description, scores: Scores | None) -> Report:
+    """The whole of it. `scores` None: there are none, and no pictures that are made of them."""
+    pictures: list[Part] = []
+    if scores is not None:
+        pictures = [
+            Pictures("The network", _over(scores), [drawn(curves, described, scores)]),
+            _inputs(described, scores),
+            *_edges(curves, described, scores),
+        ]
+    parts: list[Part] = [
+        _card(described),
+        *_formula(described),
+        _source(described),
+        *_proof(described),
+        *pictures,
+        Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]),
+    ]
+    lead = described.names.description or f"{described.family}, {arrows(described.shapes)}"
+    footer = f"kanserve report; digest of the graph {described.digest}"
+    return Report(f"{described.name}, version {described.version}", lead, parts, footer)
+
+
+def _layer(layer: LayerInfo) -> str:
+    """In words."""
+    parts = [
+        f"{layer.sources} to {layer.destinations} nodes" + (f" ({layer.name})" if layer.name else ""),
+        f"before: {text_tables.steps(layer.before)}" if layer.before else "",
+        ", ".join(text_tables.functions(layer)),
+        f"then {text_tables.sums(layer)}" if text_tables.sums(layer) else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _over(scores: Scores) -> str:
+    return (
+        f"Edges are as dark as they matter over {scores.row_count} rows: {text_tables.OVER.get(scores.over, '')}. "
+        "Black is numeric, red symbolic, purple both."
+    )
+
+
+def _card(described: Description) -> Facts:
+    lines = [
+        ("Library", described.family),
+        ("Shape", arrows(described.shapes)),
+        ("Edges", f"{sum(layer.active_edges for layer in described.layers)} that can add something"),
+        ("Edge class", described.edge_class),
+        ("Inputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.inputs)),
+        ("Outputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.outputs)),
+        *(("Note", note) for note in described.notes),
+    ]
+    return Facts("What it is", lines)
+
+
+def _formula(described: Description) -> Sequence[Facts]:
+    """Nothing, where an edge that matters is numeric, or it would be too long to read."""
+    if described.family == HYBRID or not any(layer.symbolic for layer in described.layers):
+        return ()
+    inputs = formula.tokens(described.names.features, "x", described.input.shape[-1])
+    outputs = formula.tokens(described.names.classes, "y", described.output.shape[-1])
+    try:
+        found = formula.formulas(inputs, described.layers, digits=DIGITS, outputs=outputs)
+    except FormulaError:
+        return ()
+    lines = [(line.name, line.expression) for line in found]
+    return () if any(len(text) > LONGEST for _, text in lines) else (Facts("Formula", lines),)
+
+
+def _source(described: Description) -> Facts:
+    lines = [
+        *(("File", f"{one.name}, sha256 {one.sha256}") for one in described.files),
+        *(("Said by its user", f"{name} = {value}") for name, value in sorted(described.given.items())),
+        *(("Assumed", f"{name} = {value}") for name, value in sorted(described.assumed.items())),
+        *([("Exporter", described.exporter)] if described.exporter else []),
+        ("Rows outside", described.outside),
+        ("Limits", f"{described.max_batch_size} rows of a request, {described.max_rows} of an edge query"),
+    ]
+    return Facts("Where it came from, and its limits", lines)
+
+
+def _proof(described: Description) -> Sequence[Part]:
+    error = described.verified_error
+    lines = [("Export", described.claim)]
+    if math.isfinite(error):
+        lines.append(("Largest error", f"{error:.1e} of the largest output, against float64, on finite rows"))
+    found: list[Part] = [Facts("What it was verified against", lines)]
+    if described.zones:
+        outputs, edges = described.tolerances
+        remark = (
+            f"Largest errors of each group of rows, by its largest magnitude; allowed are {outputs:.0e} of outputs and "
+            f"{edges:.0e} of edges."
+        )
+        head = ("rows", "how many", "outputs", "edges", "worst edge")
+        zones = [
+            (
+                zone.name,
+                str(zone.rows),
+                f"{zone.outputs_max_rel:.1e}" if zone.worst_output or zone.outputs_max_rel else "-",
+                f"{zone.edges_max_rel:.1e}" if zone.worst_edge or zone.edges_max_rel else "-",
+                zone.worst_edge or "-",
+            )
+            for zone in described.zones
+        ]
+        found.append(Grid("Zones of the proof", remark, head, zones))
+    return found
+
+
+def _inputs(described: Description, scores: Scores) -> Bars:
+    named = [(described.names.feature(at), float(score)) for at, score in enumerate(scores.features)]
+    found = sorted(((name, score) for name, score in named if math.isfinite(score)), key=lambda line: -line[1])
+    remark = f"pykan's feature_score; {min(INPUTS, len(found))} of {len(named)} inputs"
+    return Bars("What its inputs matter", remark, found[:INPUTS])
+
+
+def _edges(curves: Curves, described: Description, scores: Scores) -> Sequence[Pictures]:
+    wanted = [(layer, source, destination) for layer, source, destination, _ in text_tables.strongest(scores, EDGES)]
+    found = dict(_curves(curves, wanted))
+    scenes = [one_edge(described, found[one]) for one in wanted if one in found]
+    if not scenes:
+        return ()
+    return (Pictures("The edges that matter most", f"{len(scenes)} of them, over their grids.", scenes),)
+
+
+def _curves(curves: Curves, wanted: Sequence[Edge]) -> Iterator[tuple[Edge, LayerCurves]]:
+    """Each wanted curve. One request per layer gets all its curves, because one curve takes as long as all of them."""
+    for layer in dict.fromkeys(one[0] for one in wanted):
+        own = [one for one in wanted if one[0] == layer]
+        sources, destinations = (sorted({one[at] for one in own}) for at in (1, 2))
+        for many in curves(layers=[layer], sources=sources, destinations=destinations, points=LARGE):
+            for one in own:
+                row, column = many.sources.index(one[1]), many.destinations.index(one[2])
+                yield (
+                    one,
+                    replace(
+                        many,
+                        sources=(one[1],),
+                        destinations=(one[2],),
+                        x=many.x[row : row + 1],
+                        phi=many.phi[row : row + 1, column : column + 1],
+                        domains=(many.domains[row],),
+                    ),
+                )
+
+
+OVER = {"rows": "the rows given", "reference": "rows drawn from the grid (--input has yours)"}
+Flags = NDArray[np.bool_]
+
+
+def network_figure(described: Description, scores: Scores, curves: Sequence[LayerCurves]) -> Network:
+    """A network with its scores, and the curves of those layers that have some."""
+    by_layer = {layer.layer: layer for layer in curves}
+    layers = tuple(
+        _layer_figure(layer, score.edges, by_layer.get(at))
+        for at, (layer, score) in enumerate(zip(described.layers, scores.layers, strict=True))
+    )
+    nodes = len(scores.layers[0].nodes)
+    return Network(
+        title=f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
+        caption=f"edges as opaque as they matter over {scores.row_count} rows, {OVER.get(scores.over, '')}; "
+        "black numeric, red symbolic, purple both",
+        inputs=tuple(described.names.feature(at) for at in range(nodes)),
+        outputs=tuple(described.names.output(at) for at in range(len(layers[-1].groups))),
+        layers=layers,
+    )
+
+
+def _layer_figure(layer: LayerInfo, scores: NDArray[np.float32], curves: LayerCurves | None) -> Layer:
+    symbolic, numeric = kinds(layer)
+    found = {}
+    if curves is not None:
+        for row, source in enumerate(curves.sources):
+            for column, destination in enumerate(curves.destinations):
+                found[source, destination] = Curve(curves.x[row], curves.phi[row, column])
+    groups = next((step.indices for step in layer.after if step.kind == "product"), (1,) * layer.destinations)
+    return Layer(scores, symbolic, numeric, columns(layer), groups, found)
+
+
+def ends(described: Description, layer: int, source: int, destination: int) -> tuple[str, str]:
+    """What the ends of an edge are called: features and classes, x0 and y0 without names, else nodes."""
+    inside = layer or described.family == HYBRID
+    first = f"node {source}" if inside else described.names.feature(columns(described.layers[0])[source])
+    moved = any(step.kind in ("select", "product") for step in described.layers[layer].after)
+    if layer < len(described.layers) - 1 or moved or described.family == HYBRID:
+        return first, f"node {destination}"
+    return first, described.names.output(destination)
+
+
+def kinds(layer: LayerInfo) -> tuple[Flags, Flags]:
+    """Which edges are symbolic, and which numeric, [S, D] each."""
+    shape = layer.sources, layer.destinations
+    symbolic = np.zeros(shape, bool)
+    for formula_edge in layer.symbolic:
+        symbolic[formula_edge.source, formula_edge.destination] |= formula_edge.mask != 0
+    if not layer.mask:
+        return symbolic, np.full(shape, bool(layer.bases))
+    # Row by row: a million numbers at once would block the other threads for 0.1 s.
+    return symbolic, np.array([np.array(row) != 0 for row in layer.mask])
+
+
+def colour(layer: LayerInfo, source: int, destination: int) -> str:
+    """The color of one edge, as in the network. It does not need the other edges, which may be a million."""
+    edges = [edge for edge in layer.symbolic if (edge.source, edge.destination) == (source, destination)]
+    symbolic = np.array([[any(edge.mask != 0 for edge in edges)]])
+    numeric = np.array([[layer.mask[source][destination] != 0 if layer.mask else bool(layer.bases)]])
+    return Layer(np.ones((1, 1)), symbolic, numeric, (), ()).colour(0, 0) or BLACK
+
+
+def knot_positions(layer: LayerInfo, source: int) -> list[float]:
+    """Of the grids of a source, in its own units."""
+    if any(step.kind != "select" for step in layer.before):
+        return []
+    rows = [basis.knots for basis in layer.bases if basis.knots and not basis.before]
+    return [knot for row in rows for knot in row[source if len(row) > 1 else 0]]
+
+
+def columns(layer: LayerInfo) -> tuple[int, ...]:
+    """Which of the nodes that the layer is given each of its sources is."""
+    chosen = [step.indices for step in layer.before if step.kind == "select"]
+    return chosen[0] if chosen else tuple(range(layer.sources))
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """Of dicts, lists, strings and numbers."""
+    return {
+        "title": report.title,
+        "lead": report.lead,
+        "parts": [_part(part) for part in report.parts],
+        "footer": report.footer,
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": type(part).__name__.lower(), "heading": part.heading}
+    if isinstance(part, Facts):
+        return found | {"lines": [list(line) for line in part.lines]}
+    found["remark"] = part.remark
+    if isinstance(part, Grid):
+        return found | {"head": list(part.head), "lines": [list(line) for line in part.lines]}
+    if isinstance(part, Bars):
+        return found | {"lines": [[name, number] for name, number in part.lines]}
+    return found | {"pictures": [{"title": scene.title, "svg": render.text(scene)} for scene in part.scenes]}
+
+
+def curves(client: Client, described: Description) -> Curves:
+    """Of this version."""
+
+    def ask(
+        *, layers: Sequence[int], sources: Sequence[int] = (), destinations: Sequence[int] = (), points: int
+    ) -> Sequence[LayerCurves]:
+        try:
+            return client.curves(
+                described.name,
+                described.version,
+                layers=layers,
+                sources=sources,
+                destinations=destinations,
+                points=points,
+            )
+        except NotSupported:  # an edge of class B is no curve
+            return ()
+
+    return ask

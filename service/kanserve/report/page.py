@@ -1,0 +1,116 @@
+"""A report as one HTML file: text, tables and pictures, and nothing from elsewhere, so that it can be mailed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from kanserve.plotting import render
+from kanserve.plotting.scenes import Scene
+
+STYLE = """
+body { font: 15px/1.5 ui-sans-serif, system-ui, sans-serif; color: #111; background: #fff; margin: 2rem auto;
+       max-width: 72rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+p.lead { color: #555; margin-top: .2rem; } svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; } td, th { text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0; }
+th { font-weight: 600; white-space: nowrap; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+div.bar { background: #2266bb; height: .8rem; } footer { color: #777; margin: 3rem 0 1rem; font-size: .85rem; }
+@media print { div.grid { grid-template-columns: 1fr 1fr; } svg { break-inside: avoid; } }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Lines of a name and what is to be said of it."""
+
+    heading: str
+    lines: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Lines of a name and a number, 0 and up, each with a bar."""
+
+    heading: str
+    remark: str
+    lines: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """One picture, or many beside each other."""
+
+    heading: str
+    remark: str
+    scenes: Sequence[Scene]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: `head`, and lines of as many words."""
+
+    heading: str
+    remark: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+Part = Facts | Bars | Grid | Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is told, in order."""
+
+    title: str
+    lead: str
+    parts: Sequence[Part]
+    footer: str
+
+
+def html(report: Report) -> str:
+    """The whole file."""
+    body, title = "\n".join(map(_part, report.parts)), report.title
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(report.lead)}</p>\n{body}\n'
+        f"<footer>{escape(report.footer)}</footer>\n</body>\n</html>\n"
+    )
+
+
+def _part(part: Part) -> str:
+    heading = f"<h2>{escape(part.heading)}</h2>"
+    if isinstance(part, Facts):
+        return f"{heading}\n<table>{''.join(_fact(*line) for line in part.lines)}</table>"
+    remark = f"<p>{escape(part.remark)}</p>"
+    if isinstance(part, Grid):
+        lines = "".join(_line("td", one) for one in part.lines)
+        return f"{heading}\n{remark}\n<table>{_line('th', part.head)}{lines}</table>"
+    if isinstance(part, Bars):
+        return f"{heading}\n{remark}\n<table>{_bars(part.lines)}</table>"
+    pictures = "\n".join(f"<div>{render.text(scene)}</div>" for scene in part.scenes)
+    return f"{heading}\n{remark}\n" + (f'<div class="grid">{pictures}</div>' if len(part.scenes) > 1 else pictures)
+
+
+def _bars(lines: Sequence[tuple[str, float]]) -> str:
+    largest = max((number for _, number in lines), default=0.0) or 1.0
+    return "".join(_bar(*line, largest) for line in lines)
+
+
+def _line(tag: str, words: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(word)}</{tag}>' for word in words)}</tr>"
+
+
+def _fact(name: str, said: str) -> str:
+    return f"<tr><th>{escape(name)}</th><td>{escape(said)}</td></tr>"
+
+
+def _bar(name: str, number: float, largest: float) -> str:
+    width = 20 * min(1.0, max(0.0, number / largest))
+    bar = f'<td><div class="bar" style="width: {width:.2f}rem"></div></td>'
+    return f'<tr><th>{escape(name)}</th><td class="n">{number:.4g}</td>{bar}</tr>'

@@ -1,0 +1,275 @@
+"""A model layer by layer, in words: what its edges are made of and what stands around them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.cli.console import say
+from kanexport.contract.cli.tables import Cell, Table
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.contract.naming import Names
+from kanserve.client.model_info import Description
+from kanserve.client.results import Scores
+
+SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # inside the repository; not on the wire
+SHOWN = 6  # entries of a list; the rest is counted
+CLASSES = "class A: an edge depends on its source alone; B: on all sources of its row"
+NOTHING = "-"
+
+
+def layers_document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
+    """The layers for JSON, with everything that is known of them."""
+    kept = [{key: value for key, value in asdict(layer).items() if key not in SERVERS} for layer in layers]
+    return [{"index": at, **layer} for at, layer in enumerate(kept)]
+
+
+def show_names(names: Names) -> None:
+    """What the model is and what its numbers are called, for people; nothing where nobody said."""
+    if names.description:
+        say(names.description)
+    units = itertools.chain(names.units, itertools.repeat(""))
+    features = [f"{name} [{unit}]" if unit else name for name, unit in zip(names.features, units, strict=False)]
+    for what, named in (("features", features), ("classes", list(names.classes))):
+        if named:
+            say(f"{what}: {_listed(named)}")
+
+
+def show(layers: Sequence[LayerInfo], notes: Sequence[str], edge_class: str) -> None:
+    """Print a table for people, and the notes; `edge_class` is the model's."""
+    positions = any(layer.positions for layer in layers)
+    columns = _columns(edge_class, names=any(layer.name for layer in layers), positions=positions)
+    table = Table(
+        "layers",
+        ("layer", *columns),
+        numbers=("layer", "active edges"),
+        caption=(f"{CLASSES} and position" if positions else CLASSES,),
+    )
+    for at, layer in enumerate(layers):
+        table.add(str(at), *(cell(layer) for cell in columns.values()))
+    table.show()
+    for note in notes:
+        say(f"note: {note}")
+
+
+def _columns(edge_class: str, *, names: bool, positions: bool) -> dict[str, Callable[[LayerInfo], Cell]]:
+    """What each column says of a layer; names and positions only where a layer has any."""
+    optional: dict[str, Callable[[LayerInfo], Cell]] = {}
+    if names:
+        optional["name"] = lambda layer: layer.name
+    if positions:
+        optional["positions"] = lambda layer: " x ".join(map(str, layer.positions)) or NOTHING
+    return {
+        **optional,
+        "nodes": lambda layer: f"{layer.sources} → {layer.destinations}",
+        "class": lambda layer: layer.edge_class or edge_class,
+        "active edges": lambda layer: f"{layer.active_edges} of {layer.sources * layer.destinations}",
+        "before the edges": lambda layer: steps(layer.before) or NOTHING,
+        "functions of an edge": lambda layer: functions(layer) or NOTHING,
+        "after the sums": lambda layer: sums(layer) or NOTHING,
+    }
+
+
+def functions(layer: LayerInfo) -> list[str]:
+    """The bases of a layer and its symbolic functions, one line each."""
+    lines = [basis(info) for info in layer.bases]
+    if layer.symbolic:
+        counts = Counter(edge.function for edge in layer.symbolic)
+        names = [f"{name} x {count}" if count > 1 else name for name, count in counts.most_common()]
+        lines.append(f"symbolic: {_listed(names)}")
+    return lines
+
+
+def basis(info: BasisInfo) -> str:
+    """Such as "bspline, 8 functions (degree 3, intervals 5) of layernorm"."""
+    text = info.kind if info.functions == 1 else f"{info.kind}, {info.functions} functions"
+    if info.parameters:
+        text += f" ({', '.join(f'{key} {value}' for key, value in sorted(info.parameters.items()))})"
+    if info.per_edge:
+        text += ", shifted and stretched by each edge"
+    return f"{text} of {steps(info.before)}" if info.before else text
+
+
+def sums(layer: LayerInfo) -> str:
+    """What happens to the sums of the edges: the bias, then the steps."""
+    bias = ["bias"] if any(layer.bias) else []
+    return ", then ".join([*bias, *map(step, layer.after)])
+
+
+def steps(chain: Sequence[NodeStep]) -> str:
+    """Steps in order."""
+    return ", then ".join(map(step, chain))
+
+
+def step(info: NodeStep) -> str:
+    """One step, such as "layernorm with scale and bias" or "prelu 0.25"."""
+    match info.kind:
+        case "select":
+            return f"columns {_listed(list(map(str, info.indices)))}"
+        case "product":
+            return f"products of {_listed(list(map(str, info.indices)))} values"
+        case "affine":
+            return _affine(info) or "affine"
+        case "layernorm":
+            return f"layernorm{_with(_affine(info))}"
+        case "prelu" if len(info.scale) == 1:
+            return f"prelu {info.scale[0]:.4g}"
+        case "prelu":
+            return f"prelu of {len(info.scale)} slopes"
+        case "function" | "clip":
+            return info.function
+        case _:
+            return info.kind
+
+
+def _affine(info: NodeStep) -> str:
+    parts = ["scale"] if any(value != 1 for value in info.scale) else []
+    parts += ["bias"] if any(info.bias) else []
+    return " and ".join(parts)
+
+
+def _with(text: str) -> str:
+    return f" with {text}" if text else ""
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
+
+
+OVER = {
+    "rows": "the rows that were given",
+    "live": "of the model's traffic that were looked into",
+    "baseline": "that the export was given (--reference), as it has counted them",
+    "reference": "the rows that the export was proved with, which are no data: --input has yours",
+}
+
+
+def scores_document(described: Description, found: Scores, show: int) -> dict[str, Any]:
+    """For JSON: every input, and the edges that matter most."""
+    return {
+        "model": described.name,
+        "version": found.version,
+        "digest": described.digest,
+        "over": found.over,
+        "rows": found.row_count,
+        "notes": list(found.notes),
+        "features": {described.names.feature(at): float(score) for at, score in enumerate(found.features)},
+        "edges": [
+            {
+                "layer": layer,
+                "source": source,
+                "source_name": described.source(layer, source),
+                "destination": destination,
+                "destination_name": described.destination(layer, destination),
+                "score": score,
+                "spread": float(found.layers[layer].spread[source, destination]),
+            }
+            for layer, source, destination, score in strongest(found, show)
+        ],
+    }
+
+
+def strongest(found: Scores, most: int) -> list[tuple[int, int, int, float]]:
+    """(layer, source, destination, score) of the edges of the largest scores, those first."""
+    flat = np.concatenate([layer.edges.ravel() for layer in found.layers]).astype(np.float64)
+    ends = np.cumsum([layer.edges.size for layer in found.layers])
+    order = np.argsort(-np.where(np.isnan(flat), np.inf, flat), kind="stable")[:most]
+    edges = []
+    for at in order.tolist():
+        layer = int(np.searchsorted(ends, at, side="right"))
+        shape = found.layers[layer].edges.shape
+        source, destination = np.unravel_index(at - (int(ends[layer - 1]) if layer else 0), shape)
+        edges.append((layer, int(source), int(destination), float(flat[at])))
+    return edges
+
+
+def features(described: Description, found: Scores, show: int) -> Table:
+    """Inputs, the one that matters most first."""
+    scores = found.features.astype(np.float64)
+    order = np.argsort(-np.where(np.isnan(scores), np.inf, scores), kind="stable")[:show]
+    table = Table(
+        f"{described.name} version {found.version}: what its inputs matter",
+        ("input", "score", ""),
+        numbers=("score",),
+        caption=(
+            f"{len(order)} of {len(scores)} inputs, over {found.row_count} rows: {OVER.get(found.over, '')}",
+            *found.notes,
+        ),
+    )
+    largest = float(np.nanmax(scores, initial=0.0))
+    for at in order.tolist():
+        table.add(described.names.feature(at), f"{scores[at]:.4g}", bar(float(scores[at]), largest))
+    return table
+
+
+def edges(described: Description, found: Scores, show: int) -> Table:
+    """Edges, those first that matter most."""
+    rows = strongest(found, show)
+    table = Table(
+        "",
+        ("edge", "score", "", "std φ"),
+        numbers=("score", "std φ"),
+        caption=(f"{len(rows)} of {sum(layer.edges.size for layer in found.layers)} edges",),
+    )
+    largest = max((score for *_, score in rows if np.isfinite(score)), default=0.0)
+    for layer, source, destination, score in rows:
+        name = f"{layer}: {described.source(layer, source)} → {described.destination(layer, destination)}"
+        spread = found.layers[layer].spread[source, destination]
+        table.add(name, f"{score:.4g}", bar(score, largest), f"{spread:.4g}")
+    return table
+
+
+BARS = "▁▂▃▄▅▆▇█"
+NO_VALUE = "·"  # where a curve has no finite value
+DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character, [row, column]
+BLANK = 0x2800
+
+
+def line(values: Any, width: int) -> str:
+    """A curve [N] as one line of bars, from its smallest value to its largest; a flat one lies in the middle."""
+    at = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
+    levels = _levels(np.asarray(values, np.float64)[at], len(BARS))
+    return "".join(NO_VALUE if level is None else BARS[level] for level in levels)
+
+
+def bar(value: float, largest: float, width: int = 24) -> str:
+    """As long as the value is large; of a negative one it is hollow."""
+    if not np.isfinite(value):
+        return "?"
+    return ("█" if value >= 0 else "░") * round(width * abs(value) / (largest or 1.0))
+
+
+def picture(values: Any, width: int, height: int) -> list[str]:
+    """A curve [N] as lines of braille characters, `width` by `height` of them."""
+    rows, columns = height * len(DOTS), width * DOTS.shape[1]
+    cells = np.zeros((height, width), np.int64)
+    places = np.linspace(0, len(values) - 1, columns)
+    levels = _levels(np.interp(places, np.arange(len(values)), np.asarray(values, np.float64)), rows)
+    before = None
+    for column, level in enumerate(levels):
+        if level is None:
+            before = None
+            continue
+        last = level if before is None else before
+        for height_ in range(min(level, last), max(level, last) + 1):  # a steep piece has no holes
+            row = rows - 1 - height_
+            cells[row // len(DOTS), column // 2] |= DOTS[row % len(DOTS), column % 2]
+        before = level
+    return ["".join(chr(BLANK + cell) for cell in line) for line in cells.tolist()]
+
+
+def _levels(values: Any, count: int) -> Sequence[int | None]:
+    """Which of `count` levels each value has, from the smallest to the largest of the finite ones."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    spread = high - low
+    return [
+        None if not np.isfinite(one) else round(float((one - low) / spread * (count - 1))) if spread else count // 2
+        for one in values
+    ]

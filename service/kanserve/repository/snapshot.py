@@ -1,0 +1,182 @@
+"""One look at a repository: which versions there are, and facts by which a change shows without reading any file.
+
+What the file system tells of a version's files (names, sizes, inodes, times) becomes a `Print`; whoever replaces,
+rewrites or touches one of them changes it. Files are read and hashed only where a print changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kanexport.contract import manifest as contract
+from kanexport.contract import temp_dirs
+from kanserve.errors import LoadError
+from kanserve.repository import layout, pbtxt
+from kanserve.repository.layout import Candidate
+from kanserve.repository.pbtxt import ALL, VersionPolicy
+
+Key = tuple[str, int]  # a model's name and a version
+
+TICK = 50_000_000  # nanoseconds; two writes within a tick of the file system's clock may have the same time
+QUIET = 1_000_000_000  # nanoseconds without a write, after which a graph without a manifest is taken for whole
+BREATH, EVERY = 0.0005, 64  # seconds of a pause after so many versions: a large repository takes turns with requests
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """`facts` of a version's files and those beside its versions, condensed; `size`: bytes of the version's files.
+    `fresh`: one was written so lately that the next write may not show; `growing`: there is no manifest and one was
+    written lately, so it may be half of itself."""
+
+    facts: bytes
+    size: int = 0
+    fresh: bool = False
+    growing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was there. `policies` by model, as its config.pbtxt has it; where it says nothing, the server's."""
+
+    candidates: Mapping[Key, Candidate]
+    prints: Mapping[Key, Fingerprint]
+    policies: Mapping[str, VersionPolicy]
+
+    def only(self, names: Collection[str] | None) -> Snapshot:
+        """What was there of these models; None: of all."""
+        if names is None:
+            return self
+        prints = {key: found for key, found in self.prints.items() if key[0] in names}
+        return replace(self, prints=prints)
+
+
+class Scanner:
+    """Looks at one repository; blocks, so use it on a thread. `policy`: where no config.pbtxt has one."""
+
+    def __init__(
+        self, repository: Path, *, plain_onnx: bool = False, hard_links: bool = False, policy: VersionPolicy = ALL
+    ) -> None:
+        self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
+        self._told: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
+        self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, what it last said
+
+    def look(self) -> Snapshot:
+        """Everything that is there now. Raises ConfigError if the repository is not a readable directory."""
+        candidates = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
+        found: dict[Key, Candidate] = {}
+        prints: dict[Key, Fingerprint] = {}
+        policies: dict[str, VersionPolicy] = {}
+        configs: dict[str, bytes] = {}
+        for at, candidate in enumerate(map(self._named, candidates), 1):
+            name = candidate.name
+            if name not in configs:
+                configs[name] = _config_facts(candidate)
+                policies[name] = self._policy_of(candidate, configs[name])
+            key = (name, candidate.version)
+            with contextlib.suppress(OSError):  # it went away meanwhile
+                prints[key] = _print(_folder(candidate), configs[name])
+                found[key] = candidate
+            if at % EVERY == 0:
+                time.sleep(BREATH)
+        self._told = {name: told for name, told in self._told.items() if name in policies}
+        return Snapshot(found, prints, policies)
+
+    def again(self, candidate: Candidate) -> Fingerprint | None:
+        """The print of one version now; None where it is gone."""
+        try:
+            return _print(_folder(candidate), _config_facts(candidate))
+        except OSError:
+            return None
+
+    def _named(self, candidate: Candidate) -> Candidate:
+        """A folder that is a model has its name from its manifest: while that cannot be read, the last one."""
+        steps = candidate.steps
+        if len(steps) > 1:
+            return candidate
+        if layout.said(candidate) != ("", 0):
+            self._names[steps] = (candidate.name, candidate.version)
+        name, version = self._names.get(steps, (candidate.name, candidate.version))
+        return replace(candidate, name=name, version=version)
+
+    def _policy_of(self, candidate: Candidate, facts: bytes) -> VersionPolicy:
+        """Read again only where the file's facts changed. One that cannot be read leaves no version out: each is
+        refused for it."""
+        if not facts:
+            return self._policy
+        told = self._told.get(candidate.name)
+        if told is None or told[0] != facts:
+            policy = ALL
+            with contextlib.suppress(LoadError, OSError):
+                policy = layout.config(candidate).versions
+            told = self._told[candidate.name] = (facts, policy)
+        return self._policy if told[1] == ALL else told[1]
+
+
+def _folder(candidate: Candidate) -> str:
+    return os.path.join(candidate.root, *candidate.steps)
+
+
+def _print(folder: str, config: bytes) -> Fingerprint:
+    """Raises OSError where the folder is gone."""
+    lines, size, newest = [config], 0, 0
+    names = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            about = entry.stat(follow_symlinks=False)
+            lines.append(f"{entry.name}/{_facts(about)}".encode(errors="surrogateescape"))
+            names.add(entry.name)
+            size += about.st_size
+            newest = max(newest, about.st_mtime_ns, about.st_ctime_ns)
+    age = time.time_ns() - newest
+    lines[1:] = sorted(lines[1:])
+    digest = hashlib.blake2b(b"\n".join(lines), digest_size=16).digest()
+    growing = contract.FILE_NAME not in names and 0 <= age < QUIET
+    return Fingerprint(digest, size, fresh=0 <= age < TICK, growing=growing)
+
+
+def _config_facts(candidate: Candidate) -> bytes:
+    """Of config.pbtxt and the files that it may name, which lie beside the versions; nothing where there is none."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError), os.scandir(os.path.join(candidate.root, *candidate.steps[:-1])) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and not entry.is_dir(follow_symlinks=False):
+                facts[entry.name] = _facts(entry.stat(follow_symlinks=False))
+    return repr(sorted(facts.items())).encode() if pbtxt.FILE_NAME in facts else b""
+
+
+def _facts(about: os.stat_result) -> str:
+    return f"{about.st_mode} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+
+
+SHARE = 10  # of the time at most one such part is spent on looking
+
+
+def pause(poll: float, took: float) -> float | None:
+    """Seconds until the next look, after one that took so many; None where `poll` is 0: only when asked."""
+    return max(poll, SHARE * took) if poll > 0 else None
+
+
+async def due(asked: asyncio.Event, seconds: float | None) -> bool:
+    """Wait so long, or until `asked`, which is taken back; whether it was asked for."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asked.wait(), seconds)
+    found = asked.is_set()
+    asked.clear()
+    return found
+
+
+def remove_stale_exports(repository: Path) -> list[str]:
+    """The names of what was there, of a repository and the folders in it. Blocks. What a running export works on
+    stays, and so does all in a repository that is not to be written."""
+    try:
+        folders = [path for path in sorted(repository.iterdir()) if not path.name.startswith(".") and path.is_dir()]
+    except OSError:  # whoever reads it next says so
+        return []
+    return [name for folder in (repository, *folders) if not folder.is_symlink() for name in temp_dirs.sweep(folder)]

@@ -1,0 +1,287 @@
+"""What the server relies on in a manifest, without a runtime: also asked by `kanserve models FOLDER`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from kanexport.contract import naming
+from kanexport.contract.manifest import ANY, BASIC, BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
+from kanexport.contract.sections import CLAMP, HALVES, POLICIES, SUMS, Approximation, ExplainedTensor, NodeBaseline
+from kanserve.errors import LoadError, LoadReason
+from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
+from kanserve.types import DTYPES, TensorInfo
+
+Tensor = TensorInfo | TensorSpec
+SERVED_CLASSES = ("A", "B")
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """What can be said without running the graph. Raises LoadError."""
+    check(manifest)
+    _check_names(manifest)
+    _check_class("the model", manifest.edge_class)
+    listed = {entry.path for entry in manifest.files}
+    for at, layer in enumerate(manifest.layers):
+        if layer.edge_class:
+            _check_class(f"layer {at}", layer.edge_class)
+        if layer.edges_file not in listed:
+            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    for variant in manifest.variants:
+        if variant.file not in listed:
+            raise LoadError(LoadReason.MANIFEST, f"variant {variant.file!r} is not a listed file")
+    if manifest.explanations.file and manifest.explanations.file not in listed:
+        raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
+    _check_outside(manifest)
+    _check_approximation(manifest.approximation)
+    _check_optimization(manifest.optimization)
+    if len(manifest.reference.inputs) != len(manifest.reference.outputs):
+        raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
+
+
+def _check_optimization(found: str) -> None:
+    if found not in (ANY, BASIC):
+        raise LoadError(LoadReason.MANIFEST, f"optimization is {found[:40]!r}, expected {ANY!r} or {BASIC!r}")
+
+
+def _check_outside(manifest: Manifest) -> None:
+    if manifest.outside not in POLICIES:
+        raise LoadError(
+            LoadReason.MANIFEST, f"outside is {manifest.outside[:40]!r}, expected one of {', '.join(POLICIES)}"
+        )
+    kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].before][-1:] == ["clip"]
+    if manifest.outside == CLAMP and not kept:
+        raise LoadError(LoadReason.MANIFEST, "outside is 'clamp', but nothing keeps the inputs of the first layer")
+
+
+def _check_approximation(found: Approximation) -> None:
+    """What it says of itself is no more than a bound on rounding, and was kept."""
+    if found.asked not in ("", SUMS, HALVES):
+        raise LoadError(LoadReason.MANIFEST, f"approximation is {found.asked[:40]!r}, expected {SUMS} or {HALVES}")
+    if not 0 <= found.error <= found.max_error < 1 or bool(found.asked) != bool(found.max_error):
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"approximation has an error of {found.error:g} of {found.max_error:g} allowed, expected 0 to below 1",
+        )
+
+
+def _check_names(manifest: Manifest) -> None:
+    names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
+    if len(set(names)) < len(names):
+        raise LoadError(LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name")
+
+
+def _check_class(what: str, edge_class: str) -> None:
+    """NOTE: class C is refused, since the same row would get other answers in other
+    company: clients, chunks and dynamic batching decide which rows meet. A model
+    whose ranges were frozen when it was exported is of class A or B."""
+    if edge_class == "C":
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"{what} is of edge class C: a row's answer depends on the other rows of its batch; "
+            "export it with what it takes from the batch frozen",
+        )
+    if edge_class not in SERVED_CLASSES:
+        raise LoadError(LoadReason.MANIFEST, f"{what} is of edge class {edge_class!r}; A and B are known")
+
+
+def check_config(
+    config: OperatorConfig, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, batched: bool
+) -> None:
+    """A config.pbtxt against the tensors of its model, whose first dimension is the batch if `batched`.
+    Raises LoadError where they contradict each other."""
+    if config.name not in ("", name):
+        raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} is of model {config.name!r}, the folder of {name!r}")
+    missing = {tensor.name for tensor in inputs} - {tensor.name for tensor in config.inputs}
+    if config.inputs and missing:
+        raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} lacks the input '{min(missing)}'")
+    for what, given, found in (("input", config.inputs, inputs), ("output", config.outputs, outputs)):
+        known = {tensor.name: tensor for tensor in found}
+        for tensor in given:
+            _check_tensor(what, tensor, known, skip=1 if batched else 0)
+
+
+def _check_tensor(what: str, given: TensorInfo, known: dict[str, Tensor], skip: int) -> None:
+    if given.name not in known:
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{FILE_NAME} has the {what} '{given.name}', the model {', '.join(map(repr, known))}",
+        )
+    found = known[given.name]
+    shape = found.shape[skip:]
+    fits = len(given.shape) == len(shape) and all(
+        want == have or -1 in (want, have) for want, have in zip(given.shape, shape, strict=True)
+    )
+    if (given.shape and not fits) or given.datatype not in ("", found.datatype):
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{FILE_NAME} says that the {what} '{given.name}' is {given.datatype} {list(given.shape)}, "
+            f"the model says {found.datatype} {list(shape)}",
+        )
+
+
+ROWS = 2**31 - 1  # of a batch, as the protocol's config counts them
+NUMBERS = 2**31 - 1  # of a row; no message holds more bytes
+AXES = 16
+TENSORS = 1024
+LAYERS = 4096
+FILES = LAYERS + 64
+VARIANTS = 1  # nobody would choose among more
+NODES = 2**24  # sources or destinations of a layer
+EDGES = 2**31 - 1  # of a layer
+OPSET = 64
+REFERENCE_ROWS = 4096
+
+
+def check(manifest: Manifest) -> None:
+    """Raises LoadError naming the first number that is out of bounds."""
+    for fault in limit_faults(manifest):
+        raise LoadError(LoadReason.MANIFEST, f"{fault}: export the model again")
+
+
+def limit_faults(manifest: Manifest) -> Iterator[str]:
+    """All that is out of bounds, in words."""
+    yield from _within("max_batch_size", manifest.max_batch_size, 1, ROWS)
+    yield from _within("opset", manifest.opset, 1, OPSET)
+    yield from _within("the number of inputs", len(manifest.inputs), 1, TENSORS)
+    yield from _within("the number of outputs", len(manifest.outputs), 1, TENSORS)
+    yield from _within("the number of layers", len(manifest.layers), 0, LAYERS)
+    yield from _within("the number of files", len(manifest.files), 1, FILES)
+    for tensor in (*manifest.inputs, *manifest.outputs):
+        yield from _tensor(tensor)
+    for at, layer in enumerate(manifest.layers):
+        yield from (f"layer {at}: {fault}" for fault in _layer(layer))
+    yield from _names(manifest)
+    yield from baseline_faults(manifest)
+    yield from _explanations(manifest)
+    yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
+    for variant in manifest.variants:
+        yield from _within(f"the rows of {variant.file[:40]!r}", variant.rows, 1, ROWS)
+    yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
+    if not 0 <= manifest.reference.tolerance <= 1:
+        yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1, of the largest answer"
+
+
+def _names(manifest: Manifest) -> Iterator[str]:
+    tensors = (manifest.inputs, manifest.outputs)
+    try:
+        manifest.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
+    except naming.NamingError as error:
+        yield str(error)
+
+
+def _explanations(manifest: Manifest) -> Iterator[str]:
+    """What the graph gives that nothing here runs, but people read of."""
+    told = manifest.explanations
+    yield from _within(
+        "the number of explained tensors", len(told.tensors), 1 if told.file else 0, TENSORS + 2 * LAYERS
+    )
+    for tensor in told.tensors:
+        yield from _tensor(tensor)
+        yield from _within(f"the layer of '{tensor.name}'", tensor.layer, -1, len(manifest.layers) - 1)
+
+
+def _within(what: str, found: int, least: int, most: int) -> Iterator[str]:
+    if not least <= found <= most:
+        yield f"{what} is {_number(found)}, expected {least} to {most}"
+
+
+def _number(found: int) -> str:
+    """In full, unless nobody would read it."""
+    return str(found) if abs(found) < 10**18 else f"{'-' if found < 0 else ''}2^{abs(found).bit_length() - 1} or more"
+
+
+def _tensor(tensor: TensorSpec | ExplainedTensor) -> Iterator[str]:
+    shape = tensor.shape
+    if tensor.datatype not in DTYPES:
+        yield f"'{tensor.name}' is {tensor.datatype[:40]!r}, expected one of {', '.join(DTYPES)}"
+    if len(shape) < 2 or shape[0] != -1 or min(shape[1:]) < 1:
+        yield f"'{tensor.name}' has shape {_shape(shape)}, expected [-1, ...]: the size of a row is not known"
+        return
+    yield from _extents(f"'{tensor.name}'", shape[1:])
+
+
+def _extents(what: str, extents: Sequence[int]) -> Iterator[str]:
+    yield from _within(f"the number of axes of {what}", len(extents), 0, AXES)
+    yield from _within(f"the size of a row of {what}", math.prod(extents[:AXES]), 1, NUMBERS)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(_number, shape[:AXES]))}{', ...' if len(shape) > AXES else ''}]"
+
+
+def _layer(layer: LayerInfo) -> Iterator[str]:
+    if min(layer.sources, layer.destinations, *layer.positions) < 1:
+        yield "no sources, no destinations or no positions"
+        return
+    yield from _within("the number of sources", layer.sources, 1, NODES)
+    yield from _within("the number of destinations", layer.destinations, 1, NODES)
+    edges = layer.sources * layer.destinations
+    yield from _within("the number of edges", edges, 1, EDGES)
+    yield from _within("active_edges", layer.active_edges, 0, edges)
+    yield from _extents("positions", layer.positions)
+    yield from _of_edges(layer)
+    for basis in layer.bases:
+        yield from _basis(basis, layer.sources)
+    yield from _steps((*layer.before, *layer.after))
+
+
+def _of_edges(layer: LayerInfo) -> Iterator[str]:
+    if layer.mask and (len(layer.mask) != layer.sources or {*map(len, layer.mask)} != {layer.destinations}):
+        yield f"the mask is not [{layer.sources}][{layer.destinations}]"
+    if layer.bias and len(layer.bias) != layer.destinations:
+        yield f"the bias has {len(layer.bias)} entries, expected {layer.destinations}"
+    for edge in layer.symbolic:
+        source, destination = edge.source, edge.destination
+        if not (0 <= source < layer.sources and 0 <= destination < layer.destinations):
+            yield f"a symbolic edge leads from {_number(source)} to {_number(destination)}, which are not there"
+
+
+def _basis(basis: BasisInfo, sources: int) -> Iterator[str]:
+    yield from _within(f"the number of functions of basis {basis.kind[:40]!r}", basis.functions, 1, NODES)
+    if len(basis.knots) not in (0, 1, sources):
+        yield f"basis {basis.kind[:40]!r} has {len(basis.knots)} rows of knots, expected one, or one for each source"
+    yield from _steps(basis.before)
+
+
+def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:
+    for step in steps:
+        if step.indices and not (min(step.indices) >= 0 and max(step.indices) < NODES):
+            yield f"a step {step.kind[:40]!r} has indices beyond 0 to {NODES - 1}"
+
+
+def baseline_faults(manifest: Manifest) -> Iterator[str]:
+    """In words; none at all is fine."""
+    found = manifest.baseline
+    if not found.rows:
+        return
+    if len(found.layers) != len(manifest.layers):
+        yield f"the baseline has {len(found.layers)} layers, expected {len(manifest.layers)}"
+    numbers = sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in manifest.inputs)
+    if len(found.mean) != numbers:
+        yield f"the baseline's mean has {len(found.mean)} numbers, expected {numbers}"
+    if len(found.outputs) != len(manifest.outputs):
+        yield f"the baseline has {len(found.outputs)} outputs, expected {len(manifest.outputs)}"
+    parts = [
+        *((f"layer {at}", one) for at, one in enumerate(found.layers)),
+        *(("output", one) for one in found.outputs),
+    ]
+    yield from (f"{name}: {fault}" for name, part in parts if (fault := _part(part)))
+
+
+def _part(layer: NodeBaseline) -> str:
+    """The first that is wrong, or ""."""
+    nodes = len(layer.counts)
+    lengths = {len(layer.nonfinite), len(layer.mean), len(layer.std)}
+    if lengths != {nodes} or len(layer.cells) not in (1, nodes) or not nodes:
+        return f"the baseline's lists are not one for each of {nodes} nodes"
+    if not all(map(_ascending, layer.cells)):
+        return "the bounds of the baseline's cells do not ascend"
+    cells = layer.cells * nodes if len(layer.cells) == 1 else layer.cells
+    fit = all(len(one) == len(own) + 1 and min(one) >= 0 for one, own in zip(layer.counts, cells, strict=True))
+    return "" if fit else "the baseline's counts are not those of its cells"
+
+
+def _ascending(bounds: Sequence[float]) -> bool:
+    return len(bounds) > 1 and all(one < following for one, following in itertools.pairwise(bounds))

@@ -1,0 +1,177 @@
+"""The table of routes as one ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.inference import InferenceService
+from kanserve.grpc_api.interceptor import Interceptor
+from kanserve.grpc_api.kan import KanService
+from kanserve.observability.metrics import CONTENT_TYPE, UNKNOWN, Metrics
+from kanserve.observability.multiprocess import MetricsPage
+from kanserve.rest.exchange import Answer, Asked, Bounds, Events, Exchange, Method, Refused
+from kanserve.rest.kan import KanPages
+from kanserve.rest.oip import Oip, unsupported
+from kanserve.rest.ui import OPERATIONS, OVERVIEW, Card, StaticPage, Views
+from kanserve.services.control import Catalogue, Control
+from kanserve.services.explain import Insights
+from kanserve.services.operations import Operations
+
+MODEL = "/v2/models/{name}"
+VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
+OF_KAN = tuple(path.replace("/v2/", "/v1/kan/", 1) for path in VERSIONED)
+REPOSITORY = "{repository}"
+GRPC_PATH = re.compile(r"/(\w+\.)+\w+/\w+")
+# What Triton has behind these paths -> its name. `rest` is the remaining path.
+ABSENT = {
+    "/v2/systemsharedmemory/{rest:path}": "system shared memory",
+    "/v2/cudasharedmemory/{rest:path}": "CUDA shared memory",
+    "/v2/trace/setting": "a trace setting",
+    f"{MODEL}/trace/setting": "a trace setting",
+    "/v2/logging": "a log setting",
+    f"{MODEL}/generate": "generate",
+    f"{MODEL}/generate_stream": "generate",
+}
+
+
+def build_routes(
+    guard: Interceptor, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPages, views: Views, probes: Probes
+) -> Starlette:
+    """Every route behind the guard; needs nothing of the server that carries it but ASGI."""
+
+    def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
+        return Exchange(guard, metrics, bounds, (verb, route), method, probe=probe)
+
+    routes = [
+        Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
+        for verb, route, method, probe in _table(oip, kan, views, probes)
+    ]
+    for path in OF_KAN:
+        route = f"{path}/watch"
+        routes.append(Route(route, Events(guard, metrics, bounds, ("GET", route), kan.watch).answer, methods=["GET"]))
+    for route, name in ABSENT.items():
+        routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))
+    nowhere = exchange(UNKNOWN, UNKNOWN, _refuse)
+
+    async def elsewhere(request: Request, error: Exception) -> Response:
+        refused = _no_route(request, cast(HTTPException, error))
+        return await nowhere.refuse(request, refused)
+
+    application = Starlette(routes=routes, exception_handlers={HTTPException: elsewhere})
+    application.router.redirect_slashes = False
+    return application
+
+
+def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
+    """Verb, path, method, and whether it is a probe; what is asked most comes first, since routes are tried in turn."""
+    for path in VERSIONED:
+        yield "POST", f"{path}/infer", oip.infer, False
+    yield "GET", "/healthz", probes.live, True
+    yield "GET", "/readyz", probes.ready, True
+    yield "GET", "/metrics", probes.metrics, True
+    yield "GET", "/v2", oip.server, False
+    yield "GET", "/v2/health/live", oip.live, True
+    yield "GET", "/v2/health/ready", oip.ready, True
+    yield "GET", "/v2/models/stats", oip.statistics, False
+    yield "POST", "/v2/repository/index", oip.index, False
+    yield "POST", f"/v2/repository/{REPOSITORY}/index", oip.index, False
+    for verb, method in (("load", oip.load), ("unload", oip.unload)):
+        yield "POST", f"/v2/repository/models/{{name}}/{verb}", method, False
+        yield "POST", f"/v2/repository/{REPOSITORY}/models/{{name}}/{verb}", method, False
+    for path in VERSIONED:
+        yield "GET", path, oip.metadata, False
+        yield "GET", f"{path}/ready", oip.model_ready, True
+        yield "GET", f"{path}/config", oip.config, False
+        yield "GET", f"{path}/stats", oip.statistics, False
+    yield "POST", OPERATIONS, views.operations, False
+    yield "GET", OVERVIEW, views.overview, False
+    for path in OF_KAN:
+        for name, (verb, answers) in (kan.methods() | views.methods()).items():
+            yield verb, f"{path}/{name}".rstrip("/"), answers, False
+    page = StaticPage()
+    yield "GET", "/", page.root, False
+    yield "GET", "/ui", page.file, False
+    yield "GET", "/ui/{rest:path}", page.file, False
+
+
+async def _refuse(asked: Asked, call: Call) -> Answer:
+    """Reached by no request that is whole."""
+    raise asked.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
+
+
+def _no_route(request: Request, error: HTTPException) -> Refused:
+    path = request.url.path[:200]
+    if GRPC_PATH.fullmatch(path):
+        return Refused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"{path} is a gRPC method: call it over HTTP/2 by POST with content-type application/grpc",
+        )
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        return Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"Method Not Allowed: {path} takes {allowed}", {"allow": allowed})
+    return Refused(
+        error.status_code, f"Not Found: {path}; the Open Inference Protocol is at /v2, KanService at /v1/kan"
+    )
+
+
+def build_application(
+    settings: Settings,
+    guard: Interceptor,
+    metrics: Metrics,
+    page: MetricsPage,
+    service: InferenceService,
+    kan: KanService,
+    catalogue: Catalogue,
+    control: Control,
+    insights: Insights,
+) -> Any:
+    """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
+    bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
+    pages = Oip(service, catalogue, control, bounds.typed)
+    views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
+    seen = Views(insights, views, Operations(catalogue, control, page), Card(kan))
+    return build_routes(guard, metrics, bounds, pages, views, seen, Probes(catalogue, page))
+
+
+TEXT = "text/plain; charset=utf-8"
+
+
+class Probes:
+    """Answers from the catalogue's state."""
+
+    def __init__(self, catalogue: Catalogue, page: MetricsPage) -> None:
+        self._catalogue, self._page = catalogue, page
+        self._written: asyncio.Task[bytes] | None = None
+
+    async def live(self, asked: Asked, call: Call) -> Answer:
+        """200 while the process means to go on."""
+        return _state(self._catalogue.live())
+
+    async def ready(self, asked: Asked, call: Call) -> Answer:
+        """200 once every version is loaded, until the server begins to leave."""
+        return _state(self._catalogue.ready())
+
+    async def metrics(self, asked: Asked, call: Call) -> Answer:
+        """The page of the metrics port, for all workers. A thread writes it, which takes milliseconds, and much longer
+        for hundreds of models. Requests that arrive meanwhile get the same page, so many of them cost no more than
+        one."""
+        if self._written is None or self._written.done():
+            self._written = asyncio.ensure_future(asyncio.to_thread(self._page.text))
+        return Answer(await asyncio.shield(self._written), CONTENT_TYPE)
+
+
+def _state(good: bool) -> Answer:
+    status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+    return Answer(b"ok\n" if good else b"not ready\n", TEXT, status)

@@ -1,0 +1,377 @@
+"""One HTTP request as a guarded call: its body read within bounds, its answer packed, its errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import cast
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from kanserve.auth import authenticator
+from kanserve.errors import BadRequest, LimitReached, TooManyUnfinished
+from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata
+from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Interceptor
+from kanserve.grpc_api.unfinished_requests import Buffer, Part
+from kanserve.observability.metrics import Metrics
+from kanserve.system import compression
+
+JSON = "application/json"
+ENCODINGS = ", ".join(compression.WINDOWS)
+WORTH = 1024  # bytes of an answer that is packed
+CHALLENGE = {"www-authenticate": "Bearer"}
+AHEAD = 2**22  # bytes of a chunked HTTP/1 body that h2corn reads ahead; with a content length it reads none
+NOSNIFF = {"x-content-type-options": "nosniff"}  # in every response: a browser must not guess the type
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`body`: bytes, as sent and unpacked; `arrival`: seconds for it to be there; `typed`: bytes of one tensor
+    as numbers in JSON."""
+
+    body: int
+    arrival: float
+    typed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, whole. `broken`: why it is none. `query`: where a route has one."""
+
+    path: Mapping[str, str]
+    headers: Headers
+    body: bytes = b""
+    broken: Refused | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back. `packs`: compressed where the caller takes that, and it has not been."""
+
+    body: bytes = b""
+    kind: str = JSON
+    status: int = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+    packs: bool = True
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+Method = Callable[[Asked, Call], Awaitable[Answer]]
+
+
+def json_answer(value: object) -> Answer:
+    """Any value of dicts, lists, strings and numbers."""
+    return Answer(orjson.dumps(value))
+
+
+class Exchange:
+    """What answers the requests of one route. `verb` and `route` are the labels of its metrics."""
+
+    def __init__(
+        self,
+        guard: Interceptor,
+        metrics: Metrics,
+        bounds: Bounds,
+        labels: tuple[str, str],
+        method: Method,
+        *,
+        probe: bool,
+    ) -> None:
+        async def whole(asked: Asked, call: Call) -> Answer:
+            if asked.broken is not None:
+                raise asked.broken
+            return await method(asked, call)
+
+        self._bounds, self._part = bounds, guard.part
+        self._strange = guard.strange(" ".join(labels))
+        self._guarded = guard.around(Series(metrics, *labels), whole, probe=probe)
+
+    async def answer(self, request: Request) -> Response:
+        """The response, also to what is wrong. Of those whom the guard refuses nothing is read."""
+        if self._strange is not None and self._strange(arrival(request)):
+            return await self._answered(request, Asked(request.path_params, request.headers))
+        return await self._answered(request, await self._asked(request))
+
+    async def refuse(self, request: Request, error: Refused) -> Response:
+        """The response to a request whose body nobody reads."""
+        return await self._answered(request, Asked({}, request.headers, broken=error))
+
+    async def _answered(self, request: Request, asked: Asked) -> Response:
+        try:
+            answer = await self._guarded(asked, arrival(request))
+        except CallFailed as failure:
+            answer = failed(failure)
+            failure.forget()
+        return await response(answer, request.headers.get("accept-encoding", ""))
+
+    async def _asked(self, request: Request) -> Asked:
+        body, broken = b"", None
+        try:
+            if request.method == "POST":
+                body = await self._body(request)
+        except Refused as error:
+            broken = error
+        return Asked(request.path_params, request.headers, body, broken)
+
+    async def _body(self, request: Request) -> bytes:
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *compression.WINDOWS):
+            raise Refused(
+                HTTPStatus.NOT_IMPLEMENTED,
+                f"content-encoding {encoding[:40]!r} is not supported; {ENCODINGS} are",
+                {"accept-encoding": ENCODINGS},
+            )
+        shown = arrival(request)
+        with self._part(request.client, request.client.host if request.client else "", shown) as part:
+            try:
+                async with asyncio.timeout(self._bounds.arrival):
+                    body = await self._arrived(request, part)
+            except TimeoutError:
+                seconds = f"{self._bounds.arrival:g} s"
+                text = f"the request did not arrive whole within {seconds}"
+                raise Refused(HTTPStatus.REQUEST_TIMEOUT, text) from None
+            except TooManyUnfinished as error:
+                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}) from None
+            return body if encoding == "identity" else await self._unpacked(body, encoding)
+
+    async def _arrived(self, request: Request, part: Part) -> bytes:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self._bounds.body:
+            raise self._too_large(f"{length[:20]} bytes")
+        body, parts = Buffer(), request.stream()
+        chunked = not length and request.scope["http_version"].startswith("1")
+        ahead = max(0, min(AHEAD, part.most - self._bounds.body)) if chunked else 0
+        part.holds(ahead)
+        try:
+            while (data := await part.more(anext(parts, None))) is not None:
+                body.add(data)
+                if body.size > self._bounds.body:
+                    raise self._too_large("more")
+                part.holds(body.size + ahead)
+        except ClientDisconnect:
+            raise Refused(CLIENT_GONE, "the caller went away before the request was whole") from None
+        return body.take()
+
+    async def _unpacked(self, body: bytes, encoding: str) -> bytes:
+        try:
+            return await compression.aside(body, encoding, self._bounds.body)
+        except compression.TooLong:
+            raise self._too_large("more when unpacked") from None
+        except compression.Corrupt:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body is no whole {encoding} stream") from None
+
+    def _too_large(self, size: str) -> Refused:
+        return Refused(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the request is larger than the limit of {self._bounds.body} bytes: it has {size}; send fewer rows in one",
+        )
+
+
+def arrival(request: Request) -> RequestMetadata:
+    """What a request shows of its caller."""
+    return RequestMetadata(request.headers.items(), None, authenticator.presented(request.scope))
+
+
+class Series:
+    """The counters of one route, looked up once."""
+
+    def __init__(self, metrics: Metrics, verb: str, route: str) -> None:
+        self.path = f"{verb} {route}"
+        self._labels = (verb, route)
+        self._requests = metrics.number("http_requests_total")
+        self._seconds = metrics.spread("http_request_duration_seconds").labels(*self._labels)
+        self._ok = self._requests.labels(*self._labels, str(int(HTTPStatus.OK)))
+
+    def begun(self) -> None:
+        """Requests are counted when they end, as is usual for HTTP."""
+
+    def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
+        if outcome is Code.OK:
+            self._ok.inc()
+        else:
+            self._requests.labels(*self._labels, str(status(outcome, error))).inc()
+        self._seconds.observe(seconds)
+
+
+def failed(failure: CallFailed) -> Answer:
+    """The answer to a call that the guard or its method refused."""
+    error = failure.__cause__
+    trailers = dict(failure.trailers)
+    headers = {ID_HEADER: trailers[ID_HEADER]}
+    if PUSHBACK[0] in trailers:
+        headers["retry-after"] = str(max(1, math.ceil(int(trailers[PUSHBACK[0]]) / 1000)))  # seconds; HTTP has no less
+    if failure.code is Code.UNAUTHENTICATED:
+        headers |= CHALLENGE
+    if isinstance(error, Refused):
+        headers |= error.headers
+    body = orjson.dumps({"error": failure.text, "request_id": trailers[ID_HEADER]})
+    return Answer(body, JSON, status(failure.code, error), headers)
+
+
+async def response(answer: Answer, accepted: str) -> Response:
+    """`accepted`: Accept-Encoding."""
+    headers = {"content-type": answer.kind, **NOSNIFF, **answer.headers}
+    body, encoding = answer.body, compression.chosen(accepted)
+    if encoding and len(body) >= WORTH and answer.packs:
+        if len(body) < compression.BLOCKING:
+            body = compression.packed(body, encoding)
+        else:
+            body = await asyncio.to_thread(compression.packed, body, encoding)
+        headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
+    return Response(body, answer.status, headers)
+
+
+CLIENT_GONE = 499  # nginx's, for a caller that did not wait
+
+# Triton's for the codes that it has; google.rpc.Code's for the rest.
+STATUS: dict[Code, int] = {
+    Code.OK: HTTPStatus.OK,
+    Code.CANCELLED: CLIENT_GONE,
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
+    Code.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class Refused(BadRequest):
+    """A request that HTTP itself has a status for; `headers` say more, as Allow does."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status, self.headers = int(status), headers or {}
+
+
+def status(outcome: Code, error: BaseException | None) -> int:
+    """Of a call that ended with `outcome`, for `error`."""
+    if isinstance(error, Refused):
+        return error.status
+    if isinstance(error, LimitReached):  # a limit on all requests: the same one may pass later
+        return int(HTTPStatus.TOO_MANY_REQUESTS)
+    return int(STATUS[outcome])
+
+
+# Nobody on the way keeps events, nor holds them back until there are more (nginx's word).
+HEADERS = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+    **NOSNIFF,
+}
+BEAT, COMMENT = 5.0, b":\n\n"  # seconds between two of these
+Source = Callable[[Asked, Call], AsyncGenerator[bytes]]
+
+
+class Events:
+    """What answers the requests of one route. `source`: the data of each event, on one line. `labels` of its
+    metrics: verb and route."""
+
+    def __init__(
+        self, guard: Interceptor, metrics: Metrics, bounds: Bounds, labels: tuple[str, str], source: Source
+    ) -> None:
+        async def events(requests: AsyncIterator[Asked], call: Call) -> AsyncGenerator[bytes]:
+            asked = await anext(requests)
+            if asked.broken is not None:
+                raise asked.broken
+            async with contextlib.aclosing(source(asked, call)) as found:
+                async for data in found:
+                    yield data
+
+        self._seconds = bounds.arrival
+        self._flow = guard.flow(Series(metrics, *labels), events)
+
+    async def answer(self, request: Request) -> Response:
+        """The response, also to what is wrong."""
+        asked = Asked(request.path_params, request.headers, b"", await self._whole(request), request.query_params)
+        events = cast(AsyncGenerator[bytes], self._flow(_alone(asked), arrival(request)))
+        try:
+            first = await anext(events, b"")
+        except CallFailed as failure:
+            answer = failed(failure)
+            failure.forget()
+            return await response(answer, request.headers.get("accept-encoding", ""))
+        return _Stream(_lines(first, events))
+
+    async def _whole(self, request: Request) -> Refused | None:
+        """Once it is, a door cancels the answer when the caller goes away."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                await request.receive()
+        except TimeoutError:
+            return Refused(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive whole within {self._seconds:g} s")
+        return None
+
+
+class _Stream(Response):
+    """Sent by the task that answers the request: what a method's generator knows is of its task (`logs.CALL`).
+
+    Between events a comment now and then: a server that carries this may see that the caller of HTTP/1 is gone only
+    when it has something to send, and what stands between may take silence for an end.
+    """
+
+    def __init__(self, parts: AsyncGenerator[bytes]) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self._parts, self._free = parts, asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        beats = asyncio.ensure_future(self._beat(send))
+        try:
+            async with contextlib.aclosing(self._parts):
+                async with self._free:
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for part in self._parts:
+                    await self._body(send, part)
+        finally:
+            beats.cancel()
+        async with self._free:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _beat(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            await self._body(send, COMMENT)
+
+    async def _body(self, send: Send, part: bytes) -> None:
+        async with self._free:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+async def _alone(asked: Asked) -> AsyncIterator[Asked]:
+    yield asked
+
+
+async def _lines(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with contextlib.aclosing(events):
+        yield _event(first)
+        try:
+            async for data in events:
+                yield _event(data)
+        except CallFailed as failure:
+            answer = failed(failure)
+            failure.forget()
+            yield b"event: error\n" + _event(answer.body)
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

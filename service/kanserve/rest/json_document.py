@@ -1,0 +1,321 @@
+"""Reads JSON of requests: bounded before it is parsed, every key once, NaN and the infinities as Triton takes them.
+
+`structure` first counts the depth, the values and the keys, in time that grows only with the bytes. Then orjson parses
+the document, a large one piece by piece. The standard library is ten times slower. It parses only a document that
+orjson rejects, or one with a repeated key, if it is not too large. `reading` moves work that may take long to a thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import orjson
+
+from kanserve.errors import BadRequest, ResourceExhausted
+from kanserve.rest import json_structure
+from kanserve.rest.json_structure import Malformed, Piece, Shape, TooMuch
+from kanserve.services import validation
+from kanserve.system import resources
+from kanserve.types import BYTES, NUMPY_DTYPES, Array, OutputTensor
+
+T = TypeVar("T")
+
+PARTS = 2**17  # lists, objects and keys of one request: an empty one costs many times its two bytes
+JSON_DEPTH = 32  # lists and objects within each other
+SLOW = 2**16  # values of one that the standard library reads
+SMALL = 4096  # bytes; a smaller one cannot hold much
+LARGE = 2**16  # bytes from which a document is not read on the event loop
+JSON_WORDS = (b"NaN", b"Infinity", b"-Infinity")
+BEFORE = (b"[", b",", b" ", b"\n", b"\t")
+
+
+async def reading(size: int, work: Callable[[], T]) -> T:
+    """The result of `work`, which reads or writes `size` bytes of JSON. If `size` is large, it runs on a thread, one
+    job at a time."""
+    return work() if size < LARGE else await resources.alone(work)
+
+
+def read(text: bytes, most: int) -> Any:
+    """The document; NaN and the infinities in lists as strings. `most`: values in it. Raises BadRequest, Exhausted."""
+    if len(text) <= SMALL and text.count(b"[") + text.count(b"{") <= JSON_DEPTH and text.count(b",") <= most:
+        document = _read(text, SMALL)
+        if text.count(b":") == _keys(document):  # colons within strings count too, so no key is repeated
+            return document
+    try:
+        shape = json_structure.scan(text, parts=PARTS, values=most)
+        if (depth := json_structure.depth(text, shape)) > JSON_DEPTH:
+            raise _malformed(
+                "lists and objects are nested too deep, JSON nesting depth exceeds maximum allowed limit "
+                f"({JSON_DEPTH}): {depth}"
+            )
+        if len(text) <= json_structure.SLICE:
+            return _checked(text, shape.colons, shape.commas)
+        return _joined(text, shape)
+    except Malformed as error:
+        raise _malformed(str(error)) from None
+    except TooMuch as error:
+        raise _beyond(error, most) from None
+
+
+def _checked(text: bytes, colons: int, commas: int) -> Any:
+    """A document with `colons` keys, if no key is repeated."""
+    document = _read(text, commas)
+    if colons and colons != _keys(document):
+        return _slowly(text, commas)
+    return document
+
+
+def _joined(text: bytes, shape: Shape) -> Any:
+    """A document from its pieces. `open_` are the lists and objects that go on after a piece, outermost first."""
+    whole: Any = None
+    open_: list[Any] = []
+    for piece in json_structure.pieces(text, shape):
+        value = _checked(piece.text, piece.colons, piece.text.count(b","))
+        if piece.start:
+            _go_on(open_, piece, value)
+            del open_[piece.base + 1 :]
+        else:
+            whole = value
+            open_.append(value)
+        while len(open_) < piece.end:
+            last = open_[-1]
+            open_.append(last[-1] if isinstance(last, list) else next(reversed(last.values())))
+    return whole
+
+
+def _go_on(open_: list[Any], piece: Piece, value: Any) -> None:
+    """Add a piece to what is open."""
+    for level in range(piece.base, piece.start):
+        there, within = open_[level], level + 1 < piece.start
+        if isinstance(there, list):
+            there.extend(value[1:] if within else value)
+            value = value[0] if within else None
+        else:
+            inner = value.pop(json_structure.MORE)
+            if both := there.keys() & value.keys():
+                raise _twice(min(both))
+            there.update(value)
+            value = inner
+
+
+def _read(text: bytes, commas: int) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        words = [word for word in JSON_WORDS if word in text]
+        if not words:
+            raise _malformed(str(error)) from None
+    # As values of lists they become strings, which `numbers` knows. Within a string that makes no JSON.
+    quoted = text
+    for word in words:
+        for before in BEFORE:
+            quoted = quoted.replace(before + word, before + b'"' + word + b'"')
+    try:
+        return orjson.loads(quoted)
+    except orjson.JSONDecodeError:
+        return _slowly(text, commas)
+
+
+def _keys(value: Any) -> int:
+    """The number of keys in all objects."""
+    count, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            count += len(one)
+            waiting += one.values()
+        elif isinstance(one, list) and not {dict, list}.isdisjoint(map(type, one)):
+            waiting += one
+    return count
+
+
+def _slowly(text: bytes, commas: int) -> Any:
+    if commas > SLOW:
+        raise BadRequest(
+            f"failed to parse the request JSON buffer: with more than {SLOW} values, here {commas}, NaN and Infinity "
+            "may stand in lists alone, and every key once; send binary data"
+        )
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        words = str(error) if isinstance(error, ValueError) else "lists and objects are nested too deep"
+        raise _malformed(words) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _twice(key)
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise BadRequest(f"the number {text[:40]} is larger than any that a tensor holds")
+    return number
+
+
+def _twice(key: str) -> BadRequest:
+    return BadRequest(f"the key '{key[:80]}' stands twice in one object of the request")
+
+
+def _beyond(error: TooMuch, most: int) -> BadRequest | ResourceExhausted:
+    if error.what == "values":
+        return ResourceExhausted(
+            f"the request has {error.count} values in JSON, at most {most} are allowed; send binary data"
+        )
+    if error.what == "parts":
+        return BadRequest(
+            f"the request has {error.count} lists, objects and colons, at most {PARTS} are allowed; "
+            "send the numbers of a tensor in one flat list, or as binary data"
+        )
+    return BadRequest(
+        f"the request has {error.count} bytes of JSON between two values of a list, at most "
+        f"{json_structure.LONGEST} are allowed; send binary data"
+    )
+
+
+def _malformed(words: str) -> BadRequest:
+    return BadRequest(f"failed to parse the request JSON buffer: {words[:200]}")
+
+
+NUMBER_WORDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+}
+NUMBER_DEPTH = 16  # lists within lists, as many as a shape may have dimensions
+NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # strings among numbers, as protobuf's JSON has them
+PART = 2**16  # numbers
+RAW_ONLY = ("FP16", "BF16")  # Triton's rule: no JSON for these
+KINDS: dict[str, tuple[frozenset[type], str]] = {
+    "b": (frozenset({bool}), "true or false"),
+    "u": (frozenset({int}), "integers"),
+    "i": (frozenset({int}), "integers"),
+    "f": (frozenset({int, float}), "numbers"),
+    "O": (frozenset({str}), "strings"),
+}
+
+
+def to_bytes(name: str, datatype: str, data: Any) -> bytes:
+    """The bytes of an input whose numbers are `data`, nested or flat. Raises BadRequest."""
+    if datatype in RAW_ONLY:
+        raise BadRequest(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+        )
+    if datatype not in NUMPY_DTYPES:
+        raise BadRequest(f"invalid datatype for input {name}: '{datatype[:40]}' is none of {', '.join(NUMPY_DTYPES)}")
+    values = _flat(name, data)
+    allowed, words = KINDS[NUMPY_DTYPES[datatype].kind]
+    if other := _kinds(values, words=NUMPY_DTYPES[datatype].kind == "f") - allowed:
+        raise BadRequest(f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}")
+    if datatype == BYTES:
+        return _strings(name, values)
+    return b"".join(_array(name, datatype, part).tobytes() for part in _parts(values))
+
+
+def fragment(tensor: OutputTensor) -> orjson.Fragment:
+    """An output as a flat JSON list. Raises BadRequest for one that JSON cannot hold."""
+    if tensor.datatype in RAW_ONLY:
+        raise BadRequest(
+            f"sending {tensor.datatype} data via JSON is not supported. Please use the binary data format for output "
+            f"{tensor.name}"
+        )
+    if tensor.datatype == BYTES:
+        return _texts(tensor)
+    return orjson.Fragment(written(np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype])))
+
+
+def written(array: Array) -> bytes:
+    """An array as nested lists, of one dimension or more. A float32 is written as the float64 that it equals."""
+    if array.size > PART and (rows := len(array) * PART // array.size):
+        parts = [written(array[at : at + rows]) for at in range(0, len(array), rows)]
+        return b"[" + b",".join(part[1:-1] for part in parts) + b"]"
+    if array.size > PART:
+        return b"[" + b",".join(map(written, array)) + b"]"
+    wide = array.astype(np.float64) if array.dtype.kind == "f" else np.ascontiguousarray(array)
+    if wide.dtype.kind == "f" and not np.isfinite(wide).all():
+        return json.dumps(wide.tolist(), separators=(",", ":")).encode()
+    return orjson.dumps(wide, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _strings(name: str, values: Sequence[str]) -> bytes:
+    try:
+        return b"".join(validation.joined(value.encode() for value in part) for part in _parts(values))
+    except UnicodeEncodeError:
+        raise BadRequest(f"input '{name}': half of a surrogate pair is no character") from None
+
+
+def _texts(tensor: OutputTensor) -> orjson.Fragment:
+    try:
+        return orjson.Fragment(orjson.dumps([part.decode() for part in validation.parted(tensor.data)]))
+    except UnicodeDecodeError:
+        raise BadRequest(
+            f"output '{tensor.name}' holds bytes that are no UTF-8, as JSON needs; use the binary data format"
+        ) from None
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[at : at + PART] for at in range(0, len(values), PART))
+
+
+def _kinds(values: Sequence[Any], *, words: bool) -> set[type]:
+    """The types of the values. `words`: the words of NONFINITE count as numbers."""
+    kinds = set(itertools.chain.from_iterable(set(map(type, part)) for part in _parts(values)))
+    if words and str in kinds and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
+        kinds.discard(str)
+    return kinds
+
+
+def _flat(name: str, data: Any) -> Sequence[Any]:
+    if not isinstance(data, list):
+        raise BadRequest(f"Unable to parse 'data' of input '{name}': expected a list, got {word(data)}")
+    for _ in range(NUMBER_DEPTH):
+        if not data or not isinstance(data[0], list):
+            return cast(list[Any], data)
+        if any(not isinstance(item, list) for item in data):
+            raise BadRequest(f"Unable to parse 'data' of input '{name}': lists and values stand side by side")
+        data = list(itertools.chain.from_iterable(data))
+    raise BadRequest(f"JSON nesting depth exceeds maximum allowed limit ({NUMBER_DEPTH}) in 'data' of input '{name}'")
+
+
+def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
+    """One dimension, little-endian. Raises BadRequest for a number that the datatype has not."""
+    dtype: Any = NUMPY_DTYPES[datatype]
+    array = _floats(values, dtype) if dtype.kind == "f" else _whole(values, dtype)
+    if array is None:
+        raise BadRequest(f"input '{name}': a value does not fit {datatype}")
+    return array
+
+
+def _whole(values: Sequence[Any], dtype: Any) -> Array | None:
+    if dtype.kind != "b" and values:  # as Python's integers: numpy makes floats of those beyond 63 bits
+        bounds = np.iinfo(dtype)
+        if min(values) < bounds.min or max(values) > bounds.max:
+            return None
+    return np.array(values, dtype)
+
+
+def _floats(values: Sequence[Any], dtype: Any) -> Array | None:
+    try:
+        wide = np.array(values, np.float64)
+    except OverflowError:
+        return None
+    with np.errstate(over="ignore"):
+        array: Array = wide.astype(dtype)
+    return None if (np.isinf(array) & np.isfinite(wide)).any() else array
+
+
+def word(value: Any) -> str:
+    """What JSON calls a value, or a type."""
+    return NUMBER_WORDS.get(value if isinstance(value, type) else type(value), "null")

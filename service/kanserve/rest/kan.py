@@ -1,0 +1,353 @@
+"""KanService over HTTP: its requests and answers as JSON, under /v1/kan.
+
+A request has the fields of the RPC's message, with rows as lists of numbers; an answer has those of the RPC's answer,
+with arrays as nested lists, or as bytes behind the JSON (`packed`). What a request may hold is said once, by the RPC.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import orjson
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from kanexport.contract.cli.suggest import advice
+from kanserve.errors import BadRequest, ResourceExhausted
+from kanserve.grpc_api import infer_codec
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.kan import KanService
+from kanserve.pb import kan_pb2
+from kanserve.rest import json_document
+from kanserve.rest.exchange import Answer, Asked, Method, json_answer
+from kanserve.rest.infer_json import HEADER_LENGTH
+from kanserve.services.control import Catalogue
+from kanserve.types import ModelInfo, TensorInfo
+
+ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
+RESET = "statistics/reset"  # as the last part of a path
+OF_PATH = frozenset({"model_name", "model_version"})
+HELD = frozenset({"inputs", "reference_count"})  # what lists of rows say by themselves
+
+
+class KanPages:
+    """From a request to a method of the service and back. `typed`: bytes of rows as numbers in JSON; `most`: of an
+    answer in any form."""
+
+    def __init__(self, service: KanService, catalogue: Catalogue, typed: int, most: int) -> None:
+        self._service, self._catalogue, self._typed, self._most = service, catalogue, typed, most
+
+    def methods(self) -> dict[str, tuple[str, Method]]:
+        """Last part of the path -> verb, and what answers it."""
+        service = self._service
+        asked: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
+            "edges": (kan_pb2.QueryEdgesRequest, kan_pb2.QueryEdgesResponse, service.query_edges),
+            "explain": (kan_pb2.ExplainRequest, kan_pb2.ExplainResponse, service.explain),
+            "scores": (kan_pb2.EdgeScoresRequest, kan_pb2.EdgeScoresResponse, service.edge_scores),
+            "statistics": (kan_pb2.GetStatisticsRequest, kan_pb2.GetStatisticsResponse, service.get_statistics),
+            RESET: (kan_pb2.ResetStatisticsRequest, kan_pb2.ResetStatisticsResponse, service.reset_statistics),
+        }
+        return {
+            "": ("GET", self.describe),
+            "curves": ("POST", self.curves),
+            **{name: ("POST", self._method(*what)) for name, what in asked.items()},
+        }
+
+    async def describe(self, asked: Asked, call: Call) -> Answer:
+        """DescribeModel."""
+        message = kan_pb2.DescribeModelRequest(**_model(asked))
+        data = await self._service.describe_model(message.SerializeToString(), call)
+        form = Told(asked)
+        return await json_document.reading(
+            len(data), lambda: form.answer(form.told(kan_pb2.DescribeModelResponse.FromString(data)))
+        )
+
+    async def curves(self, asked: Asked, call: Call) -> Answer:
+        """GetCurves, its blocks in a list."""
+        message = await self.message(asked, kan_pb2.GetCurvesRequest)
+        blocks: list[Any] = []
+        size, form = 0, Told(asked)
+        async for data in self._service.get_curves(_one(message.SerializeToString()), call):
+            size = self._within(size + len(data), form)
+            told = functools.partial(_told, form, kan_pb2.CurveBlock, data)
+            blocks.append(await json_document.reading(len(data), told))
+        return await json_document.reading(size, lambda: form.answer({"blocks": blocks}))
+
+    async def watch(self, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
+        """WatchStatistics, each update as JSON. The request's fields are in the query."""
+        message = self._queried(asked, kan_pb2.WatchStatisticsRequest)
+        updates = self._service.watch_statistics(_one(message.SerializeToString()), call)
+        async for data in updates:
+            yield await json_document.reading(len(data), functools.partial(_update, data))
+
+    def _queried(self, asked: Asked, kind: type[Message]) -> Any:
+        """Raises BadRequest."""
+        known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH
+        if unknown := sorted(asked.query.keys() - known):
+            name = unknown[0][:40]
+            raise BadRequest(f"the query has {name!r}, which is not known; {advice(name, sorted(known))}")
+        message = kind(**_model(asked))
+        for name, text in asked.query.items():
+            like = getattr(message, name)
+            try:
+                setattr(message, name, type(like)(text))
+            except (ValueError, OverflowError):
+                raise BadRequest(f"the query has {name}={text[:40]!r}, expected {json_document.word(like)}") from None
+        return message
+
+    def _method(
+        self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
+    ) -> Method:
+        async def answered(asked: Asked, call: Call) -> Answer:
+            message = await self.message(asked, kind)
+            data = await method(message.SerializeToString(), call)
+            form = Told(asked)
+            self._within(len(data), form)
+            return await json_document.reading(len(data), lambda: form.answer(_told(form, answer, data)))
+
+        return answered
+
+    def _within(self, size: int, form: Told) -> int:
+        if not form.packed and size > self._typed:
+            raise ResourceExhausted(
+                f"the answer takes {size} bytes, as numbers in JSON the limit is {self._typed}; "
+                "ask for less, with Accept: application/octet-stream, or over gRPC"
+            )
+        if size > self._most:
+            raise ResourceExhausted(f"the answer takes {size} bytes or more, the limit is {self._most}; ask for less")
+        return size
+
+    async def message(self, asked: Asked, kind: type[Message]) -> Any:
+        """A request of this kind, its rows packed. Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+        info, _ = self._catalogue.info(*_model(asked).values())
+        return await json_document.reading(len(asked.body), functools.partial(self._message, asked, kind, info))
+
+    def _message(self, asked: Asked, kind: type[Message], info: ModelInfo) -> Any:
+        body = json_document.read(asked.body, self._typed) if asked.body else {}
+        if not isinstance(body, dict):
+            raise BadRequest(f"Unable to parse the request: expected an object, got {json_document.word(body)}")
+        known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH - HELD
+        for key in body:
+            if key not in known:
+                raise BadRequest(f"the request has {key[:40]!r}, which is not known; {advice(key[:40], sorted(known))}")
+        message = kind(**_model(asked))
+        for key, (field, count) in ROWS.items():
+            if key in body:
+                self._rows(message, info, body.pop(key), field, count)
+        _bound_lists(body)
+        try:
+            json_format.ParseDict(body, message)
+        except json_format.ParseError as error:
+            raise BadRequest(f"Unable to parse the request: {str(error)[:200]}") from None
+        return message
+
+    def _rows(self, message: Any, info: ModelInfo, given: Any, field: str, count: str) -> None:
+        """Rows as a list, or by input in an object."""
+        if isinstance(given, dict) and field == "rows":
+            tensors = {tensor.name: tensor for tensor in info.inputs}
+            if unknown := [name for name in given if name not in tensors]:
+                raise BadRequest(f"rows are of {unknown[0][:40]!r}; the model has the inputs {', '.join(tensors)}")
+            for name, rows in given.items():
+                message.inputs.add(name=name, rows=self._packed(tensors[name], rows))
+            setattr(message, count, max(map(len, given.values()), default=0))
+            return
+        if len(info.inputs) > 1:
+            names = ", ".join(tensor.name for tensor in info.inputs)
+            raise BadRequest(
+                f"model '{info.name}' has the inputs {names}: {field} by name, in an object, were expected"
+            )
+        setattr(message, field, self._packed(info.inputs[0], given))
+        setattr(message, count, len(given))
+
+    def _packed(self, tensor: TensorInfo, rows: Any) -> bytes:
+        """Raises BadRequest, Exhausted."""
+        if not isinstance(rows, list) or any(not isinstance(row, list) for row in rows[:1]):
+            raise BadRequest(f"rows of '{tensor.name}' are a list with a list for each row, [[1, 2], [3, 4]]")
+        for at, row in enumerate(rows):
+            if not isinstance(row, list) or len(row) != tensor.shape[1]:
+                size = len(row) if isinstance(row, list) else json_document.word(row)
+                raise BadRequest(f"row {at} of '{tensor.name}' has {size}, expected a list of {tensor.shape[1]}")
+        data = json_document.to_bytes(tensor.name, tensor.datatype, rows)
+        if len(data) > self._typed:
+            raise ResourceExhausted(
+                f"rows take {len(data)} bytes, in JSON the limit is {self._typed}; send fewer, or over gRPC"
+            )
+        return data
+
+
+def _bound_lists(body: dict[str, Any]) -> None:
+    """Raises BadRequest for lists that would take long to read: each value takes a microsecond or more."""
+    lists = {key: value for key, value in body.items() if isinstance(value, list)}
+    for key, value in lists.items():
+        infer_codec.at_most(key, value, infer_codec.INDEX_LIMIT)
+    if (values := sum(map(len, lists.values()))) > infer_codec.INDEX_LIMIT:
+        raise BadRequest(
+            f"{', '.join(sorted(lists))} have {values} entries together, at most {infer_codec.INDEX_LIMIT} are allowed"
+        )
+
+
+def _told(form: Told, kind: type[Message], data: bytes) -> dict[str, Any]:
+    return form.told(kind.FromString(data))
+
+
+def _update(data: bytes) -> bytes:
+    return orjson.dumps(plain(kan_pb2.StatisticsUpdate.FromString(data)))
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _model(asked: Asked) -> dict[str, Any]:
+    return {"model_name": asked.path["name"], "model_version": asked.path.get("version", "")}
+
+
+Shape = Callable[[Any], tuple[int, ...]]
+F4, F8, U4, U8 = "<f4", "<f8", "<u4", "<u8"
+
+
+def _flat(message: Any) -> tuple[int, ...]:
+    return (-1,)
+
+
+def _values(message: Any) -> tuple[int, ...]:
+    return tuple(message.shape)
+
+
+def _curves(message: Any) -> tuple[int, ...]:
+    return len(message.sources), len(message.destinations), message.points
+
+
+# Of each message its packed fields: their numbers, and their shape.
+PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
+    {
+        "ExplainResponse": {
+            "contributions": (F8, lambda m: (-1, m.nodes, len(m.outputs))),
+            "base": (F8, _flat),
+            "predictions": (F8, lambda m: (-1, len(m.outputs))),
+            "completeness_error": (F8, lambda m: (-1, len(m.outputs))),
+        },
+        "LayerPath": {
+            **dict.fromkeys(("sources", "destinations"), (U4, lambda m: (-1, m.outputs, m.edges))),
+            "values": (F8, lambda m: (-1, m.outputs, m.edges)),
+            "rest": (F8, lambda m: (-1, m.outputs)),
+        },
+        "LayerEdges": {
+            "values": (F4, _values),
+            "each_sources": (U4, _values),
+            "each_destinations": (U4, _values),
+            "rest": (F4, lambda m: (-1, len(m.rest_of))),
+            "nodes": (F4, lambda m: (-1, m.node_count)),
+        },
+        "Reduction": {"values": (F4, _values)},
+        "CurveBlock": {
+            "x": (F8, lambda m: (len(m.sources), m.points)),
+            "phi": (F4, _curves),
+            "derivative": (F4, _curves),
+            "extrema_x": (F8, lambda m: (len(m.sources), len(m.destinations), 2)),
+            "extrema": (F4, lambda m: (len(m.sources), len(m.destinations), 2)),
+        },
+        "CurvePart": {"phi": (F4, _flat)},
+        "LayerScores": {
+            "edges": (F4, lambda m: (m.sources, m.destinations)),
+            "spread": (F4, lambda m: (m.sources, m.destinations)),
+            "nodes": (F4, _flat),
+        },
+        "NodeStatistics": {
+            **dict.fromkeys(("psi", "js", "wasserstein", "psi_chance", "outside", "outside_before"), (F8, _flat)),
+            "nonfinite": (U8, _flat),
+            "bounds": (F8, _flat),
+            **dict.fromkeys(("counts", "counts_before"), (U8, _flat)),
+            "zones": (U8, lambda m: (-1, 3)),
+            **dict.fromkeys(("mean", "std", "low", "high"), (F8, _flat)),
+        },
+        "Layer": {"mask": (F4, lambda m: (m.sources, m.destinations)), "bias": (F8, _flat)},
+        "Basis": {"knots": (F8, lambda m: (m.knot_rows, -1))},
+        "NodeStep": {"scale": (F8, _flat), "bias": (F8, _flat)},
+    }
+)
+
+
+Write = Callable[[np.ndarray[Any, Any]], Any]
+
+
+def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
+    """For `orjson`: fields by name; messages and arrays that are not there are left out. `write`: what an array
+    becomes, nested lists unless it is given."""
+    write = write or fragment
+    packed = PACKED.get(message.DESCRIPTOR.name, {})
+    found: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.type == field.TYPE_BYTES:
+            dtype, shape = packed[field.name]
+            if value:
+                found[field.name] = write(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
+        elif not field.has_presence or message.HasField(field.name):
+            found[field.name] = _value(field, value, write)
+    return found
+
+
+def _value(field: Any, value: Any, write: Write) -> Any:
+    """Of a field that holds no bytes."""
+    inner = field.message_type
+    if inner is not None and inner.GetOptions().map_entry:
+        return dict(value)
+    if field.is_repeated:
+        return [plain(one, write) if inner is not None else _number(one) for one in value]
+    return plain(value, write) if inner is not None else _number(value)
+
+
+def fragment(array: np.ndarray[Any, Any]) -> orjson.Fragment:
+    """An array as nested lists."""
+    return orjson.Fragment(json_document.written(array))
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return orjson.Fragment(json.dumps(value))
+    return value
+
+
+def _sized(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the one extent that numpy finds out, where another is 0."""
+    return tuple(0 if extent < 0 else extent for extent in shape) if 0 in shape else shape
+
+
+KIND = "application/octet-stream"
+GRAIN = 8  # bytes, so that any type can be read where it lies
+KEY = "$array"
+
+
+class Told:
+    """One answer in the form that was asked for: each message by `told`, all of them by `answer`."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.packed = KIND in asked.headers.get("accept", "").lower()
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def told(self, message: Any) -> dict[str, Any]:
+        """For `answer`, or a part of what it is given."""
+        return plain(message, self._kept if self.packed else fragment)
+
+    def answer(self, value: object) -> Answer:
+        """Of dicts, lists, strings and numbers."""
+        if not self.packed:
+            return json_answer(value)
+        head = orjson.dumps(value)
+        head += b" " * (-len(head) % GRAIN)
+        body = b"".join((head, *self._parts))
+        return Answer(body, KIND, headers={HEADER_LENGTH: str(len(head))}, packs=False)
+
+    def _kept(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+        data, at = array.tobytes(), self._size
+        self._parts.append(data + bytes(-len(data) % GRAIN))
+        self._size += len(self._parts[-1])
+        return {KEY: [array.dtype.newbyteorder("<").str, at, *array.shape]}

@@ -1,0 +1,154 @@
+"""The Open Inference Protocol over HTTP, with Triton's extensions: what each route answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from google.protobuf.message import Message
+
+from kanserve.errors import BadRequest, Unsupported
+from kanserve.grpc_api import model_codec
+from kanserve.grpc_api.call_context import ID_HEADER, Call
+from kanserve.grpc_api.inference import EXTENSIONS, InferenceService, only_repository
+from kanserve.rest import infer_json, json_document
+from kanserve.rest.exchange import Answer, Asked, json_answer
+from kanserve.services.control import Catalogue, Control
+from kanserve.version import version
+
+INDEX_VALUES = 64  # of a request for the repository's index, which has one
+
+
+class Oip:
+    """From a request to a use case and back. `typed`: bytes of one tensor as numbers in JSON."""
+
+    def __init__(self, service: InferenceService, catalogue: Catalogue, control: Control, typed: int) -> None:
+        self._service, self._catalogue, self._control, self._typed = service, catalogue, control, typed
+        self._metadata = json_answer({"name": "kanserve", "version": version(), "extensions": EXTENSIONS})
+
+    async def server(self, asked: Asked, call: Call) -> Answer:
+        """Name, version, and the extensions that are implemented."""
+        return self._metadata
+
+    async def live(self, asked: Asked, call: Call) -> Answer:
+        """200 while the process means to go on, or 400, Triton's word for no."""
+        return _yes(call, self._catalogue.live(), "the server is on its way out")
+
+    async def ready(self, asked: Asked, call: Call) -> Answer:
+        """200 once every version is loaded, until the server begins to leave."""
+        return _yes(call, self._catalogue.ready(), "the server is not ready")
+
+    async def model_ready(self, asked: Asked, call: Call) -> Answer:
+        """Whether a version can be used."""
+        return _yes(call, self._catalogue.model_ready(*_model(asked)), "Model version not ready")
+
+    async def metadata(self, asked: Asked, call: Call) -> Answer:
+        """Names, datatypes and shapes of inputs and outputs; what people call their numbers, where somebody said."""
+        info, versions = self._catalogue.info(*_model(asked))
+        told = plain(model_codec.metadata(info, versions))
+        del told["parameters"]  # lists are lists here
+        named = {} if info.manifest is None else model_codec.named(info.manifest.names)
+        return json_answer(told | ({"parameters": named} if named else {}))
+
+    async def config(self, asked: Asked, call: Call) -> Answer:
+        """The configuration Triton would have made."""
+        model = self._catalogue.model(*_model(asked))
+        return await asyncio.to_thread(lambda: json_answer(plain(model_codec.config(model.info, model.serving))))
+
+    async def statistics(self, asked: Asked, call: Call) -> Answer:
+        """Counts and durations since the start, of all models or of one."""
+        found = self._catalogue.statistics(*_model(asked))
+        return await asyncio.to_thread(lambda: json_answer(plain(model_codec.statistics(found))))
+
+    async def index(self, asked: Asked, call: Call) -> Answer:
+        """Every version found, with its state and what is wrong with it."""
+        only_repository(asked.path.get("repository", ""))
+        wanted = json_document.read(asked.body, INDEX_VALUES) if asked.body else {}
+        ready = wanted.get("ready", False) if isinstance(wanted, dict) else None
+        if not isinstance(ready, bool):
+            raise BadRequest("Invalid value for 'ready': expected a boolean, in an object")
+        found = self._catalogue.index(only_ready=ready)
+        return Answer(
+            orjson.dumps(
+                [
+                    {"name": one.name, "version": str(one.version), "state": one.state}
+                    | ({"reason": one.reason} if one.reason else {})
+                    for one in found
+                ]
+            )
+        )
+
+    async def load(self, asked: Asked, call: Call) -> Answer:
+        """As it lies in the repository; refused unless models are loaded by hand."""
+        await self._control.load(asked.path["name"], _parameters(asked))
+        return Answer()
+
+    async def unload(self, asked: Asked, call: Call) -> Answer:
+        """Refused as `load`."""
+        await self._control.unload(asked.path["name"], _parameters(asked))
+        return Answer()
+
+    async def infer(self, asked: Asked, call: Call) -> Answer:
+        """The main thing."""
+        if asked.headers.get(infer_json.HEADER_LENGTH) == "0":
+            message, wanted = infer_json.bare(asked, self._catalogue.info(*_model(asked))[0])
+        else:
+            message, wanted = await infer_json.request(asked, self._typed)
+        _, response = await self._service.infer(message, call)
+        return await infer_json.answer(response, wanted, self._typed)
+
+
+def unsupported(what: str) -> Callable[[Asked, Call], Awaitable[Answer]]:
+    """A method that refuses with a sentence what Triton has."""
+
+    async def refuse(asked: Asked, call: Call) -> Answer:
+        raise Unsupported(f"{what} is not supported by kanserve")
+
+    return refuse
+
+
+def _yes(call: Call, answer: bool, otherwise: str) -> Answer:
+    if answer:
+        return Answer()
+    body = orjson.dumps({"error": otherwise, "request_id": call.request_id})
+    return Answer(body, status=HTTPStatus.BAD_REQUEST, headers={ID_HEADER: call.request_id})
+
+
+def _parameters(asked: Asked) -> set[str]:
+    """The names of what a request to load or unload says beside. Raises BadRequest, Unsupported."""
+    only_repository(asked.path.get("repository", ""))
+    said = json_document.read(asked.body, INDEX_VALUES) if asked.body else {}
+    parameters = said.get("parameters", {}) if isinstance(said, dict) else None
+    if not isinstance(parameters, dict):
+        raise BadRequest("Invalid value for 'parameters': expected an object, in an object")
+    return set(parameters)
+
+
+def _model(asked: Asked) -> tuple[str, str]:
+    return asked.path.get("name", ""), asked.path.get("version", "")
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Name of a field -> its value; messages that are not set are left out."""
+    found: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            inner = field.message_type.fields_by_name["value"]
+            found[field.name] = {key: _value(inner, value[key]) for key in value}
+        elif field.is_repeated:
+            found[field.name] = [_value(field, item) for item in value]
+        elif not field.has_presence or message.HasField(field.name):
+            found[field.name] = _value(field, value)
+    return found
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return plain(value)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
+    return value

@@ -1,0 +1,449 @@
+"""The observatory page: its files as they are in the package, and index.html for every address of it.
+
+The files hold no data and need no role; what they show is asked for with the viewer's own token. No address is written
+down in them: `<base>` leads back to where the server's paths begin, however deep the address that was asked for lies,
+so that the page works behind any prefix of a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import importlib.resources
+import math
+import re
+import threading
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib.resources.abc import Traversable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import orjson
+
+from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
+from kanserve.grpc_api import kan_codec
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.kan import KanService
+from kanserve.pb import kan_pb2
+from kanserve.rest import json_document, kan
+from kanserve.rest.exchange import Answer, Asked, Method, Refused, json_answer
+from kanserve.rest.kan import KanPages
+from kanserve.services import statistics
+from kanserve.services.explain import Insights
+from kanserve.services.operations import Operations
+from kanserve.system.compression import WINDOWS
+from kanserve.types import Array, ModelInfo
+
+if TYPE_CHECKING:
+    from kanserve.client.results import LayerCurves
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+
+from kanserve.errors import QueueFull, ServerDeadlineExceeded
+
+FOLDER = "static/"
+INDEX = "index.html"
+BASE = b'<base href="./">'
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        *(f"{kind}-src 'self'" for kind in ("script", "style", "connect")),
+        "img-src 'self' data: blob:",
+        *(f"{what} 'none'" for what in ("form-action", "frame-ancestors")),
+        "base-uri 'self'",
+    )
+)
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "content-security-policy": POLICY,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cache-control": "no-cache",  # kept, and asked for by its tag: no page is half of an older server
+    }
+)
+LEVEL = 9  # files are packed once
+NAMES_A_FILE = re.compile(r"[^/]+\.[a-z]+")  # the last part of a path
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """Bytes, plain and packed, and their strong tags."""
+
+    kind: str
+    body: bytes
+    packed: bytes
+    tag: str
+
+
+class StaticPage:
+    """Answers for the page's addresses."""
+
+    async def root(self, asked: Asked, call: Call) -> Answer:
+        """To the page, wherever this is."""
+        return Answer(
+            status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
+        )
+
+    async def file(self, asked: Asked, call: Call) -> Answer:
+        """A file, or index.html for what is none. Raises Refused."""
+        path = asked.path.get("rest", "")
+        name = path.removeprefix(FOLDER)
+        if name != path and (found := _files().get(name)):
+            return _answer(found, asked)
+        if name != path and NAMES_A_FILE.fullmatch(name.rpartition("/")[2]):
+            raise Refused(HTTPStatus.NOT_FOUND, f"Not Found: the page has no file {name[:80]!r}; reload it")
+        return _answer(_index(path.count("/") if "rest" in asked.path else -1), asked)
+
+
+def _answer(file: _File, asked: Asked) -> Answer:
+    packs = "gzip" in asked.headers.get("accept-encoding", "").lower()
+    tag = f'"{file.tag}{"-z" if packs else ""}"'
+    headers = {**HEADERS, "etag": tag, "vary": "accept-encoding"}
+    if tag in (one.strip() for one in asked.headers.get("if-none-match", "").split(",")):
+        return Answer(kind=file.kind, status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    if packs:
+        return Answer(file.packed, file.kind, headers={**headers, "content-encoding": "gzip"}, packs=False)
+    return Answer(file.body, file.kind, headers=headers, packs=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _index(depth: int) -> _File:
+    """Asked for `depth` slashes behind /ui/; -1: as /ui."""
+    back = "../" * (depth + 1) or "./"
+    page = _files()[INDEX]
+    return _file(page.kind, page.body.replace(BASE, f'<base href="{back}">'.encode()))
+
+
+@functools.cache
+def _files() -> Mapping[str, _File]:
+    """By their paths, read once."""
+    root = importlib.resources.files("kanserve") / "ui" / "static"
+    return {name: _file(kind, found.read_bytes()) for name, kind, found in _walk(root, "")}
+
+
+def _walk(folder: Traversable, before: str) -> Iterator[tuple[str, str, Traversable]]:
+    for one in folder.iterdir():
+        if one.is_dir():
+            yield from _walk(one, f"{before}{one.name}/")
+        elif (kind := KINDS.get(f".{one.name.rpartition('.')[2]}")) is not None:
+            yield before + one.name, kind, one
+
+
+def _file(kind: str, body: bytes) -> _File:
+    stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS["gzip"])
+    return _File(kind, body, stream.compress(body) + stream.flush(), hashlib.sha256(body).hexdigest()[:32])
+
+
+OPERATIONS, OVERVIEW = "/v1/kan/operations", "/v1/kan/overview"
+ZONES = ("unknown", "inside", "extension", "outside")  # what the numbers of zones mean
+VALUES = 64  # of a request for operations, which has one
+
+
+class Views:
+    """From a request to a use case and back. `pages`: what reads rows in JSON."""
+
+    def __init__(self, insights: Insights, pages: KanPages, operations: Operations, card: Card) -> None:
+        self._card = card
+        self._kan, self._insights, self._pages, self._operations = insights.kan, insights, pages, operations
+
+    def methods(self) -> dict[str, tuple[str, Method]]:
+        """Of a model: last part of the path -> verb, and what answers it."""
+        return {
+            "rows": ("GET", self.rows),
+            "coverage": ("POST", self.coverage),
+            "report": ("GET", self._card.report),
+        }
+
+    async def rows(self, asked: Asked, call: Call) -> Answer:
+        """Some of the latest that a version was asked, the newest first, where the operator has them kept."""
+        name = asked.path["name"]
+        call.facts["model"] = name[:128]
+        kept = statistics.kept(self._kan, name, asked.path.get("version", ""))
+        call.facts |= {"version": kept.info.version, "rows": len(kept.rows)}
+        told = {
+            "model_name": kept.info.name,
+            "model_version": str(kept.info.version),
+            "kept": kept.most,
+            "counted": kept.counted,
+            "note": kept.note,
+        }
+
+        def answer() -> Answer:
+            rows = [
+                {"at": one.at, "values": {key: _plain(value) for key, value in one.values.items()}} for one in kept.rows
+            ]
+            return json_answer(told | {"rows": rows})
+
+        return await asyncio.to_thread(answer)
+
+    async def coverage(self, asked: Asked, call: Call) -> Answer:
+        """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
+        message = await self._pages.message(asked, kan_pb2.GetStatisticsRequest)
+        call.adopt(message.id)
+        request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        info, layers = await self._insights.covered(request)
+        call.facts["version"] = info.version
+        told = {"model_name": info.name, "model_version": str(info.version), "digest": info.digest, "id": request.id}
+
+        def answer() -> Answer:
+            return json_answer(told | {"zones": ZONES, "layers": [_layer(at, one) for at, one in enumerate(layers)]})
+
+        return await asyncio.to_thread(answer)
+
+    async def overview(self, asked: Asked, call: Call) -> Answer:
+        """A summary of all versions."""
+        told = await self._operations.overview()
+        return await asyncio.to_thread(json_answer, told)
+
+    async def operations(self, asked: Asked, call: Call) -> Answer:
+        """How the server does. A request may say `since` when the page knows the readings."""
+        said = json_document.read(asked.body, VALUES) if asked.body else {}
+        since = said.get("since", 0) if isinstance(said, dict) and set(said) <= {"since"} else None
+        if isinstance(since, bool) or not isinstance(since, int | float) or not math.isfinite(since):
+            raise BadRequest('expected an object with `since`, seconds since the epoch, such as {"since": 0}')
+        told = await self._operations.tell(float(since))
+        return await asyncio.to_thread(json_answer, told)
+
+
+def _layer(at: int, one: Any) -> dict[str, Any]:
+    """Of a `models.coverage.LayerCoverage`."""
+    found = {name: kan.fragment(np.asarray(getattr(one, name))) for name in ("zones", "counts", "worst", "cells")}
+    return {"layer": at, "definition": one.definition, **found}
+
+
+def _plain(value: Array) -> Any:
+    if value.dtype.hasobject:
+        words = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in value.ravel().tolist()]
+        return words
+    return kan.fragment(value)
+
+
+T = TypeVar("T")
+HTML = "text/html; charset=utf-8"
+GLANCE = 0.1  # seconds after which a thread that waits for curves sees that all requests have left
+PATIENCE = 60.0  # seconds for curves, which take milliseconds
+
+
+class Card:
+    """The reports of all versions, made with `once`, because a report takes a hundred milliseconds or more of a
+    thread."""
+
+    def __init__(self, service: KanService, bound: Bound | None = None) -> None:
+        self._service, self._once = service, Once(bound or Bound())
+
+    async def report(self, asked: Asked, call: Call) -> Answer:
+        """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does, TookTooLong
+        and QueueFull."""
+        info, model = self._service.meant(asked.path["name"], asked.path.get("version", ""))
+        call.facts |= {"model": info.name, "version": info.version}
+        html = HTML.split(";")[0] in asked.headers.get("accept", "")
+        caller = call.caller
+
+        async def make(gone: threading.Event) -> Answer:
+            own = Call(call.request_id, call.given, None)  # it may outlive the call that began it
+            own.caller = caller
+            return await self._report(info, own, gone, html=html)
+
+        return await self._once.get((info.name, info.version, html), model, make)
+
+    async def _report(self, info: ModelInfo, call: Call, gone: threading.Event, *, html: bool) -> Answer:
+        request = kan_pb2.DescribeModelRequest(model_name=info.name, model_version=str(info.version))
+        data = await self._service.describe_model(request.SerializeToString(), call)
+        described = await asyncio.to_thread(kan_pb2.DescribeModelResponse.FromString, data)
+        scores = await self._scores(described, call)
+        loop = asyncio.get_running_loop()
+        return await asyncio.to_thread(self._made, loop, described, scores, call, gone, html=html)
+
+    async def _scores(self, described: kan_pb2.DescribeModelResponse, call: Call) -> kan_pb2.EdgeScoresResponse | None:
+        """Over the rows of the export; None where a model has none, or too many."""
+        request = kan_pb2.EdgeScoresRequest(model_name=described.model_name, model_version=described.model_version)
+        try:
+            answer = await self._service.edge_scores(request.SerializeToString(), call)
+        except (FailedPrecondition, ResourceExhausted):
+            return None
+        return kan_pb2.EdgeScoresResponse.FromString(answer)
+
+    def _made(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        told: kan_pb2.DescribeModelResponse,
+        scored: kan_pb2.EdgeScoresResponse | None,
+        call: Call,
+        gone: threading.Event,
+        *,
+        html: bool,
+    ) -> Answer:
+        """Make the report, on a thread. Raises Abandoned if no request waits for it any more."""
+        from kanserve.client import results as curves_
+        from kanserve.client import results as scores_
+        from kanserve.client.model_info import from_pb
+        from kanserve.report import content, page
+        from kanserve.report import content as words
+
+        def curves(
+            *, layers: Sequence[int], sources: Sequence[int] = (), destinations: Sequence[int] = (), points: int
+        ) -> Sequence[LayerCurves]:
+            request = kan_pb2.GetCurvesRequest(
+                model_name=told.model_name,
+                model_version=told.model_version,
+                layers=layers,
+                sources=sources,
+                destinations=destinations,
+                points=points,
+            )
+            waiting = asyncio.run_coroutine_threadsafe(self._curves(request, call), loop)
+            try:
+                found: list[kan_pb2.CurveBlock] = _awaited(waiting, gone)
+                return curves_.joined(found)
+            except (
+                FailedPrecondition,
+                ResourceExhausted,
+            ):  # edges of class B are no curves, and there may be little room
+                return ()
+
+        scores = None if scored is None else scores_.scores_of(scored)
+        report = content.report(curves, from_pb(told), scores)
+        if html:
+            name = f"{told.model_name}-{told.model_version}.html"
+            return Answer(
+                page.html(report).encode(), HTML, headers={"content-disposition": f'attachment; filename="{name}"'}
+            )
+        return Answer(orjson.dumps(words.plain(report)))
+
+    async def _curves(self, request: kan_pb2.GetCurvesRequest, call: Call) -> list[kan_pb2.CurveBlock]:
+        async def one() -> AsyncIterator[bytes]:
+            yield request.SerializeToString()
+
+        return [kan_pb2.CurveBlock.FromString(data) async for data in self._service.get_curves(one(), call)]
+
+
+def _awaited(waiting: Future[T], gone: threading.Event) -> T:
+    """Wait on a thread for the result of a coroutine. Raises the coroutine's error, TimeoutError, or Abandoned. If it
+    raises one of the last two, it cancels the coroutine."""
+    end = time.monotonic() + PATIENCE
+    while not gone.is_set() and time.monotonic() < end:
+        try:
+            return waiting.result(GLANCE)
+        except TimeoutError:
+            if waiting.done():
+                raise
+    waiting.cancel()
+    raise Abandoned if gone.is_set() else TimeoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`seconds`: time limit of one answer; `together`: answers that are made at once; `waiting`: answers that are made
+    or wait for their turn; `kept`: bytes of kept answers."""
+
+    seconds: float = 60.0
+    together: int = 2
+    waiting: int = 16
+    kept: int = 16 * 2**20
+
+
+class Abandoned(Exception):
+    """Raised in a thread by work that no caller waits for any more."""
+
+
+# Makes an answer. `Once` sets the event if no caller waits any more, because a thread cannot be cancelled.
+Make = Callable[[threading.Event], Awaitable[Answer]]
+
+
+class _Work:
+    """One answer in the making. `of`: the object that it is about."""
+
+    def __init__(self, of: object) -> None:
+        self.of = weakref.ref(of)
+        self.gone = threading.Event()
+        self.task: asyncio.Task[Answer]
+        self._callers = 0
+
+    async def answer(self) -> Answer:
+        """The answer, for one more caller. If the last caller is cancelled, the work is cancelled too."""
+        self._callers += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self._callers -= 1
+            if not self._callers:
+                self.gone.set()
+                self.task.cancel()
+
+    @property
+    def left(self) -> bool:
+        """Whether the work was abandoned, and will give no answer."""
+        return self.gone.is_set() and not self.task.done()
+
+
+class Once:
+    """Use from one event loop."""
+
+    def __init__(self, bound: Bound) -> None:
+        self._bound, self._turn = bound, asyncio.Semaphore(bound.together)
+        self._making: dict[Hashable, _Work] = {}
+        self._kept: OrderedDict[Hashable, tuple[weakref.ref[object], Answer]] = OrderedDict()
+        self._size = 0
+
+    async def get(self, key: Hashable, of: object, make: Make) -> Answer:
+        """The answer for this key about `of`. If another object was there before, the answer is made again. Raises what
+        `make` does, TookTooLong, and QueueFull if too many others are made."""
+        kept = self._kept.get(key)
+        if kept is not None and kept[0]() is of:
+            self._kept.move_to_end(key)
+            return kept[1]
+        work = self._making.get(key)
+        if work is None or work.left or work.of() is not of:
+            if len(self._making) >= self._bound.waiting:
+                raise QueueFull
+            work = self._begin(key, of, make)
+        return await work.answer()
+
+    def _begin(self, key: Hashable, of: object, make: Make) -> _Work:
+        work = _Work(of)
+        work.task = asyncio.ensure_future(self._made(make, work.gone))
+        self._making[key] = work
+
+        def done(task: asyncio.Task[Answer]) -> None:
+            if self._making.get(key) is work:
+                del self._making[key]
+            if not task.cancelled() and task.exception() is None and (found := work.of()) is not None:
+                self._keep(key, found, task.result())
+
+        work.task.add_done_callback(done)
+        return work
+
+    async def _made(self, make: Make, gone: threading.Event) -> Answer:
+        async with self._turn:
+            try:
+                async with asyncio.timeout(self._bound.seconds):
+                    return await make(gone)
+            except TimeoutError:
+                raise ServerDeadlineExceeded(self._bound.seconds) from None
+            finally:
+                gone.set()
+
+    def _keep(self, key: Hashable, of: object, answer: Answer) -> None:
+        """Keep the answer, and drop the least recently used ones if they do not fit `kept` bytes."""
+        before = self._kept.pop(key, None)
+        self._size += len(answer) - (0 if before is None else len(before[1]))
+        self._kept[key] = weakref.ref(of), answer
+        while self._size > self._bound.kept:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._size -= len(dropped)

@@ -1,1 +1,0 @@
-"""The gRPC services: from message bytes to a use case and back."""

@@ -1,0 +1,1 @@
+"""Runtimes that execute graphs. One file per runtime, found by its name."""

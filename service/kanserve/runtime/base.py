@@ -1,0 +1,78 @@
+"""What runs a graph. One file per runtime, found by its name.
+
+A session is made from bytes that were already read and checked, never from a
+path: a runtime that maps files would be at the mercy of whoever writes them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import types
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
+
+from kanexport.contract.manifest import ANY
+from kanserve import runtime
+from kanserve.errors import ConfigError
+from kanserve.types import Array, TensorInfo
+
+NOTHING: Mapping[str, bytes] = types.MappingProxyType({})
+
+__all__ = ["NOTHING", "Backend", "Session", "load", "names"]
+
+
+class Session(Protocol):
+    """A prepared graph. `run` may be called from several threads at once."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The graph's inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The graph's outputs."""
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Compute the named outputs, in this order.
+
+        Raises Exhausted if memory ran out, NotPossible for an answer that cannot be told, BackendError for
+        anything else.
+        """
+
+
+class Backend(Protocol):
+    """A module of this package."""
+
+    def version(self) -> str:
+        """Name and version of the runtime."""
+
+    def check(self, device: str) -> None:
+        """Raises ConfigError for a device that is not there."""
+
+    def create(
+        self,
+        graph: bytes,
+        *,
+        device: str,
+        threads: int,
+        beside: Mapping[str, bytes] = NOTHING,
+        library: str = "",
+        optimization: str = ANY,
+    ) -> Session:
+        """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
+        other. `library`: the path of one with further operators; `optimization`: how far the
+        runtime may change the graph, as the manifest says. Raises LoadError, and ConfigError for a device that
+        is not there."""
+
+
+def names() -> list[str]:
+    """The backends that exist."""
+    return sorted(module.name for module in pkgutil.iter_modules(runtime.__path__) if module.name != "base")
+
+
+def load(name: str) -> Backend:
+    """The backend of this name. Raises ConfigError naming those that exist."""
+    if name not in names():
+        raise ConfigError(f"unknown backend {name!r}; there are: {', '.join(names())}")
+    return cast("Backend", importlib.import_module(f"{runtime.__name__}.{name}"))

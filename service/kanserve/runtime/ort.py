@@ -1,0 +1,253 @@
+"""ONNX Runtime: sessions from bytes, on the device that was asked for or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.manifest import ANY, BASIC
+from kanexport.contract.ort import onnxruntime
+from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
+from kanserve.runtime.base import NOTHING
+from kanserve.types import BF16, BYTES, NUMPY_DTYPES, Array, TensorInfo
+
+state = onnxruntime.capi.onnxruntime_pybind11_state
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Products of matrices in ten bits of mantissa are that provider's default, and no proof of an export would hold.
+EXACT = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(bfloat16)": BF16,
+    "tensor(string)": BYTES,
+}
+BFLOAT16 = 16  # ONNX's number of the type
+ERRORS = (
+    state.EPFail,
+    state.EngineError,
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.ModelLoaded,
+    state.NoModel,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+)
+# Every error also comes as an exception; a second copy on stderr would break JSON logs.
+SILENT = 4
+# No other device, of which it would print lines on stdout, and no options that stand in a graph.
+PLAIN = {"enable_fallback": 0, "read_config_from_model": 0}
+STATUS = "Status Message: "  # what follows is of the run, what stands before of the graph
+VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d[\d.]*(?:[eE][+-]?\d+)?")
+MEMORY_WORDS = ("failed to allocate", "bad_alloc", "out of memory", "allocate memory")
+
+
+def version() -> str:
+    """Name and version of the runtime."""
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def check(device: str) -> None:
+    """Raises ConfigError if `device` has no provider here."""
+    available = onnxruntime.get_available_providers()
+    if PROVIDERS.get(device) not in available:
+        usable = [name for name, offered in PROVIDERS.items() if offered in available]
+        raise ConfigError(
+            f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
+            + ("; cuda needs onnxruntime-gpu in place of onnxruntime (the extra `gpu`)" if device == "cuda" else "")
+        )
+
+
+def create(
+    graph: bytes,
+    *,
+    device: str,
+    threads: int,
+    beside: Mapping[str, bytes] = NOTHING,
+    library: str = "",
+    optimization: str = ANY,
+) -> OrtSession:
+    """Prepare a graph from its bytes, and those of the files that it keeps weights in. `library`: the path of one with
+    further operators. `optimization`: how far the runtime may change the graph, as the manifest says.
+
+    Raises ConfigError if `device` has no provider here, LoadError if the runtime
+    refuses the graph.
+    """
+    check(device)
+    provider = (PROVIDERS[device], EXACT[device])
+    onnxruntime.set_default_logger_severity(SILENT)
+    options = _options(device, threads, beside)
+    if optimization == BASIC:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        if library:
+            options.register_custom_ops_library(library)
+        session = onnxruntime.InferenceSession(graph, options, [provider], **PLAIN)
+    except ERRORS as error:
+        raise _refusal(str(error)) from error
+    except MemoryError as error:
+        raise _refusal("bad_alloc") from error
+    except UnicodeDecodeError as error:  # its words quote a name of the graph's
+        raise _refusal("") from error
+    return _wrapped(session, device)
+
+
+def _wrapped(session: Any, device: str) -> OrtSession:
+    # ORT falls back without an exception when a provider cannot start.
+    if session.get_providers()[0] != PROVIDERS[device]:
+        raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
+    tensors = (*session.get_inputs(), *session.get_outputs())
+    kind = Bfloat16Session if any(DATATYPES.get(one.type) == BF16 for one in tensors) else OrtSession
+    try:
+        return kind(session)
+    except UnicodeDecodeError as error:  # the name of a tensor, or of one of its extents
+        raise _refusal("") from error
+
+
+class OrtSession:
+    """One InferenceSession. Implements `backends.Session`."""
+
+    def __init__(self, session: Any) -> None:
+        """Raises LoadError for a tensor type that has no protocol datatype."""
+        self._session = session
+        self.inputs = tuple(_info(node) for node in session.get_inputs())
+        self.outputs = tuple(_info(node) for node in session.get_outputs())
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """See `backends.Session.run`."""
+        try:
+            return self._run(outputs, feeds)
+        except ERRORS as error:
+            if _memory(str(error)):
+                raise ResourceExhausted("not enough memory for this request; send fewer rows") from error
+            raise BackendError(_anonymous(str(error))) from None  # its own words would stand in the traceback
+        except UnicodeDecodeError as error:
+            raise FailedPrecondition(
+                "the model answers with a string that is not UTF-8, which the runtime cannot give"
+            ) from error
+        except ValueError as error:  # what the graph says of its inputs is not what it has
+            raise BackendError(str(error)) from error
+
+    def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        result: list[Array] = self._session.run(outputs, feeds)
+        return result
+
+
+class Bfloat16Session(OrtSession):
+    """With tensors of bfloat16. numpy has no such type, so the runtime takes and gives their bit patterns where
+    they lie in memory."""
+
+    def __init__(self, session: Any) -> None:
+        """Raises LoadError for what this runtime cannot be handed."""
+        super().__init__(session)
+        if any(tensor.datatype == BYTES for tensor in self.inputs):
+            raise LoadError(
+                LoadReason.RUNTIME,
+                "the graph has inputs of strings and tensors of BF16, which the runtime cannot be handed together",
+            )
+        self._short = {tensor.name for tensor in (*self.inputs, *self.outputs) if tensor.datatype == BF16}
+
+    def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        values = {name: self._value(name, array) for name, array in feeds.items()}
+        found = self._session.run_with_ort_values(outputs, values)
+        return [
+            _bits(value) if name in self._short else value.numpy() for name, value in zip(outputs, found, strict=True)
+        ]
+
+    def _value(self, name: str, array: Array) -> Any:
+        array = np.asarray(array, order="C")
+        if name in self._short:
+            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _bits(value: Any) -> Array:
+    """A copy of what lies in a tensor of bfloat16. Raises BackendError for memory of a device."""
+    if value.device_name() != "cpu":
+        raise BackendError(f"an output of bfloat16 lies on {value.device_name()}")
+    dtype, shape = NUMPY_DTYPES[BF16], tuple(value.shape())
+    data = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = SILENT
+    # Spinning burns the quota of a container while nothing is to be done.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # The arena keeps the memory of the largest batch ever seen, for ever, and is no
+    # faster than malloc while large requests run in pieces (`models.loading`).
+    options.enable_cpu_mem_arena = False
+    # Else bytes say by themselves whether they are ONNX or the runtime's own format, which nobody has screened.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # A graph made from bytes would find its external data in the working directory, unchecked.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    if beside:
+        _map(options, beside)
+    if device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _map(options: Any, beside: Mapping[str, bytes]) -> None:
+    """Files in memory; the runtime copies what it needs while it makes the session. Raises LoadError."""
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise LoadError(
+            LoadReason.RUNTIME,
+            f"{', '.join(beside)} holds the weights, and {version()} takes none from memory; 1.24 or later does",
+        )
+    data = list(beside.values())
+    options.add_external_initializers_from_files_in_memory(list(beside), data, [len(part) for part in data])
+
+
+def _anonymous(text: str) -> str:
+    """What the runtime says of a run, without numbers and quoted words that may be a caller's tensor; the node's name
+    and the kind of error stay."""
+    head, mark, rest = text.partition(STATUS)
+    return head + mark + VALUES.sub("#", rest) if mark else VALUES.sub("#", text)
+
+
+def _info(node: Any) -> TensorInfo:
+    datatype = DATATYPES.get(node.type)
+    if datatype is None:
+        raise LoadError(LoadReason.RUNTIME, f"tensor {node.name!r} has type {node.type}, which is not served")
+    return TensorInfo(node.name, datatype, tuple(extent if isinstance(extent, int) else -1 for extent in node.shape))
+
+
+def _refusal(text: str) -> LoadError:
+    """What a person can act on. The runtime's own text may hold paths."""
+    if "external" in text.lower():
+        return LoadError(
+            LoadReason.RUNTIME, "the graph keeps weights in files that are not the version's own (external data)"
+        )
+    if _memory(text):
+        return LoadError(LoadReason.MEMORY, "there is not enough memory to load the graph")
+    return LoadError(
+        LoadReason.RUNTIME, "the runtime cannot load the graph; it is damaged or uses operators this runtime lacks"
+    )
+
+
+def _memory(text: str) -> bool:
+    return any(word in text.lower() for word in MEMORY_WORDS)

@@ -1,0 +1,1 @@
+"""Sandbox: separate processes that load and check a version before the server does."""

@@ -1,0 +1,244 @@
+"""The structure of a graph, before a runtime sees it: operators that are known, data that is there once.
+
+A runtime's own checks are for graphs that are wrong by accident; this is for those that somebody made to harm. The
+file is parsed by protobuf with the part of ONNX's description that matters here (`proto/onnx_graph.proto`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from google.protobuf.message import DecodeError
+
+from kanexport.contract import custom_ops
+from kanexport.contract import custom_ops as accelerator
+from kanserve.errors import LoadError, LoadReason
+from kanserve.pb import onnx_graph_pb2 as pb
+
+NODES = 100_000
+TENSORS = 100_000
+DEPTH = 20_000  # operators one after the other
+OURS = (accelerator.DOMAIN, accelerator.OPERATOR)
+BEYOND: tuple[Literal["g", "sparse_tensor", "ref_attr_name"], ...] = ("g", "sparse_tensor", "ref_attr_name")
+# Which inputs of an operator say how large its output is.
+SIZES: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("ConstantOfShape", "BlackmanWindow", "HammingWindow", "HannWindow"), (0,)),
+    **dict.fromkeys(("Expand", "Tile", "Pad", "OneHot", "CenterCropPad", "AffineGrid", "Upsample", "DFT"), (1,)),
+    **dict.fromkeys(("Range", "MelWeightMatrix"), (0, 1, 2)),
+    "Resize": (2, 3),
+    "MaxUnpool": (2,),
+    "Col2Im": (1, 2),
+}
+
+
+def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> None:
+    """The graph in the file `name`. `beside`: the files that may hold its weights, with their sizes; not `strict`: any
+    operator may be in it; `kernel`: that of `shared.kernel` may. Raises LoadError."""
+    try:
+        model = pb.Model.FromString(data)
+    except DecodeError as error:
+        raise _refused(name, "it is no ONNX file, or a damaged one") from error
+    for fault in graph_faults(model, beside, strict=strict, kernel=kernel):
+        raise _refused(name, fault)
+
+
+def _refused(name: str, fault: str) -> LoadError:
+    return LoadError(LoadReason.STRUCTURE, f"{name}: {fault}")
+
+
+def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> Iterator[str]:
+    if not model.HasField("graph"):
+        yield "it holds no graph"
+    if strict:
+        yield from (f"{fault} (graph_screen = relaxed allows it)" for fault in _strict(model, kernel=kernel))
+    for function in model.functions:
+        yield from _of_nodes(function.node, beside, strict=strict)
+    yield from _of_graph(model.graph, beside, strict=strict)
+
+
+def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
+    """What only operators of ONNX's own domain, in one flat graph, do not have."""
+    graph = model.graph
+    if model.functions or model.training_info:
+        yield "it has functions or training steps of its own"
+    yield from _versions(model)
+    if len(graph.node) > NODES or len(graph.initializer) > TENSORS:
+        yield f"{len(graph.node)} operators and {len(graph.initializer)} tensors are more than {NODES} and {TENSORS}"
+        return
+    if graph.sparse_initializer:
+        yield "it has sparse tensors"
+    for node in graph.node:
+        yield from _of_node(node, kernel=kernel)
+    yield from _flow(graph)
+    size = model.ByteSize()
+    model.DiscardUnknownFields()
+    if model.ByteSize() != size:
+        yield "it has fields that ONNX does not have"
+
+
+def _versions(model: pb.Model) -> Iterator[str]:
+    (oldest, newest), (first, last) = custom_ops.IR_VERSIONS, custom_ops.OPSETS
+    if not oldest <= model.ir_version <= newest:
+        yield f"it has IR version {model.ir_version}, expected {oldest} to {newest}"
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not first <= opset.version <= last:
+            yield f"it has opset {opset.version}, expected {first} to {last}"
+
+
+def _of_node(node: pb.Node, *, kernel: bool) -> Iterator[str]:
+    known = kernel and (node.domain, node.op_type) == OURS
+    if not known and (why := custom_ops.why_not(node.domain, node.op_type)):
+        yield f"operator {node.op_type[:80]!r} {why}"
+    for attribute in node.attribute:
+        if attribute.graphs or any(attribute.HasField(field) for field in BEYOND) or attribute.sparse_tensors:
+            yield f"{_called(node)} has graphs, sparse tensors or references of its own"
+
+
+def _called(node: pb.Node) -> str:
+    return f"{node.op_type[:80]} {node.name[:80]!r}"
+
+
+def _flow(graph: pb.Graph) -> Iterator[str]:
+    """From the inputs on: nothing is used before it is there, or made twice, and no size follows from a value."""
+    depth = dict.fromkeys((tensor.name for tensor in graph.initializer), 0)
+    values = {given.name for given in graph.input} - depth.keys()
+    depth.update(dict.fromkeys(values, 0))
+    for node in graph.node:
+        if fault := _misplaced(node, depth):
+            yield fault
+            return
+        if values.intersection(_sizes(node)):
+            yield f"{_called(node)} makes a tensor whose size follows from values of a request"
+        if node.op_type not in ("Shape", "Size") and values.intersection(node.input):
+            values.update(filter(None, node.output))
+
+
+def _sizes(node: pb.Node) -> list[str]:
+    """What says how large that is what it makes."""
+    return [node.input[at] for at in SIZES.get(node.op_type, ()) if at < len(node.input)]
+
+
+def _misplaced(node: pb.Node, depth: dict[str, int]) -> str:
+    """What is wrong with the place of an operator after those that made the tensors of `depth`, to which its own are
+    added: how many operators are before each."""
+    taken, made = (list(filter(None, names)) for names in (node.input, node.output))
+    if missing := [one for one in taken if one not in depth]:
+        return f"{_called(node)} takes {missing[0][:80]!r}, which nothing before it makes"
+    if twice := depth.keys() & made:
+        return f"{min(twice)[:80]!r} is made twice"
+    deep = 1 + max((depth[one] for one in taken), default=0)
+    depth.update(dict.fromkeys(made, deep))
+    return f"more than {DEPTH} operators follow one another" if deep > DEPTH else ""
+
+
+def _of_graph(graph: pb.Graph, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
+    for tensor in graph.initializer:
+        yield from tensor_faults(tensor, beside, strict=strict)
+    for sparse in graph.sparse_initializer:
+        yield from _of_sparse(sparse, strict=strict)
+    yield from _of_nodes(graph.node, beside, strict=strict)
+
+
+def _of_nodes(nodes: Iterable[pb.Node], beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
+    """What stands in attributes."""
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        for tensor in (*_one(attribute, "t"), *attribute.tensors):
+            yield from tensor_faults(tensor, {}, strict=strict)
+        for sparse in (*_one(attribute, "sparse_tensor"), *attribute.sparse_tensors):
+            yield from _of_sparse(sparse, strict=strict)
+        for graph in (*_one(attribute, "g"), *attribute.graphs):
+            yield from _of_graph(graph, beside, strict=strict)
+
+
+def _one(message: Any, field: str) -> tuple[Any, ...]:
+    """What is in a field, if anything is."""
+    return (getattr(message, field),) if message.HasField(field) else ()
+
+
+def _of_sparse(sparse: pb.SparseTensor, *, strict: bool) -> Iterator[str]:
+    for tensor in (*_one(sparse, "values"), *_one(sparse, "indices")):
+        yield from tensor_faults(tensor, {}, strict=strict)
+
+
+AXES = 32
+EXTERNAL = 1  # data_location
+KEYS = {"location", "offset", "length", "checksum"}  # of external data
+DATA = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+STRING = 8
+# By ONNX's number of the type: bytes of an element, and which field holds it where it is not raw.
+TYPES: Mapping[int, tuple[int, str]] = {
+    1: (4, "float_data"),
+    **dict.fromkeys((2, 3, 9), (1, "int32_data")),
+    **dict.fromkeys((4, 5, 10, 16), (2, "int32_data")),
+    6: (4, "int32_data"),
+    7: (8, "int64_data"),
+    STRING: (0, "string_data"),
+    11: (8, "double_data"),
+    12: (4, "uint64_data"),
+    13: (8, "uint64_data"),
+}
+
+
+def tensor_faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
+    """What is wrong with it. `beside`: files that may hold data, with their sizes; `strict`: only of known types."""
+    yield from (f"tensor {tensor.name[:80]!r} {fault}" for fault in _faults(tensor, beside, strict=strict))
+
+
+# radon: one thing after the other that data can be, each a line of its own.
+def _faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
+    fields = [field for field in DATA if len(getattr(tensor, field))]
+    if len(tensor.dims) > AXES or min(tensor.dims, default=0) < 0:
+        yield f"has {len(tensor.dims)} axes, or one of a size below zero"
+    elif len(fields) + tensor.HasField("raw_data") > 1 or tensor.HasField("segment"):
+        yield "holds its data more than once, or in parts"
+    elif tensor.data_location == EXTERNAL:
+        yield from _external(tensor, fields, beside)
+    elif tensor.data_location or tensor.external_data:
+        yield "says of data in another file that it is here"
+    elif tensor.data_type in TYPES:
+        yield from _inside(tensor, fields)
+    elif strict:
+        yield f"is of type {tensor.data_type}, which is not served (graph_screen = relaxed allows it)"
+
+
+def _inside(tensor: pb.Tensor, fields: list[str]) -> Iterator[str]:
+    count = math.prod(tensor.dims)
+    size, field = TYPES[tensor.data_type]
+    if tensor.HasField("raw_data"):
+        if tensor.data_type == STRING or len(tensor.raw_data) != count * size:
+            yield f"has {len(tensor.raw_data)} bytes, its shape says {count * size}"
+    elif fields not in ([], [field]) or len(getattr(tensor, field)) != count:
+        yield f"has {len(getattr(tensor, field))} numbers, its shape says {count}"
+
+
+def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -> Iterator[str]:
+    """Where in which file it says that it lies."""
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    location = facts.get("location", "")
+    if fields or tensor.HasField("raw_data"):
+        yield "holds data here and in another file"
+    if len(facts) != len(tensor.external_data) or not facts.keys() <= KEYS:
+        yield "does not say where its data lies as ONNX has it"
+    elif location not in beside:
+        yield f"keeps its data in {location[:80]!r}, which is not the version's own (external data)"
+    else:
+        yield from _placed(tensor, facts, beside[location])
+
+
+def _placed(tensor: pb.Tensor, facts: Mapping[str, str], held: int) -> Iterator[str]:
+    """In a file of `held` bytes."""
+    size, _ = TYPES.get(tensor.data_type, (0, ""))
+    needed = math.prod(tensor.dims) * size
+    offset, length = (_number(facts.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(needed))))
+    if not size or offset < 0 or length != needed or offset + needed > held:
+        yield (
+            f"has {needed} bytes by its shape, and says that it has {length} at {offset} of {facts['location']}, "
+            f"which has {held} (external data)"
+        )
+
+
+def _number(text: str) -> int:
+    """Of a few decimal digits; else -1."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1

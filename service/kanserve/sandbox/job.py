@@ -1,0 +1,91 @@
+"""What a process that tries a version is told, and what it says: bytes in memory that both see, and lines of JSON.
+
+The memory begins with the length of a JSON document in 8 bytes, then the document, then the files one after the other.
+The files are the very bytes that the server has hashed, and will load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import Manifest
+
+HEAD = 8  # bytes of the document's length
+PIECE = 2**26  # bytes of one write
+FACTOR = 4  # of the files: their bytes, the runtime's own, packed for its kernels, and what it needs meanwhile
+OWN_OPERATORS, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its libraries; of a thread's stack and buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
+    beside what the files take) are its limits; `strict`: as the setting `graph_screen` has it; `library`:
+    of further operators, for the graph in a file of its own that has some ("": that is not loaded); `texts`: the files
+    are those of `layout.Texts`, and the process only parses them."""
+
+    backend: str
+    device: str
+    threads: int
+    strict: bool
+    rows: int
+    seconds: float
+    memory: int
+    files: Mapping[str, int]
+    manifest: str | None
+    library: str = ""
+    texts: bool = False
+
+    @property
+    def most(self) -> int:
+        """Bytes that the process may have."""
+        return self.memory + FACTOR * sum(self.files.values()) + OWN_OPERATORS + OF_A_THREAD * self.threads
+
+
+def strip_for_sandbox(manifest: Manifest) -> str:
+    """A manifest without what no trial asks for, such as knots."""
+    layers = tuple(
+        dataclasses.replace(layer, bases=(), before=(), after=(), mask=(), bias=(), symbolic=())
+        for layer in manifest.layers
+    )
+    return contract.dumps(dataclasses.replace(manifest, layers=layers, notes=())).decode()
+
+
+def put(job: Job, files: Mapping[str, bytes]) -> int:
+    """A descriptor of memory that holds the job and its files. Blocks. Raises OSError."""
+    document = json.dumps(dataclasses.asdict(job)).encode()
+    memory = os.memfd_create("kanserve-trial", os.MFD_CLOEXEC)
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, memory)
+        for data in (len(document).to_bytes(HEAD, "little"), document, *files.values()):
+            left = memoryview(data)
+            while left:
+                left = left[os.write(memory, left[:PIECE]) :]
+        undo.pop_all()
+    return memory
+
+
+def take(memory: int) -> tuple[Job, dict[str, bytes]]:
+    """The job and its files; what has been read is given back, so that nothing is there twice."""
+    length = int.from_bytes(os.pread(memory, HEAD, 0), "little")
+    at = HEAD + length
+    job = Job(**json.loads(_read(memory, HEAD, length)))
+    files = {}
+    for name, size in job.files.items():
+        files[name] = _read(memory, at, size)
+        at += size
+    os.ftruncate(memory, 0)
+    return job, files
+
+
+def _read(memory: int, at: int, size: int) -> bytes:
+    """In one piece, where the system gives one."""
+    data = os.pread(memory, size, at)
+    while len(data) < size:
+        data += os.pread(memory, size - len(data), at + len(data))
+    return data

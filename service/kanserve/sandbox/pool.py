@@ -1,0 +1,190 @@
+"""The server's side of a trial: who forks, what is asked, and what comes back, none of which holds the server up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.sandbox import job as jobs
+from kanserve.sandbox.job import Job
+
+AT_ONCE = 2
+IDLE = 30.0  # seconds after which nobody waits to fork any more
+STARTING, GRACE = 60.0, 30.0  # seconds to import everything; beside the version's own, until all is given up
+WORDS = 2**16  # bytes of an answer
+WITHOUT = "trial = false loads without"
+OWN = "KANSERVE_"  # variables that are no affair of what is tried
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # nobody forks beside others
+
+
+class Lost(Exception):
+    """The process that forks has ended."""
+
+
+class SandboxClient:
+    """Tries versions, each in a process of its own. On one event loop at a time."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._starting = asyncio.Lock()
+        self._asked: socket.socket | None = None
+        self._end: weakref.finalize[[subprocess.Popen[bytes], socket.socket], SandboxClient] | None = None
+        self._busy = 0
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def ask(self, job: Job, files: Mapping[str, bytes]) -> None:
+        """Until a version has passed. Raises LoadError with what is wrong with it, ConfigError for a device that is
+        not there."""
+        async with self._turn:
+            self._busy += 1
+            if self._idle is not None:
+                self._idle.cancel()
+            try:
+                await self._ask(job, files)
+            finally:
+                self._busy -= 1
+                if not self._busy:
+                    self._idle = asyncio.get_running_loop().call_later(IDLE, self.close)
+
+    def close(self) -> None:
+        """Let the process go that forks. Another comes with the next trial."""
+        if self._end is not None:
+            self._end()
+        self._asked = self._end = None
+
+    async def _ask(self, job: Job, files: Mapping[str, bytes]) -> None:
+        for _ in range(2):
+            try:
+                words = await self._words(job, files)
+            except Lost:
+                self.close()  # it may have been killed: the next one has another try
+            except OSError as error:
+                raise LoadError(
+                    LoadReason.INTERNAL,
+                    f"no process could be had to try it in ({error.strerror or error}); {WITHOUT}",
+                ) from error
+            else:
+                _judge(job, words)
+                return
+        raise LoadError(
+            LoadReason.INTERNAL, "the process that tries versions has ended, twice; trial = false loads without"
+        )
+
+    async def _words(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
+        """The first thing that is said about it."""
+        asked = await self._process()
+        memory = await _written(job, files)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            try:
+                socket.send_fds(asked, [job.most.to_bytes(8, "little")], [memory, theirs.fileno()])
+            except OSError as error:
+                raise Lost from error
+            finally:
+                os.close(memory)
+                theirs.close()
+            try:
+                async with asyncio.timeout(job.seconds + GRACE):
+                    return await _heard(ours)
+            except TimeoutError as error:
+                self.close()
+                raise LoadError(LoadReason.TIME, _late(job)) from error
+
+    async def _process(self) -> socket.socket:
+        """The socket to the process that forks, which is started where there is none. Raises Lost, OSError."""
+        async with self._starting:
+            if self._asked is None:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with contextlib.ExitStack() as undo:
+                    undo.callback(ours.close)
+                    with theirs:
+                        self._end = weakref.finalize(self, _ended, _started(self._backend, theirs.fileno()), ours)
+                    undo.callback(self.close)
+                    ours.setblocking(False)
+                    async with asyncio.timeout(STARTING):
+                        if not await asyncio.get_running_loop().sock_recv(ours, 1):
+                            raise Lost
+                    undo.pop_all()
+                self._asked = ours
+            return self._asked
+
+
+def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "kanserve.sandbox.process", backend],
+        stdin=end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=kept | ONE_THREAD,
+        start_new_session=True,
+    )
+
+
+def _ended(process: subprocess.Popen[bytes], asked: socket.socket) -> None:
+    """It ends with its socket, and with it those that it forked."""
+    asked.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1)
+        return
+    process.kill()
+    process.wait()
+
+
+async def _written(job: Job, files: Mapping[str, bytes]) -> int:
+    """Memory with the job. A large one takes its time; what comes too late is closed."""
+    writing = asyncio.get_running_loop().run_in_executor(None, functools.partial(jobs.put, job, files))
+    try:
+        return await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        writing.add_done_callback(lambda done: os.close(done.result()))
+        raise
+
+
+async def _heard(reply: socket.socket) -> dict[str, str | int]:
+    loop, heard = asyncio.get_running_loop(), b""
+    while b"\n" not in heard and len(heard) < WORDS:
+        more = await loop.sock_recv(reply, WORDS)
+        if not more:
+            raise Lost
+        heard += more
+    words: dict[str, str | int] = json.loads(heard.partition(b"\n")[0])
+    return words
+
+
+def _late(job: Job) -> str:
+    return f"it is not loaded, and has not run, within {job.seconds:.3g} s (load_timeout)"
+
+
+def _judge(job: Job, words: Mapping[str, str | int]) -> None:
+    """Raises what the words say, if it is nothing good."""
+    if not words:
+        return
+    if "config" in words:
+        raise ConfigError(str(words["config"]))
+    if "bug" in words:
+        raise RuntimeError(f"a version could not be tried:\n{words['bug']}")
+    if words.get("ended") == -signal.SIGALRM:
+        raise LoadError(LoadReason.TIME, _late(job))
+    if "memory" in words or words.get("ended") == -signal.SIGKILL or words.get("reason") == LoadReason.MEMORY:
+        said = words.get("text", "the process that tried it was ended")
+        raise LoadError(LoadReason.MEMORY, f"{said}, of which {job.most} bytes are granted (load_memory)")
+    if "ended" in words:
+        raise LoadError(LoadReason.CRASH, f"it ended the process that tried it{_how(int(words['ended']))}")
+    raise LoadError(LoadReason(str(words["reason"])), str(words["text"]))
+
+
+def _how(code: int) -> str:
+    return f", with {signal.Signals(-code).name}" if code < 0 else f", which had the exit code {code}"

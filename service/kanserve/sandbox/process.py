@@ -1,0 +1,260 @@
+"""A process that has everything imported and forks one more for each version that is to be tried.
+
+    python -m kanserve.sandbox.process BACKEND       on descriptor 0: a socket to the server
+
+A message is how many bytes of memory it may take, with two descriptors: memory with a job, and a socket on which the
+answer goes back. The process that is forked answers (`child`); this one adds how it ended. It has no threads and no
+session of a runtime, and so may be forked; it ends with the server's end of its socket, and takes those that it forked
+with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.manifest import Manifest
+from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
+from kanserve.repository.layout import Texts
+from kanserve.repository.validation import check_manifest
+from kanserve.runtime import base
+from kanserve.runtime.base import Session
+from kanserve.sandbox import graph_screen, verify
+from kanserve.sandbox import job as jobs
+from kanserve.sandbox.job import Job
+from kanserve.types import NUMPY_DTYPES, TensorInfo
+
+PAUSE = 50  # milliseconds between two looks at those that run
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that tries a version; `most`: bytes that it may have."""
+
+    pid: int
+    reply: socket.socket
+    most: int
+
+
+def main() -> None:
+    """Until nobody is there to ask."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then lets go of the socket
+    asked = socket.socket(fileno=0)
+    base.load(sys.argv[1])
+    gc.collect()
+    gc.freeze()  # or each process would copy every page that a collection of its own looks at
+    asked.send(b"+")
+    running: list[Running] = []
+    while True:
+        for one in [one for one in running if _ended(one)]:
+            running.remove(one)
+        if not select.select([asked], [], [], PAUSE / 1000 if running else None)[0]:
+            continue
+        message, descriptors, _, _ = socket.recv_fds(asked, 16, 2)
+        if len(descriptors) != 2:
+            break
+        running.append(_forked(asked, running, int.from_bytes(message, "little"), *descriptors))
+    for one in running:
+        os.kill(one.pid, signal.SIGKILL)
+
+
+def _forked(asked: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
+    pid = os.fork()
+    if pid:
+        os.close(memory)
+        return Running(pid, socket.socket(fileno=back), most)
+    reply = socket.socket(fileno=back)
+    try:
+        asked.close()
+        for other in others:
+            other.reply.close()
+        run(memory, reply)
+    finally:
+        if sys.exc_info()[0] is not None:  # a bug: told to who asked, and the end of this process alone
+            reply.sendall(json.dumps({"bug": traceback.format_exc()[-4000:]}).encode() + b"\n")
+        os._exit(0)
+
+
+def _ended(one: Running) -> bool:
+    """Whether it is gone; what became of it is said then. One that has too much, or that nobody waits for, is ended."""
+    pid, status = os.waitpid(one.pid, os.WNOHANG)
+    if pid:
+        with contextlib.suppress(OSError):
+            one.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+        one.reply.close()
+        return True
+    if _deserted(one.reply):
+        os.kill(one.pid, signal.SIGKILL)
+    elif one.most and _resident(one.pid) > one.most:
+        with contextlib.suppress(OSError):
+            one.reply.sendall(b'{"memory": ""}\n')
+        os.kill(one.pid, signal.SIGKILL)
+    return False
+
+
+def _deserted(reply: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(reply, 0)
+    return bool(poll.poll(0))
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process has; 0 where nobody tells."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    return 0
+
+
+PR_SET_PDEATHSIG = 1
+ADDRESSES = 2**31  # bytes of addresses beside the memory: stacks, reserves of the allocator
+ARENA = 2**27  # bytes of addresses that the allocator reserves for a thread
+TOO_MUCH = "there is not enough memory to run it"
+FIRST_TO_GO = "1000"  # for a kernel that is out of memory
+
+
+def run(memory: int, reply: socket.socket) -> None:
+    """Try what lies in `memory` and say what came of it. Where nothing can be said, the end of the process does."""
+    try:
+        job, files = jobs.take(memory)
+        limit(job)
+        (parse if job.texts else try_out)(job, files)
+        words: dict[str, str] = {}
+    except LoadError as error:
+        words = {"reason": error.reason, "text": str(error)}
+    except ConfigError as error:
+        words = {"config": str(error)}
+    except (MemoryError, ResourceExhausted):
+        words = {"reason": LoadReason.MEMORY, "text": TOO_MUCH}
+    reply.sendall(json.dumps(words).encode() + b"\n")
+
+
+def limit(job: Job) -> None:
+    """What the kernel holds this process to from here on. Memory of a GPU's driver looks like much more than it is:
+    there who forked this process looks at what it has."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, job.seconds)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with contextlib.suppress(OSError):  # no /proc, or one that is not to be written
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    if job.device == "cpu":
+        addresses = job.most + ADDRESSES + ARENA * job.threads
+        resource.setrlimit(resource.RLIMIT_DATA, (job.most, job.most))
+        resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
+
+
+def parse(job: Job, files: Mapping[str, bytes]) -> None:
+    """Parse the texts before the server does. This process has limits on time and memory. Raises LoadError."""
+    manifest = Texts.of(files).judge()
+    if manifest is not None:
+        check_manifest(manifest)
+
+
+def try_out(job: Job, files: Mapping[str, bytes]) -> None:
+    """The structure first, then the runtime. Raises LoadError, ConfigError, Exhausted."""
+    manifest = _slim(job)
+    layers = () if manifest is None else manifest.layers
+    beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
+    sizes = {name: len(data) for name, data in beside.items()}
+    for name in _graphs(manifest):
+        graph_screen.check(name, files[name], sizes, strict=job.strict)
+    backend = base.load(job.backend)
+    create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)
+    session = create(files[contract.MODEL_FILE])
+    _prove(manifest, session, job.rows)
+    if manifest is not None:
+        _prove_others(manifest, files, create, job.rows)
+    if job.library:
+        _try_kernel(job, files, sizes, manifest, functools.partial(create, library=job.library))
+    for at, layer in enumerate(layers):
+        graph = create(files[layer.edges_file])
+        verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+
+
+def _slim(job: Job) -> Manifest | None:
+    """The manifest that the server has made, of any size."""
+    if job.manifest is None:
+        return None
+    text = job.manifest.encode()
+    return contract.loads(text, most=len(text))
+
+
+def _try_kernel(
+    job: Job,
+    files: Mapping[str, bytes],
+    sizes: Mapping[str, int],
+    manifest: Manifest | None,
+    create: Callable[[bytes], Session],
+) -> None:
+    """As the model's graph, the one by operators of a library. Raises LoadError, Exhausted."""
+    data = files.get(KERNEL_FILE)
+    if data is not None:
+        graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
+        verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(data), job.rows))
+
+
+def _prove_others(
+    manifest: Manifest, files: Mapping[str, bytes], create: Callable[[bytes], Session], rows: int
+) -> None:
+    """The graphs that answer as the model does: for many rows, and with what is behind the answers."""
+    for variant in manifest.variants:
+        verify.named(variant.file, functools.partial(_prove, manifest, create(files[variant.file]), rows))
+    if manifest.explanations.file:
+        verify.check_explained(manifest, create(files[manifest.explanations.file]))
+
+
+def _graphs(manifest: Manifest | None) -> list[str]:
+    """The files that are graphs, also the one that is handed on and never served."""
+    if manifest is None:
+        return [contract.MODEL_FILE]
+    told = [variant.file for variant in manifest.variants]
+    told += [manifest.explanations.file] if manifest.explanations.file else []
+    return list(dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in manifest.layers))))
+
+
+def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
+    inputs, outputs = session.inputs, session.outputs
+    if manifest is not None:
+        verify.check_graph(manifest, session)
+        verify.prove(manifest, session)
+        inputs, outputs = verify.tensors(manifest.inputs), verify.tensors(manifest.outputs)
+    _batch(session, inputs, [tensor.name for tensor in outputs], rows)
+
+
+def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str], rows: int) -> None:
+    """Zeros, as the server will run to measure. A graph may dislike them, but not take too much. Raises Exhausted."""
+    if rows == 0 or not all(tensor.shape and min(tensor.shape[1:], default=1) > 0 for tensor in inputs):
+        return
+    feeds = {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in inputs}
+    with contextlib.suppress(BackendError, FailedPrecondition):
+        session.run(outputs, feeds)
+
+
+def _nodes(name: str, graph: Session, session: Session, sources: int) -> int:
+    """How long the vector is that feeds a layer: as its graph says, or the model's, or as many as it has sources."""
+    known = (*graph.inputs, *session.outputs, *session.inputs)
+    lengths = [tensor.shape[-1] for tensor in known if tensor.name == name and tensor.shape]
+    return next((length for length in lengths if length > 0), sources)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Whether a graph is what its manifest says, and computes here what it computed when it was exported."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
+from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
+from kanserve.runtime.base import Session
+from kanserve.types import DTYPES, Array, TensorInfo
+
+FLOATS = ("FP32", "FP64")  # what node vectors are
+
+
+def tensors(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:
+    """A manifest's inputs or outputs, as the server has them."""
+    return tuple(TensorInfo(spec.name, spec.datatype, spec.shape) for spec in specs)
+
+
+def check_graph(manifest: Manifest, session: Session) -> None:
+    """The graph has the tensors of the manifest. Raises LoadError."""
+    given, wanted = tensors(manifest.inputs), tensors(manifest.outputs)
+    inputs = {tensor.name: tensor for tensor in session.inputs}
+    outputs = {tensor.name: tensor for tensor in session.outputs}
+    if len(inputs) != len(given) or _unlike(given, inputs):
+        listed = ", ".join(f"'{tensor.name}'" for tensor in given)
+        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's {listed}")
+    if name := _unlike(wanted, outputs):
+        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{name}'")
+    for at, layer in enumerate(manifest.layers):
+        node = inputs.get(layer.node_tensor) or outputs.get(layer.node_tensor)
+        _check_node(at, layer, node)
+
+
+def _unlike(claims: tuple[TensorInfo, ...], found: dict[str, TensorInfo]) -> str:
+    """The first that the graph does not have as it is claimed, or nothing."""
+    fits = (claim.name in found and _fits(claim, found[claim.name]) for claim in claims)
+    return next((claim.name for claim, fit in zip(claims, fits, strict=True) if not fit), "")
+
+
+def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
+    """What feeds a layer is there, [rows, *positions, nodes]. Raises LoadError."""
+    if node is None:
+        raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
+    expected = TensorInfo(node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
+    if node.datatype not in FLOATS or not _fits(expected, node):
+        raise LoadError(
+            LoadReason.MISMATCH,
+            f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {' or '.join(FLOATS)} "
+            f"[rows, *positions, nodes] with positions {list(layer.positions)}",
+        )
+
+
+def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
+    """Same type and rank, a free batch, and no dimension that contradicts the claim."""
+    return (
+        claim.datatype == found.datatype
+        and len(claim.shape) == len(found.shape) > 1
+        and claim.shape[0] == found.shape[0] == -1
+        and all(want == have or have == -1 for want, have in zip(claim.shape, found.shape, strict=True))
+    )
+
+
+def prove(manifest: Manifest, session: Session) -> None:
+    """The reference rows give the reference answers, within their tolerance. Raises LoadError."""
+    reference = manifest.reference
+    wanted = tensors(manifest.outputs)
+    if not reference.inputs:
+        return  # a model that is NaN somewhere on every row; its notes say so
+    rows, expected = feeds(manifest), answers(manifest)
+    try:
+        found = session.run([tensor.name for tensor in wanted], rows)
+    except ResourceExhausted as error:
+        raise LoadError(LoadReason.MEMORY, "there is not enough memory to run the reference rows") from error
+    except KanserveError as error:
+        raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
+    for tensor, answer, one in zip(wanted, expected, found, strict=True):
+        _compare("" if len(wanted) == 1 else f" of '{tensor.name}'", answer, one, reference.tolerance)
+
+
+def check_explained(manifest: Manifest, session: Session) -> None:
+    """The explaining graph takes what the model takes, gives what the manifest says, and answers the reference rows as
+    the model does. Raises LoadError."""
+    told, given = manifest.explanations, tensors(manifest.inputs)
+    claims = tuple(TensorInfo(tensor.name, tensor.datatype, tensor.shape) for tensor in told.tensors)
+    inputs, outputs = ({tensor.name: tensor for tensor in part} for part in (session.inputs, session.outputs))
+    if len(inputs) != len(given) or _unlike(given, inputs):
+        raise LoadError(LoadReason.MISMATCH, f"{told.file} does not take what the model takes")
+    if name := _unlike(claims, outputs):
+        raise LoadError(LoadReason.MISMATCH, f"{told.file} has no output like the manifest's '{name}'")
+    named(told.file, functools.partial(prove, manifest, session))
+
+
+def named(file: str, prove: Callable[[], None]) -> None:
+    """A proof of one of several graphs; its LoadError names the file."""
+    try:
+        prove()
+    except LoadError as error:
+        raise LoadError(error.reason, f"{file}: {error}") from error
+
+
+def answers(manifest: Manifest) -> list[NDArray[np.float64]]:
+    """The reference answers by output, [R, ...] each. Raises LoadError."""
+    try:
+        flat = np.asarray(manifest.reference.outputs, np.float64)
+    except ValueError as error:
+        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+    return _parts(flat, tensors(manifest.outputs))
+
+
+def feeds(manifest: Manifest) -> dict[str, Array]:
+    """The reference rows by input, [R, ...] each. Raises LoadError."""
+    given = tensors(manifest.inputs)
+    try:
+        flat = np.asarray(manifest.reference.inputs, np.float64)
+    except ValueError as error:
+        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+    return {
+        tensor.name: rows.astype(DTYPES[tensor.datatype])
+        for tensor, rows in zip(given, _parts(flat, given), strict=True)
+    }
+
+
+def _compare(what: str, expected: NDArray[np.float64], found: Array, tolerance: float) -> None:
+    """Raises LoadError where an output is not what the manifest says."""
+    if found.shape != expected.shape:
+        raise LoadError(
+            LoadReason.REFERENCE,
+            f"reference outputs{what} have shape {list(found.shape)}, not {list(expected.shape)}",
+        )
+    scale = float(np.abs(expected).max(initial=0.0))
+    error_found = float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))
+    # Written so that NaN fails.
+    if not error_found <= tolerance * scale:
+        raise LoadError(
+            LoadReason.REFERENCE,
+            f"reference rows{what} differ by {error_found:.3g}; allowed: {tolerance:.3g} of {scale:.3g}",
+        )
+
+
+def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[NDArray[np.float64]]:
+    """Flat reference rows in the shapes of their tensors. Raises LoadError."""
+    sizes = [math.prod(tensor.shape[1:]) for tensor in tensors]
+    if flat.shape[1:] != (sum(sizes),):
+        names = ", ".join(f"'{tensor.name}'" for tensor in tensors)
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"a reference row of {names} holds {math.prod(flat.shape[1:])} numbers, expected {sum(sizes)}",
+        )
+    parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
+    return [part.reshape(len(flat), *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None:
+    """The edge graph of a layer takes one vector of so many nodes, and gives an edge for each source and destination.
+    Raises LoadError."""
+    (given,) = session.inputs if len(session.inputs) == 1 else (None,)
+    if given is None or given.name != layer.node_tensor or given.datatype not in FLOATS:
+        raise LoadError(
+            LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} does not take '{layer.node_tensor}', or not alone"
+        )
+    if missing := _wanted(layer) - {tensor.name for tensor in session.outputs}:
+        raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
+    try:
+        (found,) = session.run([layer.edges_tensor], {given.name: np.zeros((1, nodes), DTYPES[given.datatype])})
+    except KanserveError as error:
+        raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} cannot compute one vector") from error
+    expected = (1, layer.sources, layer.destinations)
+    if found.shape != expected or found.dtype.kind != "f":
+        raise LoadError(
+            LoadReason.MISMATCH,
+            f"layer {at}: {layer.edges_file} gives {found.dtype} {list(found.shape)}, expected {list(expected)}",
+        )
+
+
+def _wanted(layer: LayerInfo) -> set[str]:
+    """The outputs of its edge graph that a manifest names."""
+    return {layer.edges_tensor} | {basis.edges_tensor for basis in layer.bases if basis.edges_tensor}

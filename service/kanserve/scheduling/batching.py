@@ -1,0 +1,104 @@
+"""Several requests as one run of a graph, and its outputs as their answers."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from kanserve.types import Array
+
+ALIGNED = 64  # bytes; the widest registers'
+
+
+def together(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Inputs one after the other along the rows; of one request as they are."""
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+
+
+def part(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    """Rows of every input, as views where they begin as the whole does. Elsewhere a copy: with its input at an odd
+    address the runtime adds up in another order, and the same row has other last bits."""
+    return {
+        name: piece if array.strides[0] * start % ALIGNED == 0 else piece.copy()
+        for name, array in feeds.items()
+        for piece in (array[start:stop],)
+    }
+
+
+def apart(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
+    """By request, its rows of every output, as views."""
+    if len(rows) == 1:
+        return [list(outputs)]
+    ends = np.cumsum(rows)
+    return [[array[end - count : end] for array in outputs] for count, end in zip(rows, ends, strict=True)]
+
+
+Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
+
+
+class Batch:
+    """`feeds`: of its requests, which ran together; `piece`: rows of one run at most (0: it may not be parted). Pieces
+    are about equal: none is a lone row, which a runtime adds up in another order than several.
+
+    `work` may be called by several threads at once: each takes the next piece until none is left. When all
+    have come back, `result` has every row of the outputs, or `error` says why not; and when it `begun`, was
+    one input (`merged`) and `ended`, in nanoseconds of perf_counter.
+    """
+
+    def __init__(
+        self, execute: Execute, outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]], rows: int, piece: int
+    ) -> None:
+        self._execute, self._outputs, self._feeds = execute, outputs, feeds
+        self.rows = rows
+        self.pieces = -(-rows // piece) if 0 < piece < rows else 1
+        cuts = [rows * at // self.pieces for at in range(self.pieces + 1)]
+        self._left = deque(itertools.pairwise(cuts)) if self.pieces > 1 else None
+        self._parts: dict[int, list[Array]] = {}
+        self._merging = threading.Lock() if self.pieces > 1 else None
+        self._whole: Mapping[str, Array] | None = None
+        self.result: list[Array] = []
+        self.error: Exception | None = None
+        self.begun = self.merged = self.ended = 0
+
+    def work(self) -> None:
+        """On any thread. Whatever is raised is kept: the callers would wait for ever otherwise."""
+        try:
+            if self._left is None or self._merging is None:
+                self._merge()
+                self.result = self._execute(self._outputs, self._whole or {})
+                self.ended = time.perf_counter_ns()
+                return
+            with self._merging:
+                if self._whole is None:
+                    self._merge()
+            self._take(self._left, self._whole or {})
+        except Exception as error:
+            self.error = error
+
+    def _merge(self) -> None:
+        self.begun = time.perf_counter_ns()
+        self._whole = together(self._feeds)
+        self.merged = time.perf_counter_ns()
+
+    def _take(self, left: deque[tuple[int, int]], whole: Mapping[str, Array]) -> None:
+        """Pieces, until none is left or one has failed."""
+        while self.error is None:
+            try:
+                start, stop = left.popleft()
+            except IndexError:
+                return
+            self._parts[start] = self._execute(self._outputs, part(whole, start, stop))
+            if len(self._parts) == self.pieces:
+                self.result = self._joined()
+                self.ended = time.perf_counter_ns()
+
+    def _joined(self) -> list[Array]:
+        parts = [self._parts[start] for start in sorted(self._parts)]
+        return [np.concatenate(columns) for columns in zip(*parts, strict=True)]

@@ -1,0 +1,1 @@
+"""The server process: application, supervisor of workers, credentials, watchdog."""

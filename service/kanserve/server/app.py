@@ -1,0 +1,427 @@
+"""The page: build everything from the settings, wire it, run, drain, stop. No logic.
+
+The order at the start: ports first, so that probes get an honest "not yet";
+then the models; then ready. At the end: not ready, but answering, until the
+load balancers have noticed; then a moment of clean refusals; then every connection
+is told that this is the end while all answers are held, because a server that stops
+under load cancels calls that arrive meanwhile (grpc/grpc#41785); then what is in
+flight ends; the metrics last, so that the end can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kanexport.contract.cli import suggest
+from kanexport.contract.manifest import Manifest, ManifestError
+from kanserve import version
+from kanserve.auth import authenticator
+from kanserve.auth.authenticator import Authenticator
+from kanserve.config.reload import Change, Changes
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError, LoadError
+from kanserve.execution.config import batch_size
+from kanserve.grpc_api import services
+from kanserve.grpc_api.inference import InferenceService
+from kanserve.grpc_api.interceptor import AccessLog, Interceptor, outcome
+from kanserve.grpc_api.kan import KanService
+from kanserve.grpc_api.services import Health, Reflection
+from kanserve.insight.store import StatisticsStore
+from kanserve.models.admission import unfinished
+from kanserve.models.reconciler import Rollout
+from kanserve.models.registry import Registry
+from kanserve.observability import logs
+from kanserve.observability.metrics import Metrics, ModelMetrics
+from kanserve.observability.multiprocess import MetricsPage, RemoteMetrics
+from kanserve.repository import layout
+from kanserve.runtime import base
+from kanserve.server import watchdog
+from kanserve.server.credentials import Renewal
+from kanserve.server.watchdog import Patience, Watchdog
+from kanserve.services import control
+from kanserve.services.control import Catalogue, WorkerBus
+from kanserve.services.explain import Explainer, Insights
+from kanserve.services.inference import Inference
+from kanserve.services.kan import Kan
+from kanserve.services.statistics import Watches
+from kanserve.system import memory, resources
+from kanserve.system.lifecycle import Lifecycle
+from kanserve.transport import endpoints, factory
+from kanserve.transport.metrics_server import MetricsServer
+from kanserve.types import NUMPY_DTYPES, TensorInfo
+
+if TYPE_CHECKING:
+    from kanserve.observability import tracing
+
+
+WAITING = 4  # threads beyond those that compute, for work that waits for a disk
+EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
+
+HELD = 0.1  # seconds in which who asks again at once has asked, and in which the news of the end arrive
+
+SPARE = 2.0  # seconds after which a transport cuts calls off by itself, without a status for the client
+
+log = logs.get_logger("app")
+
+
+def _http_application(*parts: Any) -> Any:
+    """The ASGI application of REST and web UI. Only transports with HTTP import its packages."""
+    from kanserve.rest import application
+
+    return application.build_application(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """Of a server among several behind one port. `together`: until it is set, it tells nobody that it is ready;
+    `late`: the others answer, and it does once it can; `metrics`: the address of those of all; `relay`: to them; it is
+    the one of this `number` of so many `workers`."""
+
+    together: asyncio.Event
+    late: bool
+    metrics: str
+    relay: WorkerBus
+    number: int = 0
+    workers: int = 1
+
+
+class App:
+    """One server. `start`, `load`, then `drain`; all on one event loop."""
+
+    def __init__(self, settings: Settings, place: WorkerContext | None = None) -> None:
+        """Raises ConfigError. Binds nothing. Needs a running event loop. `place`: among several."""
+        if sys.byteorder != "little":
+            raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
+        if settings.exposed:
+            log.warning("insecure", host=settings.host, why=settings.exposed, advice="docs/serving.md, Access")
+        settings = self._settings = with_request_limit(factory.settled(settings))
+        budget = settings.threads or resources.budget()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(resources.pool(budget + WAITING, "work", settings.compute_nice))
+        self.lifecycle = Lifecycle()
+        self.look = asyncio.Event()
+        self.registry = Registry(by_hand=settings.model_control == "explicit")
+        self._tracing, kind = _traced(wanted=settings.traces)
+        self.metrics = Metrics(kind)
+        runtime, kept = base.load(settings.backend), _keeping(settings, place)
+        self._rollout = Rollout(settings, runtime, budget, self.registry, self.metrics, self._changed, kept)
+        catalogue = Catalogue(self.registry, self.lifecycle)
+        kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
+        self._watches = Watches(kan, self.lifecycle.closing, settings.max_watches)
+        insights = Insights(kan, Explainer(kan))
+        inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings, insights)
+        self._health = Health(catalogue, services.NAMES, settings.max_watches)
+        gate = authenticator.build(settings)
+        guard = self.guard = self._guard(gate)
+        self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_bytes)
+        views = KanService(kan, self._control, self.metrics, self._watches)
+        mirror = Reflection(services.NAMES) if settings.reflection else None
+        page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
+        most = settings.max_stream_requests
+        methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most)
+        parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
+        self._door = factory.build(settings, methods, functools.partial(_http_application, *parts))
+        self._renewal = Renewal(settings, gate, self._door, self.metrics)
+        self._beside: list[asyncio.Task[None]] = []  # what goes on as long as the doors are open
+        self._metrics_server: MetricsServer | None = None
+
+    def _guard(self, gate: Authenticator | None) -> Interceptor:
+        settings = self._settings
+        return Interceptor(
+            self.metrics,
+            self.lifecycle,
+            AccessLog(settings.access_log),
+            gate,
+            tracing=self._tracing,
+            max_calls=settings.max_calls,
+            max_bytes=settings.max_bytes,
+            largest=settings.max_request_bytes,
+            max_seconds=settings.max_deadline,
+        )
+
+    async def start(self) -> dict[str, str]:
+        """Bind all ports and answer "not ready". Returns the addresses, by what is spoken there."""
+        settings = self._settings
+        self._metrics_server = metrics_server(self.metrics, settings)
+        try:
+            ports = await self._door.start()
+        except ConfigError:
+            self._metrics_server.close()
+            raise
+        self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), memory.give_back())]
+        found = {"grpc": ports.grpc, "http": ports.http}
+        addresses = {name: f"{settings.host}:{port}" for name, port in found.items() if port is not None}
+        return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
+
+    async def load(self, stop: asyncio.Event) -> None:
+        """Load every version found, until `stop`, whatever one of them does. Raises ConfigError for what concerns
+        all."""
+        await _unless(stop, self._rollout.load(stop))
+        await _unless(stop, self._control.listen(until_done=True))
+        await self._changed()
+
+    async def _changed(self) -> None:
+        memory.settle()
+        await self._health.changed()
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Models come and go inside, as the repository has them; `look` has it looked at now."""
+        tasks = [asyncio.create_task(work) for work in (self._rollout.watch(self.look), self._control.listen())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:
+        """Be ready only once those are who start beside, as `together` says, or `stop`."""
+        both = [asyncio.ensure_future(event.wait()) for event in (together, stop)]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in both:
+            waiting.cancel()
+        self.lifecycle.waiting = False
+        await self._health.changed()
+
+    def change(self, change: Change) -> None:
+        """Take over what may change while the server runs."""
+        settings = self._settings = self._settings.model_copy(update=dict(change.live))
+        self._renewal.asked(settings.renew_seconds)
+        logs.configure(settings.log_format, settings.log_level)
+        self.guard.lines = AccessLog(settings.access_log)
+        self.guard.limit(settings.max_calls, settings.max_bytes)
+        self._health.max_watches = self._watches.most = settings.max_watches
+        self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
+        self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
+
+    def watch(self, stop: asyncio.Event) -> Watchdog:
+        """Look after the loop and the runs; where a run is stuck, `stop`."""
+        settings = self._settings
+        leaving = settings.drain_delay + settings.refuse_seconds + settings.drain_grace
+        patience = Patience(settings.stuck_loop_seconds, settings.stuck_run_seconds, leaving)
+
+        def stuck() -> None:
+            self.lifecycle.stuck = True
+            stop.set()
+
+        return Watchdog(asyncio.get_running_loop(), patience, self.metrics, stuck)
+
+    async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
+        """Leave without losing a request; `hurry` cuts every wait short. Not `patient`: nobody
+        has to notice first, as on a terminal. Returns the exit code."""
+        settings = self._settings
+        delay, refuse = (settings.drain_delay, settings.refuse_seconds) if patient else (0.0, 0.0)
+        log.info("draining", delay=delay, grace=settings.drain_grace)
+        self.lifecycle.draining = True
+        for task in self._beside:
+            task.cancel()
+        await self._health.changed()
+        await _pause(hurry, delay)
+        self.lifecycle.close()
+        await self._health.changed(end=True)
+        await _pause(hurry, refuse)
+        self.lifecycle.held = True
+        await _pause(hurry, HELD)
+        await self._stop(hurry)
+        if not (hurry.is_set() or self.lifecycle.stuck):  # which wait for no run
+            await asyncio.to_thread(self.registry.close)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+        if self._tracing is not None:
+            await self._tracing.close()
+        log.info("stopped", **self.lifecycle.ends)
+        if self.lifecycle.stuck:
+            return watchdog.EXIT_STUCK
+        return EXIT_TERMINATED if hurry.is_set() else 0
+
+    async def _stop(self, hurry: asyncio.Event) -> None:
+        """Close the ports. The server cuts off calls in flight after `drain_grace`, or when `hurry` is set."""
+        grace = self._settings.drain_grace
+        stopping = asyncio.create_task(self._door.stop(grace + SPARE))
+        hurried = asyncio.create_task(hurry.wait())
+        await _pause(hurry, HELD)
+        self.lifecycle.let_go()
+        await asyncio.wait({stopping, hurried}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stopping.done():
+            self.lifecycle.cutting = True
+            await self._door.stop(None)
+        await stopping
+
+
+def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore | None:
+    """Where statistics are kept, if anywhere."""
+    if settings.state is None:
+        return None
+    return (
+        StatisticsStore(settings.state)
+        if place is None
+        else StatisticsStore(settings.state, place.number, place.workers)
+    )
+
+
+def _traced(*, wanted: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
+    """What traces calls, and counts runs for it; imported where it is asked for. Raises ConfigError."""
+    if not wanted:
+        return None, ModelMetrics
+    try:
+        from kanserve.observability import tracing  # loads OpenTelemetry
+    except ImportError as error:
+        raise ConfigError(
+            f"traces need the Python package that provides {error.name!r}, which is not installed: "
+            f"{suggest.how_to_install('otel')}, or leave traces off"
+        ) from error
+    return tracing.build(version.version(), outcome), tracing.TracedModelMetrics
+
+
+async def serve(
+    settings: Settings,
+    ready: Callable[[Mapping[str, str]], None] | None = None,
+    *,
+    place: WorkerContext | None = None,
+    changes: Changes | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
+
+    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `place`: where it is
+    one of several. `changes`: of settings, which SIGHUP has looked for.
+    Raises ConfigError if the server cannot start.
+    """
+    memory.share()
+    signals = Signals(asyncio.get_running_loop(), worker=place is not None)
+    app = App(settings, place)
+    app.lifecycle.waiting = place is not None
+    signals.again.append(app.look.set)
+    if changes is not None:
+        changes.tell(app.change)
+        signals.again.append(changes.asked)
+    watch = app.watch(signals.stop)
+    late = place is not None and place.late
+    if late:
+        await app.load(signals.stop)
+    addresses = await app.start()
+    log.info("listening", **addresses)
+    try:
+        if not late:
+            await app.load(signals.stop)
+    except ConfigError:
+        signals.hurry.set()
+        await app.drain(signals.hurry)
+        raise
+    if not signals.stop.is_set():
+        log.info("serving", **addresses)
+        if ready is not None:
+            ready(addresses)
+    if place is not None:
+        await app.join(place.together, signals.stop)
+    async with app.watching():
+        await signals.stop.wait()
+    return await _leave(app, signals, watch)
+
+
+async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
+    code = await app.drain(signals.hurry, patient=signals.patient)
+    if code or unfinished():  # a run may go on for long, or for ever, and so may a load
+        watchdog.end(code)
+    watch.close()
+    return code
+
+
+def metrics_server(page: MetricsPage, settings: Settings) -> MetricsServer:
+    """The server of the metrics port. Raises ConfigError."""
+    endpoints.every(settings)
+    port = endpoints.Port.metrics(settings)
+    try:
+        return MetricsServer(page, port.host, port.port, settings.scrape_timeout)
+    except OSError as error:
+        raise port.refused(error) from error
+
+
+class Signals:
+    """What was asked of the process: `stop`, and `hurry` by a second signal.
+
+    Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP means that the
+    terminal is gone; without one, and to a worker, it has everything in `again` called.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, worker: bool = False) -> None:
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        self.again: list[Callable[[], None]] = []
+        self.patient = True
+        terminal = sys.stdin is not None and sys.stdin.isatty()
+        self._terminal, self._hangs_up = worker or terminal, terminal and not worker
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._arrived, number)
+
+    def _arrived(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP and not self._hangs_up:
+            log.info("SIGHUP: settings and repository are looked at again")
+            for ask in self.again:
+                ask()
+            return
+        if self.stop.is_set():
+            self.hurry.set()
+        elif number is not signal.SIGTERM and self._terminal:
+            self.patient = False
+        self.stop.set()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Work that is given up at `stop`."""
+    task, told = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _pause(hurry: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(hurry.wait(), seconds)
+
+
+MOST = 32 * 2**20  # bytes; a larger request is for an operator to allow
+AROUND = 2**16  # bytes of a message beside its tensors
+
+limits_log = logs.get_logger("models")
+
+
+def with_request_limit(settings: Settings) -> Settings:
+    """The settings with `max_request_bytes` as large as a full batch of the largest model, up to `MOST`, unless an
+    operator has set it. Reads the manifests; graphs without one do not say how large they are."""
+    if "max_request_bytes" in settings.model_fields_set:
+        return settings
+    wanted = min(MOST, max(_batches(settings), default=0))
+    if wanted <= settings.max_request_bytes:
+        return settings
+    limits_log.info("requests may be as large as a full batch", max_request_bytes=wanted)
+    return settings.model_copy(update={"max_request_bytes": wanted})
+
+
+def _batches(settings: Settings) -> Iterator[int]:
+    """Bytes of a full batch of each version. What cannot be read is left to its load, which says why."""
+    try:
+        candidates = layout.scan(settings.repository, plain_onnx=False, hard_links=settings.hard_links)
+    except ConfigError:
+        return
+    for candidate in candidates:
+        try:
+            manifest = layout.manifest(candidate)
+            rows = batch_size(layout.config(candidate), manifest.max_batch_size, manifest=True)
+        except (OSError, LoadError, ManifestError):
+            continue
+        yield rows * _row_bytes(manifest) + AROUND
+
+
+def _row_bytes(manifest: Manifest) -> int:
+    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in manifest.inputs]
+    return sum(tensor.row_bytes for tensor in tensors if tensor.datatype in NUMPY_DTYPES)

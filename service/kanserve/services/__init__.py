@@ -1,0 +1,1 @@
+"""Use cases: plain types in, plain types out. No transport."""

@@ -1,0 +1,345 @@
+"""What the server is and holds: readiness, models, statistics, the index."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, NotFound, Unavailable
+from kanserve.models.model import Model
+from kanserve.models.reconciler import Rollout
+from kanserve.models.registry import Choice, Entry, Registry, State
+from kanserve.models.shadow import Shadow
+from kanserve.observability import logs
+from kanserve.observability.metrics import Metrics
+from kanserve.system.lifecycle import Lifecycle
+from kanserve.types import ModelInfo, VersionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The use cases; one per server."""
+
+    registry: Registry
+    lifecycle: Lifecycle
+
+    def live(self) -> bool:
+        """The process answers and means to go on doing so."""
+        return not (self.lifecycle.closed or self.lifecycle.stuck)
+
+    def ready(self) -> bool:
+        """Everything that was found is loaded, and the server is not on its way out."""
+        return self.registry.ready and self.lifecycle.willing
+
+    def model_ready(self, name: str, version: str) -> bool:
+        """Whether a version can be used now, which one that is not there cannot. Raises BadRequest."""
+        try:
+            entry = self.registry.entry(name, version)
+        except (NotFound, Unavailable):
+            return False
+        return entry.state is State.READY and self.lifecycle.willing
+
+    def info(self, name: str, version: str) -> tuple[ModelInfo, list[int]]:
+        """A version, and all ready versions of its model. Raises what `Registry.resolve` does."""
+        model = self.registry.resolve(name, version)
+        return model.info, self.registry.ready_versions(name)
+
+    def model(self, name: str, version: str) -> Model:
+        """A version that can be used. Raises what `Registry.resolve` does."""
+        return self.registry.resolve(name, version)
+
+    def statistics(self, name: str, version: str) -> list[Model]:
+        """The models whose statistics are meant: one version, one name, or all.
+
+        Raises BadRequest in Triton's words; for statistics it is not NotFound.
+        """
+        if not name:
+            return self.registry.models()
+        versions = [model for model in self.registry.models() if model.info.name == name]
+        if not versions:
+            raise BadRequest(f"requested model '{name}' is not available")
+        if not version:
+            return versions
+        try:
+            entry: Entry | None = self.registry.entry(name, version)
+        except NotFound:
+            entry = None
+        if entry is None or entry.model is None:
+            raise BadRequest(f"requested model version is not available for model '{name}'")
+        return [entry.model]
+
+    def index(self, *, only_ready: bool) -> list[VersionStatus]:
+        """Every version that was found, with its state and what is wrong with it."""
+        return self.registry.index(only_ready=only_ready)
+
+
+NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's words
+Order = dict[str, Any]  # as it goes to other processes: what is to be done, with which model, and how
+
+log = logs.get_logger("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which version of a model answers by default, and which did before."""
+
+    model: str
+    version: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A call that another process has answered. This process names it in its log while it carries out the order."""
+
+    request_id: str
+    who: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+def _nowhere(order: Order) -> None:
+    """Nobody serves beside."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBus:
+    """Between those who serve behind one port: `orders` that another one was given, and `pass_on` for one's own."""
+
+    orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
+    pass_on: Callable[[Order], None] = _nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The use cases; one per server."""
+
+    rollout: Rollout
+    registry: Registry
+    shadows: Shadows
+    relay: WorkerBus
+
+    async def load(self, name: str, parameters: Collection[str]) -> None:
+        """What lies in the repository under this name, as it is now. Raises what `Rollout.load_by_hand` does, and
+        BadRequest for parameters: a caller does not say what a model is."""
+        self._check("load", parameters)
+        await self.rollout.load_by_hand(name)
+        self._pass_on({"do": "load", "model": name})
+
+    async def unload(self, name: str, parameters: Collection[str]) -> None:
+        """Its versions take no more requests. Raises NotFound."""
+        self._check("unload", set(parameters) - {"unload_dependents"})
+        await self.rollout.unload_by_hand(name)
+        self._pass_on({"do": "unload", "model": name})
+
+    def promote(self, name: str, version: str) -> Chosen:
+        """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
+        chosen. The same choice again does not change the target of a rollback. Raises NotFound, NotPossible,
+        BadRequest."""
+        before, choice = self._default(name), self.registry.choice(name)
+        chosen = self._ready(name, version) if version else 0
+        if choice is not None and choice.version == chosen:
+            before = choice.before
+        return self._choose(name, Choice(chosen, before), "promote")
+
+    def rollback(self, name: str) -> Chosen:
+        """The version answers that did before the last choice, or where there was none, the one below. Raises
+        NotFound, NotPossible."""
+        default, choice = self._default(name), self.registry.choice(name)
+        lower = [version for version in self.registry.ready_versions(name) if version < default]
+        target = choice.before if choice is not None else max(lower, default=0)
+        if not target:
+            raise FailedPrecondition(f"model '{name}' has no ready version below {default} to go back to")
+        return self._choose(name, Choice(self._ready(name, str(target)), default), "rollback")
+
+    def shadow(self, name: str, version: str, share: float, tolerance: float) -> Report:
+        """Try a version on the traffic of the one that answers. Raises what `Shadows.start` does."""
+        report = self.shadows.start(name, version, share, tolerance)
+        order = {"do": "shadow", "model": name, "version": report.version, "share": share, "tolerance": tolerance}
+        self._pass_on(order)
+        return report
+
+    def unshadow(self, name: str) -> Report:
+        """Try none. Raises what `Shadows.report` does."""
+        report = self.shadows.report(name)
+        self.shadows.stop(name)
+        self._pass_on({"do": "shadow", "model": name, "version": 0})
+        return self.shadows.report(name) if report.running else report
+
+    def counted_anew(self, name: str, version: int, mark: float) -> None:
+        """The statistics of a version were reset here; others do the same."""
+        log.info("statistics reset", model=name, version=version)
+        self._pass_on({"do": "reset", "model": name, "version": version, "mark": mark})
+
+    async def listen(self, *, until_done: bool = False) -> None:
+        """Do what others were told to do. `until_done`: until nothing waits, else until cancelled."""
+        while not (until_done and self.relay.orders.empty()):
+            order = await self.relay.orders.get()
+            by = order.get("by")
+            logs.CALL.set(Relayed(by["request_id"], by["caller"]) if by else None)
+            try:
+                await self._obey(order)
+            except KanserveError as error:
+                log.warning("what another worker did failed here", order=order, reason=str(error))
+
+    async def _obey(self, order: Order) -> None:
+        name = order["model"]
+        if order["do"] == "load":
+            await self.rollout.load_by_hand(name)
+        elif order["do"] == "unload":
+            await self.rollout.unload_by_hand(name)
+        elif order["do"] == "reset":
+            model = self.registry.model(name, order["version"])
+            if model is not None and model.live is not None:
+                model.live.reset(order["mark"])
+                log.info("statistics reset", model=name, version=order["version"])
+        elif order["do"] == "choose":
+            self._take(name, Choice(order["version"], order["before"]), order["how"])
+        elif order["version"]:
+            self.shadows.start(name, str(order["version"]), order["share"], order["tolerance"])
+        else:
+            self.shadows.stop(name)
+
+    def _choose(self, name: str, choice: Choice, how: str) -> Chosen:
+        self._take(name, choice, how)
+        order = {"do": "choose", "model": name, "version": choice.version, "before": choice.before, "how": how}
+        self._pass_on(order)
+        return Chosen(name, self._default(name), choice.before)
+
+    def _take(self, name: str, choice: Choice, how: str) -> None:
+        self.registry.choose(name, choice if choice.version else None)
+        self.rollout.chosen(name, how, choice.before)
+
+    def _pass_on(self, order: Order) -> None:
+        """Pass the order on, together with the call that caused it."""
+        call = logs.CALL.get()
+        by = {} if call is None else {"request_id": call.request_id, "caller": call.who}
+        self.relay.pass_on({**order, "by": by})
+
+    def _default(self, name: str) -> int:
+        return self.registry.entry(name, "").version
+
+    def _ready(self, name: str, version: str) -> int:
+        entry = self.registry.entry(name, version)
+        if entry.model is None:
+            raise FailedPrecondition(f"model '{name}' version {entry.version} is not ready, so it cannot answer")
+        return entry.version
+
+    def _check(self, what: str, parameters: Collection[str]) -> None:
+        if not self.rollout.by_hand:
+            raise Unavailable(NOT_EXPLICIT)
+        if parameters:
+            raise BadRequest(f"unrecognized {what} parameter '{min(parameters)[:64]}'.")
+
+
+def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
+    """For one server; `relay` to those who serve beside, if somebody does."""
+    return Control(rollout, registry, Shadows(registry, metrics), relay or WorkerBus())
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a version did on the traffic of another. Differences as in `models.shadow`."""
+
+    model: str
+    version: int
+    against: int
+    running: bool
+    share: float
+    tolerance: float
+    requests: int
+    rows: int
+    beyond: int
+    dropped: int
+    failed: int
+    largest: float
+
+
+class Shadows:
+    """One of each model at most. Follows the registry: a version that changes is tried anew, one that leaves or answers
+    itself is tried no more."""
+
+    def __init__(self, registry: Registry, metrics: Metrics) -> None:
+        self._registry, self._metrics = registry, metrics
+        self._running: dict[str, Shadow] = {}
+        self._ended: dict[str, Report] = {}
+        registry.tell(self._follow)
+
+    def start(self, name: str, version: str, share: float, tolerance: float) -> Report:
+        """Try a version; one that was tried before is no more. `share` 0: of all requests; `tolerance` 0: what its
+        export allowed. Raises NotFound, NotPossible, BadRequest."""
+        if not (0 <= share <= 1 and 0 <= tolerance < float("inf")):
+            raise BadRequest(f"share {share:g} and tolerance {tolerance:g}: 0 to 1, and 0 or more, were expected")
+        model, default = self._registry.resolve(name, version), self._registry.default(name)
+        if default is None or default == model.info.version:
+            raise FailedPrecondition(
+                f"version {model.info.version} of model '{name}' answers requests itself: try another, or promote one"
+            )
+        manifest = model.info.manifest
+        allowed = tolerance or (manifest.verification.outputs_tolerance if manifest is not None else 0.0)
+        self.stop(name)
+        self._ended.pop(name, None)
+        self._running[name] = Shadow(model, default, share or 1.0, allowed, self._metrics)
+        self._follow()
+        log.info("shadow", model=name, version=model.info.version, against=default, share=share or 1.0)
+        return self.report(name)
+
+    def stop(self, name: str) -> None:
+        """Try none any more; what came of it stays."""
+        shadow = self._running.pop(name, None)
+        if shadow is not None:
+            shadow.end()
+            self._ended[name] = _report(shadow, running=False)
+            self._lend(name, None)
+            log.info("shadow ended", model=name, version=shadow.model.info.version, against=shadow.against)
+
+    def report(self, name: str) -> Report:
+        """What came of it until now. Raises NotFound, and NotPossible where none was tried."""
+        self._registry.entry(name, "")
+        shadow = self._running.get(name)
+        if shadow is None and name not in self._ended:
+            raise FailedPrecondition(f"no version of model '{name}' is tried; name one")
+        return self._ended[name] if shadow is None else _report(shadow, running=True)
+
+    def reports(self) -> list[Report]:
+        """Of all models of which one is tried, or was."""
+        running = {name: _report(shadow, running=True) for name, shadow in self._running.items()}
+        return [report for _, report in sorted((self._ended | running).items())]
+
+    def _follow(self) -> None:
+        for name, shadow in list(self._running.items()):
+            version, default = shadow.model.info.version, self._registry.default(name)
+            model = self._registry.model(name, version)
+            if model is None or default in (None, version):
+                self.stop(name)
+            elif model is not shadow.model or default != shadow.against:
+                shadow.end()
+                assert default is not None
+                self._running[name] = Shadow(model, default, shadow.share, shadow.tolerance, self._metrics)
+            self._lend(name, self._running.get(name))
+
+    def _lend(self, name: str, shadow: Shadow | None) -> None:
+        """To the version that answers, and to no other."""
+        default = self._registry.default(name)
+        for version in self._registry.ready_versions(name):
+            model = self._registry.model(name, version)
+            if model is not None:
+                model.observe("shadow", shadow if version == default else None)
+
+
+def _report(shadow: Shadow, *, running: bool) -> Report:
+    return Report(
+        model=shadow.model.info.name,
+        version=shadow.model.info.version,
+        against=shadow.against,
+        running=running,
+        share=shadow.share,
+        tolerance=shadow.tolerance,
+        requests=shadow.requests,
+        rows=shadow.rows,
+        beyond=shadow.beyond,
+        dropped=shadow.dropped,
+        failed=shadow.failed,
+        largest=shadow.largest,
+    )

@@ -1,0 +1,375 @@
+"""Why a prediction came out: bounds first, then the work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import Manifest
+from kanserve.analysis import curves, query_plan
+from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
+from kanserve.insight.coverage import LayerCoverage
+from kanserve.insight.explain import GRADIENT, METHODS, RESCALE
+from kanserve.models.model import Model
+from kanserve.services import validation
+from kanserve.services.kan import Kan
+from kanserve.types import (
+    DTYPES,
+    Array,
+    EdgeRequest,
+    ExplainRequest,
+    Explanation,
+    InferRequest,
+    Insight,
+    LayerPath,
+    ModelInfo,
+    OutputTensor,
+    ParameterValue,
+)
+
+MEAN, ZEROS, CENTRE, ROWS = "mean", "zeros", "grid_center", "rows"
+REFERENCES = (MEAN, ZEROS, CENTRE, ROWS)
+NUMBER = 8  # bytes
+CANCELLED, INCOMPLETE = 100, 1e-3  # of what is explained
+MOST_PATH = 256  # edges of a layer
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The answer. `reference`: its name; `outputs`: by index; `notes`: what a reader should know."""
+
+    info: ModelInfo
+    id: str
+    method: str
+    reference: str
+    outputs: tuple[int, ...]
+    what: Explanation
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An explanation that was checked: of `rows` by input, by a method of `models/explain.METHODS`, against the
+    reference called `name`, its rows by input, for `outputs` by index."""
+
+    model: Model
+    manifest: Manifest
+    request: ExplainRequest
+    rows: dict[str, Array]
+    method: str
+    name: str
+    reference: dict[str, Array]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """The use case; one per server. It has the limits of edge queries."""
+
+    kan: Kan
+
+    async def explain(self, request: ExplainRequest) -> Explained:
+        """Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
+        return await self.done(self.work(*self.kan.describe(request.model, request.version), request))
+
+    def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
+        """Everything that can be said before. Raises BadRequest, Exhausted, NotPossible."""
+        info = model.info
+        if not manifest.layers:
+            raise FailedPrecondition(f"model '{info.name}' has no layers whose edges are known")
+        if len(info.inputs) != 1 or info.inputs[0].datatype not in ("FP32", "FP64"):
+            raise FailedPrecondition(
+                f"model '{info.name}' has not one input of floating-point numbers: that is explained alone"
+            )
+        if not request.row_count:
+            raise BadRequest("there are no rows to explain")
+        outputs = _outputs(info, request)
+        rows = self.kan.rows(info, request.rows, request.row_count)
+        method = _method(request)
+        _path(request, method)
+        name, reference = self._reference(info, manifest, request)
+        self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
+        return Work(model, manifest, request, rows, method, name, reference, outputs)
+
+    async def done(self, work: Work) -> Explained:
+        """Raises NotPossible, and what `Model.edges` does."""
+        request, known = work.request, work.name if work.name != ROWS else ""
+        pieces = work.model.explain(
+            work.manifest,
+            work.rows,
+            (known, work.reference),
+            work.outputs,
+            method=work.method,
+            path=request.path,
+            deadline=request.deadline,
+            caller=request.caller,
+        )
+        async with contextlib.aclosing(pieces):
+            what = _joined([piece async for piece in pieces])
+        return Explained(
+            work.model.info, request.id, work.method, work.name, work.outputs, what, _notes(work.method, what)
+        )
+
+    def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
+        """Its name, and its rows by input. Raises BadRequest, NotPossible, Exhausted."""
+        asked, count = request.reference, request.reference_count
+        if asked not in ("", *REFERENCES):
+            raise BadRequest(f"reference {asked[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
+        if asked and (asked == ROWS) != bool(count):
+            raise BadRequest(f"{count} rows were given as reference, whose name is '{asked}': rows go with '{ROWS}'")
+        if count:
+            return ROWS, self.kan.rows(info, request.reference_rows, count)
+        name, values = _of_export(info, manifest, asked)
+        tensor = info.inputs[0]
+        return name, {tensor.name: values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])}
+
+    def _bound(
+        self, info: ModelInfo, manifest: Manifest, request: ExplainRequest, references: int, outputs: int
+    ) -> None:
+        rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
+        width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
+        k = request.path
+        path = sum(min(k, one.sources * one.destinations) + 1 for one in manifest.layers) if k else 0
+        if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
+            raise ResourceExhausted(
+                f"the answer takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
+                f"{self.kan.max_response_bytes}; {advice}"
+            )
+        each = (
+            references
+            * (2 + outputs * (2 if request.path else 1))
+            * sum(layer.sources * layer.destinations for layer in manifest.layers)
+        )
+        if rows * each > self.kan.max_query_evaluations:
+            raise ResourceExhausted(
+                f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} rows of reference, "
+                f"{outputs} outputs), the limit is {self.kan.max_query_evaluations}; {advice}"
+            )
+
+
+def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Array]:
+    """A reference that needs no rows: the one that was asked for, or the best that there is. Raises NotPossible."""
+    numbers = math.prod(info.inputs[0].shape[1:])
+    if asked in ("", MEAN) and manifest.baseline.rows:
+        return MEAN, np.array(manifest.baseline.mean)
+    if asked == MEAN:
+        raise FailedPrecondition(
+            f"model '{info.name}' has no mean: its export was given no rows (kanserve export --reference)"
+        )
+    middle = None if asked == ZEROS else _centre(info, manifest)
+    if asked == CENTRE and middle is None:
+        raise FailedPrecondition(
+            f"model '{info.name}' has inputs without knots, and no grid to have a centre; take '{ZEROS}'"
+        )
+    return (ZEROS, np.zeros(numbers)) if middle is None else (CENTRE, middle)
+
+
+def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:
+    """Of the grids of all inputs, where each has one."""
+    tensor = info.inputs[0]
+    if len(tensor.shape) != 2 or not manifest.layers or manifest.layers[0].node_tensor != tensor.name:
+        return None
+    return curves.centre(manifest.layers[0], tensor.shape[1])
+
+
+def _joined(pieces: list[Explanation]) -> Explanation:
+    return Explanation(
+        pieces[0].layer,
+        pieces[0].of_inputs,
+        np.concatenate([piece.contributions for piece in pieces]),
+        pieces[0].base,
+        np.concatenate([piece.predictions for piece in pieces]),
+        tuple(_one_path(layers) for layers in zip(*(piece.path for piece in pieces), strict=True)),
+    )
+
+
+def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
+    """Of a layer, of consecutive rows."""
+    sources, destinations = ([getattr(piece, end) for piece in pieces] for end in ("sources", "destinations"))
+    values, rest = ([getattr(piece, what) for piece in pieces] for what in ("values", "rest"))
+    return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, rest)))
+
+
+def _method(request: ExplainRequest) -> str:
+    """Raises BadRequest."""
+    if request.method not in ("", *METHODS):
+        raise BadRequest(f"method {request.method[:40]!r} is not known; it is one of {', '.join(METHODS)}")
+    return request.method or RESCALE
+
+
+def _path(request: ExplainRequest, method: str) -> None:
+    """Raises BadRequest."""
+    if request.path > MOST_PATH:
+        raise BadRequest(f"a path has {MOST_PATH} edges of a layer at most, path_top_k is {request.path}")
+    if request.path and method != RESCALE:
+        raise BadRequest(
+            f"path_top_k goes with the method '{RESCALE}', whose contributions add up; '{method}' was asked"
+        )
+
+
+def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
+    """Raises BadRequest."""
+    count = max(0, info.outputs[0].shape[-1])
+    for at in request.outputs:
+        if at >= count:
+            raise BadRequest(f"output {at} does not exist: the model has {count} outputs, numbered 0 to {count - 1}")
+    if len(set(request.outputs)) != len(request.outputs):
+        raise BadRequest("an output is named twice; name each once")
+    return request.outputs or tuple(range(count))
+
+
+def _notes(method: str, what: Explanation) -> tuple[str, ...]:
+    """Of contributions that do not add up, and of those that say little: far larger than what they add up to."""
+    numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
+    largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
+    explained, notes = max(answers), []
+    if method == GRADIENT:
+        notes.append("slopes at each row times its distance from the reference: they do not add up to the difference")
+    elif missed > INCOMPLETE * explained:
+        notes.append(
+            f"contributions miss their prediction by up to {missed:.3g}, of answers of {explained:.3g} at most"
+        )
+    if largest > CANCELLED * explained:
+        notes.append(
+            f"contributions of up to {largest:.3g} cancel to answers of {explained:.3g} at most: at the reference the "
+            "model is steep, as a normalisation is for a row of equal numbers; give rows of your data as reference"
+        )
+    return tuple(notes)
+
+
+COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
+LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
+OF_A_LAYER = 24  # bytes of a row, beside its zones: counts, worst and cells
+
+Told = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was checked before its request runs. `work` None: no explanation."""
+
+    model: Model
+    manifest: Manifest
+    request: InferRequest
+    insight: Insight
+    work: Work | None
+
+
+@dataclass(frozen=True, slots=True)
+class Insights:
+    """The use case; one per server. It has the limits of edge queries and of explanations."""
+
+    kan: Kan
+    explainer: Explainer
+
+    def check(self, model: Model, request: InferRequest, insight: Insight, rows: int) -> Plan:
+        """Everything that can be said before. Raises BadRequest, Exhausted, NotPossible."""
+        manifest = self.kan.manifest(model)
+        if not rows:
+            raise BadRequest("there are no rows to tell something of")
+        if not manifest.layers:
+            raise FailedPrecondition(f"model '{model.info.name}' has no layers whose nodes are known")
+        if insight.coverage:
+            self._bound(manifest, rows)
+        work = self.explainer.work(model, manifest, _explained(request, rows)) if insight.top_k else None
+        return Plan(model, manifest, request, insight, work)
+
+    async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
+        """Where the nodes of each layer are, of rows that are not inferred. Raises BadRequest, Exhausted, NotPossible,
+        and what `Model.edges` does."""
+        model, manifest = self.kan.describe(request.model, request.version)
+        if not request.row_count:
+            raise BadRequest("there are no rows to tell something of")
+        if not manifest.layers:
+            raise FailedPrecondition(f"model '{model.info.name}' has no layers whose nodes are known")
+        self._bound(manifest, request.row_count)
+        rows = self.kan.rows(model.info, request.rows, request.row_count)
+        layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, layers
+
+    async def told(self, plan: Plan, feeds: Mapping[str, Array]) -> Told:
+        """Of the rows that are `feeds`. Raises what `Model.edges` does."""
+        outputs: list[OutputTensor] = []
+        words: list[tuple[str, ParameterValue]] = []
+        if plan.insight.coverage:
+            request = plan.request
+            layers = await plan.model.coverage(plan.manifest, feeds, deadline=request.deadline, caller=request.caller)
+            outputs += _covered(layers)
+            words.append((f"{COVERAGE}.definition", ",".join(layer.definition for layer in layers)))
+        if plan.work is not None:
+            found = await self.explainer.done(plan.work)
+            large = found.what.contributions.size > LARGE
+            sparse = await asyncio.to_thread(_sparse, found, plan.insight.top_k) if large else None
+            outputs += sparse or _sparse(found, plan.insight.top_k)
+            words += _said(found)
+        return outputs, words
+
+    def _bound(self, manifest: Manifest, rows: int) -> None:
+        self.kan.bound_rows(rows)
+        each = [math.prod(layer.positions) * layer.sources for layer in manifest.layers]
+        needed = rows * sum(nodes + OF_A_LAYER for nodes in each)
+        if needed > self.kan.max_response_bytes:
+            raise ResourceExhausted(
+                f"the coverage takes {needed} bytes ({rows} rows x {sum(each)} nodes), the limit is "
+                f"{self.kan.max_response_bytes}; send fewer rows"
+            )
+
+
+def _explained(request: InferRequest, rows: int) -> ExplainRequest:
+    return ExplainRequest(
+        model=request.model,
+        version=request.version,
+        id=request.id,
+        rows=tuple((tensor.name, tensor.data) for tensor in request.inputs),
+        row_count=rows,
+        deadline=request.deadline,
+        caller=request.caller,
+    )
+
+
+def _covered(layers: tuple[LayerCoverage, ...]) -> Iterator[OutputTensor]:
+    for what, datatype in (("counts", "INT32"), ("worst", "INT32"), ("cells", "FP64")):
+        values = np.stack([getattr(layer, what) for layer in layers], axis=1)
+        yield _tensor(f"{COVERAGE}.{what}", datatype, values)
+    for at, layer in enumerate(layers):
+        yield _tensor(f"{COVERAGE}.zones.{at}", "UINT8", layer.zones)
+
+
+def _sparse(found: Explained, top_k: int) -> list[OutputTensor]:
+    """The contributions [B, n, O] that are the largest, and the rest."""
+    what = found.what
+    rows, outputs = what.predictions.shape
+    features = query_plan.largest(what.contributions, top_k)
+    each = what.contributions.transpose(0, 2, 1)
+    values = np.take_along_axis(each, features.astype(np.intp), axis=2)
+    others = np.ones(each.shape, np.bool_)
+    np.put_along_axis(others, features.astype(np.intp), False, axis=2)
+    arrays: dict[str, NDArray[np.float64]] = {
+        "values": values,
+        "rest": np.where(others, each, 0.0).sum(axis=2),
+        "base": np.broadcast_to(what.base, (rows, outputs)),
+        "completeness_error": what.completeness_error,
+    }
+    return [
+        _tensor(f"{EXPLAIN}.features", "INT32", features),
+        *(_tensor(f"{EXPLAIN}.{name}", "FP64", array) for name, array in arrays.items()),
+    ]
+
+
+def _said(found: Explained) -> Iterator[tuple[str, ParameterValue]]:
+    yield f"{EXPLAIN}.method", found.method
+    yield f"{EXPLAIN}.reference", found.reference
+    yield f"{EXPLAIN}.layer", found.what.layer
+    yield f"{EXPLAIN}.of_inputs", found.what.of_inputs
+    if found.notes:
+        yield f"{EXPLAIN}.notes", "; ".join(found.notes)
+
+
+def _tensor(name: str, datatype: str, values: Array) -> OutputTensor:
+    return OutputTensor(name, datatype, values.shape, validation.packed(datatype, values))

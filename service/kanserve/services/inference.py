@@ -1,0 +1,323 @@
+"""Inference: check a request against its model, run it, count it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.sections import FLAG, REJECT
+from kanserve.errors import (
+    BackendError,
+    BadRequest,
+    DeadlineExceeded,
+    KanserveError,
+    QueueFull,
+    QueueTimeout,
+    ResourceExhausted,
+)
+from kanserve.execution.executor import Limits
+from kanserve.execution.fast_path import FastPath, RequestSignature
+from kanserve.models.model import Model
+from kanserve.models.registry import Registry
+from kanserve.observability.metrics import Metrics, ModelMetrics
+from kanserve.observability.statistics import FailureReason, Timing
+from kanserve.services import validation
+from kanserve.services.explain import Insights
+from kanserve.types import (
+    BYTES,
+    DTYPES,
+    NUMPY_DTYPES,
+    Array,
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    ModelInfo,
+    OutputTensor,
+    ParameterValue,
+    TensorInfo,
+)
+
+ROWS_OUTSIDE = "kan.rows_outside"
+REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedRequest:
+    """A request that was checked: what runs, `outputs` in the order asked for, for so many `rows`.
+    `names`: of the outputs; `queue_timeout`: seconds; `priority`: as in the request."""
+
+    model: Model
+    outputs: tuple[TensorInfo, ...]
+    names: tuple[str, ...]
+    rows: int
+    queue_timeout: float | None
+    priority: int
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every answer has outputs of the same shapes and sizes."""
+        info = self.model.info
+        sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
+        return (
+            sized
+            and self.model.border is None
+            and self.rows > 0 < info.max_batch_size
+            and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """The use case; one per server."""
+
+    registry: Registry
+    metrics: Metrics
+    max_response_bytes: int
+    max_strings: int
+    insights: Insights
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer one request. Raises any KanserveError that `errors.py` lists for requests."""
+        with _Attempt(self.metrics.unknown, time.perf_counter_ns()) as attempt:
+            model = self.registry.resolve(request.model, request.version)
+            attempt.series = model.metrics
+            ready = self.check(model, request)
+            info = model.info
+            insight, plan = request.insight, None
+            if insight is not None:
+                plan = self.insights.check(model, request, insight, ready.rows)
+            feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
+            words = _outside(model, feeds)
+            if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
+                arrays: list[Array] = [
+                    np.empty((0, *one.shape[1:]), NUMPY_DTYPES[one.datatype]) for one in ready.outputs
+                ]
+                return _response(info, request, await self._answers(request, ready, arrays))
+            arrays = await _execute(ready, feeds, request.deadline, attempt.started)
+            answers = await self._answers(request, ready, arrays)
+            more, said = ([], []) if plan is None else await self.insights.told(plan, feeds)
+            return _response(info, request, [*answers, *more], [*words, *said])
+
+    def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
+        """Everything that can be said before a request runs. Raises as `infer`."""
+        outputs = validation.wanted(model.info, request)
+        rows = validation.validate(model.info, request)
+        self._bound(model.info, outputs, rows)
+        if request.classes:
+            check_classification(request, outputs)
+        names = tuple(tensor.name for tensor in outputs)
+        return ValidatedRequest(model, outputs, names, rows, request.queue_timeout, request.priority)
+
+    async def run(
+        self, ready: ValidatedRequest, feeds: Mapping[str, Array], deadline: float | None, started: int
+    ) -> list[Array]:
+        """What was checked before: its outputs, in the order of `ready.outputs`. `started`: when it came, in
+        nanoseconds of `perf_counter`. Raises as `infer`."""
+        with _Attempt(ready.model.metrics, started):
+            return await _execute(ready, feeds, deadline, started)
+
+    async def together(
+        self, ready: ValidatedRequest, lane: FastPath, raws: Sequence[bytes], deadline: float | None, started: int
+    ) -> list[bytes] | None:
+        """As `run`, from the inputs' bytes to those of the outputs, by the short way; None where `run` is to be
+        asked, and nothing was counted. Raises DeadlineExceeded."""
+        answering = lane.submit(raws, deadline)
+        if answering is None:
+            return None
+        series = ready.model.metrics
+        input_ns = time.perf_counter_ns() - started
+        try:
+            answer = await answering
+        except (asyncio.CancelledError, DeadlineExceeded) as error:
+            _Attempt(series, started).__exit__(type(error), error, None)
+            raise
+        if answer is None:
+            return None
+        outputs, queue_ns, infer_ns = answer
+        series.computed(ready.rows, Timing(queue_ns, input_ns, infer_ns, 0))
+        series.succeeded(time.perf_counter_ns() - started)
+        if ready.model.observed:
+            size = sum(map(len, (*raws, *outputs)))
+            ready.model.offer(ready.names, size, lambda: _arrays(ready, lane.form, raws, outputs))
+        return outputs
+
+    def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
+        if tensor.datatype != BYTES:
+            return validation.numbers(tensor)
+        return validation.strings(tensor, info.name, most=self.max_strings, prefix=validation.prefix_of(request))
+
+    async def _answers(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
+        if not request.classes:
+            return [self._packed(tensor, array) for tensor, array in zip(ready.outputs, arrays, strict=True)]
+        if sum(array.size for array in arrays) > LARGE:
+            return await asyncio.to_thread(self._classes, request, ready, arrays)
+        return self._classes(request, ready, arrays)
+
+    def _classes(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
+        """Classes of the outputs of which they are wanted, the others as they are."""
+        asked, info = dict(request.classes), ready.model.info
+        labels = {one.output: one.lines for one in ready.model.serving.labels}
+        return [
+            classified(
+                info,
+                tensor,
+                array,
+                asked[tensor.name],
+                max_strings=self.max_strings,
+                labels=labels.get(tensor.name, ()),
+            )
+            if tensor.name in asked
+            else self._packed(tensor, array)
+            for tensor, array in zip(ready.outputs, arrays, strict=True)
+        ]
+
+    def _packed(self, tensor: TensorInfo, array: Array) -> OutputTensor:
+        data = validation.packed(tensor.datatype, array)
+        if tensor.datatype == BYTES and len(data) > self.max_response_bytes:  # known no earlier
+            raise ResourceExhausted(
+                f"output '{tensor.name}' takes {len(data)} bytes, the limit is {self.max_response_bytes}; "
+                "send fewer rows in one request"
+            )
+        return OutputTensor(tensor.name, tensor.datatype, array.shape, data)
+
+    def _bound(self, info: ModelInfo, outputs: Sequence[TensorInfo], rows: int) -> None:
+        needed = rows * sum(tensor.row_bytes for tensor in outputs)
+        if needed > self.max_response_bytes:
+            raise ResourceExhausted(
+                f"the answer for {rows} rows of model '{info.name}' takes {needed} bytes, "
+                f"the limit is {self.max_response_bytes}; send fewer rows in one request"
+            )
+
+
+class _Attempt:
+    """One request, counted as it ends."""
+
+    __slots__ = ("series", "started")
+
+    def __init__(self, series: ModelMetrics, started: int) -> None:
+        self.series, self.started = series, started
+
+    def __enter__(self) -> _Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        spent = time.perf_counter_ns() - self.started
+        if error is None:
+            self.series.succeeded(spent)
+        elif isinstance(error, asyncio.CancelledError):
+            self.series.statistics.failed(spent, FailureReason.CANCELED)
+        elif isinstance(error, KanserveError):
+            self.series.statistics.failed(spent, _reason(error))
+
+
+def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, ParameterValue]]:
+    """What is said of rows outside, where somebody is to know. Raises BadRequest where there is to be none."""
+    if model.border is None:
+        return []
+    outside = model.border.outside(feeds)
+    count = int(np.count_nonzero(outside))
+    model.border.rows.inc(count)
+    if count and model.border.policy == REJECT:
+        raise validation.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count, len(outside))
+    return [(ROWS_OUTSIDE, count)] if model.border.policy == FLAG else []
+
+
+async def _execute(
+    ready: ValidatedRequest, feeds: Mapping[str, Array], deadline: float | None, started: int
+) -> list[Array]:
+    input_ns = time.perf_counter_ns() - started
+    limits = Limits(ready.queue_timeout, deadline, ready.priority)
+    run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
+    timing = Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns)
+    ready.model.metrics.computed(ready.rows, timing)
+    if ready.model.observed:
+        size = sum(array.nbytes for array in (*feeds.values(), *run.outputs))
+        ready.model.offer(ready.names, size, lambda: (feeds, run.outputs))
+    return run.outputs
+
+
+def _arrays(
+    ready: ValidatedRequest, form: RequestSignature, raws: Sequence[bytes], outputs: Sequence[bytes]
+) -> tuple[dict[str, Array], list[Array]]:
+    """A request of a lane and its answer, from their bytes."""
+    feeds = {
+        name: np.frombuffer(raw, dtype).reshape(form.rows, *row)
+        for raw, (name, dtype, row, _) in zip(raws, form.inputs, strict=True)
+    }
+    given = zip(outputs, ready.outputs, strict=True)
+    return feeds, [
+        np.frombuffer(raw, NUMPY_DTYPES[one.datatype]).reshape(form.rows, *one.shape[1:]) for raw, one in given
+    ]
+
+
+def _response(
+    info: ModelInfo,
+    request: InferRequest,
+    tensors: Sequence[OutputTensor],
+    words: Sequence[tuple[str, ParameterValue]] = (),
+) -> InferResponse:
+    return InferResponse(info.name, info.version, request.id, tuple(tensors), tuple(words))
+
+
+def _reason(error: KanserveError) -> FailureReason:
+    if isinstance(error, REJECTED):
+        return FailureReason.REJECTED
+    if isinstance(error, BackendError):
+        return FailureReason.BACKEND
+    return FailureReason.OTHER
+
+
+LARGE = 2**14  # values; more are sorted off the event loop
+MOST = 10**6  # values of one row
+UNORDERED = ("BOOL", "FP16")  # among numpy's types; Triton has no classes of these either
+
+
+def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -> None:
+    """Raises BadRequest for an output whose values have no order."""
+    asked = dict(request.classes)
+    for tensor in outputs:
+        if tensor.name in asked and (tensor.datatype in UNORDERED or tensor.datatype not in DTYPES):
+            raise BadRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
+
+
+def classified(
+    info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_strings: int, labels: Sequence[str] = ()
+) -> OutputTensor:
+    """The `most` largest of each row, those that are equal in their order, NaN after all others. Raises Exhausted
+    for more than `max_strings`, BadRequest for rows beyond `MOST`."""
+    batch = values.shape[:1] if info.max_batch_size else ()
+    width = math.prod(values.shape[len(batch) :])
+    count = min(most, width)
+    if width > MOST:
+        raise BadRequest("classification output tensor too large")
+    if math.prod(batch) * count > max_strings:
+        raise ResourceExhausted(
+            f"output '{tensor.name}' has {math.prod(batch) * count} classes, one output may have {max_strings}; "
+            "ask for fewer, or send fewer rows in one request"
+        )
+    rows = values.reshape(math.prod(batch), width)
+    chosen = _largest(rows)[:, :count]
+    form = "{:f}:{}" if values.dtype.kind == "f" else "{}:{}"
+    pairs = zip(np.take_along_axis(rows, chosen, axis=1).ravel().tolist(), chosen.ravel().tolist(), strict=True)
+    ends = {at: f":{label}" for at, label in enumerate(labels) if label}
+    data = validation.joined((form.format(value, at) + ends.get(at, "")).encode() for value, at in pairs)
+    return OutputTensor(tensor.name, BYTES, (*batch, count), data)
+
+
+def _largest(rows: Array) -> NDArray[np.intp]:
+    """Columns of [rows, n] from the largest value to the smallest; first come first among equals."""
+    order: NDArray[np.intp] = rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    if rows.dtype.kind != "f":
+        return order
+    missing = np.take_along_axis(np.isnan(rows), order, axis=1)  # numpy sorts NaN as the largest
+    order = np.take_along_axis(order, np.argsort(missing, axis=1, kind="stable"), axis=1)
+    return order

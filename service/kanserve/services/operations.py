@@ -1,0 +1,431 @@
+"""How the server does, for people: rates, times, batches, errors, versions and what became of them, of the metrics'
+page and of what the server knows beside it.
+
+Rates need two readings. They are taken when somebody asks, at most one a second for all who do, and kept for some
+minutes: while nobody looks it costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanexport.contract.manifest import arrows, row_shapes
+from kanserve.observability.multiprocess import MetricsPage
+from kanserve.services.control import Catalogue, Control, Report
+from kanserve.types import ModelInfo, VersionStatus
+
+KEPT, APART, ROOM = 300, 1.0, 3000  # readings, seconds between two, and readings of one version in all
+RECENT = 300.0  # seconds
+GOOD = ("OK", "2", "3")  # with which the codes of calls begin that went well
+LEFT = ("CANCELLED", "499")  # how a watch ends when who watched goes
+WATCHES = ("/WatchStatistics", "/Watch", "/watch")
+
+Told = dict[str, Any]
+
+
+class Operations:
+    """The use case; one per server. `page`: what /metrics shows."""
+
+    def __init__(self, catalogue: Catalogue, control: Control, page: MetricsPage) -> None:
+        self._catalogue, self._control, self._page = catalogue, control, page
+        self._ledger = Ledger(KEPT, APART, ROOM)
+        self._looking: asyncio.Task[None] | None = None
+
+    async def tell(self, since: float) -> Told:
+        """Everything; of the readings, those later than `since`, in seconds since the epoch."""
+        await self._look()
+        now, before = self._ledger.last, self._ledger.since(RECENT)
+        return {
+            "at": now.at,
+            "recent_seconds": 0.0 if before is None else now.at - before.at,
+            "server": self._server(now),
+            "versions": [self._version(one, now, before) for one in self._catalogue.index(only_ready=False)],
+            "calls": list(_calls(now, before)),
+            "shadows": [self._shadow(report, now) for report in self._control.shadows.reports()],
+            "history": [
+                {"at": one.at, "what": one.what, "model": one.model, "version": str(one.version), "text": one.text}
+                for one in self._control.rollout.history.latest()
+            ],
+            "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
+        }
+
+    async def overview(self) -> Told:
+        """A summary of each version: its identity, the verification of its export, its use, and its traffic."""
+        await self._look()
+        now, before = self._ledger.last, self._ledger.since(RECENT)
+        versions = [self._short(one, now, before) for one in self._catalogue.index(only_ready=False)]
+        return {"at": now.at, "versions": versions}
+
+    async def _look(self) -> None:
+        """Read the metrics, if the last reading is old enough. All callers that wait share one reading, and it goes on
+        if some of them leave."""
+        if self._looking is None and self._ledger.due(time.time()):
+            self._looking = asyncio.ensure_future(self._looked())
+        if self._looking is not None:
+            await asyncio.shield(self._looking)
+
+    async def _looked(self) -> None:
+        try:
+            self._ledger.add(await asyncio.to_thread(self._read))
+        finally:
+            self._looking = None
+
+    def _short(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
+        """`drift`: the largest ratio to the no-drift threshold; None without a baseline. `error`: the largest relative
+        error of the outputs in the verification, on finite rows."""
+        registry, key = self._catalogue.registry, (one.name, str(one.version))
+        model = registry.model(one.name, one.version)
+        total, recent = (history_span(key, now, since) for since in (None, before))
+        found: Told = {
+            "model": one.name,
+            "version": str(one.version),
+            "state": one.state,
+            "reason": one.reason,
+            "default": registry.default(one.name) == one.version,
+            "requests": total.requests,
+            "rows": total.rows,
+            "requests_per_second": recent.requests / recent.seconds if recent.seconds else None,
+            "drift": now.numbers.get(key, {}).get("drift"),
+        }
+        return found if model is None else found | _identity(model.info)
+
+    def _read(self) -> Figures:
+        text = self._page.text()
+        return read(text.decode(), time.time())
+
+    def _server(self, now: Figures) -> Told:
+        return {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()}
+
+    def _version(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
+        key, own = (one.name, str(one.version)), now.numbers.get((one.name, str(one.version)), {})
+        registry = self._catalogue.registry
+        model = registry.model(one.name, one.version)
+        manifest = None if model is None else model.info.manifest
+        return {
+            "model": one.name,
+            "version": str(one.version),
+            "state": one.state,
+            "reason": one.reason,
+            "default": registry.default(one.name) == one.version,
+            "chosen": registry.choice(one.name) is not None,
+            "digest": "" if model is None else model.info.digest,
+            "has_card": manifest is not None,
+            "loads": own.get("loads", 0),
+            "load_seconds": own.get("load_seconds", 0),
+            "pending": own.get("pending", 0),
+            "rows_outside": own.get("rows_outside", 0),
+            "total": _span(history_span(key, now, None)),
+            "recent": None if before is None else _span(history_span(key, now, before)),
+        }
+
+    def _shadow(self, report: Report, now: Figures) -> Told:
+        """What was counted is of all processes, as the metrics have it."""
+        own = now.numbers.get((report.model, str(report.version)), {})
+        return {
+            "model": report.model,
+            "version": str(report.version),
+            "against": str(report.against),
+            "running": report.running,
+            "share": report.share,
+            "tolerance": report.tolerance,
+            "rows": own.get("shadow_rows", 0),
+            "rows_beyond": own.get("shadow_beyond", 0),
+            "dropped": own.get("shadow_dropped", 0),
+            "failed": own.get("shadow_failed", 0),
+            "largest_difference": own.get("shadow_largest", 0),
+        }
+
+
+def _identity(info: ModelInfo) -> Told:
+    """The identity of a version that serves. Without a manifest, only its shape is known."""
+    shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
+    known = info.manifest
+    if known is None:
+        return {"family": "", "shape": arrows(row_shapes(shapes[0], (), shapes[1])), "against": "", "error": None}
+    errors = [zone.outputs_max_rel for zone in known.verification.zones if zone.name != "nonfinite"]
+    return {
+        "family": known.source.family,
+        "shape": arrows(row_shapes(shapes[0], known.layers, shapes[1])),
+        "against": known.against,
+        "error": max(errors, default=None),
+    }
+
+
+def _reading(now: Figures, before: Figures) -> Told:
+    """Between two readings, of versions that did something."""
+    found = []
+    for key in now.numbers:
+        span = history_span(key, now, before)
+        if span.requests or any(span.failures.values()):
+            found.append({"model": key[0], "version": key[1], **_rates(span)})
+    return {"from": before.at, "to": now.at, "versions": found}
+
+
+def _rates(span: Span) -> Told:
+    seconds = max(span.seconds, 1e-9)
+    return {
+        "requests_per_second": span.requests / seconds,
+        "rows_per_second": span.rows / seconds,
+        "failures_per_second": sum(span.failures.values()) / seconds,
+        **span.quantiles,
+        **_mean(span),
+    }
+
+
+def _mean(span: Span) -> Mapping[str, Any]:
+    return {**span.phases, "rows_per_run": span.rows / span.runs if span.runs else None}
+
+
+def _span(span: Span) -> Told:
+    rates = _rates(span) if span.seconds else {**span.quantiles, **_mean(span)}
+    return {
+        "seconds": span.seconds,
+        "requests": span.requests,
+        "rows": span.rows,
+        "runs": span.runs,
+        "failures": dict(span.failures),
+        **rates,
+        "batches": [
+            {"up_to": None if bound == float("inf") else bound, "runs": count} for bound, count in span.batches
+        ],
+    }
+
+
+def _calls(now: Figures, before: Figures | None) -> Iterator[Told]:
+    """By method and code, those that there were."""
+    for (method, code), count in sorted(now.calls.items()):
+        old = None if before is None else count - before.calls.get((method, code), 0.0)
+        yield {
+            "method": method,
+            "code": code,
+            "good": code.startswith(GOOD) or (code in LEFT and method.endswith(WATCHES)),
+            "count": count,
+            "recent": old,
+        }
+
+
+Key = tuple[str, str]  # a model and its version
+Buckets = tuple[tuple[float, float], ...]  # upper bounds, ascending, and how many values are in each alone
+
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+SPREADS = {
+    "kanserve_request_duration_seconds_bucket": "request",
+    "kanserve_queue_duration_seconds_bucket": "queue",
+    "kanserve_inference_duration_seconds_bucket": "inference",
+    "kanserve_batch_rows_bucket": "batch",
+}
+NUMBERS = {
+    "nv_inference_request_success": "requests",
+    "nv_inference_count": "rows",
+    "nv_inference_exec_count": "runs",
+    "nv_inference_queue_duration_us": "queue",
+    "nv_inference_compute_input_duration_us": "input",
+    "nv_inference_compute_infer_duration_us": "infer",
+    "nv_inference_compute_output_duration_us": "output",
+    "nv_inference_pending_request_count": "pending",
+    "kanserve_model_loads_total": "loads",
+    "kanserve_model_load_duration_seconds": "load_seconds",
+    "kanserve_rows_outside_total": "rows_outside",
+    "kanserve_shadow_rows_total": "shadow_rows",
+    "kanserve_shadow_rows_beyond_total": "shadow_beyond",
+    "kanserve_shadow_dropped_total": "shadow_dropped",
+    "kanserve_shadow_failed_total": "shadow_failed",
+    "kanserve_shadow_largest_difference": "shadow_largest",
+}
+SERVER = {
+    "kanserve_inflight_requests": "inflight",
+    "kanserve_workers": "workers",
+    "kanserve_worker_ends_total": "worker_ends",
+    "process_start_time_seconds": "started",
+    "process_resident_memory_bytes": "memory_bytes",
+    "process_cpu_seconds_total": "cpu_seconds",
+}
+DRIFT = "kanserve_drift_ratio"  # per layer; the largest counts for a version
+FAILURES, BUILD = "nv_inference_request_failure", "kanserve_build_info"
+GRPC, HTTP = "grpc_server_handled_total", "http_requests_total"
+PHASES = ("queue", "input", "infer", "output")
+LEVELS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A page, read `at` a time in seconds since the epoch: `numbers` and `spreads` of versions by what they are,
+    `failures` by reason, `calls` by method and code."""
+
+    at: float
+    numbers: Mapping[Key, Mapping[str, float]]
+    spreads: Mapping[Key, Mapping[str, Buckets]]
+    failures: Mapping[Key, Mapping[str, float]]
+    calls: Mapping[tuple[str, str], float]
+    server: Mapping[str, float]
+    build: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a version did in `seconds`. `quantiles` of a request's seconds by name, None where none was answered;
+    `phases`: seconds of a request, on average; `batches`: runs by their number of rows, up to each bound."""
+
+    seconds: float
+    requests: float
+    rows: float
+    runs: float
+    failures: Mapping[str, float]
+    quantiles: Mapping[str, float | None]
+    phases: Mapping[str, float]
+    batches: Buckets
+
+
+@dataclass(slots=True)
+class _Reading:
+    numbers: dict[Key, dict[str, float]] = field(default_factory=dict)
+    buckets: dict[Key, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
+    failures: dict[Key, dict[str, float]] = field(default_factory=dict)
+    calls: dict[tuple[str, str], float] = field(default_factory=dict)
+    server: dict[str, float] = field(default_factory=dict)
+    build: dict[str, str] = field(default_factory=dict)
+
+    def take(self, name: str, labels: Mapping[str, str], value: float) -> None:
+        """A sample."""
+        key = labels.get("model", ""), labels.get("version", "")
+        if name in NUMBERS:
+            self.numbers.setdefault(key, {})[NUMBERS[name]] = value
+        elif name == DRIFT:
+            numbers = self.numbers.setdefault(key, {})
+            numbers["drift"] = max(value, numbers.get("drift", 0.0))
+        elif name in SPREADS:
+            own = self.buckets.setdefault(key, {})
+            own.setdefault(SPREADS[name], []).append((float(labels["le"]), value))
+        elif name == FAILURES:
+            self.failures.setdefault(key, {})[labels["reason"]] = value
+        elif name in SERVER:
+            self.server[SERVER[name]] = value
+        elif name == BUILD:
+            self.build.update(labels)
+        elif value:
+            self.calls[_called(name, labels)] = value
+
+
+def _called(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
+    if name == GRPC:
+        return f"{labels['grpc_service']}/{labels['grpc_method']}", labels["grpc_code"]
+    return f"{labels['method']} {labels['handler']}", labels["status"]
+
+
+KNOWN = frozenset({*NUMBERS, *SPREADS, *SERVER, DRIFT, FAILURES, BUILD, GRPC, HTTP})
+LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULTILINE)
+
+
+def read(text: str, at: float) -> Figures:
+    """A page as our own server writes it."""
+    found = _Reading()
+    for name, labels, value in LINES.findall(text):
+        found.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
+    spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in found.buckets.items()}
+    return Figures(at, found.numbers, spreads, found.failures, found.calls, found.server, found.build)
+
+
+def _plain(value: str) -> str:
+    return value.replace(r"\"", '"').replace(r"\n", "\n").replace(r"\\", "\\") if "\\" in value else value
+
+
+def _alone(cumulated: Sequence[tuple[float, float]]) -> Buckets:
+    """Of each bucket those that are in no lower one."""
+    ordered = sorted(cumulated)
+    below = (0.0, *(count for _, count in ordered))
+    return tuple((bound, count - less) for (bound, count), less in zip(ordered, below, strict=False))
+
+
+NONE: Mapping[str, float] = {}
+
+
+def history_span(key: Key, now: Figures, before: Figures | None) -> Span:
+    """What a version did between two readings; None: since it counts."""
+    own, since = now.numbers.get(key, NONE), before
+    if since is not None and own.get("requests", 0) < since.numbers.get(key, NONE).get("requests", 0):
+        since = None  # it was counted anew
+    old, failed, buckets = _of(key, since)
+    spreads = now.spreads.get(key, {})
+    grown = {what: own.get(what, 0.0) - old.get(what, 0.0) for what in ("requests", "rows", "runs", *PHASES)}
+    times = _less(spreads.get("request", ()), buckets.get("request", ()))
+    return Span(
+        seconds=0.0 if since is None else now.at - since.at,
+        requests=grown["requests"],
+        rows=grown["rows"],
+        runs=grown["runs"],
+        failures={why: count - failed.get(why, 0) for why, count in now.failures.get(key, NONE).items()},
+        quantiles={name: quantile(times, level) for name, level in LEVELS.items()},
+        phases={phase: grown[phase] / 1e6 / max(1.0, grown["requests"]) for phase in PHASES},
+        batches=_less(spreads.get("batch", ()), buckets.get("batch", ())),
+    )
+
+
+def _of(key: Key, before: Figures | None) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, Buckets]]:
+    """Numbers, failures and spreads of a version."""
+    if before is None:
+        return NONE, NONE, {}
+    return before.numbers.get(key, NONE), before.failures.get(key, NONE), before.spreads.get(key, {})
+
+
+def _less(now: Buckets, before: Buckets) -> Buckets:
+    old = dict(before)
+    return tuple((bound, count - old.get(bound, 0.0)) for bound, count in now)
+
+
+def quantile(buckets: Buckets, level: float) -> float | None:
+    """Of values that are 0 or more; None where there is none. Beyond the last finite bound it is that bound."""
+    total = sum(count for _, count in buckets)
+    if total <= 0:
+        return None
+    wanted, below = level * total, 0.0
+    bounds = (0.0, *(bound for bound, _ in buckets))
+    for low, (high, count) in zip(bounds, buckets, strict=False):
+        if below + count >= wanted and count > 0:
+            return low if math.isinf(high) else low + (high - low) * max(0.0, wanted - below) / count
+        below += count
+    return bounds[-2]
+
+
+LEAST = 2  # readings, which a rate is of
+
+
+class Ledger:
+    """The latest readings, `most` of them, each at least `apart` seconds after the one before; fewer, where there are
+    so many versions that they would take more than `room` of one version's, of some 9 kB each. Two viewers share
+    them."""
+
+    def __init__(self, most: int, apart: float, room: int) -> None:
+        self._most, self._apart, self._room = most, apart, room
+        self._all: list[Figures] = []
+
+    def due(self, at: float) -> bool:
+        """Whether it is time for the next one."""
+        return not self._all or not 0 <= at - self._all[-1].at < self._apart
+
+    def add(self, figures: Figures) -> None:
+        """The next one."""
+        most = max(LEAST, min(self._most, self._room // max(1, len(figures.numbers))))
+        self._all = [*self._all, figures][-most:]
+
+    @property
+    def last(self) -> Figures:
+        """There is one once `due` was asked and obeyed."""
+        return self._all[-1]
+
+    def since(self, seconds: float) -> Figures | None:
+        """The oldest that is no older than this before the last; None: there is no other."""
+        older = [one for one in self._all[:-1] if self.last.at - one.at <= seconds]
+        return older[0] if older else None
+
+    def steps(self, after: float) -> Iterator[tuple[Figures, Figures]]:
+        """Each and the one before it, of those later than a time."""
+        for before, now in itertools.pairwise(self._all):
+            if now.at > after:
+                yield before, now

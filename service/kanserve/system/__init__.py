@@ -1,0 +1,1 @@
+"""Process resources: lifecycle, memory, threads, file descriptors, PEM files, compression."""

@@ -1,0 +1,1 @@
+"""Transports: connections to calls. They know no method."""

@@ -1,0 +1,495 @@
+"""gRPC as an ASGI application: any server of HTTP/2 that sends trailers can carry it.
+
+    GrpcApp(services, limits, pages)      await app(scope, receive, send)
+
+Requests of gRPC's content types are its own, all others go to `pages`, an application of HTTP.
+
+One call is one HTTP request. Its body becomes messages (`framing`), the guarded method answers bytes,
+and these go back as a body and trailers. A
+caller that goes away cancels its call: servers that cancel the application's task then do so by
+themselves; for others (`watch`) the next event is waited for beside the method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, MutableMapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
+
+from kanserve.auth import authenticator
+from kanserve.auth import authenticator as access
+from kanserve.errors import TooManyUnfinished
+from kanserve.grpc_api import interceptor
+from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
+from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, ClientDisconnected, Guarded, Kind, Stream, Unary
+from kanserve.grpc_api.services import Services
+from kanserve.grpc_api.unfinished_requests import Part
+from kanserve.observability import logs
+from kanserve.transport import framing
+from kanserve.transport.framing import Headers, Messages
+
+T = TypeVar("T")
+
+GRPC = b"application/grpc"
+TRAILERS = "http.response.trailers"
+HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
+START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
+REQUEST, BODY = "http.request", "http.response.body"
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+UPGRADE = b"http2-settings"  # header of a request that has upgraded its connection to h2c
+TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
+ASKED = tuple(name.encode() for name in interceptor.HEADERS)
+SHOWN = access.HEADER.encode()
+ID = ID_HEADER.encode()
+READ = frozenset((TIMEOUT, ENCODING, *ASKED))
+UNTOLD = RequestMetadata((), None)
+OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
+HTTP2 = "2"
+OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
+NO_UPGRADE = "this server speaks gRPC and HTTP; it does not upgrade a connection to websocket or h2c"
+SOCKET = "websocket."  # prefix of the event types that reject a WebSocket
+PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
+SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
+CUT = "the server is shutting down and does not wait for this call any longer; send it to another server"
+LAST = 1.0  # seconds in which a client reads that
+CANCELLED = 1.0  # seconds in which a server cancels the task of a client that has disconnected
+LATE = "Deadline Exceeded"  # gRPC's own words
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`message_bytes`: of one message; `arrival`: seconds for a unary request to be there whole; `coming`: calls that
+    may be on their way at once."""
+
+    message_bytes: int
+    arrival: float
+    coming: int
+
+
+class GrpcApp:
+    """The guarded methods as an ASGI application, for gRPC's content types."""
+
+    def __init__(
+        self, services: Services, limits: Limits, pages: Application, *, watch: bool = True, certified: bool = False
+    ) -> None:
+        """`certified`: callers are told by the certificate of their connection."""
+        self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
+        self._pages = Watched(pages) if watch else pages
+        self._calls = Calls(limits.arrival, limits.coming)
+        self.cut = self._calls.cut
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Answer one request. Raises nothing but cancellation."""
+        task = self._calls.begin()
+        try:
+            headers = dict(scope["headers"])
+            if scope["type"] != "http" or UPGRADE in headers:
+                self._calls.whole(task)
+                await self._no_upgrade(scope, send, headers)
+            elif scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
+                self._calls.whole(task)
+                await self._page(task, scope, receive, send)
+            elif scope["http_version"] != HTTP2:
+                method = self._services.methods.get(scope["path"], self._services.unknown)
+                failure = method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers))
+                await _refuse(send, HTTPStatus.UPGRADE_REQUIRED, failure)
+            else:
+                await self._call(
+                    task, _Request(scope, receive, self._services.part), headers, _Wire(send, self._services.hold)
+                )
+        except (ClientDisconnected, OSError):  # OSError: what ASGI has for a `send` when nobody is there
+            # A server that cancels the task does so now. It would log a call that returns before that as a failure.
+            await asyncio.sleep(0 if self._watch else CANCELLED)
+        finally:
+            self._calls.end(task)
+
+    async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
+        """Reject a request for another protocol, for every caller. The transport does not read it and admits no one."""
+        failure = self._services.unknown.refused(framing.failed(Code.UNIMPLEMENTED, NO_UPGRADE), _named(headers))
+        await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
+
+    async def _page(self, task: asyncio.Task[Any], scope: Event, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noted(event: Event) -> None:
+            nonlocal started
+            started = True
+            await send(event)
+
+        try:
+            await self._pages(scope, receive, noted)
+        except asyncio.CancelledError:
+            if not self._calls.was_cut(task):
+                raise
+            async with asyncio.timeout(LAST):
+                if started:
+                    await send({"type": BODY, "body": b"", "more_body": False})
+                else:
+                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off())
+
+    async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
+        method = self._services.methods.get(call.path, self._services.unknown)
+        try:
+            if self._certified or not READ.isdisjoint(headers):
+                _read(method, call, headers)
+            if call.arrival.remaining is None:
+                await self._answer(method, task, call, wire)
+            else:
+                async with asyncio.timeout(call.arrival.remaining):
+                    await self._answer(method, task, call, wire)
+        except CallFailed as failure:
+            failure.forget()
+            await wire.fail(failure)
+        except TimeoutError:
+            await wire.fail(_late(method, call))
+        except asyncio.CancelledError:
+            if not self._calls.was_cut(task):
+                raise
+            async with asyncio.timeout(LAST):
+                await wire.fail(_cut_off())
+
+    async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
+        if isinstance(method, Unary):
+            data = b"" if method is self._services.unknown else await self._message(method, task, call)
+            call.guarded = True
+            work = method.answer(data, call.arrival)
+            await wire.only(await (call.beside(work, None) if self._watch else work))
+        elif method.kind is Kind.SERVER_STREAM:
+            data = await self._message(method, task, call)
+            call.guarded = True
+            answers = _stream(method, _alone(data), call.arrival, wire)
+            await (call.beside(answers, None) if self._watch else answers)
+        else:
+            self._calls.whole(task)
+            call.guarded, read = True, asyncio.Event()
+            answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
+            await (call.beside(answers, read) if self._watch else answers)
+
+    async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
+        """The only one; nothing of it, from those whom the method refuses. Raises CallFailed, also where it does not
+        come."""
+        if method.strange is not None and method.strange(call.arrival):
+            self._calls.whole(task)
+            return b""
+        try:
+            data = await call.message(self._limits.message_bytes)
+        except CallFailed as failure:
+            raise method.refused(failure, call.arrival) from None
+        except asyncio.CancelledError:
+            if (late := self._calls.given_up(task)) is not None:
+                raise method.refused(late, call.arrival) from None
+            raise
+        self._calls.whole(task)
+        return data
+
+
+def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
+    """Raises CallFailed for headers that mean nothing."""
+    try:
+        call.read(headers)
+    except CallFailed as failure:
+        raise method.refused(failure, _named(headers)) from None
+
+
+def _named(headers: dict[bytes, bytes]) -> RequestMetadata:
+    """All that is read of a call that ends here: its id."""
+    return RequestMetadata(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
+
+
+def _late(method: Guarded, call: _Request) -> CallFailed:
+    """A call whose deadline passed: the guard has told of it, unless it never got that far."""
+    failure = CallFailed(Code.DEADLINE_EXCEEDED, LATE, ())
+    if not call.guarded:
+        return method.refused(failure, call.arrival)
+    known = logs.CALL.get() or begin_call(call.arrival)
+    return CallFailed(failure.code, failure.text, ((ID_HEADER, known.request_id),))
+
+
+def _cut_off() -> CallFailed:
+    """The status of a call that the server ends. The guard has logged it already."""
+    known = logs.CALL.get() or begin_call(UNTOLD)
+    return CallFailed(Code.UNAVAILABLE, CUT, ((ID_HEADER, known.request_id),))
+
+
+async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: RequestMetadata, wire: _Wire) -> None:
+    async with contextlib.aclosing(cast(AsyncGenerator[bytes], method.answers(messages, arrival))) as answers:
+        async for answer in answers:
+            await wire.message(answer)
+    await wire.end()
+
+
+async def _until(messages: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIterator[bytes]:
+    async for data in messages:
+        yield data
+    read.set()
+
+
+async def _alone(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _is_grpc(kind: bytes) -> bool:
+    return kind == GRPC or kind.startswith(GRPC + b"+") or kind.partition(b";")[0].strip() == GRPC
+
+
+async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: str = "") -> None:
+    given = dict(failure.trailers)
+    body = json.dumps({"error": failure.text, "request_id": given[ID_HEADER]}).encode()
+    headers: Headers = [(b"content-type", b"application/json"), NOSNIFF, (b"content-length", str(len(body)).encode())]
+    headers.append((ID, given[ID_HEADER].encode()))
+    await send({"type": f"{before}http.response.start", "status": status, "headers": headers})
+    await send({"type": f"{before}http.response.body", "body": body})
+
+
+class _Wire:
+    """What goes back to the caller. `hold` counts the bytes of answers that a caller is slow to take."""
+
+    __slots__ = ("_hold", "_send", "_started")
+
+    def __init__(self, send: Send, hold: Callable[[int], None]) -> None:
+        self._send, self._hold, self._started = send, hold, False
+
+    async def only(self, data: bytes) -> None:
+        """The one answer of a unary call, and the end."""
+        self._started = True
+        await self._send(START)
+        if len(data) <= SMALL:
+            await self._send({"type": BODY, "body": framing.frame(data), "more_body": False})
+        else:
+            await self._body(data, more=False)
+        await self._send(OK)
+
+    async def message(self, data: bytes) -> None:
+        """One of a stream's."""
+        if not self._started:
+            self._started = True
+            await self._send(START)
+        await self._body(data, more=True)
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        """A server takes some bytes of each connection ahead; what is larger waits here until they are taken."""
+        if len(data) <= SMALL:
+            await self._send({"type": BODY, "body": framing.frame(data), "more_body": more})
+            return
+        self._hold(len(data))
+        try:
+            for part, last in framing.parts(data, PART):
+                await self._send({"type": BODY, "body": part, "more_body": more or not last})
+        finally:
+            self._hold(-len(data))
+
+    async def end(self) -> None:
+        """After all messages."""
+        if not self._started:
+            await self._send(START)
+        await self._send({"type": BODY, "body": b"", "more_body": False})
+        await self._send(OK)
+
+    async def fail(self, failure: CallFailed) -> None:
+        """Instead of `end`. In trailers even where there was no answer: what servers make of headers alone differs."""
+        if not self._started:
+            await self._send(START)
+        last = framing.status(failure.code, failure.text, failure.trailers)
+        await self._send({"type": BODY, "body": b"", "more_body": False})
+        await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
+
+
+class _Request:
+    """One call as it comes in."""
+
+    __slots__ = ("_packed", "_part", "_receive", "_scope", "arrival", "guarded", "path")
+
+    def __init__(self, scope: Event, receive: Receive, part: Callable[[Hashable, str, RequestMetadata], Part]) -> None:
+        self._scope, self.path, self._receive, self._part = scope, scope["path"], receive, part
+        self._packed: bytes | None = None
+        self.arrival, self.guarded = UNTOLD, False
+
+    def read(self, headers: dict[bytes, bytes]) -> None:
+        """Those of READ. Raises CallFailed for what means nothing."""
+        seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
+        self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
+        told = [(name, headers[name]) for name in ASKED if name in headers]
+        if SHOWN in headers:  # each of them, so that a second credential is seen
+            told += [one for one in self._scope["headers"] if one[0] == SHOWN and one not in told]
+        self.arrival = RequestMetadata(
+            tuple(framing.metadata(told)) if told else (), seconds, authenticator.presented(self._scope)
+        )
+
+    async def message(self, limit: int) -> bytes:
+        """The one message of a unary call. Raises CallFailed, or Gone."""
+        first = await self._receive()
+        alone = framing.alone(first.get("body", b""), limit)
+        if alone is None:
+            return await self._only(limit, first)
+        if not first.get("more_body", False):
+            return alone
+        last = await self._receive()
+        if last["type"] != REQUEST or last.get("body") or last.get("more_body", False):
+            return await self._only(limit, first, last)
+        return alone
+
+    async def _only(self, limit: int, *begun: Event) -> bytes:
+        found: list[bytes] = []
+        async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
+            async for data in messages:
+                if found:
+                    raise framing.failed(Code.INTERNAL, "a unary call has one message, this one has more")
+                found.append(data)
+        if not found:
+            raise framing.failed(Code.INTERNAL, "a unary call has one message, this one none")
+        return found[0]
+
+    async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
+        """All messages, until the client is done; `begun` are events that arrived already. The transport counts the
+        bytes of an incomplete message. Raises CallFailed, or Gone."""
+        messages = Messages(limit, self._packed)
+        more, before = True, list(begun)
+        client = self._scope.get("client")
+        with self._part(client, client[0] if client else "", self.arrival) as part:
+            try:
+                while more:
+                    event = before.pop(0) if before else await part.more(self._receive())
+                    if event["type"] != REQUEST:
+                        raise ClientDisconnected
+                    more = event.get("more_body", False)
+                    for message in messages.take(event.get("body", b"")):
+                        part.holds(messages.size)
+                        yield message if isinstance(message, bytes) else await message.unpacked()
+                    part.holds(messages.size)
+            except TooManyUnfinished as error:
+                raise CallFailed(Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,)) from None
+        if not messages.whole:
+            raise framing.failed(Code.INTERNAL, "the call ends inside of a message")
+
+    async def _after(self, read: asyncio.Event | None) -> None:
+        if read is not None:
+            await read.wait()
+        await self._receive()
+
+    async def beside(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
+        """What comes of it, unless the caller goes away before, which is looked for once all is `read`. Raises Gone."""
+        work = asyncio.ensure_future(answering)
+        gone = asyncio.ensure_future(self._after(read))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientDisconnected
+            return work.result()
+        finally:
+            gone.cancel()
+            work.cancel()
+
+
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+GRAIN = 0.02  # seconds between two looks at what does not come
+Application = Callable[[Event, Receive, Send], Awaitable[None]]
+
+
+class Watched:
+    """An application that is cancelled when its caller goes away, once the request is whole."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        whole = asyncio.Event()
+
+        async def noted() -> Event:
+            event = await receive()
+            if not event.get("more_body", False):
+                whole.set()
+            return event
+
+        async def gone() -> None:
+            await whole.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        work = asyncio.ensure_future(self._application(scope, noted, send))
+        watch = asyncio.ensure_future(gone())
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            watch.cancel()
+
+
+class Calls:
+    """The calls of a door, of which each has to be there whole within so many `seconds`; one timer looks after all,
+    since each is there at once, as a rule. `most`: that may be on their way at once: each takes memory. Where there
+    are more, the one that is on its way for longest is given up, so that nobody can shut others out."""
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds, self._most = seconds, most
+        self._all: set[asyncio.Task[Any]] = set()
+        self._coming: dict[asyncio.Task[Any], float] = {}  # since when, the first first
+        self._given_up: dict[asyncio.Task[Any], CallFailed] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._cut: set[asyncio.Task[Any]] = set()
+
+    def begin(self) -> asyncio.Task[Any]:
+        """The task that runs, as a call that comes in."""
+        task = asyncio.current_task()
+        assert task is not None
+        loop = task.get_loop()
+        self._all.add(task)
+        self._coming[task] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look, loop)
+        if len(self._coming) > self._most:
+            words = f"more than {self._most} requests are on their way, and this one is the slowest; try again later"
+            self._give_up(next(iter(self._coming)), CallFailed(Code.RESOURCE_EXHAUSTED, words, (PUSHBACK,)))
+        return task
+
+    def whole(self, task: asyncio.Task[Any]) -> None:
+        """It is there, or may take as long as it likes."""
+        self._coming.pop(task, None)
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """It is answered."""
+        self._all.discard(task)
+        self._coming.pop(task, None)
+        self._given_up.pop(task, None)
+        self._cut.discard(task)
+
+    def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
+        """What to say where the task was cancelled because its call did not come."""
+        return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
+
+    def cut(self) -> None:
+        """Cancel every call: the server no longer waits."""
+        for task in tuple(self._all):
+            self._cut.add(task)
+            task.cancel()
+
+    def was_cut(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `cut` has cancelled the task. The first query clears the cancellation, so the task can send its
+        status."""
+        if task not in self._cut:
+            return False
+        self._cut.discard(task)
+        return task.uncancel() == 0
+
+    def _give_up(self, task: asyncio.Task[Any], failure: CallFailed) -> None:
+        del self._coming[task]
+        self._given_up[task] = failure
+        task.cancel()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Those that began first come first."""
+        self._timer, now = None, loop.time()
+        words = f"the request did not arrive whole within {self._seconds:g} s"
+        for task, since in tuple(self._coming.items()):
+            if since + self._seconds > now:
+                # Each look takes time for all: not one at every single one's own moment.
+                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._look, loop)
+                return
+            self._give_up(task, framing.failed(Code.DEADLINE_EXCEEDED, words))

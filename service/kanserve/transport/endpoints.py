@@ -1,0 +1,204 @@
+"""The ports of a server, the reason if one cannot be opened, and the connection limit of a transport."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from kanserve.observability import logs
+from kanserve.system import pem, resources
+
+BACKLOG = 1024
+PROBES = 3
+LONGEST = 32767  # seconds, of TCP's
+ADVICE = {
+    errno.EADDRINUSE: "end what listens there (`ss -ltnp`), or take another port with {flag}",
+    errno.EACCES: "take a port from 1024 on with {flag}, or give the process the right to bind it",
+    errno.EADDRNOTAVAIL: "name an address of this machine (`ip addr`)",
+}
+
+log = logs.get_logger("door")
+_inherited: dict[int, int] = {}  # port -> file descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port that a server listens on: its `name` in words, the `flag` that chooses it, and its address."""
+
+    name: str
+    flag: str
+    host: str
+    port: int
+
+    @classmethod
+    def grpc(cls, settings: Settings) -> Port:
+        """The port of gRPC; with `asgi` it serves HTTP too."""
+        return cls("gRPC port", "--grpc-port", settings.host, settings.grpc_port)
+
+    @classmethod
+    def http(cls, settings: Settings) -> Port:
+        """The port of HTTP, if HTTP has its own."""
+        return cls("HTTP port", "--http-port", settings.host, settings.http_port or 0)
+
+    @classmethod
+    def metrics(cls, settings: Settings) -> Port:
+        """The port of the metrics."""
+        return cls("metrics port", "--metrics-port", settings.metrics_host, settings.metrics_port)
+
+    @property
+    def place(self) -> str:
+        """The address, such as 127.0.0.1:8001."""
+        return f"{self.host}:{self.port}"
+
+    def refused(self, error: OSError) -> ConfigError:
+        """The error for a port that cannot be opened, with a hint."""
+        advice = ADVICE.get(error.errno or 0, "name another address").format(flag=self.flag)
+        known = (error.errno or 0) > 0  # asyncio extends the system's text; host name errors have none
+        why = os.strerror(error.errno or 0) if known else error.strerror or error
+        return ConfigError(f"{self.name}: {self.place} cannot be listened on: {why}", hint=advice)
+
+
+def every(settings: Settings) -> tuple[Port, ...]:
+    """All ports that a server with these settings listens on. Raises ConfigError if two ports are the same."""
+    ports = [Port.grpc(settings), *([Port.http(settings)] if settings.http_port is not None else [])]
+    ports.append(Port.metrics(settings))
+    names: dict[tuple[str, int], str] = {}
+    for one in ports:
+        first = names.setdefault((one.host, one.port), one.name)
+        if one.port and first != one.name:
+            raise ConfigError(
+                f"{one.name}: {one.place} is the {first} already", hint=f"take another port with {one.flag}"
+            )
+    return tuple(ports)
+
+
+def tried(port: Port) -> ConfigError | None:
+    """The error of a port, if it has one. The function binds the port for a moment and accepts no connection."""
+    bare = port.host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: the port was just closed
+            probe.bind((bare, port.port))
+            probe.listen(1)
+    except OSError as error:
+        return port.refused(error)
+    return None
+
+
+def inherit(sockets: Mapping[int, int]) -> None:
+    """File descriptors of sockets that another process has bound, by port: `bind` takes these."""
+    _inherited.update(sockets)
+
+
+def shared(port: int) -> bool:
+    """Whether other processes serve this port too."""
+    return port in _inherited
+
+
+def keep(port: Port, keepalive: float) -> socket.socket:
+    """A port for processes that bind sockets of their own to it; this one takes no connection. Raises ConfigError."""
+    return _bound(port, listens=False)
+
+
+def bind(port: Port, keepalive: float) -> socket.socket:
+    """A listening socket. Raises ConfigError if the address is taken or wrong.
+
+    Its connections take over that TCP looks for the peer after `keepalive` silent seconds, and gives it up after
+    two thirds as many again.
+    """
+    made = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2000 * keepalive))
+    return made
+
+
+def _bound(port: Port, *, listens: bool) -> socket.socket:
+    bare = port.host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    try:
+        if listens:
+            return socket.create_server((bare, port.port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
+        made = socket.socket(family)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            made.bind((bare, port.port))
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise port.refused(error) from error
+    return made
+
+
+def _seconds(value: float) -> int:
+    return min(max(1, round(value)), LONGEST)
+
+
+def allowed(connections: int, doors: int) -> int:
+    """As many connections to each door as the open files of the process allow, with a line in the log where those
+    are fewer."""
+    granted = max(1, resources.connections(connections * doors) // doors)
+    if granted < connections:
+        log.warning(
+            "fewer connections than max_connections",
+            max_connections=connections,
+            taken=granted,
+            advice="allow the process more open files (ulimit -n)",
+        )
+    return granted
+
+
+tls_log = logs.get_logger("tls")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What a door shows, and whom it lets in: `client_ca` signs callers' certificates; None: anyone. `expires`: when
+    the certificate does, in seconds since 1970."""
+
+    identity: pem.Identity
+    client_ca: bytes | None
+    expires: float
+
+
+def load(settings: Settings) -> Tls | None:
+    """None: in the clear. Says in the log until when the certificate is valid. Raises ConfigError."""
+    found = read(settings)
+    if found is not None:
+        told(found, settings)
+    return found
+
+
+def told(found: Tls, settings: Settings) -> None:
+    """The line of a certificate that is served from now on."""
+    until = datetime.datetime.fromtimestamp(found.expires, datetime.UTC)
+    tls_log.info(
+        "tls",
+        certificate=str(settings.tls_cert),
+        expires=f"{until:%Y-%m-%dT%H:%M:%SZ}",
+        callers_show_one=found.client_ca is not None,
+    )
+
+
+def read(settings: Settings) -> Tls | None:
+    """What the files hold now. Raises ConfigError for what no server could use: an expired certificate, a key of
+    another one, half of a rotation."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        identity = pem.identity(settings.tls_cert, settings.tls_key)
+        expires = pem.served(identity, settings.tls_cert, settings.tls_key)
+        client_ca = pem.authorities(settings.tls_client_ca) if settings.tls_client_ca else None
+    except pem.PemError as error:
+        raise ConfigError(f"no TLS: {error}") from error
+    return Tls(identity, client_ca, expires)

@@ -1,0 +1,135 @@
+"""What a door is: it turns connections into calls of the guarded methods, and knows no method."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from kanserve.grpc_api.services import Services
+from kanserve.observability import logs
+from kanserve.transport import endpoints
+from kanserve.transport.asgi import Application
+from kanserve.transport.endpoints import Port, Tls
+
+
+class Door(Protocol):
+    """One transport. Needs a running event loop; `start` once, then `stop` once."""
+
+    async def start(self) -> int:
+        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        ...
+
+    async def renew(self, found: Tls) -> None:
+        """Show these certificates in every handshake from now on. Raises ConfigError; then those before stay."""
+        ...
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls, wait `grace` seconds for those in flight, then cut them off (None: at once).
+        May be called again with None meanwhile."""
+        ...
+
+
+H2CORN = "h2corn"
+NEEDED = (H2CORN, "starlette", "orjson")  # by what speaks HTTP
+
+log = logs.get_logger("door")
+
+Pages = Callable[[], Application]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a server listens. `http` None: nowhere."""
+
+    grpc: int
+    http: int | None
+
+
+class Doors:
+    """All doors of a server as one. `both`: the first speaks HTTP too; `tls`: what they show."""
+
+    def __init__(self, first: Door, second: Door | None, *, both: bool, tls: Tls | None = None) -> None:
+        self._first, self._second, self._both = first, second, both
+        self.tls = tls
+
+    async def start(self) -> Ports:
+        """Bind and answer. Raises ConfigError if an address is taken or wrong."""
+        port = await self._first.start()
+        if self._second is None:
+            return Ports(port, port if self._both else None)
+        try:
+            return Ports(port, await self._second.start())
+        except ConfigError:
+            await self._first.stop(None)
+            raise
+
+    async def renew(self, found: Tls) -> None:
+        """As a door's."""
+        await self._first.renew(found)
+        if self._second is not None:
+            await self._second.renew(found)
+        self.tls = found
+
+    async def stop(self, grace: float | None) -> None:
+        """As a door's."""
+        doors = (self._first,) if self._second is None else (self._first, self._second)
+        await asyncio.gather(*(door.stop(grace) for door in doors))
+
+
+def build(settings: Settings, services: Services, pages: Pages) -> Doors:
+    """The doors that are named. `pages` makes the application of HTTP. Raises ConfigError."""
+    both = settings.transport == "asgi"
+    shown = endpoints.load(settings)
+    connections = endpoints.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
+
+    def asgi(port: Port) -> Door:
+        return _asgi(settings, services, pages, port, connections, shown)
+
+    first = asgi(Port.grpc(settings)) if both else _grpcio(settings, services, connections, shown)
+    second = None if settings.http_port is None else asgi(Port.http(settings))
+    return Doors(first, second, both=both, tls=shown)
+
+
+def settled(settings: Settings) -> Settings:
+    """With the transport that is taken."""
+    return settings.model_copy(update={"transport": taken(settings.transport)})
+
+
+def taken(transport: str) -> str:
+    """`auto`: asgi where what it needs is installed."""
+    if transport != "auto":
+        return transport
+    lacking = missing()
+    if lacking:
+        log.info("transport", taken="grpcio", missing=lacking, advice="pip install 'kanserve[serve]' for asgi")
+    return "grpcio" if lacking else "asgi"
+
+
+def missing() -> list[str]:
+    """Packages that what speaks HTTP needs and that are not installed."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def _asgi(
+    settings: Settings, services: Services, pages: Pages, port: Port, connections: int, shown: Tls | None
+) -> Door:
+    lacking = missing()
+    if lacking:
+        raise ConfigError(
+            f"HTTP and the transport asgi need {', '.join(lacking)}: pip install 'kanserve[serve]', "
+            "or take grpcio, without --http-port"
+        )
+    from kanserve.transport.h2corn_server import H2corn
+
+    return H2corn(settings, services, pages(), port, connections, shown)
+
+
+def _grpcio(settings: Settings, services: Services, connections: int, shown: Tls | None) -> Door:
+    from kanserve.transport.grpc_aio import Grpcio
+
+    return Grpcio(settings, services, connections, shown)

@@ -1,0 +1,366 @@
+"""gRPC by grpc.aio: a connection's calls become bytes for the guarded methods, and their answers go back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar, cast
+
+import grpc
+
+from kanserve.config.settings import GRPC_LIMIT, Settings
+from kanserve.grpc_api.call_context import Code, RequestMetadata
+from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Guarded, Kind, Stream, Unary
+from kanserve.grpc_api.services import Services
+from kanserve.grpc_api.unfinished_requests import SHARE
+from kanserve.transport import endpoints
+from kanserve.transport.endpoints import Port, Tls
+
+ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
+PENDING = 4096
+NONE = "a unary call has one message, this one none"
+WINDOW = 2**16  # bytes
+LEAST = 4  # calls that read at once, however large requests may be
+STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
+Arrived = Callable[[Context], RequestMetadata]
+
+
+def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
+    """Channel options. gRPC accepts unknown names silently, so tests check their effect."""
+    milliseconds = {
+        "grpc.server_handshake_timeout_ms": settings.handshake_timeout,
+        "grpc.max_connection_idle_ms": settings.connection_idle,
+        "grpc.max_connection_age_ms": settings.connection_age,
+        "grpc.max_connection_age_grace_ms": settings.connection_age_grace,
+        "grpc.keepalive_time_ms": settings.keepalive,
+        "grpc.keepalive_timeout_ms": settings.keepalive / 3,
+        "grpc.http2.min_ping_interval_without_data_ms": settings.keepalive / 2,
+    }
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", min(settings.max_response_bytes + ENVELOPE_BYTES, GRPC_LIMIT)),
+        # A second server on this port must fail, not steal half the calls, unless it is another worker.
+        ("grpc.so_reuseport", int(endpoints.shared(settings.grpc_port))),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        # Two limits, between which gRPC core refuses at random.
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.enable_channelz", 0),
+        # Bytes that core keeps of a message that no call reads yet (`readers`). Core would let this window grow.
+        ("grpc.http2.lookahead_bytes", WINDOW),
+        ("grpc.http2.bdp_probe", 0),
+        # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard refuses in words.
+        ("grpc.server.max_pending_requests", PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
+        *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
+    ]
+
+
+class Grpcio:
+    """A door that is not bound yet. Needs a running event loop."""
+
+    def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
+        self._port = Port.grpc(settings)
+        self._renewed: grpc.ServerCertificateConfiguration | None = None
+        self._credentials = None if tls is None else self._dynamic(tls)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
+        self._server = grpc.aio.server(options=options(settings, connections))
+        arrival = _certified if settings.certified else _arrival
+        self._server.add_generic_rpc_handlers((_Router(services, arrival, _readers(settings)),))
+
+    async def start(self) -> int:
+        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        host = self._port.host
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        try:
+            bound = self._listen(f"{host}:{self._port.port}")
+        except RuntimeError:  # gRPC core does not say why
+            bound = 0
+        if not bound:
+            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # if the port is free again by now
+            raise endpoints.tried(self._port) or self._port.refused(taken)
+        await self._server.start()
+        return bound
+
+    def _listen(self, address: str) -> int:
+        if self._credentials is None:
+            return int(self._server.add_insecure_port(address))
+        return int(self._server.add_secure_port(address, self._credentials))
+
+    def _dynamic(self, tls: Tls) -> grpc.ServerCredentials:
+        """Credentials that are asked for in every handshake; connections that are open keep theirs."""
+        shown = tls.client_ca is not None
+        return grpc.dynamic_ssl_server_credentials(_configured(tls), self._take, require_client_authentication=shown)
+
+    def _take(self) -> grpc.ServerCertificateConfiguration:
+        """By gRPC, in a handshake: what is new since the last one, or None, which its stubs do not know of."""
+        renewed, self._renewed = self._renewed, None
+        return cast(grpc.ServerCertificateConfiguration, renewed)
+
+    async def renew(self, found: Tls) -> None:
+        """In every handshake from now on."""
+        self._renewed = _configured(found)
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
+        await self._server.stop(grace)
+
+
+def _worth_a_line(line: logging.LogRecord) -> bool:
+    """Drops two kinds of lines of gRPC. It logs metadata that is not text, which may be a piece of a tensor. It also
+    logs a traceback for each answer to a call that core has already ended. The guard logs that call."""
+    return not str(line.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
+
+
+def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(found.identity.key, found.identity.chain)], found.client_ca)
+
+
+def _readers(settings: Settings) -> Readers:
+    """As many readers of the largest requests as fit the share of `max_bytes` for unfinished requests."""
+    most = int(SHARE * settings.max_bytes) // settings.max_request_bytes
+    return Readers(max(LEAST, most), settings.max_calls)
+
+
+class _Router(grpc.GenericRpcHandler):
+    """A handler by the full name of the method."""
+
+    def __init__(self, services: Services, arrival: Arrived, readers: Readers) -> None:
+        self._methods = {path: _handler(method, arrival, readers) for path, method in services.methods.items()}
+        self._unknown = _handler(services.unknown, arrival, readers)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        return self._methods.get(handler_call_details.method, self._unknown)
+
+
+def _handler(method: Guarded, arrival: Arrived, readers: Readers) -> Handler:
+    if isinstance(method, Unary):
+        return _unary(method, arrival, readers)
+    if method.kind is Kind.SERVER_STREAM:
+        return _server_stream(method, arrival, readers)
+    return _bidi_stream(method, arrival)
+
+
+def _unary(method: Unary, arrival: Arrived, readers: Readers) -> Handler:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes:
+        data = b""
+        try:
+            shown = arrival(context)
+            data = await _message(method, shown, context, readers)
+            return await method.answer(data, shown)
+        except CallFailed as failure:
+            del data  # this frame stays with the error that `abort` raises, until the garbage is collected
+            await _abort(context, failure)
+            raise  # abort has raised already
+
+    return grpc.stream_unary_rpc_method_handler(handle)
+
+
+def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handler:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        try:
+            shown = arrival(context)
+            data = await _message(method, shown, context, readers)
+        except CallFailed as failure:
+            await _abort(context, failure)
+            raise  # abort has raised already
+        async for answer in _answers(method, _alone(data), context, shown):
+            yield answer
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+async def _message(method: Guarded, shown: RequestMetadata, context: Context, readers: Readers) -> bytes:
+    """The only message of a call. If the method rejects the caller, the transport reads none of it. Raises
+    CallFailed."""
+    if method.strange is not None and method.strange(shown):
+        return b""
+    try:
+        # Not by the iterator, which holds each message until the garbage collector runs.
+        data = await readers.read(context.peer(), context.read)
+    except CallFailed as failure:
+        raise method.refused(failure, shown) from None
+    if data is grpc.aio.EOF:
+        raise method.refused(CallFailed(Code.INTERNAL, NONE, ()), shown)
+    return cast(bytes, data)
+
+
+def _bidi_stream(method: Stream, arrival: Arrived) -> Handler:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for answer in _answers(method, messages, context, arrival(context)):
+            yield answer
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+async def _answers(
+    method: Stream, messages: AsyncIterator[bytes], context: Context, shown: RequestMetadata
+) -> AsyncIterator[bytes]:
+    try:
+        async for answer in method.answers(messages, shown):
+            yield answer
+    except CallFailed as failure:
+        await _abort(context, failure)
+
+
+async def _alone(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _arrival(context: Context) -> RequestMetadata:
+    return RequestMetadata(context.invocation_metadata() or (), _remaining(context))
+
+
+def _certified(context: Context) -> RequestMetadata:
+    """With the certificate that the caller has shown."""
+    shown = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
+    return RequestMetadata(context.invocation_metadata() or (), _remaining(context), shown)
+
+
+def _remaining(context: Context) -> float | None:
+    """Seconds until the deadline. grpc.aio reckons them by the wall clock: where none are left and the call is alive,
+    that clock has jumped, and core, which has a timer of its own, ends the call in time."""
+    left = context.time_remaining()
+    return None if left is not None and left <= 0 else left
+
+
+async def _abort(context: Context, failure: CallFailed) -> None:
+    failure.forget()
+    await context.abort(status(failure.code), failure.text, trailing_metadata=failure.trailers)
+
+
+def status(code: Code) -> grpc.StatusCode:
+    """The transport's own name for a code."""
+    return STATUS[int(code)]
+
+
+PATIENCE = 0.5  # seconds in which a message arrives whole if others wait
+SLOW = "the message did not arrive whole within {:g} s, and other calls wait to be read; try again later"
+MANY = "{} calls wait until their message is read, which is the server's limit; try again later"
+T = TypeVar("T")
+
+
+class Readers:
+    """At most `most` calls read at once, and `waiting` more wait. The methods need a running event loop."""
+
+    def __init__(self, most: int, waiting: int) -> None:
+        self._free, self._waiting = most, waiting
+        self._reading: dict[asyncio.Task[object], _Reader] = {}  # the longest reader first
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # by connection; the next one's first
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, connection: str, message: Callable[[], Awaitable[T]]) -> T:
+        """The only message of a call, which `message` reads. Raises CallFailed."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(connection)
+        task = asyncio.current_task()
+        assert task is not None
+        reader = self._reading[task] = _Reader(connection, task.get_loop().time())
+        try:
+            return await message()
+        except asyncio.CancelledError:
+            if reader.refused and task.uncancel() == 0:
+                raise _refused(SLOW.format(PATIENCE)) from None
+            raise
+        finally:
+            del self._reading[task], task
+            self._next()
+
+    async def _turn(self, connection: str) -> None:
+        loop = asyncio.get_running_loop()
+        if self._count >= self._waiting:
+            self._shed(connection)
+        turn = loop.create_future()
+        self._queues.setdefault(connection, deque()).append(turn)
+        self._count += 1
+        if self._timer is None:
+            self._timer = loop.call_later(PATIENCE, self._look, loop)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._next()
+            else:
+                self._forget(connection, turn)
+            raise
+
+    def _next(self) -> None:
+        """A reader is done: give the turn to the next call, connection by connection. A call that was cancelled while
+        it waits stays in its queue until its task runs again, and gets no turn."""
+        while self._queues:
+            connection, queue = next(iter(self._queues.items()))
+            turn = queue.popleft()
+            del self._queues[connection]
+            if queue:
+                self._queues[connection] = queue  # again, behind all others
+            self._count -= 1
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _forget(self, connection: str, turn: asyncio.Future[None]) -> None:
+        queue = self._queues.get(connection)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            self._count -= 1
+            if not queue:
+                del self._queues[connection]
+
+    def _shed(self, connection: str) -> None:
+        """Reject the newest waiting call of the connection with most of them. Raises CallFailed if that is the
+        connection of the new call."""
+        heaviest, queue = max(self._queues.items(), key=lambda item: len(item[1]))
+        failure = _refused(MANY.format(self._waiting))
+        if heaviest == connection:
+            raise failure
+        turn = queue[-1]
+        self._forget(heaviest, turn)
+        if not turn.done():
+            turn.set_exception(failure)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reject calls that read for too long, at most one for each waiting call."""
+        self._timer, now = None, loop.time()
+        if not self._count:
+            return
+        late = [(task, one) for task, one in self._reading.items() if now >= one.since + PATIENCE and not one.refused]
+        many = Counter(reader.connection for _, reader in late)
+        for _ in range(min(self._count, len(late))):
+            ((heaviest, _),) = many.most_common(1)
+            many[heaviest] -= 1
+            _give_up(late, heaviest)
+        self._timer = loop.call_later(PATIENCE / 10, self._look, loop)
+
+
+class _Reader:
+    """A call that reads its message since `since`."""
+
+    __slots__ = ("connection", "refused", "since")
+
+    def __init__(self, connection: str, since: float) -> None:
+        self.connection, self.since, self.refused = connection, since, False
+
+
+def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) -> None:
+    """Reject the slowest reader of that connection."""
+    task, reader = next((task, one) for task, one in late if one.connection == connection and not one.refused)
+    reader.refused = True
+    task.cancel()
+
+
+def _refused(text: str) -> CallFailed:
+    return CallFailed(Code.RESOURCE_EXHAUSTED, text, (PUSHBACK,))

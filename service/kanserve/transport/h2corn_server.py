@@ -1,0 +1,252 @@
+"""The ASGI door on h2corn: HTTP/2 and HTTP/1 in Rust, on this loop and one thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import h2corn
+
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from kanserve.grpc_api.services import Services
+from kanserve.observability import logs
+from kanserve.system import pem
+from kanserve.transport import endpoints
+from kanserve.transport.asgi import Application, GrpcApp, Limits
+from kanserve.transport.endpoints import Port, Tls
+
+RUNTIME_THREADS = 1  # on a few cores a second one only fights the interpreter for a core
+PACKED = 4  # times as many bytes of headers are read before the connection is given up, and not the request alone
+WINDOW = 2**20  # bytes that a caller may send ahead
+AGAIN = 0.5  # seconds until a server that ended is started again
+RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
+NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should know of it
+SPARE = 2.0  # seconds more than `drain_grace`, after which h2corn cuts calls off by itself
+LEAVE = 5.0  # seconds in which clients read that their calls were cut off
+QUIET = 5.0  # seconds without an end, for the next one to be news
+FAILED = {"event": "failed", "subject": "request"}  # h2corn's report of a request, as JSON
+FAILED_TEXT = "request failed: "  # the same report as text
+# Details of that report for a client that left: no stream or no connection is there to write the response to.
+LEFT = ("stream channel was closed", "connection writer was closed")
+
+log = logs.get_logger("door")
+
+
+class H2corn:
+    """A door that is not bound yet.
+
+    h2corn reads certificates when a server starts, and never again. So new ones have a server of their own, which
+    accepts from the same socket, and the one before sends its callers over: a GOAWAY after what they have in flight.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: Services,
+        pages: Application,
+        port: Port,
+        connections: int,
+        tls: Tls | None,
+    ) -> None:
+        limits = Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls)
+        # h2corn cancels the task of a call whose caller went away.
+        self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
+        self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
+        self._apart = services.apart
+        self._listener: socket.socket | None = None
+        self._carriers: list[_Carrier] = []  # the last takes new connections
+        self._screen = contextlib.ExitStack()
+
+    async def start(self) -> int:
+        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        _hush()
+        asyncio.get_running_loop().set_exception_handler(_unless_told)
+        self._listener = endpoints.bind(self._port, self._settings.keepalive)
+        self._screen.enter_context(logs.screened(_reports_departure))
+        try:
+            await self._carry(self._listener, self._tls)
+        except ConfigError:
+            self._screen.close()
+            self._listener.close()
+            raise
+        return int(self._listener.getsockname()[1])
+
+    async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
+        """A server more. Raises ConfigError."""
+        carrier = _Carrier(self._application, self._settings, self._connections, listener.fileno(), tls)
+        self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
+        try:
+            await carrier.start()
+        except ConfigError:
+            self._carriers.remove(carrier)
+            raise
+
+    async def renew(self, found: Tls) -> None:
+        """In every handshake from now on. Calls in flight on connections that are open have `drain_grace` to end."""
+        if self._listener is None or not self._carriers or self._carriers[-1].ending:
+            return
+        await self._carry(self._listener, found)
+        async with self._apart(NEWS):
+            for carrier in self._carriers[:-1]:
+                carrier.end()
+        self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
+        if self._listener is None or not self._carriers:
+            return
+        for carrier in self._carriers:
+            carrier.end()
+        self._listener.close()
+        serving = {carrier.serving for carrier in self._carriers}
+        if grace is not None:
+            await asyncio.wait(serving, timeout=grace)
+        if not all(task.done() for task in serving):
+            self._app.cut()
+        await asyncio.wait(serving, timeout=LEAVE if grace is None else None)
+        self._screen.close()
+
+    async def _application(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope, receive, send)
+
+
+class _Carrier:
+    """One server of h2corn: from `start` until `end`, and what its callers have in flight then."""
+
+    def __init__(self, application: Any, settings: Settings, connections: int, listener: int, tls: Tls | None) -> None:
+        self._files = _Files(tls)
+        self._server = h2corn.Server(application, _config(settings, connections, listener, self._files))
+        self.serving: asyncio.Task[None]
+        self.ending = False
+
+    async def start(self) -> None:
+        """Answer. Raises ConfigError."""
+        self.serving = asyncio.create_task(self._serve(), name="door")
+        try:
+            await self._server.wait_started()
+        except (OSError, RuntimeError, ValueError) as error:
+            self.ending = True
+            await asyncio.wait({self.serving})
+            raise ConfigError(f"h2corn does not start: {error}") from error
+
+    async def _serve(self) -> None:
+        """Until `end`. A server that cannot accept a connection, as without a free file, ends by itself; the port
+        stays bound meanwhile, and callers wait."""
+        loop = asyncio.get_running_loop()
+        told = -QUIET
+        with contextlib.closing(self._files):
+            while not self.ending:
+                try:
+                    await self._server.serve()
+                except (OSError, RuntimeError, ValueError) as error:
+                    reason = str(error)
+                else:
+                    return
+                if loop.time() - told > QUIET and not self.ending:
+                    log.error("connections were lost", reason=reason, advice="allow more open files (ulimit -n)")
+                told = loop.time()
+                await asyncio.sleep(0 if self.ending else AGAIN)
+
+    def end(self) -> None:
+        """Take no more connections; those that are open end with their calls."""
+        if not self.ending:
+            self.ending = True
+            self._server.shutdown()
+
+
+class _Files:
+    """Certificates under names that h2corn can read, again too, while the files on disk may be half-way to others."""
+
+    def __init__(self, tls: Tls | None) -> None:
+        self._held: list[pem.Held] = []
+        self.cert = None if tls is None else self._hold(tls.identity.chain)
+        self.key = None if tls is None else self._hold(tls.identity.key)
+        self.ca = None if tls is None or tls.client_ca is None else self._hold(tls.client_ca)
+
+    def _hold(self, data: bytes) -> Path:
+        self._held.append(pem.Held(data))
+        return self._held[-1].path
+
+    def close(self) -> None:
+        """Once no server starts from them any more."""
+        for one in self._held:
+            one.close()
+
+
+def _hush() -> None:
+    """No banner: it would be a second "listening" among our lines, and no setting leaves it out. Nor does it tell
+    systemd that it stops: it may be one server of several."""
+    native = importlib.import_module("h2corn._lib")
+    vars(native)["emit_banner"] = lambda config, tls: None
+    vars(importlib.import_module("h2corn._server"))["notify_stopping"] = lambda: None
+
+
+def _reports_departure(line: str) -> bool:
+    """Whether this is h2corn's error line for a client that left during its response; then a debug line replaces it.
+
+    If the application waits for the next message of a stream that the client resets, h2corn cancels the application
+    later. Until then h2corn applies the messages that the application has sent, cannot write them, and reports that as
+    an error. The application has done nothing wrong, and cannot prevent it."""
+    text = line.strip()
+    for detail in LEFT:
+        if text == FAILED_TEXT + detail or (
+            detail in text and _report(text).items() >= {**FAILED, "detail": detail}.items()
+        ):
+            log.debug("a client left during its response", reason=detail)
+            return True
+    return False
+
+
+def _report(text: str) -> dict[str, Any]:
+    """h2corn's line of JSON; empty for other text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The loop's exception handler: what ends a server is told once, and not for each of its connections."""
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and RUST_IO.search(str(error))):
+        loop.default_exception_handler(context)
+
+
+def _config(settings: Settings, connections: int, listener: int, files: _Files) -> h2corn.Config:
+    return h2corn.Config(
+        bind=(f"fd://{listener}",),
+        grpc=True,
+        lifespan="off",
+        loop="asyncio",
+        runtime_threads=RUNTIME_THREADS,
+        access_log=False,
+        log_format="json" if logs.as_json(settings.log_format) else "text",
+        date_header=False,
+        max_concurrent_streams=settings.max_streams,
+        limit_connections=connections,
+        timeout_handshake=settings.handshake_timeout,
+        timeout_request_header=settings.handshake_timeout,
+        timeout_keep_alive=settings.connection_idle,
+        timeout_graceful_shutdown=settings.drain_grace + SPARE,
+        h2_initial_stream_window_size=WINDOW,
+        h2_initial_connection_window_size=4 * WINDOW,
+        limit_request_head_size=settings.max_header_bytes,
+        limit_request_field_size=settings.max_header_bytes,
+        limit_request_line=settings.max_header_bytes,
+        h2_max_header_list_size=settings.max_header_bytes,
+        h2_max_header_block_size=PACKED * settings.max_header_bytes,
+        max_request_body_size=0,  # both applications have their limit, and say so
+        h2_timeout_response_stall=settings.arrival_timeout,
+        certfile=files.cert,
+        keyfile=files.key,
+        ca_certs=files.ca,
+        cert_reqs="none" if files.ca is None else "required",
+    )

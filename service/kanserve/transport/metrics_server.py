@@ -1,0 +1,122 @@
+"""The metrics port: GET and HEAD on /metrics, on a thread of its own so that load cannot hide it; packed if asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from kanserve.observability import logs
+from kanserve.observability.metrics import CONTENT_TYPE
+from kanserve.observability.multiprocess import MetricsPage
+from kanserve.system import compression
+
+SCRAPERS = 32  # connections at once; each has a thread and a file, and further ones are closed
+TLS = b"\x16\x03"  # first bytes of a TLS handshake
+UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)  # for a request that is not HTTP
+QUIET = 60.0  # seconds between two lines about requests that are not HTTP
+
+log = logs.get_logger("metrics")
+
+
+class MetricsServer:
+    """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
+
+    def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float) -> None:
+        """Bind. A silent client is dropped after `scrape_timeout` seconds. Raises OSError if the
+        address is taken."""
+        self._server = _Server((host, port), _handler(metrics, scrape_timeout))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop answering and release the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a slow scraper must not hold up the exit
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(SCRAPERS)
+        self._lock, self._refused, self._told = threading.Lock(), 0, -QUIET
+        super().__init__(address, handler)
+
+    def refused(self, request: bytes) -> None:
+        """Count a request that is not HTTP, and log it without its bytes, at most once per `QUIET` seconds."""
+        with self._lock:
+            self._refused += 1
+            if time.monotonic() < self._told + QUIET:
+                return
+            count, self._refused, self._told = self._refused, 0, time.monotonic()
+        what = "a TLS handshake, but this port speaks plain HTTP" if request.startswith(TLS) else "no HTTP"
+        log.warning("the metrics port refused a request", refused=count, found=what)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for one more connection, or its end."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """What the thread does."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+def _handler(metrics: MetricsPage, scrape_timeout: float) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = scrape_timeout
+
+        def do_GET(self) -> None:
+            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"
+            known = self.path.split("?")[0] == "/metrics"
+            encoding = compression.chosen(self.headers.get("Accept-Encoding", "")) if known else ""
+            if encoding:
+                body = compression.packed(body, encoding)
+            self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
+            self.send_header("Content-Type", CONTENT_TYPE if known else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            if encoding:
+                self.send_header("Content-Encoding", encoding)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def end_headers(self) -> None:
+            """Add the headers of every response, also of those that the library makes."""
+            self.send_header("X-Content-Type-Options", "nosniff")
+            super().end_headers()
+
+        def version_string(self) -> str:
+            return "kanserve"
+
+        def log_error(self, format: str, *args: object) -> None:
+            """The library calls this with the status of a request that it rejects."""
+            request: bytes = getattr(self, "raw_requestline", b"")
+            if args and args[0] in UNREAD and isinstance(self.server, _Server):
+                self.server.refused(request)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not worth a line."""
+
+    return Handler

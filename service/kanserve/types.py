@@ -1,0 +1,352 @@
+"""The nouns between wire and model: plain data, no behaviour beyond lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.contract.manifest import Manifest
+
+Array = NDArray[np.generic]
+ParameterValue = str | int | bool  # the value of a parameter
+
+# Open Inference Protocol datatype -> how its bytes lie on the wire. Explicitly
+# little-endian: an array in the wrong byte order is run without complaint.
+DTYPES: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
+    {
+        "BOOL": np.dtype("?"),
+        "UINT8": np.dtype("<u1"),
+        "UINT16": np.dtype("<u2"),
+        "UINT32": np.dtype("<u4"),
+        "UINT64": np.dtype("<u8"),
+        "INT8": np.dtype("<i1"),
+        "INT16": np.dtype("<i2"),
+        "INT32": np.dtype("<i4"),
+        "INT64": np.dtype("<i8"),
+        "FP16": np.dtype("<f2"),
+        "FP32": np.dtype("<f4"),
+        "FP64": np.dtype("<f8"),
+    }
+)
+BYTES, BF16 = "BYTES", "BF16"
+# The same for all datatypes, as arrays of the server: BF16, which numpy has not, by its bit patterns, and
+# strings as str, which lie on the wire as their length in four bytes and then UTF-8.
+NUMPY_DTYPES: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
+    {**DTYPES, BF16: np.dtype("<u2"), BYTES: np.dtype(object)}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A graph input or output: -1 stands for any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, all other dimensions known; unknown ones count as 1, a string as 8 bytes."""
+        size = NUMPY_DTYPES[self.datatype].itemsize
+        for extent in self.shape[1:]:
+            size *= max(extent, 1)
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """An input as sent: claims beside the bytes, nothing checked against a model yet."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes  # as raw contents: little-endian, row-major, strings with their lengths
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """An output as computed."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes  # as of an input
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """What is to be told beside an answer: of each row where its nodes are on their grids (`coverage`), and of each of
+    its outputs the `top_k` inputs that have most to do with it."""
+
+    coverage: bool = False
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference. `outputs` empty asks for all; `classes`: of which outputs so many are wanted as text;
+    times are on the monotonic clock. `insight`: what else is wanted, by `caller`, as in EdgeRequest."""
+
+    model: str
+    version: str
+    id: str
+    inputs: tuple[InputTensor, ...]
+    outputs: tuple[str, ...] = ()
+    classes: tuple[tuple[str, int], ...] = ()
+    queue_timeout: float | None = None  # seconds to wait at most before it runs
+    deadline: float | None = None
+    priority: int = 0  # 1 is the highest; 0: the model's default
+    insight: Insight | None = None
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The answer; `version` is the one that was used. `parameters`: what is said of it, by name."""
+
+    model: str
+    version: int
+    id: str
+    outputs: tuple[OutputTensor, ...]
+    parameters: tuple[tuple[str, ParameterValue], ...] = ()
+
+
+ONLY = ""  # in an edge query, the input of a model that has one
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeOptions:
+    """What an edge query is to tell of the edges that it means, beside or instead of their values for each row.
+
+    top_k          so many edges of each layer, those of largest magnitude over rows and positions; 0: all
+    each_row       of every row and position by itself
+    min_magnitude  edges that reach it for some row
+    rest           what else adds up to each destination
+    nodes          what the layers are given
+    reductions     over rows and positions, instead of values: names of `interpret/reduce`, with `quantiles`, each from
+                   0 to 1, and so many `bins` of the histogram
+    """
+
+    top_k: int = 0
+    each_row: bool = False
+    min_magnitude: float = 0.0
+    rest: bool = False
+    nodes: bool = False
+    reductions: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    bins: int = 0
+
+
+PLAIN = EdgeOptions()  # the values, and all of them
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRequest:
+    """An edge query. `rows` are packed, [row_count, ...], by the input's name, or `ONLY`; empty
+    lists mean all. Layers are given by index or by name. `path`: edges on the ways from this input to that output.
+    `caller`: its name, if it showed one."""
+
+    model: str
+    version: str
+    id: str
+    rows: tuple[tuple[str, bytes], ...]
+    row_count: int
+    layers: tuple[int | str, ...] = ()
+    sources: tuple[int, ...] = ()
+    destinations: tuple[int, ...] = ()
+    path: tuple[int, int] | None = None
+    wanted: EdgeOptions = PLAIN
+    deadline: float | None = None
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEdges:
+    """Edge values of one layer: float32 [B, *positions, S, D], or [B, *positions, k]
+    when edges were picked.
+
+    `sources` and `destinations` name the axes; of picked edges they pair up, one edge
+    per column, strongest first. Where every row has its own, `each` holds them, [B, *positions, k], and both
+    are empty.
+
+    `rest` [B, *positions, d]: what the layer's other edges add to each of `rest_of`, so that all add up; `nodes`
+    [B, *positions, n]; `reductions`: by name, [..., S, D] or [..., k], in the place of values, which are empty.
+    `picked`: the edges are a list. `first_row`: of a part of an answer.
+    """
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    values: NDArray[np.float32]
+    each: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None
+    rest: NDArray[np.float32] | None = None
+    rest_of: tuple[int, ...] = ()
+    nodes: NDArray[np.float32] | None = None
+    reductions: tuple[tuple[str, NDArray[np.float32]], ...] = ()
+    picked: bool = False
+    first_row: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        parts = [*(self.each or ()), self.rest, self.nodes, *(array for _, array in self.reductions)]
+        return int(self.values.nbytes + sum(part.nbytes for part in parts if part is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an edge query takes, before anything is computed: bytes of its answer, at most, and edge evaluations; and
+    how much one may take of each."""
+
+    response_bytes: int
+    max_response_bytes: int
+    evaluations: int
+    max_evaluations: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the query would be answered."""
+        return self.response_bytes <= self.max_response_bytes and self.evaluations <= self.max_evaluations
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeResponse:
+    """The answer to an edge query."""
+
+    model: str
+    version: int
+    id: str
+    digest: str
+    layers: tuple[LayerEdges, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRequest:
+    """Which curves: edges as in EdgeRequest, at so many `points` (0: as usual) from the first to the last of `span`;
+    None: over each source's own domain."""
+
+    model: str
+    version: str
+    points: int
+    layers: tuple[int | str, ...] = ()
+    sources: tuple[int, ...] = ()
+    destinations: tuple[int, ...] = ()
+    span: tuple[float, float] | None = None
+    derivative: bool = False
+    parts: bool = False
+    extrema: bool = False
+    deadline: float | None = None
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveBlock:
+    """Curves of some edges of a layer: `x` [S, N] of each source, `phi` and perhaps `derivative` [S, D, N], float32;
+    `domains` [S]: where the range of each source comes from; `parts`: what each basis has of `phi`, by its kind;
+    `extrema` [S, D, 2]: where it is smallest and largest, and what it is there."""
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    x: NDArray[np.float64]
+    phi: NDArray[np.float32]
+    derivative: NDArray[np.float32] | None
+    domains: tuple[str, ...]
+    parts: tuple[tuple[str, NDArray[np.float32]], ...] = ()
+    extrema: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
+    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others; by which `method`, empty:
+    the usual one. `path`: so many edges of each layer that carried most; 0: none."""
+
+    model: str
+    version: str
+    id: str
+    rows: tuple[tuple[str, bytes], ...]
+    row_count: int
+    reference: str = ""
+    reference_rows: tuple[tuple[str, bytes], ...] = ()
+    reference_count: int = 0
+    outputs: tuple[int, ...] = ()
+    method: str = ""
+    path: int = 0
+    deadline: float | None = None
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPath:
+    """The edges of a layer that carried most of a difference, k of every row and output, strongest first: their
+    `sources` and `destinations` [B, O, k], what each carried, `values` [B, O, k], and what all others did, `rest`
+    [B, O]."""
+
+    layer: int
+    sources: NDArray[np.uint32]
+    destinations: NDArray[np.uint32]
+    values: NDArray[np.float64]
+    rest: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Of some rows: `contributions` [B, n, O] of the nodes that `layer` is given, which may be the model's inputs
+    (`of_inputs`); `base` [O], the answers of the reference; `predictions` [B, O]. All float64. `path`: of each layer
+    that is explained, where it was asked for."""
+
+    layer: int
+    of_inputs: bool
+    contributions: NDArray[np.float64]
+    base: NDArray[np.float64]
+    predictions: NDArray[np.float64]
+    path: tuple[LayerPath, ...] = ()
+
+    @property
+    def completeness_error(self) -> NDArray[np.float64]:
+        """[B, O]: by how much base and contributions miss the predictions."""
+        return np.asarray(np.abs(self.base + self.contributions.sum(axis=1) - self.predictions))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScores:
+    """Of a layer over a batch: `edges` [S, D], what each edge matters; `spread` [S, D], the standard deviation of its
+    values; `nodes` [n], what each node that the layer is given matters. All float32."""
+
+    layer: int
+    edges: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    nodes: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a version is, for metadata, configuration and description.
+
+    `node_tensors`: what feeds the layers and is no input. `manifest` is None for a plain ONNX file. With
+    `max_batch_size` 0 the first dimension is not a batch.
+    """
+
+    name: str
+    version: int
+    max_batch_size: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    digest: str  # sha256 of the graph, hexadecimal
+    manifest: Manifest | None = None
+    node_tensors: tuple[TensorInfo, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """One line of the repository index. `reason` is empty while all is well."""
+
+    name: str
+    version: int
+    state: str
+    reason: str

@@ -1,0 +1,299 @@
+"""Rules of the source code: layers, sizes, docstrings, caught exceptions, opened files. One test per rule."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+from radon.complexity import cc_visit
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"kanexport": ROOT / "kanexport", "kanserve": ROOT / "service" / "kanserve"}
+GENERATED = PACKAGES["kanserve"] / "pb"
+
+# A folder of plug-ins has one file per plug-in, of any size.
+PLUG_INS = ("kanexport/bases/", "kanexport/functions/", "kanexport/readers/", "service/kanserve/cli/")
+SMALL = {
+    "kanexport/__main__.py": "an entry point",
+    "service/kanserve/__main__.py": "an entry point",
+    "service/kanserve/version.py": "a constant with many importers",
+    "kanexport/contract/ort.py": "the one import of onnxruntime, after the variable that forbids its telemetry",
+}
+FILE_LINES, FUNCTION_LINES, FEW_LINES = 600, 50, 60
+FUNCTION_P95 = 24  # lines
+COMPLEXITY = 10  # conditions in one function, comprehensions counted
+BROAD = 6  # places that catch every exception
+REASON = "# radon: "
+
+# The files that may import a library. No other file imports it.
+HOMES = {
+    "onnx": {
+        "kanexport/graph/",
+        *(f"kanexport/torch_export/{name}.py" for name in ("conv_graphs", "splice", "trace")),
+        "service/kanserve/bench/mlp_graph.py",
+    },
+    "onnxscript": {"kanexport/torch_export/trace.py"},
+    "onnxruntime": {"kanexport/contract/ort.py"},
+    "torch": {"kanexport/torch_export/", "service/kanserve/bench/torch_eager.py"},
+    "pickle": set(),
+    "pyarrow": {"kanexport/contract/csv_columns.py", "service/kanserve/cli/columnar.py"},
+    "prometheus_client": {
+        "service/kanserve/observability/metrics.py",
+        "service/kanserve/observability/series.py",
+    },
+    "kanserve.pb": {
+        *(f"service/kanserve/{folder}/" for folder in ("grpc_api", "rest", "client")),
+        "service/kanserve/repository/pbtxt.py",
+        "service/kanserve/sandbox/graph_screen.py",
+    },
+    "grpc": {"service/kanserve/client/", "service/kanserve/transport/grpc_aio.py"},
+    "opentelemetry": {"service/kanserve/observability/tracing.py"},
+    "h2corn": {"service/kanserve/transport/h2corn_server.py"},
+    "starlette": {"service/kanserve/rest/"},
+    "orjson": {"service/kanserve/rest/"},
+    "grpc_health": {"service/kanserve/grpc_api/services.py"},
+    "grpc_reflection": {"service/kanserve/grpc_api/services.py"},
+    "yaml": {"kanexport/formats/yaml_config.py"},
+    "rich": {"kanexport/contract/cli/tables.py"},
+    "safetensors": set(),  # kanexport/formats/safetensors.py reads the format; tests compare it with the library
+}
+
+# Calls that make, replace or remove a file, or open one by its name. `safe_files` makes these calls for all modules: it
+# follows a link only if it may, does not wait for a FIFO, and has a limit. The table lists the other modules.
+TOUCHING = {"os.open", "os.rename", "os.replace", "os.unlink", "os.mkdir", "os.link", "os.symlink", "os.path.realpath"}
+TOUCHING |= {"open", "os.remove", "os.rmdir", "os.makedirs", "os.mkfifo", "os.chmod", "os.chown", "os.truncate"}
+METHODS = {"read_bytes", "read_text", "write_bytes", "write_text", "unlink", "mkdir", "rmdir", "touch", "symlink_to"}
+METHODS |= {"hardlink_to", "resolve", "open"}
+MODULES = {"shutil", "tempfile"}
+OPENS = {
+    "kanexport/contract/safe_files.py": {
+        "os.open",
+        "os.replace",
+        "os.unlink",
+        "os.mkdir",
+        "os.symlink",
+        "mkdir",
+        "open",
+    },
+    # The user names the output of a command: it may be a link.
+    "kanexport/contract/atomic.py": {"os.open", "os.replace", "os.unlink", "os.path.realpath", "open"},
+    # Hidden folders of exports, by their pattern; rmtree follows no link.
+    "kanexport/contract/temp_dirs.py": {"os.open", "os.rename", "unlink", "shutil.rmtree"},
+    # The repository that the user names; the program renames whole folders in it.
+    "kanexport/bundle/repository.py": {"os.mkdir", "os.rename", "mkdir"},
+    "service/kanserve/cli/inventory.py": {"os.mkdir", "os.rename", "mkdir"},
+    "kanexport/contract/cli/console.py": {"open"},  # a descriptor
+    "kanexport/contract/cli/program.py": {"os.open"},  # /dev/null
+    "kanexport/torch_export/borrowed_module.py": {"resolve"},  # where this package is, for a traceback
+    "kanexport/torch_export/inputs.py": {"read_bytes"},  # rows that the user names
+    "kanexport/detection/architecture_file.py": {"read_text"},  # a file that the user names
+    "kanexport/batch/discover.py": {"resolve"},  # whether a folder is the repository itself
+    "service/kanserve/auth/token_editor.py": {"open"},  # a descriptor
+    "service/kanserve/bench/runner.py": {"read_text"},  # /proc
+    "service/kanserve/cli/view.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
+    "service/kanserve/cli/session.py": {
+        "tempfile.TemporaryDirectory",
+        "open",
+        "read_text",
+    },  # in a folder of its own; a browser
+    "service/kanserve/cli/input_rows.py": {"read_bytes"},  # rows that the user names
+    "service/kanserve/cli/output_results.py": {"shutil.copyfileobj", "tempfile.TemporaryFile"},  # without a name
+    "service/kanserve/cli/row_stream.py": {"open"},  # rows that the user names
+    "service/kanserve/system/memory.py": {"os.open", "read_text"},  # /proc, cgroup
+    "service/kanserve/system/resources.py": {"read_text"},  # cgroup
+    "service/kanserve/observability/logs.py": {"os.open"},  # /dev/null, /proc
+    "service/kanserve/observability/metrics.py": {"read_text"},  # /proc
+    "service/kanserve/system/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own file, if there is no memory file
+    "service/kanserve/config/reference.py": {"write_text"},  # the documentation, in a clone
+    "service/kanserve/repository/layout.py": {"resolve"},  # the user's repository, and a ConfigMap's link
+    "service/kanserve/sandbox/process.py": {"write_text", "read_text"},  # /proc
+    "service/kanserve/rest/ui.py": {"read_bytes"},  # files of the package
+    "service/kanserve/server/supervisor.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
+}
+
+
+def sources(*folders: Path) -> list[Path]:
+    """The Python files below some folders, without generated ones."""
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return [path for path in paths if GENERATED not in path.parents]
+
+
+PRODUCT = sources(*PACKAGES.values())
+EVERYTHING = sources(*PACKAGES.values(), *(ROOT / name for name in ("tests", "benchmarks", "tools", "examples")))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a module imports at run time, also inside functions."""
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree(path)):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    yield from (node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
+def public(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Functions and classes without an underscore, in a module or in such a class."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not inner.name.startswith("_"):
+            yield inner
+            if isinstance(inner, ast.ClassDef):
+                yield from public(inner)
+
+
+def catches_everything(node: ast.AST) -> bool:
+    """Whether a node is a bare except, or takes Exception or BaseException, also in contextlib.suppress."""
+    if isinstance(node, ast.ExceptHandler):
+        kinds = [node.type] if node.type is not None else None
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+        kinds = node.args
+    else:
+        return False
+    names = {inner.id for kind in kinds or () for inner in ast.walk(kind) if isinstance(inner, ast.Name)}
+    return kinds is None or bool(names & {"Exception", "BaseException"})
+
+
+def opens(path: Path) -> Iterator[str]:
+    """The calls of a module that use files, as in the source; for methods, the last name."""
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if called in TOUCHING or called.partition(".")[0] in MODULES:
+            yield called
+        elif called.endswith((".zip.open", "archive.open")):
+            continue
+        elif method in METHODS and not (method == "resolve" and node.args):
+            yield method
+
+
+def test_imports_keep_the_contracts() -> None:
+    """The contracts in pyproject.toml: layers of both packages, and the one folder that both share."""
+    code = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = [sys.executable, "-c", code, "--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (
+        f"{done.stdout[-3000:]}{done.stderr[-1000:]}\n"
+        "A folder that holds only __pycache__ counts as a package: remove it (git clean -fd)."
+    )
+
+
+def test_libraries_stay_at_home() -> None:
+    strays = []
+    for path in PRODUCT:
+        for imported in imports(path):
+            homes = HOMES.get("kanserve.pb" if imported.startswith("kanserve.pb") else imported.partition(".")[0])
+            if homes is not None and not any(name(path).startswith(home) for home in homes):
+                strays.append(f"{name(path)} imports {imported}")
+    assert not strays
+
+
+def test_modules_are_deep() -> None:
+    """At most 600 lines. A module of less than 60 lines has more than one importer, or is a plug-in."""
+    graph = grimp.build_graph("kanexport", "kanserve", exclude_type_checking_imports=True, cache_dir=None)
+    wrong = []
+    for path in EVERYTHING:
+        lines = len(path.read_text().splitlines())
+        if lines > FILE_LINES:
+            wrong.append(f"{name(path)} has {lines} lines")
+        if path not in PRODUCT or path.name == "__init__.py" or lines >= FEW_LINES or name(path) in SMALL:
+            continue
+        module = name(path).removeprefix("service/").removesuffix(".py").replace("/", ".")
+        if not name(path).startswith(PLUG_INS) and len(graph.find_modules_that_directly_import(module)) < 2:
+            wrong.append(f"{name(path)} has {lines} lines and a single importer")
+    assert not wrong
+
+
+def test_functions_are_short_and_simple() -> None:
+    """At most 50 lines, 24 for 95 % of them, and 10 conditions; above that, a comment gives the reason."""
+    long = [f"{name(p)}: {node.name}" for p in EVERYTHING for node in functions(p) if lines_of(node) > FUNCTION_LINES]
+    assert not long
+    spans = sorted(lines_of(node) for path in PRODUCT for node in functions(path))
+    assert spans[int(len(spans) * 0.95)] < FUNCTION_P95
+    complex_ones = []
+    for path in PRODUCT:
+        lines = path.read_text().splitlines()
+        blocks = [block for item in cc_visit(path.read_text()) for block in (item, *getattr(item, "methods", ()))]
+        for block in blocks:
+            above = [line.strip() for line in lines[max(0, block.lineno - 5) : block.lineno]]
+            too_complex = block.complexity > COMPLEXITY and not hasattr(block, "methods")
+            if too_complex and not any(line.startswith(REASON) for line in above):
+                complex_ones.append(f"{name(path)}: {block.name} has {block.complexity} conditions")
+    assert not complex_ones
+
+
+def test_everything_public_has_a_docstring() -> None:
+    """Each module, and 95 % of the public functions and classes."""
+    assert not [name(path) for path in PRODUCT if not ast.get_docstring(tree(path))]
+    nodes = [(path, node) for path in PRODUCT for node in public(tree(path))]
+    silent = [f"{name(path)}:{node.lineno} {node.name}" for path, node in nodes if not ast.get_docstring(node)]
+    assert len(silent) <= 0.05 * len(nodes), silent
+
+
+def test_nothing_is_unfinished_and_each_silenced_check_has_a_reason() -> None:
+    unfinished = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX)\b")
+    wrong = []
+    for path in EVERYTHING:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            silenced = re.search(r"# (noqa|type: ignore|pragma: no cover)(.*)$", line)
+            unexplained = silenced and not re.search(r"[A-Z0-9\]] - \w|\] # \w|  # \w", silenced[2])
+            if unfinished.search(line) or unexplained:
+                wrong.append(f"{name(path)}:{number}: {line.strip()}")
+    assert not wrong
+
+
+def test_few_places_catch_every_exception() -> None:
+    broad = [
+        f"{name(path)}:{getattr(node, 'lineno', 0)}"
+        for path in PRODUCT
+        for node in ast.walk(tree(path))
+        if catches_everything(node)
+    ]
+    assert 0 < len(broad) <= BROAD, broad
+
+
+def test_files_are_opened_in_one_module() -> None:
+    """`kanexport.contract.safe_files`. The table above lists the other modules that use files by name."""
+    calls = {name(path): set(opens(path)) for path in PRODUCT}
+    assert {path: used for path, used in calls.items() if used} == OPENS
+
+
+def test_packages_import_nothing_of_ours_at_their_top() -> None:
+    """`kanexport.export` and `kanserve.Client` are imported at their first use, so that a start stays quick."""
+    for package in PACKAGES:
+        top_level = [
+            n for n in tree(PACKAGES[package] / "__init__.py").body if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        assert not [node for node in top_level if "kan" in ast.unparse(node)]
