@@ -42,14 +42,14 @@ class Request:
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
-    answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
+    answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `parity.data.load` takes them
     names: Names = UNNAMED
-    reference: Path | None = None  # rows of the user's data, as `packing.baseline.load` takes them
+    reference: Path | None = None  # rows of the user's data, as `bundle.baseline.load` takes them
     explain: bool = False  # with a graph that tells how answers came about
-    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
-    outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
+    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `bundle.explain_graph.ExplainOptions` has them
+    outside: str = AS_TRAINED  # what becomes of rows outside, a key of `sections.POLICIES`
     rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
-    kernel: bool = False  # with a graph by the operator of `shared.kernel`
+    kernel: bool = False  # with a graph by the operator of `custom_ops`
     fewer: QuantizationOptions = NOTHING  # bits, and what that may cost
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 

@@ -12,7 +12,7 @@ What is owed for a number that is not finite stands in `kanexport/bases` (`Basis
 * Functions and steps agree value by value: NaN with NaN, an infinity with the same infinity.
 * The other sources of the row keep their values.
 
-Beyond `proof/tolerance.OVERFLOW` a graph may overflow, and then says so: it gives NaN, an infinity
+Beyond `verify/tolerances.OVERFLOW` a graph may overflow, and then says so: it gives NaN, an infinity
 or the largest number of its type, never a wrong number. A compact basis gives zero there too.
 Where `evaluate` itself overflows, nothing is known.
 """

@@ -28,16 +28,12 @@ MODULES = {
     "service/kanserve/auth/authenticator.py": "tests/kanserve/test_gate.py",
     "service/kanserve/auth/token_file.py": "tests/kanserve/test_tokens.py",
     **dict.fromkeys(
-        (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "policy", "pace", "order", "merge")),
+        (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "batching")),
         "tests/kanserve/test_scheduling.py tests/kanserve/test_queue_each.py",
     ),
-    **dict.fromkeys(
-        (f"service/kanserve/repository/{name}.py" for name in ("check", "bounds")),
-        "tests/kanserve/test_bounds.py tests/kanserve/test_bounds_each.py",
-    ),
-    **dict.fromkeys(
-        (f"service/kanserve/repository/{name}.py" for name in ("plan", "versions")), "tests/kanserve/test_plan.py"
-    ),
+    "service/kanserve/repository/validation.py": "tests/kanserve/test_bounds.py tests/kanserve/test_bounds_each.py",
+    "service/kanserve/repository/plan.py": "tests/kanserve/test_plan.py",
+    "service/kanserve/repository/pbtxt.py": "tests/kanserve/test_plan.py tests/kanserve/test_pbtxt.py",
     "service/kanserve/services/validation.py": "tests/kanserve/test_checks.py",
     "service/kanserve/sandbox/graph_screen.py": "tests/kanserve/test_screen.py tests/kanserve/test_screen_each.py",
     "kanexport/verify/tolerances.py": "tests/kanexport/test_compare.py",

@@ -36,8 +36,8 @@ GRACE = 5.0  # seconds that a process has to clean up
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one checkpoint: `result` as `report.document` tells it, or `error` as
-    `voice.facts` does."""
+    """What became of one checkpoint: `result` as `export_request.document` tells it, or `error` as
+    `console.facts` does."""
 
     place: str
     name: str

@@ -54,7 +54,7 @@ class Target:
     names: Names = UNNAMED
     reference: Rows | None = None  # of the user's data
     explain: ExplainOptions = NOT_ASKED
-    outside: str = AS_TRAINED  # what becomes of inputs there, a key of `shared.outside.POLICIES`
+    outside: str = AS_TRAINED  # what becomes of inputs there, a key of `sections.POLICIES`
 
     def __post_init__(self) -> None:
         """The header of the reference rows names the features, unless the user does."""

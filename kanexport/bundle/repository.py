@@ -10,7 +10,7 @@ The exporter first writes everything into a hidden folder, which appears by one 
 model exists and its config fits, otherwise the whole model with its other versions. It replaces an old version or model
 by an exchange of two names. So a reader sees the old or the new state, config and version alike, if the export fails
 or is killed at any point. No step that can fail comes after this last step. Exports into one repository take turns for
-it (`leftovers.held`). A killed export leaves at most the hidden folder, which the next export and the server remove.
+it (`temp_dirs.held`). A killed export leaves at most the hidden folder, which the next export and the server remove.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _config(home: Path, *, force: bool) -> bytes | None:
 
 def _place(new: Path, target: Path) -> None:
     """Put one into the place of another, which is then where the new one was. Where two names cannot change places
-    in one step, the old one steps aside first, and comes back if the new one does not get there (`leftovers.sweep`
+    in one step, the old one steps aside first, and comes back if the new one does not get there (`temp_dirs.sweep`
     sees to that after a kill)."""
     if not os.path.lexists(target):
         os.rename(new, target)

@@ -120,7 +120,7 @@ def _branches(found: Approximation) -> Table:
 
 
 def folder(report: dict[str, Any]) -> None:
-    """Print the report of a folder (`sweep.document`): what was exported, how well, and
+    """Print the report of a folder (`batch.run.document`): what was exported, how well, and
     why the rest was refused."""
     _files(report["files"]).show()
     for entry in report["files"]:

@@ -258,7 +258,7 @@ class Verification:
     `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
     format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
     explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives. `kernel`:
-    of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
+    of `custom_ops.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
     """
 
     outputs_tolerance: float
@@ -305,7 +305,7 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request.
+    `sections.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request.
     Since format 8, `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification
     computes other numbers. Since format 8, `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if
     `loads` was given that file. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked

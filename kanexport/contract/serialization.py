@@ -189,7 +189,7 @@ def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] |
 
 
 def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
-    """Put the lists into the document, as arrays, which `strict.build` takes. Raises ManifestError."""
+    """Put the lists into the document, as arrays, which `build` takes. Raises ManifestError."""
     if len(data) > LIMIT:
         raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
     end = 0

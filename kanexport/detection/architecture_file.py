@@ -309,7 +309,7 @@ def _module(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
 
 
 def _norm_kind(spec: StepSpec, tensors: int) -> str:
-    """A step's kind as `kinds.STEPS` has it."""
+    """A step's kind as `module_kinds.STEPS` has it."""
     if spec.kind == "groupnorm":
         return f"{module_kinds.GROUPS}{spec.settings['groups']}"
     return spec.kind if spec.kind != "scaling" else "affine" if tensors > 1 else "scale"

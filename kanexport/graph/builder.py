@@ -43,7 +43,7 @@ class Graph:
 
     `dtype` is numpy float32 or float64; constants are stored in it. `small_values`: whether a value near
     zero must keep its digits, because a normalisation that follows may make it large; where none follows,
-    cheaper operators serve. `apart`: whether the functions of a basis are a tensor each (`stacks.py`).
+    cheaper operators serve. `apart`: whether the functions of a basis are a tensor each (`lowering/spline_forms.py`).
     `weights`: the file that takes its large constants, if the model has one.
     """
 
@@ -182,7 +182,7 @@ class Graph:
         return Value(output)
 
     def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
-        """[B, shape]: the operator of `shared.kernel`, which nothing here checks; kernel/src/operator.cpp says what it
+        """[B, shape]: the operator of `custom_ops`, which nothing here checks; kernel/src/operator.cpp says what it
         takes."""
         self._count += 1
         output = f"splines{self._count}"

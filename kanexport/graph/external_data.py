@@ -84,7 +84,7 @@ class Weights:
     def _of(self, tensor: Any) -> Array:
         """The array of a tensor that lies in the file, in the tensor's shape; not copied."""
         offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in graph.py
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in builder.py
         return self._arrays[offset].view(dtype).reshape(tuple(tensor.dims))
 
 

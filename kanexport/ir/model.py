@@ -39,7 +39,7 @@ class BasisTerm:
     """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K].
 
     `before`: steps from the layer's sources to what this term alone reads. `stored`: how a graph stores the
-    coefficients, one of `operators.stored`; they are rounded to it.
+    coefficients, one of `precision.STORED`; they are rounded to it.
     """
 
     basis: Basis
@@ -203,7 +203,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kan:
-    """A whole network. `dtype` is the checkpoint's, one of `operators.precision.STORED`.
+    """A whole network. `dtype` is the checkpoint's, one of `graph.precision.STORED`.
 
     `notes`: what a reader of the numbers should know, one sentence each.
     """

@@ -1,7 +1,7 @@
 """What happens to nodes around the sum of the edges: steps before and after.
 
 Each step has both faces, like a basis: float64 numpy and ONNX operators. Those that
-look at the whole row, the normalisations, are in `form/norms.py`.
+look at the whole row, the normalisations, are in `ir/norms.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
 its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
 networks of class A whose steps look at each node by itself, or multiply nodes; the reference, and how steep everything
-is there, are constants. What it means in float64: `proof/contributions.py`.
+is there, are constants. What it means in float64: `verify/attribution.py`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor of `model` that
     feeds layer l, and the input of its edge graph. `weights`: the file that all of them take large constants from,
     if there is one. `explained`: if the user asked for it. `many`: if another form is faster in runs of many rows.
-    `kernel`: `model` by the operator of `shared.kernel`, if the user asked for it. `optimization`: how far a runtime
+    `kernel`: `model` by the operator of `custom_ops`, if the user asked for it. `optimization`: how far a runtime
     may change the graphs, `manifest.ANY` or `BASIC`."""
 
     model: bytes
@@ -72,10 +72,10 @@ def lower(
     curves: Kan | None = None,
 ) -> Lowered:
     """Lower a network in "float32" or "float64", to be fast in runs of so many rows; and once more, where that makes
-    another graph, for runs of `many`; with `kernel` also by the operator of `shared.kernel`, where a layer has splines
-    that it takes. `near`: layers whose knots are taken for uniform, of those that `uniform.layers` finds; the operator
-    has them as they are. `curves`: the network whose edges are told, if not the same one. Raises InvalidKan, naming the
-    layer, where a weight is too large for it."""
+    another graph, for runs of `many`; with `kernel` also by the operator of `custom_ops`, where a layer has splines
+    that it takes. `near`: layers whose knots are taken for uniform, of those that `spline_forms.uniform_layers` finds;
+    the operator has them as they are. `curves`: the network whose edges are told, if not the same one. Raises
+    InvalidKan, naming the layer, where a weight is too large for it."""
     read, kan = kan, spline_forms.taken(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
@@ -122,7 +122,7 @@ def serving_graph(
     output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
     "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
     normalisation may follow. `rows`: of the runs that it shall be fast in. `kernel`: splines by the operator of
-    `shared.kernel`. Raises InvalidKan, naming the layer, where a weight is too large."""
+    `custom_ops`. Raises InvalidKan, naming the layer, where a weight is too large."""
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)

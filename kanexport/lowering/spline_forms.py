@@ -1,4 +1,4 @@
-"""Which form of a layer's splines is faster in runs of so many rows: packed or apart (`operators/stacks.py`).
+"""Which form of a layer's splines is faster in runs of so many rows: packed or apart.
 
 Measured on two cores with 1 MiB of cache each, one thread, cubic splines on uneven knots, to 64 destinations: the
 time packed divided by the time apart (medians in turns; 2 000 to 65 000 values, in several shapes).
@@ -12,7 +12,7 @@ time packed divided by the time apart (medians in turns; 2 000 to 65 000 values,
 What counts is the size of one function's values, whichever way rows and sources make it: below, operators cost more
 than the numbers they work on; far above, packed tensors leave the cache. `benchmarks/layouts.py` measures it again.
 
-Layers of few destinations as columns of one matrix product (`narrow.py`), against the closed form packed where knots
+Layers of few destinations as columns of one matrix product, against the closed form packed where knots
 are uniform and the recursion packed where they are not: the time of those divided by the time of the columns, from 1
 to 256 rows.
 
@@ -64,7 +64,7 @@ COLUMNS = 4000  # functions of all sources
 
 
 def narrow(layer: Layer) -> bool:
-    """Whether a layer in float32 is cheaper as columns of one matrix product (`narrow.py`)."""
+    """Whether a layer in float32 is cheaper as columns of one matrix product."""
     given = [term for term in layer.terms if isinstance(term, BasisTerm)]
     splines = [term.basis for term in given if isinstance(term.basis, BSpline)]
     full = all(term.stored == FULL for term in given)  # other columns have other weights than those that are stored

@@ -1,10 +1,10 @@
 """Outputs of a reading or of a graph, compared with the trained model's outputs row by row.
 
 Errors are relative to the largest output of their own row. A reading of a file fits only if each row's error is at most
-`EXPLAINED` times the rounding error of that row (`proof/rounding.py`), in the precision that the model computed in. If
-the user gives a larger tolerance, the reading may be off by that much too. The meaning of a graph is known by then, so
-the graph may be off by the tolerance and by what rounding excuses (`proof/tolerance.py`). If this allowance is so large
-that an output says nothing, the comparison leaves the row out, counts it and reports it.
+`EXPLAINED` times the rounding error of that row (`verify/tolerances.py`), in the precision that the model computed in.
+If the user gives a larger tolerance, the reading may be off by that much too. The meaning of a graph is known by then,
+so the graph may be off by the tolerance and by what rounding excuses (`verify/tolerances.py`). If this allowance is so
+large that an output says nothing, the comparison leaves the row out, counts it and reports it.
 """
 
 from __future__ import annotations

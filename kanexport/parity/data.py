@@ -41,7 +41,7 @@ RECORD = "kanexport.record_answers(model, rows, 'answers.npz') writes them from 
 class Answers:
     """Rows and the trained model's answers, in float64. `dtype`: the type that the model computed in, float32 or
     float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name` and `sha256`: of
-    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `ports.join` joins if there are several.
+    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `graph_runner.join` joins if there are several.
     `recorded`: whether `record_answers` wrote them all. `places` [B]: the number of each row in the file, if these
     are only some of the file's rows."""
 

@@ -1,10 +1,10 @@
 """From the tensors of one library to a `Kan`: one file a library, and nothing else.
 
-Adding a library is adding a file, which nothing else names: `recognise/registry.py` finds
+Adding a library is adding a file, which nothing else names: `detection/registry.py` finds
 it. A reader module must define one of these three sets of names.
 
 Layer by layer, for most libraries. Finding the layers, their order and what stands between
-them is common to all (`recognise/registry.py`, `layers/stack.py`, `layers/order.py`):
+them is common to all (`detection/registry.py`, `readers/common/chain.py`, `readers/common/order.py`):
 
 * `FAMILY: str`, the name for --family and the manifest;
 * `KEYS: Keys`, the tensors of one layer, relative to its prefix, each with its number of axes;
@@ -23,7 +23,7 @@ Whole, where a checkpoint is more than a stack of layers (pykan, GR-KAN):
 Several families of one library (OrthogPolyKANs, torch-conv-kan, torchkan):
 
 * `FAMILIES`, a tuple of objects that have the names of one of the sets above as attributes;
-  for layers there is `layers.stack.LayerKind(FAMILY, KEYS, layer)`.
+  for layers there is `readers.common.chain.LayerKind(FAMILY, KEYS, layer)`.
 
 All of them raise InvalidKan for numbers that are no KAN, and OptionError for options that do
 not fit; the caller adds the layer and the file. The library's equation and source stand in

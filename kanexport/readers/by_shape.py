@@ -1,4 +1,6 @@
-"""Layers whose names identify no library. Shapes decide the tensors' roles (`layers/roles.py`). The functions are open.
+"""Layers whose names identify no library. Their functions are open.
+
+Shapes decide the tensors' roles (`readers/common/roles.py`). The layer computes
 
     y_j = sum_i sum_c C_ijc f_c(g(x_i)) + sum_i W_ij act(x_i) + b_j
 

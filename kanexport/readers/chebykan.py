@@ -15,7 +15,7 @@ else, which no file tells; each is a value of the option `forward`:
     mean           copies of TimeKAN's with one tanh, and the mean over the sources for their sum
     second-kind    copies with the recurrence of the second kind, 1, 2 u, 2 u P_n - P_{n-1}
 
-and those of `layers/polynomials.py`. Copies with trained `tanh_scale` and `tanh_bias`, one number
+and those of `readers/common/grid_steps.py`. Copies with trained `tanh_scale` and `tanh_bias`, one number
 each, take tanh(tanh_scale x + tanh_bias), and copies with a `bias` [m] add it; these the file tells. So it does
 where a copy normalises inside (`layer_norm`): it gives silu(ChebyKAN's layer of LayerNorm(x)), with SiLU the option
 output_activation.

@@ -34,7 +34,7 @@ from kanexport.readers.common import chain, layer_tensors
 from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 FAMILY = "keras-efficient-kan"
-BESIDE = "keras"  # where files/kerasfile.py puts the config
+BESIDE = "keras"  # where formats/keras.py puts the config
 LAYER_EPSILON = "1e-3"  # of Keras' LayerNormalization
 IDLE = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Flatten")
 OPS = {"gelu": "gelu_tanh", "swish": "silu"}  # keras.ops' names, where ours differ

@@ -1,6 +1,6 @@
 """pykan 0.1 and 0.2: what `saveckpt` writes, or a state dict alone.
 
-The files are `PREFIX_config.yml` and `PREFIX_state`; without the config see `layers/pykan_bare.py`.
+The files are `PREFIX_config.yml` and `PREFIX_state`; without the config see `readers/common/pykan.py`.
 
 Source: pykan 0.2.8, MultKAN.forward and its layers. For n sources, m subnodes:
 

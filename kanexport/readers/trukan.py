@@ -10,7 +10,7 @@ with a and then c in `coeffs` [n, m, d + 1 + N] and b `bias_out` [m]. The knots 
     t_ik = low + (high - low) (s_i1 + .. + s_ik) / (s_i1 + .. + s_iN)
 
 where low and high (`knots_range`) are Python numbers and in no file, by default -1 and 1. The
-functions are computed cell by cell (bases/local_powers.py), not as truncated powers. With
+functions are computed cell by cell (bases/piecewise_polynomial.py), not as truncated powers. With
 shared_knots=False every edge has knots of its own; those are read where they are equal.
 """
 

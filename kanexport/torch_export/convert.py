@@ -123,7 +123,7 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
 
 
 def _claim(answers: Answers | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target) -> VerificationBasis:
-    """What the graph was verified against. Raises what `held.graph` does."""
+    """What the graph was verified against. Raises what `compare.graph` does."""
     if answers is None:
         return VerificationBasis(MODULE)
     with lent(whole, plan.oracle.dtype):

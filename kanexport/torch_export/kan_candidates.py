@@ -1,7 +1,7 @@
 """Which submodules may be KAN layers: by the shapes of their tensors, never by their class.
 
 A submodule is a candidate if a reader knows its tensors and leaves none over. What it
-means is for `judge.py` to say.
+means is for `match.py` to say.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Whole(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         """What the module gives for rows as one tensor, as one tensor; for what a module takes and
-        gives by itself there is `wiring`."""
+        gives by itself there is `io_binding`."""
         return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
 
 

@@ -42,7 +42,7 @@ KEEP = "keep"  # the option that names submodules to be left as they are
 @dataclass(frozen=True, slots=True)
 class Use:
     """One call of a recognised submodule. `form`: how it shapes its output. `axes`: as
-    `forms.lead` says; None where its vectors have no place among the rows, so that its
+    `capture.lead` says; None where its vectors have no place among the rows, so that its
     edges cannot be asked for. `picture`: of what size a convolution's is."""
 
     name: str

@@ -63,7 +63,7 @@ class Placeholder:
     index: int
     sources: int
     destinations: int
-    form: str  # as `forms.form` says
+    form: str  # as `capture.form` says
 
 
 def _output_shape(x: torch.Tensor, sources: int, destinations: int, form: str) -> tuple[Any, ...]:

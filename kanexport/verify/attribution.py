@@ -1,4 +1,4 @@
-"""Contributions of inputs against a reference, in float64: what the operators of `lowering/contributions` mean."""
+"""Contributions of inputs against a reference, in float64: what the operators of `lowering/attribution.py` mean."""
 
 from __future__ import annotations
 

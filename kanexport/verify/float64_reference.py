@@ -1,7 +1,7 @@
 """The float64 meaning of a Kan: what every exported graph is held against.
 
 Plain numpy on whole arrays, with no thought of speed: `evaluate` of bases and steps,
-and nothing of what emits operators. The formula is that of `form/ir.py`.
+and nothing of what emits operators. The formula is that of `ir/model.py`.
 """
 
 from __future__ import annotations

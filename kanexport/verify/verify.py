@@ -5,7 +5,7 @@ that the serving graph gives, and from rows made for each layer, so that hidden
 layers too meet each of their knots. Errors are relative to the largest finite
 magnitude (of a layer, for edges) in their zone or inside the grid, whichever is
 larger. An error beyond the tolerance is excused only where the model itself
-amplifies rounding; `tolerance.py` says how far.
+amplifies rounding; `tolerances.py` says how far.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything kanserve raises on purpose. `rpc/status.py` gives each its gRPC code.
+"""Everything kanserve raises on purpose. `grpc_api/call_context.py` gives each its gRPC code.
 
     KanserveError
     ├── ConfigError           the settings cannot work

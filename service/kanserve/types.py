@@ -127,7 +127,7 @@ class EdgeOptions:
     min_magnitude  edges that reach it for some row
     rest           what else adds up to each destination
     nodes          what the layers are given
-    reductions     over rows and positions, instead of values: names of `interpret/reduce`, with `quantiles`, each from
+    reductions     over rows and positions, instead of values: names of `analysis/reduce`, with `quantiles`, each from
                    0 to 1, and so many `bins` of the histogram
     """
 

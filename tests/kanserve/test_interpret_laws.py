@@ -1,4 +1,4 @@
-"""What holds of the pure parts of interpret/ whatever they are given, beyond what the tests of each subject try."""
+"""What holds of the pure parts of analysis/ whatever they are given, beyond what the tests of each subject try."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTS = "kanserve.analysis"
 
 
 def taken(text: str) -> set[str]:
-    """The modules of interpret/ that a file imports."""
+    """The modules of analysis/ that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == PARTS:

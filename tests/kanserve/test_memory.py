@@ -110,7 +110,7 @@ def test_streams_that_were_reset_are_let_go(server: Server) -> None:
     server.infer(np.zeros((1, 3), np.float32))
     before = resident(server)
     resets(server, 20_000)
-    # In the middle of it gRPC's core turns some away: more wait than doors/grpcio.py lets wait.
+    # In the middle of it gRPC's core turns some away: more wait than transport/grpc_aio.py lets wait.
     wait_until(lambda: outcome(server) is grpc.StatusCode.OK)
     wait_until(lambda: resident(server) < before + kept(server), 40)
 

@@ -48,7 +48,7 @@ def carried_out(
     policies: Mapping[str, VersionPolicy],
     good: set[bytes],
 ) -> dict[Key, Known]:
-    """As `models.rollout` does: whatever has a print in `good` loads."""
+    """As `models.reconciler` does: whatever has a print in `good` loads."""
     after = dict(known)
     for action in plan(prints, known, policies, NOW):
         one = after.get(action.key, Known())

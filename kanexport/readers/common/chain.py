@@ -1,7 +1,7 @@
 """From single layers to a network: which layers a file holds, what stands between them, the chain of both.
 
-Their order is in `layers/order.py`, what a module beside them is in `layers/kinds.py`, how the
-nodes flow through them in `layers/flow.py`."""
+Their order is in `readers/common/order.py`, what a module beside them is in `readers/common/module_kinds.py`, how the
+nodes flow through them in `readers/common/dataflow.py`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
 
 
 def beside(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
-    """The modules beside the layers; `kinds.decided` says what those are that may be several things.
+    """The modules beside the layers; `module_kinds.decided` says what those are that may be several things.
     Raises FamilyError for one that is not recognised."""
     own = {prefix + name for prefix in layers for name in keys.names()}
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -66,13 +66,13 @@ def _recognise(prefix: str, shapes: dict[str, tuple[int, ...]], count: int) -> O
 
 
 def norm(part: Part, options: Options, kind: str, width: int) -> Step:
-    """A module between layers as a step for `width` nodes; `kind` is one of `kinds.STEPS`.
+    """A module between layers as a step for `width` nodes; `kind` is one of `module_kinds.STEPS`.
     Raises InvalidKan or OptionError."""
     return module_kinds.step(part, options, kind, width)
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
-    """As `kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or OptionError."""
+    """As `module_kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or OptionError."""
     return module_kinds.batch_norm(part, options, width)
 
 

@@ -3,7 +3,7 @@
 A state dict tells names and shapes, not the order of a forward pass. What follows
 from them without doubt is used (the numbers of a Sequential, a width that fits in
 one place only); what is likely is used and recorded as assumed; the rest is
-refused, and the user lists the steps in a file (`recognise/steplist.py`).
+refused, and the user lists the steps in a file (`detection/architecture_file.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class OtherModule:
     """A module that is not a KAN layer: its prefix, its kind, and its width."""
 
     prefix: str
-    kind: str  # of `kinds.STEPS`, or one of the questions of `kinds.QUESTIONS`
+    kind: str  # of `module_kinds.STEPS`, or one of the questions of `module_kinds.QUESTIONS`
     width: int
 
     @property

@@ -33,7 +33,8 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
     ),
 }
 _CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
-NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
+# Health/Check of a model or a service: only the message names it, so `grpc_api/services.py` asks for this role.
+NAMED_HEALTH = Role.READ
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     ANYONE: (
         *(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),

@@ -1,8 +1,8 @@
 """What a server serves or a folder holds: one entry for every version of every model.
 
 A folder is judged by the server's own rules: `repository.layout` for names, files and
-their sha256, `repository.check` for the manifest, and, when it is asked for and a runtime
-is installed, `models.trial` for the graph and the reference rows. An entry says which of
+their sha256, `repository.validation` for the manifest, and, when it is asked for and a runtime
+is installed, `models.admission` for the graph and the reference rows. An entry says which of
 these were asked.
 """
 
@@ -62,7 +62,7 @@ class Entry:
     assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
     serving: str = ""  # how a server runs it, in words
     unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
-    outside: str = ""  # what becomes of rows outside, a key of `shared.outside.POLICIES`
+    outside: str = ""  # what becomes of rows outside, a key of `sections.POLICIES`
 
 
 @dataclass(frozen=True, slots=True)

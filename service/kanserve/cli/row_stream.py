@@ -49,8 +49,8 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Parts of rows as `bulk.stream` takes them. `total`: the number of rows, 0 if it is not known; `share`: how much
-    is read, in words."""
+    """Parts of rows as `chunking.stream` takes them. `total`: the number of rows, 0 if it is not known; `share`: how
+    much is read, in words."""
 
     parts: Iterator[Any]
     total: int
@@ -91,7 +91,7 @@ class _Joined(io.RawIOBase):
 
 
 def rows(tensors: Sequence[TensorInfo], given: Given, *, array: str = "", names: Names = UNNAMED) -> Rows:
-    """Rows for all inputs of a model, as `read_rows.rows_for_all` gives them. Raises InputError, also during the
+    """Rows for all inputs of a model, as `input_rows.rows_for_all` gives them. Raises InputError, also during the
     iteration over the parts."""
     if len(tensors) == 1:
         if given.form == ".csv":

@@ -1,6 +1,6 @@
 """A served KAN as a client knows it: the answer of DescribeModel in the manifest's own nouns.
 
-The way back of `rpc/describe.py`, which a client installation cannot import.
+The way back of `grpc_api/model_codec.py`, which a client installation cannot import.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Description:
     claim: str
     assumed: Mapping[str, str]
     names: Names = UNNAMED
-    outside: str = AS_TRAINED  # a key of `shared.outside.POLICIES`
+    outside: str = AS_TRAINED  # a key of `sections.POLICIES`
     zones: tuple[Zone, ...] = ()
     tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
     files: tuple[SourceFile, ...] = ()

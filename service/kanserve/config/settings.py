@@ -1,6 +1,6 @@
 """Every setting of the server and every limit: what it means, its default, what it may be.
 
-Where values come from is `origins`' business: flags, environment, a TOML file.
+Where values come from is the business of `config/sources.py`: flags, environment, a TOML file.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def setting(
 
 
 class Settings(BaseSettings):
-    """One frozen value per server process. Build it with `origins.load`, or directly in tests.
+    """One frozen value per server process. Build it with `sources.load`, or directly in tests.
 
     Every limit that an operator may want to set is here; what is fixed by the protocol is
     a constant where it binds.
@@ -417,7 +417,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the constructor is given: `origins.load` merges the sources, to know the origins."""
+        """Only what the constructor is given: `sources.load` merges the sources, to know the origins."""
         return (init_settings,)
 
     @property

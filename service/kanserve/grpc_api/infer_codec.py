@@ -1,7 +1,7 @@
 """Messages to plain data and back, both directions side by side.
 
 What is checked here is what can be said without knowing the model: the form of
-the message. The rest is `handlers/inference.py`'s.
+the message. The rest is `services/inference.py`'s.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ class Interceptor:
         self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
     ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
         """The same as `stream`, for requests of any kind whose length is their bytes. The guard authorizes the caller
-        again before each outgoing message, and while the stream waits for one: see `access.gate.Permit`."""
+        again before each outgoing message, and while the stream waits for one: see `auth.authenticator.Permit`."""
         admitted = self._admission(series.path)
         self.streams.add(series.path)
 

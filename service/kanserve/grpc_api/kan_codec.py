@@ -1,4 +1,4 @@
-"""KanService's messages to plain data and back, as `convert` does for inference."""
+"""KanService's messages to plain data and back, as `infer_codec` does for inference."""
 
 from __future__ import annotations
 

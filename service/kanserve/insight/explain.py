@@ -1,4 +1,4 @@
-"""Explanations of a model's answers, from its graph and its edge graphs: which numbers go into `interpret/rescale`.
+"""Explanations of a model's outputs, from its graph and its edge graphs: the numbers for `analysis/attribution.py`.
 
 The layers that are explained are a chain that ends at the output: each takes what the one before gives. A network that
 was read as layers is one; of a torch module with KAN layers in it those at its end are, as far as their numbers say so.
@@ -268,8 +268,8 @@ def _shared(
 def _gradient_x_input(
     chain: Sequence[ExplainedLayer], seen: ForwardPass, bases: Sequence[Base], outputs: Sequence[int]
 ) -> Floats:
-    """[B, n, O]: how steep the outputs are at each row, times how far it is from the reference. The rules of `rescale`
-    for a row that is its own reference are the chain rule."""
+    """[B, n, O]: how steep the outputs are at each row, times how far it is from the reference. The rules of
+    `analysis/attribution.py` for a row that is its own reference are the chain rule."""
     every = np.eye(seen.answers.shape[1])[list(outputs)]
     multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
     for link, at in reversed(list(zip(chain, seen.links, strict=True))):

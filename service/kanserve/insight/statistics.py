@@ -38,7 +38,7 @@ class NodeStatistics:
 
     @property
     def zones(self) -> Counts:
-        """[n, 3]: as of `interpret.zones`."""
+        """[n, 3]: as of `drift.zones`."""
         return drift_analysis.zones(self.window, self.part.cores)
 
 
@@ -58,7 +58,7 @@ class NodeCounts:
 
 
 class Nodes:
-    """Whose numbers are counted. Raises what `parts.parts` does."""
+    """Whose numbers are counted. Raises what `parts` does."""
 
     def __init__(self, manifest: Manifest, run: Run) -> None:
         self.parts = parts(manifest, run)

@@ -3,8 +3,8 @@
     FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
 
 A file is a line of JSON and then the arrays, compressed. The server writes it whole or not at all. It accepts a file
-only if it has this form, the same graph and the same cells. The folder is the server's own (`disk.Folder`), so the
-server rejects a link, a FIFO or a directory that others can write. If the folder is full, read-only, rejected or
+only if it has this form, the same graph and the same cells. The folder is the server's own (`safe_files.Folder`), so
+the server rejects a link, a FIFO or a directory that others can write. If the folder is full, read-only, rejected or
 broken, the server only stops keeping statistics there, and logs one line.
 
 Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is

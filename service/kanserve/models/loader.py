@@ -254,14 +254,14 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
 
 
 class BatchSizeDispatch:
-    """Runs of `least` rows or more take the graph for `many`, others that for `few`. Implements `backends.Session`."""
+    """Runs of `least` rows or more take the graph for `many`, others that for `few`. Implements `base.Session`."""
 
     def __init__(self, few: Session, many: Session, least: int) -> None:
         self._few, self._many, self._least = few, many, least
         self.inputs, self.outputs = few.inputs, few.outputs
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """See `backends.Session.run`."""
+        """See `base.Session.run`."""
         rows = len(next(iter(feeds.values())))
         return (self._many if rows >= self._least else self._few).run(outputs, feeds)
 

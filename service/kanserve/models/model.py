@@ -136,7 +136,7 @@ class Model:
         caller: str = "",
         most_bytes: int = 2**62,
     ) -> tuple[LayerEdges, ...]:
-        """What is planned of the edges of layers for `rows` [B, ...] by input; see `picking.compute`.
+        """What is planned of the edges of layers for `rows` [B, ...] by input; see `edge_queries.compute`.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
         BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline

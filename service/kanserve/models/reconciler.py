@@ -1,6 +1,6 @@
 """From a repository to models that serve, at the start and for as long as the server runs.
 
-What lies in the repository is looked at (`repository.look`), what is to be done is decided (`repository.plan`), and
+What lies in the repository is looked at (`repository.snapshot`), what is to be done is decided (`repository.plan`), and
 carried out here: a version is read, hashed, loaded beside the one that serves, proved, and put in its place in one
 step; what was there before ends what it has in flight. Whatever fails is told once, and disturbs nobody.
 """

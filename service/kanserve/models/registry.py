@@ -1,7 +1,7 @@
 """Every version that was found, its state, and the lookup by name and version.
 
 All versions are loaded and stay addressable; without a version a request gets
-the one that was chosen, else the highest that is ready. Nothing here loads: `rollout.py` reports what
+the one that was chosen, else the highest that is ready. Nothing here loads: `reconciler.py` reports what
 happened and the table says what that means. A version that is ready stays so
 while another content of it is loaded, and whatever becomes of that.
 """

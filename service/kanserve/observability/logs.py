@@ -1,6 +1,6 @@
 """Logs: one line of JSON, or one coloured line for people, on stderr.
 
-They are written by a thread of their own (`sink`), so that whoever reads them can hold nothing up.
+They are written by a thread of their own (`Sink`), so that whoever reads them can hold nothing up.
 `CALL`, where it is set, is in every line.
 """
 

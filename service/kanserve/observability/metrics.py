@@ -1,4 +1,4 @@
-"""Every metric in one table. The port that shows them is `doors/metrics_port.py`.
+"""Every metric in one table. The port that shows them is `transport/metrics_server.py`.
 
 Three rules: no label whose values a client chooses (an unknown model counts as
 `_unknown_`), every series of a serving version is there with 0 before its first event, no

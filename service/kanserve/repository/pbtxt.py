@@ -74,7 +74,7 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """`dynamic_batching`: as in `scheduling.policy.Policy`."""
+    """`dynamic_batching`: as in `scheduling.queue.Policy`."""
 
     delay: float = 0.0
     preferred: tuple[int, ...] = ()

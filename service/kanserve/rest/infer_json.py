@@ -1,6 +1,6 @@
 """Inference as JSON, with Triton's binary data behind it: to the message of ModelInfer, and from its answer.
 
-What the message may hold is `rpc/convert`'s to say, so that a request means the same in either form.
+What the message may hold is `grpc_api/infer_codec.py`'s to say, so that a request means the same in either form.
 Source: Triton's "binary tensor data extension" and the Open Inference Protocol's REST part.
 """
 

@@ -222,7 +222,7 @@ class Views:
 
 
 def _layer(at: int, one: Any) -> dict[str, Any]:
-    """Of a `models.coverage.LayerCoverage`."""
+    """Of a `insight.coverage.LayerCoverage`."""
     found = {name: kan.fragment(np.asarray(getattr(one, name))) for name in ("zones", "counts", "worst", "cells")}
     return {"layer": at, "definition": one.definition, **found}
 

@@ -123,7 +123,7 @@ def _wrapped(session: Any, device: str) -> OrtSession:
 
 
 class OrtSession:
-    """One InferenceSession. Implements `backends.Session`."""
+    """One InferenceSession. Implements `base.Session`."""
 
     def __init__(self, session: Any) -> None:
         """Raises LoadError for a tensor type that has no protocol datatype."""
@@ -132,7 +132,7 @@ class OrtSession:
         self.outputs = tuple(_info(node) for node in session.get_outputs())
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """See `backends.Session.run`."""
+        """See `base.Session.run`."""
         try:
             return self._run(outputs, feeds)
         except ERRORS as error:
@@ -198,7 +198,7 @@ def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # The arena keeps the memory of the largest batch ever seen, for ever, and is no
-    # faster than malloc while large requests run in pieces (`models.loading`).
+    # faster than malloc while large requests run in pieces (`models.tuning`).
     options.enable_cpu_mem_arena = False
     # Else bytes say by themselves whether they are ONNX or the runtime's own format, which nobody has screened.
     options.add_session_config_entry("session.load_model_format", "ONNX")

@@ -35,7 +35,7 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 
 def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> None:
     """The graph in the file `name`. `beside`: the files that may hold its weights, with their sizes; not `strict`: any
-    operator may be in it; `kernel`: that of `shared.kernel` may. Raises LoadError."""
+    operator may be in it; `kernel`: that of `custom_ops` may. Raises LoadError."""
     try:
         model = pb.Model.FromString(data)
     except DecodeError as error:

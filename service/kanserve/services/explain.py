@@ -55,7 +55,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """An explanation that was checked: of `rows` by input, by a method of `models/explain.METHODS`, against the
+    """An explanation that was checked: of `rows` by input, by a method of `insight/explain.METHODS`, against the
     reference called `name`, its rows by input, for `outputs` by index."""
 
     model: Model

@@ -1,4 +1,4 @@
-"""Where the process is between its start and its end; one object, set by `app.py`."""
+"""Where the process is between its start and its end; one object, set by `server/app.py`."""
 
 from __future__ import annotations
 
