@@ -1,6 +1,6 @@
 """What does an export of a large checkpoint take? Memory, CPU time and disk, shape by shape.
 
-    python benchmarks/scale.py              the large shapes of the table in docs/design.md
+    python benchmarks/scale.py              large shapes of efficient-kan and pykan
     python benchmarks/scale.py golden       CPU seconds of every golden case, one process after the other
 
 A checkpoint is made for each shape (random weights, float32, in efficient-kan's or pykan's format) in a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -15,6 +16,8 @@ import socket
 import subprocess
 import sys
 import time
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +171,76 @@ def test_links_and_named_files_exist(document: Path) -> None:
     text = document.read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (document.parent / target).exists(), target
+
+
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+PACKAGES = (ROOT / "kanexport", ROOT / "service" / "kanserve")
+PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
+# A path in backquotes may start at the root, in a package or in the static files of the web UI.
+STARTS = (ROOT, *PACKAGES, PACKAGES[1] / "ui" / "static")
+PATH = re.compile(r"`((?:\.?\w[\w.-]*/)+[\w.-]*)(?:::\w+)?`")
+FILE = re.compile(r"`([\w.-]+\.(?:py|js|md|toml|proto|cpp))`")
+
+
+def exists(path: str) -> bool:
+    """A module may lack its suffix, and a name that the module defines may follow."""
+    named = [path, f"{path}.py", f"{path.rpartition('.')[0] or path}.py"]
+    return any((start / name).exists() for start in STARTS for name in named)
+
+
+def missing(text: str) -> list[str]:
+    """Paths in backquotes that do not exist: Python files, and whatever starts with a folder that exists."""
+    paths = {path for path in PATH.findall(text) if path.endswith(".py") or exists(path.split("/")[0])}
+    return sorted(path for path in paths if not exists(path))
+
+
+def comments(source: str) -> str:
+    """The comments and docstrings of a Python file."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    kinds = (tokenize.COMMENT, tokenize.STRING)
+    return "\n".join(token.string for token in tokens if token.type in kinds and token.string.startswith(("#", '"""')))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_on_a_page_exists(page: Path) -> None:
+    assert missing(page.read_text()) == []
+
+
+def test_every_path_in_a_comment_exists() -> None:
+    wrong = {str(file.relative_to(ROOT)): missing(comments(file.read_text())) for file in sources()}
+    assert {file: paths for file, paths in wrong.items() if paths} == {}
+
+
+def sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from (file for file in package.rglob("*.py") if "pb" not in file.parts)
+
+
+def test_a_path_that_does_not_exist_is_missed() -> None:
+    text = "`kanexport/nowhere.py`, `ir/nowhere`, `nowhere/module.py`, `ir/model.py`, `ir/model`, `ir/model.Kan`, `a/b`"
+    assert missing(text) == ["ir/nowhere", "kanexport/nowhere.py", "nowhere/module.py"]
+    assert comments("x = 1  # `ir/nowhere`\n").strip() == "# `ir/nowhere`"
+
+
+def test_the_design_page_is_short_and_names_every_folder() -> None:
+    assert len(DESIGN.splitlines()) <= 150
+    parents = {file.parent for package in PACKAGES for file in package.rglob("*") if file.is_file()}
+    parents |= {folder for folder in ROOT.iterdir() if folder.is_dir() and not ignored(folder)}
+    folders = {folder.relative_to(ROOT).as_posix() for folder in parents if folder.name != "__pycache__"}
+    assert len(folders) > 50
+    assert sorted(folder for folder in folders - {"service"} if f"`{folder}/`" not in DESIGN) == []
+
+
+def ignored(folder: Path) -> bool:
+    """The folders that git does not know: environments, caches, results."""
+    return subprocess.run(["git", "ls-files", "--error-unmatch", folder], cwd=ROOT, capture_output=True).returncode != 0
+
+
+def test_files_on_the_design_page_exist() -> None:
+    assert sorted(name for name in set(FILE.findall(DESIGN)) if not exists(name)) == []
 
 
 def test_make_targets_that_documents_name_exist() -> None:

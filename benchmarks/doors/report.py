@@ -12,7 +12,7 @@ from pathlib import Path
 from doors.load import Sample
 
 Key = tuple[str, int]  # contestant, concurrency
-# Ours, what it is held against, and what the project wants of it (docs/design.md has no figures; the issue had).
+# Ours, what it is held against, and what the project wants of it.
 RATIOS = (
     ("kanserve asgi", "triton"),
     ("kanserve asgi", "handler"),

@@ -1,4 +1,4 @@
-"""Every setting for readers and for editors, from `config.settings.Settings`: a page, and a JSON schema of the TOML file.
+"""Every setting for readers and for editors, from `Settings`: a page, and a JSON schema of the TOML file.
 
 python -m kanserve.config.reference            writes docs/settings.md and docs/kanserve.schema.json (`make settings`)
 python -m kanserve.config.reference --schema   prints the schema
