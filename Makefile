@@ -17,7 +17,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container kernel clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -128,6 +128,10 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 kernel: setup ## Build the wheel of the operator (kanserve[kernel]) with g++, and install it into .venv
 	@cd kernel && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 	@$(BIN)/$(PIP) --no-deps --no-index --force-reinstall "$$(ls -t dist/kanserve_kernel-*.whl | head -1)"
+
+# Builds from the commit, tests outside the clone, and sets no tag: it prints the command. tools/release.py says the rest.
+release: setup ## Build and test wheel, sdist and kernel wheel; print the tag to set (ARGS=--check: only the checks)
+	@$(BIN)/python tools/release.py $(ARGS)
 
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh

@@ -5,4 +5,4 @@ from __future__ import annotations
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "libkanserve_kernel.so"
-VERSION = "0.1.0"
+VERSION = "0.2.0"

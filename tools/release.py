@@ -1,0 +1,402 @@
+"""Release builder: wheel, sdist and kernel wheel of one commit, tested in an environment outside the clone.
+
+    make release                 all steps; the tested files are then in dist/
+    make release ARGS=--check    only the checks of versions, changelog, work tree and tag
+
+The program builds from `git archive HEAD`, so files that git does not track have no effect. It changes no file of the
+clone except those in dist/, and it sets no tag: it prints the command that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = "tests/golden/checkpoints/pykan-hello-adapted"  # 2 inputs, 1 output, 64 recorded rows
+TOLERANCE = 1e-5  # of the largest recorded output
+SECONDS_READY, SECONDS_STOP = 120, 90  # for a server on a busy machine
+OUTPUT_LINES = 25  # of a failed command
+SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Renamed names")
+
+
+class ReleaseError(Exception):
+    """A reason not to release. `message` says what was found and expected, `advice` what to do."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class Release(NamedTuple):
+    """The release under way: the clone, its version, and a folder for everything that the steps make."""
+
+    root: Path
+    version: str
+    work: Path
+
+    @property
+    def source(self) -> Path:
+        """The files of the commit, unpacked."""
+        return self.work / "source"
+
+    @property
+    def built(self) -> Path:
+        """The folder of the distributions."""
+        return self.work / "built"
+
+    @property
+    def bin(self) -> Path:
+        """The programs of the clean environment."""
+        return self.work / "environment" / "bin"
+
+
+# Checks of the clone
+
+
+def read_version(root: Path) -> str:
+    """The version of pyproject.toml. Raises ReleaseError if the kernel's files have another one."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    version = str(project["version"])
+    if not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", version):
+        raise ReleaseError(f"pyproject.toml: version {version!r}, expected MAJOR.MINOR.PATCH", "correct the version")
+    major, minor, *_ = version.split(".")
+    pin = f"kanserve-kernel>={major}.{minor},<{major}.{int(minor) + 1}"
+    kernel = tomllib.loads((root / "kernel" / "pyproject.toml").read_text())["project"]["version"]
+    constant = re.search(r'^VERSION = "(.+)"$', (root / "kernel/kanserve_kernel/__init__.py").read_text(), re.MULTILINE)
+    for place, value, expected in (
+        ("kernel/pyproject.toml: version", kernel, version),
+        ("kernel/kanserve_kernel/__init__.py: VERSION", constant[1] if constant else "none", version),
+        ("pyproject.toml: extra kernel", *project["optional-dependencies"]["kernel"], pin),
+    ):
+        if value != expected:
+            raise ReleaseError(
+                f"{place} is {value!r}, expected {expected!r}", "write the same version in both projects"
+            )
+    return version
+
+
+def check_changelog(root: Path, version: str) -> None:
+    """Raises ReleaseError unless CHANGELOG.md has an empty "Unreleased" and then a dated entry of the version."""
+    text = (root / "CHANGELOG.md").read_text()
+    entries = [(match[1], match[2], match.end()) for match in re.finditer(r"^## \[(.+?)\](?: - (.+))?$", text, re.M)]
+    names = [name for name, _, _ in entries[:2]]
+    if names != ["Unreleased", version]:
+        advice = f'move the lines of "Unreleased" to a new heading "## [{version}] - YYYY-MM-DD"'
+        raise ReleaseError(
+            f'CHANGELOG.md: the first headings are {names}, expected "Unreleased" and {version!r}', advice
+        )
+    (_, _, begin), (_, date, end) = entries[:2]
+    if text[begin:end].rpartition("\n## ")[0].strip():
+        advice = f"move these lines to the entry of {version}, or raise the version"
+        raise ReleaseError('CHANGELOG.md: "Unreleased" has lines, expected none at a release', advice)
+    today = datetime.datetime.now(datetime.UTC).date()
+    try:
+        late = datetime.date.fromisoformat(date or "") > today
+    except ValueError:
+        late = True
+    if late:
+        advice = f'write "## [{version}] - {today}"'
+        raise ReleaseError(
+            f"CHANGELOG.md: {version} has the date {date!r}, expected YYYY-MM-DD, {today} at most", advice
+        )
+
+
+def check_tree(root: Path) -> None:
+    """Raises ReleaseError if git lists a changed or an untracked file."""
+    changed = git(root, "status", "--porcelain").splitlines()
+    if changed:
+        shown = ", ".join(line[3:] for line in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ReleaseError(
+            f"the work tree has {len(changed)} changed or untracked files: {shown}{more}", "commit or remove them"
+        )
+
+
+def check_tag(root: Path, version: str) -> None:
+    """Raises ReleaseError if the version's tag names another commit, or a version tag at HEAD another version."""
+    tag, head = f"v{version}", git(root, "rev-parse", "HEAD").strip()
+    if git(root, "tag", "--list", tag).strip():
+        target = git(root, "rev-list", "-n", "1", tag).strip()
+        if target != head:
+            advice = "raise the version, or check out the commit of the tag"
+            raise ReleaseError(f"tag {tag} names commit {target[:10]}, expected HEAD, {head[:10]}", advice)
+    here = [name for name in git(root, "tag", "--points-at", "HEAD", "--list", "v[0-9]*").split() if name != tag]
+    if here:
+        raise ReleaseError(f"HEAD has the tag {here[0]}, expected {tag}", "correct the version or remove the tag")
+
+
+def check(root: Path) -> str:
+    """The version, after all checks of the clone."""
+    version = read_version(root)
+    check_changelog(root, version)
+    check_tree(root)
+    check_tag(root, version)
+    return version
+
+
+# Steps
+
+
+def unpack(release: Release) -> str:
+    """The files of HEAD in a folder outside the clone."""
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=release.root, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(release.source, filter="data")
+    return git(release.root, "rev-parse", "--short=10", "HEAD").strip()
+
+
+def build(release: Release) -> str:
+    """The wheel and the sdist. The wheel of the unpacked sdist must have the same bytes."""
+    hatch(release.source, release.built, "wheel", "sdist")
+    wheel, sdist = distribution(release, "kanserve-*.whl"), distribution(release, "kanserve-*.tar.gz")
+    with tarfile.open(sdist) as files:
+        files.extractall(release.work / "sdist", filter="data")
+    (unpacked,) = (release.work / "sdist").iterdir()
+    hatch(unpacked, release.work / "again", "wheel")
+    if (release.work / "again" / wheel.name).read_bytes() != wheel.read_bytes():
+        advice = "compare both wheels; tool.hatch.build.targets.sdist in pyproject.toml may lack a file"
+        raise ReleaseError("the sdist builds a wheel with other bytes than the clone does", advice)
+    return f"{wheel.name}, {sdist.name}"
+
+
+def build_kernel(release: Release) -> str:
+    """The wheel of the custom operator, for this platform."""
+    hatch(release.source / "kernel", release.built, "wheel")
+    return distribution(release, "kanserve_kernel-*.whl").name
+
+
+def install(release: Release) -> str:
+    """A new environment with both wheels, the extras export, serve and kernel, and the locked versions of the rest."""
+    locked = re.findall(
+        r"^([\w.-]+==[^\s\\]+(?: *;[^\\\n]+)?)", (release.source / "requirements/dev.txt").read_text(), re.M
+    )
+    constraints = release.work / "constraints.txt"
+    constraints.write_text("\n".join(locked) + "\n")
+    run([sys.executable, "-m", "venv", str(release.bin.parent)], release.work, "install python3-venv")
+    wheel, kernel = distribution(release, "kanserve-*.whl"), distribution(release, "kanserve_kernel-*.whl")
+    needs = [f"kanserve[export,serve,kernel] @ {wheel.as_uri()}", f"kanserve-kernel @ {kernel.as_uri()}"]
+    python = str(release.bin / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    advice = "check the network and the package index; after a change of pyproject.toml run `make lock`"
+    run([*pip, "install", "--quiet", "--only-binary", ":all:", "-c", str(constraints), *needs], release.work, advice)
+    run([*pip, "check"], release.work, "correct the dependencies in pyproject.toml")
+    printed = run([str(release.bin / "kanserve"), "--version"], release.work, "run `make test`").strip()
+    if printed != f"kanserve {release.version}":
+        advice = "correct service/kanserve/version.py"
+        raise ReleaseError(f"kanserve --version prints {printed!r}, expected 'kanserve {release.version}'", advice)
+    return printed
+
+
+def export(release: Release) -> str:
+    """One golden checkpoint, exported with the custom operator by the installed program."""
+    checkpoint = release.source / CHECKPOINT / "model"
+    command = [release.bin / "kanserve", "export", checkpoint, "--repository", "models", "--name", "tiny", "--kernel"]
+    run(list(map(str, command)), release.work, "run `make test ARGS=tests/kanexport` and tests/kernel")
+    written = {path.name for path in (release.work / "models" / "tiny" / "1").iterdir()}
+    missing = {"model.onnx", "model.kernel.onnx", "manifest.json"} - written
+    if missing:
+        raise ReleaseError(f"the export wrote no {', '.join(sorted(missing))}", "run `make test ARGS=tests/kernel`")
+    return f"{len(written)} files"
+
+
+def serve(release: Release) -> str:
+    """A server of the export, one inference through the installed client, and a graceful shutdown."""
+    program, ports = str(release.bin / "kanserve"), free_ports(2)
+    log = release.work / "serve.log"
+    options = ["--grpc-port", str(ports[0]), "--metrics-port", str(ports[1])]
+    with log.open("wb") as stderr:
+        server = subprocess.Popen(
+            [program, "serve", "models", *options], cwd=release.work, env=environment(), stderr=stderr
+        )
+    try:
+        error = infer(release, program, f"127.0.0.1:{ports[0]}", server)
+        server.send_signal(signal.SIGTERM)
+        status = server.wait(SECONDS_STOP)
+    except (ReleaseError, subprocess.TimeoutExpired) as fault:
+        advice = f"read the log of the server:\n{last_lines(log.read_text(errors='replace'))}"
+        raise ReleaseError(str(fault), advice) from fault
+    finally:
+        server.kill()
+        server.wait()
+    if status != 0:
+        raise ReleaseError(f"the server exits with {status} after SIGTERM, expected 0", "run `make test`")
+    return f"largest error {error:.1e}"
+
+
+def infer(release: Release, program: str, address: str, server: subprocess.Popen[bytes]) -> float:
+    """The largest error of the served outputs, relative to the largest output that the checkpoint's library gave."""
+    deadline = time.monotonic() + SECONDS_READY
+    while subprocess.run(
+        [program, "health", "--url", address], cwd=release.work, env=environment(), capture_output=True, check=False
+    ).returncode:
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise ReleaseError(f"the server is not healthy within {SECONDS_READY} s", "run `kanserve serve` by hand")
+        time.sleep(0.5)
+    rows = release.source / CHECKPOINT / "reference.npz"
+    arguments = ["infer", "tiny", "--input", str(rows), "--array", "x", "--output", "outputs.npy", "--url", address]
+    run([program, *arguments], release.work, "run `make test ARGS=tests/cli`")
+    outputs, expected = np.load(release.work / "outputs.npy"), np.load(rows)["y64"]
+    error = (
+        float(np.abs(outputs - expected).max() / np.abs(expected).max()) if outputs.shape == expected.shape else np.inf
+    )
+    if not error <= TOLERANCE:
+        advice = "run `make test ARGS=tests/end_to_end`"
+        raise ReleaseError(f"the served outputs have a relative error of {error:.1e}, expected {TOLERANCE:.0e}", advice)
+    return error
+
+
+def uninstall(release: Release) -> str:
+    """The environment without both packages: no program, and no module that Python can import."""
+    python = str(release.bin / "python")
+    advice = "correct tool.hatch.build in pyproject.toml"
+    run([python, "-m", "pip", "uninstall", "--yes", "--quiet", "kanserve", "kanserve-kernel"], release.work, advice)
+    find = (
+        "import importlib.util as u; print([m for m in ('kanserve', 'kanexport', 'kanserve_kernel') if u.find_spec(m)])"
+    )
+    left = run([python, "-P", "-c", find], release.work, advice).strip()
+    if left != "[]" or (release.bin / "kanserve").exists():
+        raise ReleaseError(f"uninstalled packages leave {left} or the program kanserve", advice)
+    return "nothing is left"
+
+
+def keep(release: Release) -> str:
+    """The tested distributions in dist/ of the clone."""
+    target = release.root / "dist"
+    target.mkdir(exist_ok=True)
+    for path in release.built.iterdir():
+        shutil.copyfile(path, target / path.name)
+    return f"{len(list(release.built.iterdir()))} files"
+
+
+STEPS: tuple[tuple[str, Callable[[Release], str]], ...] = (
+    ("unpack the commit", unpack),
+    ("build wheel and sdist", build),
+    ("build the kernel wheel", build_kernel),
+    ("install in a clean environment", install),
+    ("export a checkpoint", export),
+    ("serve it and infer", serve),
+    ("uninstall", uninstall),
+    ("copy the distributions to dist/", keep),
+)
+
+
+# Helpers
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What a git command prints. Raises ReleaseError if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        advice = "run the release in a git clone with at least one commit"
+        raise ReleaseError(f"git {arguments[0]} failed: {done.stderr.strip()}", advice)
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """The variables for programs of the clean environment: none that points Python or kanserve at other files."""
+    dropped = ("PYTHON", "VIRTUAL_ENV", "KANSERVE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+
+
+def run(command: Sequence[str], folder: Path, advice: str) -> str:
+    """What a command prints on stdout. Raises ReleaseError with the end of its output if it fails."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        shown = " ".join([Path(command[0]).name, *command[1:]])
+        output = last_lines(done.stdout + done.stderr)
+        raise ReleaseError(f"`{shown}` exits with {done.returncode}, expected 0. Its output:\n{output}", advice)
+    return done.stdout
+
+
+def last_lines(text: str) -> str:
+    """The end of an output, indented."""
+    return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-OUTPUT_LINES:])
+
+
+def hatch(project: Path, target: Path, *kinds: str) -> None:
+    """Distributions of a project, built by hatchling of this environment without a network."""
+    options = [word for kind in kinds for word in ("--target", kind)]
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(target), *options]
+    run(command, project, "run `make setup`; the kernel wheel needs g++ and onnxruntime's C++ header (ORT_INCLUDE)")
+
+
+def distribution(release: Release, pattern: str) -> Path:
+    """The one built file of a pattern. Raises ReleaseError if its name has another version."""
+    (path,) = release.built.glob(pattern)
+    if path.name.split("-")[1].removesuffix(".tar.gz") != release.version:
+        raise ReleaseError(
+            f"{path.name} is not of version {release.version}", "write the same version in both projects"
+        )
+    return path
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of loopback that no program uses at the moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(opened.getsockname()[1]) for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def closing(release: Release) -> str:
+    """The distributions with their hashes, and the commands that set and publish the tag."""
+    hashes = "".join(
+        f"  dist/{path.name}\n    sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for path in sorted(release.built.iterdir())
+    )
+    tag = f"v{release.version}"
+    known = git(release.root, "tag", "--list", tag).strip()
+    create = "" if known else f'  git tag --annotate {tag} --message "kanserve {release.version}"\n'
+    ready = f"kanserve {release.version} is ready to release:\n{hashes}"
+    return f"\n{ready}\nNow set the tag and push it:\n{create}  git push origin {tag}"
+
+
+def perform(release: Release) -> None:
+    """All steps, with one line each. Raises ReleaseError at the first that fails."""
+    for number, (title, step) in enumerate(STEPS, 1):
+        print(f"[{number}/{len(STEPS)}] {title} ...", end=" ", flush=True)
+        began = time.monotonic()
+        detail = step(release)
+        print(f"{time.monotonic() - began:.1f} s: {detail}", flush=True)
+    print(closing(release))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status: 1 if a check or a step fails. The reason and the advice go to stderr."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="check the clone and build nothing")
+    chosen = parser.parse_args(arguments)
+    try:
+        version = check(ROOT)
+        print(f"version {version}: the projects, CHANGELOG.md, the tag and the work tree agree", flush=True)
+        if not chosen.check:
+            with tempfile.TemporaryDirectory(prefix="kanserve-release-") as work:
+                perform(Release(ROOT, version, Path(work)))
+    except ReleaseError as error:
+        print(f"\nrelease: {error}\nhelp: {error.advice}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
