@@ -16,8 +16,12 @@ from pathlib import Path
 LARGE_BYTES = 512 * 1024
 # Tests compare golden files and generated code byte for byte. matplotlib writes the spaces of the SVG files.
 EXEMPT = re.compile(r"(tests/golden|service/kanserve/pb)/|.*\.svg$")
-TRAILING = re.compile(rb"[ \t\r]+$", re.MULTILINE)
-CONFLICT = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
+FAULTS = {
+    b" \n": "trailing space",
+    b"\t\n": "trailing tab",
+    b"\r\n": "line end of Windows",
+    b"\n<<<<<<< ": "conflict marker",
+}
 
 
 def problems(path: str, content: bytes) -> Iterator[str]:
@@ -26,9 +30,9 @@ def problems(path: str, content: bytes) -> Iterator[str]:
         yield f"{path}: {len(content)} bytes, expected at most {LARGE_BYTES}. Keep large files out of the repository."
     if EXEMPT.match(path) or b"\0" in content:
         return
-    for pattern, fault in ((TRAILING, "trailing whitespace"), (CONFLICT, "a conflict marker")):
-        if match := pattern.search(content):
-            line = content.count(b"\n", 0, match.start()) + 1
+    for text, fault in FAULTS.items():
+        if (at := content.find(text)) >= 0:
+            line = content.count(b"\n", 0, at + 1) + 1
             yield f"{path}:{line}: {fault}. Remove it."
     if content and (not content.endswith(b"\n") or content.endswith(b"\n\n")):
         yield f"{path}: the last line needs one line end, and no empty line follows it."

@@ -1,0 +1,300 @@
+"""Files for contributors and releases: changelog, templates, hooks, version policy, and the programs of tools/."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kanexport.contract.cli.console import Exit
+from kanserve.server import app, watchdog
+from tools import check_commits, check_files, release
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+VERSION = PYPROJECT["project"]["version"]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+VERSIONING = (ROOT / "docs" / "versioning.md").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+ENTRY_LINES = 60
+
+
+# Changelog
+
+
+def entries() -> dict[str, str]:
+    """The text of each version, by its name, without the link definitions at the end."""
+    body = re.split(r"^\[Unreleased\]: ", CHANGELOG, maxsplit=1, flags=re.MULTILINE)[0]
+    parts = re.split(r"^## \[(.+?)\].*$", body, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_changelog_has_the_version_of_the_project() -> None:
+    names = list(entries())
+    assert names[:2] == ["Unreleased", VERSION]
+    dates = re.findall(r"^## \[\d.+?\] - (\d{4}-\d\d-\d\d)$", CHANGELOG, re.MULTILINE)
+    assert len(dates) == len(names) - 1
+    assert dates == sorted(dates, reverse=True)
+    for name in names:
+        assert re.search(rf"^\[{re.escape(name)}\]: https://\S+$", CHANGELOG, re.MULTILINE), f"no link for {name}"
+
+
+@pytest.mark.parametrize("name", list(entries()))
+def test_an_entry_has_one_line_for_each_change(name: str) -> None:
+    text = entries()[name].strip()
+    assert len(text.splitlines()) + 2 <= ENTRY_LINES or name == "Unreleased"
+    sections = re.split(r"^### (.+)$", text, flags=re.MULTILINE)
+    assert not sections[0].strip()
+    assert set(sections[1::2]) <= set(release.SECTIONS)
+    for title, body in zip(sections[1::2], sections[2::2], strict=True):
+        lines = [line for line in body.splitlines() if line]
+        assert lines, title
+        if title != "Renamed names":
+            assert all(line.startswith("* ") and line.endswith(".") and len(line) <= 120 for line in lines), title
+        breaking = [line.startswith("* **Breaking:**") for line in lines]
+        assert breaking == sorted(breaking, reverse=True), f"{title}: breaking changes come first"
+
+
+# Templates, hooks, editor
+
+
+def test_issue_forms_have_the_fields_that_github_reads() -> None:
+    assert {path.stem for path in FORMS} == {"bug_report", "config", "feature_request", "unsupported_checkpoint"}
+    for path in FORMS:
+        form = yaml.safe_load(path.read_text())
+        if path.stem == "config":
+            assert {"name", "url", "about"} == set(form["contact_links"][0])
+            continue
+        assert {"name", "description", "title", "labels", "body"} == set(form)
+        fields = [field for field in form["body"] if field["type"] != "markdown"]
+        assert {field["type"] for field in fields} <= {"textarea", "input", "dropdown", "checkboxes"}
+        assert len({field["id"] for field in fields}) == len(fields)
+        assert all(field["attributes"]["label"] for field in fields)
+        assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+def test_the_pull_request_template_names_programs_and_pages_that_exist() -> None:
+    text = (ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text()
+    assert text.count("* [ ] ") >= 5
+    assert {word for word in re.findall(r"`make ([a-z-]+)", text)} <= TARGETS
+    for path in re.findall(r"\b(?:tools/|docs/)?[\w-]+\.(?:md|py)\b", text):
+        assert (ROOT / path).is_file(), path
+
+
+def test_hooks_run_programs_that_exist() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    assert {"ruff-format", "ruff-check", "file-form", "commit-subject", "make-check"} == {hook["id"] for hook in hooks}
+    for hook in hooks:
+        program, *arguments = shlex.split(hook["entry"])
+        assert hook["language"] == "system"
+        if program == "make":
+            assert set(arguments) <= TARGETS
+            continue
+        assert (Path(sys.executable).parent / Path(program).name).exists(), hook["entry"]
+        assert Path(program).parent == Path(".venv/bin")
+        for path in (word for word in arguments if word.endswith(".py")):
+            assert (ROOT / path).is_file()
+
+
+def test_the_editor_has_the_line_length_of_the_linter() -> None:
+    config = configparser.ConfigParser()
+    config.read_string("[top]\n" + (ROOT / ".editorconfig").read_text())
+    assert config["*"].getint("max_line_length") == PYPROJECT["tool"]["ruff"]["line-length"]
+    assert config["Makefile"]["indent_style"] == "tab"
+
+
+# Version policy
+
+
+def test_the_version_policy_has_the_facts_of_the_code() -> None:
+    assert len(VERSIONING.splitlines()) <= 120
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \| ", VERSIONING, re.MULTILINE)}
+    assert codes == {*map(int, Exit), watchdog.EXIT_STUCK, app.EXIT_TERMINATED}
+    lowest, highest = re.findall(r"3\.(\d+)", PYPROJECT["project"]["requires-python"])
+    (row,) = re.findall(r"^\| Python \| (.+?) \(", VERSIONING, re.MULTILINE)
+    assert row == ", ".join(f"3.{minor}" for minor in range(int(lowest), int(highest)))
+    needs = [
+        need for extra in ("export", "serve", "torch") for need in PYPROJECT["project"]["optional-dependencies"][extra]
+    ]
+    bounds = dict(need.split(">=") for need in needs if ">=" in need)
+    for library, bound in re.findall(
+        r"^\| (onnxruntime|onnx|torch)(?: \(.+?\))? \| ([\d.]+) or newer", VERSIONING, re.M
+    ):
+        assert bounds.pop(library) == bound
+    assert not {"onnxruntime", "onnx", "torch"} & set(bounds)
+
+
+def test_the_security_page_supports_the_minor_version_of_the_project() -> None:
+    minor = VERSION.rpartition(".")[0]
+    page = (ROOT / "SECURITY.md").read_text()
+    assert f"| the newest minor release, now {minor} | yes |" in page
+    assert f"{PYPROJECT['project']['urls']['Repository']}/security/advisories/new" in page
+
+
+# Commit subjects
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "loader: reject a version without a manifest",
+        "grpc_api, rest: translate to plain types",
+        "docs/serving.md: embed the table of errors",
+        "tests: process more rows" + 48 * "x",
+    ],
+)
+def test_a_good_subject_passes(subject: str) -> None:
+    assert len(subject) <= check_commits.LENGTH
+    assert list(check_commits.problems(subject)) == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "fault"),
+    [
+        ("loader: reject a version without a manifest" + 30 * "x", "has 73 characters, expected at most 72"),
+        ("Reject a version without a manifest", 'expected "scope: imperative"'),
+        ("loader: Reject a version", 'expected "scope: imperative"'),
+        ("loader:", 'expected "scope: imperative"'),
+        ("loader: rejected a version", 'found "rejected"'),
+        ("loader: rejecting a version", 'found "rejecting"'),
+        ("loader: rejects a version", 'found "rejects"'),
+        ("loader: reject a version; count it", "has a semicolon"),
+        ("loader: reject a version.", "ends with a period"),
+        ("fixup! loader: reject a version", "is not finished"),
+        ("wip", "is not finished"),
+    ],
+)
+def test_a_bad_subject_is_reported_with_its_fault(subject: str, fault: str) -> None:
+    assert any(fault in problem for problem in check_commits.problems(subject))
+
+
+# A clone with one commit
+
+
+def git(clone: Path, *arguments: str) -> None:
+    settings = ["-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *settings, *arguments], cwd=clone, check=True, capture_output=True)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A repository with one commit of the files that a release checks."""
+    for name in ("pyproject.toml", "kernel/pyproject.toml", "kernel/kanserve_kernel/__init__.py", "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--no-verify", "--message", "release: add the files")
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_commits_of_a_range_and_a_message_are_checked(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(clone)
+    assert check_commits.main(["HEAD"]) == 0
+    git(clone, "commit", "--quiet", "--no-verify", "--allow-empty", "--message", "Added a thing")
+    assert check_commits.main(["HEAD~1..HEAD"]) == 1
+    assert "'Added a thing': expected \"scope: imperative\"" in capsys.readouterr().err
+    assert check_commits.main(["absent..HEAD"]) == 2
+    assert "absent..HEAD" in capsys.readouterr().err
+    (clone / "message").write_text("\n# a comment\nloader: reject a version\n\nThe reason.\n")
+    assert check_commits.main(["--message", "message"]) == 0
+
+
+def test_a_release_accepts_a_clean_clone(clone: Path) -> None:
+    assert release.check(clone) == VERSION
+    git(clone, "tag", f"v{VERSION}")
+    assert release.check(clone) == VERSION
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "fault"),
+    [
+        (
+            "kernel/pyproject.toml",
+            f'version = "{VERSION}"',
+            'version = "9.0.0"',
+            "kernel/pyproject.toml: version is '9.0.0'",
+        ),
+        ("kernel/kanserve_kernel/__init__.py", f'"{VERSION}"', '"9.0.0"', "VERSION is '9.0.0'"),
+        ("pyproject.toml", "kanserve-kernel>=", "kanserve-kernel==", "extra kernel is 'kanserve-kernel=="),
+        ("pyproject.toml", f'version = "{VERSION}"', 'version = "next"', "expected MAJOR.MINOR.PATCH"),
+        ("CHANGELOG.md", f"## [{VERSION}]", "## [9.0.0]", "the first headings are ['Unreleased', '9.0.0']"),
+        ("CHANGELOG.md", "## [Unreleased]\n", "## [Unreleased]\n\n* More.\n", '"Unreleased" has lines'),
+        ("CHANGELOG.md", f"## [{VERSION}] - 2", f"## [{VERSION}] - 9", "has the date '9"),
+    ],
+)
+def test_a_release_reports_files_that_disagree(clone: Path, path: str, old: str, new: str, fault: str) -> None:
+    edit(clone / path, old, new)
+    with pytest.raises(release.ReleaseError, match=re.escape(fault)) as caught:
+        release.check(clone)
+    assert caught.value.advice
+
+
+def test_a_release_reports_a_changed_file_and_a_tag_of_another_commit(clone: Path) -> None:
+    (clone / "notes").write_text("")
+    with pytest.raises(release.ReleaseError, match="1 changed or untracked files: notes"):
+        release.check(clone)
+    git(clone, "tag", f"v{VERSION}")
+    git(clone, "add", ".")
+    git(clone, "commit", "--quiet", "--no-verify", "--message", "notes: add a file")
+    with pytest.raises(release.ReleaseError, match=f"tag v{VERSION} names commit"):
+        release.check(clone)
+    git(clone, "tag", "--delete", f"v{VERSION}")
+    git(clone, "tag", "v9.0.0")
+    with pytest.raises(release.ReleaseError, match=r"HEAD has the tag v9\.0\.0"):
+        release.check(clone)
+
+
+def test_a_failed_command_of_a_release_is_shown_with_its_output(tmp_path: Path) -> None:
+    program = "import sys; print('line'); sys.exit(3)"
+    with pytest.raises(release.ReleaseError, match=r"exits with 3, expected 0. Its output:\n    line$") as caught:
+        release.run([sys.executable, "-c", program], tmp_path, "read it")
+    assert caught.value.advice == "read it"
+
+
+# Files
+
+
+def test_every_file_has_the_form(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    assert check_files.main([]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"one\ntwo \n", "notes:2: trailing space"),
+        (b"one\r\n", "notes:1: line end of Windows"),
+        (b"one\n<<<<<<< HEAD\n", "notes:2: conflict marker"),
+        (b"one", "the last line needs one line end"),
+        (b"one\n\n", "the last line needs one line end"),
+        (b"\0" * (check_files.LARGE_BYTES + 1), "bytes, expected at most"),
+    ],
+)
+def test_a_file_of_another_form_is_reported(content: bytes, fault: str) -> None:
+    (problem,) = check_files.problems("notes", content)
+    assert fault in problem
+
+
+def test_files_without_faults_pass() -> None:
+    assert list(check_files.problems("notes", b"one\n\ntwo\n")) == []
+    assert list(check_files.problems("empty", b"")) == []
+    assert list(check_files.problems("tests/golden/case.json", b"as a library wrote it ")) == []
