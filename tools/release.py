@@ -248,7 +248,9 @@ def infer(release: Release, program: str, address: str, server: subprocess.Popen
     while subprocess.run(
         [program, "health", "--url", address], cwd=release.work, env=environment(), capture_output=True, check=False
     ).returncode:
-        if server.poll() is not None or time.monotonic() > deadline:
+        if (status := server.poll()) is not None:
+            raise ReleaseError(f"the server exits with {status} before it is healthy", "run `kanserve serve` by hand")
+        if time.monotonic() > deadline:
             raise ReleaseError(f"the server is not healthy within {SECONDS_READY} s", "run `kanserve serve` by hand")
         time.sleep(0.5)
     rows = release.source / CHECKPOINT / "reference.npz"
