@@ -5,8 +5,8 @@ disk with this package, the contract about it, `kanexport/contract/manifest.py`,
 voice, `kanexport/contract/`.
 
 `kanexport.export(module, rows, name=...)` exports a living torch module, and
-`kanexport.record_answers(module, rows, path)` writes down what it answers, for an export to be
-held against. Both are imported at their first use, because they need torch and the service must not.
+`kanexport.record_outputs(module, rows, path)` records its outputs, for an export to be
+compared with. Both are imported at their first use, because they need torch and the service must not.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanexport.torch_export.api import export, record_answers
+    from kanexport.torch_export.api import export, record_outputs
 
-__all__ = ["export", "record_answers"]
+__all__ = ["export", "record_outputs"]
 
-HOMES = {"export": "kanexport.torch_export.api", "record_answers": "kanexport.torch_export.api"}
+HOMES = {"export": "kanexport.torch_export.api", "record_outputs": "kanexport.torch_export.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@
     ├── LimitExceeded            a file of a folder took more time or memory than allowed
     ├── Crashed                  the exporter itself failed on a file of a folder
     └── VerificationFailed       exit 3: the graph does not match the weights
-        └── AnswersDiffer        the trained model answered something else
+        └── OutputsDiffer        the trained model gives something else
 
 Messages name the thing, what was found and what was expected; `hint` says what
 to do about it.
@@ -60,11 +60,13 @@ class OptionError(ExportError):
 
 class OpenQuestion(OptionError):
     """A fact `key` that the file leaves open, and that must be one of the values `among`: the user says
-    which, or answers of the trained model do."""
+    which, or recorded outputs of the trained model do."""
 
     def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
         values = " | ".join(among if len(among) <= LISTED else (*among[: LISTED - 1], "...", among[-1]))
-        super().__init__(message, hint=hint or f"say which: --option {key}={values}; or --answers, which tells")
+        super().__init__(
+            message, hint=hint or f"say which: --option {key}={values}; or --expected-outputs, which tells"
+        )
         self.key, self.among = key, among
 
 
@@ -107,5 +109,5 @@ class VerificationFailed(ExportError):
     exit_code = Exit.UNPROVED
 
 
-class AnswersDiffer(VerificationFailed):
-    """The trained model's own answers are not what the file, as it was read, would give."""
+class OutputsDiffer(VerificationFailed):
+    """The trained model's own outputs are not what the file, as it was read, would give."""

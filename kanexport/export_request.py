@@ -42,7 +42,7 @@ class Request:
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
-    answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `parity.data.load` takes them
+    expected_outputs: tuple[Path, ...] = ()  # files with outputs of the trained model, as `parity.data.load` takes them
     names: Names = UNNAMED
     reference: Path | None = None  # rows of the user's data, as `bundle.baseline.load` takes them
     explain: bool = False  # with a graph that tells how answers came about

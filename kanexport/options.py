@@ -19,7 +19,7 @@ LISTED = 12  # other values of an assumed fact that a note lists; if there are m
 OWN_FORWARD = "what the library's own code computes from these tensors"
 OTHERS = (
     f"{OWN_FORWARD}; the name of one tensor tells no more: other functions of the same coefficients are read with "
-    "--family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on, and --answers tries them"
+    "--family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on, and --expected-outputs tries them"
 )
 FORWARD = "forward"  # which library's forward: of all that is assumed, what can be wrong by most
 EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
@@ -36,15 +36,15 @@ class Options:
 
     def __init__(self, given: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
         self.given = dict(given)
-        self.tried = dict(tried or {})  # on behalf of answers, where the user gave nothing
+        self.tried = dict(tried or {})  # on behalf of recorded outputs, if the user gave nothing
         self.assumed: dict[str, str] = {}
-        self.decided: dict[str, str] = {}  # by answers of the trained model
+        self.decided: dict[str, str] = {}  # by recorded outputs of the trained model
         self.open: dict[str, tuple[str, ...]] = {}
         self.words: dict[str, str] = {}
         self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
-        self.width: int | None = None  # of the rows that the trained model took, where its answers are there
-        self.outputs: int | None = None  # numbers per row of the trained model's answers, if there are any
+        self.width: int | None = None  # of the rows that the trained model took, if its outputs are recorded
+        self.outputs: int | None = None  # numbers per row of the trained model's recorded outputs, if there are any
         self.single = False  # whether only the name of one tensor identifies the library
         self.mixed = False  # layers or files of several families: a forward that one does not know may be another's
         self._known: set[str] = set()
@@ -180,10 +180,11 @@ class Options:
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 
     def settle(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
-        """Answers of the trained model have `decided` some facts; of others the values in `also` fit as well."""
+        """Recorded outputs of the trained model have `decided` some facts; of others the values in `also` fit as
+        well."""
         self.decided = dict(decided)
         self.assumed = {key: value for key, value in (self.assumed | self.tried).items() if key not in decided}
-        self.words = {key: f"the answers fit as well: {', '.join(values)}" for key, values in also.items()}
+        self.words = {key: f"the expected outputs fit as well: {', '.join(values)}" for key, values in also.items()}
         self.open = {}
 
     def integer(self, key: str, *, at_least: int = 0) -> int | None:
@@ -208,7 +209,7 @@ class Options:
         return value
 
     def must(self, key: str, known: Iterable[str], what: str) -> str:
-        """One of a few names that the user, or answers of the trained model, must give, since no default is
+        """One of a few names that the user, or recorded outputs of the trained model, must give, since no default is
         likelier than another. `what` is open, in words. Raises OpenQuestion where nobody did, and OptionError."""
         names = tuple(known)
         if self.optional(key) is None:

@@ -25,7 +25,7 @@ from kanexport.lowering import spline_forms
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
 from kanexport.parity import compare, data
-from kanexport.parity.data import Answers
+from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.quantization import quantize as fewer
 from kanexport.verify import prover, verify
@@ -46,8 +46,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     request.check_rows()
     request.check_kernel()
     request.fewer.check(request.dtype, explain=target.explain.wanted)
-    answers = data.load(request.answers).of_network() if request.answers else None
-    found = _read(loaded, request, answers, advance)
+    recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
+    found = _read(loaded, request, recorded, advance)
     kan, options, files = found.kan, found.options, loaded.files
     del loaded  # the network has copies of its tensors
     options.finish(found.family, shared=request.shared)
@@ -67,7 +67,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     model = ProvedModel(
         lowered=made.lowered,
         proof=made.proof,
-        claim=VerificationBasis(READING) if answers is None else compare.network(answers, kan, made.plain, made.held),
+        claim=VerificationBasis(READING) if recorded is None else compare.network(recorded, kan, made.plain, made.held),
         layers=made.layers,
         edge_class=kan.edge_class,
         opset=builder.OPSET,
@@ -91,11 +91,13 @@ class _Found:
     notes: tuple[str, ...] = ()
 
 
-def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance: Callable[[int, int], None]) -> _Found:
-    """The network, as answers of the trained model mean it, or else as the one reader that takes it does."""
-    ways = _ways(loaded, request, several=answers is not None)
-    if answers is not None:
-        decision = InterpretationSearch(ways, answers, request.facts, request.tolerance, advance).decide()
+def _read(
+    loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
+) -> _Found:
+    """The network, as recorded outputs of the trained model mean it, or else as the one reader that takes it does."""
+    ways = _ways(loaded, request, several=recorded is not None)
+    if recorded is not None:
+        decision = InterpretationSearch(ways, recorded, request.facts, request.tolerance, advance).decide()
         one = decision.reading
         one.options.settle(decision.decided, decision.also)
         return _Found(one.kan, one.family, one.way.reason, one.options, decision.notes)
@@ -128,7 +130,8 @@ Advance = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True, eq=False)
 class Graphs:
     """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid; `held`: what is asked of them where there are answers; `notes`: of their form."""
+    inputs are kept on the grid; `held`: what is asked of them where there are recorded outputs; `notes`: of their
+    form."""
 
     kan: Kan
     lowered: Lowered
@@ -199,7 +202,8 @@ def _proved(
 
 
 def _rounded(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
-    """The graphs with fewer bits, and their proof. Answers of the trained model are held against them, too."""
+    """The graphs with fewer bits, and their proof. Recorded outputs of the trained model are compared with them,
+    too."""
     rows = request.fewer.rows or target.reference
     asked = dataclasses.replace(request.fewer, rows=rows)
     found = fewer.rounded(given, asked, signature.inputs(), target.names)

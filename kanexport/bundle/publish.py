@@ -98,16 +98,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class VerificationBasis:
-    """What a model was held against, a key of `manifest.AGAINST`, and how far it is from the trained model's
-    own answers, if there were any."""
+    """What a model was held against, a key of `manifest.AGAINST`, and how far it is from recorded
+    outputs of the trained model, if there are any."""
 
     against: str
-    answers: tuple[manifest.Answers, ...] = ()
+    expected_outputs: tuple[manifest.ParityCheck, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.against not in manifest.VERIFICATION_BASES or bool(self.answers) != (self.against == manifest.ANSWERS):
-            raise OptionError(f"a model verified against {self.against!r} with {len(self.answers)} files of answers")
+        recorded = bool(self.expected_outputs)
+        if self.against not in manifest.VERIFICATION_BASES or recorded != (self.against == manifest.EXPECTED_OUTPUTS):
+            raise OptionError(
+                f"a model verified against {self.against!r} with {len(self.expected_outputs)} files of expected outputs"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         layers=model.layers,
         source=model.source,
         verification=dataclasses.replace(
-            model.proof.verification, against=model.claim.against, answers=model.claim.answers
+            model.proof.verification, against=model.claim.against, expected_outputs=model.claim.expected_outputs
         ),
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),

@@ -35,7 +35,7 @@ PROGRAM = "kanserve export"
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
-  kanserve export digits.pt --repository models --answers answers.npz         held against the trained model
+  kanserve export digits.pt --repository models --expected-outputs outputs.npz   compared with the trained model
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
   kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a module with KAN layers in it
   kanserve export digits.pt --repository models --explain       with explain.onnx, for any onnxruntime
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export` to a parser."""
     parser.description = (
         "Turn a trained KAN into an entry of a model repository, verified against our reading of its file or, with "
-        "--answers, against the trained model."
+        "--expected-outputs, against the trained model."
     )
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
@@ -101,13 +101,13 @@ def _facts(parser: argparse.ArgumentParser) -> None:
         "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
     )
     add(
-        "--answers",
+        "--expected-outputs",
         action="append",
         type=Path,
         default=[],
         metavar="FILE",
-        help="what the trained model answers (.npz with x and y, .csv, or .npy twice: inputs, answers): the export is "
-        "held against it, and it decides what the file leaves open",
+        help="outputs of the trained model (.npz with x and y, .csv, or .npy twice: inputs, outputs): the exporter "
+        "compares the export with them, and they decide what the checkpoint leaves open",
     )
 
 
@@ -154,7 +154,7 @@ def _check_module(args: argparse.Namespace) -> None:
 def _check_folder(args: argparse.Namespace) -> None:
     """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
     of_one = {
-        "--answers are": args.answers,
+        "--expected-outputs are": args.expected_outputs,
         "--reference is": args.reference,
         "rows for --calibration are": args.calibration,
         "names are": arguments.names(args),
@@ -183,7 +183,7 @@ def _request(args: argparse.Namespace) -> Request:
         max_batch_size=args.max_batch_size,
         tolerance=args.tolerance,
         force=args.force,
-        answers=tuple(args.answers),
+        expected_outputs=tuple(args.expected_outputs),
         names=arguments.names(args),
         reference=args.reference,
         explain=asked.wanted,
@@ -225,7 +225,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
         target,
         options,
         advance,
-        args.answers,
+        args.expected_outputs,
         tables.phases("exporting", advance),
     )
 

@@ -13,7 +13,9 @@ from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
 from kanexport.contract.sections import AS_TRAINED, POLICIES, Approximation
 
 ASSUMED = "assumed, since the file does not tell"
-COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
+COMPARE = (
+    "to compare: kanexport.record_outputs(model, rows, 'outputs.npz') where it was trained, then --expected-outputs"
+)
 MORE = re.compile(r" and (\d+) more$")  # the end of a list that is cut off
 SEVERAL = "; "  # between what else a fact may be
 STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
@@ -43,7 +45,7 @@ def result(result: Result, *, verbose: bool = False) -> None:
     if manifest.against == READING:
         say(COMPARE, indent=2)
     _assumed(manifest.source.options_assumed, manifest.source.alternatives, verbose=verbose)
-    _facts("decided by the answers", manifest.source.options_decided, {})
+    _facts("decided by the expected outputs", manifest.source.options_decided, {})
     if manifest.outside != AS_TRAINED:
         say(f"outside: {manifest.outside}: {POLICIES[manifest.outside]}")
     if manifest.approximation.asked:

@@ -51,11 +51,11 @@ ANY, BASIC = "", "basic"
 NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
-READING, ANSWERS, MODULE = "reading", "answers", "module"
+READING, EXPECTED_OUTPUTS, MODULE = "reading", "expected-outputs", "module"
 # What a verification was held against, and how that is said wherever it is shown.
 VERIFICATION_BASES = {
     READING: "verified against our reading of the file; not compared with the trained model",
-    ANSWERS: "verified against the trained model",
+    EXPECTED_OUTPUTS: "verified against the trained model",
     MODULE: "verified against the torch module, as torch runs it",
 }
 
@@ -195,7 +195,7 @@ class Source:
 
     `family`: the library, and `family_reason`: why that one. `options_given` are the user's,
     `options_assumed` the defaults that were used instead of what no file holds, by name, what
-    can be wrong by most first. `options_decided`: those that answers of the trained model chose.
+    can be wrong by most first. `options_decided`: those that recorded outputs of the trained model chose.
     `alternatives`: of some of both, in words, what else the file would allow.
     """
 
@@ -236,9 +236,9 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """A file with answers of the trained model, and by how much the exported graph's differ: the
-    largest errors over its `rows`, absolute and relative to the largest finite answer, and how much
+class ParityCheck:
+    """A file with recorded outputs of the trained model, and by how much the exported graph's outputs differ: the
+    largest errors over its `rows`, absolute and relative to the largest finite output, and how much
     was allowed, relative."""
 
     name: str
@@ -256,9 +256,10 @@ class Verification:
     Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
 
     `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
-    format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
-    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives. `kernel`:
-    of `custom_ops.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
+    format 3. `expected_outputs`: the result of the comparison with recorded outputs of the trained model.
+    `explaining`: of the explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges
+    it gives. `kernel`: of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files,
+    since format 7.
     """
 
     outputs_tolerance: float
@@ -266,7 +267,7 @@ class Verification:
     runtime: str  # name and version of what ran the graphs, and what they were held against
     zones: tuple[Zone, ...]
     against: str = ""
-    answers: tuple[Answers, ...] = ()
+    expected_outputs: tuple[ParityCheck, ...] = ()
     explaining: tuple[Zone, ...] = ()
     kernel: tuple[Zone, ...] = ()
 
@@ -371,10 +372,11 @@ class Manifest:
     @property
     def claim(self) -> str:
         """The same in words; never more than was done."""
-        answers = [
-            f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}" for one in self.verification.answers
+        files = [
+            f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}"
+            for one in self.verification.expected_outputs
         ]
-        return VERIFICATION_BASES[self.against] + (f" ({'; '.join(answers)})" if answers else "")
+        return VERIFICATION_BASES[self.against] + (f" ({'; '.join(files)})" if files else "")
 
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""

@@ -69,7 +69,7 @@ def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
         return fitting[-1]
     why = " and ".join(f"{reader.FAMILY} ({reason})" for reader, reason in fitting)
     names = " | ".join(reader.FAMILY for reader, _ in fitting)
-    raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --answers, which tells")
+    raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --expected-outputs, which tells")
 
 
 def _unknown(checkpoint: Checkpoint) -> FamilyError:

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from kanexport.bundle.publish import Target, VerificationBasis
 from kanexport.contract import manifest
-from kanexport.contract.manifest import ANSWERS
-from kanexport.errors import AnswersDiffer, OptionError
+from kanexport.contract.manifest import EXPECTED_OUTPUTS
+from kanexport.errors import OptionError, OutputsDiffer
 from kanexport.graph import precision
 from kanexport.ir.model import Kan
 from kanexport.lowering.lower import Lowered
-from kanexport.parity.data import FORMS, Answers
+from kanexport.parity.data import FORMS, RecordedOutputs
 from kanexport.verify import float64_reference, graph_runner, tolerances
 from kanexport.verify.float64_reference import Jitter, Trace
 from kanexport.verify.float64_reference import evaluate as exactly
@@ -83,43 +83,43 @@ class Match:
         return self.enough and self.excess <= 1
 
 
-def allowed(answers: Answers, dtype: str, tolerance: float) -> float:
-    """How far a graph of `dtype` may be from the answers, relative; `tolerance` as the user gave it."""
-    coarser = "float32" if "float32" in (answers.dtype, dtype) else "float64"
+def allowed(recorded: RecordedOutputs, dtype: str, tolerance: float) -> float:
+    """How far a graph of `dtype` may be from the recorded outputs, relative; `tolerance` as the user gave it."""
+    coarser = "float32" if "float32" in (recorded.dtype, dtype) else "float64"
     return ALLOWED[coarser] * tolerance / OUTPUT_TOLERANCE
 
 
-def relaxation(answers: Answers, tolerance: float) -> float:
+def relaxation(recorded: RecordedOutputs, tolerance: float) -> float:
     """How far a reading may be from the recorded outputs beyond what rounding explains, relative. It is 0, unless
     the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
-    relaxed = answers.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
-    return allowed(answers, answers.dtype, tolerance) if relaxed else 0.0
+    relaxed = recorded.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
+    return allowed(recorded, recorded.dtype, tolerance) if relaxed else 0.0
 
 
-def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
+def match(recorded: RecordedOutputs, given: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
     """Compare outputs `given` [B, ...] of a graph of `dtype` with the trained model's. `evaluate`: the graph's
     meaning in float64, which shows what rounding changes. `tolerance`: relative. Raises OptionError if the shapes
     differ."""
-    y, flat = _same_shape(answers, given)
+    y, flat = _same_shape(recorded, given)
     scale = _scale(y, flat)
-    error, absolute = _errors(_as(flat, answers.dtype), y, scale)
+    error, absolute = _errors(_as(flat, recorded.dtype), y, scale)
     bound = np.full(error.shape, tolerance)
     off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)
     if len(off):
-        exact = evaluate(answers.x, None)
-        some = _Off(answers.x[off], exact.y.reshape(len(y), -1)[off], scale[off], error[off])
+        exact = evaluate(recorded.x, None)
+        some = _Off(recorded.x[off], exact.y.reshape(len(y), -1)[off], scale[off], error[off])
         bound[off] += CONDITION * _change(
-            evaluate, some, max(map(precision.rounding, (dtype, answers.dtype))), tolerance
+            evaluate, some, max(map(precision.rounding, (dtype, recorded.dtype))), tolerance
         )
         keep = exact.peak < OVERFLOW
-    return _Rows(answers, flat, y, error, absolute, bound, keep & (bound <= LOOSE)).match(tolerance)
+    return _Rows(recorded, flat, y, error, absolute, bound, keep & (bound <= LOOSE)).match(tolerance)
 
 
-def _same_shape(answers: Answers, given: Array) -> tuple[Array, Array]:
+def _same_shape(recorded: RecordedOutputs, given: Array) -> tuple[Array, Array]:
     """The recorded and the given outputs, both as [B, numbers]. Raises OptionError if their shapes differ."""
-    y, flat = answers.y.reshape(len(answers.y), -1), given.reshape(len(given), -1)
+    y, flat = recorded.y.reshape(len(recorded.y), -1), given.reshape(len(given), -1)
     if flat.shape != y.shape:
-        raise unfit(answers, f"answers of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
+        raise unfit(recorded, f"outputs of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
     return y, flat
 
 
@@ -128,7 +128,7 @@ class _Rows:
     """Recorded outputs and given outputs, [B, numbers]. By row [B]: the error, relative and absolute, its allowance,
     and whether the comparison keeps the row."""
 
-    answers: Answers
+    recorded: RecordedOutputs
     given: Array
     y: Array
     error: Array
@@ -138,7 +138,7 @@ class _Rows:
 
     def match(self, usual: float | Array, explained: Array | None = None) -> Match:
         """The result of the comparison. `usual`: the allowance without a relaxed tolerance."""
-        numbers, keep = _numbers(self.answers), self.keep
+        numbers, keep = _numbers(self.recorded), self.keep
         if not keep.any():
             return Match(0.0, 0.0, 0.0, "", 0, len(self.y), 0, int(numbers.sum()))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -152,7 +152,7 @@ class _Rows:
             max_abs=float(self.absolute[keep].max()),
             max_rel=float(self.error[keep].max()),
             excess=float(excess[worst]),
-            where=_where(worst, self.given, self.y, self.answers),
+            where=_where(worst, self.given, self.y, self.recorded),
             rows=int(keep.sum()),
             left_out=int((~keep).sum()),
             telling=int((numbers & keep).sum()),
@@ -163,57 +163,57 @@ class _Rows:
         )
 
 
-def _numbers(answers: Answers) -> npt.NDArray[np.bool_]:
-    """The rows [B] with a finite answer; of those that the user chose, where there are such."""
-    some = np.asarray(np.isfinite(answers.y.reshape(len(answers.y), -1)).any(axis=1))
-    chosen = some & answers.usual
+def _numbers(recorded: RecordedOutputs) -> npt.NDArray[np.bool_]:
+    """The rows [B] with a finite recorded output; of those that the user chose, where there are such."""
+    some = np.asarray(np.isfinite(recorded.y.reshape(len(recorded.y), -1)).any(axis=1))
+    chosen = some & recorded.usual
     return chosen if chosen.any() else some
 
 
-def told(found: Match, answers: Answers, what: str) -> tuple[str, ...]:
+def told(found: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
     """Sentences for the notes: on rows that were left out, and on errors that only a relaxed tolerance allowed."""
     words = []
     if found.left_out:
         words.append(
-            f"{found.left_out} rows of {answers.name} were not compared: rounding alone, or an overflow of float32, "
+            f"{found.left_out} rows of {recorded.name} were not compared: rounding alone, or an overflow of float32, "
             "decides"
         )
     if found.relaxed:
         error, usual = found.relaxed
         words.append(
-            f"{answers.name}: {what} is off by up to {error:.1e} of a row's largest answer, where {usual:.1e} is "
+            f"{recorded.name}: {what} is off by up to {error:.1e} of a row's largest output, where {usual:.1e} is "
             "allowed without the relaxed tolerance"
         )
     return tuple(words)
 
 
-def require(found: Match, answers: Answers, what: str) -> None:
-    """Raises AnswersDiffer where the answers do not fit; `what` gave the others."""
+def require(found: Match, recorded: RecordedOutputs, what: str) -> None:
+    """Raises OutputsDiffer if the recorded outputs do not fit; `what` gave the others."""
     if not found.enough:
-        raise too_few(found, answers)
+        raise too_few(found, recorded)
     if not found.fits:
-        raise AnswersDiffer(
-            f"{what} differs from what the trained model answered by {found.max_rel:.2e} relative: {found.where}",
+        raise OutputsDiffer(
+            f"{what} differs from the trained model's outputs by {found.max_rel:.2e} relative: {found.where}",
             hint="nothing was written; export the module itself with --module, or say more with --option",
         )
 
 
-def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
+def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float) -> Match:
     """Compare a reading in float64 with the trained model's outputs. The allowance of an error is what rounding
     explains, or `relaxed` (relative, from `relaxation`) if that is more. Raises OptionError if the shapes differ."""
-    width = answers.x[0].size
+    width = recorded.x[0].size
     if width != kan.n_inputs:
-        raise unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
-    x = answers.x.reshape(len(answers.x), -1)
+        raise unfit(recorded, f"rows of {width} numbers", f"takes {kan.n_inputs}")
+    x = recorded.x.reshape(len(recorded.x), -1)
     exact = exactly(kan, x)
-    y, given = _same_shape(answers, exact.y)
+    y, given = _same_shape(recorded, exact.y)
     scale = _scale(y, given)
-    error, absolute = _errors(_as(given, answers.dtype), y, scale)
-    explained = _typical(_explained(kan, x, given, absolute, relaxed * scale, answers.dtype) / scale)
+    error, absolute = _errors(_as(given, recorded.dtype), y, scale)
+    explained = _typical(_explained(kan, x, given, absolute, relaxed * scale, recorded.dtype) / scale)
     bound = np.maximum(EXPLAINED * explained, relaxed)
     keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
-    found = _Rows(answers, given, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
-    return dataclasses.replace(found, unlike=_unlike(given, y, answers.usual))
+    found = _Rows(recorded, given, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
+    return dataclasses.replace(found, unlike=_unlike(given, y, recorded.usual))
 
 
 def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
@@ -237,9 +237,9 @@ def _typical(change: Array) -> Array:
 
 
 def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
-    """The difference in shape. Its first part is the variation of answers y [B, outputs] over the usual rows that
-    the best scale and shift of each output of `given` leave. Its second part is the share of rows in which only one
-    side is finite. A constant has the largest first part."""
+    """The difference in shape. Its first part is the variation of the recorded outputs y [B, outputs] over the usual
+    rows that the best scale and shift of each output of `given` leave. Its second part is the share of rows in which
+    only one side is finite. A constant has the largest first part."""
     finite = np.isfinite(y).all(axis=1), np.isfinite(given).all(axis=1)
     odd = float((finite[0] != finite[1]).mean())
     rows = finite[0] & finite[1]
@@ -253,26 +253,27 @@ def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
     return odd + (float(left) if np.isfinite(left) else 1.0)
 
 
-def distinct(answers: Answers) -> int:
-    """How many different numbers the answers have: a few of them, such as the ends of a sigmoid, fit many models."""
-    y = answers.y.reshape(len(answers.y), -1)
-    some = y[answers.usual] if answers.usual.any() else y
+def distinct(recorded: RecordedOutputs) -> int:
+    """How many different numbers the recorded outputs have: a few of them, such as the ends of a sigmoid, fit many
+    models."""
+    y = recorded.y.reshape(len(recorded.y), -1)
+    some = y[recorded.usual] if recorded.usual.any() else y
     return len(np.unique(some[np.isfinite(some)].astype(np.float32)))
 
 
-def too_few(found: Match, answers: Answers) -> AnswersDiffer:
-    """Most of the answers say nothing."""
+def too_few(found: Match, recorded: RecordedOutputs) -> OutputsDiffer:
+    """Most of the recorded outputs say nothing."""
     why = f"; rounding alone changes the others by more than {LOOSE:g}" if found.numbers else ""
-    return AnswersDiffer(
-        f"of {found.numbers} rows of {answers.name} with finite answers, {found.telling} can be compared, which is too "
-        f"few{why}",
-        hint="record answers for rows like the data",
+    return OutputsDiffer(
+        f"of {found.numbers} rows of {recorded.name} with finite outputs, {found.telling} can be compared, which is "
+        f"too few{why}",
+        hint="record outputs for rows like the data",
     )
 
 
-def unfit(answers: Answers, has: str, model: str) -> OptionError:
-    """Answers of another shape than the model's."""
-    return OptionError(f"--answers {answers.name} has {has}, the model {model}", hint=FORMS)
+def unfit(recorded: RecordedOutputs, has: str, model: str) -> OptionError:
+    """Recorded outputs of another shape than the model's."""
+    return OptionError(f"--expected-outputs {recorded.name} has {has}, the model {model}", hint=FORMS)
 
 
 def _scale(y: Array, given: Array) -> Array:
@@ -325,51 +326,53 @@ def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Ar
     return change
 
 
-def _where(row: int, given: Array, y: Array, answers: Answers) -> str:
-    """The worst answer of a row, for people."""
+def _where(row: int, given: Array, y: Array, recorded: RecordedOutputs) -> str:
+    """The worst output of a row, for people."""
     with np.errstate(invalid="ignore"):
-        apart = np.abs(_as(given[row], answers.dtype) - y[row])
+        apart = np.abs(_as(given[row], recorded.dtype) - y[row])
     column = int(np.where(np.isnan(apart), np.inf, apart).argmax())
-    answer = f"{given[row, column]:.6g} where the model answered {y[row, column]:.6g}"
-    return f"row {answers.place(row)}, output {column}: {answer}"
+    numbers = f"{given[row, column]:.6g} where the model gave {y[row, column]:.6g}"
+    return f"row {recorded.place(row)}, output {column}: {numbers}"
 
 
 ROWS_AT_ONCE = 1024
 
 
-def network(answers: Answers, kan: Kan, lowered: Lowered, target: Target) -> VerificationBasis:
-    """The graph of a network. Raises AnswersDiffer and OptionError."""
+def network(recorded: RecordedOutputs, kan: Kan, lowered: Lowered, target: Target) -> VerificationBasis:
+    """The graph of a network. Raises OutputsDiffer and OptionError."""
 
     def meaning(x: Array, jitter: Jitter | None) -> Trace:
         return float64_reference.evaluate(kan, x.reshape(len(x), -1), jitter=jitter)
 
-    return graph(answers, network_ports(kan), meaning, lowered, target)
+    return graph(recorded, network_ports(kan), meaning, lowered, target)
 
 
-def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target) -> VerificationBasis:
+def graph(
+    recorded: RecordedOutputs, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target
+) -> VerificationBasis:
     """Compare a graph with the recorded outputs, each output by itself. `meaning`: the graph in float64. Raises
-    AnswersDiffer if the graph gives something else than the trained model, and OptionError if names or shapes
+    OutputsDiffer if the graph gives something else than the trained model, and OptionError if names or shapes
     differ."""
-    answers = answers.of_model(ports.inputs, ports.outputs)
-    given = _run(lowered, ports, answers.x, target.dtype)
-    tolerance = allowed(answers, target.dtype, target.tolerance)
-    parts = split(ports.outputs, answers.y)
+    recorded = recorded.of_model(ports.inputs, ports.outputs)
+    given = _run(lowered, ports, recorded.x, target.dtype)
+    tolerance = allowed(recorded, target.dtype, target.tolerance)
+    parts = split(ports.outputs, recorded.y)
     found = []
     for at, (port, y) in enumerate(zip(ports.outputs, parts, strict=True)):
-        one = dataclasses.replace(answers, y=y)
+        one = dataclasses.replace(recorded, y=y)
         found.append(match(one, given[port.name], _part(meaning, ports, at), target.dtype, tolerance))
         several = f"'s output {port.name}" if len(parts) > 1 else ""
         require(found[-1], one, f"the exported graph{several}")
-    document = manifest.Answers(
-        name=answers.name,
-        sha256=answers.sha256,
+    document = manifest.ParityCheck(
+        name=recorded.name,
+        sha256=recorded.sha256,
         rows=min(one.rows for one in found),
         max_abs=max(one.max_abs for one in found),
         max_rel=max(one.max_rel for one in found),
         tolerance=tolerance,
     )
-    notes = (note for one in found for note in told(one, answers, "the exported graph"))
-    return VerificationBasis(ANSWERS, (document,), tuple(dict.fromkeys(notes)))
+    notes = (note for one in found for note in told(one, recorded, "the exported graph"))
+    return VerificationBasis(EXPECTED_OUTPUTS, (document,), tuple(dict.fromkeys(notes)))
 
 
 def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:

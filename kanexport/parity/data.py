@@ -1,8 +1,7 @@
-"""Answers of a trained model: inputs `x` [B, ...] and its outputs for them, `y` [B, ...].
+"""Recorded outputs of a trained model: inputs `x` [B, ...] and its outputs for them, `y` [B, ...].
 
-They come as an .npz with the arrays `x` and `y` (and, from `record_answers`, `zone`), as two
-.npy files, the inputs first, or as a .csv whose header names the columns x0, x1, ... and
-y0, y1, ...
+The file is an .npz with the arrays `x` and `y` (and, from `record_outputs`, `zone`), a pair of
+.npy files with the inputs first, or a .csv with the columns x0, x1, ... and y0, y1, ...
 
 For a model of several inputs, the .npz has one array per input, with the input's name. For several outputs it has the
 arrays `y.NAME`. An input called `y` or `zone` is the array `x.y` or `x.zone`.
@@ -32,17 +31,17 @@ GIVEN = "given"  # the zone of rows that the user chose
 ROWS_LIMIT = 100_000
 X, Y, ZONE = "x", "y", "zone"  # names of arrays in a file
 FORMS = (
-    "an .npz with the arrays x and y, two .npy files (inputs, then answers), or a .csv with columns x0,... and y0,..."
+    "an .npz with the arrays x and y, two .npy files (inputs, then outputs), or a .csv with columns x0,... and y0,..."
 )
-RECORD = "kanexport.record_answers(model, rows, 'answers.npz') writes them from a live torch module"
+RECORD = "kanexport.record_outputs(model, rows, 'outputs.npz') writes them from a live torch module"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """Rows and the trained model's answers, in float64. `dtype`: the type that the model computed in, float32 or
-    float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name` and `sha256`: of
-    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `graph_runner.join` joins if there are several.
-    `recorded`: whether `record_answers` wrote them all. `places` [B]: the number of each row in the file, if these
+class RecordedOutputs:
+    """Rows and the trained model's outputs for them, in float64. `dtype`: the type that the model computed in, float32
+    or float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name` and `sha256`: of
+    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `ports.join` joins if there are several.
+    `from_recorder`: whether `record_outputs` wrote the file. `places` [B]: the number of each row in the file, if these
     are only some of the file's rows."""
 
     x: Array
@@ -53,26 +52,26 @@ class Answers:
     sha256: str
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
-    recorded: bool = False
+    from_recorder: bool = False
     places: npt.NDArray[np.int_] | None = None
 
     def place(self, row: int) -> int:
         """The number of a row in the file."""
         return row if self.places is None else int(self.places[row])
 
-    def some(self, count: int) -> Answers:
+    def some(self, count: int) -> RecordedOutputs:
         """At most so many of the rows, from all parts of the file."""
         if len(self.x) <= count:
             return self
         return self.at(np.unique(np.linspace(0, len(self.x) - 1, count).astype(int)))
 
-    def at(self, rows: Sequence[int] | npt.NDArray[np.int_]) -> Answers:
-        """The answers for the given positions of rows."""
+    def at(self, rows: Sequence[int] | npt.NDArray[np.int_]) -> RecordedOutputs:
+        """The recorded outputs for the given positions of rows."""
         chosen = np.asarray(rows, dtype=int)
         places = chosen if self.places is None else self.places[chosen]
         return replace(self, x=self.x[chosen], y=self.y[chosen], usual=self.usual[chosen], places=places)
 
-    def joined(self, others: Answers) -> Answers:
+    def joined(self, others: RecordedOutputs) -> RecordedOutputs:
         """These rows, then other rows of the same file."""
         own, more = (np.arange(len(part.x)) if part.places is None else part.places for part in (self, others))
         return replace(
@@ -83,9 +82,9 @@ class Answers:
             places=np.concatenate([own, more]),
         )
 
-    def of_network(self) -> Answers:
-        """The answers for a network of one input [N, n] and one output, the first of several outputs. If rows are
-        tokens, x [B, *T, n] and y [B, *T, m], every token becomes a row. Raises OptionError for several inputs."""
+    def of_network(self) -> RecordedOutputs:
+        """The recorded outputs for a network of one input [N, n] and one output, the first of several outputs. If rows
+        are tokens, x [B, *T, n] and y [B, *T, m], every token becomes a row. Raises OptionError for several inputs."""
         x, y = self._only_input(), split(self.outputs, self.y)[0]
         usual, tokens = self.usual, x.shape[:-1]
         if x.ndim > 2 and y.shape[:-1] == tokens:
@@ -96,16 +95,16 @@ class Answers:
 
     def _only_input(self) -> Array:
         parts = dict(zip((port.name for port in self.inputs), split(self.inputs, self.x), strict=True))
-        if len(parts) > 1 and (self.recorded or X not in parts):
+        if len(parts) > 1 and (self.from_recorder or X not in parts):
             raise OptionError(
-                f"--answers {self.name} has the inputs {', '.join(parts)}, expected one: a checkpoint's network has "
-                "one input, x",
+                f"--expected-outputs {self.name} has the inputs {', '.join(parts)}, expected one: a checkpoint's "
+                "network has one input, x",
                 hint="record what goes into the network itself, or export the module with --module",
             )
         return parts.get(X, next(iter(parts.values())))
 
-    def of_model(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> Answers:
-        """The answers for a model with these inputs and outputs, in their order. Raises OptionError if one is
+    def of_model(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> RecordedOutputs:
+        """The recorded outputs for a model with these inputs and outputs, in their order. Raises OptionError if one is
         missing or has another shape."""
         x = _chosen(split(self.inputs, self.x), self.inputs, inputs, self.name, "input")
         x = [_shaped(rows, port, self.name, several=len(x) > 1) for rows, port in zip(x, inputs, strict=True)]
@@ -119,8 +118,8 @@ def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port],
     missing = [port.name for port in wanted if port.name not in by_name]
     if missing:
         raise OptionError(
-            f"--answers {name} has the {what}s {', '.join(port.name for port in has)}, but no {missing[0]}; the model "
-            f"has {', '.join(port.name for port in wanted)}",
+            f"--expected-outputs {name} has the {what}s {', '.join(port.name for port in has)}, but no {missing[0]}; "
+            f"the model has {', '.join(port.name for port in wanted)}",
             hint=RECORD,
         )
     return [by_name[port.name] for port in wanted]
@@ -143,37 +142,40 @@ def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
     if rows[0].size == port.size:
         return rows.reshape(-1, *port.shape)
     shown = f"rows of shape {rows.shape[1:]}" + (f" for {port.name}" if several else "")
-    raise OptionError(f"--answers {name} has {shown}, the model takes {port.shape}", hint=FORMS)
+    raise OptionError(f"--expected-outputs {name} has {shown}, the model takes {port.shape}", hint=FORMS)
 
 
-def load(paths: Sequence[Path]) -> Answers:
-    """The answers in one file, or in two .npy files. Raises OptionError, naming the file and what was expected."""
+def load(paths: Sequence[Path]) -> RecordedOutputs:
+    """The recorded outputs in one file, or in two .npy files. Raises OptionError, naming the file and what was
+    expected."""
     if len(paths) > 2 or (len(paths) == 2 and any(path.suffix != ".npy" for path in paths)):
-        raise OptionError(f"--answers is given {len(paths)} times, expected one file or two .npy files", hint=FORMS)
+        raise OptionError(
+            f"--expected-outputs is given {len(paths)} times, expected one file or two .npy files", hint=FORMS
+        )
     data = [_bytes(path) for path in paths]
     name = " and ".join(path.name for path in paths)
     digest = hashlib.sha256(b"".join(data)).hexdigest()
     try:
         arrays = _arrays(paths, data)
     except csv_text.CsvError as error:
-        raise OptionError(f"--answers: {error.args[0]}", hint=FORMS) from error
+        raise OptionError(f"--expected-outputs: {error.args[0]}", hint=FORMS) from error
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--answers {name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
-    return answers(arrays, name, digest)
+        raise OptionError(f"--expected-outputs {name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+    return recorded_outputs(arrays, name, digest)
 
 
-def answers(arrays: dict[str, Any], name: str, digest: str) -> Answers:
-    """Checked: numbers, as many answers as inputs, at least one. Raises OptionError."""
-    recorded = ZONE in arrays
-    took, gave = _named(arrays, recorded=recorded)
+def recorded_outputs(arrays: dict[str, Any], name: str, digest: str) -> RecordedOutputs:
+    """Checked: numbers, as many outputs as inputs, at least one. Raises OptionError."""
+    from_recorder = ZONE in arrays
+    took, gave = _named(arrays, from_recorder=from_recorder)
     inputs, outputs = ({own: _numbers(arrays, key, name) for own, key in some.items()} for some in (took, gave))
     rows = _rows(inputs, outputs, name)
-    zone = arrays[ZONE] if recorded else np.full(rows, GIVEN)
+    zone = arrays[ZONE] if from_recorder else np.full(rows, GIVEN)
     if zone.shape != (rows,):
-        raise OptionError(f"--answers {name}: zone has shape {zone.shape}, expected ({rows},)")
+        raise OptionError(f"--expected-outputs {name}: zone has shape {zone.shape}, expected ({rows},)")
     x, y = ([part[:ROWS_LIMIT].astype(np.float64) for part in parts.values()] for parts in (inputs, outputs))
     narrow = all(_computed_in(part) == "float32" for part in outputs.values())
-    return Answers(
+    return RecordedOutputs(
         join(x),
         join(y),
         "float32" if narrow else "float64",
@@ -182,19 +184,19 @@ def answers(arrays: dict[str, Any], name: str, digest: str) -> Answers:
         digest,
         _ports(inputs),
         _ports(outputs),
-        recorded,
+        from_recorder,
     )
 
 
-def _named(arrays: Mapping[str, Any], *, recorded: bool) -> tuple[dict[str, str], dict[str, str]]:
+def _named(arrays: Mapping[str, Any], *, from_recorder: bool) -> tuple[dict[str, str], dict[str, str]]:
     """The keys of inputs and of outputs, by their names."""
     gave = {key.partition(".")[2] or key: key for key in arrays if _is_output(key)}
     took = {key.removeprefix(f"{X}."): key for key in arrays if key != ZONE and not _is_output(key)}
-    return (took if recorded else _inputs(took, arrays)) or {X: X}, gave or {Y: Y}
+    return (took if from_recorder else _inputs(took, arrays)) or {X: X}, gave or {Y: Y}
 
 
 def _inputs(took: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of inputs in a file that `record_answers` did not write: arrays next to its `x` may hold anything."""
+    """The keys of inputs in a file that `record_outputs` did not write: arrays next to its `x` may hold anything."""
     if X not in took:
         return dict(took)
     x = arrays[took[X]]
@@ -206,7 +208,7 @@ def _is_output(key: str) -> bool:
 
 
 def stored(inputs: Mapping[str, Any], outputs: Mapping[str, Any], zone: Any) -> dict[str, Any]:
-    """The arrays of a file, by the names that `answers` reads."""
+    """The arrays of a file, by the names that `recorded_outputs` reads."""
     reserved = (Y, ZONE)
     arrays = {f"{X}.{name}" if name in reserved else name: rows for name, rows in inputs.items()}
     only = len(outputs) == 1
@@ -226,7 +228,7 @@ def _rows(inputs: Mapping[str, Any], outputs: Mapping[str, Any], name: str) -> i
             f"{count} rows of {own}" if not at else f"{count} of {own}"
             for at, (own, count) in enumerate(counts.items())
         )
-        raise OptionError(f"--answers {name} has {shown}, expected as many, and some")
+        raise OptionError(f"--expected-outputs {name} has {shown}, expected as many, and some")
     return rows
 
 
@@ -240,15 +242,15 @@ def _ports(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Port, ...]:
 def _numbers(arrays: dict[str, Any], key: str, name: str) -> npt.NDArray[Any]:
     value = arrays.get(key)
     if value is None:
-        raise OptionError(f"--answers {name} has {', '.join(arrays) or 'nothing'}, but no {key}", hint=FORMS)
+        raise OptionError(f"--expected-outputs {name} has {', '.join(arrays) or 'nothing'}, but no {key}", hint=FORMS)
     if value.dtype.kind not in "fiub" or value.ndim < 1:
         kind = f"{value.dtype} of shape {value.shape}"
-        raise OptionError(f"--answers {name}: {key} is {kind}, expected real numbers, a row each")
+        raise OptionError(f"--expected-outputs {name}: {key} is {kind}, expected real numbers, a row each")
     return np.asarray(value)
 
 
 def _computed_in(y: npt.NDArray[Any]) -> str:
-    """What a model computed in: float64 only where answers need it."""
+    """What a model computed in: float64 only if the outputs need it."""
     with np.errstate(over="ignore"):
         narrow = np.array_equal(y.astype(np.float32).astype(np.float64), y.astype(np.float64), equal_nan=True)
     return "float32" if narrow else "float64"
@@ -258,7 +260,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return safe_files.read(path, safe_files.ANY, links=True)
     except OSError as error:
-        raise OptionError(f"--answers {path} cannot be read: {error.strerror}", hint=RECORD) from error
+        raise OptionError(f"--expected-outputs {path} cannot be read: {error.strerror}", hint=RECORD) from error
 
 
 def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:

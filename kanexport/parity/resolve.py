@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.errors import AnswersDiffer, ExportError, MissingFunctions, OpenQuestion
+from kanexport.errors import ExportError, MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.ir.model import Kan
 from kanexport.options import FORWARD, Options
 from kanexport.parity import compare
 from kanexport.parity.compare import Match
-from kanexport.parity.data import Answers
+from kanexport.parity.data import RecordedOutputs
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
-FEW_ROWS = 48  # of the answers, that every reading is tried on
+FEW_ROWS = 48  # of the recorded rows, that every reading is tried on
 JOINING = 16  # rows that join the few: those at which a reading that fits the few has its largest errors
 SEARCHES = 3  # at most; each repetition adds such rows
 READINGS = 1200  # readings that one search tries at most
@@ -33,8 +33,8 @@ AROUND = ("flow", "before", "between", "after")  # facts about the steps around 
 AFTER = 120  # readings that the search tries in a round after the first one that fits
 NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
 MISSING = 3  # readings without functions of symbolic edges, for which the search tries pykan's table
-BESIDE = 1.01  # times a number that fits: whether the answers would notice
-DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
+BESIDE = 1.01  # times a number that fits: whether the recorded outputs would notice
+DISTINCT = 3  # numbers among the recorded outputs; with fewer, only the reading that would be assumed may fit
 CHANGES = 3  # from what would be assumed
 INEXACT = 1e-3  # relative; a published library may be off by so much in float32, and what is off by more is another
 NEARER = 3.0  # factor by which a less likely reading must be nearer for the search to take it
@@ -85,14 +85,14 @@ class InterpretationSearch:
     def __init__(
         self,
         ways: Sequence[Interpretation],
-        answers: Answers,
+        recorded: RecordedOutputs,
         options: Callable[[Facts], Options],
         tolerance: float,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.ways, self.all, self.answers = ways, answers, answers.some(FEW_ROWS)
+        self.ways, self.all, self.recorded = ways, recorded, recorded.some(FEW_ROWS)
         self.options, self.advance = options, advance
-        self.relaxed = compare.relaxation(answers, tolerance)
+        self.relaxed = compare.relaxation(recorded, tolerance)
         self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
@@ -100,10 +100,10 @@ class InterpretationSearch:
         self.missing: list[tuple[int, Facts, MissingFunctions]] = []  # readings that lack functions of symbolic edges
         self.lacking = 0  # the number of these for which the search tried functions
         self.nameless: MissingFunctions | None = None
-        self.telling = compare.distinct(answers) >= DISTINCT
+        self.telling = compare.distinct(recorded) >= DISTINCT
 
     def decide(self) -> Decision:
-        """Raises AnswersDiffer where no known reading fits, and what the reader raised where there is no reading."""
+        """Raises OutputsDiffer where no known reading fits, and what the reader raised where there is no reading."""
         for _ in range(SEARCHES):
             chosen, fitting = self._choose()
             whole = compare.reading(chosen.kan, self.all, self.relaxed)
@@ -125,8 +125,8 @@ class InterpretationSearch:
         return self._simpler(chosen), fitting
 
     def _join(self, rows: Sequence[int]) -> None:
-        """Add rows of all answers to the few rows, and clear the results: the search begins again."""
-        self.answers = self.answers.joined(self.all.at(rows[:JOINING]))
+        """Add recorded rows to the few rows, and clear the results: the search begins again."""
+        self.recorded = self.recorded.joined(self.all.at(rows[:JOINING]))
         self.tried.clear()
         self.lacking = 0
 
@@ -225,7 +225,7 @@ class InterpretationSearch:
         return reading.match.unlike if reading is not None else float("inf")
 
     def _try(self, at: int, facts: Facts) -> Reading | None:
-        """The file read so, beside the answers; None where it cannot be."""
+        """The file read so, compared with the recorded outputs; None where it cannot be."""
         known = (at, _key(facts))
         if known not in self.tried:
             self.advance(min(len(self.tried), READINGS), READINGS)
@@ -234,10 +234,10 @@ class InterpretationSearch:
 
     def _read(self, at: int, facts: Facts) -> Reading | None:
         options, way = self.options(facts), self.ways[at]
-        options.width, options.outputs = self.answers.x[0].size, self.answers.y[0].size
+        options.width, options.outputs = self.recorded.x[0].size, self.recorded.y[0].size
         try:
             kan, family = way.read(options)
-            found = compare.reading(kan, self.answers, self.relaxed)
+            found = compare.reading(kan, self.recorded, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
             if isinstance(error, MissingFunctions) and not any(key in facts for key in error.keys):
@@ -264,7 +264,8 @@ class InterpretationSearch:
             self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
 
     def _told(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-        """Of the chosen reading's facts, those that the answers tell, and the values that fit as well of the others."""
+        """Of the chosen reading's facts, those that the recorded outputs tell, and the values that fit as well of the
+        others."""
         at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():
@@ -283,7 +284,7 @@ class InterpretationSearch:
         return others
 
     def _as_well(self, at: int, chosen: Reading, key: str, value: str) -> bool:
-        """Whether the chosen reading with another value of one fact fits the answers as it does."""
+        """Whether the chosen reading with another value of one fact fits the recorded outputs as it does."""
         assumed = key not in chosen.facts and chosen.options.assumed.get(key) == value
         other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
         return other is not None and other.match.fits
@@ -300,18 +301,18 @@ class InterpretationSearch:
             return self.first
         compared = [one for one in readings if one.match.enough]
         if not compared:
-            return compare.too_few(readings[0].match, self.answers)
+            return compare.too_few(readings[0].match, self.recorded)
         return self._nearest(compared)
 
     def _nameless(self, error: MissingFunctions) -> ExportError:
         """The error if symbolic edges lack their functions, and no names from the table give the recorded outputs."""
-        return AnswersDiffer(
-            f"{error.message}; functions of pykan's table were tried for them, and none gives what the trained model "
-            "answered",
+        return OutputsDiffer(
+            f"{error.message}; functions of pykan's table were tried for them, and none gives the trained model's "
+            "outputs",
             hint=f"{error.hint}; or export the module itself: --module FILE:FACTORY --checkpoint FILE",
         )
 
-    def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
+    def _nearest(self, readings: Sequence[Reading]) -> OutputsDiffer:
         """The error if no reading fits. It names the nearest reading: the one whose outputs are most alike in shape."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
@@ -321,10 +322,10 @@ class InterpretationSearch:
             f"if the library itself is no more exact, --tolerance {self.enough(found.max_rel):.0e} allows it; else "
         )
         few = (
-            "" if self.telling else "record answers with more different numbers, by which other readings are told; or "
+            "" if self.telling else "record outputs with more different numbers, by which other readings are told; or "
         )
-        return AnswersDiffer(
-            f"none of {count} known readings of the file gives what the trained model answered; the nearest is "
+        return OutputsDiffer(
+            f"none of {count} known readings of the file gives the trained model's outputs; the nearest is "
             f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {found.max_rel:.2e} relative at "
             f"{found.where}, where rounding explains {compare.EXPLAINED * found.explained:.1e}",
             hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
@@ -333,7 +334,7 @@ class InterpretationSearch:
 
     def enough(self, error: float) -> float:
         """The `--tolerance` that would allow an error, which is more than the usual one."""
-        return max(1.5 * error / compare.ALLOWED[self.answers.dtype], 2.0) * OUTPUT_TOLERANCE
+        return max(1.5 * error / compare.ALLOWED[self.recorded.dtype], 2.0) * OUTPUT_TOLERANCE
 
 
 def _unlike(reading: Reading) -> tuple[float, float]:

@@ -46,7 +46,7 @@ FAMILY = "pykan"
 KNOTS = "repeated_knots"  # the option: what 0 / 0 in the splines counts as
 NO_VERSION = "pykan before 0.2.2 answers NaN in every row where knots repeat; no config tells the version"
 LISTED = 8  # sources that a note names
-SELECTIONS = 500  # of inputs that answers try: as many as find room among all readings
+SELECTIONS = 500  # of inputs that the search tries: as many as find room among all readings
 INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to prove the graph
 
 DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
@@ -260,7 +260,7 @@ def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
         "input_id",
         _selections(total, sources),
         hint=f"give model.input_id, {sources} numbers: --option input_id=0,2 (and --option n_inputs=N, the number of "
-        "inputs before pruning); or --answers, which tells them where there are few",
+        "inputs before pruning); or --expected-outputs, which tells them where there are few",
     )
 
 

@@ -96,7 +96,8 @@ def _untold(size: int) -> OptionError:
     divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
     return OptionError(
         f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",
-        hint="give --option in_dim=N, or one number for each layer: --option in_dim=2,5; or --answers, which tells",
+        hint="give --option in_dim=N, or one number for each layer: --option in_dim=2,5; or --expected-outputs, which "
+        "tells",
     )
 
 

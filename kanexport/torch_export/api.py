@@ -24,7 +24,7 @@ from kanexport.contract.sections import AS_TRAINED
 from kanexport.errors import OptionError
 from kanexport.options import Options
 from kanexport.parity.data import GIVEN, stored
-from kanexport.parity.data import load as load_answers
+from kanexport.parity.data import load as load_recorded
 from kanexport.torch_export.convert import convert
 from kanexport.torch_export.inputs import named
 from kanexport.torch_export.io_binding import names, tensors
@@ -44,7 +44,7 @@ def export(
     max_batch_size: int = MAX_BATCH_SIZE,
     tolerance: float = OUTPUT_TOLERANCE,
     force: bool = False,
-    answers: str | Path | None = None,
+    expected_outputs: str | Path | None = None,
     features: Sequence[str] = (),
     units: Sequence[str] = (),
     classes: Sequence[str] = (),
@@ -62,8 +62,8 @@ def export(
     `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`, `outside`:
     as `--reference` and `--outside` take them; `reference` may also be a DataFrame. Its columns, or the header of a
     .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of `--explain-layers`.
-    `answers`: what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
-    Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
+    `expected_outputs`: a file with outputs of the trained model, as `record_outputs` writes it. The module is as it
+    was afterwards. Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
     """
     target = Target(
         repository=Path(repository),
@@ -79,8 +79,8 @@ def export(
         outside=outside,
     )
     given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
-    known = None if answers is None else load_answers([Path(answers)])
-    return convert(module, example_inputs, target, options=given.given, answers=known, advance=advance)
+    recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])
+    return convert(module, example_inputs, target, options=given.given, recorded=recorded, advance=advance)
 
 
 def _pairs(given: Mapping[str, object]) -> list[str]:
@@ -102,8 +102,8 @@ Array = npt.NDArray[Any]
 Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a positional input), rows
 
 
-def record_answers(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
-    """Write a trained model's outputs to an .npz, for `kanserve export --answers` (or `answers=`).
+def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
+    """Write a trained model's outputs to an .npz, for `kanserve export --expected-outputs` (or `expected_outputs=`).
 
     `model`: a torch module, as it is, or a function of arrays. A module runs in eval mode and is as it was afterwards.
     `rows` [B, ...]: rows like the data, a tensor or array. Several inputs are a tuple in the order of the parameters, a
@@ -247,24 +247,24 @@ def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -
     return model(*places, **{keyword: value for _, keyword, value in inputs if keyword})
 
 
-def _outputs(answer: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
+def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
     """The outputs of a model, by name: those with a row for each row. Raises OptionError if the first output has
     none."""
-    found = [(name, _array(value)) for name, value in tensors(answer if _has_tensors(answer) else np.asarray(answer))]
-    if not found or not _are_answers(found[0][1], rows):
-        shown = f"{found[0][1].dtype} of shape {found[0][1].shape}" if found else type(answer).__name__
-        raise OptionError(f"the model gives {shown} for {rows} rows, expected one answer a row")
-    kept = [one for one in found if _are_answers(one[1], rows)]
+    found = [(name, _array(value)) for name, value in tensors(result if _has_tensors(result) else np.asarray(result))]
+    if not found or not _are_outputs(found[0][1], rows):
+        shown = f"{found[0][1].dtype} of shape {found[0][1].shape}" if found else type(result).__name__
+        raise OptionError(f"the model gives {shown} for {rows} rows, expected one output per row")
+    kept = [one for one in found if _are_outputs(one[1], rows)]
     called = names([name for name, _ in kept], taken)
     return dict(zip(called, (value for _, value in kept), strict=True))
 
 
-def _has_tensors(answer: Any) -> bool:
-    """Whether an answer has tensors in it. A list of numbers has none: it is an array."""
-    return not isinstance(answer, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in answer)
+def _has_tensors(result: Any) -> bool:
+    """Whether a result has tensors in it. A list of numbers has none: it is an array."""
+    return not isinstance(result, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in result)
 
 
-def _are_answers(value: Array, rows: int) -> bool:
+def _are_outputs(value: Array, rows: int) -> bool:
     return value.dtype.kind in "fiub" and value.ndim > 0 and len(value) == rows
 
 

@@ -26,7 +26,7 @@ from kanexport.ir.model import Kan, Layer
 from kanexport.lowering import lower
 from kanexport.lowering.lower import INPUT, Lowered, edge_graph, serving_graph, term_tensors
 from kanexport.parity import compare
-from kanexport.parity.data import Answers
+from kanexport.parity.data import RecordedOutputs
 from kanexport.torch_export import conv_graphs, inputs, match, nonfinite, splice, state_dict, trace
 from kanexport.torch_export import plan as planning
 from kanexport.torch_export.borrowed_module import TYPES, lent, unwrapped
@@ -57,14 +57,14 @@ def convert(
     options: dict[str, str],
     assumed: dict[str, str] | None = None,
     files: tuple[SourceFile, ...] = (),
-    answers: Answers | None = None,
+    recorded: RecordedOutputs | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
     """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array, a tuple of them or
     a dictionary by forward's parameters. Rows like real data are better, because the verification uses them.
-    `answers`: the trained model's own, which the exporter compares with the graph. `phase` receives a text on each
-    step that begins. Raises ExportError; then nothing changed."""
+    `recorded`: outputs of the trained model, which the exporter compares with the graph. `phase` receives a text on
+    each step that begins. Raises ExportError; then nothing changed."""
     _check(target)
     x, wiring = inputs.rows(example, unwrapped(module))
     whole = Whole(unwrapped(module), wiring)
@@ -83,7 +83,7 @@ def convert(
     model = ProvedModel(
         lowered=lowered,
         proof=proof,
-        claim=_claim(answers, whole, plan, lowered, target),
+        claim=_claim(recorded, whole, plan, lowered, target),
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
@@ -122,12 +122,14 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
     return bool(finite.all(axis=1).any())
 
 
-def _claim(answers: Answers | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target) -> VerificationBasis:
-    """What the graph was verified against. Raises what `compare.graph` does."""
-    if answers is None:
+def _claim(
+    recorded: RecordedOutputs | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target
+) -> VerificationBasis:
+    """What the graph was verified against. Raises what `held.graph` does."""
+    if recorded is None:
         return VerificationBasis(MODULE)
     with lent(whole, plan.oracle.dtype):
-        return compare.graph(answers, plan.ports, plan.evaluate, lowered, target)
+        return compare.graph(recorded, plan.ports, plan.evaluate, lowered, target)
 
 
 def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:

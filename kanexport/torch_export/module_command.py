@@ -21,7 +21,7 @@ from torch import nn
 from kanexport.bundle.publish import Result, Target
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.options import Options
-from kanexport.parity.data import load as load_answers
+from kanexport.parity.data import load as load_recorded
 from kanexport.torch_export import inputs, match, state_dict
 from kanexport.torch_export.borrowed_module import (
     ForeignError,
@@ -47,13 +47,13 @@ def run(
     target: Target,
     options: Options,
     advance: Callable[[int, int], None],
-    answers: Sequence[Path] = (),
+    expected_outputs: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
     """Export the module that a factory makes. `factory`: "package.module:function". The rows are those of `example`,
     otherwise random ones of `input_shape`, otherwise the factory's. Without these, they are random ones of a shape
-    that the exporter finds by trying. `answers`: files with the trained model's outputs. `phase` receives a text on
-    each step that begins. Raises ExportError; then nothing was written."""
+    that the exporter finds by trying. `expected_outputs`: files with the trained model's outputs. `phase` receives a
+    text on each step that begins. Raises ExportError; then nothing was written."""
     target.check()
     with _importable(Path.cwd()), printing_to_stderr():
         before = set(sys.modules)
@@ -72,7 +72,7 @@ def run(
             assumed["input_shape"] = str(guessed)
         phase("calling it again, for a module to compare")
         assumed |= _again(factory, module, rows, checkpoint, before)
-        known = load_answers(answers) if answers else None
+        recorded = load_recorded(expected_outputs) if expected_outputs else None
         return convert(
             module,
             rows,
@@ -80,7 +80,7 @@ def run(
             options=options.given,
             assumed=assumed,
             files=files,
-            answers=known,
+            recorded=recorded,
             advance=advance,
             phase=phase,
         )

@@ -1,4 +1,4 @@
-"""Answers of the trained model: an export is held against them, and they decide what a file leaves open."""
+"""Recorded outputs of the trained model: the exporter compares an export with them, and they decide open facts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kanexport.bundle.publish import ProvedModel, Result, VerificationBasis
 from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.detection import detect
-from kanexport.errors import AnswersDiffer, OptionError
+from kanexport.errors import OptionError, OutputsDiffer
 from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.parity import data, resolve
@@ -39,16 +39,16 @@ def case() -> Callable[[str], tuple[Case, dict[str, np.ndarray]]]:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Export:
-    """Export a golden case, held against some answers."""
+    """Export a golden case, compared with expected outputs."""
 
     def run(name: str, x: Any, y: Any, **more: Any) -> Result:
-        np.savez(tmp_path / "answers.npz", x=x, y=y)
+        np.savez(tmp_path / "outputs.npz", x=x, y=y)
         return export(
             Request(
                 path=CASES[name].path,
                 repository=tmp_path / "models",
                 name="m",
-                answers=(tmp_path / "answers.npz",),
+                expected_outputs=(tmp_path / "outputs.npz",),
                 **more,
             )
         )
@@ -67,20 +67,18 @@ def held(tmp_path: Path) -> Export:
         ("pykan-hello-symbolic", {}),
     ],
 )
-def test_what_a_library_answered_decides_what_its_file_leaves_open(
-    name: str, told: dict[str, str], held: Export
-) -> None:
+def test_recorded_outputs_decide_what_its_file_leaves_open(name: str, told: dict[str, str], held: Export) -> None:
     reference = CASES[name].reference()
     document = held(name, reference["x"], reference["y"]).manifest
-    assert document.claim.startswith(manifest.VERIFICATION_BASES[manifest.ANSWERS])
+    assert document.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
     assert told.items() <= document.source.options_decided.items()
     assert not set(told) & set(document.source.options_assumed)
-    (answers,) = document.verification.answers
-    assert answers.rows > 0
-    assert answers.max_rel < 5e-5
+    (check,) = document.verification.expected_outputs
+    assert check.rows > 0
+    assert check.max_rel < 5e-5
 
 
-def test_without_answers_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
+def test_without_expected_outputs_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
     result = export(Request(path=CASES["fastkan-digits"].path, repository=tmp_path, name="m"))
     document = manifest.load(result.directory)
     assert document.claim == manifest.VERIFICATION_BASES[manifest.READING]
@@ -92,25 +90,25 @@ def test_what_no_reading_gives_is_refused_with_the_nearest_and_nothing_is_writte
     held: Export, tmp_path: Path, case: Any
 ) -> None:
     _, reference = case("efficient-kan-wine-update-grid")
-    with pytest.raises(AnswersDiffer, match=r"none of \d+ known readings.* is efficient-kan \(") as error:
+    with pytest.raises(OutputsDiffer, match=r"none of \d+ known readings.* is efficient-kan \(") as error:
         held("efficient-kan-wine-update-grid", reference["x"], np.sin(3 * reference["y"]))
     assert error.value.exit_code == 3
     assert "--module" in error.value.hint
     assert not (tmp_path / "models").exists()
 
 
-def test_one_wrong_answer_among_many_is_found(held: Export, case: Any) -> None:
+def test_one_wrong_output_among_many_is_found(held: Export, case: Any) -> None:
     _, reference = case("kanx-hello")
     y = reference["y"].copy()
     y[3, 0] += 0.01 * np.abs(y).max()
-    with pytest.raises(AnswersDiffer, match="row 3, output 0"):
+    with pytest.raises(OutputsDiffer, match="row 3, output 0"):
         held("kanx-hello", reference["x"], y)
 
 
 def test_what_is_off_by_a_hundredth_is_another_model(held: Export, case: Any) -> None:
     """No tolerance is offered that would take it."""
     _, reference = case("kanx-hello")
-    with pytest.raises(AnswersDiffer) as error:
+    with pytest.raises(OutputsDiffer) as error:
         held("kanx-hello", reference["x"], 1.01 * reference["y"])
     assert "--tolerance" not in error.value.hint
 
@@ -118,13 +116,13 @@ def test_what_is_off_by_a_hundredth_is_another_model(held: Export, case: Any) ->
 def test_rows_far_outside_do_not_hide_an_error_at_the_data(held: Export, case: Any) -> None:
     _, reference = case("kanx-hello")
     x, y = reference["x"], reference["y"].copy()
-    exact = export_answers("kanx-hello", x * 1e6)
+    exact = exported_outputs("kanx-hello", x * 1e6)
     y[0, 0] += 0.01 * np.abs(y).max()
-    with pytest.raises(AnswersDiffer):
+    with pytest.raises(OutputsDiffer):
         held("kanx-hello", np.concatenate([x, x * 1e6]), np.concatenate([y, exact]))
 
 
-def export_answers(name: str, x: np.ndarray) -> np.ndarray:
+def exported_outputs(name: str, x: np.ndarray) -> np.ndarray:
     """What the golden model means for other rows."""
     loaded = checkpoint.load(CASES[name].path)
     kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(CASES[name].options))
@@ -135,34 +133,36 @@ def test_nan_must_meet_nan(held: Export, case: Any) -> None:
     _, reference = case("kanx-hello")
     x, y = reference["x"].copy(), reference["y"].copy()
     x[0, 0], y[0] = np.nan, np.nan
-    assert held("kanx-hello", x, y).manifest.against == manifest.ANSWERS
+    assert held("kanx-hello", x, y).manifest.against == manifest.EXPECTED_OUTPUTS
     y[0] = 0.5
-    with pytest.raises(AnswersDiffer, match="row 0"):
+    with pytest.raises(OutputsDiffer, match="row 0"):
         held("kanx-hello", x, y, version=2)
 
 
-def test_answers_that_say_nothing_decide_nothing(held: Export, case: Any) -> None:
+def test_outputs_that_say_nothing_decide_nothing(held: Export, case: Any) -> None:
     """All the same, not finite, or beyond what rounding leaves of them: some reading would fit anything."""
     _, reference = case("jacobikan-wine")
     x, rng = reference["x"], np.random.default_rng(0)
     for y in (np.zeros_like(reference["y"]), np.ones_like(reference["y"])):
-        with pytest.raises(AnswersDiffer, match="none of 1 known readings") as error:
+        with pytest.raises(OutputsDiffer, match="none of 1 known readings") as error:
             held("jacobikan-wine", x, y)
         assert "more different numbers" in error.value.hint
     for rows_, y in ((x, np.full_like(reference["y"], np.nan)), (np.full_like(x, np.nan), reference["y"] * np.nan)):
-        with pytest.raises(AnswersDiffer, match=r"of 0 rows of answers\.npz with finite answers, 0 can be compared"):
+        with pytest.raises(OutputsDiffer, match=r"of 0 rows of outputs\.npz with finite outputs, 0 can be compared"):
             held("jacobikan-wine", rows_, y)
-    with pytest.raises(AnswersDiffer, match=r"which is too few; rounding alone|none of"):
+    with pytest.raises(OutputsDiffer, match=r"which is too few; rounding alone|none of"):
         held("jacobikan-wine", 1e30 * rng.normal(size=x.shape), reference["y"])
 
 
 def test_a_less_exact_library_is_allowed_by_its_tolerance(held: Export, case: Any) -> None:
     """flashkan's own float32 run is off by 2e-4."""
     _, reference = case("flashkan-ellipj")
-    with pytest.raises(AnswersDiffer) as error:
+    with pytest.raises(OutputsDiffer) as error:
         held("flashkan-ellipj", reference["x"], reference["y"])
     tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
-    assert held("flashkan-ellipj", reference["x"], reference["y"], tolerance=tolerance).manifest.verification.answers
+    assert held(
+        "flashkan-ellipj", reference["x"], reference["y"], tolerance=tolerance
+    ).manifest.verification.expected_outputs
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "csv"])
@@ -185,8 +185,8 @@ def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
     np.testing.assert_array_equal(loaded.x.astype(np.float32), x)
     np.testing.assert_array_equal(loaded.y.astype(np.float32), y)
     assert loaded.dtype == "float32"
-    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", answers=paths))
-    assert result.manifest.against == manifest.ANSWERS
+    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=paths))
+    assert result.manifest.against == manifest.EXPECTED_OUTPUTS
 
 
 def _write(path: Path, **arrays: Any) -> Path:
@@ -211,9 +211,12 @@ def _write(path: Path, **arrays: Any) -> Path:
         (lambda p: [_text(p / "a.npz", "nothing")], "cannot be read"),
     ],
 )
-def test_answers_of_another_form_are_refused_by_name(make: Any, text: str, tmp_path: Path) -> None:
+def test_expected_outputs_of_another_form_are_refused_by_name(make: Any, text: str, tmp_path: Path) -> None:
     request = Request(
-        path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", answers=tuple(make(tmp_path))
+        path=CASES["efficient-kan-digits"].path,
+        repository=tmp_path / "m",
+        name="m",
+        expected_outputs=tuple(make(tmp_path)),
     )
     with pytest.raises(OptionError, match=text) as error:
         export(request)
@@ -229,16 +232,16 @@ def _text(path: Path, text: str) -> Path:
 def test_the_command(tmp_path: Path, capsys: Any, case: Any) -> None:
     golden, reference = case("wav-kan-dog-breast-cancer")
     file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
-    arguments = [str(golden.path), "--repository", str(tmp_path / "m"), "--answers", str(file)]
+    arguments = [str(golden.path), "--repository", str(tmp_path / "m"), "--expected-outputs", str(file)]
     assert export_command.main([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verified"].startswith("verified against the trained model (")
     assert document["options"]["decided"]["wavelet_type"] == "dog"
     file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"] + 1)
     assert export_command.main([*arguments, "--version", "2"]) == 3
-    assert "the trained model answered" in capsys.readouterr().err
+    assert "the trained model's outputs" in capsys.readouterr().err
     assert not (tmp_path / "m" / "model" / "2").exists()
-    assert export_command.main([str(golden.path.parent), "--recursive", "--answers", str(file)]) == 2
+    assert export_command.main([str(golden.path.parent), "--recursive", "--expected-outputs", str(file)]) == 2
 
 
 @pytest.mark.parametrize("wanted", [0.8, 1.25, 0.1234567, 3e-5])
@@ -246,14 +249,14 @@ def test_a_number_is_found_as_it_was_written(wanted: float) -> None:
     assert resolve.likeliest(lambda value: abs(value / wanted - 1), wanted * 3) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
+def test_recorded_outputs_of_a_live_module(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import kanexport
 
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
     module.train()
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-    path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
+    path = kanexport.record_outputs(module, x, tmp_path / "outputs.npz")
     assert all(part.training for part in module.modules())
     loaded = data.load([path])
     assert loaded.usual.sum() == 20
@@ -262,13 +265,13 @@ def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
     module.eval()
     with torch.no_grad():
         np.testing.assert_array_equal(loaded.y, module(torch.from_numpy(loaded.x.astype(np.float32))).numpy())
-    assert kanexport.record_answers(lambda rows: rows**2, x, tmp_path / "f.npz").exists()
+    assert kanexport.record_outputs(lambda rows: rows**2, x, tmp_path / "f.npz").exists()
     with pytest.raises(OptionError, match="expected finite real numbers"):
-        kanexport.record_answers(module, np.array([["a"]]), path)
+        kanexport.record_outputs(module, np.array([["a"]]), path)
     with pytest.raises(OptionError, match="differ in their number of rows: input 20, x1 19"):
-        kanexport.record_answers(module, (x, x[1:]), path)
+        kanexport.record_outputs(module, (x, x[1:]), path)
     with pytest.raises(OptionError, match="rows of x are a dictionary") as error:
-        kanexport.record_answers(module, ({"image": x, "meta": x},), path)
+        kanexport.record_outputs(module, ({"image": x, "meta": x},), path)
     assert "lambda image, meta: model({'image': image, 'meta': meta})" in str(error.value.hint)
 
 
@@ -304,40 +307,42 @@ def test_a_module_of_two_inputs_is_recorded_and_verified(form: str, tmp_path: Pa
     import kanexport
 
     example = given if form == "dictionary" else (given["image"], given["y"], {"kind": given["kind"]})
-    path = kanexport.record_answers(module, example, tmp_path / "answers.npz")
+    path = kanexport.record_outputs(module, example, tmp_path / "outputs.npz")
     with np.load(path) as file:
         assert set(file.files) == {"image", "x.y", "kind", "y.logits", "y.top", "zone"}
         assert file["kind"].dtype == np.int64
         assert set(np.unique(file["kind"])) <= set(given["kind"])
         assert file["image"].shape[1:] == (1, 4, 4)
         recorded = {name: file[name] for name in file.files}
-    result = kanexport.export(module, example, name="m", repository=tmp_path / "models", answers=path)
-    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.ANSWERS])
-    assert result.manifest.verification.answers[0].rows == len(recorded["zone"])
+    result = kanexport.export(module, example, name="m", repository=tmp_path / "models", expected_outputs=path)
+    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
+    assert result.manifest.verification.expected_outputs[0].rows == len(recorded["zone"])
     session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"))
     usual = recorded["zone"] == "given"
     feeds = {"image": recorded["image"], "y": recorded["x.y"], "kind": recorded["kind"][:, None]}
-    answer = session.run(["logits", "top"], {name: value[usual] for name, value in feeds.items()})
-    np.testing.assert_allclose(answer[0], recorded["y.logits"][usual], atol=1e-5)
-    np.testing.assert_array_equal(answer[1][:, 0], recorded["y.top"][usual])
+    outputs = session.run(["logits", "top"], {name: value[usual] for name, value in feeds.items()})
+    np.testing.assert_allclose(outputs[0], recorded["y.logits"][usual], atol=1e-5)
+    np.testing.assert_array_equal(outputs[1][:, 0], recorded["y.top"][usual])
     module.head.base_weight.data += 0.1
-    with pytest.raises(AnswersDiffer, match="the exported graph's output logits differs"):
-        kanexport.export(module, example, name="m", version=2, repository=tmp_path / "models", answers=path)
+    with pytest.raises(OutputsDiffer, match="the exported graph's output logits differs"):
+        kanexport.export(module, example, name="m", version=2, repository=tmp_path / "models", expected_outputs=path)
 
 
-def test_answers_of_other_inputs_are_refused_by_name(tmp_path: Path) -> None:
+def test_expected_outputs_of_other_inputs_are_refused_by_name(tmp_path: Path) -> None:
     module, given = _of_two_inputs()
     import kanexport
 
-    path = kanexport.record_answers(module, given, tmp_path / "answers.npz")
-    request = Request(path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", answers=(path,))
+    path = kanexport.record_outputs(module, given, tmp_path / "outputs.npz")
+    request = Request(
+        path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", expected_outputs=(path,)
+    )
     with pytest.raises(OptionError, match=r"has the inputs image, y, kind, expected one"):
         export(request)
     arrays = dict(np.load(path))
     del arrays["kind"]
     np.savez(tmp_path / "fewer.npz", **arrays)
     with pytest.raises(OptionError, match="has the inputs image, y, but no kind; the model has image, y, kind"):
-        kanexport.export(module, given, name="m", repository=tmp_path, answers=tmp_path / "fewer.npz")
+        kanexport.export(module, given, name="m", repository=tmp_path, expected_outputs=tmp_path / "fewer.npz")
 
 
 def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, case: Any) -> None:
@@ -349,8 +354,8 @@ def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, ca
     file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: other arrays may be anything
     loaded = data.load([file]).of_network()
     np.testing.assert_array_equal(loaded.x.astype(np.float32), reference["x"][:24])
-    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", answers=(file,)))
-    assert result.manifest.verification.answers[0].rows == 24
+    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=(file,)))
+    assert result.manifest.verification.expected_outputs[0].rows == 24
 
 
 def test_inputs_of_any_name_and_outputs_of_any_kind_are_recorded(tmp_path: Path) -> None:
@@ -362,13 +367,13 @@ def test_inputs_of_any_name_and_outputs_of_any_kind_are_recorded(tmp_path: Path)
             return file @ torch.ones(2, 3), {"loss": file.sum(), "beside": zone > 0}, None
 
     x = np.ones((5, 2), np.float32)
-    with np.load(kanexport.record_answers(Odd(), (x, x[:, 0]), tmp_path / "a.npz")) as file:
+    with np.load(kanexport.record_outputs(Odd(), (x, x[:, 0]), tmp_path / "a.npz")) as file:
         assert set(file.files) == {"file", "x.zone", "y.y0", "y.y1_beside", "zone"}
     loaded = data.load([tmp_path / "a.npz"])
     assert [port.name for port in loaded.inputs] == ["file", "zone"]
     np.testing.assert_array_equal(loaded.of_model(loaded.inputs, loaded.outputs).y, loaded.y)
     with pytest.raises(OptionError, match=r"gives float32 of shape \(\) for"):
-        kanexport.record_answers(lambda rows: rows.sum(), x, tmp_path / "b.npz")
+        kanexport.record_outputs(lambda rows: rows.sum(), x, tmp_path / "b.npz")
 
 
 def test_a_module_of_half_precision_is_asked_in_float32(tmp_path: Path) -> None:
@@ -376,7 +381,7 @@ def test_a_module_of_half_precision_is_asked_in_float32(tmp_path: Path) -> None:
     import kanexport
 
     module = torch.nn.Linear(3, 4).to(torch.bfloat16)
-    loaded = data.load([kanexport.record_answers(module, np.ones((2, 3), np.float32), tmp_path / "answers.npz")])
+    loaded = data.load([kanexport.record_outputs(module, np.ones((2, 3), np.float32), tmp_path / "outputs.npz")])
     assert module.weight.dtype == torch.bfloat16
     expected = module.float()(torch.from_numpy(loaded.x.astype(np.float32)))
     np.testing.assert_array_equal(loaded.y, expected.detach().numpy())
@@ -407,16 +412,16 @@ def _shown_texts(path: Path) -> list[str]:
     return [text for text in constants if isinstance(text, str) and text not in docstrings]
 
 
-@pytest.mark.parametrize(("against", "answers"), [("", 0), ("nothing", 0), ("answers", 0), ("reading", 1)])
-def test_a_claim_says_what_was_done(against: str, answers: int) -> None:
-    some = manifest.Answers(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
+@pytest.mark.parametrize(("against", "files"), [("", 0), ("nothing", 0), ("expected-outputs", 0), ("reading", 1)])
+def test_a_claim_says_what_was_done(against: str, files: int) -> None:
+    some = manifest.ParityCheck(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
     with pytest.raises(OptionError, match="against"):
-        VerificationBasis(against, (some,) * answers)
+        VerificationBasis(against, (some,) * files)
     assert "claim" in inspect.signature(ProvedModel).parameters
     assert inspect.signature(ProvedModel).parameters["claim"].default is inspect.Parameter.empty
 
 
-def test_a_module_is_held_against_recorded_answers(tmp_path: Path) -> None:
+def test_a_module_is_held_against_recorded_outputs(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import kanexport
     from tests.hybrid_modules import KANLinear
@@ -424,13 +429,13 @@ def test_a_module_is_held_against_recorded_answers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(4, 3), KANLinear(3, 2))
     x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
-    path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
+    path = kanexport.record_outputs(module, x, tmp_path / "outputs.npz")
     plain = kanexport.export(module, x, name="m", repository=tmp_path / "models")
     assert plain.manifest.claim == manifest.VERIFICATION_BASES[manifest.MODULE]
-    result = kanexport.export(module, x, name="m", version=2, repository=tmp_path / "models", answers=path)
-    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.ANSWERS])
+    result = kanexport.export(module, x, name="m", version=2, repository=tmp_path / "models", expected_outputs=path)
+    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
     with torch.no_grad():
         module[0].bias += 0.1
-    with pytest.raises(AnswersDiffer, match="row"):
-        kanexport.export(module, x, name="m", version=3, repository=tmp_path / "models", answers=path)
+    with pytest.raises(OutputsDiffer, match="row"):
+        kanexport.export(module, x, name="m", version=3, repository=tmp_path / "models", expected_outputs=path)
     assert not (tmp_path / "models" / "m" / "3").exists()

@@ -11,8 +11,8 @@ import pytest
 from small_checkpoints import refuse, save
 
 from kanexport.contract import manifest
-from kanexport.contract.manifest import ANSWERS
-from kanexport.errors import AnswersDiffer, MissingFunctions, OpenQuestion
+from kanexport.contract.manifest import EXPECTED_OUTPUTS
+from kanexport.errors import MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
 from kanexport.readers.common import roles
@@ -140,7 +140,9 @@ CASES: dict[str, tuple[Tensors, Forward, dict[str, str]]] = {
 def recorded(path: Path, forward: Forward, folder: Path, **more: Any) -> manifest.Manifest:
     x = np.random.default_rng(5).normal(0, 1.2, size=(ROWS, N)).astype(np.float32)
     np.savez(folder / "a.npz", x=x, y=forward(x.astype(float)).astype(np.float32))
-    result = export(Request(path=path, repository=folder / "models", name="m", answers=(folder / "a.npz",), **more))
+    result = export(
+        Request(path=path, repository=folder / "models", name="m", expected_outputs=(folder / "a.npz",), **more)
+    )
     new = 2 * np.random.default_rng(6).normal(size=(ROWS, N)).astype(np.float32)
     found = graph_runner.run(graph_runner.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
     expected = forward(new.astype(float))
@@ -155,9 +157,9 @@ def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: 
     assert isinstance(error, OpenQuestion)
     assert "is ambiguous" in error.message
     assert told["forward"] in error.among
-    assert "--answers" in error.hint
+    assert "--expected-outputs" in error.hint
     document = recorded(save(tmp_path, tensors), forward, tmp_path)
-    assert document.against == ANSWERS
+    assert document.against == EXPECTED_OUTPUTS
     assert told.items() <= {**document.source.options_assumed, **document.source.options_decided}.items()
 
 
@@ -198,7 +200,7 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
 
 def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_function(tmp_path: Path) -> None:
     """The nearest is not the candidate that is small everywhere."""
-    with pytest.raises(AnswersDiffer, match=r"forward=chebyshev-of-tanh.*not the same") as error:
+    with pytest.raises(OutputsDiffer, match=r"forward=chebyshev-of-tanh.*not the same") as error:
         recorded(save(tmp_path, {"coeffs": COEF}), lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path)
     assert error.value.exit_code == 3
 
@@ -210,7 +212,7 @@ def test_functions_of_symbolic_edges_are_found_in_pykans_table(tmp_path: Path) -
     assert isinstance(error, MissingFunctions)
     reference = case.reference()
     np.savez(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
-    request = Request(path=path, repository=tmp_path / "m", name="m", answers=(tmp_path / "a.npz",))
+    request = Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",))
     decided = export(request).manifest.source.options_decided
     assert [decided[f"symbolic {edge}"] for edge in ("0,0,0", "0,1,0", "1,0,0")] == ["sin", "x^2", "exp"]
 
@@ -221,8 +223,8 @@ def test_functions_that_are_in_no_table_are_named_as_missing(tmp_path: Path) -> 
     tensors["symbolic_fun.0.mask"] = 0 * tensors["symbolic_fun.0.mask"]
     path, x = save(tmp_path, tensors), case.reference()["x"]
     np.savez(tmp_path / "a.npz", x=x, y=np.sin(7 * x[:, :1]))
-    request = Request(path=path, repository=tmp_path / "m", name="m", answers=(tmp_path / "a.npz",))
-    with pytest.raises(AnswersDiffer, match=r"\(1,0,0\); functions of pykan's table were tried") as error:
+    request = Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",))
+    with pytest.raises(OutputsDiffer, match=r"\(1,0,0\); functions of pykan's table were tried") as error:
         export(request)
     assert "--symbolic 1,0,0=NAME" in error.value.hint
 
@@ -243,5 +245,5 @@ def test_recorded_rows_tell_how_many_sources_a_lone_layer_of_pykan_has(tmp_path:
     session = graph_runner.session((known.directory / "model.onnx").read_bytes())
     y = graph_runner.run(session, {"x": x.reshape(-1, N)})["y"].reshape(40, 2, M)
     np.savez(tmp_path / "a.npz", x=x, y=y)
-    result = export(Request(path=path, repository=tmp_path / "m", name="m", answers=(tmp_path / "a.npz",)))
+    result = export(Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",)))
     assert result.manifest.source.options_decided["in_dim"] == str(N)

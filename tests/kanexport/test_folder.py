@@ -367,7 +367,7 @@ def test_requests_reach_the_process_whole() -> None:
         family="pykan",
         version=3,
         tolerance=1e-6,
-        answers=(Path("x.npy"), Path("y.npy")),
+        expected_outputs=(Path("x.npy"), Path("y.npy")),
         shared=True,
     )
     assert worker.decode(worker.encode(request, 10)) == (request, 10)

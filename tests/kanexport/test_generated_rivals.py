@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ORACLE = Path(__file__).parent.parent / "oracle"
-EVERY, EVERY_WITH_ANSWERS = 11, 251
+EVERY, EVERY_WITH_OUTPUTS = 11, 251
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def oracle() -> ModuleType:
     return module
 
 
-def test_without_answers_each_is_refused_or_its_question_listed(oracle: ModuleType, tmp_path: Path) -> None:
+def test_without_outputs_each_is_refused_or_its_question_listed(oracle: ModuleType, tmp_path: Path) -> None:
     trial = oracle.run(tmp_path, every=EVERY)
     assert not trial.failures
     assert trial.counts["rivals"] > 100
-    assert trial.counts["without answers, mutated: listed"] > 50
-    assert trial.counts["without answers, mutated: refused"] > 5
+    assert trial.counts["without outputs, mutated: listed"] > 50
+    assert trial.counts["without outputs, mutated: refused"] > 5
 
 
-def test_with_answers_each_is_decided_or_refused(oracle: ModuleType, tmp_path: Path) -> None:
-    trial = oracle.run(tmp_path, first=5, every=EVERY_WITH_ANSWERS, answers=True)
+def test_with_outputs_each_is_decided_or_refused(oracle: ModuleType, tmp_path: Path) -> None:
+    trial = oracle.run(tmp_path, first=5, every=EVERY_WITH_OUTPUTS, outputs=True)
     assert not trial.failures
-    assert trial.counts["with answers: decided rightly"] > 1
+    assert trial.counts["with outputs: decided rightly"] > 1
 
 
 def test_a_wrong_export_would_be_seen(oracle: ModuleType, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_wrong_export_would_be_seen(oracle: ModuleType, tmp_path: Path) -> Non
         return rival.own(x) + 0.01
 
     changed = dataclasses.replace(rival, own=other, forward=other)
-    trial.without_answers(changed)
+    trial.without_outputs(changed)
     assert "is not the library's own" in trial.failures[0]
     expected = np.array([[1.0], [np.inf]])
     assert oracle.apart(expected, expected) == 0

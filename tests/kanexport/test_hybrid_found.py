@@ -142,9 +142,9 @@ class Trainer(nn.Module):
         return self.drop(self.layer(x))
 
 
-def test_answers_of_a_module_with_a_method_named_train(tmp_path: Path) -> None:
+def test_recorded_outputs_of_a_module_with_a_method_named_train(tmp_path: Path) -> None:
     module = Trainer()
-    with np.load(kanexport.record_answers(module, ROWS, tmp_path / "answers.npz")) as file:
+    with np.load(kanexport.record_outputs(module, ROWS, tmp_path / "outputs.npz")) as file:
         assert np.allclose(file["y"][: len(ROWS)], module.layer(torch.from_numpy(ROWS)).detach().numpy(), atol=1e-6)
     assert module.training
     assert module.drop.training

@@ -2,7 +2,7 @@
 read, and compute something else. Each as its authors' formula has it, written out here.
 
 Without a word from the user an export is of the library's own forward, which stands first among what was
-assumed, with the option that takes the rival; with that option, and with answers, it is the rival's.
+assumed, with the option that takes the rival; with that option, and with expected outputs, it is the rival's.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ RIVALS: dict[str, Rival] = {
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A rival of two layers: its file, rows, and what it answers for them."""
+    """A rival of two layers: its file, rows, and its outputs for them."""
 
     rival: Rival
     path: Path
@@ -165,11 +165,11 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> File:
     return File(rival, save(tmp_path, stacked(layers)), x, y)
 
 
-def run(file: File, *options: str, answers: bool = False) -> Result:
+def run(file: File, *options: str, recorded: bool = False) -> Result:
     folder = file.path.parent
-    np.savez(folder / "answers.npz", x=file.x, y=file.y)
-    paths = (folder / "answers.npz",) if answers else ()
-    return export(Request(path=file.path, repository=folder / "m", options=options, answers=paths, force=True))
+    np.savez(folder / "outputs.npz", x=file.x, y=file.y)
+    paths = (folder / "outputs.npz",) if recorded else ()
+    return export(Request(path=file.path, repository=folder / "m", options=options, expected_outputs=paths, force=True))
 
 
 def error(file: File, result: Result) -> float:
@@ -195,10 +195,10 @@ def test_with_its_option_it_is_the_rival(file: File) -> None:
     assert "not compared with the trained model" in result.manifest.claim
 
 
-def test_answers_decide_for_the_rival(file: File) -> None:
-    result = run(file, answers=True)
+def test_expected_outputs_decide_for_the_rival(file: File) -> None:
+    result = run(file, recorded=True)
     assert error(file, result) < EXACT
-    assert result.manifest.against == manifest.ANSWERS
+    assert result.manifest.against == manifest.EXPECTED_OUTPUTS
     decided = result.manifest.source.options_decided
     if file.rival is RIVALS["X-KANeRF's Chebyshev"]:  # 1e-6 from the poles: float32 does not see it
         assert decided["forward"] or "forward" in result.manifest.source.options_assumed
@@ -206,7 +206,7 @@ def test_answers_decide_for_the_rival(file: File) -> None:
         assert dict(file.rival.named).items() <= decided.items()
 
 
-def test_the_librarys_own_forward_is_wrong_and_answers_say_so(file: File) -> None:
+def test_the_librarys_own_forward_is_wrong_and_expected_outputs_say_so(file: File) -> None:
     """The rivals are none that would not matter."""
     if file.rival is not RIVALS["X-KANeRF's Chebyshev"]:
         assert error(file, run(file)) > 0.01
@@ -282,8 +282,8 @@ def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> Non
     plain = run(file, "forward=x-kanerf")
     assert error(file, plain) < EXACT
     assert ("block" in plain.manifest.source.options_assumed) == (len(set(widths)) == 1)
-    decided = run(file, answers=True).manifest
-    assert decided.against == manifest.ANSWERS
+    decided = run(file, recorded=True).manifest
+    assert decided.against == manifest.EXPECTED_OUTPUTS
     if len(set(widths)) == 1:
         assert decided.source.options_decided["block"] == "after"
         swapped = run(file, "forward=x-kanerf", "block=before")

@@ -15,8 +15,8 @@ import pytest
 from small_checkpoints import save
 
 from kanexport.bundle.publish import Result
-from kanexport.contract.manifest import ANSWERS
-from kanexport.errors import AnswersDiffer
+from kanexport.contract.manifest import EXPECTED_OUTPUTS
+from kanexport.errors import OutputsDiffer
 from kanexport.parity import compare, data
 from kanexport.pipeline import Request, export
 
@@ -30,9 +30,9 @@ def recorded(tmp_path: Path) -> Callable[..., Result]:
     """Export a file, compared with recorded outputs."""
 
     def run(path: Path, x: Array, y: Array, **more: Any) -> Result:
-        np.savez(tmp_path / "answers.npz", x=x, y=y)
-        answers = (tmp_path / "answers.npz",)
-        return export(Request(path=path, repository=tmp_path / "models", name="m", answers=answers, **more))
+        np.savez(tmp_path / "outputs.npz", x=x, y=y)
+        files = (tmp_path / "outputs.npz",)
+        return export(Request(path=path, repository=tmp_path / "models", name="m", expected_outputs=files, **more))
 
     return run
 
@@ -62,21 +62,21 @@ def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
 def test_a_clamp_at_one_is_taken(recorded: Any, clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
     document = recorded(save(tmp_path, tensors), x, outputs(0.0)).manifest
-    assert document.against == ANSWERS
+    assert document.against == EXPECTED_OUTPUTS
     assert document.source.options_decided["forward"] == "clip"
 
 
 def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
     y = outputs(0.0) * (1 + np.float32(2e-5))
-    with pytest.raises(AnswersDiffer, match=r"the nearest is chebykan \(.*\), not the same: off by") as error:
+    with pytest.raises(OutputsDiffer, match=r"the nearest is chebykan \(.*\), not the same: off by") as error:
         recorded(save(tmp_path, tensors), x, y, options=("forward=clip",))
     assert error.value.exit_code == 3
     assert "where rounding explains" in error.value.message
     assert not (tmp_path / "models").exists()
     tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
     notes = recorded(save(tmp_path, tensors), x, y, options=("forward=clip",), tolerance=tolerance).manifest.notes
-    told = r"off by up to 2\.\de-05 of a row's largest answer, where \d\.\de-0[67] is allowed without the relaxed"
+    told = r"off by up to 2\.\de-05 of a row's largest output, where \d\.\de-0[67] is allowed without the relaxed"
     assert any(re.search(told, note) for note in notes)
 
 
@@ -84,9 +84,9 @@ def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
     """The error is not relative to the usual output of the rows."""
     y = np.array([[1e-3], [1.0], [2.0]])
     np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
-    answers = data.load([tmp_path / "a.npz"])
+    recorded = data.load([tmp_path / "a.npz"])
     given = y + np.array([[1e-6], [0], [0]])
-    found = compare.match(answers, given, _exact(y), "float32", 5e-5)
+    found = compare.match(recorded, given, _exact(y), "float32", 5e-5)
     assert found.max_rel == pytest.approx(1e-3)
     assert not found.fits
     assert found.worst == (0,)

@@ -1,4 +1,5 @@
-"""What only answers of the trained model can tell, where a first reading fails or a forward is one of several."""
+"""Facts that only recorded outputs of the trained model decide, where a first reading fails or a forward is one of
+several."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def chebyshev(coef: Any, u: Any) -> Any:
 
 
 def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -> Result:
-    np.savez(path.parent / "answers.npz", x=x, y=y)
+    np.savez(path.parent / "outputs.npz", x=x, y=y)
     if architecture:
         (path.parent / "layers.toml").write_text(architecture)
     return export(
@@ -40,7 +41,7 @@ def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -
             path=path,
             repository=path.parent / "models",
             options=options,
-            answers=(path.parent / "answers.npz",),
+            expected_outputs=(path.parent / "outputs.npz",),
             architecture=path.parent / "layers.toml" if architecture else None,
             force=True,
         )
@@ -58,7 +59,7 @@ def moved_ramps(grid: int, k: int, n: int, m: int) -> dict[str, Any]:
     }
 
 
-def test_answers_tell_k_of_a_relu_kan(tmp_path: Path) -> None:
+def test_expected_outputs_tell_k_of_a_relu_kan(tmp_path: Path) -> None:
     tensors = stacked([moved_ramps(4, 2, 3, 4), moved_ramps(4, 2, 4, 2)])
     path = save(tmp_path, tensors)
     question = refuse(tmp_path, tensors)
@@ -69,11 +70,11 @@ def test_answers_tell_k_of_a_relu_kan(tmp_path: Path) -> None:
     x = RNG.uniform(-0.5, 1.5, size=(60, 3)).astype(np.float32)
     result = decided(path, x, float64_reference.evaluate(kan, x.astype(np.float64)).y)
     assert result.manifest.source.options_decided["k"] == "2"
-    assert result.manifest.against == manifest.ANSWERS
+    assert result.manifest.against == manifest.EXPECTED_OUTPUTS
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_answers_tell_which_inputs_were_kept(pykan: Any, tmp_path: Path, bare: bool) -> None:
+def test_expected_outputs_tell_which_inputs_were_kept(pykan: Any, tmp_path: Path, bare: bool) -> None:
     toy = pykan([2, 3, 1])
     pruned = toy.write(tmp_path)
     kept = [3, 4]
@@ -120,7 +121,7 @@ def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
     assert "forward" not in both.manifest.source.options_assumed
     y = expected(tensors, x.astype(np.float64))
     assert decided(path, x, y, architecture=STEPS).manifest.source.options_decided["forward"] == "timekan"
-    assert decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.against == manifest.ANSWERS
+    assert decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.against == manifest.EXPECTED_OUTPUTS
     with pytest.raises(OptionError, match=r"'timekanx', which no layer .* has") as caught:
         export(Request(options=("forward=timekanx",), **request))
     assert "timekan" in caught.value.hint

@@ -182,13 +182,15 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
         exported(tmp_path, "pykan-mult-affine", "ignore")
 
 
-def test_answers_of_the_trained_model_are_held_against_it_as_it_was_trained(tmp_path: Path) -> None:
+def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path: Path) -> None:
     """Beyond the grid the clamped graph answers otherwise, and its note says so; the claim is about what was read."""
     plain = exported(tmp_path / "plain", "efficient-kan-wine-update-grid", AS_TRAINED)
     x = np.random.default_rng(3).normal(scale=3, size=(40, 13)).astype(np.float32)
-    np.savez(tmp_path / "answers.npz", x=x, y=run(plain.directory, "model.onnx", x)[0])
-    done = exported(tmp_path / "m", "efficient-kan-wine-update-grid", CLAMP, answers=(tmp_path / "answers.npz",))
-    assert done.manifest.against == contract.ANSWERS
+    np.savez(tmp_path / "outputs.npz", x=x, y=run(plain.directory, "model.onnx", x)[0])
+    done = exported(
+        tmp_path / "m", "efficient-kan-wine-update-grid", CLAMP, expected_outputs=(tmp_path / "outputs.npz",)
+    )
+    assert done.manifest.against == contract.EXPECTED_OUTPUTS
     assert any("not as the trained model answers it" in note for note in done.manifest.notes)
 
 

@@ -1,14 +1,15 @@
 """Models that write a known library's tensors and compute something else: none may be exported as what it is not.
 
-    PYTHONPATH=$PWD:$PWD/tests python tests/oracle/generated_rivals.py [--seed 0] [--every 1] [--first 0] [--answers]
+    PYTHONPATH=$PWD:$PWD/tests python tests/oracle/generated_rivals.py [--seed 0] [--every 1] [--first 0]
+    [--expected-outputs]
 
 Hundreds of rivals and between-layer variants, generated: for every family of `rival_forwards.py`, layers that
 compute something else (clamps, other activations, another wavelet, tanh twice, ...), networks with something
 else between their layers (functions, residuals, orders, sums), modules whose tensors are also another
 module's (norms, PReLU, scales), and the golden cases with something before or after them.
 
-Without answers an export must be refused, or list the very question that is wrong as assumed. With
-`--answers` it must give what the mutated forward gives, or be refused; where it says that it was
+Without outputs an export must be refused, or list the very question that is wrong as assumed. With
+`--expected-outputs` it must give what the mutated forward gives, or be refused; where it says that it was
 verified against the trained model, its graph is run and compared. Prints counts, and every failure.
 """
 
@@ -29,7 +30,7 @@ import safetensors.numpy
 from golden_cases import cases
 from rival_forwards import FAMILIES, FUNCTIONS, Array, Family, Network, Tensors, even, sigmoid, softmax
 
-from kanexport.contract.manifest import ANSWERS
+from kanexport.contract.manifest import EXPECTED_OUTPUTS
 from kanexport.detection import detect
 from kanexport.errors import ExportError, VerificationFailed
 from kanexport.formats import checkpoint
@@ -51,7 +52,7 @@ class Rival:
     name: str
     tensors: Tensors | Path
     forward: Forward
-    own: Forward | None  # what the file is exported as without answers; None where it must be refused
+    own: Forward | None  # what the file is exported as without outputs; None where it must be refused
     keys: tuple[str, ...]
     options: tuple[str, ...] = ()
     inputs: int = 4
@@ -297,7 +298,7 @@ class Trial:
         path.write_bytes(safetensors.numpy.save({k: np.array(v, order="C") for k, v in rival.tensors.items()}))
         return path
 
-    def without_answers(self, rival: Rival) -> None:
+    def without_outputs(self, rival: Rival) -> None:
         """Refused, or the question is listed."""
         key = (str(rival.tensors) if isinstance(rival.tensors, Path) else _key(rival.tensors), rival.options)
         if key not in self.exports:
@@ -308,12 +309,12 @@ class Trial:
             mutated = rival.own is None or not apart(rival.forward(x), rival.own(x)) < DIFFERS
         kind = "mutated" if mutated else "as the library"
         if isinstance(result, ExportError):
-            self.counts[f"without answers, {kind}: refused"] += 1
+            self.counts[f"without outputs, {kind}: refused"] += 1
             return
         if rival.own is None:
             self.fail(f"{rival.name}: exported, should be refused")
         with np.errstate(all="ignore"):
-            self.check(rival, result, rival.own, "without answers: the export is not the library's own")
+            self.check(rival, result, rival.own, "without outputs: the export is not the library's own")
         assumed = result.manifest.source.options_assumed
         listed = [key for key in rival.keys if key in assumed]
         if mutated and not listed:
@@ -321,7 +322,7 @@ class Trial:
         elif "not compared with the trained model" not in result.manifest.claim:
             self.fail(f"{rival.name}: claims {result.manifest.claim!r}")
         else:
-            self.counts[f"without answers, {kind}: " + ("listed" if listed else "exported")] += 1
+            self.counts[f"without outputs, {kind}: " + ("listed" if listed else "exported")] += 1
 
     def outcome(self, rival: Rival, **more: Any) -> Any:
         """The result of an export, or its error."""
@@ -331,23 +332,23 @@ class Trial:
         except ExportError as error:
             return error
 
-    def with_answers(self, rival: Rival) -> None:
+    def with_outputs(self, rival: Rival) -> None:
         """Decided rightly, or refused with exit 3 (or 2 where nothing could be read)."""
         x = rows(rival, 64, 2)
         with np.errstate(all="ignore"):
             y = rival.forward(x)
-        answers = self.folder / f"answers{next(self.number)}.npz"
-        np.savez(answers, x=x, y=y)
-        result = self.outcome(rival, answers=(answers,))
+        file = self.folder / f"outputs{next(self.number)}.npz"
+        np.savez(file, x=x, y=y)
+        result = self.outcome(rival, expected_outputs=(file,))
         if isinstance(result, ExportError):
             kind = "exit 3" if isinstance(result, VerificationFailed) else f"exit 2 {type(result).__name__}"
-            self.counts[f"with answers: refused, {kind}"] += 1
+            self.counts[f"with outputs: refused, {kind}"] += 1
             return
-        if result.manifest.verification.against != ANSWERS:
-            self.fail(f"{rival.name}: with answers, claims {result.manifest.claim!r}")
+        if result.manifest.verification.against != EXPECTED_OUTPUTS:
+            self.fail(f"{rival.name}: with outputs, claims {result.manifest.claim!r}")
         decided = result.manifest.source.options_decided
         if self.check(rival, result, rival.forward, f"decided wrongly as {decided}"):
-            self.counts["with answers: decided rightly"] += 1
+            self.counts["with outputs: decided rightly"] += 1
 
     def check(self, rival: Rival, result: Any, forward: Forward | None, what: str) -> bool:
         """The graph gives what the forward gives, for other rows."""
@@ -372,16 +373,16 @@ def _key(tensors: Tensors) -> Any:
 
 
 def run(
-    folder: Path, *, seed: int = 0, first: int = 0, every: int = 1, answers: bool = False, show: bool = False
+    folder: Path, *, seed: int = 0, first: int = 0, every: int = 1, outputs: bool = False, show: bool = False
 ) -> Trial:
     """Every n-th rival from the `first` on, tried."""
     trial = Trial(folder, collections.Counter(), [])
     for rival in itertools.islice(rivals(seed), first + seed % every, None, every):
         trial.counts["rivals"] += 1
         before = len(trial.failures)
-        trial.without_answers(rival)
-        if answers:
-            trial.with_answers(rival)
+        trial.without_outputs(rival)
+        if outputs:
+            trial.with_outputs(rival)
         if show:
             print(f"{rival.name}: {'; '.join(trial.failures[before:]) or 'as it should be'}", flush=True)
     return trial
@@ -392,7 +393,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="leave out so many at the beginning")
     parser.add_argument("--every", type=int, default=1, help="try every N-th rival")
-    parser.add_argument("--answers", action="store_true", help="let answers of the mutated forwards decide")
+    parser.add_argument("--expected-outputs", action="store_true", help="let outputs of the mutated forwards decide")
     parser.add_argument("--list", action="store_true", help="name each rival")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -401,7 +402,7 @@ def main() -> int:
             seed=given.seed,
             first=given.first,
             every=given.every,
-            answers=given.answers,
+            outputs=given.expected_outputs,
             show=given.list,
         )
     for words in trial.failures:

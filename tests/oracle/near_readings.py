@@ -10,7 +10,7 @@ operations. The program compares an accepted interpretation with the model in fl
 row's own largest output. The interpretation is wrong if its error exceeds 4 times the change by float32 in the model or
 in the interpretation. The program prints the error as a multiple of the change in the model. The export must accept the
 model's own interpretation. For each `--search`-th case the program searches all interpretations of the file, as
-`--answers` does.
+`--expected-outputs` does.
 
 The second part writes files with ambiguous tensor names and exports them without recorded outputs. If an export is
 wrong, it must list an alternative. If the export rejects a file, the error must report that the file is ambiguous, or
@@ -33,7 +33,7 @@ import numpy as np
 import safetensors.numpy
 
 from kanexport.detection import detect
-from kanexport.errors import AnswersDiffer, ExportError, OpenQuestion
+from kanexport.errors import ExportError, OpenQuestion, OutputsDiffer
 from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
 from kanexport.options import Options
@@ -354,21 +354,21 @@ class Trial:
         x = far_and_near(FEW, case.inputs, 1)
         y = case.forward(x)
         assert y.dtype == np.float32, case.name
-        np.savez(self.folder / "answers.npz", x=x, y=y)
-        answers = data.load([self.folder / "answers.npz"]).of_network()
+        np.savez(self.folder / "outputs.npz", x=x, y=y)
+        recorded = data.load([self.folder / "outputs.npz"]).of_network()
         path = self.folder / "model.safetensors"
         path.write_bytes(safetensors.numpy.save({k: np.array(v, order="C") for k, v in case.tensors.items()}))
         self.counts["near readings"] += 1
         kan, _ = read(path, Options.parse(case.near))
-        self.judge(case, "near", kan, accepted=compare.reading(kan, answers, 0.0).fits)
+        self.judge(case, "near", kan, accepted=compare.reading(kan, recorded, 0.0).fits)
         if case.own is not None:
             own, _ = read(path, Options.parse(case.own))
-            fits = compare.reading(own, answers, 0.0).fits
+            fits = compare.reading(own, recorded, 0.0).fits
             self.counts["own readings: " + ("accepted" if fits else "refused")] += 1
             if not fits:
                 self.fail(f"{case.name}: the model's own reading is refused")
         if search:
-            self.search(case, path, answers)
+            self.search(case, path, recorded)
 
     def judge(self, case: Case, what: str, kan: Kan, *, accepted: bool) -> None:
         if not accepted:
@@ -385,8 +385,8 @@ class Trial:
         if times > TIMES:
             self.fail(f"{case.name}: {what}, accepted at {times:.1f} times what rounding changes ({rounding:.1e})")
 
-    def search(self, case: Case, path: Path, answers: data.Answers) -> None:
-        """Search all interpretations, as `--answers` does."""
+    def search(self, case: Case, path: Path, recorded: data.RecordedOutputs) -> None:
+        """Search all interpretations, as `--expected-outputs` does."""
         loaded = checkpoint.load(path)
 
         def way(reader: Any) -> Interpretation:
@@ -394,8 +394,8 @@ class Trial:
 
         ways = [way(reader) for reader, _ in detect.readings(loaded, None)]
         try:
-            found = InterpretationSearch(ways, answers, lambda tried: Options({}, tried), 1e-5).decide()
-        except AnswersDiffer:
+            found = InterpretationSearch(ways, recorded, lambda tried: Options({}, tried), 1e-5).decide()
+        except OutputsDiffer:
             self.counts["searched: refused"] += 1
             if case.own is not None:
                 self.fail(f"{case.name}: the model's own reading is not found")

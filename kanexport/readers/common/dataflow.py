@@ -1,5 +1,5 @@
 """How nodes flow through the layers of a file: one after the other with nothing between, as is
-assumed, or as the user or answers of the trained model say.
+assumed, or as the user or recorded outputs of the trained model say.
 
     flow      chain; residual, x + layer(x) where a layer has as many sources as destinations;
               residual-inside, where what stands before such a layer is inside of the sum;

@@ -2,7 +2,7 @@
 
 A weight and a bias are a LayerNorm's, an RMS norm's, a GroupNorm's, or a plain scale and shift;
 a weight alone or one number can be as much. Where the module's own name says which, that is
-assumed; elsewhere it must be told (options norm, vector and scalar), or answers of the trained
+assumed; elsewhere it must be told (options norm, vector and scalar), or recorded outputs of the trained
 model decide.
 """
 

@@ -18,7 +18,7 @@ from kanexport.options import Options
 from kanexport.readers.common.layer_tensors import natural
 
 CHAIN_LIMIT = 6  # layers whose order is looked for: all orders of more would be too many
-CHAINS = 24  # orders that are named, and tried where answers decide
+CHAINS = 24  # orders that are named, and tried if recorded outputs decide
 GIVE_MODULE = "export the module itself with kanserve export --module FILE_OR_PACKAGE:FACTORY --checkpoint FILE"
 GIVE_ARCHITECTURE = (
     f"{GIVE_MODULE}; or list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"

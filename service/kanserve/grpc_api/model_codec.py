@@ -128,7 +128,7 @@ def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) ->
     proof = manifest.verification
     message.verification.against = manifest.against
     message.verification.claim = manifest.claim
-    for one in proof.answers:
+    for one in proof.expected_outputs:
         message.verification.answers.add(
             name=one.name,
             sha256=one.sha256,

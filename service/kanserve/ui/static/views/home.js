@@ -4,7 +4,7 @@ import { el, table } from '../dom.js';
 import { count, number } from '../format.js';
 
 // The references of a verification: a short name, and whether the reference is the trained model.
-const AGAINST = { reading: ['file', 'fair'], answers: ['trained model', 'good'], module: ['torch module', 'good'] };
+const AGAINST = { reading: ['file', 'fair'], 'expected-outputs': ['trained model', 'good'], module: ['torch module', 'good'] };
 
 export async function show(root, { api, doing }) {
   doing('The server counts the traffic and the drift of every version.');
