@@ -3,7 +3,7 @@
     pip install scikit-learn
     python benchmarks/drift.py [--seeds 20]
 
-For each seed a data set is divided in halves. The network is exported with one half as `--reference`; traffic is drawn
+For each seed a data set is divided in halves. The network is exported with one half as `--baseline`; traffic is drawn
 from the other, with replacement: 20 000 rows as they are, then as many until the condition of the alert KanserveDrift
 holds, changed: the picture one pixel to the right, a feature in another unit, a sensor that gives one number. What the
 server would make of each request is reckoned as it does it: all numbers inside and the answers, in two windows of 250
@@ -115,7 +115,7 @@ def once(case: str, seed: int, folder: Path) -> Seen:
     order = random.permutation(len(rows))
     reference, traffic = rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
     np.save(folder / "reference.npy", reference)
-    options = ["--reference", str(folder / "reference.npy"), "--repository", str(folder / "out"), "--name", "m"]
+    options = ["--baseline", str(folder / "reference.npy"), "--repository", str(folder / "out"), "--name", "m"]
     golden = ROOT / "tests" / "golden" / "checkpoints" / checkpoint
     command = [sys.executable, "-m", "kanserve", "export", str(next(golden.glob("model.*"))), *options]
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -40,7 +40,7 @@ def export(folder: Path) -> Path:
         checkpoint = scale.write(scale.Shape(widths, 5), folder / f"n{at}")
         np.save(folder / f"n{at}" / "train.npy", rows(widths[0], 1))
         command = ["export", str(checkpoint), "--repository", str(folder / "models"), "--name", f"n{at}"]
-        command += ["--reference", str(folder / f"n{at}" / "train.npy")]
+        command += ["--baseline", str(folder / f"n{at}" / "train.npy")]
         subprocess.run([sys.executable, "-m", "kanserve", *command], check=True, capture_output=True)
     return folder / "models"
 

@@ -69,7 +69,7 @@ def export(folder: Path) -> Path:
         rows = np.random.default_rng(1).uniform(-0.9, 0.9, (256, widths[0])).astype(np.float32)
         np.save(folder / f"n{at}" / "train.npy", rows)
         command = ["export", str(checkpoint), "--repository", str(folder / "models"), "--name", f"n{at}"]
-        command += ["--reference", str(folder / f"n{at}" / "train.npy")]
+        command += ["--baseline", str(folder / f"n{at}" / "train.npy")]
         subprocess.run([sys.executable, "-m", "kanserve", *command], check=True, capture_output=True)
     return folder / "models"
 

@@ -44,7 +44,7 @@ class Request:
     force: bool = False
     expected_outputs: tuple[Path, ...] = ()  # files with outputs of the trained model, as `parity.data.load` takes them
     names: Names = UNNAMED
-    reference: Path | None = None  # rows of the user's data, as `bundle.baseline.load` takes them
+    baseline: Path | None = None  # rows of the user's data, as `bundle.baseline.load` takes them
     explain: bool = False  # with a graph that tells how answers came about
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `bundle.explain_graph.ExplainOptions` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `sections.POLICIES`
@@ -64,7 +64,7 @@ class Request:
             tolerance=self.tolerance,
             force=self.force,
             names=self.names,
-            reference=None if self.reference is None else baseline.load(self.reference),
+            baseline=None if self.baseline is None else baseline.load(self.baseline),
             explain=ExplainOptions(self.explain or bool(self.explain_layers), self.explain_layers),
             outside=self.outside,
         )

@@ -194,7 +194,7 @@ def _proved(
         lowered = request.lower(given, near=near)
         prover.prove(given.layers[0], kan.n_inputs, plain, lowered, request.dtype)
     layers = description.layers(given, lowered.node_tensors)
-    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    mean = () if target.baseline is None else baseline.mean(target.baseline, signature, target.names)
     against = explain_graph.attribution_baseline(target.explain, given, mean)
     lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(given, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
@@ -204,7 +204,7 @@ def _proved(
 def _rounded(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """The graphs with fewer bits, and their proof. Recorded outputs of the trained model are compared with them,
     too."""
-    rows = request.fewer.rows or target.reference
+    rows = request.fewer.rows or target.baseline
     asked = dataclasses.replace(request.fewer, rows=rows)
     found = fewer.rounded(given, asked, signature.inputs(), target.names)
     plain = lowered = request.lower(found.served, curves=found.curves)

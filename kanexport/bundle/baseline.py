@@ -1,4 +1,4 @@
-"""Rows of the user's data (`--reference`), and what the model's nodes were on them: counts, never the rows."""
+"""Rows of the user's data (`--baseline`), and what the model's nodes were on them: counts, never the rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kanexport.verify import graph_runner
 Array = npt.NDArray[np.float64]
 
 FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
-REFERENCE = "--reference"
+BASELINE = "--baseline"
 FRAME = "a DataFrame"
 ROWS_LIMIT = 1_000_000
 ROWS_AT_ONCE = 1024
@@ -52,7 +52,7 @@ class Rows:
         return self.columns
 
 
-def load(path: Path, flag: str = REFERENCE) -> Rows:
+def load(path: Path, flag: str = BASELINE) -> Rows:
     """The rows that a `flag` of the command names. Raises OptionError, naming the file and what was expected."""
     try:
         data = safe_files.read(path, safe_files.ANY, links=True)
@@ -72,7 +72,7 @@ def of(given: str | Path | Any) -> Rows:
     if not (hasattr(given, "columns") and hasattr(given, "to_numpy")):
         return load(Path(given))
     x, columns = np.asarray(given.to_numpy()), tuple(str(name).strip() for name in given.columns)
-    _require_rows(x, FRAME, REFERENCE)
+    _require_rows(x, FRAME, BASELINE)
     x = np.ascontiguousarray(x, dtype=np.float64)
     return Rows(x, columns, FRAME, hashlib.sha256(x.tobytes()).hexdigest())
 
@@ -127,7 +127,7 @@ def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
     return grids.rounded(_moments(x.reshape(len(x), -1))[0])
 
 
-def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = REFERENCE) -> Array:
+def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = BASELINE) -> Array:
     """[B, ...] in the model's shape, columns put in its order by their names. Raises OptionError."""
     if len(inputs) != 1 or inputs[0].datatype not in ("FP32", "FP64"):
         raise OptionError(f"{flag} is for models with one input, of floating-point numbers")

@@ -52,20 +52,20 @@ class Target:
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
     names: Names = UNNAMED
-    reference: Rows | None = None  # of the user's data
+    baseline: Rows | None = None  # of the user's data
     explain: ExplainOptions = NOT_ASKED
     outside: str = AS_TRAINED  # what becomes of inputs there, a key of `sections.POLICIES`
 
     def __post_init__(self) -> None:
-        """The header of the reference rows names the features, unless the user does."""
+        """The header of the baseline rows names the features, unless the user does."""
         with contextlib.suppress(NamingError):
-            if self.reference is not None and not self.names.features:
-                names = dataclasses.replace(self.names, features=self.reference.features())
+            if self.baseline is not None and not self.names.features:
+                names = dataclasses.replace(self.names, features=self.baseline.features())
                 object.__setattr__(self, "names", names)
 
     def of_header(self) -> tuple[str, ...]:
-        """Notes on the header of the reference rows."""
-        rows = self.reference
+        """Notes on the header of the baseline rows."""
+        rows = self.baseline
         if rows is None or not rows.columns:
             return ()
         try:
@@ -196,9 +196,9 @@ def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> t
 
 
 def _baseline(target: Target, model: ProvedModel) -> Baseline:
-    if target.reference is None:
+    if target.baseline is None:
         return NO_BASELINE
-    return baseline.measure(target.reference, model.lowered, model.layers, model.signature, target.names, target.dtype)
+    return baseline.measure(target.baseline, model.lowered, model.layers, model.signature, target.names, target.dtype)
 
 
 def _of_operators(model: ProvedModel) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
     if len(bare) >= sum(layer.sources for layer in reading):
         raise OptionError(
             f"--outside {policy}: the first layer has no grid, so that nothing is outside",
-            hint="give rows of your data with --reference: what lies beyond them is then outside",
+            hint="give rows of your data with --baseline: what lies beyond them is then outside",
         )
     more = f" and {len(bare) - SHOWN} more" if len(bare) > SHOWN else ""
     shown = ", ".join(map(str, bare[:SHOWN]))

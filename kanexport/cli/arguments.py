@@ -25,7 +25,7 @@ def naming_options(parser: argparse.ArgumentParser) -> None:
     add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
     add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
     add(
-        "--reference",
+        "--baseline",
         type=Path,
         metavar="FILE",
         help="rows of your data, such as the training set, as .npy, .npz or "
@@ -57,7 +57,7 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--explain",
         action="store_true",
-        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them and, with --reference, "
+        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them and, with --baseline, "
         "contributions of the inputs, for any onnxruntime",
     )
     add(
@@ -92,7 +92,7 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="rows of your data on which errors are measured and branches chosen, as .npy, .npz or .csv (default: "
-        "those of --reference, else rows made for the model)",
+        "those of --baseline, else rows made for the model)",
     )
     add(
         "--max-error",

@@ -155,7 +155,7 @@ def _check_folder(args: argparse.Namespace) -> None:
     """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
     of_one = {
         "--expected-outputs are": args.expected_outputs,
-        "--reference is": args.reference,
+        "--baseline is": args.baseline,
         "rows for --calibration are": args.calibration,
         "names are": arguments.names(args),
         "--explain-layers are": args.explain_layers,
@@ -185,7 +185,7 @@ def _request(args: argparse.Namespace) -> Request:
         force=args.force,
         expected_outputs=tuple(args.expected_outputs),
         names=arguments.names(args),
-        reference=args.reference,
+        baseline=args.baseline,
         explain=asked.wanted,
         explain_layers=asked.layers,
         outside=args.outside,
@@ -212,7 +212,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
         tolerance=args.tolerance,
         force=args.force,
         names=arguments.names(args),
-        reference=None if args.reference is None else baseline.load(args.reference),
+        baseline=None if args.baseline is None else baseline.load(args.baseline),
         explain=arguments.explanations(args),
         outside=args.outside,
     )

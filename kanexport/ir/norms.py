@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 ANYWHERE = 1e30  # of an input that no edge reads
-HINT = "--outside reject or flag work for any model whose inputs have a grid or a --reference"
+HINT = "--outside reject or flag work for any model whose inputs have a grid or a --baseline"
 
 
 NOTE = (

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.bundle import baseline
+from kanexport.bundle import baseline as baseline_rows
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.contract import atomic
@@ -49,7 +49,7 @@ def export(
     units: Sequence[str] = (),
     classes: Sequence[str] = (),
     description: str = "",
-    reference: Any = None,
+    baseline: Any = None,
     explain: bool | Sequence[str | int] = False,
     outside: str = AS_TRAINED,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -59,8 +59,8 @@ def export(
     `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
     made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
     in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
-    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`, `outside`:
-    as `--reference` and `--outside` take them; `reference` may also be a DataFrame. Its columns, or the header of a
+    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `baseline`, `outside`:
+    as `--baseline` and `--outside` take them; `baseline` may also be a DataFrame. Its columns, or the header of a
     .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of `--explain-layers`.
     `expected_outputs`: a file with outputs of the trained model, as `record_outputs` writes it. The module is as it
     was afterwards. Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
@@ -74,7 +74,7 @@ def export(
         tolerance=tolerance,
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
-        reference=None if reference is None else baseline.of(reference),
+        baseline=None if baseline is None else baseline_rows.of(baseline),
         explain=ExplainOptions.of(explain),
         outside=outside,
     )

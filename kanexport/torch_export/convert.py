@@ -154,7 +154,7 @@ def _attempt(whole: Whole, plan: Plan, x: Array, most: int, target: Target, told
     """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
     can be run at once."""
     failure: InvalidKan | VerificationFailed | None = None
-    count, against = min(PROOF_ROWS, most), "" if target.reference is None else explain_graph.OF_MODULE
+    count, against = min(PROOF_ROWS, most), "" if target.baseline is None else explain_graph.OF_MODULE
     told.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
     for lowered, starts in _graphs(whole, plan, x, target):
         try:

@@ -21,7 +21,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
     lines = ["depth,height,width", *(f"{row[2]},{row[0]},{row[1]}" for row in ROWS[:300].tolist())]
     (folder / "train.csv").write_text("\n".join(lines))
-    arguments = ("--features", ",".join(NAMES), "--reference", folder / "train.csv", "--json")
+    arguments = ("--features", ",".join(NAMES), "--baseline", folder / "train.csv", "--json")
     document(program("export", state, "--repository", folder / "models", "--name", "tiny", *arguments))
     with serving(folder / "models", folder / "log") as server:
         yield server
@@ -62,4 +62,4 @@ def test_a_model_without_rows_says_how_to_give_it_some(server: Server, tmp_path:
     np.save(tmp_path / "rows.npy", ROWS)
     done = kanserve("drift", "tiny", "--input", tmp_path / "rows.npy", "--url", server.url)
     assert done.returncode == 2
-    assert "its export was given no rows (kanserve export --reference)" in done.stderr
+    assert "its export was given no rows (kanserve export --baseline)" in done.stderr

@@ -28,7 +28,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("frames")
     state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
     np.save(folder / "rows.npy", ROWS)
-    arguments = ("--features", ",".join(NAMES), "--classes", "no,yes", "--reference", folder / "rows.npy", "--json")
+    arguments = ("--features", ",".join(NAMES), "--classes", "no,yes", "--baseline", folder / "rows.npy", "--json")
     document(program("export", state, "--repository", folder / "models", "--name", "tiny", *arguments))
     with serving(folder / "models", folder / "log") as server:
         yield server

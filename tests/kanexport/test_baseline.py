@@ -1,4 +1,4 @@
-"""`--reference`: what the manifest keeps of the user's rows, and what is no such file."""
+"""`--baseline`: what the manifest keeps of the user's rows, and what is no such file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.golden_cases import cases
 X = np.random.default_rng(5).normal(size=(200, 13)).astype(np.float32)
 
 
-def exported(tmp_path: Path, reference: Path, name: str = "efficient-kan-wine-update-grid", **more: Any) -> Any:
+def exported(tmp_path: Path, baseline: Path, name: str = "efficient-kan-wine-update-grid", **more: Any) -> Any:
     (case,) = (case for case in cases() if case.name == name)
     request = Request(
-        path=case.path, repository=tmp_path / "models", name="m", options=case.options, reference=reference, **more
+        path=case.path, repository=tmp_path / "models", name="m", options=case.options, baseline=baseline, **more
     )
     return export(request).manifest
 
@@ -76,7 +76,7 @@ def test_columns_are_put_in_the_model_s_order_by_their_names(tmp_path: Path) -> 
     found = exported(tmp_path, tmp_path / "train.csv", names=Names(features=names)).baseline
     np.testing.assert_allclose(found.mean, X.mean(axis=0), rtol=1e-5, atol=1e-6)
     (tmp_path / "other.csv").write_text("\n".join(["f0," * 12 + "f99", *lines[1:]]))
-    with pytest.raises(OptionError, match=r"--reference other\.csv: "):
+    with pytest.raises(OptionError, match=r"--baseline other\.csv: "):
         exported(tmp_path, tmp_path / "other.csv", names=Names(features=names), version=2)
 
 
@@ -92,9 +92,7 @@ def test_columns_are_put_in_the_model_s_order_by_their_names(tmp_path: Path) -> 
         ("rows.csv", b"a,b\n", "holds a header line and nothing below it"),
     ],
 )
-def test_what_is_no_reference_is_refused_and_nothing_is_written(
-    tmp_path: Path, name: str, content: Any, words: str
-) -> None:
+def test_a_bad_baseline_is_refused_and_nothing_is_written(tmp_path: Path, name: str, content: Any, words: str) -> None:
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -165,7 +163,7 @@ def _of_wine(tmp_path: Path, header: str) -> Path:
 COLUMNS = tuple(f"column {at}" for at in range(13))
 
 
-def test_the_header_of_the_reference_rows_names_the_features(tmp_path: Path) -> None:
+def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> None:
     path = _of_wine(tmp_path, ", ".join(COLUMNS))
     found = exported(tmp_path, path)
     assert found.names.features == COLUMNS
@@ -190,7 +188,7 @@ def test_a_header_that_names_no_features_is_a_warning(tmp_path: Path, header: st
     assert words in note
 
 
-def test_a_frame_is_reference_rows() -> None:
+def test_a_frame_is_baseline_rows() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0], " b": [3, 4]})
     rows = baseline.of(frame)

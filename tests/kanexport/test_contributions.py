@@ -56,7 +56,7 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("models")
     np.save(folder / "rows.npy", x[::2])
     wanted = Request(
-        path=case.path, repository=folder, options=case.options, explain=True, reference=folder / "rows.npy"
+        path=case.path, repository=folder, options=case.options, explain=True, baseline=folder / "rows.npy"
     )
     return case, export(wanted), x
 
@@ -117,7 +117,7 @@ def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
     case = next(one for one in cases() if one.name == "pykan-hello-adapted")
     x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
     np.save(tmp_path / "rows.npy", x)
-    wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, reference=tmp_path / "rows.npy")
+    wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, baseline=tmp_path / "rows.npy")
     result = export(dataclasses.replace(wanted, outside="clamp"))
     y, found = told(result, x)
     assert relative_error(found.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
@@ -259,7 +259,7 @@ def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monke
         attribution.anchor(networks[True], np.array([np.nan, 0, 0]))
     path = network(2, products=False).write(tmp_path)
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(20, 3)))
-    wanted = Request(path=path, repository=tmp_path / "models", reference=tmp_path / "rows.npy", explain=True)
+    wanted = Request(path=path, repository=tmp_path / "models", baseline=tmp_path / "rows.npy", explain=True)
     chosen = export(dataclasses.replace(wanted, name="chosen", explain_layers=("1",))).manifest
     assert [tensor.name for tensor in chosen.explanations.tensors] == [
         "y",
@@ -270,7 +270,7 @@ def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monke
     monkeypatch.setattr(explain_graph, "MOST", 10)
     large = export(dataclasses.replace(wanted, name="large")).manifest
     assert any("explain.onnx has no contributions: layer 0 has 12 edges a row" in note for note in large.notes)
-    unasked = export(dataclasses.replace(wanted, name="unasked", reference=None)).manifest
+    unasked = export(dataclasses.replace(wanted, name="unasked", baseline=None)).manifest
     assert not any("contributions" in note for note in unasked.notes)
     assert unasked.explanations.base == ()
 

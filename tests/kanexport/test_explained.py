@@ -262,7 +262,7 @@ def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
     name = result.manifest.layers[-1].name
     np.save(tmp_path / "rows.npy", x)
     rows = tmp_path / "rows.npy"
-    again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name], reference=rows)
+    again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name], baseline=rows)
     assert any("has no contributions: it is a torch module" in note for note in again.manifest.notes)
     last = len(result.manifest.layers) - 1
     assert [t.layer for t in again.manifest.explanations.tensors if t.holds == "edges"] == [last]

@@ -148,7 +148,7 @@ def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Pa
     width = exported(tmp_path, name, AS_TRAINED).manifest.input.shape[1]
     rows = np.random.default_rng(1).uniform(-0.5, 0.5, (20, width))
     np.save(tmp_path / "train.npy", rows)
-    done = exported(tmp_path, name, REJECT, reference=tmp_path / "train.npy", force=True)
+    done = exported(tmp_path, name, REJECT, baseline=tmp_path / "train.npy", force=True)
     assert done.manifest.outside == REJECT
 
 

@@ -228,7 +228,7 @@ def test_what_has_no_statistics_is_refused_in_words(
 
 
 def test_without_a_baseline_the_client_is_told_by_kind(watched: Server) -> None:
-    with Client(watched.address) as client, pytest.raises(NotSupported, match="kanserve export --reference"):
+    with Client(watched.address) as client, pytest.raises(NotSupported, match="kanserve export --baseline"):
         client.drift(client.describe("bare"), ROWS)
 
 

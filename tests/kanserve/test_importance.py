@@ -138,7 +138,7 @@ def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Pa
     drawn = np.array(plain.reference.inputs)
     rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0) / 2, (1500, drawn.shape[1]))
     np.save(tmp_path / "rows.npy", rows.astype(np.float32))
-    export(Request(path=case.path, repository=tmp_path / "served", name="toy", reference=tmp_path / "rows.npy"))
+    export(Request(path=case.path, repository=tmp_path / "served", name="toy", baseline=tmp_path / "rows.npy"))
     with serving(tmp_path / "served") as server, Client(server.address) as client:
         described = client.describe("toy")
         exact = client.scores(described, rows.astype(np.float32))

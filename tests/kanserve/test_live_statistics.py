@@ -140,7 +140,7 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
         assert (found.over, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
         assert [len(part.psi) for part in found.nodes] == [0, 0, 0]
         assert "kanserve_drift_ratio{" not in server.metrics()  # what would be normal is not known
-        with pytest.raises(NotSupported, match="kanserve export --reference"):
+        with pytest.raises(NotSupported, match="kanserve export --baseline"):
             client.drift(client.describe("toy"))
 
 
@@ -205,7 +205,7 @@ def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:
     state = checkpoint(tmp_path / "large.safetensors", (784, 64, 10))
     rows = RNG.uniform(-0.9, 0.9, (200, 784)).astype(np.float32)
     np.save(tmp_path / "train.npy", rows)
-    arguments = ("--reference", tmp_path / "train.npy", "--classes", ",".join(f"digit {at}" for at in range(10)))
+    arguments = ("--baseline", tmp_path / "train.npy", "--classes", ",".join(f"digit {at}" for at in range(10)))
     program("export", state, "--repository", tmp_path / "models", "--name", "large", *arguments)
     with serving(tmp_path / "models") as server, Client(server.address) as client:
         server.infer(rows[:64], "large")

@@ -135,7 +135,7 @@ def test_numbers_that_json_lacks(web: Server) -> None:
         ("toy/curves", {"points": 1}, 400, "a curve has 2 to"),
         ("toy/curves", {"points": 1000}, 413, "as numbers in JSON the limit is 20000"),
         ("toy/edges", {"rows": np.zeros((400, 3)).tolist()}, 413, "as numbers in JSON the limit is 20000"),
-        ("toy/statistics", {"rows": [[1, 2, 3]] * 3}, 400, "--reference"),
+        ("toy/statistics", {"rows": [[1, 2, 3]] * 3}, 400, "--baseline"),
         ("nobody/edges", {"rows": []}, 404, "nobody"),
         ("toy/versions/9/explain", {"rows": []}, 404, "9"),
     ],

@@ -298,7 +298,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     done = program(
         "export",
         GOLDEN / "pykan-hello-symbolic/model",
-        *("--repository", folder / "models", "--name", "hello", "--reference", folder / "rows.npy"),
+        *("--repository", folder / "models", "--name", "hello", "--baseline", folder / "rows.npy"),
     )
     assert done.returncode == 0, done.stderr
     with serving(folder / "models", transport="asgi") as running:

@@ -56,7 +56,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ui")
     rows = folder / "reference.npy"
     np.save(rows, np.random.default_rng(3).normal(0, 0.5, (400, 2)).astype(np.float32))
-    named = ("--features", "length,width", "--reference", str(rows))
+    named = ("--features", "length,width", "--baseline", str(rows))
     for name, case, *flags in (
         ("hello", "pykan-hello-symbolic/model", *named),
         ("digits", "efficient-kan-digits/model.pt"),

@@ -32,8 +32,8 @@ def write(folder: Path) -> Path:
     rows = np.random.default_rng(3).normal(0, 0.45, (400, 2)).astype(np.float32)
     np.save(folder / "reference.npy", rows)
     np.save(folder / "train.npy", np.random.default_rng(4).normal(0, 0.5, (600, 13)).astype(np.float32))
-    named = ("--features", "length,width", "--reference", str(folder / "reference.npy"))
-    wine = ("--features", WINE, "--classes", "Barolo,Grignolino,Barbera", "--reference", str(folder / "train.npy"))
+    named = ("--features", "length,width", "--baseline", str(folder / "reference.npy"))
+    wine = ("--features", WINE, "--classes", "Barolo,Grignolino,Barbera", "--baseline", str(folder / "train.npy"))
     for name, case, *flags in (
         ("hello", "pykan-hello-adapted/model", *named),
         ("digits", "efficient-kan-digits/model.pt"),

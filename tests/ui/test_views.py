@@ -210,7 +210,7 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
 def test_without_a_reference_drift_says_so(at: Any) -> None:
     page = at("ui/digits/drift")
     page.locator(".verdict").filter(has_text="There is nothing to compare with").wait_for()
-    assert "--reference" in page.locator(".verdict").inner_text()
+    assert "--baseline" in page.locator(".verdict").inner_text()
     assert page.locator(".chart").count() == 0, "no chart without anything in it"
 
 

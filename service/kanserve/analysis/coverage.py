@@ -7,7 +7,7 @@
 
 A node is held against the grids of all bases that read it, in the units in which they do: what stands before a basis,
 such as a normalisation, is done to the node first. It is where the grid says that it is farthest from. A node without a
-grid is held against what it was on the rows of the export's reference (`--reference`), beside which there is no
+grid is held against what it was on the baseline rows of the export (`--baseline`), beside which there is no
 extension: a cell is then one of the parts in which those were counted. `Definition` says which of the two it was.
 
 Shapes: N vectors of n nodes; S sources.

@@ -23,7 +23,7 @@ TEXT = """Say whether rows lie where a model was made for: on its grids, beside 
 
 Of every layer the nodes that it is given are looked at: for each row whether each is inside its grid, in the
 extension of the grid, or outside, and by how many cells. What has no grid is held against the rows that the
-export was given (--reference), and the table says which it was.
+export was given (--baseline), and the table says which it was.
 """
 EXAMPLES = """examples:
   kanserve coverage digits --input rows.csv
@@ -77,7 +77,7 @@ def _print(args: argparse.Namespace, described: Description, found: Coverage) ->
 
 
 LEGEND = "inside: on the grid; extension: beside it, as far as its outermost functions reach; outside: beyond that"
-UNHELD = "held against none: a layer without grids, whose export was given no rows either (kanserve export --reference)"
+UNHELD = "held against none: a layer without grids, whose export was given no rows either (kanserve export --baseline)"
 NOTHING = "-"
 
 

@@ -17,7 +17,7 @@ from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, node_
 from kanserve.report.text_tables import line
 
 TEXT = """Say whether what a model is asked is still what it was made for: its inputs, the nodes inside and
-its answers, beside what they were on the rows that the export was given (kanserve export --reference).
+its answers, beside what they were on the rows that the export was given (kanserve export --baseline).
 
 A node has drifted where its values moved by more than chance explains for so many rows.
 """

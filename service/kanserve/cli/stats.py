@@ -101,7 +101,7 @@ def _show(described: Description, found: Statistics, args: argparse.Namespace) -
 DRAWN = "drawn"
 LEGEND = (
     "inside the grid, on its extension (beyond it, where fewer functions are at work), outside of all knots",
-    "-: no grid and no reference rows (kanserve export --reference), so that nothing says what would be outside",
+    "-: no grid and no baseline rows (kanserve export --baseline), so that nothing says what would be outside",
 )
 
 

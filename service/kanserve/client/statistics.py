@@ -119,7 +119,7 @@ def compared(found: Statistics, name: str) -> Statistics:
     if not found.baseline_rows:
         raise errors.of(
             "FAILED_PRECONDITION",
-            f"model '{name}' has nothing to compare with: its export was given no rows (kanserve export --reference)",
+            f"model '{name}' has nothing to compare with: its export was given no rows (kanserve export --baseline)",
         )
     return found
 

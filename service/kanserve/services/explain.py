@@ -160,7 +160,7 @@ def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Ar
         return MEAN, np.array(manifest.baseline.mean)
     if asked == MEAN:
         raise FailedPrecondition(
-            f"model '{info.name}' has no mean: its export was given no rows (kanserve export --reference)"
+            f"model '{info.name}' has no mean: its export was given no rows (kanserve export --baseline)"
         )
     middle = None if asked == ZEROS else _centre(info, manifest)
     if asked == CENTRE and middle is None:

@@ -26,7 +26,7 @@ LITTLE = {
     LIVE: "model '{name}' was asked too little: {rows} rows were looked into since it is counted, scores are of what "
     "moves from row to row, and take two or more",
     BASELINE: "model '{name}' has a baseline of {rows} rows, scores take two or more: its export is given some by "
-    "`kanserve export --reference`",
+    "`kanserve export --baseline`",
 }
 NOTES: dict[str, tuple[str, ...]] = {
     LIVE: (),
@@ -71,7 +71,7 @@ async def _of_rows(kan: Kan, request: EdgeRequest, over: str) -> Found:
     if not manifest.baseline.rows:
         raise FailedPrecondition(
             f"model '{model.info.name}' has nothing to compare with: its export was given no rows "
-            "(kanserve export --reference)"
+            "(kanserve export --baseline)"
         )
     rows = kan.rows(model.info, request.rows, request.row_count)
     nodes, classes = await model.statistics(manifest, rows, deadline=request.deadline, caller=request.caller)

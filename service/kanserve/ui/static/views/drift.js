@@ -239,7 +239,7 @@ function room(node) {
 function verdict(now, all, model) {
   if (!now.baseline_rows) {
     return ['unknown', 'There is nothing to compare with: the export of this version was given no rows. ',
-      `\`kanserve export \u2026 --name ${model} --reference train.csv\` keeps what its numbers were. What they are now is below.`];
+      `\`kanserve export \u2026 --name ${model} --baseline train.csv\` keeps what its numbers were. What they are now is below.`];
   }
   if (!now.row_count) return ['unknown', 'No row of the traffic has been looked into yet.'];
   const moved = all.filter((line) => line.moved).sort((a, b) => b.ratio - a.ratio);

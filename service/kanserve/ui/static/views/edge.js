@@ -152,7 +152,7 @@ function follow(root, ctx, [layer, node], domain, known) {
       any && el('p', { class: 'row legend' }, counted.filter(([, counts]) => total(counts) > 0).map(([text, counts, kind]) =>
         el('span', { class: `key ${kind}` }, `${text}: ${count(total(counts))} values, ${beyond(seen.bounds, counts)}`))),
       any && inputChart({ seen, domain: domain ?? [seen.bounds[0], seen.bounds.at(-1)], name, grid: known.grid, width: known.width }),
-      !statistics.baseline_rows && el('p', {}, 'There is nothing to compare with: the export was given no rows (', el('code', {}, 'kanserve export --reference'), ').'),
+      !statistics.baseline_rows && el('p', {}, 'There is nothing to compare with: the export was given no rows (', el('code', {}, 'kanserve export --baseline'), ').'),
       !total(seen.counts) && el('p', {}, 'The model was not asked anything yet, since this is counted.'),
     ];
     place.replaceChildren(...found.filter(Boolean));
