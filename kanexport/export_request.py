@@ -46,8 +46,8 @@ class Request:
     names: Names = UNNAMED
     baseline: Path | None = None  # rows of the user's data, as `bundle.baseline.load` takes them
     explain: bool = False  # with a graph that tells how answers came about
-    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `bundle.explain_graph.ExplainOptions` has them
-    outside: str = AS_TRAINED  # what becomes of rows outside, a key of `sections.POLICIES`
+    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
+    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
     kernel: bool = False  # with a graph by the operator of `custom_ops`
     fewer: QuantizationOptions = NOTHING  # bits, and what that may cost
@@ -66,7 +66,7 @@ class Request:
             names=self.names,
             baseline=None if self.baseline is None else baseline.load(self.baseline),
             explain=ExplainOptions(self.explain or bool(self.explain_layers), self.explain_layers),
-            outside=self.outside,
+            out_of_range=self.out_of_range,
         )
 
     def check_rows(self) -> None:
@@ -118,7 +118,7 @@ def document(result: Result) -> dict[str, Any]:
         "widths": list(manifest.widths),
         "edge_class": manifest.edge_class,
         "verified": manifest.claim,
-        "outside": manifest.outside,
+        "out_of_range": manifest.out_of_range,
         "approximation": dataclasses.asdict(manifest.approximation),
         "options": {
             "given": manifest.source.options_given,

@@ -145,7 +145,7 @@ class Graphs:
 
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
-    given = norms.clamped(kan) if request.outside == CLAMP else kan
+    given = norms.clamped(kan) if request.out_of_range == CLAMP else kan
     make = _rounded if request.fewer.form else _exact
     found = make(kan, given, request, target, signature, advance)
     return dataclasses.replace(found, notes=_of_form(found, request) + found.notes)

@@ -26,7 +26,7 @@ from kanexport.contract.sections import (
     FLAG,
     NO_BASELINE,
     NO_EXPLANATIONS,
-    POLICIES,
+    OUT_OF_RANGE_POLICIES,
     REJECT,
     Approximation,
     Baseline,
@@ -54,7 +54,7 @@ class Target:
     names: Names = UNNAMED
     baseline: Rows | None = None  # of the user's data
     explain: ExplainOptions = NOT_ASKED
-    outside: str = AS_TRAINED  # what becomes of inputs there, a key of `sections.POLICIES`
+    out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
 
     def __post_init__(self) -> None:
         """The header of the baseline rows names the features, unless the user does."""
@@ -81,8 +81,10 @@ class Target:
         precision.check(self.dtype)
         if not 1 <= self.max_batch_size <= 2**31 - 1:
             raise OptionError(f"max batch size is {self.max_batch_size}, expected 1 or more")
-        if self.outside not in POLICIES:
-            raise OptionError(f"outside is {self.outside[:40]!r}, expected one of {', '.join(POLICIES)}")
+        if self.out_of_range not in OUT_OF_RANGE_POLICIES:
+            raise OptionError(
+                f"out_of_range is {self.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}"
+            )
         if not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance is {self.tolerance}, expected a number between 0 and 1")
         repository.check_target(self.repository, self.name, self.version, force=self.force)
@@ -141,7 +143,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
     """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
     target.check_names(model.signature)
     files, seen = _files(model.lowered), _baseline(target, model)
-    unsaid = check(target.outside, model.layers, model.signature.inputs(), seen)
+    unsaid = check(target.out_of_range, model.layers, model.signature.inputs(), seen)
     explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -172,7 +174,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         names=target.names,
         baseline=seen,
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
-        outside=target.outside,
+        out_of_range=target.out_of_range,
         variants=model.proof.variants,
         approximation=model.approximation,
         optimization=model.lowered.optimization,
@@ -233,16 +235,16 @@ SHOWN = 10  # inputs that are named
 def check(
     policy: str, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], baseline: Baseline
 ) -> tuple[str, ...]:
-    """Notes for the manifest: inputs of which nobody can say whether they are outside. Raises OptionError where that is
-    all of them."""
+    """Notes for the manifest: inputs of which nobody can say whether they are out of range. Raises OptionError where
+    that is all of them."""
     if policy not in (FLAG, REJECT):
         return ()
     names = {tensor.name for tensor in inputs}
     reading = [layer for layer in layers if layer.node_tensor in names]
     if not reading:
         raise OptionError(
-            f"--outside {policy}: no layer with edges is known to read the model's inputs as they are, so that none of "
-            "them is outside",
+            f"--out-of-range {policy}: no layer with edges is known to read the model's inputs as they are, so that "
+            "none of them is out of range",
             hint="of a torch module's layers the request parameter kan.coverage tells, row by row",
         )
     return () if baseline.rows else _unsaid(policy, reading)
@@ -252,12 +254,12 @@ def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
     bare = sorted({at for layer in reading for at in _bare(layer)})
     if len(bare) >= sum(layer.sources for layer in reading):
         raise OptionError(
-            f"--outside {policy}: the first layer has no grid, so that nothing is outside",
-            hint="give rows of your data with --baseline: what lies beyond them is then outside",
+            f"--out-of-range {policy}: the first layer has no grid, so that nothing is out of range",
+            hint="give rows of your data with --baseline: what lies beyond them is then out of range",
         )
     more = f" and {len(bare) - SHOWN} more" if len(bare) > SHOWN else ""
     shown = ", ".join(map(str, bare[:SHOWN]))
-    note = f"of source {shown}{more} of the first layer nobody can say whether it is outside: it has no grid"
+    note = f"of source {shown}{more} of the first layer nobody can say whether it is out of range: it has no grid"
     return (note,) if bare else ()
 
 

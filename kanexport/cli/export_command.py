@@ -24,7 +24,7 @@ from kanexport.contract import atomic
 from kanexport.contract.cli import program, tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, json_text, print_json
 from kanexport.contract.cli.suggest import how_to_install
-from kanexport.contract.sections import AS_TRAINED, CHOICE, POLICIES
+from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.errors import OptionError
 from kanexport.graph import precision
 from kanexport.options import Options
@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
     arguments.form_options(parser)
-    add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
+    add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
     arguments.naming_options(parser)
     arguments.explaining_options(parser)
     arguments.precision_options(parser)
@@ -188,7 +188,7 @@ def _request(args: argparse.Namespace) -> Request:
         baseline=args.baseline,
         explain=asked.wanted,
         explain_layers=asked.layers,
-        outside=args.outside,
+        out_of_range=args.out_of_range,
         rows=args.rows,
         kernel=args.kernel,
         fewer=arguments.fewer(args),
@@ -214,7 +214,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
         names=arguments.names(args),
         baseline=None if args.baseline is None else baseline.load(args.baseline),
         explain=arguments.explanations(args),
-        outside=args.outside,
+        out_of_range=args.out_of_range,
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return module_command.run(

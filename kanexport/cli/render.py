@@ -10,7 +10,7 @@ from kanexport.bundle.publish import Result
 from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
-from kanexport.contract.sections import AS_TRAINED, POLICIES, Approximation
+from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES, Approximation
 
 ASSUMED = "assumed, since the file does not tell"
 COMPARE = (
@@ -46,8 +46,8 @@ def result(result: Result, *, verbose: bool = False) -> None:
         say(COMPARE, indent=2)
     _assumed(manifest.source.options_assumed, manifest.source.alternatives, verbose=verbose)
     _facts("decided by the expected outputs", manifest.source.options_decided, {})
-    if manifest.outside != AS_TRAINED:
-        say(f"outside: {manifest.outside}: {POLICIES[manifest.outside]}")
+    if manifest.out_of_range != AS_TRAINED:
+        say(f"out of range: {manifest.out_of_range}: {OUT_OF_RANGE_POLICIES[manifest.out_of_range]}")
     if manifest.approximation.asked:
         say(manifest.approximation.text)
         _branches(manifest.approximation).show()

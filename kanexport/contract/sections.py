@@ -151,15 +151,15 @@ NO_EXPLANATIONS = Explanations()
 
 
 AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"
-CHOICE = (
-    "what becomes of rows with an input where the first layer was not made for: answered as the trained model does, "
-    "counted too (flag), refused (reject), or kept on the grid by the graph itself (clamp)"
+OUT_OF_RANGE_HELP = (
+    "handling of rows with an input out of the range of the first layer: computed as the trained model does "
+    "(as-trained), also counted (flag), rejected (reject), or clamped to the grid by the graph itself (clamp)"
 )
-POLICIES: Mapping[str, str] = MappingProxyType(
+OUT_OF_RANGE_POLICIES: Mapping[str, str] = MappingProxyType(
     {
-        AS_TRAINED: "rows outside are answered as the trained model answers them",
-        FLAG: "rows outside are answered, counted, and told with the answer",
-        REJECT: "requests with a row outside are refused",
-        CLAMP: "inputs are kept on the grid, by the graph itself: a row beyond it is answered as the nearest one on it",
+        AS_TRAINED: "rows out of range are computed as the trained model computes them",
+        FLAG: "rows out of range are computed, counted, and reported with the response",
+        REJECT: "requests with a row out of range are rejected",
+        CLAMP: "the graph itself clamps inputs to the grid: a row beyond it gets the output of the nearest row on it",
     }
 )

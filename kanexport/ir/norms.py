@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 ANYWHERE = 1e30  # of an input that no edge reads
-HINT = "--outside reject or flag work for any model whose inputs have a grid or a --baseline"
+HINT = "--out-of-range reject or flag work for any model whose inputs have a grid or a --baseline"
 
 
 NOTE = (
-    "inputs are kept on the grid of the first layer (--outside clamp): a row beyond it is answered as the nearest one "
-    "on it, not as the trained model answers it"
+    "inputs are kept on the grid of the first layer (--out-of-range clamp): a row beyond it is answered as the nearest "
+    "one on it, not as the trained model answers it"
 )
 
 
@@ -44,8 +44,8 @@ def limits(layer: Layer) -> tuple[Array, Array]:
     terms = [term for term in layer.terms if isinstance(term, BasisTerm) and term.basis.knots().size]
     if any(not isinstance(step, Select) for step in layer.before) or any(term.before for term in terms):
         raise OptionError(
-            "--outside clamp: the first layer reads its inputs after a step, such as a normalisation, that puts them "
-            "on its grid; by itself none is outside",
+            "--out-of-range clamp: the first layer reads its inputs after a step, such as a normalisation, that puts "
+            "them on its grid; by itself none is out of range",
             hint=HINT,
         )
     low, high = np.full(layer.sources, -np.inf), np.full(layer.sources, np.inf)
@@ -70,9 +70,11 @@ def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.ND
     bare = np.flatnonzero(read & ~np.isfinite(low))
     apart = np.flatnonzero(low > high)
     if len(bare):
-        raise OptionError(f"--outside clamp: input {inputs[bare[0]]} has no grid to be kept on", hint=HINT)
+        raise OptionError(f"--out-of-range clamp: input {inputs[bare[0]]} has no grid to be kept on", hint=HINT)
     if len(apart):
-        raise OptionError(f"--outside clamp: the grids of input {inputs[apart[0]]} have nothing in common", hint=HINT)
+        raise OptionError(
+            f"--out-of-range clamp: the grids of input {inputs[apart[0]]} have nothing in common", hint=HINT
+        )
 
 
 def columns(layer: Layer) -> list[int]:

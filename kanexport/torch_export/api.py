@@ -51,7 +51,7 @@ def export(
     description: str = "",
     baseline: Any = None,
     explain: bool | Sequence[str | int] = False,
-    outside: str = AS_TRAINED,
+    out_of_range: str = AS_TRAINED,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
@@ -59,11 +59,12 @@ def export(
     `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
     made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
     in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
-    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `baseline`, `outside`:
-    as `--baseline` and `--outside` take them; `baseline` may also be a DataFrame. Its columns, or the header of a
-    .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of `--explain-layers`.
-    `expected_outputs`: a file with outputs of the trained model, as `record_outputs` writes it. The module is as it
-    was afterwards. Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
+    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `baseline`,
+    `out_of_range`: as `--baseline` and `--out-of-range` take them; `baseline` may also be a DataFrame. Its columns, or
+    the header of a .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of
+    `--explain-layers`. `expected_outputs`: a file with outputs of the trained model, as `record_outputs` writes it.
+    The module is as it was afterwards. Returns where the version lies and its manifest. Raises ExportError; then
+    nothing was written.
     """
     target = Target(
         repository=Path(repository),
@@ -76,7 +77,7 @@ def export(
         names=Names(tuple(features), tuple(units), tuple(classes), description),
         baseline=None if baseline is None else baseline_rows.of(baseline),
         explain=ExplainOptions.of(explain),
-        outside=outside,
+        out_of_range=out_of_range,
     )
     given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
     recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])

@@ -104,10 +104,10 @@ def convert(
 def _check(target: Target) -> None:
     """Raises OptionError and RepositoryError."""
     target.check()
-    if target.outside == CLAMP:
+    if target.out_of_range == CLAMP:
         raise OptionError(
-            "--outside clamp is for checkpoints that are read as layers: the graph of a module is torch's",
-            hint="clamp in the module's own forward, or choose --outside reject or flag",
+            "--out-of-range clamp is for checkpoints that are read as layers: the graph of a module is torch's",
+            hint="clamp in the module's own forward, or choose --out-of-range reject or flag",
         )
 
 

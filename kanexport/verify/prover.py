@@ -323,7 +323,7 @@ def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str
                 raise VerificationFailed(
                     f"the graph that keeps inputs on the grid gives another {output} for row "
                     f"{rows[int(apart.argmax())].tolist()[:8]} than the model gives for the row on the grid",
-                    hint="nothing was written; --outside as-trained leaves inputs as they are",
+                    hint="nothing was written; --out-of-range as-trained leaves inputs as they are",
                 )
     return int((~_same(rows, kept)).any(axis=1).sum())
 

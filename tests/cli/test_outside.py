@@ -1,4 +1,4 @@
-"""`kanserve export --outside`: what is printed of it, and where it is told afterwards."""
+"""`kanserve export --out-of-range`: what is printed of it, and where it is told afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.contract.sections import AS_TRAINED, POLICIES
+from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from tests.cli.running import Server, checkpoint, document, kanserve
 
 
@@ -22,20 +22,20 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("policy", ["", *POLICIES])
+@pytest.mark.parametrize("policy", ["", *OUT_OF_RANGE_POLICIES])
 def test_the_policy_is_told_by_the_export_and_of_the_folder(folder: Path, policy: str) -> None:
     name = f"m-{policy}".rstrip("-")
-    chosen = ("--outside", policy) if policy else ()
+    chosen = ("--out-of-range", policy) if policy else ()
     ask = ("export", folder / "tiny.safetensors", "--repository", folder / "models", "--name", name, *chosen)
     done = kanserve(*ask)
     assert done.returncode == 0, done.stderr
     expected = policy or AS_TRAINED
     loud = expected != AS_TRAINED
-    assert (f"outside: {expected}: {POLICIES[expected]}" in words(done.stdout)) == loud
-    assert document(kanserve(*ask, "--force", "--json"))["outside"] == expected
+    assert (f"out of range: {expected}: {OUT_OF_RANGE_POLICIES[expected]}" in words(done.stdout)) == loud
+    assert document(kanserve(*ask, "--force", "--json"))["out_of_range"] == expected
     assert document(kanserve("models", folder / "models", name, "--json"))["model"]["outside"] == expected
     shown = words(kanserve("models", folder / "models", name).stdout)
-    assert (POLICIES[expected] in shown) == loud
+    assert (OUT_OF_RANGE_POLICIES[expected] in shown) == loud
 
 
 def test_a_server_tells_it(server: Server) -> None:
@@ -44,7 +44,7 @@ def test_a_server_tells_it(server: Server) -> None:
 
 def test_another_policy_and_a_grid_that_is_missing_are_refused(folder: Path) -> None:
     ask = ("export", folder / "tiny.safetensors", "--repository", folder / "models", "--name", "no")
-    done = kanserve(*ask, "--outside", "drop")
+    done = kanserve(*ask, "--out-of-range", "drop")
     assert (done.returncode, "invalid choice: 'drop'" in done.stderr) == (2, True), done.stderr
 
 
@@ -52,6 +52,6 @@ def test_a_module_is_not_clamped(folder: Path) -> None:
     pytest.importorskip("torch")
     np.save(folder / "rows.npy", np.zeros((4, 3), np.float32))
     made = ("--module", "torch.nn:Identity", "--example", folder / "rows.npy", "--name", "module")
-    done = kanserve("export", *made, "--repository", folder / "models", "--outside", "clamp")
+    done = kanserve("export", *made, "--repository", folder / "models", "--out-of-range", "clamp")
     assert done.returncode == 2
-    assert "--outside clamp is for checkpoints that are read as layers" in words(done.stderr)
+    assert "--out-of-range clamp is for checkpoints that are read as layers" in words(done.stderr)

@@ -118,7 +118,7 @@ def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
     x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
     np.save(tmp_path / "rows.npy", x)
     wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, baseline=tmp_path / "rows.npy")
-    result = export(dataclasses.replace(wanted, outside="clamp"))
+    result = export(dataclasses.replace(wanted, out_of_range="clamp"))
     y, found = told(result, x)
     assert relative_error(found.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
     assert relative_error(found, served(result, x)) <= 1e-4

@@ -1,4 +1,5 @@
-"""`--outside`: what the manifest keeps, the graph that keeps its inputs on the grid, its proof, and what is refused."""
+"""`--out-of-range`: what the manifest keeps, the graph that keeps its inputs on the grid, its proof, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from kanexport import bases
 from kanexport.contract import grids
 from kanexport.contract import manifest as contract
-from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, POLICIES, REJECT
+from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, OUT_OF_RANGE_POLICIES, REJECT
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.ir import norms
 from kanexport.ir.model import Kan
@@ -36,7 +37,7 @@ NORMED = "fastkan-digits"
 
 def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
     (case,) = (case for case in cases() if case.name == name)
-    fields: dict[str, Any] = {"options": case.options, "outside": policy, **more}
+    fields: dict[str, Any] = {"options": case.options, "out_of_range": policy, **more}
     return export(Request(path=case.path, repository=folder, name="m", **fields))
 
 
@@ -45,12 +46,12 @@ def run(folder: Path, file: str, x: np.ndarray, name: str = "x") -> list[np.ndar
     return session.run(None, {name: x})
 
 
-@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("policy", list(OUT_OF_RANGE_POLICIES))
 def test_the_policy_is_kept_in_the_manifest_and_stands_in_the_report(tmp_path: Path, policy: str) -> None:
     result = exported(tmp_path, "efficient-kan-wine-update-grid", policy)
     stored = contract.load(result.directory)
-    assert (stored.outside, stored.format) == (policy, contract.FORMAT)
-    assert any("--outside clamp" in note for note in stored.notes) == (policy == CLAMP)
+    assert (stored.out_of_range, stored.format) == (policy, contract.FORMAT)
+    assert any("--out-of-range clamp" in note for note in stored.notes) == (policy == CLAMP)
     assert [step.kind for step in stored.layers[0].before] == (["clip"] if policy == CLAMP else [])
 
 
@@ -58,7 +59,7 @@ def test_who_chooses_nothing_has_what_was_trained(tmp_path: Path) -> None:
     (case,) = (case for case in cases() if case.name == "pykan-mult-affine")
     plain = export(Request(path=case.path, repository=tmp_path / "a", name="m", options=case.options))
     chosen = exported(tmp_path / "b", "pykan-mult-affine", AS_TRAINED)
-    assert plain.manifest.outside == chosen.manifest.outside == AS_TRAINED
+    assert plain.manifest.out_of_range == chosen.manifest.out_of_range == AS_TRAINED
     for file in ("model.onnx", "edges_l0.onnx"):
         assert (plain.directory / file).read_bytes() == (chosen.directory / file).read_bytes()
 
@@ -142,21 +143,21 @@ def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Pa
     with pytest.raises(OptionError, match="input 0 has no grid to be kept on"):
         exported(tmp_path, name, CLAMP)
     for policy in (FLAG, REJECT):
-        with pytest.raises(OptionError, match=f"--outside {policy}: the first layer has no grid"):
+        with pytest.raises(OptionError, match=f"--out-of-range {policy}: the first layer has no grid"):
             exported(tmp_path, name, policy)
     assert not any(tmp_path.glob("m/[0-9]*"))
     width = exported(tmp_path, name, AS_TRAINED).manifest.input.shape[1]
     rows = np.random.default_rng(1).uniform(-0.5, 0.5, (20, width))
     np.save(tmp_path / "train.npy", rows)
     done = exported(tmp_path, name, REJECT, baseline=tmp_path / "train.npy", force=True)
-    assert done.manifest.outside == REJECT
+    assert done.manifest.out_of_range == REJECT
 
 
 def test_a_normalisation_before_the_grid_cannot_be_clamped_and_can_be_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="reads its inputs after a step") as caught:
         exported(tmp_path, NORMED, CLAMP)
-    assert "--outside reject or flag" in caught.value.hint
-    assert exported(tmp_path, NORMED, REJECT).manifest.outside == REJECT
+    assert "--out-of-range reject or flag" in caught.value.hint
+    assert exported(tmp_path, NORMED, REJECT).manifest.out_of_range == REJECT
 
 
 def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
     )
     layers = (dataclasses.replace(first, bases=bases), *found.layers[1:])
     (note,) = publish.check(FLAG, layers, found.inputs, found.baseline)
-    assert note == "of source 1 of the first layer nobody can say whether it is outside: it has no grid"
+    assert note == "of source 1 of the first layer nobody can say whether it is out of range: it has no grid"
     assert publish.check(AS_TRAINED, layers, found.inputs, found.baseline) == ()
     moved = (dataclasses.replace(first, node_tensor="layer0_in"), *found.layers[1:])
     with pytest.raises(OptionError, match="no layer with edges is known to read"):
@@ -178,7 +179,7 @@ def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="outside is 'ignore', expected one of as-trained, flag, reject, clamp"):
+    with pytest.raises(OptionError, match="out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp"):
         exported(tmp_path, "pykan-mult-affine", "ignore")
 
 
@@ -214,7 +215,7 @@ def test_of_a_module_nobody_knows_which_inputs_are_outside(tmp_path: Path, polic
     with pytest.raises(
         OptionError, match="no layer with edges is known to read the model's inputs as they are"
     ) as caught:
-        kanexport.export(stack, rows, name="m", repository=tmp_path, outside=policy)
+        kanexport.export(stack, rows, name="m", repository=tmp_path, out_of_range=policy)
     assert "kan.coverage" in caught.value.hint
     assert not (tmp_path / "m").exists()
 

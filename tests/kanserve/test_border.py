@@ -17,7 +17,7 @@ import tritonclient.http as triton_http
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import BasisInfo, NodeStep
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import POLICIES
+from kanexport.contract.sections import OUT_OF_RANGE_POLICIES
 from kanexport.pipeline import Request, export
 from kanserve.client.sync import Client
 from kanserve.config.settings import Settings
@@ -39,7 +39,7 @@ INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
 OUTSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.6], [9.0, 0.0, 2.5], [0.0, 2.1, 0.0]], np.float32)
 REFUSED = (
     "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (rows outside: 2 of 4); "
-    "its export refuses such rows (--outside reject)"
+    "its export refuses such rows (--out-of-range reject)"
 )
 
 
@@ -49,12 +49,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("border")
     path = checkpoint(root / "m.safetensors", (3, 4, 2))
     names = Names(("length", "height", "width"), (), (), "")
-    for policy in POLICIES:
-        export(Request(path=path, repository=root / "models", name=policy, outside=policy, names=names))
+    for policy in OUT_OF_RANGE_POLICIES:
+        export(Request(path=path, repository=root / "models", name=policy, out_of_range=policy, names=names))
     export(Request(path=path, repository=root / "models", name="old"))
     manifest = root / "models" / "old" / "1" / contract.FILE_NAME
     text = manifest.read_text().replace(f'"format": {contract.FORMAT}', '"format": 5')
-    manifest.write_text(re.sub(r',\s*"outside": "as-trained"', "", text))
+    manifest.write_text(re.sub(r',\s*"out_of_range": "as-trained"', "", text))
     return root / "models"
 
 
@@ -145,7 +145,7 @@ def test_coverage_and_flag_go_together(served: Server) -> None:
 
 def test_the_policy_is_told(served: Server) -> None:
     with Client(served.address) as client, triton.InferenceServerClient(served.address) as other:
-        for policy in POLICIES:
+        for policy in OUT_OF_RANGE_POLICIES:
             assert client.describe(policy).outside == policy
             config = other.get_model_config(policy).config
             assert config.parameters["kan.outside"].string_value == policy
@@ -168,7 +168,7 @@ def test_curves_and_explanations_of_a_clamped_model_are_those_on_its_grid(served
 def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None:
     """After a normalisation, and of the columns that are read."""
     (case,) = (case for case in cases() if case.name == name)
-    done = export(Request(path=case.path, repository=tmp_path, name="m", options=case.options, outside="reject"))
+    done = export(Request(path=case.path, repository=tmp_path, name="m", options=case.options, out_of_range="reject"))
     border = InputRangeGuard(done.manifest, Number())
     width = done.manifest.input.shape[1]
     rows = np.zeros((3, width), np.float32)
@@ -204,9 +204,9 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
             directory = toy.write(tmp_path, f"{name}-{policy}")
             first, *rest = contract.load(directory).layers
             layer = dataclasses.replace(first, before=(step,), bases=(SPLINE,))
-            toy.edit(directory, layers=(layer, *rest), outside=policy)
-    toy.edit(toy.write(tmp_path, "ignore"), outside="ignore")
-    toy.edit(toy.write(tmp_path, "clamp"), outside="clamp")
+            toy.edit(directory, layers=(layer, *rest), out_of_range=policy)
+    toy.edit(toy.write(tmp_path, "ignore"), out_of_range="ignore")
+    toy.edit(toy.write(tmp_path, "clamp"), out_of_range="clamp")
     toy.edit(toy.write(tmp_path, "empty"), layers=())
     toy.write(tmp_path, "good")
     unfit = "the manifest's steps before layer 0 do not fit the 3 nodes that it is given; export again"
@@ -214,8 +214,8 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "load failed"}
         assert failed == {
             **{f"{name}-reject": unfit for name in UNFIT},
-            "ignore": "outside is 'ignore', expected one of as-trained, flag, reject, clamp",
-            "clamp": "outside is 'clamp', but nothing keeps the inputs of the first layer",
+            "ignore": "out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp",
+            "clamp": "out_of_range is 'clamp', but nothing keeps the inputs of the first layer",
         }
         for name in UNFIT:
             assert refusal(running, f"{name}-as-trained", {"kan.coverage": True}) == unfit
@@ -231,7 +231,7 @@ def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step
     directory = toy.write(tmp_path)
     first, *rest = contract.load(directory).layers
     layer = dataclasses.replace(first, before=(step,), bases=(SPLINE,))
-    toy.edit(directory, layers=(layer, *rest), outside="reject")
+    toy.edit(directory, layers=(layer, *rest), out_of_range="reject")
     (found,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path)
     with pytest.raises(LoadError, match="do not fit the 3 nodes that it is given; export again") as caught:

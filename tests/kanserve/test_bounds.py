@@ -180,8 +180,8 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
             LoadReason.MANIFEST,
             "'explain.onnx' is not a listed file",
         ),
-        ({"outside": "maybe"}, LoadReason.MANIFEST, "outside is 'maybe', expected one of as-trained, "),
-        ({"outside": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
+        ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
+        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
         (
             {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
             LoadReason.MANIFEST,
@@ -197,7 +197,7 @@ def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], reason: Loa
 
 def test_a_layer_that_keeps_its_inputs_may_say_so() -> None:
     kept = (contract.NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3),)
-    check_manifest(dataclasses.replace(listed(), outside="clamp", **layer(before=kept)))
+    check_manifest(dataclasses.replace(listed(), out_of_range="clamp", **layer(before=kept)))
 
 
 def test_a_layer_may_have_a_class_of_its_own() -> None:

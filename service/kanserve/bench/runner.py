@@ -265,7 +265,7 @@ def _unfit(manifest: Manifest) -> str:
         return "the model is a module with KAN layers in it, and the module is not at hand"
     nodes = [layer.sources for layer in manifest.layers] + [manifest.widths[-1]]
     after = [manifest.widths[0], *(layer.destinations for layer in manifest.layers)]
-    if nodes != after or manifest.outside == CLAMP or len(manifest.inputs) + len(manifest.outputs) != 2:
+    if nodes != after or manifest.out_of_range == CLAMP or len(manifest.inputs) + len(manifest.outputs) != 2:
         return "the model is more than its layers one after the other"
     if manifest.input.datatype not in verify.FLOATS:
         return f"the model takes {manifest.input.datatype}"

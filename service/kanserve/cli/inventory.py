@@ -62,7 +62,7 @@ class Entry:
     assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
     serving: str = ""  # how a server runs it, in words
     unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
-    outside: str = ""  # what becomes of rows outside, a key of `sections.POLICIES`
+    outside: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         against=manifest.against,
         verified=manifest.claim,
         assumed=manifest.source.options_assumed,
-        outside=manifest.outside,
+        outside=manifest.out_of_range,
     )
     return Detail(entry, manifest.layers, manifest.notes, manifest.names)
 

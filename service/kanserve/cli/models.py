@@ -12,7 +12,7 @@ from kanexport.contract.cli.console import Exit, note, print_json
 from kanexport.contract.cli.suggest import advice
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import VERIFICATION_BASES, arrows
-from kanexport.contract.sections import AS_TRAINED, POLICIES
+from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanserve.cli import inventory, session
 from kanserve.cli.inventory import Detail, Entry
 from kanserve.cli.options import CommandError, InputError, add_client_options
@@ -202,5 +202,5 @@ def _claims(entries: Sequence[Entry]) -> list[str]:
 
 
 def _outside(entry: Entry) -> str:
-    """What becomes of rows outside, unless that is as usual."""
-    return "" if entry.outside == AS_TRAINED else POLICIES.get(entry.outside, "")
+    """The handling of rows out of range, unless it is the default."""
+    return "" if entry.outside == AS_TRAINED else OUT_OF_RANGE_POLICIES.get(entry.outside, "")

@@ -49,7 +49,7 @@ class Description:
     claim: str
     assumed: Mapping[str, str]
     names: Names = UNNAMED
-    outside: str = AS_TRAINED  # a key of `sections.POLICIES`
+    outside: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     zones: tuple[Zone, ...] = ()
     tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
     files: tuple[SourceFile, ...] = ()

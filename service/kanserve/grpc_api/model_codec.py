@@ -106,7 +106,7 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
         classes=manifest.names.classes,
         units=manifest.names.units,
         description=manifest.names.description,
-        outside=manifest.outside,
+        outside=manifest.out_of_range,
     )
     message.input.CopyFrom(_tensor(info.inputs[0]))
     message.output.CopyFrom(_tensor(info.outputs[0]))
@@ -235,7 +235,7 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.widths": ",".join("x".join(map(str, shape)) for shape in info.manifest.shapes),
             "kan.format": str(info.manifest.format),
             "kan.verification": info.manifest.claim,
-            "kan.outside": info.manifest.outside,
+            "kan.outside": info.manifest.out_of_range,
             **({"kan.approximation": text} if (text := info.manifest.approximation.text) else {}),
             **_names(info.manifest.names),
         }

@@ -48,7 +48,7 @@ class Known:
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
     """What the `width` nodes that layer `at` is given are held against. Raises NotPossible."""
     layer, baseline = manifest.layers[at], manifest.baseline
-    clamped = at == 0 and manifest.outside == CLAMP
+    clamped = at == 0 and manifest.out_of_range == CLAMP
     try:
         return coverage.bounds(layer, width, baseline.layers[at] if baseline.rows else None, clamped=clamped)
     except coverage.Unfit as error:
@@ -105,7 +105,7 @@ class InputRangeGuard:
     manifest that does not fit itself."""
 
     def __init__(self, manifest: Manifest, rows: Number) -> None:
-        self.policy, self.rows = manifest.outside, rows
+        self.policy, self.rows = manifest.out_of_range, rows
         self._parts: list[tuple[str, int, Bounds]] = []
         starts, start = {}, 0
         for tensor in manifest.inputs:

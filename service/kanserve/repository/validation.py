@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 
 from kanexport.contract import naming
 from kanexport.contract.manifest import ANY, BASIC, BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
-from kanexport.contract.sections import CLAMP, HALVES, POLICIES, SUMS, Approximation, ExplainedTensor, NodeBaseline
+from kanexport.contract.sections import (
+    CLAMP,
+    HALVES,
+    OUT_OF_RANGE_POLICIES,
+    SUMS,
+    Approximation,
+    ExplainedTensor,
+    NodeBaseline,
+)
 from kanserve.errors import LoadError, LoadReason
 from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
 from kanserve.types import DTYPES, TensorInfo
@@ -33,7 +41,7 @@ def check_manifest(manifest: Manifest) -> None:
             raise LoadError(LoadReason.MANIFEST, f"variant {variant.file!r} is not a listed file")
     if manifest.explanations.file and manifest.explanations.file not in listed:
         raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
-    _check_outside(manifest)
+    _check_out_of_range(manifest)
     _check_approximation(manifest.approximation)
     _check_optimization(manifest.optimization)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
@@ -45,14 +53,15 @@ def _check_optimization(found: str) -> None:
         raise LoadError(LoadReason.MANIFEST, f"optimization is {found[:40]!r}, expected {ANY!r} or {BASIC!r}")
 
 
-def _check_outside(manifest: Manifest) -> None:
-    if manifest.outside not in POLICIES:
+def _check_out_of_range(manifest: Manifest) -> None:
+    if manifest.out_of_range not in OUT_OF_RANGE_POLICIES:
         raise LoadError(
-            LoadReason.MANIFEST, f"outside is {manifest.outside[:40]!r}, expected one of {', '.join(POLICIES)}"
+            LoadReason.MANIFEST,
+            f"out_of_range is {manifest.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}",
         )
     kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].before][-1:] == ["clip"]
-    if manifest.outside == CLAMP and not kept:
-        raise LoadError(LoadReason.MANIFEST, "outside is 'clamp', but nothing keeps the inputs of the first layer")
+    if manifest.out_of_range == CLAMP and not kept:
+        raise LoadError(LoadReason.MANIFEST, "out_of_range is 'clamp', but nothing keeps the inputs of the first layer")
 
 
 def _check_approximation(found: Approximation) -> None:

@@ -129,7 +129,7 @@ def beyond(info: ModelInfo, place: OutOfRangeInput, count: int, rows: int) -> Ba
     return BadRequest(
         f"row {place.row}: '{named}' is {place.value:.6g} where model '{info.name}' reads it, outside its range "
         f"{place.first:.6g} to {place.last:.6g} (rows outside: {count} of {rows}); its export refuses such rows "
-        "(--outside reject)"
+        "(--out-of-range reject)"
     )
 
 
