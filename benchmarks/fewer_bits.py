@@ -1,4 +1,4 @@
-"""Exports with fewer bits beside the exact one, in one process and in turns: time, size, load and error.
+"""Quantized exports beside the exact one, in one process and in turns: time, size, load and error.
 
     python benchmarks/fewer_bits.py [--checkpoint FILE --rows FILE] [--adapted] [--seconds 2] [--json]
 
@@ -32,8 +32,8 @@ from kanexport.quantization.options import QuantizationOptions
 WIDTHS, INTERVALS, DEGREE = (784, 64, 10), 5, 3
 ASKED = {
     "float32": QuantizationOptions(),
-    "float16 weights": QuantizationOptions(weights="half"),
-    "int8": QuantizationOptions(precision="int8"),
+    "fp16-weights": QuantizationOptions("fp16-weights"),
+    "int8": QuantizationOptions("int8"),
 }
 BATCHES = (1, 16, 64, 256)
 LEAST = 9  # rounds
@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     if args.checkpoint:
         checkpoint, x = args.checkpoint, baseline.load(args.rows, "--rows").x.astype(np.float32)
     results = {
-        name: export(Request(path=checkpoint, repository=folder, name=name.replace(" ", "-"), fewer=asked))
+        name: export(Request(path=checkpoint, repository=folder, name=name.replace(" ", "-"), quantization=asked))
         for name, asked in ASKED.items()
     }
     sizes = {name: (one.directory / "model.onnx").stat().st_size for name, one in results.items()}

@@ -49,8 +49,8 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
-    kernel: bool = False  # with a graph by the operator of `custom_ops`
-    fewer: QuantizationOptions = NOTHING  # bits, and what that may cost
+    kernel: bool = False  # with a graph by the operator of `shared.kernel`
+    quantization: QuantizationOptions = NOTHING
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -83,8 +83,8 @@ class Request:
             )
         if self.kernel and self.dtype != "float32":
             raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
-        if self.kernel and self.fewer != NOTHING:
-            raise OptionError("--kernel computes with whole weights, and goes with neither --weights nor --precision")
+        if self.kernel and self.quantization != NOTHING:
+            raise OptionError("--kernel and --quantize exclude each other: the operator computes with float32 weights")
 
     def lower(self, kan: Kan, *, near: Collection[int] = (), curves: Kan | None = None) -> Lowered:
         """The graphs of a network, for runs of as many rows as it says; `near` and `curves`: as of `lower.lower`."""

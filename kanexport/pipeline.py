@@ -27,7 +27,7 @@ from kanexport.options import Options
 from kanexport.parity import compare, data
 from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
-from kanexport.quantization import quantize as fewer
+from kanexport.quantization import quantize
 from kanexport.verify import prover, verify
 from kanexport.verify import verify as near_knots
 from kanexport.verify.verify import Proof
@@ -45,7 +45,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check()
     request.check_rows()
     request.check_kernel()
-    request.fewer.check(request.dtype, explain=target.explain.wanted)
+    request.quantization.check(request.dtype, explain=target.explain.wanted)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
     found = _read(loaded, request, recorded, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -146,7 +146,7 @@ class Graphs:
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
     given = norms.clamped(kan) if request.out_of_range == CLAMP else kan
-    make = _rounded if request.fewer.form else _exact
+    make = _rounded if request.quantization.quantize else _exact
     found = make(kan, given, request, target, signature, advance)
     return dataclasses.replace(found, notes=_of_form(found, request) + found.notes)
 
@@ -202,11 +202,11 @@ def _proved(
 
 
 def _rounded(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
-    """The graphs with fewer bits, and their proof. Recorded outputs of the trained model are compared with them,
+    """The quantized graphs, and their proof. Recorded outputs of the trained model are compared with them,
     too."""
-    rows = request.fewer.rows or target.baseline
-    asked = dataclasses.replace(request.fewer, rows=rows)
-    found = fewer.rounded(given, asked, signature.inputs(), target.names)
+    rows = request.quantization.rows or target.baseline
+    asked = dataclasses.replace(request.quantization, rows=rows)
+    found = quantize.rounded(given, asked, signature.inputs(), target.names)
     plain = lowered = request.lower(found.served, curves=found.curves)
     if given is not kan:
         served, curves = found.like(kan)

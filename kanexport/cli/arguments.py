@@ -10,7 +10,7 @@ from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.contract import naming
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import EXPLAIN_FILE, HALVES, SUMS
+from kanexport.contract.sections import EXPLAIN_FILE, FP16_WEIGHTS, INT8
 from kanexport.errors import OptionError
 from kanexport.quantization import options
 from kanexport.quantization.options import QuantizationOptions
@@ -70,43 +70,35 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
 
 
 def precision_options(parser: argparse.ArgumentParser) -> None:
-    """Fewer bits, and what that may cost."""
-    add = parser.add_argument_group(
-        "fewer bits: approximate, and told as such wherever the model is described"
-    ).add_argument
+    """Quantization, and its largest error."""
+    add = parser.add_argument_group("quantization (descriptions mark the model as APPROXIMATE)").add_argument
     add(
-        "--weights",
-        choices=tuple(options.WEIGHTS),
+        "--quantize",
+        choices=options.METHODS,
         default="",
-        help="store coefficients as float16, compute in float32",
-    )
-    add(
-        "--precision",
-        choices=tuple(options.PRECISIONS),
-        default="",
-        help="sums of bytes where a layer's functions allow it, else coefficients of a byte; branches that lose too "
-        "much stay in float32",
+        help="fp16-weights: store weights as float16, compute in float32; int8: sum int8 values if the functions of a "
+        "layer allow it, otherwise store weights as int8; branches that lose too much stay in float32 (default: exact)",
     )
     add(
         "--calibration",
         type=Path,
         metavar="FILE",
         help="rows of your data on which errors are measured and branches chosen, as .npy, .npz or .csv (default: "
-        "those of --baseline, else rows made for the model)",
+        "those of --baseline, otherwise rows that the exporter makes)",
     )
     add(
         "--max-error",
         type=float,
         metavar="E",
-        help="largest difference from the checkpoint, relative to the largest answer (default: "
-        f"{options.MAX_ERROR[SUMS]:g} for int8, {options.MAX_ERROR[HALVES]:g} for half)",
+        help="largest difference from the checkpoint, relative to the largest output (default: "
+        f"{options.MAX_ERROR[INT8]:g} for int8, {options.MAX_ERROR[FP16_WEIGHTS]:g} for fp16-weights)",
     )
 
 
-def fewer(args: argparse.Namespace) -> QuantizationOptions:
-    """What was asked for of it. Raises OptionError."""
+def quantization(args: argparse.Namespace) -> QuantizationOptions:
+    """The options of quantization. Raises OptionError."""
     rows = None if args.calibration is None else baseline.load(args.calibration, CALIBRATION)
-    return QuantizationOptions(args.weights, args.precision, rows, args.max_error)
+    return QuantizationOptions(args.quantize, rows, args.max_error)
 
 
 def explanations(args: argparse.Namespace) -> ExplainOptions:

@@ -145,7 +145,7 @@ def _check_module(args: argparse.Namespace) -> None:
         if getattr(args, name):
             shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
             raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
-    for name in ("rows", "kernel", "weights", "precision", "calibration", "max_error"):
+    for name in ("rows", "kernel", "quantize", "calibration", "max_error"):
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(f"{flag} is for checkpoints that are read as layers: the graph of a module is torch's")
@@ -191,7 +191,7 @@ def _request(args: argparse.Namespace) -> Request:
         out_of_range=args.out_of_range,
         rows=args.rows,
         kernel=args.kernel,
-        fewer=arguments.fewer(args),
+        quantization=arguments.quantization(args),
     )
 
 

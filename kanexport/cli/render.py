@@ -48,7 +48,7 @@ def result(result: Result, *, verbose: bool = False) -> None:
     _facts("decided by the expected outputs", manifest.source.options_decided, {})
     if manifest.out_of_range != AS_TRAINED:
         say(f"out of range: {manifest.out_of_range}: {OUT_OF_RANGE_POLICIES[manifest.out_of_range]}")
-    if manifest.approximation.asked:
+    if manifest.approximation.quantize:
         say(manifest.approximation.text)
         _branches(manifest.approximation).show()
     for note in manifest.notes[len(manifest.approximation.notes()) :]:
@@ -114,7 +114,7 @@ def _errors(where: str, *errors: float) -> tuple[str, ...]:
 
 def _branches(found: Approximation) -> Table:
     """How each branch is computed, and what that alone changes."""
-    numbers = ("alone, relative", "in fewest bits")
+    numbers = ("alone, relative", "most quantized")
     table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
     for one in found.branches:
         table.add(str(one.layer), one.kind, one.form, f"{one.error:.1e}", f"{one.first:.1e}")

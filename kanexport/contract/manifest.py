@@ -306,12 +306,12 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `out_of_range`, a key of
-    `contract.sections.OUT_OF_RANGE_POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on
-    request. Since format 8, `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the
-    verification computes other numbers. Since format 8, `stored` names the lists of numbers that are in NUMBERS_FILE.
-    It is empty if `loads` was given that file. `opset` is the graphs' ONNX operator set. `layers` are those whose
-    edges can be asked for, in the order in which they run.
-    `files` is everything in the version directory but the manifest. `notes` are sentences for people.
+    `contract.sections.OUT_OF_RANGE_POLICIES`; since format 7 `variants`, and `approximation`, the quantization. Since
+    format 8, `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification computes
+    other numbers. Since format 8, `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if `loads`
+    was given that file. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in
+    the order in which they run. `files` is everything in the version directory but the manifest. `notes` are sentences
+    for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
     its row (a normalisation); C, also on the other rows of the batch.

@@ -1,4 +1,5 @@
-"""What was rounded because it was asked for, and what that changes: measured at the export, kept in the manifest.
+"""Optional sections of the manifest: quantization, baseline, explanations, and handling of rows out of range.
+
 Standard library only."""
 
 from __future__ import annotations
@@ -7,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-# Of a branch: sums of bytes, or its coefficients alone in fewer bits, or as they are.
-SUMS, BYTES, HALVES, AS_IS = "int8", "int8 weights", "float16 weights", "float32"
+# Forms of a branch: int8 sums, only its weights quantized, or unchanged. INT8 and FP16_WEIGHTS are values of
+# --quantize.
+INT8, INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32 = "int8", "int8-weights", "fp16-weights", "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """One term of a layer: how it is computed, and the largest change of an answer where it alone is rounded so,
-    relative to the largest answer. `first`: the same for the fewest bits that were tried."""
+    """One term of a layer: how it is computed, and the largest change of an output where it alone is rounded so,
+    relative to the largest output. `first`: the same for the fewest bits that were tried."""
 
     layer: int
     term: int
@@ -26,16 +28,16 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approximation:
-    """Of a model that is served with fewer bits than it was trained with.
+    """Quantization of a model, and its measured effect on the outputs.
 
-    asked    SUMS or HALVES; empty where nothing is approximate
-    max_error  what was allowed, relative to the largest answer
+    quantize  INT8 or FP16_WEIGHTS; empty if the model is exact
+    max_error  what was allowed, relative to the largest output
     rows     on which the errors were measured, and where they are from: a file's name and sha256, or made by the export
     error, median  the largest and the median difference of an answer from the checkpoint's, relative to the largest
     changed  of how many rows another output is the largest; -1 where there is one output
     """
 
-    asked: str = ""
+    quantize: str = ""
     max_error: float = 0.0
     rows: int = 0
     rows_from: str = ""
@@ -47,18 +49,19 @@ class Approximation:
 
     @property
     def text(self) -> str:
-        """In a sentence; empty where nothing is approximate."""
-        if not self.asked:
+        """In a sentence; empty if the model is exact."""
+        if not self.quantize:
             return ""
         top = f"; another output is the largest in {self.changed} of them" if self.changed >= 0 else ""
         return (
-            f"APPROXIMATE, as asked for ({self.asked}): answers differ from the checkpoint's by up to {self.error:.1e} "
-            f"of the largest answer, {self.median:.1e} in the median, on {self.rows} rows ({self.rows_from}){top}"
+            f"APPROXIMATE, as requested ({self.quantize}): outputs differ from the checkpoint's by up to "
+            f"{self.error:.1e} of the largest output, {self.median:.1e} in the median, on {self.rows} rows "
+            f"({self.rows_from}){top}"
         )
 
     def notes(self) -> tuple[str, ...]:
         """Sentences for people; none where nothing is approximate."""
-        if not self.asked:
+        if not self.quantize:
             return ()
         return (self.text, *map(_branch, self.branches), MOST_APPROXIMATE_EDGES)
 
@@ -73,8 +76,12 @@ EXACT = Approximation()
 
 def _branch(branch: Branch) -> str:
     what = f"layer {branch.layer}, {branch.kind}: {branch.form}"
-    alone = f", alone {branch.error:.1e}" if branch.form != AS_IS else ""
-    why = f", since fewer bits of it alone change answers by {branch.first:.1e}" if branch.first > branch.error else ""
+    alone = f", alone {branch.error:.1e}" if branch.form != FLOAT32 else ""
+    why = (
+        f", since quantizing only this branch changes outputs by {branch.first:.1e}"
+        if branch.first > branch.error
+        else ""
+    )
     return what + alone + why
 
 

@@ -1,4 +1,4 @@
-"""How coefficients are stored where fewer bits were asked for: as float16, or a byte each, and a scale for each column.
+"""How coefficients are stored in a quantized graph: as float16, or a byte each, and a scale for each column.
 
 The numbers that are rounded are those of a layer, [I, O, K] with its mask in them, before any scale that a graph's form
 leaves to them: so every graph of a model stores the same. Rounding what was rounded changes nothing, so that a network
@@ -29,7 +29,7 @@ def half(values: Array) -> npt.NDArray[np.float16]:
     if not np.isfinite(found).all():
         raise InvalidKan(
             f"a weight of {np.abs(values).max():.3g} is too large for float16, whose largest is {LARGEST_HALF:g}",
-            hint="export without --weights half",
+            hint="export without --quantize fp16-weights",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Which branches can have fewer bits: each is tried alone, and has as few as its share of the error allows.
+"""Choice of the branches to quantize: each is tried alone, and quantized as far as its share of the error allows.
 
 The base branch of efficient-kan and pykan and the splines beside it lose differently, and from layer to layer; so does
 every model. Rounding errors of branches do not know each other: of n branches, each may take 1 / sqrt(n) of what the
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.sections import AS_IS, BYTES, HALVES, SUMS, Branch
+from kanexport.contract.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS, Branch
 from kanexport.graph import precision
 from kanexport.ir.model import BasisTerm, Kan, Layer, Term
 from kanexport.ir.quantized_basis import Stepped, stepped
@@ -63,7 +63,7 @@ def choose(kan: Kan, asked: QuantizationOptions, x: Array) -> tuple[Branch, ...]
     x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), TRIED)).round().astype(int))]
     exact = answers(kan, x)
     known = {
-        (at, index): possible(layer, term, asked.form)
+        (at, index): possible(layer, term, asked.quantize)
         for at, layer in enumerate(kan.layers)
         for index, term in enumerate(layer.terms)
     }
@@ -73,7 +73,7 @@ def choose(kan: Kan, asked: QuantizationOptions, x: Array) -> tuple[Branch, ...]
         tried: dict[str, float] = {}
         for form in found:
             alone = served(kan, {(at, index): form})
-            tried[form] = errors(exact, answers(alone, x)).largest if form != AS_IS else 0.0
+            tried[form] = errors(exact, answers(alone, x)).largest if form != FLOAT32 else 0.0
             if tried[form] <= share:
                 break
         first, last = next(iter(tried.values())), tried[form]
@@ -87,27 +87,27 @@ def _finite(error: float) -> float:
     return min(error, 1e300)
 
 
-STORED = {SUMS: precision.BYTES, BYTES: precision.BYTES, HALVES: precision.HALF}
-Forms = Mapping[tuple[int, int], str]  # by layer and term; AS_IS where there is none
+STORED = {INT8: precision.BYTES, INT8_WEIGHTS: precision.BYTES, FP16_WEIGHTS: precision.HALF}
+Forms = Mapping[tuple[int, int], str]  # by layer and term; FLOAT32 where there is none
 
 
 def possible(layer: Layer, term: Term, asked: str) -> tuple[str, ...]:
     """The forms that a branch may have where so many bits are asked for, fewest first."""
     if term not in passes.live(layer).terms or not isinstance(term, BasisTerm):
-        return (AS_IS,)  # functions that every edge shifts for itself are numbers of three kinds; they stay
-    if asked == HALVES:
-        return (HALVES, AS_IS)
+        return (FLOAT32,)  # functions that every edge shifts for itself are numbers of three kinds; they stay
+    if asked == FP16_WEIGHTS:
+        return (FP16_WEIGHTS, FLOAT32)
     fits = layer.sources * term.functions <= precision.DEPTH
-    sums = (SUMS,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()
-    halves = (HALVES,) if np.abs(passes.coefficients(layer, term)).max() <= precision.LARGEST_HALF else ()
-    return (*sums, BYTES, *halves, AS_IS)
+    sums = (INT8,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()
+    halves = (FP16_WEIGHTS,) if np.abs(passes.coefficients(layer, term)).max() <= precision.LARGEST_HALF else ()
+    return (*sums, INT8_WEIGHTS, *halves, FLOAT32)
 
 
 def served(kan: Kan, forms: Forms) -> Kan:
     """What the graph means: coefficients rounded, and bases in steps where sums are of bytes."""
     layers = []
     for at, layer in enumerate(kan.layers):
-        terms = [_term(layer, term, forms.get((at, index), AS_IS)) for index, term in enumerate(layer.terms)]
+        terms = [_term(layer, term, forms.get((at, index), FLOAT32)) for index, term in enumerate(layer.terms)]
         layers.append(dataclasses.replace(layer, terms=tuple(terms)))
     return dataclasses.replace(kan, layers=tuple(layers))
 
@@ -125,14 +125,14 @@ def _plain(term: Term) -> Term:
 
 
 def _term(layer: Layer, term: Term, form: str) -> Term:
-    if form == AS_IS or not isinstance(term, BasisTerm):
+    if form == FLOAT32 or not isinstance(term, BasisTerm):
         return term
     how = STORED[form]
     mask = layer.mask[:, :, None]
     found = precision.rounded(passes.coefficients(layer, term), how)
     with np.errstate(divide="ignore", invalid="ignore"):
         coef = np.where(mask == 0, term.coef, found / mask)
-    basis = stepped(term.basis, layer.sources, _room(layer, term)) if form == SUMS else None
+    basis = stepped(term.basis, layer.sources, _room(layer, term)) if form == INT8 else None
     return dataclasses.replace(term, coef=coef, stored=how, basis=basis or term.basis)
 
 

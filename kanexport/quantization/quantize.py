@@ -1,4 +1,4 @@
-"""A network's graphs with fewer bits, and what was measured: the page of this folder."""
+"""Quantized graphs of a network, and their measured errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kanexport.bundle import baseline
 from kanexport.bundle.baseline import FORMS
 from kanexport.contract.manifest import Reference, TensorSpec
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_IS, Approximation, Branch
+from kanexport.contract.sections import FLOAT32, Approximation, Branch
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.ir.model import Kan
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
@@ -113,26 +113,26 @@ def measure(
     exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], asked: QuantizationOptions, x: Array
 ) -> Approximation:
     """What the graph answers on rows x [B, inputs], beside the checkpoint. Raises VerificationFailed where that is
-    further from it than allowed, or no branch has fewer bits."""
-    if not any(branch.form != AS_IS or branch.first for branch in branches):
+    further from it than allowed, or no branch is quantized."""
+    if not any(branch.form != FLOAT32 or branch.first for branch in branches):
         raise VerificationFailed(
-            "the network has nothing to store in fewer bits: symbolic edges, and functions that every edge shifts and "
+            "the network has nothing to quantize: symbolic edges, and functions that every edge shifts and "
             "stretches for itself, stay in float32",
             hint="nothing was written",
         )
-    if all(branch.form == AS_IS for branch in branches):
+    if all(branch.form == FLOAT32 for branch in branches):
         raise VerificationFailed(
-            f"no branch can have fewer bits within --max-error {asked.bound:g}: {_worst(branches)}", hint=_hint(asked)
+            f"no branch can be quantized within --max-error {asked.bound:g}: {_worst(branches)}", hint=_hint(asked)
         )
     found = plan.errors(plan.answers(exact, x), answers(lowered, x))
     if not found.largest <= asked.bound:
         raise VerificationFailed(
-            f"answers in fewer bits differ from the checkpoint's by {found.largest:.2e} of the largest on {len(x)} "
-            f"rows, more than --max-error {asked.bound:g}; {_worst(branches)}",
+            f"outputs of the quantized graph differ from the checkpoint's by {found.largest:.2e} of the largest on "
+            f"{len(x)} rows, more than --max-error {asked.bound:g}; {_worst(branches)}",
             hint=_hint(asked),
         )
     return Approximation(
-        asked=asked.form,
+        quantize=asked.quantize,
         max_error=asked.bound,
         rows=len(x),
         rows_from="made for the export" if asked.rows is None else asked.rows.name,
@@ -186,4 +186,4 @@ def _worst(branches: tuple[Branch, ...]) -> str:
 
 
 def _hint(asked: QuantizationOptions) -> str:
-    return HINT.format(flag=f"--precision {asked.precision}" if asked.precision else f"--weights {asked.weights}")
+    return HINT.format(flag=f"--quantize {asked.quantize}")

@@ -1,4 +1,4 @@
-"""`--weights half`, `--precision int8`: what is stored and means, which branches have it, proof and refusals."""
+"""`--quantize`: what is stored and means, which branches have it, proof and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kanexport.bases.bspline import BSpline
 from kanexport.bundle import baseline
 from kanexport.cli import export_command
 from kanexport.contract import manifest as contract
-from kanexport.contract.sections import AS_IS, BYTES, EXACT, HALVES, SUMS
+from kanexport.contract.sections import EXACT, FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.graph import precision
@@ -69,7 +69,7 @@ def run(model: bytes, x: np.ndarray) -> np.ndarray:
 def rounded(kan: Kan, asked: QuantizationOptions) -> tuple[Kan, Any]:
     """A network in the fewest bits that it can have, and its graphs."""
     chosen = {
-        (at, index): plan.possible(layer, term, asked.form)[0]
+        (at, index): plan.possible(layer, term, asked.quantize)[0]
         for at, layer in enumerate(kan.layers)
         for index, term in enumerate(layer.terms)
     }
@@ -144,22 +144,22 @@ def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) ->
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
-    "asked", [QuantizationOptions(weights="half"), QuantizationOptions(precision="int8")], ids=["half", "int8"]
+    "asked", [QuantizationOptions("fp16-weights"), QuantizationOptions("int8")], ids=["half", "int8"]
 )
 def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
     tmp_path: Path, name: str, asked: QuantizationOptions
 ) -> None:
-    result = exported(tmp_path, name, fewer=asked)
+    result = exported(tmp_path, name, quantization=asked)
     stored_manifest = contract.load(result.directory)
     found = stored_manifest.approximation
     assert found == result.manifest.approximation
-    assert found.asked == asked.form
-    assert 0 < found.error <= found.max_error == MAX_ERROR[asked.form]
+    assert found.quantize == asked.quantize
+    assert 0 < found.error <= found.max_error == MAX_ERROR[asked.quantize]
     assert stored_manifest.notes[0] == found.text
-    assert found.text.startswith("APPROXIMATE, as asked for")
+    assert found.text.startswith("APPROXIMATE, as requested")
     assert all(zone.outputs_max_rel <= found.max_error for zone in stored_manifest.verification.zones)
-    assert {branch.form for branch in found.branches} <= {SUMS, BYTES, HALVES, AS_IS}
-    assert any(branch.form == asked.form for branch in found.branches)
+    assert {branch.form for branch in found.branches} <= {INT8, INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
+    assert any(branch.form == asked.quantize for branch in found.branches)
     kan = network(name)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
     answers = run((result.directory / "model.onnx").read_bytes(), x)
@@ -168,14 +168,14 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_store_bytes_where_they_have_no_sums_of_them(tmp_path: Path, name: str) -> None:
-    found = exported(tmp_path, name, fewer=QuantizationOptions(precision="int8", max_error=0.2)).manifest.approximation
-    assert {branch.form for branch in found.branches} <= {BYTES, HALVES, AS_IS}
+    found = exported(tmp_path, name, quantization=QuantizationOptions("int8", max_error=0.2)).manifest.approximation
+    assert {branch.form for branch in found.branches} <= {INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
     assert found.error <= 0.2
 
 
 def test_a_network_without_such_a_branch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VerificationFailed, match="nothing to store in fewer bits"):
-        exported(tmp_path, "wav-kan-dog-breast-cancer", fewer=QuantizationOptions(precision="int8"))
+    with pytest.raises(VerificationFailed, match="nothing to quantize"):
+        exported(tmp_path, "wav-kan-dog-breast-cancer", quantization=QuantizationOptions("int8"))
 
 
 def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [DIGITS, WINE, "pykan-hello-adapted"])
 def test_an_answer_does_not_depend_on_its_company_or_on_the_run(name: str) -> None:
     kan = network(name)
-    _, lowered = rounded(kan, QuantizationOptions(precision="int8"))
+    _, lowered = rounded(kan, QuantizationOptions("int8"))
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"]
     x = np.concatenate([x, 50 * x])  # with neighbours that are much larger
     for model in (lower.lower(kan, "float32").model, lowered.model):
@@ -226,8 +226,8 @@ def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     layers = [layer_of(rng, *pair, intervals, uneven=uneven) for pair in itertools.pairwise(widths)]
     kan = Kan(widths[0], tuple(layers))
     for asked in (
-        QuantizationOptions(weights="half", max_error=0.9),
-        QuantizationOptions(precision="int8", max_error=0.9),
+        QuantizationOptions("fp16-weights", max_error=0.9),
+        QuantizationOptions("int8", max_error=0.9),
     ):
         served, lowered = rounded(kan, asked)
         # Held against itself: what is left is the rounding of float32, and of values just on a step.
@@ -239,7 +239,7 @@ def test_any_network_is_served_as_what_its_rounded_numbers_mean(
 def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Path) -> None:
     values = np.load(case(DIGITS).path.parent / "reference.npz")
     result = exported(
-        tmp_path, DIGITS, fewer=QuantizationOptions(precision="int8", rows=save(tmp_path / "x.npy", values["x"]))
+        tmp_path, DIGITS, quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", values["x"]))
     )
     found = run((result.directory / "model.onnx").read_bytes(), values["x"])
     finite = np.isfinite(values["y64"]).all(axis=1)
@@ -251,28 +251,26 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
 
 def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) -> None:
     bound = 5e-3
-    found = exported(
-        tmp_path, DIGITS, fewer=QuantizationOptions(precision="int8", max_error=bound)
-    ).manifest.approximation
-    kept = [branch for branch in found.branches if branch.form in (HALVES, AS_IS)]
+    found = exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=bound)).manifest.approximation
+    kept = [branch for branch in found.branches if branch.form in (FP16_WEIGHTS, FLOAT32)]
     assert kept
-    assert any(branch.form == SUMS for branch in found.branches)
+    assert any(branch.form == INT8 for branch in found.branches)
     assert all(branch.first > bound / 2 >= branch.error for branch in kept)
-    assert any("since fewer bits of it alone" in note for note in found.notes())
+    assert any("since quantizing only this branch" in note for note in found.notes())
 
 
 def test_too_large_an_error_is_refused_and_names_the_worst_branch(tmp_path: Path) -> None:
     with pytest.raises(
-        VerificationFailed, match=r"no branch can have fewer bits .* the worst branch is \w+ of layer \d"
+        VerificationFailed, match=r"no branch can be quantized .* the worst branch is \w+ of layer \d"
     ) as found:
-        exported(tmp_path, DIGITS, fewer=QuantizationOptions(precision="int8", max_error=1e-5))
+        exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=1e-5))
     assert "--max-error sets the bound" in found.value.hint
     assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
     kan = network(DIGITS)
-    asked = QuantizationOptions(precision="int8")
+    asked = QuantizationOptions("int8")
     served, lowered = rounded(kan, asked)
     model = onnx.load_model_from_string(lowered.model)
     codes = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8)
@@ -294,14 +292,14 @@ def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: P
     exact = exported(tmp_path, DIGITS, called="exact").directory
     kan = network(DIGITS)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
-    for asked, times in ((QuantizationOptions(weights="half"), 1.8), (QuantizationOptions(precision="int8"), 1.7)):
-        directory = exported(tmp_path, DIGITS, called=asked.form.split()[0], fewer=asked).directory
+    for asked, times in ((QuantizationOptions("fp16-weights"), 1.8), (QuantizationOptions("int8"), 1.7)):
+        directory = exported(tmp_path, DIGITS, called=asked.quantize, quantization=asked).directory
         for file in ("model.onnx", "edges_l0.onnx"):
             assert (directory / file).stat().st_size * times < (exact / file).stat().st_size
         edges = onnxruntime.InferenceSession(directory / "edges_l0.onnx").run(["edges"], {"x": x})[0]
         session = onnxruntime.InferenceSession(directory / "model.onnx")
         nodes = session.run(["layer1_in"], {"x": x})[0]
-        assert np.abs(edges.sum(axis=1) - nodes).max() <= (1e-5 if asked.weights else 1e-2) * np.abs(nodes).max()
+        assert np.abs(edges.sum(axis=1) - nodes).max() <= (1e-5 if asked.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
 
 
 def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,10 +308,10 @@ def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest
     path = checkpoint(tmp_path / "m.safetensors", (64, 64, 10))
     for name, asked in (
         ("exact", QuantizationOptions()),
-        ("half", QuantizationOptions(weights="half")),
-        ("int8", QuantizationOptions(precision="int8")),
+        ("half", QuantizationOptions("fp16-weights")),
+        ("int8", QuantizationOptions("int8")),
     ):
-        result = export(Request(path=path, repository=tmp_path, name=name, fewer=asked))
+        result = export(Request(path=path, repository=tmp_path, name=name, quantization=asked))
         sizes[name] = (result.directory / contract.WEIGHTS_FILE).stat().st_size
     assert sizes["half"] < sizes["exact"] / 1.8
     assert sizes["int8"] < sizes["exact"] / 2.5
@@ -334,7 +332,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray, mess
         exported(
             tmp_path / "models",
             DIGITS,
-            fewer=QuantizationOptions(precision="int8", rows=save(tmp_path / "x.npy", rows)),
+            quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", rows)),
         )
     assert not list(tmp_path.rglob("manifest.json"))
 
@@ -342,14 +340,12 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray, mess
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"fewer": QuantizationOptions("half", "int8")}, "exclude each other"),
-        ({"fewer": QuantizationOptions("half"), "dtype": "float64"}, "exclude each other"),
-        ({"fewer": QuantizationOptions("half"), "explain": True}, "exclude each other"),
-        ({"fewer": QuantizationOptions("quarter")}, "--weights is 'quarter', expected half"),
-        ({"fewer": QuantizationOptions(precision="int4")}, "--precision is 'int4', expected int8"),
-        ({"fewer": QuantizationOptions(max_error=0.1)}, "--max-error is for"),
-        ({"fewer": QuantizationOptions("half", max_error=float("nan"))}, "--max-error is nan"),
-        ({"fewer": QuantizationOptions("half", max_error=0.0)}, "--max-error is 0"),
+        ({"quantization": QuantizationOptions("fp16-weights"), "dtype": "float64"}, "exclude each other"),
+        ({"quantization": QuantizationOptions("fp16-weights"), "explain": True}, "exclude each other"),
+        ({"quantization": QuantizationOptions("int4")}, "--quantize is 'int4', expected fp16-weights or int8"),
+        ({"quantization": QuantizationOptions(max_error=0.1)}, "--max-error is for"),
+        ({"quantization": QuantizationOptions("fp16-weights", max_error=float("nan"))}, "--max-error is nan"),
+        ({"quantization": QuantizationOptions("fp16-weights", max_error=0.0)}, "--max-error is 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
@@ -360,13 +356,13 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, more: dict[str, Any], me
 def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: Any, golden: Callable[[str], Any]) -> None:
     path, options = golden(DIGITS)
     flags = [text for option in options for text in ("--option", option)]
-    assert export_command.main([str(path), "--repository", str(tmp_path), "--precision", "int8", *flags]) == 0
+    assert export_command.main([str(path), "--repository", str(tmp_path), "--quantize", "int8", *flags]) == 0
     printed = capsys.readouterr().out
-    assert "APPROXIMATE, as asked for (int8)" in printed
-    assert "int8 weights" in printed
+    assert "APPROXIMATE, as requested (int8)" in printed
+    assert "int8-weights" in printed
     assert (
         export_command.main(
-            [str(path), "--repository", str(tmp_path), "--weights", "half", "--max-error", "1e-9", "--force"]
+            [str(path), "--repository", str(tmp_path), "--quantize", "fp16-weights", "--max-error", "1e-9", "--force"]
         )
         == 3
     )

@@ -26,8 +26,8 @@ from tests.kanserve.running import Server, serving
 
 ASKED = {
     "exact": QuantizationOptions(),
-    "half": QuantizationOptions(weights="half"),
-    "int8": QuantizationOptions(precision="int8"),
+    "half": QuantizationOptions("fp16-weights"),
+    "int8": QuantizationOptions("int8"),
 }
 ROWS = np.random.default_rng(0).uniform(-1, 1, (40, 6)).astype(np.float32)
 
@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fewer")
     path = checkpoint(root / "m.safetensors", (6, 8, 3))
     for name, asked in ASKED.items():
-        export(Request(path=path, repository=root / "models", name=name, fewer=asked))
+        export(Request(path=path, repository=root / "models", name=name, quantization=asked))
     return root / "models"
 
 
@@ -70,7 +70,7 @@ def test_a_model_says_that_it_is_approximate_wherever_it_is_described(served: Se
         assert not any("APPROXIMATE" in note for note in notes)
         return
     told = parameters["kan.approximation"].string_value
-    assert told.startswith("APPROXIMATE, as asked for")
+    assert told.startswith("APPROXIMATE, as requested")
     assert notes[0] == told
     assert any(note.startswith("edges, curves and explanations are those of the rounded") for note in notes)
 
@@ -117,7 +117,7 @@ def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tm
 
 @pytest.mark.parametrize(
     "change",
-    [{"asked": "int2"}, {"max_error": 1e300}, {"max_error": -1.0}, {"error": 0.9}, {"asked": ""}, {"max_error": 0.0}],
+    [{"quantize": "int2"}, {"max_error": 1e300}, {"max_error": -1.0}, {"error": 0.9}, {"quantize": ""}, {"max_error": 0.0}],
     ids=str,
 )
 def test_a_manifest_that_says_what_cannot_be_is_refused(models: Path, change: dict[str, Any]) -> None:

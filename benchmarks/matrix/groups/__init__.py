@@ -29,7 +29,7 @@ TITLES = {
     threads.THREADS: "One thread and all",
     threads.GRIDS: "Coarse and fine grids",
     threads.KNOTS: "Uniform and adapted knots",
-    fewer.FEWER: "Fewer bits",
+    fewer.FEWER: "Quantization",
     symbolic.SYMBOLIC: "Symbolic models of pykan",
     families.FAMILIES: "Families, each beside its own library: [64, 64, 10]",
     published.PUBLISHED: "Shapes for which others publish times",

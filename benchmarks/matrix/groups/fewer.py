@@ -1,4 +1,4 @@
-"""Exports with fewer bits, beside the exact one: each within the error that it was exported with."""
+"""Quantized exports, beside the exact one: each within the error that it was exported with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from kanexport.errors import ExportError
 from kanexport.quantization.options import QuantizationOptions
 from kanserve.bench.entrants import OURS, Absent, Entrant
 
-FEWER, INT8, HALF, SMALLER = "fewer", f"{OURS} --precision int8", f"{OURS} --weights half", "times smaller, int8"
+FEWER, INT8, HALF, SMALLER = (
+    "fewer",
+    f"{OURS} --quantize int8",
+    f"{OURS} --quantize fp16-weights",
+    "times smaller, int8",
+)
 WIDTHS, BATCHES = (784, 64, 10), (1, 64, 256)
-ASKED = {INT8: QuantizationOptions(precision="int8"), HALF: QuantizationOptions(weights="half")}
+ASKED = {INT8: QuantizationOptions("int8"), HALF: QuantizationOptions("fp16-weights")}
 
 
 def fewer(quick: bool) -> Iterator[Case]:
@@ -35,7 +40,7 @@ def _make(shape: Shape, work: Work) -> Made:
     facts = {}
     for name, asked in ASKED.items():
         try:
-            version = contestants.exported(work, path, fewer=asked)
+            version = contestants.exported(work, path, quantization=asked)
         except ExportError as error:
             every.append(Absent(name, f"it was not exported: {error.message}"))
             continue

@@ -10,9 +10,9 @@ from kanexport.contract import naming
 from kanexport.contract.manifest import ANY, BASIC, BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
 from kanexport.contract.sections import (
     CLAMP,
-    HALVES,
+    FP16_WEIGHTS,
+    INT8,
     OUT_OF_RANGE_POLICIES,
-    SUMS,
     Approximation,
     ExplainedTensor,
     NodeBaseline,
@@ -66,9 +66,11 @@ def _check_out_of_range(manifest: Manifest) -> None:
 
 def _check_approximation(found: Approximation) -> None:
     """What it says of itself is no more than a bound on rounding, and was kept."""
-    if found.asked not in ("", SUMS, HALVES):
-        raise LoadError(LoadReason.MANIFEST, f"approximation is {found.asked[:40]!r}, expected {SUMS} or {HALVES}")
-    if not 0 <= found.error <= found.max_error < 1 or bool(found.asked) != bool(found.max_error):
+    if found.quantize not in ("", INT8, FP16_WEIGHTS):
+        raise LoadError(
+            LoadReason.MANIFEST, f"approximation is {found.quantize[:40]!r}, expected {INT8} or {FP16_WEIGHTS}"
+        )
+    if not 0 <= found.error <= found.max_error < 1 or bool(found.quantize) != bool(found.max_error):
         raise LoadError(
             LoadReason.MANIFEST,
             f"approximation has an error of {found.error:g} of {found.max_error:g} allowed, expected 0 to below 1",
