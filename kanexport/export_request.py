@@ -48,7 +48,7 @@ class Request:
     explain: bool = False  # with a graph that tells how answers came about
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
-    rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
+    optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
     kernel: bool = False  # with a graph by the operator of `shared.kernel`
     quantization: QuantizationOptions = NOTHING
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
@@ -69,10 +69,13 @@ class Request:
             out_of_range=self.out_of_range,
         )
 
-    def check_rows(self) -> None:
-        """Raises OptionError where no run can have so many."""
-        if self.rows and not 1 <= self.rows <= self.max_batch_size:
-            raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
+    def check_batch(self) -> None:
+        """Raises OptionError if no batch can have so many rows."""
+        if self.optimize_for_batch and not 1 <= self.optimize_for_batch <= self.max_batch_size:
+            raise OptionError(
+                f"--optimize-for-batch is {self.optimize_for_batch}, expected 1 to {self.max_batch_size}, the max "
+                "batch size"
+            )
 
     def check_kernel(self) -> None:
         """Raises OptionError where a graph is asked for that nothing here could prove."""
@@ -91,8 +94,8 @@ class Request:
         return lower.lower(
             kan,
             self.dtype,
-            rows=self.rows or 1,
-            many=0 if self.rows else min(MANY_ROWS, self.max_batch_size),
+            rows=self.optimize_for_batch or 1,
+            many=0 if self.optimize_for_batch else min(MANY_ROWS, self.max_batch_size),
             kernel=self.kernel,
             near=near,
             curves=curves,

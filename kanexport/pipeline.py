@@ -43,7 +43,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     loaded = checkpoint.load(request.path)
     target = request.target(loaded.stem)
     target.check()
-    request.check_rows()
+    request.check_batch()
     request.check_kernel()
     request.quantization.check(request.dtype, explain=target.explain.wanted)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
@@ -153,7 +153,7 @@ def build_and_verify(kan: Kan, request: Request, target: Target, signature: Sign
 
 def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
     layers, many = graphs.kan.layers, graphs.lowered.many
-    rows, file = (request.rows or 1, "") if many is None else (many.rows, MANY_FILE)
+    rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, MANY_FILE)
     return spline_forms.form_notes(layers, rows, file) + spline_forms.spline_notes(
         layers, request.dtype, asked=request.kernel
     )

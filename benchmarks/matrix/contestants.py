@@ -112,17 +112,17 @@ def runner(path: Path | bytes, threads: int) -> Run:
 def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path, list[Entrant | Absent]]:
     """The export's default and that for runs of `rows` rows, each as a server runs it and in one run; the folder is
     that of the first."""
-    plain, many = exported(work, checkpoint), exported(work, checkpoint, rows=rows)
+    plain, many = exported(work, checkpoint), exported(work, checkpoint, optimize_for_batch=rows)
     found: list[Entrant | Absent] = [
         served(work, plain, truth),
         one_graph(plain / MODEL_FILE, truth, ONE_RUN, "the exported graph, in the runtime as anybody runs it"),
     ]
-    names = (f"{OURS} --rows {rows}", f"{OURS} --rows {rows}, one run")
+    names = (f"{OURS} --optimize-for-batch {rows}", f"{OURS} --optimize-for-batch {rows}, one run")
     if _files(plain) == _files(many):
         found += [Absent(name, "the same graph") for name in names]
     else:
         found += [served(work, many, truth, names[0])]
-        found += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --rows {rows}")]
+        found += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --optimize-for-batch {rows}")]
     return plain, found
 
 

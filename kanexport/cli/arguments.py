@@ -39,10 +39,12 @@ def form_options(parser: argparse.ArgumentParser) -> None:
     """Further graphs of the same network."""
     add = parser.add_argument
     add(
-        "--rows",
+        "--optimize-for-batch",
         type=int,
         default=0,
-        help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
+        metavar="ROWS",
+        help="write one graph, made for batches of so many rows (default: a graph for small batches and, if it is "
+        "faster, another for large batches)",
     )
     add(
         "--kernel",

@@ -145,7 +145,7 @@ def _check_module(args: argparse.Namespace) -> None:
         if getattr(args, name):
             shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
             raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
-    for name in ("rows", "kernel", "quantize", "calibration", "max_error"):
+    for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error"):
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(f"{flag} is for checkpoints that are read as layers: the graph of a module is torch's")
@@ -189,7 +189,7 @@ def _request(args: argparse.Namespace) -> Request:
         explain=asked.wanted,
         explain_layers=asked.layers,
         out_of_range=args.out_of_range,
-        rows=args.rows,
+        optimize_for_batch=args.optimize_for_batch,
         kernel=args.kernel,
         quantization=arguments.quantization(args),
     )

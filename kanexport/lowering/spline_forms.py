@@ -98,7 +98,7 @@ def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str,
             f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)}, where they have no closed form, are a "
             "tensor a function, which is faster there and slower in runs of few rows; the numbers are the same"
         )
-    made = f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--rows)"
+    made = f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--optimize-for-batch)"
     return (f"{made}: {what}",)
 
 

@@ -143,7 +143,7 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
         report = dataclasses.replace(report, explaining=_zones(explaining))
     if lowered.many is not None:
         many = ManyProver(subject, lowered, lowered.many, dtype, tolerance)
-        notes += _alone(many, zones, MANY_FILE, hint="; with --rows 1 there is none", empty=empty)
+        notes += _alone(many, zones, MANY_FILE, hint="; with --optimize-for-batch 1 there is none", empty=empty)
         variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
     if lowered.kernel is not None:
         beside = dataclasses.replace(lowered, model=lowered.kernel)

@@ -299,7 +299,10 @@ def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: P
         edges = onnxruntime.InferenceSession(directory / "edges_l0.onnx").run(["edges"], {"x": x})[0]
         session = onnxruntime.InferenceSession(directory / "model.onnx")
         nodes = session.run(["layer1_in"], {"x": x})[0]
-        assert np.abs(edges.sum(axis=1) - nodes).max() <= (1e-5 if asked.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
+        assert (
+            np.abs(edges.sum(axis=1) - nodes).max()
+            <= (1e-5 if asked.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
+        )
 
 
 def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""`--rows`: splines as a tensor a function where runs are large; the numbers are the other graph's, bit by bit."""
+"""`--optimize-for-batch`: splines as a tensor a function where runs are large; the numbers are the other graph's, bit
+by bit."""
 
 from __future__ import annotations
 
@@ -173,15 +174,15 @@ def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
         spline_forms, "FEW_DESTINATIONS", 0
     )  # there is no trained model of more destinations on uneven knots
     few, many = (
-        exported(tmp_path / name, max_batch_size=10_000, rows=rows, explain=True)
+        exported(tmp_path / name, max_batch_size=10_000, optimize_for_batch=rows, explain=True)
         for name, rows in (("a", 1), ("b", 10_000))
     )
     models = [(result.directory / "model.onnx").read_bytes() for result in (few, many)]
     assert operators(models[1]).count("Concat") > operators(models[0]).count("Concat")
     explaining = [(result.directory / "explain.onnx").read_bytes() for result in (few, many)]
-    (note,) = (note for note in many.manifest.notes if "--rows" in note)
-    assert "made for runs of 10000 rows (--rows): splines of layer" in note
-    assert not any("--rows" in note for note in few.manifest.notes)
+    (note,) = (note for note in many.manifest.notes if "--optimize-for-batch" in note)
+    assert "made for runs of 10000 rows (--optimize-for-batch): splines of layer" in note
+    assert not any("--optimize-for-batch" in note for note in few.manifest.notes)
     rng = np.random.default_rng(0)
     for count, both in itertools.product((1, 7, 300), (models, explaining)):
         x = rng.normal(size=(count, *few.manifest.inputs[0].shape[1:])).astype(np.float32)
@@ -190,24 +191,24 @@ def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
 
 
 def test_small_networks_stay_as_they_are_and_the_manifest_says_so(tmp_path: Path) -> None:
-    few, some = (exported(tmp_path / name, rows=rows) for name, rows in (("a", 1), ("b", 64)))
+    few, some = (exported(tmp_path / name, optimize_for_batch=rows) for name, rows in (("a", 1), ("b", 64)))
     assert (few.directory / "model.onnx").read_bytes() == (some.directory / "model.onnx").read_bytes()
     assert any("no layer of splines is wide enough" in note for note in some.manifest.notes)
 
 
 @pytest.mark.parametrize("rows", [-1, 1025])
-def test_rows_that_no_run_has_are_refused(tmp_path: Path, rows: int) -> None:
-    with pytest.raises(OptionError, match=f"rows of a run are {rows}, expected 1 to max batch size, 1024"):
-        exported(tmp_path, rows=rows)
+def test_a_batch_beyond_the_maximum_is_refused(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(OptionError, match=f"--optimize-for-batch is {rows}, expected 1 to 1024"):
+        exported(tmp_path, optimize_for_batch=rows)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_takes_rows_of_checkpoints_but_not_of_modules(tmp_path: Path) -> None:
+def test_the_command_optimizes_checkpoints_but_not_modules_for_a_batch(tmp_path: Path) -> None:
     (case,) = (case for case in cases() if case.name == "efficient-kan-wine-update-grid")
-    to = ("--repository", tmp_path / "models", "--name", "m", "--rows", "64")
+    to = ("--repository", tmp_path / "models", "--name", "m", "--optimize-for-batch", "64")
     done = kanserve("export", case.path, *(part for one in case.options for part in ("--option", one)), *to)
     assert done.returncode == 0, done.stderr
     assert "made for runs of 64 rows" in " ".join(done.stdout.split())
     refused = kanserve("export", "--module", "nets:make", *to)
     assert refused.returncode == 2
-    assert "--rows is for checkpoints that are read as layers" in " ".join(refused.stderr.split())
+    assert "--optimize-for-batch is for checkpoints that are read as layers" in " ".join(refused.stderr.split())

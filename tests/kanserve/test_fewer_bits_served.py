@@ -117,7 +117,14 @@ def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tm
 
 @pytest.mark.parametrize(
     "change",
-    [{"quantize": "int2"}, {"max_error": 1e300}, {"max_error": -1.0}, {"error": 0.9}, {"quantize": ""}, {"max_error": 0.0}],
+    [
+        {"quantize": "int2"},
+        {"max_error": 1e300},
+        {"max_error": -1.0},
+        {"error": 0.9},
+        {"quantize": ""},
+        {"max_error": 0.0},
+    ],
     ids=str,
 )
 def test_a_manifest_that_says_what_cannot_be_is_refused(models: Path, change: dict[str, Any]) -> None:

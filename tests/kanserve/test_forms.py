@@ -78,7 +78,7 @@ def test_a_wide_network_has_two_graphs_and_both_are_proved(tmp_path: Path) -> No
     ("rows", "files"), [(0, {"model.onnx", "model_many.onnx"}), (1, {"model.onnx"}), (256, {"model.onnx"})]
 )
 def test_who_knows_their_rows_has_one_graph(tmp_path: Path, rows: int, files: set[str]) -> None:
-    result = wide(tmp_path, rows=rows)
+    result = wide(tmp_path, optimize_for_batch=rows)
     assert {path.name for path in result.directory.glob("model*.onnx")} == files
     graph = onnx.load(result.directory / "model.onnx").graph
     joined = [len(node.input) for node in graph.node if node.op_type == "Concat"]
@@ -139,7 +139,7 @@ def test_a_graph_that_is_nowhere_faster_is_let_go(tmp_path: Path, monkeypatch: p
 def test_it_is_taken_from_where_it_is_faster_in_all_larger_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: set[int], most: int, wanted: int
 ) -> None:
-    model = load(read(wide(tmp_path, rows=1)))
+    model = load(read(wide(tmp_path, optimize_for_batch=1)))
     few: Any = object()
     many: Any = object()
 
