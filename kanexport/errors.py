@@ -54,7 +54,7 @@ class FamilyError(ExportError):
 
 
 class OptionError(ExportError):
-    """What the user gave (an `--option`, a function, a list of steps) is unknown or malformed,
+    """What the user gave (an `--option`, a function, an architecture file) is unknown or malformed,
     or a fact is needed and was not given."""
 
 

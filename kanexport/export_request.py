@@ -37,7 +37,7 @@ class Request:
     options: tuple[str, ...] = ()  # "key=value"
     symbolic: tuple[str, ...] = ()  # "layer,source,destination=name"
     functions: tuple[str, ...] = ()  # "name=expression in x"
-    architecture: Path | None = None  # the user's own list of steps
+    architecture: Path | None = None  # the architecture file
     dtype: str = "float32"
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = OUTPUT_TOLERANCE

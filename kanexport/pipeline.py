@@ -107,7 +107,7 @@ def _read(
 
 
 def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
-    """How the file may be read: by the user's list of steps, or by the reader that takes it; where `several`
+    """How the file may be read: by the architecture file, or by the reader that takes it; where `several`
     may take it, by each. Raises ExportError where there is none, or more than one and not `several`."""
     if request.architecture is not None:
         if request.family is not None:

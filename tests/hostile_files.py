@@ -2,7 +2,7 @@
 
 Each entry is what stands in a folder of its own; `export` is pointed at `path` in it.
 All must be refused with a typed error. The list follows the threats to an exporter:
-pickles that run, other formats, tricks with archives, headers, YAML, step lists, and
+pickles that run, other formats, tricks with archives, headers, YAML, architecture files, and
 tensors that are no KAN or far too large a one.
 """
 

@@ -98,7 +98,10 @@ def _facts(parser: argparse.ArgumentParser) -> None:
         help='a symbolic function of your own, such as xsinx="x*sin(x)"; no checkpoint holds those',
     )
     add(
-        "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="architecture file (TOML) that lists the steps of the network, if the checkpoint leaves their order open",
     )
     add(
         "--expected-outputs",

@@ -1,4 +1,4 @@
-"""The user's own list of steps, where a state dict leaves the order open.
+"""Architecture file: the steps of a network, for a state dict that leaves their order open.
 
     [[step]]
     layer = "kan1"           # the key prefix of a KAN layer; its library is recognised
@@ -57,13 +57,13 @@ KINDS: dict[str, frozenset[str]] = {
 }
 # Kinds whose value may be anything: no tensor and no function has that name.
 UNNAMED = ("dropout", "affine", "select")
-MAX_LIST_BYTES = 2**20  # a step is a line or two; only long affine steps need more than a few thousand
+MAX_FILE_BYTES = 2**20  # a step is a line or two; only long affine steps need more than a few thousand
 STEP_LIMIT = 10_000  # a KAN has at most 256 layers, each with a few steps
 NUMBER_LIMIT = 100_000  # in one list: as many nodes as a model may have inputs
 MAX_TEXT_CHARACTERS = 500  # of a key prefix or name, as long as a tensor's may be
 MAX_NUMBER_MAGNITUDE = 1e30  # float32 holds it
 DOT_LIMIT = 64  # in one key; tomllib takes quadratic time over them
-SEE = "see docs/steplist.md"
+SEE = "see docs/architecture-file.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class StepSpec:
 
 
 def load(path: Path) -> tuple[StepSpec, ...]:
-    """Read a step list. Raises OptionError, naming the step and what is wrong."""
+    """Read an architecture file. Raises OptionError, naming the step and what is wrong."""
     try:
         document = tomllib.loads(_text(path))
     except OSError as error:
@@ -96,8 +96,8 @@ def _text(path: Path) -> str:
     """What the file holds, where it is one that TOML's parser is quick with."""
     if not path.is_file():
         raise OptionError(f"{path} is no file", hint=SEE)
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise OptionError(f"{path} is larger than {MAX_LIST_BYTES} bytes", hint=SEE)
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise OptionError(f"{path} is larger than {MAX_FILE_BYTES} bytes", hint=SEE)
     text = path.read_text(encoding="utf-8")
     keys = re.split(r"[^\w.\"'-]+", text.replace(" ", "").replace("\t", ""))
     if any(key.count(".") > DOT_LIMIT for key in keys):
@@ -187,7 +187,7 @@ LINEAR_KEYS = ("weight", "bias")
 
 
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
-    """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
+    """A network from the steps of an architecture file, and its families, such as "chebykan+fastkan".
     Tensors that no step names are noted. Raises ExportError, naming the step."""
     options.beside = checkpoint.beside
     options.mixed |= sum(spec.kind == "layer" for spec in steps) > 1
@@ -239,7 +239,7 @@ def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """What one step of the list became: a link of the chain (None: it does nothing at
+    """Result of one step: a link of the chain (None: it does nothing at
     inference), the number of nodes it takes where that is fixed, the keys of its tensors,
     and its family if it is a KAN layer."""
 

@@ -1,7 +1,7 @@
 """Mutated checkpoints against the exporter: a typed error or success, and nothing else.
 
 Six kinds of damage: to the bytes of a file, to its tensors, to pykan's config, to the texts
-of options and functions, and to a list of steps (`--architecture`). What is still read is
+of options and functions, and to an architecture file (`--architecture`). What is still read is
 lowered; one in `--verify` is proved as well. Run it for as long as you like; the test
 suite runs a few thousand of the same:
 
@@ -360,7 +360,7 @@ def _option(rng: random.Random, seed: Seed) -> str:
 
 
 def _steps(rng: random.Random, seed: Seed) -> bytes:
-    """The seed's layers as a list of steps, spoilt in one of several ways."""
+    """The seed's layers as an architecture file, spoilt in one of several ways."""
     names = list(seed.steps)
     entries = [STEPS[0].format(name) for name in names]
     for _ in range(rng.choice((0, 1, 2, 3))):

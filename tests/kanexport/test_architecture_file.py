@@ -1,4 +1,4 @@
-"""The user's own list of steps: what it may say, what becomes of it, and the page about it."""
+"""The architecture file: its steps, the network that it gives, and the page about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.small_checkpoints import beside_forward
 
-PAGE = (ROOT / "docs" / "steplist.md").read_text()
+PAGE = (ROOT / "docs" / "architecture-file.md").read_text()
 RNG = np.random.default_rng(4)
 
 
@@ -222,7 +222,7 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, found: str) 
         architecture_file.load(path)
     assert found in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "see docs/steplist.md"
+    assert caught.value.hint == "see docs/architecture-file.md"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

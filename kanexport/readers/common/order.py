@@ -3,7 +3,7 @@
 A state dict tells names and shapes, not the order of a forward pass. What follows
 from them without doubt is used (the numbers of a Sequential, a width that fits in
 one place only); what is likely is used and recorded as assumed; the rest is
-refused, and the user lists the steps in a file (`detection/architecture_file.py`).
+refused, and the user writes an architecture file (`detection/architecture_file.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHAIN_LIMIT = 6  # layers whose order is looked for: all orders of more would be
 CHAINS = 24  # orders that are named, and tried if recorded outputs decide
 GIVE_MODULE = "export the module itself with kanserve export --module FILE_OR_PACKAGE:FACTORY --checkpoint FILE"
 GIVE_ARCHITECTURE = (
-    f"{GIVE_MODULE}; or list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"
+    f"{GIVE_MODULE}; or give an architecture file with --architecture layers.toml (see docs/architecture-file.md)"
 )
 
 Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destinations
