@@ -100,7 +100,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class VerificationBasis:
-    """What a model was held against, a key of `manifest.AGAINST`, and how far it is from recorded
+    """What a model was held against, a key of `manifest.VERIFICATION_BASES`, and how far it is from recorded
     outputs of the trained model, if there are any."""
 
     against: str

@@ -32,10 +32,9 @@ from kanexport.contract.sections import (
 from kanexport.contract.serialization import LIMIT, Stored, build, entries, json_of, put_back, taken_out
 from kanexport.contract.serialization import ManifestError as ManifestError
 
-FORMAT = 8
-READABLE = (1, 2, 3, 4, 5, 6, 7, 8)  # each added fields; a field that an older format lacks has its default
-PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
+FORMAT = 1
 FILE_NAME = "manifest.json"
+EXPORT_AGAIN = "kanserve export CHECKPOINT --repository REPOSITORY --name NAME --force"
 MODEL_FILE = "model.onnx"
 MANY_FILE = "model_many.onnx"  # the same network for runs of many rows
 WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
@@ -52,7 +51,7 @@ NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, EXPECTED_OUTPUTS, MODULE = "reading", "expected-outputs", "module"
-# What a verification was held against, and how that is said wherever it is shown.
+# Bases of a verification, and their descriptions.
 VERIFICATION_BASES = {
     READING: "verified against our reading of the file; not compared with the trained model",
     EXPECTED_OUTPUTS: "verified against the trained model",
@@ -92,7 +91,7 @@ class NodeStep:
     groupnorm  layernorm, over each of `indices[0]` runs of consecutive nodes by itself
     prelu      x above zero, x * `scale` below
     swish      x / (1 + exp(-`scale` x))
-    clip       x between `scale` and `bias`, since format 5
+    clip       x between `scale` and `bias`
     rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
     function   `function` of every node, by its name
     module     a module of torch's or the user's own that looks at the whole vector, `function` being its class
@@ -116,7 +115,7 @@ class BasisInfo:
     per_edge    every edge shifts and stretches the function for itself
     before      steps between the layer's sources and what this family alone reads
     edges_tensor  the output of the layer's edge graph that has this family's part of every edge's value, mask included,
-                [N, sources, destinations]; since format 5. Empty: the layer has no other part, or, where another
+                [N, sources, destinations]. Empty: the layer has no other part, or, where another
                 family of it has one, this one adds nothing
     """
 
@@ -215,7 +214,7 @@ class Zone:
 
     name             the group: inside, extension, knots, far, nonfinite or single for a stack of
                      layers; a module has inside, scaled, noise, zeros and single for its rows, and
-                     batches of so many rows, such as "batch of 33" (before format 8: "33")
+                     batches of so many rows, such as "batch of 33"
     rows             of the model; of a layer, if the group was made for layers alone
     *_max_abs        absolute, in the units of the output or the edge
     *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the
@@ -255,18 +254,17 @@ class Verification:
 
     Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
 
-    `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
-    format 3. `expected_outputs`: the result of the comparison with recorded outputs of the trained model.
-    `explaining`: of the explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges
-    it gives. `kernel`: of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files,
-    since format 7.
+    `against`: the basis of the verification, a key of `VERIFICATION_BASES`. `expected_outputs`: the result of the
+    comparison with recorded outputs of the trained model. `explaining`: zones of the explaining graph, if there is one:
+    its outputs and node vectors, and the edges it gives. `kernel`: zones of `custom_ops.KERNEL_FILE` in the place of
+    the model's graph, if it is among the files.
     """
 
     outputs_tolerance: float
     edges_tolerance: float
     runtime: str  # name and version of what ran the graphs, and what they were held against
     zones: tuple[Zone, ...]
-    against: str = ""
+    against: str = READING
     expected_outputs: tuple[ParityCheck, ...] = ()
     explaining: tuple[Zone, ...] = ()
     kernel: tuple[Zone, ...] = ()
@@ -289,7 +287,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Another graph of the network, since format 7, with the inputs and outputs of `model.onnx`, nodes included, in a
+    """Another graph of the network, with the inputs and outputs of `model.onnx`, nodes included, in a
     form that is made for runs of `rows` rows or more; which one a run takes is for who runs it to measure. `zones`:
     its proof, on the same rows; of edges it has none."""
 
@@ -302,16 +300,14 @@ class Variant:
 class Manifest:
     """Everything the server may know about a model version.
 
-    `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
-    formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
-    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
-    `explanations`, what the graph gives that tells how answers came about, and `out_of_range`, a key of
-    `contract.sections.OUT_OF_RANGE_POLICIES`; since format 7 `variants`, and `approximation`, the quantization. Since
-    format 8, `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification computes
-    other numbers. Since format 8, `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if `loads`
-    was given that file. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in
-    the order in which they run. `files` is everything in the version directory but the manifest. `notes` are sentences
-    for people.
+    `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows. `names`: their
+    names for people. `baseline`: counts of their values, and of the hidden nodes' values, on the user's data.
+    `explanations`: the graph that explains outputs. `out_of_range`: a key of `contract.sections.OUT_OF_RANGE_POLICIES`.
+    `variants`: further graphs of the network. `approximation`: the quantization.
+    `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification computes other
+    numbers. `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if `loads` was given that file.
+    `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which
+    they run. `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
     its row (a normalisation); C, also on the other rows of the batch.
@@ -366,8 +362,8 @@ class Manifest:
 
     @property
     def against(self) -> str:
-        """What the model was verified against, a key of `AGAINST`."""
-        return self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+        """What the model was verified against, a key of `VERIFICATION_BASES`."""
+        return self.verification.against
 
     @property
     def claim(self) -> str:
@@ -432,7 +428,7 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
         raise ManifestError(
             f"the manifest would have {size} bytes and {len(numbers)} of numbers, more than {SIZE_LIMIT} and {LIMIT}"
         )
-    return build(Manifest, bare | {"stored": entries(stored)}, "manifest", defaults=False), numbers
+    return build(Manifest, bare | {"stored": entries(stored)}, "manifest"), numbers
 
 
 def _text(document: Any) -> bytes:
@@ -447,11 +443,9 @@ def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) 
     fault."""
     document = _document(data, most)
     if numbers is not None:
-        put_back(
-            document, build(_Stored, {"stored": document.get("stored")}, "manifest", defaults=False).stored, numbers
-        )
+        put_back(document, build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers)
         document["stored"] = []
-    return build(Manifest, document, "manifest", defaults=document["format"] != FORMAT)
+    return build(Manifest, document, "manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,21 +474,17 @@ def _document(data: bytes, most: int = SIZE_LIMIT) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ManifestError("manifest is not a JSON object")
     version = document.get("format")
-    if version not in READABLE:
+    if type(version) is not int or version != FORMAT:
         raise ManifestError(_unreadable(version))
-    if version < FORMAT:
-        document = {PLURAL.get(key, key): [value] if key in PLURAL else value for key, value in document.items()}
     return document
 
 
 def _unreadable(version: Any) -> str:
-    known = f"this program understands {', '.join(map(str, READABLE))}"
-    if isinstance(version, int) and FORMAT < version < 2**31:
-        return (
-            f"manifest has format {version}, of a newer kanexport; {known}: "
-            "upgrade this program, or export the model again with a kanexport of its version"
-        )
-    return f"manifest has format {reprlib.repr(version)}; {known}: export the model again with a matching kanexport"
+    newer = isinstance(version, int) and FORMAT < version < 2**31
+    return (
+        f"manifest has format {reprlib.repr(version)}, this program reads format {FORMAT}: "
+        f"{'upgrade kanserve, or ' if newer else ''}export the model again with `{EXPORT_AGAIN}`"
+    )
 
 
 def load(directory: Path) -> Manifest:

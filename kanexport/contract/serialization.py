@@ -12,7 +12,7 @@ import types
 import typing
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -50,51 +50,44 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
 
 
-def build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
-    """Build one dataclass from a JSON object, field by field. `defaults`: an older
-    format may lack the fields that have one. Raises ManifestError naming the first fault."""
+def build(kind: type[T], value: Any, where: str) -> T:
+    """Build one dataclass from a JSON object, field by field. Raises ManifestError naming the first fault."""
     if not isinstance(value, dict):
         raise ManifestError(f"{where}: expected an object, found {_name(value)}")
     hints = typing.get_type_hints(kind)
-    _check_keys(set(value), list(hints), _with_default(kind) if defaults else set(), where)
-    present = {name: hint for name, hint in hints.items() if name in value}
-    return kind(**{name: _convert(hint, value[name], f"{where}.{name}", defaults) for name, hint in present.items()})
+    _check_keys(set(value), list(hints), where)
+    return kind(**{name: _convert(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
 
 
-def _with_default(kind: type[Any]) -> set[str]:
-    fields = dataclasses.fields(typing.cast(Any, kind))
-    return {field.name for field in fields if (field.default, field.default_factory) != (MISSING, MISSING)}
-
-
-def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:
+def _check_keys(keys: set[str], known: list[str], where: str) -> None:
     unknown = sorted(keys - set(known))
     if unknown:
         raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
-    missing = [name for name in known if name not in keys | optional]
+    missing = [name for name in known if name not in keys]
     if missing:
         raise ManifestError(f"{where}: key {missing[0]!r} is missing")
 
 
-def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
+def _convert(hint: Any, value: Any, where: str) -> Any:
     """Convert one JSON value to the type of its field, refusing anything else."""
     origin = typing.get_origin(hint)
     if origin is tuple:
-        return _listed(typing.get_args(hint)[0], value, where, defaults)
+        return _listed(typing.get_args(hint)[0], value, where)
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
         return value
     if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
-        return build(typing.cast(type, hint), value, where, defaults=defaults)
+        return build(typing.cast(type, hint), value, where)
     return _scalar(hint, value, where)
 
 
-def _listed(item: Any, value: Any, where: str, defaults: bool) -> tuple[Any, ...]:
+def _listed(item: Any, value: Any, where: str) -> tuple[Any, ...]:
     if isinstance(value, array):
         return _of_array(item, value, where)
     if not isinstance(value, list):
         raise ManifestError(f"{where}: expected a list, found {_name(value)}")
-    return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
+    return tuple(_convert(item, entry, f"{where}[{at}]") for at, entry in enumerate(value))
 
 
 def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:

@@ -203,14 +203,3 @@ def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: P
     assert not (tmp_path / "models").exists()
     done = kanserve("export", tmp_path, "--recursive", "--repository", tmp_path / "models", "--features", "a")
     assert (done.returncode, "names are of one model, not of a folder" in done.stderr) == (2, True)
-
-
-def test_a_manifest_of_an_older_format_has_no_names(models: Path, tmp_path: Path) -> None:
-    directory = models / "hello" / "1"
-    written = json.loads((directory / "manifest.json").read_bytes())
-    del written["names"]
-    from kanexport.contract import manifest
-
-    assert manifest.loads(json.dumps({**written, "format": 3}).encode()).names == manifest.UNNAMED
-    with pytest.raises(manifest.ManifestError, match="key 'names' is missing"):
-        manifest.loads(json.dumps(written).encode())

@@ -232,7 +232,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe[[step]]")
     with pytest.raises(OptionError, match="is not TOML"):
         architecture_file.load(tmp_path / "bytes.toml")
-    (tmp_path / "large.toml").write_text("#" * (architecture_file.MAX_LIST_BYTES + 1))
+    (tmp_path / "large.toml").write_text("#" * (architecture_file.MAX_FILE_BYTES + 1))
     with pytest.raises(OptionError, match="larger than"):
         architecture_file.load(tmp_path / "large.toml")
 
@@ -268,7 +268,9 @@ def _toml(value: Any) -> str:
 
 
 def test_the_page_names_every_kind_of_step_and_its_settings() -> None:
-    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## Without a list")[0], re.MULTILINE))
+    table = dict(
+        re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## Without an architecture file")[0], re.MULTILINE)
+    )
     assert set(table) == set(KINDS)
     for kind, names in KINDS.items():
         assert all(f"{name} = " in table[kind] for name in names), kind

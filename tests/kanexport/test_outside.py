@@ -4,7 +4,6 @@ refused."""
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +192,6 @@ def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path
     )
     assert done.manifest.against == contract.EXPECTED_OUTPUTS
     assert any("not as the trained model answers it" in note for note in done.manifest.notes)
-
-
-def test_an_older_manifest_is_of_a_model_as_trained() -> None:
-    for path in sorted((Path(__file__).parent.parent / "golden" / "manifest").glob("v*/*.json")):
-        told = json.loads(path.read_bytes()).get("outside")
-        assert (told is None) == (path.parent.name < "v6")
-        assert contract.loads(path.read_bytes()).outside == (told or AS_TRAINED)
 
 
 @pytest.mark.parametrize("policy", [FLAG, REJECT])

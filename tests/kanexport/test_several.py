@@ -152,17 +152,6 @@ def test_examples_of_several_inputs_from_a_file(tmp_path: Path) -> None:
     assert [array.dtype.kind for array in inputs.load(path)] == ["i", "b", "f"]
 
 
-def test_manifests_of_one_input_and_one_output_are_still_read(tmp_path: Path) -> None:
-    import json
-
-    result = export(several.Tokens(), np.random.default_rng(0).integers(11, size=(4, 6)), tmp_path)
-    document = json.loads(contract.dumps(result.manifest))
-    document["format"] = 2
-    (document["input"],), (document["output"],) = document.pop("inputs"), document.pop("outputs")
-    older = contract.loads(json.dumps(document).encode())
-    assert (older.inputs, older.outputs) == (result.manifest.inputs, result.manifest.outputs)
-
-
 class Waves(nn.Module):
     """Complex weights. torch has operators for some functions of complex numbers, not for all."""
 

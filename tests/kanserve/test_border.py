@@ -45,16 +45,12 @@ REFUSED = (
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One network under each policy, called after it, and `old`, whose manifest is of format 5."""
+    """One network under each policy."""
     root = tmp_path_factory.mktemp("border")
     path = checkpoint(root / "m.safetensors", (3, 4, 2))
     names = Names(("length", "height", "width"), (), (), "")
     for policy in OUT_OF_RANGE_POLICIES:
         export(Request(path=path, repository=root / "models", name=policy, out_of_range=policy, names=names))
-    export(Request(path=path, repository=root / "models", name="old"))
-    manifest = root / "models" / "old" / "1" / contract.FILE_NAME
-    text = manifest.read_text().replace(f'"format": {contract.FORMAT}', '"format": 5')
-    manifest.write_text(re.sub(r',\s*"out_of_range": "as-trained"', "", text))
     return root / "models"
 
 
@@ -130,8 +126,8 @@ def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) 
     assert counted(served, "clamp") is None
 
 
-@pytest.mark.parametrize("model", ["as-trained", "old"])
-def test_as_trained_says_and_counts_nothing(served: Server, model: str) -> None:
+def test_as_trained_says_and_counts_nothing(served: Server) -> None:
+    model = "as-trained"
     answer = ask(served, model, OUTSIDE)
     assert not answer.parameters
     assert answer.raw_output_contents == ask(served, "as-trained", OUTSIDE).raw_output_contents
@@ -149,7 +145,6 @@ def test_the_policy_is_told(served: Server) -> None:
             assert client.describe(policy).outside == policy
             config = other.get_model_config(policy).config
             assert config.parameters["kan.outside"].string_value == policy
-        assert client.describe("old").outside == "as-trained"
 
 
 def test_curves_and_explanations_of_a_clamped_model_are_those_on_its_grid(served: Server) -> None:

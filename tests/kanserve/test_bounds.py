@@ -123,13 +123,14 @@ def test_what_is_within_reason_passes() -> None:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (9, "format 9, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6, 7, 8: upgrade this program"),
-        (10**400, "export the model again with a matching kanexport"),
-        ("3", "manifest has format '3'; this program understands"),
-        (None, "manifest has format None; this program understands"),
+        (2, "format 2, this program reads format 1: upgrade kanserve, or export the model again with `kanserve export"),
+        (0, "format 0, this program reads format 1: export the model again with `kanserve export CHECKPOINT"),
+        (10**400, "this program reads format 1: export the model again with `kanserve export CHECKPOINT"),
+        ("3", "manifest has format '3', this program reads format 1"),
+        (None, "manifest has format None, this program reads format 1"),
     ],
 )
-def test_a_manifest_from_the_future_says_so(tmp_path: Path, written: object, text: str) -> None:
+def test_a_manifest_of_another_format_says_what_to_do(tmp_path: Path, written: object, text: str) -> None:
     directory = toy.write(tmp_path)
     document = json.loads((directory / contract.FILE_NAME).read_bytes())
     (directory / contract.FILE_NAME).write_text(json.dumps({**document, "format": written, "and": "more"}))
@@ -179,6 +180,11 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
             {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
             LoadReason.MANIFEST,
             "'explain.onnx' is not a listed file",
+        ),
+        (
+            {"verification": dataclasses.replace(listed().verification, against="answers")},
+            LoadReason.MANIFEST,
+            "verification.against is 'answers', expected one of reading, expected-outputs, module",
         ),
         ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
         ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),

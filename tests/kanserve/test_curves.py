@@ -68,7 +68,7 @@ def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -
     own = tuple(dataclasses.replace(one, edges_tensor=f"edges_{one.kind}") for one in (spline, base))
     for bases, some, kinds, names in (
         ((spline,), (), ("bspline",), ()),
-        ((spline, base), (), ("bspline+silu",), ()),  # of an export before format 5
+        ((spline, base), (), ("bspline+silu",), ()),  # an edge graph without parts
         (own, (), ("bspline", "silu"), ("edges_bspline", "edges_silu")),
         (own, symbolic, ("bspline", "silu", "symbolic"), ("edges_bspline", "edges_silu")),
         ((own[0], own[0]), (), ("bspline0", "bspline1"), ("edges_bspline",) * 2),

@@ -37,7 +37,7 @@ def test_bases_that_read_different_things_are_told_apart() -> None:
     assert attribution.parts(made(alone)) == (Part(NORM, ()),)
     dead = (alone, BASE)  # the graph has the other's: this one adds nothing
     assert attribution.parts(made(*dead)) == (Part((), ()),)
-    with pytest.raises(NoParts):  # of an export before format 5
+    with pytest.raises(NoParts):  # an edge graph without parts
         attribution.parts(made(alone, dataclasses.replace(BASE, edges_tensor="")))
 
 

@@ -57,7 +57,7 @@ class Entry:
     layer_classes: tuple[str, ...] = ()
     verified_error: float = math.nan  # largest relative error of the outputs, from the export
     size: int | None = None  # bytes; known for folders
-    against: str = ""  # what it was verified against, a key of `manifest.AGAINST`
+    against: str = ""  # what it was verified against, a key of `manifest.VERIFICATION_BASES`
     verified: str = ""  # the same in words
     assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
     serving: str = ""  # how a server runs it, in words

@@ -23,7 +23,7 @@ from kanserve.types import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A served KAN. `against` is what it was verified against, a key of `manifest.AGAINST`, and `claim` says
+    """A served KAN. `against` is what it was verified against, a key of `manifest.VERIFICATION_BASES`, and `claim` says
     so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
     its file did not tell, by name, `given`: what its user said; `names`: what people call its numbers. `zones`: the
     largest errors of each group of rows it was verified with; `files`: what it was made from.

@@ -7,7 +7,16 @@ import math
 from collections.abc import Iterator, Sequence
 
 from kanexport.contract import naming
-from kanexport.contract.manifest import ANY, BASIC, BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
+from kanexport.contract.manifest import (
+    ANY,
+    BASIC,
+    VERIFICATION_BASES,
+    BasisInfo,
+    LayerInfo,
+    Manifest,
+    NodeStep,
+    TensorSpec,
+)
 from kanexport.contract.sections import (
     CLAMP,
     FP16_WEIGHTS,
@@ -44,6 +53,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_out_of_range(manifest)
     _check_approximation(manifest.approximation)
     _check_optimization(manifest.optimization)
+    _check_against(manifest.against)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 
@@ -51,6 +61,12 @@ def check_manifest(manifest: Manifest) -> None:
 def _check_optimization(found: str) -> None:
     if found not in (ANY, BASIC):
         raise LoadError(LoadReason.MANIFEST, f"optimization is {found[:40]!r}, expected {ANY!r} or {BASIC!r}")
+
+
+def _check_against(found: str) -> None:
+    if found not in VERIFICATION_BASES:
+        known = ", ".join(VERIFICATION_BASES)
+        raise LoadError(LoadReason.MANIFEST, f"verification.against is {found[:40]!r}, expected one of {known}")
 
 
 def _check_out_of_range(manifest: Manifest) -> None:
