@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import json
@@ -13,6 +14,7 @@ import pytest
 
 from kanexport import pipeline
 from kanexport.bundle.publish import Result
+from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.contract.cli.console import Exit
 from kanserve.pb import grpc_service_pb2, kan_pb2
@@ -58,9 +60,27 @@ def test_the_commands() -> None:
         assert f"    {command} " in done.stdout
 
 
-def test_the_python_door() -> None:
-    fields = {field.name for field in dataclasses.fields(pipeline.Request)}
-    assert {"path", "repository", "name", "version", "family", "options", "dtype", "tolerance", "force"} <= fields
+def test_the_flags_of_export() -> None:
+    parser = argparse.ArgumentParser()
+    export_command.configure(parser)
+    flags = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
+    assert flags == {
+        *("-h", "help", "json", "verbose", "repository", "name", "version", "force", "recursive", "report"),
+        *("family", "option", "symbolic", "function", "architecture", "expected-outputs", "tolerance"),
+        *("dtype", "max-batch-size", "optimize-for-batch", "kernel", "out-of-range"),
+        *("features", "units", "classes", "description", "baseline", "explain", "explain-layers"),
+        *("quantize", "calibration", "max-error"),
+        *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
+    }
+
+
+def test_the_fields_of_a_request() -> None:
+    assert {field.name for field in dataclasses.fields(pipeline.Request)} == {
+        *("path", "repository", "name", "version", "force", "shared"),
+        *("family", "options", "symbolic", "functions", "architecture", "expected_outputs", "tolerance"),
+        *("dtype", "max_batch_size", "optimize_for_batch", "kernel", "out_of_range", "quantization"),
+        *("names", "baseline", "explain", "explain_layers"),
+    }
     assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest"}
 
 
@@ -69,8 +89,12 @@ def test_the_door_for_modules() -> None:
     import kanexport
 
     names = list(inspect.signature(kanexport.export).parameters)
-    assert names[:2] == ["module", "example_inputs"]
-    assert {"name", "repository", "version", "options", "dtype", "tolerance", "force"} <= set(names)
+    assert names == [
+        *("module", "example_inputs", "name", "repository", "version", "options", "functions", "dtype"),
+        *("max_batch_size", "tolerance", "force", "expected_outputs", "features", "units", "classes", "description"),
+        *("baseline", "explain", "out_of_range", "advance"),
+    ]
+    assert kanexport.__all__ == ["export", "record_outputs"]
     with pytest.raises(AttributeError, match="has no attribute 'import_'"):
         kanexport.import_  # noqa: B018 - the access is what is tried
 
