@@ -170,7 +170,8 @@ def test_the_services() -> None:
 
 
 def test_a_published_manifest_is_read_and_written_the_same() -> None:
-    """A new key, a renamed key or a removed key needs another format."""
+    """The file is the manifest of an export of the golden case pykan-mult-affine. After the first release, a new key, a
+    renamed key or a removed key needs another format."""
     loaded = manifest.loads(GOLDEN_MANIFEST.read_bytes())
     assert GOLDEN_MANIFEST.parent.name == f"v{loaded.format}" == f"v{manifest.FORMAT}"
     assert loaded.claim == manifest.VERIFICATION_BASES[manifest.READING]  # never more than was done

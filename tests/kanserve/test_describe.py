@@ -43,6 +43,11 @@ RENAMED = {
     "version": "model_version",
     "exporter_version": "source.exporter_version",
     "source.family": "family",
+    "out_of_range": "outside",
+    **{
+        f"verification.expected_outputs.{field}": f"verification.answers.{field}"
+        for field in ("name", "sha256", "rows", "max_abs", "max_rel", "tolerance")
+    },
     **{f"names.{field}": field for field in ("features", "units", "classes", "description")},
 }
 
