@@ -49,7 +49,7 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
-    kernel: bool = False  # with a graph by the operator of `shared.kernel`
+    kernel: bool = False  # with a graph by the operator of `contract.custom_ops`
     quantization: QuantizationOptions = NOTHING
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 

@@ -125,7 +125,7 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
 def _claim(
     recorded: RecordedOutputs | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target
 ) -> VerificationBasis:
-    """What the graph was verified against. Raises what `held.graph` does."""
+    """What the graph was verified against. Raises what `parity.compare.graph` does."""
     if recorded is None:
         return VerificationBasis(MODULE)
     with lent(whole, plan.oracle.dtype):
