@@ -57,7 +57,7 @@ def kanserve(*arguments: str | Path) -> None:
 @contextlib.contextmanager
 def server(models: Path) -> Iterator[dict[str, str]]:
     """A server on free ports; yields its addresses by what is spoken there, and stops it."""
-    ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0.2"]
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay-seconds", "0.2"]
     print("$ kanserve serve models", flush=True)
     process = subprocess.Popen([*KANSERVE, "serve", str(models), *ports], stderr=subprocess.PIPE, text=True)
     try:

@@ -141,7 +141,7 @@ def notes(model: bytes) -> tuple[str, ...]:
     for kind in found:
         found[kind] = custom_ops.why_not(*kind)
     return tuple(
-        f"the graph has the operator {name}, which {why}: kanserve takes it with --graph-screen relaxed only"
+        f"the graph has the operator {name}, which {why}: kanserve takes it with --graph-allowlist relaxed only"
         for (_, name), why in found.items()
         if why
     )

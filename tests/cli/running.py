@@ -108,7 +108,11 @@ def serving(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
     command = [*COMMAND, "serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json"]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*command, "--drain-delay", "0", *flags], stdout=subprocess.PIPE, stderr=errors, text=True, env=CLEAN
+            [*command, "--drain-delay-seconds", "0", *flags],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=CLEAN,
         )
     with process:
         try:

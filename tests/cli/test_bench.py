@@ -151,15 +151,17 @@ def test_a_graph_that_was_not_changed_is_right(repository: Path, tmp_path: Path)
 def test_pieces_side_by_side(repository: Path) -> None:
     """On threads, as a server parts a large batch."""
     few = ("--batch", 64, "--threads", 3, "--rounds", 1)
-    told = document(kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_PIECE_BYTES="1536"))
+    told = document(
+        kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_MICRO_BATCH_BYTES="1536")
+    )
     (one,) = results(told, "kanserve")
     assert (one["how"], one["right"]) == ("3 runs at once, of 1 thread each, in pieces of 16 rows", True)
 
 
 def test_settings_that_cannot_be(repository: Path) -> None:
-    done = kanserve("bench", "tiny", "--repository", repository, *FEW, KANSERVE_PIECE_BYTES="many")
+    done = kanserve("bench", "tiny", "--repository", repository, *FEW, KANSERVE_MICRO_BATCH_BYTES="many")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "piece_bytes" in done.stderr.lower()
+    assert "micro_batch_bytes" in done.stderr.lower()
 
 
 GOLDEN = {

@@ -40,7 +40,7 @@ def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
 
 def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: Path) -> None:
     """The server gives the same command, which then makes a version that the server accepts."""
-    with serving(models, tmp_path / "log", "--poll", "0.1") as server:
+    with serving(models, tmp_path / "log", "--repository-poll-seconds", "0.1") as server:
         shutil.copytree(models / "tiny" / "1", models / "tiny" / "2")
 
         def second() -> tuple[str, str]:

@@ -16,12 +16,12 @@ from tests.kanserve import attacks
 
 def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
-    file.write_text('threads = 1\nmax_query_rows = 7\nlog_level = "error"\nmax_request_bytes = "2MiB"\n')
+    file.write_text('threads = 1\nmax_edge_query_rows = 7\nlog_level = "error"\nmax_request_bytes = "2MiB"\n')
     arguments = ("serve", repository, "--config", file, "--show-config", "--log-level", "debug", "--reflection")
-    shown = document(program(*arguments, "--json", KANSERVE_MAX_QUERY_ROWS="9", KANSERVE_LOG_LEVEL="info"))
+    shown = document(program(*arguments, "--json", KANSERVE_MAX_EDGE_QUERY_ROWS="9", KANSERVE_LOG_LEVEL="info"))
     assert shown["log_level"] == {"value": "debug", "origin": "flag"}
     assert shown["reflection"] == {"value": True, "origin": "flag"}
-    assert shown["max_query_rows"] == {"value": 9, "origin": "environment"}
+    assert shown["max_edge_query_rows"] == {"value": 9, "origin": "environment"}
     assert shown["threads"] == {"value": 1, "origin": str(file)}
     assert shown["max_request_bytes"] == {"value": 2 * 2**20, "origin": str(file)}
     assert shown["grpc_port"] == {"value": 8001, "origin": "default"}
@@ -142,7 +142,7 @@ def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
         "sys.exit(main.main(sys.argv[1:]))"
     )
     given = ("serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json", "--log-format", "json")
-    command = [sys.executable, "-c", code, *given, "--drain-delay", "0"]
+    command = [sys.executable, "-c", code, *given, "--drain-delay-seconds", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
         try:
             assert process.stdout is not None

@@ -34,7 +34,7 @@ class Served:
 @contextlib.contextmanager
 def serving(repository: Path, *flags: str) -> Iterator[Served]:
     """`kanserve serve` on free ports, stopped by SIGTERM; it must then exit with 0."""
-    flags = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0", *flags)
+    flags = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay-seconds", "0", *flags)
     log = repository.parent / "serve.log"
     with log.open("w") as sink:
         process = subprocess.Popen([*KANSERVE, "serve", str(repository), *flags], stderr=sink)

@@ -21,7 +21,9 @@ class Hypercorn:
 
     def __init__(self, settings: Settings, services: Services, pages: Pages) -> None:
         self._app = GrpcApp(
-            services, Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls), pages()
+            services,
+            Limits(settings.max_request_bytes, settings.request_read_timeout, settings.max_inflight_requests),
+            pages(),
         )
         self._stop = asyncio.Event()
         self._config = hypercorn.config.Config()
@@ -29,7 +31,7 @@ class Hypercorn:
         self._config.keep_alive_max_requests = 10**6  # it would close the connection after 1000
         # With a bound, ten events that a call no longer wants would stop it reading the connection, for ever.
         self._config.max_app_queue_size = 0
-        self._config.graceful_timeout = settings.drain_grace
+        self._config.graceful_timeout = settings.drain_grace_seconds
 
     async def start(self) -> int:
         listener = socket.create_server(("127.0.0.1", 0))

@@ -134,9 +134,9 @@ def launched(
         "repository": str(repository),
         "grpc_port": 0,
         "metrics_port": 0,
-        "drain_delay": 0,
-        "drain_grace": 10,
-        "trial": False,  # costs each server a process; tests of trials ask for it, and commands have it
+        "drain_delay_seconds": 0,
+        "drain_grace_seconds": 10,
+        "load_check": False,  # costs each server a process; tests of trials ask for it, and commands have it
         **settings,
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -72,7 +72,9 @@ def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
         return b"never"
 
     async def ask() -> CallFailed:
-        guard = Interceptor(Metrics(), Lifecycle(), AccessLog("none"), None, max_calls=9, max_bytes=10**6)
+        guard = Interceptor(
+            Metrics(), Lifecycle(), AccessLog("none"), None, max_inflight_requests=9, max_inflight_bytes=10**6
+        )
         with pytest.raises(CallFailed) as caught:
             await guard.unary("new.Service", "Method", answer).answer(b"", RequestMetadata((), None))
         with pytest.raises(CallFailed) as probed:
@@ -159,7 +161,7 @@ def test_nothing_is_read_of_a_stranger(tmp_path: Path, door: str) -> None:
     """The answer is there before the body, over gRPC and HTTP."""
     toy.write(tmp_path / "models")
     made = tokenfile.write(tmp_path / "tokens")
-    chosen = {"transport": door, "tokens": str(tmp_path / "tokens"), "arrival_timeout": 60}
+    chosen = {"transport": door, "tokens": str(tmp_path / "tokens"), "request_read_timeout": 60}
     with serving(tmp_path / "models", **chosen) as server:
         for token, status in ((made["read"], b"403"), ("", b"401")) if door == "asgi" else ():
             shown = f"Authorization: Bearer {token}\r\n" if token else ""

@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("attacked")
     toy.write(root)
-    with serving(root, transport=request.param, arrival_timeout=2.0, handshake_timeout=2.0) as running:
+    with serving(root, transport=request.param, request_read_timeout=2.0, handshake_timeout=2.0) as running:
         yield running
 
 

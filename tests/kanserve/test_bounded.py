@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     root = tmp_path_factory.mktemp("bounded")
     toy.write(root)
     toy_wide.write(root, WIDTH)
-    with serving(root, transport=request.param, max_query_evaluations=LIMIT, threads=1) as running:
+    with serving(root, transport=request.param, max_edge_query_evaluations=LIMIT, threads=1) as running:
         yield running
 
 
@@ -82,7 +82,12 @@ def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> N
     token = token_file.make()
     made = tokenfile.write(tmp_path / "tokens", more=tokenfile.block("other", token, "interpret"))
     greedy, modest = (tokenfile.bearer(one) for one in (made["interpret"], token))
-    limits = {"max_query_evaluations": LIMIT, "max_queries": 8, "threads": 1, "tokens": str(tmp_path / "tokens")}
+    limits = {
+        "max_edge_query_evaluations": LIMIT,
+        "max_edge_queries": 8,
+        "threads": 1,
+        "tokens": str(tmp_path / "tokens"),
+    }
     with serving(tmp_path, **limits) as server:
         ask = server.channel.unary_unary(f"{KAN}QueryEdges")
         ask(query(1, top_k=1), metadata=modest, timeout=60)

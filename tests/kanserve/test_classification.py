@@ -42,7 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         (folder / "model.onnx").write_bytes(graph)
     (root / "float" / "config.pbtxt").write_text('output [ { name: "y0" label_filename: "classes.txt" } ]')
     (root / "float" / "classes.txt").write_text("setosa\n\nçok büyük\n")  # fewer than there are values
-    with serving(root, transport=request.param, plain_onnx=True, max_strings=100) as running:
+    with serving(root, transport=request.param, plain_onnx=True, max_input_strings=100) as running:
         yield running
 
 

@@ -49,7 +49,7 @@ def healthy(channel: grpc.Channel, timeout: float) -> bool:
 
 def test_an_idle_connection_is_closed_in_words(tmp_path: Path, door: str) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, transport=door, connection_idle=1.0) as server:
+    with serving(tmp_path, transport=door, max_connection_idle_seconds=1.0) as server:
         server.infer(ROWS)
         with attacks.connect(server.port) as peer:
             peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
@@ -85,7 +85,7 @@ def test_no_more_connections_than_are_allowed(tmp_path: Path, door: str) -> None
 
 def test_a_silent_peer_is_asked_for_a_sign_of_life(tmp_path: Path, door: str) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, transport=door, keepalive=1.0) as server, attacks.connect(server.port) as peer:
+    with serving(tmp_path, transport=door, keepalive_seconds=1.0) as server, attacks.connect(server.port) as peer:
         peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
         if door == "grpcio":
             assert attacks.PING in kinds(peer, 5)
@@ -104,7 +104,9 @@ def timer(here: int, there: int) -> str:
 
 def test_an_old_connection_is_closed_by_grpcio(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, transport="grpcio", connection_age=1.0, connection_age_grace=1.0) as server:
+    with serving(
+        tmp_path, transport="grpcio", max_connection_age_seconds=1.0, max_connection_age_grace_seconds=1.0
+    ) as server:
         with attacks.connect(server.port) as peer:
             peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
             assert attacks.GOAWAY in kinds(peer, 20)

@@ -69,7 +69,9 @@ def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> No
 def test_models_are_there_when_they_are_asked_for(tmp_path: Path, door: str) -> None:
     live.write(tmp_path / "toy" / "1")
     live.write(tmp_path / "other" / "3", 2.0, name="other", version=3)
-    with serving(tmp_path, model_control="explicit", load_model="other", poll=0.05, transport=door) as server:
+    with serving(
+        tmp_path, model_control="explicit", load_model="other", repository_poll_seconds=0.05, transport=door
+    ) as server:
         assert live.ready(server)
         assert states(server) == {"other/3": "READY", "toy/1": "unloaded"}
         refused(Code.NOT_FOUND, "failed to load 'nobody', no version is available", server, "nobody")
@@ -125,7 +127,7 @@ def three(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(three: Path) -> Iterator[Server]:
-    with serving(three, poll=0.1) as running:
+    with serving(three, repository_poll_seconds=0.1) as running:
         yield running
 
 
@@ -177,7 +179,7 @@ def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
 
 
 def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
-    with serving(three, poll=0.1, version_policy="latest:2") as server:
+    with serving(three, repository_poll_seconds=0.1, version_policy="latest:2") as server:
         assert choose(server, "2") == ("2", "3")
         live.write(three / "toy" / "4", 16.0, version=4)
         wait_until(lambda: sorted(live.index(server)) == [("toy", "2"), ("toy", "3"), ("toy", "4")])
@@ -189,7 +191,9 @@ def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     made = tokenfile.write(tmp_path / "tokens.toml")
     with (
-        serving(three, workers=2, transport="asgi", poll=0, tokens=str(tmp_path / "tokens.toml")) as server,
+        serving(
+            three, workers=2, transport="asgi", repository_poll_seconds=0, tokens=str(tmp_path / "tokens.toml")
+        ) as server,
         Client(server.address, token=made["admin"]) as client,
     ):
         control.promote(client, "toy", "1")
@@ -219,7 +223,7 @@ def test_all_workers_do_the_same(three: Path) -> None:
                     return False
         return True
 
-    with serving(three, workers=2, transport="asgi", poll=0) as server:
+    with serving(three, workers=2, transport="asgi", repository_poll_seconds=0) as server:
         assert choose(server, "1") == ("1", "3")
         wait_until(lambda: everyone(2))
         live.swap(live.write(three / "made", 32.0), three / "toy" / "1")

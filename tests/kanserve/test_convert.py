@@ -46,7 +46,7 @@ def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, req
         message.inputs.add(name=name, datatype=datatype, shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
     parsed = infer_codec.parse(pb.ModelInferRequest, message.SerializeToString())
-    request = infer_codec.request_from_pb(parsed, deadline=None, max_typed_bytes=2**20)
+    request = infer_codec.request_from_pb(parsed, deadline=None, max_typed_contents_bytes=2**20)
     assert (request.model, request.version, request.id) == (model, version, request_id)
     for found, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
         assert (found.name, found.datatype, found.shape) == (name, datatype, array.shape)
@@ -60,7 +60,7 @@ def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray
     entry = message.inputs.add(name="x", datatype=datatype, shape=array.shape)
     entry.contents.SetInParent()
     getattr(entry.contents, TYPED[datatype]).extend(array.ravel().tolist())
-    (found,) = infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20).inputs
+    (found,) = infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20).inputs
     expected = np.frombuffer(array.tobytes(), DTYPES[datatype])
     actual = np.frombuffer(found.data, DTYPES[datatype])
     np.testing.assert_array_equal(actual, expected)  # NaN equals NaN; its payload may change
@@ -99,7 +99,9 @@ def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
 def test_garbage_is_a_bad_request_or_a_message(data: bytes) -> None:
     """Anything but these three, a ValueError say, would fail the test."""
     with contextlib.suppress(BadRequest, ResourceExhausted, Unsupported):
-        infer_codec.request_from_pb(infer_codec.parse(pb.ModelInferRequest, data), deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(
+            infer_codec.parse(pb.ModelInferRequest, data), deadline=None, max_typed_contents_bytes=2**20
+        )
     with contextlib.suppress(BadRequest):
         kan_codec.from_pb(infer_codec.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
 
@@ -127,7 +129,7 @@ def test_wrong_parameters_are_named(key: str, member: str, value: object, text: 
     message = pb.ModelInferRequest(model_name="m")
     setattr(message.parameters[key], member, value)
     with pytest.raises(BadRequest, match=text):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
 
 
 def test_triton_clients_parameters_are_accepted() -> None:
@@ -140,9 +142,9 @@ def test_triton_clients_parameters_are_accepted() -> None:
     entry = message.inputs.add(name="x", datatype="FP32", shape=[1])
     entry.parameters["binary_data_size"].int64_param = 4
     message.raw_input_contents.append(b"1234")
-    assert infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20).queue_timeout == pytest.approx(
-        0.0015
-    )
+    assert infer_codec.request_from_pb(
+        message, deadline=None, max_typed_contents_bytes=2**20
+    ).queue_timeout == pytest.approx(0.0015)
 
 
 def test_large_typed_contents_are_refused_with_the_way_out() -> None:
@@ -150,7 +152,7 @@ def test_large_typed_contents_are_refused_with_the_way_out() -> None:
     entry = message.inputs.add(name="x", datatype="FP64", shape=[200_000])
     entry.contents.fp64_contents.extend([0.0] * 200_000)
     with pytest.raises(ResourceExhausted, match="raw_input_contents"):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
 
 
 def test_values_that_do_not_fit_are_refused() -> None:
@@ -158,7 +160,7 @@ def test_values_that_do_not_fit_are_refused() -> None:
     entry = message.inputs.add(name="x", datatype="INT8", shape=[1])
     entry.contents.int_contents.append(300)
     with pytest.raises(BadRequest, match="does not fit INT8"):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
 
 
 def many(field: str) -> pb.ModelInferRequest:
@@ -176,14 +178,14 @@ def many(field: str) -> pb.ModelInferRequest:
 @pytest.mark.parametrize("field", ["inputs", "outputs", "parameters", "raw_input_contents"])
 def test_a_request_cannot_name_a_million_things(field: str) -> None:
     with pytest.raises(BadRequest, match=f"{field} has 65 entries, at most 64"):
-        infer_codec.request_from_pb(many(field), deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(many(field), deadline=None, max_typed_contents_bytes=2**20)
 
 
 def test_a_shape_or_a_selection_cannot_be_endless() -> None:
     message = pb.ModelInferRequest(model_name="m")
     message.inputs.add(name="x", datatype="FP32", shape=[1] * 17)
     with pytest.raises(BadRequest, match="shape has 17 entries"):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_bytes=2**20)
+        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
     for query, name in (
         (kan_pb2.QueryEdgesRequest(sources=[1] * 70000), "sources"),
         (kan_pb2.QueryEdgesRequest(layer_names=["a"] * 70000), "layer_names"),

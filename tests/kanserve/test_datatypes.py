@@ -92,7 +92,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         folder = root / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(graph)
-    with serving(root, transport=request.param, plain_onnx=True, max_strings=600, max_response_bytes=8192) as running:
+    with serving(
+        root, transport=request.param, plain_onnx=True, max_input_strings=600, max_response_bytes=8192
+    ) as running:
         yield running
 
 

@@ -258,7 +258,7 @@ def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, lev
     (tmp_path / "a file").write_text("")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    code, found = check(models, *FREE, "--state", tmp_path / state)
+    code, found = check(models, *FREE, "--state-dir", tmp_path / state)
     assert code == 0
     assert any(text in line for line in told(found, level))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # the check creates no file
@@ -266,12 +266,12 @@ def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, lev
 
 def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
-    file.write_text("gprc_port = 1\nmax_watchs = 2\n")
+    file.write_text("gprc_port = 1\nmax_watch_stream = 2\n")
     code, (one,) = check(models, "--config", file)
     assert code == 2
     assert (one["level"], one["about"]) == ("problem", "settings")
     assert "did you mean 'grpc_port'?" in one["text"]
-    assert "did you mean 'max_watches'?" in one["text"]
+    assert "did you mean 'max_watch_streams'?" in one["text"]
     code, (one,) = check(models, KANSERVE_WORKER="2", KANSERVE_THREAD="1")
     assert code == 2
     assert "KANSERVE_WORKER in" in one["text"]
@@ -279,7 +279,7 @@ def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> 
 
 
 def test_memory_against_models_and_messages(models: Path) -> None:
-    settings = Settings(repository=models, workers=2, max_bytes=256 * 2**20)
+    settings = Settings(repository=models, workers=2, max_inflight_bytes=256 * 2**20)
     size, messages = 100 * 2**20, 512 * 2**20
     needed = memory.FACTOR * size * 2 + messages
     assert repository_checks.room(size, settings, needed).level is Level.OK

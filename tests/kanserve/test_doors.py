@@ -47,7 +47,7 @@ def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     toy.write(root)
     foreign = request.param == "hypercorn"
     chosen = {} if foreign else {"transport": request.param}
-    with serving(root, HYPERCORN if foreign else (), arrival_timeout=1.0, access_log="all", **chosen) as running:
+    with serving(root, HYPERCORN if foreign else (), request_read_timeout=1.0, access_log="all", **chosen) as running:
         yield running
 
 
@@ -297,7 +297,7 @@ def test_auto_takes_asgi(tmp_path: Path) -> None:
 def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
     """And says so."""
     toy.write(tmp_path)
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0", "--json")
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay-seconds", "0", "--json")
     command = [sys.executable, "-c", WITHOUT, "serve", str(tmp_path), *ports]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -336,7 +336,7 @@ def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path,
     pytest.importorskip("h2corn")
     toy.write(tmp_path)
     chosen = {} if door else {"transport": "asgi"}
-    with serving(tmp_path, door, max_calls=8, arrival_timeout=30.0, **chosen) as server:
+    with serving(tmp_path, door, max_inflight_requests=8, request_read_timeout=30.0, **chosen) as server:
         crowd = Peer(server.port)
         opened = [crowd.open() for _ in range(20)]
         found = crowd.headers(opened[0])

@@ -40,7 +40,7 @@ def health(server: Server, name: str) -> int:
 
 def test_a_call_in_flight_is_answered(tmp_path: Path, door: str) -> None:
     toy.write_slow(tmp_path)
-    with serving(tmp_path, transport=door, plain_onnx=True, drain_grace=60) as server:
+    with serving(tmp_path, transport=door, plain_onnx=True, drain_grace_seconds=60) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
@@ -53,7 +53,7 @@ def test_a_call_in_flight_is_answered(tmp_path: Path, door: str) -> None:
 
 def test_not_ready_while_it_still_answers(tmp_path: Path, door: str) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, transport=door, drain_delay=2) as server:
+    with serving(tmp_path, transport=door, drain_delay_seconds=2) as server:
         assert [health(server, name) for name in ("", "toy", "liveness")] == [SERVING] * 3
         seen: list[int] = []
         data = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
@@ -73,7 +73,7 @@ def test_not_ready_while_it_still_answers(tmp_path: Path, door: str) -> None:
 
 def test_the_second_signal_hurries(tmp_path: Path, door: str) -> None:
     toy.write_slow(tmp_path)
-    with serving(tmp_path, transport=door, plain_onnx=True, drain_delay=60, drain_grace=60) as server:
+    with serving(tmp_path, transport=door, plain_onnx=True, drain_delay_seconds=60, drain_grace_seconds=60) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
         begun = time.monotonic()
@@ -96,7 +96,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     toy.write_slow(tmp_path)
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]})
-    with serving(tmp_path, transport="asgi", plain_onnx=True, drain_delay=60, drain_grace=60) as server:
+    with serving(tmp_path, transport="asgi", plain_onnx=True, drain_delay_seconds=60, drain_grace_seconds=60) as server:
         connection = http.client.HTTPConnection(server.address, timeout=60)
         connection.request("POST", "/v2/models/slow/infer", body)
         wait_until(lambda: started(server))
@@ -113,7 +113,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str)
     """The server answers some calls while it drains; other calls arrive too late."""
     toy.write(tmp_path)
     rows = np.zeros((1, 3), np.float32)
-    with serving(tmp_path, transport=door, drain_delay=1, refuse_seconds=1.5) as server:
+    with serving(tmp_path, transport=door, drain_delay_seconds=1, drain_reject_seconds=1.5) as server:
         server.infer(rows)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
@@ -133,7 +133,7 @@ def test_the_process_ends_with_its_last_line(tmp_path: Path, door: str) -> None:
     """The process joins and frees nothing after this line, so it exits at once (8 s on a busy machine before)."""
     toy.write(tmp_path)
     log = tmp_path / "log"
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0", "--transport", door)
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0", "--transport", door)
     command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), *ports, "--log-format", "json", "--json"]
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
         try:

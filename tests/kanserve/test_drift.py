@@ -171,7 +171,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("drift")
     toy.edit(toy.write(root), baseline=seen(ROWS[:200]))
     toy.write(root, "bare")
-    with serving(root, statistics_rows=0) as server:
+    with serving(root, statistics_rows_per_second=0) as server:
         yield server
 
 
@@ -214,7 +214,7 @@ def test_over_rows(watched: Server) -> None:
     [
         ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
         ({"model_name": "bare"}, grpc.StatusCode.FAILED_PRECONDITION, "its export was given no rows"),
-        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not look at what models are asked"),
+        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not analyse live traffic"),
         ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3600 bytes, but 2 rows"),
         ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
     ],

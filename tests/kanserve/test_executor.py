@@ -33,12 +33,14 @@ class Graph:
         return [2 * x for _ in outputs]
 
 
-def executor(graph: Any, *, inline_rows: int = 1024, max_queue: int = 256, policy: Policy | None = None) -> Executor:
+def executor(
+    graph: Any, *, inline_rows: int = 1024, max_pending_requests: int = 256, policy: Policy | None = None
+) -> Executor:
     return Executor(
         "m",
         graph,
         Metrics().model("m", "1"),
-        Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_queue),
+        Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_pending_requests),
         2**20,
     )
 
@@ -67,7 +69,7 @@ def test_what_arrives_together_runs_together(inline_rows: int) -> None:
 
 def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
     async def main() -> list[float]:
-        on = executor(Graph(), max_queue=70)
+        on = executor(Graph(), max_pending_requests=70)
         return await asyncio.gather(*(ask(on, at) for at in range(1000)))
 
     assert asyncio.run(main()) == [2.0 * at for at in range(1000)]
@@ -117,7 +119,7 @@ def test_a_bug_reaches_every_caller() -> None:
 def test_a_full_queue_refuses_at_once_and_a_caller_that_left_makes_room() -> None:
     async def main() -> None:
         graph = Graph()
-        on = executor(graph, max_queue=2, policy=Policy(64, delay=30.0))
+        on = executor(graph, max_pending_requests=2, policy=Policy(64, delay=30.0))
         waiting = [asyncio.create_task(ask(on, at)) for at in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
@@ -282,7 +284,7 @@ def test_a_higher_priority_overtakes() -> None:
 def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() -> None:
     async def main() -> None:
         gate, on = gated(1, Policy(64))
-        on._max_queue = 20_000
+        on._max_pending_requests = 20_000
         tasks = [asyncio.create_task(ask(on, 1))]
         await until(lambda: gate.begun == [1.0])
         tasks += [asyncio.create_task(ask(on, 5)) for _ in range(10_000)]

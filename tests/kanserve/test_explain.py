@@ -133,7 +133,7 @@ def test_work_and_answers_are_bounded(tmp_path: Path) -> None:
     with serving(tmp_path, max_response_bytes=1024) as server, pytest.raises(grpc.RpcError) as caught:
         ask(server, rows)
     assert "the answer takes 3840 bytes (40 rows x 2 outputs x 4 inputs), the limit is 1024" in caught.value.details()
-    with serving(tmp_path, max_query_evaluations=1000) as server, pytest.raises(grpc.RpcError) as caught:
+    with serving(tmp_path, max_edge_query_evaluations=1000) as server, pytest.raises(grpc.RpcError) as caught:
         ask(server, rows)
     assert "takes 3200 edge evaluations (40 rows, 1 rows of reference, 2 outputs)" in caught.value.details()
 

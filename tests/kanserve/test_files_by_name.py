@@ -322,7 +322,7 @@ def test_a_server_serves_whatever_lies_in_its_state_directory(tmp_path: Path) ->
         place = state / "statistics" / "toy" / str(version) / "0.tally"
         place.parent.mkdir(parents=True)
         make(place, victim)
-    with serving(tmp_path / "models", state=str(state)) as server, Client(server.address) as client:
+    with serving(tmp_path / "models", state_dir=str(state)) as server, Client(server.address) as client:
         assert client.ready()
         server.infer(draw(8))
         until(lambda: client.statistics("toy").row_count == 8)

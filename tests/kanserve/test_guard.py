@@ -65,7 +65,7 @@ def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
 
 def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, max_watches=1) as server:
+    with serving(tmp_path, max_watch_streams=1) as server:
         watch = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
         assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
         assert "kanserve_inflight_requests 0.0" in server.metrics()
@@ -116,7 +116,7 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
     controller, terminal = pty.openpty()
     settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "log_format": "json"}
     settings["transport"] = transport
-    assert "drain_delay" not in settings  # the defaults: 5 s, and half a second more
+    assert "drain_delay_seconds" not in settings  # the defaults: 5 s, and half a second more
     with subprocess.Popen(
         [sys.executable, "-c", START, json.dumps(settings)],
         stdin=terminal,
@@ -146,7 +146,7 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
 
 def test_a_second_interrupt_ends_a_drain(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with launched(tmp_path, drain_delay=60) as (process, _):
+    with launched(tmp_path, drain_delay_seconds=60) as (process, _):
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -174,7 +174,13 @@ def typed(values: int) -> bytes:
 def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
     toy.write(tmp_path)
     toy.write_slow(tmp_path)
-    limits = {"max_typed_bytes": 1024, "max_queue": 1, "handshake_timeout": 1, "threads": 1, "plain_onnx": True}
+    limits = {
+        "max_typed_contents_bytes": 1024,
+        "max_pending_requests": 1,
+        "handshake_timeout": 1,
+        "threads": 1,
+        "plain_onnx": True,
+    }
     with serving(tmp_path, **limits) as server:
         server.call(f"{INFERENCE}ModelInfer", typed(24))
         with pytest.raises(grpc.RpcError, match="the limit is 1024"):

@@ -48,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     door, chosen = httpdoors.way(request.param)
-    with serving(models, door, plain_onnx=True, max_query_rows=16, **chosen) as running:
+    with serving(models, door, plain_onnx=True, max_edge_query_rows=16, **chosen) as running:
         yield running
 
 

@@ -202,7 +202,7 @@ def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:
     state = tmp_path / "state"
     (state / "statistics").mkdir(parents=True)
     (state / "statistics" / "toy").symlink_to("/dev/full")
-    with serving(tmp_path / "models", state=str(state)) as server, Client(server.address) as client:
+    with serving(tmp_path / "models", state_dir=str(state)) as server, Client(server.address) as client:
         for count in (8, 16):
             server.infer(draw(8))
             until(lambda count=count: client.statistics("toy").row_count == count)
@@ -225,7 +225,7 @@ def statistics(server: Server, over: str = "total") -> Statistics:
 def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:
     directory = toy.write(tmp_path / "models")
     toy.edit(directory, baseline=seen(TRAIN))
-    state = {"state": str(tmp_path / "state")}
+    state = {"state_dir": str(tmp_path / "state")}
     with serving(tmp_path / "models", **state) as server:
         server.infer(draw(40))
         until(lambda: statistics(server).row_count == 40)
@@ -263,7 +263,7 @@ def spread(server: Server, times: int) -> None:
 @pytest.fixture(params=[True, False], ids=["a folder", "none"])
 def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     toy.write(tmp_path / "models")
-    given_ = {"state": str(tmp_path / "state")} if request.param else {}
+    given_ = {"state_dir": str(tmp_path / "state")} if request.param else {}
     # All rows: of samples a machine with other work looks at fewer.
     with serving(tmp_path / "models", workers=2, threads=2, statistics="full", **given_) as server:
         yield server

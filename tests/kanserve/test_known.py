@@ -240,7 +240,7 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
     made = Served(tmp_path)
     registry, data = made.registry, request(ROWS).SerializeToString()
     # What is not known waits for a thread, and has a timer for its deadline meanwhile.
-    threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_seconds=0), 1, Metrics())
+    threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_run_seconds=0), 1, Metrics())
 
     async def main() -> None:
         if not known:

@@ -34,9 +34,13 @@ class Graph:
 
 
 def executor(
-    graph: Any, policy: Policy | None = None, way: ExecutionPlan | None = None, max_queue: int = 256, rounds: int = 1
+    graph: Any,
+    policy: Policy | None = None,
+    way: ExecutionPlan | None = None,
+    max_pending_requests: int = 256,
+    rounds: int = 1,
 ) -> Executor:
-    serving = Serving(policy or Policy(64), way or ExecutionPlan(1, 1024), max_queue, rounds=rounds)
+    serving = Serving(policy or Policy(64), way or ExecutionPlan(1, 1024), max_pending_requests, rounds=rounds)
     return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
 
 
@@ -176,7 +180,7 @@ def test_a_full_queue_is_full_for_all() -> None:
         assert lane.submit(row(9), None) is None
         assert [value(answer) for answer in await asyncio.gather(*first)] == [0.0, 2.0, 4.0]
 
-    on(ask, max_queue=3)
+    on(ask, max_pending_requests=3)
 
 
 @pytest.mark.parametrize(

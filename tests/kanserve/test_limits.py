@@ -35,7 +35,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     callers = tokenfile.block("rated", RATED, "read", rate=5) + tokenfile.block("free", FREE, "infer")
     tokenfile.save(folder / "tokens", callers)
     port = {} if request.param == "asgi" else {"http_port": 0}
-    limits = {"max_deadline": LONGEST, "max_queue_delay_microseconds": 5_000_000, "max_header_bytes": 8192}
+    limits = {"max_deadline_seconds": LONGEST, "max_queue_delay_microseconds": 5_000_000, "max_header_bytes": 8192}
     settings = {"tokens": str(folder / "tokens"), "transport": request.param, **port, **limits}
     with serving(folder / "models", **settings) as running:
         yield running

@@ -36,7 +36,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
     repository, toys = tmp_path / "models", tmp_path / "made"
     one, two, three = (live.write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
     live.swap(one, repository / "toy" / "1")
-    with serving(repository, poll=POLL) as server:
+    with serving(repository, repository_poll_seconds=POLL) as server:
         assert live.factor(server) == 2
         live.swap(two, repository / "toy" / "2")
         serves(server, 4)
@@ -58,7 +58,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
 def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
     """Every way to be bad is row 14 of the scorecard."""
     directory = live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=POLL) as server, live.kept(directory) as good:
+    with serving(tmp_path, repository_poll_seconds=POLL) as server, live.kept(directory) as good:
         live.truncate(directory / "model.onnx", 40)
         wait_until(lambda: live.index(server)["toy", "1"][1] != "")
         state, reason = live.index(server)["toy", "1"]
@@ -79,7 +79,7 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
 
 def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
     directory = live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=POLL) as server, live.kept(directory) as good:
+    with serving(tmp_path, repository_poll_seconds=POLL) as server, live.kept(directory) as good:
         aside = shutil.copytree(good, tmp_path.parent / f"{tmp_path.name}-aside")
         shutil.rmtree(directory)
         missing = 'kanserve_model_missing{model="toy",version="1"}'
@@ -97,7 +97,7 @@ def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
 
 def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
     live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=POLL) as server:
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
         whole = live.write(tmp_path.parent / f"{tmp_path.name}-whole", 2.0, version=2)
         half = tmp_path / "toy" / "2"
         half.mkdir()
@@ -112,7 +112,7 @@ def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
 
 def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> None:
     live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=POLL) as server:
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
         toy.write(tmp_path, version=2, reference_scale=1.5)
         wait_until(lambda: live.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
         assert live.ready(server)
@@ -125,7 +125,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, metrics, read = Registry(), Metrics(), layout.load
-    settings = Settings(repository=tmp_path, trial=False)
+    settings = Settings(repository=tmp_path, load_check=False)
     rollout = Rollout(settings, base.load("ort"), 1, registry, metrics, nothing)
 
     def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
@@ -157,7 +157,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
 def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
     for version in (1, 2):
         live.write(tmp_path / "toy" / str(version), 2.0**version, version=version)
-    with serving(tmp_path, poll=POLL, version_policy="latest:1") as server:
+    with serving(tmp_path, repository_poll_seconds=POLL, version_policy="latest:1") as server:
         assert list(live.index(server)) == [("toy", "2")]
         toy.write(tmp_path, version=3, reference_scale=1.5)  # does not load: 2 stays
         wait_until(lambda: len(live.events(server, "load failed")) == 1)
@@ -176,7 +176,7 @@ def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
     (tmp_path / "..data").symlink_to("..0")
     for path in (tmp_path / "..0").iterdir():
         (tmp_path / path.name).symlink_to(f"..data/{path.name}")
-    with serving(tmp_path, poll=POLL) as server:
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
         assert live.factor(server) == 1
         (tmp_path / "..data_tmp").symlink_to("..1")
         os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
@@ -188,7 +188,7 @@ def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
 
 def test_sighup_looks_at_once(tmp_path: Path) -> None:
     live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=0) as server:
+    with serving(tmp_path, repository_poll_seconds=0) as server:
         live.swap(live.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0), tmp_path / "toy" / "1")
         time.sleep(0.3)
         assert live.factor(server) == 1
@@ -199,7 +199,7 @@ def test_sighup_looks_at_once(tmp_path: Path) -> None:
 def test_a_repository_that_goes_away(tmp_path: Path) -> None:
     repository, aside = tmp_path / "models", tmp_path / "aside"
     live.write(repository / "toy" / "1")
-    with serving(repository, poll=POLL) as server:
+    with serving(repository, repository_poll_seconds=POLL) as server:
         repository.rename(aside)
         time.sleep(2 * POLL)
         repository.write_text("")
@@ -216,7 +216,7 @@ def test_a_repository_that_goes_away(tmp_path: Path) -> None:
 def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
     models = tmp_path / "mnt" / "models"
     live.write(models, name="digits", version=3)
-    with serving(models, poll=POLL) as server:
+    with serving(models, repository_poll_seconds=POLL) as server:
         assert list(live.index(server)) == [("digits", "3")]
         live.write(models, 2.0, name="digits", version=3)  # in place, file by file, as an initializer copies
         wait_until(lambda: live.factor(server, "digits") == 2)
@@ -230,7 +230,7 @@ def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
 
 def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
     live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=POLL) as server:
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
         assert live.factor(server) == 1
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 1\n")
         wait_until(lambda: len(live.events(server, "loaded")) == 2)
@@ -245,7 +245,7 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
 
 def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> None:
     live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, poll=POLL, plain_onnx=True) as server:
+    with serving(tmp_path, repository_poll_seconds=POLL, plain_onnx=True) as server:
         graph, path = toy.graph(), tmp_path / "plain" / "1" / contract.MODEL_FILE
         path.parent.mkdir(parents=True)
         for end in (100, 200, len(graph)):
@@ -261,7 +261,10 @@ def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
     for number in range(1000):
         (tmp_path / f"other-{number}" / "1").mkdir(parents=True)
     allowed = {1: {live.answers(1.0)}}
-    with serving(tmp_path, poll=POLL, access_log="none") as server, live.Clients(server, 1, allowed) as asking:
+    with (
+        serving(tmp_path, repository_poll_seconds=POLL, access_log="none") as server,
+        live.Clients(server, 1, allowed) as asking,
+    ):
         asking.until(300)
         assert live.shown(server, "kanserve_repository_look_seconds") > 0.002
         live.swap(live.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0, version=2), tmp_path / "toy" / "2")

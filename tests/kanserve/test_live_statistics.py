@@ -71,7 +71,9 @@ def value(server: Server, name: str, layer: str = "") -> float:
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Server]:
     toy.edit(toy.write(tmp_path), baseline=seen(TRAIN))
-    with serving(tmp_path, statistics_rows=100_000, poll=0.1, version_policy="latest:1") as server:
+    with serving(
+        tmp_path, statistics_rows_per_second=100_000, repository_poll_seconds=0.1, version_policy="latest:1"
+    ) as server:
         yield server
 
 
@@ -120,7 +122,7 @@ def test_a_version_that_goes_takes_its_series_with_it(watched: Server, tmp_path:
 
 def test_only_so_many_rows_a_second_are_taken(tmp_path: Path) -> None:
     toy.edit(toy.write(tmp_path), baseline=seen(TRAIN))
-    with serving(tmp_path, statistics_rows=50) as server:
+    with serving(tmp_path, statistics_rows_per_second=50) as server:
         begun = time.monotonic()
         for _ in range(40):
             server.infer(draw(16))

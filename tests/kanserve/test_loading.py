@@ -391,7 +391,8 @@ def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
     model = loader.load(layout.load(candidate, 2**30))
     assert (model.live, model.observed) == (None, False)
     assert model.blind == (
-        "what model 'toy' is asked is not looked at: its nodes have 450 cells, and statistics are kept of 100 at most"
+        "the server does not analyse the traffic of model 'toy': its nodes have 450 cells, "
+        "and statistics are kept of 100 at most"
     )
     model.close()
 
@@ -402,7 +403,7 @@ def test_a_version_is_looked_into_where_the_settings_say_so(
 ) -> None:
     given = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
     toy.edit(toy.write(tmp_path), baseline=seen(given) if rows else NO_BASELINE)
-    loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows=rate), 1, Metrics())
+    loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows_per_second=rate), 1, Metrics())
     models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
     for model in models:
         assert ((model.live is not None), model.observed) == (watched, watched)

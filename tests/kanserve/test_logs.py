@@ -75,7 +75,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -
         "repository": str(tmp_path),
         "grpc_port": 0,
         "metrics_port": 0,
-        "drain_delay": 0,
+        "drain_delay_seconds": 0,
         "access_log": "all",
         "transport": transport,
     }

@@ -117,7 +117,7 @@ def test_streams_that_were_reset_are_let_go(server: Server) -> None:
 
 def test_all_messages_together_are_bounded(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, max_bytes=2048) as server:
+    with serving(tmp_path, max_inflight_bytes=2048) as server:
         with pytest.raises(grpc.RpcError) as caught:
             server.call(
                 f"{INFERENCE}ModelInfer", request(np.zeros((1, 3), np.float32), id="x" * 3000).SerializeToString()
@@ -133,7 +133,7 @@ def test_answers_that_nobody_takes_count(tmp_path: Path) -> None:
     toy.write(tmp_path)
     query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(4096 * 3 * 4), row_count=4096).SerializeToString()
     message = b"\x00" + len(query).to_bytes(4, "big") + query
-    with serving(tmp_path, transport="asgi", max_bytes=MIB) as server:
+    with serving(tmp_path, transport="asgi", max_inflight_bytes=MIB) as server:
         with attacks.connect(server.port) as peer:
             peer.sendall(attacks.frame(attacks.SETTINGS, 0, 0, b"\x00\x04\x00\x00\x00\x00"))
             for stream in range(1, 120, 2):

@@ -199,7 +199,7 @@ def started(
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """A server whose stderr is as the shell's `redirect` says."""
     toy.write(folder)
-    options = {"repository": str(folder), "grpc_port": 0, "metrics_port": 0, "drain_delay": 0, **settings}
+    options = {"repository": str(folder), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0, **settings}
     command = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-c", START, json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=stderr) as process:
         try:

@@ -64,7 +64,7 @@ def test_every_field_that_has_a_meaning_takes_effect(tmp_path: Path) -> None:
     assert model.info.max_batch_size == 32
     levels = (PriorityLevel(most=256, override=True), USUAL, USUAL)  # with a bound of its own each
     assert found.policy == Policy(32, 0.0015, (8, 16), levels, 1)
-    assert (found.way.instances, found.way.threads, found.max_queue, found.unused) == (3, 2, 0, ())
+    assert (found.way.instances, found.way.threads, found.max_pending_requests, found.unused) == (3, 2, 0, ())
     assert found.versions.served([1, 2, 5]) == {2, 5}
 
 
@@ -81,12 +81,12 @@ def test_model_config_tells_what_is_in_effect_and_reads_back_as_it(tmp_path: Pat
 
 
 def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
-    plain = load(tmp_path, max_queue_delay_microseconds=7, max_batch_rows=50, max_queue=11)
-    assert (plain.serving.policy, plain.serving.max_queue) == (Policy(50, 7e-6), 11)
+    plain = load(tmp_path, max_queue_delay_microseconds=7, max_batch_rows=50, max_pending_requests=11)
+    assert (plain.serving.policy, plain.serving.max_pending_requests) == (Policy(50, 7e-6), 11)
     alone = load(tmp_path, batching=False)
     assert alone.serving.policy == Policy(0)
-    exported = load(tmp_path, triton_config(contract.load(tmp_path / "toy" / "1")).decode(), max_queue=11)
-    assert (exported.serving.policy, exported.serving.max_queue) == (Policy(64), 11)
+    exported = load(tmp_path, triton_config(contract.load(tmp_path / "toy" / "1")).decode(), max_pending_requests=11)
+    assert (exported.serving.policy, exported.serving.max_pending_requests) == (Policy(64), 11)
     told = load(tmp_path, "dynamic_batching { }", max_queue_delay_microseconds=7, batching=False, max_batch_rows=50)
     assert told.serving.policy == Policy(64)
 

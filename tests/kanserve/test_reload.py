@@ -65,7 +65,7 @@ def configured(folder: Path, *flags: str) -> Iterator[Configured]:
     file, log = folder / "kanserve.toml", folder / "log"
     file.write_text("")
     command = [*COMMAND, "serve", str(folder / "models"), "--config", str(file), "--json", "--log-format", "json"]
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0")
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0")
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -94,10 +94,10 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         wait_until(lambda: server.infer(GOOD) or server.lines("rpc"))
         assert server.lines("rpc")[0]["code"] == "OK"
 
-        server.write('access_log = "all"\nmax_queue = 7\nreflection = true\n')
+        server.write('access_log = "all"\nmax_pending_requests = 7\nreflection = true\n')
         wait_until(lambda: server.lines("settings that take a restart have changed"))
         (told,) = server.lines("settings that take a restart have changed")
-        assert told["settings"] == ["reflection", "max_queue"]
+        assert told["settings"] == ["reflection", "max_pending_requests"]
         wait_until(lambda: server.metric("kanserve_settings_waiting") == 2)
 
         before = len(server.lines("rpc"))
@@ -134,7 +134,7 @@ def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
 
 
 def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
-    found = [Settings(repository=tmp_path, max_watches=count) for count in (1, 2, 3)]
+    found = [Settings(repository=tmp_path, max_watch_streams=count) for count in (1, 2, 3)]
     seen: list[Change] = []
 
     async def ask() -> None:
@@ -148,20 +148,25 @@ def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(ask(), 10))
-    assert [change.live["max_watches"] for change in seen] == [1, 2]
+    assert [change.live["max_watch_streams"] for change in seen] == [1, 2]
 
 
 def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
-    file.write_text("max_watches = 5\ndrain_delay = 1.5\n")
-    flags = {"repository": tmp_path, "max_watches": 9}
+    file.write_text("max_watch_streams = 5\ndrain_delay_seconds = 1.5\n")
+    flags = {"repository": tmp_path, "max_watch_streams": 9}
     settings = sources.load(flags, config=file).settings
     seen: list[Change] = []
 
     async def ask() -> None:
         reload = Reload(settings, lambda: sources.load(flags, config=file).settings)
         reload.tell(seen.append)
-        for text in ("max_watches = 6\ndrain_delay = 2.5\n", "drain_delay = false2\n", "drain_grace = -1\n", ""):
+        for text in (
+            "max_watch_streams = 6\ndrain_delay_seconds = 2.5\n",
+            "drain_delay_seconds = false2\n",
+            "drain_grace_seconds = -1\n",
+            "",
+        ):
             file.write_text(text)
             reload.asked()
             wanted = len(seen) + 1
@@ -174,15 +179,15 @@ def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None
 
     asyncio.run(asyncio.wait_for(ask(), 10))
     assert [change.refused for change in seen] == [False, True, True, False, True]
-    assert [change.live["drain_delay"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
-    assert {change.live["max_watches"] for change in seen} == {9}
+    assert [change.live["drain_delay_seconds"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
+    assert {change.live["max_watch_streams"] for change in seen} == {9}
 
 
 def test_what_may_change_is_what_the_server_takes_over() -> None:
     """`App.change` and this list go together."""
     assert set(LIVE) == {
-        *("log_format", "log_level", "access_log", "max_bytes", "max_calls", "max_watches"),
-        *("drain_delay", "refuse_seconds", "drain_grace", "renew_seconds"),
+        *("log_format", "log_level", "access_log", "max_inflight_bytes", "max_inflight_requests", "max_watch_streams"),
+        *("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds", "credential_poll_seconds"),
     }
     with pytest.raises(ConfigError):
-        sources.load({"repository": ".", "max_watches": 0})
+        sources.load({"repository": ".", "max_watch_streams": 0})

@@ -31,8 +31,8 @@ def may(server: Server, token: str) -> bool:
 def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first = token_editor.new(path, "first", [Role.READ])
-    with serving(tmp_path / "models", tokens=str(path), renew_seconds=0.05) as server:
+    first = token_file.new(path, "first", [Role.READ])
+    with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=0.05) as server:
         assert may(server, first)
         second = token_editor.new(path, "second", [Role.READ])
         wait_until(lambda: may(server, second))
@@ -64,11 +64,11 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
 
 
 def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Path) -> None:
-    """The server sees a change of time or size within a twentieth of `renew_seconds`."""
+    """The server sees a change of time or size within a twentieth of `credential_poll_seconds`."""
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first, _ = (token_editor.new(path, name, [Role.READ]) for name in ("first", "second"))
-    with serving(tmp_path / "models", tokens=str(path), renew_seconds=60) as server:
+    first, _ = (token_file.new(path, name, [Role.READ]) for name in ("first", "second"))
+    with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=60) as server:
         assert may(server, first)
         token_editor.revoke(path, "first")
         wait_until(lambda: not may(server, first), 30)
@@ -106,9 +106,9 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     """And not only the timer."""
     path = tmp_path / "tokens.toml"
-    first = token_editor.new(path, "first", [Role.READ])
-    with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--renew-seconds", "3600") as server:
-        second = token_editor.new(path, "second", [Role.READ])
+    first = token_file.new(path, "first", [Role.READ])
+    with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--credential-poll-seconds", "3600") as server:
+        second = token_file.new(path, "second", [Role.READ])
         assert not answered(server, second)
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.lines("tokens")) == 4)  # both, at the start and now
@@ -133,7 +133,7 @@ def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
     toy.write(tmp_path / "models")
     files = Files(tmp_path)
     pair = {"tls_cert": str(tmp_path / "server.pem"), "tls_key": str(tmp_path / "server.key")}
-    several = {"workers": 2, "threads": 2, "http_port": 0, "renew_seconds": 0.05}
+    several = {"workers": 2, "threads": 2, "http_port": 0, "credential_poll_seconds": 0.05}
     with serving(tmp_path / "models", transport="grpcio", **several, **pair) as server:
         ports = (server.port, int(server.http.rpartition(":")[2]))
         new = files.rotate()

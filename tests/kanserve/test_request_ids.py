@@ -61,7 +61,12 @@ def plain(folder: Path, name: str, node: Any, kind: int) -> None:
 def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Where everything has a line."""
     pytest.importorskip("h2corn")
-    limits = {"max_request_bytes": 65536, "max_response_bytes": 2048, "arrival_timeout": 1.0, "max_typed_bytes": 4096}
+    limits = {
+        "max_request_bytes": 65536,
+        "max_response_bytes": 2048,
+        "request_read_timeout": 1.0,
+        "max_typed_contents_bytes": 4096,
+    }
     told = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
     with serving(repository, transport=request.param, **limits, **told) as running:
         yield running
@@ -225,7 +230,7 @@ def test_no_line_has_what_is_in_a_tensor(repository: Path, door: str) -> None:
     """A marker in every place that a tensor can be in, and everything that can go wrong with it."""
     rows = np.full((2, 3), MARKER, np.float32)
     wide = np.full((2, 7), MARKER, np.float32)
-    limits = {"max_request_bytes": 65536, "max_response_bytes": 65536, "max_typed_bytes": 4096, "http_port": 0}
+    limits = {"max_request_bytes": 65536, "max_response_bytes": 65536, "max_typed_contents_bytes": 4096, "http_port": 0}
     with serving(repository, transport=door, plain_onnx=True, access_log="all", log_level="debug", **limits) as server:
         for path, data in marked(rows, wide):
             with contextlib.suppress(grpc.RpcError):

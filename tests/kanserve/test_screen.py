@@ -107,7 +107,7 @@ def test_what_is_not_let_pass(data: bytes, text: str, always: bool) -> None:
         with pytest.raises(LoadError, match="model"):
             graph_screen.check("model.onnx", data, beside, strict=False)
     else:
-        assert "graph_screen = relaxed" in str(caught.value)
+        assert "graph_allowlist = relaxed" in str(caught.value)
         if not text.startswith("it has sparse"):  # its parts lie elsewhere
             graph_screen.check("model.onnx", data, beside, strict=False)
 
@@ -117,7 +117,7 @@ def all_of(model: onnx.ModelProto, *, strict: bool = True) -> list[str]:
 
 
 def test_all_faults_are_told_where_somebody_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    relaxed = " (graph_screen = relaxed allows it)"
+    relaxed = " (graph_allowlist = relaxed allows it)"
     model = onnx.load_model_from_string(toy.graph())
     node(model, "Tanh", ["q"], ["z"])
     node(model, "Tanh", ["y"], ["y"])
@@ -201,7 +201,7 @@ def test_an_export_says_what_a_server_would_say() -> None:
     (note,) = compose.notes(hostile.endless())
     assert note == (
         "the graph has the operator Loop, which decides at run time which operators run, and how often: "
-        "kanserve takes it with --graph-screen relaxed only"
+        "kanserve takes it with --graph-allowlist relaxed only"
     )
     (note,) = compose.notes(hostile.foreign())
     assert "QuickGelu, which is of the domain 'com.microsoft'" in note

@@ -10,7 +10,7 @@ from kanserve.sandbox import graph_screen
 from tests.kanserve import toy
 from tests.kanserve.test_screen import all_of
 
-RELAXED = " (graph_screen = relaxed allows it)"
+RELAXED = " (graph_allowlist = relaxed allows it)"
 
 
 def flat(*nodes: onnx.NodeProto, values: tuple[str, ...] = ()) -> list[str]:

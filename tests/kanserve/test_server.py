@@ -229,7 +229,7 @@ def test_the_thread_budget_follows_the_cgroup(tmp_path: Path, files: dict[str, s
 @pytest.mark.parametrize("nice", [0, 7])
 def test_threads_that_compute_stand_back(tmp_path: Path, nice: int) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, compute_nice=nice, inline_seconds=0, max_queue_delay_microseconds=1000) as server:
+    with serving(tmp_path, compute_nice=nice, inline_run_seconds=0, max_queue_delay_microseconds=1000) as server:
         server.infer(np.zeros((2, 3), np.float32))
         own = os.getpriority(os.PRIO_PROCESS, server.process.pid)
         found: dict[str, set[int]] = {}

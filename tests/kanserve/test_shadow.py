@@ -65,7 +65,7 @@ def two(tmp_path: Path) -> Path:
 
 
 def test_what_is_told(two: Path, door: str) -> None:
-    with serving(two, transport=door, poll=0.1) as server:
+    with serving(two, transport=door, repository_poll_seconds=0.1) as server:
         found = asked(server, model_version="1", tolerance=0.4)
         assert (found.model_version, found.against, found.running, found.share) == ("1", "2", True, 1)
         rows = np.concatenate([np.zeros((1, 3), np.float32), live.ROWS])  # of zeros the answers are alike

@@ -321,7 +321,9 @@ def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path,
     if transport == "asgi":
         pytest.importorskip("h2corn")
     write_wide(tmp_path)
-    with serving(tmp_path, plain_onnx=True, transport=transport, max_bytes=2**21, max_stream_requests=64) as server:
+    with serving(
+        tmp_path, plain_onnx=True, transport=transport, max_inflight_bytes=2**21, max_stream_requests=64
+    ) as server:
         answers = opened(server, [wide() for _ in range(200)])
         next(answers)
         settled(server, 'nv_inference_request_success{model="wide",version="1"}')
@@ -338,7 +340,7 @@ def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport
     if transport == "asgi":
         pytest.importorskip("h2corn")
     toy.write_slow(tmp_path)
-    with serving(tmp_path, plain_onnx=True, transport=transport, drain_grace=60) as server:
+    with serving(tmp_path, plain_onnx=True, transport=transport, drain_grace_seconds=60) as server:
         done = False
 
         def waiting() -> Iterator[pb.ModelInferRequest]:

@@ -188,7 +188,12 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     toy_wide.write(folder / "models", WIDTH)
     usual = tokenfile.block("usual", token_file.make(), "admin")
     tokenfile.save(folder / "tokens", usual)
-    settings = {"tokens": str(folder / "tokens"), "reflection": True, "max_response_bytes": 2**26, "renew_seconds": 2}
+    settings = {
+        "tokens": str(folder / "tokens"),
+        "reflection": True,
+        "max_response_bytes": 2**26,
+        "credential_poll_seconds": 2,
+    }
     port = {} if request.param == "asgi" else {"http_port": 0}
     with serving(folder / "models", transport=request.param, **settings, **port) as server:
         yield Guarded(server, folder / "tokens", usual)
@@ -280,7 +285,9 @@ class Standing:
         self._path = path
         self.gate = Authenticator(self.credentials(text), lambda _: ())
         self.cleaned = 0
-        guard = Interceptor(Metrics(), Lifecycle(), AccessLog("none"), self.gate, max_calls=9, max_bytes=10**6)
+        guard = Interceptor(
+            Metrics(), Lifecycle(), AccessLog("none"), self.gate, max_inflight_requests=9, max_inflight_bytes=10**6
+        )
         self.stream = guard.stream(HEALTH, "Watch", Kind.SERVER_STREAM, self.method)
 
     def credentials(self, text: str) -> token_file.Credentials:

@@ -148,7 +148,7 @@ def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
         "import atexit\natexit.register(lambda: print(sorted(m for m in sys.modules "
         'if "opentelemetry" in m), flush=True))\nraise SystemExit',
     )
-    options = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay": 0}
+    options = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0}
     command = [sys.executable, "-c", code, json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None

@@ -55,18 +55,18 @@ REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
         "endless",
         hostile.endless(),
         "model.onnx",
-        {"graph_screen": "relaxed", "load_timeout": 1},
+        {"graph_allowlist": "relaxed", "load_timeout": 1},
         LoadReason.TIME,
         "within 1 s (load_timeout)",
     ),
-    ("huge", hostile.huge(), "model.onnx", {}, LoadReason.MEMORY, "(load_memory)"),
+    ("huge", hostile.huge(), "model.onnx", {}, LoadReason.MEMORY, "(load_memory_bytes)"),
     ("huge batch", hostile.huge_batch(), "model.onnx", {}, LoadReason.MEMORY, "not enough memory to run it"),
     ("no edges", b"none", "edges_l1.onnx", {}, LoadReason.STRUCTURE, "edges_l1.onnx: it is no ONNX file"),
     ("other edges", toy.edge_graph(0), "edges_l1.onnx", {}, LoadReason.MISMATCH, "does not take 'layer1_in'"),
     ("loop of edges", hostile.endless(), "edges_l0.onnx", {}, LoadReason.STRUCTURE, "edges_l0.onnx: operator 'Loop'"),
     ("foreign", hostile.foreign(), "model.onnx", {}, LoadReason.STRUCTURE, "com.microsoft"),
-    ("dual", hostile.dual(), "model.onnx", {"graph_screen": "relaxed"}, LoadReason.STRUCTURE, "more than once"),
-    ("deep", hostile.chained(2000), "model.onnx", {"graph_screen": "relaxed"}, LoadReason.RUNTIME, "cannot load"),
+    ("dual", hostile.dual(), "model.onnx", {"graph_allowlist": "relaxed"}, LoadReason.STRUCTURE, "more than once"),
+    ("deep", hostile.chained(2000), "model.onnx", {"graph_allowlist": "relaxed"}, LoadReason.RUNTIME, "cannot load"),
 ]
 
 
@@ -84,7 +84,7 @@ def test_what_harms_is_refused_with_a_reason(
     assert time.monotonic() - begun < 15
 
 
-@pytest.mark.parametrize("settings", [{}, {"graph_screen": "relaxed"}, {"load_memory": 64 * MIB}])
+@pytest.mark.parametrize("settings", [{}, {"graph_allowlist": "relaxed"}, {"load_memory_bytes": 64 * MIB}])
 def test_what_is_as_it_should_be_passes(tmp_path: Path, settings: dict[str, Any]) -> None:
     tried(bundle(tmp_path), tmp_path, **settings)
 
@@ -151,7 +151,7 @@ def during(
     one = bundle(root, hostile.endless())
 
     async def main() -> asyncio.Task[None]:
-        trial = Sandbox(Settings(repository=root, graph_screen="relaxed", **settings))
+        trial = Sandbox(Settings(repository=root, graph_allowlist="relaxed", **settings))
         task = asyncio.create_task(trial.passed(one))
         await grandchildren(trial, 1)
         await meanwhile(trial, task)
@@ -238,7 +238,7 @@ def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monke
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(pool, "_started", refuse)
-    with pytest.raises(LoadError, match=r"no process could be had .* trial = false loads without") as caught:
+    with pytest.raises(LoadError, match=r"no process could be had .* load_check = false loads without") as caught:
         tried(bundle(tmp_path), tmp_path)
     assert caught.value.reason is LoadReason.INTERNAL
 
@@ -256,7 +256,7 @@ def test_a_bug_is_told_with_its_place() -> None:
 
 def test_without_a_trial_only_the_manifest_is_checked(tmp_path: Path) -> None:
     one = bundle(tmp_path, hostile.endless())
-    tried(one, tmp_path, trial=False)
+    tried(one, tmp_path, load_check=False)
     assert one.manifest is not None
     with pytest.raises(LoadError, match="max_batch_size"):
         tried(dataclasses.replace(one, manifest=dataclasses.replace(one.manifest, max_batch_size=0)), tmp_path)
@@ -298,7 +298,7 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
     toy.write(tmp_path)
     for name, data in (("endless", hostile.endless()), ("huge", hostile.huge())):
         hostile.replaced(toy.write(tmp_path, name), data)
-    with serving(tmp_path, trial=True, graph_screen="relaxed", load_timeout=1) as server:
+    with serving(tmp_path, load_check=True, graph_allowlist="relaxed", load_timeout=1) as server:
         x = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(x), toy.outputs(x), rtol=1e-5)
         reasons = {line["model"]: line["kind"] for line in server.lines() if line["event"] == "load failed"}
@@ -312,7 +312,7 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
 def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: bool) -> None:
     """Even where it is not tried first."""
     hostile.replaced(toy.write(tmp_path, "endless"), hostile.endless())
-    with launched(tmp_path, trial=trial, graph_screen="relaxed", load_timeout=60) as (process, log):
+    with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=60) as (process, log):
         wait_until(lambda: '"starting"' in log.read_text(), 30)
         if trial:
             wait_until(lambda: grandchild(process.pid), 30)

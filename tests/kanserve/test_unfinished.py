@@ -117,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     root = tmp_path_factory.mktemp("unfinished")
     toy.write(root)
     chosen = {} if request.param == "asgi" else {"http_port": 0}
-    with serving(root, transport=request.param, max_bytes=16 * MIB, access_log="none", **chosen) as running:
+    with serving(root, transport=request.param, max_inflight_bytes=16 * MIB, access_log="none", **chosen) as running:
         yield running
 
 

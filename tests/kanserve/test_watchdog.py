@@ -34,7 +34,7 @@ def live(server: Server) -> bool:
 def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, door: str) -> None:
     toy.write(tmp_path)
     toy.write_endless(tmp_path)
-    limits = {"stuck_run_seconds": 1.0, "inline_seconds": 0, "drain_delay": 1.0, "drain_grace": 0.5}
+    limits = {"run_stall_seconds": 1.0, "inline_run_seconds": 0, "drain_delay_seconds": 1.0, "drain_grace_seconds": 0.5}
     with serving(tmp_path, transport=door, plain_onnx=True, threads=1, **limits) as server:
         assert live(server)
         future = begin(server)
@@ -51,7 +51,7 @@ def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, do
 def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
     """A run that was short when the model was loaded, and so has no thread of its own."""
     toy.write_endless(tmp_path)
-    with serving(tmp_path, plain_onnx=True, threads=1, stuck_loop_seconds=1.0) as server:
+    with serving(tmp_path, plain_onnx=True, threads=1, loop_stall_seconds=1.0) as server:
         future = begin(server)
         assert server.process.wait(20) == EXIT_STUCK
         (line,) = (line for line in server.lines() if line["level"] == "error")
@@ -62,7 +62,7 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
 
 def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2, stuck_loop_seconds=1.0) as server:
+    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=1.0) as server:
         before = pids(server)
         held = min(before)
         os.kill(held, signal.SIGSTOP)
@@ -75,7 +75,7 @@ def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
 
 def test_a_server_that_was_stopped_is_not_stuck(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2, stuck_loop_seconds=0.5, stuck_run_seconds=0.5) as server:
+    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=0.5, run_stall_seconds=0.5) as server:
         before = pids(server)
         everyone = (server.process.pid, *before)
         for pid in everyone:

@@ -28,7 +28,7 @@ from tests.kanserve.test_live_statistics import draw, until, value
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     toy.write(tmp_path)
-    with serving(tmp_path, poll=0.1, version_policy="latest:1", max_watches=2) as one:
+    with serving(tmp_path, repository_poll_seconds=0.1, version_policy="latest:1", max_watch_streams=2) as one:
         yield one
 
 
@@ -202,7 +202,7 @@ def test_the_largest_answers_are_counted(tmp_path: Path) -> None:
 
 def test_full_looks_at_every_row(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, statistics="full", statistics_rows=1) as server, Client(server.address) as client:
+    with serving(tmp_path, statistics="full", statistics_rows_per_second=1) as server, Client(server.address) as client:
         for _ in range(40):
             server.infer(draw(64))
         until(lambda: client.statistics("toy").row_count == 40 * 64)
@@ -214,7 +214,7 @@ def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
     blocks = [tokenfile.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
     tokenfile.save(tmp_path / "tokens", "\n".join(blocks))
     asked = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
-    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watches=8) as one:
+    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watch_streams=8) as one:
         watch = one.channel.unary_stream(f"{KAN}WatchStatistics")
         of = {token: (("authorization", f"Bearer {token}"),) for token in (mine, other)}
         calls = [watch(asked, timeout=30, metadata=of[mine]) for _ in range(2)]

@@ -46,7 +46,7 @@ def waiting(server: Server, count: int) -> Callable[[], bool]:
 
 
 def test_draining(web: Callable[..., Any]) -> None:
-    with web(drain_delay=2, refuse_seconds=3) as server, ThreadPoolExecutor() as pool:
+    with web(drain_delay_seconds=2, drain_reject_seconds=3) as server, ThreadPoolExecutor() as pool:
         flying = slow(server, pool)
         wait_until(waiting(server, 1))
         server.process.send_signal(signal.SIGTERM)
@@ -64,7 +64,7 @@ def test_draining(web: Callable[..., Any]) -> None:
 
 
 def test_more_calls_at_once_than_allowed(web: Callable[..., Any]) -> None:
-    with web(max_calls=1) as server, ThreadPoolExecutor() as pool:
+    with web(max_inflight_requests=1) as server, ThreadPoolExecutor() as pool:
         flying = slow(server, pool)
         wait_until(waiting(server, 1))
         refused = infer(server, {"inputs": [tensor()]})
@@ -85,7 +85,7 @@ def test_a_request_that_waited_too_long_is_not_run(web: Callable[..., Any]) -> N
 
 
 def test_a_full_queue_refuses_at_once(web: Callable[..., Any]) -> None:
-    with web(max_queue=2) as server, ThreadPoolExecutor() as pool:
+    with web(max_pending_requests=2) as server, ThreadPoolExecutor() as pool:
         calls = [slow(server, pool) for _ in range(4)]
         replies = [call.result() for call in calls]
         refused = [reply for reply in replies if reply.status != 200]
@@ -168,7 +168,7 @@ sys.modules.update(dict.fromkeys({names}))
 @pytest.mark.parametrize("names", [("h2corn",), ("starlette", "orjson")])
 def test_without_its_packages_the_other_door_is_as_before(tmp_path: Path, names: tuple[str, ...]) -> None:
     toy.write(tmp_path)
-    settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay": 0}
+    settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0}
 
     def start(**more: Any) -> subprocess.Popen[str]:
         code = WITHOUT.format(names=names) + START

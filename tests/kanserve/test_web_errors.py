@@ -40,7 +40,7 @@ PATHS = {
 # hypercorn is asked in test_web.py: how a server of HTTP ends a request that it does not read is its own.
 @pytest.fixture(scope="module", params=[way for way in WAYS if way != "hypercorn"])
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    bounds = {"max_request_bytes": LIMIT, "max_typed_bytes": TYPED, "arrival_timeout": 1.0}
+    bounds = {"max_request_bytes": LIMIT, "max_typed_contents_bytes": TYPED, "request_read_timeout": 1.0}
     yield from running(request.param, tmp_path_factory.mktemp("web"), **bounds)
 
 

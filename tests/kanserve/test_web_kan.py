@@ -30,7 +30,7 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     toy.write(root)
     toy.write(root, "toy64", datatype="FP64", tolerance=1e-12)
     port = {} if request.param == "asgi" else {"http_port": 0}
-    with serving(root, transport=request.param, max_typed_bytes=20_000, **port) as running:
+    with serving(root, transport=request.param, max_typed_contents_bytes=20_000, **port) as running:
         yield running
 
 

@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("views")
     toy.write(root)
-    with serving(root, transport="asgi", keep_rows=5, poll=0.2) as running:
+    with serving(root, transport="asgi", sample_rows=5, repository_poll_seconds=0.2) as running:
         yield running
 
 
@@ -124,7 +124,7 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({}, "--keep-rows"), ({"keep_rows": 3, "statistics": "off"}, "does not look at")]
+    ("settings", "words"), [({}, "--sample-rows"), ({"sample_rows": 3, "statistics": "off"}, "does not look at")]
 )
 def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     pytest.importorskip("h2corn")
@@ -241,7 +241,7 @@ def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
 def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     live.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, transport="asgi", poll=0.1) as server, Client(server.address) as client:
+    with serving(tmp_path, transport="asgi", repository_poll_seconds=0.1) as server, Client(server.address) as client:
         live.write(tmp_path / "toy" / "2", 2.0, version=2)
         wait_until(lambda: ("answers by default", "2") in happened(server))
         control.promote(client, "toy", "1")

@@ -21,7 +21,9 @@ PACKED = "application/octet-stream"
 
 @pytest.fixture(scope="module", params=httpdoors.WAYS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from httpdoors.running(request.param, tmp_path_factory.mktemp("watch"), max_typed_bytes=2000, max_watches=2)
+    yield from httpdoors.running(
+        request.param, tmp_path_factory.mktemp("watch"), max_typed_contents_bytes=2000, max_watch_streams=2
+    )
 
 
 @contextlib.contextmanager

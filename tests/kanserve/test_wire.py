@@ -16,7 +16,7 @@ MESSAGES, CONVERSATIONS = 4000, 800
 
 def test_whatever_comes_is_answered_by_the_contract(tmp_path: Path, door: str) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, transport=door, reflection=True, access_log="none", arrival_timeout=2.0) as server:
+    with serving(tmp_path, transport=door, reflection=True, access_log="none", request_read_timeout=2.0) as server:
         report = asyncio.run(fuzz_wire.fuzz(server, 20, messages=MESSAGES, conversations=CONVERSATIONS))
         assert not report.findings, report.findings[:5]
         assert report.probes > 10

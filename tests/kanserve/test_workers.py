@@ -129,12 +129,12 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
 
 def test_all_drain_together(tmp_path: Path, door: str) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path, transport=door, workers=2, threads=2, drain_delay=1.0) as server:
+    with serving(tmp_path, transport=door, workers=2, threads=2, drain_delay_seconds=1.0) as server:
         server.infer(ROWS)
         workers = pids(server)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: sum(line["event"] == "draining" for line in server.lines()) == 2)
-        assert server.infer(ROWS).shape == (1, 2)  # before `drain_delay` is over
+        assert server.infer(ROWS).shape == (1, 2)  # before `drain_delay_seconds` is over
         assert server.process.wait(30) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
@@ -196,7 +196,7 @@ def test_ctrl_c_on_a_terminal_waits_for_no_load_balancer(tmp_path: Path) -> None
     toy.write(tmp_path)
     ours, terminal = os.openpty()
     command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--json", "--workers", "2"]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "60"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "60"]
     with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert b"grpc" in process.stdout.readline()

@@ -162,7 +162,7 @@ def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, ins
     x = rows(result, 33)
     graphs, found = [], []
     for settings in ({}, {"kernel": False}):
-        with serving(tmp_path, trial=True, **settings) as server:
+        with serving(tmp_path, load_check=True, **settings) as server:
             asked = pb.ModelConfigRequest(name="m").SerializeToString()
             answer = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", asked))
             graphs.append(answer.config.parameters["kan.graph"].string_value)

@@ -17,7 +17,9 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     messages, conversations = scale.of(4_000, 100_000), scale.of(800, 20_000)
     with tempfile.TemporaryDirectory() as folder:
         toy.write(Path(folder))
-        with serving(Path(folder), transport=door, reflection=True, access_log="none", arrival_timeout=2.0) as server:
+        with serving(
+            Path(folder), transport=door, reflection=True, access_log="none", request_read_timeout=2.0
+        ) as server:
             report = asyncio.run(fuzz_wire.fuzz(server, seed, messages=messages, conversations=conversations))
             alive = server.process.poll() is None
     outside = {code: count for code, count in report.codes.items() if code not in fuzz_wire.CONTRACT}

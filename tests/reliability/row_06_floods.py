@@ -11,7 +11,7 @@ ATTACKS = ("continuations", "hpack_bombs", "half_prefaces", "bodiless", "dribble
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """One after the other, with a client of good will beside each."""
     seconds, errors = [], []
-    with toys(door, arrival_timeout=5.0, handshake_timeout=5.0) as server:
+    with toys(door, request_read_timeout=5.0, handshake_timeout=5.0) as server:
         settled(server)
         before = mib(server)
         for at, name in enumerate(ATTACKS):

@@ -92,7 +92,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     async def main(root: Path) -> None:
         nonlocal opened
         trials = {
-            screen: Sandbox(Settings(repository=root, graph_screen=screen, load_timeout=5))
+            screen: Sandbox(Settings(repository=root, graph_allowlist=screen, load_timeout=5))
             for screen in ("strict", "relaxed")
         }
         assert not await refused(trials["strict"], toy.write(root / "good").parents[1]), "the toy itself is refused"

@@ -89,7 +89,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     with tempfile.TemporaryDirectory(dir=FAST) as name:
         root, repository = Path(name), Path(name, "models")
         toy.write(repository, version=3)
-        with serving(repository, trial=True, poll=0) as server:
+        with serving(repository, load_check=True, repository_poll_seconds=0) as server:
             answers = server.infer(ROWS).tobytes()
             pid = server.process.pid
 

@@ -23,7 +23,12 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         made, repository = Path(folder, "made"), Path(folder, "models")
         live.write(repository / "toy" / "1")
-        settings = {"poll": POLL, "version_policy": "latest:1", "transport": door, "access_log": "none"}
+        settings = {
+            "repository_poll_seconds": POLL,
+            "version_policy": "latest:1",
+            "transport": door,
+            "access_log": "none",
+        }
         with serving(repository, **settings) as server, live.Clients(server, CLIENTS, allowed) as asking:
             for at in range(changes):
                 asking.until(requests // changes)

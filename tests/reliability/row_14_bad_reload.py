@@ -68,7 +68,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         good, repository = live.write(Path(folder, "good")), Path(folder, "models")
         directory = repository / "toy" / "1"
         live.swap(good, directory)
-        settings = {"poll": POLL, "transport": door, "access_log": "none"}
+        settings = {"repository_poll_seconds": POLL, "transport": door, "access_log": "none"}
         allowed = {1: {live.answers(1.0)}}
         with serving(repository, **settings) as server, live.Clients(server, 2, allowed) as asking:
             for at, (damage, reason) in enumerate(itertools.islice(itertools.cycle(KINDS.values()), times)):

@@ -29,7 +29,10 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         directory = live.write(Path(folder, "toy", "1"))
         contents = {path: path.read_bytes() for path in directory.iterdir()}
         allowed = {1: {live.answers(1.0)}}
-        with serving(Path(folder), poll=0.05, access_log="none") as server, live.Clients(server, 2, allowed) as asking:
+        with (
+            serving(Path(folder), repository_poll_seconds=0.05, access_log="none") as server,
+            live.Clients(server, 2, allowed) as asking,
+        ):
             right = 0
             for at in range(times):
                 path, data = chance.choice(sorted(contents.items()))

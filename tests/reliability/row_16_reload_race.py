@@ -45,7 +45,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         directory = Path(folder, "models", "toy", "1")
         live.swap(made[1.0], directory)
         allowed = {1: {live.answers(factor) for factor in FACTORS}}
-        settings = {"poll": POLL, "access_log": "none"}
+        settings = {"repository_poll_seconds": POLL, "access_log": "none"}
         with serving(directory.parents[1], **settings) as server, live.Clients(server, 2, allowed) as asking:
             swapper = threading.Thread(target=flip, args=(made, directory, flips, seed, done), daemon=True)
             swapper.start()

@@ -19,7 +19,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder, "models")
         live.write(repository / "toy" / "1", pad=PAD)
-        with serving(repository, poll=0.02, version_policy="latest:1", access_log="none") as server:
+        with serving(repository, repository_poll_seconds=0.02, version_policy="latest:1", access_log="none") as server:
             before = after = 0.0
             for version in range(2, times + 2):
                 made = live.write(Path(folder, "made", str(version)), version=version, pad=PAD)

@@ -104,7 +104,9 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         toy.write(folder)
-        with serving(folder, transport=door, access_log="none", poll=2.0, arrival_timeout=5.0) as server:
+        with serving(
+            folder, transport=door, access_log="none", repository_poll_seconds=2.0, request_read_timeout=5.0
+        ) as server:
             settled(server)
             callers = [
                 threading.Thread(target=caller, args=(server, watch, stop, seed + at), daemon=True) for at in range(4)

@@ -113,7 +113,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         toy.write(Path(folder))
         for at in range(rounds):
             with serving(
-                Path(folder), transport=door, drain_delay=0.5, refuse_seconds=0.3, access_log="none"
+                Path(folder), transport=door, drain_delay_seconds=0.5, drain_reject_seconds=0.3, access_log="none"
             ) as server:
                 seen, code, seconds = one(server)
             ends += seen.ends

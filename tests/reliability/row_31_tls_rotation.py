@@ -130,7 +130,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         files = Files(folder)
         tls = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.pem"}
         settings = {key: str(folder / value) for key, value in tls.items()}
-        with serving(folder / "models", transport=door, renew_seconds=0.05, **settings) as server:
+        with serving(folder / "models", transport=door, credential_poll_seconds=0.05, **settings) as server:
             with callers(server, files) as seen:
                 before, taken, told = files.shown(server.port), 0, 0
                 for at in range(total):

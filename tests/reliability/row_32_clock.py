@@ -111,7 +111,12 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         folder = Path(name)
         toy.write(folder / "models")
         clock = Clock(folder)
-        settings = {"transport": door, "poll": 0.2, "stuck_loop_seconds": 2.0, "access_log": "sampled:20"}
+        settings = {
+            "transport": door,
+            "repository_poll_seconds": 0.2,
+            "loop_stall_seconds": 2.0,
+            "access_log": "sampled:20",
+        }
         with clock.faked(), serving(folder / "models", **settings) as server:
             threads = [threading.Thread(target=client, args=(server, ends, over), daemon=True) for _ in range(CLIENTS)]
             wait_until(lambda: any(line["event"] == "serving" for line in server.lines()))

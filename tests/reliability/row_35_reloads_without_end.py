@@ -36,7 +36,9 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         made = [live.write(Path(folder, f"made-{at}"), 2.0**at, pad=PAD) for at in (0, 1)]
         directory = Path(folder, "models", "toy", "1")
         live.swap(made[0], directory)
-        with serving(directory.parents[1], poll=0.005, access_log="none", log_level="warning") as server:
+        with serving(
+            directory.parents[1], repository_poll_seconds=0.005, access_log="none", log_level="warning"
+        ) as server:
             begun = time.monotonic()
             for at in range(1, reloads + 1):
                 live.swap(made[at % 2], directory)

@@ -154,7 +154,7 @@ def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_p
 def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_path: Path) -> None:
     toy.write(tmp_path / "models")
     seen = Seen(expected=["net::ERR", "503"])
-    with serving(tmp_path / "models", transport="asgi", poll=1) as server:
+    with serving(tmp_path / "models", transport="asgi", repository_poll_seconds=1) as server:
         own = f"http://{server.http}/"
         context = browser.new_context(base_url=own)
         page = watched(context, own, seen)

@@ -32,7 +32,7 @@ def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(models: Path) -> Iterator[Server]:
     """A server that looks at every row, and keeps some."""
     pytest.importorskip("h2corn")
-    with serving(models, transport="asgi", statistics="full", keep_rows=20, poll=0.2) as running:
+    with serving(models, transport="asgi", statistics="full", sample_rows=20, repository_poll_seconds=0.2) as running:
         yield running
 
 
@@ -319,7 +319,7 @@ def test_roles_are_asked_for_and_a_server_that_goes_is_told(
         page.reload()
         page.locator(".waterfall").wait_for()
         page.get_by_text("Pick a row of the traffic").click()
-        page.locator(".sampled").filter(has_text="--keep-rows").wait_for()
+        page.locator(".sampled").filter(has_text="--sample-rows").wait_for()
         drift = watched(page.context, f"http://{server.http}/", seen)
         drift.goto("ui/hello/drift")
         drift.evaluate("token => sessionStorage.setItem('kanserve-token', token)", tokens["interpret"])

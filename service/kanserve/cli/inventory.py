@@ -1,8 +1,8 @@
 """What a server serves or a folder holds: one entry for every version of every model.
 
 A folder is judged by the server's own rules: `repository.layout` for names, files and
-their sha256, `repository.validation` for the manifest, and, when it is asked for and a runtime
-is installed, `models.admission` for the graph and the reference rows. An entry says which of
+their sha256, `repository.check` for the manifest, and, when it is asked for and a runtime
+is installed, `sandbox` for the graph and the reference rows. An entry says which of
 these were asked.
 """
 

@@ -17,6 +17,7 @@ from kanserve.cli.doctor.check_results import Finding, problem, well
 from kanserve.cli.options import CommandError, add_json_option
 from kanserve.config import settings as settings_schema
 from kanserve.config import sources
+from kanserve.config.reference import value_text
 from kanserve.config.reload import Reload
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observability import logs
@@ -47,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
         groups[flag.group].add_argument(
-            f"--{name.replace('_', '-')}", help=_help(name), **_kind(flag.metavar), **absent
+            f"--{name.replace('_', '-')}", help=_help(name, flag.metavar), **_kind(flag.metavar), **absent
         )
     add_json_option(parser)
 
@@ -118,10 +119,10 @@ def _announce(addresses: Mapping[str, str]) -> None:
     print_json({"state": "serving", **addresses, "pid": os.getpid()})
 
 
-def _help(name: str) -> str:
+def _help(name: str, metavar: str) -> str:
     field = settings_schema.Settings.model_fields[name]
-    default = "off" if field.default is False else "none" if field.default is None else field.default
-    return f"{field.description} ({default})".replace("%", "%%")
+    default = value_text(field.default, metavar)
+    return f"{field.description} (default: {default})".replace("%", "%%")
 
 
 def _show(loaded: sources.Loaded, *, as_json: bool) -> None:

@@ -109,7 +109,7 @@ def _cells(name: str, said: dict[str, Any]) -> Iterator[str]:
     shown = field.json_schema_extra
     unit = str(shown["metavar"]) if isinstance(shown, dict) else "FOLDER"
     yield f"`{name}`"
-    yield "-" if field.is_required() else _value(field.default, unit)
+    yield "-" if field.is_required() else value_text(field.default, unit)
     yield _allowed(said, unit)
     yield said["description"].replace("|", "\\|")
     yield "SIGHUP" if name in LIVE else "restart"
@@ -124,13 +124,13 @@ def _allowed(said: dict[str, Any], unit: str) -> str:
     if bounds.get("maximum") == MOST and unit == "N":
         return f"{bounds['minimum']} or more"
     if "minimum" in bounds:
-        return f"{_value(bounds['minimum'], unit)} to {_value(bounds['maximum'], unit)}"
+        return f"{value_text(bounds['minimum'], unit)} to {value_text(bounds['maximum'], unit)}"
     return {"boolean": "true, false", "string": "text"}[said["type"]] if unit != "FILE" else "a file"
 
 
-def _value(value: Any, unit: str) -> str:
-    """With its unit, as people write it."""
-    if value is None:
+def value_text(value: Any, unit: str) -> str:
+    """A value with its unit, as in "2 s" or "4 MiB"; `unit` is the setting's metavar."""
+    if value is None or value == "":
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"

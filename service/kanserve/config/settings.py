@@ -61,7 +61,7 @@ class Group(enum.StrEnum):
     MODELS = "models"
     LIMITS = "limits"
     CONNECTIONS = "connections"
-    LEAVING = "leaving"
+    SHUTDOWN = "shutdown"
     LOGS = "logs"
 
 
@@ -95,313 +95,388 @@ class Settings(BaseSettings):
 
     repository: Path = Field(description="folder of models: NAME/VERSION/model.onnx")
     host: str = setting("127.0.0.1", "address of the gRPC port", group=Group.ADDRESSES, metavar="ADDRESS")
-    grpc_port: Port = setting(8001, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
+    grpc_port: Port = setting(8001, "port for gRPC; 0: any free port", group=Group.ADDRESSES, metavar="PORT")
     transport: Literal["auto", "asgi", "grpcio"] = setting(
         "auto",
-        "auto: asgi where h2corn is installed, else grpcio",
+        "implementation of HTTP/2; auto: asgi if h2corn is installed, otherwise grpcio",
         group=Group.ADDRESSES,
         metavar="auto|asgi|grpcio",
     )
     http_port: int | None = setting(
         None,
-        "one more port for HTTP; 0: any free port",
+        "additional port for HTTP; 0: any free port; unset: no additional port",
         group=Group.ADDRESSES,
         metavar="PORT",
         ge=0,
         le=65535,
     )
     metrics_host: str = setting("127.0.0.1", "address of the metrics port", group=Group.ADDRESSES, metavar="ADDRESS")
-    metrics_port: Port = setting(8002, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
+    metrics_port: Port = setting(
+        8002, "port for Prometheus metrics; 0: any free port", group=Group.ADDRESSES, metavar="PORT"
+    )
     insecure: bool = setting(
-        False, "allow an address that other machines reach without a certificate of theirs", group=Group.ADDRESSES
+        False,
+        "permission for an address that other machines reach without TLS or without client authentication",
+        group=Group.ADDRESSES,
     )
     workers: int = setting(
         1,
-        "processes behind the port, each with its share of the threads",
+        "worker processes that share the port; each has its share of the threads",
         group=Group.ADDRESSES,
         metavar="N",
         ge=1,
         le=256,
     )
-    reflection: bool = setting(False, "gRPC reflection", group=Group.ADDRESSES)
+    reflection: bool = setting(False, "gRPC server reflection", group=Group.ADDRESSES)
 
-    tls_cert: Path | None = setting(
-        None, "the server's certificate, and what signed it, as PEM", group=Group.TLS, metavar="FILE"
+    tls_cert: Path | None = setting(None, "server certificate chain, PEM", group=Group.TLS, metavar="FILE")
+    tls_key: Path | None = setting(
+        None, "private key of the server certificate, PEM without a password", group=Group.TLS, metavar="FILE"
     )
-    tls_key: Path | None = setting(None, "its private key as PEM, without a password", group=Group.TLS, metavar="FILE")
     tls_client_ca: Path | None = setting(
-        None, "callers must show a certificate that one of these signed", group=Group.TLS, metavar="FILE"
+        None,
+        "client CA certificates, PEM; a client must present a certificate that one of them signed",
+        group=Group.TLS,
+        metavar="FILE",
     )
 
-    renew_seconds: Seconds = setting(
+    credential_poll_seconds: Seconds = setting(
         10.0,
-        "between two looks at certificates and the file of tokens; a changed token file is seen in a twentieth of it",
+        "interval between two checks of the certificates and the token file; a token file change is found within a "
+        "twentieth of it",
         group=Group.ACCESS,
         metavar="SECONDS",
         live=True,
     )
     tokens: Path | None = setting(
         None,
-        "who may call: a file of tokens and certificates, see `kanserve token`",
+        "token file: the clients that have access, see `kanserve token`",
         group=Group.ACCESS,
         metavar="FILE",
     )
 
-    backend: str = setting("ort", "what runs the graphs: ort is ONNX Runtime", group=Group.MODELS, metavar="NAME")
+    backend: str = setting(
+        "ort", "runtime that executes the graphs; ort: ONNX Runtime", group=Group.MODELS, metavar="NAME"
+    )
     device: Literal["cpu", "cuda"] = setting(
-        "cpu", "where graphs run; never a silent fallback", group=Group.MODELS, metavar="cpu|cuda"
+        "cpu",
+        "device that executes the graphs; kanserve never falls back to another device",
+        group=Group.MODELS,
+        metavar="cpu|cuda",
     )
-    threads: int = setting(0, "0: what the cgroup grants", group=Group.MODELS, metavar="N", ge=0, le=1024)
+    threads: int = setting(
+        0, "compute threads; 0: as many as the cgroup grants", group=Group.MODELS, metavar="N", ge=0, le=1024
+    )
     plain_onnx: bool = setting(
-        False, "also serve model.onnx without a manifest, without edge queries", group=Group.MODELS
+        False, "serving of model.onnx files that have no manifest; such models have no edge queries", group=Group.MODELS
     )
-    plain_max_batch: Count = setting(
-        1024, "rows of one request to a model without a manifest", group=Group.MODELS, metavar="N"
+    plain_onnx_max_batch_size: Count = setting(
+        1024, "maximum rows of one request to a model without a manifest", group=Group.MODELS, metavar="N"
     )
-    max_file_bytes: FileSize = setting(
-        2**30, "larger files of a model are refused", group=Group.MODELS, metavar="BYTES"
-    )
-    hard_links: bool = setting(
+    max_file_bytes: FileSize = setting(2**30, "maximum size of one model file", group=Group.MODELS, metavar="BYTES")
+    allow_hard_links: bool = setting(
         False,
-        "files of a model may have other names elsewhere, as some images and stores make them",
+        "acceptance of model files with more than one hard link, as some images and file stores create them",
         group=Group.MODELS,
     )
-    trial: bool = setting(
-        True, "versions are tried in a process of their own before they are loaded", group=Group.MODELS
+    load_check: bool = setting(
+        True,
+        "load check: each version is loaded and executed in a sandbox process before the server loads it",
+        group=Group.MODELS,
     )
     load_timeout: Seconds = setting(
-        60.0, "for a version while it is tried, and one more for each 16 MiB", group=Group.MODELS, metavar="SECONDS"
+        60.0,
+        "time limit of the load check of one version, plus 1 s per 16 MiB of model files",
+        group=Group.MODELS,
+        metavar="SECONDS",
     )
-    load_memory: FileSize = setting(
+    load_memory_bytes: FileSize = setting(
         4 * 2**30,
-        "that a version may take while it is tried, beside four times its files",
+        "memory limit of the load check of one version, in addition to four times the size of its files",
         group=Group.MODELS,
         metavar="BYTES",
     )
-    graph_screen: Literal["strict", "relaxed"] = setting(
+    graph_allowlist: Literal["strict", "relaxed"] = setting(
         "strict",
-        "strict: graphs of known operators alone; relaxed: also loops, functions and other domains",
+        "operators that a graph may have; strict: known operators; relaxed: also loops, functions and other domains",
         group=Group.MODELS,
         metavar="strict|relaxed",
     )
     kernel: bool = setting(
         True,
-        "models run by the operator of kanserve-kernel, where that is installed, the export has such a graph and it "
+        "use of the custom operator of kanserve-kernel if it is installed, the export has such a graph and that graph "
         "measures faster",
         group=Group.MODELS,
     )
-    piece_bytes: Size = setting(
+    micro_batch_bytes: Size = setting(
         2 * MIB,
-        "a large batch runs in pieces whose widest intermediate has this size, or less where that is faster at load",
+        "maximum size of the widest intermediate tensor of one micro-batch; the server splits larger batches, and uses "
+        "smaller micro-batches if they measure faster",
         group=Group.MODELS,
         metavar="BYTES",
     )
-    inline_seconds: float = setting(
-        200e-6, "a run that is shorter holds the event loop", group=Group.MODELS, metavar="SECONDS", ge=0, le=1
+    inline_run_seconds: float = setting(
+        200e-6,
+        "longest graph execution that runs on the event loop instead of a thread; 0: none",
+        group=Group.MODELS,
+        metavar="SECONDS",
+        ge=0,
+        le=1,
     )
 
     compute_nice: int = setting(
         10,
-        "how far threads that compute stand back behind those that answer (Unix niceness)",
+        "niceness of the compute threads compared with the threads that answer requests",
         group=Group.MODELS,
         metavar="N",
         ge=0,
         le=19,
     )
 
-    state: Path | None = setting(
+    state_dir: Path | None = setting(
         None,
-        "what statistics have counted is kept here over restarts; a folder for each server",
+        "folder that keeps the statistics over restarts; each server needs its own; unset: statistics start at zero",
         group=Group.MODELS,
         metavar="DIR",
     )
-    poll: Pause = setting(
+    repository_poll_seconds: Pause = setting(
         2.0,
-        "until the repository is looked at again; 0: on SIGHUP alone",
+        "interval between two scans of the repository; 0: the server scans only on SIGHUP",
         group=Group.MODELS,
         metavar="SECONDS",
     )
     model_control: Literal["poll", "explicit"] = setting(
         "poll",
-        "poll: what the repository has; explicit: what RepositoryModelLoad asks for",
+        "models that are loaded; poll: all in the repository; explicit: those that RepositoryModelLoad names",
         group=Group.MODELS,
         metavar="poll|explicit",
     )
     load_model: str = setting(
         "",
-        "with explicit, models that are loaded at the start: names with commas between, or *",
+        "models that are loaded at the start if model_control is explicit: names separated by commas, or *",
         group=Group.MODELS,
         metavar="NAMES",
         pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",
     )
     version_policy: str = setting(
         "all",
-        "versions that are served, unless a config.pbtxt has its own: all, latest:N, specific:1,3",
+        "versions that are served if a model's config.pbtxt has no policy: all, latest:N, specific:1,3",
         group=Group.MODELS,
         metavar="POLICY",
         pattern=r"all|latest:[1-9]\d{0,8}|specific:[1-9]\d{0,17}(,[1-9]\d{0,17})*",
     )
 
-    batching: bool = setting(True, "requests of one model that wait run together", group=Group.MODELS)
+    batching: bool = setting(True, "dynamic batching of the waiting requests of one model", group=Group.MODELS)
     max_queue_delay_microseconds: int = setting(
-        0, "that a request may wait for others", group=Group.MODELS, metavar="N", ge=0, le=10**7
+        0,
+        "maximum time that a request waits for others to join its batch; 0: none",
+        group=Group.MODELS,
+        metavar="N",
+        ge=0,
+        le=10**7,
     )
-    max_batch_rows: Count = setting(1024, "rows that run together", group=Group.MODELS, metavar="N")
+    max_batch_rows: Count = setting(1024, "maximum rows of one batch", group=Group.MODELS, metavar="N")
 
     max_request_bytes: Size = setting(
         4 * MIB,
-        "larger requests are refused; unset: no less than a full batch of any model",
+        "maximum size of one request; unset: at least one full batch of each model",
         group=Group.LIMITS,
         metavar="BYTES",
     )
     max_response_bytes: Size = setting(
-        16 * MIB, "larger answers are refused before they are computed", group=Group.LIMITS, metavar="BYTES"
-    )
-    max_typed_bytes: Size = setting(
-        MIB,
-        "larger typed contents are refused; raw ones are cheaper",
+        16 * MIB,
+        "maximum size of one response; larger ones are rejected before they are computed",
         group=Group.LIMITS,
         metavar="BYTES",
     )
-    max_strings: Count = setting(2**14, "strings of one input", group=Group.LIMITS, metavar="N")
+    max_typed_contents_bytes: Size = setting(
+        MIB,
+        "maximum size of the typed contents of one input; raw contents need less work",
+        group=Group.LIMITS,
+        metavar="BYTES",
+    )
+    max_input_strings: Count = setting(2**14, "maximum number of strings in one input", group=Group.LIMITS, metavar="N")
     max_models: Count = setting(
-        1000, "models that are served; others of the repository are refused, and told", group=Group.LIMITS, metavar="N"
+        1000, "maximum number of served models; the server rejects and logs the others", group=Group.LIMITS, metavar="N"
     )
-    max_queue: Count = setting(256, "requests of one model that wait or run", group=Group.LIMITS, metavar="N")
-    max_queue_bytes: Size = setting(64 * MIB, "inputs of one model that wait", group=Group.LIMITS, metavar="BYTES")
-    max_query_rows: Count = setting(4096, "rows of one edge query", group=Group.LIMITS, metavar="N")
-    max_query_evaluations: Count = setting(
-        2**27, "rows x positions x edges that one edge query may compute", group=Group.LIMITS, metavar="N"
+    max_pending_requests: Count = setting(
+        256, "maximum requests of one model that wait or run", group=Group.LIMITS, metavar="N"
     )
-    max_queries: Count = setting(16, "edge queries of one model that wait or run", group=Group.LIMITS, metavar="N")
+    max_queue_bytes: Size = setting(
+        64 * MIB, "maximum size of the waiting inputs of one model", group=Group.LIMITS, metavar="BYTES"
+    )
+    max_edge_query_rows: Count = setting(4096, "maximum rows of one edge query", group=Group.LIMITS, metavar="N")
+    max_edge_query_evaluations: Count = setting(
+        2**27, "maximum evaluations of one edge query: rows x positions x edges", group=Group.LIMITS, metavar="N"
+    )
+    max_edge_queries: Count = setting(
+        16, "maximum edge queries of one model that wait or run", group=Group.LIMITS, metavar="N"
+    )
     statistics: Literal["off", "sampled", "full"] = setting(
         "sampled",
-        "of what versions are asked: sampled: of so many rows a second; full: of all",
+        "share of live traffic that statistics analyse; off: none; sampled: statistics_rows_per_second; full: all rows",
         group=Group.LIMITS,
         metavar="off|sampled|full",
     )
-    statistics_rows: int = setting(
+    statistics_rows_per_second: int = setting(
         200,
-        "rows a second of a version's traffic that are looked into where statistics are sampled; 0: none",
+        "rows per second of each version that statistics analyse if statistics is sampled; 0: none",
         group=Group.LIMITS,
         metavar="N",
         ge=0,
         le=1_000_000,
     )
-    keep_rows: int = setting(
+    sample_rows: int = setting(
         0,
-        "of a version's latest rows that are kept in memory, for those with the role interpret to look at; 0: none",
+        "latest rows of each version that stay in memory and that clients with the role interpret can read; 0: none",
         group=Group.LIMITS,
         metavar="N",
         ge=0,
         le=1000,
     )
-    query_bytes: Size = setting(
-        32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"
+    edge_query_chunk_bytes: Size = setting(
+        32 * MIB, "maximum size of the edge values that one query holds at a time", group=Group.LIMITS, metavar="BYTES"
     )
     # Each may hold a request of `max_request_bytes`. Queues refuse long before; this
     # bounds memory when many models, or many connections, are busy at once. A stream that a
-    # connection may not open is reset without a word, so `max_streams` is no smaller.
-    max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N", live=True)
-    max_bytes: Size = setting(
-        256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES", live=True
+    # connection may not open is reset without a word, so `max_concurrent_streams` is no smaller.
+    max_inflight_requests: Count = setting(
+        1024, "maximum requests that the process handles at once", group=Group.LIMITS, metavar="N", live=True
+    )
+    max_inflight_bytes: Size = setting(
+        256 * MIB,
+        "maximum size of all messages that the process handles at once",
+        group=Group.LIMITS,
+        metavar="BYTES",
+        live=True,
     )
     max_stream_requests: Count = setting(
-        64, "requests of one ModelStreamInfer that are handled or wait to be sent", group=Group.LIMITS, metavar="N"
+        64,
+        "maximum requests of one ModelStreamInfer that run or wait for their response to be sent",
+        group=Group.LIMITS,
+        metavar="N",
     )
-    max_deadline: float | None = setting(
+    max_deadline_seconds: float | None = setting(
         None,
-        "that a call, or one of a stream's requests, may take at most (any time)",
+        "maximum duration of a call and of each request of a stream; unset: no limit",
         group=Group.LIMITS,
         metavar="SECONDS",
         ge=0.001,
         le=86400,
     )
-    max_watches: Count = setting(
+    max_watch_streams: Count = setting(
         64,
-        "health watches that are open at once, and as many of statistics (of these a quarter by one known client)",
+        "maximum open health watches, and as many statistics watches, of which one known client may have a quarter",
         group=Group.LIMITS,
         metavar="N",
         live=True,
     )
 
-    max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
-    max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
+    max_connections: Count = setting(1000, "maximum open connections", group=Group.CONNECTIONS, metavar="N")
+    max_concurrent_streams: Count = setting(
+        2048, "maximum concurrent calls on one connection", group=Group.CONNECTIONS, metavar="N"
+    )
     max_header_bytes: Size = setting(
-        16 * 2**10, "headers, or metadata, of one request", group=Group.CONNECTIONS, metavar="BYTES"
+        16 * 2**10, "maximum size of the headers or metadata of one request", group=Group.CONNECTIONS, metavar="BYTES"
     )
-    arrival_timeout: Seconds = setting(
+    request_read_timeout: Seconds = setting(
         30.0,
-        "for a request to arrive whole, for an answer to be taken (asgi)",
+        "time limit for a client to send a whole request, and to read its response (asgi)",
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )
-    handshake_timeout: Seconds = setting(10.0, "for a new connection", group=Group.CONNECTIONS, metavar="SECONDS")
-    connection_idle: Seconds = setting(
-        300.0, "an idle connection is closed", group=Group.CONNECTIONS, metavar="SECONDS"
+    handshake_timeout: Seconds = setting(
+        10.0, "time limit for the handshake of a new connection", group=Group.CONNECTIONS, metavar="SECONDS"
     )
-    connection_age: Seconds = setting(
-        1800.0, "any connection is closed (grpcio)", group=Group.CONNECTIONS, metavar="SECONDS"
+    max_connection_idle_seconds: Seconds = setting(
+        300.0, "time after which an idle connection is closed", group=Group.CONNECTIONS, metavar="SECONDS"
     )
-    connection_age_grace: Seconds = setting(
+    max_connection_age_seconds: Seconds = setting(
+        1800.0, "time after which any connection is closed (grpcio)", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
+    max_connection_age_grace_seconds: Seconds = setting(
         30.0,
-        "for the calls on a connection that is closed for its age (grpcio)",
+        "time that calls have to finish on a connection that has reached its maximum age (grpcio)",
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )
-    keepalive: Seconds = setting(
-        60.0, "until a silent connection is asked for a sign of life", group=Group.CONNECTIONS, metavar="SECONDS"
+    keepalive_seconds: Seconds = setting(
+        60.0,
+        "time without traffic after which the server sends a keepalive probe",
+        group=Group.CONNECTIONS,
+        metavar="SECONDS",
     )
     scrape_timeout: Seconds = setting(
-        10.0, "until a silent client of the metrics port is dropped", group=Group.CONNECTIONS, metavar="SECONDS"
+        10.0,
+        "time limit for a client of the metrics port to send its request and read the response",
+        group=Group.CONNECTIONS,
+        metavar="SECONDS",
     )
 
-    drain_delay: float = setting(
+    drain_delay_seconds: float = setting(
         5.0,
-        "between not ready and closing, on SIGTERM",
-        group=Group.LEAVING,
+        "time between SIGTERM, when the server reports not ready, and the end of accepting requests",
+        group=Group.SHUTDOWN,
         metavar="SECONDS",
         live=True,
         ge=0,
         le=600,
     )
-    refuse_seconds: float = setting(
-        0.5, "of clean refusals before the port closes", group=Group.LEAVING, metavar="SECONDS", live=True, ge=0, le=60
+    drain_reject_seconds: float = setting(
+        0.5,
+        "time during which a draining server rejects new requests with UNAVAILABLE before it closes the port",
+        group=Group.SHUTDOWN,
+        metavar="SECONDS",
+        live=True,
+        ge=0,
+        le=60,
     )
-    drain_grace: float = setting(
-        25.0, "that calls in flight may take after it", group=Group.LEAVING, metavar="SECONDS", live=True, ge=0, le=600
+    drain_grace_seconds: float = setting(
+        25.0,
+        "time that in-flight requests have to finish after the port is closed",
+        group=Group.SHUTDOWN,
+        metavar="SECONDS",
+        live=True,
+        ge=0,
+        le=600,
     )
 
-    stuck_loop_seconds: float = setting(
+    loop_stall_seconds: float = setting(
         20.0,
-        "without a sign of life of the event loop, and the process ends; 0: never",
-        group=Group.LEAVING,
+        "time without a heartbeat of the event loop after which the watchdog ends the process; 0: never",
+        group=Group.SHUTDOWN,
         metavar="SECONDS",
         ge=0,
         le=86400,
     )
-    stuck_run_seconds: float = setting(
+    run_stall_seconds: float = setting(
         120.0,
-        "of one run, and the server leaves; 0: never",
-        group=Group.LEAVING,
+        "duration of one graph execution after which the server shuts down; 0: never",
+        group=Group.SHUTDOWN,
         metavar="SECONDS",
         ge=0,
         le=86400,
     )
 
     log_format: Literal["auto", "json", "console"] = setting(
-        "auto", "auto: console on a terminal", group=Group.LOGS, metavar="auto|json|console", live=True
+        "auto",
+        "format of log lines; auto: console on a terminal, otherwise json",
+        group=Group.LOGS,
+        metavar="auto|json|console",
+        live=True,
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "least severe line written", group=Group.LOGS, metavar="debug|info|warning|error", live=True
+        "info", "least severe level that is logged", group=Group.LOGS, metavar="debug|info|warning|error", live=True
     )
 
     traces: bool = setting(
-        False, "send OpenTelemetry traces by OTLP; the variables OTEL_* say where (extra `otel`)", group=Group.LOGS
+        False,
+        "export of OpenTelemetry traces with OTLP; the OTEL_* variables configure it (extra `otel`)",
+        group=Group.LOGS,
     )
     access_log: str = setting(
         "errors",
-        "calls that have a line: all, sampled:N (one of N that went well), errors, none (bugs alone)",
+        "requests that are logged: all, sampled:N (errors and one of N successes), errors, none (only internal errors)",
         group=Group.LOGS,
         metavar="POLICY",
         live=True,
@@ -431,9 +506,9 @@ class Settings(BaseSettings):
         return "" if self.tokens or self.tls_client_ca else "TLS keeps no caller out"
 
     @property
-    def looked_into(self) -> float:
-        """Rows a second of a version's traffic; infinite: all."""
-        return {"off": 0.0, "sampled": float(self.statistics_rows), "full": math.inf}[self.statistics]
+    def sampled_rows_per_second(self) -> float:
+        """Rows per second of a version that statistics analyse; infinite: all."""
+        return {"off": 0.0, "sampled": float(self.statistics_rows_per_second), "full": math.inf}[self.statistics]
 
     @property
     def certified(self) -> bool:

@@ -31,14 +31,14 @@ class ExecutionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is in effect. `max_queue`: requests that wait or run (0: the levels' own bounds); `unused`: what the
-    config.pbtxt says in vain. The same for all models are `max_request_bytes`, of one message; `nice`: how far its
-    threads stand back; `rounds`: how often the loop comes round until what came runs together.
+    """What is in effect. `max_pending_requests`: requests that wait or run (0: the levels' own bounds); `unused`:
+    what the config.pbtxt says in vain. The same for all models are `max_request_bytes`, of one message; `nice`: how far
+    its threads stand back; `rounds`: how often the loop comes round until what came runs together.
     """
 
     policy: Policy
     way: ExecutionPlan
-    max_queue: int
+    max_pending_requests: int
     device: str = "cpu"
     versions: VersionPolicy = ALL
     unused: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfi
     return Serving(
         policy,
         way,
-        0 if own else settings.max_queue,
+        0 if own else settings.max_pending_requests,
         settings.device,
         config.versions,
         unused,
@@ -82,7 +82,7 @@ def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Poli
         delay = settings.max_queue_delay_microseconds / 1e6
         return Policy(min(rows, settings.max_batch_rows), delay) if settings.batching and rows else Policy(0)
     preferred = tuple(size for size in told.preferred if size <= rows)
-    levels = _bounded(told.levels, settings.max_queue)
+    levels = _bounded(told.levels, settings.max_pending_requests)
     return Policy(rows, told.delay if rows else 0.0, preferred, levels, told.usual, told.ordered)
 
 

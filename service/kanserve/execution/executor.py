@@ -71,7 +71,7 @@ class Executor:
         max_bytes: int,
     ) -> None:
         self._execute, self._metrics = execute, metrics
-        self._policy, self._way, self._max_queue = serving.policy, serving.way, serving.max_queue
+        self._policy, self._way, self._max_pending_requests = serving.policy, serving.way, serving.max_pending_requests
         policy, way = serving.policy, serving.way
         self._rounds = serving.rounds
         self._idle = way.instances  # negative while the requests of a batch that failed run one by one
@@ -102,7 +102,7 @@ class Executor:
             raise QueueFull
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
         one = _waiting(job, limits, self._policy)
-        if 0 < self._max_queue <= statistics.pending or not self._queue.add(one):
+        if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(one):
             raise QueueFull
         statistics.pending += 1
         if self._order is not None:
@@ -127,7 +127,7 @@ class Executor:
     def open(self) -> bool:
         """Whether a lane may run what comes: nothing waits, and a run may begin."""
         waiting = self._metrics.statistics.pending
-        return not len(self._queue) and self._idle > 0 and not 0 < self._max_queue <= waiting
+        return not len(self._queue) and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
 
     @property
     def calm(self) -> bool:

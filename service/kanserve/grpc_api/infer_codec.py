@@ -91,7 +91,9 @@ def _built(kind: type[M], data: bytes) -> M:
         raise BadRequest(f"malformed {kind.DESCRIPTOR.name}") from error
 
 
-def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, max_typed_bytes: int) -> InferRequest:
+def request_from_pb(
+    message: pb.ModelInferRequest, *, deadline: float | None, max_typed_contents_bytes: int
+) -> InferRequest:
     """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
     for name, limit in COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
@@ -106,7 +108,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
             classes += _classes(output)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
-    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_bytes)
+    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_contents_bytes)
     return InferRequest(
         model=message.model_name,
         version=message.model_version,
@@ -248,14 +250,16 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputT
     )
 
 
-def _typed_inputs(message: pb.ModelInferRequest, max_typed_bytes: int) -> tuple[InputTensor, ...]:
+def _typed_inputs(message: pb.ModelInferRequest, max_typed_contents_bytes: int) -> tuple[InputTensor, ...]:
     return tuple(
-        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor, max_typed_bytes))
+        InputTensor(
+            tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor, max_typed_contents_bytes)
+        )
         for tensor in message.inputs
     )
 
 
-def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> bytes:
+def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes: int) -> bytes:
     """Typed contents as the bytes that raw contents would have been. Bounded, since strings and whole numbers
     cost a Python object each."""
     if not tensor.HasField("contents"):
@@ -275,10 +279,10 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> 
     dtype, values = NUMPY_DTYPES[tensor.datatype], filled[0][1]
     size = sum(map(len, values)) if tensor.datatype == BYTES else 0
     size += len(values) * dtype.itemsize
-    if size > max_typed_bytes:
+    if size > max_typed_contents_bytes:
         raise ResourceExhausted(
             f"typed contents of input '{tensor.name}' take {size} bytes, the limit is "
-            f"{max_typed_bytes}; send larger tensors in raw_input_contents"
+            f"{max_typed_contents_bytes}; send larger tensors in raw_input_contents"
         )
     try:
         return validation.joined(values) if tensor.datatype == BYTES else numbers(tensor.contents, values, dtype)

@@ -42,10 +42,12 @@ class InferenceService:
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-    def __init__(self, inference: Inference, catalogue: Catalogue, control: Control, max_typed_bytes: int) -> None:
+    def __init__(
+        self, inference: Inference, catalogue: Catalogue, control: Control, max_typed_contents_bytes: int
+    ) -> None:
         self._inference, self._control = inference, control
         self._catalogue = catalogue
-        self._max_typed_bytes = max_typed_bytes
+        self._max_typed_contents_bytes = max_typed_contents_bytes
         self._version = version()
         self._heads = request_cache.RequestCache()
         inference.registry.tell(self._heads.forget)
@@ -138,7 +140,10 @@ class InferenceService:
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         read = functools.partial(
-            infer_codec.request_from_pb, message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes
+            infer_codec.request_from_pb,
+            message,
+            deadline=call.deadline,
+            max_typed_contents_bytes=self._max_typed_contents_bytes,
         )
         slow = not message.raw_input_contents and message.ByteSize() > SLOW
         request = await asyncio.to_thread(read) if slow else read()

@@ -163,8 +163,8 @@ class AccessLog:
 
 
 class Interceptor:
-    """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
-    `max_bytes`: of their messages, of which the `largest` is so large; `lines`: which calls have one;
+    """Wraps the methods of one server. `max_inflight_requests`: that are handled at once, probes not counted;
+    `max_inflight_bytes`: of their messages, of which the `largest` is so large; `lines`: which calls have one;
     `gate`: who may call, None if anyone may; `max_seconds`: that a call with one answer may take, None: any."""
 
     def __init__(
@@ -175,8 +175,8 @@ class Interceptor:
         gate: Authenticator | None,
         *,
         tracing: Tracing | None = None,
-        max_calls: int,
-        max_bytes: int,
+        max_inflight_requests: int,
+        max_inflight_bytes: int,
         largest: int = 0,
         max_seconds: float | None = None,
     ) -> None:
@@ -184,9 +184,9 @@ class Interceptor:
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self.streams: set[str] = set()  # of these, that answer with a stream
         self._metrics = metrics
-        self.max_calls, self.calls = max_calls, 0
-        self.max_bytes, self._bytes = max_bytes, 0
-        self._unfinished = Unfinished(self.hold, max_bytes, largest)
+        self.max_inflight_requests, self.calls = max_inflight_requests, 0
+        self.max_inflight_bytes, self._bytes = max_inflight_bytes, 0
+        self._unfinished = Unfinished(self.hold, max_inflight_bytes, largest)
         self._lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
@@ -370,10 +370,10 @@ class Interceptor:
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
             raise _failed(failure, call) from failure
 
-    def limit(self, max_calls: int, max_bytes: int) -> None:
+    def limit(self, max_inflight_requests: int, max_inflight_bytes: int) -> None:
         """Use these limits from now on."""
-        self.max_calls, self.max_bytes = max_calls, max_bytes
-        self._unfinished.limit(max_bytes)
+        self.max_inflight_requests, self.max_inflight_bytes = max_inflight_requests, max_inflight_bytes
+        self._unfinished.limit(max_inflight_bytes)
 
     def part(self, connection: Hashable, peer: str, arrival: RequestMetadata) -> Part:
         """A request that has not arrived completely. It counts for the principal that calls. If the caller has no known
@@ -390,10 +390,10 @@ class Interceptor:
             return
         if self._lifecycle.closed:
             raise Draining
-        if self.calls > self.max_calls:
-            raise ConcurrencyLimited(self.max_calls)
-        if self._bytes > self.max_bytes:
-            raise TooManyBytes(self.max_bytes)
+        if self.calls > self.max_inflight_requests:
+            raise ConcurrencyLimited(self.max_inflight_requests)
+        if self._bytes > self.max_inflight_bytes:
+            raise TooManyBytes(self.max_inflight_bytes)
 
 
 class StreamRequest:

@@ -227,7 +227,9 @@ class KanService:
 
     def _description(self, info: ModelInfo, manifest: Manifest) -> bytes:
         """Megabytes, for a large model with masks."""
-        limits = kan_pb2.QueryLimits(max_rows=self._kan.max_query_rows, max_response_bytes=self._kan.max_response_bytes)
+        limits = kan_pb2.QueryLimits(
+            max_rows=self._kan.max_edge_query_rows, max_response_bytes=self._kan.max_response_bytes
+        )
         return model_codec.describe(info, manifest, limits).SerializeToString()
 
     async def query_edges(self, data: bytes, call: Call) -> bytes:

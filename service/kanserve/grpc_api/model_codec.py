@@ -277,7 +277,7 @@ def add(message: config_pb.ModelConfig, serving: Serving) -> None:
     if serving.way.many_from:
         message.parameters[MANY].string_value = str(serving.way.many_from)
     if serving.policy.max_rows or len(serving.policy.levels) > 1:
-        _batching(message.dynamic_batching, serving.policy, serving.max_queue)
+        _batching(message.dynamic_batching, serving.policy, serving.max_pending_requests)
 
 
 def _versions(message: Any, policy: VersionPolicy) -> None:
@@ -289,21 +289,21 @@ def _versions(message: Any, policy: VersionPolicy) -> None:
         message.all.SetInParent()
 
 
-def _batching(message: Any, policy: Policy, max_queue: int) -> None:
+def _batching(message: Any, policy: Policy, max_pending_requests: int) -> None:
     message.preferred_batch_size.extend(policy.preferred)
     message.max_queue_delay_microseconds = round(policy.delay * 1e6)
     message.preserve_ordering = policy.ordered
     if len(policy.levels) == 1:
-        _level(message.default_queue_policy, policy.levels[0], max_queue)
+        _level(message.default_queue_policy, policy.levels[0], max_pending_requests)
         return
     message.priority_levels = len(policy.levels)
     message.default_priority_level = policy.usual + 1
     for at, level in enumerate(policy.levels, 1):
-        _level(message.priority_queue_policy[at], level, max_queue)
+        _level(message.priority_queue_policy[at], level, max_pending_requests)
 
 
-def _level(message: Any, level: PriorityLevel, max_queue: int) -> None:
+def _level(message: Any, level: PriorityLevel, max_pending_requests: int) -> None:
     message.timeout_action = ACTIONS[level.delays]
     message.default_timeout_microseconds = round((level.timeout or 0.0) * 1e6)
     message.allow_timeout_override = level.override
-    message.max_queue_size = level.most or max_queue
+    message.max_queue_size = level.most or max_pending_requests

@@ -95,11 +95,11 @@ LIVENESS = "liveness"
 class Health:
     """Answers from the catalogue's state; `changed` wakes the watchers."""
 
-    def __init__(self, catalogue: Catalogue, services: tuple[str, ...], max_watches: int) -> None:
-        """`services`: names that mean the whole server. `max_watches`: each is an open RPC."""
+    def __init__(self, catalogue: Catalogue, services: tuple[str, ...], max_watch_streams: int) -> None:
+        """`services`: names that mean the whole server. `max_watch_streams`: each is an open RPC."""
         self._catalogue = catalogue
         self._services = services
-        self.max_watches = max_watches
+        self.max_watch_streams = max_watch_streams
         self._condition = asyncio.Condition()
         self._ended = False
         self._watches = 0
@@ -118,7 +118,7 @@ class Health:
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The state now and after every change, until the server leaves."""
         service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
-        if self._watches >= self.max_watches:
+        if self._watches >= self.max_watch_streams:
             raise TooManyWatches("too many health watches are open")
         self._watches += 1
         try:

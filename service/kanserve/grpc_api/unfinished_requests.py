@@ -1,8 +1,9 @@
 """Counts and bounds the bytes of requests that have not arrived completely.
 
-Every byte of such a request counts for its connection, for its caller, in total, and in the guard's `max_bytes`. If the
-total exceeds its limit, the server finds the heaviest caller and its heaviest connection. It rejects the newest
-unfinished request there. So a caller that fills the limit loses its own requests, and one caller may use all of it.
+Every byte of such a request counts for its connection, for its caller, in total, and in the guard's
+`max_inflight_bytes`. If the total exceeds its limit, the server finds the heaviest caller and its heaviest connection.
+It rejects the newest unfinished request there. So a caller that fills the limit loses its own requests, and one caller
+may use all of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kanserve.errors import TooManyUnfinished
 
 T = TypeVar("T")
 SMALL = 2**12  # bytes; a smaller piece is joined with others
-SHARE, MOST = 0.375, 0.75  # of `max_bytes`: the rest stays for requests that are whole
+SHARE, MOST = 0.375, 0.75  # of `max_inflight_bytes`: the rest stays for requests that are whole
 
 
 class Buffer:
@@ -51,17 +52,17 @@ class Buffer:
 
 class Unfinished:
     """The account of a server. `hold` gets the change of the total in bytes. `largest`: bytes of the largest request;
-    there is room for it even if `max_bytes` is small."""
+    there is room for it even if `max_inflight_bytes` is small."""
 
-    def __init__(self, hold: Callable[[int], None], max_bytes: int, largest: int = 0) -> None:
+    def __init__(self, hold: Callable[[int], None], max_inflight_bytes: int, largest: int = 0) -> None:
         self._hold, self._largest = hold, largest
-        self.limit(max_bytes)
+        self.limit(max_inflight_bytes)
         self.total = 0
         self._callers: dict[str, _Caller] = {}
 
-    def limit(self, max_bytes: int) -> None:
+    def limit(self, max_inflight_bytes: int) -> None:
         """The guard's limit from now on."""
-        self.most = min(max(int(SHARE * max_bytes), self._largest), int(MOST * max_bytes))
+        self.most = min(max(int(SHARE * max_inflight_bytes), self._largest), int(MOST * max_inflight_bytes))
 
     def part(self, connection: Hashable, caller: str) -> Part:
         """A request that begins to arrive. `caller`: the name of the principal, or the address of the peer. The owner

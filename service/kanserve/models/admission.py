@@ -50,7 +50,7 @@ class Admission:
         """`keeping`: where statistics are kept."""
         self._max_file_bytes = settings.max_file_bytes
         self._loader = Loader(backend, settings, threads, metrics, keeping)
-        self._trial = Sandbox(settings)
+        self._sandbox = Sandbox(settings)
 
     async def take(
         self, candidate: Candidate, size: int, like: ServingVersion | None, held: LoadedContent | None
@@ -60,18 +60,20 @@ class Admission:
         await asyncio.to_thread(memory.check, size)
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
         said = await aside(functools.partial(layout.texts, candidate))
-        await self._trial.parsed(said)
+        await self._sandbox.parsed(said)
         bundle = await aside(functools.partial(layout.load, candidate, self._max_file_bytes, said))
         found = LoadedContent(bundle.content, bundle.config)
         if found == held:
             return None
         # A version is tried before it is let in here: whatever it does to a process, it does to another one.
-        await self._trial.passed(bundle)
+        await self._sandbox.passed(bundle)
         return await aside(functools.partial(self._loader.load, bundle, like)), found
 
 
-THREADS = 1  # of the runs of a trial
-PACE = 2**24  # bytes of files for which a trial may take one second more; ten times that is usual on an idle machine
+THREADS = 1  # of the runs of a load check
+PACE = (
+    2**24
+)  # bytes of files for which a load check may take one second more; ten times that is usual on an idle machine
 
 
 class Sandbox:
@@ -83,7 +85,7 @@ class Sandbox:
 
     async def parsed(self, found: Texts) -> None:
         """Wait until another process has parsed the texts of a version. Raises what `passed` does."""
-        if self._settings.trial:
+        if self._settings.load_check:
             files = found.files()
             await self._asker.ask(replace(self._job(None, files), texts=True), files)
 
@@ -92,7 +94,7 @@ class Sandbox:
         Cancelled, it leaves nothing running."""
         if bundle.manifest is not None:
             await asyncio.to_thread(check_manifest, bundle.manifest)
-        if self._settings.trial:
+        if self._settings.load_check:
             job = await asyncio.to_thread(self._job, bundle, bundle.files)
             await self._asker.ask(job, bundle.files)
 
@@ -106,10 +108,10 @@ class Sandbox:
             backend=settings.backend,
             device=settings.device,
             threads=THREADS,
-            strict=settings.graph_screen == "strict",
-            rows=tuning.tried_rows(manifest, settings.plain_max_batch, settings.piece_bytes),
+            strict=settings.graph_allowlist == "strict",
+            rows=tuning.tried_rows(manifest, settings.plain_onnx_max_batch_size, settings.micro_batch_bytes),
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
-            memory=settings.load_memory,
+            memory=settings.load_memory_bytes,
             files={name: len(data) for name, data in files.items()},
             manifest=None if manifest is None else job.strip_for_sandbox(manifest),
             library="" if bundle is None else loader.library_for(bundle, settings),

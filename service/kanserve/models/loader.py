@@ -75,7 +75,7 @@ class Loader:
         of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, like)
         by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
         session = of_bundle.sessions(by_kernel=by_kernel)(threads)
-        info = _info(bundle, session, settings.plain_max_batch)
+        info = _info(bundle, session, settings.plain_onnx_max_batch_size)
         check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
@@ -96,7 +96,7 @@ class Loader:
         are off. Raises LoadError, ConfigError."""
         of_bundle = self._graphs_of(bundle)
         session = of_bundle.sessions(by_kernel=False)(self._threads(bundle))
-        info = _info(bundle, session, self.settings.plain_max_batch)
+        info = _info(bundle, session, self.settings.plain_onnx_max_batch_size)
         return info, *self._way(bundle, info, session, of_bundle)
 
     def _graphs_of(self, bundle: Bundle) -> Graphs:
@@ -115,18 +115,20 @@ class Loader:
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
         """Its statistics, if there is something to look into; where there is not, why."""
-        rate = self.settings.looked_into
+        rate = self.settings.sampled_rows_per_second
         if not rate:
-            model.blind = "this server does not look at what models are asked (statistics is off, or statistics_rows 0)"
+            model.blind = (
+                "this server does not analyse live traffic (statistics is off, or statistics_rows_per_second is 0)"
+            )
         elif info.manifest is not None:
             try:
                 nodes = Nodes(info.manifest, session.run)
             except KanserveError as error:
-                model.blind = f"what model '{info.name}' is asked is not looked at: {error}"
+                model.blind = f"the server does not analyse the traffic of model '{info.name}': {error}"
                 log.warning("no statistics", model=info.name, version=info.version, reason=str(error))
                 return
             shelf = None if self.keeping is None else self.keeping.shelf
-            keep = self.settings.keep_rows
+            keep = self.settings.sample_rows
             model.live = TrafficSampler(info, nodes, session.run, rate, self._aside(), self.metrics, shelf, keep)
             model.live.switch = functools.partial(model.observe, "statistics")
             model.live.switch(model.live)
@@ -160,7 +162,7 @@ class Loader:
         settings, config, threads = self.settings, bundle.config, self._threads(bundle)
         other = None if _large(bundle) else graphs.faster(info, session, threads)
         by_kernel, session = other is not None, other or session
-        pieces = tuning.piece_rows(bundle.manifest, settings.piece_bytes)
+        pieces = tuning.piece_rows(bundle.manifest, settings.micro_batch_bytes)
         instances = config.instances or max(1, self.threads // threads)
         if not (config.threads or config.instances or _large(bundle)):
             create = graphs.sessions(by_kernel=by_kernel)
@@ -171,7 +173,7 @@ class Loader:
         if not (by_kernel or _large(bundle)):
             session, many_from = self._by_rows(bundle, info, session, threads, pieces)
         pieces = tuning.fitting_rows(info, session, pieces)
-        inline = tuning.inline_rows(info, session, settings.inline_seconds)
+        inline = tuning.inline_rows(info, session, settings.inline_run_seconds)
         return session, ExecutionPlan(instances, inline, pieces, threads, many_from, by_kernel)
 
     def _by_rows(
@@ -232,12 +234,12 @@ def beside_of(bundle: Bundle) -> Mapping[str, bytes]:
     return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
 
 
-def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
+def _info(bundle: Bundle, session: Session, plain_onnx_max_batch_size: int) -> ModelInfo:
     manifest = bundle.manifest
     if manifest is None:
         tensors = (*session.inputs, *session.outputs)
         batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
-        size = batch_size(bundle.config, plain_max_batch if batched else 0, manifest=False)
+        size = batch_size(bundle.config, plain_onnx_max_batch_size if batched else 0, manifest=False)
         return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
     check_manifest(manifest)
     verify.check_graph(manifest, session)

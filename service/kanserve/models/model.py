@@ -147,7 +147,7 @@ class Model:
             self._graph(),
             plans,
             rows,
-            chunk_bytes=self._settings.query_bytes,
+            chunk_bytes=self._settings.edge_query_chunk_bytes,
             piece_rows=self.serving.way.piece_rows,
             most_bytes=most_bytes,
         )
@@ -185,7 +185,7 @@ class Model:
             method=method,
             outputs=outputs,
             path=path,
-            chunk_bytes=min(self._settings.query_bytes, edge_queries.STEP_BYTES),
+            chunk_bytes=min(self._settings.edge_query_chunk_bytes, edge_queries.STEP_BYTES),
         )
         return self._worked(steps, deadline, caller)
 
@@ -198,7 +198,7 @@ class Model:
             self._graph(),
             manifest,
             rows,
-            chunk_bytes=self._settings.query_bytes,
+            chunk_bytes=self._settings.edge_query_chunk_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
@@ -217,7 +217,7 @@ class Model:
     ) -> tuple[Sequence[NodeStatistics], Counts]:
         """What the nodes are over `rows` [B, ...] by input, beside the manifest's baseline, and which number of an
         answer was the largest how often. Raises what `edges` does."""
-        step = self.serving.way.piece_rows or self._settings.max_query_rows
+        step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
@@ -226,7 +226,7 @@ class Model:
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerCoverage, ...]:
         """Where the nodes of each layer are for `rows` [B, ...] by input. Raises what `edges` does."""
-        step = self.serving.way.piece_rows or self._settings.max_query_rows
+        step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
@@ -259,7 +259,7 @@ class Model:
 
     def _admitted(self, caller: str) -> Queries:
         """Raises QueueFull."""
-        most, mine = self._settings.max_queries, self._queries.get(caller) or Queries()
+        most, mine = self._settings.max_edge_queries, self._queries.get(caller) or Queries()
         if sum(one.count for one in self._queries.values()) >= most or (caller and mine.count >= max(1, most // 2)):
             raise QueueFull
         return self._queries.setdefault(caller, mine)

@@ -60,7 +60,7 @@ class Rollout:
         self._intake = Admission(settings, backend, threads, metrics, keeping)
         policy = pbtxt.parse(settings.version_policy)
         self._looker = Scanner(
-            settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links, policy=policy
+            settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links, policy=policy
         )
         self._known: dict[Key, Known] = {}
         self._held: dict[Key, LoadedContent] = {}
@@ -68,7 +68,7 @@ class Rollout:
         self._tidings = ModelEvents(metrics, settings.max_request_bytes, self.history)
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
-        self._poll = 0.0 if self.by_hand else settings.poll
+        self._poll = 0.0 if self.by_hand else settings.repository_poll_seconds
         asked = set(filter(None, settings.load_model.split(",")))
         self._asked = asked if self.by_hand and asked != {"*"} else None  # models; None: all
         self._there: set[Key] = set()

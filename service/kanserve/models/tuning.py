@@ -44,16 +44,16 @@ def together(info: ModelInfo, session: Session, create: Create, *, budget: int, 
     return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * apart else None
 
 
-def tried_rows(manifest: Manifest | None, plain_max_batch: int, piece_bytes: int) -> int:
+def tried_rows(manifest: Manifest | None, plain_onnx_max_batch_size: int, micro_batch_bytes: int) -> int:
     """Rows of the largest run that loading makes, but for those that take no time."""
     if manifest is None:
-        return min(ROWS, plain_max_batch)
-    most = piece_rows(manifest, piece_bytes)
+        return min(ROWS, plain_onnx_max_batch_size)
+    most = piece_rows(manifest, micro_batch_bytes)
     return min(manifest.max_batch_size, most if most <= WIDE else ROWS)
 
 
-def piece_rows(manifest: Manifest | None, piece_bytes: int) -> int:
-    """Rows whose basis values fill `piece_bytes`; 0 if nobody knows whether they may be parted.
+def piece_rows(manifest: Manifest | None, micro_batch_bytes: int) -> int:
+    """Rows whose basis values fill `micro_batch_bytes`; 0 if nobody knows whether they may be parted.
 
     The widest intermediate of a piece should stay in a core's cache. Measured on
     [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
@@ -64,12 +64,12 @@ def piece_rows(manifest: Manifest | None, piece_bytes: int) -> int:
     widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
     # Positions count as rows of a matrix product.
     positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
-    return max(1, LEAST // positions, piece_bytes // (item * widest))
+    return max(1, LEAST // positions, micro_batch_bytes // (item * widest))
 
 
 def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
     """Rows of a piece on this machine: `most`, or a half or a quarter of it where a row takes less time so, as it does
-    where a core's cache is smaller than `piece_bytes` thinks."""
+    where a core's cache is smaller than `micro_batch_bytes` thinks."""
     sizes = [rows for rows in (most, most // 2, most // 4) if rows >= LEAST]
     if len(sizes) < 2 or not most <= min(WIDE, info.max_batch_size):
         return most
@@ -115,8 +115,8 @@ def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
     return found
 
 
-def inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int:
-    """How many rows run within `inline_seconds`, for which the event loop may be held: the
+def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) -> int:
+    """How many rows run within `inline_run_seconds`, for which the event loop may be held: the
     largest power of two, 0 if not even one.
 
     Measures the best of a few runs, so that a busy moment does not decide for ever.
@@ -124,7 +124,7 @@ def inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int
     allowed, rows = 0, 1
     while rows <= info.max_batch_size:
         feeds = _feeds(info, rows)
-        if feeds is None or _best_seconds(session, info, feeds) > inline_seconds:
+        if feeds is None or _best_seconds(session, info, feeds) > inline_run_seconds:
             break
         allowed, rows = rows, 2 * rows
     return allowed

@@ -29,7 +29,7 @@ from kanserve.repository.pbtxt import SILENT, OperatorConfig
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 SHARED = (
-    ": it may be another's and change with it; copy it, or allow hard_links where the file system shares equal files"
+    ": another file may share it and change it; copy it, or set allow_hard_links if the file system shares equal files"
 )
 MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Secret or a projected volume
 

@@ -52,7 +52,7 @@ def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, ke
     if not model.HasField("graph"):
         yield "it holds no graph"
     if strict:
-        yield from (f"{fault} (graph_screen = relaxed allows it)" for fault in _strict(model, kernel=kernel))
+        yield from (f"{fault} (graph_allowlist = relaxed allows it)" for fault in _strict(model, kernel=kernel))
     for function in model.functions:
         yield from _of_nodes(function.node, beside, strict=strict)
     yield from _of_graph(model.graph, beside, strict=strict)
@@ -200,7 +200,7 @@ def _faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> It
     elif tensor.data_type in TYPES:
         yield from _inside(tensor, fields)
     elif strict:
-        yield f"is of type {tensor.data_type}, which is not served (graph_screen = relaxed allows it)"
+        yield f"is of type {tensor.data_type}, which is not served (graph_allowlist = relaxed allows it)"
 
 
 def _inside(tensor: pb.Tensor, fields: list[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The server's side of a trial: who forks, what is asked, and what comes back, none of which holds the server up."""
+"""The server side of a load check: starts the process that forks, sends requests and reads replies asynchronously."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = 2
 IDLE = 30.0  # seconds after which nobody waits to fork any more
 STARTING, GRACE = 60.0, 30.0  # seconds to import everything; beside the version's own, until all is given up
 WORDS = 2**16  # bytes of an answer
-WITHOUT = "trial = false loads without"
+WITHOUT = "load_check = false loads without"
 OWN = "KANSERVE_"  # variables that are no affair of what is tried
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # nobody forks beside others
 
@@ -58,7 +58,7 @@ class SandboxClient:
                     self._idle = asyncio.get_running_loop().call_later(IDLE, self.close)
 
     def close(self) -> None:
-        """Let the process go that forks. Another comes with the next trial."""
+        """Let the process go that forks. Another comes with the next load check."""
         if self._end is not None:
             self._end()
         self._asked = self._end = None
@@ -77,9 +77,7 @@ class SandboxClient:
             else:
                 _judge(job, words)
                 return
-        raise LoadError(
-            LoadReason.INTERNAL, "the process that tries versions has ended, twice; trial = false loads without"
-        )
+        raise LoadError(LoadReason.INTERNAL, "the sandbox process ended twice; load_check = false loads without")
 
     async def _words(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
         """The first thing that is said about it."""
@@ -180,7 +178,7 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
         raise LoadError(LoadReason.TIME, _late(job))
     if "memory" in words or words.get("ended") == -signal.SIGKILL or words.get("reason") == LoadReason.MEMORY:
         said = words.get("text", "the process that tried it was ended")
-        raise LoadError(LoadReason.MEMORY, f"{said}, of which {job.most} bytes are granted (load_memory)")
+        raise LoadError(LoadReason.MEMORY, f"{said}, of which {job.most} bytes are granted (load_memory_bytes)")
     if "ended" in words:
         raise LoadError(LoadReason.CRASH, f"it ended the process that tried it{_how(int(words['ended']))}")
     raise LoadError(LoadReason(str(words["reason"])), str(words["text"]))
@@ -188,3 +186,78 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
 
 def _how(code: int) -> str:
     return f", with {signal.Signals(-code).name}" if code < 0 else f", which had the exit code {code}"
+
+
+HEAD = 8  # bytes of the document's length
+PIECE = 2**26  # bytes of one write
+FACTOR = 4  # of the files: their bytes, the runtime's own, packed for its kernels, and what it needs meanwhile
+OWN_OPERATORS, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its libraries; of a thread's stack and buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
+    beside what the files take) are its limits; `strict`: as the setting `graph_allowlist` has it; `library`:
+    of further operators, for the graph in a file of its own that has some ("": that is not loaded); `texts`: the files
+    are those of `layout.Texts`, and the process only parses them."""
+
+    backend: str
+    device: str
+    threads: int
+    strict: bool
+    rows: int
+    seconds: float
+    memory: int
+    files: Mapping[str, int]
+    manifest: str | None
+    library: str = ""
+    texts: bool = False
+
+    @property
+    def most(self) -> int:
+        """Bytes that the process may have."""
+        return self.memory + FACTOR * sum(self.files.values()) + OWN_OPERATORS + OF_A_THREAD * self.threads
+
+
+def strip_for_sandbox(manifest: Manifest) -> str:
+    """The manifest without parts that the load check does not read, such as knots."""
+    layers = tuple(
+        dataclasses.replace(layer, bases=(), before=(), after=(), mask=(), bias=(), symbolic=())
+        for layer in manifest.layers
+    )
+    return contract.dumps(dataclasses.replace(manifest, layers=layers, notes=())).decode()
+
+
+def put(job: Job, files: Mapping[str, bytes]) -> int:
+    """A descriptor of memory that holds the job and its files. Blocks. Raises OSError."""
+    document = json.dumps(dataclasses.asdict(job)).encode()
+    memory = os.memfd_create("kanserve-load-check", os.MFD_CLOEXEC)
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, memory)
+        for data in (len(document).to_bytes(HEAD, "little"), document, *files.values()):
+            left = memoryview(data)
+            while left:
+                left = left[os.write(memory, left[:PIECE]) :]
+        undo.pop_all()
+    return memory
+
+
+def take(memory: int) -> tuple[Job, dict[str, bytes]]:
+    """The job and its files; what has been read is given back, so that nothing is there twice."""
+    length = int.from_bytes(os.pread(memory, HEAD, 0), "little")
+    at = HEAD + length
+    job = Job(**json.loads(_read(memory, HEAD, length)))
+    files = {}
+    for name, size in job.files.items():
+        files[name] = _read(memory, at, size)
+        at += size
+    os.ftruncate(memory, 0)
+    return job, files
+
+
+def _read(memory: int, at: int, size: int) -> bytes:
+    """In one piece, where the system gives one."""
+    data = os.pread(memory, size, at)
+    while len(data) < size:
+        data += os.pread(memory, size - len(data), at + len(data))
+    return data

@@ -113,15 +113,22 @@ class App:
         runtime, kept = base.load(settings.backend), _keeping(settings, place)
         self._rollout = Rollout(settings, runtime, budget, self.registry, self.metrics, self._changed, kept)
         catalogue = Catalogue(self.registry, self.lifecycle)
-        kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
-        self._watches = Watches(kan, self.lifecycle.closing, settings.max_watches)
+        kan = Kan(
+            self.registry,
+            settings.max_edge_query_rows,
+            settings.max_edge_query_evaluations,
+            settings.max_response_bytes,
+        )
+        self._watches = Watches(kan, self.lifecycle.closing, settings.max_watch_streams)
         insights = Insights(kan, Explainer(kan))
-        inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings, insights)
-        self._health = Health(catalogue, services.NAMES, settings.max_watches)
+        inference = Inference(
+            self.registry, self.metrics, settings.max_response_bytes, settings.max_input_strings, insights
+        )
+        self._health = Health(catalogue, services.NAMES, settings.max_watch_streams)
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
-        service = InferenceService(inference, catalogue, self._control, settings.max_typed_bytes)
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
         views = KanService(kan, self._control, self.metrics, self._watches)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
@@ -141,10 +148,10 @@ class App:
             AccessLog(settings.access_log),
             gate,
             tracing=self._tracing,
-            max_calls=settings.max_calls,
-            max_bytes=settings.max_bytes,
+            max_inflight_requests=settings.max_inflight_requests,
+            max_inflight_bytes=settings.max_inflight_bytes,
             largest=settings.max_request_bytes,
-            max_seconds=settings.max_deadline,
+            max_seconds=settings.max_deadline_seconds,
         )
 
     async def start(self) -> dict[str, str]:
@@ -194,19 +201,19 @@ class App:
     def change(self, change: Change) -> None:
         """Take over what may change while the server runs."""
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
-        self._renewal.asked(settings.renew_seconds)
+        self._renewal.asked(settings.credential_poll_seconds)
         logs.configure(settings.log_format, settings.log_level)
         self.guard.lines = AccessLog(settings.access_log)
-        self.guard.limit(settings.max_calls, settings.max_bytes)
-        self._health.max_watches = self._watches.most = settings.max_watches
+        self.guard.limit(settings.max_inflight_requests, settings.max_inflight_bytes)
+        self._health.max_watch_streams = self._watches.most = settings.max_watch_streams
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
 
     def watch(self, stop: asyncio.Event) -> Watchdog:
         """Look after the loop and the runs; where a run is stuck, `stop`."""
         settings = self._settings
-        leaving = settings.drain_delay + settings.refuse_seconds + settings.drain_grace
-        patience = Patience(settings.stuck_loop_seconds, settings.stuck_run_seconds, leaving)
+        leaving = settings.drain_delay_seconds + settings.drain_reject_seconds + settings.drain_grace_seconds
+        patience = Patience(settings.loop_stall_seconds, settings.run_stall_seconds, leaving)
 
         def stuck() -> None:
             self.lifecycle.stuck = True
@@ -218,8 +225,8 @@ class App:
         """Leave without losing a request; `hurry` cuts every wait short. Not `patient`: nobody
         has to notice first, as on a terminal. Returns the exit code."""
         settings = self._settings
-        delay, refuse = (settings.drain_delay, settings.refuse_seconds) if patient else (0.0, 0.0)
-        log.info("draining", delay=delay, grace=settings.drain_grace)
+        delay, refuse = (settings.drain_delay_seconds, settings.drain_reject_seconds) if patient else (0.0, 0.0)
+        log.info("draining", delay=delay, grace=settings.drain_grace_seconds)
         self.lifecycle.draining = True
         for task in self._beside:
             task.cancel()
@@ -243,8 +250,8 @@ class App:
         return EXIT_TERMINATED if hurry.is_set() else 0
 
     async def _stop(self, hurry: asyncio.Event) -> None:
-        """Close the ports. The server cuts off calls in flight after `drain_grace`, or when `hurry` is set."""
-        grace = self._settings.drain_grace
+        """Close the ports. The server cuts off calls in flight after `drain_grace_seconds`, or when `hurry` is set."""
+        grace = self._settings.drain_grace_seconds
         stopping = asyncio.create_task(self._door.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
         await _pause(hurry, HELD)
@@ -259,12 +266,12 @@ class App:
 
 def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore | None:
     """Where statistics are kept, if anywhere."""
-    if settings.state is None:
+    if settings.state_dir is None:
         return None
     return (
-        StatisticsStore(settings.state)
+        StatisticsStore(settings.state_dir)
         if place is None
-        else StatisticsStore(settings.state, place.number, place.workers)
+        else StatisticsStore(settings.state_dir, place.number, place.workers)
     )
 
 
@@ -410,7 +417,7 @@ def with_request_limit(settings: Settings) -> Settings:
 def _batches(settings: Settings) -> Iterator[int]:
     """Bytes of a full batch of each version. What cannot be read is left to its load, which says why."""
     try:
-        candidates = layout.scan(settings.repository, plain_onnx=False, hard_links=settings.hard_links)
+        candidates = layout.scan(settings.repository, plain_onnx=False, hard_links=settings.allow_hard_links)
     except ConfigError:
         return
     for candidate in candidates:

@@ -45,15 +45,15 @@ class Source(Generic[T]):
 
 
 class Renewal:
-    """Reads certificates and tokens from their files again, every `renew_seconds` and if `asked`. `run` is a task of
-    the server.
+    """Reads certificates and tokens from their files again, every `credential_poll_seconds` and if `asked`. `run` is a
+    task of the server.
 
     A revoked token must end soon, so a change of the token file's size or times starts a reading too. The server sees
-    such a change within a twentieth of `renew_seconds`."""
+    such a change within a twentieth of `credential_poll_seconds`."""
 
     def __init__(self, settings: Settings, gate: Authenticator | None, doors: Doors, metrics: Metrics) -> None:
         self._settings, self._doors, self._metrics = settings, doors, metrics
-        self._every = settings.renew_seconds
+        self._every = settings.credential_poll_seconds
         self._asked = asyncio.Event()
         self._certificates = self._tokens = None
         if doors.tls is not None:

@@ -91,12 +91,12 @@ def _met(settings: Settings) -> Iterator[Settings]:
     """With a folder where workers put what their statistics have counted, so that each answers for all: that of the
     settings, or one that is gone with them."""
     with contextlib.ExitStack() as stack:
-        if settings.state is None:
+        if settings.state_dir is None:
             try:
                 folder = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix="kanserve-", ignore_cleanup_errors=True)
                 )
-                settings = settings.model_copy(update={"state": Path(folder)})
+                settings = settings.model_copy(update={"state_dir": Path(folder)})
             except OSError as error:
                 log.warning("statistics are those of each worker alone", reason=str(error))
         yield settings
@@ -111,7 +111,7 @@ def _bound(settings: Settings, name: str) -> socket.socket:
     accepts = name == "http_port" or factory.taken(settings.transport) == "asgi"
     bind = endpoints.bind if accepts else endpoints.keep
     port = endpoints.Port.http if name == "http_port" else endpoints.Port.grpc
-    return bind(port(settings), settings.keepalive)
+    return bind(port(settings), settings.keepalive_seconds)
 
 
 class Supervisor:
@@ -240,7 +240,7 @@ class WorkerProcess:
         """Its signs of life, and what it passes on, until it ends. One that gives none for longer than it would itself
         bear is killed: it was stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of
         `watchdog`."""
-        limit, silent = float(self._given["settings"]["stuck_loop_seconds"]), 0.0
+        limit, silent = float(self._given["settings"]["loop_stall_seconds"]), 0.0
         while not limit or silent < limit + SPARE:
             try:
                 async with asyncio.timeout(worker.BEAT):

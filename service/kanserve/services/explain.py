@@ -146,10 +146,10 @@ class Explainer:
             * (2 + outputs * (2 if request.path else 1))
             * sum(layer.sources * layer.destinations for layer in manifest.layers)
         )
-        if rows * each > self.kan.max_query_evaluations:
+        if rows * each > self.kan.max_edge_query_evaluations:
             raise ResourceExhausted(
                 f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} rows of reference, "
-                f"{outputs} outputs), the limit is {self.kan.max_query_evaluations}; {advice}"
+                f"{outputs} outputs), the limit is {self.kan.max_edge_query_evaluations}; {advice}"
             )
 
 

@@ -80,7 +80,7 @@ class Inference:
     registry: Registry
     metrics: Metrics
     max_response_bytes: int
-    max_strings: int
+    max_input_strings: int
     insights: Insights
 
     async def infer(self, request: InferRequest) -> InferResponse:
@@ -151,7 +151,7 @@ class Inference:
     def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
         if tensor.datatype != BYTES:
             return validation.numbers(tensor)
-        return validation.strings(tensor, info.name, most=self.max_strings, prefix=validation.prefix_of(request))
+        return validation.strings(tensor, info.name, most=self.max_input_strings, prefix=validation.prefix_of(request))
 
     async def _answers(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
         if not request.classes:
@@ -170,7 +170,7 @@ class Inference:
                 tensor,
                 array,
                 asked[tensor.name],
-                max_strings=self.max_strings,
+                max_input_strings=self.max_input_strings,
                 labels=labels.get(tensor.name, ()),
             )
             if tensor.name in asked
@@ -290,18 +290,18 @@ def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -
 
 
 def classified(
-    info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_strings: int, labels: Sequence[str] = ()
+    info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_input_strings: int, labels: Sequence[str] = ()
 ) -> OutputTensor:
     """The `most` largest of each row, those that are equal in their order, NaN after all others. Raises Exhausted
-    for more than `max_strings`, BadRequest for rows beyond `MOST`."""
+    for more than `max_input_strings`, BadRequest for rows beyond `MOST`."""
     batch = values.shape[:1] if info.max_batch_size else ()
     width = math.prod(values.shape[len(batch) :])
     count = min(most, width)
     if width > MOST:
         raise BadRequest("classification output tensor too large")
-    if math.prod(batch) * count > max_strings:
+    if math.prod(batch) * count > max_input_strings:
         raise ResourceExhausted(
-            f"output '{tensor.name}' has {math.prod(batch) * count} classes, one output may have {max_strings}; "
+            f"output '{tensor.name}' has {math.prod(batch) * count} classes, one output may have {max_input_strings}; "
             "ask for fewer, or send fewer rows in one request"
         )
     rows = values.reshape(math.prod(batch), width)

@@ -40,8 +40,8 @@ class Kan:
     """The use cases; one per server."""
 
     registry: Registry
-    max_query_rows: int
-    max_query_evaluations: int
+    max_edge_query_rows: int
+    max_edge_query_evaluations: int
     max_response_bytes: int
 
     def describe(self, name: str, version: str) -> tuple[Model, Manifest]:
@@ -117,9 +117,10 @@ class Kan:
 
     def bound_rows(self, count: int) -> None:
         """Raises Exhausted for more rows than a query may have."""
-        if count > self.max_query_rows:
+        if count > self.max_edge_query_rows:
             raise ResourceExhausted(
-                f"{count} rows asked for, one query may have {self.max_query_rows}; send fewer rows, in several queries"
+                f"{count} rows asked for, one query may have {self.max_edge_query_rows}; send fewer rows, in several "
+                "queries"
             )
 
     def _bound_curves(self, plans: tuple[LayerPlan, ...], numbers: int) -> None:
@@ -133,7 +134,7 @@ class Kan:
     def bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
         """A layer computes all its edges, whichever are asked for. Raises Exhausted."""
         each = evaluations(layers)
-        most = self.max_query_evaluations
+        most = self.max_edge_query_evaluations
         if rows * each > most:
             advice = f"send at most {most // each} {what}" if each <= most else f"not one of the {what} fits"
             raise ResourceExhausted(
@@ -248,7 +249,7 @@ class EdgeQueries:
         plans = _plans(model.info, manifest, request)
         each = evaluations([manifest.layers[plan.layer] for plan in plans])
         needed = sum(max(plan.response_bytes(request.row_count), _kept(plan, request.row_count)) for plan in plans)
-        limits = self.kan.max_response_bytes, self.kan.max_query_evaluations
+        limits = self.kan.max_response_bytes, self.kan.max_edge_query_evaluations
         return model.info, Estimate(needed, limits[0], each * request.row_count, limits[1])
 
 

@@ -33,8 +33,8 @@ NOTES: dict[str, tuple[str, ...]] = {
     BASELINE: ("the export keeps counts of these rows, not the rows: scores are over the counts",),
 }
 NONE_KEPT = (
-    "no rows of what models are asked are kept: they are callers' data, and `kanserve serve --keep-rows N` (keep_rows) "
-    "says that some may be"
+    "the server keeps no rows of live traffic, because they are clients' data; `kanserve serve --sample-rows N` "
+    "(sample_rows) allows it"
 )
 
 
@@ -289,13 +289,13 @@ class Watches:
         """Raises TooManyWatches."""
         if len(self._open) >= self.most:
             raise TooManyWatches(
-                f"{self.most} watches of statistics are open, which is as many as there may be (max_watches)"
+                f"{self.most} watches of statistics are open, which is as many as there may be (max_watch_streams)"
             )
         own, most = list(self._open.values()).count(caller), max(1, self.most // SHARE)
         if caller and own >= most:
             raise TooManyWatches(
                 f"{caller} has {own} watches of statistics open, which is as many as one caller may have (a quarter of "
-                "max_watches)"
+                "max_watch_streams)"
             )
 
     async def _pause(

@@ -36,19 +36,19 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
     """Channel options. gRPC accepts unknown names silently, so tests check their effect."""
     milliseconds = {
         "grpc.server_handshake_timeout_ms": settings.handshake_timeout,
-        "grpc.max_connection_idle_ms": settings.connection_idle,
-        "grpc.max_connection_age_ms": settings.connection_age,
-        "grpc.max_connection_age_grace_ms": settings.connection_age_grace,
-        "grpc.keepalive_time_ms": settings.keepalive,
-        "grpc.keepalive_timeout_ms": settings.keepalive / 3,
-        "grpc.http2.min_ping_interval_without_data_ms": settings.keepalive / 2,
+        "grpc.max_connection_idle_ms": settings.max_connection_idle_seconds,
+        "grpc.max_connection_age_ms": settings.max_connection_age_seconds,
+        "grpc.max_connection_age_grace_ms": settings.max_connection_age_grace_seconds,
+        "grpc.keepalive_time_ms": settings.keepalive_seconds,
+        "grpc.keepalive_timeout_ms": settings.keepalive_seconds / 3,
+        "grpc.http2.min_ping_interval_without_data_ms": settings.keepalive_seconds / 2,
     }
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", min(settings.max_response_bytes + ENVELOPE_BYTES, GRPC_LIMIT)),
         # A second server on this port must fail, not steal half the calls, unless it is another worker.
         ("grpc.so_reuseport", int(endpoints.shared(settings.grpc_port))),
-        ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # Two limits, between which gRPC core refuses at random.
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
@@ -127,9 +127,9 @@ def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
 
 
 def _readers(settings: Settings) -> Readers:
-    """As many readers of the largest requests as fit the share of `max_bytes` for unfinished requests."""
-    most = int(SHARE * settings.max_bytes) // settings.max_request_bytes
-    return Readers(max(LEAST, most), settings.max_calls)
+    """As many readers of the largest requests as fit the share of `max_inflight_bytes` for unfinished requests."""
+    most = int(SHARE * settings.max_inflight_bytes) // settings.max_request_bytes
+    return Readers(max(LEAST, most), settings.max_inflight_requests)
 
 
 class _Router(grpc.GenericRpcHandler):

@@ -28,7 +28,7 @@ WINDOW = 2**20  # bytes that a caller may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
 NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should know of it
-SPARE = 2.0  # seconds more than `drain_grace`, after which h2corn cuts calls off by itself
+SPARE = 2.0  # seconds more than `drain_grace_seconds`, after which h2corn cuts calls off by itself
 LEAVE = 5.0  # seconds in which clients read that their calls were cut off
 QUIET = 5.0  # seconds without an end, for the next one to be news
 FAILED = {"event": "failed", "subject": "request"}  # h2corn's report of a request, as JSON
@@ -55,7 +55,7 @@ class H2corn:
         connections: int,
         tls: Tls | None,
     ) -> None:
-        limits = Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls)
+        limits = Limits(settings.max_request_bytes, settings.request_read_timeout, settings.max_inflight_requests)
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
@@ -68,7 +68,7 @@ class H2corn:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         _hush()
         asyncio.get_running_loop().set_exception_handler(_unless_told)
-        self._listener = endpoints.bind(self._port, self._settings.keepalive)
+        self._listener = endpoints.bind(self._port, self._settings.keepalive_seconds)
         self._screen.enter_context(logs.screened(_reports_departure))
         try:
             await self._carry(self._listener, self._tls)
@@ -89,7 +89,7 @@ class H2corn:
             raise
 
     async def renew(self, found: Tls) -> None:
-        """In every handshake from now on. Calls in flight on connections that are open have `drain_grace` to end."""
+        """In every handshake from now on. Calls on open connections have `drain_grace_seconds` to end."""
         if self._listener is None or not self._carriers or self._carriers[-1].ending:
             return
         await self._carry(self._listener, found)
@@ -230,12 +230,12 @@ def _config(settings: Settings, connections: int, listener: int, files: _Files) 
         access_log=False,
         log_format="json" if logs.as_json(settings.log_format) else "text",
         date_header=False,
-        max_concurrent_streams=settings.max_streams,
+        max_concurrent_streams=settings.max_concurrent_streams,
         limit_connections=connections,
         timeout_handshake=settings.handshake_timeout,
         timeout_request_header=settings.handshake_timeout,
-        timeout_keep_alive=settings.connection_idle,
-        timeout_graceful_shutdown=settings.drain_grace + SPARE,
+        timeout_keep_alive=settings.max_connection_idle_seconds,
+        timeout_graceful_shutdown=settings.drain_grace_seconds + SPARE,
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
         limit_request_head_size=settings.max_header_bytes,
@@ -244,7 +244,7 @@ def _config(settings: Settings, connections: int, listener: int, files: _Files) 
         h2_max_header_list_size=settings.max_header_bytes,
         h2_max_header_block_size=PACKED * settings.max_header_bytes,
         max_request_body_size=0,  # both applications have their limit, and say so
-        h2_timeout_response_stall=settings.arrival_timeout,
+        h2_timeout_response_stall=settings.request_read_timeout,
         certfile=files.cert,
         keyfile=files.key,
         ca_certs=files.ca,

@@ -131,28 +131,28 @@ ABOUT_STATE = "statistics"
 
 def check_state_directory(settings: Settings) -> Iterator[Finding]:
     """Nothing where none is asked for. A folder that is not there yet is made where its parent lets it."""
-    if settings.state is None:
+    if settings.state_dir is None:
         return
     try:
-        safe_files.Folder(settings.state).check()
+        safe_files.Folder(settings.state_dir).check()
     except safe_files.Refused as error:
         yield warning(
             ABOUT_STATE,
-            f"they are to be kept in {settings.state}, which {error.found}: the server will not use it",
-            "name a directory that belongs to the server's user and that others cannot write (--state)",
+            f"they are to be kept in {settings.state_dir}, which {error.found}: the server will not use it",
+            "name a directory that belongs to the server's user and that others cannot write (--state-dir)",
         )
         return
     except OSError:  # it does not exist, or cannot be opened: the nearest directory shows why
         pass
-    nearest = next(path for path in (settings.state, *settings.state.absolute().parents) if path.exists())
+    nearest = next(path for path in (settings.state_dir, *settings.state_dir.absolute().parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        yield ok(ABOUT_STATE, f"kept in {settings.state}")
+        yield ok(ABOUT_STATE, f"kept in {settings.state_dir}")
         return
     what = "cannot be written" if nearest.is_dir() else "is no folder"
     yield warning(
         ABOUT_STATE,
-        f"they are to be kept in {settings.state}, and {nearest} {what}: they will be lost with the server",
-        "let the server's user write there, or name another folder (--state)",
+        f"they are to be kept in {settings.state_dir}, and {nearest} {what}: they will be lost with the server",
+        "let the server's user write there, or name another folder (--state-dir)",
     )
 
 

@@ -22,7 +22,7 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
     """One finding for each version, and for the memory that they take."""
     repository = settings.repository
     try:
-        found = inventory.of_folder(repository, hard_links=settings.hard_links)
+        found = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
     except InputError as error:
         yield problem(ABOUT, error.message, "let the server's user read the folder and its files")
         return
@@ -41,13 +41,15 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
 
 def room(size: int, settings: Settings, free: int | None) -> Finding:
     """Versions with files of so many bytes, and messages, against `free` bytes of memory (None: nobody tells)."""
-    models, messages = memory.FACTOR * size * settings.workers, settings.max_bytes * settings.workers
+    models, messages = memory.FACTOR * size * settings.workers, settings.max_inflight_bytes * settings.workers
     needed = f"models may take {_mib(models)}, messages {_mib(messages)}"
     if free is None:
         return ok("memory", f"{needed}; how much there is, nobody tells")
     if models + messages > free:
         text = f"{needed}, and {_mib(free)} are free"
-        return warning("memory", text, "give the server more, or serve fewer versions, workers or smaller max_bytes")
+        return warning(
+            "memory", text, "give the server more, or serve fewer versions, workers or smaller max_inflight_bytes"
+        )
     return ok("memory", f"{needed}; {_mib(free)} are free")
 
 
