@@ -69,7 +69,7 @@ def ask(server: Server, model: str, rows: np.ndarray, **parameters: Any) -> pb.M
 
 
 def counted(server: Server, model: str) -> float | None:
-    found = re.search(rf'kanserve_rows_outside_total{{model="{model}",version="1"}} (\S+)', server.metrics())
+    found = re.search(rf'kanserve_out_of_range_rows_total{{model="{model}",version="1"}} (\S+)', server.metrics())
     return float(found[1]) if found else None
 
 

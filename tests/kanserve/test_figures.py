@@ -31,7 +31,7 @@ def read(metrics: Metrics, at: float) -> Figures:
 
 def test_every_name_that_is_read_is_a_metric_of_ours() -> None:
     ours = {item.name for item in DEFINITIONS} | {name for name, *_ in (*TRITON_COUNTERS, *TRITON_GAUGES)}
-    ours |= {TRITON_FAILURES, "kanserve_workers", "kanserve_worker_ends_total"}  # of multiprocess.py
+    ours |= {TRITON_FAILURES, "kanserve_workers", "kanserve_worker_exits_total"}  # of several workers: together.py
     ours |= {"process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
     assert {name.removesuffix("_bucket") for name in operations.KNOWN} <= ours
 

@@ -70,10 +70,10 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGHUP)  # tried again, and nothing new to say
         time.sleep(2 * POLL)
         assert len(live.events(server, "load failed")) == 1
-        assert live.shown(server, 'kanserve_model_refused{model="toy",version="1"}') == 1
+        assert live.shown(server, 'kanserve_model_rejected{model="toy",version="1"}') == 1
         live.swap(good, directory)
         wait_until(lambda: live.index(server)["toy", "1"] == ("READY", ""))
-        assert live.shown(server, 'kanserve_model_refused{model="toy",version="1"}') == 0
+        assert live.shown(server, 'kanserve_model_rejected{model="toy",version="1"}') == 0
         assert len(live.events(server, "loaded")) == 1, "what was put back is what serves"
 
 
@@ -82,7 +82,7 @@ def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
     with serving(tmp_path, repository_poll_seconds=POLL) as server, live.kept(directory) as good:
         aside = shutil.copytree(good, tmp_path.parent / f"{tmp_path.name}-aside")
         shutil.rmtree(directory)
-        missing = 'kanserve_model_missing{model="toy",version="1"}'
+        missing = 'kanserve_model_files_missing{model="toy",version="1"}'
         wait_until(lambda: live.sample(server.metrics(), missing) == 1)
         assert live.index(server)["toy", "1"][0] == "READY"
         assert "not in the repository any more" in live.index(server)["toy", "1"][1]
@@ -150,7 +150,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
     assert series[2] == []
     assert sorted(series[3]) == [
         'kanserve_model_loaded{model="toy",version="3"} 0.0',
-        'kanserve_model_refused{model="toy",version="3"} 1.0',
+        'kanserve_model_rejected{model="toy",version="3"} 1.0',
     ]
 
 
@@ -266,7 +266,7 @@ def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
         live.Clients(server, 1, allowed) as asking,
     ):
         asking.until(300)
-        assert live.shown(server, "kanserve_repository_look_seconds") > 0.002
+        assert live.shown(server, "kanserve_repository_scan_seconds") > 0.002
         live.swap(live.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0, version=2), tmp_path / "toy" / "2")
         wait_until(lambda: ("toy", "2") in live.index(server))
     assert asking.failed == []

@@ -80,21 +80,23 @@ def watched(tmp_path: Path) -> Iterator[Server]:
 def test_the_latest_rows_are_counted_and_what_moves_is_seen(watched: Server) -> None:
     assert latest(watched).row_count == 0
     send(watched, draw(600))
-    until(lambda: value(watched, "kanserve_statistics_rows_total") >= 600)
+    until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 600)
     found = latest(watched)
     assert (found.over, found.rows_seen, found.baseline_rows) == ("live", 600, 2000)
     assert live.ROWS <= found.row_count < 2 * live.ROWS + 64
     for part in found.nodes:
         assert {int(counts.sum()) for counts in part.counts} == {found.row_count}
         assert not part.drifted.any()
-    until(lambda: 0 <= value(watched, "kanserve_drift_ratio", "0") < 1)
+    until(lambda: 0 <= value(watched, "kanserve_drift_psi_ratio", "0") < 1)
     send(watched, draw(500, moved=1.5))  # by now there are no others among the latest
-    until(lambda: value(watched, "kanserve_statistics_rows_total") >= 1100)
+    until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 1100)
     assert latest(watched).nodes[0].drifted.tolist() == [False, False, True]
     send(watched, draw(16, moved=1.5))
-    until(lambda: value(watched, "kanserve_drift_ratio", "0") > 2)
-    assert value(watched, "kanserve_outside_ratio", "0") > value(watched, "kanserve_outside_baseline_ratio", "0")
-    assert value(watched, "kanserve_drift_ratio", "output") >= 0
+    until(lambda: value(watched, "kanserve_drift_psi_ratio", "0") > 2)
+    assert value(watched, "kanserve_out_of_range_ratio", "0") > value(
+        watched, "kanserve_baseline_out_of_range_ratio", "0"
+    )
+    assert value(watched, "kanserve_drift_psi_ratio", "output") >= 0
 
 
 def test_answers_are_as_they_are_without_it(watched: Server) -> None:
@@ -103,13 +105,13 @@ def test_answers_are_as_they_are_without_it(watched: Server) -> None:
     broken = rows.copy()
     broken[3, 1] = np.nan
     watched.infer(broken)
-    until(lambda: value(watched, "kanserve_statistics_rows_total") >= 128)
+    until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 128)
     assert latest(watched).nodes[0].nonfinite.tolist() == [0, 1, 0]
 
 
 def test_a_version_that_goes_takes_its_series_with_it(watched: Server, tmp_path: Path) -> None:
     send(watched, draw(64))
-    until(lambda: value(watched, "kanserve_drift_ratio", "0") >= 0)
+    until(lambda: value(watched, "kanserve_drift_psi_ratio", "0") >= 0)
     shutil.copytree(tmp_path / "toy" / "1", tmp_path / "toy" / ".2")
     toy.edit(tmp_path / "toy" / ".2", version=2)
     (tmp_path / "toy" / ".2").rename(tmp_path / "toy" / "2")
@@ -126,9 +128,9 @@ def test_only_so_many_rows_a_second_are_taken(tmp_path: Path) -> None:
         begun = time.monotonic()
         for _ in range(40):
             server.infer(draw(16))
-        until(lambda: value(server, "kanserve_statistics_rows_total") > 0)
+        until(lambda: value(server, "kanserve_statistics_sampled_rows_total") > 0)
         time.sleep(2 * live.PAUSE)
-        taken, seconds = value(server, "kanserve_statistics_rows_total"), time.monotonic() - begun
+        taken, seconds = value(server, "kanserve_statistics_sampled_rows_total"), time.monotonic() - begun
         assert taken <= 50 * (1 + seconds) + 16
         assert latest(server).rows_seen == 640
 
@@ -137,12 +139,12 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
     toy.write(tmp_path)
     with serving(tmp_path) as server, Client(server.address) as client:
         server.infer(draw(64))
-        until(lambda: value(server, "kanserve_statistics_rows_total") >= 64)
+        until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 64)
         found = client.statistics("toy")
         assert (found.over, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
         assert [len(part.psi) for part in found.nodes] == [0, 0, 0]
-        assert "kanserve_drift_ratio{" not in server.metrics()  # what would be normal is not known
-        with pytest.raises(NotSupported, match="kanserve export --baseline"):
+        assert "kanserve_drift_psi_ratio{" not in server.metrics()  # what would be normal is not known
+        with pytest.raises(NotSupported, match="kanserve export --reference"):
             client.drift(client.describe("toy"))
 
 
@@ -213,7 +215,7 @@ def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:
         server.infer(rows[:64], "large")
         until(lambda: 'class="digit 0",model="large"' in server.metrics())
         until(lambda: client.drift(client.describe("large")).row_count == 64)
-        until(lambda: float(re.findall(r'^kanserve_drift_ratio{layer="0".* (\S+)$', server.metrics(), re.M)[0]) > 0)
+        until(lambda: float(re.findall(r'^kanserve_drift_psi_ratio{layer="0".* (\S+)$', server.metrics(), re.M)[0]) > 0)
         page = server.metrics()
     print(f"{len(page)} bytes")
     assert len(page) < 200_000

@@ -113,7 +113,7 @@ def test_numbers_that_are_none_have_no_line(tmp_path: Path) -> None:
     toy.write(tmp_path)
     with serving(tmp_path, statistics="full") as server:
         server.infer(np.array([[0x7F800001, 0x7F7FFFFF, 0x7F800000]], np.uint32).view(np.float32))
-        wait_until(lambda: 'kanserve_statistics_rows_total{model="toy",version="1"} 1.0' in server.metrics())
+        wait_until(lambda: 'kanserve_statistics_sampled_rows_total{model="toy",version="1"} 1.0' in server.metrics())
         assert not [line for line in server.lines() if line["event"] == "Python warns"]
 
 

@@ -98,20 +98,20 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         wait_until(lambda: server.lines("settings that take a restart have changed"))
         (told,) = server.lines("settings that take a restart have changed")
         assert told["settings"] == ["reflection", "max_pending_requests"]
-        wait_until(lambda: server.metric("kanserve_settings_waiting") == 2)
+        wait_until(lambda: server.metric("kanserve_settings_pending_restart") == 2)
 
         before = len(server.lines("rpc"))
         server.write('acess_log = "none"\n')
         wait_until(lambda: server.lines("the settings cannot be read again: those before stay in effect"))
         (told,) = server.lines("the settings cannot be read again: those before stay in effect")
         assert "did you mean 'access_log'?" in told["reason"]
-        wait_until(lambda: server.metric("kanserve_settings_refused") == 1)
+        wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
         wait_until(lambda: server.infer(GOOD) or len(server.lines("rpc")) > before)  # as it was said before
 
         server.write('log_level = "error"\n')
         wait_until(lambda: len(server.lines("settings read again")) == 3)
-        wait_until(lambda: server.metric("kanserve_settings_refused") == 0)
-        assert server.metric("kanserve_settings_waiting") == 0
+        wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 0)
+        assert server.metric("kanserve_settings_pending_restart") == 0
         before = len(server.lines("rpc"))
         server.infer(WRONG)
         server.process.send_signal(signal.SIGTERM)

@@ -83,7 +83,7 @@ def test_what_is_told(two: Path, door: str) -> None:
         assert told.largest_difference == pytest.approx(apart.max(), rel=1e-5)
         series = '{model="toy",version="1"}'
         assert live.shown(server, f"kanserve_shadow_rows_total{series}") == sent
-        assert live.shown(server, f"kanserve_shadow_rows_beyond_total{series}") == beyond
+        assert live.shown(server, f"kanserve_shadow_mismatched_rows_total{series}") == beyond
         assert live.shown(server, f"nv_inference_count{series}") == 0, "nobody asked it"
         live.swap(live.write(two / "made", 2.0), two / "toy" / "1")  # now it gives what version 2 gives
         wait_until(lambda: asked(server).rows == 0)

@@ -85,7 +85,7 @@ def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
     server: Server, tmp_path: Path, version: int, asked: str, words: str
 ) -> None:
     server.infer(draw(32))
-    until(lambda: value(server, "kanserve_statistics_rows_total") >= 32)
+    until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 32)
     watching = Watching(server, asked, interval=3600.0)
     replace(tmp_path, version)
     until(lambda: bool(watching.updates[-1].ended))

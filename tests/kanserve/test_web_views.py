@@ -191,7 +191,7 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
     live.truncate(toy.write(tmp_path, "broken") / "manifest.json")
     with serving(tmp_path, transport="asgi", plain_onnx=True) as server:
         server.infer(test_drift.ROWS[:40] + 5)
-        drift = 'kanserve_drift_ratio{layer="0",model="toy",version="1"}'
+        drift = 'kanserve_drift_psi_ratio{layer="0",model="toy",version="1"}'
         wait_until(lambda: live.shown(server, drift) > 1, 20)
         time.sleep(1.1)  # the server samples at most once a second
         status, found = ask(server, "/v1/kan/overview")

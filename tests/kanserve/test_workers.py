@@ -123,7 +123,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
             assert client.ends["OK"] > 50
         told = [line for line in server.lines() if line["event"] == "a worker ended"]
         assert [line["code"] for line in told] == [-signal.SIGKILL] * 3
-        assert value(server.metrics(), "kanserve_worker_ends_total") == 3
+        assert value(server.metrics(), "kanserve_worker_exits_total") == 3
         assert server.stop() == 0
 
 

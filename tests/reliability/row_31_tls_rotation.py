@@ -24,7 +24,9 @@ from tests.kanserve.running import INFERENCE, Server, request, serving, wait_unt
 from tests.reliability.frame import Outcome, Row, Scale, suite
 
 OWN, SHARED = 4, 4  # callers with a connection of their own, and on one together
-METRIC = re.compile(r'^kanserve_credentials_(renewed_total|refused)\{what="certificates"\} (\S+)$', re.MULTILINE)
+METRIC = re.compile(
+    r'^kanserve_credential_(reloads_total|reload_failed)\{credential="certificates"\} (\S+)$', re.MULTILINE
+)
 
 
 class Files:
@@ -111,7 +113,7 @@ def callers(server: Server, files: Files) -> Iterator[Counter[str]]:
 def counted(server: Server) -> tuple[float, float]:
     """How often new ones were taken over, and whether those on disk are refused."""
     found = {name: float(value) for name, value in METRIC.findall(server.metrics())}
-    return found["renewed_total"], found["refused"]
+    return found["reloads_total"], found["reload_failed"]
 
 
 def errors(server: Server) -> list[str]:

@@ -191,8 +191,8 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
     page.get_by_role("heading", name="width inputs").wait_for()
     page.get_by_text("In Prometheus").click()
     expression = page.locator("code.query").first.inner_text()
-    assert expression == 'max by (layer) (kanserve_drift_ratio{model="hello", version="1"})'
-    assert "kanserve_drift_ratio" in own.metrics()
+    assert expression == 'max by (layer) (kanserve_drift_psi_ratio{model="hello", version="1"})'
+    assert "kanserve_drift_psi_ratio" in own.metrics()
     with page.expect_download() as saved:
         page.locator(".table").get_by_role("button", name="Save as CSV").click()
     lines = Path(saved.value.path()).read_text().splitlines()

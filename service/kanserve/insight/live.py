@@ -94,7 +94,7 @@ class TrafficSampler:
         self._begin(time.time(), 0.0)
         named = metrics.number(CLASS_ROWS)
         self._classes = [named.labels(*self._labels, name) for name in nodes.names[:CLASSES]]
-        self._count = metrics.number("kanserve_statistics_rows_total").labels(*self._labels)
+        self._count = metrics.number("kanserve_statistics_sampled_rows_total").labels(*self._labels)
         self._take_over()
         for found in nodes.compared(nodes.empty()):
             self._set(found, 0.0, 0.0)
@@ -281,8 +281,9 @@ class TrafficSampler:
             return
         labels = (*self._labels, "output" if nodes.layer == OUTPUT else str(nodes.layer))
         before = float(np.nan_to_num(nodes.drift.before).mean())
-        for name, value in (("drift", ratio), ("outside", outside), ("outside_baseline", before)):
-            self._metrics.number(f"kanserve_{name}_ratio").labels(*labels).set(value)
+        self._metrics.number("kanserve_drift_psi_ratio").labels(*labels).set(ratio)
+        self._metrics.number("kanserve_out_of_range_ratio").labels(*labels).set(outside)
+        self._metrics.number("kanserve_baseline_out_of_range_ratio").labels(*labels).set(before)
 
 
 def _nobody(observer: TrafficSampler | None) -> None:

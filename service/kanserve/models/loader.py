@@ -106,8 +106,8 @@ class Loader:
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
         """What it does of rows outside, if its export said so."""
         manifest = info.manifest
-        if manifest is not None and manifest.out_of_range in (FLAG, REJECT):
-            counted = self.metrics.number("kanserve_rows_outside_total")
+        if manifest is not None and manifest.outside in (FLAG, REJECT):
+            counted = self.metrics.number("kanserve_out_of_range_rows_total")
             try:
                 model.border = InputRangeGuard(manifest, counted.labels(info.name, str(info.version)))
             except FailedPrecondition as error:

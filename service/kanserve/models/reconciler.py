@@ -166,7 +166,7 @@ class Rollout:
             look = await asyncio.to_thread(self._looker.look)
         finally:
             self._took = time.perf_counter() - started
-            self._metrics.number("kanserve_repository_look_seconds").labels().set(self._took)
+            self._metrics.number("kanserve_repository_scan_seconds").labels().set(self._took)
         if self.by_hand:
             for key in self._there - look.candidates.keys() - self._known.keys():
                 self._registry.forget(*key)

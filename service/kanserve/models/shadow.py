@@ -37,8 +37,8 @@ class Shadow:
         self._ended = False
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor = pool(1, f"shadow-{model.info.name}", NICE)
-        self._count("dropped_total", 0)
-        self._metrics.number("kanserve_shadow_largest_difference").labels(*self._labels).set(0)
+        self._count("dropped_requests_total", 0)
+        self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(0)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """Take an answered request: `size` bytes in and out, which `copy` gives as arrays. Does nothing after the
@@ -51,7 +51,7 @@ class Shadow:
         self._due -= 1
         if self._waiting >= WAIT or self._bytes + size > BYTES:
             self.dropped += 1
-            self._count("dropped_total", 1)
+            self._count("dropped_requests_total", 1)
             return
         self._hold(1, size)
         self._pool.submit(self._work, names, size, copy)
@@ -73,7 +73,7 @@ class Shadow:
             apart = differences(given, found)
         except (KanserveError, ValueError):
             self.failed += 1
-            self._count("failed_total", 1)
+            self._count("failed_requests_total", 1)
         else:
             self._take(apart)
         finally:
@@ -86,8 +86,8 @@ class Shadow:
         self.beyond += beyond
         self.largest = max(self.largest, float(apart.max(initial=0.0)))
         self._count("rows_total", len(apart))
-        self._count("rows_beyond_total", beyond)
-        self._metrics.number("kanserve_shadow_largest_difference").labels(*self._labels).set(self.largest)
+        self._count("mismatched_rows_total", beyond)
+        self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest)
 
     def _count(self, what: str, amount: int) -> None:
         self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)

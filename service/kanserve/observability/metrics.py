@@ -46,67 +46,104 @@ ROUTE = ("method", "handler")
 
 
 class Kind(enum.Enum):
-    """What a metric is."""
+    """Type of a metric."""
 
     COUNTER, GAUGE, HISTOGRAM = range(3)
 
 
+class Merge(enum.Enum):
+    """Rule that merges the values of several workers into one."""
+
+    SUM, MIN, MAX = range(3)
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One metric. `buckets` belongs to histograms."""
+    """One metric. `buckets` belongs to histograms; `merge` is the rule for several workers."""
 
     kind: Kind
     name: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    merge: Merge = Merge.SUM
+
+
+def _counter(name: str, help: str, labels: tuple[str, ...] = ()) -> Definition:
+    return Definition(Kind.COUNTER, name, help, labels)
+
+
+def _gauge(name: str, help: str, labels: tuple[str, ...] = (), merge: Merge = Merge.MAX) -> Definition:
+    return Definition(Kind.GAUGE, name, help, labels, merge=merge)
+
+
+def _histogram(name: str, help: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Definition:
+    return Definition(Kind.HISTOGRAM, name, help, labels, buckets)
 
 
 DEFINITIONS = (
-    Definition(Kind.COUNTER, "grpc_server_started_total", "RPCs begun.", RPC),
-    Definition(Kind.COUNTER, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
-    Definition(Kind.HISTOGRAM, "grpc_server_handling_seconds", "Time from request to status.", RPC, CALL_SECONDS),
-    Definition(Kind.COUNTER, "http_requests_total", "HTTP requests ended, by status.", (*ROUTE, "status")),
-    Definition(Kind.HISTOGRAM, "http_request_duration_seconds", "Time from request to answer.", ROUTE, CALL_SECONDS),
-    Definition(Kind.GAUGE, "kanserve_inflight_requests", "Calls being handled now, of gRPC and HTTP."),
-    Definition(Kind.HISTOGRAM, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
-    Definition(Kind.HISTOGRAM, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
-    Definition(Kind.HISTOGRAM, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),
-    Definition(Kind.HISTOGRAM, "kanserve_batch_rows", "Rows of one execution.", MODEL, ROWS),
-    Definition(Kind.GAUGE, "kanserve_model_loaded", "1 while the version is ready.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
-    Definition(Kind.COUNTER, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
-    Definition(Kind.COUNTER, "kanserve_model_loads_total", "Times that the version became ready.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_model_default", "1 while requests without a version get this one.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_model_missing", "1 while it serves and its files are gone.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_model_refused", "1 while what lies in the repository is refused.", MODEL),
-    Definition(Kind.COUNTER, "kanserve_shadow_rows_total", "Rows of others that it computed too.", MODEL),
-    Definition(Kind.COUNTER, "kanserve_shadow_rows_beyond_total", "Of these, beyond the tolerance.", MODEL),
-    Definition(Kind.COUNTER, "kanserve_shadow_dropped_total", "Copies of requests that were not run.", MODEL),
-    Definition(Kind.COUNTER, "kanserve_shadow_failed_total", "Copies that it could not compute.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_shadow_largest_difference", "Of a row, by its size.", MODEL),
-    Definition(Kind.COUNTER, "kanserve_statistics_rows_total", "Rows of its traffic that were looked into.", MODEL),
-    Definition(Kind.COUNTER, CLASS_ROWS, "Of these, whose largest answer is of the class.", (*MODEL, "class")),
-    Definition(Kind.GAUGE, "kanserve_drift_ratio", "PSI of the node that moved most, by chance's.", LAYER),
-    Definition(Kind.GAUGE, "kanserve_outside_ratio", "Share of values outside their cells.", LAYER),
-    Definition(Kind.GAUGE, "kanserve_outside_baseline_ratio", "The same of the export's rows.", LAYER),
-    Definition(Kind.COUNTER, "kanserve_rows_outside_total", "Rows outside that were flagged or refused.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
-    Definition(Kind.GAUGE, "kanserve_repository_look_seconds", "The last look at the repository."),
-    Definition(Kind.GAUGE, CHANGED, "When a version came, changed or went, in seconds since the epoch."),
-    Definition(Kind.GAUGE, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
-    Definition(Kind.COUNTER, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
-    Definition(Kind.HISTOGRAM, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
-    Definition(Kind.COUNTER, "kanserve_edge_values_total", "Edge values sent.", MODEL),
-    Definition(Kind.GAUGE, "kanserve_settings_refused", "1 if they could not be read again, and those before hold."),
-    Definition(Kind.GAUGE, "kanserve_settings_waiting", "Changed settings that take a restart."),
-    Definition(Kind.GAUGE, "kanserve_certificate_expires_timestamp_seconds", "When the served one does; 0: none."),
-    Definition(Kind.COUNTER, "kanserve_credentials_renewed_total", "Changed files that were taken over.", ("what",)),
-    Definition(Kind.GAUGE, "kanserve_credentials_refused", "1 while changed files are wrong.", ("what",)),
-    Definition(Kind.GAUGE, "kanserve_event_loop_silent_seconds", "Since the event loop last gave a sign of life."),
-    Definition(Kind.GAUGE, "kanserve_longest_run_seconds", "For how long the longest run that runs has been seen."),
-    Definition(Kind.COUNTER, LINES_DROPPED, "Log lines that nobody took in time."),
+    _counter("grpc_server_started_total", "gRPC calls started.", RPC),
+    _counter("grpc_server_handled_total", "gRPC calls completed, by status code.", (*RPC, "grpc_code")),
+    _histogram("grpc_server_handling_seconds", "Duration of gRPC calls.", RPC, CALL_SECONDS),
+    _counter("http_requests_total", "HTTP requests completed, by status.", (*ROUTE, "status")),
+    _histogram("http_request_duration_seconds", "Duration of HTTP requests.", ROUTE, CALL_SECONDS),
+    _gauge("kanserve_inflight_requests", "gRPC and HTTP requests in flight.", merge=Merge.SUM),
+    _histogram(
+        "kanserve_request_duration_seconds", "Duration of inference requests, parsing to response.", MODEL, SECONDS
+    ),
+    _histogram("kanserve_queue_duration_seconds", "Time that inference requests wait in the queue.", MODEL, SECONDS),
+    _histogram("kanserve_inference_duration_seconds", "Duration of graph executions.", MODEL, SECONDS),
+    _histogram("kanserve_batch_rows", "Rows per graph execution.", MODEL, ROWS),
+    _gauge("kanserve_model_loaded", "1 if the version is ready, otherwise 0.", MODEL, Merge.MIN),
+    _gauge("kanserve_model_load_duration_seconds", "Duration of the last load of the version.", MODEL),
+    _gauge("kanserve_model_info", "1 for the loaded graph; digest is its SHA-256.", (*MODEL, "digest")),
+    _counter("kanserve_model_load_failures_total", "Failed loads of versions, by reason.", ("reason",)),
+    _counter("kanserve_model_loads_total", "Successful loads of the version.", MODEL),
+    _gauge("kanserve_model_default", "1 if the version is the default version of its model.", MODEL, Merge.MIN),
+    _gauge("kanserve_model_files_missing", "1 if the version is served and its source files are missing.", MODEL),
+    _gauge("kanserve_model_rejected", "1 if the files of the version in the repository fail to load.", MODEL),
+    _counter("kanserve_shadow_rows_total", "Mirrored rows that the shadow version computed.", MODEL),
+    _counter(
+        "kanserve_shadow_mismatched_rows_total",
+        "Mirrored rows that the shadow version computed out of tolerance.",
+        MODEL,
+    ),
+    _counter("kanserve_shadow_dropped_requests_total", "Mirrored requests that were not executed.", MODEL),
+    _counter("kanserve_shadow_failed_requests_total", "Mirrored requests that the shadow version failed.", MODEL),
+    _gauge(
+        "kanserve_shadow_max_difference_ratio",
+        "Largest difference of a mirrored row from the default version, relative to the row's size.",
+        MODEL,
+    ),
+    _counter("kanserve_statistics_sampled_rows_total", "Rows of live traffic that statistics analysed.", MODEL),
+    _counter(CLASS_ROWS, "Rows that statistics analysed, by predicted class.", (*MODEL, "class")),
+    _gauge(
+        "kanserve_drift_psi_ratio",
+        "Largest population stability index of a layer's nodes, relative to the no-drift threshold.",
+        LAYER,
+    ),
+    _gauge("kanserve_out_of_range_ratio", "Share of the layer's inputs in live traffic that are out of range.", LAYER),
+    _gauge("kanserve_baseline_out_of_range_ratio", "Share of the layer's inputs in the baseline out of range.", LAYER),
+    _counter("kanserve_out_of_range_rows_total", "Rows flagged or rejected because an input is out of range.", MODEL),
+    _gauge("kanserve_repository_readable", "1 if the server can read the repository, otherwise 0.", merge=Merge.MIN),
+    _gauge("kanserve_repository_scan_seconds", "Duration of the last repository scan."),
+    _gauge(CHANGED, "Unix time of the last change of the served versions."),
+    _gauge("kanserve_build_info", "1; labels describe the server.", ("version", "runtime", "device")),
+    _counter("kanserve_edge_queries_total", "Edge queries completed, by status code.", (*MODEL, "grpc_code")),
+    _histogram("kanserve_edge_query_duration_seconds", "Duration of edge queries.", MODEL, SECONDS),
+    _counter("kanserve_edge_values_total", "Edge values sent to clients.", MODEL),
+    _gauge("kanserve_settings_reload_failed", "1 if the last reload of the settings failed, otherwise 0."),
+    _gauge("kanserve_settings_pending_restart", "Number of changed settings that take effect after a restart."),
+    _gauge(
+        "kanserve_certificate_expiration_timestamp_seconds",
+        "Unix time at which the server certificate expires; 0 without TLS.",
+        merge=Merge.MIN,
+    ),
+    _counter("kanserve_credential_reloads_total", "Successful reloads of changed credential files.", ("credential",)),
+    _gauge("kanserve_credential_reload_failed", "1 if the last reload of credential files failed.", ("credential",)),
+    _gauge("kanserve_event_loop_lag_seconds", "Time since the last heartbeat of the event loop."),
+    _gauge("kanserve_longest_run_seconds", "Age of the oldest graph execution in progress."),
+    _counter(LINES_DROPPED, "Log lines dropped because the reader of the log was too slow."),
 )
 
 
@@ -223,7 +260,7 @@ class Metrics:
                 edge_values=self.number("kanserve_edge_values_total").labels(*labels),
             )
             self.number("kanserve_edge_queries_total").labels(*labels, "OK")
-            for zero in ("loaded", "loads_total", "default", "missing", "refused"):
+            for zero in ("loaded", "loads_total", "default", "files_missing", "rejected"):
                 self.number(f"kanserve_model_{zero}").labels(*labels)
             self._models[name, version] = known
         return known
@@ -252,11 +289,11 @@ class Metrics:
 
     def refused(self, name: str, version: str, *, refused: bool) -> None:
         """Whether what lies in the repository as this version is refused."""
-        self.number("kanserve_model_refused").labels(name, version).set(refused)
+        self.number("kanserve_model_rejected").labels(name, version).set(refused)
 
     def missing(self, name: str, version: str, *, missing: bool) -> None:
         """Whether the version serves without files."""
-        self.number("kanserve_model_missing").labels(name, version).set(missing)
+        self.number("kanserve_model_files_missing").labels(name, version).set(missing)
 
     def forget(self, name: str, version: str) -> None:
         """The version is gone, and so are its series: those of a server that changes for years would never end."""

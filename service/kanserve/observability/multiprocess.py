@@ -1,8 +1,7 @@
 """The metrics of several processes on one page.
 
 Counters and histograms are added up, and what a process that ended had counted stays in: a sum that falls would look
-like a restart, and `rate` would count everything again. Gauges are added up too, but for those that every process tells
-about the same thing.
+like a restart, and `rate` would count everything again. `Definition.merge` says how gauges are merged.
 """
 
 from __future__ import annotations
@@ -15,23 +14,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kanserve.observability import logs
-from kanserve.observability.metrics import LINES_DROPPED
+from kanserve.observability.metrics import DEFINITIONS, LINES_DROPPED, Merge
 
 GROWING = ("counter", "histogram")
-SMALLEST = (
-    *("kanserve_model_loaded", "kanserve_model_default", "kanserve_repository_readable"),
-    *("process_start_time_seconds", "kanserve_certificate_expires_timestamp_seconds"),
-)
-LARGEST = (
-    "kanserve_shadow_largest_difference",
-    *("kanserve_drift_ratio", "kanserve_outside_ratio", "kanserve_outside_baseline_ratio"),
-    *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),
-    "kanserve_repository_change_timestamp_seconds",
-    *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
-    *("nv_model_load_duration_secs", "process_max_fds"),
-    *("kanserve_settings_refused", "kanserve_settings_waiting", "kanserve_credentials_refused"),
-    *("kanserve_event_loop_silent_seconds", "kanserve_longest_run_seconds"),
-)
+REDUCE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge.MIN: min, Merge.MAX: max}
+RULES = {
+    **{definition.name: REDUCE[definition.merge] for definition in DEFINITIONS},
+    "process_start_time_seconds": min,
+    "process_max_fds": max,
+    "nv_model_load_duration_secs": max,
+}
 MACHINE = "nv_cpu_"  # every process tells the same of it
 
 
@@ -86,9 +78,7 @@ def merge(pages: Iterable[str], *, growing: bool = False) -> str:
 
 
 def _rule(name: str) -> Callable[[Iterable[float]], float]:
-    if name in SMALLEST:
-        return min
-    return max if name in LARGEST or name.startswith(MACHINE) else sum
+    return max if name.startswith(MACHINE) else RULES.get(name, sum)
 
 
 def _read(page: str) -> dict[str, _Family]:
@@ -148,9 +138,10 @@ class MultiprocessMetrics:
             lost = f"# TYPE {LINES_DROPPED} counter\n{LINES_DROPPED} {logs.dropped()}\n"  # of this process' own lines
             pages = [self._past, lost, *(self._last[number] for number in self._addresses if number in self._last)]
         own = (
-            "# HELP kanserve_workers Workers that answer.\n# TYPE kanserve_workers gauge\n"
+            "# HELP kanserve_workers Worker processes that run.\n# TYPE kanserve_workers gauge\n"
             f"kanserve_workers {len(self._addresses)}\n"
-            "# HELP kanserve_worker_ends_total Workers that ended.\n# TYPE kanserve_worker_ends_total counter\n"
-            f"kanserve_worker_ends_total {self._ended}\n"
+            "# HELP kanserve_worker_exits_total Worker processes that exited.\n"
+            "# TYPE kanserve_worker_exits_total counter\n"
+            f"kanserve_worker_exits_total {self._ended}\n"
         )
         return (merge(pages) + own).encode()

@@ -206,8 +206,8 @@ class App:
         self.guard.lines = AccessLog(settings.access_log)
         self.guard.limit(settings.max_inflight_requests, settings.max_inflight_bytes)
         self._health.max_watch_streams = self._watches.most = settings.max_watch_streams
-        self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
-        self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
+        self.metrics.number("kanserve_settings_reload_failed").labels().set(change.refused)
+        self.metrics.number("kanserve_settings_pending_restart").labels().set(len(change.waiting))
 
     def watch(self, stop: asyncio.Event) -> Watchdog:
         """Look after the loop and the runs; where a run is stuck, `stop`."""

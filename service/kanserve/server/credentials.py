@@ -26,7 +26,7 @@ from kanserve.transport.endpoints import Tls
 from kanserve.transport.factory import Doors
 
 T = TypeVar("T")
-CERTIFICATES, TOKENS = "certificates", "tokens"  # values of the metrics' label `what`
+CERTIFICATES, TOKENS = "certificates", "tokens"  # values of the metrics' label `credential`
 GLANCES, SHORTEST = 20, 0.1  # checks of the token file's times per full check, and least seconds between them
 
 log = logs.get_logger("renewal")
@@ -115,7 +115,7 @@ class Renewal:
             if found is not None and found != source.now:
                 await source.take(found)
                 source.now = found
-                self._metrics.number("kanserve_credentials_renewed_total").labels(source.what).inc()
+                self._metrics.number("kanserve_credential_reloads_total").labels(source.what).inc()
         except ConfigError as error:
             reason = str(error)
         if reason and reason != source.reason:
@@ -134,8 +134,8 @@ class Renewal:
             authenticator.told(found, self._settings)
 
     def _expires(self, found: Tls) -> None:
-        self._metrics.number("kanserve_certificate_expires_timestamp_seconds").labels().set(found.expires)
+        self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(found.expires)
 
     def _refused(self, what: str, reason: str) -> None:
-        self._metrics.number("kanserve_credentials_refused").labels(what).set(bool(reason))
-        self._metrics.number("kanserve_credentials_renewed_total").labels(what)
+        self._metrics.number("kanserve_credential_reload_failed").labels(what).set(bool(reason))
+        self._metrics.number("kanserve_credential_reloads_total").labels(what)

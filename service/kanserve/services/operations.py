@@ -232,22 +232,22 @@ NUMBERS = {
     "nv_inference_pending_request_count": "pending",
     "kanserve_model_loads_total": "loads",
     "kanserve_model_load_duration_seconds": "load_seconds",
-    "kanserve_rows_outside_total": "rows_outside",
+    "kanserve_out_of_range_rows_total": "rows_outside",
     "kanserve_shadow_rows_total": "shadow_rows",
-    "kanserve_shadow_rows_beyond_total": "shadow_beyond",
-    "kanserve_shadow_dropped_total": "shadow_dropped",
-    "kanserve_shadow_failed_total": "shadow_failed",
-    "kanserve_shadow_largest_difference": "shadow_largest",
+    "kanserve_shadow_mismatched_rows_total": "shadow_beyond",
+    "kanserve_shadow_dropped_requests_total": "shadow_dropped",
+    "kanserve_shadow_failed_requests_total": "shadow_failed",
+    "kanserve_shadow_max_difference_ratio": "shadow_largest",
 }
 SERVER = {
     "kanserve_inflight_requests": "inflight",
     "kanserve_workers": "workers",
-    "kanserve_worker_ends_total": "worker_ends",
+    "kanserve_worker_exits_total": "worker_ends",
     "process_start_time_seconds": "started",
     "process_resident_memory_bytes": "memory_bytes",
     "process_cpu_seconds_total": "cpu_seconds",
 }
-DRIFT = "kanserve_drift_ratio"  # per layer; the largest counts for a version
+DRIFT = "kanserve_drift_psi_ratio"  # per layer; the largest counts for a version
 FAILURES, BUILD = "nv_inference_request_failure", "kanserve_build_info"
 GRPC, HTTP = "grpc_server_handled_total", "http_requests_total"
 PHASES = ("queue", "input", "infer", "output")

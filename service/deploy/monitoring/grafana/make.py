@@ -112,7 +112,7 @@ def overview() -> list[Panel]:
 def latency() -> list[Panel]:
     phases = ("queue", "compute_input", "compute_infer", "compute_output")
     return [
-        panel("Where the time goes, mean", "s", *((mean_us(phase), phase) for phase in phases)),
+        panel("Latency by phase, mean", "s", *((mean_us(phase), phase) for phase in phases)),
         heatmap("Inference latency", "kanserve_request_duration_seconds"),
         panel("Queue p99", "s", (quantile(0.99, "kanserve_queue_duration_seconds"), NAMED)),
         panel("Graph p99", "s", (quantile(0.99, "kanserve_inference_duration_seconds"), NAMED)),
@@ -134,11 +134,11 @@ def models() -> list[Panel]:
             help="1: ready. 0: in the repository, but not ready.",
         ),
         panel(
-            "Changes of the repository",
+            "Repository changes",
             "none",
-            (f"sum {BY_MODEL} ({rate('kanserve_model_loads_total')})", f"{NAMED} loads a second"),
-            (f"sum {BY_MODEL} (kanserve_model_refused{{{MODEL}}})", f"{NAMED} refused"),
-            (f"sum {BY_MODEL} (kanserve_model_missing{{{MODEL}}})", f"{NAMED} missing"),
+            (f"sum {BY_MODEL} ({rate('kanserve_model_loads_total')})", f"{NAMED} loads per second"),
+            (f"sum {BY_MODEL} (kanserve_model_rejected{{{MODEL}}})", f"{NAMED} rejected"),
+            (f"sum {BY_MODEL} (kanserve_model_files_missing{{{MODEL}}})", f"{NAMED} files missing"),
         ),
         panel("Rows per second", "rowsps", (f"sum {BY_MODEL} ({rate('nv_inference_count')})", NAMED)),
         panel(
@@ -193,23 +193,29 @@ def data() -> list[Panel]:
     layer = f"{NAMED} layer {{{{layer}}}}"
     by = "by (model, version, layer)"
     return [
-        panel("Drift, in times of chance", "short", (f"max {by} (kanserve_drift_ratio{{{MODEL}}})", layer)),
         panel(
-            "Outside the grid",
+            "Drift, ratio to the no-drift threshold",
+            "short",
+            (f"max {by} (kanserve_drift_psi_ratio{{{MODEL}}})", layer),
+        ),
+        panel(
+            "Out of range",
             "percentunit",
-            (f"max {by} (kanserve_outside_ratio{{{MODEL}}})", layer),
-            (f"max {by} (kanserve_outside_baseline_ratio{{{MODEL}}})", f"{layer}, of the export's rows"),
+            (f"max {by} (kanserve_out_of_range_ratio{{{MODEL}}})", layer),
+            (f"max {by} (kanserve_baseline_out_of_range_ratio{{{MODEL}}})", f"{layer}, baseline"),
         ),
         panel(
-            "Rows looked into per second", "ops", (f"sum {BY_MODEL} ({rate('kanserve_statistics_rows_total')})", NAMED)
-        ),
-        panel(
-            "Rows flagged or refused per second",
+            "Rows analysed per second",
             "ops",
-            (f"sum {BY_MODEL} ({rate('kanserve_rows_outside_total')})", NAMED),
+            (f"sum {BY_MODEL} ({rate('kanserve_statistics_sampled_rows_total')})", NAMED),
         ),
         panel(
-            "Answers by class, per second of those looked into",
+            "Out-of-range rows per second",
+            "ops",
+            (f"sum {BY_MODEL} ({rate('kanserve_out_of_range_rows_total')})", NAMED),
+        ),
+        panel(
+            "Predicted classes, rows analysed per second",
             "ops",
             (
                 f"sum by (model, version, class) ({rate('kanserve_statistics_class_rows_total')})",

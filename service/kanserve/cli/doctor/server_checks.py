@@ -24,9 +24,9 @@ READY = "READY"
 COUNTED = (
     ("kanserve_log_lines_dropped_total", "", "log lines were lost", "see to whoever reads them"),
     ("kanserve_model_load_failures_total", "", "loads of versions failed", "its log says why: `load failed`"),
-    ("kanserve_worker_ends_total", "", "workers ended", "its log says how: `a worker ended`"),
-    ("kanserve_settings_refused", "", "reading of the settings failed", "correct the file, then SIGHUP"),
-    ("kanserve_settings_waiting", "", "changed settings wait for a restart", "restart it at a quiet time"),
+    ("kanserve_worker_exits_total", "", "workers ended", "its log says how: `a worker ended`"),
+    ("kanserve_settings_reload_failed", "", "reading of the settings failed", "correct the file, then SIGHUP"),
+    ("kanserve_settings_pending_restart", "", "changed settings wait for a restart", "restart it at a quiet time"),
     ("nv_inference_request_failure", 'reason="BACKEND"', "inferences failed in the runtime", "its log: `rpc`"),
     ("nv_inference_request_failure", 'reason="REJECTED"', "inferences were turned away", "more came than it may take"),
 )
