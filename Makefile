@@ -113,7 +113,7 @@ proto: setup ## Regenerate service/kanserve/pb from proto/
 	@$(PROTO_VENV)/bin/$(PIP) grpcio-tools
 	@PYTHONPATH=service:. $(PROTO_VENV)/bin/python -m kanserve.pb
 
-settings: setup ## Write docs/settings.md and docs/kanserve.schema.json from the settings
+settings: setup ## Write docs/settings.md, docs/kanserve.schema.json and docs/log-events.md
 	@$(BIN)/python -m kanserve.config.reference
 
 lock: setup ## Renew requirements/*.txt from pyproject.toml

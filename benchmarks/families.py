@@ -85,7 +85,7 @@ def serving(models: Path) -> Iterator[str]:
     try:
         for line in process.stderr:
             event = json.loads(line)
-            if event["event"] == "serving":
+            if event["event"] == "server_ready":
                 yield event["grpc"]
                 return
         raise SystemExit("the server ended before it was ready")

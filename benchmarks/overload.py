@@ -194,7 +194,7 @@ def serving(repository: Path, transport: str) -> Iterator[Served]:
         try:
             for line in process.stderr:
                 told = json.loads(line)
-                if told["event"] == "serving":
+                if told["event"] == "server_ready":
                     yield Served(process, told["grpc"])
                     break
         finally:

@@ -73,11 +73,11 @@ def addresses(process: subprocess.Popen[str]) -> dict[str, str]:
     assert process.stderr is not None
     for line in process.stderr:
         event = json.loads(line)
-        if event["event"] == "serving":
+        if event["event"] == "server_ready":
             found = {name: event[name] for name in ("grpc", "http", "metrics") if name in event}
             print(", ".join(f"{name} on {address}" for name, address in found.items()))
             return found
-        print(f"  {event['event']} {event.get('model', '')}")
+        print(f"  {event['message']} {event.get('model', '')}")
     raise SystemExit("the server ended before it was ready")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kanserve.observability import log_events
 from tests.cli.running import CLEAN, document, kanserve, program, serving
 from tests.kanserve import attacks
 
@@ -152,12 +153,16 @@ def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
             process.terminate()
         lines = [json.loads(line) for line in process.stderr.read().splitlines()]
     events = [line["event"] for line in lines]
-    assert events[0] == "initializing"
+    assert events[0] == "server_starting"
     assert (lines[0]["repository"], lines[0]["workers"]) == (str(repository), 1)
-    order = [events.index(one) for one in ("initializing", "listening", "loading", "loaded", "serving")]
+    order = [
+        events.index(one)
+        for one in ("server_starting", "server_listening", "models_loading", "model_loaded", "server_ready")
+    ]
     assert order == sorted(order)
-    first, *more = [line for line in lines if line["event"] == "loading"]
-    assert first["versions"] == 1
+    (first,) = [line for line in lines if line["event"] == "models_loading"]
+    more = [line for line in lines if line["event"] == "model_loading"]
+    assert (first["versions"], first["message"]) == (1, log_events.EVENTS["models_loading"].message)
     assert more, "nothing was said while the version loaded"
     assert {(line["model"], line["version"], line["done"], line["of"]) for line in more} == {("tiny", 1, 0, 1)}
 
@@ -170,11 +175,12 @@ def test_a_signal_ends_it_with_0(number: signal.Signals, repository: Path, tmp_p
         assert running.process.stdout is not None
         assert running.process.stdout.read() == ""  # one document was printed at the start, nothing after
         events = [json.loads(line)["event"] for line in running.log.read_text().splitlines()]
-    assert events[-1] == "stopped"
+    assert events[-1] == "server_stopped"
 
 
 def test_logs_for_people(repository: Path, tmp_path: Path) -> None:
     with serving(repository, tmp_path / "log", "--log-format", "console") as running:
         program("health", "--url", running.url)
-    assert "loaded" in running.log.read_text()
+    assert log_events.EVENTS["model_loaded"].message in running.log.read_text()
+    assert "event=model_loaded" in running.log.read_text()
     assert not running.log.read_text().startswith("{")

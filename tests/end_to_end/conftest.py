@@ -50,7 +50,7 @@ def _await_ready(process: subprocess.Popen[bytes], log: Path, repository: Path) 
     while process.poll() is None:
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
-            if event.get("event") == "serving":
+            if event.get("event") == "server_ready":
                 return Served(event["grpc"], event["metrics"], repository, event.get("http", ""))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.05)

@@ -174,7 +174,9 @@ def test_a_server_sweeps_what_nobody_works_on(tmp_path: Path) -> None:
     alive = tmp_path / f"{temp_dirs.HIDDEN}{host}-{os.getppid()}-c"
     alive.mkdir()
     with serving(tmp_path) as server:
-        assert [line["left"] for line in server.lines() if line["event"] == "swept"] == [path.name for path in dead]
+        assert [line["left"] for line in server.lines() if line["event"] == "stale_export_removed"] == [
+            path.name for path in dead
+        ]
     assert hidden(tmp_path) == [alive.name]
     assert remove_stale_exports(tmp_path / "nowhere") == []
 

@@ -206,7 +206,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
     toy.write(tmp_path, "good")
     unfit = "the manifest's steps before layer 0 do not fit the 3 nodes that it is given; export again"
     with serving(tmp_path) as running:
-        failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "load failed"}
+        failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "model_load_failed"}
         assert failed == {
             **{f"{name}-reject": unfit for name in UNFIT},
             "ignore": "out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp",

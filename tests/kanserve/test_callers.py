@@ -212,7 +212,7 @@ def test_what_is_open_to_others_says_so_at_the_start(models: Path) -> None:
     with launched(models, host="0.0.0.0", insecure=True) as (process, log):
         assert process.stdout is not None
         process.stdout.readline()
-        wait_until(lambda: '"event": "insecure"' in log.read_text())
+        wait_until(lambda: '"event": "insecure_address"' in log.read_text())
         assert "there is neither TLS nor authentication" in log.read_text()
 
 

@@ -201,11 +201,11 @@ def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
         control.shadow(client, "toy", "2")
         control.shadow(client, "toy", stop=True)
         client.reset_statistics("toy")
-        wait_until(lambda: len(live.events(server, "statistics reset")) == 2)
-        chosen = live.events(server, "chosen")
+        wait_until(lambda: len(live.events(server, "statistics_reset")) == 2)
+        chosen = live.events(server, "default_version_changed")
         told = [(line["how"], line["model"], line["version"], line["before"]) for line in chosen]
         assert sorted(told) == [("promote", "toy", 1, 3)] * 2 + [("rollback", "toy", 3, 1)] * 2
-        for event in ("chosen", "shadow", "shadow ended", "statistics reset"):
+        for event in ("default_version_changed", "shadow_started", "shadow_stopped", "statistics_reset"):
             lines = live.events(server, event)
             assert {line.get("caller") for line in lines} == {"admin"}, lines
             assert len({line["request_id"] for line in lines}) == len(lines) / 2, lines
@@ -234,5 +234,5 @@ def test_all_workers_do_the_same(three: Path) -> None:
             for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         ]
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: live.shown(server, "kanserve_workers") == 2 and len(live.events(server, "a worker ended")))
+        wait_until(lambda: live.shown(server, "kanserve_workers") == 2 and len(live.events(server, "worker_exited")))
         wait_until(lambda: everyone(32))

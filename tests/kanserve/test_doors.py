@@ -310,7 +310,7 @@ def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
             process.terminate()
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr]
-    (said,) = [line for line in lines if line["event"] == "transport"]
+    (said,) = [line for line in lines if line["event"] == "transport_selected"]
     assert (said["taken"], said["missing"]) == ("grpcio", ["h2corn"])
 
 

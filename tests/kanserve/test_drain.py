@@ -44,7 +44,7 @@ def test_a_call_in_flight_is_answered(tmp_path: Path, door: str) -> None:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
+        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
         assert not future.done()  # or the model is too fast for this test
         answer = pb.ModelInferResponse.FromString(future.result())
         assert answer.raw_output_contents[0] == bytes(4)
@@ -78,7 +78,7 @@ def test_the_second_signal_hurries(tmp_path: Path, door: str) -> None:
         wait_until(lambda: started(server))
         begun = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
+        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 143
         assert time.monotonic() - begun < 30
@@ -87,7 +87,7 @@ def test_the_second_signal_hurries(tmp_path: Path, door: str) -> None:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         words = "does not wait for this call any longer" if door == "asgi" else "Cancelling all calls"
         assert words in caught.value.details()
-        (last,) = [line for line in server.lines() if line["event"] == "stopped"]
+        (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 1, 0)
         assert not [line for line in server.lines() if line.get("level") == "error"]
 
@@ -101,7 +101,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
         connection.request("POST", "/v2/models/slow/infer", body)
         wait_until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
+        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
         server.process.send_signal(signal.SIGTERM)
         with contextlib.closing(connection):
             answer = connection.getresponse()
@@ -116,7 +116,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str)
     with serving(tmp_path, transport=door, drain_delay_seconds=1, drain_reject_seconds=1.5) as server:
         server.infer(rows)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
+        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
         answered = refused = 0
         while not refused:
             try:
@@ -125,7 +125,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str)
             except grpc.RpcError as error:
                 refused += error.code() is grpc.StatusCode.UNAVAILABLE
         assert server.process.wait(30) == 0
-        (last,) = [line for line in server.lines() if line["event"] == "stopped"]
+        (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (answered, refused, 0, 0)
 
 
@@ -146,7 +146,7 @@ def test_the_process_ends_with_its_last_line(tmp_path: Path, door: str) -> None:
         finally:
             server.kill()
     last = json.loads(log.read_text().splitlines()[-1])
-    assert (code, last["event"]) == (0, "stopped")
+    assert (code, last["event"]) == (0, "server_stopped")
     assert ended - datetime.datetime.fromisoformat(last["timestamp"]).timestamp() < 1
 
 
@@ -214,8 +214,8 @@ def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, door
         return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
 
     with launched(tmp_path, transport=door) as (process, log):
-        wait_until(lambda: any(line["event"] == "listening" for line in events(log)))
-        (address,) = (line["grpc"] for line in events(log) if line["event"] == "listening")
+        wait_until(lambda: any(line["event"] == "server_listening" for line in events(log)))
+        (address,) = (line["grpc"] for line in events(log) if line["event"] == "server_listening")
         with grpc.insecure_channel(address) as channel:
             answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=10)
             assert not pb.ServerReadyResponse.FromString(answer).ready
@@ -223,7 +223,7 @@ def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, door
             assert pb.ServerLiveResponse.FromString(answer).live
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        loaded = [line for line in events(log) if line["event"] == "loaded"]
+        loaded = [line for line in events(log) if line["event"] == "model_loaded"]
         assert len(loaded) < 1000  # or loading is too fast for this test
         assert process.stdout is not None
         assert process.stdout.read() == ""  # it never said ready

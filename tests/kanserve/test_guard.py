@@ -85,8 +85,8 @@ def test_refused_calls_are_warnings(tmp_path: Path) -> None:
         server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
         with pytest.raises(grpc.RpcError):
             server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
-        wait_until(lambda: sum(line["event"] == "rpc" for line in server.lines()) == 2)
-        levels = {line["code"]: line["level"] for line in server.lines() if line["event"] == "rpc"}
+        wait_until(lambda: sum(line["event"] == "request_completed" for line in server.lines()) == 2)
+        levels = {line["code"]: line["level"] for line in server.lines() if line["event"] == "request_completed"}
     assert levels == {"OK": "info", "NOT_FOUND": "warning"}
 
 
@@ -94,11 +94,7 @@ def test_sighup_is_answered_with_a_line_and_ends_nothing(tmp_path: Path) -> None
     toy.write(tmp_path)
     with serving(tmp_path) as server:
         server.process.send_signal(signal.SIGHUP)
-        wait_until(
-            lambda: any(
-                line["event"] == "SIGHUP: settings and repository are looked at again" for line in server.lines()
-            )
-        )
+        wait_until(lambda: any(line["event"] == "reload_requested" for line in server.lines()))
         assert server.call(f"{INFERENCE}ServerReady", b"")
         assert server.stop() == 0
 

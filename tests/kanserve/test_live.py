@@ -47,7 +47,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
         live.swap(live.write(toys / "other", 1.0, name="other", version=7), repository / "other" / "7")
         wait_until(lambda: ("other", "7") in live.index(server) and live.index(server)["other", "7"][0] == "READY")
         assert live.ready(server)
-        loaded = [(line["model"], line["version"]) for line in live.events(server, "loaded")]
+        loaded = [(line["model"], line["version"]) for line in live.events(server, "model_loaded")]
         assert loaded == [("toy", 1), ("toy", 2), ("toy", 2), ("other", 7)]
         text = server.metrics()
         assert live.sample(text, 'kanserve_model_loads_total{model="toy",version="2"}') == 2
@@ -69,12 +69,12 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
         time.sleep(2 * POLL)
         server.process.send_signal(signal.SIGHUP)  # tried again, and nothing new to say
         time.sleep(2 * POLL)
-        assert len(live.events(server, "load failed")) == 1
+        assert len(live.events(server, "model_load_failed")) == 1
         assert live.shown(server, 'kanserve_model_rejected{model="toy",version="1"}') == 1
         live.swap(good, directory)
         wait_until(lambda: live.index(server)["toy", "1"] == ("READY", ""))
         assert live.shown(server, 'kanserve_model_rejected{model="toy",version="1"}') == 0
-        assert len(live.events(server, "loaded")) == 1, "what was put back is what serves"
+        assert len(live.events(server, "model_loaded")) == 1, "what was put back is what serves"
 
 
 def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
@@ -92,7 +92,10 @@ def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
         assert live.sample(server.metrics(), missing) == 0
         shutil.rmtree(aside)
         time.sleep(3 * POLL)
-        assert [line["event"] for line in live.events(server, "missing", "there again")] == ["missing", "there again"]
+        assert [line["event"] for line in live.events(server, "model_files_missing", "model_files_restored")] == [
+            "model_files_missing",
+            "model_files_restored",
+        ]
 
 
 def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
@@ -107,7 +110,7 @@ def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
                 time.sleep(2 * POLL)
                 assert list(live.index(server)) == [("toy", "1")]
         serves(server, 2)
-        assert live.events(server, "load failed") == []
+        assert live.events(server, "model_load_failed") == []
 
 
 def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> None:
@@ -160,12 +163,12 @@ def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
     with serving(tmp_path, repository_poll_seconds=POLL, version_policy="latest:1") as server:
         assert list(live.index(server)) == [("toy", "2")]
         toy.write(tmp_path, version=3, reference_scale=1.5)  # does not load: 2 stays
-        wait_until(lambda: len(live.events(server, "load failed")) == 1)
+        wait_until(lambda: len(live.events(server, "model_load_failed")) == 1)
         assert live.factor(server) == 4
         live.swap(live.write(tmp_path.parent / f"{tmp_path.name}-four", 16.0, version=4), tmp_path / "toy" / "4")
         serves(server, 16)
         wait_until(lambda: list(live.index(server)) == [("toy", "4")])
-        assert [line["version"] for line in live.events(server, "unloaded")] == [2]
+        assert [line["version"] for line in live.events(server, "model_unloaded")] == [2]
         assert 'version="2"' not in server.metrics()
 
 
@@ -183,7 +186,7 @@ def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "..0")
         serves(server, 2)
         assert list(live.index(server)) == [("toy", "1")]
-        assert live.events(server, "load failed", "missing") == []
+        assert live.events(server, "model_load_failed", "model_files_missing") == []
 
 
 def test_sighup_looks_at_once(tmp_path: Path) -> None:
@@ -205,12 +208,12 @@ def test_a_repository_that_goes_away(tmp_path: Path) -> None:
         repository.write_text("")
         wait_until(lambda: live.sample(server.metrics(), "kanserve_repository_readable") == 0)
         time.sleep(3 * POLL)
-        assert len(live.events(server, "the repository cannot be read")) == 1
+        assert len(live.events(server, "repository_unreadable")) == 1
         assert (live.factor(server), live.ready(server)) == (1, True)
         repository.unlink()
         aside.rename(repository)
         wait_until(lambda: live.sample(server.metrics(), "kanserve_repository_readable") == 1)
-        assert len(live.events(server, "loaded")) == 1
+        assert len(live.events(server, "model_loaded")) == 1
 
 
 def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
@@ -233,13 +236,13 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
         assert live.factor(server) == 1
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 1\n")
-        wait_until(lambda: len(live.events(server, "loaded")) == 2)
+        wait_until(lambda: len(live.events(server, "model_loaded")) == 2)
         with pytest.raises(grpc.RpcError, match="batch-size must be <= 1"):
             live.factor(server)
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: {\n")
         wait_until(lambda: "config.pbtxt cannot be read" in live.index(server)["toy", "1"][1])
         (tmp_path / "toy" / "config.pbtxt").unlink()
-        wait_until(lambda: len(live.events(server, "loaded")) == 3)
+        wait_until(lambda: len(live.events(server, "model_loaded")) == 3)
         assert live.factor(server) == 1
 
 
@@ -251,9 +254,9 @@ def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> No
         for end in (100, 200, len(graph)):
             path.write_bytes(graph[:end])
             time.sleep(2 * POLL)
-        assert live.events(server, "load failed") == []
+        assert live.events(server, "model_load_failed") == []
         wait_until(lambda: live.index(server).get(("plain", "1"), ("", ""))[0] == "READY")
-        assert live.events(server, "load failed") == []
+        assert live.events(server, "model_load_failed") == []
 
 
 def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
         server.infer(ROWS)
         with pytest.raises(grpc.RpcError):
             server.infer(np.zeros((1, 7), np.float32))
-        wait_until(lambda: any(line["event"] == "rpc" for line in server.lines()))
-        (line,) = [line for line in server.lines() if line["event"] == "rpc"]
+        wait_until(lambda: any(line["event"] == "request_completed" for line in server.lines()))
+        (line,) = [line for line in server.lines() if line["event"] == "request_completed"]
         assert "kanserve_log_lines_dropped_total 0.0" in server.metrics()
     assert line["code"] == "INVALID_ARGUMENT"
 
@@ -114,7 +114,7 @@ def test_numbers_that_are_none_have_no_line(tmp_path: Path) -> None:
     with serving(tmp_path, statistics="full") as server:
         server.infer(np.array([[0x7F800001, 0x7F7FFFFF, 0x7F800000]], np.uint32).view(np.float32))
         wait_until(lambda: 'kanserve_statistics_sampled_rows_total{model="toy",version="1"} 1.0' in server.metrics())
-        assert not [line for line in server.lines() if line["event"] == "Python warns"]
+        assert not [line for line in server.lines() if line["event"] == "python_warning"]
 
 
 @pytest.mark.parametrize(

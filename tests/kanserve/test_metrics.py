@@ -147,7 +147,7 @@ def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
                 while peer.recv(4096):
                     pass
         assert "kanserve_" in server.metrics()
-        lines = [line for line in server.lines() if line["event"] == "the metrics port refused a request"]
+        lines = [line for line in server.lines() if line["event"] == "metrics_requests_rejected"]
         assert [(line["refused"], line["found"]) for line in lines] == [
             (1, "a TLS handshake, but this port speaks plain HTTP")
         ]

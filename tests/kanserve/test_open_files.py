@@ -57,7 +57,7 @@ def test_more_connections_than_files(tmp_path: Path, door: str) -> None:
                 server.infer(ROWS)
             assert server.metrics()
         wait_until(lambda: newcomer(server), 30)
-        said = [line for line in server.lines() if line["event"] == "fewer connections than max_connections"]
+        said = [line for line in server.lines() if line["event"] == "connection_limit_reduced"]
         assert [(line["max_connections"], line["taken"]) for line in said] == [(1000, FILES - 64)]
         assert server.stop() == 0
 
@@ -71,12 +71,12 @@ def test_files_that_run_out_all_the_same(tmp_path: Path) -> None:
         before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (40, before[1]))
         with crowd(server.port):
-            wait_until(lambda: any(line["event"] == "connections were lost" for line in server.lines()))
+            wait_until(lambda: any(line["event"] == "connections_lost" for line in server.lines()))
             time.sleep(1)  # and again
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
         wait_until(lambda: newcomer(server), 30)
         assert server.infer(ROWS).shape == (1, 2)
-        assert [line["event"] for line in server.lines() if line["level"] == "error"] == ["connections were lost"]
+        assert [line["event"] for line in server.lines() if line["level"] == "error"] == ["connections_lost"]
         assert server.stop() == 0
 
 

@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kanserve.observability import log_events
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, START, request, wait_until
@@ -63,13 +64,13 @@ def words(level: str) -> list[dict[str, Any]]:
 
 def test_whoever_speaks_speaks_in_the_same_form() -> None:
     lines = words("info")
-    assert all({"event", "level", "timestamp", "component"} <= set(line) for line in lines)
-    said = [(line["component"], line["level"], line.get("text", line["event"])) for line in lines]
+    assert all({"event", "message", "level", "timestamp", "component"} <= set(line) for line in lines)
+    said = [(line["component"], line["level"], line.get("text", line["message"])) for line in lines]
     assert ("some.library", "warning", "a library's line") in said
     assert ("python", "warning", "old") in said
     assert ("python", "warning", "printed words") in said
     assert ("python", "warning", "without an end") in said
-    assert ("python", "error", "an exception that nobody took") in said
+    assert ("python", "error", log_events.EVENTS["unhandled_exception"].message) in said
     traces = [line["exception"] for line in lines if "exception" in line]
     for origin in ("thread", "finaliser", "callback", "task", "program"):
         assert sum(f"ValueError: of a {origin}" in t or f"ValueError: of the {origin}" in t for t in traces) == 1, (
@@ -77,8 +78,9 @@ def test_whoever_speaks_speaks_in_the_same_form() -> None:
         )
     assert any(line.get("thread") == "worker-7" for line in lines)
     assert any(
-        line["component"] == "asyncio" and "Task exception was never retrieved" in line["event"] for line in lines
+        line["component"] == "asyncio" and "Task exception was never retrieved" in line["message"] for line in lines
     )
+    assert {line["event"] for line in lines} <= log_events.EVENTS.keys()
 
 
 def test_the_level_holds_for_all_of_them() -> None:

@@ -237,7 +237,7 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
     assert "config.pbtxt cannot be read" in states["broken", "1"][1]
     assert list(config.version_policy.specific.versions) == [1, 3]
     assert config.max_batch_size == 16
-    assert [line["fields"] for line in lines if "no effect" in line["event"]] == [["optimization"]]
+    assert [line["fields"] for line in lines if line["event"] == "config_fields_ignored"] == [["optimization"]]
     entries = {(entry.name, entry.version): entry for entry in inventory.of_folder(tmp_path)}
     assert entries["toy", "2"].state == inventory.IGNORED
     assert "specific 1, 3" in entries["toy", "2"].reason

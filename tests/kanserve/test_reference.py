@@ -18,7 +18,7 @@ from kanserve.config.settings import Settings
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", [reference.PAGE, reference.SCHEMA])
+@pytest.mark.parametrize("name", [reference.PAGE, reference.SCHEMA, reference.EVENTS_PAGE])
 def test_the_committed_file_is_what_the_settings_say(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == reference.texts()[name], "run `make settings`"
 

@@ -89,48 +89,50 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
     with configured(tmp_path, "--workers", str(workers), "--threads", str(workers)) as server:
         server.infer(GOOD)
         server.write('access_log = "all"\n')
-        wait_until(lambda: server.lines("settings read again"))
-        assert server.lines("settings read again")[0]["changed"] == {"access_log": "all"}
-        wait_until(lambda: server.infer(GOOD) or server.lines("rpc"))
-        assert server.lines("rpc")[0]["code"] == "OK"
+        wait_until(lambda: server.lines("settings_reloaded"))
+        assert server.lines("settings_reloaded")[0]["changed"] == {"access_log": "all"}
+        wait_until(lambda: server.infer(GOOD) or server.lines("request_completed"))
+        assert server.lines("request_completed")[0]["code"] == "OK"
 
         server.write('access_log = "all"\nmax_pending_requests = 7\nreflection = true\n')
-        wait_until(lambda: server.lines("settings that take a restart have changed"))
-        (told,) = server.lines("settings that take a restart have changed")
+        wait_until(lambda: server.lines("settings_pending_restart"))
+        (told,) = server.lines("settings_pending_restart")
         assert told["settings"] == ["reflection", "max_pending_requests"]
         wait_until(lambda: server.metric("kanserve_settings_pending_restart") == 2)
 
-        before = len(server.lines("rpc"))
+        before = len(server.lines("request_completed"))
         server.write('acess_log = "none"\n')
-        wait_until(lambda: server.lines("the settings cannot be read again: those before stay in effect"))
-        (told,) = server.lines("the settings cannot be read again: those before stay in effect")
+        wait_until(lambda: server.lines("settings_reload_failed"))
+        (told,) = server.lines("settings_reload_failed")
         assert "did you mean 'access_log'?" in told["reason"]
         wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
-        wait_until(lambda: server.infer(GOOD) or len(server.lines("rpc")) > before)  # as it was said before
+        wait_until(
+            lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before
+        )  # as it was said before
 
         server.write('log_level = "error"\n')
-        wait_until(lambda: len(server.lines("settings read again")) == 3)
+        wait_until(lambda: len(server.lines("settings_reloaded")) == 3)
         wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 0)
         assert server.metric("kanserve_settings_pending_restart") == 0
-        before = len(server.lines("rpc"))
+        before = len(server.lines("request_completed"))
         server.infer(WRONG)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
-        assert len(server.lines("rpc")) == before
-        assert server.lines("draining") == server.lines("stopped") == []  # as of the new level
+        assert len(server.lines("request_completed")) == before
+        assert server.lines("shutdown_started") == server.lines("server_stopped") == []  # as of the new level
 
 
 def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
     with configured(tmp_path, "--workers", "2", "--threads", "2") as server:
         server.write('access_log = "all"\n')
-        wait_until(lambda: server.lines("settings read again"))
+        wait_until(lambda: server.lines("settings_reloaded"))
         pid = server.process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
         wait_until(lambda: server.metric("kanserve_workers") == 0)
         wait_until(lambda: server.metric("kanserve_workers") == 2, 30)
         server.infer(GOOD)
-        wait_until(lambda: server.lines("rpc"))
+        wait_until(lambda: server.lines("request_completed"))
 
 
 def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:

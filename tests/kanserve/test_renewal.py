@@ -75,7 +75,7 @@ def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Pa
 
 
 def refusals(server: Server) -> list[dict[str, str]]:
-    lines = [line for line in server.lines() if line["event"] == "credentials cannot be renewed"]
+    lines = [line for line in server.lines() if line["event"] == "credential_reload_failed"]
     return lines or [{"reason": ""}]
 
 
@@ -111,7 +111,7 @@ def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
         second = token_file.new(path, "second", [Role.READ])
         assert not answered(server, second)
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(server.lines("tokens")) == 4)  # both, at the start and now
+        wait_until(lambda: len(server.lines("token_file_loaded")) == 4)  # both, at the start and now
         assert all(answered(server, token) for token in (first, second) for _ in range(8))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0

@@ -38,7 +38,7 @@ def test_a_full_batch_can_be_sent(large: Path, transport: str) -> None:
     with serving(large, transport=transport) as server:
         np.testing.assert_allclose(server.infer(rows), toy.outputs(rows), rtol=1e-4, atol=1e-5)
         assert configured(server) == rows.nbytes + app.AROUND
-        assert not [line for line in server.lines() if "full batch does not fit" in line["event"]]
+        assert not [line for line in server.lines() if line["event"] == "request_limit_too_small"]
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{INFERENCE}ModelInfer", bytes(rows.nbytes + app.AROUND + 1))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -55,7 +55,7 @@ def test_a_limit_that_is_set_stands(large: Path, transport: str) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(2**20) in caught.value.details()
         assert configured(server) == 2**20
-        assert [line["model"] for line in server.lines() if "full batch does not fit" in line["event"]] == ["toy"]
+        assert [line["model"] for line in server.lines() if line["event"] == "request_limit_too_small"] == ["toy"]
 
 
 def limit(root: Path, **settings: int) -> int:

@@ -98,8 +98,8 @@ def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path)
         bad = request(np.zeros((1, 7), np.float32)).SerializeToString()
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{INFERENCE}ModelInfer", bad)
-        wait_until(lambda: sum(line["event"] == "rpc" for line in server.lines()) == 4)
-        lines = [line for line in server.lines() if line["event"] == "rpc"]
+        wait_until(lambda: sum(line["event"] == "request_completed" for line in server.lines()) == 4)
+        lines = [line for line in server.lines() if line["event"] == "request_completed"]
         text = server.log.read_text()
     assert [line["request_id"] for line in lines[:2]] == ["from-metadata", "from-the-message"]
     assert "\n" not in lines[2]["request_id"]

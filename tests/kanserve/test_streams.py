@@ -176,7 +176,7 @@ class Guarded:
         made.rename(self._path)
 
     def _taken(self) -> int:
-        return sum(line["event"] == "tokens" for line in self.server.lines())
+        return sum(line["event"] == "token_file_loaded" for line in self.server.lines())
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])

@@ -301,7 +301,7 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path, load_check=True, graph_allowlist="relaxed", load_timeout=1) as server:
         x = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(x), toy.outputs(x), rtol=1e-5)
-        reasons = {line["model"]: line["kind"] for line in server.lines() if line["event"] == "load failed"}
+        reasons = {line["model"]: line["kind"] for line in server.lines() if line["event"] == "model_load_failed"}
         assert reasons == {"endless": "time", "huge": "memory"}
         text = server.metrics()
         assert 'kanserve_model_load_failures_total{reason="time"} 1.0' in text
@@ -313,7 +313,7 @@ def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: b
     """Even where it is not tried first."""
     hostile.replaced(toy.write(tmp_path, "endless"), hostile.endless())
     with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=60) as (process, log):
-        wait_until(lambda: '"starting"' in log.read_text(), 30)
+        wait_until(lambda: '"runtime_selected"' in log.read_text(), 30)
         if trial:
             wait_until(lambda: grandchild(process.pid), 30)
         else:

@@ -43,7 +43,7 @@ def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, do
         assert server.infer(ROWS).shape == (1, 2)
         assert server.process.wait(20) == EXIT_STUCK
         line = next(line for line in server.lines() if line["level"] == "error")
-        assert line["event"] == "a run is stuck: the server leaves"
+        assert line["event"] == "run_stalled"
         assert line["runs"] == ["infer-endless"]
         assert future.code() is not grpc.StatusCode.OK
 
@@ -55,7 +55,7 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
         future = begin(server)
         assert server.process.wait(20) == EXIT_STUCK
         (line,) = (line for line in server.lines() if line["level"] == "error")
-        assert line["event"] == "the event loop is stuck: the process ends"
+        assert line["event"] == "event_loop_stalled"
         assert "in run" in line["at"]
         assert future.code() is not grpc.StatusCode.OK
 
@@ -68,7 +68,7 @@ def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
         os.kill(held, signal.SIGSTOP)
         wait_until(lambda: held not in pids(server) and len(pids(server)) == 2, 30)
         told = [line["event"] for line in server.lines() if line["level"] == "error"]
-        assert told == ["a worker is stuck: it is killed", "a worker ended"]
+        assert told == ["worker_stalled", "worker_exited"]
         wait_until(lambda: "kanserve_workers 2" in server.metrics(), 30)
         assert server.stop() == 0
 

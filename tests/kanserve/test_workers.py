@@ -121,7 +121,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
             # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
             assert sum(lost.values()) <= (3 if door == "asgi" else 6), lost
             assert client.ends["OK"] > 50
-        told = [line for line in server.lines() if line["event"] == "a worker ended"]
+        told = [line for line in server.lines() if line["event"] == "worker_exited"]
         assert [line["code"] for line in told] == [-signal.SIGKILL] * 3
         assert value(server.metrics(), "kanserve_worker_exits_total") == 3
         assert server.stop() == 0
@@ -133,7 +133,7 @@ def test_all_drain_together(tmp_path: Path, door: str) -> None:
         server.infer(ROWS)
         workers = pids(server)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: sum(line["event"] == "draining" for line in server.lines()) == 2)
+        wait_until(lambda: sum(line["event"] == "shutdown_started" for line in server.lines()) == 2)
         assert server.infer(ROWS).shape == (1, 2)  # before `drain_delay_seconds` is over
         assert server.process.wait(30) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
@@ -156,7 +156,7 @@ def test_nobody_is_ready_before_all_are(tmp_path: Path) -> None:
         held = min(children(process.pid))
         os.kill(held, signal.SIGSTOP)
         try:
-            wait_until(lambda: log.read_text().count('"event": "loaded"') == 1, 60)
+            wait_until(lambda: log.read_text().count('"event": "model_loaded"') == 1, 60)
             address = log.read_text().partition('"grpc": "')[2].partition('"')[0]
             with grpc.insecure_channel(address) as channel:
                 for path, kind in (("ModelReady", pb.ModelReadyRequest), ("ServerReady", pb.ServerReadyRequest)):

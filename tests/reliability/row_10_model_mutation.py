@@ -108,7 +108,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
             for at in range(offered):
                 wrong += serves_on(server, judge.good, repository, answers, seed * 10**4 + at)
             alive = server.process.poll() is None and server.process.pid == pid
-            bugs = judge.bugs + [line["event"] for line in server.lines() if "bug" in line["event"]]
+            bugs = judge.bugs + [line["event"] for line in server.lines() if line["event"] == "repository_sync_crashed"]
     figures = {"mutants": total + 2 * offered, "server ended": int(not alive), "other answers": wrong}
     figures |= {"bugs": len(bugs), **{f"came to {reason}": count for reason, count in sorted(judge.came.items())}}
     passed = alive and wrong == 0 and not bugs and sum(judge.came.values()) == total

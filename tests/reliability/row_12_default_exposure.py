@@ -65,7 +65,7 @@ def _started(folder: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
         command = [*COMMAND, "serve", str(folder / "models"), *flags]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=CLEAN) as process:
             try:
-                wait_until(lambda: process.poll() is not None or "serving" in (folder / "log").read_text(), 60)
+                wait_until(lambda: process.poll() is not None or "server_ready" in (folder / "log").read_text(), 60)
                 assert process.poll() is None, (folder / "log").read_text()
                 yield process
             finally:

@@ -85,7 +85,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
                 for reason in expected
                 if reason
             }
-            lines = len(live.events(server, "load failed", "missing"))
+            lines = len(live.events(server, "model_load_failed", "model_files_missing"))
             loads = live.shown(server, 'kanserve_model_loads_total{model="toy",version="1"}')
             ready = live.ready(server)
     figures = {

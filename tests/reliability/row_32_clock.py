@@ -33,7 +33,7 @@ LINES = 60  # calls between them, of which every twentieth has a line in the log
 ROWS = np.ones((4, 3), np.float32)
 EXPECTED = toy.outputs(ROWS)
 WAITS = 5_000_000  # microseconds that a request may wait, as it says itself
-EXPECTED_LINES = ("rpc", "draining", "stopped")
+EXPECTED_LINES = ("request_completed", "shutdown_started", "server_stopped")
 
 
 class Clock:
@@ -119,7 +119,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         }
         with clock.faked(), serving(folder / "models", **settings) as server:
             threads = [threading.Thread(target=client, args=(server, ends, over), daemon=True) for _ in range(CLIENTS)]
-            wait_until(lambda: any(line["event"] == "serving" for line in server.lines()))
+            wait_until(lambda: any(line["event"] == "server_ready" for line in server.lines()))
             before = len(server.lines())
             for thread in threads:
                 thread.start()

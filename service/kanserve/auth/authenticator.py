@@ -310,7 +310,7 @@ def _check(credentials: Credentials, settings: Settings) -> None:
 def told(credentials: Credentials, settings: Settings) -> None:
     """The line of a file that is in effect from now on."""
     counts = {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
-    log.info("tokens", file=str(settings.tokens), **counts)
+    log.info("token_file_loaded", file=str(settings.tokens), **counts)
 
 
 MOST = 1024  # certificates whose names are remembered

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         again = Reload(settings, lambda: sources.load(flags, config=args.config).settings)
         # Before the slow steps: the server imports the runtime, then loads models.
         log.info(
-            "initializing",
+            "server_starting",
             version=version(),
             pid=os.getpid(),
             repository=str(settings.repository),

@@ -1,6 +1,6 @@
-"""Every setting for readers and for editors, from `Settings`: a page, and a JSON schema of the TOML file.
+"""Generated reference: the pages of settings and of log events, and a JSON schema of the TOML file.
 
-python -m kanserve.config.reference            writes docs/settings.md and docs/kanserve.schema.json (`make settings`)
+python -m kanserve.config.reference            writes the files in docs/ (`make settings`)
 python -m kanserve.config.reference --schema   prints the schema
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 
 from kanexport.contract.cli.console import emit, json_text
 from kanserve.config.settings import GIB, KIB, LIVE, MIB, Group, Settings
+from kanserve.observability.log_events import EVENTS
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGE, SCHEMA = "settings.md", "kanserve.schema.json"
+PAGE, SCHEMA, EVENTS_PAGE = "settings.md", "kanserve.schema.json", "log-events.md"
 DRAFT = "http://json-schema.org/draft-07/schema#"
 SIZE = r"^\s*\d+\s*([Kk][Ii][Bb]|[Mm][Ii][Bb]|[Gg][Ii][Bb])\s*$"
 MOST = 2**31 - 1  # of a count: as good as no bound
@@ -46,6 +47,15 @@ access_log = "sampled:100"
 
 The last column: what a change of the file takes. On SIGHUP it is read again and some settings are taken over while
 the server runs; all others take a restart, and one line in the log names those that have changed.
+"""
+EVENTS_HEAD = """# Log events
+
+`make settings` writes this file from `service/kanserve/observability/log_events.py`.
+
+The server writes one JSON document or one console line per event. `event` is an id that never changes, so search and
+alert on it. `message` explains the event and may change. `level`, `timestamp` and `component` are in every line, and
+`request_id` is in every line of a request. The [runbook](../service/deploy/monitoring/runbook.md) explains all events
+of level error.
 """
 SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 COLUMNS = ("setting", "default", "may be", "meaning", "a change takes")
@@ -94,9 +104,16 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def events_page() -> str:
+    """Every log event with its levels and its message."""
+    columns = ("event", "level", "message")
+    rows = [(f"`{name}`", event.levels, event.message) for name, event in sorted(EVENTS.items())]
+    return "\n".join([EVENTS_HEAD, *map(_row, (columns, ("---",) * len(columns), *rows)), ""])
+
+
 def texts() -> dict[str, str]:
-    """What stands in docs/, by file name."""
-    return {PAGE: page(), SCHEMA: json_text(schema(), indent=2) + "\n"}
+    """The generated files of docs/, by file name."""
+    return {PAGE: page(), SCHEMA: json_text(schema(), indent=2) + "\n", EVENTS_PAGE: events_page()}
 
 
 def _present(given: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +162,7 @@ def _row(cells: Iterator[str] | tuple[str, ...] | list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write both, or print the schema."""
+    """Write the files, or print the schema."""
     if argv == ["--schema"]:
         emit(texts()[SCHEMA])
         return 0

@@ -76,16 +76,16 @@ class Reload(Changes):
             reason = str(error)
         else:
             return self._taken(found)
-        log.error("the settings cannot be read again: those before stay in effect", reason=reason)
+        log.error("settings_reload_failed", reason=reason)
         return Change(self._live, refused=True, waiting=self._waiting)
 
     def _taken(self, found: Settings) -> Change:
         before, self._live = self._live, live(found)
         changed = {name: value for name, value in self._live.items() if value != before[name]}
         self._waiting = tuple(name for name in differences(self._given, found) if name not in LIVE)
-        log.info("settings read again", **{"changed": changed} if changed else {"changed": "nothing"})
+        log.info("settings_reloaded", **{"changed": changed} if changed else {"changed": "nothing"})
         if self._waiting:
-            log.warning("settings that take a restart have changed", settings=list(self._waiting))
+            log.warning("settings_pending_restart", settings=list(self._waiting))
         return Change(self._live, waiting=self._waiting)
 
 

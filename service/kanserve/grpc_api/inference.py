@@ -307,7 +307,7 @@ class _Flow:
 
 def _refusal(error: KanserveError, call: Call) -> bytes:
     if call_context.code(error) is Code.INTERNAL:
-        log.error("rpc", method="ModelStreamInfer", request_id=call.request_id, exc_info=error)
+        log.error("stream_request_failed", method="ModelStreamInfer", request_id=call.request_id, exc_info=error)
     return pb.ModelStreamInferResponse(
         error_message=call_context.text(error, call.request_id),
         infer_response=pb.ModelInferResponse(id=call.message_id),

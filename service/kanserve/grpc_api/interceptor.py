@@ -516,12 +516,12 @@ def _write(
     if call.caller.name:
         facts["caller"] = call.caller.name
     if isinstance(failure, CallFailed):  # refused by the door, whose code for what is no gRPC is INTERNAL too
-        log.warning("rpc", **facts, reason=failure.text)
+        log.warning("request_completed", **facts, reason=failure.text)
     elif outcome is Code.INTERNAL:
-        log.error("rpc", **facts, exc_info=failure)
+        log.error("request_completed", **facts, exc_info=failure)
     elif isinstance(failure, KanserveError):
-        log.warning("rpc", **facts, reason=call_context.text(failure, call.request_id))
+        log.warning("request_completed", **facts, reason=call_context.text(failure, call.request_id))
     elif outcome is Code.DEADLINE_EXCEEDED:
-        log.warning("rpc", **facts, reason="the caller's deadline passed")
+        log.warning("request_completed", **facts, reason="the caller's deadline passed")
     else:
-        log.info("rpc", **facts)
+        log.info("request_completed", **facts)

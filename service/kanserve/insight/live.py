@@ -292,7 +292,7 @@ def _nobody(observer: TrafficSampler | None) -> None:
 
 def _ended(work: Future[None]) -> None:
     if not work.cancelled() and (error := work.exception()) is not None:
-        log.warning("statistics of a model failed", exc_info=error)
+        log.warning("statistics_failed", exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)

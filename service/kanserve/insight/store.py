@@ -73,7 +73,11 @@ class StatisticsStore:
         key = KEPT if what == KEPT and not isinstance(error, safe_files.Refused) else str(where)
         if key not in self.told:
             self.told.add(key)
-            log.warning(f"statistics are not {what}", folder=str(where), reason=str(error)[:200])
+            log.warning(
+                "statistics_write_failed" if what == KEPT else "statistics_read_failed",
+                folder=str(where),
+                reason=str(error)[:200],
+            )
 
 
 class ModelStatisticsFile:

@@ -1,4 +1,4 @@
-"""What is said about versions as they come, change and go: one log line for each change, and metrics."""
+"""Lifecycle events of versions: one log line per change, the history of the web UI, and metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Progress:
             await asyncio.sleep(EVERY)
             seconds = round(time.monotonic() - self._began, 1)
             name, version = self._key
-            log.info("loading", model=name, version=version, seconds=seconds, done=max(0, self._done), of=self._of)
+            log.info(
+                "model_loading", model=name, version=version, seconds=seconds, done=max(0, self._done), of=self._of
+            )
 
 
 class ModelEvents:
@@ -62,7 +64,7 @@ class ModelEvents:
         what = "loaded in the place of another graph" if instead_of else "loaded"
         self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
         way = asdict(model.serving.way)
-        log.info("loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
+        log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
         self._warn(model)
 
     def again(self, key: Key) -> None:
@@ -70,7 +72,7 @@ class ModelEvents:
         self._refused.pop(key, None)
         self._metrics.refused(key[0], str(key[1]), refused=False)
         self._history.add("again what serves", *key)
-        log.info("what lies in the repository is again what serves", model=key[0], version=key[1])
+        log.info("model_rejection_cleared", model=key[0], version=key[1])
 
     def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
         """What lies there was refused. `changed`: since it was tried last; `serves`: something else does."""
@@ -79,19 +81,19 @@ class ModelEvents:
             return
         self._refused[key] = reason
         self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
-        facts = {"serves": "what was loaded before"} if serves else {}
+        facts = {"serves": "the version loaded before"} if serves else {}
         also = "; what was loaded before serves on" if serves else ""
         self._history.add("refused", *key, f"{reason}: {text}{also}")
-        log.error("load failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
+        log.error("model_load_failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
 
     def missed(self, key: Key, *, gone: bool) -> None:
         """The files of a version that serves went, or came back."""
         self._metrics.missing(key[0], str(key[1]), missing=gone)
         self._history.add("files gone" if gone else "files there again", *key)
         if gone:
-            log.warning("missing", model=key[0], version=key[1])
+            log.warning("model_files_missing", model=key[0], version=key[1])
         else:
-            log.info("there again", model=key[0], version=key[1])
+            log.info("model_files_restored", model=key[0], version=key[1])
 
     def chosen(self, name: str, version: int | None, ready: Collection[int]) -> None:
         """Which of the `ready` versions answers by default."""
@@ -107,7 +109,7 @@ class ModelEvents:
     def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
         """Versions that their policies do not want."""
         for key in sorted(found.keys() - self._left_out):
-            log.info("left out", model=key[0], version=key[1], version_policy=str(found[key]))
+            log.info("model_excluded", model=key[0], version=key[1], version_policy=str(found[key]))
         self._left_out = set(found)
 
     def forgotten(self, key: Key, seconds: float | None = None) -> None:
@@ -116,28 +118,28 @@ class ModelEvents:
         self._metrics.forget(key[0], str(key[1]))
         self._history.add("gone", *key)
         if seconds is None:
-            log.info("gone", model=key[0], version=key[1])
+            log.info("model_removed", model=key[0], version=key[1])
         else:
-            log.info("unloaded", model=key[0], version=key[1], seconds=round(seconds, 3))
+            log.info("model_unloaded", model=key[0], version=key[1], seconds=round(seconds, 3))
 
     def readable(self, trouble: str) -> None:
         """Whether there was trouble with the repository: said when it begins and when it ends."""
         readable = self._metrics.number("kanserve_repository_readable").labels()
         if trouble and readable.value:
-            log.error("the repository cannot be read", reason=trouble, advice="what was loaded serves on")
+            log.error("repository_unreadable", reason=trouble, advice="bring the volume back before a restart")
         elif not trouble and not readable.value:
-            log.info("the repository can be read again")
+            log.info("repository_readable")
         readable.set(not trouble)
 
     def _warn(self, model: Model) -> None:
         info, unused = model.info, model.serving.unused
         if unused and (info.name, unused) not in self._warned:
             self._warned.add((info.name, unused))
-            log.warning("config.pbtxt says in part what has no effect here", model=info.name, fields=list(unused))
+            log.warning("config_fields_ignored", model=info.name, fields=list(unused))
         needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
         if needed > self._max_request_bytes:
             log.warning(
-                "a full batch does not fit a request",
+                "request_limit_too_small",
                 model=info.name,
                 batch_bytes=needed,
                 max_request_bytes=self._max_request_bytes,

@@ -125,7 +125,7 @@ class Loader:
                 nodes = Nodes(info.manifest, session.run)
             except KanserveError as error:
                 model.blind = f"the server does not analyse the traffic of model '{info.name}': {error}"
-                log.warning("no statistics", model=info.name, version=info.version, reason=str(error))
+                log.warning("statistics_unavailable", model=info.name, version=info.version, reason=str(error))
                 return
             shelf = None if self.keeping is None else self.keeping.shelf
             keep = self.settings.sample_rows
@@ -298,7 +298,9 @@ class Graphs:
             verify.check_graph(info.manifest, session)
             verify.prove(info.manifest, session)
         except KanserveError as error:
-            log.warning(f"{KERNEL_FILE} is not used", model=info.name, version=info.version, reason=str(error))
+            log.warning(
+                "custom_kernel_disabled", file=KERNEL_FILE, model=info.name, version=info.version, reason=str(error)
+            )
             return None
         return session if _gain(info, info.manifest, portable, session) >= GAIN else None
 

@@ -65,7 +65,7 @@ class Rollout:
         self._known: dict[Key, Known] = {}
         self._held: dict[Key, LoadedContent] = {}
         self.history = History()
-        self._tidings = ModelEvents(metrics, settings.max_request_bytes, self.history)
+        self._events = ModelEvents(metrics, settings.max_request_bytes, self.history)
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
         self._poll = 0.0 if self.by_hand else settings.repository_poll_seconds
@@ -84,9 +84,9 @@ class Rollout:
         """
         device = self._settings.device
         self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
-        log.info("starting", runtime=self._runtime, device=device, threads=self._threads)
+        log.info("runtime_selected", runtime=self._runtime, device=device, threads=self._threads)
         for left in await aside(lambda: remove_stale_exports(self._settings.repository)):
-            log.info("swept", left=left, reason="an export was killed")
+            log.info("stale_export_removed", left=left, reason="an export was killed")
         look = await self._look()
         await self._carry_out(look, time.monotonic(), stop)
         if stop.is_set():
@@ -94,7 +94,9 @@ class Rollout:
         self._registry.complete()
         self._begun = True
         if not self._registry.ready:
-            log.error("not ready", reason="a version failed to load" if look.prints else "the repository is empty")
+            log.error(
+                "server_not_ready", reason="a version failed to load" if look.prints else "the repository is empty"
+            )
 
     async def watch(self, asked: asyncio.Event) -> None:
         """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
@@ -108,9 +110,9 @@ class Rollout:
         try:
             look = await self._look()
         except ConfigError as error:
-            self._tidings.readable(str(error))
+            self._events.readable(str(error))
             return
-        self._tidings.readable("")
+        self._events.readable("")
         await self._carry_out(look, now, asyncio.Event())
 
     async def load_by_hand(self, name: str) -> None:
@@ -155,9 +157,9 @@ class Rollout:
     def chosen(self, name: str, how: str, before: int) -> None:
         """A caller chose the default version. `how`: promote or rollback; `before`: the default version before."""
         default = self._registry.default(name)
-        self._tidings.chosen(name, default, self._registry.ready_versions(name))
+        self._events.chosen(name, default, self._registry.ready_versions(name))
         stays = self._registry.choice(name) is not None
-        log.info("chosen", model=name, version=default, before=before, how=how, by_hand=stays)
+        log.info("default_version_changed", model=name, version=default, before=before, how=how, by_hand=stays)
 
     async def _look(self) -> Snapshot:
         """What is there; of models that nobody asked for, only the index learns."""
@@ -199,7 +201,7 @@ class Rollout:
         for key in loads:
             self._announce(key)
         if loads and not self._begun:
-            log.info("loading", versions=len(loads))
+            log.info("models_loading", versions=len(loads))
         async with _told(Progress(len(loads))) as progress:
             for action in actions:
                 if stop.is_set():
@@ -214,13 +216,13 @@ class Rollout:
             if action.step is Step.LEAVE:
                 await self._take(action.step, action.key, look)
         for name in sorted({key[0] for key in self._known}):
-            self._tidings.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
+            self._events.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
 
     async def _plan(self, look: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """On a thread: there may be thousands of versions."""
         known = {key: one for key, one in self._known.items() if names is None or key[0] in names}
         left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
-        self._tidings.left_out(left)
+        self._events.left_out(left)
         return await asyncio.to_thread(plan, look.prints, known, look.policies, now, self._registry.chosen())
 
     async def _take(self, step: Step, key: Key, look: Snapshot) -> None:
@@ -233,7 +235,7 @@ class Rollout:
         elif step is Step.FORGET:
             del self._known[key]
             self._registry.forget(*key)
-            self._tidings.forgotten(key)
+            self._events.forgotten(key)
 
     def _announce(self, key: Key) -> None:
         """It is there, and will be loaded unless it serves already."""
@@ -285,7 +287,7 @@ class Rollout:
     def _switch(self, model: Model, seconds: float) -> None:
         """From here on requests get this one."""
         before = self._registry.loaded(model)
-        self._tidings.loaded(model, seconds, before.info.digest if before is not None else "")
+        self._events.loaded(model, seconds, before.info.digest if before is not None else "")
         if before is not None:
             self._see_off(before.leave())
 
@@ -295,7 +297,7 @@ class Rollout:
         self._known[key] = self._known[key].accepted(seen)
         if refused:
             self._registry.remark(*key, "")
-            self._tidings.again(key)
+            self._events.again(key)
 
     async def _failed(self, key: Key, candidate: Candidate, seen: Fingerprint, reason: LoadReason, text: str) -> None:
         known = self._known[key]
@@ -308,12 +310,12 @@ class Rollout:
         else:
             self._registry.failed(*key, text)
             self._metrics.expected(key[0], str(key[1]))
-        self._tidings.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
+        self._events.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
 
     def _miss(self, key: Key, *, gone: bool) -> None:
         self._known[key] = replace(self._known[key], missing=gone)
         self._registry.remark(*key, MISSING if gone else "")
-        self._tidings.missed(key, gone=gone)
+        self._events.missed(key, gone=gone)
 
     def _leave(self, key: Key) -> None:
         del self._known[key]
@@ -330,7 +332,7 @@ class Rollout:
         seconds = await drain_and_free(left)
         if self._registry.state(left.name, left.version) is State.UNLOADING:
             self._registry.forget(left.name, left.version)
-            self._tidings.forgotten((left.name, left.version), seconds)
+            self._events.forgotten((left.name, left.version), seconds)
             if (left.name, left.version) in self._there:
                 self._registry.listed(left.name, left.version)
 
@@ -352,7 +354,7 @@ async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
     except (LoadError, ConfigError):
         raise
     except Exception as error:
-        log.exception("load failed by a bug", **facts)
+        log.exception("repository_sync_crashed", **facts)
         raise LoadError(LoadReason.INTERNAL, "internal error; see the server's log") from error
 
 
@@ -368,7 +370,7 @@ async def drain_and_free(left: RetiredModel) -> float:
         pause = min(2 * pause, LATEST)
         if not told and time.monotonic() - begun > LONG:
             told = True
-            log.warning("a version that left is still in use", model=left.name, version=left.version)
+            log.warning("model_unload_delayed", model=left.name, version=left.version)
             memory.thaw()
     await asyncio.to_thread(_free, left.parts)
     return time.monotonic() - begun

@@ -29,6 +29,7 @@ from typing import Any, Protocol, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from kanserve.observability import log_events
 from kanserve.observability.statistics import TRACE
 
 __all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release", "screened"]
@@ -145,6 +146,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
         _sinks.append(Sink(CLOSED if sys.stderr is None else unblock(_raw, sys.stderr.fileno())))
         atexit.register(drain)
     shared: list[Processor] = [
+        _describe,
         _name_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -153,7 +155,12 @@ def configure(format: str = "auto", level: str = "info") -> None:
         [structlog.processors.format_exc_info, _bound, structlog.processors.JSONRenderer()]
         if as_json(format)
         # Plain tracebacks: rich ones print local variables, and tensor contents never go into logs.
-        else [structlog.dev.ConsoleRenderer(colors=_terminal(), exception_formatter=structlog.dev.plain_traceback)]
+        else [
+            _lead,
+            structlog.dev.ConsoleRenderer(
+                colors=_terminal(), exception_formatter=structlog.dev.plain_traceback, event_key="message"
+            ),
+        ]
     )
     _steps[:] = [_from(LEVELS[level]), *shared, *final]
     structlog.configure(
@@ -188,6 +195,22 @@ def _bound(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typi
         if isinstance(fact, str) and len(fact) > LONGEST:
             left = len(fact) - LONGEST
             event[name] = f"{fact[: LONGEST // 2]}\n... {left} characters are left out ...\n{fact[-LONGEST // 2 :]}"
+    return event
+
+
+def _describe(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the message of the event; a library's line gets an id, and its text is the message."""
+    if "_record" in event:
+        event["message"], event["event"] = event["event"], log_events.LIBRARY
+    elif (known := log_events.EVENTS.get(event["event"])) is not None:
+        event["message"] = known.message
+    return event
+
+
+def _lead(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put the event in the place of a message that is missing, because the console shows the message first."""
+    if "message" not in event:
+        event["message"] = event.pop("event")
     return event
 
 
@@ -334,7 +357,7 @@ class Lines(io.TextIOBase):
             if len(self._begun) > LONGEST:
                 whole, self._begun = [*whole, self._begun], ""
             for line in filter(str.strip, whole):
-                self._logger.warning("stderr", text=line)
+                self._logger.warning("stderr_output", text=line)
         return len(text)
 
     def flush(self) -> None:
@@ -342,7 +365,7 @@ class Lines(io.TextIOBase):
         with self._lock:
             begun, self._begun = self._begun, ""
         if begun:
-            self._logger.warning("stderr", text=begun)
+            self._logger.warning("stderr_output", text=begun)
 
     def fileno(self) -> int:
         """Of stderr, for those who write there themselves."""
@@ -365,7 +388,7 @@ def _warned(logger: FilteringBoundLogger) -> Any:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        logger.warning("Python warns", kind=category.__name__, text=str(message), where=f"{filename}:{lineno}")
+        logger.warning("python_warning", kind=category.__name__, text=str(message), where=f"{filename}:{lineno}")
 
     return show
 
@@ -382,7 +405,7 @@ def _untaken(logger: FilteringBoundLogger) -> Any:
 
 def _tell(logger: FilteringBoundLogger, error: BaseException | None, **facts: str) -> None:
     log = logger.bind(**{name: fact for name, fact in facts.items() if fact})
-    log.error("an exception that nobody took", exc_info=error)
+    log.error("unhandled_exception", exc_info=error)
 
 
 STDERR = 2

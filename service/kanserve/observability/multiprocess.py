@@ -18,7 +18,7 @@ from kanserve.observability.metrics import DEFINITIONS, LINES_DROPPED, Merge
 
 GROWING = ("counter", "histogram")
 REDUCE: dict[Merge, Callable[[Iterable[float]], float]] = {Merge.SUM: sum, Merge.MIN: min, Merge.MAX: max}
-RULES = {
+RULES: dict[str, Callable[[Iterable[float]], float]] = {
     **{definition.name: REDUCE[definition.merge] for definition in DEFINITIONS},
     "process_start_time_seconds": min,
     "process_max_fds": max,

@@ -100,7 +100,7 @@ class App:
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
         if settings.exposed:
-            log.warning("insecure", host=settings.host, why=settings.exposed, advice="docs/serving.md, Access")
+            log.warning("insecure_address", host=settings.host, why=settings.exposed, advice="docs/serving.md, Access")
         settings = self._settings = with_request_limit(factory.settled(settings))
         budget = settings.threads or resources.budget()
         loop = asyncio.get_running_loop()
@@ -226,7 +226,7 @@ class App:
         has to notice first, as on a terminal. Returns the exit code."""
         settings = self._settings
         delay, refuse = (settings.drain_delay_seconds, settings.drain_reject_seconds) if patient else (0.0, 0.0)
-        log.info("draining", delay=delay, grace=settings.drain_grace_seconds)
+        log.info("shutdown_started", delay=delay, grace=settings.drain_grace_seconds)
         self.lifecycle.draining = True
         for task in self._beside:
             task.cancel()
@@ -244,7 +244,7 @@ class App:
             await asyncio.to_thread(self._metrics_server.close)
         if self._tracing is not None:
             await self._tracing.close()
-        log.info("stopped", **self.lifecycle.ends)
+        log.info("server_stopped", **self.lifecycle.ends)
         if self.lifecycle.stuck:
             return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
@@ -315,7 +315,7 @@ async def serve(
     if late:
         await app.load(signals.stop)
     addresses = await app.start()
-    log.info("listening", **addresses)
+    log.info("server_listening", **addresses)
     try:
         if not late:
             await app.load(signals.stop)
@@ -324,7 +324,7 @@ async def serve(
         await app.drain(signals.hurry)
         raise
     if not signals.stop.is_set():
-        log.info("serving", **addresses)
+        log.info("server_ready", **addresses)
         if ready is not None:
             ready(addresses)
     if place is not None:
@@ -370,7 +370,7 @@ class Signals:
 
     def _arrived(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP and not self._hangs_up:
-            log.info("SIGHUP: settings and repository are looked at again")
+            log.info("reload_requested")
             for ask in self.again:
                 ask()
             return
@@ -410,7 +410,7 @@ def with_request_limit(settings: Settings) -> Settings:
     wanted = min(MOST, max(_batches(settings), default=0))
     if wanted <= settings.max_request_bytes:
         return settings
-    limits_log.info("requests may be as large as a full batch", max_request_bytes=wanted)
+    limits_log.info("request_limit_raised", max_request_bytes=wanted)
     return settings.model_copy(update={"max_request_bytes": wanted})
 
 

@@ -119,7 +119,7 @@ class Renewal:
         except ConfigError as error:
             reason = str(error)
         if reason and reason != source.reason:
-            log.error("credentials cannot be renewed", what=source.what, reason=reason, in_effect="those before")
+            log.error("credential_reload_failed", credential=source.what, reason=reason, in_effect="those before")
         source.reason = reason
         self._refused(source.what, reason)
 

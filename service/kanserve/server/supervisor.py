@@ -68,7 +68,7 @@ async def serve(
             addresses = await crew.begin(signals.stop)
             if addresses:
                 addresses["metrics"] = f"{settings.metrics_host}:{metrics.port}"
-                log.info("serving", workers=settings.workers, **addresses)
+                log.info("server_ready", workers=settings.workers, **addresses)
                 (ready or _nobody)(addresses)
             await signals.stop.wait()
         except ConfigError:
@@ -98,7 +98,7 @@ def _met(settings: Settings) -> Iterator[Settings]:
                 )
                 settings = settings.model_copy(update={"state_dir": Path(folder)})
             except OSError as error:
-                log.warning("statistics are those of each worker alone", reason=str(error))
+                log.warning("statistics_not_shared", reason=str(error))
         yield settings
 
 
@@ -253,7 +253,7 @@ class WorkerProcess:
                 silent = 0.0
                 if line.strip():
                     self._passed(self._number, json.loads(line)["order"])
-        log.error("a worker is stuck: it is killed", worker=self._number, seconds=silent)
+        log.error("worker_stalled", worker=self._number, seconds=silent)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
 
@@ -284,7 +284,7 @@ class WorkerProcess:
                 return True
             lived = loop.time() - self._begun
             pause = PAUSE if lived > STEADY else min(2 * pause, LONGEST)
-            log.error("a worker ended", worker=self._number, code=code, lived=round(lived, 1), again_in=pause)
+            log.error("worker_exited", worker=self._number, code=code, lived=round(lived, 1), again_in=pause)
             await asyncio.sleep(pause)
             if not self._leaving and "grpc" in await self.start(late=True):
                 self.go()

@@ -72,17 +72,17 @@ class Watchdog:
             self._silence.set(silent)
             if 0 < self._patience.loop <= silent:
                 frames = traceback.format_stack(sys._current_frames().get(self._main))[-FRAMES:]
-                log.error("the event loop is stuck: the process ends", seconds=round(silent, 1), at="".join(frames))
+                log.error("event_loop_stalled", seconds=round(silent, 1), at="".join(frames))
                 end()
             if not self._ask():
                 return
             left -= tick
             if left < 0:
-                log.error("a run is stuck and leaving takes too long: the process ends")
+                log.error("shutdown_timed_out")
                 end()
             if 0 < self._patience.run <= self._look(tick) and left == float("inf"):
                 left = self._patience.leaving + SPARE
-                log.error("a run is stuck: the server leaves", seconds=self._patience.run, runs=self._names())
+                log.error("run_stalled", seconds=self._patience.run, runs=self._names())
                 self._loop.call_soon_threadsafe(self._stuck)
 
     def _ask(self) -> bool:

@@ -169,7 +169,7 @@ class Control:
 
     def counted_anew(self, name: str, version: int, mark: float) -> None:
         """The statistics of a version were reset here; others do the same."""
-        log.info("statistics reset", model=name, version=version)
+        log.info("statistics_reset", model=name, version=version)
         self._pass_on({"do": "reset", "model": name, "version": version, "mark": mark})
 
     async def listen(self, *, until_done: bool = False) -> None:
@@ -181,7 +181,7 @@ class Control:
             try:
                 await self._obey(order)
             except KanserveError as error:
-                log.warning("what another worker did failed here", order=order, reason=str(error))
+                log.warning("worker_sync_failed", order=order, reason=str(error))
 
     async def _obey(self, order: Order) -> None:
         name = order["model"]
@@ -193,7 +193,7 @@ class Control:
             model = self.registry.model(name, order["version"])
             if model is not None and model.live is not None:
                 model.live.reset(order["mark"])
-                log.info("statistics reset", model=name, version=order["version"])
+                log.info("statistics_reset", model=name, version=order["version"])
         elif order["do"] == "choose":
             self._take(name, Choice(order["version"], order["before"]), order["how"])
         elif order["version"]:
@@ -282,7 +282,7 @@ class Shadows:
         self._ended.pop(name, None)
         self._running[name] = Shadow(model, default, share or 1.0, allowed, self._metrics)
         self._follow()
-        log.info("shadow", model=name, version=model.info.version, against=default, share=share or 1.0)
+        log.info("shadow_started", model=name, version=model.info.version, against=default, share=share or 1.0)
         return self.report(name)
 
     def stop(self, name: str) -> None:
@@ -292,7 +292,7 @@ class Shadows:
             shadow.end()
             self._ended[name] = _report(shadow, running=False)
             self._lend(name, None)
-            log.info("shadow ended", model=name, version=shadow.model.info.version, against=shadow.against)
+            log.info("shadow_stopped", model=name, version=shadow.model.info.version, against=shadow.against)
 
     def report(self, name: str) -> Report:
         """What came of it until now. Raises NotFound, and NotPossible where none was tried."""

@@ -150,7 +150,7 @@ def allowed(connections: int, doors: int) -> int:
     granted = max(1, resources.connections(connections * doors) // doors)
     if granted < connections:
         log.warning(
-            "fewer connections than max_connections",
+            "connection_limit_reduced",
             max_connections=connections,
             taken=granted,
             advice="allow the process more open files (ulimit -n)",
@@ -183,7 +183,7 @@ def told(found: Tls, settings: Settings) -> None:
     """The line of a certificate that is served from now on."""
     until = datetime.datetime.fromtimestamp(found.expires, datetime.UTC)
     tls_log.info(
-        "tls",
+        "tls_certificate_loaded",
         certificate=str(settings.tls_cert),
         expires=f"{until:%Y-%m-%dT%H:%M:%SZ}",
         callers_show_one=found.client_ca is not None,

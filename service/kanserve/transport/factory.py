@@ -106,7 +106,7 @@ def taken(transport: str) -> str:
         return transport
     lacking = missing()
     if lacking:
-        log.info("transport", taken="grpcio", missing=lacking, advice="pip install 'kanserve[serve]' for asgi")
+        log.info("transport_selected", taken="grpcio", missing=lacking, advice="pip install 'kanserve[serve]' for asgi")
     return "grpcio" if lacking else "asgi"
 
 

@@ -150,7 +150,7 @@ class _Carrier:
                 else:
                     return
                 if loop.time() - told > QUIET and not self.ending:
-                    log.error("connections were lost", reason=reason, advice="allow more open files (ulimit -n)")
+                    log.error("connections_lost", reason=reason, advice="allow more open files (ulimit -n)")
                 told = loop.time()
                 await asyncio.sleep(0 if self.ending else AGAIN)
 
@@ -199,7 +199,7 @@ def _reports_departure(line: str) -> bool:
         if text == FAILED_TEXT + detail or (
             detail in text and _report(text).items() >= {**FAILED, "detail": detail}.items()
         ):
-            log.debug("a client left during its response", reason=detail)
+            log.debug("client_disconnected", reason=detail)
             return True
     return False
 

@@ -60,7 +60,7 @@ class _Server(ThreadingHTTPServer):
                 return
             count, self._refused, self._told = self._refused, 0, time.monotonic()
         what = "a TLS handshake, but this port speaks plain HTTP" if request.startswith(TLS) else "no HTTP"
-        log.warning("the metrics port refused a request", refused=count, found=what)
+        log.warning("metrics_requests_rejected", refused=count, found=what)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for one more connection, or its end."""

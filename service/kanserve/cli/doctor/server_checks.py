@@ -23,11 +23,16 @@ READY = "READY"
 # Where samples begin so, what they count in words, and what to do.
 COUNTED = (
     ("kanserve_log_lines_dropped_total", "", "log lines were lost", "see to whoever reads them"),
-    ("kanserve_model_load_failures_total", "", "loads of versions failed", "its log says why: `load failed`"),
-    ("kanserve_worker_exits_total", "", "workers ended", "its log says how: `a worker ended`"),
+    ("kanserve_model_load_failures_total", "", "loads of versions failed", "read the log event model_load_failed"),
+    ("kanserve_worker_exits_total", "", "worker processes exited", "read the log event worker_exited"),
     ("kanserve_settings_reload_failed", "", "reading of the settings failed", "correct the file, then SIGHUP"),
     ("kanserve_settings_pending_restart", "", "changed settings wait for a restart", "restart it at a quiet time"),
-    ("nv_inference_request_failure", 'reason="BACKEND"', "inferences failed in the runtime", "its log: `rpc`"),
+    (
+        "nv_inference_request_failure",
+        'reason="BACKEND"',
+        "inferences failed in the runtime",
+        "read the log event request_completed of level error",
+    ),
     ("nv_inference_request_failure", 'reason="REJECTED"', "inferences were turned away", "more came than it may take"),
 )
 
@@ -118,7 +123,11 @@ def _version(entry: IndexEntry, *, others: bool) -> Finding:
     if entry.state == READY:
         return ok(ABOUT, f"{named} serves")
     found = warning if others else problem
-    return found(ABOUT, f"{named} is {entry.state}: {entry.reason or 'no reason is told'}", "its log: `load failed`")
+    return found(
+        ABOUT,
+        f"{named} is {entry.state}: {entry.reason or 'no reason is told'}",
+        "read the log event model_load_failed",
+    )
 
 
 def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
