@@ -34,7 +34,7 @@ logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
 if len(sys.argv) > 2:
     door = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
-    app.factory.build = lambda *parts: app.factory.Doors(door(*parts), None, both=True)
+    app.factory.build = lambda *parts: app.factory.Transports(door(*parts), None, both=True)
 started_by = os.getppid()
 def end_with_it():
     while os.getppid() == started_by:

@@ -25,7 +25,7 @@ _made = itertools.count(1)
 
 
 class RequestMetadata(NamedTuple):
-    """What a door knows of a call: its metadata, `interceptor.HEADERS` of it at least, the seconds until its deadline
+    """What a transport knows of a call: its metadata, `guard.HEADERS` of it at least, the seconds until its deadline
     (None: it has none), and the certificate of who calls, verified, as PEM ("": none was shown)."""
 
     metadata: Iterable[tuple[str, str | bytes]]

@@ -1,6 +1,6 @@
 """What every call passes: id, deadline, who may call, counts, one log line, one error translation.
 
-Unary and streaming methods alike, health and reflection included. A door gives bytes
+Unary and streaming methods alike, health and reflection included. A transport gives bytes
 and an `Arrival`, and gets bytes or `CallFailed`; nothing here knows a transport.
 
 Methods take bytes and return bytes, because gRPC's own deserialisation would answer a
@@ -61,7 +61,7 @@ class Kind(enum.StrEnum):
 
 
 class CallFailed(Exception):
-    """A call that ends without an answer, refused or by a bug, as the door is to send it."""
+    """A call that ends without an answer, refused or by a bug, as the transport is to send it."""
 
     def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
         super().__init__(text)
@@ -88,7 +88,8 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 @dataclass(frozen=True, slots=True)
 class Unary:
     """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
-    in the door, and gives what the door is to send. `strange`: whether `answer` refuses who calls, so that the message
+    in the transport, and gives what the transport is to send. `strange`: whether `answer` refuses who calls, so that the
+    message
     need not be read; None: it refuses nobody."""
 
     answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
@@ -289,7 +290,7 @@ class Interceptor:
         return access.admission(self._gate, name)
 
     def _turned_away(self, series: Series, failure: CallFailed, arrival: RequestMetadata) -> CallFailed:
-        """A call that ended in the door: counted, and with its line and its id, as any other."""
+        """A call that ended in the transport: counted, and with its line and its id, as any other."""
         call = begin_call(arrival)
         series.begun()
         series.ended(failure.code, failure, 0.0)
@@ -453,7 +454,7 @@ def outcome(error: BaseException) -> str:
 
 
 def _outcome(error: BaseException, call: Call) -> Code:
-    if isinstance(error, CallFailed):  # by the door, while a stream was read
+    if isinstance(error, CallFailed):  # by the transport, while a stream was read
         return error.code
     if isinstance(error, Exception) and not isinstance(error, ClientDisconnected):
         return call_context.code(error)
@@ -515,7 +516,7 @@ def _write(
     }
     if call.caller.name:
         facts["caller"] = call.caller.name
-    if isinstance(failure, CallFailed):  # refused by the door, whose code for what is no gRPC is INTERNAL too
+    if isinstance(failure, CallFailed):  # refused by the transport, whose code for what is no gRPC is INTERNAL too
         log.warning("request_completed", **facts, reason=failure.text)
     elif outcome is Code.INTERNAL:
         log.error("request_completed", **facts, exc_info=failure)

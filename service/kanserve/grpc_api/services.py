@@ -1,4 +1,4 @@
-"""Every method of every service behind the guard: the table that a door serves."""
+"""Every method of every service behind the guard: the table that a transport serves."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ class Events:
         return _Stream(_lines(first, events))
 
     async def _whole(self, request: Request) -> Refused | None:
-        """Once it is, a door cancels the answer when the caller goes away."""
+        """Once it is, a transport cancels the answer when the caller goes away."""
         try:
             async with asyncio.timeout(self._seconds):
                 await request.receive()

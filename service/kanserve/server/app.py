@@ -137,7 +137,7 @@ class App:
         parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
         self._door = factory.build(settings, methods, functools.partial(_http_application, *parts))
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
-        self._beside: list[asyncio.Task[None]] = []  # what goes on as long as the doors are open
+        self._beside: list[asyncio.Task[None]] = []  # what goes on as long as the transports are open
         self._metrics_server: MetricsServer | None = None
 
     def _guard(self, gate: Authenticator | None) -> Interceptor:

@@ -23,13 +23,13 @@ from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.transport import endpoints
 from kanserve.transport.endpoints import Tls
-from kanserve.transport.factory import Doors
+from kanserve.transport.factory import Transports
 
 T = TypeVar("T")
 CERTIFICATES, TOKENS = "certificates", "tokens"  # values of the metrics' label `credential`
 GLANCES, SHORTEST = 20, 0.1  # checks of the token file's times per full check, and least seconds between them
 
-log = logs.get_logger("renewal")
+log = logs.get_logger("credentials")
 
 
 @dataclass(slots=True)
@@ -51,14 +51,16 @@ class Renewal:
     A revoked token must end soon, so a change of the token file's size or times starts a reading too. The server sees
     such a change within a twentieth of `credential_poll_seconds`."""
 
-    def __init__(self, settings: Settings, gate: Authenticator | None, doors: Doors, metrics: Metrics) -> None:
-        self._settings, self._doors, self._metrics = settings, doors, metrics
+    def __init__(
+        self, settings: Settings, gate: Authenticator | None, transports: Transports, metrics: Metrics
+    ) -> None:
+        self._settings, self._transports, self._metrics = settings, transports, metrics
         self._every = settings.credential_poll_seconds
         self._asked = asyncio.Event()
         self._certificates = self._tokens = None
-        if doors.tls is not None:
-            self._expires(doors.tls)
-            self._certificates = Source(CERTIFICATES, lambda: endpoints.read(settings), self._show, doors.tls)
+        if transports.tls is not None:
+            self._expires(transports.tls)
+            self._certificates = Source(CERTIFICATES, lambda: endpoints.read(settings), self._show, transports.tls)
         if gate is not None:
             self._tokens = Source(TOKENS, lambda: authenticator.read(settings), self._admit, gate.credentials)
         self._gate = gate
@@ -124,7 +126,7 @@ class Renewal:
         self._refused(source.what, reason)
 
     async def _show(self, found: Tls) -> None:
-        await self._doors.renew(found)
+        await self._transports.renew(found)
         self._expires(found)
         endpoints.told(found, self._settings)
 

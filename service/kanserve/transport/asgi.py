@@ -423,7 +423,7 @@ class Watched:
 
 
 class Calls:
-    """The calls of a door, of which each has to be there whole within so many `seconds`; one timer looks after all,
+    """The calls of a transport, each of which must arrive whole within so many `seconds`; one timer looks after all,
     since each is there at once, as a rule. `most`: that may be on their way at once: each takes memory. Where there
     are more, the one that is on its way for longest is given up, so that nobody can shut others out."""
 

@@ -23,7 +23,7 @@ ADVICE = {
     errno.EADDRNOTAVAIL: "name an address of this machine (`ip addr`)",
 }
 
-log = logs.get_logger("door")
+log = logs.get_logger("transport")
 _inherited: dict[int, int] = {}  # port -> file descriptor
 
 
@@ -144,10 +144,10 @@ def _seconds(value: float) -> int:
     return min(max(1, round(value)), LONGEST)
 
 
-def allowed(connections: int, doors: int) -> int:
-    """As many connections to each door as the open files of the process allow, with a line in the log where those
+def allowed(connections: int, listeners: int) -> int:
+    """As many connections to each listener as the open files of the process allow, with a line in the log where those
     are fewer."""
-    granted = max(1, resources.connections(connections * doors) // doors)
+    granted = max(1, resources.connections(connections * listeners) // listeners)
     if granted < connections:
         log.warning(
             "connection_limit_reduced",
@@ -163,7 +163,7 @@ tls_log = logs.get_logger("tls")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What a door shows, and whom it lets in: `client_ca` signs callers' certificates; None: anyone. `expires`: when
+    """TLS material of a transport. `client_ca` signs the clients' certificates; None: any client. `expires`: when
     the certificate does, in seconds since 1970."""
 
     identity: pem.Identity

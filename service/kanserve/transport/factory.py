@@ -1,4 +1,4 @@
-"""What a door is: it turns connections into calls of the guarded methods, and knows no method."""
+"""What a transport is: it turns connections into calls of the guarded methods, and knows no method."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Door(Protocol):
 H2CORN = "h2corn"
 NEEDED = (H2CORN, "starlette", "orjson")  # by what speaks HTTP
 
-log = logs.get_logger("door")
+log = logs.get_logger("transport")
 
 Pages = Callable[[], Application]
 
@@ -50,8 +50,8 @@ class Ports:
     http: int | None
 
 
-class Doors:
-    """All doors of a server as one. `both`: the first speaks HTTP too; `tls`: what they show."""
+class Transports:
+    """All transports of a server as one. `both`: the first speaks HTTP too; `tls`: what they show."""
 
     def __init__(self, first: Door, second: Door | None, *, both: bool, tls: Tls | None = None) -> None:
         self._first, self._second, self._both = first, second, both
@@ -69,30 +69,30 @@ class Doors:
             raise
 
     async def renew(self, found: Tls) -> None:
-        """As a door's."""
+        """As a transport's."""
         await self._first.renew(found)
         if self._second is not None:
             await self._second.renew(found)
         self.tls = found
 
     async def stop(self, grace: float | None) -> None:
-        """As a door's."""
-        doors = (self._first,) if self._second is None else (self._first, self._second)
-        await asyncio.gather(*(door.stop(grace) for door in doors))
+        """As a transport's."""
+        transports = (self._first,) if self._second is None else (self._first, self._second)
+        await asyncio.gather(*(transport.stop(grace) for transport in transports))
 
 
-def build(settings: Settings, services: Services, pages: Pages) -> Doors:
-    """The doors that are named. `pages` makes the application of HTTP. Raises ConfigError."""
+def build(settings: Settings, services: Services, pages: Pages) -> Transports:
+    """The transports that are named. `pages` makes the application of HTTP. Raises ConfigError."""
     both = settings.transport == "asgi"
     shown = endpoints.load(settings)
-    connections = endpoints.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
+    connections = endpoints.allowed(settings.max_connections, listeners=1 if settings.http_port is None else 2)
 
     def asgi(port: Port) -> Door:
         return _asgi(settings, services, pages, port, connections, shown)
 
     first = asgi(Port.grpc(settings)) if both else _grpcio(settings, services, connections, shown)
     second = None if settings.http_port is None else asgi(Port.http(settings))
-    return Doors(first, second, both=both, tls=shown)
+    return Transports(first, second, both=both, tls=shown)
 
 
 def settled(settings: Settings) -> Settings:

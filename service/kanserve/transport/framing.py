@@ -121,7 +121,7 @@ class Packed:
 
 
 def failed(code: Code, text: str) -> CallFailed:
-    """A call that ends in the door."""
+    """A call that ends in the transport."""
     return CallFailed(code, text, ())
 
 

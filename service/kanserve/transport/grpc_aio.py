@@ -67,7 +67,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
 
 
 class Grpcio:
-    """A door that is not bound yet. Needs a running event loop."""
+    """A transport that is not bound yet. Needs a running event loop."""
 
     def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
         self._port = Port.grpc(settings)

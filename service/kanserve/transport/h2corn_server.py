@@ -1,4 +1,4 @@
-"""The ASGI door on h2corn: HTTP/2 and HTTP/1 in Rust, on this loop and one thread of its own."""
+"""The ASGI transport on h2corn: HTTP/2 and HTTP/1 in Rust, on this loop and one thread of its own."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ FAILED_TEXT = "request failed: "  # the same report as text
 # Details of that report for a client that left: no stream or no connection is there to write the response to.
 LEFT = ("stream channel was closed", "connection writer was closed")
 
-log = logs.get_logger("door")
+log = logs.get_logger("transport")
 
 
 class H2corn:
-    """A door that is not bound yet.
+    """A transport that is not bound yet.
 
     h2corn reads certificates when a server starts, and never again. So new ones have a server of their own, which
     accepts from the same socket, and the one before sends its callers over: a GOAWAY after what they have in flight.
@@ -128,7 +128,7 @@ class _Carrier:
 
     async def start(self) -> None:
         """Answer. Raises ConfigError."""
-        self.serving = asyncio.create_task(self._serve(), name="door")
+        self.serving = asyncio.create_task(self._serve(), name="transport")
         try:
             await self._server.wait_started()
         except (OSError, RuntimeError, ValueError) as error:

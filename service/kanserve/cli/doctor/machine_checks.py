@@ -127,8 +127,8 @@ def processors(settings: Settings) -> Finding:
 
 def files(settings: Settings) -> Finding:
     """Open files against connections."""
-    doors = 1 if settings.http_port is None else 2
-    needed = settings.max_connections * doors + resources.RESERVED
+    listeners = 1 if settings.http_port is None else 2
+    needed = settings.max_connections * listeners + resources.RESERVED
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         return warning(
