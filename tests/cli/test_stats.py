@@ -36,7 +36,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_layers_nodes_and_classes_are_told_without_a_baseline(asked: Server) -> None:
     done = kanserve("stats", "tiny", "--url", asked.url)
     assert done.returncode == 0, done.stderr
-    for words in ("tiny version 1: 150 rows since", "all 150 rows that were looked into, by 1 process"):
+    for words in ("tiny version 1: 150 rows since", "all 150 rows that were analysed, by 1 process"):
         assert words in done.stdout
     assert "width, 6.7% outside" in done.stdout
     assert all(name in done.stdout for name in (*NAMES, *CLASSES))
@@ -83,5 +83,5 @@ def test_after_a_reset_there_is_nothing_yet(asked: Server) -> None:
     said = kanserve("stats", "tiny", "--url", asked.url, "--reset")
     assert said.stdout == "tiny: counted anew\n"
     done = kanserve("stats", "tiny", "--url", asked.url, "--latest")
-    assert "the latest 0 rows that were looked into" in done.stdout
+    assert "the latest 0 rows that were analysed" in done.stdout
     assert done.returncode == 0

@@ -177,7 +177,7 @@ def test_live_scores_over_the_wire(tmp_path: Path) -> None:
     toy.write(tmp_path)
     with serving(tmp_path) as server, Client(server.address) as client:
         described, rows = client.describe("toy"), draw(200)
-        with pytest.raises(NotSupported, match="was asked too little: 0 rows were looked into"):
+        with pytest.raises(NotSupported, match="has too little live traffic: 0 rows were analysed"):
             client.scores(described, over="live")
         server.infer(rows[:64])
         for at in range(64, 200, 17):

@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
     parser.add_argument(
-        "--check", action="store_true", help="look at everything that can be looked at without serving, and stop"
+        "--check",
+        action="store_true",
+        help="check settings, certificates, ports, machine and models without serving, and stop",
     )
     parser.add_argument("--show-config", action="store_true", help="print every setting with its origin, and stop")
     groups: dict[str, Any] = {}

@@ -158,7 +158,7 @@ def _layers(described: Description, found: Statistics) -> Table:
         ("", "nodes", *ZONES, "not finite", "furthest out"),
         numbers=("nodes", *ZONES, "not finite"),
         caption=(
-            f"{what} {found.row_count} rows that were looked into, by {found.processes} process"
+            f"{what} {found.row_count} rows that were analysed, by {found.processes} process"
             + ("es" if found.processes != 1 else ""),
             *LEGEND,
         ),

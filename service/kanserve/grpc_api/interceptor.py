@@ -88,9 +88,8 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 @dataclass(frozen=True, slots=True)
 class Unary:
     """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
-    in the transport, and gives what the transport is to send. `strange`: whether `answer` refuses who calls, so that the
-    message
-    need not be read; None: it refuses nobody."""
+    in the transport, and gives what the transport is to send. `strange`: whether `answer` refuses who calls, so that
+    the message need not be read; None: it refuses nobody."""
 
     answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
     refused: Callable[[CallFailed, RequestMetadata], CallFailed]

@@ -82,7 +82,7 @@ class ModelEvents:
         self._refused[key] = reason
         self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
         facts = {"serves": "the version loaded before"} if serves else {}
-        also = "; what was loaded before serves on" if serves else ""
+        also = "; the version loaded before keeps serving" if serves else ""
         self._history.add("refused", *key, f"{reason}: {text}{also}")
         log.error("model_load_failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
 

@@ -173,14 +173,14 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
     if "config" in words:
         raise ConfigError(str(words["config"]))
     if "bug" in words:
-        raise RuntimeError(f"a version could not be tried:\n{words['bug']}")
+        raise RuntimeError(f"the load check of a version failed with a bug:\n{words['bug']}")
     if words.get("ended") == -signal.SIGALRM:
         raise LoadError(LoadReason.TIME, _late(job))
     if "memory" in words or words.get("ended") == -signal.SIGKILL or words.get("reason") == LoadReason.MEMORY:
-        said = words.get("text", "the process that tried it was ended")
+        said = words.get("text", "the sandbox process was killed")
         raise LoadError(LoadReason.MEMORY, f"{said}, of which {job.most} bytes are granted (load_memory_bytes)")
     if "ended" in words:
-        raise LoadError(LoadReason.CRASH, f"it ended the process that tried it{_how(int(words['ended']))}")
+        raise LoadError(LoadReason.CRASH, f"it crashed the sandbox process{_how(int(words['ended']))}")
     raise LoadError(LoadReason(str(words["reason"])), str(words["text"]))
 
 

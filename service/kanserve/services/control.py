@@ -299,7 +299,7 @@ class Shadows:
         self._registry.entry(name, "")
         shadow = self._running.get(name)
         if shadow is None and name not in self._ended:
-            raise FailedPrecondition(f"no version of model '{name}' is tried; name one")
+            raise FailedPrecondition(f"model '{name}' has no shadow deployment; name a version")
         return self._ended[name] if shadow is None else _report(shadow, running=True)
 
     def reports(self) -> list[Report]:

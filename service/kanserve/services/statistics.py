@@ -23,8 +23,8 @@ from kanserve.types import EdgeRequest, LayerScores, ModelInfo
 ROWS, LIVE, TOTAL, BASELINE, BEST = "rows", "live", "total", "baseline", "best"
 # The reasons why there are no scores over so few rows, and the notes on existing scores.
 LITTLE = {
-    LIVE: "model '{name}' was asked too little: {rows} rows were looked into since it is counted, scores are of what "
-    "moves from row to row, and take two or more",
+    LIVE: "model '{name}' has too little live traffic: {rows} rows were analysed since the statistics began, and "
+    "scores need two or more",
     BASELINE: "model '{name}' has a baseline of {rows} rows, scores take two or more: its export is given some by "
     "`kanserve export --baseline`",
 }

@@ -25,8 +25,8 @@ COUNTED = (
     ("kanserve_log_lines_dropped_total", "", "log lines were lost", "see to whoever reads them"),
     ("kanserve_model_load_failures_total", "", "loads of versions failed", "read the log event model_load_failed"),
     ("kanserve_worker_exits_total", "", "worker processes exited", "read the log event worker_exited"),
-    ("kanserve_settings_reload_failed", "", "reading of the settings failed", "correct the file, then SIGHUP"),
-    ("kanserve_settings_pending_restart", "", "changed settings wait for a restart", "restart it at a quiet time"),
+    ("kanserve_settings_reload_failed", "", "the reload of the settings failed", "correct the file, then SIGHUP"),
+    ("kanserve_settings_pending_restart", "", "changed settings are pending a restart", "restart it at a quiet time"),
     (
         "nv_inference_request_failure",
         'reason="BACKEND"',

@@ -10,11 +10,11 @@ function quoted(text) {
 export function ofDrift(model, version) {
   const own = `model=${quoted(model)}${version ? `, version=${quoted(version)}` : ''}`;
   return [
-    ['How far the node of each layer that moved most is beyond chance (1: as far as chance alone goes)',
+    ['Largest PSI of a node per layer, relative to the no-drift threshold',
       `max by (layer) (kanserve_drift_psi_ratio{${own}})`],
-    ['Share of values outside, beyond what it was in the reference',
+    ['Share of out-of-range values, minus the share in the baseline',
       `max by (layer) (kanserve_out_of_range_ratio{${own}} - kanserve_baseline_out_of_range_ratio{${own}})`],
-    ['Rows that were looked into, a second', `sum(rate(kanserve_statistics_sampled_rows_total{${own}}[5m]))`],
+    ['Rows analysed per second', `sum(rate(kanserve_statistics_sampled_rows_total{${own}}[5m]))`],
   ];
 }
 
