@@ -69,7 +69,7 @@ def test_scores_over_the_traffic(asked: Server) -> None:
     said = document(kanserve("scores", "tiny", "--live", "--url", asked.url, "--json"))
     assert (said["over"], said["rows"], said["notes"]) == ("live", 150, [])
     assert max(said["features"], key=said["features"].get) in NAMES
-    assert "of the model's traffic" in kanserve("scores", "tiny", "--live", "--url", asked.url).stdout
+    assert "of the model's live traffic" in kanserve("scores", "tiny", "--live", "--url", asked.url).stdout
     both = kanserve("scores", "tiny", "--live", "--input", "rows.npy", "--url", asked.url)
     assert (both.returncode, "give one of them" in both.stderr) == (2, True)
 

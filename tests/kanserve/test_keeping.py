@@ -171,7 +171,7 @@ def test_a_file_that_is_not_ours_is_left_out_and_told_once(
     for _ in range(3):
         assert one.own() is None
         assert [other.total.rows for other in one.others()] == [9]
-    assert said == ["statistics are not read"]
+    assert said == ["statistics_read_failed"]
     one.write(kept(draw(3)))
     assert one.own() is not None
 
@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list
     for _ in range(3):
         one.write(kept(draw(3)))
         assert (one.own(), one.others(), one.mark()) == (None, [], 0.0)
-    assert said == ["statistics are not kept"]
+    assert said == ["statistics_write_failed"]
 
 
 def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:

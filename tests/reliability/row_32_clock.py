@@ -33,6 +33,7 @@ LINES = 60  # calls between them, of which every twentieth has a line in the log
 ROWS = np.ones((4, 3), np.float32)
 EXPECTED = toy.outputs(ROWS)
 WAITS = 5_000_000  # microseconds that a request may wait, as it says itself
+SETTINGS = {"repository_poll_seconds": 0.2, "loop_stall_seconds": 2.0, "access_log": "sampled:20"}
 EXPECTED_LINES = ("request_completed", "shutdown_started", "server_stopped")
 
 
@@ -102,7 +103,7 @@ def largest(server: Server) -> float:
 
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:
-    """Under load, with a look at the repository five times a second and a watchdog that waits two seconds."""
+    """Under load, with five repository scans per second and a watchdog that waits two seconds."""
     rounds = scale.of(1, 60)
     total = scale.of(3 * rounds + 1, 4 * rounds + 1)
     ends: collections.Counter[str] = collections.Counter()
@@ -111,12 +112,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         folder = Path(name)
         toy.write(folder / "models")
         clock = Clock(folder)
-        settings = {
-            "transport": door,
-            "repository_poll_seconds": 0.2,
-            "loop_stall_seconds": 2.0,
-            "access_log": "sampled:20",
-        }
+        settings = {"transport": door, **SETTINGS}
         with clock.faked(), serving(folder / "models", **settings) as server:
             threads = [threading.Thread(target=client, args=(server, ends, over), daemon=True) for _ in range(CLIENTS)]
             wait_until(lambda: any(line["event"] == "server_ready" for line in server.lines()))

@@ -275,7 +275,7 @@ class LayerScores:
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Of all layers, over `row_count` rows: the caller's ("rows"), the reference rows of the export ("reference"), or
-    those of the model's traffic that were looked into ("live"). `notes`: what a reader should know."""
+    those of the model's live traffic that were analysed ("live"). `notes`: what a reader should know."""
 
     version: str
     over: str

@@ -45,8 +45,8 @@ max_request_bytes = "8MiB"
 access_log = "sampled:100"
 ```
 
-The last column: what a change of the file takes. On SIGHUP it is read again and some settings are taken over while
-the server runs; all others take a restart, and one line in the log names those that have changed.
+The last column shows what applies a change of the file. On SIGHUP the server reloads the file and applies the
+reloadable settings. All others need a restart; the log event `settings_pending_restart` names the changed ones.
 """
 EVENTS_HEAD = """# Log events
 
@@ -58,7 +58,7 @@ alert on it. `message` explains the event and may change. `level`, `timestamp` a
 of level error.
 """
 SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
-COLUMNS = ("setting", "default", "may be", "meaning", "a change takes")
+COLUMNS = ("setting", "default", "values", "meaning", "applied by")
 
 
 def properties() -> dict[str, dict[str, Any]]:
