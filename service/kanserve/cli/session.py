@@ -277,7 +277,7 @@ def check(where: str, seconds: float) -> None:
     if not found:
         raise CommandError(
             f"there is no page at {where}",
-            hint="the asgi door has HTTP on gRPC's port; another door takes --http-port PORT, and this command --page",
+            hint="asgi serves HTTP on gRPC's port; grpcio needs `serve --http-port PORT`, and this command --page",
             exit_code=Exit.FAILED,
         )
 

@@ -106,7 +106,7 @@ class Loader:
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
         """What it does of rows outside, if its export said so."""
         manifest = info.manifest
-        if manifest is not None and manifest.outside in (FLAG, REJECT):
+        if manifest is not None and manifest.out_of_range in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_out_of_range_rows_total")
             try:
                 model.border = InputRangeGuard(manifest, counted.labels(info.name, str(info.version)))

@@ -138,15 +138,6 @@ def build_application(
     insights: Insights,
 ) -> Any:
     """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
-    pass
-    from kanserve.rest.exchange import Bounds
-    from kanserve.rest.kan import KanPages
-    from kanserve.rest.oip import Oip
-    from kanserve.rest.ui import Card
-
-    pass
-    from kanserve.rest.ui import Views
-
     bounds = Bounds(settings.max_request_bytes, settings.request_read_timeout, settings.max_typed_contents_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
     views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)

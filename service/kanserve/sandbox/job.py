@@ -25,7 +25,7 @@ OWN_OPERATORS, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its li
 @dataclass(frozen=True, slots=True)
 class Job:
     """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
-    beside what the files take) are its limits; `strict`: as the setting `graph_screen` has it; `library`:
+    beside what the files take) are its limits; `strict`: as the setting `graph_allowlist` has it; `library`:
     of further operators, for the graph in a file of its own that has some ("": that is not loaded); `texts`: the files
     are those of `layout.Texts`, and the process only parses them."""
 
@@ -48,7 +48,7 @@ class Job:
 
 
 def strip_for_sandbox(manifest: Manifest) -> str:
-    """A manifest without what no trial asks for, such as knots."""
+    """The manifest without parts that the load check does not read, such as knots."""
     layers = tuple(
         dataclasses.replace(layer, bases=(), before=(), after=(), mask=(), bias=(), symbolic=())
         for layer in manifest.layers
@@ -59,7 +59,7 @@ def strip_for_sandbox(manifest: Manifest) -> str:
 def put(job: Job, files: Mapping[str, bytes]) -> int:
     """A descriptor of memory that holds the job and its files. Blocks. Raises OSError."""
     document = json.dumps(dataclasses.asdict(job)).encode()
-    memory = os.memfd_create("kanserve-trial", os.MFD_CLOEXEC)
+    memory = os.memfd_create("kanserve-load-check", os.MFD_CLOEXEC)
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, memory)
         for data in (len(document).to_bytes(HEAD, "little"), document, *files.values()):
