@@ -32,8 +32,8 @@ def layer(layer: Layer, at: int, node_tensor: str, terms: Sequence[str]) -> Laye
         sources=layer.sources,
         destinations=layer.destinations,
         bases=tuple(_basis(term, name) for term, name in zip(layer.terms, terms, strict=True)),
-        before=tuple(step.describe() for step in layer.before),
-        after=tuple(step.describe() for step in layer.after),
+        pre_steps=tuple(step.describe() for step in layer.pre_steps),
+        post_steps=tuple(step.describe() for step in layer.post_steps),
         mask=() if (layer.mask == 1).all() else tuple(map(tuple, layer.mask.tolist())),
         bias=tuple(layer.bias.tolist()) if layer.bias.any() else (),
         symbolic=tuple(
@@ -61,13 +61,13 @@ def layer(layer: Layer, at: int, node_tensor: str, terms: Sequence[str]) -> Laye
 
 def _basis(term: Term, name: str) -> BasisInfo:
     if isinstance(term, EdgeTerm):
-        before = tuple(step.describe() for step in term.before)
+        pre_steps = tuple(step.describe() for step in term.pre_steps)
         return BasisInfo(
             kind=term.kind,
             functions=term.functions,
             parameters={},
             knots=(),
-            before=before,
+            pre_steps=pre_steps,
             per_edge=True,
             edges_tensor=name,
         )
@@ -76,7 +76,7 @@ def _basis(term: Term, name: str) -> BasisInfo:
         functions=term.functions,
         parameters=term.basis.parameters(),
         knots=tuple(map(tuple, term.basis.knots().tolist())),
-        before=tuple(step.describe() for step in term.before),
+        pre_steps=tuple(step.describe() for step in term.pre_steps),
         edges_tensor=name,
     )
 

@@ -103,15 +103,15 @@ class VerificationBasis:
     """What a model was held against, a key of `manifest.VERIFICATION_BASES`, and how far it is from recorded
     outputs of the trained model, if there are any."""
 
-    against: str
+    basis: str
     expected_outputs: tuple[manifest.ParityCheck, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         recorded = bool(self.expected_outputs)
-        if self.against not in manifest.VERIFICATION_BASES or recorded != (self.against == manifest.EXPECTED_OUTPUTS):
+        if self.basis not in manifest.VERIFICATION_BASES or recorded != (self.basis == manifest.EXPECTED_OUTPUTS):
             raise OptionError(
-                f"a model verified against {self.against!r} with {len(self.expected_outputs)} files of expected outputs"
+                f"a model verified against {self.basis!r} with {len(self.expected_outputs)} files of expected outputs"
             )
 
 
@@ -159,7 +159,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         layers=model.layers,
         source=model.source,
         verification=dataclasses.replace(
-            model.proof.verification, against=model.claim.against, expected_outputs=model.claim.expected_outputs
+            model.proof.verification, basis=model.claim.basis, expected_outputs=model.claim.expected_outputs
         ),
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),

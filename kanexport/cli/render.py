@@ -42,7 +42,7 @@ def result(result: Result, *, verbose: bool = False) -> None:
         f"{arrows(manifest.shapes)}, {edges} edges"
     )
     say(manifest.claim)
-    if manifest.against == READING:
+    if manifest.verification_basis == READING:
         say(COMPARE, indent=2)
     _assumed(manifest.source.options_assumed, manifest.source.alternatives, verbose=verbose)
     _facts("decided by the expected outputs", manifest.source.options_decided, {})

@@ -78,7 +78,7 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
     """The same as they stand in the manifest, and whose they are: of the basis with most functions, among those that
     read the sources as they are."""
     columns = _columns(layer)
-    own = [basis for basis in layer.bases if basis.knots and not (basis.before or basis.per_edge)]
+    own = [basis for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
     if not own or node not in columns:
         return None
     basis = max(own, key=lambda one: one.functions)
@@ -87,9 +87,9 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
 
 def _columns(layer: LayerInfo) -> tuple[int, ...]:
     """Which of its nodes the sources of the layer are as they are; none where a step changes them."""
-    if any(step.kind not in SAME_UNITS for step in layer.before):
+    if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
         return ()
-    return next((step.indices for step in layer.before if step.kind == "select"), tuple(range(layer.sources)))
+    return next((step.indices for step in layer.pre_steps if step.kind == "select"), tuple(range(layer.sources)))
 
 
 def equal(low: float, high: float) -> tuple[float, ...]:

@@ -113,7 +113,7 @@ class BasisInfo:
     parameters  by name, as text for people
     knots       one row per source, or a single row where all sources share it; may be empty
     per_edge    every edge shifts and stretches the function for itself
-    before      steps between the layer's sources and what this family alone reads
+    pre_steps   steps between the layer's sources and what this family alone reads
     edges_tensor  the output of the layer's edge graph that has this family's part of every edge's value, mask included,
                 [N, sources, destinations]. Empty: the layer has no other part, or, where another
                 family of it has one, this one adds nothing
@@ -124,7 +124,7 @@ class BasisInfo:
     parameters: dict[str, str]
     knots: tuple[tuple[float, ...], ...]
     per_edge: bool = False
-    before: tuple[NodeStep, ...] = ()
+    pre_steps: tuple[NodeStep, ...] = ()
     edges_tensor: str = ""
 
 
@@ -151,7 +151,7 @@ class SymbolicEdge:
 class LayerInfo:
     """One KAN layer, and where its edge values come from.
 
-    `before` and `after` are the steps on its sources and its destinations. `mask` is
+    `pre_steps` and `post_steps` are the steps on its sources and its destinations. `mask` is
     [sources][destinations], empty where all are 1; `bias` is [destinations], empty where all
     are 0. `active_edges`: how many can contribute, their mask not being 0. `name` is the module's or the
     library's, or empty. `edge_class` as in Manifest.
@@ -166,8 +166,8 @@ class LayerInfo:
     sources: int
     destinations: int
     bases: tuple[BasisInfo, ...]
-    before: tuple[NodeStep, ...]
-    after: tuple[NodeStep, ...]
+    pre_steps: tuple[NodeStep, ...]
+    post_steps: tuple[NodeStep, ...]
     mask: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
     symbolic: tuple[SymbolicEdge, ...]
@@ -254,7 +254,7 @@ class Verification:
 
     Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
 
-    `against`: the basis of the verification, a key of `VERIFICATION_BASES`. `expected_outputs`: the result of the
+    `basis`: the basis of the verification, a key of `VERIFICATION_BASES`. `expected_outputs`: the result of the
     comparison with recorded outputs of the trained model. `explaining`: zones of the explaining graph, if there is one:
     its outputs and node vectors, and the edges it gives. `kernel`: zones of `custom_ops.KERNEL_FILE` in the place of
     the model's graph, if it is among the files.
@@ -264,7 +264,7 @@ class Verification:
     edges_tolerance: float
     runtime: str  # name and version of what ran the graphs, and what they were held against
     zones: tuple[Zone, ...]
-    against: str = READING
+    basis: str = READING
     expected_outputs: tuple[ParityCheck, ...] = ()
     explaining: tuple[Zone, ...] = ()
     kernel: tuple[Zone, ...] = ()
@@ -361,9 +361,9 @@ class Manifest:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
-    def against(self) -> str:
-        """What the model was verified against, a key of `VERIFICATION_BASES`."""
-        return self.verification.against
+    def verification_basis(self) -> str:
+        """The basis of the verification, a key of `VERIFICATION_BASES`."""
+        return self.verification.basis
 
     @property
     def claim(self) -> str:
@@ -372,7 +372,7 @@ class Manifest:
             f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}"
             for one in self.verification.expected_outputs
         ]
-        return VERIFICATION_BASES[self.against] + (f" ({'; '.join(files)})" if files else "")
+        return VERIFICATION_BASES[self.verification_basis] + (f" ({'; '.join(files)})" if files else "")
 
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""
@@ -393,7 +393,8 @@ def row_shapes(
     row = _row(given)
     nodes = [(*layer.positions, layer.sources) for layer in layers]
     if nodes and (
-        nodes[0] == row or (len(row) == len(nodes[0]) == 1 and any(step.kind == "select" for step in layers[0].before))
+        nodes[0] == row
+        or (len(row) == len(nodes[0]) == 1 and any(step.kind == "select" for step in layers[0].pre_steps))
     ):
         del nodes[0]
     return (row, *nodes, _row(result))

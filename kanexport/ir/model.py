@@ -38,13 +38,13 @@ TERM_LIMIT = 64  # of a layer; only grids that differ from edge to edge make mor
 class BasisTerm:
     """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K].
 
-    `before`: steps from the layer's sources to what this term alone reads. `stored`: how a graph stores the
+    `pre_steps`: steps from the layer's sources to what this term alone reads. `stored`: how a graph stores the
     coefficients, one of `precision.STORED`; they are rounded to it.
     """
 
     basis: Basis
     coef: Array
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
     stored: str = FULL
 
     @property
@@ -69,7 +69,7 @@ class BasisTerm:
             raise InvalidKan(f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}")
         if self.basis.sources not in (None, shape[0]):
             raise InvalidKan(f"{self.kind} is made for {self.basis.sources} sources, the layer has {shape[0]}")
-        for step in self.before:
+        for step in self.pre_steps:
             if step.width_out(shape[0]) != shape[0]:
                 raise InvalidKan(f"a step before {self.kind} changes the number of sources")
         _require_finite(self.coef, f"{self.kind} coefficient")
@@ -78,13 +78,13 @@ class BasisTerm:
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeTerm:
     """coef * function((x - centre) * rate), all [I, O, K]: one function, such as a
-    wavelet, that every edge shifts and stretches for itself. `before`: as in BasisTerm."""
+    wavelet, that every edge shifts and stretches for itself. `pre_steps`: as in BasisTerm."""
 
     function: Unary
     centre: Array
     rate: Array
     coef: Array
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -146,8 +146,8 @@ class Layer:
     bias: Array
     nan_spreads: npt.NDArray[np.bool_]
     symbolic: tuple[SymbolicEdge, ...] = ()
-    before: tuple[Step, ...] = ()
-    after: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
+    post_steps: tuple[Step, ...] = ()
     name: str = ""
 
     @property
@@ -184,7 +184,7 @@ class Layer:
     @property
     def mixes(self) -> bool:
         """Whether an edge depends on other nodes of the row than its source: class B."""
-        return any(step.mixes for step in (*self.before, *(s for term in self.terms for s in term.before)))
+        return any(step.mixes for step in (*self.pre_steps, *(s for term in self.terms for s in term.pre_steps)))
 
     def active(self) -> npt.NDArray[np.bool_]:
         """[I, O]: edges that can contribute."""
@@ -236,12 +236,12 @@ class Kan:
         width = self.n_inputs
         widths = [width]
         for index, layer in enumerate(self.layers):
-            for step in layer.before:
+            for step in layer.pre_steps:
                 width = step.width_out(width)
             if width != layer.sources:
                 raise InvalidKan(f"layer {index} has {layer.sources} sources, but is given {width} values")
             width = layer.destinations
-            for step in layer.after:
+            for step in layer.post_steps:
                 width = step.width_out(width)
             widths.append(width)
         return tuple(widths)

@@ -35,14 +35,14 @@ def clamped(kan: Kan) -> Kan:
     """The network with one step more before its first layer, a Clip. Raises OptionError where it has no grid to keep
     inputs on."""
     first = kan.layers[0]
-    layer = dataclasses.replace(first, before=(*first.before, Clip(*limits(first))))
+    layer = dataclasses.replace(first, pre_steps=(*first.pre_steps, Clip(*limits(first))))
     return dataclasses.replace(kan, layers=(layer, *kan.layers[1:]), notes=(*kan.notes, NOTE))
 
 
 def limits(layer: Layer) -> tuple[Array, Array]:
     """[I] and [I]: from where to where each source lies on the grids of all terms that read it. Raises OptionError."""
     terms = [term for term in layer.terms if isinstance(term, BasisTerm) and term.basis.knots().size]
-    if any(not isinstance(step, Select) for step in layer.before) or any(term.before for term in terms):
+    if any(not isinstance(step, Select) for step in layer.pre_steps) or any(term.pre_steps for term in terms):
         raise OptionError(
             "--out-of-range clamp: the first layer reads its inputs after a step, such as a normalisation, that puts "
             "them on its grid; by itself none is out of range",
@@ -80,7 +80,7 @@ def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.ND
 def columns(layer: Layer) -> list[int]:
     """Which input each source is, [I]; the layer has no other steps before than selections and what keeps inputs."""
     found = list(range(layer.sources))
-    for step in reversed(layer.before):
+    for step in reversed(layer.pre_steps):
         if isinstance(step, Select):
             found = [step.indices[at] for at in found]
     return found

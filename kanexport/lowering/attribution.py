@@ -52,7 +52,7 @@ class Anchor:
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
     """[I]: which of the nodes that a layer is given each source is, whatever is made of it."""
     found = np.arange(width)
-    for step in layer.before:
+    for step in layer.pre_steps:
         if isinstance(step, Select):
             found = found[list(step.indices)]
     return found
@@ -91,7 +91,7 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
     multipliers = g.const(np.eye(len(anchor.base))[None])
     for at in reversed(range(len(anchor.links))):
         link, chain = anchor.links[at], chains[at]
-        for index in reversed(range(len(link.layer.after))):
+        for index in reversed(range(len(link.layer.post_steps))):
             multipliers = _pulled(g, link, index, chain, multipliers)
         if at:
             multipliers = _through(g, link, edges[at], chains[at - 1][-1], multipliers)
@@ -104,14 +104,14 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
 def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
     """The sums of the edges [B, O], and what each step after them gives."""
     found = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
-    for step in layer.after:
+    for step in layer.post_steps:
         found.append(step.emit(g, found[-1]))
     return found
 
 
 def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
     """[B, O, m] of what a step gives -> [B, O, n] of what it takes."""
-    step = link.layer.after[index]
+    step = link.layer.post_steps[index]
     v, w = chain[index], chain[index + 1]
     v_r, w_r = link.chain[index], link.chain[index + 1]
     if isinstance(step, Affine):

@@ -128,13 +128,13 @@ def serving_graph(
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
-        g.small_values = following[at] or any(step.mixes for step in layer.after)
+        g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
         g.apart = spline_forms.apart(layer, rows)
         with naming(at):
-            for step in layer.before:
+            for step in layer.pre_steps:
                 x = step.emit(g, x)
             x = _sums(g, passes.live(layer), x, kernel=kernel)
-            for step in layer.after:
+            for step in layer.post_steps:
                 x = step.emit(g, x)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
@@ -223,7 +223,7 @@ def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
-    for step in layer.before:
+    for step in layer.pre_steps:
         x = step.emit(g, x)
     total, parts = _edge_values(g, layer, x)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)

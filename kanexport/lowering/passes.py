@@ -46,7 +46,7 @@ def live(layer: Layer) -> Layer:
 
 def _idle(layer: Layer, term: Term) -> bool:
     """Whether a term adds nothing to finite values, and to others nothing, or NaN on every edge."""
-    if not isinstance(term, BasisTerm) or term.before:
+    if not isinstance(term, BasisTerm) or term.pre_steps:
         return False
     if any(coefficients(layer, term, part=part).any() for part in blocks(term)):
         return False
@@ -92,7 +92,7 @@ WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functi
 def without(layer: Layer) -> tuple[Layer, Kept | None]:
     """The terms alone, of the sources that are looked at, and which these are; the layer itself and None where that
     is all of them."""
-    if not layer.terms or any(term.before for term in layer.terms):
+    if not layer.terms or any(term.pre_steps for term in layer.terms):
         return layer, None
     kept = np.flatnonzero(~_idle_sources(layer))
     if len(kept) > (1 - WORTH) * layer.sources or not len(kept):
@@ -103,7 +103,7 @@ def without(layer: Layer) -> tuple[Layer, Kept | None]:
         return layer, None
     spreads = layer.nan_spreads[kept]
     part = dataclasses.replace(
-        layer, terms=found, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), before=(), after=()
+        layer, terms=found, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), pre_steps=(), post_steps=()
     )
     return part, kept
 

@@ -230,7 +230,7 @@ def _changed(term: Term) -> Term:
     if spline is None or not isinstance(term, BasisTerm):
         return term
     basis = UniformSpline(spline)
-    return FittedTerm(basis, term.coef, term.before, fit=basis.fit)
+    return FittedTerm(basis, term.coef, term.pre_steps, fit=basis.fit)
 
 
 def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
@@ -276,7 +276,7 @@ def taken_by_spline(layer: Layer, dtype: npt.DTypeLike) -> Taken | None:
     if np.dtype(dtype) != np.float32:
         return None
     for term in layer.terms:
-        if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.before and _fits(term.basis):
+        if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.pre_steps and _fits(term.basis):
             return Taken(term, term.basis, next(filter(_is_silu, layer.terms), None))
     return None
 
@@ -312,4 +312,4 @@ def _fits(basis: BSpline) -> bool:
 
 
 def _is_silu(term: Term) -> TypeGuard[BasisTerm]:
-    return isinstance(term, BasisTerm) and term.kind == SILU and not term.before
+    return isinstance(term, BasisTerm) and term.kind == SILU and not term.pre_steps

@@ -90,14 +90,14 @@ def sources(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     """[B, I]: what a term's basis reads; no NaN, if it is compact."""
     x = _prepared(g, term, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
-    if term.basis.compact and (term.before or not layer.nan_spreads.all()):
+    if term.basis.compact and (term.pre_steps or not layer.nan_spreads.all()):
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
     return x
 
 
 def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
-    for step in term.before:
+    for step in term.pre_steps:
         x = step.emit(g, x)
     return x
 
@@ -106,7 +106,7 @@ def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     """[B, I] -> [B, I, K, O], or [B, I, O] where K is 1: functions that every edge shifts and stretches for itself,
     times their coefficients."""
     coef = passes.coefficients(layer, term)
-    for step in term.before:
+    for step in term.pre_steps:
         x = step.emit(g, x)
     if term.functions == 1:
         centre, rate, weight = (

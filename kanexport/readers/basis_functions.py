@@ -35,10 +35,10 @@ CHARLIER = ("1.0", "0.5", "2.0", "3.0")
 def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
     """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
     coef = part.tensor(name, None, None, None)
-    after: tuple[Step, ...] = ()
+    post_steps: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
-        after = _norm(name, part, options, coef.shape[1])
-    return grid_steps.layer(make(coef.shape[2] - 1, part, options), coef, after=after)
+        post_steps = _norm(name, part, options, coef.shape[1])
+    return grid_steps.layer(make(coef.shape[2] - 1, part, options), coef, post_steps=post_steps)
 
 
 def _norm(name: str, part: Part, options: Options, width: int) -> tuple[Step, ...]:

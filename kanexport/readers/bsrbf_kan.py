@@ -42,9 +42,9 @@ def layer(part: Part, options: Options) -> Layer:
     if grid.shape[1] <= count + 1:
         raise InvalidKan(f"grid has shape {grid.shape}, expected (sources, {count} + k + 1) with k >= 1")
     activation = Activation(layer_tensors.activation(options, "silu"))
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
-        before = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+        pre_steps = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
     return Layer(
         terms=(
             BasisTerm(BSpline(grid, grid.shape[1] - count - 1), coef),
@@ -55,5 +55,5 @@ def layer(part: Part, options: Options) -> Layer:
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
         nan_spreads=np.ones((n, m), dtype=bool),
-        before=before,
+        pre_steps=pre_steps,
     )

@@ -248,19 +248,19 @@ def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) ->
     """The functions of the edges. Raises InvalidKan or OptionError."""
     if kind in (*POLYNOMIALS, JACOBI):
         return [_polynomials(kind, of, coef, options)]
-    before = of.steps
+    pre_steps = of.steps
     if kind in (FOURIER, SINES_FIRST):
         half = coef.shape[2] // 2
         ordered = coef if kind == FOURIER else np.concatenate([coef[:, :, half:], coef[:, :, :half]], axis=2)
-        return [BasisTerm(Fourier(half), ordered, before)]
+        return [BasisTerm(Fourier(half), ordered, pre_steps)]
     if kind == SPLINES:
-        return [BasisTerm(BSpline(_uniform(coef.shape[2], len(coef)), DEGREE), coef, before)]
+        return [BasisTerm(BSpline(_uniform(coef.shape[2], len(coef)), DEGREE), coef, pre_steps)]
     if kind in GRIDS:
         centres = np.linspace(*GRIDS[kind], coef.shape[2])
-        return [BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef, before)]
+        return [BasisTerm(Gaussian(centres, grid_steps.denominator(centres, options)), coef, pre_steps)]
     if kind == "bspline":
-        return _knotted(points, coef, before)
-    return [_around(kind, points, coef, before, options)]
+        return _knotted(points, coef, pre_steps)
+    return [_around(kind, points, coef, pre_steps, options)]
 
 
 def _polynomials(kind: str, of: Of, coef: Array, options: Options) -> BasisTerm:
@@ -279,7 +279,7 @@ def _uniform(functions: int, sources: int) -> Array:
     return np.tile(-1.0 + step * np.arange(-DEGREE, functions + 1), (sources, 1))
 
 
-def _knotted(points: _Points, coef: Array, before: tuple[Step, ...]) -> list[Term]:
+def _knotted(points: _Points, coef: Array, pre_steps: tuple[Step, ...]) -> list[Term]:
     """B-splines on stored knots: a row for all, for each source or for each edge. Raises InvalidKan."""
     knots = points.of(POINTS)
     assert knots is not None
@@ -291,23 +291,23 @@ def _knotted(points: _Points, coef: Array, before: tuple[Step, ...]) -> list[Ter
         if count > functions
         else pykan_0_0.splines(np.ascontiguousarray(rows), coef)
     )
-    return [BasisTerm(term.basis, term.coef, before) for term in terms]
+    return [BasisTerm(term.basis, term.coef, pre_steps) for term in terms]
 
 
-def _around(kind: str, points: _Points, coef: Array, before: tuple[Step, ...], options: Options) -> Term:
+def _around(kind: str, points: _Points, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
     """Functions around centres. Raises InvalidKan or OptionError."""
     centres, widths = points.of(POINTS), points.of(WIDTHS)
     assert centres is not None
     if widths is None:
-        return _alone(kind, centres, coef, before, options)
+        return _alone(kind, centres, coef, pre_steps, options)
     name, _, form = kind.partition("-")
     if name == "mlp":
-        return _hidden(form, centres, widths, coef, before)
+        return _hidden(form, centres, widths, coef, pre_steps)
     rate = _rate(kind, form, widths)
     if name == "gaussian" and centres.ndim < 3 and rate.ndim < 3:
-        return BasisTerm(_gaussian(centres, 1 / rate), coef, before)
+        return BasisTerm(_gaussian(centres, 1 / rate), coef, pre_steps)
     function = elementwise.SYMBOLIC["gaussian"] if name == "gaussian" else wavelets.WAVELETS[name]
-    return _each(function, centres, rate, coef, before)
+    return _each(function, centres, rate, coef, pre_steps)
 
 
 def _rate(kind: str, form: str, widths: Array) -> Array:
@@ -320,16 +320,16 @@ def _rate(kind: str, form: str, widths: Array) -> Array:
     return rate
 
 
-def _alone(kind: str, centres: Array, coef: Array, before: tuple[Step, ...], options: Options) -> Term:
+def _alone(kind: str, centres: Array, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
     """Functions around centres without widths: the option `denominator` is one width for all."""
     row = np.sort(centres.reshape(-1, centres.shape[-1])[0])
     width = grid_steps.denominator(row, options)
     if not width:
         raise InvalidKan("the denominator is 0")
     if kind == "gaussian" and centres.ndim < 3:
-        return BasisTerm(_gaussian(centres, np.asarray(width)), coef, before)
+        return BasisTerm(_gaussian(centres, np.asarray(width)), coef, pre_steps)
     function = elementwise.SYMBOLIC["gaussian"] if kind == "gaussian" else SECH2
-    return _each(function, centres, np.asarray(1 / width), coef, before)
+    return _each(function, centres, np.asarray(1 / width), coef, pre_steps)
 
 
 def _gaussian(centres: Array, widths: Array) -> Gaussian:
@@ -342,19 +342,19 @@ def _gaussian(centres: Array, widths: Array) -> Gaussian:
     return Gaussian(np.array(np.broadcast_to(centres, shape)), np.array(np.broadcast_to(widths, shape)))
 
 
-def _each(function: Unary, centres: Array, rate: Array, coef: Array, before: tuple[Step, ...]) -> EdgeTerm:
+def _each(function: Unary, centres: Array, rate: Array, coef: Array, pre_steps: tuple[Step, ...]) -> EdgeTerm:
     """The same function for every edge and coefficient, each with a centre of its own."""
     centre, spread = (
         np.array(np.broadcast_to(part[:, None] if part.ndim == 2 else part, coef.shape)) for part in (centres, rate)
     )
-    return EdgeTerm(function, centre, spread, coef, before)
+    return EdgeTerm(function, centre, spread, coef, pre_steps)
 
 
-def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, before: tuple[Step, ...]) -> EdgeTerm:
+def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, pre_steps: tuple[Step, ...]) -> EdgeTerm:
     """sum_c C_ijc act(slope_ic x_i + shift_ic): the hidden units of an MLP of one source. Raises InvalidKan."""
     if (slopes == 0).any():
         raise InvalidKan("a hidden unit of a source's MLP has the weight 0")
-    return _each(elementwise.activation(name), -shifts / slopes, slopes, coef, before)
+    return _each(elementwise.activation(name), -shifts / slopes, slopes, coef, pre_steps)
 
 
 SECH2 = Unary(

@@ -61,9 +61,9 @@ def layer(part: Part, options: Options) -> Layer:
     n, _, functions = coef.shape
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
         raise InvalidKan(f"arange does not count from 0 to {functions - 1}, the degrees of cheby_coeffs")
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
     if whose == "chebyshev-kan":
-        before = (RowRange(),)
+        pre_steps = (RowRange(),)
     if whose == "mean":
         coef = coef / n
     basis, factor = _basis(functions - 1, whose, options)
@@ -71,7 +71,7 @@ def layer(part: Part, options: Options) -> Layer:
         shift = float(part.tensor("tanh_bias")) if part.has("tanh_bias") else 0.0
         basis = polynomial.of(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
     bias = part.tensor("bias", coef.shape[1]) if part.has("bias") else None
-    return grid_steps.layer(basis, coef * factor, bias=bias, before=before)
+    return grid_steps.layer(basis, coef * factor, bias=bias, pre_steps=pre_steps)
 
 
 def normed_layer(part: Part, options: Options) -> Layer:
@@ -80,7 +80,7 @@ def normed_layer(part: Part, options: Options) -> Layer:
     norm = chain.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
     activation = layer_tensors.activation(options, "silu", "output_activation")
     return grid_steps.layer(
-        polynomial.chebyshev(coef.shape[2] - 1), coef, before=(norm,), after=(Elementwise(activation),)
+        polynomial.chebyshev(coef.shape[2] - 1), coef, pre_steps=(norm,), post_steps=(Elementwise(activation),)
     )
 
 

@@ -88,7 +88,7 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
         mask=np.ones((n, m)),
         bias=part.tensor(bias, 1, m)[0] if part.has(bias) else np.zeros(m),
         nan_spreads=np.zeros((n, m), dtype=bool),
-        before=_before(options, n),
+        pre_steps=_before(options, n),
     )
 
 

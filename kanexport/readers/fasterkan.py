@@ -41,11 +41,11 @@ def layer(part: Part, options: Options) -> Layer:
     else:
         used = options.choice("inv_denominator", ("unused", "used"), "unused") == "used"
     basis = Sech2(centres, float(part.tensor("rbf.inv_denominator")) if used else 1.0)
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
-        before = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+        pre_steps = (chain.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
     return Layer(
-        terms=(BasisTerm(basis, coef, before),),
+        terms=(BasisTerm(basis, coef, pre_steps),),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         nan_spreads=np.zeros((n, m), dtype=bool),

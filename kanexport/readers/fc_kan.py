@@ -134,7 +134,7 @@ def _layer(part: Part, functions: tuple[str, ...], options: Options) -> Layer:
         mask=block,
         bias=np.zeros(m * count),
         nan_spreads=block > 0,
-        before=(NormOfGroups(norm, count),) if count > 1 else (norm,),
+        pre_steps=(NormOfGroups(norm, count),) if count > 1 else (norm,),
     )
 
 

@@ -49,11 +49,11 @@ def layer(part: Part, options: Options) -> Layer:
     basis = _basis(part, n, functions)
     if part.has("weight_spline"):
         coef = product(coef, part.tensor("weight_spline", m, n)[:, :, None])
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
     if part.has("spline_input_norm.weight"):
         norm = Part(part.tensors, part.prefix + "spline_input_norm.")
-        before = (chain.norm(norm, options, "layernorm", n),)
-    terms = [BasisTerm(basis, coef.transpose(1, 0, 2), before)]
+        pre_steps = (chain.norm(norm, options, "layernorm", n),)
+    terms = [BasisTerm(basis, coef.transpose(1, 0, 2), pre_steps)]
     if part.has("weight_residual"):
         silu = Activation(elementwise.activation("silu"))
         terms.append(BasisTerm(silu, part.tensor("weight_residual", m, n).T[:, :, None]))

@@ -186,10 +186,10 @@ def _kan(module: _Module, options: Options) -> list[Layer | Step]:
     if functions * n != len(flat) or grid.shape[1] <= functions + 1:
         raise InvalidKan(f"{part.prefix}: weights of {len(flat)} rows do not fit {n} inputs and a grid of {grid.shape}")
     name = str(module.config.get("base_activation", "relu")).lower()
-    before: tuple[Step, ...] = ()
+    pre_steps: tuple[Step, ...] = ()
     if module.flag("use_layernorm"):
         epsilon = options.number("layernorm_eps", LAYER_EPSILON, among=EPSILONS)
-        before = (LayerNorm(part.tensor("layer_norm/vars/0", n), part.tensor("layer_norm/vars/1", n), epsilon),)
+        pre_steps = (LayerNorm(part.tensor("layer_norm/vars/0", n), part.tensor("layer_norm/vars/1", n), epsilon),)
     return [
         Layer(
             terms=(
@@ -202,7 +202,7 @@ def _kan(module: _Module, options: Options) -> list[Layer | Step]:
             bias=bias,
             # The basis of a non-finite value is NaN there, and its product reaches every sum.
             nan_spreads=np.ones((n, m), dtype=bool),
-            before=before,
+            pre_steps=pre_steps,
             name=str(module.config.get("name", ""))[:100],
         )
     ]

@@ -77,7 +77,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     notes += functions.notes if functions is not None else []
     n_inputs, select = _selection(config, options, layers[0].sources)
     if select is not None:
-        layers[0] = dataclasses.replace(layers[0], before=(select,))
+        layers[0] = dataclasses.replace(layers[0], pre_steps=(select,))
     dtype = layer_tensors.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
     return Kan(n_inputs, tuple(layers), dtype, tuple(notes))
 
@@ -127,7 +127,7 @@ def _layer(model: _Model, index: int) -> Layer:
         mask=part("mask", n, m),
         bias=np.zeros(m),
         symbolic=_symbolic(model, index, (n, m)),
-        after=_after(model.tensors, index, after),
+        post_steps=_after(model.tensors, index, after),
         nan_spreads=_unset_edges(model, index, (n, m)),
     )
 

@@ -37,5 +37,5 @@ def layer(part: Part, options: Options) -> Layer:
         recurrence.monomials(functions - 1),
         coef,
         bias=part.tensor("bias", 1, m)[0] if part.has("bias") else None,
-        after=() if activation.name == "identity" else (Elementwise(activation),),
+        post_steps=() if activation.name == "identity" else (Elementwise(activation),),
     )

@@ -114,7 +114,7 @@ def _layer(
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
         nan_spreads=np.full((n, m), isinstance(basis, BSpline)),
-        after=(chain.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
+        post_steps=(chain.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
     )
 
 

@@ -116,7 +116,7 @@ def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
         nan_spreads=np.ones((n, m), dtype=bool),
-        after=(_norm(part, at, options, m), prelu),
+        post_steps=(_norm(part, at, options, m), prelu),
     )
 
 
@@ -135,7 +135,7 @@ def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         nan_spreads=np.zeros((n, m), dtype=bool),
-        after=(_norm(part, at, options, m), Elementwise(activation)),
+        post_steps=(_norm(part, at, options, m), Elementwise(activation)),
     )
 
 

@@ -75,7 +75,7 @@ def layer(part: Part, options: Options) -> Layer:
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         nan_spreads=np.zeros((n, m), dtype=bool),
-        after=_norm(part, options, m),
+        post_steps=_norm(part, options, m),
     )
 
 

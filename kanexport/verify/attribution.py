@@ -44,7 +44,7 @@ def anchor(kan: Kan, row: Array) -> Anchor:
 def _check(at: int, layer: Layer) -> None:
     if layer.mixes:
         raise NoContributions(f"the edges of layer {at} look at the whole row (class B)")
-    for step in (*layer.before, *layer.after):
+    for step in (*layer.pre_steps, *layer.post_steps):
         if not allowed(step):
             what = step.describe()
             raise NoContributions(f"layer {at} has a step {what.function or what.kind!r:.80}")
@@ -53,9 +53,9 @@ def _check(at: int, layer: Layer) -> None:
 def _link(layer: Layer, nodes: Array) -> Link:
     chain = [_edges(layer, nodes[None]).sum(axis=1) + layer.bias]
     with np.errstate(all="ignore"):
-        for step in layer.after:
+        for step in layer.post_steps:
             chain.append(step.evaluate(chain[-1]))
-        steep = tuple(_steep(step, v[0]) for step, v in zip(layer.after, chain, strict=False))
+        steep = tuple(_steep(step, v[0]) for step, v in zip(layer.post_steps, chain, strict=False))
         reach = REACH * np.maximum(np.abs(nodes), 1.0)
         apart = (2 * reach)[columns(layer, len(nodes)), None]
         slopes = (_edges(layer, (nodes + reach)[None]) - _edges(layer, (nodes - reach)[None]))[0] / apart
@@ -107,10 +107,10 @@ def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | Non
 def _back(link: Link, edges: Array, dtype: str, multipliers: Array) -> Array:
     """[B, O, m] of a layer's results -> [B, O, D] of the sums of its edges."""
     chain = [edges.sum(axis=1) + link.layer.bias]
-    for step in link.layer.after:
+    for step in link.layer.post_steps:
         chain.append(step.evaluate(chain[-1]))
-    for at in reversed(range(len(link.layer.after))):
-        step, v, v_r = link.layer.after[at], chain[at], link.chain[at]
+    for at in reversed(range(len(link.layer.post_steps))):
+        step, v, v_r = link.layer.post_steps[at], chain[at], link.chain[at]
         if isinstance(step, Affine):
             multipliers = multipliers * step.scale
         elif isinstance(step, Select):

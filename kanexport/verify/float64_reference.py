@@ -74,7 +74,7 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
             inputs.append(x)
             x, most = _sums(layer, x, jitter)
             peaks += [most, peak(x)]
-            for step in layer.after:
+            for step in layer.post_steps:
                 if step.mixes:  # a normalisation squares
                     peaks.append(peak(x) ** 2)
                 x = step.evaluate(x)
@@ -86,7 +86,7 @@ def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tupl
     """Edge values of a layer from its input vector, in pieces: which rows, the values
     [b, I, O], and per row the largest finite magnitude met, [b]."""
     with np.errstate(all="ignore"):
-        for step in layer.before:
+        for step in layer.pre_steps:
             x = step.evaluate(x)
         rows = max(1, CHUNK_NUMBERS // layer.mask.size)
         for start in range(0, len(x), rows):
@@ -97,7 +97,7 @@ def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tupl
 def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     """[B, O]: what the edges add up to, plus the bias, without holding the edges; and
     per row a bound of the magnitudes met, [B]."""
-    for step in layer.before:
+    for step in layer.pre_steps:
         x = step.evaluate(x)
     total = np.zeros((len(x), layer.destinations), x.dtype)
     bound = np.zeros(len(x))
@@ -145,9 +145,9 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
 
 def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
     """[B, I] -> [B, K, I]"""
-    for step in term.before:
+    for step in term.pre_steps:
         x = step.evaluate(x)
-    if jitter is not None and jitter.functions and term.before:
+    if jitter is not None and jitter.functions and term.pre_steps:
         x = jitter.shake(x)
     values = term.basis.evaluate(x).astype(x.dtype, copy=False)
     if jitter is not None and jitter.functions:
@@ -159,7 +159,7 @@ def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tupl
     """Which rows, and their values [b, I, O], before the mask."""
     centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
     rows = max(1, CHUNK_NUMBERS // coef.size)
-    for step in term.before:
+    for step in term.pre_steps:
         x = step.evaluate(x)
     for start in range(0, len(x), rows):
         part = slice(start, min(start + rows, len(x)))

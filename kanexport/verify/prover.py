@@ -330,7 +330,7 @@ def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str
 
 def _kept(layer: Layer, rows: KeptRows) -> KeptRows:
     """[B, n] with those that are sources kept where the last step keeps them."""
-    clip = layer.before[-1]
+    clip = layer.pre_steps[-1]
     assert isinstance(clip, Clip)
     found = rows.copy()
     for source, column in enumerate(norms.columns(layer)):

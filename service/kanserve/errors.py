@@ -1,31 +1,31 @@
-"""Everything kanserve raises on purpose. `grpc_api/call_context.py` gives each its gRPC code.
+"""Error classes of kanserve. `CODES` in `grpc_api/call_context.py` maps each to its gRPC status code.
 
     KanserveError
-    ├── ConfigError           the settings cannot work
-    ├── LoadError             a model version cannot be served; carries a reason label
-    ├── BadRequest            the request is wrong, and stays wrong
-    ├── NotFound              no such model or version
-    ├── Unavailable           not now; trying again makes sense
-    │   ├── QueueFull         too much is waiting for this model
-    │   ├── QueueTimeout      waited longer than the request allowed
-    │   └── Draining          the server is on its way out
-    ├── DeadlineExceeded      the caller's deadline passed before the work began
-    │   └── TookTooLong       the call took longer than the server lets any take
-    ├── Exhausted             the request asks for more than a limit allows
-    │   └── Limited           all requests together exceed a limit: the same one may pass later
-    │       ├── TooManyCalls      the server handles as many calls as its limit
-    │       ├── TooManyWatches    as many watches are open as the limit allows
-    │       ├── TooOften          this caller has used up its rate
-    │       ├── TooManyBytes      the messages of all calls reach the limit of bytes
-    │       └── TooManyUnfinished incomplete requests reach their limit of bytes
-    ├── Unauthenticated       nobody knows who is calling
-    ├── Forbidden             who is calling may not do that
-    ├── NotPossible           this model cannot do that
-    ├── Unsupported           this server does not do that
-    └── BackendError          the runtime failed; its words stay in the log
+    ├── ConfigError             the settings cannot work
+    ├── LoadError               a model version cannot be served; carries a reason label
+    ├── BadRequest              the request is invalid; a retry fails again
+    ├── NotFound                no such model or version
+    ├── Unavailable             the server cannot answer now; a retry may succeed
+    │   ├── QueueFull           the model's queue is full
+    │   ├── QueueTimeout        the queue timeout of the request expired
+    │   └── Draining            the server is shutting down
+    ├── DeadlineExceeded        the client's deadline passed before execution
+    │   └── ServerDeadlineExceeded  the call exceeded the server's time limit
+    ├── ResourceExhausted       the request exceeds a limit
+    │   └── LimitReached        all requests together reach a limit; a retry may succeed
+    │       ├── ConcurrencyLimited    the limit of concurrent calls
+    │       ├── WatchesLimited        the limit of open watches
+    │       ├── RateLimited           the rate limit of the caller
+    │       ├── InflightBytesLimited  the limit of bytes of all messages in flight
+    │       └── RequestBufferLimited  the limit of bytes of incomplete requests
+    ├── Unauthenticated         no valid credential
+    ├── Forbidden               the caller lacks the role
+    ├── FailedPrecondition      the model does not support the request
+    ├── Unsupported             the server does not implement the request
+    └── BackendError            the runtime failed; its message stays in the log
 
-The text of every class but BackendError may reach a client: it names what is
-wrong and what would be right, never a path or a class.
+Clients may receive the text of every class except BackendError. A text names the fault and the expected value. It
+contains no path and no class name.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LoadError(KanserveError):
 
 
 class BadRequest(KanserveError):
-    """The request is wrong; sending it again gives the same answer."""
+    """The request is invalid; a retry fails again."""
 
 
 class NotFound(KanserveError):
@@ -81,7 +81,7 @@ class NotFound(KanserveError):
 
 
 class Unavailable(KanserveError):
-    """Cannot be answered now; the same request may succeed later."""
+    """The server cannot answer now; a retry may succeed."""
 
 
 class QueueFull(Unavailable):
@@ -130,26 +130,26 @@ class LimitReached(ResourceExhausted):
     states when."""
 
 
-class TooManyWatches(LimitReached):
-    """As many watches are open as the limit allows; trying again makes sense."""
+class WatchesLimited(LimitReached):
+    """The limit of open watches is reached; a retry may succeed."""
 
 
 class ConcurrencyLimited(LimitReached):
-    """The server handles as many calls as it may; trying again makes sense."""
+    """The limit of concurrent calls is reached; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
 
 
-class TooManyBytes(LimitReached):
-    """The messages of all calls are as large together as they may be; trying again makes sense."""
+class InflightBytesLimited(LimitReached):
+    """The messages of all calls reach the limit of bytes; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
 
 
-class TooManyUnfinished(LimitReached):
-    """Requests that have not arrived completely reach their limit of bytes; trying again makes sense."""
+class RequestBufferLimited(LimitReached):
+    """Incomplete requests reach the limit of bytes; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
         super().__init__(
@@ -159,7 +159,7 @@ class TooManyUnfinished(LimitReached):
 
 
 class RateLimited(LimitReached):
-    """This caller has asked as often as it may; trying again makes sense."""
+    """The caller has reached its rate limit; a retry may succeed."""
 
     def __init__(self, name: str, rate: float, wait: float) -> None:
         """`wait`: seconds until the server accepts the next call of this caller."""
@@ -168,19 +168,19 @@ class RateLimited(LimitReached):
 
 
 class Unauthenticated(KanserveError):
-    """No credential, or none that is known and valid. The text never has it."""
+    """No valid credential. The text never contains the credential."""
 
 
 class Forbidden(KanserveError):
-    """The caller is known and lacks the role that this needs."""
+    """The caller is authenticated but lacks the role."""
 
 
 class FailedPrecondition(KanserveError):
-    """The model is there but cannot do what is asked."""
+    """The model exists but does not support the request."""
 
 
 class Unsupported(KanserveError):
-    """The protocol knows it, this server does not do it."""
+    """The protocol defines the request, and this server does not implement it."""
 
 
 class BackendError(KanserveError):

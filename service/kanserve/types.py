@@ -123,18 +123,18 @@ class EdgeOptions:
     """What an edge query is to tell of the edges that it means, beside or instead of their values for each row.
 
     top_k          so many edges of each layer, those of largest magnitude over rows and positions; 0: all
-    each_row       of every row and position by itself
+    per_row        of every row and position by itself
     min_magnitude  edges that reach it for some row
-    rest           what else adds up to each destination
+    residual       what else adds up to each destination
     nodes          what the layers are given
     reductions     over rows and positions, instead of values: names of `analysis/reduce`, with `quantiles`, each from
                    0 to 1, and so many `bins` of the histogram
     """
 
     top_k: int = 0
-    each_row: bool = False
+    per_row: bool = False
     min_magnitude: float = 0.0
-    rest: bool = False
+    residual: bool = False
     nodes: bool = False
     reductions: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
@@ -159,7 +159,7 @@ class EdgeRequest:
     sources: tuple[int, ...] = ()
     destinations: tuple[int, ...] = ()
     path: tuple[int, int] | None = None
-    wanted: EdgeOptions = PLAIN
+    options: EdgeOptions = PLAIN
     deadline: float | None = None
     caller: str = ""
 
@@ -170,11 +170,11 @@ class LayerEdges:
     when edges were picked.
 
     `sources` and `destinations` name the axes; of picked edges they pair up, one edge
-    per column, strongest first. Where every row has its own, `each` holds them, [B, *positions, k], and both
+    per column, strongest first. Where every row has its own, `per_row` holds them, [B, *positions, k], and both
     are empty.
 
-    `rest` [B, *positions, d]: what the layer's other edges add to each of `rest_of`, so that all add up; `nodes`
-    [B, *positions, n]; `reductions`: by name, [..., S, D] or [..., k], in the place of values, which are empty.
+    `residual` [B, *positions, d]: the sum of the layer's other edges for each of `residual_destinations`. `nodes`
+    [B, *positions, n]. `reductions`: by name, [..., S, D] or [..., k]. With reductions, `values` is empty.
     `picked`: the edges are a list. `first_row`: of a part of an answer.
     """
 
@@ -182,9 +182,9 @@ class LayerEdges:
     sources: tuple[int, ...]
     destinations: tuple[int, ...]
     values: NDArray[np.float32]
-    each: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None
-    rest: NDArray[np.float32] | None = None
-    rest_of: tuple[int, ...] = ()
+    per_row: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None
+    residual: NDArray[np.float32] | None = None
+    residual_destinations: tuple[int, ...] = ()
     nodes: NDArray[np.float32] | None = None
     reductions: tuple[tuple[str, NDArray[np.float32]], ...] = ()
     picked: bool = False
@@ -193,7 +193,7 @@ class LayerEdges:
     @property
     def nbytes(self) -> int:
         """Of its arrays."""
-        parts = [*(self.each or ()), self.rest, self.nodes, *(array for _, array in self.reductions)]
+        parts = [*(self.per_row or ()), self.residual, self.nodes, *(array for _, array in self.reductions)]
         return int(self.values.nbytes + sum(part.nbytes for part in parts if part is not None))
 
 
@@ -208,7 +208,7 @@ class Estimate:
     max_evaluations: int
 
     @property
-    def fits(self) -> bool:
+    def within_limits(self) -> bool:
         """Whether the query would be answered."""
         return self.response_bytes <= self.max_response_bytes and self.evaluations <= self.max_evaluations
 
@@ -264,7 +264,7 @@ class CurveBlock:
 class ExplainRequest:
     """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
     `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others; by which `method`, empty:
-    the usual one. `path`: so many edges of each layer that carried most; 0: none."""
+    the usual one. `path_top_k`: number of edges of each layer with the largest share; 0: none."""
 
     model: str
     version: str
@@ -276,7 +276,7 @@ class ExplainRequest:
     reference_count: int = 0
     outputs: tuple[int, ...] = ()
     method: str = ""
-    path: int = 0
+    path_top_k: int = 0
     deadline: float | None = None
     caller: str = ""
 
@@ -284,24 +284,24 @@ class ExplainRequest:
 @dataclass(frozen=True, slots=True)
 class LayerPath:
     """The edges of a layer that carried most of a difference, k of every row and output, strongest first: their
-    `sources` and `destinations` [B, O, k], what each carried, `values` [B, O, k], and what all others did, `rest`
+    `sources` and `destinations` [B, O, k], what each carried, `values` [B, O, k], and what all others did, `residual`
     [B, O]."""
 
     layer: int
     sources: NDArray[np.uint32]
     destinations: NDArray[np.uint32]
     values: NDArray[np.float64]
-    rest: NDArray[np.float64]
+    residual: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Of some rows: `contributions` [B, n, O] of the nodes that `layer` is given, which may be the model's inputs
-    (`of_inputs`); `base` [O], the answers of the reference; `predictions` [B, O]. All float64. `path`: of each layer
-    that is explained, where it was asked for."""
+    """Explanation of some rows: `contributions` [B, n, O] of the nodes that `layer` is given, which may be the model's
+    inputs (`nodes_are_inputs`); `base` [O], the prediction of the reference; `predictions` [B, O]. All float64. `path`:
+    one entry for each explained layer, if requested."""
 
     layer: int
-    of_inputs: bool
+    nodes_are_inputs: bool
     contributions: NDArray[np.float64]
     base: NDArray[np.float64]
     predictions: NDArray[np.float64]
@@ -315,12 +315,12 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """Of a layer over a batch: `edges` [S, D], what each edge matters; `spread` [S, D], the standard deviation of its
+    """Of a layer over a batch: `edges` [S, D], what each edge matters; `std` [S, D], the standard deviation of its
     values; `nodes` [n], what each node that the layer is given matters. All float32."""
 
     layer: int
     edges: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    std: NDArray[np.float32]
     nodes: NDArray[np.float32]
 
 

@@ -93,7 +93,7 @@ def test_what_may_not_be_done_twice_is_not_tried_again() -> None:
         calls.append(data)
         if len(calls) % 2:
             context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
-        return kan.VersionChoice(model_name="m", model_version="2", before="1").SerializeToString()
+        return kan.VersionChoice(model_name="m", model_version="2", previous_version="1").SerializeToString()
 
     with answering(answer) as url, Client(url) as client:
         assert control.promote(client, "m", "2") == control.VersionChoice("m", "2", "1")

@@ -45,7 +45,7 @@ def test_rows_inside_have_one_table(server: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "inside.npy", tried[inside][:2])
     done = kanserve("coverage", "tiny", "--input", tmp_path / "inside.npy", "--url", server.url)
     assert done.returncode == 0, done.stderr
-    assert ("0 with a node outside" in done.stdout, "beyond their grids" in done.stdout) == (True, False)
+    assert ("0 with a node out of grid" in done.stdout, "beyond their grids" in done.stdout) == (True, False)
 
 
 def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: Path) -> None:
@@ -61,11 +61,13 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
         np.testing.assert_array_equal((arrays["zones_1"] == 3).sum(axis=1), arrays["counts"][:, 1, 2])
     first = said["layers"][0]
     assert first["farthest"] == {"row": 2, "node": 0, "name": "x0", "cells": pytest.approx(4, abs=1e-5)}
-    assert (first["definition"], first["rows_outside"]) == ("grid", 1)
-    assert [first[zone] for zone in ("inside", "extension", "outside")] == pytest.approx([8 / 12, 3 / 12, 1 / 12])
+    assert (first["definition"], first["rows_out_of_grid"]) == ("grid", 1)
+    assert [first[zone] for zone in ("in_grid", "extended_grid", "out_of_grid")] == pytest.approx(
+        [8 / 12, 3 / 12, 1 / 12]
+    )
     top = said["nodes"][0]
     assert len(said["nodes"]) == 7
-    assert top["outside"] == max(node["outside"] for node in said["nodes"])
+    assert top["out_of_grid"] == max(node["out_of_grid"] for node in said["nodes"])
 
 
 def test_more_rows_than_one_answer_holds(server: Server, rows: Path, tmp_path: Path) -> None:
@@ -92,13 +94,13 @@ def test_from_python(server: Server) -> None:
         described = client.describe("tiny")
         found = client.coverage(described, ROWS)
         assert found.definitions == ("grid", "grid")
-        assert found.outside[:, 0].tolist() == [False, False, True, False]
+        assert found.out_of_grid[:, 0].tolist() == [False, False, True, False]
         both = chunking.coverage(client, described, ROWS)
         np.testing.assert_array_equal(both.counts, found.counts)
         answer = client.infer(client.model("tiny"), ROWS, parameters={"kan.explain_top_k": 2})
         assert answer.parameters["kan.explain.reference"] == "grid_center"
-        assert answer.parameters["kan.explain.of_inputs"] is True
-        total = answer.outputs["kan.explain.base"] + answer.outputs["kan.explain.rest"]
+        assert answer.parameters["kan.explain.nodes_are_inputs"] is True
+        total = answer.outputs["kan.explain.base"] + answer.outputs["kan.explain.residual"]
         total = total + answer.outputs["kan.explain.values"].sum(axis=2)
         np.testing.assert_allclose(total, answer.outputs["y"], atol=1e-4)
         assert not client.infer(client.model("tiny"), ROWS).parameters

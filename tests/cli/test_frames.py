@@ -127,7 +127,7 @@ def test_statistics_as_a_frame_have_a_line_for_each_node(named: Server) -> None:
     assert list(frame["name"]) == [*NAMES, *(f"layer 1, node {at}" for at in range(4)), "no", "yes"]
     assert not frame["drifted"].any()  # the rows of the export
     np.testing.assert_allclose(frame["mean"][:3], ROWS.mean(axis=0), atol=1e-6)
-    assert (frame["psi"] < frame["chance"]).all()
+    assert (frame["psi"] < frame["psi_threshold"]).all()
 
 
 def test_without_a_baseline_statistics_are_a_frame_of_less(server: Server) -> None:

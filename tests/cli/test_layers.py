@@ -52,7 +52,7 @@ def test_a_step_in_words(step: NodeStep, words: str) -> None:
                 functions=4,
                 parameters={},
                 knots=(),
-                before=(NodeStep(kind="layernorm"), NodeStep(kind="function", function="tanh")),
+                pre_steps=(NodeStep(kind="layernorm"), NodeStep(kind="function", function="tanh")),
             ),
             "chebyshev, 4 functions of layernorm, then tanh",
         ),
@@ -71,4 +71,4 @@ def test_a_layer_in_words(tmp_path: Path) -> None:
     layer = dataclasses.replace(toy, symbolic=tuple(edges), bias=(0.0, 1.0))
     assert text_tables.functions(layer) == ["tanh", "symbolic: sin x 2, exp"]
     assert text_tables.sums(layer) == "bias, then prelu 0.25"
-    assert text_tables.sums(dataclasses.replace(layer, bias=(0.0, 0.0), after=())) == ""
+    assert text_tables.sums(dataclasses.replace(layer, bias=(0.0, 0.0), post_steps=())) == ""

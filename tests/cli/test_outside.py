@@ -33,13 +33,16 @@ def test_the_policy_is_told_by_the_export_and_of_the_folder(folder: Path, policy
     loud = expected != AS_TRAINED
     assert (f"out of range: {expected}: {OUT_OF_RANGE_POLICIES[expected]}" in words(done.stdout)) == loud
     assert document(kanserve(*ask, "--force", "--json"))["out_of_range"] == expected
-    assert document(kanserve("models", folder / "models", name, "--json"))["model"]["outside"] == expected
+    assert document(kanserve("models", folder / "models", name, "--json"))["model"]["out_of_range_policy"] == expected
     shown = words(kanserve("models", folder / "models", name).stdout)
     assert (OUT_OF_RANGE_POLICIES[expected] in shown) == loud
 
 
 def test_a_server_tells_it(server: Server) -> None:
-    assert document(kanserve("models", "tiny", "--url", server.url, "--json"))["model"]["outside"] == AS_TRAINED
+    assert (
+        document(kanserve("models", "tiny", "--url", server.url, "--json"))["model"]["out_of_range_policy"]
+        == AS_TRAINED
+    )
 
 
 def test_another_policy_and_a_grid_that_is_missing_are_refused(folder: Path) -> None:

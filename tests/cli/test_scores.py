@@ -28,14 +28,14 @@ def test_tables_json_and_the_file(server: Server, rows: Path, tmp_path: Path) ->
         arrays = dict(file)
     assert {name: array.shape for name, array in arrays.items()} == {
         "layer0_edge_scores": (3, 4),
-        "layer0_spread": (3, 4),
+        "layer0_std": (3, 4),
         "layer0_node_scores": (3,),
         "layer1_edge_scores": (4, 2),
-        "layer1_spread": (4, 2),
+        "layer1_std": (4, 2),
         "layer1_node_scores": (4,),
     }
     np.testing.assert_allclose(list(said["features"].values()), arrays["layer0_node_scores"])
-    assert (said["over"], said["rows"], len(said["edges"])) == ("rows", 30, 4)
+    assert (said["source"], said["rows"], len(said["edges"])) == ("rows", 30, 4)
     largest = np.sort(np.concatenate([arrays[f"layer{at}_edge_scores"].ravel() for at in (0, 1)]))[::-1]
     np.testing.assert_allclose([edge["score"] for edge in said["edges"]], largest[:4])
     for edge in said["edges"]:

@@ -38,7 +38,7 @@ def test_layers_nodes_and_classes_are_told_without_a_baseline(asked: Server) -> 
     assert done.returncode == 0, done.stderr
     for words in ("tiny version 1: 150 rows since", "all 150 rows that were analysed, by 1 process"):
         assert words in done.stdout
-    assert "width, 6.7% outside" in done.stdout
+    assert "width, 6.7% out of grid" in done.stdout
     assert all(name in done.stdout for name in (*NAMES, *CLASSES))
 
 
@@ -47,9 +47,9 @@ def test_the_document_has_every_node(asked: Server) -> None:
     inputs, hidden, answers = found["layers"]
     assert [len(layer["nodes"]) for layer in (inputs, hidden, answers)] == [3, 4, 2]
     assert [node["name"] for node in inputs["nodes"]] == list(NAMES)
-    assert (inputs["outside"], inputs["nodes"][1]["outside"], inputs["nodes"][1]["high"]) == (10, 10, 9.0)
-    assert {node["cells_of"] for node in inputs["nodes"]} == {"grid"}
-    assert {node["cells_of"] for node in answers["nodes"]} == {"drawn"}
+    assert (inputs["out_of_grid"], inputs["nodes"][1]["out_of_grid"], inputs["nodes"][1]["max"]) == (10, 10, 9.0)
+    assert {node["origin"] for node in inputs["nodes"]} == {"grid"}
+    assert {node["origin"] for node in answers["nodes"]} == {"drawn"}
     for layer in found["layers"]:
         assert {sum(node["counts"]) for node in layer["nodes"]} == {150}
     assert sum(found["classes"].values()) == 150
@@ -62,12 +62,12 @@ def test_watching_prints_one_look_after_the_other(asked: Server) -> None:
     assert (done.returncode, done.stdout.count("tiny version 1")) == (0, 2)
     assert "no more: 2 updates were sent" in done.stderr
     lines = [json.loads(line) for line in kanserve(*ask, "--json").stdout.splitlines()]
-    assert [line["ended"] for line in lines] == ["", "2 updates were sent"]
+    assert [line["end_reason"] for line in lines] == ["", "2 updates were sent"]
 
 
 def test_scores_over_the_traffic(asked: Server) -> None:
     said = document(kanserve("scores", "tiny", "--live", "--url", asked.url, "--json"))
-    assert (said["over"], said["rows"], said["notes"]) == ("live", 150, [])
+    assert (said["source"], said["rows"], said["notes"]) == ("live", 150, [])
     assert max(said["features"], key=said["features"].get) in NAMES
     assert "of the model's live traffic" in kanserve("scores", "tiny", "--live", "--url", asked.url).stdout
     both = kanserve("scores", "tiny", "--live", "--input", "rows.npy", "--url", asked.url)

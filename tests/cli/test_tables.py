@@ -50,7 +50,7 @@ def test_models(repository: Path, server: Server) -> None:
         (entry,) = document(kanserve("models", *source, "--json"))["models"]
         printed = narrow("models", *source)
         fits(printed)
-        assert entry.pop("outside") == "as-trained"  # `kanserve models NAME` tells it
+        assert entry.pop("out_of_range_policy") == "as-trained"  # `kanserve models NAME` tells it
         holds(printed, *facts(entry.values()), f"{entry['verified_error']:.1e}", *["3", "→", "4", "→", "2"])
 
 

@@ -22,7 +22,7 @@ def test_explanation_and_coverage_beside_the_answer(served: Served, case: Case) 
         bare, told = client.infer(model, x), client.infer(model, x, parameters=ASKED)
     (y,) = bare.outputs.values()
     assert told.outputs["y"].tobytes() == y.tobytes()
-    total = told.outputs["kan.explain.base"] + told.outputs["kan.explain.rest"]
+    total = told.outputs["kan.explain.base"] + told.outputs["kan.explain.residual"]
     total = total + told.outputs["kan.explain.values"].sum(axis=2)
     assert np.abs(total - y).max() <= TOLERANCE * np.abs(y).max()
     definitions = str(told.parameters["kan.coverage.definition"]).split(",")

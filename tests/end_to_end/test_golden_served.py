@@ -150,7 +150,7 @@ def test_contributions_add_up_to_the_prediction(case: Case, served, state_error)
         for reference in ("", "zeros", rows[:3]):
             found = chunking.explain(client, described, rows, reference=reference)
             assert found.contributions.shape == (len(rows), x.shape[1], len(found.outputs))
-            assert found.of_inputs
+            assert found.nodes_are_inputs
             total = found.base + found.contributions.sum(axis=1)
             largest = np.abs(found.predictions).max()
             missed = np.abs(total - found.predictions)
@@ -178,7 +178,7 @@ def test_scores_are_pykan_s(name: str, served, state_error) -> None:
     rows = case.reference()["x"][case.facts["row_groups"]["inside"]]
     with Client(served.url) as client:
         found = client.scores(client.describe(name), rows)
-    assert (found.over, found.row_count) == ("rows", len(rows))
+    assert (found.source, found.row_count) == ("rows", len(rows))
     for layer in found.layers:
         for what, values in (("edge_scores", layer.edges), ("node_scores", layer.nodes)):
             expected = PYKAN[f"{name}/layer{layer.layer}_{what}"]

@@ -81,7 +81,7 @@ def test_of_a_hybrid_the_layers_at_its_end_are_explained(
     x = draw(name, 5)
     with Client(hybrids.address) as client:
         found = client.explain(client.describe(name), x)
-    assert (found.layer, found.of_inputs, found.contributions.shape[:2]) == (layer, False, (5, nodes))
+    assert (found.layer, found.nodes_are_inputs, found.contributions.shape[:2]) == (layer, False, (5, nodes))
     error = found.completeness_error.max() / np.abs(found.predictions).max()
     state_error("contributions miss the prediction, relative", error, name)
     assert error < 1e-5

@@ -81,7 +81,7 @@ def seeds() -> dict[str, list[bytes]]:
     plain.outputs.add(name="y")
     rows: Any = {"model_name": "toy", "rows": ROWS.tobytes(), "row_count": 4}
     asked = {
-        "QueryEdges": kan_pb2.QueryEdgesRequest(**rows, layers=[0], top_k=2, each_row=True, rest=True),
+        "QueryEdges": kan_pb2.QueryEdgesRequest(**rows, layers=[0], top_k=2, per_row=True, residual=True),
         "StreamEdges": kan_pb2.QueryEdgesRequest(**rows, path_from=1, path_to=0, reductions=["histogram"], bins=4),
         "GetCurves": kan_pb2.GetCurvesRequest(model_name="toy", layers=[0], points=5, low=-1, high=1, derivative=True),
         "Explain": kan_pb2.ExplainRequest(**rows, reference="zeros", outputs=[1]),

@@ -133,7 +133,7 @@ def test_nan_must_meet_nan(held: Export, case: Any) -> None:
     _, reference = case("kanx-hello")
     x, y = reference["x"].copy(), reference["y"].copy()
     x[0, 0], y[0] = np.nan, np.nan
-    assert held("kanx-hello", x, y).manifest.against == manifest.EXPECTED_OUTPUTS
+    assert held("kanx-hello", x, y).manifest.verification_basis == manifest.EXPECTED_OUTPUTS
     y[0] = 0.5
     with pytest.raises(OutputsDiffer, match="row 0"):
         held("kanx-hello", x, y, version=2)
@@ -186,7 +186,7 @@ def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
     np.testing.assert_array_equal(loaded.y.astype(np.float32), y)
     assert loaded.dtype == "float32"
     result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=paths))
-    assert result.manifest.against == manifest.EXPECTED_OUTPUTS
+    assert result.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
 
 
 def _write(path: Path, **arrays: Any) -> Path:

@@ -72,9 +72,9 @@ def refuse(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> 
 def kinds(kan: Kan) -> list[str]:
     found = []
     for layer in kan.layers:
-        found += [step.describe().kind for step in layer.before]
+        found += [step.describe().kind for step in layer.pre_steps]
         found += [layer.name or "lone"]
-        found += [step.describe().kind for step in layer.after]
+        found += [step.describe().kind for step in layer.post_steps]
     return found
 
 

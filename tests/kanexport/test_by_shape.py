@@ -159,7 +159,7 @@ def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: 
     assert told["forward"] in error.among
     assert "--expected-outputs" in error.hint
     document = recorded(save(tmp_path, tensors), forward, tmp_path)
-    assert document.against == EXPECTED_OUTPUTS
+    assert document.verification_basis == EXPECTED_OUTPUTS
     assert told.items() <= {**document.source.options_assumed, **document.source.options_decided}.items()
 
 

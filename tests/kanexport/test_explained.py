@@ -75,7 +75,7 @@ def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[C
             sums = edges.astype(np.float64).sum(axis=1) + np.array(layer.bias or 0.0)
             assert relative_error(sums, reference[f"layer{at}_pre"]) <= EDGE_TOLERANCE
             try:
-                nodes = attribution.after(layer, sums)
+                nodes = attribution.apply_post_steps(layer, sums)
             except UnknownStep:
                 continue
             following = found["y" if at == len(layers) - 1 else layers[at + 1].node_tensor]

@@ -158,7 +158,9 @@ def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
     result = export(module, tmp_path, 4)
     (layer,) = result.manifest.layers
     assert (layer.name, layer.edge_class, result.manifest.edge_class) == ("(itself)", "B", "B")
-    assert [(step.kind, step.function) for basis in layer.bases for step in basis.before] == [("module", "LayerNorm")]
+    assert [(step.kind, step.function) for basis in layer.bases for step in basis.pre_steps] == [
+        ("module", "LayerNorm")
+    ]
     x = np.random.default_rng(2).normal(scale=3, size=(6, 4)).astype(np.float32)
     edges = run(result.directory / layer.edges_file, {layer.node_tensor: x})[layer.edges_tensor]
     with torch.no_grad():

@@ -48,7 +48,7 @@ def spoilt(shape: tuple[int, ...], value: float = np.nan) -> np.ndarray:
 
 
 def test_a_valid_network_can_be_constructed() -> None:
-    kan = Kan(2, (layer(after=(Product((1, 2)),)), layer(2, 1)))
+    kan = Kan(2, (layer(post_steps=(Product((1, 2)),)), layer(2, 1)))
     assert kan.widths() == (2, 2, 1)
     assert kan.edge_class == "A"
     assert layer(symbolic=(edge(),), mask=np.zeros((2, 3))).active().sum() == 1
@@ -88,12 +88,12 @@ def test_invalid_layers(name: str) -> None:
         ((), "at least one layer"),
         ((layer(3, 2),), "layer 0 has 3 sources, but is given 2"),
         ((layer(2, 3), layer(2, 1)), "layer 1 has 2 sources, but is given 3"),
-        ((layer(2, 3, after=(Product((1, 1)),)),), "do not cover 3"),
-        ((layer(2, 3, after=(Product((3, 0)),)),), "do not cover 3"),
-        ((layer(2, 3, after=(Affine(np.ones(2), np.ones(2)),)),), "2 values for 3 nodes"),
-        ((layer(2, 3, before=(Select((0, 2)),)),), "column 2 is selected"),
-        ((layer(2, 3, before=(Select((0, -1)),)),), "column -1 is selected"),
-        ((layer(2, 3, before=(Select((0,)),)),), "is given 1"),
+        ((layer(2, 3, post_steps=(Product((1, 1)),)),), "do not cover 3"),
+        ((layer(2, 3, post_steps=(Product((3, 0)),)),), "do not cover 3"),
+        ((layer(2, 3, post_steps=(Affine(np.ones(2), np.ones(2)),)),), "2 values for 3 nodes"),
+        ((layer(2, 3, pre_steps=(Select((0, 2)),)),), "column 2 is selected"),
+        ((layer(2, 3, pre_steps=(Select((0, -1)),)),), "column -1 is selected"),
+        ((layer(2, 3, pre_steps=(Select((0,)),)),), "is given 1"),
     ],
 )
 def test_layers_that_do_not_chain(layers: tuple[Layer, ...], text: str) -> None:

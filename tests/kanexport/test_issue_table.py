@@ -198,7 +198,7 @@ def test_with_its_option_it_is_the_rival(file: File) -> None:
 def test_expected_outputs_decide_for_the_rival(file: File) -> None:
     result = run(file, recorded=True)
     assert error(file, result) < EXACT
-    assert result.manifest.against == manifest.EXPECTED_OUTPUTS
+    assert result.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
     decided = result.manifest.source.options_decided
     if file.rival is RIVALS["X-KANeRF's Chebyshev"]:  # 1e-6 from the poles: float32 does not see it
         assert decided["forward"] or "forward" in result.manifest.source.options_assumed
@@ -283,7 +283,7 @@ def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> Non
     assert error(file, plain) < EXACT
     assert ("block" in plain.manifest.source.options_assumed) == (len(set(widths)) == 1)
     decided = run(file, recorded=True).manifest
-    assert decided.against == manifest.EXPECTED_OUTPUTS
+    assert decided.verification_basis == manifest.EXPECTED_OUTPUTS
     if len(set(widths)) == 1:
         assert decided.source.options_decided["block"] == "after"
         swapped = run(file, "forward=x-kanerf", "block=before")

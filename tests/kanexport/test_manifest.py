@@ -164,11 +164,11 @@ def test_the_module_brings_no_heavy_library_with_it() -> None:
     assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "safetensors", "yaml", "rich", "google"}
 
 
-def layer(sources: int, *, positions: tuple[int, ...] = (), before: tuple[NodeStep, ...] = ()) -> LayerInfo:
-    empty = {name: () for name in ("bases", "after", "mask", "bias", "symbolic")}
+def layer(sources: int, *, positions: tuple[int, ...] = (), pre_steps: tuple[NodeStep, ...] = ()) -> LayerInfo:
+    empty = {name: () for name in ("bases", "post_steps", "mask", "bias", "symbolic")}
     texts = {name: "" for name in ("node_tensor", "edges_file", "edges_tensor")}
     return LayerInfo(
-        sources=sources, destinations=2, before=before, active_edges=0, positions=positions, **empty, **texts
+        sources=sources, destinations=2, pre_steps=pre_steps, active_edges=0, positions=positions, **empty, **texts
     )
 
 
@@ -176,7 +176,7 @@ def layer(sources: int, *, positions: tuple[int, ...] = (), before: tuple[NodeSt
     ("given_shape", "layers", "words"),
     [
         ((-1, 3), (layer(3), layer(4)), "3 → 4 → 2"),
-        ((-1, 9), (layer(3, before=(NodeStep(kind="select", indices=(0, 4, 8)),)), layer(4)), "9 → 4 → 2"),
+        ((-1, 9), (layer(3, pre_steps=(NodeStep(kind="select", indices=(0, 4, 8)),)), layer(4)), "9 → 4 → 2"),
         ((-1, 9), (layer(3), layer(4)), "9 → 3 → 4 → 2"),  # something else stands before the first layer
         ((-1, 1, 8, 8), (layer(64),), "1x8x8 → 64 → 2"),
         ((-1, 8, 5), (layer(5, positions=(8,)), layer(7, positions=(8,))), "8x5 → 8x7 → 2"),
@@ -196,7 +196,7 @@ def large() -> Manifest:
     knots = tuple(tuple(sorted(rng.random() for _ in range(5 + at % 3))) for at in range(300))
     basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=knots)
     steps = (NodeStep(kind="select", indices=tuple(range(300))), NodeStep(kind="affine", scale=(1.5,) * 300))
-    first = dataclasses.replace(small.layers[0], mask=mask, bases=(basis,), before=steps, bias=(0.0,) * 20)
+    first = dataclasses.replace(small.layers[0], mask=mask, bases=(basis,), pre_steps=steps, bias=(0.0,) * 20)
     return dataclasses.replace(small, format=FORMAT, layers=(first, *small.layers[1:]))
 
 
@@ -207,7 +207,7 @@ def test_a_large_manifest_has_its_numbers_in_a_file_beside_it() -> None:
     assert numbers is not None
     assert len(manifest.dumps(bare)) < 10_000
     assert {one.place.partition(".")[2] for one in bare.stored} == {
-        *("0.mask", "0.bases.0.knots", "0.before.0.indices", "0.before.1.scale"),
+        *("0.mask", "0.bases.0.knots", "0.pre_steps.0.indices", "0.pre_steps.1.scale"),
     }
     assert manifest.loads(manifest.dumps(bare), numbers) == whole
     assert manifest.loads(manifest.dumps(bare)) == bare
@@ -239,7 +239,7 @@ def turned(at: int, **changes: Any) -> Callable[[Manifest, bytes], tuple[Manifes
         (turned(0, place="layers.x.mask"), "there is no empty list"),
         (turned(0, place="name.0"), "there is no empty list"),
         (turned(0, place="notes"), "there is no empty list"),
-        (turned(0, place="layers.0.after"), "expected an object, found"),
+        (turned(0, place="layers.0.post_steps"), "expected an object, found"),
     ],
 )
 def test_numbers_that_are_not_those_of_the_manifest(

@@ -103,7 +103,7 @@ def test_repeated_knots_float64_other_degrees_and_norms_behind_keep_the_other_fo
     with mock.patch.object(spline_forms, "narrow", return_value=False):
         assert lower.lower(kan, "float64").model == wide
     norm = LayerNorm(np.ones(4), np.zeros(4), 1e-5)
-    kan = Kan(3, (dataclasses.replace(layer(uneven(3, 5), 4), after=(norm,)),))
+    kan = Kan(3, (dataclasses.replace(layer(uneven(3, 5), 4), post_steps=(norm,)),))
     assert lower.lower(kan, "float32").model == other_form(kan).model
 
 

@@ -62,7 +62,7 @@ def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
 def test_a_clamp_at_one_is_taken(recorded: Any, clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
     document = recorded(save(tmp_path, tensors), x, outputs(0.0)).manifest
-    assert document.against == EXPECTED_OUTPUTS
+    assert document.verification_basis == EXPECTED_OUTPUTS
     assert document.source.options_decided["forward"] == "clip"
 
 

@@ -90,7 +90,7 @@ def test_torchkan(tmp_path: Path, act: str, prefix: str) -> None:
     manifest = same(tmp_path, {prefix + key: value for key, value in tensors.items()}, x, *options, n=3)
     assert manifest.source.family == "torchkan"
     assert manifest.edge_class == "A"
-    assert [[step.kind for step in layer.after] for layer in manifest.layers] == [["layernorm", "prelu"]] * 2
+    assert [[step.kind for step in layer.post_steps] for layer in manifest.layers] == [["layernorm", "prelu"]] * 2
 
 
 def _faded(spline: BSpline, x: Any) -> Any:
@@ -265,4 +265,4 @@ def test_layers_with_dropouts_between_need_a_list_of_steps(tmp_path: Path) -> No
     steps.write_text('[[step]]\nlayer = "layers.0"\n[[step]]\ndropout = 0.1\n[[step]]\nlayer = "layers.2"\n')
     result = export(Request(path=tmp_path / "model.safetensors", repository=tmp_path / "models", architecture=steps))
     assert result.manifest.widths == (3, 3, 3)
-    assert math.isclose(result.manifest.layers[0].after[0].epsilon, 1e-5)
+    assert math.isclose(result.manifest.layers[0].post_steps[0].epsilon, 1e-5)

@@ -70,7 +70,7 @@ def test_expected_outputs_tell_k_of_a_relu_kan(tmp_path: Path) -> None:
     x = RNG.uniform(-0.5, 1.5, size=(60, 3)).astype(np.float32)
     result = decided(path, x, float64_reference.evaluate(kan, x.astype(np.float64)).y)
     assert result.manifest.source.options_decided["k"] == "2"
-    assert result.manifest.against == manifest.EXPECTED_OUTPUTS
+    assert result.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
 
 
 @pytest.mark.parametrize("bare", [False, True])
@@ -121,7 +121,10 @@ def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
     assert "forward" not in both.manifest.source.options_assumed
     y = expected(tensors, x.astype(np.float64))
     assert decided(path, x, y, architecture=STEPS).manifest.source.options_decided["forward"] == "timekan"
-    assert decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.against == manifest.EXPECTED_OUTPUTS
+    assert (
+        decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.verification_basis
+        == manifest.EXPECTED_OUTPUTS
+    )
     with pytest.raises(OptionError, match=r"'timekanx', which no layer .* has") as caught:
         export(Request(options=("forward=timekanx",), **request))
     assert "timekan" in caught.value.hint

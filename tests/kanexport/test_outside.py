@@ -51,7 +51,7 @@ def test_the_policy_is_kept_in_the_manifest_and_stands_in_the_report(tmp_path: P
     stored = contract.load(result.directory)
     assert (stored.out_of_range, stored.format) == (policy, contract.FORMAT)
     assert any("--out-of-range clamp" in note for note in stored.notes) == (policy == CLAMP)
-    assert [step.kind for step in stored.layers[0].before] == (["clip"] if policy == CLAMP else [])
+    assert [step.kind for step in stored.layers[0].pre_steps] == (["clip"] if policy == CLAMP else [])
 
 
 def test_who_chooses_nothing_has_what_was_trained(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: 
     """In onnxruntime, without kanserve; and the edges of the first layer with it."""
     plain, clamped = (exported(tmp_path / policy, name, policy) for policy in (AS_TRAINED, CLAMP))
     layer, width = clamped.manifest.layers[0], clamped.manifest.input.shape[1]
-    clip = layer.before[-1]
-    columns = next((list(step.indices) for step in layer.before if step.kind == "select"), list(range(width)))
+    clip = layer.pre_steps[-1]
+    columns = next((list(step.indices) for step in layer.pre_steps if step.kind == "select"), list(range(width)))
     rng = np.random.default_rng(0)
     x = rng.normal(scale=4, size=(64, width)).astype(np.float32)
     x[0], x[1], x[2] = np.inf, -np.inf, np.nan
@@ -111,9 +111,9 @@ def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Pa
     first = given_.layers[0]
     beyond = prover.prove(first, 3, plain, lower.lower(given_, dtype), dtype)
     assert beyond > 10
-    (clip,) = first.before
+    (clip,) = first.pre_steps
     assert isinstance(clip, Clip)
-    moved = dataclasses.replace(first, before=(Clip(clip.low, clip.high + 0.01),))
+    moved = dataclasses.replace(first, pre_steps=(Clip(clip.low, clip.high + 0.01),))
     other = lower.lower(dataclasses.replace(given_, layers=(moved, *given_.layers[1:])), dtype)
     with pytest.raises(VerificationFailed, match="keeps inputs on the grid gives another"):
         prover.prove(first, 3, plain, other, dtype)
@@ -128,7 +128,7 @@ def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: 
     term = max(first.terms, key=lambda one: one.functions)
     shifted = dataclasses.replace(term.basis, extended=term.basis.extended + np.array([[0.0], [0.0], [0.5]]))
     terms = tuple(dataclasses.replace(one, basis=shifted) if one is term else one for one in first.terms)
-    layer = dataclasses.replace(first, terms=terms, before=(Select((1, 0, 1)),))
+    layer = dataclasses.replace(first, terms=terms, pre_steps=(Select((1, 0, 1)),))
     two = Kan(2, (layer, *kan.layers[1:]))
     low, high = norms.limits(layer)
     assert low.tolist() == pytest.approx([-0.5, -1, -0.5], abs=1e-6)
@@ -190,7 +190,7 @@ def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path
     done = exported(
         tmp_path / "m", "efficient-kan-wine-update-grid", CLAMP, expected_outputs=(tmp_path / "outputs.npz",)
     )
-    assert done.manifest.against == contract.EXPECTED_OUTPUTS
+    assert done.manifest.verification_basis == contract.EXPECTED_OUTPUTS
     assert any("not as the trained model answers it" in note for note in done.manifest.notes)
 
 

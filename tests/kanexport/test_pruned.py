@@ -107,7 +107,7 @@ def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
 def test_a_norm_before_a_term_and_few_dead_sources_leave_all_as_it_is() -> None:
     one = masked(layer(uneven(8, 5), 3), DEAD)
     norm = LayerNorm(np.ones(8), np.zeros(8), 1e-5)
-    normed = tuple(dataclasses.replace(term, before=(norm,)) for term in one.terms)
+    normed = tuple(dataclasses.replace(term, pre_steps=(norm,)) for term in one.terms)
     assert passes.without(dataclasses.replace(one, terms=normed))[1] is None
     assert passes.without(masked(layer(uneven(20, 5), 3), [7]))[1] is None
 

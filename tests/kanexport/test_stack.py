@@ -52,9 +52,9 @@ def shape(folder: Path, tensors: dict[str, Any], *options: str) -> str:
     kan, _ = read(save(folder, tensors), *options)
     words = []
     for layer in kan.layers:
-        words += [step.describe().kind for step in layer.before]
+        words += [step.describe().kind for step in layer.pre_steps]
         words += [f"{layer.sources}>{layer.destinations}"]
-        words += [step.describe().kind for step in layer.after]
+        words += [step.describe().kind for step in layer.post_steps]
     return " ".join(words)
 
 
@@ -174,7 +174,7 @@ def test_what_was_found_is_recorded_as_assumed(tmp_path: Path) -> None:
     assert result.manifest.source.options_assumed["architecture"] == (
         "kan1, ln1 (layernorm), kan2, ln2 (layernorm), kan3 one after the other, nothing else between"
     )
-    assert result.manifest.layers[0].after[0].epsilon == 1e-3
+    assert result.manifest.layers[0].post_steps[0].epsilon == 1e-3
 
 
 def test_what_may_have_stood_first_is_noted(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_folded_batch_norm_is_the_formula(tmp_path: Path) -> None:
     part = {key.removeprefix("bn1."): v.astype(np.float64) for key, v in tensors.items() if key.startswith("bn1.")}
     x = RNG.normal(size=(6, 4))
     expected = (x - part["running_mean"]) / np.sqrt(part["running_var"] + 1e-5) * part["weight"] + part["bias"]
-    np.testing.assert_allclose(kan.layers[0].after[0].evaluate(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(kan.layers[0].post_steps[0].evaluate(x), expected, rtol=1e-12)
     tensors["bn1.running_var"][2] = -1
     assert isinstance(refuse(tmp_path, tensors), InvalidKan)
 

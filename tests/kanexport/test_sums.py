@@ -46,7 +46,7 @@ def test_edges_and_bias_add_up_to_the_node(family: str, seed: int, scale: float,
         (values,) = edges.run(["edges"], {tensors[at]: found[tensors[at]]})
         assert values.shape == (rows, layer.sources, layer.destinations)
         node = values.sum(axis=1) + layer.bias
-        for step in layer.after:
+        for step in layer.post_steps:
             node = step.evaluate(node)
         expected = found[tensors[at + 1]]
         magnitude = max(np.abs(values).max(), np.abs(expected).max(), 1.0)

@@ -223,7 +223,7 @@ def refuse(folder: Path, tensors: dict[str, Any], *options: str) -> ExportError:
 def test_a_layer_without_its_normalisation_is_read_and_one_of_batches_refused(tmp_path: Path) -> None:
     tensors = wav_layer(3, 2)
     bare = {key: value for key, value in tensors.items() if not key.startswith("bn.")}
-    assert read(tmp_path, bare)[0].layers[0].after == ()
+    assert read(tmp_path, bare)[0].layers[0].post_steps == ()
     batches = {key: value for key, value in tensors.items() if "running" not in key}
     assert "normalises every batch by itself" in refuse(tmp_path, batches).message
 

@@ -78,13 +78,13 @@ def test_flagged_rows_are_answered_and_told(served: Server) -> None:
     assert before is not None
     for rows, count in ((OUTSIDE, 2), (INSIDE, 0), (OUTSIDE[2:3], 1)):
         answer = ask(served, "flag", rows)
-        assert answer.parameters["kan.rows_outside"].int64_param == count
+        assert answer.parameters["kan.out_of_range_rows"].int64_param == count
         assert answer.raw_output_contents == ask(served, "as-trained", rows).raw_output_contents
     assert counted(served, "flag") == before + 3
     tensor = triton_http.InferInput("x", [4, 3], "FP32")
     tensor.set_data_from_numpy(OUTSIDE)
     with triton_http.InferenceServerClient(served.http) as client:
-        assert client.infer("flag", [tensor]).get_response()["parameters"] == {"kan.rows_outside": 2}
+        assert client.infer("flag", [tensor]).get_response()["parameters"] == {"kan.out_of_range_rows": 2}
 
 
 def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None:
@@ -109,7 +109,7 @@ def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None
 
 def test_what_is_no_number_is_outside(served: Server) -> None:
     rows = np.array([[np.nan, 0, 0], [0, np.inf, 0]], np.float32)
-    assert ask(served, "flag", rows).parameters["kan.rows_outside"].int64_param == 2
+    assert ask(served, "flag", rows).parameters["kan.out_of_range_rows"].int64_param == 2
     with pytest.raises(grpc.RpcError) as caught:
         served.infer(rows, "reject")
     assert "row 0: 'length' is nan where" in caught.value.details()
@@ -119,7 +119,7 @@ def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) 
     there = np.clip(OUTSIDE, np.float32(-1), np.float32(1))
     np.testing.assert_allclose(served.infer(OUTSIDE, "clamp"), served.infer(there, "as-trained"), rtol=1e-5, atol=1e-5)
     answer = ask(served, "clamp", OUTSIDE, **{"kan.coverage": True})
-    assert "kan.rows_outside" not in answer.parameters
+    assert "kan.out_of_range_rows" not in answer.parameters
     zones = answer.raw_output_contents[[output.name for output in answer.outputs].index("kan.coverage.zones.0")]
     # As they were sent, not as the graph keeps them.
     assert list(zones) == [1, 1, 1, 1, 2, 3, 3, 1, 3, 1, 2, 1]
@@ -136,15 +136,15 @@ def test_as_trained_says_and_counts_nothing(served: Server) -> None:
 
 def test_coverage_and_flag_go_together(served: Server) -> None:
     answer = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
-    assert set(answer.parameters) == {"kan.rows_outside", "kan.coverage.definition"}
+    assert set(answer.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
 
 
 def test_the_policy_is_told(served: Server) -> None:
     with Client(served.address) as client, triton.InferenceServerClient(served.address) as other:
         for policy in OUT_OF_RANGE_POLICIES:
-            assert client.describe(policy).outside == policy
+            assert client.describe(policy).out_of_range_policy == policy
             config = other.get_model_config(policy).config
-            assert config.parameters["kan.outside"].string_value == policy
+            assert config.parameters["kan.out_of_range_policy"].string_value == policy
 
 
 def test_curves_and_explanations_of_a_clamped_model_are_those_on_its_grid(served: Server) -> None:
@@ -170,7 +170,7 @@ def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None
     rows[1, 2] = 1e6
     (row,) = np.flatnonzero(border.outside({"x": rows})) if name == "fastkan-digits" else (1,)
     if name == "pykan-prune-input":
-        read = done.manifest.layers[0].before[0].indices
+        read = done.manifest.layers[0].pre_steps[0].indices
         assert border.outside({"x": rows}).tolist() == [False, 2 in read, False]
         rows[1] = 0
         rows[1, read[0]] = -50
@@ -198,7 +198,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         for policy in ("as-trained", "reject"):
             directory = toy.write(tmp_path, f"{name}-{policy}")
             first, *rest = contract.load(directory).layers
-            layer = dataclasses.replace(first, before=(step,), bases=(SPLINE,))
+            layer = dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,))
             toy.edit(directory, layers=(layer, *rest), out_of_range=policy)
     toy.edit(toy.write(tmp_path, "ignore"), out_of_range="ignore")
     toy.edit(toy.write(tmp_path, "clamp"), out_of_range="clamp")
@@ -225,7 +225,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
 def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step: NodeStep) -> None:
     directory = toy.write(tmp_path)
     first, *rest = contract.load(directory).layers
-    layer = dataclasses.replace(first, before=(step,), bases=(SPLINE,))
+    layer = dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,))
     toy.edit(directory, layers=(layer, *rest), out_of_range="reject")
     (found,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path)

@@ -44,7 +44,7 @@ def shape(*extents: int) -> dict[str, Any]:
 
 
 def step(*indices: int) -> dict[str, Any]:
-    return layer(before=(NodeStep(kind="select", indices=indices),))
+    return layer(pre_steps=(NodeStep(kind="select", indices=indices),))
 
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 3))
@@ -147,7 +147,7 @@ def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None
         LAYER,
         symbolic=(EDGE,),
         bases=(BASIS,),
-        before=(NodeStep(kind="select", indices=(0, 1)),),
+        pre_steps=(NodeStep(kind="select", indices=(0, 1)),),
         mask=((1.0,) * 4,) * 3,
         bias=(0.0,) * 4,
     )
@@ -184,7 +184,7 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
         (
             {"verification": dataclasses.replace(listed().verification, against="answers")},
             LoadReason.MANIFEST,
-            "verification.against is 'answers', expected one of reading, expected-outputs, module",
+            "verification.basis is 'answers', expected one of reading, expected-outputs, module",
         ),
         ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
         ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
@@ -203,7 +203,7 @@ def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], reason: Loa
 
 def test_a_layer_that_keeps_its_inputs_may_say_so() -> None:
     kept = (contract.NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3),)
-    check_manifest(dataclasses.replace(listed(), out_of_range="clamp", **layer(before=kept)))
+    check_manifest(dataclasses.replace(listed(), out_of_range="clamp", **layer(pre_steps=kept)))
 
 
 def test_a_layer_may_have_a_class_of_its_own() -> None:

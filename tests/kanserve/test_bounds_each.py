@@ -150,15 +150,15 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
         f"layer 0: basis '{'b' * 40}' has 4 rows of knots, expected one, or one for each source",
     ),
     (
-        basis(before=(NodeStep(kind="s" * 50, indices=(0,)),)),
-        basis(before=(NodeStep(kind="s" * 50, indices=(-1,)),)),
+        basis(pre_steps=(NodeStep(kind="s" * 50, indices=(0,)),)),
+        basis(pre_steps=(NodeStep(kind="s" * 50, indices=(-1,)),)),
         f"layer 0: a step '{'s' * 40}' has indices beyond 0 to 16777215",
     ),
     (step(0, 2**24 - 1), step(0, 2**24), INDICES),
     (step(0), step(1, -1), INDICES),
     (
-        layer(after=(NodeStep(kind="select", indices=(1,)),)),
-        layer(after=(NodeStep(kind="select", indices=(-1,)),)),
+        layer(post_steps=(NodeStep(kind="select", indices=(1,)),)),
+        layer(post_steps=(NodeStep(kind="select", indices=(-1,)),)),
         INDICES,
     ),
 ]

@@ -136,7 +136,7 @@ def choose(server: Server, version: str = "") -> tuple[str, str]:
         f"{KAN}PromoteModel", kan_pb2.PromoteModelRequest(model_name="toy", model_version=version).SerializeToString()
     )
     found = kan_pb2.VersionChoice.FromString(answer)
-    return found.model_version, found.before
+    return found.model_version, found.previous_version
 
 
 def test_promote_and_roll_back(server: Server, three: Path) -> None:
@@ -144,7 +144,7 @@ def test_promote_and_roll_back(server: Server, three: Path) -> None:
         return document(kanserve("rollback", "toy", "--url", server.address, "--json"))
 
     assert live.factor(server) == 8
-    assert back() == {"model": "toy", "version": "2", "before": "3"}
+    assert back() == {"model": "toy", "version": "2", "previous_version": "3"}
     assert live.factor(server) == 4
     live.write(three / "toy" / "4", 16.0, version=4)
     wait_until(lambda: live.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
@@ -164,7 +164,7 @@ def test_promote_and_roll_back(server: Server, three: Path) -> None:
     done = kanserve("promote", "toy", "7", "--url", server.address)
     assert (done.returncode, "version 7 is not found" in done.stderr) == (2, True), done.stderr
     done = kanserve("promote", "toy", "3", "--url", server.address)
-    assert done.stdout == "toy: version 3 answers requests without a version, 4 did before\n"
+    assert done.stdout == "toy: the default version is 3, it was 4\n"
 
 
 def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ FAST = settings(deadline=None, max_examples=60)
 INSIDE, EXTENSION, OUTSIDE, UNKNOWN = (int(z) for z in (Zone.INSIDE, Zone.EXTENSION, Zone.OUTSIDE, Zone.UNKNOWN))
 
 
-def spline(*knots: tuple[float, ...], degree: int = 3, before: tuple[NodeStep, ...] = ()) -> BasisInfo:
+def spline(*knots: tuple[float, ...], degree: int = 3, pre_steps: tuple[NodeStep, ...] = ()) -> BasisInfo:
     functions = len(knots[0]) - degree - 1
-    return BasisInfo(kind="bspline", functions=functions, parameters={}, knots=knots, before=before)
+    return BasisInfo(kind="bspline", functions=functions, parameters={}, knots=knots, pre_steps=pre_steps)
 
 
 def uniform(low: float, high: float, cells: int = 5, degree: int = 3) -> tuple[float, ...]:
@@ -76,7 +76,7 @@ def test_a_step_before_the_basis_changes_units_and_nothing_else(
     plain = measured(layer(spline(knots)), np.array([values]))
     step = NodeStep(kind="affine", scale=(scale,) * 3, bias=(bias,) * 3)
     given_ = np.array([[(value - bias) / scale for value in values]])
-    for of in (layer(spline(knots, before=(step,))), layer(spline(knots), before=(step,))):
+    for of in (layer(spline(knots, pre_steps=(step,))), layer(spline(knots), pre_steps=(step,))):
         found = measured(of, given_)
         np.testing.assert_allclose(found.cells, plain.cells, rtol=1e-6, atol=1e-5)
         clear = np.abs(plain.cells) > 1e-3
@@ -138,7 +138,7 @@ def test_the_ends_of_a_grid_are_on_it() -> None:
 def test_selected_columns_alone_are_read_and_one_may_be_taken_twice() -> None:
     select = NodeStep(kind="select", indices=(3, 1, 3))
     knots = (uniform(-1, 1), uniform(-1, 1), uniform(-2, 2))
-    found = measured(layer(spline(*knots), before=(select,)), np.array([[9.0, 0.0, 9.0, 1.4]]))
+    found = measured(layer(spline(*knots), pre_steps=(select,)), np.array([[9.0, 0.0, 9.0, 1.4]]))
     assert found.zones.tolist() == [[UNKNOWN, INSIDE, UNKNOWN, EXTENSION]]
     assert found.worst.tolist() == [3]
     assert found.excess[0] == pytest.approx(1.0)
@@ -173,7 +173,7 @@ def test_without_both_nothing_is_said() -> None:
 
 def test_a_step_that_this_program_does_not_know_leaves_the_reference() -> None:
     odd = NodeStep(kind="module", function="Odd")
-    of = layer(spline(uniform(-1, 1), before=(odd,)))
+    of = layer(spline(uniform(-1, 1), pre_steps=(odd,)))
     assert coverage.bounds(of, 3, None).definition == "none"
     assert coverage.bounds(of, 3, seen((0, 1), (0, 1), (0, 1))).definition == "reference"
 
@@ -189,14 +189,14 @@ def test_some_nodes_with_a_grid_and_some_without() -> None:
 
 def test_a_normalisation_is_done_before_the_grid_is_looked_at() -> None:
     norm = NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=0.0)
-    of = layer(spline(uniform(-1, 1), before=(norm,)))
+    of = layer(spline(uniform(-1, 1), pre_steps=(norm,)))
     row = np.array([[100.0, 101.0, 102.0]])
     assert measured(of, row).zones.tolist() == [[EXTENSION, INSIDE, EXTENSION]]
 
 
 def test_the_clip_of_an_export_is_left_out_to_say_what_it_did() -> None:
     clip = NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3)
-    of = layer(spline(uniform(-1, 1)), before=(clip,))
+    of = layer(spline(uniform(-1, 1)), pre_steps=(clip,))
     rows = np.full((1, 3), 5.0)
     assert (coverage.measure(coverage.bounds(of, 3, None), rows).zones == INSIDE).all()
     assert (coverage.measure(coverage.bounds(of, 3, None, clamped=True), rows).zones == OUTSIDE).all()

@@ -41,9 +41,9 @@ def test_a_source_with_knots_has_its_grid() -> None:
     "layer",
     [
         with_knots(),
-        with_knots((0.0, 1.0), before=(NodeStep(kind="layernorm"),)),
+        with_knots((0.0, 1.0), pre_steps=(NodeStep(kind="layernorm"),)),
         with_knots((0.0, 1.0), per_edge=True),
-        dataclasses.replace(with_knots((0.0, 1.0)), before=(NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)),
+        dataclasses.replace(with_knots((0.0, 1.0)), pre_steps=(NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)),
     ],
     ids=["none", "behind a step", "of each edge", "behind a step of all"],
 )
@@ -58,7 +58,7 @@ def test_without_knots_that_are_in_units_of_the_node_a_source_goes_where_it_was_
 def test_selected_columns_are_the_sources() -> None:
     assert curves.columns(LAYER) == (0, 1, 2)
     steps = (NodeStep(kind="select", indices=(4, 2, 0, 1)), NodeStep(kind="function", function="tanh"))
-    chosen = dataclasses.replace(LAYER, before=(*steps, NodeStep(kind="select", indices=(2, 0, 3))))
+    chosen = dataclasses.replace(LAYER, pre_steps=(*steps, NodeStep(kind="select", indices=(2, 0, 3))))
     assert curves.columns(chosen) == (0, 4, 1)
 
 
@@ -174,7 +174,7 @@ def test_a_selection_over_a_range_of_the_caller_s(server: Server) -> None:
     np.testing.assert_array_equal(x, [[-2, -1, 0, 1, 2]] * 2)
     np.testing.assert_allclose(array(block, "phi"), (np.tanh(x) * toy.W0[[2, 0], 3:])[:, None], atol=1e-6)
     assert (list(block.sources), list(block.destinations)) == ([2, 0], [3])
-    assert (list(block.domains), block.derivative) == (["asked", "asked"], b"")
+    assert (list(block.domains), block.derivative) == (["requested", "requested"], b"")
 
 
 @pytest.mark.parametrize(

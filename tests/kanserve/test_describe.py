@@ -43,11 +43,7 @@ RENAMED = {
     "version": "model_version",
     "exporter_version": "source.exporter_version",
     "source.family": "family",
-    "out_of_range": "outside",
-    **{
-        f"verification.expected_outputs.{field}": f"verification.answers.{field}"
-        for field in ("name", "sha256", "rows", "max_abs", "max_rel", "tolerance")
-    },
+    "out_of_range": "out_of_range_policy",
     **{f"names.{field}": field for field in ("features", "units", "classes", "description")},
 }
 
@@ -108,7 +104,7 @@ BASES = st.integers(0, 2).flatmap(
         parameters=st.dictionaries(TEXT, TEXT, max_size=2),
         knots=tables(NUMBERS, rows),
         per_edge=st.booleans(),
-        before=STEPS,
+        pre_steps=STEPS,
     )
 )
 EDGES = st.builds(
@@ -125,8 +121,8 @@ LAYERS = st.integers(1, 3).flatmap(
         sources=st.just(sources),
         destinations=COUNTS,
         bases=st.lists(BASES, max_size=2).map(tuple),
-        before=STEPS,
-        after=STEPS,
+        pre_steps=STEPS,
+        post_steps=STEPS,
         mask=tables(st.floats(width=32, allow_nan=False, allow_infinity=False), sources),
         bias=VECTORS,
         symbolic=st.lists(EDGES, max_size=2).map(tuple),

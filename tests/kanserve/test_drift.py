@@ -76,10 +76,10 @@ def test_nodes_may_have_other_numbers_of_cells() -> None:
         single = empty(one)
         single.add(now[:, at : at + 1])
         expected = drift.compare(one, 300, single, 200)
-        for name in ("psi", "js", "wasserstein", "outside", "before"):
+        for name in ("psi", "js", "wasserstein", "out_of_range", "baseline_out_of_range"):
             np.testing.assert_allclose(getattr(together, name)[at], getattr(expected, name)[0], atol=1e-12)
         level = drift.chi_squared(1 - drift.LEVEL / 2, len(rows[at]))
-        assert together.chance[at] == pytest.approx((1 / 300 + 1 / 200) * level)
+        assert together.psi_threshold[at] == pytest.approx((1 / 300 + 1 / 200) * level)
 
 
 def test_two_windows_are_one() -> None:
@@ -115,8 +115,8 @@ def test_what_lies_outside_is_told_now_and_before() -> None:
     before, now = np.zeros((10, 1)), np.zeros((8, 1))
     before[0], now[:4], now[4] = 9.0, -9.0, np.nan
     one = found(before, now)
-    assert (one.before[0], one.outside[0]) == (0.1, 4 / 7)
-    assert math.isnan(found(before, np.full((2, 1), np.nan)).outside[0])
+    assert (one.baseline_out_of_range[0], one.out_of_range[0]) == (0.1, 4 / 7)
+    assert math.isnan(found(before, np.full((2, 1), np.nan)).out_of_range[0])
 
 
 @pytest.mark.parametrize(("nodes", "before", "now"), [(13, 150, 50), (13, 400, 500), (64, 1000, 200), (1, 2000, 1000)])
@@ -184,7 +184,7 @@ def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2
 def test_over_rows(watched: Server) -> None:
     rows = ROWS[200:]
     answer = ask(watched, rows, id="d1")
-    assert (answer.id, answer.over, answer.row_count, answer.baseline, answer.baseline_rows) == (
+    assert (answer.id, answer.source, answer.row_count, answer.baseline, answer.baseline_rows) == (
         *("d1", "rows", 100),
         *("train.npy", 200),
     )
@@ -201,7 +201,7 @@ def test_over_rows(watched: Server) -> None:
     ):
         expected = found(before.astype(np.float64), now.astype(np.float64))
         np.testing.assert_allclose(part.psi, expected.psi, rtol=1e-9)
-        np.testing.assert_allclose(part.chance, expected.chance)
+        np.testing.assert_allclose(part.psi_threshold, expected.psi_threshold)
         assert [one.sum() for one in part.counts] == [100] * len(part.psi)
         assert [len(one) for one in part.bounds] == [len(BOUNDS)] * len(part.psi)
         assert not part.drifted.any()

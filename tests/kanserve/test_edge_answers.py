@@ -43,13 +43,14 @@ def values(layer: kan_pb2.LayerEdges) -> np.ndarray:
 
 
 def test_every_row_has_its_own_strongest_and_what_is_left_adds_up(server: Server) -> None:
-    for at, layer in enumerate(query(server, top_k=2, each_row=True, rest=True).layers):
+    for at, layer in enumerate(query(server, top_k=2, per_row=True, residual=True).layers):
         full = toy.edges(ROWS, at)
-        found, rest = values(layer), floats(layer.rest, len(ROWS), -1)
+        found, rest = values(layer), floats(layer.residual, len(ROWS), -1)
         sources, destinations = (
-            np.frombuffer(part, "<u4").reshape(found.shape) for part in (layer.each_sources, layer.each_destinations)
+            np.frombuffer(part, "<u4").reshape(found.shape)
+            for part in (layer.per_row_sources, layer.per_row_destinations)
         )
-        assert list(layer.rest_of) == list(range(full.shape[2]))
+        assert list(layer.residual_destinations) == list(range(full.shape[2]))
         assert not layer.sources
         for row in range(len(ROWS)):
             chosen = full[row, sources[row], destinations[row]]
@@ -62,15 +63,15 @@ def test_every_row_has_its_own_strongest_and_what_is_left_adds_up(server: Server
 
 @pytest.mark.parametrize("fields", [{}, {"top_k": 3}, {"min_magnitude": 0.5}, {"sources": [2], "destinations": [1, 0]}])
 def test_values_and_the_rest_add_up_to_the_sums(server: Server, fields: dict[str, Any]) -> None:
-    (layer,) = query(server, layers=[1], rest=True, **fields).layers
-    full, rest = toy.edges(ROWS, 1), floats(layer.rest, len(ROWS), -1)
+    (layer,) = query(server, layers=[1], residual=True, **fields).layers
+    full, rest = toy.edges(ROWS, 1), floats(layer.residual, len(ROWS), -1)
     total, found = rest.copy(), values(layer)
     if found.ndim == 3:
         total += found.sum(axis=1)
     else:
         for column, destination in enumerate(layer.destinations):
-            total[:, list(layer.rest_of).index(destination)] += found[:, column]
-    np.testing.assert_allclose(total, full.sum(axis=1)[:, list(layer.rest_of)], rtol=1e-4, atol=1e-5)
+            total[:, list(layer.residual_destinations).index(destination)] += found[:, column]
+    np.testing.assert_allclose(total, full.sum(axis=1)[:, list(layer.residual_destinations)], rtol=1e-4, atol=1e-5)
 
 
 def test_edges_of_a_magnitude(server: Server) -> None:
@@ -119,19 +120,19 @@ def test_an_estimate_computes_nothing_and_is_right(server: Server) -> None:
     assert not found.layers
     assert found.estimate.evaluations == 1000 * 20
     assert 80_000 <= found.estimate.response_bytes <= 81_000
-    assert (found.estimate.max_response_bytes, found.estimate.fits) == (65536, False)
-    assert query(server, rows=ROWS[:0], row_count=100, estimate_only=True).estimate.fits
+    assert (found.estimate.max_response_bytes, found.estimate.within_limits) == (65536, False)
+    assert query(server, rows=ROWS[:0], row_count=100, estimate_only=True).estimate.within_limits
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"each_row": True}, "each_row goes with top_k"),
-        ({"each_row": True, "top_k": 1, "min_magnitude": 1}, "min_magnitude is over all rows"),
+        ({"per_row": True}, "per_row needs top_k"),
+        ({"per_row": True, "top_k": 1, "min_magnitude": 1}, "min_magnitude applies to all rows together"),
         ({"min_magnitude": float("nan")}, "min_magnitude is a number of 0 or more, nan was given"),
         ({"reductions": ["median"]}, "reduction 'median' is not known; there are mean, "),
         ({"reductions": ["mean", "mean"]}, "a reduction is named twice"),
-        ({"reductions": ["mean"], "rest": True}, "reductions are over them"),
+        ({"reductions": ["mean"], "residual": True}, "reductions combine all rows"),
         ({"quantiles": [0.5]}, "quantiles go with the reduction 'quantiles'"),
         ({"reductions": ["quantiles"], "quantiles": [1.5]}, "quantiles are at most 101 numbers from 0 to 1"),
         ({"reductions": ["histogram"], "bins": 1000}, "1 to 256 bins, 1000 were asked for"),
@@ -158,7 +159,7 @@ def test_edges_of_a_magnitude_that_are_too_many_are_refused_when_they_are_known(
 
 
 def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
-    fields = {"nodes": True, "rest": True, "id": "s1"}
+    fields = {"nodes": True, "residual": True, "id": "s1"}
     whole = query(server, **fields)
     got = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(**fields), timeout=30)
     streamed = [kan_pb2.QueryEdgesResponse.FromString(one) for one in got]
@@ -171,11 +172,11 @@ def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
 def test_the_client_has_it_all_as_arrays(server: Server) -> None:
     with Client(server.address) as client:
         described = client.describe("toy")
-        first, second = client.edges(described, ROWS, top_k=2, each_row=True, rest=True, nodes=True)
+        first, second = client.edges(described, ROWS, top_k=2, per_row=True, residual=True, nodes=True)
         assert first.sources.shape == first.destinations.shape == first.values.shape == (6, 2)
-        assert first.rest is not None
+        assert first.residual is not None
         np.testing.assert_array_equal(first.nodes, ROWS)
-        total = first.rest.astype(np.float64)
+        total = first.residual.astype(np.float64)
         np.add.at(total, (np.arange(6)[:, None], first.destinations), first.values)
         np.testing.assert_allclose(total, second.nodes, rtol=1e-4, atol=1e-5)
         (figures,) = client.edges(described, ROWS, layers=[1], reductions=("mean", "histogram"), bins=4)
@@ -205,16 +206,18 @@ def answers(draw: st.DrawFn) -> LayerEdges:
         3,
         *named,
         np.arange(np.prod((*lead, *edges)), dtype=np.float32).reshape(*lead, *edges),
-        each=(index, index + 1) if each else None,
-        rest=np.ones((*lead, d), np.float32) if draw(st.booleans()) else None,
-        rest_of=tuple(range(d)),
+        per_row=(index, index + 1) if each else None,
+        residual=np.ones((*lead, d), np.float32) if draw(st.booleans()) else None,
+        residual_destinations=tuple(range(d)),
         nodes=np.ones((*lead, 3), np.float32) if draw(st.booleans()) else None,
         picked=picked,
     )
     if draw(st.booleans()) and not each:
         figures = np.arange(np.prod((2, *edges)), dtype=np.float32).reshape(2, *edges)
         empty = np.empty((0, *edges), np.float32)
-        layer = dataclasses.replace(layer, values=empty, rest=None, nodes=None, reductions=(("quantiles", figures),))
+        layer = dataclasses.replace(
+            layer, values=empty, residual=None, nodes=None, reductions=(("quantiles", figures),)
+        )
     return layer
 
 
@@ -229,13 +232,13 @@ def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) 
     for part in parts:
         least = part.values.shape[0] <= 1 and all(n == 1 for n in part.values.shape[-1 if part.picked else -2 :])
         assert part.nbytes <= most or least
-        for name in ("rest", "nodes"):
+        for name in ("residual", "nodes"):
             found = getattr(part, name)
             assert found is None or len(found) == len(part.values)
         if not part.picked:
             assert part.values.shape[-2:] == (len(part.sources), len(part.destinations))
             assert all(array.shape[-2:] == part.values.shape[-2:] for _, array in part.reductions)
-    for name in ("rest", "nodes"):
+    for name in ("residual", "nodes"):
         held = [getattr(part, name) for part in parts if getattr(part, name) is not None]
         expected = getattr(layer, name)
         assert sum(one.size for one in held) == (0 if expected is None else expected.size)
@@ -251,10 +254,10 @@ def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
     (sent,) = kan_pb2.QueryEdgesResponse.FromString(data).layers
     assert sent.values == layer.values.tobytes()
     assert tuple(sent.shape) == layer.values.shape
-    assert sent.rest == (b"" if layer.rest is None else layer.rest.tobytes())
+    assert sent.residual == (b"" if layer.residual is None else layer.residual.tobytes())
     assert [(one.kind, one.values) for one in sent.reductions] == [(k, a.tobytes()) for k, a in layer.reductions]
-    if layer.each is not None:
-        assert (sent.each_sources, sent.each_destinations) == tuple(part.tobytes() for part in layer.each)
+    if layer.per_row is not None:
+        assert (sent.per_row_sources, sent.per_row_destinations) == tuple(part.tobytes() for part in layer.per_row)
 
 
 @given(answers())
@@ -263,15 +266,15 @@ def test_no_answer_is_larger_than_its_bound(layer: LayerEdges) -> None:
     names = tuple(kind for kind, _ in layer.reductions)
     wanted = EdgeOptions(
         top_k=layer.values.shape[-1] if layer.picked else 0,
-        each_row=layer.each is not None,
-        rest=layer.rest is not None,
+        per_row=layer.per_row is not None,
+        residual=layer.residual is not None,
         nodes=layer.nodes is not None,
         reductions=names,
         quantiles=(0.1, 0.9) if names else (),
     )
     sources, destinations = layer.sources, layer.destinations
     if layer.picked:
-        sources, destinations = tuple(range(4)), tuple(range(max(1, len(layer.rest_of))))
+        sources, destinations = tuple(range(4)), tuple(range(max(1, len(layer.residual_destinations))))
     plan = query_plan.LayerPlan(3, sources, destinations, positions, 3, wanted)
     data = kan_codec.packed(EdgeResponse("", 0, "", "", (layer,)))
     rows = 0 if names else len(layer.values)

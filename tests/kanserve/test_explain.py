@@ -42,7 +42,7 @@ def test_of_an_additive_model_each_input_has_its_own_part(
     rows = ROWS.astype(dtype)
     answer = ask(server, rows, model_name=model, id="e1")
     assert (answer.model_name, answer.id, len(answer.digest), answer.method) == (model, "e1", 64, "rescale")
-    assert (answer.reference, answer.layer, answer.of_inputs, list(answer.outputs)) == ("zeros", 0, True, [0, 1])
+    assert (answer.reference, answer.layer, answer.nodes_are_inputs, list(answer.outputs)) == ("zeros", 0, True, [0, 1])
     np.testing.assert_allclose(contributions(answer), truth(rows, np.zeros(3)), rtol=1e-5, atol=tolerance)
     predictions = np.frombuffer(answer.predictions, "<f8").reshape(7, 2)
     np.testing.assert_allclose(predictions, toy.outputs(rows), rtol=1e-5, atol=tolerance)
@@ -149,7 +149,7 @@ def test_layers_that_do_not_follow_one_another_are_not_taken_for_a_network(tmp_p
         (contract.NodeStep(kind="module", function="Odd"), "layer 0 has a step that cannot be taken apart: Odd"),
     ):
         found = contract.loads((directory / contract.FILE_NAME).read_bytes())
-        first = found.layers[0].__class__(**{**_fields(found.layers[0]), "after": (step,)})
+        first = found.layers[0].__class__(**{**_fields(found.layers[0]), "post_steps": (step,)})
         toy.edit(directory, layers=(first, *found.layers[1:]))
         with serving(tmp_path) as server, Client(server.address) as client:
             described = client.describe("toy")

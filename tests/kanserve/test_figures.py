@@ -43,7 +43,7 @@ def test_between_two_readings() -> None:
     worked(metrics, 30, 4, 3.0)
     metrics.model(*KEY).statistics.failed(0, FailureReason.REJECTED)
     found = operations.history_span(KEY, read(metrics, 110.0), before)
-    assert (found.seconds, found.requests, found.rows, found.runs) == (10.0, 30.0, 120.0, 30.0)
+    assert (found.seconds, found.requests, found.rows, found.executions) == (10.0, 30.0, 120.0, 30.0)
     assert found.failures["REJECTED"] == 1
     assert found.phases == pytest.approx({"queue": 0.001, "input": 0.002, "infer": 0.003, "output": 0.004})
     assert dict(found.batches)[4.0] == 30

@@ -26,8 +26,8 @@ SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 def layer(n: int, m: int, *edges: SymbolicEdge, **settings: Any) -> LayerInfo:
     facts: dict[str, Any] = {
         "bases": (SPLINE,),
-        "before": (),
-        "after": (),
+        "pre_steps": (),
+        "post_steps": (),
         "mask": ((0.0,) * m,) * n,
         "bias": (),
         "active_edges": len(edges),
@@ -72,7 +72,7 @@ def test_steps_are_carried_out() -> None:
     )
     edges = (edge(0, 0, "sin"), edge(0, 1, "x"), edge(1, 1, "x"), edge(1, 2, "cos"))
     chosen = (NodeStep(kind="select", indices=(3, 1)),)
-    assert text(layer(2, 3, *edges, before=chosen, after=steps, bias=(0.0, 1.0, 0.0)), inputs=4) == [
+    assert text(layer(2, 3, *edges, pre_steps=chosen, post_steps=steps, bias=(0.0, 1.0, 0.0)), inputs=4) == [
         "tanh(2*sin(x3) + 0.5)",
         "tanh(-(x3 + x1 + 1)*cos(x1))",
     ]
@@ -141,7 +141,7 @@ def networks(draw: st.DrawFn) -> tuple[int, list[LayerInfo]]:
                 edges.append(edge(i, j, name, a, b, c, d, mask=mask, expression=own))
         scale, bias = (tuple(draw(VALUES) for _ in range(total)) for _ in range(2))
         after = (NodeStep(kind="affine", scale=scale, bias=bias), NodeStep(kind="product", indices=tuple(groups)))
-        layers.append(layer(n, total, *edges, after=after, bias=tuple(draw(VALUES) for _ in range(total))))
+        layers.append(layer(n, total, *edges, post_steps=after, bias=tuple(draw(VALUES) for _ in range(total))))
     return widths[0], layers
 
 
@@ -153,7 +153,7 @@ def evaluated(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
             u = item.a * x[:, item.source] + item.b
             value = compute(item.expression, {"x": u}) if item.expression else SYMBOLIC[item.function].evaluate(u)
             sums[:, item.destination] += item.mask * (item.c * value + item.d) if item.mask else 0.0
-        affine, products = info.after
+        affine, products = info.post_steps
         sums = sums * np.array(affine.scale) + np.array(affine.bias)
         ends = np.cumsum(products.indices)
         x = np.stack(
@@ -197,8 +197,8 @@ def test_a_numeric_edge_is_named() -> None:
 
 
 REFUSED = {
-    "has no closed form": layer(1, 1, after=(NodeStep(kind="layernorm", scale=(1.0,), bias=(0.0,)),)),
-    "step 'gelu'": layer(1, 1, after=(NodeStep(kind="function", function="gelu"),)),
+    "has no closed form": layer(1, 1, post_steps=(NodeStep(kind="layernorm", scale=(1.0,), bias=(0.0,)),)),
+    "step 'gelu'": layer(1, 1, post_steps=(NodeStep(kind="function", function="gelu"),)),
     "every position": layer(1, 1, positions=(4,)),
     "not known by name": layer(1, 1, edge(0, 0, "mystery")),
     "no expression": layer(1, 1, edge(0, 0, "own", expression="x +")),

@@ -157,7 +157,7 @@ def test_the_description_has_names_classes_and_positions(grid: Server) -> None:
     assert contract.arrows(found.shapes) == "2x3 → 2x3x1 → 2x12 → 32 → 2x1"
     facts = [(layer.name, layer.edge_class, layer.positions) for layer in found.layers]
     assert facts == [("pixels", "A", (2, 3)), ("token.kan", "B", (2,)), ("head.layers.0", "A", ())]
-    assert found.layers[1].before[0].epsilon == toy_grid.EPSILON
+    assert found.layers[1].pre_steps[0].epsilon == toy_grid.EPSILON
 
 
 def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:

@@ -89,7 +89,7 @@ AFFINE = NodeStep(kind="affine", scale=(2.0, -4.0), bias=(1.0, 0.0))
 def test_the_spread_of_sums_is_what_was_counted_where_it_can_be(
     after: tuple[NodeStep, ...], given_: np.ndarray | None, expected: list[float], counted: bool
 ) -> None:
-    layer = dataclasses.replace(toy.manifest("toy").layers[0], after=after)
+    layer = dataclasses.replace(toy.manifest("toy").layers[0], post_steps=after)
     edges = np.array([[3.0, 0.0], [4.0, 0.0]])
     found, was_counted = scores.sums(layer, edges, given_)
     assert (found.tolist(), was_counted) == (pytest.approx(expected), counted)
@@ -127,7 +127,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     (live,) = filter(None, edge_scores.traffic_scores(graphs, found, nodes.count(session.run, feeds)))
     (exact,) = filter(None, edge_scores.edge_scores(session, graphs, found, feeds, chunk_bytes=2**25))
     assert live.notes == ()
-    for what in ("spread", "edges", "nodes"):
+    for what in ("std", "edges", "nodes"):
         assert apart(live.layers, exact, what) < 0.02, what
 
 
@@ -142,14 +142,14 @@ def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Pa
     with serving(tmp_path / "served") as server, Client(server.address) as client:
         described = client.describe("toy")
         exact = client.scores(described, rows.astype(np.float32))
-        for over in ("baseline", "best"):
-            found = client.scores(described, over=over)
-            assert (found.over, found.row_count) == ("baseline", 1500)
+        for source in ("baseline", "best"):
+            found = client.scores(described, source=source)
+            assert (found.source, found.row_count) == ("baseline", 1500)
             assert "the export keeps counts of these rows" in found.notes[0]
             for one, other in zip(found.layers, exact.layers, strict=True):
                 for what in ("edges", "nodes"):
                     told, true = getattr(one, what), getattr(other, what)
-                    assert np.abs(told - true).max() < 0.1 * np.abs(true).max(), (over, what)
+                    assert np.abs(told - true).max() < 0.1 * np.abs(true).max(), (source, what)
 
 
 def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> None:
@@ -157,11 +157,11 @@ def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> N
     with serving(tmp_path) as server, Client(server.address) as client:
         described = client.describe("toy")
         with pytest.raises(NotSupported, match="has a baseline of 0 rows, scores take two or more"):
-            client.scores(described, over="baseline")
-        best, usual = client.scores(described, over="best"), client.scores(described)
-        assert (best.over, best.row_count) == (usual.over, usual.row_count) == ("reference", usual.row_count)
+            client.scores(described, source="baseline")
+        best, usual = client.scores(described, source="best"), client.scores(described)
+        assert (best.source, best.row_count) == (usual.source, usual.row_count) == ("reference", usual.row_count)
         with pytest.raises(InvalidInput, match="send no rows"):
-            client.scores(described, draw(8), over="baseline")
+            client.scores(described, draw(8), source="baseline")
     layers = contract.load(directory).layers
     toy.edit(
         directory,
@@ -170,7 +170,7 @@ def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> N
         baseline=test_drift.seen(test_drift.ROWS[:200]),
     )
     with serving(tmp_path) as server, Client(server.address) as client:
-        assert client.scores(client.describe("toy"), over="best").over == "reference", "edges that are no curves"
+        assert client.scores(client.describe("toy"), source="best").source == "reference", "edges that are no curves"
 
 
 def test_live_scores_over_the_wire(tmp_path: Path) -> None:
@@ -178,25 +178,25 @@ def test_live_scores_over_the_wire(tmp_path: Path) -> None:
     with serving(tmp_path) as server, Client(server.address) as client:
         described, rows = client.describe("toy"), draw(200)
         with pytest.raises(NotSupported, match="has too little live traffic: 0 rows were analysed"):
-            client.scores(described, over="live")
+            client.scores(described, source="live")
         server.infer(rows[:64])
         for at in range(64, 200, 17):
             server.infer(rows[at : at + 17])
         until(lambda: client.statistics("toy").row_count == 200)
-        live, exact = client.scores(described, over="live"), client.scores(described, rows)
-        assert (live.over, live.row_count, live.notes) == ("live", 200, ())
+        live, exact = client.scores(described, source="live"), client.scores(described, rows)
+        assert (live.source, live.row_count, live.notes) == ("live", 200, ())
         for one, other in zip(live.layers, exact.layers, strict=True):
             np.testing.assert_allclose(one.edges, other.edges, rtol=0.02)
             np.testing.assert_allclose(one.nodes, other.nodes, rtol=0.02)
         rows[3, 1] = np.nan
         server.infer(rows[:8])
         until(lambda: client.statistics("toy").row_count == 208)
-        assert client.scores(described, over="live").notes == (
+        assert client.scores(described, source="live").notes == (
             "5 values of nodes were not finite, and are in no score",
         )
         for ask, words in (
-            ({"rows": rows, "over": "live"}, "send no rows"),
-            ({"over": "ever"}, "'ever' was asked for"),
+            ({"rows": rows, "source": "live"}, "send no rows"),
+            ({"source": "ever"}, "'ever' was asked for"),
         ):
             with pytest.raises(InvalidInput, match=words):
                 client.scores(described, **ask)
@@ -209,4 +209,4 @@ def test_edges_that_are_no_curves_have_no_live_scores(tmp_path: Path) -> None:
     with serving(tmp_path) as server, Client(server.address) as client:
         server.infer(draw(8))
         with pytest.raises(NotSupported, match="layer 0 of model 'toy' is of edge class B"):
-            client.scores(client.describe("toy"), over="live")
+            client.scores(client.describe("toy"), source="live")

@@ -95,7 +95,7 @@ def test_the_strongest_inputs_are_those_of_explain_and_add_up(served: Server) ->
         order = np.argsort(-np.abs(whole[row, :, output]), kind="stable")[:2]
         np.testing.assert_array_equal(features[row, output], order)
         np.testing.assert_array_equal(values[row, output], whole[row, order, output])
-    rest, base, error = (answer.as_numpy(f"kan.explain.{name}") for name in ("rest", "base", "completeness_error"))
+    rest, base, error = (answer.as_numpy(f"kan.explain.{name}") for name in ("residual", "base", "completeness_error"))
     np.testing.assert_allclose(rest, whole.sum(axis=1) - values.sum(axis=2), atol=1e-12)
     np.testing.assert_array_equal(base, np.broadcast_to(np.frombuffer(told.base), (3, 2)))
     total = base + values.sum(axis=2) + rest
@@ -103,7 +103,7 @@ def test_the_strongest_inputs_are_those_of_explain_and_add_up(served: Server) ->
     said = answer.get_response().parameters
     assert said["kan.explain.method"].string_param == told.method
     assert said["kan.explain.reference"].string_param == told.reference == "grid_center"
-    assert (said["kan.explain.of_inputs"].bool_param, said["kan.explain.layer"].int64_param) == (True, 0)
+    assert (said["kan.explain.nodes_are_inputs"].bool_param, said["kan.explain.layer"].int64_param) == (True, 0)
 
 
 def test_answers_are_the_same_bytes_with_and_without(served: Server) -> None:
@@ -131,14 +131,14 @@ def test_the_same_over_http(served: Server, binary: bool) -> None:
         "kan.explain.method": "rescale",
         "kan.explain.reference": "grid_center",
         "kan.explain.layer": 0,
-        "kan.explain.of_inputs": True,
+        "kan.explain.nodes_are_inputs": True,
     }
 
 
 def test_more_than_there_are_inputs_is_all_of_them(served: Server) -> None:
     answer = of(served, ROWS, {"kan.explain_top_k": 20})
     assert answer.as_numpy("kan.explain.values").shape == (3, 2, 3)
-    np.testing.assert_array_equal(answer.as_numpy("kan.explain.rest"), 0.0)
+    np.testing.assert_array_equal(answer.as_numpy("kan.explain.residual"), 0.0)
 
 
 def test_a_row_with_nan_is_told_as_that_and_spoils_no_other(served: Server) -> None:

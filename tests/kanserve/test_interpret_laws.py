@@ -60,10 +60,10 @@ def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, no
         np.testing.assert_allclose(getattr(found(now, now), name), 0.0, atol=1e-12)
     assert (there.js <= 1).all()
     assert (there.wasserstein <= len(counted(before).counts[0]) - 1).all()
-    np.testing.assert_allclose(there.chance, back.chance)
-    np.testing.assert_array_equal(there.outside, back.before)
-    assert ((there.outside >= 0) & (there.outside <= 1)).all()
-    assert there.ratio == pytest.approx(float(np.max(there.psi / there.chance)))
+    np.testing.assert_allclose(there.psi_threshold, back.psi_threshold)
+    np.testing.assert_array_equal(there.out_of_range, back.baseline_out_of_range)
+    assert ((there.out_of_range >= 0) & (there.out_of_range <= 1)).all()
+    assert there.ratio == pytest.approx(float(np.max(there.psi / there.psi_threshold)))
 
 
 @given(SAMPLES, st.permutations(range(2)), st.randoms())
@@ -71,7 +71,7 @@ def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, no
 def test_drift_does_not_hang_on_the_order_of_rows_or_nodes(before: np.ndarray, order: list[int], draw: object) -> None:
     now = np.roll(before, 1, axis=0) + 0.3
     one, other = found(before, now), found(before[:, order], now[::-1][:, order])
-    for name in ("psi", "js", "wasserstein", "chance", "outside"):
+    for name in ("psi", "js", "wasserstein", "psi_threshold", "out_of_range"):
         np.testing.assert_allclose(getattr(one, name)[order], getattr(other, name), atol=1e-12)
 
 
@@ -87,10 +87,10 @@ def by_loops(layers: list[LayerInfo], spreads: list[Spread], widths: list[int]) 
     score = [1 / widths[-1]] * widths[-1]
     every = []
     for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
-        groups = layer.after[0].indices
+        groups = layer.post_steps[0].indices
         own = [one for one, size in zip(score, groups, strict=True) for _ in range(size)]
         score = [0.0] * width
-        for source, column in enumerate(layer.before[0].indices):
+        for source, column in enumerate(layer.pre_steps[0].indices):
             for end in range(layer.destinations):
                 score[column] += own[end] * spread.edges[source, end] / (spread.sums[end] + 1e-4)
         every.append(np.array(score))
@@ -110,8 +110,8 @@ def spread_networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[Spread], lis
                 LAYER,
                 sources=len(columns),
                 destinations=sum(groups),
-                before=(NodeStep(kind="select", indices=columns),),
-                after=(NodeStep(kind="product", indices=groups),),
+                pre_steps=(NodeStep(kind="select", indices=columns),),
+                post_steps=(NodeStep(kind="product", indices=groups),),
             )
         )
         shape = (len(columns), sum(groups))
@@ -188,7 +188,7 @@ def test_what_bases_read_apart_adds_up_to_the_edges(seed: int, named: bool) -> N
     rng = np.random.default_rng(seed)
     norm = NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=1e-5)
     first = BasisInfo(
-        kind="gaussian", functions=4, parameters={}, knots=(), before=(norm,), edges_tensor="a" if named else ""
+        kind="gaussian", functions=4, parameters={}, knots=(), pre_steps=(norm,), edges_tensor="a" if named else ""
     )
     second = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="b" if named else "")
     layer = dataclasses.replace(LAYER, bases=(first, second))

@@ -216,10 +216,10 @@ def told(server: Server) -> int:
     return sum(line["event"] in ("statistics_read_failed", "statistics_write_failed") for line in server.lines())
 
 
-def statistics(server: Server, over: str = "total") -> Statistics:
+def statistics(server: Server, source: str = "total") -> Statistics:
     """From whichever worker takes the connection."""
     with Client(server.address) as client:
-        return client.statistics("toy", over=over)
+        return client.statistics("toy", source=source)
 
 
 def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:

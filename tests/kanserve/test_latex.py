@@ -108,12 +108,12 @@ def replaced(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
     for at, one in enumerate(layers):
         unknown = {(source, end) for end in range(one.destinations) for source in formula.sources(one, end)}
         known = tuple(item for item in one.symbolic if (item.source, item.destination) not in unknown)
-        affine, products = one.after
+        affine, products = one.post_steps
         scale, bias = np.array(affine.scale), np.array(affine.bias)
         bare = dataclasses.replace(
             one,
             symbolic=known,
-            after=(
+            post_steps=(
                 dataclasses.replace(affine, scale=(1.0,) * one.destinations, bias=(0.0,) * one.destinations),
                 NodeStep(kind="product", indices=(1,) * one.destinations),
             ),
@@ -169,9 +169,9 @@ def test_a_formula_in_part_reads() -> None:
 @pytest.mark.parametrize(
     "facts",
     [
-        {"before": (NodeStep(kind="layernorm"),)},
-        {"bases": (dataclasses.replace(SPLINE, before=(NodeStep(kind="layernorm"),)),)},
-        {"bases": (dataclasses.replace(SPLINE, before=(NodeStep(kind="function", function="softmax"),)),)},
+        {"pre_steps": (NodeStep(kind="layernorm"),)},
+        {"bases": (dataclasses.replace(SPLINE, pre_steps=(NodeStep(kind="layernorm"),)),)},
+        {"bases": (dataclasses.replace(SPLINE, pre_steps=(NodeStep(kind="function", function="softmax"),)),)},
         {"edge_class": "B"},
     ],
 )
@@ -183,7 +183,7 @@ def test_an_edge_that_reads_the_whole_row_is_no_function_of_its_node(facts: dict
 def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
     """What stands between a node and its bases is in the curve already; which node it is, is not."""
     before = (NodeStep(kind="select", indices=(2, 0)), NodeStep(kind="function", function="tanh"))
-    one = layer(2, 1, edge(0, 0, "sin"), mask=((0.0,), (1.0,)), before=before)
+    one = layer(2, 1, edge(0, 0, "sin"), mask=((0.0,), (1.0,)), pre_steps=before)
     (line,) = formulas(("a", "b", "c"), (one,), digits=3, partial=True)
     assert line.expression == "sin(tanh(c)) + phi_0_1_0(a)"
 
@@ -193,7 +193,7 @@ def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
 def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]]) -> None:
     low, high = (tuple(pair[0] + side * pair[1] for pair in ends) for side in (0, 1))
     kept = NodeStep(kind="clip", scale=low, bias=high, function="clip to something")
-    one = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), before=(kept,))
+    one = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), pre_steps=(kept,))
     (line,) = formulas(("x0", "x1"), (one,), digits=formula_printer.EXACT)
     x = np.clip(X[:, :2], low, high)
     expected = np.sin(x[:, 0]) + x[:, 1] ** 2
@@ -203,17 +203,17 @@ def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]
 
 def test_numeric_edges_alone_need_no_text_of_the_steps_before_them() -> None:
     odd = NodeStep(kind="function", function="gelu")
-    (line,) = formulas(("a",), (layer(1, 1, mask=(), before=(odd,)),), digits=3, partial=True)
+    (line,) = formulas(("a",), (layer(1, 1, mask=(), pre_steps=(odd,)),), digits=3, partial=True)
     assert line.expression == "phi_0_0_0(a)"
     with pytest.raises(FormulaError, match="step 'gelu'"):
-        formulas(("a",), (layer(1, 1, edge(0, 0, "sin"), mask=((1.0,),), before=(odd,)),), digits=3, partial=True)
+        formulas(("a",), (layer(1, 1, edge(0, 0, "sin"), mask=((1.0,),), pre_steps=(odd,)),), digits=3, partial=True)
 
 
 @given(st.sets(st.integers(0, 3), min_size=1), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_only_what_is_asked_for_is_made(asked: set[int], by_layer: bool) -> None:
     after = (NodeStep(kind="product", indices=(2, 1, 1, 2)), NodeStep(kind="select", indices=(3, 1, 0, 2)))
-    layers = [layer(2, 3, mask=()), layer(3, 6, mask=(), after=after)]
+    layers = [layer(2, 3, mask=()), layer(3, 6, mask=(), post_steps=after)]
     every = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer)
     names = [f"y{at}" for at in sorted(asked)] + (["h1_2"] if by_layer else [])
     found = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer, only=names)

@@ -82,7 +82,7 @@ def test_the_latest_rows_are_counted_and_what_moves_is_seen(watched: Server) -> 
     send(watched, draw(600))
     until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 600)
     found = latest(watched)
-    assert (found.over, found.rows_seen, found.baseline_rows) == ("live", 600, 2000)
+    assert (found.source, found.rows_seen, found.baseline_rows) == ("live", 600, 2000)
     assert live.ROWS <= found.row_count < 2 * live.ROWS + 64
     for part in found.nodes:
         assert {int(counts.sum()) for counts in part.counts} == {found.row_count}
@@ -141,7 +141,7 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
         server.infer(draw(64))
         until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 64)
         found = client.statistics("toy")
-        assert (found.over, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
+        assert (found.source, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
         assert [len(part.psi) for part in found.nodes] == [0, 0, 0]
         assert "kanserve_drift_psi_ratio{" not in server.metrics()  # what would be normal is not known
         with pytest.raises(NotSupported, match="kanserve export --reference"):

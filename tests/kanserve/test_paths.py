@@ -18,8 +18,8 @@ def layer(mask: np.ndarray, *after: NodeStep, symbolic: tuple[SymbolicEdge, ...]
         sources=sources,
         destinations=destinations,
         bases=(),
-        before=(),
-        after=after,
+        pre_steps=(),
+        post_steps=after,
         mask=tuple(map(tuple, mask.tolist())),
         bias=(),
         symbolic=symbolic,
@@ -57,7 +57,7 @@ def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int
         for _, i, j in (edge for edge in cut if edge[0] == at):
             weight[i, j] = 0.0
         x = np.tanh(x) @ weight + 0.3
-        for step in one.after:
+        for step in one.post_steps:
             x = step_rules.evaluate(step, x)
     return x
 
@@ -118,7 +118,7 @@ def test_a_symbolic_edge_leads_where_its_mask_does_not() -> None:
 def test_selected_columns_alone_are_sources() -> None:
     one = layer(np.ones((2, 1)))
     chosen = LayerInfo(
-        **{**{f: getattr(one, f) for f in one.__slots__}, "before": (NodeStep(kind="select", indices=(3, 0)),)}
+        **{**{f: getattr(one, f) for f in one.__slots__}, "pre_steps": (NodeStep(kind="select", indices=(3, 0)),)}
     )
     assert query_plan.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
     assert query_plan.on_the_way([chosen], [5], 4, 0) == [((), ())]

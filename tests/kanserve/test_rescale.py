@@ -16,7 +16,7 @@ from tests.kanserve import toy
 
 LAYER: LayerInfo = toy.manifest("toy").layers[0]
 NORM = (NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=1e-5),)
-SPLINE = BasisInfo(kind="gaussian", functions=8, parameters={}, knots=(), before=NORM, edges_tensor="edges_term0")
+SPLINE = BasisInfo(kind="gaussian", functions=8, parameters={}, knots=(), pre_steps=NORM, edges_tensor="edges_term0")
 BASE = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="edges_term1")
 UNTIMED = settings(deadline=None)
 
@@ -26,9 +26,9 @@ def made(*bases: BasisInfo, **changes: object) -> LayerInfo:
 
 
 def test_bases_that_read_the_same_are_one_part() -> None:
-    plain = (dataclasses.replace(SPLINE, before=()), BASE)
+    plain = (dataclasses.replace(SPLINE, pre_steps=()), BASE)
     assert attribution.parts(made(*plain)) == (Part((), ()),)
-    assert attribution.parts(made(*plain, before=NORM)) == (Part(NORM, ()),)
+    assert attribution.parts(made(*plain, pre_steps=NORM)) == (Part(NORM, ()),)
 
 
 def test_bases_that_read_different_things_are_told_apart() -> None:
@@ -58,13 +58,16 @@ def explained(seed: int, after: tuple[NodeStep, ...] = ()) -> tuple[np.ndarray, 
     """Contributions of a network of two layers with a LayerNorm before one of the first layer's bases; and its answers
     for the rows and the reference."""
     rng = np.random.default_rng(seed)
-    layers = (made(SPLINE, BASE, bias=tuple(rng.normal(size=4)), after=after), made(BASE, sources=4, destinations=2))
+    layers = (
+        made(SPLINE, BASE, bias=tuple(rng.normal(size=4)), post_steps=after),
+        made(BASE, sources=4, destinations=2),
+    )
     weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 2))
 
     def at(nodes: np.ndarray) -> tuple[tuple[LayerActivations, ...], np.ndarray]:
         read = attribution.read(Part(NORM, ()), nodes)
         first = LayerActivations(nodes, (curve(weights[0][0], read), curve(weights[0][1], nodes)))
-        hidden = attribution.after(layers[0], first.sums(layers[0]))
+        hidden = attribution.apply_post_steps(layers[0], first.sums(layers[0]))
         second = LayerActivations(hidden, (curve(weights[1], hidden),))
         return (first, second), second.sums(layers[1])
 
@@ -135,7 +138,7 @@ def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep,
     """Through a norm before one of the bases, steps, and a second layer; against differences of the whole network."""
     rng = np.random.default_rng(seed)
     wide = 3 if after == AFTER["product"] else 4
-    layers = (made(SPLINE, BASE, after=after), made(BASE, sources=wide, destinations=2))
+    layers = (made(SPLINE, BASE, post_steps=after), made(BASE, sources=wide, destinations=2))
     weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(wide, 2))
 
     def first(nodes: np.ndarray) -> LayerActivations:
@@ -148,7 +151,7 @@ def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep,
 
     def network(x: np.ndarray) -> tuple[tuple[LayerActivations, LayerActivations], np.ndarray]:
         one = first(x)
-        two = second(attribution.after(layers[0], one.sums(layers[0])))
+        two = second(attribution.apply_post_steps(layers[0], one.sums(layers[0])))
         return (one, two), two.sums(layers[1])
 
     x = rng.normal(size=(2, 3))

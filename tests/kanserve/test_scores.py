@@ -67,8 +67,11 @@ def test_factors_have_the_product_s_score_and_what_is_not_selected_has_none() ->
     layer = dataclasses.replace(
         LAYER,
         destinations=3,
-        before=(NodeStep(kind="select", indices=(4, 0, 1)),),
-        after=(NodeStep(kind="affine", scale=(1.0,) * 3, bias=(0.0,) * 3), NodeStep(kind="product", indices=(1, 2))),
+        pre_steps=(NodeStep(kind="select", indices=(4, 0, 1)),),
+        post_steps=(
+            NodeStep(kind="affine", scale=(1.0,) * 3, bias=(0.0,) * 3),
+            NodeStep(kind="product", indices=(1, 2)),
+        ),
     )
     (found,), (spread,) = attributed(layer, widths=(5, 2))
     np.testing.assert_allclose(found.edges, spread.edges * 0.5 / (spread.sums + 1e-4))
@@ -86,14 +89,14 @@ def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2
 def test_over_rows(server: Server, model: str, dtype: str) -> None:
     rows = ROWS.astype(dtype)
     answer = ask(server, rows, model_name=model, id="s1")
-    assert (answer.model_name, answer.id, answer.over, answer.row_count) == (model, "s1", "rows", 50)
+    assert (answer.model_name, answer.id, answer.source, answer.row_count) == (model, "s1", "rows", 50)
     score = np.full(2, 0.5)
     for layer in reversed(answer.layers):
         values = toy.edges(rows, layer.layer)
         spread = values.std(axis=0, ddof=1)
         expected = spread * score / (values.sum(axis=1).std(axis=0, ddof=1) + 1e-4)
         shape = (layer.sources, layer.destinations)
-        np.testing.assert_allclose(np.frombuffer(layer.spread, "<f4").reshape(shape), spread, rtol=1e-4)
+        np.testing.assert_allclose(np.frombuffer(layer.std, "<f4").reshape(shape), spread, rtol=1e-4)
         np.testing.assert_allclose(np.frombuffer(layer.edges, "<f4").reshape(shape), expected, rtol=1e-4)
         score = expected.sum(axis=1)
         np.testing.assert_allclose(np.frombuffer(layer.nodes, "<f4"), score, rtol=1e-4)
@@ -101,7 +104,7 @@ def test_over_rows(server: Server, model: str, dtype: str) -> None:
 
 def test_over_the_rows_of_the_export(server: Server) -> None:
     answer = ask(server, None)
-    assert (answer.over, answer.row_count) == ("reference", len(toy.manifest("toy").reference.inputs))
+    assert (answer.source, answer.row_count) == ("reference", len(toy.manifest("toy").reference.inputs))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def two(tmp_path: Path) -> Path:
 def test_what_is_told(two: Path, door: str) -> None:
     with serving(two, transport=door, repository_poll_seconds=0.1) as server:
         found = asked(server, model_version="1", tolerance=0.4)
-        assert (found.model_version, found.against, found.running, found.share) == ("1", "2", True, 1)
+        assert (found.model_version, found.baseline_version, found.running, found.share) == ("1", "2", True, 1)
         rows = np.concatenate([np.zeros((1, 3), np.float32), live.ROWS])  # of zeros the answers are alike
         for count in range(20):  # the first by the long way, others by the short one
             assert live.factor(server) == 2
@@ -79,7 +79,12 @@ def test_what_is_told(two: Path, door: str) -> None:
         told = asked(server)
         sent = 20 * 2 + sum(1 + count % 3 for count in range(20))
         beyond = 20 * int((apart[1:] > 0.4).sum()) + sum(int((apart[: 1 + c % 3] > 0.4).sum()) for c in range(20))
-        assert (told.rows, told.rows_beyond, told.requests_dropped, told.requests_failed) == (sent, beyond, 0, 0)
+        assert (told.rows, told.rows_out_of_tolerance, told.requests_dropped, told.requests_failed) == (
+            sent,
+            beyond,
+            0,
+            0,
+        )
         assert told.largest_difference == pytest.approx(apart.max(), rel=1e-5)
         series = '{model="toy",version="1"}'
         assert live.shown(server, f"kanserve_shadow_rows_total{series}") == sent
@@ -89,7 +94,7 @@ def test_what_is_told(two: Path, door: str) -> None:
         wait_until(lambda: asked(server).rows == 0)
         assert live.factor(server) == 2
         wait_until(lambda: asked(server).rows == 2)
-        assert (asked(server).largest_difference, asked(server).rows_beyond) == (0, 0)
+        assert (asked(server).largest_difference, asked(server).rows_out_of_tolerance) == (0, 0)
         done = document(kanserve("shadow", "toy", "--stop", "--url", server.address, "--json"))
         assert (done["running"], done["rows"]) == (False, 2)
         assert live.factor(server) == 2
@@ -125,12 +130,12 @@ def test_what_is_too_much_is_dropped_and_delays_nobody() -> None:
         shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
     shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
     assert time.monotonic() - begun < 2
-    assert shadow.dropped == 11
+    assert shadow.requests_dropped == 11
     slow.go.set()
     wait_until(lambda: shadow.requests == WAIT)
     shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
     wait_until(lambda: shadow.requests == WAIT + 1)
-    assert (shadow.beyond, shadow.largest, shadow.dropped) == (WAIT + 1, 1.0, 11)
+    assert (shadow.rows_out_of_tolerance, shadow.largest_difference, shadow.requests_dropped) == (WAIT + 1, 1.0, 11)
     shadow.end()
 
 
@@ -190,7 +195,7 @@ def test_a_shadow_that_has_ended_takes_no_more() -> None:
     shadow = Shadow(Slow(), 2, 1.0, 0.1, Metrics())  # type: ignore[arg-type]  # as much of a model as it asks for
     shadow.end()
     shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
-    assert (shadow.requests, shadow.dropped) == (0, 0)
+    assert (shadow.requests, shadow.requests_dropped) == (0, 0)
 
 
 def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_path: Path, door: str) -> None:

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.errors import TooManyUnfinished
+from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, Part, Unfinished
 from kanserve.transport.grpc_aio import Readers
 from tests.kanserve import toy
@@ -45,7 +45,7 @@ async def waiting(part: Part, size: int, ends: Counter[str], name: str) -> None:
         try:
             part.holds(size)
             await part.more(asyncio.get_running_loop().create_future())
-        except TooManyUnfinished:
+        except RequestBufferLimited:
             ends[name] += 1
 
 
@@ -94,7 +94,7 @@ def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
     made, held = account(100)
     with made.part("a", "x") as part:
         part.holds(100)
-        with pytest.raises(TooManyUnfinished):
+        with pytest.raises(RequestBufferLimited):
             part.holds(101)
     assert held[0] == made.total == 0
 

@@ -59,8 +59,8 @@ class Watching(threading.Thread):
     def ended(self) -> str:
         self.join(20)
         assert not self.is_alive()
-        assert not any(one.ended for one in self.updates[:-1])
-        return self.updates[-1].ended
+        assert not any(one.end_reason for one in self.updates[:-1])
+        return self.updates[-1].end_reason
 
 
 def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
@@ -88,7 +88,7 @@ def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
     until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 32)
     watching = Watching(server, asked, interval=3600.0)
     replace(tmp_path, version)
-    until(lambda: bool(watching.updates[-1].ended))
+    until(lambda: bool(watching.updates[-1].end_reason))
     assert watching.ended() == words or (version, watching.ended()) == (2, "version 2 answers now")
     last = watching.updates[-1].statistics
     assert (last.version, last.row_count) == ("1", 32)
@@ -116,7 +116,7 @@ def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Pat
 def test_a_caller_who_goes_makes_room(server: Server) -> None:
     with Client(server.address) as client:
         watches = [client.watch_statistics("toy") for _ in range(3)]
-        assert [next(one).ended for one in watches[:2]] == ["", ""]
+        assert [next(one).end_reason for one in watches[:2]] == ["", ""]
         with pytest.raises(RateLimited, match="2 watches of statistics are open"):
             next(watches[2])
         watches[0].close()
@@ -127,7 +127,7 @@ def test_a_caller_who_goes_makes_room(server: Server) -> None:
 def room(client: Client) -> bool:
     one = client.watch_statistics("toy")
     try:
-        return not next(one).ended
+        return not next(one).end_reason
     except RateLimited:
         return False
     finally:
@@ -148,7 +148,7 @@ def test_a_deadline_ends_it_as_any_call(server: Server) -> None:
         ({"interval": 0.1}, InvalidInput, "0.1 seconds between two updates were asked for, 1 to 3600 were expected"),
         ({"interval": float("nan")}, InvalidInput, "nan seconds"),
         ({"updates": 20_000}, InvalidInput, "20000 updates were asked for, one watch has 10000 at most"),
-        ({"over": "ever"}, InvalidInput, "statistics are over 'live' or 'total', 'ever' was asked for"),
+        ({"source": "ever"}, InvalidInput, "statistics are over 'live' or 'total', 'ever' was asked for"),
         ({"version": "7"}, NotFound, "version 7 is not found; version 1 of model 'toy' answers now"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_is_begun_anew_has_no_past(server: Server) -> None:
         since = client.reset_statistics("toy")
         after = client.statistics("toy")
         assert (after.row_count, after.rows_seen, after.since) == (0, 0, since)
-        assert client.statistics("toy", over="live").row_count == 0
+        assert client.statistics("toy", source="live").row_count == 0
         assert since > before.since
         server.infer(draw(8))
         until(lambda: client.statistics("toy").row_count == 8)

@@ -52,14 +52,14 @@ def good(server: Server, path: str, body: Any = None) -> Any:
 
 @pytest.mark.parametrize("path", ["toy/edges", "toy/versions/1/edges"])
 def test_edges(web: Server, path: str) -> None:
-    found = good(web, path, {"rows": ROWS.tolist(), "id": "j1", "rest": True, "nodes": True, "top_k": 2})
+    found = good(web, path, {"rows": ROWS.tolist(), "id": "j1", "residual": True, "nodes": True, "top_k": 2})
     assert (found["model_name"], found["model_version"], found["id"]) == ("toy", "1", "j1")
     with Client(web.address) as client:
-        expected = client.edges(client.describe("toy"), ROWS, rest=True, nodes=True, top_k=2)
+        expected = client.edges(client.describe("toy"), ROWS, residual=True, nodes=True, top_k=2)
     for layer, same in zip(found["layers"], expected, strict=True):
-        for name in ("values", "rest", "nodes", "sources", "destinations"):
+        for name in ("values", "residual", "nodes", "sources", "destinations"):
             np.testing.assert_array_equal(np.array(layer[name], np.float32), getattr(same, name))
-    assert "each_sources" not in found["layers"][0]
+    assert "per_row_sources" not in found["layers"][0]
 
 
 def test_explanations(web: Server) -> None:
@@ -70,7 +70,7 @@ def test_explanations(web: Server) -> None:
         same = client.explain(client.describe("toy64"), rows, reference=rows[:2], outputs=[1])
     for name in ("contributions", "base", "predictions", "completeness_error"):
         np.testing.assert_array_equal(np.array(found[name]), getattr(same, name))
-    assert (found["reference"], found["of_inputs"], found["nodes"]) == ("rows", True, 3)
+    assert (found["reference"], found["nodes_are_inputs"], found["nodes"]) == ("rows", True, 3)
 
 
 def test_curves(web: Server) -> None:
@@ -101,13 +101,13 @@ def test_scores_and_a_description(web: Server) -> None:
 
 def test_statistics_and_a_new_beginning(web: Server) -> None:
     web.infer(ROWS)
-    wait_until(lambda: good(web, "toy/statistics", {"over": "total"})["row_count"] >= 5)
-    found = good(web, "toy/statistics", {"over": "total"})
+    wait_until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
+    found = good(web, "toy/statistics", {"source": "total"})
     assert [len(node["mean"]) for node in found["nodes"]] == [3, 4, 2]
     assert np.shape(found["nodes"][0]["zones"]) == (3, 3)
     since = good(web, "toy/statistics/reset", {})["since"]
     assert since > found["since"]
-    assert good(web, "toy/statistics", {"over": "total"})["row_count"] == 0
+    assert good(web, "toy/statistics", {"source": "total"})["row_count"] == 0
 
 
 def test_numbers_that_json_lacks(web: Server) -> None:

@@ -45,11 +45,11 @@ def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
 
 def test_the_edges_that_carried_a_difference_add_up_layer_by_layer(server: Server) -> None:
     with Client(server.address) as client:
-        found = client.explain("toy", ROWS, reference=REFERENCE, path=5)
+        found = client.explain("toy", ROWS, reference=REFERENCE, path_top_k=5)
     apart = found.predictions - found.base
     assert [layer.values.shape for layer in found.path] == [(3, 2, 5), (3, 2, 5)]
     for layer in found.path:
-        np.testing.assert_allclose(layer.values.sum(axis=2) + layer.rest, apart, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(layer.values.sum(axis=2) + layer.residual, apart, rtol=1e-5, atol=1e-5)
     # Of the first layer: what tanh(x) moved, by the edge's weight, by what the node has to do with the output.
     moved = np.tanh(ROWS) - np.tanh(REFERENCE).mean(axis=0)
     truth = moved[:, :, None, None] * toy.W0[None, :, :, None] * toy.W1[None, None]  # [B, S, D, O]
@@ -65,7 +65,7 @@ def test_a_path_of_all_edges_of_many_rows_and_in_json(server: Server) -> None:
     status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), "path_top_k": 100, "outputs": [1]})
     assert status == 200
     assert [np.shape(layer["values"]) for layer in found["path"]] == [(3, 1, 12), (3, 1, 8)]
-    np.testing.assert_allclose(found["path"][0]["rest"], np.zeros((3, 1)), atol=1e-6)
+    np.testing.assert_allclose(found["path"][0]["residual"], np.zeros((3, 1)), atol=1e-6)
     status, plain = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist()})
     assert (status, plain["path"]) == (200, [])
 
@@ -116,9 +116,9 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
     server.infer(rows)
     wait_until(lambda: len(ask(server, f"{MODELS}/toy/rows")[1]["rows"]) == 5)
     found = ask(server, f"{MODELS}/toy/rows")[1]
-    assert (found["model_name"], found["model_version"], found["kept"], found["note"]) == ("toy", "1", 5, "")
+    assert (found["model_name"], found["model_version"], found["sample_rows"], found["note"]) == ("toy", "1", 5, "")
     assert all(row["values"]["x"] in rows.tolist() for row in found["rows"])
-    assert all(abs(row["at"] - begun) < 60 for row in found["rows"])
+    assert all(abs(row["time"] - begun) < 60 for row in found["rows"])
     httpdoors.ask(server, f"{MODELS}/toy/statistics/reset", {})
     assert ask(server, f"{MODELS}/toy/rows")[1]["rows"] == []
 
@@ -134,7 +134,7 @@ def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any
         server.infer(ROWS)
         status, said = ask(server, f"{MODELS}/toy/rows")
         assert (status, said["rows"], words in said["note"]) == (200, [], True), said
-        assert said["counted"] is ("statistics" not in settings)
+        assert said["has_statistics"] is ("statistics" not in settings)
 
 
 def operations(server: Server, since: float = 0.0) -> Any:
@@ -165,8 +165,8 @@ def test_operations_are_what_the_metrics_say(server: Server) -> None:
     assert sum(own["total"]["failures"].values()) > sum(before["total"]["failures"].values())
     assert own["recent"]["requests"] >= 4
     assert own["recent"]["p50"] > 0
-    assert sum(one["runs"] for one in own["recent"]["batches"]) == own["recent"]["runs"]
-    (reading,) = operations(server, first["at"])["readings"][-1:]
+    assert sum(one["executions"] for one in own["recent"]["batches"]) == own["recent"]["executions"]
+    (reading,) = operations(server, first["time"])["readings"][-1:]
     assert reading["to"] - reading["from"] >= 1
     (rates,) = [one for one in reading["versions"] if one["model"] == "toy"]
     assert rates["requests_per_second"] == pytest.approx(4 / (reading["to"] - reading["from"]))
@@ -201,12 +201,16 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
         assert set(own) == {"toy", "bare", "plain", "broken"}
         manifest = toy.manifest("toy")
         toy_ = own["toy"]
-        assert (toy_["family"], toy_["shape"], toy_["against"]) == (manifest.source.family, "3 → 4 → 2", "reading")
+        assert (toy_["family"], toy_["shape"], toy_["verification_basis"]) == (
+            manifest.source.family,
+            "3 → 4 → 2",
+            "reading",
+        )
         assert (toy_["error"], own["bare"]["error"]) == (3e-7, None)
         assert (toy_["requests"], toy_["rows"], toy_["default"], toy_["state"]) == (1, 40, True, "READY")
         assert toy_["drift"] == max(live.shown(server, drift.replace("0", layer, 1)) for layer in ("0", "1", "output"))
         assert (own["bare"]["drift"], own["bare"]["requests"]) == (None, 0)
-        assert (own["plain"]["family"], own["plain"]["shape"], own["plain"]["against"]) == ("", "1 → 1", "")
+        assert (own["plain"]["family"], own["plain"]["shape"], own["plain"]["verification_basis"]) == ("", "1 → 1", "")
         assert (own["broken"]["state"], "shape" in own["broken"]) == ("UNAVAILABLE", False)
         assert own["broken"]["reason"]
 
@@ -252,8 +256,8 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
         server.infer(ROWS)
         wait_until(lambda: operations(server)["shadows"][0]["rows"] == 3)
         (shadow,) = operations(server)["shadows"]
-        assert (shadow["version"], shadow["against"], shadow["running"]) == ("2", "1", True)
-        assert shadow["rows_beyond"] == 3
+        assert (shadow["version"], shadow["baseline_version"], shadow["running"]) == ("2", "1", True)
+        assert shadow["rows_out_of_tolerance"] == 3
         assert shadow["largest_difference"] > 0.1
         control.shadow(client, "toy", stop=True)
         assert operations(server)["shadows"][0]["running"] is False
@@ -311,15 +315,15 @@ def test_counts_of_the_baseline_lie_in_the_cells_of_the_window(real: Server) -> 
     status, found = ask(real, f"{MODELS}/hello/statistics", {"rows": DATA.tolist()})
     assert status == 200
     for nodes in found["nodes"]:
-        assert nodes["counts"] == nodes["counts_before"]
-        assert sum(nodes["counts_before"]) == 300 * len(nodes["bound_counts"])
+        assert nodes["counts"] == nodes["baseline_counts"]
+        assert sum(nodes["baseline_counts"]) == 300 * len(nodes["bound_counts"])
 
 
 def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
     rows = np.array([[0.1, -0.4], [30.0, 0.2]], np.float32)
     before = live.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}')
     status, found = ask(real, f"{MODELS}/hello/coverage", {"rows": rows.tolist(), "id": "c1"})
-    assert (status, found["id"], found["zones"][3]) == (200, "c1", "outside")
+    assert (status, found["id"], found["zones"][3]) == (200, "c1", "out_of_grid")
     assert live.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}') == before
     with Client(real.address) as client:
         same = client.coverage("hello", rows)
@@ -328,7 +332,7 @@ def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
         np.testing.assert_array_equal(one["zones"], same.zones[at])
         for name in ("counts", "worst", "cells"):
             np.testing.assert_array_equal(one[name], getattr(same, name)[:, at])
-    assert same.outside[:, 0].tolist() == [False, True]
+    assert same.out_of_grid[:, 0].tolist() == [False, True]
 
 
 @pytest.mark.slow

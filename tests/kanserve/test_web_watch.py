@@ -47,14 +47,14 @@ def event(answer: Any) -> dict[str, Any]:
 
 
 def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
-    with watching(web, "?over=total&interval=1&updates=2") as answer:
+    with watching(web, "?source=total&interval=1&updates=2") as answer:
         assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
         first = event(answer)
         web.infer(np.zeros((7, 3), np.float32))
         second = event(answer)
         assert answer.read() == b""
-    assert first["ended"] == ""
-    assert second["ended"] == "2 updates were sent"
+    assert first["end_reason"] == ""
+    assert second["end_reason"] == "2 updates were sent"
     assert [len(node["mean"]) for node in first["statistics"]["nodes"]] == [3, 4, 2]
     assert second["statistics"]["rows_seen"] >= first["statistics"]["rows_seen"] + 7
 
@@ -66,7 +66,7 @@ def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
         ("?interval=often", "interval='often', expected a number"),
         ("?updates=-1", "updates='-1', expected an integer"),
         ("?interval=0.1", "0.1 seconds between two updates"),
-        ("?over=never", "never"),
+        ("?source=never", "never"),
         ("?model_name=toy64", "'model_name', which is not known"),
     ],
 )
@@ -78,7 +78,7 @@ def test_what_is_refused_has_its_status(web: Server, query: str, words: str) -> 
 
 def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
     with watching(web, "?interval=60") as one, watching(web, "?interval=60") as two:
-        assert event(one)["ended"] == event(two)["ended"] == ""
+        assert event(one)["end_reason"] == event(two)["end_reason"] == ""
         assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 429
     wait_until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200, 20)
 

@@ -27,7 +27,7 @@ def counted(rows: np.ndarray) -> Window:
 
 
 def same(one: Window, other: Window) -> None:
-    for name in ("counts", "nonfinite", "low", "high"):
+    for name in ("counts", "nonfinite", "min", "max"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     for name in ("sums", "squares"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-6)
@@ -54,7 +54,7 @@ def test_moments_and_extremes_are_those_of_the_finite_values(rows: np.ndarray) -
         assert np.isnan(std[node]) == (len(finite) < 2)
         if len(finite):
             assert mean[node] == pytest.approx(finite.mean(), abs=1e-9)
-            assert (window.low[node], window.high[node]) == (finite.min(), finite.max())
+            assert (window.min[node], window.max[node]) == (finite.min(), finite.max())
         if len(finite) > 1:
             assert std[node] == pytest.approx(finite.std(ddof=1), abs=1e-6)
 
@@ -110,8 +110,8 @@ def spline(*knots: float, degree: int = 2) -> BasisInfo:
     )
 
 
-def layer(*bases: BasisInfo, before: tuple[NodeStep, ...] = ()) -> LayerInfo:
-    return dataclasses.replace(toy.manifest("toy").layers[0], bases=bases, before=before)
+def layer(*bases: BasisInfo, pre_steps: tuple[NodeStep, ...] = ()) -> LayerInfo:
+    return dataclasses.replace(toy.manifest("toy").layers[0], bases=bases, pre_steps=pre_steps)
 
 
 KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -122,9 +122,9 @@ KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
     [
         (layer(spline(*KNOTS)), 1, (-1.0, 1.0)),
         (layer(dataclasses.replace(spline(*KNOTS), kind="gaussian", parameters={})), 0, (-3.0, 3.0)),
-        (layer(spline(*KNOTS), before=(NodeStep(kind="select", indices=(2,)),)), 2, (-1.0, 1.0)),
-        (layer(spline(*KNOTS), before=(NodeStep(kind="select", indices=(2,)),)), 0, None),  # no source
-        (layer(spline(*KNOTS), before=(NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)), 0, None),
+        (layer(spline(*KNOTS), pre_steps=(NodeStep(kind="select", indices=(2,)),)), 2, (-1.0, 1.0)),
+        (layer(spline(*KNOTS), pre_steps=(NodeStep(kind="select", indices=(2,)),)), 0, None),  # no source
+        (layer(spline(*KNOTS), pre_steps=(NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)), 0, None),
         (layer(), 0, None),
     ],
 )

@@ -344,7 +344,7 @@ class Trial:
             kind = "exit 3" if isinstance(result, VerificationFailed) else f"exit 2 {type(result).__name__}"
             self.counts[f"with outputs: refused, {kind}"] += 1
             return
-        if result.manifest.verification.against != EXPECTED_OUTPUTS:
+        if result.manifest.verification.basis != EXPECTED_OUTPUTS:
             self.fail(f"{rival.name}: with outputs, claims {result.manifest.claim!r}")
         decided = result.manifest.source.options_decided
         if self.check(rival, result, rival.forward, f"decided wrongly as {decided}"):

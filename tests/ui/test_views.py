@@ -196,7 +196,7 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
     with page.expect_download() as saved:
         page.locator(".table").get_by_role("button", name="Save as CSV").click()
     lines = Path(saved.value.path()).read_text().splitlines()
-    assert lines[0].startswith("node,where,times chance,psi")
+    assert lines[0].startswith("node,where,psi_ratio,psi")
     assert lines[1].startswith("length,inputs,")
 
     page.goto("ui/hello/explain")

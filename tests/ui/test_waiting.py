@@ -144,7 +144,7 @@ def test_importance_is_over_the_baseline_where_there_is_one(page: Any, server: S
     page.goto("ui/hello")
     page.get_by_text("over the baseline: 400 rows that the export was given").wait_for()
     with Client(server.address) as client:
-        expected = client.scores(client.describe("hello"), over="baseline").layers[0].edges
+        expected = client.scores(client.describe("hello"), source="baseline").layers[0].edges
     found = importance(page)
     assert found == pytest.approx(float(np.abs(expected).max()), rel=0.02)
     page.goto("ui/digits")

@@ -86,10 +86,10 @@ def chain(
     waiting: list[Step] = []
     for item in items:
         if isinstance(item, Layer):
-            layers.append(dataclasses.replace(item, before=(*waiting, *item.before)))
+            layers.append(dataclasses.replace(item, pre_steps=(*waiting, *item.pre_steps)))
             waiting = []
         elif layers:
-            layers[-1] = dataclasses.replace(layers[-1], after=(*layers[-1].after, item))
+            layers[-1] = dataclasses.replace(layers[-1], post_steps=(*layers[-1].post_steps, item))
         else:
             waiting.append(item)
     if not layers:

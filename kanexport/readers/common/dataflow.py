@@ -151,7 +151,7 @@ def _square(layers: Sequence[Layer]) -> list[Layer]:
 def _same_sides(layers: Sequence[Layer]) -> bool:
     """Whether the layers can be added to one: the same nodes on both sides, and no steps."""
     sides = {(layer.sources, layer.destinations) for layer in layers}
-    return len(sides) == 1 and not any(layer.before or layer.after for layer in layers)
+    return len(sides) == 1 and not any(layer.pre_steps or layer.post_steps for layer in layers)
 
 
 def _between(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Options) -> str:
@@ -243,7 +243,7 @@ def _stands(links: Sequence[Link], missing: Sequence[tuple[str, str]], *, early:
 
 def _skippable(layer: Layer) -> bool:
     """Whether its input can be added as edges: what follows its sums may only scale them."""
-    return all(isinstance(step, Affine) and bool(step.scale.all()) for step in layer.after) and not layer.symbolic
+    return all(isinstance(step, Affine) and bool(step.scale.all()) for step in layer.post_steps) and not layer.symbolic
 
 
 def _skipping(items: Sequence[Layer | Step], *, inside: bool) -> list[Layer | Step]:
@@ -271,13 +271,13 @@ def _with_steps(layer: Layer, steps: tuple[Step, ...]) -> Layer:
     for term in layer.terms:
         if not isinstance(term, BasisTerm):
             raise FamilyError(f"flow=residual-inside: {term.kind} has no steps of its own", hint=REST)
-        terms.append(dataclasses.replace(term, before=(*steps, *term.before)))
+        terms.append(dataclasses.replace(term, pre_steps=(*steps, *term.pre_steps)))
     return dataclasses.replace(layer, terms=tuple(terms))
 
 
 def _with_skip(layer: Layer) -> Layer:
     scale = np.ones(layer.destinations)
-    for step in layer.after:
+    for step in layer.post_steps:
         assert isinstance(step, Affine)
         scale = scale * step.scale
     line = elementwise.symbolic("x")

@@ -213,15 +213,15 @@ def layer(
     coef: Array,
     *more: Term,
     bias: Array | None = None,
-    before: tuple[Step, ...] = (),
-    after: tuple[Step, ...] = (),
+    pre_steps: tuple[Step, ...] = (),
+    post_steps: tuple[Step, ...] = (),
 ) -> Layer:
     """A layer of one basis and its coefficients [I, O, K], and of `more` terms. Raises InvalidKan."""
     n, m, _ = coef.shape
     return Layer(
-        (BasisTerm(basis, coef, before), *more),
+        (BasisTerm(basis, coef, pre_steps), *more),
         mask=np.ones((n, m)),
         bias=np.zeros(m) if bias is None else bias,
         nan_spreads=np.zeros((n, m), dtype=bool),
-        after=after,
+        post_steps=post_steps,
     )

@@ -31,10 +31,10 @@ class NoParts(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bases of a layer that read the same: `before`, the steps between the layer's nodes and what they read;
+    """The bases of a layer that read the same: `pre_steps`, the steps between the layer's nodes and what they read;
     `tensors`: whose values of the edge graph they are, () for all that are in no other part."""
 
-    before: tuple[NodeStep, ...]
+    pre_steps: tuple[NodeStep, ...]
     tensors: tuple[str, ...]
 
 
@@ -53,15 +53,15 @@ class LayerActivations:
 
 def parts(layer: LayerInfo) -> tuple[Part, ...]:
     """Raises NoParts for a layer whose bases read different things, if it is not told which part is whose."""
-    apart = [basis for basis in layer.bases if basis.before]
+    apart = [basis for basis in layer.bases if basis.pre_steps]
     if not apart:
-        return (Part(layer.before, ()),)
+        return (Part(layer.pre_steps, ()),)
     if len(layer.bases) == 1 and not layer.symbolic:
-        return (Part((*layer.before, *apart[0].before), ()),)
+        return (Part((*layer.pre_steps, *apart[0].pre_steps), ()),)
     if not any(basis.edges_tensor for basis in layer.bases):
         raise NoParts
-    own = [Part((*layer.before, *basis.before), (basis.edges_tensor,)) for basis in apart if basis.edges_tensor]
-    return (*own, Part(layer.before, ()))
+    own = [Part((*layer.pre_steps, *basis.pre_steps), (basis.edges_tensor,)) for basis in apart if basis.edges_tensor]
+    return (*own, Part(layer.pre_steps, ()))
 
 
 def divided(chosen: Sequence[Part], total: Floats, tensors: Mapping[str, Floats]) -> tuple[Floats, ...]:
@@ -73,12 +73,12 @@ def divided(chosen: Sequence[Part], total: Floats, tensors: Mapping[str, Floats]
 
 def read(part: Part, nodes: Floats) -> Floats:
     """[B, n] -> [B, S]: what the bases of a part read. Raises steps.UnknownStep."""
-    return _forth(part.before, nodes)[-1]
+    return _forth(part.pre_steps, nodes)[-1]
 
 
-def after(layer: LayerInfo, sums: Floats) -> Floats:
+def apply_post_steps(layer: LayerInfo, sums: Floats) -> Floats:
     """[B, D] -> [B, m]: what the layer gives. Raises steps.UnknownStep."""
-    for step in layer.after:
+    for step in layer.post_steps:
         sums = step_rules.evaluate(step, sums)
     return sums
 
@@ -94,19 +94,19 @@ def through(
     """[B, O, m] of the layer's results -> [B, O, n] of its nodes. `steep`: of each part the slope of its edges at the
     reference [1, S, D], for nodes that are as there; None: not known, and such a node has no part in what follows.
     Raises steps.UnknownStep."""
-    multipliers = _back(layer.after, x.sums(layer), r.sums(layer), multipliers)
+    multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
     found = np.zeros(())
     for part, e_x, e_r, slope in zip(chosen, x.edges, r.edges, steep, strict=True):
         h_x, h_r = read(part, x.nodes), read(part, r.nodes)
         rates = quotients(e_x, e_r, h_x, h_r, slope)
-        found = found + _back(part.before, x.nodes, r.nodes, np.matmul(multipliers, rates.transpose(0, 2, 1)))
+        found = found + _back(part.pre_steps, x.nodes, r.nodes, np.matmul(multipliers, rates.transpose(0, 2, 1)))
     return np.asarray(found)
 
 
 def carried(layer: LayerInfo, x: LayerActivations, r: LayerActivations, multipliers: Floats) -> Floats:
     """[B, O, m] of the layer's results -> [B, O, S, D]: what each edge has of the outputs' differences. Raises
     steps.UnknownStep."""
-    multipliers = _back(layer.after, x.sums(layer), r.sums(layer), multipliers)
+    multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
     apart = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
     return np.asarray(multipliers[:, :, None, :] * apart[:, None])
 
@@ -141,7 +141,7 @@ def slopes(chosen: Sequence[Part], below: LayerActivations, above: LayerActivati
     step before it looks at all nodes at once."""
     found: list[Floats | None] = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
-        if any(step.kind in MIXING or step.function in MIXING for step in part.before):
+        if any(step.kind in MIXING or step.function in MIXING for step in part.pre_steps):
             found.append(None)
             continue
         apart = read(part, above.nodes) - read(part, below.nodes)

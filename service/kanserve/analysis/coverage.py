@@ -53,10 +53,10 @@ class Definition(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What `nodes` [S] of a layer are held against after the steps `before`, each [S]: the ranges from `low` to `high`
-    and, around them, from `first` to `last`, NaN where there is none; and how wide a cell is."""
+    """The ranges of `nodes` [S] of a layer after the steps `pre_steps`, each [S]: from `low` to `high`, the grid, and
+    around it from `first` to `last`, the extended grid, NaN if there is none. `cell`: the width of a grid interval."""
 
-    before: tuple[NodeStep, ...]
+    pre_steps: tuple[NodeStep, ...]
     nodes: NDArray[np.intp]
     first: Floats
     low: Floats
@@ -66,9 +66,9 @@ class Scale:
 
     def read(self, nodes: Floats) -> Floats:
         """[N, n] -> [N, S]. Raises steps.UnknownStep."""
-        for step in self.before:
+        for step in self.pre_steps:
             nodes = step_rules.evaluate(step, nodes)
-        return nodes if len(self.before) else nodes[:, self.nodes]
+        return nodes if len(self.pre_steps) else nodes[:, self.nodes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamp
     """Of the `width` nodes that the layer is given; `baseline`: what they were on the export's reference. `clamped`:
     the layer's last step before its edges keeps its nodes on the grid, and is left out to say which were not. Raises
     Unfit."""
-    before = layer.before[:-1] if clamped else layer.before
+    pre_steps = layer.pre_steps[:-1] if clamped else layer.pre_steps
     used = _used(layer)
     nodes = np.array(_columns(layer, width), np.intp)
-    scales = [scale for scale in _of_grids(layer, before, nodes, used) if _fits(scale, width)]
+    scales = [scale for scale in _of_grids(layer, pre_steps, nodes, used) if _fits(scale, width)]
     gridded = np.zeros(width, np.bool_)
     for scale in scales:
         gridded[nodes[np.isfinite(scale.low)]] = True
@@ -190,7 +190,7 @@ def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
 
 
 def _of_grids(
-    layer: LayerInfo, before: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
+    layer: LayerInfo, pre_steps: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
 ) -> list[Scale]:
     """One for each basis that has a grid."""
     found = []
@@ -201,7 +201,7 @@ def _of_grids(
         rows = known * layer.sources if len(known) == 1 else known
         ends = [(one.first, one.low, one.high, one.last, one.cell) if one else (np.nan,) * 5 for one in rows]
         table = np.where(used[:, None], np.array(ends), np.nan)
-        found.append(Scale((*before, *basis.before), nodes, *table.T))
+        found.append(Scale((*pre_steps, *basis.pre_steps), nodes, *table.T))
     return [scale for scale in found if np.isfinite(scale.low).any()]
 
 

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 class Origin(enum.StrEnum):
     """Where the range of a curve comes from."""
 
-    ASKED = "asked"
+    REQUESTED = "requested"
     GRID = "grid"
     REFERENCE = "reference"
     ASSUMED = "assumed"
@@ -50,7 +50,7 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
     """Which of the nodes that the layer is given each of its sources is, [S]. The layer is of class A: what else is
     done to its nodes before they are its sources, is done to each by itself."""
     found: tuple[int, ...] = ()
-    for step in layer.before:
+    for step in layer.pre_steps:
         if step.kind == "select":
             found = tuple(found[at] for at in step.indices) if found else step.indices
     return found or tuple(range(layer.sources))
@@ -80,13 +80,13 @@ def centre(layer: LayerInfo, width: int) -> Floats | None:
 
 def asked(low: float, high: float, sources: int) -> Domain:
     """The same for every source."""
-    return Domain(np.full(sources, low), np.full(sources, high), (Origin.ASKED,) * sources)
+    return Domain(np.full(sources, low), np.full(sources, high), (Origin.REQUESTED,) * sources)
 
 
 def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
-    if any(step.kind not in SAME_UNITS for step in layer.before):
+    if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
         return None
-    rows = [basis.knots for basis in layer.bases if not (basis.before or basis.per_edge)]
+    rows = [basis.knots for basis in layer.bases if not (basis.pre_steps or basis.per_edge)]
     own = itertools.chain.from_iterable(row[source if len(row) > 1 else 0] for row in rows if row)
     knots = sorted(filter(math.isfinite, own))
     return (*_widened(knots[0], knots[-1], MARGIN), Origin.GRID) if knots else None

@@ -6,11 +6,11 @@ added to each count:
     PSI            sum (q - p) ln(q / p), the population stability index
     JS             Jensen-Shannon divergence in bits, 0 to 1
     Wasserstein    sum |Q - P| of the cumulated shares: by how many cells the values moved on average
-    outside        the share of values below the first bound and above the last
+    out of range   the share of values below the first bound and above the last
 
 Where nothing has changed, PSI is about (1/n + 1/m) times a chi-squared number with as many degrees as there are cells
-less one (Yurdakul 2018). `chance` is what it stays below in 99 of 100 windows, for all nodes of a layer together: a
-window of a few rows cannot cry wolf.
+less one (Yurdakul 2018). `psi_threshold` is the 99th percentile of PSI without drift, for all nodes of a layer
+together. Windows of a few rows therefore raise no false alarm.
 
 Shapes: n nodes, K cells, of which the outer two have no end.
 """
@@ -37,29 +37,29 @@ LEVEL = 0.01  # of windows in which nothing has changed, and which are taken for
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Of some nodes, each [n]. `chance`: what `psi` stays below where nothing has changed; `before`: the share of
-    values that were outside in the reference."""
+    """Drift of some nodes, each [n]. `psi_threshold`: the 99th percentile of `psi` without drift.
+    `baseline_out_of_range`: the share of out-of-range values in the baseline."""
 
     psi: Floats
     js: Floats
     wasserstein: Floats
-    chance: Floats
-    outside: Floats
-    before: Floats
+    psi_threshold: Floats
+    out_of_range: Floats
+    baseline_out_of_range: Floats
 
     @property
     def ratio(self) -> float:
-        """Of the node that moved most, how many times what chance gives."""
-        return float(np.max(self.psi / np.maximum(self.chance, 1e-12), initial=0.0))
+        """The largest ratio of PSI to its threshold."""
+        return float(np.max(self.psi / np.maximum(self.psi_threshold, 1e-12), initial=0.0))
 
     @property
     def drifted(self) -> NDArray[np.bool_]:
-        """[n]: whose values have moved, by more than chance."""
-        return np.asarray(self.psi > self.chance)
+        """[n]: nodes whose PSI is above the threshold."""
+        return np.asarray(self.psi > self.psi_threshold)
 
 
-def compare(baseline: NodeBaseline, before: int, window: Window, now: int) -> Drift:
-    """`before` rows were in the baseline, `now` are in the window."""
+def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_rows: int) -> Drift:
+    """The drift of a window of `window_rows` rows from a baseline of `baseline_rows` rows."""
     nodes, longest = window.counts.shape
     reference = np.array([(*row, *[0] * (longest - len(row))) for row in baseline.counts], np.int64)
     there = window.cells.there
@@ -73,9 +73,10 @@ def compare(baseline: NodeBaseline, before: int, window: Window, now: int) -> Dr
         psi=((q - p) * of_both).sum(axis=1),
         js=((p * of_p).sum(axis=1) + (q * of_q).sum(axis=1)) / 2 / math.log(2),
         wasserstein=np.abs(np.cumsum(q - p, axis=1)).sum(axis=1),
-        chance=(1 / max(now, 1) + 1 / max(before, 1)) * np.array([level[int(one)] for one in window.lengths]),
-        outside=_outside(window.counts, window.lengths),
-        before=_outside(reference, window.lengths),
+        psi_threshold=(1 / max(window_rows, 1) + 1 / max(baseline_rows, 1))
+        * np.array([level[int(one)] for one in window.lengths]),
+        out_of_range=_outside(window.counts, window.lengths),
+        baseline_out_of_range=_outside(reference, window.lengths),
     )
 
 

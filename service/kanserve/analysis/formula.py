@@ -127,16 +127,16 @@ def _layer(
         raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
     check(index, layer, partial=partial)
     # A numeric edge is a function of its node as the layer is given it, but for which that is.
-    seen = _steps(index, [step for step in layer.before if step.kind == "select"], nodes, digits)
-    read = _steps(index, layer.before, nodes, digits) if layer.symbolic else seen
+    seen = _steps(index, [step for step in layer.pre_steps if step.kind == "select"], nodes, digits)
+    read = _steps(index, layer.pre_steps, nodes, digits) if layer.symbolic else seen
     sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
-    return _steps(index, layer.after, sums, digits)
+    return _steps(index, layer.post_steps, sums, digits)
 
 
 def _width(layer: LayerInfo) -> int:
     """How many nodes a layer gives."""
     width = layer.destinations
-    for step in layer.after:
+    for step in layer.post_steps:
         width = len(step.indices) if step.kind in ("select", "product") else width
     return width
 
@@ -144,7 +144,7 @@ def _width(layer: LayerInfo) -> int:
 def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
     """The destinations that some nodes come from."""
     needed = set(wanted)
-    for step in reversed(layer.after):
+    for step in reversed(layer.post_steps):
         if step.kind == "select":
             needed = {step.indices[at] for at in needed}
         elif step.kind == "product":
@@ -283,7 +283,7 @@ def _first(layer: LayerInfo) -> tuple[int, int] | None:
 
 def _mixes(layer: LayerInfo) -> bool:
     """Whether an edge reads more than its source."""
-    steps = (*layer.before, *(step for basis in layer.bases for step in basis.before))
+    steps = (*layer.pre_steps, *(step for basis in layer.bases for step in basis.pre_steps))
     return layer.edge_class == "B" or any(step.kind in MIXING or step.function in MIXING for step in steps)
 
 

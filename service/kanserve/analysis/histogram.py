@@ -91,7 +91,7 @@ def split(bounds: Sequence[float], times: int) -> list[float]:
 
 class Window:
     """What some nodes were: `counts` [n, K] of values; `nonfinite` [n], which are in no cell; `sums` and `squares`
-    [n, K] of what the values of each cell are apart from its middle; `low` and `high` [n], the extremes."""
+    [n, K] of what the values of each cell are apart from its middle; `min` and `max` [n], the extremes."""
 
     def __init__(self, cells: Cells) -> None:
         nodes = cells.shape[0]
@@ -99,7 +99,7 @@ class Window:
         self.counts: Counts = np.zeros(cells.shape, np.int64)
         self.nonfinite: Counts = np.zeros(nodes, np.int64)
         self.sums, self.squares = np.zeros(cells.shape), np.zeros(cells.shape)
-        self.low, self.high = np.full(nodes, np.inf), np.full(nodes, -np.inf)
+        self.min, self.max = np.full(nodes, np.inf), np.full(nodes, -np.inf)
 
     @property
     def lengths(self) -> Counts:
@@ -123,15 +123,15 @@ class Window:
             apart = own - self.cells.middles.ravel()[flat]
             for kept, what in ((self.sums, apart), (self.squares, apart**2)):
                 kept += np.bincount(flat, weights=what, minlength=kept.size).reshape(kept.shape)
-        self.low = np.minimum(self.low, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
-        self.high = np.maximum(self.high, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
+        self.min = np.minimum(self.min, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
+        self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
 
     def plus(self, other: Window) -> Window:
         """What both were; of the same cells."""
         both = copy.copy(self)
         for name in ("counts", "nonfinite", "sums", "squares"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
-        both.low, both.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        both.min, both.max = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
         return both
 
     def folded(self, cells: Cells, times: int) -> Window:
@@ -146,7 +146,7 @@ class Window:
         parts = (("counts", self.counts), ("sums", sums), ("squares", squares))
         for name, values in parts:
             setattr(whole, name, np.add.reduceat(values, starts, axis=1))
-        whole.nonfinite, whole.low, whole.high = self.nonfinite, self.low, self.high
+        whole.nonfinite, whole.min, whole.max = self.nonfinite, self.min, self.max
         return whole
 
     @property

@@ -48,17 +48,17 @@ class LayerPlan:
     destinations: tuple[int, ...]
     positions: tuple[int, ...] = ()
     nodes: int = 0
-    wanted: EdgeOptions = PLAIN
+    options: EdgeOptions = PLAIN
 
     @property
     def top_k(self) -> int:
         """How many edges are kept at most; 0: all."""
-        return min(self.wanted.top_k, len(self.sources) * len(self.destinations))
+        return min(self.options.top_k, len(self.sources) * len(self.destinations))
 
     @property
     def picked(self) -> bool:
         """Which edges are kept is known when all were seen."""
-        return bool(self.top_k or self.wanted.min_magnitude) and not self.wanted.each_row
+        return bool(self.top_k or self.options.min_magnitude) and not self.options.per_row
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """Shape of the values: [rows, *positions, s, d], or [rows, *positions, k]."""
@@ -68,7 +68,7 @@ class LayerPlan:
     def response_bytes(self, rows: int) -> int:
         """An upper bound of the bytes on the wire, known before anything is computed; but for edges of a magnitude,
         which are few or many."""
-        wanted, times = self.wanted, rows * math.prod(self.positions)
+        wanted, times = self.options, rows * math.prod(self.positions)
         unknown = wanted.min_magnitude and not self.top_k
         edges = 0 if unknown else math.prod(self.shape(1)[1 + len(self.positions) :])
         indices = len(self.positions) + (2 * self.top_k or len(self.sources) + len(self.destinations))
@@ -77,8 +77,8 @@ class LayerPlan:
                 len(wanted.reductions) + len(wanted.quantiles) + 2 * wanted.bins * ("histogram" in wanted.reductions)
             )
             return count * edges * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
-        numbers = edges * (3 if wanted.each_row else 1)
-        numbers += len(self.destinations) * wanted.rest + self.nodes * wanted.nodes
+        numbers = edges * (3 if wanted.per_row else 1)
+        numbers += len(self.destinations) * wanted.residual + self.nodes * wanted.nodes
         return times * numbers * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
 
 
@@ -252,7 +252,7 @@ def edges(layer: LayerInfo) -> Flags:
 
 def sources(layer: LayerInfo, width: int) -> Flags:
     """[n, S]: which of so many nodes goes into which source, whatever basis reads it."""
-    chains = [(*layer.before, *basis.before) for basis in layer.bases] or [layer.before]
+    chains = [(*layer.pre_steps, *basis.pre_steps) for basis in layer.bases] or [layer.pre_steps]
     found = [_handed(chain, width) for chain in chains]
     shape = (width, layer.sources)
     found = [one if one.shape == shape else np.ones(shape, bool) for one in found]
@@ -261,7 +261,7 @@ def sources(layer: LayerInfo, width: int) -> Flags:
 
 def results(layer: LayerInfo) -> Flags:
     """[D, m]: which sum goes into which result."""
-    return _handed(layer.after, layer.destinations)
+    return _handed(layer.post_steps, layer.destinations)
 
 
 def _handed(chain: Sequence[NodeStep], width: int) -> Flags:

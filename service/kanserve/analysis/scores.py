@@ -75,12 +75,12 @@ def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Se
     score = np.full(widths[-1], 1 / widths[-1])
     found: list[Scores] = []
     for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
-        for step in reversed(layer.after):
+        for step in reversed(layer.post_steps):
             score = _before(step, score)
         with np.errstate(all="ignore"):
             edges = spread.edges * (score / (spread.sums + LEAST))
         score = edges.sum(axis=1)
-        for step in reversed(layer.before):
+        for step in reversed(layer.pre_steps):
             score = _before(step, score, width)
         found.append(Scores(edges, score))
     return found[::-1]
@@ -137,7 +137,7 @@ def sums(layer: LayerInfo, edges: Floats, given: Floats | None) -> tuple[Floats,
 
 def _undone(layer: LayerInfo, given: Floats) -> Floats | None:
     """Before the steps after the layer; None where one of them cannot be undone for spreads alone."""
-    for step in reversed(layer.after):
+    for step in reversed(layer.post_steps):
         scale = np.abs(np.array(step.scale))
         if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(given)):
             return None

@@ -64,7 +64,7 @@ class Authenticator:
             permit.look()
 
     def admit(self, need: Need, shown: RequestCredentials) -> Principal:
-        """Who calls. Raises Unauthenticated, Forbidden, TooOften."""
+        """Who calls. Raises Unauthenticated, Forbidden, RateLimited."""
         if need is ANYONE:
             return self.known(shown)
         caller, bucket = self._caller(shown)
@@ -84,7 +84,7 @@ class Authenticator:
         return False
 
     def again(self, caller: Principal) -> None:
-        """One more request on a stream of theirs. Raises TooOften, Unauthenticated."""
+        """One more request on a stream of theirs. Raises RateLimited, Unauthenticated."""
         self.still(caller)
         bucket = self._buckets.get(caller.name)
         if bucket is not None:
@@ -228,7 +228,7 @@ class Bucket:
         self._left, self._since = max(1.0, rate), time.monotonic()
 
     def take(self) -> None:
-        """One call. Raises TooOften."""
+        """One call. Raises RateLimited."""
         now = time.monotonic()
         self._left = min(max(1.0, self._rate), self._left + (now - self._since) * self._rate)
         self._since = now

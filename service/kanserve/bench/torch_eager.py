@@ -90,7 +90,7 @@ def version() -> str:
 
 def unfit(layer: LayerInfo) -> str:
     """Why a layer has no such form, or nothing."""
-    if layer.before or layer.after or any(basis.before for basis in layer.bases):
+    if layer.pre_steps or layer.post_steps or any(basis.pre_steps for basis in layer.bases):
         return "has steps before or after its edges"
     if layer.positions or any(basis.per_edge for basis in layer.bases):
         return "runs at several positions, or shifts functions edge by edge"

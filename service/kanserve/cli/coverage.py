@@ -16,7 +16,7 @@ from kanserve.cli.options import add_client_options, add_model_options, add_row_
 from kanserve.client import chunking
 from kanserve.client.explanation import EXTENSION, INSIDE, OUTSIDE, UNKNOWN, Coverage
 from kanserve.client.model_info import Description
-from kanserve.client.statistics import node_name
+from kanserve.client.statistics import ZONES, node_name
 from kanserve.report.text_tables import bar
 
 TEXT = """Say whether rows lie where a model was made for: on its grids, beside them, or outside.
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE.npz",
         help="write counts (rows, layers, 3), worst and cells (rows, layers), and the zone of every node, zones_0, "
-        "zones_1 and so on: 0 unknown, 1 inside, 2 extension, 3 outside",
+        "zones_1 and so on: 0 unknown, 1 in grid, 2 extended grid, 3 out of grid",
     )
     add_client_options(parser)
 
@@ -76,8 +76,8 @@ def _print(args: argparse.Namespace, described: Description, found: Coverage) ->
             beyond(described, found, args.show).show()
 
 
-LEGEND = "inside: on the grid; extension: beside it, as far as its outermost functions reach; outside: beyond that"
-UNHELD = "held against none: a layer without grids, whose export was given no rows either (kanserve export --baseline)"
+LEGEND = "extended: outside the grid, in reach of its outermost functions; out of grid: outside that"
+UNHELD = "definition none: a layer without grids, and an export without baseline rows (kanserve export --baseline)"
 NOTHING = "-"
 
 
@@ -88,9 +88,9 @@ class Node:
     layer: int
     at: int
     name: str
-    inside: float
-    extension: float
-    outside: float
+    in_grid: float
+    extended_grid: float
+    out_of_grid: float
 
 
 def document(described: Description, found: Coverage) -> dict[str, Any]:
@@ -100,16 +100,16 @@ def document(described: Description, found: Coverage) -> dict[str, Any]:
         "version": found.version,
         "digest": described.digest,
         "rows": len(found.counts),
-        "rows_outside": int(found.outside.any(axis=1).sum()),
+        "rows_out_of_grid": int(found.out_of_grid.any(axis=1).sum()),
         "layers": [_layer(described, found, at) for at in range(len(found.definitions))],
         "nodes": [
             {
                 "layer": node.layer,
                 "node": node.at,
                 "name": node.name,
-                "inside": node.inside,
-                "extension": node.extension,
-                "outside": node.outside,
+                "in_grid": node.in_grid,
+                "extended_grid": node.extended_grid,
+                "out_of_grid": node.out_of_grid,
             }
             for node in nodes(described, found)
         ],
@@ -130,17 +130,17 @@ def nodes(described: Description, found: Coverage) -> list[Node]:
         shares = [(flat == zone).mean(axis=0) for zone in (INSIDE, EXTENSION, OUTSIDE)]
         for at in np.flatnonzero((flat != UNKNOWN).any(axis=0)).tolist():
             every.append(Node(layer, at, node_name(described, layer, at), *(float(share[at]) for share in shares)))
-    return sorted(every, key=lambda node: (-node.outside, -node.extension, node.layer, node.at))
+    return sorted(every, key=lambda node: (-node.out_of_grid, -node.extended_grid, node.layer, node.at))
 
 
 def layers(described: Description, found: Coverage) -> Table:
     """One row a layer."""
     rows = len(found.counts)
     table = Table(
-        f"{described.name} version {found.version}: {rows} rows, {int(found.outside.any(axis=1).sum())} with a node "
-        "outside",
-        ("layer", "held against", "inside", "extension", "outside", "rows outside", "farthest", "cells beyond"),
-        numbers=("layer", "inside", "extension", "outside", "rows outside", "cells beyond"),
+        f"{described.name} version {found.version}: {rows} rows, {int(found.out_of_grid.any(axis=1).sum())} with a "
+        "node out of grid",
+        ("layer", "definition", "in grid", "extended", "out of grid", "rows out", "farthest", "cells beyond"),
+        numbers=("layer", "in grid", "extended", "out of grid", "rows out", "cells beyond"),
         caption=(LEGEND, *((UNHELD,) * ("none" in found.definitions))),
     )
     for at in range(len(found.definitions)):
@@ -149,8 +149,8 @@ def layers(described: Description, found: Coverage) -> Table:
         table.add(
             str(at),
             facts["definition"],
-            *(NOTHING if facts[zone] is None else f"{facts[zone]:.1%}" for zone in ("inside", "extension", "outside")),
-            str(facts["rows_outside"]),
+            *(NOTHING if facts[zone] is None else f"{facts[zone]:.1%}" for zone in ZONES),
+            str(facts["rows_out_of_grid"]),
             f"{far['name']}, row {far['row']}" if far else NOTHING,
             f"{far['cells']:.3g}" if far else NOTHING,
         )
@@ -159,15 +159,15 @@ def layers(described: Description, found: Coverage) -> Table:
 
 def beyond(described: Description, found: Coverage, show: int) -> Table:
     """The nodes that are beyond their grids on some rows, one a row."""
-    every = [node for node in nodes(described, found) if node.outside or node.extension]
+    every = [node for node in nodes(described, found) if node.out_of_grid or node.extended_grid]
     table = Table(
         "nodes beyond their grids",
-        ("node", "extension", "outside", ""),
-        numbers=("extension", "outside"),
+        ("node", "extended", "out of grid", ""),
+        numbers=("extended", "out of grid"),
         caption=(f"{min(show, len(every))} of {len(every)}; of the rows, at all positions",),
     )
     for node in every[:show]:
-        table.add(node.name, f"{node.extension:.1%}", f"{node.outside:.1%}", bar(node.outside, 1.0))
+        table.add(node.name, f"{node.extended_grid:.1%}", f"{node.out_of_grid:.1%}", bar(node.out_of_grid, 1.0))
     return table
 
 
@@ -175,12 +175,12 @@ def _layer(described: Description, found: Coverage, at: int) -> dict[str, Any]:
     """The facts of one layer; shares are of the nodes that are held against something."""
     total = found.counts[:, at].sum(axis=0)
     known = int(total.sum())
-    shares = dict(zip(("inside", "extension", "outside"), total.tolist(), strict=True))
+    shares = dict(zip(ZONES, total.tolist(), strict=True))
     return {
         "layer": at,
         "definition": found.definitions[at],
         **{zone: count / known if known else None for zone, count in shares.items()},
-        "rows_outside": int(found.outside[:, at].sum()),
+        "rows_out_of_grid": int(found.out_of_grid[:, at].sum()),
         "farthest": _farthest(described, found, at),
     }
 

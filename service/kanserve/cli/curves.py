@@ -120,7 +120,7 @@ def _several(layers: Sequence[LayerCurves]) -> Iterator[tuple[str, Any]]:
 WIDTH, HEIGHT = 64, 12  # characters of a picture
 BARS = 24  # characters of a curve in a table
 DOMAINS = {
-    "asked": "as asked",
+    "requested": "as requested",
     "grid": "its grid, to the outermost knots and 2 % more",
     "reference": "what it was on the export's reference rows, and a tenth more on either side",
     "assumed": "assumed: nothing tells what its values are",

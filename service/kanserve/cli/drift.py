@@ -19,7 +19,7 @@ from kanserve.report.text_tables import line
 TEXT = """Say whether what a model is asked is still what it was made for: its inputs, the nodes inside and
 its answers, beside what they were on the rows that the export was given (kanserve export --baseline).
 
-A node has drifted where its values moved by more than chance explains for so many rows.
+A node has drifted if its PSI is above the no-drift threshold for this number of rows.
 """
 EXAMPLES = """examples:
   kanserve drift wine
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 LEGEND = (
-    "drifted: PSI beyond chance, what it stays below in 99 of 100 windows in which nothing has changed",
-    "outside: of the values, beyond the outermost knots, or beyond what was seen where there are none",
+    "drifted: PSI above the threshold, its 99th percentile without drift",
+    "out of range: share of values outside the outermost knots, or outside the baseline range without knots",
 )
 
 
@@ -73,8 +73,8 @@ class Node:
 
     @property
     def excess(self) -> float:
-        """How many times chance its PSI is."""
-        return float(self.of.psi[self.at] / self.of.chance[self.at]) if self.of.chance[self.at] else 0.0
+        """The ratio of its PSI to the no-drift threshold."""
+        return float(self.of.psi[self.at] / self.of.psi_threshold[self.at]) if self.of.psi_threshold[self.at] else 0.0
 
 
 def nodes(described: Description, found: Statistics) -> list[Node]:
@@ -92,7 +92,7 @@ def drift_document(described: Description, found: Statistics) -> dict[str, Any]:
         "model": described.name,
         "version": found.version,
         "digest": described.digest,
-        "over": found.over,
+        "source": found.source,
         "rows": found.row_count,
         "rows_seen": found.rows_seen,
         "seconds": found.seconds,
@@ -106,11 +106,11 @@ def drift_document(described: Description, found: Statistics) -> dict[str, Any]:
                 "node": one.at,
                 "drifted": one.drifted,
                 "psi": float(one.of.psi[one.at]),
-                "psi_chance": float(one.of.chance[one.at]),
+                "psi_threshold": float(one.of.psi_threshold[one.at]),
                 "js": float(one.of.js[one.at]),
                 "wasserstein": float(one.of.wasserstein[one.at]),
-                "outside": float(one.of.outside[one.at]),
-                "outside_before": float(one.of.before[one.at]),
+                "out_of_range": float(one.of.out_of_range[one.at]),
+                "baseline_out_of_range": float(one.of.baseline_out_of_range[one.at]),
                 "nonfinite": int(one.of.nonfinite[one.at]),
             }
             for one in every
@@ -124,8 +124,8 @@ def table(described: Description, found: Statistics, show: int) -> Table:
     rows = Table(
         f"{described.name} version {found.version}: {_over_threshold(found)}, "
         f"beside {found.baseline_rows} of {found.baseline}",
-        ("node", "drifted", "PSI", "chance", "cells moved", "outside", "before", "values now"),
-        numbers=("PSI", "chance", "cells moved", "outside", "before"),
+        ("node", "drifted", "PSI", "threshold", "cells moved", "out of range", "baseline", "values now"),
+        numbers=("PSI", "threshold", "cells moved", "out of range", "baseline"),
         caption=(*_counts(described, found), *LEGEND),
     )
     for one in every[:show]:
@@ -134,17 +134,17 @@ def table(described: Description, found: Statistics, show: int) -> Table:
             one.name,
             "yes" if one.drifted else "no",
             f"{part.psi[at]:.3g}",
-            f"{part.chance[at]:.3g}",
+            f"{part.psi_threshold[at]:.3g}",
             f"{part.wasserstein[at]:.2g}",
-            f"{part.outside[at]:.1%}",
-            f"{part.before[at]:.1%}",
+            f"{part.out_of_range[at]:.1%}",
+            f"{part.baseline_out_of_range[at]:.1%}",
             line(part.counts[at].astype(float), 24),
         )
     return rows
 
 
 def _over_threshold(found: Statistics) -> str:
-    if found.over == "live":
+    if found.source == "live":
         return f"the latest {found.row_count} rows of some {found.rows_seen} in {found.seconds:.0f} s"
     return f"{found.row_count} rows"
 

@@ -155,7 +155,7 @@ def document(described: Description, found: Explanation) -> dict[str, Any]:
         "method": found.method,
         "reference": found.reference,
         "layer": found.layer,
-        "of_inputs": found.of_inputs,
+        "nodes_are_inputs": found.nodes_are_inputs,
         "inputs": found.names,
         "outputs": found.output_names,
         "rows": len(found.predictions),
@@ -177,7 +177,7 @@ def explanation_arrays(found: Explanation) -> dict[str, Any]:
 def of_row(described: Description, found: Explanation, rows: Any, row: int, which: int, show: int) -> Table:
     """The only row, the `row`-th of the caller, and one of its outputs: from base to prediction, strongest first."""
     names, given = found.names, found.contributions[0, :, which]
-    values = np.asarray(rows[0]).reshape(-1) if found.of_inputs else None
+    values = np.asarray(rows[0]).reshape(-1) if found.nodes_are_inputs else None
     order = np.argsort(-np.where(np.isnan(given), np.inf, np.abs(given)), kind="stable")
     table = Table(
         f"{described.name} version {found.version}, row {row}: {found.output_names[which]} = "

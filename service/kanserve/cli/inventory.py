@@ -57,12 +57,12 @@ class Entry:
     layer_classes: tuple[str, ...] = ()
     verified_error: float = math.nan  # largest relative error of the outputs, from the export
     size: int | None = None  # bytes; known for folders
-    against: str = ""  # what it was verified against, a key of `manifest.VERIFICATION_BASES`
+    verification_basis: str = ""  # a key of `manifest.VERIFICATION_BASES`
     verified: str = ""  # the same in words
     assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
     serving: str = ""  # how a server runs it, in words
     unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
-    outside: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,11 @@ def described(answer: Description, serving: str = "") -> Detail:
         edge_class=answer.edge_class,
         layer_classes=tuple(layer.edge_class for layer in answer.layers),
         verified_error=answer.verified_error,
-        against=answer.against,
+        verification_basis=answer.verification_basis,
         verified=answer.claim,
         assumed=dict(answer.assumed),
         serving=serving,
-        outside=answer.outside,
+        out_of_range_policy=answer.out_of_range_policy,
     )
     return Detail(entry, answer.layers, answer.notes, answer.names)
 
@@ -185,10 +185,10 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         layer_classes=tuple(layer.edge_class or manifest.edge_class for layer in manifest.layers),
         verified_error=max(finite, default=math.nan),
         size=sum(file.size for file in manifest.files),
-        against=manifest.against,
+        verification_basis=manifest.verification_basis,
         verified=manifest.claim,
         assumed=manifest.source.options_assumed,
-        outside=manifest.out_of_range,
+        out_of_range_policy=manifest.out_of_range,
     )
     return Detail(entry, manifest.layers, manifest.notes, manifest.names)
 

@@ -168,7 +168,7 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
             arrows(entry.shapes),
             _classes(entry),
             "" if math.isnan(entry.verified_error) else f"{entry.verified_error:.1e}",
-            entry.against,
+            entry.verification_basis,
             "" if entry.size is None else f"{entry.size / 1024:,.0f} KiB",
         )
     return versions
@@ -185,7 +185,7 @@ def _classes(entry: Entry) -> str:
 
 def _kinds(entries: Sequence[Entry]) -> list[str]:
     """What the words in the column "against" mean."""
-    kinds = {entry.against for entry in entries}
+    kinds = {entry.verification_basis for entry in entries}
     return [f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds]
 
 
@@ -203,4 +203,4 @@ def _claims(entries: Sequence[Entry]) -> list[str]:
 
 def _outside(entry: Entry) -> str:
     """The handling of rows out of range, unless it is the default."""
-    return "" if entry.outside == AS_TRAINED else OUT_OF_RANGE_POLICIES.get(entry.outside, "")
+    return "" if entry.out_of_range_policy == AS_TRAINED else OUT_OF_RANGE_POLICIES.get(entry.out_of_range_policy, "")

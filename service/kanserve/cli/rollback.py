@@ -32,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(choice))
     else:
-        say(f"{choice.model}: version {choice.version} answers requests without a version again, {choice.before} did")
+        say(f"{choice.model}: the default version is {choice.version} again, it was {choice.previous_version}")
     return Exit.DONE

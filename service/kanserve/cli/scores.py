@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write layer{l}_edge_scores and layer{l}_spread (sources, destinations) and layer{l}_node_scores, float32",
+        help="write layer{l}_edge_scores and layer{l}_std (sources, destinations) and layer{l}_node_scores, float32",
     )
     parser.add_argument("--show", type=index, default=12, metavar="N", help="lines of each table (12)")
     add_client_options(parser)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             if given is None
             else input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
         )
-        found = client.scores(described, rows, over="live" if args.live else "")
+        found = client.scores(described, rows, source="live" if args.live else "")
     arrays = dict(_arrays(found))
     if args.output:
         output_results.write(args.output, arrays)
@@ -70,5 +70,5 @@ def run(args: argparse.Namespace) -> int:
 def _arrays(found: Scores) -> Iterator[tuple[str, Any]]:
     for layer in found.layers:
         yield f"layer{layer.layer}_edge_scores", layer.edges
-        yield f"layer{layer.layer}_spread", layer.spread
+        yield f"layer{layer.layer}_std", layer.std
         yield f"layer{layer.layer}_node_scores", layer.nodes

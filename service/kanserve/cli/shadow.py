@@ -1,4 +1,4 @@
-"""`kanserve shadow NAME [VERSION]`: a version on a copy of the traffic, and how far off its answers are."""
+"""`kanserve shadow NAME [VERSION]`: mirror the traffic to another version, and report how far its outputs differ."""
 
 from __future__ import annotations
 
@@ -47,13 +47,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(found))
         return Exit.DONE
-    state = "is tried" if found.running else "was tried"
-    say(f"{found.model}: version {found.version} {state} beside {found.against}, on {found.share:.0%} of the requests")
-    part = found.rows_beyond / found.rows if found.rows else 0.0
+    state = "runs" if found.running else "has stopped"
     say(
-        f"{found.rows} rows of {found.requests} requests, {found.rows_beyond} ({part:.2%}) beyond {found.tolerance:.3g}"
+        f"{found.model}: the shadow of version {found.version} {state}; baseline version {found.baseline_version}, "
+        f"{found.share:.0%} of the requests"
     )
-    say(f"largest difference {found.largest_difference:.3g} of a row's largest answer, or of 1")
+    part = found.rows_out_of_tolerance / found.rows if found.rows else 0.0
+    say(
+        f"{found.rows} rows of {found.requests} requests, {found.rows_out_of_tolerance} ({part:.2%}) out of tolerance "
+        f"{found.tolerance:.3g}"
+    )
+    say(f"largest difference {found.largest_difference:.3g}, relative to the largest output of a row, or to 1")
     if found.requests_dropped or found.requests_failed:
-        say(f"{found.requests_dropped} requests were dropped, {found.requests_failed} could not be computed")
+        say(f"{found.requests_dropped} requests were dropped, {found.requests_failed} failed")
     return Exit.DONE

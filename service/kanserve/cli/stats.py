@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.watch:
             _watch(client, args)
         else:
-            found = client.statistics(args.name, args.model_version, over=_over(args))
+            found = client.statistics(args.name, args.model_version, source=_over(args))
             _show(client.describe(args.name, found.version), found, args)
     return Exit.DONE
 
@@ -77,17 +77,17 @@ def _reset(client: Client, args: argparse.Namespace) -> None:
 def _watch(client: Client, args: argparse.Namespace) -> None:
     """A document a line, or tables one below the other."""
     updates = client.watch_statistics(
-        args.name, args.model_version, over=_over(args), interval=args.interval, updates=args.updates
+        args.name, args.model_version, source=_over(args), interval=args.interval, updates=args.updates
     )
     described: Description | None = None  # the version may be gone with the last update
     for update in updates:
         described = described or client.describe(args.name, update.statistics.version)
         if args.json:
-            print_json(stats_document(described, update.statistics) | {"ended": update.ended})
+            print_json(stats_document(described, update.statistics) | {"end_reason": update.end_reason})
         else:
             _show(described, update.statistics, args)
-        if update.ended and not args.json:
-            note(f"no more: {update.ended}")
+        if update.end_reason and not args.json:
+            note(f"no more: {update.end_reason}")
 
 
 def _show(described: Description, found: Statistics, args: argparse.Namespace) -> None:
@@ -99,9 +99,10 @@ def _show(described: Description, found: Statistics, args: argparse.Namespace) -
 
 
 DRAWN = "drawn"
+NAMES = tuple(zone.replace("_", " ") for zone in ZONES)
 LEGEND = (
-    "inside the grid, on its extension (beyond it, where fewer functions are at work), outside of all knots",
-    "-: no grid and no baseline rows (kanserve export --baseline), so that nothing says what would be outside",
+    "in grid; extended grid (fewer basis functions are active); out of grid (outside all knots)",
+    "-: no grid and no baseline rows (kanserve export --baseline), so that out of grid has no meaning",
 )
 
 
@@ -111,7 +112,7 @@ def stats_document(described: Description, found: Statistics) -> dict[str, Any]:
         "model": described.name,
         "version": found.version,
         "digest": found.digest,
-        "over": found.over,
+        "source": found.source,
         "rows": found.row_count,
         "rows_seen": found.rows_seen,
         "seconds": found.seconds,
@@ -133,10 +134,10 @@ def stats_document(described: Description, found: Statistics) -> dict[str, Any]:
 def _node(described: Description, part: NodeStatistics, at: int) -> dict[str, Any]:
     return {
         "name": node_name(described, part.layer, at),
-        "cells_of": part.origins[at],
+        "origin": part.origins[at],
         **dict(zip(ZONES, part.zones[at].tolist(), strict=True)),
         "nonfinite": int(part.nonfinite[at]),
-        **{name: float(getattr(part, name)[at]) for name in ("mean", "std", "low", "high")},
+        **{name: float(getattr(part, name)[at]) for name in ("mean", "std", "min", "max")},
         "bounds": part.bounds[at].tolist(),
         "counts": part.counts[at].tolist(),
     }
@@ -152,11 +153,11 @@ def tables(described: Description, found: Statistics, show: int) -> Iterator[Tab
 
 def _layers(described: Description, found: Statistics) -> Table:
     began = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    what = "the latest" if found.over == "live" else "all"
+    what = "the latest" if found.source == "live" else "all"
     table = Table(
         f"{described.name} version {found.version}: {found.rows_seen} rows since {began} UTC",
-        ("", "nodes", *ZONES, "not finite", "furthest out"),
-        numbers=("nodes", *ZONES, "not finite"),
+        ("", "nodes", *NAMES, "not finite", "farthest out"),
+        numbers=("nodes", *NAMES, "not finite"),
         caption=(
             f"{what} {found.row_count} rows that were analysed, by {found.processes} process"
             + ("es" if found.processes != 1 else ""),
@@ -191,25 +192,25 @@ def _lost(part: NodeStatistics) -> list[str]:
 def _outside(part: NodeStatistics) -> Any:
     """[n]: the share of values outside; 0 where nothing says what would be."""
     values = np.maximum(part.zones.sum(axis=1), 1)
-    return np.where(_known(part), part.zones[:, ZONES.index("outside")] / values, 0.0)
+    return np.where(_known(part), part.zones[:, ZONES.index("out_of_grid")] / values, 0.0)
 
 
 def _worst(described: Description, part: NodeStatistics) -> str:
     shares = _outside(part)
     at = int(shares.argmax())
-    return f"{node_name(described, part.layer, at)}, {shares[at]:.1%} outside" if shares[at] else ""
+    return f"{node_name(described, part.layer, at)}, {shares[at]:.1%} out of grid" if shares[at] else ""
 
 
 def _nodes(described: Description, found: Statistics, show: int) -> Table:
     """Those first that are outside most."""
     every = [(part, at, share) for part in found.nodes for at, share in enumerate(_outside(part))]
     every.sort(key=lambda one: (-float(one[2]), one[0].layer == OUTPUT))
-    numbers = ("mean", "std", "from", "to", "outside")
+    numbers = ("mean", "std", "min", "max", "out of grid")
     table = Table(
         "", ("node", *numbers, "values"), numbers=numbers, caption=(f"{min(show, len(every))} of {len(every)} nodes",)
     )
     for part, at, share in every[:show]:
-        moments = [_number(float(one[at])) for one in (part.mean, part.std, part.low, part.high)]
+        moments = [_number(float(one[at])) for one in (part.mean, part.std, part.min, part.max)]
         counts = part.counts[at].astype(float)
         outside = f"{share:.1%}" if part.origins[at] != DRAWN and counts.any() else "-"
         table.add(node_name(described, part.layer, at), *moments, outside, line(counts, 24) if counts.any() else "")

@@ -49,11 +49,11 @@ class AsyncClient(Peer[grpc.aio.Channel]):
     reset_statistics = _sends(calls.reset_statistics)
 
     async def watch_statistics(
-        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+        self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> AsyncIterator[Update]:
         """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
         the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
-        call = calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        call = calls.watch_statistics(name, version, source=source, interval=interval, updates=updates)
         messages = self._send(call)(call.data, metadata=self._metadata)
         try:
             async for message in messages:

@@ -246,8 +246,8 @@ def edges(
 ) -> Call[tuple[LayerValues, ...]]:
     """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the model's input; of a model with
     several a mapping by their names. Layers by index or by name; the answer has the indices first. `path`: only edges
-    on the ways from an input to an output. `wanted`: what else of them, the fields of `kanserve.types.Wanted`: top_k,
-    each_row, min_magnitude, rest, nodes, reductions, quantiles, bins."""
+    on the paths from an input to an output. `wanted`: the fields of `kanserve.types.EdgeOptions`: top_k, per_row,
+    min_magnitude, residual, nodes, reductions, quantiles, bins."""
     chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
     request = edges_.edges_request(described, packed(described, rows), **chosen, **wanted)
     return Call(
@@ -305,14 +305,16 @@ def explain(
     reference: Any = "",
     outputs: Sequence[int] = (),
     method: str = "",
-    path: int = 0,
+    path_top_k: int = 0,
 ) -> Call[Explanation]:
     """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
     "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
-    `method`: "rescale", the usual one, or "gradient_x_input". `path`: of each layer so many edges that carried most of
-    the difference, in `Explanation.path`. Raises
-    NotSupported where the model cannot be taken apart, TooLarge."""
-    request = explain_.request(described, rows, reference=reference, outputs=outputs, method=method, path=path)
+    `method`: "rescale", the usual one, or "gradient_x_input". `path_top_k`: number of edges of each layer
+    with the largest share of the difference, in `Explanation.path`. Raises NotSupported for a model that cannot be
+    decomposed, and TooLarge."""
+    request = explain_.request(
+        described, rows, reference=reference, outputs=outputs, method=method, path_top_k=path_top_k
+    )
     return Call(
         f"{KAN}Explain",
         request,
@@ -322,12 +324,12 @@ def explain(
 
 
 @by_name
-def scores(described: Description, /, rows: Any = None, *, over: str = "") -> Call[Scores]:
+def scores(described: Description, /, rows: Any = None, *, source: str = "") -> Call[Scores]:
     """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows of the
     export. "live": over the counted traffic of the model. "baseline": over the counted rows that the export was given.
     "best": over the baseline if there is one, otherwise over the reference rows. Raises NotSupported for a module with
     KAN layers in it."""
-    request = scores_.scores_request(described, rows, over)
+    request = scores_.scores_request(described, rows, source)
     return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.scores_of)
 
 
@@ -345,21 +347,21 @@ def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
     )
 
 
-def statistics(name: str, version: str = "", *, over: str = "total") -> Call[Statistics]:
+def statistics(name: str, version: str = "", *, source: str = "total") -> Call[Statistics]:
     """What the inputs, the nodes inside and the answers of a model's traffic are: of all rows that were looked into
     ("total"), or of the latest ("live"). Raises NotSupported where nothing is looked into."""
-    request = kan.GetStatisticsRequest(model_name=name, model_version=version, over=over)
+    request = kan.GetStatisticsRequest(model_name=name, model_version=version, source=source)
     return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.of)
 
 
 def watch_statistics(
-    name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
 ) -> Call[Iterator[Update]]:
     """The same now and after every `interval` seconds (0: 2), so many `updates` at most (0: until the version is
     replaced, or the server ends): the last one says why. No deadline; leave the loop to end it. Raises as
     `statistics`."""
     request = kan.WatchStatisticsRequest(
-        model_name=name, model_version=version, over=over, interval=interval, updates=updates
+        model_name=name, model_version=version, source=source, interval=interval, updates=updates
     )
     return Call(
         f"{KAN}WatchStatistics", request, kan.StatisticsUpdate.FromString, statistics_.updates, stream=True, again=False

@@ -15,7 +15,7 @@ class VersionChoice:
 
     model: str
     version: str
-    before: str
+    previous_version: str
 
 
 def promote(client: Client, name: str, version: str = "") -> VersionChoice:
@@ -32,19 +32,19 @@ def rollback(client: Client, name: str) -> VersionChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Shadowed:
+class ShadowReport:
     """What a version did on the traffic of the one that answers. A difference is a row's largest, by the largest of
     its answer or 1."""
 
     model: str
     version: str
-    against: str
+    baseline_version: str
     running: bool
     share: float
     tolerance: float
     requests: int
     rows: int
-    rows_beyond: int
+    rows_out_of_tolerance: int
     requests_dropped: int
     requests_failed: int
     largest_difference: float
@@ -52,7 +52,7 @@ class Shadowed:
 
 def shadow(
     client: Client, name: str, version: str = "", *, share: float = 0.0, tolerance: float = 0.0, stop: bool = False
-) -> Shadowed:
+) -> ShadowReport:
     """Try a version on a copy of the traffic; "": tell what came of it. `stop`: end it. 0 is the server's choice: all
     requests, and what the version's export allowed."""
     request = kan.ShadowModelRequest(
@@ -61,17 +61,17 @@ def shadow(
     return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed))
 
 
-def _shadowed(found: kan.ShadowReport) -> Shadowed:
-    return Shadowed(
+def _shadowed(found: kan.ShadowReport) -> ShadowReport:
+    return ShadowReport(
         found.model_name,
         found.model_version,
-        found.against,
+        found.baseline_version,
         found.running,
         found.share,
         found.tolerance,
         found.requests,
         found.rows,
-        found.rows_beyond,
+        found.rows_out_of_tolerance,
         found.requests_dropped,
         found.requests_failed,
         found.largest_difference,
@@ -79,4 +79,4 @@ def _shadowed(found: kan.ShadowReport) -> Shadowed:
 
 
 def _choice(answer: kan.VersionChoice) -> VersionChoice:
-    return VersionChoice(answer.model_name, answer.model_version, answer.before)
+    return VersionChoice(answer.model_name, answer.model_version, answer.previous_version)

@@ -42,7 +42,7 @@ class Coverage:
     zones: tuple[NDArray[np.uint8], ...]
 
     @property
-    def outside(self) -> NDArray[np.bool_]:
+    def out_of_grid(self) -> NDArray[np.bool_]:
         """[B, L]: whether a row has a node outside in each layer."""
         return np.asarray(self.counts[:, :, 2] > 0)
 
@@ -73,9 +73,9 @@ class Explanation:
     """`base` [O] + the sum over n of `contributions` [B, n, O] = `predictions` [B, O], but for `completeness_error`
     [B, O].
 
-    `base` is the answer for the `reference`, whose name tells what it is. The contributions are of the nodes that
-    `layer` is given: the model's inputs (`of_inputs`), but for a module with KAN layers at its end. `outputs`: which of
-    the model's the O are. `notes`: what a reader should know.
+    `base` is the prediction of the `reference`. The contributions belong to the input nodes of `layer`: the model's
+    inputs (`nodes_are_inputs`), except for a module with KAN layers at its end. `outputs`: indices of the O outputs.
+    `notes`: sentences for the reader.
 
     `rows` [B, n]: the numbers that the contributions are of, as they were asked; None where those are no rows of one
     input. `names` and `output_names`: what to call the n and the O; `index`: what a DataFrame called its rows.
@@ -86,7 +86,7 @@ class Explanation:
     method: str
     reference: str
     layer: int
-    of_inputs: bool
+    nodes_are_inputs: bool
     outputs: tuple[int, ...]
     contributions: Floats
     base: Floats
@@ -145,7 +145,7 @@ class Explanation:
 
 
 def request(
-    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str, path: int = 0
+    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str, path_top_k: int = 0
 ) -> kan.ExplainRequest:
     """The message that asks for one. `reference`: its name, or rows."""
     message = kan.ExplainRequest(
@@ -154,7 +154,7 @@ def request(
         **packed(described, rows),
         outputs=outputs,
         method=method,
-        path_top_k=path,
+        path_top_k=path_top_k,
     )
     if isinstance(reference, str):
         message.reference = reference
@@ -167,7 +167,7 @@ def request(
 def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
     """The answer for some rows as plain values."""
     outputs = len(answer.outputs)
-    name = described.names.feature if answer.of_inputs else lambda at: f"layer {answer.layer}, node {at}"
+    name = described.names.feature if answer.nodes_are_inputs else lambda at: f"layer {answer.layer}, node {at}"
 
     def array(field: str, *shape: int) -> Floats:
         return np.frombuffer(getattr(answer, field), "<f8").reshape(shape)
@@ -177,14 +177,14 @@ def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explan
         method=answer.method,
         reference=answer.reference,
         layer=answer.layer,
-        of_inputs=answer.of_inputs,
+        nodes_are_inputs=answer.nodes_are_inputs,
         outputs=tuple(answer.outputs),
         contributions=array("contributions", -1, answer.nodes, outputs),
         base=array("base", outputs),
         predictions=array("predictions", -1, outputs),
         completeness_error=array("completeness_error", -1, outputs),
         notes=tuple(answer.notes),
-        rows=_data(described, rows, answer.nodes) if answer.of_inputs else None,
+        rows=_data(described, rows, answer.nodes) if answer.nodes_are_inputs else None,
         names=tuple(map(name, range(answer.nodes))),
         output_names=tuple(map(described.names.output, answer.outputs)),
         index=index_of(rows),
@@ -202,7 +202,7 @@ def _layer_path(path: kan.LayerPath) -> LayerPath:
         array("sources", "<u4", *edges),
         array("destinations", "<u4", *edges),
         array("values", "<f8", *edges),
-        array("rest", "<f8", -1, path.outputs),
+        array("residual", "<f8", -1, path.outputs),
     )
 
 
@@ -217,7 +217,7 @@ def _data(described: Description, rows: Any, nodes: int) -> Floats | None:
 
 
 def _joined_path(parts: Sequence[LayerPath]) -> LayerPath:
-    arrays = ("sources", "destinations", "values", "rest")
+    arrays = ("sources", "destinations", "values", "residual")
     return LayerPath(parts[0].layer, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays))
 
 

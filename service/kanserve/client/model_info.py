@@ -23,7 +23,7 @@ from kanserve.types import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A served KAN. `against` is what it was verified against, a key of `manifest.VERIFICATION_BASES`, and `claim` says
+    """A served KAN. `verification_basis` is a key of `manifest.VERIFICATION_BASES`, and `claim` says
     so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
     its file did not tell, by name, `given`: what its user said; `names`: what people call its numbers. `zones`: the
     largest errors of each group of rows it was verified with; `files`: what it was made from.
@@ -45,11 +45,11 @@ class Description:
     max_rows: int  # of one edge query
     max_response_bytes: int
     notes: tuple[str, ...]
-    against: str
+    verification_basis: str
     claim: str
     assumed: Mapping[str, str]
     names: Names = UNNAMED
-    outside: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    out_of_range_policy: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     zones: tuple[Zone, ...] = ()
     tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
     files: tuple[SourceFile, ...] = ()
@@ -76,13 +76,13 @@ class Description:
         """The name of a source of a layer: its feature (x0, x1 ... without names), or its number."""
         if layer or self.family == manifest.HYBRID:
             return str(at)
-        columns = next((step.indices for step in self.layers[0].before if step.kind == "select"), ())
+        columns = next((step.indices for step in self.layers[0].pre_steps if step.kind == "select"), ())
         return self.names.feature(columns[at] if columns else at)
 
     def destination(self, layer: int, at: int) -> str:
         """The name of a destination of a layer: its class (y0, y1 ... without names), or its number."""
         last = self.layers[layer]
-        moved = any(step.kind in ("select", "product") for step in last.after)
+        moved = any(step.kind in ("select", "product") for step in last.post_steps)
         if layer < len(self.layers) - 1 or moved or self.family == manifest.HYBRID:
             return str(at)
         return self.names.output(at)
@@ -106,11 +106,11 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         max_rows=answer.limits.max_rows,
         max_response_bytes=answer.limits.max_response_bytes,
         notes=tuple(answer.notes),
-        against=answer.verification.against,
+        verification_basis=answer.verification.basis,
         claim=answer.verification.claim,
         assumed=dict(answer.source.options_assumed),
         names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
-        outside=answer.outside or AS_TRAINED,
+        out_of_range_policy=answer.out_of_range_policy or AS_TRAINED,
         zones=tuple(map(_zone, answer.verification.zones)),
         tolerances=(answer.verification.outputs_tolerance, answer.verification.edges_tolerance),
         files=tuple(SourceFile(name=one.name, sha256=one.sha256) for one in answer.source.files),
@@ -141,8 +141,8 @@ def _layer(layer: kan.Layer, edge_class: str) -> LayerInfo:
         sources=layer.sources,
         destinations=layer.destinations,
         bases=tuple(_basis(basis) for basis in layer.bases),
-        before=_steps(layer.before),
-        after=_steps(layer.after),
+        pre_steps=_steps(layer.pre_steps),
+        post_steps=_steps(layer.post_steps),
         mask=_table(layer.mask, "<f4", layer.sources),
         bias=_vector(layer.bias),
         symbolic=tuple(_symbolic(edge) for edge in layer.symbolic),
@@ -163,7 +163,7 @@ def _basis(basis: kan.Basis) -> BasisInfo:
         parameters=dict(basis.parameters),
         knots=_table(basis.knots, "<f8", basis.knot_rows),
         per_edge=basis.per_edge,
-        before=_steps(basis.before),
+        pre_steps=_steps(basis.pre_steps),
     )
 
 

@@ -81,17 +81,17 @@ class LayerValues:
     strongest edges [rows, *positions, k], whose sources and destinations are [k], or, where every row has its own,
     [rows, *positions, k].
 
-    `rest` [rows, *positions, destinations]: what the layer's other edges add to each of `rest_of`; `nodes`
-    [rows, *positions, n]: what the layer is given; `reductions`: figures over rows and positions by name, in the place
-    of values. None, or none, unless asked for.
+    `residual` [rows, *positions, destinations]: the sum of the layer's other edges for each of `residual_destinations`.
+    `nodes` [rows, *positions, n]: the input vector of the layer. `reductions`: reductions over rows and positions by
+    name, instead of values. None, or empty, unless requested.
     """
 
     layer: int
     sources: np.ndarray[Any, np.dtype[np.int64]]
     destinations: np.ndarray[Any, np.dtype[np.int64]]
     values: np.ndarray[Any, np.dtype[np.float32]]
-    rest: np.ndarray[Any, np.dtype[np.float32]] | None = None
-    rest_of: tuple[int, ...] = ()
+    residual: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    residual_destinations: tuple[int, ...] = ()
     nodes: np.ndarray[Any, np.dtype[np.float32]] | None = None
     reductions: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class LayerValues:
 class LayerCurves:
     """Curves of some edges of a layer: `phi` [S, D, N], float32, over `x` [S, N] of each source, and perhaps its
     `derivative`; `parts`: what each basis of the layer, or `symbolic`, has of phi. `domains` [S]: where the range of
-    each source comes from, one of asked, grid, reference, assumed. `extrema`, if asked for: where each curve is
+    each source comes from, one of requested, grid, reference, assumed. `extrema`, if asked for: where each curve is
     smallest and largest [S, D, 2], and what it is there."""
 
     layer: int
@@ -240,18 +240,20 @@ def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
     shape = tuple(layer.shape)
     lead = shape[: 1 + len(described.layers[layer.layer].positions)]
     sources, destinations = np.array(layer.sources, np.int64), np.array(layer.destinations, np.int64)
-    if layer.each_sources:
+    if layer.per_row_sources:
         sources, destinations = (
             np.frombuffer(part, "<u4").astype(np.int64).reshape(shape)
-            for part in (layer.each_sources, layer.each_destinations)
+            for part in (layer.per_row_sources, layer.per_row_destinations)
         )
     return LayerValues(
         layer=layer.layer,
         sources=sources,
         destinations=destinations,
         values=_floats(layer.values, shape),
-        rest=_floats(layer.rest, (*lead, len(layer.rest_of))) if layer.rest_of else None,
-        rest_of=tuple(layer.rest_of),
+        residual=_floats(layer.residual, (*lead, len(layer.residual_destinations)))
+        if layer.residual_destinations
+        else None,
+        residual_destinations=tuple(layer.residual_destinations),
         nodes=_floats(layer.nodes, (*lead, layer.node_count)) if layer.node_count else None,
         reductions={one.kind: _floats(one.values, tuple(one.shape)) for one in layer.reductions},
     )
@@ -263,12 +265,12 @@ def _floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """`edges` [S, D] and `nodes` [n], what a layer is given: pykan's edge_scores and node_scores. `spread` [S, D]: the
+    """`edges` [S, D] and `nodes` [n], what a layer is given: pykan's edge_scores and node_scores. `std` [S, D]: the
     standard deviation of each edge's values. All float32."""
 
     layer: int
     edges: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    std: NDArray[np.float32]
     nodes: NDArray[np.float32]
 
 
@@ -278,7 +280,7 @@ class Scores:
     those of the model's live traffic that were analysed ("live"). `notes`: what a reader should know."""
 
     version: str
-    over: str
+    source: str
     row_count: int
     layers: tuple[LayerScores, ...]
     notes: tuple[str, ...] = ()
@@ -289,17 +291,17 @@ class Scores:
         return self.layers[0].nodes
 
 
-def scores_request(described: Description, rows: Any, over: str) -> kan.EdgeScoresRequest:
+def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeScoresRequest:
     """The message that asks for them; without rows, over those of the export, or over what is asked for."""
     given = {} if rows is None else packed(described, rows)
-    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, over=over, **given)
+    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **given)
 
 
 def scores_of(answer: kan.EdgeScoresResponse) -> Scores:
     """The answer as plain values."""
     return Scores(
         answer.model_version,
-        answer.over,
+        answer.source,
         answer.row_count,
         tuple(map(_layer_scores, answer.layers)),
         tuple(answer.notes),
@@ -307,7 +309,7 @@ def scores_of(answer: kan.EdgeScoresResponse) -> Scores:
 
 
 def _layer_scores(layer: kan.LayerScores) -> LayerScores:
-    edges, spread = (
-        np.frombuffer(part, "<f4").reshape(layer.sources, layer.destinations) for part in (layer.edges, layer.spread)
+    edges, std = (
+        np.frombuffer(part, "<f4").reshape(layer.sources, layer.destinations) for part in (layer.edges, layer.std)
     )
-    return LayerScores(layer.layer, edges, spread, np.frombuffer(layer.nodes, "<f4"))
+    return LayerScores(layer.layer, edges, std, np.frombuffer(layer.nodes, "<f4"))

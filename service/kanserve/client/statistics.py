@@ -17,30 +17,30 @@ from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
 OUTPUT = -1
-COMPARED = ("psi", "chance", "drifted", "js", "wasserstein", "outside", "before")
-ZONES = ("inside", "extension", "outside")
+COMPARED = ("psi", "psi_threshold", "drifted", "js", "wasserstein", "out_of_range", "baseline_out_of_range")
+ZONES = ("in_grid", "extended_grid", "out_of_grid")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
     """Of the nodes that `layer` is given, the inputs for 0, or of the answers (-1); each array [n].
 
-    `psi`, `js` (bits) and `wasserstein` (cells): how far the window is from the baseline; `chance`: what psi stays
-    below in 99 of 100 windows in which nothing has changed, for all of these nodes together. `outside`, `before`: the
-    share of values outside the cells, now and in the baseline. All of these are empty where there is no baseline.
-    `nonfinite`: how many were not finite. `bounds` and `counts`: of each node, the cells and how many values lay below
-    them, in each, and above them. `zones` [n, 3]: how many lay inside the grid, on its extension and outside;
-    `origins`: where the cells come from, "grid", "reference" or "drawn" (to be outside means nothing then). `mean`,
-    `std`, `low` and `high` of the finite values.
+    `psi`, `js` (bits) and `wasserstein` (bins): the drift of the window from the baseline. `psi_threshold`: the 99th
+    percentile of psi without drift, for all of these nodes together. `out_of_range`, `baseline_out_of_range`: the share
+    of values outside the bins, in the window and in the baseline. All of these are empty without a baseline.
+    `nonfinite`: number of values that are not finite. `bounds` and `counts`: for each node, the bins, and the number of
+    values below them, in each, and above them. `zones` [n, 3]: number of values in the grid, on the extended grid and
+    out of the grid. `origins`: origin of the bins, "grid", "reference" or "drawn" (out of range has no meaning then).
+    `mean`, `std`, `min` and `max` of the finite values.
     """
 
     layer: int
     psi: Floats
     js: Floats
     wasserstein: Floats
-    chance: Floats
-    outside: Floats
-    before: Floats
+    psi_threshold: Floats
+    out_of_range: Floats
+    baseline_out_of_range: Floats
     nonfinite: NDArray[np.uint64]
     bounds: tuple[Floats, ...]
     counts: tuple[NDArray[np.uint64], ...]
@@ -48,13 +48,13 @@ class NodeStatistics:
     origins: tuple[str, ...]
     mean: Floats
     std: Floats
-    low: Floats
-    high: Floats
+    min: Floats
+    max: Floats
 
     @property
     def drifted(self) -> NDArray[np.bool_]:
-        """[n]: whose values have moved, by more than chance."""
-        return np.asarray(self.psi > self.chance)
+        """[n]: nodes whose PSI is above the threshold."""
+        return np.asarray(self.psi > self.psi_threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Statistics:
     `classes` [C]: in how many answers each number was the largest; empty where that says nothing."""
 
     version: str
-    over: str
+    source: str
     row_count: int
     baseline: str
     baseline_rows: int
@@ -81,7 +81,7 @@ class Statistics:
         """A pandas DataFrame with a line for each node: its name, its layer (-1: the answers), its number there, and
         its figures. Raises ImportError without pandas."""
         lines: dict[str, list[Any]] = {"name": [], "layer": [], "node": []}
-        figures = ("mean", "std", "low", "high", "nonfinite", *(COMPARED if self.baseline_rows else ()))
+        figures = ("mean", "std", "min", "max", "nonfinite", *(COMPARED if self.baseline_rows else ()))
         for part in self.nodes:
             count = range(len(part.nonfinite))
             lines["layer"] += [part.layer] * len(count)
@@ -96,7 +96,7 @@ class Update:
     """One of a watch; with the last one, why it was: `ended`, else empty."""
 
     statistics: Statistics
-    ended: str
+    end_reason: str
 
 
 def node_name(described: Description, layer: int, at: int) -> str:
@@ -128,7 +128,7 @@ def of(answer: kan.GetStatisticsResponse) -> Statistics:
     """The answer as plain values."""
     return Statistics(
         version=answer.model_version,
-        over=answer.over,
+        source=answer.source,
         row_count=answer.row_count,
         baseline=answer.baseline,
         baseline_rows=answer.baseline_rows,
@@ -145,12 +145,12 @@ def of(answer: kan.GetStatisticsResponse) -> Statistics:
 def updates(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
     """The messages of a watch as plain values."""
     for message in messages:
-        yield Update(of(message.statistics), message.ended)
+        yield Update(of(message.statistics), message.end_reason)
 
 
 def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
-    numbers = (part.psi, part.js, part.wasserstein, part.psi_chance, part.outside, part.outside_before)
-    psi, js, wasserstein, chance, outside, before = (np.frombuffer(one, "<f8") for one in numbers)
+    numbers = (part.psi, part.js, part.wasserstein, part.psi_threshold, part.out_of_range, part.baseline_out_of_range)
+    psi, js, wasserstein, psi_threshold, out_of_range, baseline = (np.frombuffer(one, "<f8") for one in numbers)
     bounds = np.split(np.frombuffer(part.bounds, "<f8"), np.cumsum(part.bound_counts)[:-1])
     nonfinite = np.frombuffer(part.nonfinite, "<u8")
     bounds = bounds * len(nonfinite) if len(bounds) == 1 else bounds
@@ -160,9 +160,9 @@ def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
         psi=psi,
         js=js,
         wasserstein=wasserstein,
-        chance=chance,
-        outside=outside,
-        before=before,
+        psi_threshold=psi_threshold,
+        out_of_range=out_of_range,
+        baseline_out_of_range=baseline,
         nonfinite=nonfinite,
         bounds=tuple(bounds),
         counts=tuple(np.split(np.frombuffer(part.counts, "<u8"), ends)),
@@ -170,6 +170,6 @@ def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
         origins=tuple(part.origins) * (len(nonfinite) if len(part.origins) == 1 else 1),
         mean=np.frombuffer(part.mean, "<f8"),
         std=np.frombuffer(part.std, "<f8"),
-        low=np.frombuffer(part.low, "<f8"),
-        high=np.frombuffer(part.high, "<f8"),
+        min=np.frombuffer(part.min, "<f8"),
+        max=np.frombuffer(part.max, "<f8"),
     )

@@ -93,7 +93,8 @@ class Executor:
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
         """Wait, and run. Raises QueueFull at once, also where its deadline would pass before its turn; QueueTimeout
-        or DeadlineExceeded for a request that waited too long, which is then not run; Exhausted, BackendError."""
+        or DeadlineExceeded for a request that waited too long, which is then not run; ResourceExhausted,
+        BackendError."""
         if self._alone(rows, limits.deadline):
             return self._at_once(outputs, feeds, rows)
         statistics = self._metrics.statistics
@@ -140,7 +141,7 @@ class Executor:
         self._metrics.statistics.pending += count
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The graph. Raises BackendError, Exhausted."""
+        """The graph. Raises BackendError, ResourceExhausted."""
         return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:

@@ -94,7 +94,7 @@ def _built(kind: type[M], data: bytes) -> M:
 def request_from_pb(
     message: pb.ModelInferRequest, *, deadline: float | None, max_typed_contents_bytes: int
 ) -> InferRequest:
-    """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
+    """ModelInferRequest -> InferRequest. Raises BadRequest, ResourceExhausted, Unsupported."""
     for name, limit in COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
     timeout, priority = _parameters(message)

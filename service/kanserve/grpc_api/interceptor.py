@@ -27,11 +27,11 @@ from kanserve.auth.roles import Principal
 from kanserve.errors import (
     ConcurrencyLimited,
     Draining,
+    InflightBytesLimited,
     KanserveError,
     LimitReached,
     QueueFull,
     RateLimited,
-    TooManyBytes,
     Unsupported,
     let_go,
 )
@@ -393,7 +393,7 @@ class Interceptor:
         if self.calls > self.max_inflight_requests:
             raise ConcurrencyLimited(self.max_inflight_requests)
         if self._bytes > self.max_inflight_bytes:
-            raise TooManyBytes(self.max_inflight_bytes)
+            raise InflightBytesLimited(self.max_inflight_bytes)
 
 
 class StreamRequest:

@@ -20,7 +20,7 @@ from kanserve.models.model import Model
 from kanserve.observability.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.services import statistics
-from kanserve.services.control import Chosen, Control, Report
+from kanserve.services.control import Control, ShadowReport, VersionChoice
 from kanserve.services.explain import Explainer
 from kanserve.services.kan import EdgeQueries, Kan
 from kanserve.services.statistics import Watches
@@ -36,27 +36,27 @@ async def _written(size: int, made: Callable[[], Message]) -> bytes:
     return await asyncio.to_thread(lambda: made().SerializeToString())
 
 
-def _choice(chosen: Chosen) -> bytes:
+def _choice(chosen: VersionChoice) -> bytes:
     answer = kan_pb2.VersionChoice(
-        model_name=chosen.model, model_version=str(chosen.version), before=str(chosen.before)
+        model_name=chosen.model, model_version=str(chosen.version), previous_version=str(chosen.previous_version)
     )
     return answer.SerializeToString()
 
 
-def _shadow(report: Report) -> bytes:
+def _shadow(report: ShadowReport) -> bytes:
     answer = kan_pb2.ShadowReport(
         model_name=report.model,
         model_version=str(report.version),
-        against=str(report.against),
+        baseline_version=str(report.baseline_version),
         running=report.running,
         share=report.share,
         tolerance=report.tolerance,
         requests=report.requests,
         rows=report.rows,
-        rows_beyond=report.beyond,
-        requests_dropped=report.dropped,
-        requests_failed=report.failed,
-        largest_difference=report.largest,
+        rows_out_of_tolerance=report.rows_out_of_tolerance,
+        requests_dropped=report.requests_dropped,
+        requests_failed=report.requests_failed,
+        largest_difference=report.largest_difference,
     )
     return answer.SerializeToString()
 
@@ -133,18 +133,18 @@ class KanService:
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        over = message.over
-        if over == statistics.BEST and not request.row_count:
-            over = statistics.best(self._kan, request)
-        if over:
-            found = await statistics.counted_scores(self._kan, request, over)
+        source = message.source
+        if source == statistics.BEST and not request.row_count:
+            source = statistics.best(self._kan, request)
+        if source:
+            found = await statistics.counted_scores(self._kan, request, source)
             call.facts["version"] = found.info.version
-            answer = kan_codec.scores_to_pb(found.info, request.id, found.over, found.rows, found.layers)
+            answer = kan_codec.scores_to_pb(found.info, request.id, found.source, found.rows, found.layers)
             answer.notes.extend(found.notes)
             return answer.SerializeToString()
         info, of, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
-        size = sum(layer.edges.nbytes + layer.spread.nbytes for layer in layers)
+        size = sum(layer.edges.nbytes + layer.std.nbytes for layer in layers)
         return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, of, rows, layers))
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
@@ -153,7 +153,7 @@ class KanService:
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics.statistics(self._kan, request, message.over)
+        found = await statistics.statistics(self._kan, request, message.source)
         call.facts["version"] = found.info.version
         size = sum(nodes.window.counts.nbytes for nodes in found.nodes)
         return await _written(size, lambda: kan_codec.statistics_to_pb(found))
@@ -294,7 +294,7 @@ TOKEN = 16  # characters of the digest in it
 
 def page(whole: Response, size: int, token: str) -> Response:
     """A page of about `size` bytes of a description, the first without a token. Raises BadRequest for a token that is
-    none, NotPossible for one of another version."""
+    none, FailedPrecondition for one of another version."""
     if size < LEAST:
         raise BadRequest(f"page_bytes is {size}, expected {LEAST} or more, or 0 for everything at once")
     pages = list(_pages(whole, size))

@@ -77,11 +77,11 @@ def batch_from_pb(
 
 
 def scores_to_pb(
-    info: ModelInfo, id: str, over: str, rows: int, layers: Sequence[LayerScores]
+    info: ModelInfo, id: str, source: str, rows: int, layers: Sequence[LayerScores]
 ) -> kan_pb2.EdgeScoresResponse:
     """Scores as a message."""
     answer = kan_pb2.EdgeScoresResponse(
-        model_name=info.name, model_version=str(info.version), digest=info.digest, id=id, over=over, row_count=rows
+        model_name=info.name, model_version=str(info.version), digest=info.digest, id=id, source=source, row_count=rows
     )
     for layer in layers:
         sources, destinations = layer.edges.shape
@@ -90,7 +90,7 @@ def scores_to_pb(
             sources=sources,
             destinations=destinations,
             edges=layer.edges.astype("<f4").tobytes(),
-            spread=layer.spread.astype("<f4").tobytes(),
+            std=layer.std.astype("<f4").tobytes(),
             nodes=layer.nodes.astype("<f4").tobytes(),
         )
     return answer
@@ -105,9 +105,9 @@ def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
         model_version=str(info.version),
         digest=info.digest,
         id=found.id,
-        over=found.over,
+        source=found.source,
         row_count=found.rows,
-        rows_seen=found.seen,
+        rows_seen=found.rows_seen,
         seconds=found.seconds,
         since=found.since,
         processes=found.processes,
@@ -134,16 +134,19 @@ def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> 
         origins=part.origins if len(set(part.origins)) > 1 else part.origins[:1],
         mean=_float64(mean),
         std=_float64(std),
-        low=_float64(window.low),
-        high=_float64(window.high),
+        min=_float64(window.min),
+        max=_float64(window.max),
     )
     if drift is not None:
         last = answer.nodes[-1]
         last.psi, last.js, last.wasserstein = _float64(drift.psi), _float64(drift.js), _float64(drift.wasserstein)
-        last.psi_chance = _float64(drift.chance)
-        last.outside, last.outside_before = _float64(drift.outside), _float64(drift.before)
+        last.psi_threshold = _float64(drift.psi_threshold)
+        last.out_of_range, last.baseline_out_of_range = (
+            _float64(drift.out_of_range),
+            _float64(drift.baseline_out_of_range),
+        )
     if part.baseline is not None:
-        answer.nodes[-1].counts_before = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
+        answer.nodes[-1].baseline_counts = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
 
 
 def watch_from_pb(message: kan_pb2.WatchStatisticsRequest, caller: str = "") -> WatchRequest:
@@ -152,7 +155,7 @@ def watch_from_pb(message: kan_pb2.WatchStatisticsRequest, caller: str = "") -> 
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        over=message.over,
+        source=message.source,
         interval=message.interval,
         updates=message.updates,
         caller=caller,
@@ -177,7 +180,7 @@ def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, 
         reference_count=message.reference_count,
         outputs=tuple(message.outputs),
         method=message.method,
-        path=message.path_top_k,
+        path_top_k=message.path_top_k,
         deadline=deadline,
         caller=caller,
     )
@@ -194,7 +197,7 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         method=answer.method,
         reference=answer.reference,
         layer=what.layer,
-        of_inputs=what.of_inputs,
+        nodes_are_inputs=what.nodes_are_inputs,
         outputs=answer.outputs,
         nodes=what.contributions.shape[1],
         contributions=what.contributions.astype("<f8").tobytes(),
@@ -215,7 +218,7 @@ def _path_to_pb(path: LayerPath) -> kan_pb2.LayerPath:
         sources=path.sources.astype("<u4").tobytes(),
         destinations=path.destinations.astype("<u4").tobytes(),
         values=_float64(path.values),
-        rest=_float64(path.rest),
+        residual=_float64(path.residual),
     )
 
 
@@ -265,11 +268,11 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
         sources=tuple(message.sources),
         destinations=tuple(message.destinations),
         path=infer_codec.both(message, "path_from", "path_to"),
-        wanted=EdgeOptions(
+        options=EdgeOptions(
             top_k=message.top_k,
-            each_row=message.each_row,
+            per_row=message.per_row,
             min_magnitude=message.min_magnitude,
-            rest=message.rest,
+            residual=message.residual,
             nodes=message.nodes,
             reductions=tuple(message.reductions),
             quantiles=tuple(message.quantiles),
@@ -292,7 +295,7 @@ def estimated(request: EdgeRequest, info: ModelInfo, estimate: Estimate) -> kan_
             max_response_bytes=estimate.max_response_bytes,
             evaluations=estimate.evaluations,
             max_evaluations=estimate.max_evaluations,
-            fits=estimate.fits,
+            within_limits=estimate.within_limits,
         ),
     )
 
@@ -321,10 +324,13 @@ def _layer(layer: LayerEdges) -> kan_pb2.LayerEdges:
         destinations=layer.destinations,
         first_row=layer.first_row,
     )
-    if layer.each is not None:
-        message.each_sources, message.each_destinations = (part.astype("<u4").tobytes() for part in layer.each)
-    if layer.rest is not None:
-        message.rest, message.rest_of[:] = layer.rest.astype("<f4").tobytes(), layer.rest_of
+    if layer.per_row is not None:
+        message.per_row_sources, message.per_row_destinations = (part.astype("<u4").tobytes() for part in layer.per_row)
+    if layer.residual is not None:
+        message.residual, message.residual_destinations[:] = (
+            layer.residual.astype("<f4").tobytes(),
+            layer.residual_destinations,
+        )
     if layer.nodes is not None:
         message.nodes, message.node_count = layer.nodes.astype("<f4").tobytes(), layer.nodes.shape[-1]
     for kind, values in layer.reductions:
@@ -362,8 +368,8 @@ def _rows(layer: LayerEdges, start: int, end: int) -> LayerEdges:
     return dataclasses.replace(
         layer,
         values=some(layer.values),
-        each=None if layer.each is None else (some(layer.each[0]), some(layer.each[1])),
-        rest=None if layer.rest is None else some(layer.rest),
+        per_row=None if layer.per_row is None else (some(layer.per_row[0]), some(layer.per_row[1])),
+        residual=None if layer.residual is None else some(layer.residual),
         nodes=None if layer.nodes is None else some(layer.nodes),
         first_row=layer.first_row + start,
     )
@@ -380,7 +386,7 @@ def _by_edges(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
     step = max(1, min(count - 1, count * most // layer.nbytes))
     for at in range(0, count, step):
         yield from divided(_edges(layer, axis, slice(at, at + step)), most)
-        layer = dataclasses.replace(layer, rest=None, rest_of=(), nodes=None)
+        layer = dataclasses.replace(layer, residual=None, residual_destinations=(), nodes=None)
 
 
 def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
@@ -394,7 +400,7 @@ def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
         sources=layer.sources[which] if axis == -2 or layer.picked else layer.sources,
         destinations=layer.destinations[which] if axis == -1 else layer.destinations,
         values=some(layer.values),
-        each=None if layer.each is None else (some(layer.each[0]), some(layer.each[1])),
+        per_row=None if layer.per_row is None else (some(layer.per_row[0]), some(layer.per_row[1])),
         reductions=tuple((kind, some(array)) for kind, array in layer.reductions),
     )
 
@@ -422,7 +428,7 @@ class Told:
 
     async def update(self, found: Found, ended: str) -> bytes:
         """A StatisticsUpdate. If the nodes are the same object, the statistics are the same."""
-        key = found.info.name, found.info.version, found.over
+        key = found.info.name, found.info.version, found.source
         nodes, task = self._written.get(key, (None, None))
         if task is None or nodes is not found.nodes:
             task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(found, id="")))
@@ -430,7 +436,7 @@ class Told:
         # In the protobuf encoding, concatenated messages are merged.
         own = kan_pb2.GetStatisticsResponse(id=found.id).SerializeToString()
         statistics = await asyncio.shield(task)
-        last = kan_pb2.StatisticsUpdate(ended=ended).SerializeToString()
+        last = kan_pb2.StatisticsUpdate(end_reason=ended).SerializeToString()
         return b"".join((STATISTICS, varint(len(statistics) + len(own)), statistics, own, last))
 
 

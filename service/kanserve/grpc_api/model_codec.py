@@ -106,7 +106,7 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
         classes=manifest.names.classes,
         units=manifest.names.units,
         description=manifest.names.description,
-        outside=manifest.out_of_range,
+        out_of_range_policy=manifest.out_of_range,
     )
     message.input.CopyFrom(_tensor(info.inputs[0]))
     message.output.CopyFrom(_tensor(info.outputs[0]))
@@ -126,10 +126,10 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
 
 def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) -> None:
     proof = manifest.verification
-    message.verification.against = manifest.against
+    message.verification.basis = manifest.verification_basis
     message.verification.claim = manifest.claim
     for one in proof.expected_outputs:
-        message.verification.answers.add(
+        message.verification.expected_outputs.add(
             name=one.name,
             sha256=one.sha256,
             rows=one.rows,
@@ -158,8 +158,8 @@ def _layer(index: int, layer: LayerInfo) -> kan_pb2.Layer:
         sources=layer.sources,
         destinations=layer.destinations,
         bases=[_basis(basis) for basis in layer.bases],
-        before=[_step(step) for step in layer.before],
-        after=[_step(step) for step in layer.after],
+        pre_steps=[_step(step) for step in layer.pre_steps],
+        post_steps=[_step(step) for step in layer.post_steps],
         mask=_packed(layer.mask, "<f4"),
         bias=_packed(layer.bias, "<f8"),
         active_edges=layer.active_edges,
@@ -190,7 +190,7 @@ def _basis(basis: BasisInfo) -> kan_pb2.Basis:
         knots=_packed(basis.knots, "<f8"),
         knot_rows=len(basis.knots),
         per_edge=basis.per_edge,
-        before=[_step(step) for step in basis.before],
+        pre_steps=[_step(step) for step in basis.pre_steps],
     )
 
 
@@ -235,7 +235,7 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.widths": ",".join("x".join(map(str, shape)) for shape in info.manifest.shapes),
             "kan.format": str(info.manifest.format),
             "kan.verification": info.manifest.claim,
-            "kan.outside": info.manifest.out_of_range,
+            "kan.out_of_range_policy": info.manifest.out_of_range,
             **({"kan.approximation": text} if (text := info.manifest.approximation.text) else {}),
             **_names(info.manifest.names),
         }

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from kanserve.auth import permissions, roles
-from kanserve.errors import NotFound, TooManyWatches
+from kanserve.errors import NotFound, WatchesLimited
 from kanserve.grpc_api import call_context, infer_codec
 from kanserve.grpc_api.call_context import Call, RequestMetadata
 from kanserve.grpc_api.inference import InferenceService, InferStream
@@ -119,7 +119,7 @@ class Health:
         """The state now and after every change, until the server leaves."""
         service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
         if self._watches >= self.max_watch_streams:
-            raise TooManyWatches("too many health watches are open")
+            raise WatchesLimited("too many health watches are open")
         self._watches += 1
         try:
             last: bool | Health | None = self  # nothing was sent yet

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
-from kanserve.errors import TooManyUnfinished
+from kanserve.errors import RequestBufferLimited
 
 T = TypeVar("T")
 SMALL = 2**12  # bytes; a smaller piece is joined with others
@@ -71,7 +71,7 @@ class Unfinished:
 
     def grown(self, part: Part, size: int) -> None:
         """`part` has `size` bytes more (or less, if negative). Rejects requests until the total fits the limit. Raises
-        TooManyUnfinished if `part` itself is rejected."""
+        RequestBufferLimited if `part` itself is rejected."""
         caller = self._callers.setdefault(part.caller, _Caller())
         connection = caller.connections.setdefault(part.connection, _Connection())
         connection.parts[part] = None
@@ -84,7 +84,7 @@ class Unfinished:
             self.gone(newest)
             newest.refuse()
             if newest is part:
-                raise TooManyUnfinished(self.most)
+                raise RequestBufferLimited(self.most)
 
     def gone(self, part: Part) -> None:
         """`part` holds nothing any more."""
@@ -158,20 +158,20 @@ class Part:
         return self._task is not None
 
     def holds(self, size: int) -> None:
-        """`size` bytes have arrived and are not passed on yet. Raises TooManyUnfinished."""
+        """`size` bytes have arrived and are not passed on yet. Raises RequestBufferLimited."""
         if size == 0:
             self._account.gone(self)
         elif size != self.size:
             self._account.grown(self, size - self.size)
 
     async def more(self, coming: Awaitable[T]) -> T:
-        """The next bytes. Raises TooManyUnfinished if the request is rejected meanwhile."""
+        """The next bytes. Raises RequestBufferLimited if the request is rejected meanwhile."""
         task = self._task = asyncio.current_task()
         try:
             return await coming
         except asyncio.CancelledError:
             if self._refused and task is not None and task.uncancel() == 0:
-                raise TooManyUnfinished(self._account.most) from None
+                raise RequestBufferLimited(self._account.most) from None
             raise
         finally:
             self._task = None

@@ -39,14 +39,14 @@ class Known:
     bounds: dict[int, Bounds] = field(default_factory=dict)
 
     def of(self, manifest: Manifest, at: int, width: int) -> Bounds:
-        """What the `width` nodes of a layer are held against. Raises NotPossible."""
+        """What the `width` nodes of a layer are held against. Raises FailedPrecondition."""
         if at not in self.bounds:
             self.bounds[at] = bounds(manifest, at, width)
         return self.bounds[at]
 
 
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
-    """What the `width` nodes that layer `at` is given are held against. Raises NotPossible."""
+    """What the `width` nodes that layer `at` is given are held against. Raises FailedPrecondition."""
     layer, baseline = manifest.layers[at], manifest.baseline
     clamped = at == 0 and manifest.out_of_range == CLAMP
     try:
@@ -61,7 +61,7 @@ def compute(
     session: Session, manifest: Manifest, known: Known, rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[LayerCoverage, ...] | None]:
     """Of each layer, for `rows` [B, ...] by input: None after each step of so many rows, and at last the answer. Raises
-    NotPossible."""
+    FailedPrecondition."""
     names = [layer.node_tensor for layer in manifest.layers]
     wanted = [name for name in dict.fromkeys(names) if name not in rows]
     found: list[list[LayerCoverage]] = [[] for _ in names]
@@ -101,8 +101,8 @@ class OutOfRangeInput:
 
 
 class InputRangeGuard:
-    """Of a version whose export said that somebody is to know. `rows`: counts those outside. Raises NotPossible for a
-    manifest that does not fit itself."""
+    """Of a version whose export said that somebody is to know. `rows`: counts those outside. Raises FailedPrecondition
+    for a manifest that does not fit itself."""
 
     def __init__(self, manifest: Manifest, rows: Number) -> None:
         self.policy, self.rows = manifest.out_of_range, rows

@@ -40,7 +40,7 @@ class LayerGraph:
         self._session: Session | None = None
 
     def _open(self) -> Session:
-        """Raises NotPossible."""
+        """Raises FailedPrecondition."""
         if self._session is None:
             assert self._create is not None
             try:
@@ -52,11 +52,11 @@ class LayerGraph:
 
     @property
     def given(self) -> TensorInfo:
-        """The node vectors [N, n] that it takes. Raises NotPossible."""
+        """The node vectors [N, n] that it takes. Raises FailedPrecondition."""
         return self._open().inputs[0]
 
     def run(self, nodes: Array) -> Floats:
-        """Node vectors [N, n] -> edge values [N, S, D]. Raises NotPossible, BackendError."""
+        """Node vectors [N, n] -> edge values [N, S, D]. Raises FailedPrecondition, BackendError."""
         return self.parts(nodes, ())[0]
 
     def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
@@ -170,7 +170,7 @@ def compute(
     """What is planned of layers for `rows` [B, ...] by input: None after each step, and at last the answer.
 
     The serving graph computes the node vectors, only those that are needed, for at
-    most `piece_rows` rows at a time (0: no such limit). Raises Exhausted for edges of a magnitude, if they are
+    most `piece_rows` rows at a time (0: no such limit). Raises ResourceExhausted for edges of a magnitude, if they are
     more than `most_bytes`.
     """
     nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
@@ -184,7 +184,7 @@ def compute(
 
 
 def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer:
-    if plan.wanted.each_row:
+    if plan.options.per_row:
         return _OfEachRow(graph, plan, rows)
     return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
 
@@ -198,11 +198,11 @@ class Answer(EdgeConsumer):
         self._per_row = math.prod(plan.positions)
         times = rows * self._per_row
         self._nodes: Values | None = None
-        self._rest = np.zeros((times, len(plan.destinations))) if plan.wanted.rest else None
+        self._rest = np.zeros((times, len(plan.destinations))) if plan.options.residual else None
 
     def given(self, row: int, vectors: Array) -> None:
         """The node vectors [N, n] of some rows, from `row` on."""
-        if self._plan.wanted.nodes:
+        if self._plan.options.nodes:
             if self._nodes is None:
                 self._nodes = np.empty((self._rows * self._per_row, vectors.shape[1]), np.float32)
             at = row * self._per_row
@@ -222,22 +222,22 @@ class Answer(EdgeConsumer):
         """Values [n, s, d] of the edges that were asked for, those from time `at` on."""
 
     def settle(self, most_bytes: int) -> bool:
-        """After the first pass. False if the values are to come in a second. Raises Exhausted."""
+        """After the first pass. False if the values are to come in a second. Raises ResourceExhausted."""
         return True
 
     def result(self) -> LayerEdges:
         """The answer, when every value is there."""
         lead = (self._rows, *self._plan.positions)
         nodes = None
-        if self._plan.wanted.nodes:
+        if self._plan.options.nodes:
             found = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
             nodes = found.reshape(*lead, found.shape[1])
         with np.errstate(all="ignore"):
             rest = None if self._rest is None else _float32(self._rest - self.sums())
-        of = self._plan.destinations if self._plan.wanted.rest else ()
+        of = self._plan.destinations if self._plan.options.residual else ()
         if rest is not None:
             rest = rest.reshape(*lead, len(of))
-        return dataclasses.replace(self.edges(lead), nodes=nodes, rest=rest, rest_of=of)
+        return dataclasses.replace(self.edges(lead), nodes=nodes, residual=rest, residual_destinations=of)
 
     @abstractmethod
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
@@ -293,10 +293,10 @@ class _Picked(Answer):
 
     def settle(self, most_bytes: int) -> bool:
         """Choose the strongest edges."""
-        least = self._plan.wanted.min_magnitude
+        least = self._plan.options.min_magnitude
         count = int((self._strength >= least).sum())
         count = min(count, self._plan.top_k or count)
-        times = 1 if self._plan.wanted.reductions else self._rows * self._per_row
+        times = 1 if self._plan.options.reductions else self._rows * self._per_row
         if (needed := count * times * query_plan.VALUE_BYTES) > most_bytes:
             raise ResourceExhausted(
                 f"{count} edges of layer {self._plan.layer} reach a magnitude of {least:g}, whose values take {needed} "
@@ -380,7 +380,7 @@ class _Figures(_Sink):
 
     def __init__(self, plan: LayerPlan, edges: tuple[int, ...]) -> None:
         super().__init__(0, edges)
-        wanted = plan.wanted
+        wanted = plan.options
         self._reducer = reduce.Reducer(wanted.reductions, edges, wanted.quantiles, wanted.bins)
 
     def put(self, at: int, picked: Floats) -> None:
@@ -395,7 +395,7 @@ class _Figures(_Sink):
 
 
 def _sink(plan: LayerPlan, times: int, edges: tuple[int, ...]) -> _Sink:
-    return _Figures(plan, edges) if plan.wanted.reductions else _Sink(times, edges)
+    return _Figures(plan, edges) if plan.options.reductions else _Sink(times, edges)
 
 
 def _float32(values: Array) -> Values:

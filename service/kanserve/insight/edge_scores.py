@@ -40,7 +40,7 @@ class _Spread(EdgeConsumer):
 
 
 def reference(manifest: Manifest) -> dict[str, Array]:
-    """The reference rows of an export by input. Raises NotPossible where there are not two."""
+    """The reference rows of an export by input. Raises FailedPrecondition where there are not two."""
     if len(manifest.reference.inputs) < 2:
         raise FailedPrecondition(f"model '{manifest.name}' has no reference rows of its own: send rows")
     return verify.feeds(manifest)
@@ -116,7 +116,7 @@ class _Before(Window):
             return self._known[0], self._known[1] * np.sqrt(count / np.where(count > 1, count - 1, np.nan))
 
 
-def before(manifest: Manifest) -> NodeCounts:
+def baseline_counts(manifest: Manifest) -> NodeCounts:
     """The baseline of an export, in the form of counts."""
     found = manifest.baseline
     windows = tuple(_Before(one) for one in (*found.layers, *found.outputs))

@@ -94,7 +94,7 @@ def compute(
 ) -> Iterator[Explanation | None]:
     """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
     the same each time. `method`: one of METHODS. `path`: so many edges of each layer that carried most, of RESCALE.
-    None after each step, and a piece of the rows now and then. Raises NotPossible."""
+    None after each step, and a piece of the rows now and then. Raises FailedPrecondition."""
     name, given = reference
     if not prepared.chain:
         prepared.chain = _chain(session, graphs, manifest, _some(given, _own(manifest, given)))
@@ -111,7 +111,7 @@ def compute(
             found, ways = yield from _shared(chain, seen, bases, outputs, path=path > 0)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
-            of_inputs=chain[0].layer.node_tensor in rows,
+            nodes_are_inputs=chain[0].layer.node_tensor in rows,
             contributions=found,
             base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
             predictions=seen.answers[:, list(outputs)],
@@ -171,7 +171,7 @@ def _row_bytes(chain: Sequence[ExplainedLayer], outputs: int, *, path: bool) -> 
 def _chain(
     session: Session, graphs: tuple[LayerGraph, ...], manifest: Manifest, rows: Mapping[str, Array]
 ) -> tuple[ExplainedLayer, ...]:
-    """From the first layer that is explained to the last, as it is on some rows. Raises NotPossible."""
+    """From the first layer that is explained to the last, as it is on some rows. Raises FailedPrecondition."""
     last = manifest.output
     if len(manifest.outputs) > 1 or len(last.shape) != 2:
         raise FailedPrecondition(
@@ -207,7 +207,7 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
     try:
         link = ExplainedLayer(graph, attribution.parts(layer))
         seen = link.at(nodes)
-        found = attribution.after(layer, seen.sums(layer))
+        found = attribution.apply_post_steps(layer, seen.sums(layer))
         for part in link.parts:  # whether each step before them is known
             attribution.read(part, seen.nodes)
     except attribution.NoParts:

@@ -270,7 +270,7 @@ class TrafficSampler:
         with self._lock:  # a version that has gone would have its series again
             for nodes in () if self._ended else compared:
                 if nodes.drift is not None:
-                    outside = float(np.nan_to_num(nodes.drift.outside).mean())
+                    outside = float(np.nan_to_num(nodes.drift.out_of_range).mean())
                     self._set(nodes, nodes.drift.ratio, outside)
         if self._shelf is not None and time.monotonic() > self._written + self._shelf.every:
             self.keep()
@@ -280,7 +280,7 @@ class TrafficSampler:
         if nodes.drift is None:
             return
         labels = (*self._labels, "output" if nodes.layer == OUTPUT else str(nodes.layer))
-        before = float(np.nan_to_num(nodes.drift.before).mean())
+        before = float(np.nan_to_num(nodes.drift.baseline_out_of_range).mean())
         self._metrics.number("kanserve_drift_psi_ratio").labels(*labels).set(ratio)
         self._metrics.number("kanserve_out_of_range_ratio").labels(*labels).set(outside)
         self._metrics.number("kanserve_baseline_out_of_range_ratio").labels(*labels).set(before)

@@ -163,7 +163,7 @@ class Part:
 
 
 def parts(manifest: Manifest, run: Run) -> list[Part]:
-    """Of all layers and outputs. Raises NotPossible where there are too many, and what `run` does."""
+    """Of all layers and outputs. Raises FailedPrecondition where there are too many, and what `run` does."""
     layers: list[tuple[int, str, LayerInfo | None]] = [
         (at, layer.node_tensor, layer) for at, layer in enumerate(manifest.layers)
     ]

@@ -33,7 +33,7 @@ HEAD = 2**12  # bytes of the line of JSON at most
 LEVEL = 1  # of compression
 KEPT = "kept"
 ALONE = 10.0  # seconds between two times that it is written, where nobody waits for it
-ARRAYS = ("counts", "nonfinite", "sums", "squares", "low", "high")  # of a window
+ARRAYS = ("counts", "nonfinite", "sums", "squares", "min", "max")  # of a window
 
 log = logs.get_logger("models")
 

@@ -58,7 +58,7 @@ class ModelEvents:
         key = (info.name, info.version)
         self._refused.pop(key, None)
         self._metrics.loaded(info.name, str(info.version), info.digest, seconds)
-        facts = {} if info.manifest is None else {"against": info.manifest.against}
+        facts = {} if info.manifest is None else {"verification_basis": info.manifest.verification_basis}
         if instead_of:
             facts["instead_of"] = instead_of[:12]
         what = "loaded in the place of another graph" if instead_of else "loaded"

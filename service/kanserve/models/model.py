@@ -99,7 +99,7 @@ class Model:
         """Run the graph, together with whatever else waits.
 
         Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that
-        waited too long, which is then not run; Exhausted and BackendError.
+        waited too long, which is then not run; ResourceExhausted and BackendError.
         """
         return await self._executor.run(outputs, feeds, rows, limits)
 
@@ -120,7 +120,7 @@ class Model:
             one.offer(names, size, copy)
 
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """Run the graph now, on the caller's thread, uncounted. Raises BackendError, Exhausted."""
+        """Run the graph now, on the caller's thread, uncounted. Raises BackendError, ResourceExhausted."""
         return self._session.run(outputs, feeds)
 
     def lane(self, form: RequestSignature) -> FastPath | None:
@@ -138,7 +138,7 @@ class Model:
     ) -> tuple[LayerEdges, ...]:
         """What is planned of the edges of layers for `rows` [B, ...] by input; see `edge_queries.compute`.
 
-        Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
+        Raises FailedPrecondition without edge graphs, QueueFull, DeadlineExceeded, ResourceExhausted,
         BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
         passes, the work stops at the next step.
         """
@@ -232,7 +232,7 @@ class Model:
             return await anext(answers)
 
     def _graph(self) -> tuple[LayerGraph, ...]:
-        """The edge graphs. Raises NotPossible."""
+        """The edge graphs. Raises FailedPrecondition."""
         if not self._graphs:
             raise edge_queries.missing(self.info.name)
         return self._graphs

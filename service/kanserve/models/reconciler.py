@@ -116,8 +116,8 @@ class Rollout:
         await self._carry_out(look, now, asyncio.Event())
 
     async def load_by_hand(self, name: str) -> None:
-        """All versions of a model that its policy wants, as they lie there now. Raises NotFound, NotPossible, and
-        Unavailable for a repository that cannot be read."""
+        """All versions of a model that its policy wants, as they lie there now. Raises NotFound, FailedPrecondition,
+        and Unavailable for a repository that cannot be read."""
         async with self._turn:
             try:
                 look = await self._look()

@@ -69,7 +69,7 @@ class Choice:
     """The version of a model that answers requests without one, and the one that did before."""
 
     version: int
-    before: int
+    previous_version: int
 
 
 class Registry:
@@ -217,7 +217,7 @@ class Registry:
         return sorted(version for version, entry in versions.items() if entry.model is not None)
 
     def resolve(self, name: str, version: str) -> Model:
-        """The model that answers. Raises NotFound, BadRequest, Unavailable, NotPossible."""
+        """The model that answers. Raises NotFound, BadRequest, Unavailable, FailedPrecondition."""
         entry = self.entry(name, version)
         if entry.model is not None:
             return entry.model

@@ -28,10 +28,10 @@ class Shadow:
     """On the event loop, but for what its own thread does. `share` of requests is copied; a row is beyond `tolerance`
     whose outputs differ by more than this part of the largest of its answer, or of 1."""
 
-    def __init__(self, model: Model, against: int, share: float, tolerance: float, metrics: Metrics) -> None:
-        self.model, self.against, self.share, self.tolerance = model, against, share, tolerance
-        self.requests = self.rows = self.beyond = self.dropped = self.failed = 0
-        self.largest = 0.0
+    def __init__(self, model: Model, baseline_version: int, share: float, tolerance: float, metrics: Metrics) -> None:
+        self.model, self.baseline_version, self.share, self.tolerance = model, baseline_version, share, tolerance
+        self.requests = self.rows = self.rows_out_of_tolerance = self.requests_dropped = self.requests_failed = 0
+        self.largest_difference = 0.0
         self._labels, self._metrics = (model.info.name, str(model.info.version)), metrics
         self._due, self._waiting, self._bytes = 0.0, 0, 0
         self._ended = False
@@ -50,7 +50,7 @@ class Shadow:
             return
         self._due -= 1
         if self._waiting >= WAIT or self._bytes + size > BYTES:
-            self.dropped += 1
+            self.requests_dropped += 1
             self._count("dropped_requests_total", 1)
             return
         self._hold(1, size)
@@ -72,7 +72,7 @@ class Shadow:
             found = self.model.trace(names, feeds)
             apart = differences(given, found)
         except (KanserveError, ValueError):
-            self.failed += 1
+            self.requests_failed += 1
             self._count("failed_requests_total", 1)
         else:
             self._take(apart)
@@ -83,11 +83,11 @@ class Shadow:
         beyond = int((~(apart <= self.tolerance)).sum())
         self.requests += 1
         self.rows += len(apart)
-        self.beyond += beyond
-        self.largest = max(self.largest, float(apart.max(initial=0.0)))
+        self.rows_out_of_tolerance += beyond
+        self.largest_difference = max(self.largest_difference, float(apart.max(initial=0.0)))
         self._count("rows_total", len(apart))
         self._count("mismatched_rows_total", beyond)
-        self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest)
+        self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest_difference)
 
     def _count(self, what: str, amount: int) -> None:
         self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)

@@ -22,14 +22,14 @@ class RollbackModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ...) -> None: ...
 
 class VersionChoice(_message.Message):
-    __slots__ = ("model_name", "model_version", "before")
+    __slots__ = ("model_name", "model_version", "previous_version")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
-    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
-    before: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., before: _Optional[str] = ...) -> None: ...
+    previous_version: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., previous_version: _Optional[str] = ...) -> None: ...
 
 class ShadowModelRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "share", "tolerance", "stop")
@@ -46,32 +46,32 @@ class ShadowModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., stop: _Optional[bool] = ...) -> None: ...
 
 class ShadowReport(_message.Message):
-    __slots__ = ("model_name", "model_version", "against", "running", "share", "tolerance", "requests", "rows", "rows_beyond", "requests_dropped", "requests_failed", "largest_difference")
+    __slots__ = ("model_name", "model_version", "baseline_version", "running", "share", "tolerance", "requests", "rows", "rows_out_of_tolerance", "requests_dropped", "requests_failed", "largest_difference")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
-    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
-    ROWS_BEYOND_FIELD_NUMBER: _ClassVar[int]
+    ROWS_OUT_OF_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FAILED_FIELD_NUMBER: _ClassVar[int]
     LARGEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
-    against: str
+    baseline_version: str
     running: bool
     share: float
     tolerance: float
     requests: int
     rows: int
-    rows_beyond: int
+    rows_out_of_tolerance: int
     requests_dropped: int
     requests_failed: int
     largest_difference: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., against: _Optional[str] = ..., running: _Optional[bool] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., rows_beyond: _Optional[int] = ..., requests_dropped: _Optional[int] = ..., requests_failed: _Optional[int] = ..., largest_difference: _Optional[float] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., baseline_version: _Optional[str] = ..., running: _Optional[bool] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., rows_out_of_tolerance: _Optional[int] = ..., requests_dropped: _Optional[int] = ..., requests_failed: _Optional[int] = ..., largest_difference: _Optional[float] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "page_bytes", "page_token")
@@ -86,7 +86,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., page_bytes: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "outside", "next_page_token")
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -106,7 +106,7 @@ class DescribeModelResponse(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
-    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_RANGE_POLICY_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
@@ -127,9 +127,9 @@ class DescribeModelResponse(_message.Message):
     classes: _containers.RepeatedScalarFieldContainer[str]
     units: _containers.RepeatedScalarFieldContainer[str]
     description: str
-    outside: str
+    out_of_range_policy: str
     next_page_token: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., outside: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class TensorInfo(_message.Message):
     __slots__ = ("name", "datatype", "shape")
@@ -142,13 +142,13 @@ class TensorInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("index", "sources", "destinations", "bases", "before", "after", "mask", "bias", "symbolic", "active_edges", "name", "edge_class", "positions")
+    __slots__ = ("index", "sources", "destinations", "bases", "pre_steps", "post_steps", "mask", "bias", "symbolic", "active_edges", "name", "edge_class", "positions")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     BASES_FIELD_NUMBER: _ClassVar[int]
-    BEFORE_FIELD_NUMBER: _ClassVar[int]
-    AFTER_FIELD_NUMBER: _ClassVar[int]
+    PRE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    POST_STEPS_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
     SYMBOLIC_FIELD_NUMBER: _ClassVar[int]
@@ -160,8 +160,8 @@ class Layer(_message.Message):
     sources: int
     destinations: int
     bases: _containers.RepeatedCompositeFieldContainer[Basis]
-    before: _containers.RepeatedCompositeFieldContainer[NodeStep]
-    after: _containers.RepeatedCompositeFieldContainer[NodeStep]
+    pre_steps: _containers.RepeatedCompositeFieldContainer[NodeStep]
+    post_steps: _containers.RepeatedCompositeFieldContainer[NodeStep]
     mask: bytes
     bias: bytes
     symbolic: _containers.RepeatedCompositeFieldContainer[SymbolicEdge]
@@ -169,10 +169,10 @@ class Layer(_message.Message):
     name: str
     edge_class: str
     positions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, index: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., bases: _Optional[_Iterable[_Union[Basis, _Mapping]]] = ..., before: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., mask: _Optional[bytes] = ..., bias: _Optional[bytes] = ..., symbolic: _Optional[_Iterable[_Union[SymbolicEdge, _Mapping]]] = ..., active_edges: _Optional[int] = ..., name: _Optional[str] = ..., edge_class: _Optional[str] = ..., positions: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., bases: _Optional[_Iterable[_Union[Basis, _Mapping]]] = ..., pre_steps: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., post_steps: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., mask: _Optional[bytes] = ..., bias: _Optional[bytes] = ..., symbolic: _Optional[_Iterable[_Union[SymbolicEdge, _Mapping]]] = ..., active_edges: _Optional[int] = ..., name: _Optional[str] = ..., edge_class: _Optional[str] = ..., positions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Basis(_message.Message):
-    __slots__ = ("kind", "functions", "parameters", "knots", "knot_rows", "per_edge", "before")
+    __slots__ = ("kind", "functions", "parameters", "knots", "knot_rows", "per_edge", "pre_steps")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,15 +186,15 @@ class Basis(_message.Message):
     KNOTS_FIELD_NUMBER: _ClassVar[int]
     KNOT_ROWS_FIELD_NUMBER: _ClassVar[int]
     PER_EDGE_FIELD_NUMBER: _ClassVar[int]
-    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PRE_STEPS_FIELD_NUMBER: _ClassVar[int]
     kind: str
     functions: int
     parameters: _containers.ScalarMap[str, str]
     knots: bytes
     knot_rows: int
     per_edge: bool
-    before: _containers.RepeatedCompositeFieldContainer[NodeStep]
-    def __init__(self, kind: _Optional[str] = ..., functions: _Optional[int] = ..., parameters: _Optional[_Mapping[str, str]] = ..., knots: _Optional[bytes] = ..., knot_rows: _Optional[int] = ..., per_edge: _Optional[bool] = ..., before: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ...) -> None: ...
+    pre_steps: _containers.RepeatedCompositeFieldContainer[NodeStep]
+    def __init__(self, kind: _Optional[str] = ..., functions: _Optional[int] = ..., parameters: _Optional[_Mapping[str, str]] = ..., knots: _Optional[bytes] = ..., knot_rows: _Optional[int] = ..., per_edge: _Optional[bool] = ..., pre_steps: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ...) -> None: ...
 
 class NodeStep(_message.Message):
     __slots__ = ("kind", "indices", "scale", "bias", "epsilon", "function")
@@ -286,7 +286,7 @@ class Source(_message.Message):
     def __init__(self, files: _Optional[_Iterable[_Union[Source.File, _Mapping]]] = ..., exporter_version: _Optional[str] = ..., options_given: _Optional[_Mapping[str, str]] = ..., options_assumed: _Optional[_Mapping[str, str]] = ..., options_decided: _Optional[_Mapping[str, str]] = ..., alternatives: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Verification(_message.Message):
-    __slots__ = ("zones", "outputs_tolerance", "edges_tolerance", "against", "answers", "claim")
+    __slots__ = ("zones", "outputs_tolerance", "edges_tolerance", "basis", "expected_outputs", "claim")
     class Zone(_message.Message):
         __slots__ = ("name", "rows", "outputs_max_abs", "outputs_max_rel", "edges_max_abs", "edges_max_rel", "worst_edge", "worst_output")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -309,18 +309,18 @@ class Verification(_message.Message):
     ZONES_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     EDGES_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
-    AGAINST_FIELD_NUMBER: _ClassVar[int]
-    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     zones: _containers.RepeatedCompositeFieldContainer[Verification.Zone]
     outputs_tolerance: float
     edges_tolerance: float
-    against: str
-    answers: _containers.RepeatedCompositeFieldContainer[Answers]
+    basis: str
+    expected_outputs: _containers.RepeatedCompositeFieldContainer[ParityCheck]
     claim: str
-    def __init__(self, zones: _Optional[_Iterable[_Union[Verification.Zone, _Mapping]]] = ..., outputs_tolerance: _Optional[float] = ..., edges_tolerance: _Optional[float] = ..., against: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answers, _Mapping]]] = ..., claim: _Optional[str] = ...) -> None: ...
+    def __init__(self, zones: _Optional[_Iterable[_Union[Verification.Zone, _Mapping]]] = ..., outputs_tolerance: _Optional[float] = ..., edges_tolerance: _Optional[float] = ..., basis: _Optional[str] = ..., expected_outputs: _Optional[_Iterable[_Union[ParityCheck, _Mapping]]] = ..., claim: _Optional[str] = ...) -> None: ...
 
-class Answers(_message.Message):
+class ParityCheck(_message.Message):
     __slots__ = ("name", "sha256", "rows", "max_abs", "max_rel", "tolerance")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -345,7 +345,7 @@ class QueryLimits(_message.Message):
     def __init__(self, max_rows: _Optional[int] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class QueryEdgesRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k", "layer_names", "inputs", "each_row", "min_magnitude", "rest", "nodes", "path_from", "path_to", "reductions", "quantiles", "bins", "estimate_only")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k", "layer_names", "inputs", "per_row", "min_magnitude", "residual", "nodes", "path_from", "path_to", "reductions", "quantiles", "bins", "estimate_only")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -357,9 +357,9 @@ class QueryEdgesRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     LAYER_NAMES_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
-    EACH_ROW_FIELD_NUMBER: _ClassVar[int]
+    PER_ROW_FIELD_NUMBER: _ClassVar[int]
     MIN_MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
-    REST_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     PATH_FROM_FIELD_NUMBER: _ClassVar[int]
     PATH_TO_FIELD_NUMBER: _ClassVar[int]
@@ -378,9 +378,9 @@ class QueryEdgesRequest(_message.Message):
     top_k: int
     layer_names: _containers.RepeatedScalarFieldContainer[str]
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    each_row: bool
+    per_row: bool
     min_magnitude: float
-    rest: bool
+    residual: bool
     nodes: bool
     path_from: int
     path_to: int
@@ -388,7 +388,7 @@ class QueryEdgesRequest(_message.Message):
     quantiles: _containers.RepeatedScalarFieldContainer[float]
     bins: int
     estimate_only: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., layer_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., each_row: _Optional[bool] = ..., min_magnitude: _Optional[float] = ..., rest: _Optional[bool] = ..., nodes: _Optional[bool] = ..., path_from: _Optional[int] = ..., path_to: _Optional[int] = ..., reductions: _Optional[_Iterable[str]] = ..., quantiles: _Optional[_Iterable[float]] = ..., bins: _Optional[int] = ..., estimate_only: _Optional[bool] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., layer_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., per_row: _Optional[bool] = ..., min_magnitude: _Optional[float] = ..., residual: _Optional[bool] = ..., nodes: _Optional[bool] = ..., path_from: _Optional[int] = ..., path_to: _Optional[int] = ..., reductions: _Optional[_Iterable[str]] = ..., quantiles: _Optional[_Iterable[float]] = ..., bins: _Optional[int] = ..., estimate_only: _Optional[bool] = ...) -> None: ...
 
 class InputRows(_message.Message):
     __slots__ = ("name", "rows")
@@ -415,30 +415,30 @@ class QueryEdgesResponse(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[LayerEdges, _Mapping]]] = ..., estimate: _Optional[_Union[EdgeEstimate, _Mapping]] = ...) -> None: ...
 
 class EdgeEstimate(_message.Message):
-    __slots__ = ("response_bytes", "max_response_bytes", "evaluations", "max_evaluations", "fits")
+    __slots__ = ("response_bytes", "max_response_bytes", "evaluations", "max_evaluations", "within_limits")
     RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
-    FITS_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_LIMITS_FIELD_NUMBER: _ClassVar[int]
     response_bytes: int
     max_response_bytes: int
     evaluations: int
     max_evaluations: int
-    fits: bool
-    def __init__(self, response_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., evaluations: _Optional[int] = ..., max_evaluations: _Optional[int] = ..., fits: _Optional[bool] = ...) -> None: ...
+    within_limits: bool
+    def __init__(self, response_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., evaluations: _Optional[int] = ..., max_evaluations: _Optional[int] = ..., within_limits: _Optional[bool] = ...) -> None: ...
 
 class LayerEdges(_message.Message):
-    __slots__ = ("layer", "shape", "sources", "destinations", "values", "each_sources", "each_destinations", "rest", "rest_of", "nodes", "node_count", "reductions", "first_row")
+    __slots__ = ("layer", "shape", "sources", "destinations", "values", "per_row_sources", "per_row_destinations", "residual", "residual_destinations", "nodes", "node_count", "reductions", "first_row")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
-    EACH_SOURCES_FIELD_NUMBER: _ClassVar[int]
-    EACH_DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
-    REST_FIELD_NUMBER: _ClassVar[int]
-    REST_OF_FIELD_NUMBER: _ClassVar[int]
+    PER_ROW_SOURCES_FIELD_NUMBER: _ClassVar[int]
+    PER_ROW_DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
     REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -448,15 +448,15 @@ class LayerEdges(_message.Message):
     sources: _containers.RepeatedScalarFieldContainer[int]
     destinations: _containers.RepeatedScalarFieldContainer[int]
     values: bytes
-    each_sources: bytes
-    each_destinations: bytes
-    rest: bytes
-    rest_of: _containers.RepeatedScalarFieldContainer[int]
+    per_row_sources: bytes
+    per_row_destinations: bytes
+    residual: bytes
+    residual_destinations: _containers.RepeatedScalarFieldContainer[int]
     nodes: bytes
     node_count: int
     reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
     first_row: int
-    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ..., each_sources: _Optional[bytes] = ..., each_destinations: _Optional[bytes] = ..., rest: _Optional[bytes] = ..., rest_of: _Optional[_Iterable[int]] = ..., nodes: _Optional[bytes] = ..., node_count: _Optional[int] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ..., first_row: _Optional[int] = ...) -> None: ...
+    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ..., per_row_sources: _Optional[bytes] = ..., per_row_destinations: _Optional[bytes] = ..., residual: _Optional[bytes] = ..., residual_destinations: _Optional[_Iterable[int]] = ..., nodes: _Optional[bytes] = ..., node_count: _Optional[int] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ..., first_row: _Optional[int] = ...) -> None: ...
 
 class Reduction(_message.Message):
     __slots__ = ("kind", "shape", "values")
@@ -565,7 +565,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., path_top_k: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "of_inputs", "path")
+    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -580,7 +580,7 @@ class ExplainResponse(_message.Message):
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     COMPLETENESS_ERROR_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
-    OF_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NODES_ARE_INPUTS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
@@ -596,53 +596,53 @@ class ExplainResponse(_message.Message):
     predictions: bytes
     completeness_error: bytes
     notes: _containers.RepeatedScalarFieldContainer[str]
-    of_inputs: bool
+    nodes_are_inputs: bool
     path: _containers.RepeatedCompositeFieldContainer[LayerPath]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., of_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ...) -> None: ...
 
 class LayerPath(_message.Message):
-    __slots__ = ("layer", "outputs", "edges", "sources", "destinations", "values", "rest")
+    __slots__ = ("layer", "outputs", "edges", "sources", "destinations", "values", "residual")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
-    REST_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     layer: int
     outputs: int
     edges: int
     sources: bytes
     destinations: bytes
     values: bytes
-    rest: bytes
-    def __init__(self, layer: _Optional[int] = ..., outputs: _Optional[int] = ..., edges: _Optional[int] = ..., sources: _Optional[bytes] = ..., destinations: _Optional[bytes] = ..., values: _Optional[bytes] = ..., rest: _Optional[bytes] = ...) -> None: ...
+    residual: bytes
+    def __init__(self, layer: _Optional[int] = ..., outputs: _Optional[int] = ..., edges: _Optional[int] = ..., sources: _Optional[bytes] = ..., destinations: _Optional[bytes] = ..., values: _Optional[bytes] = ..., residual: _Optional[bytes] = ...) -> None: ...
 
 class EdgeScoresRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "source")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
-    OVER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     rows: bytes
     row_count: int
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    over: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., over: _Optional[str] = ...) -> None: ...
+    source: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., source: _Optional[str] = ...) -> None: ...
 
 class EdgeScoresResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "layers", "notes")
+    __slots__ = ("model_name", "model_version", "digest", "id", "source", "row_count", "layers", "notes")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
-    OVER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
@@ -650,53 +650,53 @@ class EdgeScoresResponse(_message.Message):
     model_version: str
     digest: str
     id: str
-    over: str
+    source: str
     row_count: int
     layers: _containers.RepeatedCompositeFieldContainer[LayerScores]
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., source: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayerScores(_message.Message):
-    __slots__ = ("layer", "sources", "destinations", "edges", "spread", "nodes")
+    __slots__ = ("layer", "sources", "destinations", "edges", "std", "nodes")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
-    SPREAD_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     layer: int
     sources: int
     destinations: int
     edges: bytes
-    spread: bytes
+    std: bytes
     nodes: bytes
-    def __init__(self, layer: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., edges: _Optional[bytes] = ..., spread: _Optional[bytes] = ..., nodes: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, layer: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., edges: _Optional[bytes] = ..., std: _Optional[bytes] = ..., nodes: _Optional[bytes] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "source")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
-    OVER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     rows: bytes
     row_count: int
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    over: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., over: _Optional[str] = ...) -> None: ...
+    source: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., source: _Optional[str] = ...) -> None: ...
 
 class GetStatisticsResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds", "since", "processes", "classes")
+    __slots__ = ("model_name", "model_version", "digest", "id", "source", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds", "since", "processes", "classes")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
-    OVER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     BASELINE_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -710,7 +710,7 @@ class GetStatisticsResponse(_message.Message):
     model_version: str
     digest: str
     id: str
-    over: str
+    source: str
     row_count: int
     baseline: str
     baseline_rows: int
@@ -720,17 +720,17 @@ class GetStatisticsResponse(_message.Message):
     since: float
     processes: int
     classes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ..., since: _Optional[float] = ..., processes: _Optional[int] = ..., classes: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., source: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ..., since: _Optional[float] = ..., processes: _Optional[int] = ..., classes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NodeStatistics(_message.Message):
-    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts", "zones", "origins", "mean", "std", "low", "high", "counts_before")
+    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_threshold", "out_of_range", "baseline_out_of_range", "nonfinite", "bounds", "bound_counts", "counts", "zones", "origins", "mean", "std", "min", "max", "baseline_counts")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     PSI_FIELD_NUMBER: _ClassVar[int]
     JS_FIELD_NUMBER: _ClassVar[int]
     WASSERSTEIN_FIELD_NUMBER: _ClassVar[int]
-    PSI_CHANCE_FIELD_NUMBER: _ClassVar[int]
-    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
-    OUTSIDE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PSI_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_RANGE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_OUT_OF_RANGE_FIELD_NUMBER: _ClassVar[int]
     NONFINITE_FIELD_NUMBER: _ClassVar[int]
     BOUNDS_FIELD_NUMBER: _ClassVar[int]
     BOUND_COUNTS_FIELD_NUMBER: _ClassVar[int]
@@ -739,16 +739,16 @@ class NodeStatistics(_message.Message):
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
     MEAN_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
-    LOW_FIELD_NUMBER: _ClassVar[int]
-    HIGH_FIELD_NUMBER: _ClassVar[int]
-    COUNTS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     layer: int
     psi: bytes
     js: bytes
     wasserstein: bytes
-    psi_chance: bytes
-    outside: bytes
-    outside_before: bytes
+    psi_threshold: bytes
+    out_of_range: bytes
+    baseline_out_of_range: bytes
     nonfinite: bytes
     bounds: bytes
     bound_counts: _containers.RepeatedScalarFieldContainer[int]
@@ -757,34 +757,34 @@ class NodeStatistics(_message.Message):
     origins: _containers.RepeatedScalarFieldContainer[str]
     mean: bytes
     std: bytes
-    low: bytes
-    high: bytes
-    counts_before: bytes
-    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ..., zones: _Optional[bytes] = ..., origins: _Optional[_Iterable[str]] = ..., mean: _Optional[bytes] = ..., std: _Optional[bytes] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ..., counts_before: _Optional[bytes] = ...) -> None: ...
+    min: bytes
+    max: bytes
+    baseline_counts: bytes
+    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_threshold: _Optional[bytes] = ..., out_of_range: _Optional[bytes] = ..., baseline_out_of_range: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ..., zones: _Optional[bytes] = ..., origins: _Optional[_Iterable[str]] = ..., mean: _Optional[bytes] = ..., std: _Optional[bytes] = ..., min: _Optional[bytes] = ..., max: _Optional[bytes] = ..., baseline_counts: _Optional[bytes] = ...) -> None: ...
 
 class WatchStatisticsRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "over", "interval", "updates")
+    __slots__ = ("model_name", "model_version", "id", "source", "interval", "updates")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
-    OVER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
-    over: str
+    source: str
     interval: float
     updates: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., interval: _Optional[float] = ..., updates: _Optional[int] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., source: _Optional[str] = ..., interval: _Optional[float] = ..., updates: _Optional[int] = ...) -> None: ...
 
 class StatisticsUpdate(_message.Message):
-    __slots__ = ("statistics", "ended")
+    __slots__ = ("statistics", "end_reason")
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
-    ENDED_FIELD_NUMBER: _ClassVar[int]
+    END_REASON_FIELD_NUMBER: _ClassVar[int]
     statistics: GetStatisticsResponse
-    ended: str
-    def __init__(self, statistics: _Optional[_Union[GetStatisticsResponse, _Mapping]] = ..., ended: _Optional[str] = ...) -> None: ...
+    end_reason: str
+    def __init__(self, statistics: _Optional[_Union[GetStatisticsResponse, _Mapping]] = ..., end_reason: _Optional[str] = ...) -> None: ...
 
 class ResetStatisticsRequest(_message.Message):
     __slots__ = ("model_name", "model_version")

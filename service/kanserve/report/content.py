@@ -96,7 +96,7 @@ def _layer(layer: LayerInfo) -> str:
     """In words."""
     parts = [
         f"{layer.sources} to {layer.destinations} nodes" + (f" ({layer.name})" if layer.name else ""),
-        f"before: {text_tables.steps(layer.before)}" if layer.before else "",
+        f"before: {text_tables.steps(layer.pre_steps)}" if layer.pre_steps else "",
         ", ".join(text_tables.functions(layer)),
         f"then {text_tables.sums(layer)}" if text_tables.sums(layer) else "",
     ]
@@ -105,7 +105,7 @@ def _layer(layer: LayerInfo) -> str:
 
 def _over(scores: Scores) -> str:
     return (
-        f"Edges are as dark as they matter over {scores.row_count} rows: {text_tables.OVER.get(scores.over, '')}. "
+        f"Edges are as dark as they matter over {scores.row_count} rows: {text_tables.OVER.get(scores.source, '')}. "
         "Black is numeric, red symbolic, purple both."
     )
 
@@ -143,7 +143,7 @@ def _source(described: Description) -> Facts:
         *(("Said by its user", f"{name} = {value}") for name, value in sorted(described.given.items())),
         *(("Assumed", f"{name} = {value}") for name, value in sorted(described.assumed.items())),
         *([("Exporter", described.exporter)] if described.exporter else []),
-        ("Rows outside", described.outside),
+        ("Rows outside", described.out_of_range_policy),
         ("Limits", f"{described.max_batch_size} rows of a request, {described.max_rows} of an edge query"),
     ]
     return Facts("Where it came from, and its limits", lines)
@@ -227,7 +227,7 @@ def network_figure(described: Description, scores: Scores, curves: Sequence[Laye
     nodes = len(scores.layers[0].nodes)
     return Network(
         title=f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
-        caption=f"edges as opaque as they matter over {scores.row_count} rows, {OVER.get(scores.over, '')}; "
+        caption=f"edges as opaque as they matter over {scores.row_count} rows, {OVER.get(scores.source, '')}; "
         "black numeric, red symbolic, purple both",
         inputs=tuple(described.names.feature(at) for at in range(nodes)),
         outputs=tuple(described.names.output(at) for at in range(len(layers[-1].groups))),
@@ -242,7 +242,7 @@ def _layer_figure(layer: LayerInfo, scores: NDArray[np.float32], curves: LayerCu
         for row, source in enumerate(curves.sources):
             for column, destination in enumerate(curves.destinations):
                 found[source, destination] = Curve(curves.x[row], curves.phi[row, column])
-    groups = next((step.indices for step in layer.after if step.kind == "product"), (1,) * layer.destinations)
+    groups = next((step.indices for step in layer.post_steps if step.kind == "product"), (1,) * layer.destinations)
     return Layer(scores, symbolic, numeric, columns(layer), groups, found)
 
 
@@ -250,7 +250,7 @@ def ends(described: Description, layer: int, source: int, destination: int) -> t
     """What the ends of an edge are called: features and classes, x0 and y0 without names, else nodes."""
     inside = layer or described.family == HYBRID
     first = f"node {source}" if inside else described.names.feature(columns(described.layers[0])[source])
-    moved = any(step.kind in ("select", "product") for step in described.layers[layer].after)
+    moved = any(step.kind in ("select", "product") for step in described.layers[layer].post_steps)
     if layer < len(described.layers) - 1 or moved or described.family == HYBRID:
         return first, f"node {destination}"
     return first, described.names.output(destination)
@@ -278,15 +278,15 @@ def colour(layer: LayerInfo, source: int, destination: int) -> str:
 
 def knot_positions(layer: LayerInfo, source: int) -> list[float]:
     """Of the grids of a source, in its own units."""
-    if any(step.kind != "select" for step in layer.before):
+    if any(step.kind != "select" for step in layer.pre_steps):
         return []
-    rows = [basis.knots for basis in layer.bases if basis.knots and not basis.before]
+    rows = [basis.knots for basis in layer.bases if basis.knots and not basis.pre_steps]
     return [knot for row in rows for knot in row[source if len(row) > 1 else 0]]
 
 
 def columns(layer: LayerInfo) -> tuple[int, ...]:
     """Which of the nodes that the layer is given each of its sources is."""
-    chosen = [step.indices for step in layer.before if step.kind == "select"]
+    chosen = [step.indices for step in layer.pre_steps if step.kind == "select"]
     return chosen[0] if chosen else tuple(range(layer.sources))
 
 

@@ -69,7 +69,7 @@ def _columns(edge_class: str, *, names: bool, positions: bool) -> dict[str, Call
         "nodes": lambda layer: f"{layer.sources} → {layer.destinations}",
         "class": lambda layer: layer.edge_class or edge_class,
         "active edges": lambda layer: f"{layer.active_edges} of {layer.sources * layer.destinations}",
-        "before the edges": lambda layer: steps(layer.before) or NOTHING,
+        "before the edges": lambda layer: steps(layer.pre_steps) or NOTHING,
         "functions of an edge": lambda layer: functions(layer) or NOTHING,
         "after the sums": lambda layer: sums(layer) or NOTHING,
     }
@@ -92,13 +92,13 @@ def basis(info: BasisInfo) -> str:
         text += f" ({', '.join(f'{key} {value}' for key, value in sorted(info.parameters.items()))})"
     if info.per_edge:
         text += ", shifted and stretched by each edge"
-    return f"{text} of {steps(info.before)}" if info.before else text
+    return f"{text} of {steps(info.pre_steps)}" if info.pre_steps else text
 
 
 def sums(layer: LayerInfo) -> str:
     """What happens to the sums of the edges: the bias, then the steps."""
     bias = ["bias"] if any(layer.bias) else []
-    return ", then ".join([*bias, *map(step, layer.after)])
+    return ", then ".join([*bias, *map(step, layer.post_steps)])
 
 
 def steps(chain: Sequence[NodeStep]) -> str:
@@ -156,7 +156,7 @@ def scores_document(described: Description, found: Scores, show: int) -> dict[st
         "model": described.name,
         "version": found.version,
         "digest": described.digest,
-        "over": found.over,
+        "source": found.source,
         "rows": found.row_count,
         "notes": list(found.notes),
         "features": {described.names.feature(at): float(score) for at, score in enumerate(found.features)},
@@ -168,7 +168,7 @@ def scores_document(described: Description, found: Scores, show: int) -> dict[st
                 "destination": destination,
                 "destination_name": described.destination(layer, destination),
                 "score": score,
-                "spread": float(found.layers[layer].spread[source, destination]),
+                "std": float(found.layers[layer].std[source, destination]),
             }
             for layer, source, destination, score in strongest(found, show)
         ],
@@ -198,7 +198,7 @@ def features(described: Description, found: Scores, show: int) -> Table:
         ("input", "score", ""),
         numbers=("score",),
         caption=(
-            f"{len(order)} of {len(scores)} inputs, over {found.row_count} rows: {OVER.get(found.over, '')}",
+            f"{len(order)} of {len(scores)} inputs, over {found.row_count} rows: {OVER.get(found.source, '')}",
             *found.notes,
         ),
     )
@@ -220,8 +220,8 @@ def edges(described: Description, found: Scores, show: int) -> Table:
     largest = max((score for *_, score in rows if np.isfinite(score)), default=0.0)
     for layer, source, destination, score in rows:
         name = f"{layer}: {described.source(layer, source)} → {described.destination(layer, destination)}"
-        spread = found.layers[layer].spread[source, destination]
-        table.add(name, f"{score:.4g}", bar(score, largest), f"{spread:.4g}")
+        std = found.layers[layer].std[source, destination]
+        table.add(name, f"{score:.4g}", bar(score, largest), f"{std:.4g}")
     return table
 
 

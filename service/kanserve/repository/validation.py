@@ -53,7 +53,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_out_of_range(manifest)
     _check_approximation(manifest.approximation)
     _check_optimization(manifest.optimization)
-    _check_against(manifest.against)
+    _check_basis(manifest.verification_basis)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 
@@ -63,10 +63,10 @@ def _check_optimization(found: str) -> None:
         raise LoadError(LoadReason.MANIFEST, f"optimization is {found[:40]!r}, expected {ANY!r} or {BASIC!r}")
 
 
-def _check_against(found: str) -> None:
+def _check_basis(found: str) -> None:
     if found not in VERIFICATION_BASES:
         known = ", ".join(VERIFICATION_BASES)
-        raise LoadError(LoadReason.MANIFEST, f"verification.against is {found[:40]!r}, expected one of {known}")
+        raise LoadError(LoadReason.MANIFEST, f"verification.basis is {found[:40]!r}, expected one of {known}")
 
 
 def _check_out_of_range(manifest: Manifest) -> None:
@@ -75,7 +75,7 @@ def _check_out_of_range(manifest: Manifest) -> None:
             LoadReason.MANIFEST,
             f"out_of_range is {manifest.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}",
         )
-    kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].before][-1:] == ["clip"]
+    kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].pre_steps][-1:] == ["clip"]
     if manifest.out_of_range == CLAMP and not kept:
         raise LoadError(LoadReason.MANIFEST, "out_of_range is 'clamp', but nothing keeps the inputs of the first layer")
 
@@ -251,7 +251,7 @@ def _layer(layer: LayerInfo) -> Iterator[str]:
     yield from _of_edges(layer)
     for basis in layer.bases:
         yield from _basis(basis, layer.sources)
-    yield from _steps((*layer.before, *layer.after))
+    yield from _steps((*layer.pre_steps, *layer.post_steps))
 
 
 def _of_edges(layer: LayerInfo) -> Iterator[str]:
@@ -269,7 +269,7 @@ def _basis(basis: BasisInfo, sources: int) -> Iterator[str]:
     yield from _within(f"the number of functions of basis {basis.kind[:40]!r}", basis.functions, 1, NODES)
     if len(basis.knots) not in (0, 1, sources):
         yield f"basis {basis.kind[:40]!r} has {len(basis.knots)} rows of knots, expected one, or one for each source"
-    yield from _steps(basis.before)
+    yield from _steps(basis.pre_steps)
 
 
 def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kanserve.auth import authenticator
-from kanserve.errors import BadRequest, LimitReached, TooManyUnfinished
+from kanserve.errors import BadRequest, LimitReached, RequestBufferLimited
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Interceptor
 from kanserve.grpc_api.unfinished_requests import Buffer, Part
@@ -144,7 +144,7 @@ class Exchange:
                 seconds = f"{self._bounds.arrival:g} s"
                 text = f"the request did not arrive whole within {seconds}"
                 raise Refused(HTTPStatus.REQUEST_TIMEOUT, text) from None
-            except TooManyUnfinished as error:
+            except RequestBufferLimited as error:
                 raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}) from None
             return body if encoding == "identity" else await self._unpacked(body, encoding)
 

@@ -45,7 +45,8 @@ class Wanted:
 
 
 async def request(asked: Asked, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
-    """The message that a request stands for. `typed`: bytes of one tensor as numbers. Raises BadRequest, Exhausted."""
+    """The message that a request stands for. `typed`: bytes of one tensor as numbers. Raises BadRequest,
+    ResourceExhausted."""
     text, rest = _parted(asked)
     return await json_document.reading(len(text), functools.partial(_request, asked, text, rest, typed))
 
@@ -88,7 +89,8 @@ def bare(asked: Asked, info: ModelInfo) -> tuple[pb.ModelInferRequest, Wanted]:
 
 
 async def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
-    """JSON, and behind it the tensors that go as bytes. Raises Exhausted, BadRequest for what JSON cannot hold."""
+    """JSON, and behind it the tensors that go as bytes. Raises ResourceExhausted, BadRequest for what JSON cannot
+    hold."""
     size = sum(len(tensor.data) for tensor in response.outputs if not wanted.raw(tensor.name))
     return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(_answer, response, wanted, typed))
 

@@ -40,7 +40,8 @@ async def reading(size: int, work: Callable[[], T]) -> T:
 
 
 def read(text: bytes, most: int) -> Any:
-    """The document; NaN and the infinities in lists as strings. `most`: values in it. Raises BadRequest, Exhausted."""
+    """The document; NaN and the infinities in lists as strings. `most`: values in it. Raises BadRequest,
+    ResourceExhausted."""
     if len(text) <= SMALL and text.count(b"[") + text.count(b"{") <= JSON_DEPTH and text.count(b",") <= most:
         document = _read(text, SMALL)
         if text.count(b":") == _keys(document):  # colons within strings count too, so no key is repeated

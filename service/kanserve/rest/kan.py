@@ -124,7 +124,8 @@ class KanPages:
         return size
 
     async def message(self, asked: Asked, kind: type[Message]) -> Any:
-        """A request of this kind, its rows packed. Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+        """A request of this kind, its rows packed. Raises BadRequest, ResourceExhausted, and what `Catalogue.info`
+        does."""
         info, _ = self._catalogue.info(*_model(asked).values())
         return await json_document.reading(len(asked.body), functools.partial(self._message, asked, kind, info))
 
@@ -166,7 +167,7 @@ class KanPages:
         setattr(message, count, len(given))
 
     def _packed(self, tensor: TensorInfo, rows: Any) -> bytes:
-        """Raises BadRequest, Exhausted."""
+        """Raises BadRequest, ResourceExhausted."""
         if not isinstance(rows, list) or any(not isinstance(row, list) for row in rows[:1]):
             raise BadRequest(f"rows of '{tensor.name}' are a list with a list for each row, [[1, 2], [3, 4]]")
         for at, row in enumerate(rows):
@@ -236,13 +237,13 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
         "LayerPath": {
             **dict.fromkeys(("sources", "destinations"), (U4, lambda m: (-1, m.outputs, m.edges))),
             "values": (F8, lambda m: (-1, m.outputs, m.edges)),
-            "rest": (F8, lambda m: (-1, m.outputs)),
+            "residual": (F8, lambda m: (-1, m.outputs)),
         },
         "LayerEdges": {
             "values": (F4, _values),
-            "each_sources": (U4, _values),
-            "each_destinations": (U4, _values),
-            "rest": (F4, lambda m: (-1, len(m.rest_of))),
+            "per_row_sources": (U4, _values),
+            "per_row_destinations": (U4, _values),
+            "residual": (F4, lambda m: (-1, len(m.residual_destinations))),
             "nodes": (F4, lambda m: (-1, m.node_count)),
         },
         "Reduction": {"values": (F4, _values)},
@@ -256,16 +257,17 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
         "CurvePart": {"phi": (F4, _flat)},
         "LayerScores": {
             "edges": (F4, lambda m: (m.sources, m.destinations)),
-            "spread": (F4, lambda m: (m.sources, m.destinations)),
+            "std": (F4, lambda m: (m.sources, m.destinations)),
             "nodes": (F4, _flat),
         },
         "NodeStatistics": {
-            **dict.fromkeys(("psi", "js", "wasserstein", "psi_chance", "outside", "outside_before"), (F8, _flat)),
+            **dict.fromkeys(("psi", "js", "wasserstein", "psi_threshold"), (F8, _flat)),
+            **dict.fromkeys(("out_of_range", "baseline_out_of_range"), (F8, _flat)),
             "nonfinite": (U8, _flat),
             "bounds": (F8, _flat),
-            **dict.fromkeys(("counts", "counts_before"), (U8, _flat)),
+            **dict.fromkeys(("counts", "baseline_counts"), (U8, _flat)),
             "zones": (U8, lambda m: (-1, 3)),
-            **dict.fromkeys(("mean", "std", "low", "high"), (F8, _flat)),
+            **dict.fromkeys(("mean", "std", "min", "max"), (F8, _flat)),
         },
         "Layer": {"mask": (F4, lambda m: (m.sources, m.destinations)), "bias": (F8, _flat)},
         "Basis": {"knots": (F8, lambda m: (m.knot_rows, -1))},

@@ -150,7 +150,7 @@ def _file(kind: str, body: bytes) -> _File:
 
 
 OPERATIONS, OVERVIEW = "/v1/kan/operations", "/v1/kan/overview"
-ZONES = ("unknown", "inside", "extension", "outside")  # what the numbers of zones mean
+ZONES = ("unknown", "in_grid", "extended_grid", "out_of_grid")  # what the numbers of zones mean
 VALUES = 64  # of a request for operations, which has one
 
 
@@ -178,14 +178,15 @@ class Views:
         told = {
             "model_name": kept.info.name,
             "model_version": str(kept.info.version),
-            "kept": kept.most,
-            "counted": kept.counted,
+            "sample_rows": kept.most,
+            "has_statistics": kept.counted,
             "note": kept.note,
         }
 
         def answer() -> Answer:
             rows = [
-                {"at": one.at, "values": {key: _plain(value) for key, value in one.values.items()}} for one in kept.rows
+                {"time": one.at, "values": {key: _plain(value) for key, value in one.values.items()}}
+                for one in kept.rows
             ]
             return json_answer(told | {"rows": rows})
 
@@ -248,8 +249,8 @@ class Card:
         self._service, self._once = service, Once(bound or Bound())
 
     async def report(self, asked: Asked, call: Call) -> Answer:
-        """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does, TookTooLong
-        and QueueFull."""
+        """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does,
+        ServerDeadlineExceeded and QueueFull."""
         info, model = self._service.meant(asked.path["name"], asked.path.get("version", ""))
         call.facts |= {"model": info.name, "version": info.version}
         html = HTML.split(";")[0] in asked.headers.get("accept", "")
@@ -403,7 +404,7 @@ class Once:
 
     async def get(self, key: Hashable, of: object, make: Make) -> Answer:
         """The answer for this key about `of`. If another object was there before, the answer is made again. Raises what
-        `make` does, TookTooLong, and QueueFull if too many others are made."""
+        `make` does, ServerDeadlineExceeded, and QueueFull if too many others are made."""
         kept = self._kept.get(key)
         if kept is not None and kept[0]() is of:
             self._kept.move_to_end(key)

@@ -36,8 +36,8 @@ class Session(Protocol):
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Compute the named outputs, in this order.
 
-        Raises Exhausted if memory ran out, NotPossible for an answer that cannot be told, BackendError for
-        anything else.
+        Raises ResourceExhausted if memory ran out, FailedPrecondition for an answer that cannot be told, BackendError
+        for anything else.
         """
 
 

@@ -50,7 +50,7 @@ class Job:
 def strip_for_sandbox(manifest: Manifest) -> str:
     """The manifest without parts that the load check does not read, such as knots."""
     layers = tuple(
-        dataclasses.replace(layer, bases=(), before=(), after=(), mask=(), bias=(), symbolic=())
+        dataclasses.replace(layer, bases=(), pre_steps=(), post_steps=(), mask=(), bias=(), symbolic=())
         for layer in manifest.layers
     )
     return contract.dumps(dataclasses.replace(manifest, layers=layers, notes=())).decode()

@@ -170,7 +170,7 @@ def parse(job: Job, files: Mapping[str, bytes]) -> None:
 
 
 def try_out(job: Job, files: Mapping[str, bytes]) -> None:
-    """The structure first, then the runtime. Raises LoadError, ConfigError, Exhausted."""
+    """The structure first, then the runtime. Raises LoadError, ConfigError, ResourceExhausted."""
     manifest = _slim(job)
     layers = () if manifest is None else manifest.layers
     beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
@@ -205,7 +205,7 @@ def _try_kernel(
     manifest: Manifest | None,
     create: Callable[[bytes], Session],
 ) -> None:
-    """As the model's graph, the one by operators of a library. Raises LoadError, Exhausted."""
+    """As the model's graph, the one by operators of a library. Raises LoadError, ResourceExhausted."""
     data = files.get(KERNEL_FILE)
     if data is not None:
         graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
@@ -241,7 +241,8 @@ def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
 
 
 def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str], rows: int) -> None:
-    """Zeros, as the server will run to measure. A graph may dislike them, but not take too much. Raises Exhausted."""
+    """Zeros, as the server will run to measure. A graph may dislike them, but not take too much. Raises
+    ResourceExhausted."""
     if rows == 0 or not all(tensor.shape and min(tensor.shape[1:], default=1) > 0 for tensor in inputs):
         return
     feeds = {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in inputs}

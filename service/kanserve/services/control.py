@@ -82,12 +82,12 @@ log = logs.get_logger("models")
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class VersionChoice:
     """Which version of a model answers by default, and which did before."""
 
     model: str
     version: int
-    before: int
+    previous_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,34 +133,34 @@ class Control:
         await self.rollout.unload_by_hand(name)
         self._pass_on({"do": "unload", "model": name})
 
-    def promote(self, name: str, version: str) -> Chosen:
+    def promote(self, name: str, version: str) -> VersionChoice:
         """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
-        chosen. The same choice again does not change the target of a rollback. Raises NotFound, NotPossible,
+        chosen. The same choice again does not change the target of a rollback. Raises NotFound, FailedPrecondition,
         BadRequest."""
         before, choice = self._default(name), self.registry.choice(name)
         chosen = self._ready(name, version) if version else 0
         if choice is not None and choice.version == chosen:
-            before = choice.before
+            before = choice.previous_version
         return self._choose(name, Choice(chosen, before), "promote")
 
-    def rollback(self, name: str) -> Chosen:
+    def rollback(self, name: str) -> VersionChoice:
         """The version answers that did before the last choice, or where there was none, the one below. Raises
-        NotFound, NotPossible."""
+        NotFound, FailedPrecondition."""
         default, choice = self._default(name), self.registry.choice(name)
         lower = [version for version in self.registry.ready_versions(name) if version < default]
-        target = choice.before if choice is not None else max(lower, default=0)
+        target = choice.previous_version if choice is not None else max(lower, default=0)
         if not target:
             raise FailedPrecondition(f"model '{name}' has no ready version below {default} to go back to")
         return self._choose(name, Choice(self._ready(name, str(target)), default), "rollback")
 
-    def shadow(self, name: str, version: str, share: float, tolerance: float) -> Report:
+    def shadow(self, name: str, version: str, share: float, tolerance: float) -> ShadowReport:
         """Try a version on the traffic of the one that answers. Raises what `Shadows.start` does."""
         report = self.shadows.start(name, version, share, tolerance)
         order = {"do": "shadow", "model": name, "version": report.version, "share": share, "tolerance": tolerance}
         self._pass_on(order)
         return report
 
-    def unshadow(self, name: str) -> Report:
+    def unshadow(self, name: str) -> ShadowReport:
         """Try none. Raises what `Shadows.report` does."""
         report = self.shadows.report(name)
         self.shadows.stop(name)
@@ -195,21 +195,27 @@ class Control:
                 model.live.reset(order["mark"])
                 log.info("statistics_reset", model=name, version=order["version"])
         elif order["do"] == "choose":
-            self._take(name, Choice(order["version"], order["before"]), order["how"])
+            self._take(name, Choice(order["version"], order["previous_version"]), order["how"])
         elif order["version"]:
             self.shadows.start(name, str(order["version"]), order["share"], order["tolerance"])
         else:
             self.shadows.stop(name)
 
-    def _choose(self, name: str, choice: Choice, how: str) -> Chosen:
+    def _choose(self, name: str, choice: Choice, how: str) -> VersionChoice:
         self._take(name, choice, how)
-        order = {"do": "choose", "model": name, "version": choice.version, "before": choice.before, "how": how}
+        order = {
+            "do": "choose",
+            "model": name,
+            "version": choice.version,
+            "previous_version": choice.previous_version,
+            "how": how,
+        }
         self._pass_on(order)
-        return Chosen(name, self._default(name), choice.before)
+        return VersionChoice(name, self._default(name), choice.previous_version)
 
     def _take(self, name: str, choice: Choice, how: str) -> None:
         self.registry.choose(name, choice if choice.version else None)
-        self.rollout.chosen(name, how, choice.before)
+        self.rollout.chosen(name, how, choice.previous_version)
 
     def _pass_on(self, order: Order) -> None:
         """Pass the order on, together with the call that caused it."""
@@ -239,21 +245,21 @@ def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: WorkerB
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ShadowReport:
     """What a version did on the traffic of another. Differences as in `models.shadow`."""
 
     model: str
     version: int
-    against: int
+    baseline_version: int
     running: bool
     share: float
     tolerance: float
     requests: int
     rows: int
-    beyond: int
-    dropped: int
-    failed: int
-    largest: float
+    rows_out_of_tolerance: int
+    requests_dropped: int
+    requests_failed: int
+    largest_difference: float
 
 
 class Shadows:
@@ -263,12 +269,12 @@ class Shadows:
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self._registry, self._metrics = registry, metrics
         self._running: dict[str, Shadow] = {}
-        self._ended: dict[str, Report] = {}
+        self._ended: dict[str, ShadowReport] = {}
         registry.tell(self._follow)
 
-    def start(self, name: str, version: str, share: float, tolerance: float) -> Report:
+    def start(self, name: str, version: str, share: float, tolerance: float) -> ShadowReport:
         """Try a version; one that was tried before is no more. `share` 0: of all requests; `tolerance` 0: what its
-        export allowed. Raises NotFound, NotPossible, BadRequest."""
+        export allowed. Raises NotFound, FailedPrecondition, BadRequest."""
         if not (0 <= share <= 1 and 0 <= tolerance < float("inf")):
             raise BadRequest(f"share {share:g} and tolerance {tolerance:g}: 0 to 1, and 0 or more, were expected")
         model, default = self._registry.resolve(name, version), self._registry.default(name)
@@ -292,17 +298,17 @@ class Shadows:
             shadow.end()
             self._ended[name] = _report(shadow, running=False)
             self._lend(name, None)
-            log.info("shadow_stopped", model=name, version=shadow.model.info.version, against=shadow.against)
+            log.info("shadow_stopped", model=name, version=shadow.model.info.version, against=shadow.baseline_version)
 
-    def report(self, name: str) -> Report:
-        """What came of it until now. Raises NotFound, and NotPossible where none was tried."""
+    def report(self, name: str) -> ShadowReport:
+        """What came of it until now. Raises NotFound, and FailedPrecondition where none was tried."""
         self._registry.entry(name, "")
         shadow = self._running.get(name)
         if shadow is None and name not in self._ended:
             raise FailedPrecondition(f"model '{name}' has no shadow deployment; name a version")
         return self._ended[name] if shadow is None else _report(shadow, running=True)
 
-    def reports(self) -> list[Report]:
+    def reports(self) -> list[ShadowReport]:
         """Of all models of which one is tried, or was."""
         running = {name: _report(shadow, running=True) for name, shadow in self._running.items()}
         return [report for _, report in sorted((self._ended | running).items())]
@@ -313,7 +319,7 @@ class Shadows:
             model = self._registry.model(name, version)
             if model is None or default in (None, version):
                 self.stop(name)
-            elif model is not shadow.model or default != shadow.against:
+            elif model is not shadow.model or default != shadow.baseline_version:
                 shadow.end()
                 assert default is not None
                 self._running[name] = Shadow(model, default, shadow.share, shadow.tolerance, self._metrics)
@@ -328,18 +334,18 @@ class Shadows:
                 model.observe("shadow", shadow if version == default else None)
 
 
-def _report(shadow: Shadow, *, running: bool) -> Report:
-    return Report(
+def _report(shadow: Shadow, *, running: bool) -> ShadowReport:
+    return ShadowReport(
         model=shadow.model.info.name,
         version=shadow.model.info.version,
-        against=shadow.against,
+        baseline_version=shadow.baseline_version,
         running=running,
         share=shadow.share,
         tolerance=shadow.tolerance,
         requests=shadow.requests,
         rows=shadow.rows,
-        beyond=shadow.beyond,
-        dropped=shadow.dropped,
-        failed=shadow.failed,
-        largest=shadow.largest,
+        rows_out_of_tolerance=shadow.rows_out_of_tolerance,
+        requests_dropped=shadow.requests_dropped,
+        requests_failed=shadow.requests_failed,
+        largest_difference=shadow.largest_difference,
     )

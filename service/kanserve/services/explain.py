@@ -75,11 +75,11 @@ class Explainer:
     kan: Kan
 
     async def explain(self, request: ExplainRequest) -> Explained:
-        """Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
+        """Raises BadRequest, ResourceExhausted, FailedPrecondition, and what `Model.edges` does."""
         return await self.done(self.work(*self.kan.describe(request.model, request.version), request))
 
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
-        """Everything that can be said before. Raises BadRequest, Exhausted, NotPossible."""
+        """Everything that can be said before. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         info = model.info
         if not manifest.layers:
             raise FailedPrecondition(f"model '{info.name}' has no layers whose edges are known")
@@ -98,7 +98,7 @@ class Explainer:
         return Work(model, manifest, request, rows, method, name, reference, outputs)
 
     async def done(self, work: Work) -> Explained:
-        """Raises NotPossible, and what `Model.edges` does."""
+        """Raises FailedPrecondition, and what `Model.edges` does."""
         request, known = work.request, work.name if work.name != ROWS else ""
         pieces = work.model.explain(
             work.manifest,
@@ -106,7 +106,7 @@ class Explainer:
             (known, work.reference),
             work.outputs,
             method=work.method,
-            path=request.path,
+            path=request.path_top_k,
             deadline=request.deadline,
             caller=request.caller,
         )
@@ -117,7 +117,7 @@ class Explainer:
         )
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
-        """Its name, and its rows by input. Raises BadRequest, NotPossible, Exhausted."""
+        """Its name, and its rows by input. Raises BadRequest, FailedPrecondition, ResourceExhausted."""
         asked, count = request.reference, request.reference_count
         if asked not in ("", *REFERENCES):
             raise BadRequest(f"reference {asked[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
@@ -134,7 +134,7 @@ class Explainer:
     ) -> None:
         rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
-        k = request.path
+        k = request.path_top_k
         path = sum(min(k, one.sources * one.destinations) + 1 for one in manifest.layers) if k else 0
         if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise ResourceExhausted(
@@ -143,7 +143,7 @@ class Explainer:
             )
         each = (
             references
-            * (2 + outputs * (2 if request.path else 1))
+            * (2 + outputs * (2 if request.path_top_k else 1))
             * sum(layer.sources * layer.destinations for layer in manifest.layers)
         )
         if rows * each > self.kan.max_edge_query_evaluations:
@@ -154,7 +154,8 @@ class Explainer:
 
 
 def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Array]:
-    """A reference that needs no rows: the one that was asked for, or the best that there is. Raises NotPossible."""
+    """A reference that needs no rows: the one that was asked for, or the best that there is. Raises
+    FailedPrecondition."""
     numbers = math.prod(info.inputs[0].shape[1:])
     if asked in ("", MEAN) and manifest.baseline.rows:
         return MEAN, np.array(manifest.baseline.mean)
@@ -181,7 +182,7 @@ def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:
 def _joined(pieces: list[Explanation]) -> Explanation:
     return Explanation(
         pieces[0].layer,
-        pieces[0].of_inputs,
+        pieces[0].nodes_are_inputs,
         np.concatenate([piece.contributions for piece in pieces]),
         pieces[0].base,
         np.concatenate([piece.predictions for piece in pieces]),
@@ -192,8 +193,8 @@ def _joined(pieces: list[Explanation]) -> Explanation:
 def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
     """Of a layer, of consecutive rows."""
     sources, destinations = ([getattr(piece, end) for piece in pieces] for end in ("sources", "destinations"))
-    values, rest = ([getattr(piece, what) for piece in pieces] for what in ("values", "rest"))
-    return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, rest)))
+    values, residual = ([getattr(piece, what) for piece in pieces] for what in ("values", "residual"))
+    return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, residual)))
 
 
 def _method(request: ExplainRequest) -> str:
@@ -205,9 +206,9 @@ def _method(request: ExplainRequest) -> str:
 
 def _path(request: ExplainRequest, method: str) -> None:
     """Raises BadRequest."""
-    if request.path > MOST_PATH:
-        raise BadRequest(f"a path has {MOST_PATH} edges of a layer at most, path_top_k is {request.path}")
-    if request.path and method != RESCALE:
+    if request.path_top_k > MOST_PATH:
+        raise BadRequest(f"a path has {MOST_PATH} edges of a layer at most, path_top_k is {request.path_top_k}")
+    if request.path_top_k and method != RESCALE:
         raise BadRequest(
             f"path_top_k goes with the method '{RESCALE}', whose contributions add up; '{method}' was asked"
         )
@@ -269,7 +270,7 @@ class Insights:
     explainer: Explainer
 
     def check(self, model: Model, request: InferRequest, insight: Insight, rows: int) -> Plan:
-        """Everything that can be said before. Raises BadRequest, Exhausted, NotPossible."""
+        """Everything that can be said before. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         manifest = self.kan.manifest(model)
         if not rows:
             raise BadRequest("there are no rows to tell something of")
@@ -281,8 +282,8 @@ class Insights:
         return Plan(model, manifest, request, insight, work)
 
     async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
-        """Where the nodes of each layer are, of rows that are not inferred. Raises BadRequest, Exhausted, NotPossible,
-        and what `Model.edges` does."""
+        """Where the nodes of each layer are, of rows that are not inferred. Raises BadRequest, ResourceExhausted,
+        FailedPrecondition, and what `Model.edges` does."""
         model, manifest = self.kan.describe(request.model, request.version)
         if not request.row_count:
             raise BadRequest("there are no rows to tell something of")
@@ -352,7 +353,7 @@ def _sparse(found: Explained, top_k: int) -> list[OutputTensor]:
     np.put_along_axis(others, features.astype(np.intp), False, axis=2)
     arrays: dict[str, NDArray[np.float64]] = {
         "values": values,
-        "rest": np.where(others, each, 0.0).sum(axis=2),
+        "residual": np.where(others, each, 0.0).sum(axis=2),
         "base": np.broadcast_to(what.base, (rows, outputs)),
         "completeness_error": what.completeness_error,
     }
@@ -366,7 +367,7 @@ def _said(found: Explained) -> Iterator[tuple[str, ParameterValue]]:
     yield f"{EXPLAIN}.method", found.method
     yield f"{EXPLAIN}.reference", found.reference
     yield f"{EXPLAIN}.layer", found.what.layer
-    yield f"{EXPLAIN}.of_inputs", found.what.of_inputs
+    yield f"{EXPLAIN}.nodes_are_inputs", found.what.nodes_are_inputs
     if found.notes:
         yield f"{EXPLAIN}.notes", "; ".join(found.notes)
 

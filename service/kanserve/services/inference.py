@@ -44,7 +44,7 @@ from kanserve.types import (
     TensorInfo,
 )
 
-ROWS_OUTSIDE = "kan.rows_outside"
+OUT_OF_RANGE_ROWS = "kan.out_of_range_rows"
 REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 
 
@@ -228,7 +228,7 @@ def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, Parame
     model.border.rows.inc(count)
     if count and model.border.policy == REJECT:
         raise validation.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count, len(outside))
-    return [(ROWS_OUTSIDE, count)] if model.border.policy == FLAG else []
+    return [(OUT_OF_RANGE_ROWS, count)] if model.border.policy == FLAG else []
 
 
 async def _execute(
@@ -292,8 +292,8 @@ def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -
 def classified(
     info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_input_strings: int, labels: Sequence[str] = ()
 ) -> OutputTensor:
-    """The `most` largest of each row, those that are equal in their order, NaN after all others. Raises Exhausted
-    for more than `max_input_strings`, BadRequest for rows beyond `MOST`."""
+    """The `most` largest of each row, those that are equal in their order, NaN after all others. Raises
+    ResourceExhausted for more than `max_input_strings`, BadRequest for rows beyond `MOST`."""
     batch = values.shape[:1] if info.max_batch_size else ()
     width = math.prod(values.shape[len(batch) :])
     count = min(most, width)

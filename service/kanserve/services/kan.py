@@ -45,19 +45,19 @@ class Kan:
     max_response_bytes: int
 
     def describe(self, name: str, version: str) -> tuple[Model, Manifest]:
-        """A version and its manifest. Raises NotPossible without one."""
+        """A version and its manifest. Raises FailedPrecondition without one."""
         model = self.registry.resolve(name, version)
         return model, self.manifest(model)
 
     def manifest(self, model: Model) -> Manifest:
-        """What its export says. Raises NotPossible for a model without one."""
+        """What its export says. Raises FailedPrecondition for a model without one."""
         if model.info.manifest is None:
             raise missing(model.info.name)
         return model.info.manifest
 
     def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
-        """The model, and curves of its edges, a block at a time. Raises BadRequest, Exhausted, NotPossible; both raise
-        what `Model.edges` does."""
+        """The model, and curves of its edges, a block at a time. Raises BadRequest, ResourceExhausted,
+        FailedPrecondition; both raise what `Model.edges` does."""
         model, manifest = self.describe(request.model, request.version)
         request = _in_reason(request)
         plans = tuple(
@@ -80,8 +80,8 @@ class Kan:
         return model.info, model.curves(manifest, plans, request)
 
     async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
-        """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest, Exhausted,
-        NotPossible, and what `Model.edges` does."""
+        """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest,
+        ResourceExhausted, FailedPrecondition, and what `Model.edges` does."""
         model, manifest = self.scored(request)
         over, rows = self._batch(model.info, manifest, request)
         count = len(next(iter(rows.values())))
@@ -90,7 +90,7 @@ class Kan:
         return model.info, over, count, found
 
     def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
-        """A version whose scores can be told. Raises Exhausted, NotPossible."""
+        """A version whose scores can be told. Raises ResourceExhausted, FailedPrecondition."""
         model, manifest = self.describe(request.model, request.version)
         if manifest.source.family == HYBRID:
             raise FailedPrecondition(
@@ -102,7 +102,7 @@ class Kan:
         return model, manifest
 
     def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
-        """The caller's rows, or those of the export. Raises BadRequest, NotPossible."""
+        """The caller's rows, or those of the export. Raises BadRequest, FailedPrecondition."""
         if request.row_count == 1:
             raise BadRequest("1 row was sent: scores are of what moves from row to row, and take two or more")
         if request.row_count:
@@ -110,13 +110,14 @@ class Kan:
         return "reference", edge_scores.reference(manifest)
 
     def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
-        """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
+        """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest,
+        ResourceExhausted."""
         self.bound_rows(count)
         named = _named(info, given)
         return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
     def bound_rows(self, count: int) -> None:
-        """Raises Exhausted for more rows than a query may have."""
+        """Raises ResourceExhausted for more rows than a query may have."""
         if count > self.max_edge_query_rows:
             raise ResourceExhausted(
                 f"{count} rows asked for, one query may have {self.max_edge_query_rows}; send fewer rows, in several "
@@ -132,7 +133,7 @@ class Kan:
             )
 
     def bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
-        """A layer computes all its edges, whichever are asked for. Raises Exhausted."""
+        """A layer computes all its edges, whichever are asked for. Raises ResourceExhausted."""
         each = evaluations(layers)
         most = self.max_edge_query_evaluations
         if rows * each > most:
@@ -182,7 +183,7 @@ def _in_reason(request: CurveRequest) -> CurveRequest:
 
 
 def alone(manifest: Manifest, at: int) -> None:
-    """Raises NotPossible for a layer whose edges have no curve of their own."""
+    """Raises FailedPrecondition for a layer whose edges have no curve of their own."""
     layer = manifest.layers[at]
     edge_class = layer.edge_class or manifest.edge_class
     if edge_class != "A":
@@ -226,7 +227,8 @@ class EdgeQueries:
     kan: Kan
 
     async def edges(self, request: EdgeRequest) -> EdgeResponse:
-        """Edge values for rows. Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
+        """Edge values for rows. Raises BadRequest, ResourceExhausted, FailedPrecondition, and what `Model.edges`
+        does."""
         model, manifest = self.kan.describe(request.model, request.version)
         info = model.info
         rows = self.kan.rows(info, request.rows, request.row_count)
@@ -244,7 +246,7 @@ class EdgeQueries:
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 
     def estimate(self, request: EdgeRequest) -> tuple[ModelInfo, Estimate]:
-        """What the query would take, of so many rows, which need not be sent. Raises BadRequest, NotPossible."""
+        """What the query would take, of so many rows, which need not be sent. Raises BadRequest, FailedPrecondition."""
         model, manifest = self.kan.describe(request.model, request.version)
         plans = _plans(model.info, manifest, request)
         each = evaluations([manifest.layers[plan.layer] for plan in plans])
@@ -254,8 +256,8 @@ class EdgeQueries:
 
 
 def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[LayerPlan, ...]:
-    """Raises BadRequest, NotPossible."""
-    wanted = _edges_in_reason(request.wanted)
+    """Raises BadRequest, FailedPrecondition."""
+    wanted = _edges_in_reason(request.options)
     plans = query_plan.plan(
         shapes(info, manifest),
         layers=request.layers,
@@ -275,7 +277,7 @@ def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[L
 
 
 def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Sources and destinations of each layer. Raises BadRequest, NotPossible."""
+    """Sources and destinations of each layer. Raises BadRequest, FailedPrecondition."""
     layers = manifest.layers
     if manifest.source.family == HYBRID or any(layer.positions for layer in layers):
         raise FailedPrecondition(
@@ -311,22 +313,26 @@ def _of_reductions(wanted: EdgeOptions) -> None:
             raise BadRequest(f"reduction {name[:40]!r} is not known; there are {', '.join(reduce.ALL)}")
     if len(set(wanted.reductions)) != len(wanted.reductions):
         raise BadRequest("a reduction is named twice; name each once")
-    if wanted.reductions and (wanted.rest or wanted.nodes or wanted.each_row):
-        raise BadRequest("rest, nodes and each_row are of every row, reductions are over them; ask for either")
+    if wanted.reductions and (wanted.residual or wanted.nodes or wanted.per_row):
+        raise BadRequest(
+            "residual, nodes and per_row apply to each row, reductions combine all rows; request one of them"
+        )
 
 
 def _of_picking(wanted: EdgeOptions) -> None:
     """Raises BadRequest."""
     if not (math.isfinite(wanted.min_magnitude) and wanted.min_magnitude >= 0):
         raise BadRequest(f"min_magnitude is a number of 0 or more, {wanted.min_magnitude:g} was given")
-    if wanted.each_row and not wanted.top_k:
-        raise BadRequest("each_row goes with top_k: so many edges of every row")
-    if wanted.each_row and wanted.min_magnitude:
-        raise BadRequest("min_magnitude is over all rows, each_row picks of every row by itself; take one")
+    if wanted.per_row and not wanted.top_k:
+        raise BadRequest("per_row needs top_k, the number of edges per row")
+    if wanted.per_row and wanted.min_magnitude:
+        raise BadRequest(
+            "min_magnitude applies to all rows together, per_row selects edges for each row; use one of them"
+        )
 
 
 def _bound(plans: Sequence[LayerPlan], rows: int, most: int) -> None:
-    """Raises Exhausted."""
+    """Raises ResourceExhausted."""
     needed = sum(plan.response_bytes(rows) for plan in plans)
     if needed > most:
         values = sum(math.prod(plan.shape(1)) for plan in plans)
@@ -344,6 +350,6 @@ def _bound(plans: Sequence[LayerPlan], rows: int, most: int) -> None:
 
 def _kept(plan: LayerPlan, rows: int) -> int:
     """Bytes of the values that reductions need at once."""
-    if not reduce.KEPT & set(plan.wanted.reductions):
+    if not reduce.KEPT & set(plan.options.reductions):
         return 0
     return math.prod(plan.shape(rows)) * query_plan.VALUE_BYTES

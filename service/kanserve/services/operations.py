@@ -18,7 +18,7 @@ from typing import Any
 
 from kanexport.contract.manifest import arrows, row_shapes
 from kanserve.observability.multiprocess import MetricsPage
-from kanserve.services.control import Catalogue, Control, Report
+from kanserve.services.control import Catalogue, Control, ShadowReport
 from kanserve.types import ModelInfo, VersionStatus
 
 KEPT, APART, ROOM = 300, 1.0, 3000  # readings, seconds between two, and readings of one version in all
@@ -43,14 +43,14 @@ class Operations:
         await self._look()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         return {
-            "at": now.at,
+            "time": now.at,
             "recent_seconds": 0.0 if before is None else now.at - before.at,
             "server": self._server(now),
             "versions": [self._version(one, now, before) for one in self._catalogue.index(only_ready=False)],
             "calls": list(_calls(now, before)),
             "shadows": [self._shadow(report, now) for report in self._control.shadows.reports()],
             "history": [
-                {"at": one.at, "what": one.what, "model": one.model, "version": str(one.version), "text": one.text}
+                {"time": one.at, "what": one.what, "model": one.model, "version": str(one.version), "text": one.text}
                 for one in self._control.rollout.history.latest()
             ],
             "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
@@ -61,7 +61,7 @@ class Operations:
         await self._look()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         versions = [self._short(one, now, before) for one in self._catalogue.index(only_ready=False)]
-        return {"at": now.at, "versions": versions}
+        return {"time": now.at, "versions": versions}
 
     async def _look(self) -> None:
         """Read the metrics, if the last reading is old enough. All callers that wait share one reading, and it goes on
@@ -120,25 +120,25 @@ class Operations:
             "loads": own.get("loads", 0),
             "load_seconds": own.get("load_seconds", 0),
             "pending": own.get("pending", 0),
-            "rows_outside": own.get("rows_outside", 0),
+            "out_of_range_rows": own.get("out_of_range_rows", 0),
             "total": _span(history_span(key, now, None)),
             "recent": None if before is None else _span(history_span(key, now, before)),
         }
 
-    def _shadow(self, report: Report, now: Figures) -> Told:
+    def _shadow(self, report: ShadowReport, now: Figures) -> Told:
         """What was counted is of all processes, as the metrics have it."""
         own = now.numbers.get((report.model, str(report.version)), {})
         return {
             "model": report.model,
             "version": str(report.version),
-            "against": str(report.against),
+            "baseline_version": str(report.baseline_version),
             "running": report.running,
             "share": report.share,
             "tolerance": report.tolerance,
             "rows": own.get("shadow_rows", 0),
-            "rows_beyond": own.get("shadow_beyond", 0),
-            "dropped": own.get("shadow_dropped", 0),
-            "failed": own.get("shadow_failed", 0),
+            "rows_out_of_tolerance": own.get("shadow_beyond", 0),
+            "requests_dropped": own.get("shadow_dropped", 0),
+            "requests_failed": own.get("shadow_failed", 0),
             "largest_difference": own.get("shadow_largest", 0),
         }
 
@@ -148,12 +148,17 @@ def _identity(info: ModelInfo) -> Told:
     shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
     known = info.manifest
     if known is None:
-        return {"family": "", "shape": arrows(row_shapes(shapes[0], (), shapes[1])), "against": "", "error": None}
+        return {
+            "family": "",
+            "shape": arrows(row_shapes(shapes[0], (), shapes[1])),
+            "verification_basis": "",
+            "error": None,
+        }
     errors = [zone.outputs_max_rel for zone in known.verification.zones if zone.name != "nonfinite"]
     return {
         "family": known.source.family,
         "shape": arrows(row_shapes(shapes[0], known.layers, shapes[1])),
-        "against": known.against,
+        "verification_basis": known.verification_basis,
         "error": max(errors, default=None),
     }
 
@@ -180,7 +185,7 @@ def _rates(span: Span) -> Told:
 
 
 def _mean(span: Span) -> Mapping[str, Any]:
-    return {**span.phases, "rows_per_run": span.rows / span.runs if span.runs else None}
+    return {**span.phases, "rows_per_execution": span.rows / span.executions if span.executions else None}
 
 
 def _span(span: Span) -> Told:
@@ -189,11 +194,11 @@ def _span(span: Span) -> Told:
         "seconds": span.seconds,
         "requests": span.requests,
         "rows": span.rows,
-        "runs": span.runs,
+        "executions": span.executions,
         "failures": dict(span.failures),
         **rates,
         "batches": [
-            {"up_to": None if bound == float("inf") else bound, "runs": count} for bound, count in span.batches
+            {"up_to": None if bound == float("inf") else bound, "executions": count} for bound, count in span.batches
         ],
     }
 
@@ -224,7 +229,7 @@ SPREADS = {
 NUMBERS = {
     "nv_inference_request_success": "requests",
     "nv_inference_count": "rows",
-    "nv_inference_exec_count": "runs",
+    "nv_inference_exec_count": "executions",
     "nv_inference_queue_duration_us": "queue",
     "nv_inference_compute_input_duration_us": "input",
     "nv_inference_compute_infer_duration_us": "infer",
@@ -232,7 +237,7 @@ NUMBERS = {
     "nv_inference_pending_request_count": "pending",
     "kanserve_model_loads_total": "loads",
     "kanserve_model_load_duration_seconds": "load_seconds",
-    "kanserve_out_of_range_rows_total": "rows_outside",
+    "kanserve_out_of_range_rows_total": "out_of_range_rows",
     "kanserve_shadow_rows_total": "shadow_rows",
     "kanserve_shadow_mismatched_rows_total": "shadow_beyond",
     "kanserve_shadow_dropped_requests_total": "shadow_dropped",
@@ -271,12 +276,12 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class Span:
     """What a version did in `seconds`. `quantiles` of a request's seconds by name, None where none was answered;
-    `phases`: seconds of a request, on average; `batches`: runs by their number of rows, up to each bound."""
+    `phases`: seconds of a request, on average; `batches`: executions by their number of rows, up to each bound."""
 
     seconds: float
     requests: float
     rows: float
-    runs: float
+    executions: float
     failures: Mapping[str, float]
     quantiles: Mapping[str, float | None]
     phases: Mapping[str, float]
@@ -353,13 +358,13 @@ def history_span(key: Key, now: Figures, before: Figures | None) -> Span:
         since = None  # it was counted anew
     old, failed, buckets = _of(key, since)
     spreads = now.spreads.get(key, {})
-    grown = {what: own.get(what, 0.0) - old.get(what, 0.0) for what in ("requests", "rows", "runs", *PHASES)}
+    grown = {what: own.get(what, 0.0) - old.get(what, 0.0) for what in ("requests", "rows", "executions", *PHASES)}
     times = _less(spreads.get("request", ()), buckets.get("request", ()))
     return Span(
         seconds=0.0 if since is None else now.at - since.at,
         requests=grown["requests"],
         rows=grown["rows"],
-        runs=grown["runs"],
+        executions=grown["executions"],
         failures={why: count - failed.get(why, 0) for why, count in now.failures.get(key, NONE).items()},
         quantiles={name: quantile(times, level) for name, level in LEVELS.items()},
         phases={phase: grown[phase] / 1e6 / max(1.0, grown["requests"]) for phase in PHASES},

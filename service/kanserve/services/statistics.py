@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kanexport.contract.manifest import Manifest
 from kanserve.analysis.histogram import Counts
-from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, TooManyWatches, Unavailable
+from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, WatchesLimited
 from kanserve.insight import edge_scores
 from kanserve.insight.live import KeptRow, TrafficSampler, TrafficStatistics
 from kanserve.insight.statistics import NodeCounts, NodeStatistics
@@ -48,26 +48,26 @@ class Found:
     rows: int
     nodes: Sequence[NodeStatistics]
     classes: Counts
-    over: str = ROWS
-    seen: int = 0
+    source: str = ROWS
+    rows_seen: int = 0
     seconds: float = 0.0
     since: float = 0.0
     processes: int = 0
 
 
-async def statistics(kan: Kan, request: EdgeRequest, over: str = "") -> Found:
-    """Over the caller's rows, or where there are none over the model's traffic. Raises BadRequest, Exhausted,
-    NotPossible, and what `Model.edges` does."""
+async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> Found:
+    """Over the caller's rows, or where there are none over the model's traffic. Raises BadRequest, ResourceExhausted,
+    FailedPrecondition, and what `Model.edges` does."""
     if request.row_count:
-        return await _of_rows(kan, request, over)
+        return await _of_rows(kan, request, source)
     model, _ = described(kan, request.model, request.version)
-    return found(model.info, request.id, over, await counted(live_statistics(model), over))
+    return found(model.info, request.id, source, await counted(live_statistics(model), source))
 
 
-async def _of_rows(kan: Kan, request: EdgeRequest, over: str) -> Found:
+async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> Found:
     model, manifest = kan.describe(request.model, request.version)
-    if over not in ("", ROWS):
-        raise BadRequest(f"statistics over '{over[:32]}' are of the model's traffic: send no rows with it")
+    if source not in ("", ROWS):
+        raise BadRequest(f"statistics over '{source[:32]}' are of the model's traffic: send no rows with it")
     if not manifest.baseline.rows:
         raise FailedPrecondition(
             f"model '{model.info.name}' has nothing to compare with: its export was given no rows "
@@ -92,7 +92,7 @@ def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
 
 
 def live_statistics(model: Model) -> TrafficSampler:
-    """Raises NotPossible."""
+    """Raises FailedPrecondition."""
     if model.live is None:
         raise FailedPrecondition(f"{model.blind or 'the version is on its way out'}: send rows")
     return model.live
@@ -111,7 +111,7 @@ class Kept:
 
 
 def kept(kan: Kan, name: str, version: str) -> Kept:
-    """Raises NotFound, NotPossible, BadRequest, Unavailable."""
+    """Raises NotFound, FailedPrecondition, BadRequest, Unavailable."""
     model, _ = described(kan, name, version)
     one = model.live
     if one is None:
@@ -120,14 +120,14 @@ def kept(kan: Kan, name: str, version: str) -> Kept:
     return Kept(model.info, one.most_rows, one.rows(), counted=True, note=note)
 
 
-async def counted(one: TrafficSampler, over: str) -> TrafficStatistics:
+async def counted(one: TrafficSampler, source: str) -> TrafficStatistics:
     """Raises BadRequest."""
-    if over not in ("", LIVE, TOTAL):
-        raise BadRequest(f"statistics are over '{LIVE}' or '{TOTAL}', '{over[:32]}' was asked for")
-    return await asyncio.to_thread(one.counted, lately=over != TOTAL)
+    if source not in ("", LIVE, TOTAL):
+        raise BadRequest(f"statistics are over '{LIVE}' or '{TOTAL}', '{source[:32]}' was asked for")
+    return await asyncio.to_thread(one.counted, lately=source != TOTAL)
 
 
-def found(info: ModelInfo, id: str, over: str, what: TrafficStatistics) -> Found:
+def found(info: ModelInfo, id: str, source: str, what: TrafficStatistics) -> Found:
     """What was counted, as an answer."""
     return Found(
         info,
@@ -135,7 +135,7 @@ def found(info: ModelInfo, id: str, over: str, what: TrafficStatistics) -> Found
         what.rows,
         what.nodes,
         what.classes,
-        over or LIVE,
+        source or LIVE,
         what.seen,
         what.seconds,
         what.since,
@@ -148,7 +148,7 @@ class Scored:
     """Scores over counted rows: `over` names the counts, with the number of rows and notes for the reader."""
 
     info: ModelInfo
-    over: str
+    source: str
     rows: int
     layers: tuple[LayerScores, ...]
     notes: tuple[str, ...]
@@ -159,33 +159,39 @@ def best(kan: Kan, request: EdgeRequest) -> str:
     Otherwise "", which means the reference rows. Raises what `Kan.describe` does."""
     _, manifest = kan.describe(request.model, request.version)
     try:
-        _counted_of(kan, manifest, edge_scores.before(manifest))
+        _counted_of(kan, manifest, edge_scores.baseline_counts(manifest))
     except (FailedPrecondition, ResourceExhausted):
         return ""
     return BASELINE
 
 
-async def counted_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
+async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
     """The importance of each edge over counted rows. LIVE: the traffic of a version since its counts began. BASELINE:
-    the rows that its export was given. Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
-    if over not in (LIVE, BASELINE):
+    the rows that its export was given. Raises BadRequest, ResourceExhausted, FailedPrecondition, and what `Model.edges`
+    does."""
+    if source not in (LIVE, BASELINE):
         raise BadRequest(
             f"scores are over the rows that come with them, or over '{LIVE}', '{BASELINE}' or '{BEST}'; "
-            f"'{over[:32]}' was asked for"
+            f"'{source[:32]}' was asked for"
         )
     if request.row_count:
-        of = "the model's traffic" if over == LIVE else "the rows that the export was given"
-        raise BadRequest(f"scores over '{over}' are of {of}: send no rows with it")
+        of = "the model's traffic" if source == LIVE else "the rows that the export was given"
+        raise BadRequest(f"scores over '{source}' are of {of}: send no rows with it")
     described(kan, request.model, request.version)
     model, manifest = kan.scored(request)
-    tally = (await counted(live_statistics(model), TOTAL)).tally if over == LIVE else edge_scores.before(manifest)
-    _counted_of(kan, manifest, tally, LITTLE[over])
+    tally = (
+        (await counted(live_statistics(model), TOTAL)).tally
+        if source == LIVE
+        else edge_scores.baseline_counts(manifest)
+    )
+    _counted_of(kan, manifest, tally, LITTLE[source])
     found = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
-    return Scored(model.info, over, tally.rows, found.layers, (*NOTES[over], *found.notes))
+    return Scored(model.info, source, tally.rows, found.layers, (*NOTES[source], *found.notes))
 
 
 def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts, little: str = "{name}: {rows} rows") -> None:
-    """Raises NotPossible for edges that are not curves and for too few rows, Exhausted for too much work."""
+    """Raises FailedPrecondition for edges that are not curves and for too few rows, ResourceExhausted for too much
+    work."""
     for at in range(len(manifest.layers)):
         alone(manifest, at)
     if tally.rows < 2:
@@ -215,7 +221,7 @@ class WatchRequest:
     model: str
     version: str
     id: str = ""
-    over: str = ""
+    source: str = ""
     interval: float = 0.0
     updates: int = 0
     caller: str = ""
@@ -229,11 +235,11 @@ class _Counted:
     task: asyncio.Task[TrafficStatistics] | None = None
     at: float = 0.0
 
-    async def latest(self, live: TrafficSampler, over: str) -> TrafficStatistics:
+    async def latest(self, live: TrafficSampler, source: str) -> TrafficStatistics:
         """The latest counts. All watches share one count within FRESH seconds. Raises BadRequest."""
         now = time.monotonic()
         if self.task is None or (self.task.done() and now - self.at > FRESH):
-            self.task, self.at = asyncio.ensure_future(counted(live, over)), now
+            self.task, self.at = asyncio.ensure_future(counted(live, source)), now
             self.task.add_done_callback(_seen)
         return await asyncio.shield(self.task)
 
@@ -254,7 +260,7 @@ class Watches:
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[tuple[Found, str]]:
         """Statistics now and after each interval; with the last of them why there are no more. Raises BadRequest,
-        TooManyWatches, and what `statistics` does."""
+        WatchesLimited, and what `statistics` does."""
         interval, most = _in_reason(request)
         self._bound(request.caller)
         model, _ = described(self._kan, request.model, request.version)
@@ -262,15 +268,15 @@ class Watches:
         del model  # nobody here keeps it from being freed
         woken = asyncio.Event()
         self._open[woken] = request.caller
-        shared = self._counted.setdefault((live, request.over), _Counted())
+        shared = self._counted.setdefault((live, request.source), _Counted())
         shared.users += 1
         try:
             for sent in range(1, most + 1):
-                counted = await shared.latest(live, request.over)
+                counted = await shared.latest(live, request.source)
                 ended = self._ended(info, live, request.version)
                 if not ended and sent == most:
                     ended = f"{most} updates were sent"
-                yield found(info, request.id, request.over, counted), ended
+                yield found(info, request.id, request.source, counted), ended
                 if ended:
                     return
                 await self._pause(woken, interval, info, live, request.version)
@@ -278,7 +284,7 @@ class Watches:
             del self._open[woken]
             shared.users -= 1
             if not shared.users:
-                self._counted.pop((live, request.over), None)
+                self._counted.pop((live, request.source), None)
 
     def forget(self) -> None:
         """Forget the last counts: counting starts again."""
@@ -286,14 +292,14 @@ class Watches:
             shared.task = None
 
     def _bound(self, caller: str) -> None:
-        """Raises TooManyWatches."""
+        """Raises WatchesLimited."""
         if len(self._open) >= self.most:
-            raise TooManyWatches(
+            raise WatchesLimited(
                 f"{self.most} watches of statistics are open, which is as many as there may be (max_watch_streams)"
             )
         own, most = list(self._open.values()).count(caller), max(1, self.most // SHARE)
         if caller and own >= most:
-            raise TooManyWatches(
+            raise WatchesLimited(
                 f"{caller} has {own} watches of statistics open, which is as many as one caller may have (a quarter of "
                 "max_watch_streams)"
             )

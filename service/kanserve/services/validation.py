@@ -162,7 +162,7 @@ def numbers(tensor: InputTensor) -> Array:
 
 
 def strings(tensor: InputTensor, model: str, *, most: int, prefix: str = "") -> Array:
-    """An array of str. Raises Exhausted for more than `most`; BadRequest, in Triton's words behind `prefix`,
+    """An array of str. Raises ResourceExhausted for more than `most`; BadRequest, in Triton's words behind `prefix`,
     for bytes that do not fit the shape, or are not UTF-8."""
     count = math.prod(tensor.shape)
     if count > most:

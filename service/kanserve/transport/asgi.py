@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 from kanserve.auth import authenticator
 from kanserve.auth import authenticator as access
-from kanserve.errors import TooManyUnfinished
+from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api import interceptor
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, ClientDisconnected, Guarded, Kind, Stream, Unary
@@ -360,7 +360,7 @@ class _Request:
                         part.holds(messages.size)
                         yield message if isinstance(message, bytes) else await message.unpacked()
                     part.holds(messages.size)
-            except TooManyUnfinished as error:
+            except RequestBufferLimited as error:
                 raise CallFailed(Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,)) from None
         if not messages.whole:
             raise framing.failed(Code.INTERNAL, "the call ends inside of a message")

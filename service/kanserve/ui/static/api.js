@@ -93,8 +93,8 @@ export class Api {
   }
 
   /**
-   * Calls onValue with every {statistics, ended} of 'v1/kan/models/NAME/watch?over=live&interval=2', until `signal`
-   * aborts or a value says why it `ended`; not while the tab is hidden. Where events do not come through, such as behind a proxy that holds them
+   * Calls onValue with every {statistics, end_reason} of 'v1/kan/models/NAME/watch?source=live&interval=2', until `signal`
+   * aborts or a value has an `end_reason`; not while the tab is hidden. Where events do not come through, such as behind a proxy that holds them
    * back, the statistics are asked for again and again. onTrouble(error) is called where the server is gone, and
    * onTrouble(null) when it is back. Rejects with ApiError for what will not pass by itself.
    */
@@ -106,7 +106,7 @@ export class Api {
       if (trouble) onTrouble?.(null);
       trouble = false;
       onValue(one);
-      return Boolean(one.ended);
+      return Boolean(one.end_reason);
     };
     let live = true;
     while (!signal?.aborted) {
@@ -163,9 +163,9 @@ export class Api {
 
   async #poll(path, signal) {
     const [before, query = ''] = path.split('?');
-    const over = new URLSearchParams(query).get('over') ?? '';
-    const statistics = await this.post(before.replace(/watch$/, 'statistics'), { over }, { signal });
-    return { statistics, ended: '' };
+    const source = new URLSearchParams(query).get('source') ?? '';
+    const statistics = await this.post(before.replace(/watch$/, 'statistics'), { source }, { signal });
+    return { statistics, end_reason: '' };
   }
 }
 

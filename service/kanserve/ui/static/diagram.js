@@ -133,7 +133,7 @@ function mark({ layers, at, one, place: [x, y], room, folded, onfold }) {
   const layer = layers[Math.min(at, layers.length - 1)];
   const name = nameOf(layers, at, one);
   const key = `${at}/${one}`;
-  const out = last ? 0 : layer.outside?.[one] ?? 0;
+  const out = last ? 0 : layer.outOfGrid?.[one] ?? 0;
   const glows = !last && layer.glows(one);
   const told = [name, glows && `${share(out)} of its values are outside the grid`, folded.has(key) && 'folded'].filter(Boolean).join(', ');
   const words = shortened(brief(name), Math.max(2, Math.floor(room / 6.5)));

@@ -57,7 +57,7 @@ export function slopeChart({ curve, grid, names, width }) {
  * Densities, so that cells of different widths compare; what lies beyond the axis is told in words, by `beyond`.
  */
 export function inputChart({ seen, domain, grid, name, width }) {
-  const lists = [['reference', seen.before], ['live', seen.counts]].filter(([, counts]) => total(counts) > 0);
+  const lists = [['reference', seen.baselineCounts], ['live', seen.counts]].filter(([, counts]) => total(counts) > 0);
   const drawn = lists.map(([kind, counts]) => [kind, densities(seen.bounds, counts)]);
   const { node, plot, x, y } = chart({
     width, height: 200, margin: MARGIN,
@@ -119,8 +119,8 @@ function turns({ extrema }) {
 /** The grid of a basis, as the server has it (kanexport/contract/grids.py), for the picture: of splines alone the extension
  * is told apart. Null without knots in the units of the node. */
 export function grids(layer, source) {
-  if (layer.before?.some((step) => step.kind !== 'select')) return { knots: [], grid: null };
-  const found = layer.bases.filter((basis) => basis.knots?.length && !basis.before?.length).map((basis) => {
+  if (layer.pre_steps?.some((step) => step.kind !== 'select')) return { knots: [], grid: null };
+  const found = layer.bases.filter((basis) => basis.knots?.length && !basis.pre_steps?.length).map((basis) => {
     const rows = basis.knots.shape ? rowsOf(basis.knots) : basis.knots;
     return [basis, [...rows[rows.length > 1 ? source : 0]].sort((a, b) => a - b)];
   });

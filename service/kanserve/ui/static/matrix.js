@@ -264,7 +264,7 @@ class Matrix {
   #tell(edge) {
     const { layer } = this;
     if (edge === null) { this.told.textContent = '\u00a0'; return; }
-    const outside = layer.outside?.[layer.nodeOf(layer.source(edge))];
+    const outside = layer.outOfGrid?.[layer.nodeOf(layer.source(edge))];
     this.told.textContent = [layer.edgeName(edge), KINDS[layer.kinds[edge]], layer.scores && `matters ${number(layer.scores[edge], 3)}`,
       outside > 0 && `${share(outside)} of its traffic is outside the grid`].filter(Boolean).join(', ');
   }

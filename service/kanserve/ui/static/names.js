@@ -29,14 +29,14 @@ export function shaped(flat, shape) {
 
 /** Which node of those that the layer is given a source reads. */
 export function nodeOfSource(layer, source) {
-  const chosen = layer.before?.find((step) => step.kind === 'select');
+  const chosen = layer.pre_steps?.find((step) => step.kind === 'select');
   return chosen ? chosen.indices[source] : source;
 }
 
 /** Which node of the next layer, or of the answer, a destination goes into; null where the layer's steps leave it out. */
 export function nodeOfDestination(layer, destination) {
   let at = destination;
-  for (const step of layer.after ?? []) {
+  for (const step of layer.post_steps ?? []) {
     if (step.kind === 'product') {
       let first = 0;
       at = step.indices.findIndex((factors) => { first += factors; return at < first; });

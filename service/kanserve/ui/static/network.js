@@ -20,7 +20,7 @@ export class Layer {
     this.scores = null;
     this.nodeScores = null;
     this.curved = (told.edge_class || model.edge_class) === 'A';
-    this.outside = null; // of the nodes that it is given
+    this.outOfGrid = null; // of the nodes that it is given
   }
 
   /** 0 to 1: how dark an edge is drawn. pykan's rule; of many edges, whose scores are all small, the share of the
@@ -51,9 +51,9 @@ export class Layer {
   edgeName(edge) { return `${this.sourceName(this.source(edge))} \u2192 ${this.destinationName(this.destination(edge))}`; }
 
   /** How many nodes it is given. */
-  get nodes() { return this.nodeScores?.length || Math.max(this.sources, ...(this.told.before ?? []).flatMap((step) => (step.kind === 'select' ? step.indices.map((one) => one + 1) : []))); }
+  get nodes() { return this.nodeScores?.length || Math.max(this.sources, ...(this.told.pre_steps ?? []).flatMap((step) => (step.kind === 'select' ? step.indices.map((one) => one + 1) : []))); }
 
-  glows(node) { return (this.outside?.[node] ?? 0) > THRESHOLD; }
+  glows(node) { return (this.outOfGrid?.[node] ?? 0) > THRESHOLD; }
 }
 
 function kinds(told) {
@@ -79,23 +79,23 @@ const OVER = {
   reference: (rows) => `over the ${rows} that the export was tried on, which were drawn and are no data`,
 };
 
-/** Sets the importance of each edge. over: 'best', the baseline if the export has one, otherwise its own rows; or 'live'. Resolves to a text about it; rejects with ApiError. */
-export async function score(layers, { api, kan }, over) {
-  const found = await api.post(`${kan}/scores`, { over }, { packed: true });
+/** Sets the importance of each edge. source: 'best', the baseline if the export has one, otherwise its own rows; or 'live'. Resolves to a text about it; rejects with ApiError. */
+export async function score(layers, { api, kan }, source) {
+  const found = await api.post(`${kan}/scores`, { source }, { packed: true });
   for (const one of found.layers) {
     layers[one.layer].scores = one.edges ?? null;
     layers[one.layer].largest = Math.max(...extent(one.edges ?? []).map(Math.abs)) || 1;
     layers[one.layer].nodeScores = one.nodes ?? null;
   }
-  return [OVER[found.over](`${found.row_count} rows`), ...(found.notes ?? [])].join('; ');
+  return [OVER[found.source](`${found.row_count} rows`), ...(found.notes ?? [])].join('; ');
 }
 
 /** Sets which share of each node's values was outside its grid; `seen` are the lines of `nodes.js`. */
 export function glow(layers, seen) {
-  for (const layer of layers) layer.outside = [];
+  for (const layer of layers) layer.outOfGrid = [];
   for (const { layer, at, zones, origin } of seen) {
     const all = zones ? zones[0] + zones[1] + zones[2] : 0;
-    if (layers[layer] && all && origin !== 'drawn') layers[layer].outside[at] = zones[2] / all;
+    if (layers[layer] && all && origin !== 'drawn') layers[layer].outOfGrid[at] = zones[2] / all;
   }
 }
 

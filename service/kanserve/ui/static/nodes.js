@@ -6,8 +6,8 @@ import * as names from './names.js';
 const ANSWERS = -1;
 
 /**
- * Of every node: {key, layer, at, place, name, psi, chance, ratio, moved, outside, outsideBefore, mean, std, low, high,
- * nonfinite, origin, bounds, counts, before}; drift is null where there is no baseline.
+ * Of every node: {key, layer, at, place, name, psi, threshold, ratio, moved, outOfRange, baselineOutOfRange, mean, std,
+ * min, max, nonfinite, origin, bounds, counts, baselineCounts}; drift is null where there is no baseline.
  */
 export function lines(model, statistics) {
   return statistics.nodes.flatMap((part) => {
@@ -18,15 +18,15 @@ export function lines(model, statistics) {
       const size = part.bound_counts[shared ? 0 : at];
       const bounds = part.bounds.slice(shared ? 0 : bound, (shared ? 0 : bound) + size);
       const own = (list) => list?.slice(cell, cell + size + 1) ?? null;
-      const [counts, before] = [own(part.counts), own(part.counts_before)];
+      const [counts, baselineCounts] = [own(part.counts), own(part.baseline_counts)];
       bound += size;
       cell += size + 1;
-      const drift = part.psi ? { psi: part.psi[at], chance: part.psi_chance[at], outside: part.outside[at], outsideBefore: part.outside_before[at] } : null;
+      const drift = part.psi ? { psi: part.psi[at], threshold: part.psi_threshold[at], outOfRange: part.out_of_range[at], baselineOutOfRange: part.baseline_out_of_range[at] } : null;
       return {
         key: `${part.layer}/${at}`, layer: part.layer, at, name: called(model, part.layer, at), place: place(model, part.layer),
-        ratio: drift ? drift.psi / Math.max(drift.chance, 1e-12) : null, drift, moved: drift !== null && drift.psi > drift.chance,
-        mean: part.mean[at], std: part.std[at], low: part.low[at], high: part.high[at], zones: part.zones?.[at] ?? null,
-        nonfinite: part.nonfinite?.[at] ?? 0, origin: part.origins[part.origins.length === 1 ? 0 : at], bounds, counts, before,
+        ratio: drift ? drift.psi / Math.max(drift.threshold, 1e-12) : null, drift, moved: drift !== null && drift.psi > drift.threshold,
+        mean: part.mean[at], std: part.std[at], min: part.min[at], max: part.max[at], zones: part.zones?.[at] ?? null,
+        nonfinite: part.nonfinite?.[at] ?? 0, origin: part.origins[part.origins.length === 1 ? 0 : at], bounds, counts, baselineCounts,
       };
     });
   });

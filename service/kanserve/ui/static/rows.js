@@ -177,10 +177,10 @@ export function sampled(api, kan, names, onrow) {
     }
   };
   const list = (rows) => [
-    el('ol', {}, rows.map(({ at, values }) => {
+    el('ol', {}, rows.map(({ time, values }) => {
       const row = Object.values(values)[0].flat(Infinity);
       const words = row.slice(0, 4).map((value, place) => `${names[place]} ${number(value, 3)}`).join(', ');
-      return el('li', {}, button(`${new Date(at * 1000).toLocaleTimeString()}: ${words}${row.length > 4 ? ' \u2026' : ''}`, () => onrow(row)));
+      return el('li', {}, button(`${new Date(time * 1000).toLocaleTimeString()}: ${words}${row.length > 4 ? ' \u2026' : ''}`, () => onrow(row)));
     })),
     el('p', { class: 'row' }, button('Ask for newer ones', load)),
   ];

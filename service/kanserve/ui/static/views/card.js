@@ -32,7 +32,7 @@ export async function show(root, ctx) {
 
 /** How far the graph is to be trusted, in one line. */
 function verdict({ verification }) {
-  const proved = verification?.against && verification.against !== 'reading';
+  const proved = verification?.basis && verification.basis !== 'reading';
   return [el('p', { class: `verdict ${proved ? 'good' : 'fair'}` }, `${capital(verification?.claim || 'Nothing is known of its verification')}.`)];
 }
 

@@ -49,7 +49,7 @@ class Drift {
   async #follow() {
     const { ctx } = this;
     try {
-      await ctx.api.follow(`${ctx.kan}/watch?over=live&interval=2`, (update) => this.#safely(update), {
+      await ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, (update) => this.#safely(update), {
         signal: this.quit.signal,
         onTrouble: (error) => {
           this.trouble.textContent = error ? `${error.message} What is shown is what was known before; the page asks again.` : '';
@@ -72,7 +72,7 @@ class Drift {
     }
   }
 
-  #take({ statistics, ended: why }) {
+  #take({ statistics, end_reason: why }) {
     const { ctx } = this;
     this.now = statistics;
     this.lines = lines(ctx.model, statistics);
@@ -83,9 +83,9 @@ class Drift {
       const known = this.ratios.get(line.key) ?? [];
       known.push(statistics.row_count ? line.ratio : NaN);
       this.ratios.set(line.key, known.slice(-KEPT));
-      const own = parts.get(line.place) ?? { ratio: NaN, outside: [], nodes: 0 };
+      const own = parts.get(line.place) ?? { ratio: NaN, outOfRange: [], nodes: 0 };
       if (statistics.row_count && !(own.ratio > line.ratio)) own.ratio = line.ratio;
-      own.outside.push(line.drift.outside);
+      own.outOfRange.push(line.drift.outOfRange);
       parts.set(line.place, own);
     }
     this.series = [...this.series, { at, parts }].slice(-KEPT);
@@ -115,7 +115,7 @@ class Drift {
   }
 
   #ordered() {
-    const value = { ratio: (line) => -(line.ratio ?? -1), place: () => 0, outside: (line) => -(line.drift?.outside ?? 0) }[this.sort];
+    const value = { ratio: (line) => -(line.ratio ?? -1), place: () => 0, outOfRange: (line) => -(line.drift?.outOfRange ?? 0) }[this.sort];
     return this.lines.map((line, at) => [value(line), at, line]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , line]) => line);
   }
 
@@ -123,7 +123,7 @@ class Drift {
     const { parts, ctx } = this;
     const width = room(parts.node);
     const now = ended(line.bounds, line.counts);
-    const before = line.before ? ended(line.bounds, line.before) : null;
+    const before = line.baselineCounts ? ended(line.bounds, line.baselineCounts) : null;
     const title = `${line.name}: ${now.total ? 'now' : 'nothing yet'}${before ? ', beside the reference' : ''}`;
     if (!now.total && !before) {
       parts.node.replaceChildren(el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
@@ -187,16 +187,16 @@ class Drift {
     this.body = el('tbody');
     this.more = button('Show all', () => { this.all = !this.all; this.#draw(); });
     const heads = ['Node', 'Where', 'Times chance', 'Course', 'PSI', 'Chance', 'Outside now', 'then', 'Mean now', 'Deviation'];
-    const order = [['ratio', 'by drift'], ['outside', 'by share outside'], ['place', 'in their order']];
+    const order = [['ratio', 'by drift'], ['outOfRange', 'by share out of range'], ['place', 'in their order']];
     this.parts.table.append(
       el('div', { class: 'row' }, el('h2', {}, 'Nodes'), el('label', {}, 'Sorted ', select(order, this.sort, (value) => { this.sort = value; this.#draw(); }))),
       el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Nodes by drift' },
         el('table', {}, el('caption', {}, 'PSI is the population stability index of the latest rows against the reference; beyond 1 times chance a node has moved.'),
           el('thead', {}, el('tr', {}, heads.map((one, at) => el('th', { scope: 'col', class: at > 1 && at !== 3 && 'number' }, one)))), this.body)),
       el('p', { class: 'row' }, this.more, button('Save as CSV', () => download(`${this.ctx.name}-nodes.csv`, csv([
-        ['node', 'where', 'times chance', 'psi', 'chance', 'outside', 'outside before', 'mean', 'std', 'smallest', 'largest', 'not finite'],
-        ...this.#ordered().map((one) => [one.name, one.place, one.ratio, one.drift?.psi, one.drift?.chance, one.drift?.outside, one.drift?.outsideBefore,
-          one.mean, one.std, one.low, one.high, one.nonfinite])]), 'text/csv'))));
+        ['node', 'where', 'psi_ratio', 'psi', 'psi_threshold', 'out_of_range', 'baseline_out_of_range', 'mean', 'std', 'min', 'max', 'nonfinite'],
+        ...this.#ordered().map((one) => [one.name, one.place, one.ratio, one.drift?.psi, one.drift?.threshold, one.drift?.outOfRange, one.drift?.baselineOutOfRange,
+          one.mean, one.std, one.min, one.max, one.nonfinite])]), 'text/csv'))));
   }
 
   #row(line, chosen) {
@@ -217,8 +217,8 @@ class Drift {
     cells[2].textContent = drift ? (this.now.row_count ? number(told, 3) : 'no rows yet') : 'no reference';
     cells[2].classList.toggle('moved', line.moved);
     cells[3].replaceChildren(drift ? spark(this.ratios.get(line.key) ?? [], 1) : '');
-    const outside = drift ? [drift.outside, drift.outsideBefore] : [beyond(line), NaN];
-    [drift?.psi, drift?.chance].forEach((value, at) => { cells[4 + at].textContent = drift ? number(value, 3) : ''; });
+    const outside = drift ? [drift.outOfRange, drift.baselineOutOfRange] : [beyond(line), NaN];
+    [drift?.psi, drift?.threshold].forEach((value, at) => { cells[4 + at].textContent = drift ? number(value, 3) : ''; });
     cells[6].textContent = this.now.row_count ? share(outside[0]) : '';
     cells[7].textContent = drift ? share(outside[1]) : '';
     cells[8].textContent = this.now.row_count ? number(line.mean, 4) : '';

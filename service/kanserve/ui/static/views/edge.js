@@ -108,7 +108,7 @@ function drawFunction(root, curve, known, file) {
 function details(model, layer, [source, destination], ends, curve) {
   const symbolic = (layer.symbolic ?? []).find((one) => one.source === source && one.destination === destination);
   const mask = layer.mask?.[source * layer.destinations + destination];
-  const from = { asked: 'as asked', grid: 'the extended grid, and 2 % more', reference: 'what the reference rows had, and a tenth more', assumed: 'assumed, nothing says more' };
+  const from = { requested: 'as requested', grid: 'the extended grid, and 2 % more', reference: 'what the reference rows had, and a tenth more', assumed: 'assumed, nothing says more' };
   const columns = [['x', curve.x], ['phi', curve.phi], ...(curve.parts.length > 1 ? curve.parts.map((part) => [part.kind, part.phi]) : []), ['slope', curve.derivative]];
   return [
     el('h2', {}, 'What it is'),
@@ -142,11 +142,11 @@ function follow(root, ctx, [layer, node], domain, known) {
   const place = el('div', {}, el('p', { class: 'quiet' }, 'Waiting for the statistics of the traffic.'));
   const told = el('p', { class: 'quiet' });
   root.append(el('h2', {}, `Where ${name} was`), place, told);
-  const draw = ({ statistics, ended }) => {
+  const draw = ({ statistics, end_reason: ended }) => {
     const seen = lines(ctx.model, statistics).find((one) => one.layer === layer && one.at === node);
     if (ended) ctx.changed(`${ended}: what is shown is of version ${statistics.model_version}.`);
     if (!seen) { place.replaceChildren(el('p', {}, `Nothing is counted of ${name}.`)); return; }
-    const counted = [['Reference', seen.before, 'reference'], ['Traffic', seen.counts, 'live']];
+    const counted = [['Reference', seen.baselineCounts, 'reference'], ['Traffic', seen.counts, 'live']];
     const any = counted.some(([, counts]) => total(counts) > 0);
     const found = [
       any && el('p', { class: 'row legend' }, counted.filter(([, counts]) => total(counts) > 0).map(([text, counts, kind]) =>
@@ -159,7 +159,7 @@ function follow(root, ctx, [layer, node], domain, known) {
     const zones = seen.zones && total(seen.zones) ? `; on the grid ${share(seen.zones[0] / total(seen.zones))}, outside ${share(seen.zones[2] / total(seen.zones))}` : '';
     told.textContent = !statistics.rows_seen ? '' : `About ${count(statistics.rows_seen)} rows were answered in ${seconds(statistics.seconds)}${zones}.`;
   };
-  ctx.api.follow(`${ctx.kan}/watch?over=live&interval=2`, draw, {
+  ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, draw, {
     signal: stop.signal,
     onTrouble: (error) => ctx.announce(error ? 'The server does not answer; what is shown is old.' : 'The server answers again.'),
   }).catch((error) => (error.status === 400 || error.status === 501 ? place.replaceChildren(el('p', {}, error.message)) : tell(place, error)));

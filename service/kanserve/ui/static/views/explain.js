@@ -56,10 +56,10 @@ function alone(model, layer) {
 /** The newest row that was kept, else the mean of the traffic, else the middle of the sliders. */
 async function beginning({ api, kan }, ranges) {
   const middle = ranges.map(([low, high]) => (low + high) / 2);
-  const { rows, counted } = await api.get(`${kan}/rows`);
+  const { rows, has_statistics: counted } = await api.get(`${kan}/rows`);
   if (rows.length) return Object.values(rows[0].values)[0].flat(Infinity);
   if (counted) {
-    const { nodes, row_count: count } = await api.post(`${kan}/statistics`, { over: 'total' });
+    const { nodes, row_count: count } = await api.post(`${kan}/statistics`, { source: 'total' });
     const mean = nodes.find((one) => one.layer === 0)?.mean ?? [];
     if (count && mean.length === middle.length && mean.every(Number.isFinite)) return mean.map((one) => Number(one.toPrecision(4)));
   }

@@ -20,7 +20,7 @@ export async function show(root, { api, doing }) {
     { name: 'State', value: (row) => row.state.toLowerCase(), text: state },
     { name: 'Family', value: (row) => row.family ?? '' },
     { name: 'Shape', value: (row) => row.shape ?? '' },
-    { name: 'Verified against', value: (row) => row.against ?? '', text: verified },
+    { name: 'Verified against', value: (row) => row.verification_basis ?? '', text: verified },
     { name: 'Requests', value: (row) => row.requests ?? NaN, text: traffic, number: true },
     { name: 'Drift', value: (row) => row.drift ?? NaN, text: drift, number: true },
     { name: 'Why', value: (row) => row.reason ?? '' },
@@ -48,7 +48,7 @@ function state({ state: now, default: answers }) {
 }
 
 function verified(row) {
-  const [words, kind] = AGAINST[row.against] ?? ['', ''];
+  const [words, kind] = AGAINST[row.verification_basis] ?? ['', ''];
   if (!words) return '';
   const error = Number.isFinite(row.error) ? ` (${number(row.error, 2)})` : '';
   return link(row, 'card', el('span', { class: `mark ${kind}` }, `${words}${error}`), { title: 'Largest relative error of the outputs' });

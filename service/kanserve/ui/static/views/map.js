@@ -44,7 +44,7 @@ class MapView {
   constructor(root, ctx, layers, as) {
     Object.assign(this, { root, ctx, layers, as });
     this.wanted = { text: ctx.params.get('search') ?? '', kind: '', least: 0 };
-    this.over = 'best';
+    this.source = 'best';
     this.folded = new Set();
     this.said = el('p', { class: 'quiet' }, 'The server computes what each edge matters.');
     this.place = el('div', {}, bone('picture'));
@@ -64,7 +64,7 @@ class MapView {
     }, { 'aria-pressed': String(one === this.as) }));
     return el('form', { class: 'row', role: 'search', onsubmit: (event) => event.preventDefault() },
       el('span', { class: 'row', role: 'group', 'aria-label': 'Picture' }, tabs),
-      labelled('Importance', select([['best', 'over the export\u2019s rows'], ['live', 'over the traffic']], this.over, (value) => { this.over = value; this.scored().catch((error) => tell(this.place, error)); })),
+      labelled('Importance', select([['best', 'over the export\u2019s rows'], ['live', 'over the traffic']], this.source, (value) => { this.source = value; this.scored().catch((error) => tell(this.place, error)); })),
       labelled('Find a node', el('input', { type: 'search', value: this.wanted.text, oninput: (event) => later(() => { this.wanted.text = event.target.value; }) })),
       labelled('Kind', select(KINDS, '', (value) => { this.wanted.kind = value; this.draw(); })),
       labelled('At least as dark as', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.wanted.least = Number(event.target.value); }) })));
@@ -73,10 +73,10 @@ class MapView {
   /** Asks what the edges matter, and draws them; without an answer they are all the same, and it is said why. */
   async scored() {
     try {
-      this.about = `Edges are as dark as they matter ${await score(this.layers, this.ctx, this.over)}.`;
+      this.about = `Edges are as dark as they matter ${await score(this.layers, this.ctx, this.source)}.`;
     } catch (error) {
       if (!(error instanceof ApiError) || ![400, 413, 501].includes(error.status)) throw error;
-      if (this.over === 'best') this.layers.forEach((layer) => { layer.scores = null; });
+      if (this.source === 'best') this.layers.forEach((layer) => { layer.scores = null; });
       this.about = `What the edges matter is not known: ${error.message}`;
     }
     await this.draw();
@@ -145,10 +145,10 @@ class MapView {
   /** Rings around the nodes whose traffic is outside; returns what ends the view. */
   follow() {
     const stop = new AbortController();
-    this.ctx.api.follow(`${this.ctx.kan}/watch?over=live&interval=5`, ({ statistics, ended }) => {
-      const before = JSON.stringify(this.layers.map((layer) => layer.outside));
+    this.ctx.api.follow(`${this.ctx.kan}/watch?source=live&interval=5`, ({ statistics, end_reason: ended }) => {
+      const before = JSON.stringify(this.layers.map((layer) => layer.outOfGrid));
       glow(this.layers, lines(this.ctx.model, statistics));
-      if (before !== JSON.stringify(this.layers.map((layer) => layer.outside))) this.picture();
+      if (before !== JSON.stringify(this.layers.map((layer) => layer.outOfGrid))) this.picture();
       if (ended) this.ctx.changed(`${ended}: what is shown is of version ${statistics.model_version}.`);
     }, { signal: stop.signal, onTrouble: (error) => this.ctx.announce(error ? 'The server does not answer; what is shown is old.' : 'The server answers again.') })
       .catch((error) => { this.said.append(` Where the traffic is, is not known: ${error.message}`); });

@@ -72,7 +72,7 @@ class Operations {
           tell(this.root, error);
           return;
         }
-        this.trouble.textContent = `${error.message} What is shown is of ${moment(this.now.at)}; the page asks again.`;
+        this.trouble.textContent = `${error.message} What is shown is of ${moment(this.now.time)}; the page asks again.`;
         wait = Math.min(2 * wait, SLOWEST);
       }
     }
@@ -85,7 +85,7 @@ class Operations {
     this.doing.end();
     if (this.readings.length && found.server.started !== before?.server.started) this.readings = []; // another process
     this.readings = [...this.readings, ...found.readings].slice(-KEPT);
-    this.since = found.at;
+    this.since = found.time;
     this.#tiles();
     this.#choices();
     this.#charts();
@@ -104,7 +104,7 @@ class Operations {
       tile(span ? `${number(recent('rows') / span, 3)}/s` : 'unknown', 'rows'),
       tile(span ? share(failed(versions) / Math.max(1, failed(versions) + recent('requests'))) : 'unknown', 'of requests failed'),
       tile(number(server.inflight ?? 0), 'calls now'),
-      tile(seconds(Math.max(0, this.now.at - server.started)), 'up'),
+      tile(seconds(Math.max(0, this.now.time - server.started)), 'up'),
       server.workers && tile(number(server.workers), 'workers'),
       shadows.some((one) => one.running) && tile(number(shadows.filter((one) => one.running).length), 'shadows')),
     el('p', { class: 'quiet' }, span ? `Over the last ${seconds(span)}.` : 'Rates come with the second reading.'));
@@ -166,20 +166,20 @@ class Operations {
   #batches() {
     const node = this.parts.batches;
     const one = this.now.versions.find((each) => keyOf(each) === this.chosen);
-    const span = one?.recent?.runs ? one.recent : one?.total;
-    if (!span?.runs) {
+    const span = one?.recent?.executions ? one.recent : one?.total;
+    if (!span?.executions) {
       node.replaceChildren(el('h2', {}, 'Rows of a run'), el('p', { class: 'quiet' }, 'Nothing has run yet.'));
       return;
     }
-    const last = span.batches.findLastIndex((each) => each.runs > 0);
+    const last = span.batches.findLastIndex((each) => each.executions > 0);
     const entries = span.batches.slice(0, last + 1).map((each, at) => ({
       name: rowsOf(span.batches[at - 1]?.up_to ?? 0, each.up_to),
-      value: each.runs, said: `${count(each.runs)} runs`, short: each.runs ? count(each.runs) : '',
+      value: each.executions, said: `${count(each.executions)} executions`, short: each.executions ? count(each.executions) : '',
     }));
     const title = `Rows of a run: ${this.chosen}`;
     const picture = bars({ entries, title, width: room(node), height: 220, label: 'rows that ran together' });
     node.replaceChildren(el('h2', {}, title),
-      el('p', { class: 'quiet' }, `${count(span.runs)} runs of ${number(span.rows_per_run, 3)} rows, ${span.seconds ? `in the last ${seconds(span.seconds)}` : 'since the start'}.`),
+      el('p', { class: 'quiet' }, `${count(span.executions)} executions of ${number(span.rows_per_execution, 3)} rows, ${span.seconds ? `in the last ${seconds(span.seconds)}` : 'since the start'}.`),
       picture, el('p', { class: 'row' }, savers(picture, 'operations-batches')));
   }
 
@@ -206,15 +206,15 @@ class Operations {
     ], calls.filter((one) => !one.good), 'Calls that did not end well', 'No call has failed.');
     this.#list('shadows', 'Versions on a copy of the traffic', [
       { name: 'Version', value: (one) => `${one.model} ${one.version}` },
-      { name: 'Beside', value: (one) => one.against },
+      { name: 'Beside', value: (one) => one.baseline_version },
       { name: 'State', value: (one) => (one.running ? `runs, ${share(one.share)}` : 'ended') },
       { name: 'Rows', value: (one) => one.rows, text: (one) => count(one.rows), number: true },
-      { name: 'Beyond', value: (one) => one.rows_beyond, text: (one) => el('span', { class: one.rows_beyond && 'moved' }, count(one.rows_beyond)), number: true },
+      { name: 'Beyond', value: (one) => one.rows_out_of_tolerance, text: (one) => el('span', { class: one.rows_out_of_tolerance && 'moved' }, count(one.rows_out_of_tolerance)), number: true },
       { name: 'Largest difference', value: (one) => one.largest_difference, text: (one) => number(one.largest_difference, 3), number: true },
-      { name: 'Dropped, failed', value: (one) => `${one.dropped}, ${one.failed}` },
+      { name: 'Dropped, failed', value: (one) => `${one.requests_dropped}, ${one.requests_failed}` },
     ], shadows, 'Differences by more than the tolerance are beyond', 'None is tried; `kanserve shadow NAME VERSION` tries one.');
     this.#list('history', 'What happened', [
-      { name: 'When', value: (one) => new Date(one.at * 1000).toISOString(), text: (one) => moment(one.at) },
+      { name: 'When', value: (one) => new Date(one.time * 1000).toISOString(), text: (one) => moment(one.time) },
       { name: 'Model', value: (one) => one.model },
       { name: 'Version', value: (one) => Number(one.version), number: true },
       { name: 'What', value: (one) => one.what, text: (one) => el('span', { class: one.what === 'refused' && 'moved' }, one.what) },
