@@ -54,17 +54,17 @@ def export(
     out_of_range: str = AS_TRAINED,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
-    """Export a module that contains KAN layers into a model repository.
+    """Export a module with KAN layers into a model repository; it restores the module, and returns the bundle.
 
-    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
-    made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
-    in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
-    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `baseline`,
-    `out_of_range`: as `--baseline` and `--out-of-range` take them; `baseline` may also be a DataFrame. Its columns, or
-    the header of a .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of
-    `--explain-layers`. `expected_outputs`: a file with outputs of the trained model, as `record_outputs` writes it.
-    The module is as it was afterwards. Returns where the version lies and its manifest. Raises ExportError; then
-    nothing was written.
+    example_inputs    rows [rows, ...] as the module takes them: a tensor, an array, or a tuple. Verification uses them.
+    options           facts that neither tensors nor attributes show, as in `--option`
+    functions         symbolic functions by name, as expressions in x, as in `--function`
+    features, units, classes, description    names for inputs, outputs and the model
+    baseline          as `--baseline`, or a DataFrame, whose columns name the features
+    out_of_range, explain    as `--out-of-range`, and `--explain` or the layers of `--explain-layers`
+    expected_outputs  a file of `record_outputs`, with outputs of the trained model
+
+    Raises ExportError. Then it has written nothing.
     """
     target = Target(
         repository=Path(repository),

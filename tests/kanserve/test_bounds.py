@@ -182,7 +182,7 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
             "'explain.onnx' is not a listed file",
         ),
         (
-            {"verification": dataclasses.replace(listed().verification, against="answers")},
+            {"verification": dataclasses.replace(listed().verification, basis="answers")},
             LoadReason.MANIFEST,
             "verification.basis is 'answers', expected one of reading, expected-outputs, module",
         ),
