@@ -57,15 +57,13 @@ def export(
     """Export a module with KAN layers into a model repository; it restores the module, and returns the bundle.
 
     example_inputs    rows [rows, ...] as the module takes them: a tensor, an array, or a tuple. Verification uses them.
-    options           facts that neither tensors nor attributes show, as in `--option`
-    functions         symbolic functions by name, as expressions in x, as in `--function`
+    options, functions    as in `--option` (facts that no tensor shows) and `--function` (expressions in x, by name)
     features, units, classes, description    names for inputs, outputs and the model
     baseline          as `--baseline`, or a DataFrame, whose columns name the features
     out_of_range, explain    as `--out-of-range`, and `--explain` or the layers of `--explain-layers`
     expected_outputs  a file of `record_outputs`, with outputs of the trained model
 
-    Raises ExportError. Then it has written nothing.
-    """
+    Raises ExportError, and writes nothing then."""
     target = Target(
         repository=Path(repository),
         name=name,
