@@ -1,13 +1,13 @@
-"""Messages to plain data and back, both directions side by side.
+"""Codec of ModelInfer messages: protobuf to `InferRequest`, and `InferResponse` to protobuf.
 
-What is checked here is what can be said without knowing the model: the form of
-the message. The rest is `services/inference.py`'s.
+This module checks only the form of a message. `services/infer_parameters.py` checks parameters, and
+`services/validation.py` checks the request against its model.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,16 +15,13 @@ import numpy as np
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from kanexport.contract.cli.suggest import advice
-from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
+from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.services import validation
+from kanserve.services import infer_parameters, validation
+from kanserve.services.infer_parameters import Parameter, at_most
 from kanserve.system import resources
-from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, Insight, ParameterValue
+from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ParameterValue
 
-# A few megabytes can name a million tensors; reading them would hold the event loop for seconds.
-COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_contents": 64}
-DIMENSION_LIMIT = 16
 INDEX_LIMIT = 2**16
 
 # Looked at before a large message is built. Packed numbers are one field; strings and layer names are one each.
@@ -41,21 +38,6 @@ CONTENTS = {
     "fp64_contents": ("FP64",),
     "bytes_contents": ("BYTES",),
 }
-CLASSES = "classification"  # of an output
-OURS, COVERAGE, TOP_K = "kan.", "kan.coverage", "kan.explain_top_k"
-MOST_TOP_K = 20
-# Triton's own request parameters, and ours -> accepted members of InferParameter, and their names in errors.
-PARAMETERS = {
-    "sequence_id": (("int64_param", "string_param"), "int64_param or string_param"),
-    "sequence_start": (("bool_param",), "bool_param"),
-    "sequence_end": (("bool_param",), "bool_param"),
-    "priority": (("int64_param", "uint64_param"), "int64_param or uint64_param"),
-    "timeout": (("int64_param",), "int64_param"),
-    "triton_enable_empty_final_response": (("bool_param",), "bool_param"),
-    COVERAGE: (("bool_param",), "bool_param"),
-    TOP_K: (("int64_param", "uint64_param"), "int64_param or uint64_param"),
-}
-
 M = TypeVar("M", bound=Message)
 
 
@@ -95,17 +77,16 @@ def request_from_pb(
     message: pb.ModelInferRequest, *, deadline: float | None, max_typed_contents_bytes: int
 ) -> InferRequest:
     """ModelInferRequest -> InferRequest. Raises BadRequest, ResourceExhausted, Unsupported."""
-    for name, limit in COUNT_LIMITS.items():
+    for name, limit in infer_parameters.COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
-    timeout, priority = _parameters(message)
-    insight = _insight(message)
+    options = infer_parameters.options(_plain(message.parameters))
     for tensor in message.inputs:
-        at_most("shape", tensor.shape, DIMENSION_LIMIT)
-        _tensor_parameters(tensor.name, tensor.parameters)
+        at_most("shape", tensor.shape, infer_parameters.DIMENSION_LIMIT)
+        infer_parameters.check_tensor(tensor.name, tensor.parameters)
     classes = []
     for output in message.outputs:
         if output.parameters:
-            classes += _classes(output)
+            classes += infer_parameters.classes(output.name, _plain(output.parameters))
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
     inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_contents_bytes)
@@ -116,10 +97,10 @@ def request_from_pb(
         inputs=inputs,
         outputs=tuple(output.name for output in message.outputs),
         classes=tuple(classes),
-        queue_timeout=timeout,
+        queue_timeout=options.queue_timeout,
         deadline=deadline,
-        priority=priority,
-        insight=insight,
+        priority=options.priority,
+        insight=options.insight,
     )
 
 
@@ -151,83 +132,13 @@ def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
     return (getattr(message, first), getattr(message, second)) if all(given) else None
 
 
-def at_most(name: str, values: Sized, limit: int) -> None:
-    """Raises BadRequest for a longer list."""
-    if len(values) > limit:
-        raise BadRequest(f"{name} has {len(values)} entries, at most {limit} are allowed")
-
-
-def _parameters(message: pb.ModelInferRequest) -> tuple[float | None, int]:
-    """Check the request's parameters; the queue timeout in seconds, if there is one, and the priority."""
-    timeout, priority = None, 0
-    for key, parameter in message.parameters.items():
-        _parameter(key, parameter.WhichOneof("parameter_choice"))
-        if key == "timeout":
-            timeout = _timeout(parameter.int64_param)
-        if key == "priority":
-            priority = parameter.uint64_param or parameter.int64_param
-            if priority < 0:
-                raise BadRequest("invalid value for 'priority', expected value >= 0.")
-    return timeout, priority
-
-
-def _parameter(key: str, kind: str | None) -> None:
-    """Whether there may be a parameter called that, with a value of this kind. Raises BadRequest."""
-    if key in PARAMETERS:
-        allowed, words = PARAMETERS[key]
-        if kind not in allowed:
-            raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
-    elif key.startswith(OURS):
-        known = advice(key, (COVERAGE, TOP_K), what="parameters", prefix=OURS)
-        raise BadRequest(f"parameter '{key[:80]}' is not known: {known}")
-    elif key.startswith("triton_"):
-        raise BadRequest(
-            "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
-            "starting with 'triton_' are allowed: triton_enable_empty_final_response"
-        )
-    elif kind is None:
-        raise BadRequest(
-            f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param."
-        )
-
-
-def _insight(message: pb.ModelInferRequest) -> Insight | None:
-    """What is to be told beside the answer, of parameters that were checked. Raises BadRequest."""
-    asked = message.parameters
-    if not (COVERAGE in asked or TOP_K in asked):
-        return None
-    top_k = (asked[TOP_K].int64_param or asked[TOP_K].uint64_param) if TOP_K in asked else 0
-    if not 0 <= top_k <= MOST_TOP_K:
-        raise BadRequest(f"invalid value for '{TOP_K}', expected 0 to {MOST_TOP_K}, got {top_k}")
-    found = Insight(COVERAGE in asked and asked[COVERAGE].bool_param, top_k)
-    return found if found.coverage or found.top_k else None
-
-
-def _timeout(microseconds: int) -> float | None:
-    if microseconds < 0:
-        raise BadRequest("invalid value for 'timeout' parameter, expected microseconds >= 0.")
-    return microseconds / 1e6 or None  # 0 is Triton's "no timeout"
-
-
-def _tensor_parameters(name: str, parameters: Any) -> None:
-    for key in parameters:
-        if key.startswith("shared_memory"):
-            raise Unsupported(f"tensor '{name}': shared memory is not supported; send the tensor in the request")
-
-
-def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> list[tuple[str, int]]:
-    """How many classes of an output are wanted, if any. Raises BadRequest in Triton's words, Unsupported."""
-    if CLASSES not in output.parameters:
-        _tensor_parameters(output.name, output.parameters)
-        return []
-    if "shared_memory_region" in output.parameters:
-        raise BadRequest(f"output can't set both 'shared_memory_region' and '{CLASSES}'")
-    wanted = output.parameters[CLASSES]
-    if wanted.WhichOneof("parameter_choice") != "int64_param":
-        raise BadRequest(f"invalid value type for '{CLASSES}' parameter, expected int64_param")
-    if wanted.int64_param <= 0:
-        raise BadRequest(f"invalid value for '{CLASSES}' parameter, expected >= 0")
-    return [(output.name, wanted.int64_param)]
+def _plain(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+    """Parameters of a message as plain values."""
+    plain = {}
+    for key, parameter in parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        plain[key] = Parameter(kind, getattr(parameter, kind)) if kind else Parameter("", None)
+    return plain
 
 
 def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputTensor, ...]:
@@ -238,7 +149,7 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputT
                 f"'{tensor.name}' for model '{message.model_name}'"
             )
     if len(raw) < len(message.inputs):
-        raise _no_data(message, message.inputs[len(raw)].name)
+        raise infer_parameters.no_data(message.model_name, message.inputs[len(raw)].name)
     if len(raw) > len(message.inputs):
         raise BadRequest(
             f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs "
@@ -265,7 +176,7 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes:
     if not tensor.HasField("contents"):
         if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
             return b""
-        raise _no_data(message, tensor.name)
+        raise infer_parameters.no_data(message.model_name, tensor.name)
     filled = tensor.contents.ListFields()
     for descriptor, _ in filled:
         allowed = CONTENTS[descriptor.name]
@@ -288,10 +199,6 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes:
         return validation.joined(values) if tensor.datatype == BYTES else numbers(tensor.contents, values, dtype)
     except OverflowError as error:
         raise BadRequest(f"input '{tensor.name}': a value does not fit {tensor.datatype}") from error
-
-
-def _no_data(message: pb.ModelInferRequest, name: str) -> BadRequest:
-    return BadRequest(f"unable to find data for input tensor '{name}' for model '{message.model_name}' in request.")
 
 
 MORE = 0x80  # this byte is not the last of its number

@@ -129,14 +129,6 @@ class InferenceService:
         call.facts = {}
         generation = self._inference.registry.generation
         message = await infer_codec.parsed(pb.ModelInferRequest, data)
-        request, response = await self.infer(message, call)
-        if parts is not None and generation == self._inference.registry.generation:
-            model = self._inference.registry.resolve(request.model, request.version)
-            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
-        return infer_codec.response_to_pb(response).SerializeToString()
-
-    async def infer(self, message: pb.ModelInferRequest, call: Call) -> tuple[InferRequest, InferResponse]:
-        """What a message asks for, in whatever form it came, and the answer. Raises what `Inference.infer` does."""
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         read = functools.partial(
@@ -147,6 +139,14 @@ class InferenceService:
         )
         slow = not message.raw_input_contents and message.ByteSize() > SLOW
         request = await asyncio.to_thread(read) if slow else read()
+        response = await self.run(request, call)
+        if parts is not None and generation == self._inference.registry.generation:
+            model = self._inference.registry.resolve(request.model, request.version)
+            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
+        return infer_codec.response_to_pb(response).SerializeToString()
+
+    async def run(self, request: InferRequest, call: Call) -> InferResponse:
+        """Run a request of any protocol, and note its facts for the access log. Raises what `Inference.infer` does."""
         if request.insight is not None:
             require(call.caller, Role.INTERPRET)
             request = dataclasses.replace(request, caller=call.caller.name)
@@ -154,7 +154,7 @@ class InferenceService:
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:
             call.facts["rows"] = response.outputs[0].shape[0]
-        return request, response
+        return response
 
     async def repository_index(self, data: bytes, call: Call) -> bytes:
         """Every version found, with its state and what is wrong with it."""

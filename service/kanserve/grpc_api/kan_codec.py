@@ -16,6 +16,7 @@ from kanserve.grpc_api.request_cache import BYTES, varint
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.explain import Explained
+from kanserve.services.infer_parameters import COUNT_LIMITS, at_most
 from kanserve.services.statistics import Found, WatchRequest
 from kanserve.types import (
     ONLY,
@@ -37,14 +38,14 @@ Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStati
 
 def packed_rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
     """Packed rows by input. Raises BadRequest for too many inputs."""
-    infer_codec.at_most("inputs", message.inputs, infer_codec.COUNT_LIMITS["inputs"])
+    at_most("inputs", message.inputs, COUNT_LIMITS["inputs"])
     return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
 
 
 def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
     """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists longer than any layer, and for half a span."""
     for name in ("layers", "layer_names", "sources", "destinations"):
-        infer_codec.at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
+        at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
     return CurveRequest(
         model=message.model_name,
         version=message.model_version,
@@ -168,7 +169,7 @@ def _float64(values: NDArray[np.float64]) -> bytes:
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
     """ExplainRequest, as it came. Raises BadRequest for lists that are too long."""
-    infer_codec.at_most("outputs", message.outputs, infer_codec.INDEX_LIMIT)
+    at_most("outputs", message.outputs, infer_codec.INDEX_LIMIT)
     return ExplainRequest(
         model=message.model_name,
         version=message.model_version,
@@ -257,7 +258,7 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide, and for half a
     path."""
     for name in ("layers", "layer_names", "sources", "destinations", "reductions", "quantiles"):
-        infer_codec.at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
+        at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,

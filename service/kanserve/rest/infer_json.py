@@ -1,6 +1,6 @@
-"""Inference as JSON, with Triton's binary data behind it: to the message of ModelInfer, and from its answer.
+"""Codec of inference over HTTP: JSON with Triton's binary data to `InferRequest`, and `InferResponse` back.
 
-What the message may hold is `grpc_api/infer_codec.py`'s to say, so that a request means the same in either form.
+`services/infer_parameters.py` checks parameters for this codec and for gRPC, so that a request means the same in both.
 Source: Triton's "binary tensor data extension" and the Open Inference Protocol's REST part.
 """
 
@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import orjson
 
 from kanserve.errors import BadRequest, ResourceExhausted
-from kanserve.grpc_api import infer_codec
-from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.grpc_api.call_context import Call
 from kanserve.rest import json_document
 from kanserve.rest.exchange import JSON, Answer, Asked
 from kanserve.rest.json_document import word
-from kanserve.types import BYTES, NUMPY_DTYPES, InferResponse, ModelInfo, OutputTensor
+from kanserve.services import infer_parameters
+from kanserve.services.infer_parameters import Parameter
+from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor
 
 HEADER_LENGTH = "inference-header-content-length"
 DIGITS = re.compile(r"\d{1,10}")
@@ -33,44 +34,79 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Wanted:
-    """Which outputs go back as bytes: those named, or all where none is."""
+class BinaryOutputs:
+    """The outputs that the response carries as bytes: those named, or all if the request names none."""
 
     everything: bool = False
     named: dict[str, bool] = field(default_factory=dict)
 
     def raw(self, name: str) -> bool:
-        """Whether this one does."""
+        """Whether this output is sent as bytes."""
         return self.named.get(name, self.everything)
 
 
-async def request(asked: Asked, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
-    """The message that a request stands for. `typed`: bytes of one tensor as numbers. Raises BadRequest,
-    ResourceExhausted."""
+@dataclass(slots=True)
+class _Draft:
+    """The parts of a request as the JSON has them; the parameters are not checked yet."""
+
+    model: str
+    version: str
+    id: str = ""
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    inputs: list[InputTensor] = field(default_factory=list)
+    input_parameters: list[dict[str, Parameter]] = field(default_factory=list)
+    outputs: list[tuple[str, dict[str, Parameter]]] = field(default_factory=list)
+    binary: BinaryOutputs = field(default_factory=BinaryOutputs)
+
+
+async def request(asked: Asked, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
+    """The inference that a request asks for. `typed`: limit in bytes of one tensor as numbers. Raises BadRequest,
+    ResourceExhausted, Unsupported."""
     text, rest = _parted(asked)
-    return await json_document.reading(len(text), functools.partial(_request, asked, text, rest, typed))
+    draft = await json_document.reading(len(text), functools.partial(_draft, asked, text, rest, typed))
+    call.adopt(draft.id)
+    call.facts["model"] = draft.model[:128]
+    return _checked(draft, call.deadline), draft.binary
 
 
-def _request(asked: Asked, text: bytes, rest: memoryview, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
+def _draft(asked: Asked, text: bytes, rest: memoryview, typed: int) -> _Draft:
     body = _is(json_document.read(text, typed), dict, "the request")
-    message = _message(asked)
-    message.id = _member(body, "id", str, "the request", "")
-    wanted = Wanted()
+    draft = _Draft(asked.path["name"], asked.path.get("version", ""), _member(body, "id", str, "the request", ""))
     for key, value in _parameters(body, "the request").items():
         if key == "binary_data_output":
-            wanted.everything = _is(value, bool, "'binary_data_output'")
+            draft.binary.everything = _is(value, bool, "'binary_data_output'")
         else:
-            _set(message.parameters[key], key, value)
+            draft.parameters[key] = _parameter(key, value)
     for at, tensor in enumerate(_list(body, "inputs", required=True)):
-        rest = _input(message, _is(tensor, dict, f"inputs[{at}]"), rest, typed)
+        rest = _input(draft, _is(tensor, dict, f"inputs[{at}]"), rest, typed)
     if rest:
-        raise BadRequest(f"unexpected additional input data for model '{message.model_name}': {len(rest)} bytes")
+        raise BadRequest(f"unexpected additional input data for model '{draft.model}': {len(rest)} bytes")
     for at, output in enumerate(_list(body, "outputs")):
-        _output(message, _is(output, dict, f"outputs[{at}]"), wanted)
-    return message, wanted
+        _output(draft, _is(output, dict, f"outputs[{at}]"))
+    return draft
 
 
-def bare(asked: Asked, info: ModelInfo) -> tuple[pb.ModelInferRequest, Wanted]:
+def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
+    """The request of a draft, checked in the order of the gRPC codec. Raises BadRequest, Unsupported."""
+    options = infer_parameters.options(draft.parameters)
+    for tensor, parameters in zip(draft.inputs, draft.input_parameters, strict=True):
+        infer_parameters.check_tensor(tensor.name, parameters)
+    classes = [pair for name, parameters in draft.outputs for pair in infer_parameters.classes(name, parameters)]
+    return InferRequest(
+        model=draft.model,
+        version=draft.version,
+        id=draft.id,
+        inputs=tuple(draft.inputs),
+        outputs=tuple(name for name, _ in draft.outputs),
+        classes=tuple(classes),
+        queue_timeout=options.queue_timeout,
+        deadline=deadline,
+        priority=options.priority,
+        insight=options.insight,
+    )
+
+
+def bare(asked: Asked, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
     """The same for a body that is nothing but the bytes of a model's one input: one row, where rows are a dimension.
     Raises BadRequest for a model whose input's shape that does not tell."""
     tensor = info.inputs[0]
@@ -82,24 +118,29 @@ def bare(asked: Asked, info: ModelInfo) -> tuple[pb.ModelInferRequest, Wanted]:
         )
     row = math.prod(extent for extent in shape if extent >= 0) * NUMPY_DTYPES[tensor.datatype].itemsize
     shape = [len(asked.body) // max(row, 1) if extent < 0 else extent for extent in shape]
-    message = _message(asked)
-    message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
-    message.raw_input_contents.append(asked.body)
-    return message, Wanted(everything=True)
+    call.facts["model"] = asked.path["name"][:128]
+    request = InferRequest(
+        model=asked.path["name"],
+        version=asked.path.get("version", ""),
+        id="",
+        inputs=(InputTensor(tensor.name, tensor.datatype, tuple(shape), asked.body),),
+        deadline=call.deadline,
+    )
+    return request, BinaryOutputs(everything=True)
 
 
-async def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
+async def answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answer:
     """JSON, and behind it the tensors that go as bytes. Raises ResourceExhausted, BadRequest for what JSON cannot
     hold."""
-    size = sum(len(tensor.data) for tensor in response.outputs if not wanted.raw(tensor.name))
-    return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(_answer, response, wanted, typed))
+    size = sum(len(tensor.data) for tensor in response.outputs if not binary.raw(tensor.name))
+    return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(_answer, response, binary, typed))
 
 
-def _answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
+def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answer:
     outputs, behind = [], []
     for tensor in response.outputs:
         one: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if wanted.raw(tensor.name):
+        if binary.raw(tensor.name):
             one["parameters"] = {"binary_data_size": len(tensor.data)}
             behind.append(tensor.data)
         else:
@@ -116,10 +157,6 @@ def _answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
     return Answer(b"".join((text, *behind)), "application/octet-stream", headers={HEADER_LENGTH: str(len(text))})
 
 
-def _message(asked: Asked) -> pb.ModelInferRequest:
-    return pb.ModelInferRequest(model_name=asked.path["name"], model_version=asked.path.get("version", ""))
-
-
 def _parted(asked: Asked) -> tuple[bytes, memoryview]:
     """The JSON, and what lies behind it."""
     given = asked.headers.get(HEADER_LENGTH)
@@ -133,17 +170,16 @@ def _parted(asked: Asked) -> tuple[bytes, memoryview]:
     return asked.body[:length], memoryview(asked.body)[length:]
 
 
-def _input(message: pb.ModelInferRequest, tensor: Mapping[str, Any], rest: memoryview, typed: int) -> memoryview:
-    """Add one, and give what then is left of the bytes behind the JSON."""
+def _input(draft: _Draft, tensor: Mapping[str, Any], rest: memoryview, typed: int) -> memoryview:
+    """Add an input to the draft; the bytes behind the JSON that remain."""
     name = _member(tensor, "name", str, "an input")
-    shape = [_extent(extent, name) for extent in _list(tensor, "shape", required=True)]
+    shape = tuple(_extent(extent, name) for extent in _list(tensor, "shape", required=True))
     parameters = _parameters(tensor, f"input '{name}'")
     size = parameters.pop("binary_data_size", None)
-    target = message.inputs.add(name=name, datatype=_member(tensor, "datatype", str, f"input '{name}'"), shape=shape)
-    for key, value in parameters.items():
-        _set(target.parameters[key], key, value)
+    datatype = _member(tensor, "datatype", str, f"input '{name}'")
+    draft.input_parameters.append({key: _parameter(key, value) for key, value in parameters.items()})
     if size is None:
-        message.raw_input_contents.append(_numbers(target, tensor, typed))
+        draft.inputs.append(InputTensor(name, datatype, shape, _numbers(name, datatype, shape, tensor, typed)))
         return rest
     if "data" in tensor:
         raise BadRequest(f"input '{name}' has both 'data' and 'binary_data_size'; send one of them")
@@ -151,28 +187,27 @@ def _input(message: pb.ModelInferRequest, tensor: Mapping[str, Any], rest: memor
     if not 0 <= size <= len(rest):
         raise BadRequest(
             f"unexpected size for input '{name}', expecting {size - len(rest)} additional bytes for model "
-            f"'{message.model_name}'; binary data follows the JSON, whose length is in Inference-Header-Content-Length"
+            f"'{draft.model}'; binary data follows the JSON, whose length is in Inference-Header-Content-Length"
         )
-    message.raw_input_contents.append(bytes(rest[:size]))
+    draft.inputs.append(InputTensor(name, datatype, shape, bytes(rest[:size])))
     return rest[size:]
 
 
-def _numbers(target: pb.ModelInferRequest.InferInputTensor, tensor: Mapping[str, Any], typed: int) -> bytes:
-    if "data" not in tensor and 0 in target.shape:  # nothing to send, so there is nothing to miss
+def _numbers(name: str, datatype: str, shape: tuple[int, ...], tensor: Mapping[str, Any], typed: int) -> bytes:
+    if "data" not in tensor and 0 in shape:  # an empty tensor needs no data
         return b""
-    data = json_document.to_bytes(target.name, target.datatype, _member(tensor, "data", list, f"input '{target.name}'"))
+    data = json_document.to_bytes(name, datatype, _member(tensor, "data", list, f"input '{name}'"))
     if len(data) > typed:
-        raise ResourceExhausted(_beyond(f"input '{target.name}'", len(data), typed))
+        raise ResourceExhausted(_beyond(f"input '{name}'", len(data), typed))
     return data
 
 
-def _output(message: pb.ModelInferRequest, output: Mapping[str, Any], wanted: Wanted) -> None:
-    target = message.outputs.add(name=_member(output, "name", str, "an output"))
-    parameters = _parameters(output, f"output '{target.name}'")
-    # Triton's rule: an output that is named asks for itself, whatever `binary_data_output` says.
-    wanted.named[target.name] = _is(parameters.pop("binary_data", False), bool, "'binary_data'")
-    for key, value in parameters.items():
-        _set(target.parameters[key], key, value)
+def _output(draft: _Draft, output: Mapping[str, Any]) -> None:
+    name = _member(output, "name", str, "an output")
+    parameters = _parameters(output, f"output '{name}'")
+    # Triton's rule: an output that is named decides for itself, whatever `binary_data_output` says.
+    draft.binary.named[name] = _is(parameters.pop("binary_data", False), bool, "'binary_data'")
+    draft.outputs.append((name, {key: _parameter(key, value) for key, value in parameters.items()}))
 
 
 def _data(tensor: OutputTensor, typed: int) -> orjson.Fragment:
@@ -185,24 +220,22 @@ def _beyond(what: str, size: int, typed: int) -> str:
     return f"{what} takes {size} bytes, as numbers in JSON the limit is {typed}; use the binary data format"
 
 
-def _set(parameter: pb.InferParameter, key: str, value: Any) -> None:
+def _parameter(key: str, value: Any) -> Parameter:
     least, most, unsigned = LIMITS
     if isinstance(value, bool):
-        parameter.bool_param = value
-    elif isinstance(value, str):
-        parameter.string_param = value
-    elif isinstance(value, int) and least <= value < most:
-        parameter.int64_param = value
-    elif isinstance(value, int) and 0 <= value < unsigned:
-        parameter.uint64_param = value
-    elif (
-        isinstance(value, int | float) and not abs(value) >= BEYOND
-    ):  # an integer of more than 64 bits is a double, as for Triton
-        parameter.double_param = value
-    else:
-        raise BadRequest(
-            f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string', got {word(value)}"
-        )
+        return Parameter("bool_param", value)
+    if isinstance(value, str):
+        return Parameter("string_param", value)
+    if isinstance(value, int) and least <= value < most:
+        return Parameter("int64_param", value)
+    if isinstance(value, int) and 0 <= value < unsigned:
+        return Parameter("uint64_param", value)
+    # An integer of more than 64 bits is a double, as for Triton.
+    if isinstance(value, int | float) and not abs(value) >= BEYOND:
+        return Parameter("double_param", float(value))
+    raise BadRequest(
+        f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string', got {word(value)}"
+    )
 
 
 def _extent(value: Any, name: str) -> int:
@@ -214,7 +247,7 @@ def _extent(value: Any, name: str) -> int:
 
 def _parameters(holder: Mapping[str, Any], whose: str) -> dict[str, Any]:
     found = dict(_is(holder.get("parameters", {}), dict, f"'parameters' of {whose}"))
-    infer_codec.at_most("parameters", found, infer_codec.COUNT_LIMITS["parameters"])
+    infer_parameters.at_most("parameters", found, infer_parameters.COUNT_LIMITS["parameters"])
     return found
 
 
@@ -222,7 +255,7 @@ def _list(holder: Mapping[str, Any], key: str, *, required: bool = False) -> lis
     if key not in holder and not required:
         return []
     found = _member(holder, key, list, "the request")
-    infer_codec.at_most(key, found, infer_codec.COUNT_LIMITS.get(key, infer_codec.DIMENSION_LIMIT))
+    infer_parameters.at_most(key, found, infer_parameters.COUNT_LIMITS.get(key, infer_parameters.DIMENSION_LIMIT))
     return found
 
 

@@ -28,6 +28,7 @@ from kanserve.rest import json_document
 from kanserve.rest.exchange import Answer, Asked, Method, json_answer
 from kanserve.rest.infer_json import HEADER_LENGTH
 from kanserve.services.control import Catalogue
+from kanserve.services.infer_parameters import at_most
 from kanserve.types import ModelInfo, TensorInfo
 
 ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
@@ -186,7 +187,7 @@ def _bound_lists(body: dict[str, Any]) -> None:
     """Raises BadRequest for lists that would take long to read: each value takes a microsecond or more."""
     lists = {key: value for key, value in body.items() if isinstance(value, list)}
     for key, value in lists.items():
-        infer_codec.at_most(key, value, infer_codec.INDEX_LIMIT)
+        at_most(key, value, infer_codec.INDEX_LIMIT)
     if (values := sum(map(len, lists.values()))) > infer_codec.INDEX_LIMIT:
         raise BadRequest(
             f"{', '.join(sorted(lists))} have {values} entries together, at most {infer_codec.INDEX_LIMIT} are allowed"

@@ -92,13 +92,13 @@ class Oip:
         return Answer()
 
     async def infer(self, asked: Asked, call: Call) -> Answer:
-        """The main thing."""
+        """Inference, from JSON or bytes."""
         if asked.headers.get(infer_json.HEADER_LENGTH) == "0":
-            message, wanted = infer_json.bare(asked, self._catalogue.info(*_model(asked))[0])
+            request, binary = infer_json.bare(asked, call, self._catalogue.info(*_model(asked))[0])
         else:
-            message, wanted = await infer_json.request(asked, self._typed)
-        _, response = await self._service.infer(message, call)
-        return await infer_json.answer(response, wanted, self._typed)
+            request, binary = await infer_json.request(asked, call, self._typed)
+        response = await self._service.run(request, call)
+        return await infer_json.answer(response, binary, self._typed)
 
 
 def unsupported(what: str) -> Callable[[Asked, Call], Awaitable[Answer]]:
