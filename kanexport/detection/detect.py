@@ -25,7 +25,7 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     return require_one(detect_all(checkpoint, family))
 
 
-def one(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
     """The result of `detect`, as a list of one."""
     return [detect(checkpoint, family)]
 
@@ -239,8 +239,8 @@ def _score(reader: LayerReader, keys: Iterable[str]) -> float:
     """How many of the names that a layer must have are there, a similar one for up to half; weights that
     any module has do not count."""
     required = [name for name in reader.keys.required if name not in ("weight", "bias")]
-    found = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
-    return sum(found) / len(required) if required else 0.0
+    scores = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
+    return sum(scores) / len(required) if required else 0.0
 
 
 def _likeness(name: str, key: str) -> float:

@@ -78,8 +78,8 @@ class LayerReader:
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
-        found = chain.beside(tensors, self.keys, prefixes, root)
-        others = {other.prefix: other for other in module_kinds.decided(found, prefixes, options)}
+        modules = chain.beside(tensors, self.keys, prefixes, root)
+        others = {other.prefix: other for other in module_kinds.decided(modules, prefixes, options)}
         sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
         names = chain.arrange(sides, list(others.values()), options)
         links = [

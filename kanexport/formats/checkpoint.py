@@ -60,7 +60,7 @@ def load(path: Path) -> Checkpoint:
     files = []
     data = _read(state)
     files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
-    found = _found(data, state)
+    state_dict = _parse_named(data, state)
     settings = None
     if config is not None:
         raw = _read(config)
@@ -70,7 +70,16 @@ def load(path: Path) -> Checkpoint:
         except CheckpointError as error:
             raise _name_file(error, config) from error
     prefix = str(state.name).removesuffix(STATE) if config is not None else state.stem
-    return Checkpoint(path, prefix, found.tensors, settings, tuple(files), found.beside, found.name, dict(found.others))
+    return Checkpoint(
+        path,
+        prefix,
+        state_dict.tensors,
+        settings,
+        tuple(files),
+        state_dict.beside,
+        state_dict.name,
+        dict(state_dict.others),
+    )
 
 
 def size(path: Path) -> int:
@@ -119,29 +128,29 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _found(data: bytes, path: Path) -> Found:
+def _parse_named(data: bytes, path: Path) -> StateDict:
     try:
         return _parse(data)
     except CheckpointError as error:
         raise _name_file(error, path) from error
 
 
-def _parse(data: bytes) -> Found:
+def _parse(data: bytes) -> StateDict:
     """The tensors, and what lies beside them."""
     if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
         arrays, config = keras.read(data)
         _check(arrays)
-        return Found((), arrays, config)
+        return StateDict((), arrays, config)
     if data.startswith(torch_archive.MAGIC):
-        found = find(torch_archive.read(data))
-        _check(found.tensors)
-        return found
+        state_dict = find(torch_archive.read(data))
+        _check(state_dict.tensors)
+        return state_dict
     if data.startswith(LEGACY_MAGIC):
         raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
     if safetensors.looks_like(data[:9], len(data)):
         tensors = uncompiled(safetensors.read(data))
         _check(tensors)
-        return Found((), tensors, {})
+        return StateDict((), tensors, {})
     raise CheckpointError(
         f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
         hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
@@ -171,7 +180,7 @@ MODULE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StateDict:
     """A state dict: the keys on the way to it, its tensors, what lies beside it or beside the
     dictionaries around it, and, by place, others with the same names."""
 
@@ -186,7 +195,7 @@ class Found:
         return ".".join(self.place)
 
 
-def find(value: dict[str, Any]) -> Found:
+def find(value: dict[str, Any]) -> StateDict:
     """The state dict of a file. Raises CheckpointError where there is none, or a choice, and where
     something in it cannot be read as a tensor."""
     top, beside = value, dict[str, Any]()
@@ -199,14 +208,14 @@ def find(value: dict[str, Any]) -> Found:
     _require_readable(value)
     if not tensors:
         raise CheckpointError(f"the file holds no tensors under {_contents(top)}", hint=SAVE_STATE_DICT)
-    found = Found(tuple(place), uncompiled(tensors), beside)
-    names = _names(found.tensors)
+    state_dict = StateDict(tuple(place), uncompiled(tensors), beside)
+    names = _names(state_dict.tensors)
     others = {
         ".".join(path): uncompiled(_own(state))
         for path, state in _states(top, ())
-        if path != found.place and _names(uncompiled(_own(state))) == names
+        if path != state_dict.place and _names(uncompiled(_own(state))) == names
     }
-    return Found(found.place, found.tensors, beside, others)
+    return StateDict(state_dict.place, state_dict.tensors, beside, others)
 
 
 def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -233,7 +242,7 @@ def _next(value: dict[str, Any], place: tuple[str, ...]) -> str | None:
 def _inner(value: dict[str, Any]) -> dict[str, int]:
     """The dictionaries that lead to tensors, and how many the largest state dict in each has."""
     counts = {key: [len(_own(state)) for _, state in _states(item, ())] for key, item in _dictionaries(value)}
-    return {key: max(found) for key, found in counts.items() if found}
+    return {key: max(sizes) for key, sizes in counts.items() if sizes}
 
 
 def _own(value: dict[str, Any]) -> dict[str, Array]:

@@ -41,7 +41,7 @@ from kanexport.readers.common import grid_steps, layer_tensors, roles
 from kanexport.readers.common.chain import LayerKind
 from kanexport.readers.common.grid_steps import Of
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
-from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, Found, Roles, Sizes
+from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, LayerRoles, Roles, Sizes
 
 FAMILY = "by-shape"
 
@@ -91,31 +91,33 @@ POINTED = (
 
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the tensors may be a KAN's: the coefficients of one candidate."""
-    found = roles.find(checkpoint.tensors)
-    if found is None:
+    layer_roles = roles.find(checkpoint.tensors)
+    if layer_roles is None:
         return ""
-    prefix, shapes = next(iter(found.layers.items()))
-    name, count = found.roles[0].coef, len(found.layers)
+    prefix, shapes = next(iter(layer_roles.layers.items()))
+    name, count = layer_roles.roles[0].coef, len(layer_roles.layers)
     return f"by shape: {prefix + name} {shapes[name]} in {count} layer{'s' * (count > 1)}"
 
 
 def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
     """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
-    found = roles.find(checkpoint.tensors)
-    if found is None:
+    layer_roles = roles.find(checkpoint.tensors)
+    if layer_roles is None:
         raise InvalidKan("no tensors have the shapes of a KAN layer's")
-    chosen = _chosen(found, options)
-    shapes = next(iter(found.layers.values()))
+    chosen = _chosen(layer_roles, options)
+    shapes = next(iter(layer_roles.layers.values()))
     keys = Keys({name: len(shape) for name, shape in shapes.items()}, {})
     return LayerKind(FAMILY, keys, functools.partial(_layer, chosen))
 
 
-def _chosen(found: Found, options: Options) -> Roles:
+def _chosen(layer_roles: LayerRoles, options: Options) -> Roles:
     """The assignment that the option names, otherwise the likeliest, which `options` records. Raises OptionError."""
-    by_text = {one.text: one for one in found.roles}
-    fitting = [text for text, one in by_text.items() if _between(one, found, options)] or list(by_text)
+    by_text = {assignment.text: assignment for assignment in layer_roles.roles}
+    fitting = [text for text, assignment in by_text.items() if _between(assignment, layer_roles, options)] or list(
+        by_text
+    )
     if len(by_text) == 1:
-        return found.roles[0]
+        return layer_roles.roles[0]
     if len(fitting) == 1 and options.optional(ROLES) is None:
         options.assume(ROLES, fitting[0])
         return by_text[fitting[0]]
@@ -123,10 +125,12 @@ def _chosen(found: Found, options: Options) -> Roles:
     return by_text[named]
 
 
-def _between(one: Roles, found: Found, options: Options) -> bool:
+def _between(assignment: Roles, layer_roles: LayerRoles, options: Options) -> bool:
     """Whether the network takes rows as wide as the recorded ones, and gives as many outputs. True if none are
     recorded."""
-    first, *_, last = [one.sizes(shapes) for shapes in (*found.layers.values(), *found.layers.values())]
+    first, *_, last = [
+        assignment.sizes(shapes) for shapes in (*layer_roles.layers.values(), *layer_roles.layers.values())
+    ]
     if first is None or last is None:
         return False
     return options.width in (None, first.i) and options.outputs in (None, last.o)

@@ -50,8 +50,8 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _roots(tensors: Tensors, start: str) -> list[str]:
-    found = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK) and key.startswith(start)]
-    return [root for root in found if (coef := tensors.get(root + "act_fun.0.coef")) is not None and coef.ndim == 3]
+    roots = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK) and key.startswith(start)]
+    return [root for root in roots if (coef := tensors.get(root + "act_fun.0.coef")) is not None and coef.ndim == 3]
 
 
 def _root(tensors: Tensors, prefix: str | None) -> str:

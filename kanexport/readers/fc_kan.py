@@ -78,8 +78,8 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _roots(tensors: Tensors, start: str) -> list[str]:
-    found = [key.removesuffix(CONCAT) for key in tensors if key.endswith(CONCAT) and key.startswith(start)]
-    return [root for root in found if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
+    roots = [key.removesuffix(CONCAT) for key in tensors if key.endswith(CONCAT) and key.startswith(start)]
+    return [root for root in roots if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
 
 
 def _root(tensors: Tensors, start: str) -> str:
@@ -94,7 +94,7 @@ def _root(tensors: Tensors, start: str) -> str:
 
 def _prefixes(tensors: Tensors) -> list[str]:
     """Of all layers, in order. Raises FamilyError for tensors of anything else."""
-    prefixes = {found[0] for key in tensors if (found := LAYER.match(key))}
+    prefixes = {match[0] for key in tensors if (match := LAYER.match(key))}
     others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
     if others:
         raise FamilyError(

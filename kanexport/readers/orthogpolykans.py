@@ -94,12 +94,12 @@ def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
 def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
     """Polynomials of which a rival takes tanh."""
 
-    def made(degree: int, whose: str, options: Options) -> Basis:
+    def make_basis(degree: int, whose: str, options: Options) -> Basis:
         basis = grid_steps.squashed(make(degree), whose, options)
         outer = elementwise.activation("tanh") if whose in ("x-kanerf", "first-version") else None
         return dataclasses.replace(basis, outer=outer)
 
-    return made
+    return make_basis
 
 
 def _hermite(degree: int, whose: str, options: Options) -> Basis:
@@ -109,12 +109,12 @@ def _hermite(degree: int, whose: str, options: Options) -> Basis:
 
 
 def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
-    def made(degree: int, whose: str, options: Options) -> Basis:
+    def make_basis(degree: int, whose: str, options: Options) -> Basis:
         alpha = options.number(option, ALPHAS[0], among=ALPHAS)
         options.words[option] = ALPHA
         return grid_steps.squashed(make(degree, alpha), whose, options)
 
-    return made
+    return make_basis
 
 
 FAMILIES = (

@@ -134,14 +134,14 @@ def _layer(model: _Model, index: int) -> Layer:
 
 def _repeated(model: _Model, index: int, knots: layer_tensors.Array) -> Repeated:
     """What knots [n, T] on one spot mean, where there are some. Raises InvalidKan or OptionError."""
-    given = model.options.optional(KNOTS)
+    choice = model.options.optional(KNOTS)
     with np.errstate(invalid="ignore", over="ignore"):  # the spline refuses what is not finite
         gaps = np.diff(knots, axis=1)
     sources = np.flatnonzero((gaps <= 0).any(axis=1)).tolist()
     if not sources:
         return Repeated.REFUSED
     named = f"{', '.join(map(str, sources[:LISTED]))}{' ...' if len(sources) > LISTED else ''}"
-    meaning = model.config.repeated_knots if given is None else None
+    meaning = model.config.repeated_knots if choice is None else None
     if meaning is None:
         meaning = model.options.choice(KNOTS, (ZERO, NAN), ZERO, words=NO_VERSION)
     if meaning == NAN:

@@ -46,12 +46,12 @@ def matches(checkpoint: Checkpoint) -> str:
 
 def _roots(tensors: Tensors) -> list[str]:
     """The key prefixes of the models of this family in a state dict."""
-    found = []
+    roots = []
     for root in [key.removesuffix("coef") for key in tensors if key.endswith(pykan.FIRST)]:
         coef, mask = tensors[root + "coef"], tensors.get(root + "mask")
         if mask is not None and (coef.ndim, mask.ndim) == (2, 1):
-            found.append(root.removesuffix("act_fun.0."))
-    return found
+            roots.append(root.removesuffix("act_fun.0."))
+    return roots
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:

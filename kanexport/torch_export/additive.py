@@ -52,30 +52,30 @@ def _is_users(part: nn.Module) -> bool:
 def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
     """By name, the norms that begin those that add up on a few vectors, the largest ones of which no part by
     itself is the layer; and those whose coefficients look like a KAN layer's, which are told of if they do not."""
-    found: dict[str, Sampled] = {}
+    layers: dict[str, Sampled] = {}
     for name, part in parts.items():
         sampled = _sampled(part, calls.get(name, ()))
         if sampled is not None:
-            found[name] = sampled
-    chosen = {name: one.norms for name, one in found.items() if _is_whole(name, one, found)}
+            layers[name] = sampled
+    chosen = {name: layer.norms for name, layer in layers.items() if _is_whole(name, layer, layers)}
     looks = [name for name, part in parts.items() if _may_add(part, calls.get(name, ())) and _has_coefficients(part)]
-    return chosen | {name: () for name in looks if not is_in(name, found)}
+    return chosen | {name: () for name in looks if not is_in(name, layers)}
 
 
 def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
     """By name, why the exporter did not try some submodules that look like KAN layers."""
-    found = {}
+    by_name = {}
     for name, part in parts.items():
         own = calls.get(name, ())
         if not _has_coefficients(part) or _may_add(part, own):
             continue
         if not own:
-            found[name] = "gives no tensor that has a vector for each vector that it is given"
+            by_name[name] = "gives no tensor that has a vector for each vector that it is given"
         elif own[0].x.shape[-1] > MOST_SOURCES:
-            found[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
+            by_name[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
         else:
-            found[name] = "has not one weight for each pair of source and destination"
-    return found
+            by_name[name] = "has not one weight for each pair of source and destination"
+    return by_name
 
 
 def _has_coefficients(part: nn.Module) -> bool:
@@ -126,9 +126,9 @@ def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
     """What is given the layer's own vectors and mixes them."""
     seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def note(module: nn.Module, given: tuple[object, ...], gave: object) -> None:
-        if len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(gave, torch.Tensor):
-            seen.setdefault(module, (given[0], gave))
+    def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if len(args) == 1 and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
+            seen.setdefault(module, (args[0], output))
 
     handles = [part.register_forward_hook(note) for part in call.module.modules() if part is not call.module]
     try:
@@ -154,13 +154,13 @@ def _is_norm(call: Call, module: nn.Module, x: torch.Tensor, z: torch.Tensor) ->
         return False
 
 
-def _is_whole(name: str, sampled: Sampled, found: Mapping[str, Sampled]) -> bool:
+def _is_whole(name: str, sampled: Sampled, layers: Mapping[str, Sampled]) -> bool:
     """Whether it lies in no other one, unless that one sees its sources through it alone, nor is such another one."""
-    inside = [inner for inner in found if inner != name and is_in(inner, (name,))]
-    if any(_only_through(sampled.call, found[inner].call) for inner in inside):
+    inside = [inner for inner in layers if inner != name and is_in(inner, (name,))]
+    if any(_only_through(sampled.call, layers[inner].call) for inner in inside):
         return False
-    around = [outer for outer in found if outer != name and is_in(name, (outer,))]
-    return all(_only_through(found[outer].call, sampled.call) for outer in around)
+    around = [outer for outer in layers if outer != name and is_in(name, (outer,))]
+    return all(_only_through(layers[outer].call, sampled.call) for outer in around)
 
 
 def _only_through(outer: Call, inner: Call) -> bool:
@@ -180,13 +180,13 @@ def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Ten
 
 
 def offer(
-    found: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
+    candidates: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
 ) -> tuple[dict[str, Reading], dict[str, Verdict]]:
-    """The submodules whose answers add up everywhere, as readings, and what became of the others. `found`:
+    """The submodules whose answers add up everywhere, as readings, and what became of the others. `candidates`:
     the norms that begin them, by name."""
     readings: dict[str, Reading] = {}
     refused: dict[str, Verdict] = {}
-    for name, norms in found.items():
+    for name, norms in candidates.items():
         verdict = _judged(norms, calls.get(name, ()), far.get(name, ()), precision)
         if verdict.reading is not None:
             readings[name] = verdict.reading

@@ -67,9 +67,9 @@ class Call:
         tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
         return tensor
 
-    def arguments(self, given: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, vectors: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What it is called with, with other vectors."""
-        return _put(self.args, self.kwargs, self.at, given)
+        return _put(self.args, self.kwargs, self.at, vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,27 +178,29 @@ class _Watch:
         kwargs: dict[str, Any],
         at: int | str,
     ) -> Any:
-        given = _get(args, kwargs, at)
-        if self.jitter is not None and given.is_floating_point():
-            shaken = torch.from_numpy(self.jitter.shake(array(given))).to(given.dtype)
+        vectors = _get(args, kwargs, at)
+        if self.jitter is not None and vectors.is_floating_point():
+            shaken = torch.from_numpy(self.jitter.shake(array(vectors))).to(vectors.dtype)
             # What derivatives are taken by goes on being that.
-            args, kwargs = _put(args, kwargs, at, given + (shaken - given).detach() if given.requires_grad else shaken)
+            args, kwargs = _put(
+                args, kwargs, at, vectors + (shaken - vectors).detach() if vectors.requires_grad else shaken
+            )
         # Copied before and after, because either may be changed in place by what follows.
         x = array(_get(args, kwargs, at))
         y = own(*args, **kwargs)
-        answer, place = _answer(y, given)
-        if answer is not None and given.is_floating_point() and answer.is_floating_point():
+        answer, place = _answer(y, vectors)
+        if answer is not None and vectors.is_floating_point() and answer.is_floating_point():
             self.calls.append(Call(name, x, array(answer), part, args, kwargs, at, place))
         return y
 
 
-def _answer(y: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
+def _answer(y: Any, vectors: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
     """The answer, and its position among the tensors of a layer that also gives a loss or activations. The answer is
     the first tensor that has a vector for each given vector."""
     if isinstance(y, torch.Tensor):
         return y, None
     for at, (_, value) in enumerate(tensors(y)):
-        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[:-1] == given.shape[:-1]:
+        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[:-1] == vectors.shape[:-1]:
             return value, at
     return None, None
 
@@ -266,9 +268,9 @@ def hidden(tensor: torch.Tensor) -> bool:
     return bool(functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> int:
+def rows(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
     """How many rows to write a module down with."""
-    tensors = [*given, *module.parameters(), *module.buffers()]
+    tensors = [*inputs, *module.parameters(), *module.buffers()]
     sizes = {size for tensor in tensors for size in tensor.shape}
     return next((count for count in ROWS if all(size % count or not size for size in sizes)), ROWS[-1])
 
@@ -289,7 +291,7 @@ def in_functorch(failure: BaseException) -> bool:
     return False
 
 
-def written_down(module: nn.Module, given: tuple[torch.Tensor, ...]) -> nn.Module:
+def written_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
     """A lent module as its operators, without a forward's Python, for inputs of any number of rows, of which there
     are as many as `rows` says: torch.func's vmap writes that number down in places."""
 
@@ -298,8 +300,8 @@ def written_down(module: nn.Module, given: tuple[torch.Tensor, ...]) -> nn.Modul
             return module(*map(ready, tensors))
 
     with Rewritten():
-        operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
-    _set_free(operators, len(given[0]))
+        operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    _set_free(operators, len(inputs[0]))
     return _Plain(operators)
 
 
@@ -334,8 +336,8 @@ class _Plain(nn.Module):
         super().__init__()
         self.operators = operators
 
-    def forward(self, *given: torch.Tensor) -> object:
-        return self.operators(*given)
+    def forward(self, *inputs: torch.Tensor) -> object:
+        return self.operators(*inputs)
 
 
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -362,7 +364,7 @@ def _like(value: Any, x: torch.Tensor) -> torch.Tensor:
 def _getitem(x: torch.Tensor, index: Any) -> torch.Tensor:
     """With indices of 64 bits, as ONNX wants them."""
     several = index if isinstance(index, tuple) else (index,)
-    wide = tuple(one.long() if _is_narrow(one) else one for one in several)
+    wide = tuple(item.long() if _is_narrow(item) else item for item in several)
     return x[wide if isinstance(index, tuple) else wide[0]]
 
 

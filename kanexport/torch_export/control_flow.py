@@ -53,25 +53,25 @@ def answered(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
     first, *others = (_answers(module, batch) for batch in batches)
     if all(answer.reached for answer in first):
         return None
-    alike = all([one.shown() for one in first] == [one.shown() for one in other] for other in others)
-    return _Told(module, first) if alike else None
+    alike = all([answer.shown() for answer in first] == [answer.shown() for answer in other] for other in others)
+    return _AnsweredModule(module, first) if alike else None
 
 
-def _answers(module: nn.Module, given: Batch) -> list[Answer]:
-    reach = _Reach(given)
+def _answers(module: nn.Module, batch: Batch) -> list[Answer]:
+    reach = _Reach(batch)
     notes = _Notes(reach)
     with torch.no_grad(), reach, notes:
-        module(*given)
+        module(*batch)
     return notes.answers
 
 
 class _Reach(TorchDispatchMode):
     """Which storages an input reaches."""
 
-    def __init__(self, given: Batch) -> None:
+    def __init__(self, batch: Batch) -> None:
         super().__init__()
         self._kept: dict[int, torch.UntypedStorage] = {}  # kept, so that no other gets its number
-        for tensor in given:
+        for tensor in batch:
             self._mark(tensor)
 
     def _mark(self, tensor: torch.Tensor) -> None:
@@ -131,7 +131,7 @@ class _Replay(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Told(nn.Module):
+class _AnsweredModule(nn.Module):
     """The module with its answers at hand."""
 
     def __init__(self, module: nn.Module, answers: Sequence[Answer]) -> None:
@@ -139,7 +139,7 @@ class _Told(nn.Module):
         self.module = module
         self._answers = tuple(answers)
 
-    def forward(self, *given: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         """What the module gives."""
         with _Replay(self._answers):
-            return self.module(*given)
+            return self.module(*inputs)

@@ -106,7 +106,7 @@ class Geometry:
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
-    numbers = tuple(int(one) for one in value) if isinstance(value, Sequence) else (int(value),) * axes
+    numbers = tuple(int(item) for item in value) if isinstance(value, Sequence) else (int(value),) * axes
     return numbers * axes if len(numbers) == 1 else numbers
 
 
@@ -237,8 +237,8 @@ class Watch(TorchFunctionMode):
         return y
 
     def _known(self, value: Any) -> Result | None:
-        found = self._results.get(id(value)) if type(value) is torch.Tensor else None
-        return found if found is not None and found.version == value._version else None
+        result = self._results.get(id(value)) if type(value) is torch.Tensor else None
+        return result if result is not None and result.version == value._version else None
 
     def _make(self, value: torch.Tensor, form: Form, *of: Result) -> None:
         for result in of:
@@ -267,14 +267,14 @@ class Watch(TorchFunctionMode):
             self._make(y, Form.joined([part.form for part in known]), *known)
 
     def _add(self, known: list[Result], y: torch.Tensor) -> None:
-        if len(known) == 2 and all(one.value.shape == y.shape for one in known):
+        if len(known) == 2 and all(result.value.shape == y.shape for result in known):
             self._make(y, known[0].form.plus(known[1].form), *known)
 
-    def _pad(self, y: torch.Tensor, given: torch.Tensor, pad: Any, mode: str = ZEROS, value: Any = None) -> None:
+    def _pad(self, y: torch.Tensor, x: torch.Tensor, pad: Any, mode: str = ZEROS, value: Any = None) -> None:
         """Padding that a convolution does before it begins."""
-        pads = tuple(int(one) for one in pad)
+        pads = tuple(int(size) for size in pad)
         if (mode in MODES or (mode == ZEROS and not value)) and len(pads) == 2 * (y.ndim - 2):
-            self._padded[id(y)] = (y, given, pads, mode)
+            self._padded[id(y)] = (y, x, pads, mode)
 
     def _convolve(
         self,
@@ -324,9 +324,9 @@ class Bare(TorchFunctionMode):
             return args[0]
         if func not in CONVOLUTIONS:
             return func(*args, **kwargs)
-        given = args[0] if args else kwargs["input"]
+        x = args[0] if args else kwargs["input"]
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         if self._count in self._numbers:
-            self.functions.append(given)
+            self.functions.append(x)
         self._count += 1
-        return given.new_zeros((given.shape[0], weight.shape[0], *[1] * (given.ndim - 2)))
+        return x.new_zeros((x.shape[0], weight.shape[0], *[1] * (x.ndim - 2)))

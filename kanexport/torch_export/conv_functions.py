@@ -63,13 +63,13 @@ class Functions:
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """[R, C] -> [R, F], also where torch follows."""
         rows, axes = x.shape[0], [1] * (self.call.x.ndim - 2)
-        given = x.reshape(rows, -1, *axes)
-        whole = given if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
+        pictures = x.reshape(rows, -1, *axes)
+        whole = pictures if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
         args, kwargs = self.call.arguments(whole)
         bare = Bare(self.numbers)
         # Run to its end where that can be: torch does not follow what is ended in the middle.
         try:
-            with foreign_code(), replaced(self._others(given)), bare:
+            with foreign_code(), replaced(self._others(pictures)), bare:
                 self.call.module.forward(*args, **kwargs)
         except ForeignError as foreign:
             if not bare.is_complete:
@@ -79,18 +79,18 @@ class Functions:
     def evaluate(self, x: Array) -> Array:
         """[R, C] -> [R, F], in pieces, while the module is lent. Raises Ordinary where it does not run."""
         with torch.no_grad():
-            given = torch.from_numpy(x).to(self.call.dtype)
-            first = array(self.of(given[:1]))
+            inputs = torch.from_numpy(x).to(self.call.dtype)
+            first = array(self.of(inputs[:1]))
             each = max(1, NUMBERS // max(1, first.shape[1]))
-            pieces = [array(self.of(given[at : at + each])) for at in range(1, len(x), each)]
+            pieces = [array(self.of(inputs[at : at + each])) for at in range(1, len(x), each)]
         return np.concatenate([first, *pieces])
 
-    def _others(self, given: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
+    def _others(self, pictures: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
         """What gives the source gives rows of ours. What normalises over a picture has nothing to do in one
         place; where it comes before a function, that shows in the comparison."""
         for part in self.call.module.modules():
             if part is self.source.module:
-                yield part, _giving(part, given)
+                yield part, _giving(part, pictures)
             elif isinstance(part, NORMS):
                 yield part, _unchanged
 
@@ -101,7 +101,7 @@ class Functions:
             self.evaluate(scale * rng.uniform(-1, 1, size=(2, self.source.channels)))
             for scale in (*TRIES, self.source.seen)
         ]
-        return np.asarray(np.any([self._differ(one[1], one[0]) for one in values], axis=0))
+        return np.asarray(np.any([self._differ(pair[1], pair[0]) for pair in values], axis=0))
 
     def owners(self) -> Numbers:
         """[F]: the channel that alone changes each function, -1 where none does. Raises Ordinary where several do."""
@@ -140,14 +140,14 @@ class Functions:
         return ~np.isclose(values, np.broadcast_to(expected, values.shape), rtol=limit, atol=limit, equal_nan=True)
 
 
-def _giving(part: nn.Module, given: torch.Tensor) -> Any:
+def _giving(part: nn.Module, output: torch.Tensor) -> Any:
     """The forward of a part that gives what we say; its convolution counts among the others all the same."""
     own = part.forward
 
     def forward(_: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not isinstance(part, NORMS):
             own(*args, **kwargs)
-        return given
+        return output
 
     return forward
 

@@ -27,8 +27,8 @@ class _AllFunctions(nn.Module):
         super().__init__()
         self.layer, self.functions = functions.call.module, functions
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        (x,) = given
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
         return self.functions.of(x)
 
 
@@ -37,9 +37,9 @@ def edges(convolved: Convolved, part: ConvLayer, name: str, dtype: str, most: in
     InvalidKan."""
     functions = part.basis.all
     if dtype not in convolved.traced:
-        given, wanted = Port(INPUT, (functions.source.channels,)), Port(OUTPUT, (convolved.count,))
+        input_port, output_port = Port(INPUT, (functions.source.channels,)), Port(OUTPUT, (convolved.count,))
         convolved.traced[dtype] = sampled_layer.graph_of(
-            _AllFunctions(functions), functions.source.channels, given, wanted, dtype, most
+            _AllFunctions(functions), functions.source.channels, input_port, output_port, dtype, most
         )
     return _Edges(part, name, np.dtype(dtype)).build(convolved.traced[dtype])
 
@@ -78,10 +78,10 @@ class _Edges:
         values = self._op("Reshape", values, self._index([-1, basis.places, *basis.columns.shape]))
         values = self._op("Transpose", values, perm=[2, 1, 0, 3])
         values = self._op("Reshape", values, self._index([self.own, -1, basis.functions]))
-        found = self._op("Transpose", self._op("MatMul", values, self._const(coef[: self.own])), perm=[1, 0, 2])
+        result = self._op("Transpose", self._op("MatMul", values, self._const(coef[: self.own])), perm=[1, 0, 2])
         if basis.inside:
-            found = self._op("Concat", found, self._there(coef[self.own :, 0]), axis=1)
-        self.nodes.append(onnx.helper.make_node("Identity", [found], [EDGES], name=EDGES))
+            result = self._op("Concat", result, self._there(coef[self.own :, 0]), axis=1)
+        self.nodes.append(onnx.helper.make_node("Identity", [result], [EDGES], name=EDGES))
         return self._model(inner)
 
     def _row(self, x: str) -> str:

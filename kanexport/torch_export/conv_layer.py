@@ -55,29 +55,31 @@ class Convolved:
         """Of what each layer is given."""
         return tuple(part.layer.sources for part in self.parts)
 
-    def given(self, call: Call) -> Array:
+    def pictures(self, call: Call) -> Array:
         """What a call gives to the functions, [B, C, *picture]."""
         return call.y if self.after else call.x
 
     def vectors(self, call: Call) -> list[Array]:
         """What a call gives to each layer, [B, *positions, I]."""
-        return [part.vectors(self.given(call)) for part in self.parts]
+        return [part.vectors(self.pictures(call)) for part in self.parts]
 
 
 def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
     """The layers of a module from the convolutions that it ran for a call, by the source that they begin from. Raises
     InvalidKan where it is none of KAN convolutions."""
-    convolutions = [one if one.functions.ndim == call.x.ndim else one.folded() for one in watch.seen]
+    convolutions = [
+        convolution if convolution.functions.ndim == call.x.ndim else convolution.folded() for convolution in watch.seen
+    ]
     forms = Form.joined([result.form for result in watch.results])
     origins = [_Origin.of(functions, mine) for functions, mine in _assigned(call, convolutions, sources)]
     shared = _Shared(forms, tuple(origins))
-    alike = shared.alike()
-    if len(alike) > MOST_LAYERS:
+    groups = shared.result_groups()
+    if len(groups) > MOST_LAYERS:
         raise InvalidKan(f"has more than {MOST_LAYERS} groups")
-    if not alike:
+    if not groups:
         raise Ordinary("convolves no more functions than it has channels")
-    found = ((origin, shared.layers(origin, alike)) for origin in origins)
-    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in found if layers]
+    by_origin = ((origin, shared.layers(origin, groups)) for origin in origins)
+    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in by_origin if layers]
 
 
 def _assigned(
@@ -87,20 +89,20 @@ def _assigned(
     waiting = dict(enumerate(convolutions))
     for source in reversed(sources[1:]):
         moved = _functions(call, source, waiting).moved()
-        ends = np.cumsum([0, *(one.count for one in waiting.values())])
+        ends = np.cumsum([0, *(convolution.count for convolution in waiting.values())])
         if len(moved) != ends[-1]:
             raise Ordinary("has other functions in one place than in a picture")
         mine = [at for at, low, high in zip(waiting, ends, ends[1:], strict=False) if moved[low:high].any()]
-        found = {at: waiting.pop(at) for at in mine}
-        if found:
-            yield _functions(call, source, found), found
+        taken = {at: waiting.pop(at) for at in mine}
+        if taken:
+            yield _functions(call, source, taken), taken
         if not waiting:
             return
     yield _functions(call, sources[0], waiting), waiting
 
 
 def _functions(call: Call, source: Source, convolutions: Mapping[int, Convolution]) -> Functions:
-    return Functions(call, source, tuple(one.number for one in convolutions.values()))
+    return Functions(call, source, tuple(convolution.number for convolution in convolutions.values()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +119,7 @@ class _Origin:
     @classmethod
     def of(cls, functions: Functions, convolutions: dict[int, Convolution]) -> _Origin:
         """Raises Ordinary."""
-        starts = [0, *itertools.accumulate(one.count for one in convolutions.values())]
+        starts = [0, *itertools.accumulate(convolution.count for convolution in convolutions.values())]
         owner = functions.owners()
         if starts[-1] != len(owner):
             raise Ordinary("has other functions in one place than in a picture")
@@ -129,17 +131,17 @@ class _Origin:
     def part(self, at: int) -> slice:
         return slice(self.starts[at], self.starts[at] + self.convolutions[at].count)
 
-    def made(self, forms: Form) -> npt.NDArray[np.bool_]:
+    def connections(self, forms: Form) -> npt.NDArray[np.bool_]:
         """[m, F]: which results are made of which functions."""
-        made = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
-        for at, one in self.convolutions.items():
+        connected = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
+        for at, convolution in self.convolutions.items():
             if at in forms.weights:
-                made[:, self.part(at)] = (forms.weights[at] != 0) @ one.connected()
-        return made
+                connected[:, self.part(at)] = (forms.weights[at] != 0) @ convolution.connected()
+        return connected
 
     def reached(self, forms: Form, results: Numbers) -> Numbers:
         """The functions that some results are made of."""
-        return np.flatnonzero(self.made(forms)[results].any(axis=0))
+        return np.flatnonzero(self.connections(forms)[results].any(axis=0))
 
     def has_several(self, used: Numbers) -> bool:
         """Whether some functions are more than one for each channel."""
@@ -153,18 +155,18 @@ class _Shared:
     forms: Form
     origins: tuple[_Origin, ...]
 
-    def alike(self) -> list[Numbers]:
+    def result_groups(self) -> list[Numbers]:
         """The results that are made of the same functions, which make one layer, because 0 * NaN is NaN; in their
         order, and without ordinary convolutions."""
-        made = np.concatenate([origin.made(self.forms) for origin in self.origins], axis=1)
-        _, kind = np.unique(made, axis=0, return_inverse=True)
-        groups = [np.flatnonzero(kind == one) for one in range(kind.max() + 1)]
+        connected = np.concatenate([origin.connections(self.forms) for origin in self.origins], axis=1)
+        _, kind = np.unique(connected, axis=0, return_inverse=True)
+        groups = [np.flatnonzero(kind == number) for number in range(kind.max() + 1)]
         several = [
             group
             for group in groups
             if any(origin.has_several(origin.reached(self.forms, group)) for origin in self.origins)
         ]
-        return sorted(several, key=lambda found: int(found[0]))
+        return sorted(several, key=lambda results: int(results[0]))
 
     def layers(self, origin: _Origin, alike: Sequence[Numbers]) -> tuple[ConvLayer, ...]:
         """Those of one source."""
@@ -184,7 +186,7 @@ class _Shared:
             dense = origin.convolutions[at].dense()
             mixed = self.forms.weights[at][results] @ dense.reshape(len(dense), -1)
             weights[:, origin.part(at)] = mixed.reshape(len(results), *dense.shape[1:])
-        first = next(one for one in self.origins if len(one.reached(self.forms, results)))
+        first = next(candidate for candidate in self.origins if len(candidate.reached(self.forms, results)))
         constant = self.forms.constant[results] * (origin is first)
         return _padded(origin, basis, geometry, results, weights, constant)
 
@@ -279,10 +281,10 @@ class PlaceBasis(_OfModule):
         """[B, I] -> [B, K, I], float64; while the module is lent."""
         rows, own = len(x), len(self.channels) * self.places
         by_place = x[:, :own].reshape(rows, len(self.channels), self.places).transpose(0, 2, 1)
-        given = by_place.reshape(-1, len(self.channels))
-        values = self.of_channels(given)
+        flat = by_place.reshape(-1, len(self.channels))
+        values = self.of_channels(flat)
         if self.zero is not None:
-            values = np.where(given[:, :, None] == 0, 0.0, values - self.zero)
+            values = np.where(flat[:, :, None] == 0, 0.0, values - self.zero)
         values = values.reshape(rows, self.places, len(self.channels), -1).transpose(0, 3, 2, 1)
         values = values.reshape(rows, self.functions, own)
         if not self.inside:
@@ -291,18 +293,18 @@ class PlaceBasis(_OfModule):
         first[:, 0] = x[:, own:]
         return np.concatenate([values, first], axis=2)
 
-    def of_channels(self, given: Array) -> Array:
+    def of_channels(self, x: Array) -> Array:
         """[R, C] -> [R, C, K]"""
-        row = np.zeros((len(given), self.all.source.channels))
-        row[:, self.channels] = given
+        row = np.zeros((len(x), self.all.source.channels))
+        row[:, self.channels] = x
         values = self.all.evaluate(row)
         values = np.concatenate([values, np.zeros((len(values), 1))], axis=1)
         return np.asarray(values[:, self.columns])
 
     def support(self, sources: int) -> Support:
         """What was seen, and four times as much."""
-        one = np.full(sources, self.all.source.seen)
-        return Support((-one, one), (-4 * one, 4 * one), np.linspace(-one, one, POINTS))
+        reach = np.full(sources, self.all.source.seen)
+        return Support((-reach, reach), (-4 * reach, 4 * reach), np.linspace(-reach, reach, POINTS))
 
     def parameters(self) -> dict[str, str]:
         """How the sources lie."""
@@ -362,14 +364,14 @@ class _Block(_OfModule):
 
 def together(layers: Sequence[ConvLayer]) -> Kan:
     """Layers whose results are added, as one: the sources of each behind those of the one before it."""
-    starts = np.cumsum([0, *(one.layer.sources for one in layers)])
+    starts = np.cumsum([0, *(part.layer.sources for part in layers)])
     shape = (int(starts[-1]), layers[0].layer.destinations)
     terms = []
-    for start, one in zip(starts, layers, strict=False):
-        (term,) = one.layer.terms
+    for start, part in zip(starts, layers, strict=False):
+        (term,) = part.layer.terms
         assert isinstance(term, BasisTerm)
         coef = np.zeros((*shape, term.functions))
-        coef[start : start + one.layer.sources] = term.coef
-        terms.append(BasisTerm(_Block(one.basis, int(start), shape[0]), coef))
-    bias = np.asarray(np.sum([one.layer.bias for one in layers], axis=0))
+        coef[start : start + part.layer.sources] = term.coef
+        terms.append(BasisTerm(_Block(part.basis, int(start), shape[0]), coef))
+    bias = np.asarray(np.sum([part.layer.bias for part in layers], axis=0))
     return Kan(shape[0], (Layer(tuple(terms), np.ones(shape), bias, np.zeros(shape, dtype=bool)),))

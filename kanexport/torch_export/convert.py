@@ -76,7 +76,7 @@ def convert(
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
     plan, (lowered, proof) = LayerReplacementSearch(
-        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Told(advance, phase)),
+        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Progress(advance, phase)),
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _looked_at(whole, plan, x, names, why),
     ).best(plan)
@@ -143,19 +143,21 @@ def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: st
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Progress:
     """Callbacks: `advance` receives the progress of the verification, `phase` a text on each step that begins."""
 
     advance: Callable[[int, int], None]
     phase: Callable[[str], None]
 
 
-def _attempt(whole: Whole, plan: Plan, x: Array, most: int, target: Target, told: _Told) -> tuple[Lowered, Proof]:
+def _attempt(
+    whole: Whole, plan: Plan, x: Array, most: int, target: Target, progress: _Progress
+) -> tuple[Lowered, Proof]:
     """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
     can be run at once."""
     failure: InvalidKan | VerificationFailed | None = None
     count, against = min(PROOF_ROWS, most), "" if target.baseline is None else explain_graph.OF_MODULE
-    told.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
+    progress.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
@@ -166,9 +168,9 @@ def _attempt(whole: Whole, plan: Plan, x: Array, most: int, target: Target, told
             lowered = explain_graph.add(
                 target.explain, lowered, _describe(plan, lowered), signature, target.names, against
             )
-            told.phase("verifying the graphs against the module")
+            progress.phase("verifying the graphs against the module")
             with lent(whole, plan.oracle.dtype):
-                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, told.advance))
+                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, progress.advance))
         except (InvalidKan, VerificationFailed) as error:
             failure = failure or error
     assert failure is not None
@@ -230,12 +232,12 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
     holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, filled, strict=True)}
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
     served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
-    found = trace.traces(
+    traces = trace.traces(
         served, rows, list(holes.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
     )
     while True:
         with lent(whole, dtype):
-            traced = next(found, None)
+            traced = next(traces, None)
         if traced is None:
             return
         yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names, file), traced.sizes

@@ -46,11 +46,11 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
     dictionary of the inputs given by name. Raises OptionError for anything else, for no rows, for different numbers
     of rows, and for numbers that are not finite."""
-    given = named(example, inspect.signature(module.forward).parameters)
+    entries = named(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
-    for name, keyword, value in given:
+    for name, keyword, value in entries:
         array = _as_array(value)
-        _require_rows(name, array, len(given))
+        _require_rows(name, array, len(entries))
         kind = FLOAT if array.dtype.kind == "f" else array.dtype.name
         lone = array.ndim == 1
         array = array[:, None] if lone else array
@@ -70,23 +70,23 @@ def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tup
     if isinstance(example, Mapping) and example:
         _require_parameters(example, parameters)
         return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
-    given = list(example) if isinstance(example, tuple | list) else [example]
-    if len(given) > 1 and isinstance(given[-1], Mapping):
-        first = named(tuple(given[:-1]), parameters) if len(given) > 2 else [(_place(0, parameters), "", given[0])]
-        return first + named(given[-1], parameters)
-    if len(given) == 1:
-        return [(INPUT, "", given[0])]
-    return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(given)]
+    values = list(example) if isinstance(example, tuple | list) else [example]
+    if len(values) > 1 and isinstance(values[-1], Mapping):
+        first = named(tuple(values[:-1]), parameters) if len(values) > 2 else [(_place(0, parameters), "", values[0])]
+        return first + named(values[-1], parameters)
+    if len(values) == 1:
+        return [(INPUT, "", values[0])]
+    return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(values)]
 
 
 def _place(at: int, parameters: Mapping[str, inspect.Parameter]) -> str:
     """The name of the parameter at position `at`."""
-    places = [name for name, one in parameters.items() if one.kind in PLACES]
+    places = [name for name, parameter in parameters.items() if parameter.kind in PLACES]
     return places[at] if at < len(places) else f"{INPUT}{at}"
 
 
 def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for name in map(str, example):
         if name not in parameters:
@@ -139,8 +139,8 @@ def load(path: Path) -> Any:
         if path.suffix == ".csv":
             text = csv_text.decode(str(path), path.read_bytes())
             return np.array(csv_text.parse(str(path), text, most=ROWS_LIMIT), np.float32)
-        found = np.load(path, allow_pickle=False, mmap_mode="r")
-        return np.array(found[:ROWS_LIMIT]) if isinstance(found, np.ndarray) else _archive(path, found)
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        return np.array(loaded[:ROWS_LIMIT]) if isinstance(loaded, np.ndarray) else _archive(path, loaded)
     except csv_text.CsvError as error:
         raise OptionError(str(error)) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -150,9 +150,9 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def _archive(path: Path, found: Any) -> Any:
-    with found:
-        arrays = {name: found[name][:ROWS_LIMIT] for name in found.files}
+def _archive(path: Path, archive: Any) -> Any:
+    with archive:
+        arrays = {name: archive[name][:ROWS_LIMIT] for name in archive.files}
     if not arrays:
         raise OptionError(f"{path} holds no array")
     if len(arrays) == 1 or all(name.startswith(UNNAMED) for name in arrays):

@@ -89,10 +89,10 @@ PLAIN = Wiring((TensorBinding(Port(INPUT, ())),))
 
 def joined(y: Any, rows: int, dtype: torch.dtype) -> Any:
     """What a module gives as one tensor [B, ...] of floating-point numbers; as it is where that cannot be."""
-    found = list(tensors(y))
-    if not found or any(_fault(value, rows, len(found)) for _, value in found):
+    leaves = list(tensors(y))
+    if not leaves or any(_fault(value, rows, len(leaves)) for _, value in leaves):
         return y
-    parts = [_floating(_rowed(value), dtype) for _, value in found]
+    parts = [_floating(_rowed(value), dtype) for _, value in leaves]
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
@@ -121,9 +121,9 @@ def _fault(value: Any, rows: int, count: int) -> str:
 
 def why_not(y: Any, rows: int) -> str:
     """What is wrong with what a module gave, where `joined` made nothing of it."""
-    found = list(tensors(y))
-    for name, value in found:
-        words = _fault(value, rows, len(found))
+    leaves = list(tensors(y))
+    for name, value in leaves:
+        words = _fault(value, rows, len(leaves))
         if words:
             return f"the module's output{f' {name!r}' if name else ''} {words}"
     return f"the module gives {type(y).__name__}, expected one or several tensors [batch, ...]"
@@ -155,24 +155,24 @@ def _inner(y: Any) -> list[tuple[str, Any]] | None:
 
 def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
     """The outputs of a module that gave `y`, each with a name that is not taken."""
-    found = list(tensors(y))
+    leaves = list(tensors(y))
     ports = []
-    for name, (_, value) in zip(names([given for given, _ in found], taken), found, strict=True):
+    for name, (_, value) in zip(names([key for key, _ in leaves], taken), leaves, strict=True):
         kind = FLOAT if value.is_floating_point() else dtype_name(value)
         ports.append(Port(name, tuple(_rowed(value).shape[1:]), kind))
     return tuple(ports)
 
 
-def names(given: Sequence[str], taken: Sequence[str]) -> list[str]:
+def names(proposed: Sequence[str], taken: Sequence[str]) -> list[str]:
     """A name for each output that no other tensor has."""
-    used, found = list(taken), []
-    for one in given:
-        name = re.sub(r"\W", "_", one, flags=re.ASCII) or OUTPUT
+    used, result = list(taken), []
+    for proposal in proposed:
+        name = re.sub(r"\W", "_", proposal, flags=re.ASCII) or OUTPUT
         while name in used or OURS.fullmatch(name):
             name += "_out"
         used.append(name)
-        found.append(name)
-    return found
+        result.append(name)
+    return result
 
 
 def dtype_name(value: torch.Tensor) -> str:
@@ -187,7 +187,7 @@ class Served(nn.Module):
         super().__init__()
         self.body, self.wiring = body, wiring
 
-    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs in order."""
-        own = [plug.own(tensor) for plug, tensor in zip(self.wiring.plugs, given, strict=True)]
+        own = [plug.own(tensor) for plug, tensor in zip(self.wiring.plugs, inputs, strict=True)]
         return tuple(_rowed(value) for _, value in tensors(self.wiring.call(self.body, own)))

@@ -93,12 +93,12 @@ def _families(module: nn.Module) -> Iterator[Family]:
     if not state or len(tensors) < len(state):
         return
     buffers, attributes = _unsaved(module, state)
-    found = False
+    is_known = False
     for family, reader in _all_readers().items():
         for mine in _readable(module, reader, tensors, buffers, attributes):
-            found = True
+            is_known = True
             yield family, reader, mine
-    if not found:
+    if not is_known:
         yield from _one_group(module, tensors)
 
 
@@ -108,7 +108,7 @@ def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
         mine = {name: value[0] for name, value in tensors.items()}
         for family, reader in _all_readers().items():
             if isinstance(reader, registry.LayerReader):
-                yield from ((family, reader, one) for one in _readable(module, reader, mine, {}, {}))
+                yield from ((family, reader, group) for group in _readable(module, reader, mine, {}, {}))
 
 
 def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
@@ -125,9 +125,9 @@ def _readable(
     unsaved ones that it asks for, a whole network without and with the unsaved buffers."""
     if isinstance(reader, registry.LayerReader):
         beside = buffers | attributes
-        asked = {key: beside[key] for key in reader.keys.names() if key in beside and key not in tensors}
-        if _is_lone_layer(reader, asked | tensors):
-            yield asked | tensors
+        needed = {key: beside[key] for key in reader.keys.names() if key in beside and key not in tensors}
+        if _is_lone_layer(reader, needed | tensors):
+            yield needed | tensors
         return
     for mine in (tensors, tensors | buffers) if buffers else (tensors,):
         if reader.matches(as_checkpoint(module, mine)):
@@ -201,14 +201,14 @@ class Facts(Options):
     call or an attribute tells. Knows afterwards between which names there was a choice."""
 
     def __init__(
-        self, given: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
+        self, user_options: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
     ) -> None:
-        super().__init__(dict(given))
+        super().__init__(dict(user_options))
         self._module, self._by_call, self._tried = module, by_call, tried
         self.choices: dict[str, tuple[str, ...]] = {}
 
     @property
-    def asked(self) -> set[str]:
+    def consulted(self) -> set[str]:
         """All options that were of use."""
         return self._known
 

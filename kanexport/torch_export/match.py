@@ -60,7 +60,7 @@ class Reading:
 class Verdict:
     """What became of a candidate: a reading, or why there is none, and by how much the
     likeliest one differs, relative. `agreed`: how many groups of rows it computed as the module.
-    `hint`: what to do. `asked`: the options of use to it."""
+    `hint`: what to do. `consulted`: the options of use to it."""
 
     reading: Reading | None = None
     why: str = ""
@@ -68,20 +68,24 @@ class Verdict:
     agreed: int = 0
     hint: str = ""
     family: str = ""
-    asked: set[str] = field(default_factory=set)
+    consulted: set[str] = field(default_factory=set)
 
 
 def judge(
-    candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str], precision: str, further: Sequence[Call] = ()
+    candidate: Candidate,
+    calls: Sequence[Call],
+    user_options: Mapping[str, str],
+    precision: str,
+    further: Sequence[Call] = (),
 ) -> Verdict:
     """The reading of a candidate that computes what it gave in its calls, and for other
-    vectors too. `given`: the user's options; `precision`: what the module runs in; `further`:
+    vectors too. `user_options`: the user's options; `precision`: what the module runs in; `further`:
     what it was given and gave where the module took rows far from the example's, or NaN."""
     tests = _tests(calls, further, precision)
-    asked: set[str] = set()
-    likeliest = Verdict(asked=asked, agreed=-1)
-    for family, read in itertools.islice(_readings(candidate, calls[0], given, asked), READINGS):
-        verdict = dataclasses.replace(_try(read, tests), family=family, asked=asked)
+    consulted: set[str] = set()
+    likeliest = Verdict(consulted=consulted, agreed=-1)
+    for family, read in itertools.islice(_readings(candidate, calls[0], user_options, consulted), READINGS):
+        verdict = dataclasses.replace(_try(read, tests), family=family, consulted=consulted)
         if verdict.reading is not None:
             return verdict
         if verdict.agreed > likeliest.agreed:
@@ -124,27 +128,27 @@ def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Attempts:
-    """One family's reader on one submodule. `asked` and `choices` fill while it reads: the
+    """One family's reader on one submodule. `consulted` and `choices` fill while it reads: the
     options it has a use for, and the names that some of them choose between."""
 
     family: str
     reader: registry.Reader
     module: nn.Module
     by_call: Mapping[str, str]
-    asked: set[str]
+    consulted: set[str]
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def read(self, tensors: Tensors, given: Mapping[str, str], tried: Mapping[str, str], how: str) -> Reading:
-        options = Facts(given, self.module, self.by_call, tried)
+    def read(self, tensors: Tensors, user_options: Mapping[str, str], tried: Mapping[str, str], how: str) -> Reading:
+        options = Facts(user_options, self.module, self.by_call, tried)
         try:
             return Reading(self.family, self.reader.read(as_checkpoint(self.module, tensors), options), how)
         finally:
-            self.asked.update(options.asked)
+            self.consulted.update(options.consulted)
             self.choices.update(options.choices)
 
 
 def _readings(
-    candidate: Candidate, call: Call, given: Mapping[str, str], asked: set[str]
+    candidate: Candidate, call: Call, user_options: Mapping[str, str], consulted: set[str]
 ) -> Iterator[tuple[str, Callable[[], Reading]]]:
     """Every way in which a candidate may be meant, family by family, the likeliest first."""
     by_call = kan_candidates.by_call(call)
@@ -152,19 +156,19 @@ def _readings(
         if reader is None:
             yield family, functools.partial(_linear, tensors)
             continue
-        attempts = _Attempts(family, reader, candidate.module, by_call, asked)
-        for way in _ways(attempts, tensors, given):
+        attempts = _Attempts(family, reader, candidate.module, by_call, consulted)
+        for way in _ways(attempts, tensors, user_options):
             yield family, functools.partial(attempts.read, *way)
 
 
 def _ways(
-    attempts: _Attempts, tensors: Tensors, given: Mapping[str, str]
+    attempts: _Attempts, tensors: Tensors, user_options: Mapping[str, str]
 ) -> Iterator[tuple[Tensors, Mapping[str, str], Mapping[str, str], str]]:
     """What `read` is given: as the module tells; without the user's options, which may be for
     other layers; with every other value of a choice that was open; and as if it did not use
     some of its tensors. Each is asked for after the one before was read."""
-    yield tensors, given, {}, ""
-    if given:
+    yield tensors, user_options, {}, ""
+    if user_options:
         yield tensors, {}, {}, "without the options given"
     for key, values in list(attempts.choices.items()):
         for value in values:
@@ -340,21 +344,21 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
 def calls(call: Call, rows: Array) -> Iterator[Call]:
     """The call made again with vectors [N, n]: with more rows, or, where the module does not
     take them, with as many as it had. Empty where it takes neither."""
-    n, given = rows.shape[1], call.x.size
-    each, vectors = divmod(given, n)[0], max(1, len(rows))
-    if not each or given % n:
+    n, size = rows.shape[1], call.x.size
+    each, vectors = divmod(size, n)[0], max(1, len(rows))
+    if not each or size % n:
         return
     if call.x.ndim >= 2 and call.x.shape[-1] == n:
         inner = each // call.x.shape[0]
         first = -(-vectors // inner)
-        again = call.again(np.resize(rows, (first, *call.x.shape[1:])))
-        if again is not None and again.y.size * each == call.y.size * first * inner:
-            yield again
+        repeated = call.again(np.resize(rows, (first, *call.x.shape[1:])))
+        if repeated is not None and repeated.y.size * each == call.y.size * first * inner:
+            yield repeated
             return
     for at in range(0, vectors, each):
-        again = call.again(np.resize(rows[at : at + each], call.x.shape))
-        if again is not None:
-            yield again
+        repeated = call.again(np.resize(rows[at : at + each], call.x.shape))
+        if repeated is not None:
+            yield repeated
 
 
 def budget(kan: Kan) -> int:

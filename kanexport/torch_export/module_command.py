@@ -220,12 +220,12 @@ def _constants(module: nn.Module) -> dict[str, Any]:
     """What a module computes with that no state dict has, by name: buffers that are not saved, and numbers,
     arrays and tensors among the attributes, alone or in lists."""
     saved = set(module.state_dict())
-    found = {name: value for name, value in module.named_buffers() if name not in saved}
+    constants = {name: value for name, value in module.named_buffers() if name not in saved}
     for name, part in module.named_modules():
         for key, value in vars(part).items():
             if not key.startswith("_") or isinstance(value, torch.Tensor):
-                found[f"{name}.{key}".removeprefix(".")] = value
-    return found
+                constants[f"{name}.{key}".removeprefix(".")] = value
+    return constants
 
 
 def _apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -237,10 +237,10 @@ def _equal(first: Any, second: Any) -> bool:
     """Of numbers, arrays, tensors and lists of them; anything else counts as equal."""
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_equal, first, second))
-    one, other = _numbers(first), _numbers(second)
-    if one is None or other is None:
+    left, right = _numbers(first), _numbers(second)
+    if left is None or right is None:
         return True
-    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc" and other.dtype.kind in "fc"))
+    return bool(np.array_equal(left, right, equal_nan=left.dtype.kind in "fc" and right.dtype.kind in "fc"))
 
 
 def _numbers(value: Any) -> npt.NDArray[Any] | None:

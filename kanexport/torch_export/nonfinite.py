@@ -132,11 +132,11 @@ def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str]
         expected = exact(row)
     except InvalidKan:
         return "refuses it", "answers"
-    for at, (module, found) in enumerate(zip(expected, graph(row), strict=False)):
-        wrong = np.flatnonzero(~_alike(found.reshape(-1), module.reshape(-1)))
+    for at, (module, answer) in enumerate(zip(expected, graph(row), strict=False)):
+        wrong = np.flatnonzero(~_alike(answer.reshape(-1), module.reshape(-1)))
         if len(wrong):
             what = "answers" if not at else f"feeds layer {at - 1} with"
-            first, second = (f"{what} {called(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, found))
+            first, second = (f"{what} {called(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, answer))
             return first, second
     return None
 
@@ -147,7 +147,7 @@ def _kinds(pair: tuple[str, str]) -> tuple[str, str]:
     return first, second
 
 
-def _alike(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
+def _alike(values: Array, expected: Array) -> npt.NDArray[np.bool_]:
     """NaN must meet NaN and an infinity the same one."""
     scale = magnitude(expected) or 1.0
-    return np.isclose(found, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)
+    return np.isclose(values, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)

@@ -63,10 +63,10 @@ class Use:
     def inputs(self, call: Call) -> list[Array]:
         """Those vectors, [B, *positions, width]."""
         if isinstance(self.kan, Convolved):
-            vectors = [one.reshape(-1, one.shape[-1]) for one in self.kan.vectors(call)]
+            vectors = [values.reshape(-1, values.shape[-1]) for values in self.kan.vectors(call)]
         else:
             vectors = _inputs(self.kan, call.x.reshape(-1, self.kan.n_inputs))
-        return [capture.by_row(one, axes) for one, axes in zip(vectors, self.places, strict=False)]
+        return [capture.by_row(values, axes) for values, axes in zip(vectors, self.places, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +139,16 @@ def make(whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, 
 
 def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list[str]]:
     """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
-    given = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
+    rows = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
     inputs = whole.wiring.ports
     if len(inputs) == 1:
         inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
     with torch.set_grad_enabled(oracle.derives):
-        y = whole.wiring.call(whole.body, whole.wiring.split(ready(given) if oracle.derives else given))
-    found = outputs(y, [port.name for port in inputs])
+        y = whole.wiring.call(whole.body, whole.wiring.split(ready(rows) if oracle.derives else rows))
+    ports = outputs(y, [port.name for port in inputs])
     lone = [plug.port.name for plug in whole.wiring.plugs if plug.lone]
-    lone += [port.name for port, (_, value) in zip(found, tensors(y), strict=True) if value.ndim == 1]
-    return Ports(inputs, found), lone
+    lone += [port.name for port, (_, value) in zip(ports, tensors(y), strict=True) if value.ndim == 1]
+    return Ports(inputs, ports), lone
 
 
 def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
@@ -202,17 +202,17 @@ def _about(uses: Sequence[Use]) -> list[str]:
     return [f"{listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
 
 
-def _kept(whole: Whole, given: str) -> list[str]:
+def _kept(whole: Whole, patterns: str) -> list[str]:
     """The submodules that match the comma-separated names of --option keep, in which * and ? stand
     for anything; not what lies in another one. Raises OptionError for a name that none has."""
     names = {name: shown(name) for name, _ in whole.named_modules() if name}
     kept: list[str] = []
-    for pattern in map(str.strip, given.split(",") if given else ()):
-        found = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
-        if not found:
+    for pattern in map(str.strip, patterns.split(",") if patterns else ()):
+        matching = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
+        if not matching:
             hint = advice(pattern, names.values())
             raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
-        kept += found
+        kept += matching
     return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, parents(name)))]
 
 
@@ -221,31 +221,31 @@ def _uses(
 ) -> list[Use]:
     """The calls of the recognised submodules, in order, and where the rows of the batch are in
     each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
-    two, three, one = (
+    two_rows, three_rows, one_row = (
         oracle.run(rows, modules, tapped=_tapped(readings))[1]
         for rows in (repeat(x, 2), repeat(x, 3), repeat(x, 2)[1:])
     )
-    if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
+    if not [call.name for call in one_row] == [call.name for call in two_rows] == [call.name for call in three_rows]:
         raise InvalidKan(
             "the module runs other layers for other batch sizes, so it cannot become a graph",
             hint="a loop over the rows of a batch is not needed: layers take all rows at once",
         )
-    return [_use(readings[calls[1].name], *calls) for calls in zip(one, two, three, strict=True)]
+    return [_use(readings[calls[1].name], *calls) for calls in zip(one_row, two_rows, three_rows, strict=True)]
 
 
-def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
+def _use(reading: Reading, one_row: Call, two_rows: Call, three_rows: Call) -> Use:
     """A call with one, two and three rows."""
     kan = reading.kan
     if isinstance(reading.by, Convolved):
-        single, first, second = (reading.by.given(call) for call in (one, two, three))
+        single, first, second = (reading.by.pictures(call) for call in (one_row, two_rows, three_rows))
         axes = capture.lead_of(first.shape[:1], second.shape[:1])
         same = axes is not None and _same_row(single, first, axes, first[0].size)
         form = capture.TAP_AFTER if reading.by.after else capture.TAP
-        return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
-    form, axes = capture.form(two, kan.n_inputs, kan.n_outputs), capture.lead(two, three, kan.n_inputs)
-    form = capture.TAP if _stays(reading, two) else form
-    same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
-    return Use(two.name, kan, form, axes if same else None)
+        return Use(two_rows.name, reading.by, form, axes if same else None, first.shape[2:])
+    form, axes = capture.form(two_rows, kan.n_inputs, kan.n_outputs), capture.lead(two_rows, three_rows, kan.n_inputs)
+    form = capture.TAP if _stays(reading, two_rows) else form
+    same = axes is not None and _same_row(one_row.x, two_rows.x, axes, kan.n_inputs)
+    return Use(two_rows.name, kan, form, axes if same else None)
 
 
 def _stays(reading: Reading, call: Call) -> bool:
@@ -260,7 +260,7 @@ def _tapped(readings: Mapping[str, Reading]) -> list[str]:
 
 def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> int:
     """How many rows of a lent module may be looked at at once, of `most`."""
-    modules = {name: one.module for name, one in kan_candidates.candidates(whole).items()}
+    modules = {name: candidate.module for name, candidate in kan_candidates.candidates(whole).items()}
     y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
     return max(1, min(most, NUMBERS // max(1, numbers)))
@@ -287,7 +287,7 @@ def _inputs(kan: Kan, x: Array) -> list[Array]:
 
 def _same_row(single: Array, two: Array, axes: tuple[int, ...], n: int) -> bool:
     """Whether the vectors of the second of two rows are those of that row alone."""
-    alone, both = (capture.by_row(given.reshape(-1, n), axes) for given in (single, two))
+    alone, both = (capture.by_row(values.reshape(-1, n), axes) for values in (single, two))
     return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
@@ -300,8 +300,8 @@ def _peak(values: Array) -> Array:
 def without_edges(whole: Whole, plan: Plan) -> list[str]:
     """One sentence on all submodules with parameters of their own that have no edges to ask for. It leaves out
     submodules for which a note gives the reason."""
-    asked = {shown(use.name) for use in plan.uses if use.axes is not None}
-    known = asked | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
+    with_edges = {shown(use.name) for use in plan.uses if use.axes is not None}
+    known = with_edges | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
     by_kind: dict[str, list[str]] = {}
     for name, part in whole.named_modules():
         around = map(shown, (name, *parents(name)))
@@ -369,11 +369,11 @@ def _mixes_rows(many: Call, single: Sequence[Call], limit: float) -> bool:
     """Whether a call with all rows took for some row what the call with that row alone took,
     and gave something else. `single`: one call for each row."""
     rows = len(single)
-    for at, one in enumerate(single):
-        if many.x.size != one.x.size * rows or many.y.size != one.y.size * rows:
+    for at, call in enumerate(single):
+        if many.x.size != call.x.size * rows or many.y.size != call.y.size * rows:
             continue
         x, y = (values.reshape(rows, -1)[at] for values in (many.x, many.y))
-        if _close(x, one.x.reshape(-1), limit) and not _close(y, one.y.reshape(-1), limit):
+        if _close(x, call.x.reshape(-1), limit) and not _close(y, call.y.reshape(-1), limit):
             return True
     return False
 

@@ -126,12 +126,12 @@ class Sampled:
         def evaluate(inner: Array) -> Array:
             return self.edges(inner[:, :, 0, 0] / rate)[..., None]
 
-        edge, one = np.ones((*shape, 1)), np.ones(shape)
+        edge, ones = np.ones((*shape, 1)), np.ones(shape)
         before = tuple(Within(type(norm).__name__) for norm in self.norms)
         term = EdgeTerm(
             Unary(SAMPLED, evaluate, _emit, effort=-(-shape[0] // USUAL)), 0 * edge, rate * edge, edge, before
         )
-        return Kan(shape[0], (Layer((term,), one, self.constant, np.zeros(shape, dtype=bool)),))
+        return Kan(shape[0], (Layer((term,), ones, self.constant, np.zeros(shape, dtype=bool)),))
 
 
 def _emit(g: Graph, x: Value) -> Value:
@@ -150,12 +150,12 @@ def _shaped(call: Call, rows: Array) -> Array:
 def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), seen: Sequence[Array] = ()) -> Array:
     """The layer's answers [N, m] to rows [N, n], its norms giving `seen`. Raises InvalidKan where it does not take
     them."""
-    given = [torch.from_numpy(values) for values in seen]
-    with injected([(norm, functools.partial(same, values)) for norm, values in zip(norms, given, strict=True)]):
-        again = call.again(_shaped(call, rows))
-    if again is None or again.y.size % len(rows):
+    outputs = [torch.from_numpy(values) for values in seen]
+    with injected([(norm, functools.partial(same, values)) for norm, values in zip(norms, outputs, strict=True)]):
+        repeated = call.again(_shaped(call, rows))
+    if repeated is None or repeated.y.size % len(rows):
         raise InvalidKan("does not take rows by themselves")
-    return again.y.reshape(len(rows), -1)
+    return repeated.y.reshape(len(rows), -1)
 
 
 def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
@@ -199,8 +199,8 @@ class _Alone(nn.Module):
         self.axes, self.width = sampled.call.x.ndim - 2, len(sampled.constant)
         self.kind = dtype
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        (x,) = given
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
         args, kwargs = self.call.arguments(x.reshape(-1, *[1] * self.axes, x.shape[-1]))
         plain = [self._cast(value) for value in args]
         y = self.call.answer(self.layer(*plain, **{name: self._cast(value) for name, value in kwargs.items()}))
@@ -225,8 +225,8 @@ class _Apart(nn.Module):
         for at, rest in enumerate(sampled.rests):
             self.register_buffer(f"rest{at}", torch.from_numpy(rest).to(dtype))
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        (x,) = given
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
         rows, *seen = (
             torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
             for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
@@ -250,8 +250,8 @@ class _Open(nn.Module):
         super().__init__()
         self.apart, self.names = (apart,), tuple(_tensors(apart))  # a tuple: its tensors are not this module's
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        x, *own = given
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        x, *own = inputs
         edges: torch.Tensor = torch.func.functional_call(self.apart[0], dict(zip(self.names, own, strict=True)), (x,))
         return edges
 
@@ -274,15 +274,15 @@ class EdgeGraphs:
         Raises InvalidKan."""
         n, m = len(sampled.base), len(sampled.constant)
         apart = _Apart(sampled, getattr(torch, dtype))
-        given, wanted = Port(name, (n,)), Port(EDGES, (n, m))
+        input_port, output_port = Port(name, (n,)), Port(EDGES, (n, m))
         kind = _kind(sampled)
         if kind is not None and self._count[kind] > 1:
-            graph = self._copy((kind, dtype), apart, given, wanted, dtype)
+            graph = self._copy((kind, dtype), apart, input_port, output_port, dtype)
             if graph is not None:
                 return graph
-        return graph_of(apart, n, given, wanted, dtype, most)
+        return graph_of(apart, n, input_port, output_port, dtype, most)
 
-    def _copy(self, key: Hashable, apart: _Apart, given: Port, wanted: Port, dtype: str) -> bytes | None:
+    def _copy(self, key: Hashable, apart: _Apart, input_port: Port, output_port: Port, dtype: str) -> bytes | None:
         """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
         rows = _rows(apart.shape[0], dtype)
         own = _tensors(apart)
@@ -298,8 +298,8 @@ class EdgeGraphs:
         with torch.no_grad():
             expected = apart(torch.from_numpy(rows)).numpy()
         try:
-            graph = splice.splice(splice.filled(traced, constants), [], Ports((given,), (wanted,)))
-            edges = graph_runner.run(graph_runner.session(graph), {given.name: rows})[wanted.name]
+            graph = splice.splice(splice.filled(traced, constants), [], Ports((input_port,), (output_port,)))
+            edges = graph_runner.run(graph_runner.session(graph), {input_port.name: rows})[output_port.name]
         except ExportError:
             return None
         scale = float(np.abs(expected).max(initial=0)) or 1.0
@@ -346,16 +346,16 @@ def _plain(value: object, levels: int = 8) -> Hashable:
         case torch.Tensor() if value.dtype in EXACT and value.layout is torch.strided and value.nbytes <= SMALL:
             return "tensor", value.shape, value.dtype, value.detach().cpu().numpy().tobytes()
         case list() | tuple() | set() | frozenset() if levels:
-            return type(value), tuple(_plain(one, levels - 1) for one in value)
+            return type(value), tuple(_plain(item, levels - 1) for item in value)
         case dict() if levels:
-            return type(value), tuple((key, _plain(one, levels - 1)) for key, one in value.items())
+            return type(value), tuple((key, _plain(item, levels - 1)) for key, item in value.items())
     return "object", id(value)
 
 
-def graph_of(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
-    """A module's own graph, from vectors `given` [N, n] to `wanted`; while it is lent. Raises InvalidKan."""
+def graph_of(module: nn.Module, n: int, input_port: Port, output_port: Port, dtype: str, most: int) -> bytes:
+    """A module's own graph, from vectors `input_port` [N, n] to `output_port`; while it is lent. Raises InvalidKan."""
     rows = _rows(n, dtype)
     traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
     if traced.sizes and not traced.written:  # the whole graph is tried with those
         raise InvalidKan("a layer that is known by its answers goes another way for some batches")
-    return splice.splice(traced.model, [], Ports((given,), (wanted,)))
+    return splice.splice(traced.model, [], Ports((input_port,), (output_port,)))

@@ -67,7 +67,7 @@ class Tap:
     @property
     def names(self) -> list[str]:
         """Of the outputs that it adds."""
-        return [one.name for one in self.unfolded]
+        return [output.name for output in self.unfolded]
 
 
 def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> bytes:
@@ -180,26 +180,26 @@ class _Writer:
         self._node("Identity", node.output[0], node.input[0])
         size = math.prod(body.picture)
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
-        for one in body.unfolded:
-            positions, places = one.index.shape
-            name, width = one.name, len(one.channels) * places
-            x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", one.channels), axis=1)
+        for output in body.unfolded:
+            positions, places = output.index.shape
+            name, width = output.name, len(output.channels) * places
+            x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", output.channels), axis=1)
             x = self._node("Reshape", name + "/flat", x, self._index(name + "/size", [0, 0, size]))
             x = self._node("Pad", name + "/padded", x, self._index(name + "/pads", [0, 0, 0, 0, 0, 1]))
             # What lies outside is the number behind the last one.
-            index = np.where(one.index < 0, size, one.index)
+            index = np.where(output.index < 0, size, output.index)
             x = self._node("Gather", name + "/seen", x, self._index(name + "/index", index), axis=2)
             x = self._node("Transpose", name + "/turned", x, perm=[0, 2, 1, 3])
             x = self._node("Reshape", name + "/vectors", x, self._index(name + "/width", [0, positions, width]))
-            if one.inside is not None:
-                x, width = self._beside(x, node.input[0], one, np.dtype(body.dtype)), width + places
-            self._expose(x, name, (kind, width), one.axes)
+            if output.inside is not None:
+                x, width = self._with_inside(x, node.input[0], output, np.dtype(body.dtype)), width + places
+            self._expose(x, name, (kind, width), output.axes)
 
-    def _beside(self, vectors: str, x: str, one: ConvSubgraph, dtype: np.dtype[Any]) -> str:
+    def _with_inside(self, vectors: str, x: str, output: ConvSubgraph, dtype: np.dtype[Any]) -> str:
         """Vectors [B, L, n] with what lies inside behind them, [B, L, n + P]."""
-        assert one.inside is not None
-        name, (positions, places) = one.name, one.index.shape
-        self.graph.initializer.append(numpy_helper.from_array(one.inside[None].astype(dtype), name + "/inside"))
+        assert output.inside is not None
+        name, (positions, places) = output.name, output.index.shape
+        self.graph.initializer.append(numpy_helper.from_array(output.inside[None].astype(dtype), name + "/inside"))
         whole = self._node("Shape", name + "/shape_of", x)
         first, last = (self._index(name + f"/{at}", [at]) for at in (0, 1))
         rows = self._node("Slice", name + "/rows", whole, first, last)
@@ -312,7 +312,7 @@ def _looked_at(graph: Any) -> Iterator[str]:
 
 def _logistic(x: str, y: str) -> list[Any]:
     steps = [("Neg", [x]), ("Exp", [f"{y}/Neg"]), ("CastLike", [ONE, x]), ("Add", [f"{y}/Exp", f"{y}/CastLike"])]
-    nodes = [onnx.helper.make_node(kind, given, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, given in steps]
+    nodes = [onnx.helper.make_node(kind, operands, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, operands in steps]
     return [*nodes, onnx.helper.make_node("Reciprocal", [f"{y}/Add"], [y], name=f"{y}/Reciprocal")]
 
 

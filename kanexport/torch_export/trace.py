@@ -159,15 +159,15 @@ def _tap_as_onnx(x: Any, index: int) -> Any:
 def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
     """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
     op = onnxscript.values.Opset("", OPSET)
-    last, one = (op.Constant(value_ints=[at]) for at in (-1, -2))
-    apart = op.Abs(op.Sub(op.Unsqueeze(a, one), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
+    last, second_last = (op.Constant(value_ints=[at]) for at in (-1, -2))
+    differences = op.Abs(op.Sub(op.Unsqueeze(a, second_last), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
     if p == math.inf:
-        return op.ReduceMax(apart, last, keepdims=0)
+        return op.ReduceMax(differences, last, keepdims=0)
     if p in (1.0, 2.0):
         norm = op.ReduceL1 if p == 1.0 else op.ReduceL2
-        return norm(apart, last, keepdims=0)
-    sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
-    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
+        return norm(differences, last, keepdims=0)
+    sums = op.ReduceSum(op.Pow(differences, op.CastLike(op.Constant(value_float=p), differences)), last, keepdims=0)
+    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), differences))
 
 
 def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **named: Any) -> Any:
@@ -215,11 +215,11 @@ class _Way:
     strict: bool
     free: bool
     written: bool = False  # its operators are written down first, because it takes derivatives
-    told: bool = False  # what it asks of its own weights is answered
+    answered: bool = False  # what it asks of its own weights is answered
 
 
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
-TOLD = _Way(3, strict=False, free=False, told=True)
+ANSWERED = _Way(3, strict=False, free=False, answered=True)
 WRITTEN = _Way(3, strict=False, free=False, written=True)
 # Where a named batch is refused, because the module goes another way from some number of rows on.
 FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
@@ -268,25 +268,25 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
     """What to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
         return ()
-    said = _said(failure)
+    said = _messages(failure)
     if GUARD in said:
         return FREE
     if way == FIRST and OF_VALUES in said:
-        return (TOLD,)
-    if way in (FIRST, TOLD):
+        return (ANSWERED,)
+    if way in (FIRST, ANSWERED):
         return (STRICT,)
     if capture.in_functorch(failure):
         return (WRITTEN,)
     return FREE if _of_sizes(failure) else ()
 
 
-def _said(failure: BaseException) -> str:
+def _messages(failure: BaseException) -> str:
     """The messages of a failure and of its causes. A module that catches a layer's error may raise another one."""
     words: list[str] = []
-    one: BaseException | None = failure
-    while one is not None and len(words) < CAUSES:
-        words.append(str(one))
-        one = one.__cause__
+    error: BaseException | None = failure
+    while error is not None and len(words) < CAUSES:
+        words.append(str(error))
+        error = error.__cause__
     return "\n".join(words)
 
 
@@ -342,23 +342,27 @@ def _of_complex(module: nn.Module, failure: BaseException) -> str:
     """The first complex tensor of a module, where that is what torch has no operator for."""
     if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
         return ""
-    held = itertools.chain(module.named_parameters(), module.named_buffers())
-    names = (f"{name.removeprefix('body.')} is {dtype_name(one)}; {REAL}" for name, one in held if one.is_complex())
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    names = (
+        f"{name.removeprefix('body.')} is {dtype_name(tensor)}; {REAL}"
+        for name, tensor in tensors
+        if tensor.is_complex()
+    )
     return next(names, "")
 
 
 def _follow(
     module: nn.Module,
-    given: tuple[torch.Tensor, ...],
+    inputs: tuple[torch.Tensor, ...],
     *,
     strict: bool,
     free: bool,
     constants: tuple[torch.Tensor, ...] = (),
 ) -> Any:
     batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
-    shapes = ((*({0: batch} for _ in given), *(None for _ in constants)),)
+    shapes = ((*({0: batch} for _ in inputs), *(None for _ in constants)),)
     with contextlib.redirect_stderr(io.StringIO()), Rewritten():  # where torch prints the graph that it did not finish
-        return torch.export.export(module, (*given, *constants), dynamic_shapes=shapes, strict=strict)
+        return torch.export.export(module, (*inputs, *constants), dynamic_shapes=shapes, strict=strict)
 
 
 @contextlib.contextmanager
@@ -366,15 +370,17 @@ def _one_table() -> Iterator[None]:
     """Inside, torch.onnx makes its table of operators once for this process. Otherwise it makes the table in every
     export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
     kind: Any = getattr(_registration, "ONNXRegistry", None)
-    made = getattr(kind, "__dict__", {}).get("from_torchlib")
-    if not isinstance(made, classmethod):
+    original = getattr(kind, "__dict__", {}).get("from_torchlib")
+    if not isinstance(original, classmethod):
         yield
         return
-    kind.from_torchlib = staticmethod(lambda *args, **kwargs: _copied(_table(made.__get__(None, kind), args, kwargs)))
+    kind.from_torchlib = staticmethod(
+        lambda *args, **kwargs: _copied(_table(original.__get__(None, kind), args, kwargs))
+    )
     try:
         yield
     finally:
-        kind.from_torchlib = made
+        kind.from_torchlib = original
 
 
 TABLES: dict[str, Any] = {}
@@ -397,13 +403,13 @@ def _copied(table: Any) -> Any:
 def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
     """The ONNX model of a module with placeholders in it."""
     with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet(), _one_table():
-        given = _batch(rows, way.rows)
+        inputs = _batch(rows, way.rows)
         if way.written:
-            given = _batch(rows, capture.rows(module, given))
-            module = capture.written_down(module, given)
-        if way.told:
-            module = control_flow.answered(module, (given, _batch(rows, 2))) or module
-        exported = _follow(module, given, strict=way.strict, free=way.free)
+            inputs = _batch(rows, capture.rows(module, inputs))
+            module = capture.written_down(module, inputs)
+        if way.answered:
+            module = control_flow.answered(module, (inputs, _batch(rows, 2))) or module
+        exported = _follow(module, inputs, strict=way.strict, free=way.free)
         model = _model(exported)
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
             raise ValueError(ONE_SIZE)

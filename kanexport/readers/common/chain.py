@@ -107,12 +107,12 @@ def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> l
     places = {unwrapped(prefix): prefix for prefix in layers if unwrapped(prefix) != prefix}
     homes = {other.prefix: places.get(_parent(other.prefix), "") for other in others}
     mates = [other for other in others if homes[other.prefix]]
-    found = order.arrange(layers, [other for other in others if not homes[other.prefix]], options)
+    ordered = order.arrange(layers, [other for other in others if not homes[other.prefix]], options)
     sides = _sides(mates, homes, layers, options)
     for other in mates:
-        at = found.index(homes[other.prefix])
-        found.insert(at + (sides[other.prefix] == AFTER), other.prefix)
-    return found
+        at = ordered.index(homes[other.prefix])
+        ordered.insert(at + (sides[other.prefix] == AFTER), other.prefix)
+    return ordered
 
 
 def _parent(prefix: str) -> str:
@@ -136,18 +136,18 @@ def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, o
 
 def _usual(fits: Sequence[list[str]], options: Options) -> str:
     """The side of those that fit on both: the one of all others, or the option's."""
-    told = {sides[0] for sides in fits if len(sides) == 1}
+    decided = {sides[0] for sides in fits if len(sides) == 1}
     undecided = any(len(sides) > 1 for sides in fits)
-    if len(told) != 1 and undecided:
+    if len(decided) != 1 and undecided:
         return options.choice(BLOCK, (AFTER, BEFORE), AFTER, words=WORDS)
-    return next(iter(told), AFTER)
+    return next(iter(decided), AFTER)
 
 
 def _fitting(other: OtherModule, sides: tuple[int, int]) -> list[str]:
-    found = [side for side, width in zip((BEFORE, AFTER), sides, strict=True) if other.fits(width)]
-    if not found:
+    fitting = [side for side, width in zip((BEFORE, AFTER), sides, strict=True) if other.fits(width)]
+    if not fitting:
         raise FamilyError(
             f"{other.prefix}* ({other.kind} of {other.width}) fits neither side of its layer, {sides[0]} to {sides[1]}",
             hint=GIVE_ARCHITECTURE,
         )
-    return found
+    return fitting

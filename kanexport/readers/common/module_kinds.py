@@ -46,12 +46,12 @@ class OpenChoice:
 
     key: str
     values: tuple[str, ...]
-    told: tuple[tuple[re.Pattern[str], str], ...]
+    patterns: tuple[tuple[re.Pattern[str], str], ...]
     what: str
 
-    def name_tells(self, prefix: str) -> str:
+    def kind_by_name(self, prefix: str) -> str:
         """The kind that a module's own name says, or an empty text."""
-        return next((kind for pattern, kind in self.told if pattern.search(prefix)), "")
+        return next((kind for pattern, kind in self.patterns if pattern.search(prefix)), "")
 
 
 QUESTIONS = (
@@ -104,30 +104,32 @@ def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Optio
     lists = {layer.removesuffix(number[0]) for layer in map(unwrapped, layers) if (number := NUMBER.search(layer))}
     kinds: dict[str, str] = {}
     for question in QUESTIONS:
-        told = {other: _told(question, other.prefix, lists) for other in others if other.kind == question.key}
-        kinds |= _answers(question, told, options) if told else {}
+        named_kinds = {
+            other: _kind_by_name(question, other.prefix, lists) for other in others if other.kind == question.key
+        }
+        kinds |= _answered_kinds(question, named_kinds, options) if named_kinds else {}
     return [dataclasses.replace(other, kind=kinds.get(other.prefix, other.kind)) for other in others]
 
 
-def _told(question: OpenChoice, prefix: str, lists: set[str]) -> str:
+def _kind_by_name(question: OpenChoice, prefix: str, lists: set[str]) -> str:
     """What a module is by its name; a Sequential's child that has none is nearly always torch's own LayerNorm."""
     nameless = question.key == PAIR and NUMBER.sub("", prefix) in lists
-    return question.name_tells(prefix) or ("layernorm" if nameless else "")
+    return question.kind_by_name(prefix) or ("layernorm" if nameless else "")
 
 
-def _answers(question: OpenChoice, told: Mapping[OtherModule, str], options: Options) -> dict[str, str]:
+def _answered_kinds(question: OpenChoice, named_kinds: Mapping[OtherModule, str], options: Options) -> dict[str, str]:
     """The kind of each module by prefix."""
-    others = list(told)
+    others = list(named_kinds)
     values = (*question.values, *(_groups(others) if question.key == PAIR else ()))
-    silent = [other for other, kind in told.items() if not kind]
+    silent = [other for other, kind in named_kinds.items() if not kind]
     if silent or options.optional(question.key) is not None:
         _refuse_batchnorm(others[0], options)
         first = (silent or others)[0].prefix
         kind = must(options, question.key, values, f"{first}* has {question.what}", GIVE_ARCHITECTURE)
         return {other.prefix: kind for other in others}
-    for other, kind in told.items():
+    for other, kind in named_kinds.items():
         options.assume(question.key, kind, among=values, words=f"{other.prefix}* has {question.what}")
-    return {other.prefix: kind for other, kind in told.items()}
+    return {other.prefix: kind for other, kind in named_kinds.items()}
 
 
 def _refuse_batchnorm(other: OtherModule, options: Options) -> None:

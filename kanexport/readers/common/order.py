@@ -87,11 +87,11 @@ def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> li
 def widths(order: Sequence[str], layers: Sides) -> list[int]:
     """By place: the nodes that are given to each module of an order."""
     width = next(layers[name][0] for name in order if name in layers)
-    found = []
+    inputs = []
     for name in order:
-        found.append(width)
+        inputs.append(width)
         width = layers[name][1] if name in layers else width
-    return found
+    return inputs
 
 
 def counted(names: Iterable[str]) -> bool:
@@ -118,8 +118,8 @@ def _only_chain(layers: Sides, options: Options) -> list[str]:
     known = len(layers) <= CHAIN_LIMIT
     chains = [*itertools.islice(_chains((), layers), CHAINS + 1)] if known else []
     by_text = {",".join(name.removesuffix(".") for name in chain): chain for chain in chains}
-    given = options.optional("order") is not None
-    if len(chains) == 1 and not given:
+    by_user = options.optional("order") is not None
+    if len(chains) == 1 and not by_user:
         return list(chains[0])
     sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
     message = f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}"
@@ -254,9 +254,9 @@ def jumps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
     """Neighbours whose numbers do not follow, such as layers.0 and layers.2: what stood between has no
     weights, but may do something. Of one list, all modules count; else the layers alone."""
     counting = [name for name in order if name in layers or _numbered(list(map(unwrapped, order)))]
-    found = []
+    pairs = []
     for before, after in itertools.pairwise(counting):
         first, second = (re.fullmatch(r"(.*?)(\d+)\.", unwrapped(name)) for name in (before, after))
         if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:
-            found.append((before, after))
-    return found
+            pairs.append((before, after))
+    return pairs

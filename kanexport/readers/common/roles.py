@@ -95,20 +95,20 @@ class Roles:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LayerRoles:
     """The layers of a file by prefix, with the shapes of each, and the assignments that fit all of them."""
 
     layers: Mapping[str, Shapes]
     roles: tuple[Roles, ...]
 
 
-def find(tensors: Tensors) -> Found | None:
+def find(tensors: Tensors) -> LayerRoles | None:
     """The layers of a file whose tensors may be a KAN's. None if there are none, or if a tensor outside of them
     belongs to no module between layers."""
     for main, level in itertools.product(filter(None, _mains(tensors)), range(LEVELS)):
         layers = _grouped(tensors, main, level)
         if layers and (roles := _fitting(tensors, layers)):
-            return Found(layers, roles)
+            return LayerRoles(layers, roles)
     return None
 
 
@@ -167,8 +167,8 @@ def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...
     then one whose names sound like their roles."""
     prefix, first = next(iter(layers.items()))
     counters = {name for name in first if _counts(tensors[prefix + name])}
-    found = {roles.text: roles for roles in _of_one(first, counters) if all(_fits(roles, s) for s in layers.values())}
-    ranked = sorted(found.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
+    fitting = {roles.text: roles for roles in _of_one(first, counters) if all(_fits(roles, s) for s in layers.values())}
+    ranked = sorted(fitting.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
     if ranked and _follows(ranked[0], layers):
         ranked = [roles for roles in ranked if _follows(roles, layers)]
     return tuple(ranked[:MOST])
@@ -263,7 +263,7 @@ def _fits(roles: Roles, shapes: Shapes) -> bool:
 
 def _follows(roles: Roles, layers: Mapping[str, Shapes]) -> bool:
     """Whether each layer takes as many nodes as the one before gives."""
-    sizes = [one for shapes in layers.values() if (one := roles.sizes(shapes)) is not None]
+    sizes = [size for shapes in layers.values() if (size := roles.sizes(shapes)) is not None]
     return all(a.o == b.i for a, b in itertools.pairwise(sizes))
 
 
