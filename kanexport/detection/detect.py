@@ -1,4 +1,4 @@
-"""Which library wrote a checkpoint: told from the names and shapes of its tensors."""
+"""Detection of the library that wrote a checkpoint, from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
 
 
 def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """The result of `detect`, as a list of one."""
+    """The result of `detect`, in a list."""
     return [detect(checkpoint, family)]
 
 
@@ -73,7 +73,7 @@ def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
 
 
 def _unknown(checkpoint: Checkpoint) -> FamilyError:
-    """What to do, what was found, and what comes nearest."""
+    """The error for an unknown checkpoint: its tensors, the nearest families, and a hint."""
     tensors = checkpoint.tensors
     named = reason(tensors)
     fact = named or "no KAN library that is read writes these tensors"
@@ -136,7 +136,9 @@ SHARED = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The tensors of one module, all there under one prefix, each with a single axis, and what it is."""
+    """The tensors that identify one unsupported module, and a description of it.
+
+    All tensors lie under one prefix, and each has a single axis."""
 
     names: frozenset[str]
     what: str
@@ -176,7 +178,7 @@ ATTENTION = ("in_proj_weight", "q_proj_weight")
 
 
 def described(tensors: Tensors) -> str:
-    """What the modules of a state dict look like by names and shapes, such as "2 convolutions
+    """A summary of the modules of a state dict by names and shapes, such as "2 convolutions
     (conv.weight (8, 1, 3, 3), ...)"."""
     kinds: dict[str, list[str]] = {}
     for prefix, shapes in _modules(tensors).items():
@@ -204,7 +206,7 @@ def _modules(tensors: Tensors) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def _kind(shapes: Shapes) -> tuple[str, str]:
-    """What a module looks like, and the name of the tensor that tells."""
+    """The kind of a module, and the name of the tensor that shows it."""
     for name, shape in shapes.items():
         if name.startswith("weight_hh") and len(shape) == 2 and shape[1]:
             return f"{GATES.get(shape[0] / shape[1], 'recurrent')} layer", name
@@ -244,7 +246,7 @@ def _score(reader: LayerReader, keys: Iterable[str]) -> float:
 
 
 def _likeness(name: str, key: str) -> float:
-    """Of a name, which may have dots, and the end of a key."""
+    """The similarity of a name, which may have dots, to the end of a key."""
     end = ".".join(key.split(".")[-1 - name.count(".") :])
     if name == end:
         return 1.0

@@ -1,4 +1,4 @@
-"""The readers by family name, each found as a file, and what those that work layer by layer share."""
+"""The registry of readers by family name, and the common part of readers that work layer by layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READERS = "kanexport.readers"
 
 
 class Reader(Protocol):
-    """What turns a checkpoint into a network."""
+    """Interface of a reader, which turns a checkpoint into a network."""
 
     @property
     def FAMILY(self) -> str:
@@ -93,7 +93,8 @@ class LayerReader:
         )
 
     def _prefixes(self, tensors: Tensors, root: str) -> list[str]:
-        """Of the layers under `root`, in natural order. Raises InvalidKan where there are none, or too many."""
+        """The prefixes of the layers under `root`, in natural order. Raises InvalidKan if there are none
+        or too many."""
         prefixes = chain.prefixes(tensors, self.keys, root)
         if not prefixes:
             raise InvalidKan(
@@ -130,7 +131,7 @@ class ShapedReader:
 
 
 def _notes(first: int) -> tuple[str, ...]:
-    """What to know where the modules of a list are numbered from `first` on."""
+    """A note for lists whose modules are numbered from `first` on."""
     note = f"the numbers of the modules start at {first}: what stood before has no weights, and is left out"
     return (note,) if first else ()
 
@@ -177,5 +178,5 @@ def by_shape(reader: Reader) -> bool:
 
 
 def quiet() -> np.errstate:
-    """What is not finite is refused by name when a layer is made; numpy need not warn before."""
+    """A context without numpy's warnings: a layer refuses values that are not finite by name when it is made."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -1,4 +1,4 @@
-"""From a path to tensors: which files belong together, and what format they are.
+"""Loader of checkpoints: a path becomes tensors, whatever files and format they are stored in.
 
 The format is told by the first bytes, never by the name. A pykan checkpoint is
 three files with one prefix; `PREFIX`, or any of the three, names it, and
@@ -33,11 +33,12 @@ LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that was read.
+    """The content of a checkpoint.
 
-    tensors  by key; `place` says under which keys of the file, joined by dots, they lay
+    tensors  by key
     config   pykan's, if there is one
-    beside   what a library or a training script saved beside the state dict, which may be anything
+    beside   other entries that a library or a training script saved, which may be anything
+    place    keys of the file under which the tensors lay, joined by dots
     others   by place, other tensors of the same names, such as a moving average of the weights
     """
 
@@ -181,8 +182,13 @@ MODULE = (
 
 @dataclass(frozen=True, slots=True)
 class StateDict:
-    """A state dict: the keys on the way to it, its tensors, what lies beside it or beside the
-    dictionaries around it, and, by place, others with the same names."""
+    """A state dict within the data of a file.
+
+    place    keys on the way to it
+    tensors  its tensors by key
+    beside   other entries next to it, and next to the dictionaries around it
+    others   by place, other state dicts with the same names
+    """
 
     place: tuple[str, ...]
     tensors: dict[str, Array]

@@ -1,4 +1,4 @@
-"""The small pickle inside a torch zip, interpreted as data.
+"""Safe interpreter of the small pickle inside a torch zip, which reads it as data.
 
 This is no unpickler: `pickletools.genops` splits the stream into opcodes, and a
 stack machine below knows those that build dictionaries, lists, tuples, text and
@@ -58,8 +58,8 @@ class _Machine:
         return self.stack[-1]
 
     def put(self, items: list[Any]) -> None:
-        """Into the dictionary on top. What has neither text nor a number for a key names no tensor,
-        and is dropped; what an object of a script's own holds is, too."""
+        """Put an item into the dictionary on top. Items whose key is neither text nor a number name no tensor,
+        and are dropped. So are the contents of a script's own objects."""
         if len(items) % 2:
             raise CheckpointError("the pickle has a key without a value")
         if self._holds_object():
@@ -236,7 +236,7 @@ SAVE_STATE_DICT = (
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A global the pickle mentions, as text."""
+    """A global that the pickle mentions, as text."""
 
     module: str
     name: str
@@ -256,8 +256,11 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A strided view of a storage; offset and strides are in elements. `negative`, `conjugate`:
-    whether its values are those of the storage with that done to them."""
+    """A strided view of a storage; offset and strides are in elements.
+
+    negative   whether its values are those of the storage, negated
+    conjugate  whether its values are those of the storage, conjugated
+    """
 
     storage: Storage
     offset: int
@@ -269,8 +272,10 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """An object that is not rebuilt: its name, and nothing of what it is made of. `weights`: why
-    what may be weights is not read, such as a sparse tensor; empty for any other object."""
+    """An object that is not rebuilt: its name, without its content.
+
+    weights  the reason why possible weights are not read, such as a sparse tensor; empty for any other object
+    """
 
     name: str
     weights: str = ""
@@ -280,7 +285,7 @@ class Opaque:
 
 
 def called(function: Any, args: tuple[Any, ...]) -> Any:
-    """What a call in the pickle stands for. Raises UnsafeCheckpoint for what would run commands or
+    """The data that a call in the pickle describes. Raises UnsafeCheckpoint for calls that would run commands or
     code, CheckpointError for arguments that make no tensor."""
     if isinstance(function, Opaque):
         return function
@@ -451,7 +456,7 @@ def _numpy(name: str) -> Callable[[tuple[Any, ...]], Opaque]:
 NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
 NUMPY += ["numpy.dtype", "_codecs.encode", *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core"))]
 TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")  # classes of plain tensors
-# What a call may mean. Each takes the argument tuple and returns inert data.
+# Interpretations of a call. Each takes the argument tuple and returns inert data.
 REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "collections.OrderedDict": _pickled_dictionary,
     "collections.defaultdict": lambda args: {},

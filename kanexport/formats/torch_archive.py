@@ -85,7 +85,7 @@ class _Archive:
 
 @dataclass(slots=True)
 class _Budget:
-    """How many values of dictionaries one file may still have, and how many bytes their
+    """The number of values of dictionaries that one file may still have, and the bytes of their
     tensors: a small file can name the same storage, or the same dictionary, a million times."""
 
     values: int
@@ -102,7 +102,7 @@ class _Budget:
 def read(data: bytes) -> dict[str, Any]:
     """The saved dictionary, with tensors as contiguous numpy arrays.
 
-    Nested dictionaries keep their nesting, up to MAX_DICTIONARY_DEPTH. What cannot be read as a
+    Nested dictionaries keep their nesting, up to MAX_DICTIONARY_DEPTH. A value that cannot be read as a
     tensor is an `Opaque` that says why. Raises CheckpointError or UnsafeCheckpoint; see the module
     text for what is refused.
     """
@@ -204,7 +204,7 @@ class _Resolver:
 
 
 def _signed(ref: TensorRef, values: Array) -> Array:
-    """What torch's negative and conjugate views make of the values in the storage."""
+    """The values of a negative or conjugate view, from the values in the storage."""
     values = np.conjugate(values) if ref.conjugate else values
     return np.negative(values) if ref.negative else values
 

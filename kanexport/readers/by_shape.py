@@ -1,4 +1,4 @@
-"""Layers whose names identify no library. Their functions are open.
+"""Reader of layers whose names identify no library and whose functions are open.
 
 Shapes decide the tensors' roles (`readers/common/roles.py`). The layer computes
 

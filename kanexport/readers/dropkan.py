@@ -93,7 +93,7 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
 
 
 def _neuron(options: Options) -> str:
-    """What takes the place of the sum. Raises FamilyError for what is no sum."""
+    """The step that replaces the sum. Raises FamilyError for an unknown one."""
     kind = options.choice("neuron_fun", NEURONS, NEURONS[0])
     if kind not in ("sum", "mean"):
         raise FamilyError(f"with neuron_fun={kind} a node is no sum of its edges", hint=USE_MODULE)

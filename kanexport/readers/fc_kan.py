@@ -44,7 +44,7 @@ USUAL = FUNCTIONS[:4]
 PARAMETRIC = ("shifted_softplus", "relu", "elu", "gelup", "leaky_relu", "swish", "softplus", "sigmoid", "hard_sigmoid")
 POLYNOMIAL = ("quadratic", "sum", "product", "sum_product", "quadratic2", "quadratic3", "cubic")
 COMBINED = (*POLYNOMIAL, "mean", "concat", "concat_linear")
-# Of the outputs X_f: the factors of sum_f X_f, of prod_f X_f and of sum_f X_f^2.
+# For the outputs X_f: the factors of sum_f X_f, of prod_f X_f and of sum_f X_f^2.
 SHARES = {
     "quadratic": (1, 1, 1), "sum": (1, 0, 0), "sum_product": (1, 1, 0), "quadratic2": (0, 1, 1),
     "quadratic3": (0, 0, 1), "cubic": (1, 1, 1),
@@ -93,7 +93,7 @@ def _root(tensors: Tensors, start: str) -> str:
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
-    """Of all layers, in order. Raises FamilyError for tensors of anything else."""
+    """The prefixes of all layers, in order. Raises FamilyError for tensors of anything else."""
     prefixes = {match[0] for key in tensors if (match := LAYER.match(key))}
     others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
     if others:

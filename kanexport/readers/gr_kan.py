@@ -48,7 +48,7 @@ GIVE_ORDER = "give it: --option order=act1,fc1,act2,fc2, with the file's own nam
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module of the file: its key prefix ("mlp.act1."), what it is, and its width if it is a step."""
+    """A module of the file: its key prefix ("mlp.act1."), its kind, and its width if it is a step."""
 
     prefix: str
     kind: str
@@ -78,8 +78,11 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user says of all rational functions: where their denominators take absolute values
-    (`below`), and in how many `groups` they are (None: as many as the file has)."""
+    """The user's settings for all rational functions.
+
+    below   position of the absolute values in their denominators
+    groups  number of groups; None: as many as the file has
+    """
 
     below: str
     groups: int | None
@@ -111,7 +114,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
-    """What the modules are that are neither rational functions nor Linears. Raises FamilyError or OptionError."""
+    """The kinds of the modules other than rational functions and Linears. Raises FamilyError or OptionError."""
     own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
     others = [OtherModule(m.prefix, m.kind, m.width) for m in order if m.kind not in (RATIONAL, LINEAR)]
     return {other.prefix: other.kind for other in module_kinds.decided(others, own, options)}
@@ -191,7 +194,7 @@ def _order_given(modules: Sequence[Module], options: Options, root: str) -> list
 
 
 def _fault(names: Sequence[str], known: Mapping[str, Module], modules: Sequence[Module]) -> str:
-    """What is wrong with an order of these names, or an empty text. Modules that are no
+    """The fault of an order of these names, or an empty text. Modules that are no
     rational and no Linear may be left out."""
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -156,7 +156,7 @@ def _snake(name: str) -> str:
 
 
 def _links(module: _Module, options: Options) -> list[Layer | Step]:
-    """What a module is. Raises FamilyError, InvalidKan or OptionError."""
+    """The links of a module. Raises FamilyError, InvalidKan or OptionError."""
     if module.kind == "InputLayer" and len(module.config.get("batch_shape") or [0, 0]) != 2:
         raise FamilyError("the model takes more than vectors", hint=OTHER_WAYS)
     if module.kind in IDLE:

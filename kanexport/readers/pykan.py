@@ -1,4 +1,4 @@
-"""pykan 0.1 and 0.2: what `saveckpt` writes, or a state dict alone.
+"""pykan 0.1 and 0.2: files of `saveckpt`, or a bare state dict.
 
 The files are `PREFIX_config.yml` and `PREFIX_state`; without the config see `readers/common/pykan.py`.
 
@@ -84,8 +84,12 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What every layer is read from. `levels[i]` are the nodes before layer i; `functions`
-    is None where symbolic edges are off; reading adds to `notes`."""
+    """The data that every layer is read from.
+
+    levels     nodes before each layer
+    functions  functions of the symbolic edges; None if symbolic edges are off
+    notes      notes, which reading adds to
+    """
 
     tensors: Tensors
     config: Config
@@ -133,7 +137,7 @@ def _layer(model: _Model, index: int) -> Layer:
 
 
 def _repeated(model: _Model, index: int, knots: layer_tensors.Array) -> Repeated:
-    """What knots [n, T] on one spot mean, where there are some. Raises InvalidKan or OptionError."""
+    """The meaning of repeated knots in knots [n, T]. Raises InvalidKan or OptionError."""
     choice = model.options.optional(KNOTS)
     with np.errstate(invalid="ignore", over="ignore"):  # the spline refuses what is not finite
         gaps = np.diff(knots, axis=1)

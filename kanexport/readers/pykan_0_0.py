@@ -147,7 +147,7 @@ class _SymbolicEdges:
             self.notes.append(f"{len(on)} symbolic edges are off, as --option symbolic_enabled=false says")
 
     def edges(self, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
-        """Of one layer [n, m]; the tensors are [m, n]. A masked edge is kept where it has a
+        """The edges of one layer [n, m]; the tensors are [m, n]. A masked edge is kept if it has a
         name: pykan multiplies by the mask, so that it still gives NaN where its function does."""
         n, m = shape
         if not self._enabled or f"symbolic_fun.{index}.mask" not in self._tensors:

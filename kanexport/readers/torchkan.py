@@ -40,8 +40,11 @@ from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A model in parallel lists. `keys`: the tensors of one layer, {} for its number, the
-    one that names the family first. `layer(part, at, count, options)` reads one."""
+    """A model whose tensors lie in parallel lists.
+
+    keys   tensors of one layer, {} for its number; the first key names the family
+    layer  function `layer(part, at, count, options)` that reads one layer
+    """
 
     FAMILY: str
     keys: tuple[str, ...]

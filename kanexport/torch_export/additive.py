@@ -1,9 +1,8 @@
-"""The search for layers that no reader knows and whose answers add up source by source.
+"""Search for additive layers: layers that no reader knows and whose outputs add up source by source.
 
 Any submodule of the user's own classes may be one that has a weight for each pair of source and destination. Two
-rows tell most of them apart: what does not add up there is given up. What is left has to hold wherever a reading
-would have to.
-"""
+rows tell most of them apart: the search gives up submodules that do not add up there. The others have to hold
+wherever a reading would have to."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ Calls = Mapping[str, Sequence[Call]]
 MOST_SOURCES = 1024  # each row becomes as many rows
 VECTORS = 3  # that are looked at first
 AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
-# What holds these maps no vectors one by one.
+# A module that holds these maps no vectors one by one.
 OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 
 
@@ -123,7 +122,7 @@ def _is_linear(sampled: Sampled) -> bool:
 
 
 def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
-    """What is given the layer's own vectors and mixes them."""
+    """The norms inside a layer that receive the layer's own vectors and mix them."""
     seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:

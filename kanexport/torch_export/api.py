@@ -1,4 +1,4 @@
-"""`kanexport.export`: a living module, from Python."""
+"""Python API of the export, `kanexport.export`, for a module in memory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def export(
 
 
 def _pairs(values: Mapping[str, object]) -> list[str]:
-    """As the command line has them."""
+    """The values as the command line has them."""
     return [f"{name}={value}" for name, value in values.items()]
 
 

@@ -1,4 +1,4 @@
-"""A user's module, lent: run as it is, changed for a while, given back as it was.
+"""A borrowed module: the user's module, changed for the export and restored afterwards.
 
 Never a copy. Closures over submodules (`self.f = lambda x: self.drop(x)`) would keep
 the originals, and a module that remembers what it computed cannot be copied at all.
@@ -111,7 +111,7 @@ class _Weight:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What a module was before it was lent."""
+    """The state of a module before it was lent."""
 
     parts: list[_Part]
     weights: list[_Weight]
@@ -160,8 +160,8 @@ class _Conversion:
 
 
 def _epsilon(norm: nn.RMSNorm) -> float:
-    """What an RMSNorm without an epsilon adds, which depends on the type that it runs in: of half precision
-    torch takes float32's."""
+    """The value that an RMSNorm without an epsilon adds. It depends on the type that the norm runs in; for half
+    precision torch takes float32's."""
     kind = norm.weight.dtype if norm.weight is not None else torch.float32
     return torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
 
@@ -245,7 +245,7 @@ LENGTH = 300
 
 
 class ForeignError(Exception):
-    """What the user's code or torch raised, as `error`."""
+    """An error of the user's code or of torch, as `error`."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(type(error).__name__)
@@ -263,7 +263,7 @@ def foreign_code() -> Iterator[None]:
 
 @contextlib.contextmanager
 def printing_to_stderr() -> Iterator[None]:
-    """What is printed inside goes to stderr, also what libraries print that are not Python: stdout has one
+    """A context that sends all output to stderr, also the output of libraries that are not Python: stdout has one
     document and nothing else."""
     sys.stdout.flush()
     saved = None
@@ -282,7 +282,7 @@ def printing_to_stderr() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without what follows: advice for torch's own developers, paths, traces."""
+    """The first words of an error, without advice for torch's own developers, paths and traces."""
     if isinstance(error, ExportError):
         return error.message
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The module run as it is, in float64 where it can be, and what its layers saw."""
+"""Capture of a module's run, in float64 where it can be, with the inputs and outputs of its layers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,15 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One run of a submodule: the vectors it was given, what it gave, and how it was called."""
+    """One call of a submodule.
+
+    x       vectors that it received
+    y       its output
+    args    positional arguments of the call
+    kwargs  keyword arguments of the call
+    at      place of the vectors among both
+    part    position of `y` among the module's outputs; None if it is the only one
+    """
 
     name: str
     x: Array
@@ -45,12 +53,12 @@ class Call:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    at: int | str  # of the vectors among both
-    part: int | None = None  # the position of `y` among the module's outputs; None if it is the only one
+    at: int | str
+    part: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what it was given."""
+        """The type of the vectors."""
         kind: torch.dtype = _get(self.args, self.kwargs, self.at).dtype
         return kind
 
@@ -68,13 +76,13 @@ class Call:
         return tensor
 
     def arguments(self, vectors: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What it is called with, with other vectors."""
+        """The arguments of the call, with other vectors."""
         return _put(self.args, self.kwargs, self.at, vectors)
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceModule:
-    """The module in the precision that it runs in: float64, or else float32."""
+    """The module in the precision that it runs in: float64 if possible, otherwise float32."""
 
     module: nn.Module
     dtype: torch.dtype
@@ -135,7 +143,7 @@ class ReferenceModule:
         return array(_one_tensor(y, len(x))), watch.calls
 
     def in_float32(self, rows: Array) -> Array | None:
-        """What the module, lent in float64, gives in float32; None where it runs in that only, or not."""
+        """The output in float32 of the module, lent in float64; None if it runs in float32 only, or fails."""
         if self.dtype == torch.float32:
             return None
         with contextlib.suppress(InvalidKan), lent(self.module, torch.float32):
@@ -145,7 +153,7 @@ class ReferenceModule:
 
 @dataclass
 class _Watch:
-    """Notes the calls of submodules, and shakes what goes into them if `jitter` is given."""
+    """Recorder of the calls of submodules, which also perturbs their inputs if `jitter` is given."""
 
     calls: list[Call]
     jitter: Jitter | None
@@ -181,7 +189,7 @@ class _Watch:
         vectors = _get(args, kwargs, at)
         if self.jitter is not None and vectors.is_floating_point():
             shaken = torch.from_numpy(self.jitter.shake(array(vectors))).to(vectors.dtype)
-            # What derivatives are taken by goes on being that.
+            # Derivatives are still taken by the same tensor.
             args, kwargs = _put(
                 args, kwargs, at, vectors + (shaken - vectors).detach() if vectors.requires_grad else shaken
             )
@@ -223,7 +231,7 @@ def _wiring(module: nn.Module) -> Wiring:
 
 
 def _one_tensor(y: object, rows: int) -> torch.Tensor:
-    """What a whole module gives: one floating-point tensor [B, ...]."""
+    """The output of a whole module: one floating-point tensor [B, ...]."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
         raise InvalidKan(why_not(y, rows), hint="wrap it in a module that returns the tensors to be served")
     return y
@@ -330,7 +338,7 @@ def _set_free(operators: GraphModule, count: int) -> None:
 
 
 class _Plain(nn.Module):
-    """Takes its inputs as a module that is traced does."""
+    """A module that takes its inputs as a traced module does."""
 
     def __init__(self, operators: nn.Module) -> None:
         super().__init__()
@@ -384,7 +392,7 @@ TABLE: Table = {
 
 
 class Rewritten(TorchFunctionMode):
-    """Inside, the functions of a table are computed by what stands there."""
+    """A context in which the functions of a table are replaced by the table's values."""
 
     def __init__(self, table: Table = TABLE) -> None:
         super().__init__()

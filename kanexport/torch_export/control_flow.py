@@ -1,9 +1,9 @@
-"""What a forward asks of tensors that no input reaches, such as `if step != 0` of a grid.
+"""Control flow on tensors that no input reaches, such as `if step != 0` of a grid.
 
-torch.export knows shapes and no values, so that each such question stops it. Where nothing but weights is asked,
-the answer is part of the model: a run of the module notes it, and the trace is told. What an input reaches is
-noted too, and goes on stopping the trace. That is followed by storage, so that views and changes in place count.
-"""
+torch.export knows shapes and no values, so that each such question stops it. If a question concerns only weights,
+its answer is part of the model: a run of the module records it, and the trace replays it. A question that an input
+reaches is recorded too, and still stops the trace. Storage decides what an input reaches, so that views and changes
+in place count."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ ASKED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To one question: which, what was answered, and whether an input reaches it."""
+    """The answer to one question about a tensor: the question, its answer, and whether an input reaches it."""
 
     question: Callable[..., Any]
     value: Any
     reached: bool
 
     def shown(self) -> tuple[object, ...]:
-        """What two runs are compared by; NaN is like NaN."""
+        """The text that two runs are compared by; NaN is like NaN."""
         return self.question, self.reached, None if self.reached else repr(self.value)
 
 
@@ -132,7 +132,7 @@ class _Replay(TorchFunctionMode):
 
 
 class _AnsweredModule(nn.Module):
-    """The module with its answers at hand."""
+    """A module with recorded answers to its questions."""
 
     def __init__(self, module: nn.Module, answers: Sequence[Answer]) -> None:
         super().__init__()
@@ -140,6 +140,6 @@ class _AnsweredModule(nn.Module):
         self._answers = tuple(answers)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """What the module gives."""
+        """The output of the module."""
         with _Replay(self._answers):
             return self.module(*inputs)

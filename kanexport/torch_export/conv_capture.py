@@ -1,4 +1,4 @@
-"""What convolutions a module runs: each one's input and weights, and which of their results it adds up.
+"""Capture of the convolutions that a module runs: inputs, weights, and the results that it adds up.
 
 KAN convolutions compute functions of every number by itself and convolve these with ordinary weights, in
 one convolution or several whose results are added, joined or mixed by one of a single place.
@@ -30,8 +30,11 @@ MODES: dict[str, Mode] = {"reflect": "reflect", "replicate": "edge", "circular":
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A convolution without its weights, by axis: `pads` before and after. `mode`: what lies outside, ZEROS or
-    one of MODES."""
+    """The geometry of a convolution, by axis.
+
+    pads  padding before and after each axis
+    mode  values outside of the picture, ZEROS or one of MODES
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -119,13 +122,18 @@ JOINS = (torch.cat, torch.concat, torch.concatenate)
 
 
 class Ordinary(InvalidKan):
-    """Nothing seems to be a KAN convolution, so that nobody need be told."""
+    """The error for a module that does not look like a KAN convolution, so that no note is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """One convolution of functions [B, C, *picture]. `number`: which of all that the module ran; weight:
-    [O, C / groups, *kernel]; bias: [O]."""
+    """One convolution of functions.
+
+    number     position among the convolutions that the module ran
+    functions  input [B, C, *picture]
+    weight     [O, C / groups, *kernel]
+    bias       [O]
+    """
 
     number: int
     functions: torch.Tensor
@@ -165,8 +173,11 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Channels [m] as a linear form of convolutions' results: weights [m, O] by the place of the
-    convolution among those noted, and what is added [m]."""
+    """Channels [m] as a linear form of the results of convolutions.
+
+    weights   weights [m, O] by the position of the convolution among those noted
+    constant  constant [m] that is added
+    """
 
     weights: dict[int, Array]
     constant: Array
@@ -179,7 +190,7 @@ class Form:
         return Form(weights, self.constant + other.constant)
 
     def mixed(self, matrix: Array, bias: Array) -> Form:
-        """What a convolution of one place makes of it. matrix: [new m, m]"""
+        """The form after a convolution of one place with a matrix [new m, m]."""
         return Form({at: matrix @ weight for at, weight in self.weights.items()}, matrix @ self.constant + bias)
 
     @classmethod
@@ -196,8 +207,12 @@ class Form:
 
 @dataclass
 class Result:
-    """What is known of a tensor that convolutions gave: its numbers, until they are changed in place, and
-    whether something known was made of it."""
+    """A tensor that is a linear form of convolutions.
+
+    numbers  its values
+    version  version of the tensor, which changes in place increase
+    used     whether a further result was made of it
+    """
 
     value: torch.Tensor
     form: Form
@@ -207,7 +222,7 @@ class Result:
 
 
 class Watch(TorchFunctionMode):
-    """Inside, the convolutions of an ordinary run are noted in `seen`, and `results` is what is made of them."""
+    """A context that records the convolutions of an ordinary run in `seen`, and tensors made of them in `results`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +238,7 @@ class Watch(TorchFunctionMode):
         return [result for result in self._results.values() if not result.used]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What torch calls in place of each of its functions."""
+        """The hook that torch calls in place of each of its functions."""
         kwargs = kwargs or {}
         y = func(*args, **kwargs)
         if func in CONVOLUTIONS:
@@ -246,7 +261,7 @@ class Watch(TorchFunctionMode):
         self._results[id(value)] = Result(value, form, array(value), value._version)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, y: torch.Tensor) -> None:
-        """What is made of results: sums, copies, and results joined along the channels."""
+        """Record tensors that are made of results: sums, copies, and results joined along the channels."""
         if func in JOINS:
             self._join(args, kwargs, y)
             return
@@ -304,7 +319,7 @@ class Watch(TorchFunctionMode):
 
 
 class Bare(TorchFunctionMode):
-    """Inside, nothing is convolved, and rows of one place stay so; `functions` are the inputs of the
+    """A context without convolutions, in which rows of one place stay so. `functions` are the inputs of the
     convolutions of some `numbers`."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
@@ -318,7 +333,7 @@ class Bare(TorchFunctionMode):
         return len(self.functions) == len(self._numbers)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What torch calls in place of each of its functions."""
+        """The hook that torch calls in place of each of its functions."""
         kwargs = kwargs or {}
         if func is functional.pad:
             return args[0]

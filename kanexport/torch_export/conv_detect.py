@@ -1,4 +1,4 @@
-"""KAN convolutions among the submodules: found by running them, and held against what they add up."""
+"""Detection of KAN convolutions among the submodules, by running them and comparing the sums of their edges."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUMBERS = 4_000_000  # that a layer is given for one row
 
 
 class _RecordedModule(nn.Module):
-    """Stands for a layer whose answers are there already."""
+    """A placeholder for a layer whose outputs are recorded already."""
 
 
 def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
@@ -183,8 +183,8 @@ def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
 
 
 def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array], watch: Watch) -> Call:
-    """Some vectors of layers whose results are added, and what the module makes of them. given: what each source
-    was, by name."""
+    """Some vectors of layers whose results are added, and the module's outputs for them. `values`: those of each
+    source, by name."""
     if any(name not in values for name, _ in layers):
         raise InvalidKan("does not always run the same modules")
     vectors = [part.vectors(values[name]) for name, part in layers]
@@ -228,7 +228,7 @@ def _far(x: Array) -> Iterator[Array]:
 
 
 def notes(convolved: Convolved) -> list[str]:
-    """What is to be said of layers."""
+    """The notes on the layers of a KAN convolution."""
     words = [
         "a KAN convolution; a source is a channel at one place of the kernel, its edges add up to what the "
         "convolutions give, before any normalisation or activation that follows"

@@ -34,8 +34,12 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative: how far the same 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What functions are computed of: what a module is given, or what a `module` inside of it gives. `value`: an
-    example [B, C, *picture]."""
+    """The input of functions: the input of a module, or the output of a `module` inside of it.
+
+    value   example [B, C, *picture]
+    name    name of the module inside; empty for the input
+    module  module inside; None for the input
+    """
 
     value: Array
     name: str = ""
@@ -86,8 +90,8 @@ class Functions:
         return np.concatenate([first, *pieces])
 
     def _others(self, pictures: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
-        """What gives the source gives rows of ours. What normalises over a picture has nothing to do in one
-        place; where it comes before a function, that shows in the comparison."""
+        """Replacements: the source's module returns our rows. Norms over a picture do nothing in one
+        place; if one comes before a function, the comparison shows it."""
         for part in self.call.module.modules():
             if part is self.source.module:
                 yield part, _giving(part, pictures)

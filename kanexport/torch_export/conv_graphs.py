@@ -45,7 +45,7 @@ def edges(convolved: Convolved, part: ConvLayer, name: str, dtype: str, most: in
 
 
 def unfolded(part: ConvLayer, name: str, axes: tuple[int, ...], picture: tuple[int, ...]) -> ConvSubgraph:
-    """What the layer is given, as an output of the whole graph. `axes`: of its vectors."""
+    """The input of the layer, as an output of the whole graph. `axes`: of its vectors."""
     index = part.geometry.index(picture)
     inside = part.geometry.inside(picture).reshape(index.shape) if part.basis.inside else None
     return ConvSubgraph(name, tuple(part.basis.channels.tolist()), index, inside, axes)

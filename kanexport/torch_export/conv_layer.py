@@ -1,4 +1,4 @@
-"""From the convolutions that a module ran to layers: whose functions they convolve, and what is added up."""
+"""Layers from the convolutions that a module ran: the functions that they convolve, and the sums of their results."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ LEAST = 2  # functions a channel: with one it is an ordinary convolution of some
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Convolved:
-    """All layers of a module that take their sources from one place: from what the module is given, or from what
-    a module inside of it gives, as `after` says. `count`: F, of all functions there; `traced`: their graphs by
-    type, once they are made."""
+    """All layers of a module that take their sources from one place.
+
+    parts   layers
+    count   F, the number of all functions at that place
+    source  place: the input of the module, or the output of a module inside of it
+    traced  graphs of the functions by type, once they are made
+    """
 
     parts: tuple[ConvLayer, ...]
     count: int
@@ -52,15 +56,15 @@ class Convolved:
         return tuple(part.layer for part in self.parts)
 
     def widths(self) -> tuple[int, ...]:
-        """Of what each layer is given."""
+        """The number of sources of each layer."""
         return tuple(part.layer.sources for part in self.parts)
 
     def pictures(self, call: Call) -> Array:
-        """What a call gives to the functions, [B, C, *picture]."""
+        """The input of the functions in a call, [B, C, *picture]."""
         return call.y if self.after else call.x
 
     def vectors(self, call: Call) -> list[Array]:
-        """What a call gives to each layer, [B, *positions, I]."""
+        """The input of each layer in a call, [B, *positions, I]."""
         return [part.vectors(self.pictures(call)) for part in self.parts]
 
 
@@ -107,8 +111,12 @@ def _functions(call: Call, source: Source, convolutions: Mapping[int, Convolutio
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Origin:
-    """A source and the convolutions of its functions, by their place among all. `owner` [F]: channels, -1 for a
-    constant; `zero` [F]: values at zero; `starts`: of each convolution's functions among these."""
+    """A source and the convolutions of its functions, by their place among all.
+
+    owner   channel of each function [F], -1 for a constant
+    zero    values of the functions at zero [F]
+    starts  first function of each convolution among these
+    """
 
     functions: Functions
     convolutions: dict[int, Convolution]
@@ -150,7 +158,7 @@ class _Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shared:
-    """What the layers of a module are made of."""
+    """The common data of the layers of a module."""
 
     forms: Form
     origins: tuple[_Origin, ...]
@@ -192,7 +200,7 @@ class _Shared:
 
 
 def _basis(origin: _Origin, used: Numbers, geometry: Geometry, results: int) -> PlaceBasis:
-    """Of some of the functions."""
+    """The basis of some of the functions."""
     channels = np.unique(origin.owner[used])
     channels = channels[channels >= 0]
     if not len(channels):
@@ -230,7 +238,7 @@ POINTS = 9
 
 
 class _OfModule:
-    """What the bases below have in common: the module itself computes them."""
+    """The common part of bases that the module itself computes."""
 
     kind = SAMPLED
     compact = False
@@ -250,10 +258,12 @@ class _OfModule:
 
 @dataclass(frozen=True, eq=False)
 class PlaceBasis(_OfModule):
-    """The K functions of each source of a convolution, less their values at `zero` [C, K] where these are given.
+    """The K functions of each source of a convolution.
 
-    `channels` [C]: which of the module's; `columns` [C, K]: which of all functions, -1 where there are fewer;
-    `places`: P.
+    channels  channels [C] of the module
+    columns   numbers [C, K] among all functions, -1 where there are fewer
+    places    P, the number of places of the kernel
+    zero      values [C, K] at zero, which are subtracted; None: nothing is subtracted
     """
 
     all: Functions
@@ -302,7 +312,7 @@ class PlaceBasis(_OfModule):
         return np.asarray(values[:, self.columns])
 
     def support(self, sources: int) -> Support:
-        """What was seen, and four times as much."""
+        """The range that was seen, and a range four times as large."""
         reach = np.full(sources, self.all.source.seen)
         return Support((-reach, reach), (-4 * reach, 4 * reach), np.linspace(-reach, reach, POINTS))
 
@@ -333,7 +343,7 @@ class ConvLayer:
 
 @dataclass(frozen=True, eq=False)
 class _Block(_OfModule):
-    """A basis of some of all `sources`, from `start` on; of the others all functions are zero."""
+    """A basis for some of all `sources`, from `start` on; for the others all functions are zero."""
 
     basis: PlaceBasis
     start: int

@@ -1,4 +1,4 @@
-"""The page for modules: recognise, trace, splice, prove against the module, pack."""
+"""Export of modules: recognise layers, trace, splice, verify against the module, and pack."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Array = npt.NDArray[np.float64]
 
 PROOF_ROWS = 32
 MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
-# Of the parameters, widest first.
+# Types of the parameters, widest first.
 STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -125,7 +125,7 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
 def _claim(
     recorded: RecordedOutputs | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target
 ) -> VerificationBasis:
-    """What the graph was verified against. Raises what `parity.compare.graph` does."""
+    """The basis that the graph was verified against. Raises what `parity.compare.graph` does."""
     if recorded is None:
         return VerificationBasis(MODULE)
     with lent(whole, plan.oracle.dtype):
@@ -144,7 +144,11 @@ def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: st
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """Callbacks: `advance` receives the progress of the verification, `phase` a text on each step that begins."""
+    """Callbacks that report progress.
+
+    advance  receives the progress of the verification
+    phase    receives a text on each step that begins
+    """
 
     advance: Callable[[int, int], None]
     phase: Callable[[str], None]
@@ -161,7 +165,7 @@ def _attempt(
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
-            # Of a graph that torch does not vouch for, the largest batch shows a branch such as len(x) > 40.
+            # If torch does not vouch for a graph, the largest batch shows a branch such as len(x) > 40.
             largest = [min(most, target.max_batch_size)] if starts else []
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             signature = Signature(plan.ports, target.dtype)
@@ -295,7 +299,7 @@ def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
 
 
 def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
-    """What an edge graph calls the part of each term; that of torch's own code has none."""
+    """The names that an edge graph has for the part of each term; torch's own code has none."""
     names = term_tensors(layer)
     return names if compose.outputs(graph).keys() >= {*filter(None, names)} else ("",) * len(names)
 
@@ -338,7 +342,7 @@ def _precision(stored: str, dtype: str, oracle: ReferenceModule) -> list[str]:
 def layer_subgraphs(
     whole: Whole, plan: Plan, target: Target, file: Weights | None
 ) -> tuple[list[splice.Subgraph | splice.Tap], tuple[bytes, ...]]:
-    """What goes into each call of a layer, and the edge graphs. `file`: the one for their large constants."""
+    """The subgraph for each call of a layer, and the edge graphs. `file`: the one for their large constants."""
     index = {name: at for at, name in enumerate(plan.modules)}
     sampled = _sampled(whole, plan, target)
     edges: list[bytes] = []
@@ -381,7 +385,7 @@ def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str
 def _tap(
     whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
 ) -> tuple[splice.Tap, list[bytes]]:
-    """What is looked at where a convolution runs, and its edge graphs, of which one is the `first`."""
+    """The tap where a convolution runs, and its edge graphs, of which one is the `first`."""
     graphs, seen = [], []
     for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
         name = f"layer{at}_in"
@@ -449,8 +453,12 @@ REFUSALS = (InvalidKan, VerificationFailed)
 
 @dataclass(frozen=True, slots=True)
 class LayerReplacementSearch(Generic[T]):
-    """What becomes of a plan: `attempt` makes something of it or refuses, `without` leaves layers
-    of it to torch.onnx and notes why, `beside` too, but keeps their edges."""
+    """Search for the plan that replaces as many layers as possible.
+
+    attempt  builds the result of a plan, or refuses it
+    without  leaves layers of a plan to torch.onnx, and notes why
+    beside   as `without`, but keeps their edges
+    """
 
     attempt: Callable[[Plan], T]
     without: Callable[[Plan, list[str], str], Plan]

@@ -1,4 +1,4 @@
-"""What a module takes, and where its rows come from: tensors [rows, ...] of floating-point or whole numbers.
+"""Inputs of a module and sources of its rows: tensors [rows, ...] of floating-point or whole numbers.
 
 Rows are arrays or tensors of the user's, a file, or random numbers of a given shape. They
 become float64 arrays of numbers that float32 holds, so that graphs of both types can be
@@ -181,7 +181,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """The first shape of a row that works, and another one, or ()."""
+    """The first shape of a row that works, and a second one, or ()."""
 
     shape: Shape
     other: Shape
@@ -192,8 +192,11 @@ class Guess:
 
 
 class _First(NamedTuple):
-    """A module with tensors of its own: how many columns or channels it may take, and the
-    axes after the channels, such as 2 for pictures; 0 for columns."""
+    """The possible inputs of a module with tensors of its own.
+
+    widths  numbers of columns or channels that it may take
+    axes    number of axes after the channels, such as 2 for pictures; 0 for columns
+    """
 
     widths: Sequence[int]
     axes: int

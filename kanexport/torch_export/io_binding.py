@@ -1,4 +1,4 @@
-"""Between a module's own tensors and one array of rows, as a proof and the search for layers work with.
+"""Binding between a module's own tensors and one array of rows, which verification and layer search use.
 
 A module may take several tensors, and whole numbers such as ids of tokens; it may give a
 tuple, a dictionary or a dataclass of tensors. A tensor [B], one number a row, is [B, 1] to
@@ -25,14 +25,19 @@ REAL = "ONNX graphs here hold real numbers"
 
 @dataclass(frozen=True, slots=True)
 class TensorBinding:
-    """An input of a module as it takes it: by which keyword (none: by its place), and whether it is [B]."""
+    """The binding of one input of a module.
+
+    port     name, shape and type of the input
+    keyword  keyword that the module takes it by; empty: by its place
+    lone     whether its shape is [B]
+    """
 
     port: Port
     keyword: str = ""
     lone: bool = False
 
     def tensor(self, rows: torch.Tensor) -> torch.Tensor:
-        """What the module takes, from rows [B, *shape] of floating-point numbers."""
+        """The tensor that the module takes, from rows [B, *shape] of floating-point numbers."""
         if self.port.kind != FLOAT:
             whole = torch.round(torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0))
             rows = whole.to(getattr(torch, self.port.kind))
@@ -61,7 +66,7 @@ class Wiring:
         return tuple(plug.port for plug in self.plugs)
 
     def split(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What the module takes, from its rows as one tensor [B, ...]."""
+        """The tensors that the module takes, from its rows as one tensor [B, ...]."""
         if len(self.plugs) == 1:
             return [self.plugs[0].tensor(x)]
         parts = torch.split(x, [port.size for port in self.ports], dim=1)
@@ -70,7 +75,7 @@ class Wiring:
         ]
 
     def call(self, body: nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
-        """What the module gives for its own tensors."""
+        """The output of the module for its own tensors."""
         pairs = list(zip(self.plugs, tensors, strict=True))
         return body(
             *(tensor for plug, tensor in pairs if not plug.keyword),
@@ -88,7 +93,7 @@ PLAIN = Wiring((TensorBinding(Port(INPUT, ())),))
 
 
 def joined(y: Any, rows: int, dtype: torch.dtype) -> Any:
-    """What a module gives as one tensor [B, ...] of floating-point numbers; as it is where that cannot be."""
+    """The output of a module as one tensor [B, ...] of floating-point numbers; unchanged where that cannot be."""
     leaves = list(tensors(y))
     if not leaves or any(_fault(value, rows, len(leaves)) for _, value in leaves):
         return y
@@ -107,7 +112,7 @@ def _rowed(value: torch.Tensor) -> torch.Tensor:
 
 
 def _fault(value: Any, rows: int, count: int) -> str:
-    """What is wrong with an output of `count`, or nothing."""
+    """The fault of an output of `count`, or an empty text."""
     if not isinstance(value, torch.Tensor):
         return f"is {type(value).__name__}, expected a tensor [batch, ...]"
     if value.is_complex():
@@ -120,7 +125,7 @@ def _fault(value: Any, rows: int, count: int) -> str:
 
 
 def why_not(y: Any, rows: int) -> str:
-    """What is wrong with what a module gave, where `joined` made nothing of it."""
+    """The reason why `joined` cannot join the outputs of a module."""
     leaves = list(tensors(y))
     for name, value in leaves:
         words = _fault(value, rows, len(leaves))
@@ -130,7 +135,7 @@ def why_not(y: Any, rows: int) -> str:
 
 
 def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What is inside of tuples, lists, dictionaries and dataclasses, by name; nothing for None."""
+    """The leaves of tuples, lists, dictionaries and dataclasses, by name; nothing for None."""
     if y is None:
         return
     inner = _inner(y)
@@ -142,7 +147,7 @@ def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _inner(y: Any) -> list[tuple[str, Any]] | None:
-    """What a structure holds; None for anything else."""
+    """The items of a structure; None for anything else."""
     if isinstance(y, Mapping):
         return [(str(key), value) for key, value in y.items()]
     if dataclasses.is_dataclass(y) and not isinstance(y, type):
@@ -181,7 +186,7 @@ def dtype_name(value: torch.Tensor) -> str:
 
 
 class Served(nn.Module):
-    """A module with the tensors that are served: as it will be traced."""
+    """A module that takes and gives only the tensors that are served: the form in which it is traced."""
 
     def __init__(self, body: nn.Module, wiring: Wiring) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""Which submodules may be KAN layers: by the shapes of their tensors, never by their class.
+"""Candidates for KAN layers among the submodules, by the shapes of their tensors, never by their class.
 
-A submodule is a candidate if a reader knows its tensors and leaves none over. What it
-means is for `match.py` to say.
-"""
+A submodule is a candidate if a reader knows its tensors and leaves none over. `match.py` decides
+its meaning."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ class Whole(nn.Module):
         self.body, self.wiring = body, wiring
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the module gives for rows as one tensor, as one tensor; for what a module takes and
-        gives by itself there is `io_binding`."""
+        """The output of the module as one tensor, for rows as one tensor. For the module's own inputs and
+        outputs there is `io_binding`."""
         return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
 
 
@@ -112,7 +111,7 @@ def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
 
 
 def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
-    """What a state dict lacks: buffers that are not saved, and tensors that are plain attributes."""
+    """The tensors that a state dict lacks: buffers that are not saved, and tensors that are plain attributes."""
     buffers = {name: value for name, value in module.named_buffers() if name not in state}
     attributes = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
     return arrays(buffers), arrays(attributes)
@@ -121,8 +120,8 @@ def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors
 def _readable(
     module: nn.Module, reader: registry.Reader, tensors: Tensors, buffers: Tensors, attributes: Tensors
 ) -> Iterator[Tensors]:
-    """What a reader would read of a submodule, if it knows all of its tensors: a layer with those
-    unsaved ones that it asks for, a whole network without and with the unsaved buffers."""
+    """The tensors that a reader would read of a submodule, if it knows all of them: a layer with those
+    unsaved ones that it needs, a whole network without and with the unsaved buffers."""
     if isinstance(reader, registry.LayerReader):
         beside = buffers | attributes
         needed = {key: beside[key] for key in reader.keys.names() if key in beside and key not in tensors}
@@ -197,8 +196,10 @@ CLASSES = {"swish": "silu"}
 
 
 class Facts(Options):
-    """Options of one submodule: what is tried, else what the user gave, else what the
-    call or an attribute tells. Knows afterwards between which names there was a choice."""
+    """Options of one submodule. A tried value comes first, then the user's, then one from the call or an attribute.
+
+    choices  after reading: by option, the names that there was a choice between
+    """
 
     def __init__(
         self, user_options: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
@@ -257,7 +258,7 @@ def attribute(module: nn.Module, key: str) -> str | None:
 
 
 def _follow(module: nn.Module, path: str) -> Any:
-    """What a path such as "rbf.denominator" or "grid_range.0" leads to, or None."""
+    """The object at a path such as "rbf.denominator" or "grid_range.0", or None."""
     value: Any = module
     for name in path.split("."):
         value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
@@ -310,7 +311,7 @@ def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 
 def pykan_config(module: nn.Module) -> dict[str, Any] | None:
-    """What pykan would write beside its weights, from a living network of it."""
+    """The config that pykan would write next to its weights, from a network in memory."""
     symbolic, width = _symbolic(module), getattr(module, "width", None)
     if not symbolic or not isinstance(width, list):
         return None
@@ -334,7 +335,7 @@ def _symbolic(module: nn.Module) -> list[nn.Module]:
 
 
 def by_call(call: Call) -> dict[str, str]:
-    """What a pykan network and its call say of options: the functions of its edges, the
+    """Options that a pykan network and its call determine: the functions of its edges, the
     inputs that it selects, and its way around singularities."""
     off = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
     return off | _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)

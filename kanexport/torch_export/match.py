@@ -1,4 +1,4 @@
-"""What a candidate means: of the ways to read it, the one that computes what the module computed.
+"""Matching of a candidate with its possible readings: the reading that computes what the module computed.
 
 Its tensors, its attributes and its calls only propose. Where no reading agrees, the submodule
 is left as it is, and its parts are tried.
@@ -45,9 +45,12 @@ PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overf
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A submodule as a network. `how`: what had to be assumed that nothing said, such as
-    "with denominator=signed"; empty where nothing was. `by`: what answers for it where its functions
-    are not ours. `beside`: the module computes itself, and its reading only what its edges are asked with."""
+    """A submodule as a network.
+
+    how     assumption that nothing confirms, such as "with denominator=signed"; empty if there is none
+    by      object that computes the layer, if its functions are not ours
+    beside  whether the module computes itself, and its reading only gives the edges
+    """
 
     family: str
     kan: Kan
@@ -58,9 +61,13 @@ class Reading:
 
 @dataclass
 class Verdict:
-    """What became of a candidate: a reading, or why there is none, and by how much the
-    likeliest one differs, relative. `agreed`: how many groups of rows it computed as the module.
-    `hint`: what to do. `consulted`: the options of use to it."""
+    """Outcome of the matching of a candidate: a reading, or the reason why there is none.
+
+    error      relative error of the likeliest reading
+    agreed     number of groups of rows that it computed as the module
+    hint       advice for the user
+    consulted  options of use to the candidate
+    """
 
     reading: Reading | None = None
     why: str = ""
@@ -108,8 +115,8 @@ def _tests(calls: Sequence[Call], further: Sequence[Call], precision: str) -> _T
 
 @dataclass(frozen=True, slots=True)
 class _Tests:
-    """What a reading is held against: calls near the example rows, calls far from them, and calls
-    that are made again with vectors that try this reading."""
+    """Calls that a reading is compared with: near the example rows, far from them, and
+    made again with vectors that try this reading."""
 
     near: Sequence[Call]
     far: Sequence[Call]
@@ -128,8 +135,11 @@ def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Attempts:
-    """One family's reader on one submodule. `consulted` and `choices` fill while it reads: the
-    options it has a use for, and the names that some of them choose between."""
+    """Attempts to read one submodule with one family's reader.
+
+    consulted  options that the reader has a use for; reading fills it
+    choices    by option, the names to choose between; reading fills it
+    """
 
     family: str
     reader: registry.Reader
@@ -164,9 +174,9 @@ def _readings(
 def _ways(
     attempts: _Attempts, tensors: Tensors, user_options: Mapping[str, str]
 ) -> Iterator[tuple[Tensors, Mapping[str, str], Mapping[str, str], str]]:
-    """What `read` is given: as the module tells; without the user's options, which may be for
+    """Arguments for `read`: as the module tells; without the user's options, which may be for
     other layers; with every other value of a choice that was open; and as if it did not use
-    some of its tensors. Each is asked for after the one before was read."""
+    some of its tensors. Each is generated after the one before was read."""
     yield tensors, user_options, {}, ""
     if user_options:
         yield tensors, {}, {}, "without the options given"
@@ -236,7 +246,7 @@ def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
 
 
 def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
-    """What went in [N, n] and came out [N, m]; of very many vectors, some."""
+    """The inputs [N, n] and outputs [N, m] of a call; a selection if there are very many vectors."""
     x, y = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
     most = _compared(kan)
     if len(x) > most:

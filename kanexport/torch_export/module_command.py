@@ -1,4 +1,4 @@
-"""`kanserve export --module pkg.mod:factory`: factory, weights and example rows become an export.
+"""`kanserve export --module pkg.mod:factory`: the export of a module from its factory, weights and example rows.
 
 The one place where code that comes with a model runs: because its user names it.
 """
@@ -104,7 +104,7 @@ def _again(
 
 
 def _made_anew(factory: str, before: Collection[str]) -> nn.Module:
-    """What the factory makes where the user's own files are imported anew too, since they may draw numbers;
+    """The module that the factory makes after a fresh import of the user's own files, since they may draw numbers;
     Python's modules are as they were afterwards."""
     own = {
         name: kept
@@ -217,7 +217,7 @@ def _close(first: Array, second: Array) -> bool:
 
 
 def _constants(module: nn.Module) -> dict[str, Any]:
-    """What a module computes with that no state dict has, by name: buffers that are not saved, and numbers,
+    """The constants of a module that no state dict has, by name: buffers that are not saved, and numbers,
     arrays and tensors among the attributes, alone or in lists."""
     saved = set(module.state_dict())
     constants = {name: value for name, value in module.named_buffers() if name not in saved}
@@ -234,7 +234,7 @@ def _apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Of numbers, arrays, tensors and lists of them; anything else counts as equal."""
+    """Whether numbers, arrays, tensors and lists of them are equal; anything else counts as equal."""
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_equal, first, second))
     left, right = _numbers(first), _numbers(second)

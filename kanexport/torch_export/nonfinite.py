@@ -92,7 +92,7 @@ def _turns(step: Step, nan: set[str], lost: bool) -> bool:
 
 
 def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
-    """What the module answers; as it answers in float32 where float32 cannot hold what it meets in float64."""
+    """The module's outputs; its float32 outputs where float32 cannot hold what it meets in float64."""
     trace = plan.evaluate(row)
     if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
         return [trace.y, *trace.inputs]
@@ -127,7 +127,7 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
 
 
 def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str] | None:
-    """What the module and the graph do with a row where that differs, in words; None where it does not."""
+    """The behaviour of the module and of the graph for a row where they differ, in words; None where they do not."""
     try:
         expected = exact(row)
     except InvalidKan:

@@ -1,4 +1,4 @@
-"""The module as what will be proved: its KAN layers, where they run, and what it computes."""
+"""Plan of a module's export: its KAN layers, their places in the run, and the function of the whole."""
 
 from __future__ import annotations
 
@@ -41,9 +41,12 @@ KEEP = "keep"  # the option that names submodules to be left as they are
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One call of a recognised submodule. `form`: how it shapes its output. `axes`: as
-    `capture.lead` says; None where its vectors have no place among the rows, so that its
-    edges cannot be asked for. `picture`: of what size a convolution's is."""
+    """One call of a recognised submodule.
+
+    form     shape of its output, as `capture.form` says
+    axes     axes as `capture.lead` says; None: its vectors have no place among the rows, so it has no edges to query
+    picture  size of a convolution's picture
+    """
 
     name: str
     kan: Kan | Convolved
@@ -71,7 +74,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The module, the networks found in it by name, and their calls in order."""
+    """The module, its recognised networks by name, and their calls in order."""
 
     oracle: ReferenceModule
     ports: Ports
@@ -138,7 +141,7 @@ def make(whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, 
 
 
 def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list[str]]:
-    """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
+    """The inputs and outputs of a lent module for the first rows; and the names of those with one number a row."""
     rows = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
     inputs = whole.wiring.ports
     if len(inputs) == 1:
@@ -195,7 +198,7 @@ def _plan(
 
 
 def _about(uses: Sequence[Use]) -> list[str]:
-    """What is to be said of the edges that cannot be asked for."""
+    """Notes on the edges that cannot be queried."""
     if not uses:
         return ["no layer was recognised, so there are no edges to ask for"]
     loose = [use.name for use in uses if use.axes is None]
@@ -267,7 +270,7 @@ def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> in
 
 
 def visible(plan: Plan) -> int:
-    """Of how many rows what convolutions are given, which is much, may be looked at at once."""
+    """The number of rows whose convolutions' inputs, which are large, may be captured at once."""
     numbers = sum(
         width * math.prod(size for size in axes if size != -1)
         for use in plan.uses

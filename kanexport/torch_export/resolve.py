@@ -1,4 +1,4 @@
-"""What the layers of a lent module are: each reading is held against what the layer answers."""
+"""Resolution of the layers of a lent module: each reading is compared with the layer's outputs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _convolve(
 
 
 def _convolution_notes(convolutions: Mapping[str, Reading], refused: Mapping[str, str]) -> list[str]:
-    """Notes on what was found and what was not."""
+    """Notes on the submodules that are KAN convolutions, and on those that are not."""
     by_words: dict[str, list[str]] = {}
     for name, why in refused.items():
         by_words.setdefault(f"looks like a KAN convolution, but {why}; it has no edges", []).append(name)
@@ -100,7 +100,7 @@ def _sample(
     noted: Container[str],
 ) -> tuple[dict[str, Reading], list[str]]:
     """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
-    of what lies in them; and notes on both. `noted`: what notes speak of already."""
+    of what lies in them; and notes on both. `noted`: the names that have notes already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
     few = _calls(watched, oracle, repeat(x, 2))
     likely, untried = additive.likely(unknown, few), _untried(additive.reasons(unknown, few), noted)
@@ -173,7 +173,8 @@ def _hows(readings: dict[str, Reading]) -> list[str]:
 
 
 def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
-    """What was left as it is; not what merely holds what was read, or was left for the same family."""
+    """Notes on submodules that were left as they are, except those that hold read layers or were left for the same
+    family."""
     families = {name: reading.family for name, reading in readings.items()}
     families |= {name: verdict.family for name, verdict in refused.items()}
     inner = {(parent, family) for name, family in families.items() for parent in parents(name)}

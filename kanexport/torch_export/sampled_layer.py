@@ -1,5 +1,4 @@
-"""Layers that no reader knows, whose answers add up source by source: their edges are what they answer where
-one source alone is moved.
+"""Sampled layers, which no reader knows: an edge is the layer's output while only one source changes.
 
 A layer of n sources is a KAN layer, whatever its functions are, if
 
@@ -75,8 +74,13 @@ class Within:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """A layer by its answers. `base`: the point [n] that all sources but one stay at, `constant` [m]: its answer;
-    `norms`: what begins it and looks at its whole row, `rests` [n]: their answers at the base."""
+    """A layer that is known by its outputs.
+
+    base      point [n] that all sources but one stay at
+    constant  output [m] at the base
+    norms     norms that begin it and look at its whole row
+    rests     outputs [n] of the norms at the base
+    """
 
     call: Call
     base: Array
@@ -159,7 +163,7 @@ def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), seen: Sequ
 
 
 def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
-    """What a norm gives for rows [N, n]. Raises InvalidKan."""
+    """The output of a norm for rows [N, n]. Raises InvalidKan."""
     kind = next((value.dtype for value in call.args if isinstance(value, torch.Tensor)), torch.float64)
     try:
         with foreign_code(), torch.no_grad():
@@ -262,8 +266,10 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class EdgeGraphs:
-    """The edge graphs of the layers of one module. `layers`: all of them, to know which ones share a trace; the module
-    must be lent."""
+    """The edge graphs of the layers of one module, which must be lent.
+
+    layers  all of them, to know which ones share a trace
+    """
 
     def __init__(self, layers: Iterable[Sampled]) -> None:
         self._count = Counter(map(_kind, layers))

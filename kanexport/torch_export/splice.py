@@ -1,4 +1,4 @@
-"""Placeholders in a traced graph replaced by our lowering of their layers."""
+"""Splicing: our lowering of the layers replaces placeholders in a traced graph."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ INNER = "inner/"  # before the name of a tensor that had the name of an input or
 
 @dataclass(frozen=True, slots=True)
 class Subgraph:
-    """What goes into one call of a hole: `model` maps x [rows, n] to y [rows, m] with the
-    input of every inner layer as a further output. `nodes` are (tensor of the model,
-    name among the whole graph's outputs), `axes` the shape of the layer's rows with
-    -1 at the batch, None where they have no place among the rows of a request."""
+    """The replacement of one placeholder.
+
+    model  graph from x [rows, n] to y [rows, m], with the input of every inner layer as a further output
+    nodes  (tensor of the model, name among the whole graph's outputs)
+    axes   shape of the layer's rows with -1 at the batch; None: they have no place among the rows of a request
+    """
 
     hole: Placeholder
     model: bytes
@@ -37,16 +39,20 @@ class Subgraph:
 
     @property
     def names(self) -> list[str]:
-        """Of the outputs that it adds."""
+        """The names of the outputs that it adds."""
         return [name for _, name in self.nodes]
 
 
 @dataclass(frozen=True, slots=True)
 class ConvSubgraph:
-    """What a convolution's layer is given, as an output called `name`: of some `channels` of the tensor that is
-    tapped [B, C, *picture], what lies under each place of the kernel at each position; `index` [L, P] says which
-    number of the picture, -1 for 0. `inside` [L, P] is put behind it where it is given. `axes`: as of Body, positions
-    included."""
+    """The input of a convolution's layer, as a further output of the graph.
+
+    name      name of the output
+    channels  channels of the tapped tensor [B, C, *picture]
+    index     numbers [L, P] of the picture under each place of the kernel at each position, -1 for 0
+    inside    mask [L, P] that is appended to the vectors; None: nothing is appended
+    axes      as in Subgraph, positions included
+    """
 
     name: str
     channels: tuple[int, ...]
@@ -57,7 +63,12 @@ class ConvSubgraph:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """What is looked at in one call of a module that is tapped. `dtype`: of the graph."""
+    """The further outputs at one call of a tapped module.
+
+    unfolded  outputs
+    picture   size of the picture
+    dtype     type of the graph
+    """
 
     hole: Placeholder
     unfolded: tuple[ConvSubgraph, ...]
@@ -66,7 +77,7 @@ class Tap:
 
     @property
     def names(self) -> list[str]:
-        """Of the outputs that it adds."""
+        """The names of the outputs that it adds."""
         return [output.name for output in self.unfolded]
 
 
@@ -169,14 +180,14 @@ class _Writer:
         self._known: set[str] = set()
 
     def write(self, node: Any, body: Subgraph | Tap) -> None:
-        """What belongs in place of a placeholder."""
+        """Write the replacement of a placeholder."""
         if isinstance(body, Subgraph):
             self.fill(node, body)
         else:
             self.tap(node, body)
 
     def tap(self, node: Any, body: Tap) -> None:
-        """What is tapped passes, and is a further output for each layer that it is given to, unfolded."""
+        """Pass the tapped tensor on, and add an unfolded output for each layer that receives it."""
         self._node("Identity", node.output[0], node.input[0])
         size = math.prod(body.picture)
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
@@ -186,7 +197,7 @@ class _Writer:
             x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", output.channels), axis=1)
             x = self._node("Reshape", name + "/flat", x, self._index(name + "/size", [0, 0, size]))
             x = self._node("Pad", name + "/padded", x, self._index(name + "/pads", [0, 0, 0, 0, 0, 1]))
-            # What lies outside is the number behind the last one.
+            # Places outside read the number behind the last one.
             index = np.where(output.index < 0, size, output.index)
             x = self._node("Gather", name + "/seen", x, self._index(name + "/index", index), axis=2)
             x = self._node("Transpose", name + "/turned", x, perm=[0, 2, 1, 3])
@@ -275,7 +286,7 @@ class _Writer:
         return name
 
 
-# Of what they are given first, divide by or compare, a small value matters as much as a large one.
+# For their first operand, or one that they divide by or compare, a small value matters as much as a large one.
 FIRST = ("Pow", "Log", "Sqrt", "Reciprocal", "Sign")
 COMPARED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 ONE = "tails/one"

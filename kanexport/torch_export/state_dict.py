@@ -1,4 +1,4 @@
-"""A checkpoint's tensors put into the user's module, wherever a trainer put them."""
+"""Loader of a checkpoint's tensors into the user's module, under any prefix that a trainer added."""
 
 from __future__ import annotations
 

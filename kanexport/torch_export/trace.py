@@ -1,4 +1,4 @@
-"""The module through torch.onnx, with a placeholder where a KAN layer was."""
+"""Trace of a module through torch.onnx, with a placeholder in place of each KAN layer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """What stands where a submodule was: which, how wide, and how it shapes its output."""
+    """The operator in place of a submodule: its number, its width, and the shape of its output."""
 
     index: int
     sources: int
@@ -197,9 +197,11 @@ def _with_axes(part: Any, at: list[int]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A traced model. `sizes`: batches that it must be tried with, because the module goes another
-    way from there on, or because a branch on their number may have left no trace; empty where torch.export
-    vouches for all. `written`: its operators were written down for one number of rows first."""
+    """A traced model.
+
+    sizes    batches to try it with, because the module may go another way there; empty if torch.export vouches for all
+    written  whether its operators were written down for one number of rows first
+    """
 
     model: bytes
     sizes: tuple[int, ...] = ()
@@ -208,14 +210,20 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """One way to follow a module. `strict` follows Python more slowly but further: through len(x),
-    for one. `free`: torch finds out for itself for which batches its graph holds."""
+    """One way to trace a module.
+
+    rows      number of rows of the example batch
+    strict    whether Python is followed more slowly but further, for example through len(x)
+    free      whether torch finds out for which batches its graph holds
+    written   whether its operators are written down first, because it takes derivatives
+    answered  whether questions about its own weights are answered
+    """
 
     rows: int
     strict: bool
     free: bool
-    written: bool = False  # its operators are written down first, because it takes derivatives
-    answered: bool = False  # what it asks of its own weights is answered
+    written: bool = False
+    answered: bool = False
 
 
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
@@ -265,7 +273,7 @@ def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], d
 
 
 def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
-    """What to try after a failure: Python followed more closely, or a batch that is not named."""
+    """The next ways to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
         return ()
     said = _messages(failure)
@@ -326,7 +334,7 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
 
 
 def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
-    """What the user can do something about: the kind of thing, torch's first words, and the line."""
+    """The reason that the user can act on: the kind of failure, torch's first words, and the line."""
     words = OF_SIZES if _of_sizes(failures[0]) else _of_complex(module, failures[0]) or first_line(root(failures[0]))
     where = next(filter(None, map(place, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
@@ -436,7 +444,7 @@ def _model(exported: Any) -> onnx.ModelProto:
 
 
 class _quiet:
-    """The exporter reports its steps to the log; a service's log is not the place."""
+    """A context without the log of torch's exporter, which reports its steps to the log of a service."""
 
     def __enter__(self) -> None:
         self._before = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""From single layers to a network: which layers a file holds, what stands between them, the chain of both.
+"""Assembly of a network from single layers: the layers of a file, the modules between them, and their chain.
 
 Their order is in `readers/common/order.py`, what a module beside them is in `readers/common/module_kinds.py`, how the
 nodes flow through them in `readers/common/dataflow.py`."""
@@ -23,7 +23,7 @@ __all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "beside", "chain"
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """One of several kinds of layers that a reader module reads: a member of its FAMILIES."""
+    """A kind of layers that a reader module reads, one of several in its FAMILIES."""
 
     FAMILY: str
     KEYS: Keys
@@ -116,7 +116,7 @@ def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> l
 
 
 def _parent(prefix: str) -> str:
-    """Of "layers.0.layer_norm." the block "layers.0."."""
+    """The prefix of the block that a module lies in, such as "layers.0." for "layers.0.layer_norm."."""
     return prefix[: prefix[:-1].rfind(".") + 1]
 
 

@@ -1,12 +1,11 @@
-"""How nodes flow through the layers of a file: one after the other with nothing between, as is
-assumed, or as the user or recorded outputs of the trained model say.
+"""The data flow between the layers of a file: a chain by default, or the flow that the user or recorded outputs give.
 
-    flow      chain; residual, x + layer(x) where a layer has as many sources as destinations;
-              residual-inside, where what stands before such a layer is inside of the sum;
-              parallel, the sum of all layers; reversed; repeat:N, each square layer N times
-    between   a function without tensors before every layer but the first
-    before    one before the first layer
-    after     one after the last layer
+flow      chain; residual, x + layer(x) where a layer has as many sources as destinations;
+          residual-inside, where what stands before such a layer is inside of the sum;
+          parallel, the sum of all layers; reversed; repeat:N, each square layer N times
+between   a function without tensors before every layer but the first
+before    one before the first layer
+after     one after the last layer
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from kanexport.options import EPSILONS, Options
 from kanexport.readers.common.order import GIVE_ARCHITECTURE, GIVE_MODULE, must
 
 NOTHING, CHAIN = "nothing", "chain"
-# What published networks have between layers, before them and after them: these are tried.
+# Functions that published networks have between layers, before them and after them: these are tried.
 BETWEEN = ("tanh", "relu", "silu", "gelu", "sigmoid", "layernorm")
 THEN = "-then-"  # joins the names of functions without tensors that run one after the other
 JOINED = tuple(f"layernorm{THEN}{name}" for name in ("silu", "gelu", "relu", "tanh"))
@@ -44,7 +43,7 @@ OTHERWISE = "or with branches, gates or concatenations, which --module takes"
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A module in its place: its key prefix, its kind where it is no layer, and what it does."""
+    """A module at its place in the network: its key prefix, its kind unless it is a layer, and its function."""
 
     name: str
     kind: str
@@ -105,7 +104,7 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
 
 
 def _flow_told(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
-    """What the user says, or a chain where the layers make one. Raises OpenQuestion."""
+    """The user's flow, or a chain if the layers make one. Raises OpenQuestion."""
     if CHAIN in fitting or not fitting or options.optional("flow") is not None:
         return options.text("flow", CHAIN, among=fitting).lower()
     sides = ", ".join(
@@ -172,7 +171,7 @@ def _between(links: Sequence[Link], missing: Sequence[tuple[str, str]], options:
 
 
 def _inner(links: Sequence[Link]) -> Sequence[Link]:
-    """What stands between the first layer and the last."""
+    """The modules between the first layer and the last."""
     places = [at for at, link in enumerate(links) if isinstance(link.item, Layer)]
     return links[places[0] : places[-1]]
 

@@ -1,4 +1,4 @@
-"""The tensors of one layer, wherever in a checkpoint they lie, checked and in float64."""
+"""Access to the tensors of one layer, checked and in float64, wherever they are in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """How a library names the tensors of a layer; names are relative to its prefix.
+    """Names of the tensors of a layer, relative to its prefix, with their numbers of axes.
 
-    A layer has all of `required`, may have `optional`, and none of `absent`, which
-    would make it another library's. Each is given with its number of axes.
+    required  tensors that a layer has
+    optional  tensors that a layer may have
+    absent    tensors that only another library's layer has
     """
 
     required: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""What a module beside KAN layers is: its tensors propose, its name or the user decides.
+"""Kinds of the modules next to KAN layers: tensors propose a kind, a name or the user decides it.
 
 A weight and a bias are a LayerNorm's, an RMS norm's, a GroupNorm's, or a plain scale and shift;
 a weight alone or one number can be as much. Where the module's own name says which, that is
@@ -42,7 +42,13 @@ BATCHNORM = re.compile(r"(^|[._\d])bn(?=[._\d]|$)|batch", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class OpenChoice:
-    """What modules of one shape may be: `values`, `told` by a module's name, and in words."""
+    """A choice between the kinds that modules of one shape may have.
+
+    key       name of the option that decides it
+    values    kinds to choose from
+    patterns  patterns of module names, each with the kind that such a name means
+    what      the choice in words, for messages
+    """
 
     key: str
     values: tuple[str, ...]
@@ -112,7 +118,7 @@ def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Optio
 
 
 def _kind_by_name(question: OpenChoice, prefix: str, lists: set[str]) -> str:
-    """What a module is by its name; a Sequential's child that has none is nearly always torch's own LayerNorm."""
+    """The kind of a module by its name. A Sequential's child without a name is nearly always torch's own LayerNorm."""
     nameless = question.key == PAIR and NUMBER.sub("", prefix) in lists
     return question.kind_by_name(prefix) or ("layernorm" if nameless else "")
 

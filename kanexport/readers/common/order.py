@@ -1,9 +1,9 @@
 """The order of a network's layers and of what stands between them.
 
-A state dict tells names and shapes, not the order of a forward pass. What follows
-from them without doubt is used (the numbers of a Sequential, a width that fits in
-one place only); what is likely is used and recorded as assumed; the rest is
-refused, and the user writes an architecture file (`detection/architecture_file.py`).
+A state dict tells names and shapes, not the order of a forward pass. The reader uses facts
+that follow from them (the numbers of a Sequential, a width that fits in one place only).
+It records likely facts as assumed. It refuses the rest, and the user writes an
+architecture file (`detection/architecture_file.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destination
 
 @dataclass(frozen=True, slots=True)
 class OtherModule:
-    """A module that is not a KAN layer: its prefix, its kind, and its width."""
+    """A module other than a KAN layer: its prefix, its kind, and its width."""
 
     prefix: str
     kind: str  # of `module_kinds.STEPS`, or one of the questions of `module_kinds.QUESTIONS`
@@ -85,7 +85,7 @@ def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> li
 
 
 def widths(order: Sequence[str], layers: Sides) -> list[int]:
-    """By place: the nodes that are given to each module of an order."""
+    """The input widths of the modules of an order, by place."""
     width = next(layers[name][0] for name in order if name in layers)
     inputs = []
     for name in order:
@@ -101,7 +101,7 @@ def counted(names: Iterable[str]) -> bool:
 
 def starts_late(order: Sequence[str], root: str) -> int:
     """The number of the first of all modules, of a numbered list; 0 where nothing can have stood before.
-    Whoever chose the first by a `root` knows what he left out."""
+    A user who chooses the first by a `root` knows the modules before it."""
     first = re.fullmatch(r"(.*?)(\d+)\.", order[0])
     return int(first[2]) if first and _numbered(order) and len(root) <= len(first[1]) else 0
 
@@ -228,8 +228,8 @@ def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
 
 
 def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
-    """Layers must have one parent. What stands between them has the same, or is in a list
-    beside theirs: anything else is a part of a larger model. Raises FamilyError."""
+    """Layers must have one parent. Modules between them have the same parent, or are in a
+    list next to theirs: anything else is a part of a larger model. Raises FamilyError."""
     parents, homes = (set(map(of, layers)) for of in (_parent, _home))
     if len(parents) > 1 or not {_home(name) for name in others} <= homes:
         places = sorted({_parent(name) for name in (*layers, *others)})
@@ -251,8 +251,8 @@ def _home(name: str) -> str:
 
 
 def jumps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
-    """Neighbours whose numbers do not follow, such as layers.0 and layers.2: what stood between has no
-    weights, but may do something. Of one list, all modules count; else the layers alone."""
+    """Neighbours whose numbers do not follow, such as layers.0 and layers.2: the module between has no
+    weights, but may do something. In one list, all modules count; otherwise only the layers."""
     counting = [name for name in order if name in layers or _numbered(list(map(unwrapped, order)))]
     pairs = []
     for before, after in itertools.pairwise(counting):

@@ -1,4 +1,4 @@
-"""pykan's weights without the config that `saveckpt` writes beside them.
+"""State dicts of pykan without the config that `saveckpt` writes next to them.
 
 Training scripts save `model.state_dict()` alone, or with a model around it. Widths
 follow from the shapes; the base function, and whether symbolic edges are on, are
@@ -66,7 +66,7 @@ def _root(known: Sequence[str], prefix: str | None) -> str:
 
 
 def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, Any]:
-    """What the config of `depth` layers would say, under its own keys. Raises InvalidKan or OptionError."""
+    """The config that pykan would write for `depth` layers, under its own keys. Raises InvalidKan or OptionError."""
     shapes = _shapes(checkpoint.tensors, depth)
     width = _width(checkpoint.tensors, shapes, options)
     settings = {
@@ -81,7 +81,7 @@ def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, An
 
 
 def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
-    """Of every layer's coefficients. Raises InvalidKan."""
+    """The shapes of the coefficients of every layer. Raises InvalidKan."""
     shapes = []
     for at in range(depth):
         coef = tensors.get(f"act_fun.{at}.coef")
@@ -92,7 +92,7 @@ def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
 
 
 def _width(tensors: Tensors, shapes: list[Shape], options: Options) -> list[list[int]]:
-    """Of every level, the sum nodes and the multiplication nodes. Raises InvalidKan or OptionError."""
+    """The sum nodes and the multiplication nodes of every level. Raises InvalidKan or OptionError."""
     width = [[shapes[0][0], 0]]
     for at, (_, subnodes, _) in enumerate(shapes):
         scale = tensors.get(f"node_scale_{at}")
@@ -163,27 +163,33 @@ ZERO, NAN = "zero", "nan"  # what 0 / 0 counts as in the splines
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The nodes between two layers: `sums`, and after them one product for each of `arities`,
-    its number of factors."""
+    """The nodes between two layers.
+
+    sums     number of sum nodes
+    arities  number of factors of each product node, which follow the sums
+    """
 
     sums: int
     arities: tuple[int, ...] = ()
 
     @property
     def nodes(self) -> int:
-        """What the next layer reads."""
+        """The number of nodes that the next layer reads."""
         return self.sums + len(self.arities)
 
     @property
     def subnodes(self) -> int:
-        """What the layer before it writes: a value for each sum, and for each factor."""
+        """The number of values that the layer before it writes: one per sum, and one per factor."""
         return self.sums + sum(self.arities)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The entries of one config, under pykan's own keys; `path` is for messages. `stored`:
-    whether they stood in a file; else they follow from the weights, or are assumed."""
+    """The entries of one config, under pykan's own keys.
+
+    path    path for messages
+    stored  whether the entries are in a file; otherwise they follow from the weights, or are assumed
+    """
 
     entries: dict[str, Any]
     path: Path

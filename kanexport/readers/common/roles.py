@@ -43,7 +43,12 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes of one layer: destinations, sources, functions per edge."""
+    """The sizes of one layer.
+
+    o  number of destinations
+    i  number of sources
+    k  number of functions per edge
+    """
 
     o: int
     i: int
@@ -52,8 +57,8 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """One assignment, the same for every layer: the coefficients' name, the order of their axes, and the roles of
-    the other tensors, by name."""
+    """An assignment of roles to the tensors of a layer, the same for every layer: the coefficients' name, the order of
+    their axes, and the roles of the other tensors, by name."""
 
     coef: str
     axes: str
@@ -96,7 +101,11 @@ class Roles:
 
 @dataclass(frozen=True, slots=True)
 class LayerRoles:
-    """The layers of a file by prefix, with the shapes of each, and the assignments that fit all of them."""
+    """The KAN layers of a file.
+
+    layers  shapes of each layer by prefix
+    roles   assignments that fit all layers
+    """
 
     layers: Mapping[str, Shapes]
     roles: tuple[Roles, ...]

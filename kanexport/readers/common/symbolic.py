@@ -1,4 +1,4 @@
-"""Which function a symbolic edge means: the file's name for it, or the user's.
+"""Functions of symbolic edges, by the name in the file or by the user's.
 
 One edge is (layer, source, destination) everywhere, as in pykan.
 """
@@ -23,9 +23,10 @@ def place(edge: Edge) -> str:
 
 
 class EdgeFunctions:
-    """Names and functions of one export. `avoids`: whether the library has variants of its
-    functions without singularities, which --option singularity=avoid then chooses.
-    Raises OptionError."""
+    """Names and functions of the symbolic edges of one export. Raises OptionError.
+
+    avoids  whether the library has variants without singularities, which --option singularity=avoid chooses
+    """
 
     def __init__(self, options: Options, *, avoids: bool = False) -> None:
         self._options = options
@@ -34,8 +35,8 @@ class EdgeFunctions:
         self.notes: list[str] = []
 
     def name(self, edge: Edge, stored: Any) -> Any:
-        """What the edge's function is called: as the file has it (None: it has no names), or as
-        --symbolic says. Raises OptionError where the two disagree about a known function."""
+        """The name of the edge's function: from the file (None: it has no names), or from
+        --symbolic. Raises OptionError where the two disagree about a known function."""
         wanted = self._options.symbolic(edge)
         if wanted is None or wanted == stored:
             return stored
