@@ -30,7 +30,7 @@ import numpy as np
 
 from kanexport.contract.cli.suggest import advice
 from kanexport.detection.detect import chosen, detect_layer
-from kanexport.detection.registry import LayerReader, layer_readers, quiet
+from kanexport.detection.registry import LayerReader, layer_readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan, Layer
@@ -231,7 +231,7 @@ def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
     return (f"{len(unused)} tensors that no step names are not part of the export, such as {', '.join(unused[:3])}",)
 
 
-def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
+def matches(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
     """Whether the checkpoint has tensors under every key that the steps name."""
     prefixes = [_prefix(spec) for spec in steps if spec.kind in NAMED]
     return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in prefixes)
@@ -256,7 +256,7 @@ class _Built:
 def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
     """Step number `at`, which is given `width` nodes and which every error names."""
     try:
-        with quiet():
+        with without_warnings():
             return _build(checkpoint, spec, width, options)
     except ExportError as error:
         raise error.at(f"step {at} ({spec.kind})") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kanexport.contract.cli.suggest import advice
 from kanexport.detection import registry
-from kanexport.detection.registry import LayerReader, Reader, layer_readers, quiet, readers
+from kanexport.detection.registry import LayerReader, Reader, layer_readers, readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan
@@ -118,7 +118,7 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     """`reader.read`, with the file named in every error."""
     options.beside = checkpoint.beside
     try:
-        with quiet():
+        with without_warnings():
             return reader.read(chosen(checkpoint, options), options)
     except ExportError as error:
         if str(checkpoint.path) in error.message:

@@ -78,16 +78,16 @@ class LayerReader:
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
-        modules = chain.beside(tensors, self.keys, prefixes, root)
-        others = {other.prefix: other for other in module_kinds.decided(modules, prefixes, options)}
+        modules = chain.other_modules(tensors, self.keys, prefixes, root)
+        others = {other.prefix: other for other in module_kinds.decide_kinds(modules, prefixes, options)}
         sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
         names = chain.arrange(sides, list(others.values()), options)
         links = [
             Link(name, "", layers[name]) if name in layers else _step(Part(tensors, name), others[name], width, options)
-            for name, width in zip(names, order.widths(names, sides), strict=True)
+            for name, width in zip(names, order.input_widths(names, sides), strict=True)
         ]
         return chain.chain(
-            dataflow.compose(links, order.jumps(names, prefixes), options),
+            dataflow.compose(links, order.numbering_gaps(names, prefixes), options),
             self._dtype(tensors, prefixes),
             _notes(order.starts_late(names, root)),
         )
@@ -177,6 +177,6 @@ def by_shape(reader: Reader) -> bool:
     return isinstance(reader, ShapedReader)
 
 
-def quiet() -> np.errstate:
+def without_warnings() -> np.errstate:
     """A context without numpy's warnings: a layer refuses values that are not finite by name when it is made."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -92,7 +92,7 @@ class _Machine:
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(args, tuple):
             raise CheckpointError("the pickle calls a rebuilder without arguments")
-        self.stack.append(called(function, args))
+        self.stack.append(interpret_call(function, args))
 
     def make(self, *, keywords: bool = False) -> None:
         """NEWOBJ and NEWOBJ_EX: an object of a class."""
@@ -284,7 +284,7 @@ class Opaque:
         return self.name[:MAX_NAME_CHARACTERS]
 
 
-def called(function: Any, args: tuple[Any, ...]) -> Any:
+def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
     """The data that a call in the pickle describes. Raises UnsafeCheckpoint for calls that would run commands or
     code, CheckpointError for arguments that make no tensor."""
     if isinstance(function, Opaque):
@@ -419,7 +419,7 @@ def _typed(args: tuple[Any, ...]) -> Any:
         raise CheckpointError("the pickle rebuilds a tensor of no class")
     if str(kind) not in TENSORS:
         return Opaque(str(kind), f"a {kind}, which is not read")
-    return called(function, inner)
+    return interpret_call(function, inner)
 
 
 def _pickled_dictionary(args: tuple[Any, ...]) -> dict[Any, Any]:

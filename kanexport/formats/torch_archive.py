@@ -251,7 +251,7 @@ def widen(bits: Array) -> Array:
     return wide.view(_WIDENED).reshape(bits.shape)
 
 
-def stored(array: Array) -> str:
+def stored_dtype(array: Array) -> str:
     """The type the file had: "bfloat16", or the array's own."""
     metadata: Mapping[str, Any] = array.dtype.metadata or {}
     return str(metadata.get(_KEY, array.dtype.name))

@@ -39,7 +39,7 @@ from kanexport.options import Options
 from kanexport.readers import pykan_0_0
 from kanexport.readers.common import grid_steps, layer_tensors, roles
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.grid_steps import Of
+from kanexport.readers.common.grid_steps import Argument
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
 from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, LayerRoles, Roles, Sizes
 
@@ -143,9 +143,11 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     if sizes is None:
         raise InvalidKan(f"{chosen.coef} has shape {shapes[chosen.coef]}, which does not fit {chosen.text}")
     forward = _forward(chosen, sizes, shapes, part, options)
-    kind, _, of = forward.rpartition("-of-")
+    kind, _, argument_name = forward.rpartition("-of-")
     coef = _coefficients(chosen, sizes, part)
-    terms = list(_terms(kind, Of.make(of, sizes.i, options), coef, _Points(chosen, sizes, part), options))
+    terms = list(
+        _terms(kind, Argument.make(argument_name, sizes.i, options), coef, _Points(chosen, sizes, part), options)
+    )
     if name := chosen.name(BASE):
         activation = Activation(layer_tensors.activation(options, "silu"))
         terms.append(BasisTerm(activation, _edges(part, name, chosen, sizes)[:, :, None]))
@@ -155,7 +157,7 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
         tuple(terms),
         mask=np.ones((sizes.i, sizes.o)),
         bias=np.zeros(sizes.o) + bias,
-        nan_spreads=np.full((sizes.i, sizes.o), spline and of == "x"),
+        nan_spreads=np.full((sizes.i, sizes.o), spline and argument_name == "x"),
     )
 
 
@@ -171,26 +173,28 @@ def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
     """All forwards that the shapes allow, the likeliest first."""
     points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
     if chosen.axes in roles.FOURIER:
-        return _of([FOURIER])
+        return _with_arguments([FOURIER])
     if points is None:
         return _on_no_points(sizes, scaled=widths is not None)
     if shapes[points][-1] != sizes.k:
-        return _of(["bspline"])
+        return _with_arguments(["bspline"])
     if widths is None:
-        return _of(["gaussian", "sech2"])
-    return _of(AROUND_SOURCES if len(shapes[points]) == len(shapes[widths]) == 2 else AROUND)
+        return _with_arguments(["gaussian", "sech2"])
+    return _with_arguments(AROUND_SOURCES if len(shapes[points]) == len(shapes[widths]) == 2 else AROUND)
 
 
 def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
     """Forwards without points: polynomials, and functions on a fixed grid or none."""
-    whole = [] if scaled else [f"{name}-of-{of}" for of in Of.NAMES for name in (*POLYNOMIALS, JACOBI)]
+    whole = (
+        [] if scaled else [f"{name}-of-{argument}" for argument in Argument.NAMES for name in (*POLYNOMIALS, JACOBI)]
+    )
     series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
-    return whole + _of([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
+    return whole + _with_arguments([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
 
 
-def _of(kinds: list[str]) -> list[str]:
+def _with_arguments(kinds: list[str]) -> list[str]:
     """Each kind with each argument in FEW, all of x first."""
-    return [f"{kind}-of-{of}" for of in FEW for kind in kinds]
+    return [f"{kind}-of-{argument}" for argument in FEW for kind in kinds]
 
 
 def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
@@ -248,11 +252,11 @@ class _Points:
         return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
 
 
-def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) -> list[Term]:
+def _terms(kind: str, argument: Argument, coef: Array, points: _Points, options: Options) -> list[Term]:
     """The functions of the edges. Raises InvalidKan or OptionError."""
     if kind in (*POLYNOMIALS, JACOBI):
-        return [_polynomials(kind, of, coef, options)]
-    pre_steps = of.steps
+        return [_polynomials(kind, argument, coef, options)]
+    pre_steps = argument.steps
     if kind in (FOURIER, SINES_FIRST):
         half = coef.shape[2] // 2
         ordered = coef if kind == FOURIER else np.concatenate([coef[:, :, half:], coef[:, :, :half]], axis=2)
@@ -267,14 +271,14 @@ def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) ->
     return [_around(kind, points, coef, pre_steps, options)]
 
 
-def _polynomials(kind: str, of: Of, coef: Array, options: Options) -> BasisTerm:
+def _polynomials(kind: str, argument: Argument, coef: Array, options: Options) -> BasisTerm:
     degree = coef.shape[2] - 1
     if kind == JACOBI:
         a, b = (options.number(f"jacobi_{name}", NUMBERS[0], among=NUMBERS) for name in "ab")
         basis: Basis = polynomial.jacobi(degree, a, b)
     else:
         basis = POLYNOMIALS[kind](degree)
-    return BasisTerm(of.applied(basis), coef, of.first)
+    return BasisTerm(argument.applied(basis), coef, argument.first)
 
 
 def _uniform(functions: int, sources: int) -> Array:

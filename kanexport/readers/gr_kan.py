@@ -117,7 +117,7 @@ def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
     """The kinds of the modules other than rational functions and Linears. Raises FamilyError or OptionError."""
     own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
     others = [OtherModule(m.prefix, m.kind, m.width) for m in order if m.kind not in (RATIONAL, LINEAR)]
-    return {other.prefix: other.kind for other in module_kinds.decided(others, own, options)}
+    return {other.prefix: other.kind for other in module_kinds.decide_kinds(others, own, options)}
 
 
 def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
@@ -172,7 +172,7 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
         for key, value in tensors.items()
         if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
-    others = chain.beside(tensors, OWN, [*rationals, *linears], root)
+    others = chain.other_modules(tensors, OWN, [*rationals, *linears], root)
     modules = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
     modules += [Module(other.prefix, other.kind, other.width) for other in others]
     return sorted(modules, key=lambda module: natural(module.prefix))

@@ -39,7 +39,7 @@ from kanexport.options import Options
 from kanexport.readers.common import layer_tensors, pykan
 from kanexport.readers.common.layer_tensors import Tensors
 from kanexport.readers.common.pykan import NAN, ZERO, Config, Level
-from kanexport.readers.common.symbolic import EdgeFunctions, short
+from kanexport.readers.common.symbolic import EdgeFunctions, shorten
 
 FAMILY = "pykan"
 
@@ -62,7 +62,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
     if checkpoint.config is None:
-        checkpoint = pykan.own(checkpoint, options, pykan.roots(checkpoint.tensors))
+        checkpoint = pykan.model_checkpoint(checkpoint, options, pykan.roots(checkpoint.tensors))
     depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if checkpoint.config is None:
         config = Config(pykan.config(checkpoint, depth, options), checkpoint.path, stored=False)
@@ -202,7 +202,7 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
         if name == "0" and factor == 0:
             continue
         if factor == 0 and not model.functions.computes(name):
-            model.notes.append(f"edge ({index},{i},{j}): its masked symbolic function {short(name)} is left out")
+            model.notes.append(f"edge ({index},{i},{j}): its masked symbolic function {shorten(name)} is left out")
             continue
         a, b, c, d = affine[j, i].tolist()
         edges.append(SymbolicEdge(i, j, model.functions.function(name, (index, i, j)), a, b, c, d, factor))

@@ -28,7 +28,7 @@ from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import SYMBOLIC, Options
 from kanexport.readers.common import layer_tensors, pykan, symbolic
 from kanexport.readers.common.layer_tensors import Array, Tensors
-from kanexport.readers.common.symbolic import Edge, EdgeFunctions, place
+from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id
 
 FAMILY = "pykan-0.0"
 
@@ -56,7 +56,7 @@ def _roots(tensors: Tensors) -> list[str]:
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises InvalidKan or OptionError."""
-    checkpoint = pykan.own(checkpoint, options, _roots(checkpoint.tensors) or [""])
+    checkpoint = pykan.model_checkpoint(checkpoint, options, _roots(checkpoint.tensors) or [""])
     tensors = checkpoint.tensors
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:
@@ -183,10 +183,10 @@ def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
         raise MissingFunctions(
             f"{len(edges)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
-            f"no names: {', '.join(f'({place(edge)})' for edge in edges)}",
-            tuple(SYMBOLIC + place(edge) for edge in edges),
+            f"no names: {', '.join(f'({edge_id(edge)})' for edge in edges)}",
+            tuple(SYMBOLIC + edge_id(edge) for edge in edges),
             symbolic.NAMES,
-            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3])
+            hint=" ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3])
             + (" ..." if len(edges) > 3 else "")
             + ", with NAME one of "
             + ", ".join(elementwise.SYMBOLIC),

@@ -85,14 +85,14 @@ def _sources(part: Part, size: int, options: Options) -> int:
     number = re.search(r"(\d+)\.$", part.prefix)
     at = int(number[1]) if number else 0
     if sources is None or (len(sources) > 1 and at >= len(sources)):
-        raise _untold(size)
+        raise _unknown_sources(size)
     n = sources[at] if len(sources) > 1 else sources[0]
     if n < 1 or size % n:
         raise OptionError(f"option in_dim is {n}, which does not divide the {size} edges of the layer")
     return n
 
 
-def _untold(size: int) -> OptionError:
+def _unknown_sources(size: int) -> OptionError:
     divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
     return OptionError(
         f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",

@@ -18,7 +18,7 @@ from kanexport.torch_export import capture
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code
 from kanexport.torch_export.capture import Call, array
 from kanexport.torch_export.kan_candidates import LINEAR, is_in
-from kanexport.torch_export.match import Reading, Verdict, holds
+from kanexport.torch_export.match import Reading, Verdict, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED, Sampled, injected
 
 Array = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ def _is_users(part: nn.Module) -> bool:
     return own and not any(isinstance(inner, OTHERS) for inner in part.modules())
 
 
-def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
+def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
     """By name, the norms that begin those that add up on a few vectors, the largest ones of which no part by
     itself is the layer; and those whose coefficients look like a KAN layer's, which are told of if they do not."""
     layers: dict[str, Sampled] = {}
@@ -131,7 +131,7 @@ def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
 
     handles = [part.register_forward_hook(note) for part in call.module.modules() if part is not call.module]
     try:
-        call.again(call.x)
+        call.rerun(call.x)
     finally:
         for handle in handles:
             handle.remove()
@@ -174,11 +174,11 @@ def _only_through(outer: Call, inner: Call) -> bool:
 
 def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Tensor]) -> Array | None:
     with injected([(module, value)], shape=True):
-        again = outer.again(outer.x)
+        again = outer.rerun(outer.x)
     return None if again is None else again.y
 
 
-def offer(
+def verify_candidates(
     candidates: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
 ) -> tuple[dict[str, Reading], dict[str, Verdict]]:
     """The submodules whose answers add up everywhere, as readings, and what became of the others. `candidates`:
@@ -197,6 +197,6 @@ def offer(
 def _judged(norms: tuple[nn.Module, ...], calls: Sequence[Call], far: Sequence[Call], precision: str) -> Verdict:
     try:
         sampled = Sampled.of(calls[0], norms)
-        return holds(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
+        return verify_reading(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
     except InvalidKan as refused:
         return Verdict(why=refused.message)

@@ -26,7 +26,7 @@ from kanexport.options import Options
 from kanexport.parity.data import GIVEN, stored
 from kanexport.parity.data import load as load_recorded
 from kanexport.torch_export.convert import convert
-from kanexport.torch_export.inputs import named
+from kanexport.torch_export.inputs import named_inputs
 from kanexport.torch_export.io_binding import names, tensors
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
@@ -144,7 +144,7 @@ def _named_rows(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Ar
     """The name, keyword and rows of each input. Raises OptionError unless they are tensors of finite real numbers
     with the same number of rows."""
     example = np.asarray(rows) if isinstance(rows, list) else rows
-    raw_inputs = named(example, _parameters(model))
+    raw_inputs = named_inputs(example, _parameters(model))
     inputs = [(name, keyword, _array(value)) for name, keyword, value in raw_inputs]
     whole = len(inputs) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
     for (name, _, value), (_, _, raw) in zip(inputs, raw_inputs, strict=True):

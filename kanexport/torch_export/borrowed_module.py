@@ -296,7 +296,7 @@ def root(error: BaseException) -> BaseException:
     return error
 
 
-def place(error: BaseException) -> str:
+def user_line(error: BaseException) -> str:
     """The innermost line of the user's own code that an error passed through, such as
     "nets.py, line 12, in forward: if x.sum() > 0:"; empty where there is none."""
     for link in _chain(error):

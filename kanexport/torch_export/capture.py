@@ -26,8 +26,8 @@ from kanexport.torch_export.borrowed_module import (
     first_tensor,
     foreign_code,
     lent,
-    place,
     replaced,
+    user_line,
 )
 from kanexport.torch_export.io_binding import PLAIN, Wiring, tensors, why_not
 from kanexport.verify.float64_reference import Jitter
@@ -62,7 +62,7 @@ class Call:
         kind: torch.dtype = _get(self.args, self.kwargs, self.at).dtype
         return kind
 
-    def again(self, x: Array) -> Call | None:
+    def rerun(self, x: Array) -> Call | None:
         """The same call with other vectors; None where the module does not take them."""
         args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
@@ -130,9 +130,9 @@ class ReferenceModule:
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
             with foreign_code(), replaced(forwards), Rewritten(DISTANCES), torch.set_grad_enabled(self.derives):
-                y = self.module(ready(x) if self.derives else x)
+                y = self.module(differentiable(x) if self.derives else x)
         except ForeignError as foreign:
-            where = place(foreign.error)
+            where = user_line(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
             raise InvalidKan(
                 f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
@@ -283,7 +283,7 @@ def rows(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
     return next((count for count in ROWS if all(size % count or not size for size in sizes)), ROWS[-1])
 
 
-def ready(tensor: torch.Tensor) -> torch.Tensor:
+def differentiable(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor by which a derivative can be taken."""
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
@@ -305,7 +305,7 @@ def written_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Modu
 
     def forward(*tensors: torch.Tensor) -> object:
         with torch.enable_grad():
-            return module(*map(ready, tensors))
+            return module(*map(differentiable, tensors))
 
     with Rewritten():
         operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)

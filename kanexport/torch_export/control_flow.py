@@ -47,7 +47,7 @@ class Answer:
         return self.question, self.reached, None if self.reached else repr(self.value)
 
 
-def answered(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
+def with_recorded_answers(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
     """A lent module that is told what it asks of its own weights; None where it asks nothing of them, or batches
     of different sizes are answered differently."""
     first, *others = (_answers(module, batch) for batch in batches)

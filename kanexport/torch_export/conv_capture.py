@@ -227,7 +227,7 @@ class Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Convolution] = []
-        self.strange = False  # something was convolved that is not looked into
+        self.has_unknown = False  # something was convolved that is not looked into
         self._results: dict[int, Result] = {}
         self._padded: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[int, ...], str]] = {}
         self._count = 0
@@ -246,7 +246,7 @@ class Watch(TorchFunctionMode):
         elif func is functional.pad:
             self._pad(y, *args, **kwargs)
         elif func in OTHERS:
-            self.strange = True
+            self.has_unknown = True
         elif type(y) is torch.Tensor:
             self._follow(func, args, kwargs, y)
         return y
@@ -312,13 +312,13 @@ class Watch(TorchFunctionMode):
             return
         if id(input) in self._padded:
             _, input, pads, mode = self._padded[id(input)]
-            self.strange |= any(map(any, geometry.pads))  # padded twice
+            self.has_unknown |= any(map(any, geometry.pads))  # padded twice
             geometry = geometry.padded(pads, mode)
         self._make(y, Form({len(self.seen): np.eye(len(values))}, added))
         self.seen.append(Convolution(number, input, values, added, geometry, groups))
 
 
-class Bare(TorchFunctionMode):
+class FunctionCapture(TorchFunctionMode):
     """A context without convolutions, in which rows of one place stay so. `functions` are the inputs of the
     convolutions of some `numbers`."""
 

@@ -17,8 +17,8 @@ from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, r
 from kanexport.torch_export.capture import Call, array
 from kanexport.torch_export.conv_capture import Ordinary, Watch
 from kanexport.torch_export.conv_functions import NORMS, Source
-from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, together
-from kanexport.torch_export.match import Reading, holds
+from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, sum_layers
+from kanexport.torch_export.match import Reading, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED
 
 Array = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
     }
 
 
-def offer(
+def find_convolutions(
     calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
     """By the name of the module that gives their sources, those that are KAN convolutions, and why others are none
@@ -72,7 +72,7 @@ def offer(
 
 
 def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
-    return {layer.source.name or name: Reading(SAMPLED, together(layer.parts[:1]), "", layer) for layer in layers}
+    return {layer.source.name or name: Reading(SAMPLED, sum_layers(layer.parts[:1]), "", layer) for layer in layers}
 
 
 def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -96,7 +96,7 @@ def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -
     if inside and not parts:
         raise Ordinary("has nothing inside")
     watch, values = _watched(call, call.x[:PICTURES], parts)
-    if watch.strange or not watch.seen:
+    if watch.has_unknown or not watch.seen:
         raise Ordinary("convolves nothing that is looked into")
     sources = [Source(call.x, module=None)] + [
         Source(value, part_name, parts[part_name]) for part_name, value in values.items()
@@ -132,7 +132,9 @@ def _hold(layers_found: Sequence[Convolved], calls: Sequence[Call], precision: s
         near_calls, far_calls = (
             [_as_call(layers, {"": x, **values}, watch) for x, watch, values in runs] for runs in (near, far)
         )
-        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), near_calls, far_calls, precision)
+        verdict = verify_reading(
+            Reading(SAMPLED, sum_layers([part for _, part in layers]), ""), near_calls, far_calls, precision
+        )
         if verdict.reading is None:
             raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
 from kanexport.torch_export.capture import Call, array
-from kanexport.torch_export.conv_capture import Bare, Ordinary
+from kanexport.torch_export.conv_capture import FunctionCapture, Ordinary
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]
@@ -70,7 +70,7 @@ class Functions:
         pictures = x.reshape(rows, -1, *axes)
         whole = pictures if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
         args, kwargs = self.call.arguments(whole)
-        bare = Bare(self.numbers)
+        bare = FunctionCapture(self.numbers)
         # Run to its end where that can be: torch does not follow what is ended in the middle.
         try:
             with foreign_code(), replaced(self._others(pictures)), bare:
@@ -98,7 +98,7 @@ class Functions:
             elif isinstance(part, NORMS):
                 yield part, _unchanged
 
-    def moved(self) -> npt.NDArray[np.bool_]:
+    def source_dependent(self) -> npt.NDArray[np.bool_]:
         """[F]: which functions the source changes."""
         rng = np.random.default_rng(0)
         values = [
@@ -122,7 +122,7 @@ class Functions:
                 owner[moved] = channel
         return owner
 
-    def require_apart(self, owner: Numbers) -> None:
+    def require_independent(self, owner: Numbers) -> None:
         """Rows put together of two others must have the functions of each, near and far, near beside far, and
         whatever else is in the row. Raises Ordinary."""
         rng, constant = np.random.default_rng(1), self.evaluate(np.zeros((1, self.source.channels)))
@@ -160,7 +160,7 @@ def _unchanged(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> t
     return x
 
 
-def laid_out(owner: Numbers) -> Numbers:
+def channel_layout(owner: Numbers) -> Numbers:
     """The channels of one convolution's functions, ones that are constant included: all functions of a channel one
     after the other, or all channels of a function; as they are where they lie otherwise."""
     known = owner >= 0

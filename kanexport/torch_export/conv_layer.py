@@ -15,7 +15,7 @@ from kanexport.errors import InvalidKan
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.torch_export.capture import Call
 from kanexport.torch_export.conv_capture import Convolution, Form, Geometry, Ordinary, Watch
-from kanexport.torch_export.conv_functions import Functions, Source, laid_out
+from kanexport.torch_export.conv_functions import Functions, Source, channel_layout
 from kanexport.torch_export.sampled_layer import SAMPLED
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _assigned(
     """The convolutions of functions of each source, by their place among all: of the last source that changes them."""
     waiting = dict(enumerate(convolutions))
     for source in reversed(sources[1:]):
-        moved = _functions(call, source, waiting).moved()
+        moved = _functions(call, source, waiting).source_dependent()
         ends = np.cumsum([0, *(convolution.count for convolution in waiting.values())])
         if len(moved) != ends[-1]:
             raise Ordinary("has other functions in one place than in a picture")
@@ -131,12 +131,12 @@ class _Origin:
         owner = functions.owners()
         if starts[-1] != len(owner):
             raise Ordinary("has other functions in one place than in a picture")
-        owner = np.concatenate([laid_out(owner[low:high]) for low, high in itertools.pairwise(starts)])
-        functions.require_apart(owner)
+        owner = np.concatenate([channel_layout(owner[low:high]) for low, high in itertools.pairwise(starts)])
+        functions.require_independent(owner)
         zero = functions.evaluate(np.zeros((1, functions.source.channels)))[0]
         return cls(functions, convolutions, owner, zero, dict(zip(convolutions, starts, strict=False)))
 
-    def part(self, at: int) -> slice:
+    def slice_of(self, at: int) -> slice:
         return slice(self.starts[at], self.starts[at] + self.convolutions[at].count)
 
     def connections(self, forms: Form) -> npt.NDArray[np.bool_]:
@@ -144,7 +144,7 @@ class _Origin:
         connected = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
         for at, convolution in self.convolutions.items():
             if at in forms.weights:
-                connected[:, self.part(at)] = (forms.weights[at] != 0) @ convolution.connected()
+                connected[:, self.slice_of(at)] = (forms.weights[at] != 0) @ convolution.connected()
         return connected
 
     def reached(self, forms: Form, results: Numbers) -> Numbers:
@@ -193,7 +193,7 @@ class _Shared:
         for at in used:
             dense = origin.convolutions[at].dense()
             mixed = self.forms.weights[at][results] @ dense.reshape(len(dense), -1)
-            weights[:, origin.part(at)] = mixed.reshape(len(results), *dense.shape[1:])
+            weights[:, origin.slice_of(at)] = mixed.reshape(len(results), *dense.shape[1:])
         first = next(candidate for candidate in self.origins if len(candidate.reached(self.forms, results)))
         constant = self.forms.constant[results] * (origin is first)
         return _padded(origin, basis, geometry, results, weights, constant)
@@ -372,7 +372,7 @@ class _Block(_OfModule):
         return {}
 
 
-def together(layers: Sequence[ConvLayer]) -> Kan:
+def sum_layers(layers: Sequence[ConvLayer]) -> Kan:
     """Layers whose results are added, as one: the sources of each behind those of the one before it."""
     starts = np.cumsum([0, *(part.layer.sources for part in layers)])
     shape = (int(starts[-1]), layers[0].layer.destinations)

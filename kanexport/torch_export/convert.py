@@ -34,7 +34,7 @@ from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.conv_layer import Convolved
 from kanexport.torch_export.io_binding import Served
 from kanexport.torch_export.kan_candidates import Whole, shown
-from kanexport.torch_export.plan import FEW, Plan, Use
+from kanexport.torch_export.plan import FEW, LayerCall, Plan
 from kanexport.torch_export.sampled_layer import EdgeGraphs, Sampled
 from kanexport.torch_export.trace import Placeholder
 from kanexport.verify import graph_runner, test_points, verify
@@ -78,7 +78,7 @@ def convert(
     plan, (lowered, proof) = LayerReplacementSearch(
         lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Progress(advance, phase)),
         lambda plan, names, why: _without(whole, plan, x, names, why),
-        lambda plan, names, why: _looked_at(whole, plan, x, names, why),
+        lambda plan, names, why: _edges_only(whole, plan, x, names, why),
     ).best(plan)
     model = ProvedModel(
         lowered=lowered,
@@ -137,9 +137,9 @@ def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str)
         return planning.without(plan, x, names, why)
 
 
-def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+def _edges_only(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
     with lent(whole, plan.oracle.dtype):
-        return planning.beside(plan, x, names, why)
+        return planning.edges_only(plan, x, names, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +233,13 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
     file = lower.shared(plan.layers, target.dtype)
     filled, edges = layer_subgraphs(whole, plan, target, file)
     names = tuple(name for body in filled for name in body.names)
-    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, filled, strict=True)}
+    placeholders = {
+        use.name: (plan.modules[use.name], body.placeholder) for use, body in zip(plan.uses, filled, strict=True)
+    }
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
     served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
     traces = trace.traces(
-        served, rows, list(holes.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
+        served, rows, list(placeholders.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
     )
     while True:
         with lent(whole, dtype):
@@ -304,7 +306,7 @@ def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
     return names if compose.outputs(graph).keys() >= {*filter(None, names)} else ("",) * len(names)
 
 
-def _names(uses: Sequence[Use]) -> Iterator[str]:
+def _names(uses: Sequence[LayerCall]) -> Iterator[str]:
     """One name per layer: the submodule's; numbered where it holds or runs several."""
     total = Counter(use.name for use in uses)
     seen: Counter[str] = Counter()
@@ -364,9 +366,9 @@ def layer_subgraphs(
                     edges.append(edge_graph(layer, name, width, target.dtype, file))
                 else:
                     edges.append(share(sampled(by, name), file))
-        hole = Placeholder(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
+        placeholder = Placeholder(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
         model = _serving(plan.readings[use.name].by, use.kan, tuple(inner), target, file)
-        bodies.append(splice.Subgraph(hole, model, tuple(nodes), use.axes))
+        bodies.append(splice.Subgraph(placeholder, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
 
 
@@ -383,7 +385,7 @@ def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str
 
 
 def _tap(
-    whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
+    whole: Whole, use: LayerCall, convolved: Convolved, index: int, first: int, target: Target
 ) -> tuple[splice.Tap, list[bytes]]:
     """The tap where a convolution runs, and its edge graphs, of which one is the `first`."""
     graphs, seen = [], []
@@ -392,8 +394,8 @@ def _tap(
         seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
         with lent(whole, TYPES[target.dtype]):
             graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
-    hole = Placeholder(index, 0, 0, use.form)
-    return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
+    placeholder = Placeholder(index, 0, 0, use.form)
+    return splice.Tap(placeholder, tuple(seen), use.picture, target.dtype), graphs
 
 
 def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:
@@ -455,14 +457,14 @@ REFUSALS = (InvalidKan, VerificationFailed)
 class LayerReplacementSearch(Generic[T]):
     """Search for the plan that replaces as many layers as possible.
 
-    attempt  builds the result of a plan, or refuses it
-    without  leaves layers of a plan to torch.onnx, and notes why
-    beside   as `without`, but keeps their edges
+    attempt     builds the result of a plan, or refuses it
+    without     leaves layers of a plan to torch.onnx, and notes why
+    edges_only  as `without`, but keeps their edges
     """
 
     attempt: Callable[[Plan], T]
     without: Callable[[Plan, list[str], str], Plan]
-    beside: Callable[[Plan, list[str], str], Plan]
+    edges_only: Callable[[Plan, list[str], str], Plan]
 
     def best(self, plan: Plan) -> tuple[Plan, T]:
         """The plan with as many layers as work out, and what came of it. Raises what `attempt` raises if the
@@ -481,7 +483,7 @@ class LayerReplacementSearch(Generic[T]):
             raise second if isinstance(first, InvalidKan) else first from second
         best, left = self._search(plan, dict.fromkeys(names, first.message), bare)
         try:
-            return self._try(plan, left, self.beside)
+            return self._try(plan, left, self.edges_only)
         except REFUSALS:
             return best
 

@@ -46,7 +46,7 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
     dictionary of the inputs given by name. Raises OptionError for anything else, for no rows, for different numbers
     of rows, and for numbers that are not finite."""
-    entries = named(example, inspect.signature(module.forward).parameters)
+    entries = named_inputs(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
     for name, keyword, value in entries:
         array = _as_array(value)
@@ -64,7 +64,7 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     return join(parts), Wiring(tuple(plugs))
 
 
-def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
+def named_inputs(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
     """The name, the keyword (empty: by its place) and the rows of each input. `parameters`: of the forward that
     takes them. A dictionary at the end of a tuple has the inputs that are given by name. Raises OptionError."""
     if isinstance(example, Mapping) and example:
@@ -72,8 +72,12 @@ def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tup
         return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
     values = list(example) if isinstance(example, tuple | list) else [example]
     if len(values) > 1 and isinstance(values[-1], Mapping):
-        first = named(tuple(values[:-1]), parameters) if len(values) > 2 else [(_place(0, parameters), "", values[0])]
-        return first + named(values[-1], parameters)
+        first = (
+            named_inputs(tuple(values[:-1]), parameters)
+            if len(values) > 2
+            else [(_place(0, parameters), "", values[0])]
+        )
+        return first + named_inputs(values[-1], parameters)
     if len(values) == 1:
         return [(INPUT, "", values[0])]
     return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(values)]
@@ -246,7 +250,7 @@ def _likely(module: nn.Module) -> Iterator[Shape]:
     firsts = list(itertools.islice(_firsts(module), FIRST_MODULES))
     tokens = _tokens(module)
     for first in firsts:
-        yield from _told_by(first, tokens)
+        yield from _shapes_from(first, tokens)
     for first in firsts:
         if not first.axes:
             yield from ((length, width) for width in first.widths for length in SIDES)
@@ -254,7 +258,7 @@ def _likely(module: nn.Module) -> Iterator[Shape]:
     yield from ((channels, side, side) for channels in CHANNELS for side in (*USUAL, *SIDES))
 
 
-def _told_by(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
+def _shapes_from(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
     """Pictures with the channels of a convolution, else tokens or single rows of a width."""
     for width in first.widths:
         if first.axes:

@@ -47,16 +47,16 @@ PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overf
 class Reading:
     """A submodule as a network.
 
-    how     assumption that nothing confirms, such as "with denominator=signed"; empty if there is none
-    by      object that computes the layer, if its functions are not ours
-    beside  whether the module computes itself, and its reading only gives the edges
+    how         assumption that nothing confirms, such as "with denominator=signed"; empty if there is none
+    by          object that computes the layer, if its functions are not ours
+    edges_only  whether the module computes itself, and its reading only gives the edges
     """
 
     family: str
     kan: Kan
     how: str
     by: Any = None
-    beside: bool = False
+    edges_only: bool = False
 
 
 @dataclass
@@ -103,7 +103,7 @@ def judge(
     return likeliest
 
 
-def holds(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
+def verify_reading(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
     """Whether a submodule computes a reading, as `judge` asks it."""
     return _compare(_tests(calls, further, precision), reading)
 
@@ -120,7 +120,7 @@ class _Tests:
 
     near: Sequence[Call]
     far: Sequence[Call]
-    again: Sequence[Call]
+    reruns: Sequence[Call]
     precision: str
 
 
@@ -208,7 +208,7 @@ def _probe(call: Call) -> Call | None:
     """The same call with vectors beside and beyond what the example rows bring about."""
     finite = np.where(np.isfinite(call.x), call.x, 0)
     noise = np.random.default_rng(0).normal(0, finite.std() or 1.0, size=call.x.shape)
-    return call.again((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
+    return call.rerun((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
 
 
 def _compare(tests: _Tests, reading: Reading) -> Verdict:
@@ -239,7 +239,7 @@ def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
     """Calls far from the example rows, each with words for where."""
     yield from (("on rows far from the example's", call) for call in tests.far)
     pieces = budget(kan)
-    for call in tests.again:
+    for call in tests.reruns:
         for where, rows in groups(call, kan):
             for at in range(0, len(rows), pieces):
                 yield from ((where, again) for again in calls(call, rows[at : at + pieces]))
@@ -290,7 +290,7 @@ def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
     heights = np.where(finite, np.abs(expected), 0).max(axis=1, initial=0)
     scale = np.maximum(heights, FLOOR * heights.max(initial=0))
     scale[scale == 0] = 1.0
-    for rounding in (_of_reading, _of_module):
+    for rounding in (_reading_sensitivity, _module_sensitivity):
         if (apart / scale).max(initial=0) <= AGREEMENT[precision]:
             break
         changes = np.max([rounding(call, kan, x, jitter) for jitter in _jitters(precision)], axis=0)
@@ -302,12 +302,12 @@ def _jitters(precision: str) -> list[Jitter]:
     return [Jitter(float(np.finfo(precision).eps) / 2, seed) for seed in range(DRAWS)]
 
 
-def _of_reading(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+def _reading_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
     """[N]: by how much rounding of nodes and weights alone changes each row."""
     return _change(float64_reference.evaluate(kan, x).y, float64_reference.evaluate(kan, x, jitter=jitter).y)
 
 
-def _of_module(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+def _module_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
     """[N]: by how much rounding of its input changes what the module answers: some formulas, such as
     truncated powers, lose every digit far out."""
     before, after = (_answers(list(calls(call, rows)), kan.n_outputs) for rows in (x, jitter.shake(x)))
@@ -361,12 +361,12 @@ def calls(call: Call, rows: Array) -> Iterator[Call]:
     if call.x.ndim >= 2 and call.x.shape[-1] == n:
         inner = each // call.x.shape[0]
         first = -(-vectors // inner)
-        repeated = call.again(np.resize(rows, (first, *call.x.shape[1:])))
+        repeated = call.rerun(np.resize(rows, (first, *call.x.shape[1:])))
         if repeated is not None and repeated.y.size * each == call.y.size * first * inner:
             yield repeated
             return
     for at in range(0, vectors, each):
-        repeated = call.again(np.resize(rows[at : at + each], call.x.shape))
+        repeated = call.rerun(np.resize(rows[at : at + each], call.x.shape))
         if repeated is not None:
             yield repeated
 
@@ -458,7 +458,7 @@ def nonfinite(x: Array, places: Places) -> dict[str, Array]:
         for value in VALUES:
             row = x[:1].copy()
             row.reshape(-1)[spoilt] = value
-            rows[f"{called(value)} {words}"] = row
+            rows[f"{number_text(value)} {words}"] = row
     return rows
 
 
@@ -470,7 +470,7 @@ def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[
     return middle | ({"in every place": all_of_them} if size else {}) | ends
 
 
-def called(value: float) -> str:
+def number_text(value: float) -> str:
     """A number for people."""
     if np.isnan(value):
         return "NaN"

@@ -29,9 +29,9 @@ from kanexport.torch_export.borrowed_module import (
     foreign_code,
     is_users_own,
     lent,
-    place,
     printing_to_stderr,
     unwrapped,
+    user_line,
 )
 from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.convert import convert
@@ -93,17 +93,17 @@ def _again(
     Python's modules before the first time. Raises InvalidKan where they differ in what no weights hold."""
     try:
         with other_randomness():
-            second = _made_anew(factory, before)
+            second = _fresh_module(factory, before)
     except OptionError as error:
         return {"constants": f"those of the first call of the factory, which cannot be called again: {error.message}"}
-    if checkpoint is None and drawn(module, second):
+    if checkpoint is None and have_different_weights(module, second):
         return {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
-    state_dict.put(second, module.state_dict())
+    state_dict.assign(second, module.state_dict())
     require_same(module, second, rows)
     return {}
 
 
-def _made_anew(factory: str, before: Collection[str]) -> nn.Module:
+def _fresh_module(factory: str, before: Collection[str]) -> nn.Module:
     """The module that the factory makes after a fresh import of the user's own files, since they may draw numbers;
     Python's modules are as they were afterwards."""
     own = {
@@ -142,7 +142,7 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
         with foreign_code():
             product = getattr(importlib.import_module(name), function)()
     except ForeignError as foreign:
-        where = place(foreign.error)
+        where = user_line(foreign.error)
         raise OptionError(
             f"{factory[:200]} cannot be used: {first_line(foreign.error)}" + (f" ({where})" if where else ""),
             hint="name an importable function that takes nothing and returns the torch.nn.Module",
@@ -176,7 +176,7 @@ def other_randomness() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def drawn(first: nn.Module, second: nn.Module) -> bool:
+def have_different_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules of one factory have different weights."""
     return bool(_apart(first.state_dict(), second.state_dict()))
 

@@ -19,7 +19,7 @@ from kanexport.graph.compose import Step, exposed
 from kanexport.lowering.lower import Lowered
 from kanexport.torch_export.borrowed_module import lent
 from kanexport.torch_export.capture import ReferenceModule
-from kanexport.torch_export.match import called
+from kanexport.torch_export.match import number_text
 from kanexport.torch_export.plan import Plan
 from kanexport.verify import graph_runner
 from kanexport.verify.graph_runner import join
@@ -136,7 +136,7 @@ def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str]
         wrong = np.flatnonzero(~_alike(answer.reshape(-1), module.reshape(-1)))
         if len(wrong):
             what = "answers" if not at else f"feeds layer {at - 1} with"
-            first, second = (f"{what} {called(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, answer))
+            first, second = (f"{what} {number_text(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, answer))
             return first, second
     return None
 

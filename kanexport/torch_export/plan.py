@@ -17,7 +17,7 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.ir.model import Kan, Layer
 from kanexport.torch_export import capture, kan_candidates
-from kanexport.torch_export.capture import Call, ReferenceModule, ready
+from kanexport.torch_export.capture import Call, ReferenceModule, differentiable
 from kanexport.torch_export.conv_layer import Convolved
 from kanexport.torch_export.io_binding import outputs, tensors
 from kanexport.torch_export.kan_candidates import Whole, parents, shown
@@ -40,7 +40,7 @@ KEEP = "keep"  # the option that names submodules to be left as they are
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class LayerCall:
     """One call of a recognised submodule.
 
     form     shape of its output, as `capture.form` says
@@ -80,7 +80,7 @@ class Plan:
     ports: Ports
     modules: dict[str, nn.Module]
     readings: dict[str, Reading]
-    uses: tuple[Use, ...]
+    uses: tuple[LayerCall, ...]
     notes: tuple[str, ...]
 
     @property
@@ -147,7 +147,7 @@ def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list
     if len(inputs) == 1:
         inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
     with torch.set_grad_enabled(oracle.derives):
-        y = whole.wiring.call(whole.body, whole.wiring.split(ready(rows) if oracle.derives else rows))
+        y = whole.wiring.call(whole.body, whole.wiring.split(differentiable(rows) if oracle.derives else rows))
     ports = outputs(y, [port.name for port in inputs])
     lone = [plug.port.name for plug in whole.wiring.plugs if plug.lone]
     lone += [port.name for port, (_, value) in zip(ports, tensors(y), strict=True) if value.ndim == 1]
@@ -171,7 +171,7 @@ def _speaks_of(note: str, names: Sequence[str]) -> bool:
     return bool(colon) and set(about.split(", ")) <= {shown(name) for name in names}
 
 
-def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
+def edges_only(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     """The plan of a lent module in which some layers are torch.onnx's, while our reading of them computes what
     their edges are asked with, and a note that says `why`. KAN convolutions are so by themselves, and are left."""
     own = [name for name in names if isinstance(plan.readings[name].by, Convolved)]
@@ -179,7 +179,7 @@ def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     others = [name for name in names if name not in own]
     if not others:
         return plan
-    changed = {name: dataclasses.replace(plan.readings[name], beside=True) for name in others}
+    changed = {name: dataclasses.replace(plan.readings[name], edges_only=True) for name in others}
     notes = [note for note in plan.notes if note not in _about(plan.uses)]
     note = f"{listed(others)}: through torch.onnx, with what its edges are asked with computed beside it, because {why}"
     return _plan(plan.oracle, plan.ports, x, plan.modules, plan.readings | changed, [*notes, note])
@@ -193,11 +193,11 @@ def _plan(
     readings: dict[str, Reading],
     notes: Sequence[str],
 ) -> Plan:
-    uses = tuple(_uses(oracle, x, modules, readings))
+    uses = tuple(_layer_calls(oracle, x, modules, readings))
     return Plan(oracle, ports, modules, readings, uses, (*notes, *_about(uses)))
 
 
-def _about(uses: Sequence[Use]) -> list[str]:
+def _about(uses: Sequence[LayerCall]) -> list[str]:
     """Notes on the edges that cannot be queried."""
     if not uses:
         return ["no layer was recognised, so there are no edges to ask for"]
@@ -219,9 +219,9 @@ def _kept(whole: Whole, patterns: str) -> list[str]:
     return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, parents(name)))]
 
 
-def _uses(
+def _layer_calls(
     oracle: ReferenceModule, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]
-) -> list[Use]:
+) -> list[LayerCall]:
     """The calls of the recognised submodules, in order, and where the rows of the batch are in
     each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
     two_rows, three_rows, one_row = (
@@ -233,10 +233,10 @@ def _uses(
             "the module runs other layers for other batch sizes, so it cannot become a graph",
             hint="a loop over the rows of a batch is not needed: layers take all rows at once",
         )
-    return [_use(readings[calls[1].name], *calls) for calls in zip(one_row, two_rows, three_rows, strict=True)]
+    return [_layer_call(readings[calls[1].name], *calls) for calls in zip(one_row, two_rows, three_rows, strict=True)]
 
 
-def _use(reading: Reading, one_row: Call, two_rows: Call, three_rows: Call) -> Use:
+def _layer_call(reading: Reading, one_row: Call, two_rows: Call, three_rows: Call) -> LayerCall:
     """A call with one, two and three rows."""
     kan = reading.kan
     if isinstance(reading.by, Convolved):
@@ -244,17 +244,17 @@ def _use(reading: Reading, one_row: Call, two_rows: Call, three_rows: Call) -> U
         axes = capture.lead_of(first.shape[:1], second.shape[:1])
         same = axes is not None and _same_row(single, first, axes, first[0].size)
         form = capture.TAP_AFTER if reading.by.after else capture.TAP
-        return Use(two_rows.name, reading.by, form, axes if same else None, first.shape[2:])
+        return LayerCall(two_rows.name, reading.by, form, axes if same else None, first.shape[2:])
     form, axes = capture.form(two_rows, kan.n_inputs, kan.n_outputs), capture.lead(two_rows, three_rows, kan.n_inputs)
     form = capture.TAP if _stays(reading, two_rows) else form
     same = axes is not None and _same_row(one_row.x, two_rows.x, axes, kan.n_inputs)
-    return Use(two_rows.name, kan, form, axes if same else None)
+    return LayerCall(two_rows.name, kan, form, axes if same else None)
 
 
 def _stays(reading: Reading, call: Call) -> bool:
     """Whether the module itself computes the layer: the exporter makes no graph for it, or it gives more than the
     answer."""
-    return reading.beside or isinstance(reading.by, Sampled) or call.part is not None
+    return reading.edges_only or isinstance(reading.by, Sampled) or call.part is not None
 
 
 def _tapped(readings: Mapping[str, Reading]) -> list[str]:

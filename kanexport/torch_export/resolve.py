@@ -50,7 +50,7 @@ def _convolve(
         return readings, []
     calls = _calls({name: Candidate(part, ()) for name, part in parts.items()}, oracle, x)
     in_order = {name: calls[name] for name in parts if name in calls}
-    convolutions, refused = conv_detect.offer(in_order, _precision(oracle), list(readings))
+    convolutions, refused = conv_detect.find_convolutions(in_order, _precision(oracle), list(readings))
     return readings | convolutions, _convolution_notes(convolutions, refused)
 
 
@@ -103,12 +103,12 @@ def _sample(
     of what lies in them; and notes on both. `noted`: the names that have notes already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
     few = _calls(watched, oracle, repeat(x, 2))
-    likely, untried = additive.likely(unknown, few), _untried(additive.reasons(unknown, few), noted)
+    likely, untried = additive.find_candidates(unknown, few), _untried(additive.reasons(unknown, few), noted)
     if not likely:
         return readings, untried
     watched = {name: watched[name] for name in likely}
     calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
-    offered, refused = additive.offer(likely, calls, far, _precision(oracle))
+    offered, refused = additive.verify_candidates(likely, calls, far, _precision(oracle))
     kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
     by_why: dict[str, list[str]] = {}
     for name, verdict in refused.items():

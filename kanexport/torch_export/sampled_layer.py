@@ -48,7 +48,7 @@ USUAL = 16  # sources of a layer whose edges take as long as a formula's edges
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class NormStep:
     """A norm inside of a layer, which is computed where the layer is."""
 
     name: str
@@ -131,7 +131,7 @@ class Sampled:
             return self.edges(inner[:, :, 0, 0] / rate)[..., None]
 
         edge, ones = np.ones((*shape, 1)), np.ones(shape)
-        before = tuple(Within(type(norm).__name__) for norm in self.norms)
+        before = tuple(NormStep(type(norm).__name__) for norm in self.norms)
         term = EdgeTerm(
             Unary(SAMPLED, evaluate, _emit, effort=-(-shape[0] // USUAL)), 0 * edge, rate * edge, edge, before
         )
@@ -155,8 +155,8 @@ def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), seen: Sequ
     """The layer's answers [N, m] to rows [N, n], its norms giving `seen`. Raises InvalidKan where it does not take
     them."""
     outputs = [torch.from_numpy(values) for values in seen]
-    with injected([(norm, functools.partial(same, values)) for norm, values in zip(norms, outputs, strict=True)]):
-        repeated = call.again(_shaped(call, rows))
+    with injected([(norm, functools.partial(identity, values)) for norm, values in zip(norms, outputs, strict=True)]):
+        repeated = call.rerun(_shaped(call, rows))
     if repeated is None or repeated.y.size % len(rows):
         raise InvalidKan("does not take rows by themselves")
     return repeated.y.reshape(len(rows), -1)
@@ -172,7 +172,7 @@ def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
         raise InvalidKan("does not take rows by themselves") from foreign.error
 
 
-def same(value: torch.Tensor) -> torch.Tensor:
+def identity(value: torch.Tensor) -> torch.Tensor:
     """The value itself, for `injected`."""
     return value
 
@@ -194,7 +194,7 @@ EXACT = (torch.float32, torch.float64, torch.int64, torch.bool)  # types of unre
 SMALL = 1 << 16  # bytes of an unregistered tensor that are compared
 
 
-class _Alone(nn.Module):
+class _LayerOnVectors(nn.Module):
     """The layer on vectors [N, n], called as its module calls it."""
 
     def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
@@ -215,12 +215,12 @@ class _Alone(nn.Module):
         return value.to(self.kind) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-class _Apart(nn.Module):
+class _SeparateEdges(nn.Module):
     """The edges [N, n, m] of vectors [N, n]: each source moved alone."""
 
     def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
         super().__init__()
-        self.alone = _Alone(sampled, dtype)
+        self.alone = _LayerOnVectors(sampled, dtype)
         self.shape = (len(sampled.base), len(sampled.constant))
         self.base = nn.Buffer(torch.from_numpy(sampled.base).to(dtype))
         self.constant = nn.Buffer(torch.from_numpy(sampled.constant).to(dtype))
@@ -235,7 +235,7 @@ class _Apart(nn.Module):
             torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
             for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
         )
-        with injected([(norm, functools.partial(same, z)) for norm, z in zip(self.norms, seen, strict=True)]):
+        with injected([(norm, functools.partial(identity, z)) for norm, z in zip(self.norms, seen, strict=True)]):
             edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
         return edges
 
@@ -247,10 +247,10 @@ class _Apart(nn.Module):
         return [norm(shaped).reshape(x.shape) for norm in self.norms]
 
 
-class _Open(nn.Module):
+class _ParametricEdges(nn.Module):
     """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `_tensors`."""
 
-    def __init__(self, apart: _Apart) -> None:
+    def __init__(self, apart: _SeparateEdges) -> None:
         super().__init__()
         self.apart, self.names = (apart,), tuple(_tensors(apart))  # a tuple: its tensors are not this module's
 
@@ -279,7 +279,7 @@ class EdgeGraphs:
         """The graph of a layer's edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type.
         Raises InvalidKan."""
         n, m = len(sampled.base), len(sampled.constant)
-        apart = _Apart(sampled, getattr(torch, dtype))
+        apart = _SeparateEdges(sampled, getattr(torch, dtype))
         input_port, output_port = Port(name, (n,)), Port(EDGES, (n, m))
         kind = _kind(sampled)
         if kind is not None and self._count[kind] > 1:
@@ -288,13 +288,17 @@ class EdgeGraphs:
                 return graph
         return graph_of(apart, n, input_port, output_port, dtype, most)
 
-    def _copy(self, key: Hashable, apart: _Apart, input_port: Port, output_port: Port, dtype: str) -> bytes | None:
+    def _copy(
+        self, key: Hashable, apart: _SeparateEdges, input_port: Port, output_port: Port, dtype: str
+    ) -> bytes | None:
         """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
         rows = _rows(apart.shape[0], dtype)
         own = _tensors(apart)
         if key not in self._traced:
             try:
-                self._traced[key] = trace.opened(_Open(apart), [rows], tuple(own.values()), getattr(torch, dtype))
+                self._traced[key] = trace.opened(
+                    _ParametricEdges(apart), [rows], tuple(own.values()), getattr(torch, dtype)
+                )
             except ForeignError:
                 self._traced[key] = None
         traced = self._traced[key]

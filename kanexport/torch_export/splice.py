@@ -32,7 +32,7 @@ class Subgraph:
     axes   shape of the layer's rows with -1 at the batch; None: they have no place among the rows of a request
     """
 
-    hole: Placeholder
+    placeholder: Placeholder
     model: bytes
     nodes: tuple[tuple[str, str], ...]
     axes: tuple[int, ...] | None
@@ -70,7 +70,7 @@ class Tap:
     dtype     type of the graph
     """
 
-    hole: Placeholder
+    placeholder: Placeholder
     unfolded: tuple[ConvSubgraph, ...]
     picture: tuple[int, ...]
     dtype: str
@@ -86,12 +86,12 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
     names. Raises InvalidKan."""
     model = onnx.load_model_from_string(traced)
     graph = model.graph
-    keep(graph)
+    rewrite_logistic(graph)
     as_columns(graph)
     writer = _Writer(graph)
     waiting: dict[int, list[Subgraph | Tap]] = {}
     for body in bodies:
-        waiting.setdefault(body.hole.index, []).append(body)
+        waiting.setdefault(body.placeholder.index, []).append(body)
     for node in graph.node:
         if node.domain != DOMAIN:
             writer.nodes.append(node)
@@ -221,11 +221,11 @@ class _Writer:
     def fill(self, node: Any, body: Subgraph) -> None:
         """In place of one placeholder: rows of vectors in, our graph, the module's own shape out; beside one that
         is tapped."""
-        prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
+        prefix, shared = f"call{self._calls}/", f"kan{body.placeholder.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
         _require_flat(inner)
-        n, m = body.hole.sources, body.hole.destinations
+        n, m = body.placeholder.sources, body.placeholder.destinations
         flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
         # A layer that runs again has the weights it had.
         names = {"": "", INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
@@ -239,7 +239,7 @@ class _Writer:
             if tensor.name not in self._known:
                 self._known.add(tensor.name)
                 self.graph.initializer.append(tensor)
-        self._shape(body.hole.form, prefix, node, m)
+        self._shape(body.placeholder.form, prefix, node, m)
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
         for vectors, name in body.nodes:
             assert body.axes is not None
@@ -293,11 +293,11 @@ ONE = "tails/one"
 LAST = "tails/last"
 
 
-def keep(graph: Any) -> None:
+def rewrite_logistic(graph: Any) -> None:
     """Write the logistic function as 1 / (1 + exp(-x)) where a power, a logarithm, a root or a quotient is taken of
     it, or it is compared: onnxruntime's Sigmoid is exact to 1e-8, so that x^0.5 of it is exact to 1e-4, and 0 where
     a branch asks for x > 0."""
-    wanted = set(_looked_at(graph))
+    wanted = set(_precise_tensors(graph))
     nodes: list[Any] = []
     for node in graph.node:
         if node.op_type == "Sigmoid" and node.output[0] in wanted:
@@ -310,7 +310,7 @@ def keep(graph: Any) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
 
 
-def _looked_at(graph: Any) -> Iterator[str]:
+def _precise_tensors(graph: Any) -> Iterator[str]:
     """Names of tensors all whose digits matter."""
     for node in graph.node:
         if node.op_type in FIRST:

@@ -35,11 +35,11 @@ def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     _require_names(path, state, wanted)
     _require_shapes(path, state, wanted)
     tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
-    put(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
+    assign(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
     return loaded.files
 
 
-def put(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def assign(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Load a state dict, also into weights that were made with `expand` and so have one number in many places."""
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor.layout == torch.strided and 0 in tensor.stride():

@@ -28,10 +28,10 @@ from kanexport.torch_export.borrowed_module import (
     first_line,
     first_tensor,
     foreign_code,
-    place,
     plain,
     replaced,
     root,
+    user_line,
 )
 from kanexport.torch_export.capture import COLUMN, FLAT, KEEP, TAP, TAP_AFTER, Rewritten
 from kanexport.torch_export.io_binding import REAL, dtype_name
@@ -113,12 +113,12 @@ def _schema(kind: str) -> onnx.defs.OpSchema:
     )
 
 
-def _forward(part: nn.Module, hole: Placeholder) -> Callable[..., Any]:
-    """The forward of a module that is a hole, or is looked into."""
-    if hole.form == TAP_AFTER:
+def _forward(part: nn.Module, placeholder: Placeholder) -> Callable[..., Any]:
+    """The forward of a module that becomes a placeholder, or is tapped."""
+    if placeholder.form == TAP_AFTER:
         own = part.forward
-        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), hole.index)
-    return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
+        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), placeholder.index)
+    return _tapping(part, placeholder.index) if placeholder.form == TAP else _placeholder(placeholder)
 
 
 def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
@@ -135,8 +135,13 @@ def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
     return forward
 
 
-def _placeholder(hole: Placeholder) -> Callable[..., torch.Tensor]:
-    index, sources, destinations, form = hole.index, hole.sources, hole.destinations, hole.form
+def _placeholder(placeholder: Placeholder) -> Callable[..., torch.Tensor]:
+    index, sources, destinations, form = (
+        placeholder.index,
+        placeholder.sources,
+        placeholder.destinations,
+        placeholder.form,
+    )
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         for value in (*args, *kwargs.values()):
@@ -209,7 +214,7 @@ class Traced:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _TraceMode:
     """One way to trace a module.
 
     rows      number of rows of the example batch
@@ -226,24 +231,24 @@ class _Way:
     answered: bool = False
 
 
-FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
-ANSWERED = _Way(3, strict=False, free=False, answered=True)
-WRITTEN = _Way(3, strict=False, free=False, written=True)
+FIRST, STRICT = _TraceMode(3, strict=False, free=False), _TraceMode(3, strict=True, free=False)
+ANSWERED = _TraceMode(3, strict=False, free=False, answered=True)
+WRITTEN = _TraceMode(3, strict=False, free=False, written=True)
 # Where a named batch is refused, because the module goes another way from some number of rows on.
-FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
+FREE = (_TraceMode(3, strict=False, free=True), _TraceMode(31, strict=False, free=True))
 
 
 def traces(
     module: nn.Module,
     rows: Rows,
-    holes: Sequence[tuple[nn.Module, Placeholder]],
+    placeholders: Sequence[tuple[nn.Module, Placeholder]],
     dtype: torch.dtype,
     *,
     most: int,
     derives: bool,
 ) -> Iterator[Traced]:
     """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
-    per call of a hole; the next is made if the one before it did not do. One that holds for
+    per call of a replaced submodule; the next is made if the one before it did not do. One that holds for
     all batches is the last. `most`: rows of the largest batch that matters; `derives`: whether the
     module takes derivatives. Raises InvalidKan where there is no other, with the exporter's first
     words and the line of the module's code."""
@@ -252,7 +257,7 @@ def traces(
     while ways:
         way = ways.pop(0)
         try:
-            with foreign_code(), replaced((part, _forward(part, hole)) for part, hole in holes):
+            with foreign_code(), replaced((part, _forward(part, placeholder)) for part, placeholder in placeholders):
                 traced = _export(module, rows, dtype, way, most)
         except ForeignError as foreign:
             failures.append(foreign.error)
@@ -272,7 +277,7 @@ def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], d
         return bytes(_model(exported).SerializeToString())
 
 
-def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
+def _next(way: _TraceMode, failure: BaseException) -> tuple[_TraceMode, ...]:
     """The next ways to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
         return ()
@@ -285,7 +290,7 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
         return (STRICT,)
     if capture.in_functorch(failure):
         return (WRITTEN,)
-    return FREE if _of_sizes(failure) else ()
+    return FREE if _is_batch_size_error(failure) else ()
 
 
 def _messages(failure: BaseException) -> str:
@@ -298,7 +303,7 @@ def _messages(failure: BaseException) -> str:
     return "\n".join(words)
 
 
-def _of_sizes(failure: BaseException) -> bool:
+def _is_batch_size_error(failure: BaseException) -> bool:
     """Whether all that is wrong is that the graph does not hold for every batch."""
     return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
 
@@ -335,8 +340,12 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
 
 def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
     """The reason that the user can act on: the kind of failure, torch's first words, and the line."""
-    words = OF_SIZES if _of_sizes(failures[0]) else _of_complex(module, failures[0]) or first_line(root(failures[0]))
-    where = next(filter(None, map(place, failures)), "")
+    words = (
+        OF_SIZES
+        if _is_batch_size_error(failures[0])
+        else _complex_tensor(module, failures[0]) or first_line(root(failures[0]))
+    )
+    where = next(filter(None, map(user_line, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return InvalidKan(
         f"torch.export cannot follow the module: {kind}{words.partition(' (unhinted')[0]}"
@@ -346,7 +355,7 @@ def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan
     )
 
 
-def _of_complex(module: nn.Module, failure: BaseException) -> str:
+def _complex_tensor(module: nn.Module, failure: BaseException) -> str:
     """The first complex tensor of a module, where that is what torch has no operator for."""
     if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
         return ""
@@ -408,7 +417,7 @@ def _copied(table: Any) -> Any:
     return other
 
 
-def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
+def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _TraceMode, most: int) -> Traced:
     """The ONNX model of a module with placeholders in it."""
     with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet(), _one_table():
         inputs = _batch(rows, way.rows)
@@ -416,7 +425,7 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
             inputs = _batch(rows, capture.rows(module, inputs))
             module = capture.written_down(module, inputs)
         if way.answered:
-            module = control_flow.answered(module, (inputs, _batch(rows, 2))) or module
+            module = control_flow.with_recorded_answers(module, (inputs, _batch(rows, 2))) or module
         exported = _follow(module, inputs, strict=way.strict, free=way.free)
         model = _model(exported)
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):

@@ -18,7 +18,7 @@ from kanexport.readers.common.layer_tensors import Keys, Part, Tensors, natural
 from kanexport.readers.common.module_kinds import BATCH_NORM, COUNTER
 from kanexport.readers.common.order import GIVE_ARCHITECTURE, OtherModule, Sides, unwrapped
 
-__all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "beside", "chain", "norm", "prefixes"]
+__all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "chain", "norm", "other_modules", "prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
     return sorted((prefix for prefix in whole_names if Part(tensors, prefix).matches(keys)), key=natural)
 
 
-def beside(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
-    """The modules beside the layers; `module_kinds.decided` says what those are that may be several things.
+def other_modules(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
+    """The modules next to the layers; `module_kinds.decide_kinds` decides the kind of ambiguous ones.
     Raises FamilyError for one that is not recognised."""
     own = {prefix + name for prefix in layers for name in keys.names()}
     groups: dict[str, dict[str, tuple[int, ...]]] = {}

@@ -63,7 +63,7 @@ def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: 
     how = _flow(links, missing, options)
     between = _between(links, missing, options)
     before, after = (_function(key, among, options) for key, among in (("before", BEFORE), ("after", AFTER)))
-    options.assumed["architecture"] = _told(links, how, between)
+    options.assumed["architecture"] = _architecture_text(links, how, between)
     options.words["architecture"] = OTHERWISE
     if how == "parallel":
         items: list[Layer | Step] = [_sum(_layers(links))]
@@ -75,7 +75,7 @@ def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: 
     return _skipping(items, inside=how == "residual-inside") if how in SKIPS else items
 
 
-def _told(links: Sequence[Link], how: str, between: str) -> str:
+def _architecture_text(links: Sequence[Link], how: str, between: str) -> str:
     """The architecture in words."""
     names = ", ".join(link.shown for link in links)
     if len(links) == 1 and how == CHAIN:
@@ -93,7 +93,7 @@ def _layers(links: Sequence[Link]) -> list[Layer]:
 def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Options) -> str:
     """One of FLOWS. Raises FamilyError or OptionError."""
     fitting = _fitting(links, bool(missing))
-    value = _flow_told(links, fitting, options)
+    value = _chosen_flow(links, fitting, options)
     if value not in FLOWS:
         raise OptionError(f"option flow is {value[:80]!r}", hint=advice(value, FLOWS))
     if value != CHAIN and value not in fitting:
@@ -103,7 +103,7 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
     return value
 
 
-def _flow_told(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
+def _chosen_flow(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
     """The user's flow, or a chain if the layers make one. Raises OpenQuestion."""
     if CHAIN in fitting or not fitting or options.optional("flow") is not None:
         return options.text("flow", CHAIN, among=fitting).lower()

@@ -157,7 +157,7 @@ def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
 
 
 @dataclass(frozen=True, slots=True)
-class Of:
+class Argument:
     """The argument of a layer's functions: steps of the whole row `first`, then a squash of each source."""
 
     squash: Squash
@@ -182,7 +182,7 @@ class Of:
     }
 
     @classmethod
-    def make(cls, name: str, sources: int, options: Options) -> Of:
+    def make(cls, name: str, sources: int, options: Options) -> Argument:
         """The argument with one of NAMES. Raises OptionError."""
         own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(elementwise.SYMBOLIC["arctan"])}
         squash = own[name] if name in own else SQUASHES[cls.NAMES[name]](options)

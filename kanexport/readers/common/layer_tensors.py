@@ -130,7 +130,7 @@ def scaled(weights: Array, scale: Array) -> Array:
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
     """The widest type of number among the tensors, as their file has it: "float64",
     "float32", "float16" or "bfloat16"; "float32" where there is none."""
-    types = {torch_archive.stored(value) for value in tensors}
+    types = {torch_archive.stored_dtype(value) for value in tensors}
     return next((name for name in precision.STORED if name in types), "float32")
 
 

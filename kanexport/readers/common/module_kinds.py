@@ -102,7 +102,7 @@ def _kind(names: frozenset[str], width: int) -> str:
     return (SCALAR if width == 1 else VECTOR) if len(names) == 1 else ""
 
 
-def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
+def decide_kinds(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
     """The modules beside `layers` with the kind of each: as the option says, else as its own name says,
     which is recorded as assumed. A weight and a bias with no name but a number, in one list with the
     layers, are taken for a LayerNorm. Raises OpenQuestion where a name says nothing, OptionError for an

@@ -84,7 +84,7 @@ def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> li
     return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
 
 
-def widths(order: Sequence[str], layers: Sides) -> list[int]:
+def input_widths(order: Sequence[str], layers: Sides) -> list[int]:
     """The input widths of the modules of an order, by place."""
     width = next(layers[name][0] for name in order if name in layers)
     inputs = []
@@ -250,7 +250,7 @@ def _home(name: str) -> str:
     return _parent(_parent(name)) if re.search(r"(^|\.)\d+\.$", name) else _parent(name)
 
 
-def jumps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
+def numbering_gaps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
     """Neighbours whose numbers do not follow, such as layers.0 and layers.2: the module between has no
     weights, but may do something. In one list, all modules count; otherwise only the layers."""
     counting = [name for name in order if name in layers or _numbered(list(map(unwrapped, order)))]

@@ -24,7 +24,7 @@ from kanexport.functions import elementwise
 from kanexport.options import SYMBOLIC, Options
 from kanexport.readers.common import symbolic
 from kanexport.readers.common.layer_tensors import Tensors
-from kanexport.readers.common.symbolic import Edge, EdgeFunctions, place, short
+from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id, shorten
 
 Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
 
@@ -38,7 +38,7 @@ def roots(tensors: Tensors) -> list[str]:
     return [key.removesuffix(FIRST) for key, value in tensors.items() if key.endswith(FIRST) and value.ndim == 3]
 
 
-def own(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
+def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
     """The model's tensors alone, under pykan's own names; `known` are the prefixes of such models. Raises
     FamilyError where the file holds more than one KAN, or something else as well, and no prefix is given."""
     prefix = options.optional("prefix")
@@ -139,13 +139,13 @@ def _function_names(tensors: Tensors, shapes: list[Shape], options: Options) -> 
 
 def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
-        listed = ", ".join(f"({place(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
+        listed = ", ".join(f"({edge_id(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
         raise MissingFunctions(
             f"{len(edges)} symbolic edges (layer,source,destination) have no function, since no _config.yml stands "
             f"beside the weights: {listed}",
-            tuple(SYMBOLIC + place(edge) for edge in edges),
+            tuple(SYMBOLIC + edge_id(edge) for edge in edges),
             symbolic.NAMES,
-            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
+            hint=" ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
         )
 
 
@@ -206,7 +206,7 @@ class Config:
         """Whether symbolic edges are on. Raises InvalidKan."""
         enabled = self.entries.get("symbolic_enabled", True)
         if not isinstance(enabled, bool):
-            raise InvalidKan(f"{self.path}: symbolic_enabled is {short(enabled)}, expected true or false")
+            raise InvalidKan(f"{self.path}: symbolic_enabled is {shorten(enabled)}, expected true or false")
         return enabled
 
     @property
@@ -221,7 +221,7 @@ class Config:
         width = self.entries.get("width")
         if not isinstance(width, list | tuple) or len(width) != depth + 1 or depth < 1:
             raise InvalidKan(
-                f"{self.path}: width is {short(width)}, expected a list of {depth + 1} entries "
+                f"{self.path}: width is {shorten(width)}, expected a list of {depth + 1} entries "
                 f"for {depth} layers of weights"
             )
         bound = 1 + max(max(tensor.shape, default=0) for tensor in tensors.values())
@@ -231,7 +231,7 @@ class Config:
         pair = [entry, 0] if isinstance(entry, int) else entry
         if not _integers(pair, bound) or len(pair) != 2:
             raise InvalidKan(
-                f"{self.path}: width[{at}] is {short(entry)}, expected [sum nodes, multiplication nodes] "
+                f"{self.path}: width[{at}] is {shorten(entry)}, expected [sum nodes, multiplication nodes] "
                 "that fit the weights"
             )
         return Level(pair[0], self._arities(at, pair[1], bound))
@@ -246,7 +246,7 @@ class Config:
             arities = arity[at]
         if not _integers(arities, bound) or len(arities) != count or 0 in arities:
             raise InvalidKan(
-                f"{self.path}: mult_arity is {short(arity)}, expected one number, or a list with "
+                f"{self.path}: mult_arity is {shorten(arity)}, expected one number, or a list with "
                 f"{count} numbers for level {at}"
             )
         return tuple(arities)
@@ -274,7 +274,7 @@ class Config:
         if known is not None:
             return Activation(elementwise.activation(known))
         raise OptionError(
-            f"{self.path}: the base function {stored.name if isinstance(stored, Tagged) else short(stored)} is not "
+            f"{self.path}: the base function {stored.name if isinstance(stored, Tagged) else shorten(stored)} is not "
             "in the file, only its name",
             hint="give it with --option base_fun=NAME, one of "
             + ", ".join(elementwise.ACTIVATIONS)

@@ -176,14 +176,16 @@ def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...
     then one whose names sound like their roles."""
     prefix, first = next(iter(layers.items()))
     counters = {name for name in first if _counts(tensors[prefix + name])}
-    fitting = {roles.text: roles for roles in _of_one(first, counters) if all(_fits(roles, s) for s in layers.values())}
+    fitting = {
+        roles.text: roles for roles in _layer_roles(first, counters) if all(_fits(roles, s) for s in layers.values())
+    }
     ranked = sorted(fitting.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
     if ranked and _follows(ranked[0], layers):
         ranked = [roles for roles in ranked if _follows(roles, layers)]
     return tuple(ranked[:MOST])
 
 
-def _of_one(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
+def _layer_roles(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
     """All assignments that the shapes of one layer allow."""
     for name, shape in shapes.items():
         for axes in _axes(shape):
