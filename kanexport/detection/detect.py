@@ -152,7 +152,7 @@ REFUSALS = (
 
 
 def reason(tensors: Tensors) -> str:
-    """Why a checkpoint is of none of the families that are read, where that is known; else an empty text."""
+    """The reason why a checkpoint belongs to no family that is read; empty if it is not known."""
     groups: dict[str, set[str]] = {}
     for key, value in tensors.items():
         prefix, dot, name = key.rpartition(".")
@@ -238,7 +238,7 @@ def _some(places: list[str]) -> str:
 
 
 def _score(reader: LayerReader, keys: Iterable[str]) -> float:
-    """How many of the names that a layer must have are there, a similar one for up to half; weights that
+    """The share of a layer's required names that are there; a similar name counts for up to half. Weights that
     any module has do not count."""
     required = [name for name in reader.keys.required if name not in ("weight", "bias")]
     scores = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]

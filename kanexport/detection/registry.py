@@ -29,7 +29,7 @@ class Reader(Protocol):
         """The family's name, as --family and the manifest have it."""
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint is of this family, or an empty text."""
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """Raises ExportError."""
@@ -48,7 +48,7 @@ class LayerReader:
 
     @property
     def keys(self) -> Keys:
-        """How the library names the tensors of a layer."""
+        """The library's names of the tensors of a layer."""
         return cast(Keys, self.module.KEYS)
 
     def fits(self, part: Part) -> bool:
@@ -66,7 +66,7 @@ class LayerReader:
             raise error.at(f"layer {where}") from error
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint is of this family, or an empty text."""
         prefixes = chain.prefixes(checkpoint.tensors, self.keys)
         if not prefixes or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in prefixes):
             return ""
@@ -158,7 +158,7 @@ def _wrapped(member: Any) -> Any:
 
 
 def layer_readers() -> dict[str, LayerReader]:
-    """Those that read layer by layer."""
+    """The readers that work layer by layer."""
     return {name: reader for name, reader in readers().items() if isinstance(reader, LayerReader)}
 
 

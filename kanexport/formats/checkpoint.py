@@ -225,7 +225,7 @@ def find(value: dict[str, Any]) -> StateDict:
 
 
 def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
-    """Without what torch.compile and AveragedModel add to the names."""
+    """The tensors without the prefixes that torch.compile and AveragedModel add to the names."""
     if AVERAGES in tensors and all(key.startswith("module.") for key in tensors if key != AVERAGES):
         tensors = {key: value for key, value in tensors.items() if key != AVERAGES}
     plain = {key.replace(COMPILED, ""): value for key, value in tensors.items()}
@@ -256,7 +256,7 @@ def _own(value: dict[str, Any]) -> dict[str, Array]:
 
 
 def _dictionaries(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Those in a dictionary that may have the model's weights. An optimizer numbers what it keeps."""
+    """The items of a dictionary that may have the model's weights. An optimizer numbers its own items."""
     for key, item in value.items():
         if isinstance(item, dict) and not key.isdecimal() and not any(part in key.lower() for part in TRAINERS):
             yield key, item

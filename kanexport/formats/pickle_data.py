@@ -73,7 +73,7 @@ class _Machine:
                 raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
 
     def append(self, items: list[Any]) -> None:
-        """To the list on top; to an object, nothing."""
+        """Append an item to the list on top. An object on top ignores it."""
         if not self._holds_object():
             self.top(list).extend(items)
 
@@ -380,7 +380,7 @@ def _runs(name: Name) -> bool:
 
 
 def _weights(name: Name) -> str:
-    """Why what it rebuilds is not read as weights, if it may be weights."""
+    """The reason why possible weights of such a call are not read, or an empty text."""
     return f"rebuilt by {name}, which is not read" if str(name).startswith(REBUILT) else ""
 
 

@@ -246,7 +246,7 @@ _WIDENED = np.dtype(np.float32, metadata={_KEY: "bfloat16"})
 
 
 def widen(bits: Array) -> Array:
-    """From the 16 bits of each value, in any byte order, to contiguous float32 of the same shape."""
+    """The float32 values, contiguous and of the same shape, of the 16 bits of each bfloat16 value in any byte order."""
     wide = np.ascontiguousarray(bits.astype("u4") << 16)
     return wide.view(_WIDENED).reshape(bits.shape)
 

@@ -34,7 +34,7 @@ USE_MODULE = "export the whole module with --module"
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = _roots(checkpoint.tensors, "")
     return f"{roots[0]}{MARK} beside act_fun.0.coef" if roots else ""
 

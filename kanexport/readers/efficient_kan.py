@@ -84,7 +84,7 @@ def _coefficients(part: Part, options: Options) -> layer_tensors.Array:
 
 
 def _before(forward: str, splines: BSpline) -> tuple[Step, ...]:
-    """From x to what the splines read."""
+    """The steps from x to the input of the splines."""
     n, (low, high) = len(splines.extended), splines.support(len(splines.extended)).core
     tanh, half = Elementwise(elementwise.activation("tanh")), np.full(n, 0.5)
     steps: dict[str, tuple[Step, ...]] = {TANH: (tanh,), HALF: (tanh, Affine(half, half)), CLAMPED: (Clip(low, high),)}

@@ -52,7 +52,7 @@ SHARES = {
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = _roots(checkpoint.tensors, "")
     return f"{roots[0]}{CONCAT} beside translation and rbf.grid" if roots else ""
 
@@ -167,7 +167,7 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
 
 
 def _combined(kind: str, concat: Array, count: int) -> list[Layer | Step]:
-    """From the rows of all functions, side by side, to the outputs."""
+    """The layers from the rows of all functions, side by side, to the outputs."""
     m = len(concat)
     if kind == "concat":
         return []

@@ -89,7 +89,7 @@ class Settings:
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     prefixes = _rationals(checkpoint.tensors, "")
     return f"{ABOVE} and {BELOW} in {len(prefixes)} module{'s' * (len(prefixes) > 1)}" if prefixes else ""
 

@@ -63,7 +63,7 @@ class _Module:
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     count = sum(_class(layer) == "KANLinear" for layer in _layers(checkpoint.beside))
     return f"{count} layers of class KANLinear in config.json" if count else ""
 

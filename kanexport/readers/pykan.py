@@ -53,7 +53,7 @@ DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = [root for root in pykan.roots(checkpoint.tensors) if f"{root}{DROPKAN}" not in checkpoint.tensors]
     return f"{roots[0]}{pykan.FIRST} has three axes" if roots else ""
 
@@ -176,7 +176,7 @@ def _after(tensors: Tensors, index: int, level: Level) -> tuple[Step, ...]:
 
 
 def _affine(tensors: Tensors, kind: str, index: int, count: int) -> Affine | None:
-    """None where `expand_depth` added the layer: pykan then stores no affine, and it is trivial."""
+    """The affine step; None where `expand_depth` added the layer: pykan then stores no affine, and it is trivial."""
     names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
     if not any(name in tensors for name in names):
         return None
@@ -239,7 +239,7 @@ def _selection(config: Config, options: Options, sources: int) -> tuple[int, Sel
 
 
 def _total(options: Options) -> int | None:
-    """How many inputs the model had before pruning, if given. Raises OptionError."""
+    """The number of inputs that the model had before pruning, if given. Raises OptionError."""
     numbers = options.integers("n_inputs")
     if numbers is not None and len(numbers) != 1:
         raise OptionError("option n_inputs is one number, such as n_inputs=4")
@@ -247,8 +247,8 @@ def _total(options: Options) -> int | None:
 
 
 def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
-    """Without input_id, a network reads all inputs, `sources` of them; `total`: those before pruning, where they
-    are known. Raises OpenQuestion where it may have read more."""
+    """Refuse a network without input_id that may have read more inputs than its `sources`. `total`: the inputs before
+    pruning, where they are known. Raises OpenQuestion."""
     fits = total is None or total <= sources
     if fits and not config.lost_inputs:
         if total is not None and total != sources:

@@ -39,7 +39,7 @@ LOCK_NOTE = (
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = _roots(checkpoint.tensors)
     return f"{roots[0]}act_fun.0.coef has two axes, {roots[0]}act_fun.0.mask one" if roots else ""
 
@@ -99,7 +99,7 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
 
 
 def splines(grid: Array, coef: Array) -> list[BasisTerm]:
-    """As many terms as a source has different grids: term t has every source's t-th, and the
+    """Terms, as many as a source has different grids: term t has every source's t-th, and the
     coefficients of the edges with that grid. Grids [n, m, G + 1], coefficients [n, m, G + k]."""
     degree = coef.shape[2] - grid.shape[2] + 1
     if degree < 1 or grid.shape[2] < 2:

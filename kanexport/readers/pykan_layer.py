@@ -32,7 +32,7 @@ WHOLE = re.compile(r"(.*\.)?act_fun\.\d+\.")
 
 
 def fits(part: Part) -> bool:
-    """Under `act_fun` it is a layer of a whole network, which its own reader takes."""
+    """Whether it is a single layer. Under `act_fun` it belongs to a whole network, which has a reader of its own."""
     return not WHOLE.fullmatch(part.prefix) and not part.has("neuron_train")
 
 

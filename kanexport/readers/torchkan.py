@@ -52,7 +52,7 @@ class Lists:
     notes: tuple[str, ...] = ()
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint is of this family, or an empty text."""
         roots = self._roots(checkpoint.tensors, "")
         return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
 
@@ -70,7 +70,7 @@ class Lists:
         return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
     def _count(self, tensors: Tensors, root: str) -> int:
-        """How many layers follow one another, from number 0 on."""
+        """The number of layers that follow one another, from number 0 on."""
         count = 0
         while root + self.keys[0].format(count) in tensors:
             count += 1

@@ -32,8 +32,8 @@ OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embeddi
 
 
 def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.Module]:
-    """By name, the submodules of the user's own classes that were not read, nor hold what was, a linear layer
-    aside; outermost first."""
+    """The submodules of the user's own classes, by name and outermost first, that were not read. They hold no
+    submodule that was read, except linear layers."""
     read = [name for name, reading in readings.items() if reading.family != LINEAR]
     return {
         name: part
@@ -49,8 +49,9 @@ def _is_users(part: nn.Module) -> bool:
 
 
 def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
-    """By name, the norms that begin those that add up on a few vectors, the largest ones of which no part by
-    itself is the layer; and those whose coefficients look like a KAN layer's, which are told of if they do not."""
+    """Candidates for additive layers, each with the norms that begin it, by name. They add up on a few vectors, and are
+    the largest ones of which no part by itself is the layer. Submodules whose coefficients look like a KAN layer's are
+    candidates too, so that a note can name them."""
     layers: dict[str, Sampled] = {}
     for name, part in parts.items():
         sampled = _sampled(part, calls.get(name, ()))
@@ -62,7 +63,7 @@ def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, t
 
 
 def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
-    """By name, why the exporter did not try some submodules that look like KAN layers."""
+    """Reasons why the exporter did not try some submodules that look like KAN layers, by name."""
     by_name = {}
     for name, part in parts.items():
         own = calls.get(name, ())

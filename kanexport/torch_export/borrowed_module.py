@@ -44,9 +44,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside: on the CPU, all floating-point tensors of one type, for inference, and new
-    tensors of that type too. Raises InvalidKan for a module that has no values yet, or is
-    no Python code any more."""
+    """A context in which the module is on the CPU, for inference, with all floating-point tensors of one type, also new
+    ones. Raises InvalidKan for a module that has no values yet, or is no Python code any more."""
     _require_python(module)
     before = _Before.of(module)
     try:
@@ -187,7 +186,9 @@ def _change(before: _Before, conversion: _Conversion) -> None:
 
 @contextlib.contextmanager
 def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
-    """Some layers allocate in the default type whatever their weights are. Some compile
+    """A context in which torch runs plain Python code in one type.
+
+    Some layers allocate in the default type whatever their weights are. Some compile
     themselves, which takes half a minute and is left out. Torch's own transformer blocks
     have a fast path that never calls the layers inside of them. And some warn of batches
     that only we make."""
@@ -227,7 +228,7 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
-    """Where a layer's vectors are among what it is called with."""
+    """The place of a layer's vectors among the arguments of its call."""
     for at, value in enumerate(args):
         if isinstance(value, torch.Tensor):
             return at
@@ -315,7 +316,7 @@ def _described(name: str, line: int, function: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """From the error that began it outwards."""
+    """The errors of a chain, from the one that began it outwards."""
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)

@@ -101,7 +101,7 @@ class ReferenceModule:
 
     @classmethod
     def _running(cls, module: nn.Module, dtype: torch.dtype, rows: Array) -> ReferenceModule:
-        """In a type, without derivatives or with them. Raises InvalidKan."""
+        """The module in a type, without derivatives or with them. Raises InvalidKan."""
         with lent(module, dtype), watched() as taken:
             try:
                 cls(module, dtype).run(rows)
@@ -254,7 +254,7 @@ SHAPED = frozenset(
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[None]]:
-    """Inside: one entry for each derivative that is taken."""
+    """A context that records one entry for each derivative that is taken."""
     taken: list[None] = []
     autograd: Any = torch.autograd
     engine = autograd._engine_run_backward  # what grad, backward and torch.func come to
@@ -277,7 +277,7 @@ def hidden(tensor: torch.Tensor) -> bool:
 
 
 def rows(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
-    """How many rows to write a module down with."""
+    """The number of rows to write a module down with."""
     tensors = [*inputs, *module.parameters(), *module.buffers()]
     sizes = {size for tensor in tensors for size in tensor.shape}
     return next((count for count in ROWS if all(size % count or not size for size in sizes)), ROWS[-1])
@@ -357,7 +357,7 @@ def _cdist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0, compute_mode: str =
 
 
 def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
-    """With a bound that is a tensor, of which torch.onnx loses the type under torch.vmap."""
+    """torch.clamp for a bound that is a tensor, whose type torch.onnx loses under torch.vmap."""
     if not isinstance(min, torch.Tensor) and not isinstance(max, torch.Tensor):
         return torch.clamp(x, min, max)
     if min is not None:
@@ -370,7 +370,7 @@ def _like(value: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _getitem(x: torch.Tensor, index: Any) -> torch.Tensor:
-    """With indices of 64 bits, as ONNX wants them."""
+    """Indexing with indices of 64 bits, as ONNX wants them."""
     several = index if isinstance(index, tuple) else (index,)
     wide = tuple(item.long() if _is_narrow(item) else item for item in several)
     return x[wide if isinstance(index, tuple) else wide[0]]
@@ -407,8 +407,8 @@ TAP, TAP_AFTER = "tap", "tap after"  # nothing is replaced: what goes in, or com
 
 
 def form(call: Call, n: int, m: int) -> str:
-    """How a layer of n sources and m destinations shapes its output. Raises InvalidKan
-    where it is none of the known ways."""
+    """The form of the output of a layer of n sources and m destinations. Raises InvalidKan
+    where it is none of the known ones."""
     rows, rest = divmod(call.x.size, n)
     if not rest and call.x.ndim:
         if call.x.shape[-1] == n and call.y.shape == (*call.x.shape[:-1], m):

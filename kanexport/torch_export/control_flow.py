@@ -66,7 +66,7 @@ def _answers(module: nn.Module, batch: Batch) -> list[Answer]:
 
 
 class _Reach(TorchDispatchMode):
-    """Which storages an input reaches."""
+    """Storages that an input reaches."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()

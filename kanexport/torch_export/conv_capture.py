@@ -44,7 +44,7 @@ class Geometry:
 
     @classmethod
     def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:
-        """From the arguments of torch's functions: numbers, one for every axis, or "same" and "valid"."""
+        """The geometry from the arguments of torch's functions: numbers, one for every axis, or "same" and "valid"."""
         axes = len(kernel)
         strides, dilations = _each(stride, axes), _each(dilation, axes)
         if isinstance(padding, str):
@@ -70,12 +70,12 @@ class Geometry:
         return self.mode == ZEROS and any(map(any, self.pads))
 
     def padded(self, pads: Sequence[int], mode: str) -> Geometry:
-        """With padding that was done before, in the order of torch's `pad`: the last axis first."""
+        """The geometry with padding that was done before, in the order of torch's `pad`: the last axis first."""
         pairs = tuple(zip(pads[0::2], pads[1::2], strict=True))[::-1]
         return Geometry(self.kernel, self.stride, self.dilation, pairs, mode)
 
     def positions(self, picture: Sequence[int]) -> tuple[int, ...]:
-        """How many there are, along each axis."""
+        """The number of positions along each axis."""
         spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         return tuple(
             (size + low + high - span) // stride + 1
@@ -234,7 +234,7 @@ class Watch(TorchFunctionMode):
 
     @property
     def results(self) -> list[Result]:
-        """Those of which nothing known was made, in the order in which they were made."""
+        """The results that no further result was made of, in the order in which they were made."""
         return [result for result in self._results.values() if not result.used]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -35,7 +35,7 @@ class _RecordedModule(nn.Module):
 
 
 def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
-    """By name, outermost first, the submodules that may run KAN convolutions: not torch's own, and with
+    """The submodules that may run KAN convolutions, by name, outermost first: not torch's own, and with
     weights of three axes or more."""
     return {
         name: part
@@ -50,9 +50,11 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
 def find_convolutions(
     calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
-    """By the name of the module that gives their sources, those that are KAN convolutions, and why others are none
-    that seemed to be. `calls`: of the modules that may be, outermost first; `taken`: layers that have been read,
-    which neither hold one nor lie in one."""
+    """The KAN convolutions by the name of the module that gives their sources, and reasons why other modules are none.
+
+    calls  calls of the modules that may be one, outermost first
+    taken  layers that have been read, which neither hold one nor lie in one
+    """
     layers_by_source: dict[str, Reading] = {}
     refused: dict[str, str] = {}
     done: list[str] = list(taken)
@@ -76,8 +78,8 @@ def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
 
 
 def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """In which order modules are tried, and whether from what is inside of them: what begins from what a module is
-    given is the whole of it; else the smallest module is looked into."""
+    """The order in which modules are tried, each with whether its functions begin inside of it. Functions of a module's
+    input come first, from the outermost module; functions that begin inside come last, from the innermost."""
     yield from ((name, False) for name in names)
     yield from ((name, True) for name in reversed(names))
 
@@ -185,8 +187,8 @@ def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
 
 
 def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array], watch: Watch) -> Call:
-    """Some vectors of layers whose results are added, and the module's outputs for them. `values`: those of each
-    source, by name."""
+    """A call with some vectors of layers whose results are added, and the module's outputs for them. `values`: those of
+    each source, by name."""
     if any(name not in values for name, _ in layers):
         raise InvalidKan("does not always run the same modules")
     vectors = [part.vectors(values[name]) for name, part in layers]

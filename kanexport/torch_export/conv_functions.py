@@ -139,7 +139,7 @@ class Functions:
             raise Ordinary("computes functions of several channels of a place")
 
     def _differ(self, values: Array, expected: Array) -> npt.NDArray[np.bool_]:
-        """Where numbers are not the same, up to the last digits; NaN is NaN."""
+        """A mask of the numbers that are not the same, up to the last digits; NaN is NaN."""
         limit = SAME.get(self.call.dtype, SAME[torch.float32])
         return ~np.isclose(values, np.broadcast_to(expected, values.shape), rtol=limit, atol=limit, equal_nan=True)
 

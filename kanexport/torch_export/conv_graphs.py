@@ -91,7 +91,7 @@ class _Edges:
         return self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
 
     def _less_zero(self, values: str, x: str) -> str:
-        """Less what they are at zero, and nothing there, to the last digit."""
+        """The values less those at zero. The difference at zero is exactly 0."""
         assert self.part.basis.zero is not None
         less = self._op("Sub", values, self._const(self.part.basis.zero))
         at_zero = self._op("Unsqueeze", self._op("Equal", x, self._const(np.zeros(()))), self._index([2]))

@@ -52,7 +52,7 @@ class Convolved:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Which have nothing to do with one another."""
+        """The layers, which are independent of one another."""
         return tuple(part.layer for part in self.parts)
 
     def widths(self) -> tuple[int, ...]:
@@ -177,7 +177,7 @@ class _Shared:
         return sorted(several, key=lambda results: int(results[0]))
 
     def layers(self, origin: _Origin, alike: Sequence[Numbers]) -> tuple[ConvLayer, ...]:
-        """Those of one source."""
+        """The layers of one source."""
         mine = (results for results in alike if len(origin.reached(self.forms, results)))
         return tuple(self.layer(origin, results) for results in mine)
 
@@ -244,7 +244,7 @@ class _OfModule:
     compact = False
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """There are no operators of ours: torch.onnx writes this graph."""
+        """Raises an error: we have no operators for it, and torch.onnx writes this graph."""
         raise InvalidKan("a layer that is known by its answers has no operators of ours")
 
     def emitted_scale(self, g: Graph) -> float:
@@ -317,7 +317,7 @@ class PlaceBasis(_OfModule):
         return Support((-reach, reach), (-4 * reach, 4 * reach), np.linspace(-reach, reach, POINTS))
 
     def parameters(self) -> dict[str, str]:
-        """How the sources lie."""
+        """The order of the sources."""
         own = f"channel * {self.places} + place of the kernel"
         more = f"{len(self.channels) * self.places} + place: 1 inside the picture, 0 outside"
         return {"source": f"{own}; {more}" if self.inside else own}
@@ -364,11 +364,11 @@ class _Block(_OfModule):
         return values
 
     def support(self, sources: int) -> Support:
-        """As of any source."""
+        """The support of any source."""
         return self.basis.support(sources)
 
     def parameters(self) -> dict[str, str]:
-        """None."""
+        """No parameters."""
         return {}
 
 

@@ -287,7 +287,7 @@ def _own_rows(plan: Plan) -> list[dict[str, Array]]:
 
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
-    """As in a plain model, with names and positions."""
+    """The layers as in a plain model, with names and positions."""
     axes = [axes for use in plan.uses for axes in use.places]
     layers = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
     return tuple(
@@ -373,7 +373,7 @@ def layer_subgraphs(
 
 
 def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str], bytes]:
-    """From a layer that is known by its outputs and the name of its input tensor to its edge graph."""
+    """A function from a layer that is known by its outputs and the name of its input tensor to its edge graph."""
     with lent(whole, TYPES[target.dtype]):
         graphs = EdgeGraphs(reading.by for reading in plan.readings.values() if isinstance(reading.by, Sampled))
 
@@ -488,8 +488,11 @@ class LayerReplacementSearch(Generic[T]):
             return best
 
     def _search(self, plan: Plan, left: dict[str, str], best: tuple[Plan, T]) -> tuple[tuple[Plan, T], dict[str, str]]:
-        """With layers put back, by halves, and which were left. `left`: all layers and why they were left;
-        `best`: without them."""
+        """The plan with layers put back, by halves, and those that were left.
+
+        left  all layers, and why they were left
+        best  result of the plan without them
+        """
         groups, attempts = _halves(list(left)), ATTEMPTS
         while groups and attempts:
             group, attempts = groups.pop(0), attempts - 1

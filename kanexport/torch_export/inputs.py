@@ -285,7 +285,7 @@ def _has_weighted_parts(module: nn.Module) -> bool:
 
 
 def _tokens(module: nn.Module) -> list[int]:
-    """How many tokens a bare parameter of a module with parts of its own speaks of."""
+    """The numbers of tokens that the bare parameters of a module with parts of its own suggest."""
     bare = [
         tensor
         for part in module.modules()

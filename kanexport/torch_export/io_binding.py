@@ -44,7 +44,7 @@ class TensorBinding:
         return self.own(rows)
 
     def own(self, rows: torch.Tensor) -> torch.Tensor:
-        """In the module's own shape, from [B, *shape]."""
+        """The tensor in the module's own shape, from [B, *shape]."""
         return rows.reshape(-1) if self.lone else rows
 
 
@@ -181,7 +181,7 @@ def names(proposed: Sequence[str], taken: Sequence[str]) -> list[str]:
 
 
 def dtype_name(value: torch.Tensor) -> str:
-    """Such as "int64"."""
+    """The name of a tensor's type, such as "int64"."""
     return str(value.dtype).removeprefix("torch.")
 
 

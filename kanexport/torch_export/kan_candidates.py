@@ -59,7 +59,7 @@ class Candidate:
 
 
 def candidates(whole: nn.Module) -> dict[str, Candidate]:
-    """By name, parents before children; a module with several names has the first."""
+    """The candidates by name, parents before children; a module with several names has the first."""
     by_name: dict[str, Candidate] = {}
     seen: set[int] = set()
     waiting = [("body", next(whole.children()))]
@@ -102,7 +102,7 @@ def _families(module: nn.Module) -> Iterator[Family]:
 
 
 def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
-    """As layers of several groups that have one, which leads the axes of all of their tensors."""
+    """The families of a layer of several groups that has one, which leads the axes of all of its tensors."""
     if tensors and all(value.ndim > 1 and len(value) == 1 for value in tensors.values()):
         mine = {name: value[0] for name, value in tensors.items()}
         for family, reader in _all_readers().items():
@@ -214,7 +214,7 @@ class Facts(Options):
         return self._known
 
     def optional(self, key: str) -> str | None:
-        """As `Options.optional`, with the call and the attributes asked last."""
+        """The value of `Options.optional`, otherwise of the call, otherwise of an attribute."""
         value = super().optional(key)
         if key in BASES:
             self.choices[key] = tuple(elementwise.ACTIVATIONS)
@@ -225,14 +225,14 @@ class Facts(Options):
         return self._by_call.get(key) or attribute(self._module, key)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
-        """As `Options.text`; what nothing tells may be any of `among`, which are tried."""
+        """The value of `Options.text`; a fact that nothing gives may be any of `among`, which are tried."""
         names = tuple(among)
         if names and stored is None and self.optional(key) is None:
             self.choices[key] = names
         return super().text(key, default, stored, among=names)
 
     def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
-        """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
+        """The value of `Options.choice`; an attribute that is none of the known names counts for nothing."""
         names = tuple(known)
         self.choices[key] = names
         value = self.optional(key)
@@ -241,7 +241,7 @@ class Facts(Options):
         return super().choice(key, names, default, words=words)
 
     def must(self, key: str, known: Iterable[str], what: str) -> str:
-        """As `Options.must`, but every value is tried, the first one first."""
+        """The value of `Options.must`, but every value is tried, the first one first."""
         names = self.choices[key] = tuple(known)
         return names[0] if self.optional(key) is None else super().must(key, names, what)
 
@@ -359,7 +359,7 @@ def _selected_inputs(call: Call) -> dict[str, str]:
 
 
 def _singularities(call: Call) -> dict[str, str]:
-    """How the call goes around them: arguments of pykan's forward, given or by default."""
+    """The call's setting for singularities: arguments of pykan's forward, given or by default."""
     try:
         bound = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs)
     except (TypeError, ValueError):

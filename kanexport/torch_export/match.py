@@ -265,7 +265,7 @@ def _compared(kan: Kan) -> int:
 
 
 def _error(call: Call, kan: Kan) -> float:
-    """By how much a call differs from what we read, relative; infinite where one is not finite."""
+    """The relative difference of a call from the reading; infinite where one is not finite."""
     x, expected = _vectors(call, kan)
     read = float64_reference.evaluate(kan, x).y
     finite = np.isfinite(expected)
@@ -372,7 +372,7 @@ def calls(call: Call, rows: Array) -> Iterator[Call]:
 
 
 def budget(kan: Kan) -> int:
-    """How many vectors are looked at at a time."""
+    """The number of vectors that are evaluated at a time."""
     return max(1, NUMBERS // _size(kan))
 
 
@@ -438,7 +438,7 @@ VALUES = (np.nan, np.inf, -np.inf)
 
 
 def floating(ports: Sequence[Port], x: Array) -> Places:
-    """Which numbers of a row [N], flat, are floating-point ones: ids of tokens mean nothing elsewhere."""
+    """A mask of the floating-point numbers of a row [N], flat: ids of tokens mean nothing elsewhere."""
     if len(ports) == 1:
         return np.full(x[0].size, ports[0].kind == FLOAT)
     return np.concatenate([np.full(port.size, port.kind == FLOAT) for port in ports])
@@ -463,7 +463,7 @@ def nonfinite(x: Array, places: Places) -> dict[str, Array]:
 
 
 def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[np.intp]]:
-    """Where: in the middle, everywhere, first, last; a row of one or two numbers has fewer places."""
+    """Places in a row, by words: in the middle, everywhere, first, last. A row of one or two numbers has fewer."""
     size = len(all_of_them)
     ends = {"in the first place": all_of_them[:1], "in the last place": all_of_them[-1:]} if size > 2 else {}
     middle = {"in the middle": all_of_them[size // 2 : size // 2 + 1]} if size > 1 else {}

@@ -124,7 +124,7 @@ def _fresh_module(factory: str, before: Collection[str]) -> nn.Module:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """As if Python had been started here."""
+    """A context in which imports work as if Python had been started in this folder."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -163,7 +163,7 @@ ROWS = 8
 
 @contextlib.contextmanager
 def other_randomness() -> Iterator[None]:
-    """Inside: torch, numpy and Python draw other numbers than they would have; afterwards as if they had not."""
+    """A context in which torch, numpy and Python draw other numbers; it restores their states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(SEED)

@@ -56,8 +56,8 @@ NAMED = 3  # operators that one note names, at most
 
 
 def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
-    """Which rows [1, ...] the graphs answer as the module does, by name, and sentences on all others;
-    while it is lent."""
+    """The rows [1, ...] for which the graphs of a lent module answer as the module does, by name, and sentences on all
+    others."""
     prover = Prover(plan, lowered, dtype, CLOSE)
 
     def graph(row: Array) -> Tensors:

@@ -64,7 +64,7 @@ class LayerCall:
         return (self.axes,) * len(self.kan.layers)
 
     def inputs(self, call: Call) -> list[Array]:
-        """Those vectors, [B, *positions, width]."""
+        """The vectors of each layer, [B, *positions, width]."""
         if isinstance(self.kan, Convolved):
             vectors = [values.reshape(-1, values.shape[-1]) for values in self.kan.vectors(call)]
         else:
@@ -262,7 +262,7 @@ def _tapped(readings: Mapping[str, Reading]) -> list[str]:
 
 
 def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> int:
-    """How many rows of a lent module may be looked at at once, of `most`."""
+    """The number of rows, at most `most`, that a lent module may be captured with at once."""
     modules = {name: candidate.module for name, candidate in kan_candidates.candidates(whole).items()}
     y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2

@@ -56,7 +56,7 @@ class NormStep:
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before."""
+        """The number of sources, unchanged."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -122,7 +122,7 @@ class Sampled:
         return zip(self.norms, self.rests, strict=True)
 
     def kan(self) -> Kan:
-        """As a network of one layer."""
+        """The layer as a network of one layer."""
         shape = (len(self.base), len(self.constant))
         seen = np.abs(self.call.x[np.isfinite(self.call.x)]).max(initial=1.0)
         rate = 2.0 ** -np.ceil(np.log2(seen))  # a power of two, so that nothing is rounded
@@ -179,7 +179,7 @@ def identity(value: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def injected(values: Sequence[tuple[nn.Module, Callable[[], torch.Tensor]]], *, shape: bool = False) -> Iterator[None]:
-    """Inside: modules that give these values, in the shape that they are asked in, or in `shape`, their own."""
+    """A context in which modules give these values, in the shape of their input. `shape`: in their own shape."""
 
     def forward(value: Callable[[], torch.Tensor]) -> Callable[..., Any]:
         return lambda _, x, *args, **kwargs: (value() if shape else value().reshape(x.shape)).to(x.dtype)

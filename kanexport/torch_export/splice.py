@@ -21,6 +21,7 @@ from kanexport.torch_export.trace import DOMAIN, OPSET, Placeholder
 from kanexport.verify.graph_runner import Ports
 
 INNER = "inner/"  # before the name of a tensor that had the name of an input or output
+CONSTANT = "given_"  # before the number of a constant that takes the place of an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,11 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
 def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
     """The model with these constants in place of its inputs after the first, in their order."""
     own = onnx.load_from_string(model)
-    for value, constant in zip(own.graph.input[1:], constants, strict=True):
-        own.graph.initializer.append(numpy_helper.from_array(constant, value.name))
+    names = {value.name: f"{CONSTANT}{at}" for at, value in enumerate(own.graph.input) if at}
+    for node in own.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for name, constant in zip(names.values(), constants, strict=True):
+        own.graph.initializer.append(numpy_helper.from_array(constant, name))
     del own.graph.input[1:]
     return bytes(own.SerializeToString())
 
@@ -219,8 +223,8 @@ class _Writer:
         return self._node("Concat", name + "/both", vectors, there, axis=2)
 
     def fill(self, node: Any, body: Subgraph) -> None:
-        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out; beside one that
-        is tapped."""
+        """Replace one placeholder: rows of vectors in, our graph, the module's own shape out. Next to a tapped layer,
+        add the graph."""
         prefix, shared = f"call{self._calls}/", f"kan{body.placeholder.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)

@@ -215,7 +215,7 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class _TraceMode:
-    """One way to trace a module.
+    """A mode of tracing a module.
 
     rows      number of rows of the example batch
     strict    whether Python is followed more slowly but further, for example through len(x)
@@ -384,8 +384,8 @@ def _follow(
 
 @contextlib.contextmanager
 def _one_table() -> Iterator[None]:
-    """Inside, torch.onnx makes its table of operators once for this process. Otherwise it makes the table in every
-    export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
+    """A context in which torch.onnx makes its table of operators once for this process. Otherwise it makes the table in
+    every export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
     kind: Any = getattr(_registration, "ONNXRegistry", None)
     original = getattr(kind, "__dict__", {}).get("from_torchlib")
     if not isinstance(original, classmethod):

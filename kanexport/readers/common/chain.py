@@ -72,7 +72,8 @@ def norm(part: Part, options: Options, kind: str, width: int) -> Step:
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
-    """As `module_kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or OptionError."""
+    """The step of `module_kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or
+    OptionError."""
     return module_kinds.batch_norm(part, options, width)
 
 
@@ -103,7 +104,7 @@ WORDS = "modules beside a layer in its block stand after the layer, or before it
 
 
 def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
-    """As `order.arrange`, also for modules in one block with a layer. Raises FamilyError."""
+    """The order of `order.arrange`, also for modules in one block with a layer. Raises FamilyError."""
     places = {unwrapped(prefix): prefix for prefix in layers if unwrapped(prefix) != prefix}
     homes = {other.prefix: places.get(_parent(other.prefix), "") for other in others}
     mates = [other for other in others if homes[other.prefix]]
@@ -121,8 +122,8 @@ def _parent(prefix: str) -> str:
 
 
 def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, options: Options) -> dict[str, str]:
-    """On which side of its layer each stands: where it fits alone, or as the others do, or as the option says.
-    Raises FamilyError where it fits nowhere, or two stand on one side."""
+    """The side of its layer that each module has: the only one that fits, that of the others, or the option's.
+    Raises FamilyError where none fits, or two stand on one side."""
     fits = {other.prefix: _fitting(other, layers[homes[other.prefix]]) for other in mates}
     usual = _usual(list(fits.values()), options)
     chosen = {prefix: sides[0] if len(sides) == 1 else usual for prefix, sides in fits.items()}

@@ -51,7 +51,7 @@ class Link:
 
     @property
     def shown(self) -> str:
-        """As the manifest has it: "layers.0", or "ln1 (layernorm)"."""
+        """The name in the manifest: "layers.0", or "ln1 (layernorm)"."""
         return (self.name.removesuffix(".") or "one layer") + (f" ({self.kind})" if self.kind else "")
 
 

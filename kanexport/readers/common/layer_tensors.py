@@ -106,7 +106,7 @@ def activation(options: Options, default: str, key: str = "base_activation", sto
 
 
 def real(value: npt.NDArray[Any], key: str) -> Array:
-    """As float64. Values that are not finite pass; `Layer` refuses them by name."""
+    """The values as float64. Values that are not finite pass; `Layer` refuses them by name."""
     if value.dtype.kind == "c":
         raise InvalidKan(f"tensor {key!r} is {value.dtype}: no KAN reader computes with complex numbers", hint=MODULE)
     if value.dtype.kind not in "fiub":

@@ -46,7 +46,7 @@ class OtherModule:
 
 
 def must(options: Options, key: str, known: Iterable[str], what: str, hint: str) -> str:
-    """As `options.must`, with what else may be done. Raises OpenQuestion and OptionError."""
+    """The value of `options.must`, with further advice in its error. Raises OpenQuestion and OptionError."""
     try:
         return options.must(key, known, what)
     except OpenQuestion as question:
@@ -67,7 +67,7 @@ def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> l
 
 
 def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
-    """As `arrange`, with layers under the names of their places. Raises FamilyError."""
+    """The order of `arrange`, for layers under the names of their places. Raises FamilyError."""
     order = list(layers) if counted(layers) else _only_chain(layers, options)
     everything = [*order, *(other.prefix for other in others)]
     if _numbered(everything):
@@ -152,7 +152,7 @@ def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dic
 
 
 def _numbered_places(order: list[str]) -> dict[int, int]:
-    """By the number of a layer: its place in the order. Empty where the names differ in more than that."""
+    """The place in the order by the number of a layer. Empty where the names differ in more than that."""
     numbers = {_number(name): place for place, name in enumerate(order)} if counted(order) else {}
     return {number: place for number, place in numbers.items() if number is not None}
 

@@ -117,7 +117,7 @@ def _level(at: int, subnodes: int, nodes: int, options: Options) -> list[int]:
 
 
 def _arity(options: Options) -> int:
-    """How many factors a product has. Raises OptionError."""
+    """The number of factors of a product. Raises OptionError."""
     arity = options.integer("mult_arity", at_least=2)
     if arity is None:
         options.assumed["mult_arity"] = "2"
@@ -264,7 +264,7 @@ class Config:
         ]
 
     def base_function(self, options: Options) -> Activation:
-        """By `--option base_fun=`, by name, or by a Python name that is well known. Raises
+        """The base function by `--option base_fun=`, by name, or by a Python name that is well known. Raises
         OptionError, or UnknownFunction for an option that is no function."""
         name = options.optional("base_fun")
         if name is not None:

@@ -279,7 +279,7 @@ def _follows(roles: Roles, layers: Mapping[str, Shapes]) -> bool:
 
 
 def _sounds(roles: Roles) -> int:
-    """How many of the names sound like their roles."""
+    """The number of names that sound like their roles."""
     pairs = [(roles.coef, COEF), *roles.others]
     return sum(
         any(hint in name.lower() for hint in HINTS.get(role.removesuffix(TURNED), ()) if len(hint) > 1)
