@@ -77,6 +77,8 @@ IEEE = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
+    """A message of an HDF5 object header: its type number and its data."""
+
     kind: int
     data: bytes
 

@@ -58,6 +58,8 @@ STORAGE_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
+    """A torch.save file: its zip, its folder and its byte order."""
+
     zip: zipfile.ZipFile
     root: str  # the one folder all entries share, with its slash
     order: Literal["<", ">"]
@@ -85,8 +87,9 @@ class _Archive:
 
 @dataclass(slots=True)
 class _Budget:
-    """The number of values of dictionaries that one file may still have, and the bytes of their
-    tensors: a small file can name the same storage, or the same dictionary, a million times."""
+    """The number of values, and of bytes of their tensors, that dictionaries of one file may still have.
+
+    A small file can name the same storage, or the same dictionary, a million times."""
 
     values: int
     bytes: int

@@ -79,9 +79,9 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     return chain.chain(links, storage_dtype(list(checkpoint.tensors.values())))
 
 
-def _layers(beside: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _layers(extras: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The layers of a Keras config; empty where it is none."""
-    model = beside.get(BESIDE)
+    model = extras.get(BESIDE)
     config = model.get("config") if isinstance(model, dict) else None
     layers = config.get("layers") if isinstance(config, dict) else None
     return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []

@@ -124,11 +124,11 @@ def _is_linear(sampled: Sampled) -> bool:
 
 def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
     """The norms inside a layer that receive the layer's own vectors and mix them."""
-    seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    vectors: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         if len(args) == 1 and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
-            seen.setdefault(module, (args[0], output))
+            vectors.setdefault(module, (args[0], output))
 
     handles = [part.register_forward_hook(note) for part in call.module.modules() if part is not call.module]
     try:
@@ -136,7 +136,7 @@ def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
     finally:
         for handle in handles:
             handle.remove()
-    norms = tuple(module for module, (x, z) in seen.items() if _is_norm(call, module, x, z))
+    norms = tuple(module for module, (x, z) in vectors.items() if _is_norm(call, module, x, z))
     if norms:
         yield norms
 
@@ -175,8 +175,8 @@ def _only_through(outer: Call, inner: Call) -> bool:
 
 def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Tensor]) -> Array | None:
     with injected([(module, value)], shape=True):
-        again = outer.rerun(outer.x)
-    return None if again is None else again.y
+        result = outer.rerun(outer.x)
+    return None if result is None else result.y
 
 
 def verify_candidates(

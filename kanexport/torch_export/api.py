@@ -104,11 +104,13 @@ Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a position
 def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
     """Write a trained model's outputs to an .npz, for `kanserve export --expected-outputs` (or `expected_outputs=`).
 
-    `model`: a torch module, as it is, or a function of arrays. A module runs in eval mode and is as it was afterwards.
-    `rows` [B, ...]: rows like the data, a tensor or array. Several inputs are a tuple in the order of the parameters, a
-    dictionary by their names (they become keyword arguments), or a tuple whose last part is such a dictionary. The
-    function also runs the model on rows around and far outside of them, on zeros, and on rows of one sign. For whole
-    numbers and truth values, such as ids of tokens, it draws from the given ones.
+    model  a torch module, as it is, or a function of arrays; a module runs in eval mode and is as it was afterwards
+    rows   rows [B, ...] like the data, a tensor or array; several inputs are a tuple in the order of the parameters, a
+           dictionary by their names (they become keyword arguments), or a tuple whose last part is such a dictionary
+    path   file to write
+
+    The function also runs the model on rows around and far outside of them, on zeros, and on rows of one sign. For
+    whole numbers and truth values, such as ids of tokens, it draws from the given ones.
 
     The file holds the inputs under their names, `y` (several outputs: `y.NAME` each) and `zone`, in the model's own
     precision. A single input is `x`, or has the name that a dictionary gives it. A module of half precision runs as a

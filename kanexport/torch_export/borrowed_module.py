@@ -208,11 +208,11 @@ def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
 def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Submodules with another `forward(self, ...)`, whether they are called or their
     `forward` is; all else about them stays: attributes, hooks, names."""
-    kept = []
+    originals = []
     try:
         for part, forward in forwards:
             kind = type(part)
-            kept.append((part, kind, part.__dict__.pop("forward", None)))
+            originals.append((part, kind, part.__dict__.pop("forward", None)))
             # Not a hook: published KAN convolutions call `layer.forward(x)`.
             try:
                 part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
@@ -220,7 +220,7 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
                 part.__dict__["forward"] = types.MethodType(forward, part)
         yield
     finally:
-        for part, kind, own in reversed(kept):
+        for part, kind, own in reversed(originals):
             part.__class__ = kind
             part.__dict__.pop("forward", None)
             if own is not None:

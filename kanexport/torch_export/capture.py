@@ -120,11 +120,14 @@ class ReferenceModule:
         nested: bool = False,
         tapped: Container[str] = (),
     ) -> tuple[Array, list[Call]]:
-        """Rows [B, ...] to the output, and the calls of the watched submodules in the order
-        in which they ended; `nested`: also those that one of them makes of another; `tapped`: modules
-        inside of which others still run. To be
-        run while the module is lent. `jitter` shakes the rows and what goes into those
-        submodules. Raises InvalidKan with the module's own words."""
+        """The output for rows [B, ...], and the calls of the watched submodules in the order in which they ended.
+
+        nested  also record calls that a watched submodule makes of another
+        tapped  names of modules inside of which others still run
+        jitter  perturbation of the rows and of the inputs of those submodules
+
+        The module must be lent. Raises InvalidKan with the module's own words.
+        """
         watch = _Watch([], jitter, nested, tapped)
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
@@ -290,12 +293,12 @@ def differentiable(tensor: torch.Tensor) -> torch.Tensor:
 
 def in_functorch(failure: BaseException) -> bool:
     """Whether torch.func's vmap or a derivative of its was being followed when something failed."""
-    seen: BaseException | None = failure
-    while seen is not None:
-        frames = (frame.filename for frame in traceback.extract_tb(seen.__traceback__))
-        if "functorch transform" in str(seen) or any("_functorch" in name for name in frames):
+    error: BaseException | None = failure
+    while error is not None:
+        frames = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+        if "functorch transform" in str(error) or any("_functorch" in name for name in frames):
             return True
-        seen = seen.__cause__ or seen.__context__
+        error = error.__cause__ or error.__context__
     return False
 
 

@@ -99,8 +99,8 @@ class Geometry:
         """[B, C, *picture] -> [B, *positions, C * P], a channel's places one after another; zero outside."""
         picture = x.shape[2:]
         flat = np.concatenate([x.reshape(*x.shape[:2], -1), np.zeros((*x.shape[:2], 1))], axis=2)
-        seen = flat[:, :, self.index(picture)].transpose(0, 2, 1, 3)  # [B, L, C, P]
-        return np.asarray(seen.reshape(len(x), *self.positions(picture), -1))
+        values = flat[:, :, self.index(picture)].transpose(0, 2, 1, 3)  # [B, L, C, P]
+        return np.asarray(values.reshape(len(x), *self.positions(picture), -1))
 
     def inside(self, picture: Sequence[int]) -> Array:
         """[*positions, P]: 1 where a place lies in the picture, 0 outside."""
@@ -222,7 +222,11 @@ class Result:
 
 
 class Watch(TorchFunctionMode):
-    """A context that records the convolutions of an ordinary run in `seen`, and tensors made of them in `results`."""
+    """A context that records the convolutions of an ordinary run.
+
+    seen     convolutions
+    results  tensors that are made of their results
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -319,8 +323,11 @@ class Watch(TorchFunctionMode):
 
 
 class FunctionCapture(TorchFunctionMode):
-    """A context without convolutions, in which rows of one place stay so. `functions` are the inputs of the
-    convolutions of some `numbers`."""
+    """A context without convolutions, in which rows of one place stay so.
+
+    numbers    positions of the convolutions whose inputs are captured
+    functions  inputs of these convolutions
+    """
 
     def __init__(self, numbers: Sequence[int]) -> None:
         super().__init__()

@@ -192,13 +192,13 @@ def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array
     if any(name not in values for name, _ in layers):
         raise InvalidKan("does not always run the same modules")
     vectors = [part.vectors(values[name]) for name, part in layers]
-    wanted = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
-    if any(wanted.shape[:-1] != vector.shape[:-1] for vector in vectors):
+    outputs = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
+    if any(outputs.shape[:-1] != vector.shape[:-1] for vector in vectors):
         raise InvalidKan("has other positions than its convolutions")
-    flat, wanted = np.concatenate(vectors, axis=-1), wanted.reshape(-1, wanted.shape[-1])
+    flat, outputs = np.concatenate(vectors, axis=-1), outputs.reshape(-1, outputs.shape[-1])
     flat = flat.reshape(-1, flat.shape[-1])
     chosen = np.random.default_rng(0).permutation(len(flat))[:VECTORS]
-    return Call("", flat[chosen], wanted[chosen], _RecordedModule(), (torch.zeros(0),), {}, 0)
+    return Call("", flat[chosen], outputs[chosen], _RecordedModule(), (torch.zeros(0),), {}, 0)
 
 
 def _rows(calls: Sequence[Call], variants: Callable[[Array], Iterator[Array]]) -> Iterator[tuple[Call, Array]]:

@@ -61,10 +61,15 @@ def convert(
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array, a tuple of them or
-    a dictionary by forward's parameters. Rows like real data are better, because the verification uses them.
-    `recorded`: outputs of the trained model, which the exporter compares with the graph. `phase` receives a text on
-    each step that begins. Raises ExportError; then nothing changed."""
+    """Export a module, which is unchanged afterwards.
+
+    example   rows [B, ...]: a tensor or array, a tuple of them, or a dictionary by forward's parameters; the best rows
+              are like real data, because the verification uses them
+    recorded  outputs of the trained model, which the exporter compares with the graph
+    phase     receives a text on each step that begins
+
+    Raises ExportError; then nothing changed.
+    """
     _check(target)
     x, wiring = inputs.rows(example, unwrapped(module))
     whole = Whole(unwrapped(module), wiring)
@@ -309,12 +314,12 @@ def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
 def _names(uses: Sequence[LayerCall]) -> Iterator[str]:
     """One name per layer: the submodule's; numbered where it holds or runs several."""
     total = Counter(use.name for use in uses)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for use in uses:
-        seen[use.name] += 1
+        counts[use.name] += 1
         if use.axes is None:
             continue
-        call = f"#{seen[use.name]}" if total[use.name] > 1 else ""
+        call = f"#{counts[use.name]}" if total[use.name] > 1 else ""
         several = len(use.kan.layers) > 1
         for at, layer in enumerate(use.kan.layers):
             yield shown(f"{use.name}.{layer.name or at}" if several else use.name) + call
@@ -388,14 +393,14 @@ def _tap(
     whole: Whole, use: LayerCall, convolved: Convolved, index: int, first: int, target: Target
 ) -> tuple[splice.Tap, list[bytes]]:
     """The tap where a convolution runs, and its edge graphs, of which one is the `first`."""
-    graphs, seen = [], []
+    graphs, unfolded = [], []
     for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
         name = f"layer{at}_in"
-        seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
+        unfolded.append(conv_graphs.unfolded(part, name, axes, use.picture))
         with lent(whole, TYPES[target.dtype]):
             graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
     placeholder = Placeholder(index, 0, 0, use.form)
-    return splice.Tap(placeholder, tuple(seen), use.picture, target.dtype), graphs
+    return splice.Tap(placeholder, tuple(unfolded), use.picture, target.dtype), graphs
 
 
 def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:

@@ -61,13 +61,13 @@ class Candidate:
 def candidates(whole: nn.Module) -> dict[str, Candidate]:
     """The candidates by name, parents before children; a module with several names has the first."""
     by_name: dict[str, Candidate] = {}
-    seen: set[int] = set()
+    visited: set[int] = set()
     waiting = [("body", next(whole.children()))]
     while waiting:
         name, module = waiting.pop(0)
-        if id(module) in seen:
+        if id(module) in visited:
             continue
-        seen.add(id(module))
+        visited.add(id(module))
         waiting += [(f"{name}.{child}", part) for child, part in module.named_children()]
         families = tuple(_families(module))
         if families:
@@ -123,8 +123,8 @@ def _readable(
     """The tensors that a reader would read of a submodule, if it knows all of them: a layer with those
     unsaved ones that it needs, a whole network without and with the unsaved buffers."""
     if isinstance(reader, registry.LayerReader):
-        beside = buffers | attributes
-        needed = {key: beside[key] for key in reader.keys.names() if key in beside and key not in tensors}
+        unsaved = buffers | attributes
+        needed = {key: unsaved[key] for key in reader.keys.names() if key in unsaved and key not in tensors}
         if _is_lone_layer(reader, needed | tensors):
             yield needed | tensors
         return

@@ -85,9 +85,12 @@ def judge(
     precision: str,
     further: Sequence[Call] = (),
 ) -> Verdict:
-    """The reading of a candidate that computes what it gave in its calls, and for other
-    vectors too. `user_options`: the user's options; `precision`: what the module runs in; `further`:
-    what it was given and gave where the module took rows far from the example's, or NaN."""
+    """The reading of a candidate that computes its outputs in its calls, and for other vectors too.
+
+    user_options  the user's options
+    precision     type that the module runs in
+    further       calls for rows far from the example's, or with NaN
+    """
     tests = _tests(calls, further, precision)
     consulted: set[str] = set()
     likeliest = Verdict(consulted=consulted, agreed=-1)
@@ -242,7 +245,7 @@ def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
     for call in tests.reruns:
         for where, rows in groups(call, kan):
             for at in range(0, len(rows), pieces):
-                yield from ((where, again) for again in calls(call, rows[at : at + pieces]))
+                yield from ((where, repeated) for repeated in calls(call, rows[at : at + pieces]))
 
 
 def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
@@ -286,16 +289,16 @@ def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
     if not np.array_equal(read[~finite], expected[~finite], equal_nan=True) or not np.isfinite(read[finite]).all():
         return np.inf
     with np.errstate(invalid="ignore"):
-        apart = np.where(finite, np.abs(read - expected), 0).max(axis=1, initial=0)
+        errors = np.where(finite, np.abs(read - expected), 0).max(axis=1, initial=0)
     heights = np.where(finite, np.abs(expected), 0).max(axis=1, initial=0)
     scale = np.maximum(heights, FLOOR * heights.max(initial=0))
     scale[scale == 0] = 1.0
     for rounding in (_reading_sensitivity, _module_sensitivity):
-        if (apart / scale).max(initial=0) <= AGREEMENT[precision]:
+        if (errors / scale).max(initial=0) <= AGREEMENT[precision]:
             break
         changes = np.max([rounding(call, kan, x, jitter) for jitter in _jitters(precision)], axis=0)
-        apart = np.maximum(apart - CONDITION * changes, 0)
-    return float((apart / scale).max(initial=0))
+        errors = np.maximum(errors - CONDITION * changes, 0)
+    return float((errors / scale).max(initial=0))
 
 
 def _jitters(precision: str) -> list[Jitter]:
@@ -314,9 +317,9 @@ def _module_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array
     return _change(before[: len(x)], after[: len(x)]) if len(before) == len(after) >= len(x) else np.zeros(len(x))
 
 
-def _answers(again: Sequence[Call], width: int) -> Array:
+def _answers(reruns: Sequence[Call], width: int) -> Array:
     """[N, width] of calls made again; none where the module did not take them."""
-    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in again)])
+    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in reruns)])
 
 
 def _change(before: Array, after: Array) -> Array:
@@ -338,15 +341,18 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
     NaN and both infinities. All are representable in float32."""
     rng = np.random.default_rng(0)
     centre, own = _own_range(kan)
-    seen = _seen_range(call, kan.n_inputs)
+    seen_range = _seen_range(call, kan.n_inputs)
     for times in TIMES:
-        rows = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen * times)]
+        rows = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen_range * times)]
         yield f"at {times:g} times its range", _narrowed(np.concatenate(rows))
     yield "at zero", np.zeros((1, kan.n_inputs))
     ordinary = _narrowed(centre + own * rng.uniform(-1, 1, size=kan.n_inputs))
     places = _places(kan)
     for times in TIMES[1:]:
-        yield f"where one source is at {times:g} times its range", _narrowed(_apart(ordinary, places, own * times))
+        yield (
+            f"where one source is at {times:g} times its range",
+            _narrowed(_single_sources(ordinary, places, own * times)),
+        )
     for value in (np.nan, np.inf, -np.inf):
         yield f"where a source is {value:g}", _spoilt(ordinary, places, value)
 
@@ -413,7 +419,7 @@ def _places(kan: Kan) -> list[int]:
     return sorted(set(np.linspace(0, kan.n_inputs - 1, count).round().astype(int).tolist()))
 
 
-def _apart(row: Array, places: list[int], reach: Array) -> Array:
+def _single_sources(row: Array, places: list[int], reach: Array) -> Array:
     rows = []
     for place, side in itertools.product(places, (-1, 1)):
         other = row.copy()

@@ -50,10 +50,16 @@ def run(
     expected_outputs: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export the module that a factory makes. `factory`: "package.module:function". The rows are those of `example`,
-    otherwise random ones of `input_shape`, otherwise the factory's. Without these, they are random ones of a shape
-    that the exporter finds by trying. `expected_outputs`: files with the trained model's outputs. `phase` receives a
-    text on each step that begins. Raises ExportError; then nothing was written."""
+    """Export the module that a factory makes.
+
+    factory           "package.module:function"
+    example           file of rows; otherwise rows are random ones of `input_shape`, otherwise the factory's, otherwise
+                      random ones of a shape that the exporter finds by trying
+    expected_outputs  files with the trained model's outputs
+    phase             receives a text on each step that begins
+
+    Raises ExportError; then nothing was written.
+    """
     target.check()
     with _importable(Path.cwd()), printing_to_stderr():
         before = set(sys.modules)
@@ -107,9 +113,9 @@ def _fresh_module(factory: str, before: Collection[str]) -> nn.Module:
     """The module that the factory makes after a fresh import of the user's own files, since they may draw numbers;
     Python's modules are as they were afterwards."""
     own = {
-        name: kept
-        for name, kept in sys.modules.items()
-        if name not in before and is_users_own(getattr(kept, "__file__", None) or "<>")
+        name: module
+        for name, module in sys.modules.items()
+        if name not in before and is_users_own(getattr(module, "__file__", None) or "<>")
     }
     for name in own:
         del sys.modules[name]
@@ -178,7 +184,7 @@ def other_randomness() -> Iterator[None]:
 
 def have_different_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules of one factory have different weights."""
-    return bool(_apart(first.state_dict(), second.state_dict()))
+    return bool(_different_names(first.state_dict(), second.state_dict()))
 
 
 def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
@@ -191,7 +197,7 @@ def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
         return
     if _close(answers[0], answers[2]):
         return
-    names = _apart(_constants(first), _constants(second))
+    names = _different_names(_constants(first), _constants(second))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     raise InvalidKan(
         "the factory makes a module that answers differently each time it is called, with the same weights: "
@@ -228,7 +234,7 @@ def _constants(module: nn.Module) -> dict[str, Any]:
     return constants
 
 
-def _apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+def _different_names(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The names under which two tables have different numbers."""
     return [name for name, value in first.items() if name not in second or not _equal(value, second[name])]
 

@@ -105,7 +105,7 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
     module; it may give fewer tensors than the graph. The function calls `blame` once for each kind of difference
     with NaN in it."""
     alike: list[str] = []
-    apart: dict[tuple[str, str], list[str]] = {}
+    by_kinds: dict[tuple[str, str], list[str]] = {}
     examples: dict[tuple[str, str], str] = {}
     causes: dict[tuple[str, str], str] = {}
     for name, row in rows.items():
@@ -114,15 +114,15 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
             alike.append(name)
             continue
         kinds = _kinds(pair)
-        if kinds not in apart:
-            apart[kinds], examples[kinds] = [], pair[1]
+        if kinds not in by_kinds:
+            by_kinds[kinds], examples[kinds] = [], pair[1]
             nan = [text.endswith("NaN") for text in pair]
             causes[kinds] = blame(row, nan[0]) if any(nan) else ""
-        apart[kinds].append(name)
+        by_kinds[kinds].append(name)
     return alike, [
         f"not as torch: where a row has {', '.join(names)}, torch {kinds[0]} and the exported graph {examples[kinds]}"
         + causes[kinds]
-        for kinds, names in apart.items()
+        for kinds, names in by_kinds.items()
     ]
 
 

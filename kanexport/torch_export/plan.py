@@ -209,14 +209,14 @@ def _kept(whole: Whole, patterns: str) -> list[str]:
     """The submodules that match the comma-separated names of --option keep, in which * and ? stand
     for anything; not what lies in another one. Raises OptionError for a name that none has."""
     names = {name: shown(name) for name, _ in whole.named_modules() if name}
-    kept: list[str] = []
+    result: list[str] = []
     for pattern in map(str.strip, patterns.split(",") if patterns else ()):
         matching = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
         if not matching:
             hint = advice(pattern, names.values())
             raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
-        kept += matching
-    return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, parents(name)))]
+        result += matching
+    return [name for name in dict.fromkeys(result) if not any(map(result.__contains__, parents(name)))]
 
 
 def _layer_calls(

@@ -109,7 +109,7 @@ def _sample(
     watched = {name: watched[name] for name in likely}
     calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
     offered, refused = additive.verify_candidates(likely, calls, far, _precision(oracle))
-    kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
+    unsampled = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
     by_why: dict[str, list[str]] = {}
     for name, verdict in refused.items():
         if name in noted:
@@ -124,7 +124,7 @@ def _sample(
             f"{listed(list(offered))}: no reader knows it, and its answers add up source by source; an edge is what "
             "it answers where that source alone is moved"
         )
-    return kept | offered, [*notes, *untried]
+    return unsampled | offered, [*notes, *untried]
 
 
 def _untried(reasons: Mapping[str, str], noted: Container[str]) -> list[str]:

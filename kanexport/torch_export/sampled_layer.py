@@ -108,9 +108,9 @@ class Sampled:
 
     def _edges(self, x: Array, times: float) -> Array:
         n = len(self.base)
-        seen = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
+        pairs = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
         with np.errstate(invalid="ignore"):
-            moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in seen]
+            moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in pairs]
             each = max(LEAST, PRODUCTS // (n * len(self.constant)))
             answers = [
                 _answer(self.call, part[0], self.norms, part[1:])
@@ -124,8 +124,8 @@ class Sampled:
     def kan(self) -> Kan:
         """The layer as a network of one layer."""
         shape = (len(self.base), len(self.constant))
-        seen = np.abs(self.call.x[np.isfinite(self.call.x)]).max(initial=1.0)
-        rate = 2.0 ** -np.ceil(np.log2(seen))  # a power of two, so that nothing is rounded
+        largest = np.abs(self.call.x[np.isfinite(self.call.x)]).max(initial=1.0)
+        rate = 2.0 ** -np.ceil(np.log2(largest))  # a power of two, so that nothing is rounded
 
         def evaluate(inner: Array) -> Array:
             return self.edges(inner[:, :, 0, 0] / rate)[..., None]
@@ -151,10 +151,10 @@ def _shaped(call: Call, rows: Array) -> Array:
     return rows.reshape(len(rows), *[1] * (call.x.ndim - 2), rows.shape[1])
 
 
-def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), seen: Sequence[Array] = ()) -> Array:
-    """The layer's answers [N, m] to rows [N, n], its norms giving `seen`. Raises InvalidKan where it does not take
+def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), normed: Sequence[Array] = ()) -> Array:
+    """The layer's answers [N, m] to rows [N, n], its norms giving `normed`. Raises InvalidKan where it does not take
     them."""
-    outputs = [torch.from_numpy(values) for values in seen]
+    outputs = [torch.from_numpy(values) for values in normed]
     with injected([(norm, functools.partial(identity, values)) for norm, values in zip(norms, outputs, strict=True)]):
         repeated = call.rerun(_shaped(call, rows))
     if repeated is None or repeated.y.size % len(rows):
@@ -231,11 +231,11 @@ class _SeparateEdges(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         (x,) = inputs
-        rows, *seen = (
+        rows, *normed = (
             torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
             for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
         )
-        with injected([(norm, functools.partial(identity, z)) for norm, z in zip(self.norms, seen, strict=True)]):
+        with injected([(norm, functools.partial(identity, z)) for norm, z in zip(self.norms, normed, strict=True)]):
             edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
         return edges
 
@@ -250,13 +250,18 @@ class _SeparateEdges(nn.Module):
 class _ParametricEdges(nn.Module):
     """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `_tensors`."""
 
-    def __init__(self, apart: _SeparateEdges) -> None:
+    def __init__(self, edges_module: _SeparateEdges) -> None:
         super().__init__()
-        self.apart, self.names = (apart,), tuple(_tensors(apart))  # a tuple: its tensors are not this module's
+        self.edges_module, self.names = (
+            (edges_module,),
+            tuple(_tensors(edges_module)),
+        )  # a tuple: its tensors are not this module's
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         x, *own = inputs
-        edges: torch.Tensor = torch.func.functional_call(self.apart[0], dict(zip(self.names, own, strict=True)), (x,))
+        edges: torch.Tensor = torch.func.functional_call(
+            self.edges_module[0], dict(zip(self.names, own, strict=True)), (x,)
+        )
         return edges
 
 
@@ -279,25 +284,25 @@ class EdgeGraphs:
         """The graph of a layer's edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type.
         Raises InvalidKan."""
         n, m = len(sampled.base), len(sampled.constant)
-        apart = _SeparateEdges(sampled, getattr(torch, dtype))
+        edges_module = _SeparateEdges(sampled, getattr(torch, dtype))
         input_port, output_port = Port(name, (n,)), Port(EDGES, (n, m))
         kind = _kind(sampled)
         if kind is not None and self._count[kind] > 1:
-            graph = self._copy((kind, dtype), apart, input_port, output_port, dtype)
+            graph = self._copy((kind, dtype), edges_module, input_port, output_port, dtype)
             if graph is not None:
                 return graph
-        return graph_of(apart, n, input_port, output_port, dtype, most)
+        return graph_of(edges_module, n, input_port, output_port, dtype, most)
 
     def _copy(
-        self, key: Hashable, apart: _SeparateEdges, input_port: Port, output_port: Port, dtype: str
+        self, key: Hashable, edges_module: _SeparateEdges, input_port: Port, output_port: Port, dtype: str
     ) -> bytes | None:
         """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
-        rows = _rows(apart.shape[0], dtype)
-        own = _tensors(apart)
+        rows = _rows(edges_module.shape[0], dtype)
+        own = _tensors(edges_module)
         if key not in self._traced:
             try:
                 self._traced[key] = trace.opened(
-                    _ParametricEdges(apart), [rows], tuple(own.values()), getattr(torch, dtype)
+                    _ParametricEdges(edges_module), [rows], tuple(own.values()), getattr(torch, dtype)
                 )
             except ForeignError:
                 self._traced[key] = None
@@ -306,7 +311,7 @@ class EdgeGraphs:
             return None
         constants = [tensor.detach().numpy() for tensor in own.values()]
         with torch.no_grad():
-            expected = apart(torch.from_numpy(rows)).numpy()
+            expected = edges_module(torch.from_numpy(rows)).numpy()
         try:
             graph = splice.splice(splice.filled(traced, constants), [], Ports((input_port,), (output_port,)))
             edges = graph_runner.run(graph_runner.session(graph), {input_port.name: rows})[output_port.name]
@@ -336,10 +341,10 @@ def _kind(sampled: Sampled) -> Hashable | None:
 
 def _structure(module: nn.Module) -> Hashable:
     """All that a trace of the module may depend on, apart from the values of parameters and buffers."""
-    held = {name: (value.shape, value.dtype) for name, value in _own(module)}
+    tensors = {name: (value.shape, value.dtype) for name, value in _own(module)}
     rest = tuple((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in TABLES)
     parts = tuple((name, part and _structure(part)) for name, part in module._modules.items())
-    return type(module), tuple(held.items()), rest, parts
+    return type(module), tuple(tensors.items()), rest, parts
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -301,10 +301,10 @@ def rewrite_logistic(graph: Any) -> None:
     """Write the logistic function as 1 / (1 + exp(-x)) where a power, a logarithm, a root or a quotient is taken of
     it, or it is compared: onnxruntime's Sigmoid is exact to 1e-8, so that x^0.5 of it is exact to 1e-4, and 0 where
     a branch asks for x > 0."""
-    wanted = set(_precise_tensors(graph))
+    precise = set(_precise_tensors(graph))
     nodes: list[Any] = []
     for node in graph.node:
-        if node.op_type == "Sigmoid" and node.output[0] in wanted:
+        if node.op_type == "Sigmoid" and node.output[0] in precise:
             nodes.extend(_logistic(node.input[0], node.output[0]))
         else:
             nodes.append(node)
@@ -367,9 +367,9 @@ def _ranks(graph: Any) -> dict[str, int]:
     ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            held = {part.name: part for part in node.attribute}
-            if "value" in held:
-                ranks[node.output[0]] = len(held["value"].t.dims)
-            elif held.keys() & {"value_ints", "value_floats"}:
+            attributes = {part.name: part for part in node.attribute}
+            if "value" in attributes:
+                ranks[node.output[0]] = len(attributes["value"].t.dims)
+            elif attributes.keys() & {"value_ints", "value_floats"}:
                 ranks[node.output[0]] = 1
     return ranks

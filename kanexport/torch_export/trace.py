@@ -247,11 +247,14 @@ def traces(
     most: int,
     derives: bool,
 ) -> Iterator[Traced]:
-    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
-    per call of a replaced submodule; the next is made if the one before it did not do. One that holds for
-    all batches is the last. `most`: rows of the largest batch that matters; `derives`: whether the
-    module takes derivatives. Raises InvalidKan where there is no other, with the exporter's first
-    words and the line of the module's code."""
+    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder per call of a replaced
+    submodule. The next is made if the one before it did not do. One that holds for all batches is the last.
+
+    most     rows of the largest batch that matters
+    derives  whether the module takes derivatives
+
+    Raises InvalidKan where there is no other, with the exporter's first words and the line of the module's code.
+    """
     failures: list[BaseException] = []
     ways = [WRITTEN if derives else FIRST]
     while ways:
@@ -281,10 +284,10 @@ def _next(way: _TraceMode, failure: BaseException) -> tuple[_TraceMode, ...]:
     """The next ways to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
         return ()
-    said = _messages(failure)
-    if GUARD in said:
+    messages = _messages(failure)
+    if GUARD in messages:
         return FREE
-    if way == FIRST and OF_VALUES in said:
+    if way == FIRST and OF_VALUES in messages:
         return (ANSWERED,)
     if way in (FIRST, ANSWERED):
         return (STRICT,)

@@ -44,10 +44,10 @@ def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[s
     prefix = options.optional("prefix")
     root = _root(known, prefix)
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
-    beside = [key for key in checkpoint.tensors if not key.startswith(root)]
-    if beside and prefix is None:
+    others = [key for key in checkpoint.tensors if not key.startswith(root)]
+    if others and prefix is None:
         raise FamilyError(
-            f"beside the KAN under {root!r} there are tensors of other modules, such as {beside[0]!r}",
+            f"beside the KAN under {root!r} there are tensors of other modules, such as {others[0]!r}",
             hint=f"the KAN alone is exported with --option prefix={root}, a whole module with --module",
         )
     return dataclasses.replace(checkpoint, tensors=tensors)

@@ -57,8 +57,12 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """An assignment of roles to the tensors of a layer, the same for every layer: the coefficients' name, the order of
-    their axes, and the roles of the other tensors, by name."""
+    """An assignment of roles to tensors, the same for every layer.
+
+    coef    name of the coefficients
+    axes    order of their axes
+    others  name and role of each other tensor
+    """
 
     coef: str
     axes: str
@@ -149,8 +153,8 @@ def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Sha
         prefix: {key.removeprefix(prefix): value.shape for key, value in tensors.items() if key.startswith(prefix)}
         for prefix in prefixes
     }
-    beside = {key: value for key, value in tensors.items() if not key.startswith(tuple(prefixes))}
-    return layers if len(set(map(_names, layers.values()))) == 1 and _modules(beside) else {}
+    others = {key: value for key, value in tensors.items() if not key.startswith(tuple(prefixes))}
+    return layers if len(set(map(_names, layers.values()))) == 1 and _modules(others) else {}
 
 
 def _names(shapes: Shapes) -> frozenset[tuple[str, int]]:

@@ -37,12 +37,12 @@ class EdgeFunctions:
     def name(self, edge: Edge, stored: Any) -> Any:
         """The name of the edge's function: from the file (None: it has no names), or from
         --symbolic. Raises OptionError where the two disagree about a known function."""
-        wanted = self._options.symbolic(edge)
-        if wanted is None or wanted == stored:
+        by_user = self._options.symbolic(edge)
+        if by_user is None or by_user == stored:
             return stored
         if isinstance(stored, str) and stored in elementwise.SYMBOLIC:
-            raise OptionError(f"edge ({edge_id(edge)}) is {stored!r} in the file, --symbolic says {wanted[:80]!r}")
-        return wanted
+            raise OptionError(f"edge ({edge_id(edge)}) is {stored!r} in the file, --symbolic says {by_user[:80]!r}")
+        return by_user
 
     def known(self, name: Any) -> bool:
         """Whether there is a function of that name."""
