@@ -113,9 +113,9 @@ def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interp
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
         steps = architecture_file.load(request.architecture)
-        if not request.shared or architecture_file.holds(loaded, steps):
+        if not request.shared or architecture_file.matches(loaded, steps):
             return [Interpretation(ARCHITECTURE, functools.partial(architecture_file.assemble, loaded, steps))]
-    readings = detect.readings if several else detect.one
+    readings = detect.readings if several else detect.detect_single
     fitting = readings(loaded, request.family)
     return [Interpretation(reason, functools.partial(_by_reader, reader, loaded)) for reader, reason in fitting]
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from kanexport.contract.cli.suggest import advice
 from kanexport.detection.detect import chosen, detect_layer
-from kanexport.detection.registry import LayerReader, layer_readers, quiet
+from kanexport.detection.registry import LayerReader, layer_readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan, Layer
@@ -39,7 +39,7 @@ from kanexport.options import Options
 from kanexport.readers.common import chain, dataflow, module_kinds
 from kanexport.readers.common.layer_tensors import Part, Tensors, linear_layer, storage_dtype
 
-# What may stand beside the kind in a step.
+# The settings that a step may have next to its kind.
 KINDS: dict[str, frozenset[str]] = {
     "layer": frozenset({"family"}),
     "linear": frozenset(),
@@ -68,7 +68,7 @@ SEE = "see docs/architecture-file.md"
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """One step: its kind, the key prefix or name it is given with, and its settings."""
+    """A step of the architecture file: its kind, its key prefix or name, and its settings."""
 
     kind: str
     value: Any
@@ -93,7 +93,7 @@ def load(path: Path) -> tuple[StepSpec, ...]:
 
 
 def _text(path: Path) -> str:
-    """What the file holds, where it is one that TOML's parser is quick with."""
+    """The text of the file, if its size and structure keep TOML's parser fast."""
     if not path.is_file():
         raise OptionError(f"{path} is no file", hint=SEE)
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -124,7 +124,7 @@ def _step(at: int, step: Any) -> StepSpec:
 
 
 def _check_settings(at: int, kind: str, settings: dict[str, Any]) -> None:
-    """What stands beside the kind, but for lists. Raises OptionError."""
+    """Check the settings of a step, except its lists. Raises OptionError."""
     if not isinstance(settings.get("family", ""), str):
         raise OptionError(f"step {at}: family must be a text", hint=SEE)
     groups = settings.get("groups", 1)
@@ -224,14 +224,14 @@ def _families(built: Sequence[_Built]) -> str:
 
 
 def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
-    """What the user should know of the tensors that no step names."""
+    """Notes for the user about the tensors that no step names."""
     unused = [f"{key} {value.shape}" for key, value in tensors.items() if key not in used]
     if not unused:
         return ()
     return (f"{len(unused)} tensors that no step names are not part of the export, such as {', '.join(unused[:3])}",)
 
 
-def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
+def matches(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
     """Whether the checkpoint has tensors under every key that the steps name."""
     prefixes = [_prefix(spec) for spec in steps if spec.kind in NAMED]
     return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in prefixes)
@@ -239,9 +239,13 @@ def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """Result of one step: a link of the chain (None: it does nothing at
-    inference), the number of nodes it takes where that is fixed, the keys of its tensors,
-    and its family if it is a KAN layer."""
+    """Result of one step.
+
+    link    link of the chain; None if the step does nothing at inference
+    width   number of nodes that it takes, if that is fixed
+    keys    keys of its tensors
+    family  its family, if it is a KAN layer
+    """
 
     link: Layer | Step | None
     width: int | None = None
@@ -252,7 +256,7 @@ class _Built:
 def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
     """Step number `at`, which is given `width` nodes and which every error names."""
     try:
-        with quiet():
+        with without_warnings():
             return _build(checkpoint, spec, width, options)
     except ExportError as error:
         raise error.at(f"step {at} ({spec.kind})") from error

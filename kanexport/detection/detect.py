@@ -1,4 +1,4 @@
-"""Which library wrote a checkpoint: told from the names and shapes of its tensors."""
+"""Detection of the library that wrote a checkpoint, from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kanexport.contract.cli.suggest import advice
 from kanexport.detection import registry
-from kanexport.detection.registry import LayerReader, Reader, layer_readers, quiet, readers
+from kanexport.detection.registry import LayerReader, Reader, layer_readers, readers, without_warnings
 from kanexport.errors import ExportError, FamilyError, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import Kan
@@ -25,8 +25,8 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     return require_one(detect_all(checkpoint, family))
 
 
-def one(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """The result of `detect`, as a list of one."""
+def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """The result of `detect`, in a list."""
     return [detect(checkpoint, family)]
 
 
@@ -73,7 +73,7 @@ def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
 
 
 def _unknown(checkpoint: Checkpoint) -> FamilyError:
-    """What to do, what was found, and what comes nearest."""
+    """The error for an unknown checkpoint: its tensors, the nearest families, and a hint."""
     tensors = checkpoint.tensors
     named = reason(tensors)
     fact = named or "no KAN library that is read writes these tensors"
@@ -118,7 +118,7 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     """`reader.read`, with the file named in every error."""
     options.beside = checkpoint.beside
     try:
-        with quiet():
+        with without_warnings():
             return reader.read(chosen(checkpoint, options), options)
     except ExportError as error:
         if str(checkpoint.path) in error.message:
@@ -136,7 +136,9 @@ SHARED = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The tensors of one module, all there under one prefix, each with a single axis, and what it is."""
+    """The tensors that identify one unsupported module, and a description of it.
+
+    All tensors lie under one prefix, and each has a single axis."""
 
     names: frozenset[str]
     what: str
@@ -150,7 +152,7 @@ REFUSALS = (
 
 
 def reason(tensors: Tensors) -> str:
-    """Why a checkpoint is of none of the families that are read, where that is known; else an empty text."""
+    """The reason why a checkpoint belongs to no family that is read; empty if it is not known."""
     groups: dict[str, set[str]] = {}
     for key, value in tensors.items():
         prefix, dot, name = key.rpartition(".")
@@ -176,7 +178,7 @@ ATTENTION = ("in_proj_weight", "q_proj_weight")
 
 
 def described(tensors: Tensors) -> str:
-    """What the modules of a state dict look like by names and shapes, such as "2 convolutions
+    """A summary of the modules of a state dict by names and shapes, such as "2 convolutions
     (conv.weight (8, 1, 3, 3), ...)"."""
     kinds: dict[str, list[str]] = {}
     for prefix, shapes in _modules(tensors).items():
@@ -204,7 +206,7 @@ def _modules(tensors: Tensors) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def _kind(shapes: Shapes) -> tuple[str, str]:
-    """What a module looks like, and the name of the tensor that tells."""
+    """The kind of a module, and the name of the tensor that shows it."""
     for name, shape in shapes.items():
         if name.startswith("weight_hh") and len(shape) == 2 and shape[1]:
             return f"{GATES.get(shape[0] / shape[1], 'recurrent')} layer", name
@@ -236,15 +238,15 @@ def _some(places: list[str]) -> str:
 
 
 def _score(reader: LayerReader, keys: Iterable[str]) -> float:
-    """How many of the names that a layer must have are there, a similar one for up to half; weights that
+    """The share of a layer's required names that are there; a similar name counts for up to half. Weights that
     any module has do not count."""
     required = [name for name in reader.keys.required if name not in ("weight", "bias")]
-    found = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
-    return sum(found) / len(required) if required else 0.0
+    scores = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
+    return sum(scores) / len(required) if required else 0.0
 
 
 def _likeness(name: str, key: str) -> float:
-    """Of a name, which may have dots, and the end of a key."""
+    """The similarity of a name, which may have dots, to the end of a key."""
     end = ".".join(key.split(".")[-1 - name.count(".") :])
     if name == end:
         return 1.0

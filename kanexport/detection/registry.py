@@ -1,4 +1,4 @@
-"""The readers by family name, each found as a file, and what those that work layer by layer share."""
+"""The registry of readers by family name, and the common part of readers that work layer by layer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ READERS = "kanexport.readers"
 
 
 class Reader(Protocol):
-    """What turns a checkpoint into a network."""
+    """Interface of a reader, which turns a checkpoint into a network."""
 
     @property
     def FAMILY(self) -> str:
         """The family's name, as --family and the manifest have it."""
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint is of this family, or an empty text."""
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """Raises ExportError."""
@@ -48,7 +48,7 @@ class LayerReader:
 
     @property
     def keys(self) -> Keys:
-        """How the library names the tensors of a layer."""
+        """The library's names of the tensors of a layer."""
         return cast(Keys, self.module.KEYS)
 
     def fits(self, part: Part) -> bool:
@@ -66,7 +66,7 @@ class LayerReader:
             raise error.at(f"layer {where}") from error
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint is of this family, or an empty text."""
         prefixes = chain.prefixes(checkpoint.tensors, self.keys)
         if not prefixes or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in prefixes):
             return ""
@@ -78,22 +78,23 @@ class LayerReader:
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
-        found = chain.beside(tensors, self.keys, prefixes, root)
-        others = {other.prefix: other for other in module_kinds.decided(found, prefixes, options)}
+        modules = chain.other_modules(tensors, self.keys, prefixes, root)
+        others = {other.prefix: other for other in module_kinds.decide_kinds(modules, prefixes, options)}
         sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
         names = chain.arrange(sides, list(others.values()), options)
         links = [
             Link(name, "", layers[name]) if name in layers else _step(Part(tensors, name), others[name], width, options)
-            for name, width in zip(names, order.widths(names, sides), strict=True)
+            for name, width in zip(names, order.input_widths(names, sides), strict=True)
         ]
         return chain.chain(
-            dataflow.compose(links, order.jumps(names, prefixes), options),
+            dataflow.compose(links, order.numbering_gaps(names, prefixes), options),
             self._dtype(tensors, prefixes),
             _notes(order.starts_late(names, root)),
         )
 
     def _prefixes(self, tensors: Tensors, root: str) -> list[str]:
-        """Of the layers under `root`, in natural order. Raises InvalidKan where there are none, or too many."""
+        """The prefixes of the layers under `root`, in natural order. Raises InvalidKan if there are none
+        or too many."""
         prefixes = chain.prefixes(tensors, self.keys, root)
         if not prefixes:
             raise InvalidKan(
@@ -130,7 +131,7 @@ class ShapedReader:
 
 
 def _notes(first: int) -> tuple[str, ...]:
-    """What to know where the modules of a list are numbered from `first` on."""
+    """A note for lists whose modules are numbered from `first` on."""
     note = f"the numbers of the modules start at {first}: what stood before has no weights, and is left out"
     return (note,) if first else ()
 
@@ -157,7 +158,7 @@ def _wrapped(member: Any) -> Any:
 
 
 def layer_readers() -> dict[str, LayerReader]:
-    """Those that read layer by layer."""
+    """The readers that work layer by layer."""
     return {name: reader for name, reader in readers().items() if isinstance(reader, LayerReader)}
 
 
@@ -176,6 +177,6 @@ def by_shape(reader: Reader) -> bool:
     return isinstance(reader, ShapedReader)
 
 
-def quiet() -> np.errstate:
-    """What is not finite is refused by name when a layer is made; numpy need not warn before."""
+def without_warnings() -> np.errstate:
+    """A context without numpy's warnings: a layer refuses values that are not finite by name when it is made."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")

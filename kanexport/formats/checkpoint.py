@@ -1,4 +1,4 @@
-"""From a path to tensors: which files belong together, and what format they are.
+"""Loader of checkpoints: a path becomes tensors, whatever files and format they are stored in.
 
 The format is told by the first bytes, never by the name. A pykan checkpoint is
 three files with one prefix; `PREFIX`, or any of the three, names it, and
@@ -33,11 +33,12 @@ LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that was read.
+    """The content of a checkpoint.
 
-    tensors  by key; `place` says under which keys of the file, joined by dots, they lay
+    tensors  by key
     config   pykan's, if there is one
-    beside   what a library or a training script saved beside the state dict, which may be anything
+    beside   other entries that a library or a training script saved, which may be anything
+    place    keys of the file under which the tensors lay, joined by dots
     others   by place, other tensors of the same names, such as a moving average of the weights
     """
 
@@ -60,7 +61,7 @@ def load(path: Path) -> Checkpoint:
     files = []
     data = _read(state)
     files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
-    found = _found(data, state)
+    state_dict = _parse_named(data, state)
     settings = None
     if config is not None:
         raw = _read(config)
@@ -70,7 +71,16 @@ def load(path: Path) -> Checkpoint:
         except CheckpointError as error:
             raise _name_file(error, config) from error
     prefix = str(state.name).removesuffix(STATE) if config is not None else state.stem
-    return Checkpoint(path, prefix, found.tensors, settings, tuple(files), found.beside, found.name, dict(found.others))
+    return Checkpoint(
+        path,
+        prefix,
+        state_dict.tensors,
+        settings,
+        tuple(files),
+        state_dict.beside,
+        state_dict.name,
+        dict(state_dict.others),
+    )
 
 
 def size(path: Path) -> int:
@@ -119,29 +129,29 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _found(data: bytes, path: Path) -> Found:
+def _parse_named(data: bytes, path: Path) -> StateDict:
     try:
         return _parse(data)
     except CheckpointError as error:
         raise _name_file(error, path) from error
 
 
-def _parse(data: bytes) -> Found:
+def _parse(data: bytes) -> StateDict:
     """The tensors, and what lies beside them."""
     if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
         arrays, config = keras.read(data)
         _check(arrays)
-        return Found((), arrays, config)
+        return StateDict((), arrays, config)
     if data.startswith(torch_archive.MAGIC):
-        found = find(torch_archive.read(data))
-        _check(found.tensors)
-        return found
+        state_dict = find(torch_archive.read(data))
+        _check(state_dict.tensors)
+        return state_dict
     if data.startswith(LEGACY_MAGIC):
         raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
     if safetensors.looks_like(data[:9], len(data)):
         tensors = uncompiled(safetensors.read(data))
         _check(tensors)
-        return Found((), tensors, {})
+        return StateDict((), tensors, {})
     raise CheckpointError(
         f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
         hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
@@ -171,9 +181,14 @@ MODULE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A state dict: the keys on the way to it, its tensors, what lies beside it or beside the
-    dictionaries around it, and, by place, others with the same names."""
+class StateDict:
+    """A state dict within the data of a file.
+
+    place    keys on the way to it
+    tensors  its tensors by key
+    beside   other entries next to it, and next to the dictionaries around it
+    others   by place, other state dicts with the same names
+    """
 
     place: tuple[str, ...]
     tensors: dict[str, Array]
@@ -186,7 +201,7 @@ class Found:
         return ".".join(self.place)
 
 
-def find(value: dict[str, Any]) -> Found:
+def find(value: dict[str, Any]) -> StateDict:
     """The state dict of a file. Raises CheckpointError where there is none, or a choice, and where
     something in it cannot be read as a tensor."""
     top, beside = value, dict[str, Any]()
@@ -199,18 +214,18 @@ def find(value: dict[str, Any]) -> Found:
     _require_readable(value)
     if not tensors:
         raise CheckpointError(f"the file holds no tensors under {_contents(top)}", hint=SAVE_STATE_DICT)
-    found = Found(tuple(place), uncompiled(tensors), beside)
-    names = _names(found.tensors)
+    state_dict = StateDict(tuple(place), uncompiled(tensors), beside)
+    names = _names(state_dict.tensors)
     others = {
         ".".join(path): uncompiled(_own(state))
         for path, state in _states(top, ())
-        if path != found.place and _names(uncompiled(_own(state))) == names
+        if path != state_dict.place and _names(uncompiled(_own(state))) == names
     }
-    return Found(found.place, found.tensors, beside, others)
+    return StateDict(state_dict.place, state_dict.tensors, beside, others)
 
 
 def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
-    """Without what torch.compile and AveragedModel add to the names."""
+    """The tensors without the prefixes that torch.compile and AveragedModel add to the names."""
     if AVERAGES in tensors and all(key.startswith("module.") for key in tensors if key != AVERAGES):
         tensors = {key: value for key, value in tensors.items() if key != AVERAGES}
     plain = {key.replace(COMPILED, ""): value for key, value in tensors.items()}
@@ -233,7 +248,7 @@ def _next(value: dict[str, Any], place: tuple[str, ...]) -> str | None:
 def _inner(value: dict[str, Any]) -> dict[str, int]:
     """The dictionaries that lead to tensors, and how many the largest state dict in each has."""
     counts = {key: [len(_own(state)) for _, state in _states(item, ())] for key, item in _dictionaries(value)}
-    return {key: max(found) for key, found in counts.items() if found}
+    return {key: max(sizes) for key, sizes in counts.items() if sizes}
 
 
 def _own(value: dict[str, Any]) -> dict[str, Array]:
@@ -241,7 +256,7 @@ def _own(value: dict[str, Any]) -> dict[str, Array]:
 
 
 def _dictionaries(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Those in a dictionary that may have the model's weights. An optimizer numbers what it keeps."""
+    """The items of a dictionary that may have the model's weights. An optimizer numbers its own items."""
     for key, item in value.items():
         if isinstance(item, dict) and not key.isdecimal() and not any(part in key.lower() for part in TRAINERS):
             yield key, item

@@ -1,4 +1,4 @@
-"""Keras' `.keras` files: a zip of `config.json`, which says what the layers are, and their weights in HDF5.
+"""Reader of Keras' `.keras` files: a zip of `config.json`, which describes the layers, and the weights in HDF5.
 
 Read without Keras: nothing in the config is constructed, it is handed on as plain data.
 """
@@ -77,13 +77,21 @@ IEEE = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
+    """A message of an HDF5 object header: its type number and its data."""
+
     kind: int
     data: bytes
 
 
 @dataclass(slots=True)
 class _File:
-    """The bytes, where addresses begin to count, how many objects may still be read, and how many bytes."""
+    """An HDF5 file that is being read.
+
+    base        position in `data` at which addresses begin
+    bytes_left  bytes that may still be read
+    left        objects that may still be read
+    arrays      arrays by path
+    """
 
     data: bytes
     base: int
@@ -155,7 +163,7 @@ def _visit(file: _File, address: int, path: str, depth: int) -> None:
 
 
 def _messages(file: _File, address: int) -> Iterator[_Message]:
-    """Of an object header, those in its continuations too."""
+    """The messages of an object header, and of its continuations."""
     version, count, size = struct.unpack("<BxHxxxxI", file.at(address, 12))
     if version != 1:
         raise CheckpointError("the HDF5 file has object headers of a newer layout than Keras writes")

@@ -1,4 +1,4 @@
-"""The small pickle inside a torch zip, interpreted as data.
+"""Safe interpreter of the small pickle inside a torch zip, which reads it as data.
 
 This is no unpickler: `pickletools.genops` splits the stream into opcodes, and a
 stack machine below knows those that build dictionaries, lists, tuples, text and
@@ -58,8 +58,8 @@ class _Machine:
         return self.stack[-1]
 
     def put(self, items: list[Any]) -> None:
-        """Into the dictionary on top. What has neither text nor a number for a key names no tensor,
-        and is dropped; what an object of a script's own holds is, too."""
+        """Put an item into the dictionary on top. Items whose key is neither text nor a number name no tensor,
+        and are dropped. So are the contents of a script's own objects."""
         if len(items) % 2:
             raise CheckpointError("the pickle has a key without a value")
         if self._holds_object():
@@ -73,7 +73,7 @@ class _Machine:
                 raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
 
     def append(self, items: list[Any]) -> None:
-        """To the list on top; to an object, nothing."""
+        """Append an item to the list on top. An object on top ignores it."""
         if not self._holds_object():
             self.top(list).extend(items)
 
@@ -92,7 +92,7 @@ class _Machine:
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(args, tuple):
             raise CheckpointError("the pickle calls a rebuilder without arguments")
-        self.stack.append(called(function, args))
+        self.stack.append(interpret_call(function, args))
 
     def make(self, *, keywords: bool = False) -> None:
         """NEWOBJ and NEWOBJ_EX: an object of a class."""
@@ -236,7 +236,7 @@ SAVE_STATE_DICT = (
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A global the pickle mentions, as text."""
+    """A global that the pickle mentions, as text."""
 
     module: str
     name: str
@@ -256,8 +256,11 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A strided view of a storage; offset and strides are in elements. `negative`, `conjugate`:
-    whether its values are those of the storage with that done to them."""
+    """A strided view of a storage; offset and strides are in elements.
+
+    negative   whether its values are those of the storage, negated
+    conjugate  whether its values are those of the storage, conjugated
+    """
 
     storage: Storage
     offset: int
@@ -269,8 +272,10 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """An object that is not rebuilt: its name, and nothing of what it is made of. `weights`: why
-    what may be weights is not read, such as a sparse tensor; empty for any other object."""
+    """An object that is not rebuilt: its name, without its content.
+
+    weights  the reason why possible weights are not read, such as a sparse tensor; empty for any other object
+    """
 
     name: str
     weights: str = ""
@@ -279,8 +284,8 @@ class Opaque:
         return self.name[:MAX_NAME_CHARACTERS]
 
 
-def called(function: Any, args: tuple[Any, ...]) -> Any:
-    """What a call in the pickle stands for. Raises UnsafeCheckpoint for what would run commands or
+def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
+    """The data that a call in the pickle describes. Raises UnsafeCheckpoint for calls that would run commands or
     code, CheckpointError for arguments that make no tensor."""
     if isinstance(function, Opaque):
         return function
@@ -375,7 +380,7 @@ def _runs(name: Name) -> bool:
 
 
 def _weights(name: Name) -> str:
-    """Why what it rebuilds is not read as weights, if it may be weights."""
+    """The reason why possible weights of such a call are not read, or an empty text."""
     return f"rebuilt by {name}, which is not read" if str(name).startswith(REBUILT) else ""
 
 
@@ -414,7 +419,7 @@ def _typed(args: tuple[Any, ...]) -> Any:
         raise CheckpointError("the pickle rebuilds a tensor of no class")
     if str(kind) not in TENSORS:
         return Opaque(str(kind), f"a {kind}, which is not read")
-    return called(function, inner)
+    return interpret_call(function, inner)
 
 
 def _pickled_dictionary(args: tuple[Any, ...]) -> dict[Any, Any]:
@@ -451,7 +456,7 @@ def _numpy(name: str) -> Callable[[tuple[Any, ...]], Opaque]:
 NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
 NUMPY += ["numpy.dtype", "_codecs.encode", *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core"))]
 TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")  # classes of plain tensors
-# What a call may mean. Each takes the argument tuple and returns inert data.
+# Interpretations of a call. Each takes the argument tuple and returns inert data.
 REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "collections.OrderedDict": _pickled_dictionary,
     "collections.defaultdict": lambda args: {},

@@ -112,8 +112,7 @@ def _header(raw: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What the header says of one tensor: a key of TYPES, its shape, and where its bytes
-    begin and end, counted from the end of the header."""
+    """The header's entry of one tensor: a key of TYPES, its shape, and the bounds of its bytes after the header."""
 
     code: str
     shape: tuple[int, ...]

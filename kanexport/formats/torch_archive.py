@@ -58,6 +58,8 @@ STORAGE_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
+    """A torch.save file: its zip, its folder and its byte order."""
+
     zip: zipfile.ZipFile
     root: str  # the one folder all entries share, with its slash
     order: Literal["<", ">"]
@@ -85,8 +87,9 @@ class _Archive:
 
 @dataclass(slots=True)
 class _Budget:
-    """How many values of dictionaries one file may still have, and how many bytes their
-    tensors: a small file can name the same storage, or the same dictionary, a million times."""
+    """The number of values, and of bytes of their tensors, that dictionaries of one file may still have.
+
+    A small file can name the same storage, or the same dictionary, a million times."""
 
     values: int
     bytes: int
@@ -102,7 +105,7 @@ class _Budget:
 def read(data: bytes) -> dict[str, Any]:
     """The saved dictionary, with tensors as contiguous numpy arrays.
 
-    Nested dictionaries keep their nesting, up to MAX_DICTIONARY_DEPTH. What cannot be read as a
+    Nested dictionaries keep their nesting, up to MAX_DICTIONARY_DEPTH. A value that cannot be read as a
     tensor is an `Opaque` that says why. Raises CheckpointError or UnsafeCheckpoint; see the module
     text for what is refused.
     """
@@ -204,7 +207,7 @@ class _Resolver:
 
 
 def _signed(ref: TensorRef, values: Array) -> Array:
-    """What torch's negative and conjugate views make of the values in the storage."""
+    """The values of a negative or conjugate view, from the values in the storage."""
     values = np.conjugate(values) if ref.conjugate else values
     return np.negative(values) if ref.negative else values
 
@@ -246,12 +249,12 @@ _WIDENED = np.dtype(np.float32, metadata={_KEY: "bfloat16"})
 
 
 def widen(bits: Array) -> Array:
-    """From the 16 bits of each value, in any byte order, to contiguous float32 of the same shape."""
+    """The float32 values, contiguous and of the same shape, of the 16 bits of each bfloat16 value in any byte order."""
     wide = np.ascontiguousarray(bits.astype("u4") << 16)
     return wide.view(_WIDENED).reshape(bits.shape)
 
 
-def stored(array: Array) -> str:
+def stored_dtype(array: Array) -> str:
     """The type the file had: "bfloat16", or the array's own."""
     metadata: Mapping[str, Any] = array.dtype.metadata or {}
     return str(metadata.get(_KEY, array.dtype.name))

@@ -1,4 +1,4 @@
-"""pykan's config files, which hold Python object tags that must not be obeyed.
+"""Safe parser of pykan's config files, whose Python object tags it does not obey.
 
 One in five real configs carries numpy scalars or pickled modules, because pykan
 writes with the unsafe dumper. The loader here is SafeLoader with one addition:
@@ -40,7 +40,7 @@ FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Recursio
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A Python object the file describes: its tag, and the data under it, inert."""
+    """A Python object that the file describes: its tag, and the data under it, inert."""
 
     tag: str
     value: Any
@@ -117,7 +117,7 @@ def _check_events(text: str) -> None:
 
 
 class _Extent:
-    """How many nodes the events so far stand for, and how deep the last one lies. An alias
+    """The number of nodes that the events so far stand for, and the depth of the last one. An alias
     counts as what it repeats, so a small file cannot stand for a large value or for one
     without end."""
 

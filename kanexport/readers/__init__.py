@@ -1,4 +1,4 @@
-"""From the tensors of one library to a `Kan`: one file a library, and nothing else.
+"""Readers, one file per library: the tensors of a library become a `Kan`.
 
 Adding a library is adding a file, which nothing else names: `detection/registry.py` finds
 it. A reader module must define one of these three sets of names.

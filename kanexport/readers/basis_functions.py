@@ -1,4 +1,4 @@
-"""Basis_Functions: eighteen collections of polynomials and what resembles them, told by the name of the coefficients.
+"""Basis_Functions: eighteen collections of polynomials and similar functions, identified by the coefficients' name.
 
 Source: seydi1370/Basis_Functions, <Kind>KANLayer.forward, for n inputs, m outputs, degree D:
 

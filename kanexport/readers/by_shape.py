@@ -1,4 +1,4 @@
-"""Layers whose names identify no library. Their functions are open.
+"""Reader of layers whose names identify no library and whose functions are open.
 
 Shapes decide the tensors' roles (`readers/common/roles.py`). The layer computes
 
@@ -39,9 +39,9 @@ from kanexport.options import Options
 from kanexport.readers import pykan_0_0
 from kanexport.readers.common import grid_steps, layer_tensors, roles
 from kanexport.readers.common.chain import LayerKind
-from kanexport.readers.common.grid_steps import Of
+from kanexport.readers.common.grid_steps import Argument
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
-from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, Found, Roles, Sizes
+from kanexport.readers.common.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, LayerRoles, Roles, Sizes
 
 FAMILY = "by-shape"
 
@@ -91,31 +91,33 @@ POINTED = (
 
 def matches(checkpoint: Checkpoint) -> str:
     """The reason why the tensors may be a KAN's: the coefficients of one candidate."""
-    found = roles.find(checkpoint.tensors)
-    if found is None:
+    layer_roles = roles.find(checkpoint.tensors)
+    if layer_roles is None:
         return ""
-    prefix, shapes = next(iter(found.layers.items()))
-    name, count = found.roles[0].coef, len(found.layers)
+    prefix, shapes = next(iter(layer_roles.layers.items()))
+    name, count = layer_roles.roles[0].coef, len(layer_roles.layers)
     return f"by shape: {prefix + name} {shapes[name]} in {count} layer{'s' * (count > 1)}"
 
 
 def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
     """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
-    found = roles.find(checkpoint.tensors)
-    if found is None:
+    layer_roles = roles.find(checkpoint.tensors)
+    if layer_roles is None:
         raise InvalidKan("no tensors have the shapes of a KAN layer's")
-    chosen = _chosen(found, options)
-    shapes = next(iter(found.layers.values()))
+    chosen = _chosen(layer_roles, options)
+    shapes = next(iter(layer_roles.layers.values()))
     keys = Keys({name: len(shape) for name, shape in shapes.items()}, {})
     return LayerKind(FAMILY, keys, functools.partial(_layer, chosen))
 
 
-def _chosen(found: Found, options: Options) -> Roles:
+def _chosen(layer_roles: LayerRoles, options: Options) -> Roles:
     """The assignment that the option names, otherwise the likeliest, which `options` records. Raises OptionError."""
-    by_text = {one.text: one for one in found.roles}
-    fitting = [text for text, one in by_text.items() if _between(one, found, options)] or list(by_text)
+    by_text = {assignment.text: assignment for assignment in layer_roles.roles}
+    fitting = [text for text, assignment in by_text.items() if _between(assignment, layer_roles, options)] or list(
+        by_text
+    )
     if len(by_text) == 1:
-        return found.roles[0]
+        return layer_roles.roles[0]
     if len(fitting) == 1 and options.optional(ROLES) is None:
         options.assume(ROLES, fitting[0])
         return by_text[fitting[0]]
@@ -123,10 +125,12 @@ def _chosen(found: Found, options: Options) -> Roles:
     return by_text[named]
 
 
-def _between(one: Roles, found: Found, options: Options) -> bool:
+def _between(assignment: Roles, layer_roles: LayerRoles, options: Options) -> bool:
     """Whether the network takes rows as wide as the recorded ones, and gives as many outputs. True if none are
     recorded."""
-    first, *_, last = [one.sizes(shapes) for shapes in (*found.layers.values(), *found.layers.values())]
+    first, *_, last = [
+        assignment.sizes(shapes) for shapes in (*layer_roles.layers.values(), *layer_roles.layers.values())
+    ]
     if first is None or last is None:
         return False
     return options.width in (None, first.i) and options.outputs in (None, last.o)
@@ -139,9 +143,11 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     if sizes is None:
         raise InvalidKan(f"{chosen.coef} has shape {shapes[chosen.coef]}, which does not fit {chosen.text}")
     forward = _forward(chosen, sizes, shapes, part, options)
-    kind, _, of = forward.rpartition("-of-")
+    kind, _, argument_name = forward.rpartition("-of-")
     coef = _coefficients(chosen, sizes, part)
-    terms = list(_terms(kind, Of.make(of, sizes.i, options), coef, _Points(chosen, sizes, part), options))
+    terms = list(
+        _terms(kind, Argument.make(argument_name, sizes.i, options), coef, _Points(chosen, sizes, part), options)
+    )
     if name := chosen.name(BASE):
         activation = Activation(layer_tensors.activation(options, "silu"))
         terms.append(BasisTerm(activation, _edges(part, name, chosen, sizes)[:, :, None]))
@@ -151,7 +157,7 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
         tuple(terms),
         mask=np.ones((sizes.i, sizes.o)),
         bias=np.zeros(sizes.o) + bias,
-        nan_spreads=np.full((sizes.i, sizes.o), spline and of == "x"),
+        nan_spreads=np.full((sizes.i, sizes.o), spline and argument_name == "x"),
     )
 
 
@@ -167,26 +173,28 @@ def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
     """All forwards that the shapes allow, the likeliest first."""
     points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
     if chosen.axes in roles.FOURIER:
-        return _of([FOURIER])
+        return _with_arguments([FOURIER])
     if points is None:
         return _on_no_points(sizes, scaled=widths is not None)
     if shapes[points][-1] != sizes.k:
-        return _of(["bspline"])
+        return _with_arguments(["bspline"])
     if widths is None:
-        return _of(["gaussian", "sech2"])
-    return _of(AROUND_SOURCES if len(shapes[points]) == len(shapes[widths]) == 2 else AROUND)
+        return _with_arguments(["gaussian", "sech2"])
+    return _with_arguments(AROUND_SOURCES if len(shapes[points]) == len(shapes[widths]) == 2 else AROUND)
 
 
 def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
     """Forwards without points: polynomials, and functions on a fixed grid or none."""
-    whole = [] if scaled else [f"{name}-of-{of}" for of in Of.NAMES for name in (*POLYNOMIALS, JACOBI)]
+    whole = (
+        [] if scaled else [f"{name}-of-{argument}" for argument in Argument.NAMES for name in (*POLYNOMIALS, JACOBI)]
+    )
     series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
-    return whole + _of([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
+    return whole + _with_arguments([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
 
 
-def _of(kinds: list[str]) -> list[str]:
+def _with_arguments(kinds: list[str]) -> list[str]:
     """Each kind with each argument in FEW, all of x first."""
-    return [f"{kind}-of-{of}" for of in FEW for kind in kinds]
+    return [f"{kind}-of-{argument}" for argument in FEW for kind in kinds]
 
 
 def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
@@ -244,11 +252,11 @@ class _Points:
         return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
 
 
-def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) -> list[Term]:
+def _terms(kind: str, argument: Argument, coef: Array, points: _Points, options: Options) -> list[Term]:
     """The functions of the edges. Raises InvalidKan or OptionError."""
     if kind in (*POLYNOMIALS, JACOBI):
-        return [_polynomials(kind, of, coef, options)]
-    pre_steps = of.steps
+        return [_polynomials(kind, argument, coef, options)]
+    pre_steps = argument.steps
     if kind in (FOURIER, SINES_FIRST):
         half = coef.shape[2] // 2
         ordered = coef if kind == FOURIER else np.concatenate([coef[:, :, half:], coef[:, :, :half]], axis=2)
@@ -263,14 +271,14 @@ def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) ->
     return [_around(kind, points, coef, pre_steps, options)]
 
 
-def _polynomials(kind: str, of: Of, coef: Array, options: Options) -> BasisTerm:
+def _polynomials(kind: str, argument: Argument, coef: Array, options: Options) -> BasisTerm:
     degree = coef.shape[2] - 1
     if kind == JACOBI:
         a, b = (options.number(f"jacobi_{name}", NUMBERS[0], among=NUMBERS) for name in "ab")
         basis: Basis = polynomial.jacobi(degree, a, b)
     else:
         basis = POLYNOMIALS[kind](degree)
-    return BasisTerm(of.applied(basis), coef, of.first)
+    return BasisTerm(argument.applied(basis), coef, argument.first)
 
 
 def _uniform(functions: int, sources: int) -> Array:

@@ -34,7 +34,7 @@ USE_MODULE = "export the whole module with --module"
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = _roots(checkpoint.tensors, "")
     return f"{roots[0]}{MARK} beside act_fun.0.coef" if roots else ""
 
@@ -50,8 +50,8 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _roots(tensors: Tensors, start: str) -> list[str]:
-    found = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK) and key.startswith(start)]
-    return [root for root in found if (coef := tensors.get(root + "act_fun.0.coef")) is not None and coef.ndim == 3]
+    roots = [key.removesuffix(MARK) for key in tensors if key.endswith(MARK) and key.startswith(start)]
+    return [root for root in roots if (coef := tensors.get(root + "act_fun.0.coef")) is not None and coef.ndim == 3]
 
 
 def _root(tensors: Tensors, prefix: str | None) -> str:
@@ -93,7 +93,7 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
 
 
 def _neuron(options: Options) -> str:
-    """What takes the place of the sum. Raises FamilyError for what is no sum."""
+    """The step that replaces the sum. Raises FamilyError for an unknown one."""
     kind = options.choice("neuron_fun", NEURONS, NEURONS[0])
     if kind not in ("sum", "mean"):
         raise FamilyError(f"with neuron_fun={kind} a node is no sum of its edges", hint=USE_MODULE)

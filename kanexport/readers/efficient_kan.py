@@ -67,14 +67,14 @@ def layer(part: Part, options: Options) -> Layer:
         ),
         mask=np.ones((n, m)),
         bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
-        # The basis of a non-finite value is NaN there, and its product reaches every sum. What tanh
-        # and a clamp give is finite for infinities.
+        # The basis of a non-finite value is NaN there, and its product reaches every sum. For infinities, tanh
+        # and a clamp give finite numbers.
         nan_spreads=np.full((n, m), forward == FAMILY),
     )
 
 
 def _coefficients(part: Part, options: Options) -> layer_tensors.Array:
-    """Of the splines [m, n, G + k], with their scaler."""
+    """The coefficients of the splines [m, n, G + k], with their scaler."""
     weight = part.tensor("spline_weight", None, None, None)
     if not part.has("spline_scaler"):
         return weight
@@ -84,7 +84,7 @@ def _coefficients(part: Part, options: Options) -> layer_tensors.Array:
 
 
 def _before(forward: str, splines: BSpline) -> tuple[Step, ...]:
-    """From x to what the splines read."""
+    """The steps from x to the input of the splines."""
     n, (low, high) = len(splines.extended), splines.support(len(splines.extended)).core
     tanh, half = Elementwise(elementwise.activation("tanh")), np.full(n, 0.5)
     steps: dict[str, tuple[Step, ...]] = {TANH: (tanh,), HALF: (tanh, Affine(half, half)), CLAMPED: (Clip(low, high),)}

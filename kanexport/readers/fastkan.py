@@ -1,4 +1,4 @@
-"""FastKAN: Gaussians on normalised inputs beside a base branch on raw ones; and what has its tensors.
+"""FastKAN, and libraries with its tensors: Gaussians on normalised inputs next to a base branch on raw ones.
 
 Source: ZiyaoLi/fast-kan, FastKANLayer.forward, for n inputs, m outputs, K centres g:
 

@@ -44,7 +44,7 @@ USUAL = FUNCTIONS[:4]
 PARAMETRIC = ("shifted_softplus", "relu", "elu", "gelup", "leaky_relu", "swish", "softplus", "sigmoid", "hard_sigmoid")
 POLYNOMIAL = ("quadratic", "sum", "product", "sum_product", "quadratic2", "quadratic3", "cubic")
 COMBINED = (*POLYNOMIAL, "mean", "concat", "concat_linear")
-# Of the outputs X_f: the factors of sum_f X_f, of prod_f X_f and of sum_f X_f^2.
+# For the outputs X_f: the factors of sum_f X_f, of prod_f X_f and of sum_f X_f^2.
 SHARES = {
     "quadratic": (1, 1, 1), "sum": (1, 0, 0), "sum_product": (1, 1, 0), "quadratic2": (0, 1, 1),
     "quadratic3": (0, 0, 1), "cubic": (1, 1, 1),
@@ -52,7 +52,7 @@ SHARES = {
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = _roots(checkpoint.tensors, "")
     return f"{roots[0]}{CONCAT} beside translation and rbf.grid" if roots else ""
 
@@ -78,8 +78,8 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _roots(tensors: Tensors, start: str) -> list[str]:
-    found = [key.removesuffix(CONCAT) for key in tensors if key.endswith(CONCAT) and key.startswith(start)]
-    return [root for root in found if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
+    roots = [key.removesuffix(CONCAT) for key in tensors if key.endswith(CONCAT) and key.startswith(start)]
+    return [root for root in roots if all(f"{root}layers.0.{name}" in tensors for name in OWN)]
 
 
 def _root(tensors: Tensors, start: str) -> str:
@@ -93,8 +93,8 @@ def _root(tensors: Tensors, start: str) -> str:
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
-    """Of all layers, in order. Raises FamilyError for tensors of anything else."""
-    prefixes = {found[0] for key in tensors if (found := LAYER.match(key))}
+    """The prefixes of all layers, in order. Raises FamilyError for tensors of anything else."""
+    prefixes = {match[0] for key in tensors if (match := LAYER.match(key))}
     others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
     if others:
         raise FamilyError(
@@ -167,7 +167,7 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
 
 
 def _combined(kind: str, concat: Array, count: int) -> list[Layer | Step]:
-    """From the rows of all functions, side by side, to the outputs."""
+    """The layers from the rows of all functions, side by side, to the outputs."""
     m = len(concat)
     if kind == "concat":
         return []

@@ -40,6 +40,6 @@ def layer(part: Part, options: Options) -> Layer:
         ),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
-        # Of infinity the truncated powers are infinity minus infinity in every output.
+        # For infinity, the truncated powers are infinity minus infinity in every output.
         nan_spreads=np.ones((n, m), dtype=bool),
     )

@@ -56,7 +56,7 @@ def _used(part: Part, stored: Array) -> Array:
 
 
 def _basis(harmonics: int, sources: int, options: Options) -> Basis:
-    """K cosines and K sines. Of frequencies that are not 1 .. K, a cosine is a sine a quarter turn ahead."""
+    """K cosines and K sines. If the frequencies are not 1 .. K, a cosine is a sine a quarter turn ahead."""
     first = options.forward(FAMILY, RIVALS) == "first-version"
     step = options.number("fourier_step", STEPS[0], among=STEPS)
     if step == 1 and not first:

@@ -48,7 +48,7 @@ GIVE_ORDER = "give it: --option order=act1,fc1,act2,fc2, with the file's own nam
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module of the file: its key prefix ("mlp.act1."), what it is, and its width if it is a step."""
+    """A module of the file: its key prefix ("mlp.act1."), its kind, and its width if it is a step."""
 
     prefix: str
     kind: str
@@ -78,15 +78,18 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user says of all rational functions: where their denominators take absolute values
-    (`below`), and in how many `groups` they are (None: as many as the file has)."""
+    """The user's settings for all rational functions.
+
+    below   position of the absolute values in their denominators
+    groups  number of groups; None: as many as the file has
+    """
 
     below: str
     groups: int | None
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     prefixes = _rationals(checkpoint.tensors, "")
     return f"{ABOVE} and {BELOW} in {len(prefixes)} module{'s' * (len(prefixes) > 1)}" if prefixes else ""
 
@@ -111,10 +114,10 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
-    """What the modules are that are neither rational functions nor Linears. Raises FamilyError or OptionError."""
+    """The kinds of the modules other than rational functions and Linears. Raises FamilyError or OptionError."""
     own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
     others = [OtherModule(m.prefix, m.kind, m.width) for m in order if m.kind not in (RATIONAL, LINEAR)]
-    return {other.prefix: other.kind for other in module_kinds.decided(others, own, options)}
+    return {other.prefix: other.kind for other in module_kinds.decide_kinds(others, own, options)}
 
 
 def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
@@ -169,7 +172,7 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
         for key, value in tensors.items()
         if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
-    others = chain.beside(tensors, OWN, [*rationals, *linears], root)
+    others = chain.other_modules(tensors, OWN, [*rationals, *linears], root)
     modules = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
     modules += [Module(other.prefix, other.kind, other.width) for other in others]
     return sorted(modules, key=lambda module: natural(module.prefix))
@@ -191,7 +194,7 @@ def _order_given(modules: Sequence[Module], options: Options, root: str) -> list
 
 
 def _fault(names: Sequence[str], known: Mapping[str, Module], modules: Sequence[Module]) -> str:
-    """What is wrong with an order of these names, or an empty text. Modules that are no
+    """The fault of an order of these names, or an empty text. Modules that are no
     rational and no Linear may be left out."""
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -67,7 +67,7 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _basis(part: Part, sources: int, functions: int) -> Basis:
-    """What the grid tells. Raises InvalidKan."""
+    """The basis that the grid describes. Raises InvalidKan."""
     grid = part.tensor("basis.grid", sources, None)
     if grid.shape[1] > functions + 1:
         return BSpline(grid, grid.shape[1] - functions - 1)

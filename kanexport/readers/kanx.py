@@ -73,9 +73,9 @@ def extended(grid: Array, degree: int) -> Array:
         return np.concatenate([grid[:, :1] - step * beyond[::-1], grid, grid[:, -1:] + step * beyond], axis=1)
 
 
-def _stored_activation(beside: Any, prefix: str) -> str | None:
+def _stored_activation(extras: Any, prefix: str) -> str | None:
     """The activation that KANX's `save()` wrote for the layer of that number, if it did."""
-    defaults, layers = beside.get("defaults"), beside.get("layers_spec")
+    defaults, layers = extras.get("defaults"), extras.get("layers_spec")
     number = re.search(r"(\d+)\.$", prefix)
     specs = [defaults]
     if isinstance(layers, list) and number and int(number[1]) < len(layers):

@@ -63,7 +63,7 @@ class _Module:
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     count = sum(_class(layer) == "KANLinear" for layer in _layers(checkpoint.beside))
     return f"{count} layers of class KANLinear in config.json" if count else ""
 
@@ -79,9 +79,9 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     return chain.chain(links, storage_dtype(list(checkpoint.tensors.values())))
 
 
-def _layers(beside: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _layers(extras: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The layers of a Keras config; empty where it is none."""
-    model = beside.get(BESIDE)
+    model = extras.get(BESIDE)
     config = model.get("config") if isinstance(model, dict) else None
     layers = config.get("layers") if isinstance(config, dict) else None
     return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
@@ -156,7 +156,7 @@ def _snake(name: str) -> str:
 
 
 def _links(module: _Module, options: Options) -> list[Layer | Step]:
-    """What a module is. Raises FamilyError, InvalidKan or OptionError."""
+    """The links of a module. Raises FamilyError, InvalidKan or OptionError."""
     if module.kind == "InputLayer" and len(module.config.get("batch_shape") or [0, 0]) != 2:
         raise FamilyError("the model takes more than vectors", hint=OTHER_WAYS)
     if module.kind in IDLE:

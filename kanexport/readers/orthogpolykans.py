@@ -1,17 +1,17 @@
-"""OrthogPolyKANs: eight kinds of polynomials of tanh(x), told by the name of the coefficients.
+"""OrthogPolyKANs: eight kinds of polynomials of tanh(x), identified by the name of the coefficients.
 
 Source: Boris-73-TA/OrthogPolyKANs, <Kind>KANLayer.forward, for n inputs, m outputs, degree D:
 
     y_j = sum_i sum_d C[i, j, d] P_d(tanh x_i)
 
-The library's JacobiKANLayer has JacobiKAN's keys: see `jacobikan.py`. Of Laguerre and
+The library's JacobiKANLayer has JacobiKAN's keys: see `jacobikan.py`. For Laguerre and
 Gegenbauer polynomials, alpha is a Python number and in no file; OrthogPolyKANLayer, which
 makes any of these layers, has 3 as default.
 
 The first versions of its Fibonacci and Lucas layers took tanh of every polynomial (of Lucas: forward=first-version).
 lif314/X-KANeRF has all eight layers, of the same keys. Its Fibonacci layer does so still
-(forward=x-kanerf), and alpha of its Laguerre layers is -1/2 by default. Of Hermite's there are copies
-that compute Hermite functions (forward=hermite-functions). Copies keep the coefficients of other polynomials
+(forward=x-kanerf), and alpha of its Laguerre layers is -1/2 by default. Copies of its Hermite layer
+compute Hermite functions (forward=hermite-functions). Copies keep the coefficients of other polynomials
 under the name of the second kind's, `cheby2_coeffs`: of Legendre's (forward=legendre), and of what one copy calls
 Jacobi's (forward=jacobi-like), 1, (5 u - 3) / 2, (35 u^2 - 30 u + 3) / 8, (255 u^3 - 210 u^2 + 45 u - 15) / 16 and
 (10395 u^4 - 10395 u^3 + 4725 u^2 - 945 u + 35) / 128; both up to degree 4. Public copies without tanh and such:
@@ -92,14 +92,14 @@ def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
 
 
 def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
-    """Polynomials of which a rival takes tanh."""
+    """Polynomials whose values a rival squashes with tanh."""
 
-    def made(degree: int, whose: str, options: Options) -> Basis:
+    def make_basis(degree: int, whose: str, options: Options) -> Basis:
         basis = grid_steps.squashed(make(degree), whose, options)
         outer = elementwise.activation("tanh") if whose in ("x-kanerf", "first-version") else None
         return dataclasses.replace(basis, outer=outer)
 
-    return made
+    return make_basis
 
 
 def _hermite(degree: int, whose: str, options: Options) -> Basis:
@@ -109,12 +109,12 @@ def _hermite(degree: int, whose: str, options: Options) -> Basis:
 
 
 def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
-    def made(degree: int, whose: str, options: Options) -> Basis:
+    def make_basis(degree: int, whose: str, options: Options) -> Basis:
         alpha = options.number(option, ALPHAS[0], among=ALPHAS)
         options.words[option] = ALPHA
         return grid_steps.squashed(make(degree, alpha), whose, options)
 
-    return made
+    return make_basis
 
 
 FAMILIES = (

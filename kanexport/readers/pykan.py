@@ -1,4 +1,4 @@
-"""pykan 0.1 and 0.2: what `saveckpt` writes, or a state dict alone.
+"""pykan 0.1 and 0.2: files of `saveckpt`, or a bare state dict.
 
 The files are `PREFIX_config.yml` and `PREFIX_state`; without the config see `readers/common/pykan.py`.
 
@@ -39,7 +39,7 @@ from kanexport.options import Options
 from kanexport.readers.common import layer_tensors, pykan
 from kanexport.readers.common.layer_tensors import Tensors
 from kanexport.readers.common.pykan import NAN, ZERO, Config, Level
-from kanexport.readers.common.symbolic import EdgeFunctions, short
+from kanexport.readers.common.symbolic import EdgeFunctions, shorten
 
 FAMILY = "pykan"
 
@@ -53,7 +53,7 @@ DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = [root for root in pykan.roots(checkpoint.tensors) if f"{root}{DROPKAN}" not in checkpoint.tensors]
     return f"{roots[0]}{pykan.FIRST} has three axes" if roots else ""
 
@@ -62,7 +62,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
     if checkpoint.config is None:
-        checkpoint = pykan.own(checkpoint, options, pykan.roots(checkpoint.tensors))
+        checkpoint = pykan.model_checkpoint(checkpoint, options, pykan.roots(checkpoint.tensors))
     depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if checkpoint.config is None:
         config = Config(pykan.config(checkpoint, depth, options), checkpoint.path, stored=False)
@@ -84,8 +84,12 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What every layer is read from. `levels[i]` are the nodes before layer i; `functions`
-    is None where symbolic edges are off; reading adds to `notes`."""
+    """The data that every layer is read from.
+
+    levels     nodes before each layer
+    functions  functions of the symbolic edges; None if symbolic edges are off
+    notes      notes, which reading adds to
+    """
 
     tensors: Tensors
     config: Config
@@ -133,15 +137,15 @@ def _layer(model: _Model, index: int) -> Layer:
 
 
 def _repeated(model: _Model, index: int, knots: layer_tensors.Array) -> Repeated:
-    """What knots [n, T] on one spot mean, where there are some. Raises InvalidKan or OptionError."""
-    given = model.options.optional(KNOTS)
+    """The meaning of repeated knots in knots [n, T]. Raises InvalidKan or OptionError."""
+    choice = model.options.optional(KNOTS)
     with np.errstate(invalid="ignore", over="ignore"):  # the spline refuses what is not finite
         gaps = np.diff(knots, axis=1)
     sources = np.flatnonzero((gaps <= 0).any(axis=1)).tolist()
     if not sources:
         return Repeated.REFUSED
     named = f"{', '.join(map(str, sources[:LISTED]))}{' ...' if len(sources) > LISTED else ''}"
-    meaning = model.config.repeated_knots if given is None else None
+    meaning = model.config.repeated_knots if choice is None else None
     if meaning is None:
         meaning = model.options.choice(KNOTS, (ZERO, NAN), ZERO, words=NO_VERSION)
     if meaning == NAN:
@@ -172,7 +176,7 @@ def _after(tensors: Tensors, index: int, level: Level) -> tuple[Step, ...]:
 
 
 def _affine(tensors: Tensors, kind: str, index: int, count: int) -> Affine | None:
-    """None where `expand_depth` added the layer: pykan then stores no affine, and it is trivial."""
+    """The affine step; None where `expand_depth` added the layer: pykan then stores no affine, and it is trivial."""
     names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
     if not any(name in tensors for name in names):
         return None
@@ -198,7 +202,7 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
         if name == "0" and factor == 0:
             continue
         if factor == 0 and not model.functions.computes(name):
-            model.notes.append(f"edge ({index},{i},{j}): its masked symbolic function {short(name)} is left out")
+            model.notes.append(f"edge ({index},{i},{j}): its masked symbolic function {shorten(name)} is left out")
             continue
         a, b, c, d = affine[j, i].tolist()
         edges.append(SymbolicEdge(i, j, model.functions.function(name, (index, i, j)), a, b, c, d, factor))
@@ -235,7 +239,7 @@ def _selection(config: Config, options: Options, sources: int) -> tuple[int, Sel
 
 
 def _total(options: Options) -> int | None:
-    """How many inputs the model had before pruning, if given. Raises OptionError."""
+    """The number of inputs that the model had before pruning, if given. Raises OptionError."""
     numbers = options.integers("n_inputs")
     if numbers is not None and len(numbers) != 1:
         raise OptionError("option n_inputs is one number, such as n_inputs=4")
@@ -243,8 +247,8 @@ def _total(options: Options) -> int | None:
 
 
 def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
-    """Without input_id, a network reads all inputs, `sources` of them; `total`: those before pruning, where they
-    are known. Raises OpenQuestion where it may have read more."""
+    """Refuse a network without input_id that may have read more inputs than its `sources`. `total`: the inputs before
+    pruning, where they are known. Raises OpenQuestion."""
     fits = total is None or total <= sources
     if fits and not config.lost_inputs:
         if total is not None and total != sources:

@@ -28,7 +28,7 @@ from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import SYMBOLIC, Options
 from kanexport.readers.common import layer_tensors, pykan, symbolic
 from kanexport.readers.common.layer_tensors import Array, Tensors
-from kanexport.readers.common.symbolic import Edge, EdgeFunctions, place
+from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id
 
 FAMILY = "pykan-0.0"
 
@@ -39,24 +39,24 @@ LOCK_NOTE = (
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint is of this family, or an empty text."""
     roots = _roots(checkpoint.tensors)
     return f"{roots[0]}act_fun.0.coef has two axes, {roots[0]}act_fun.0.mask one" if roots else ""
 
 
 def _roots(tensors: Tensors) -> list[str]:
     """The key prefixes of the models of this family in a state dict."""
-    found = []
+    roots = []
     for root in [key.removesuffix("coef") for key in tensors if key.endswith(pykan.FIRST)]:
         coef, mask = tensors[root + "coef"], tensors.get(root + "mask")
         if mask is not None and (coef.ndim, mask.ndim) == (2, 1):
-            found.append(root.removesuffix("act_fun.0."))
-    return found
+            roots.append(root.removesuffix("act_fun.0."))
+    return roots
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises InvalidKan or OptionError."""
-    checkpoint = pykan.own(checkpoint, options, _roots(checkpoint.tensors) or [""])
+    checkpoint = pykan.model_checkpoint(checkpoint, options, _roots(checkpoint.tensors) or [""])
     tensors = checkpoint.tensors
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:
@@ -99,7 +99,7 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
 
 
 def splines(grid: Array, coef: Array) -> list[BasisTerm]:
-    """As many terms as a source has different grids: term t has every source's t-th, and the
+    """Terms, as many as a source has different grids: term t has every source's t-th, and the
     coefficients of the edges with that grid. Grids [n, m, G + 1], coefficients [n, m, G + k]."""
     degree = coef.shape[2] - grid.shape[2] + 1
     if degree < 1 or grid.shape[2] < 2:
@@ -147,7 +147,7 @@ class _SymbolicEdges:
             self.notes.append(f"{len(on)} symbolic edges are off, as --option symbolic_enabled=false says")
 
     def edges(self, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
-        """Of one layer [n, m]; the tensors are [m, n]. A masked edge is kept where it has a
+        """The edges of one layer [n, m]; the tensors are [m, n]. A masked edge is kept if it has a
         name: pykan multiplies by the mask, so that it still gives NaN where its function does."""
         n, m = shape
         if not self._enabled or f"symbolic_fun.{index}.mask" not in self._tensors:
@@ -183,10 +183,10 @@ def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
         raise MissingFunctions(
             f"{len(edges)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
-            f"no names: {', '.join(f'({place(edge)})' for edge in edges)}",
-            tuple(SYMBOLIC + place(edge) for edge in edges),
+            f"no names: {', '.join(f'({edge_id(edge)})' for edge in edges)}",
+            tuple(SYMBOLIC + edge_id(edge) for edge in edges),
             symbolic.NAMES,
-            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3])
+            hint=" ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3])
             + (" ..." if len(edges) > 3 else "")
             + ", with NAME one of "
             + ", ".join(elementwise.SYMBOLIC),

@@ -32,7 +32,7 @@ WHOLE = re.compile(r"(.*\.)?act_fun\.\d+\.")
 
 
 def fits(part: Part) -> bool:
-    """Under `act_fun` it is a layer of a whole network, which its own reader takes."""
+    """Whether it is a single layer. Under `act_fun` it belongs to a whole network, which has a reader of its own."""
     return not WHOLE.fullmatch(part.prefix) and not part.has("neuron_train")
 
 
@@ -81,18 +81,18 @@ def flat_layer(part: Part, options: Options) -> Layer:
 
 def _sources(part: Part, size: int, options: Options) -> int:
     """n of a layer with `size` edges, from in_dim or from the width of recorded rows. Raises OptionError."""
-    given = options.integers("in_dim") or _by_width(part, options)
+    sources = options.integers("in_dim") or _by_width(part, options)
     number = re.search(r"(\d+)\.$", part.prefix)
     at = int(number[1]) if number else 0
-    if given is None or (len(given) > 1 and at >= len(given)):
-        raise _untold(size)
-    n = given[at] if len(given) > 1 else given[0]
+    if sources is None or (len(sources) > 1 and at >= len(sources)):
+        raise _unknown_sources(size)
+    n = sources[at] if len(sources) > 1 else sources[0]
     if n < 1 or size % n:
         raise OptionError(f"option in_dim is {n}, which does not divide the {size} edges of the layer")
     return n
 
 
-def _untold(size: int) -> OptionError:
+def _unknown_sources(size: int) -> OptionError:
     divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
     return OptionError(
         f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",
@@ -119,7 +119,7 @@ def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
 
 def _by_number(prefixes: list[str], sources: list[int]) -> tuple[int, ...]:
     """The sources as the option in_dim has them: by the number of the layer, if layers are numbered."""
-    numbers = [int(found[1]) if (found := re.search(r"(\d+)\.$", prefix)) else 0 for prefix in prefixes]
+    numbers = [int(match[1]) if (match := re.search(r"(\d+)\.$", prefix)) else 0 for prefix in prefixes]
     known = dict(zip(numbers, sources, strict=True))
     return tuple(known.get(at, 1) for at in range(max(numbers) + 1)) if len(sources) > 1 else (sources[0],)
 

@@ -51,7 +51,7 @@ def layer(part: Part, options: Options) -> Layer:
         if len(bad):
             raise InvalidKan(f"{key} at {bad[0].tolist()} is {float(ends[tuple(bad[0])])!r}, expected a finite number")
     kernel = part.tensor("equal_size_conv.weight", m, 1, count, n)
-    # Of one source or one function, the two layouts are the same.
+    # With one source or one function, the two layouts are the same.
     forward = options.forward("relu-kan", (TRANSPOSED if min(n, count) > 1 else {}) | HIGHER)
     coef = kernel[:, 0].transpose(0, 2, 1) if forward == "transposed" else kernel.reshape(m, n, count)
     return Layer(

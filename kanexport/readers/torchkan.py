@@ -40,8 +40,11 @@ from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A model in parallel lists. `keys`: the tensors of one layer, {} for its number, the
-    one that names the family first. `layer(part, at, count, options)` reads one."""
+    """A model whose tensors lie in parallel lists.
+
+    keys   tensors of one layer, {} for its number; the first key names the family
+    layer  function `layer(part, at, count, options)` that reads one layer
+    """
 
     FAMILY: str
     keys: tuple[str, ...]
@@ -49,7 +52,7 @@ class Lists:
     notes: tuple[str, ...] = ()
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint is of this family, or an empty text."""
         roots = self._roots(checkpoint.tensors, "")
         return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
 
@@ -67,7 +70,7 @@ class Lists:
         return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
     def _count(self, tensors: Tensors, root: str) -> int:
-        """How many layers follow one another, from number 0 on."""
+        """The number of layers that follow one another, from number 0 on."""
         count = 0
         while root + self.keys[0].format(count) in tensors:
             count += 1

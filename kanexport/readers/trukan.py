@@ -33,7 +33,7 @@ EPSILON = 1e-8  # of the constructor
 
 
 def fits(part: Part) -> bool:
-    """It must have knots of one of the two kinds."""
+    """Whether the layer has knots of one of the two kinds."""
     return part.has("fixed_knots") or part.has("raw_knots")
 
 

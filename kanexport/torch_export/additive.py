@@ -1,9 +1,8 @@
-"""The search for layers that no reader knows and whose answers add up source by source.
+"""Search for additive layers: layers that no reader knows and whose outputs add up source by source.
 
 Any submodule of the user's own classes may be one that has a weight for each pair of source and destination. Two
-rows tell most of them apart: what does not add up there is given up. What is left has to hold wherever a reading
-would have to.
-"""
+rows tell most of them apart: the search gives up submodules that do not add up there. The others have to hold
+wherever a reading would have to."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from kanexport.torch_export import capture
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code
 from kanexport.torch_export.capture import Call, array
 from kanexport.torch_export.kan_candidates import LINEAR, is_in
-from kanexport.torch_export.match import Reading, Verdict, holds
+from kanexport.torch_export.match import Reading, Verdict, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED, Sampled, injected
 
 Array = npt.NDArray[np.float64]
@@ -28,13 +27,13 @@ Calls = Mapping[str, Sequence[Call]]
 MOST_SOURCES = 1024  # each row becomes as many rows
 VECTORS = 3  # that are looked at first
 AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
-# What holds these maps no vectors one by one.
+# A module that holds these maps no vectors one by one.
 OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 
 
 def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.Module]:
-    """By name, the submodules of the user's own classes that were not read, nor hold what was, a linear layer
-    aside; outermost first."""
+    """The submodules of the user's own classes, by name and outermost first, that were not read. They hold no
+    submodule that was read, except linear layers."""
     read = [name for name, reading in readings.items() if reading.family != LINEAR]
     return {
         name: part
@@ -49,33 +48,34 @@ def _is_users(part: nn.Module) -> bool:
     return own and not any(isinstance(inner, OTHERS) for inner in part.modules())
 
 
-def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
-    """By name, the norms that begin those that add up on a few vectors, the largest ones of which no part by
-    itself is the layer; and those whose coefficients look like a KAN layer's, which are told of if they do not."""
-    found: dict[str, Sampled] = {}
+def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
+    """Candidates for additive layers, each with the norms that begin it, by name. They add up on a few vectors, and are
+    the largest ones of which no part by itself is the layer. Submodules whose coefficients look like a KAN layer's are
+    candidates too, so that a note can name them."""
+    layers: dict[str, Sampled] = {}
     for name, part in parts.items():
         sampled = _sampled(part, calls.get(name, ()))
         if sampled is not None:
-            found[name] = sampled
-    chosen = {name: one.norms for name, one in found.items() if _is_whole(name, one, found)}
+            layers[name] = sampled
+    chosen = {name: layer.norms for name, layer in layers.items() if _is_whole(name, layer, layers)}
     looks = [name for name, part in parts.items() if _may_add(part, calls.get(name, ())) and _has_coefficients(part)]
-    return chosen | {name: () for name in looks if not is_in(name, found)}
+    return chosen | {name: () for name in looks if not is_in(name, layers)}
 
 
 def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
-    """By name, why the exporter did not try some submodules that look like KAN layers."""
-    found = {}
+    """Reasons why the exporter did not try some submodules that look like KAN layers, by name."""
+    by_name = {}
     for name, part in parts.items():
         own = calls.get(name, ())
         if not _has_coefficients(part) or _may_add(part, own):
             continue
         if not own:
-            found[name] = "gives no tensor that has a vector for each vector that it is given"
+            by_name[name] = "gives no tensor that has a vector for each vector that it is given"
         elif own[0].x.shape[-1] > MOST_SOURCES:
-            found[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
+            by_name[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
         else:
-            found[name] = "has not one weight for each pair of source and destination"
-    return found
+            by_name[name] = "has not one weight for each pair of source and destination"
+    return by_name
 
 
 def _has_coefficients(part: nn.Module) -> bool:
@@ -123,20 +123,20 @@ def _is_linear(sampled: Sampled) -> bool:
 
 
 def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
-    """What is given the layer's own vectors and mixes them."""
-    seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    """The norms inside a layer that receive the layer's own vectors and mix them."""
+    vectors: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def note(module: nn.Module, given: tuple[object, ...], gave: object) -> None:
-        if len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(gave, torch.Tensor):
-            seen.setdefault(module, (given[0], gave))
+    def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if len(args) == 1 and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
+            vectors.setdefault(module, (args[0], output))
 
     handles = [part.register_forward_hook(note) for part in call.module.modules() if part is not call.module]
     try:
-        call.again(call.x)
+        call.rerun(call.x)
     finally:
         for handle in handles:
             handle.remove()
-    norms = tuple(module for module, (x, z) in seen.items() if _is_norm(call, module, x, z))
+    norms = tuple(module for module, (x, z) in vectors.items() if _is_norm(call, module, x, z))
     if norms:
         yield norms
 
@@ -154,13 +154,13 @@ def _is_norm(call: Call, module: nn.Module, x: torch.Tensor, z: torch.Tensor) ->
         return False
 
 
-def _is_whole(name: str, sampled: Sampled, found: Mapping[str, Sampled]) -> bool:
+def _is_whole(name: str, sampled: Sampled, layers: Mapping[str, Sampled]) -> bool:
     """Whether it lies in no other one, unless that one sees its sources through it alone, nor is such another one."""
-    inside = [inner for inner in found if inner != name and is_in(inner, (name,))]
-    if any(_only_through(sampled.call, found[inner].call) for inner in inside):
+    inside = [inner for inner in layers if inner != name and is_in(inner, (name,))]
+    if any(_only_through(sampled.call, layers[inner].call) for inner in inside):
         return False
-    around = [outer for outer in found if outer != name and is_in(name, (outer,))]
-    return all(_only_through(found[outer].call, sampled.call) for outer in around)
+    around = [outer for outer in layers if outer != name and is_in(name, (outer,))]
+    return all(_only_through(layers[outer].call, sampled.call) for outer in around)
 
 
 def _only_through(outer: Call, inner: Call) -> bool:
@@ -175,18 +175,18 @@ def _only_through(outer: Call, inner: Call) -> bool:
 
 def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Tensor]) -> Array | None:
     with injected([(module, value)], shape=True):
-        again = outer.again(outer.x)
-    return None if again is None else again.y
+        result = outer.rerun(outer.x)
+    return None if result is None else result.y
 
 
-def offer(
-    found: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
+def verify_candidates(
+    candidates: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
 ) -> tuple[dict[str, Reading], dict[str, Verdict]]:
-    """The submodules whose answers add up everywhere, as readings, and what became of the others. `found`:
+    """The submodules whose answers add up everywhere, as readings, and what became of the others. `candidates`:
     the norms that begin them, by name."""
     readings: dict[str, Reading] = {}
     refused: dict[str, Verdict] = {}
-    for name, norms in found.items():
+    for name, norms in candidates.items():
         verdict = _judged(norms, calls.get(name, ()), far.get(name, ()), precision)
         if verdict.reading is not None:
             readings[name] = verdict.reading
@@ -198,6 +198,6 @@ def offer(
 def _judged(norms: tuple[nn.Module, ...], calls: Sequence[Call], far: Sequence[Call], precision: str) -> Verdict:
     try:
         sampled = Sampled.of(calls[0], norms)
-        return holds(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
+        return verify_reading(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
     except InvalidKan as refused:
         return Verdict(why=refused.message)

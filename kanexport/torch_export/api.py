@@ -1,4 +1,4 @@
-"""`kanexport.export`: a living module, from Python."""
+"""Python API of the export, `kanexport.export`, for a module in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kanexport.options import Options
 from kanexport.parity.data import GIVEN, stored
 from kanexport.parity.data import load as load_recorded
 from kanexport.torch_export.convert import convert
-from kanexport.torch_export.inputs import named
+from kanexport.torch_export.inputs import named_inputs
 from kanexport.torch_export.io_binding import names, tensors
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
@@ -77,14 +77,14 @@ def export(
         explain=ExplainOptions.of(explain),
         out_of_range=out_of_range,
     )
-    given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
+    parsed = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
     recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])
-    return convert(module, example_inputs, target, options=given.given, recorded=recorded, advance=advance)
+    return convert(module, example_inputs, target, options=parsed.given, recorded=recorded, advance=advance)
 
 
-def _pairs(given: Mapping[str, object]) -> list[str]:
-    """As the command line has them."""
-    return [f"{name}={value}" for name, value in given.items()]
+def _pairs(values: Mapping[str, object]) -> list[str]:
+    """The values as the command line has them."""
+    return [f"{name}={value}" for name, value in values.items()]
 
 
 BESIDE = (1.5, 3.0, 10.0)  # times the given rows
@@ -104,11 +104,13 @@ Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a position
 def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
     """Write a trained model's outputs to an .npz, for `kanserve export --expected-outputs` (or `expected_outputs=`).
 
-    `model`: a torch module, as it is, or a function of arrays. A module runs in eval mode and is as it was afterwards.
-    `rows` [B, ...]: rows like the data, a tensor or array. Several inputs are a tuple in the order of the parameters, a
-    dictionary by their names (they become keyword arguments), or a tuple whose last part is such a dictionary. The
-    function also runs the model on rows around and far outside of them, on zeros, and on rows of one sign. For whole
-    numbers and truth values, such as ids of tokens, it draws from the given ones.
+    model  a torch module, as it is, or a function of arrays; a module runs in eval mode and is as it was afterwards
+    rows   rows [B, ...] like the data, a tensor or array; several inputs are a tuple in the order of the parameters, a
+           dictionary by their names (they become keyword arguments), or a tuple whose last part is such a dictionary
+    path   file to write
+
+    The function also runs the model on rows around and far outside of them, on zeros, and on rows of one sign. For
+    whole numbers and truth values, such as ids of tokens, it draws from the given ones.
 
     The file holds the inputs under their names, `y` (several outputs: `y.NAME` each) and `zone`, in the model's own
     precision. A single input is `x`, or has the name that a dictionary gives it. A module of half precision runs as a
@@ -116,14 +118,14 @@ def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
     have no row for each row of the input, such as a loss. Raises OptionError if the first output is such a one, and for
     rows or outputs that are not real numbers, one for each row.
     """
-    given = _given(model, rows)
-    zones = _zones(given)
+    entries = _named_rows(model, rows)
+    zones = _zones(entries)
     inputs = [
         (name, keyword, np.concatenate([zone[at] for zone in zones.values()]))
-        for at, (name, keyword, _) in enumerate(given)
+        for at, (name, keyword, _) in enumerate(entries)
     ]
     count = len(inputs[0][2])
-    outputs = _outputs(_ask(model, inputs), count, [name for name, _, _ in inputs])
+    outputs = _outputs(_run(model, inputs), count, [name for name, _, _ in inputs])
     zone = np.array([name for name, some in zones.items() for _ in some[0]])
     target = Path(path)
     atomic.write(target, _archive(stored({name: value for name, _, value in inputs}, outputs, zone)))
@@ -140,29 +142,29 @@ def _archive(arrays: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def _given(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
+def _named_rows(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
     """The name, keyword and rows of each input. Raises OptionError unless they are tensors of finite real numbers
     with the same number of rows."""
     example = np.asarray(rows) if isinstance(rows, list) else rows
-    found = named(example, _parameters(model))
-    given = [(name, keyword, _array(value)) for name, keyword, value in found]
-    whole = len(given) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
-    for (name, _, value), (_, _, raw) in zip(given, found, strict=True):
+    raw_inputs = named_inputs(example, _parameters(model))
+    inputs = [(name, keyword, _array(value)) for name, keyword, value in raw_inputs]
+    whole = len(inputs) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
+    for (name, _, value), (_, _, raw) in zip(inputs, raw_inputs, strict=True):
         if isinstance(raw, Mapping):
             raise OptionError(
                 f"rows of {name} are a dictionary, expected a tensor or an array [rows, ...]", hint=NESTED
             )
         if not _are_rows(value, "fiub" if whole else "f"):
-            what = "rows are" if len(given) == 1 else f"rows of {name} are"
+            what = "rows are" if len(inputs) == 1 else f"rows of {name} are"
             raise OptionError(
                 f"{what} {value.dtype} of shape {value.shape}, expected finite real numbers [rows, ...]", hint=SEVERAL
             )
-    _require_as_many(given)
-    return given
+    _require_as_many(inputs)
+    return inputs
 
 
-def _require_as_many(given: Inputs) -> None:
-    counts = {name: len(value) for name, _, value in given}
+def _require_as_many(inputs: Inputs) -> None:
+    counts = {name: len(value) for name, _, value in inputs}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise OptionError(f"the inputs differ in their number of rows: {shown}", hint=SEVERAL)
@@ -179,43 +181,43 @@ def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
 
 
-def _zones(given: Inputs) -> dict[str, list[Array]]:
+def _zones(inputs: Inputs) -> dict[str, list[Array]]:
     """The rows of each input by zone: the given rows, and others made from them. All have the type of the given
     rows."""
     rng = np.random.default_rng(SEED)
-    parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in given]
+    parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in inputs]
     return {name: [part[name] for part in parts] for name in parts[0]}
 
 
-def _floating(given: Array, rng: np.random.Generator) -> dict[str, Array]:
-    few = given[_few(given)]
-    spread = float(given.std()) or 1.0
+def _floating(values: Array, rng: np.random.Generator) -> dict[str, Array]:
+    few = values[_few(values)]
+    spread = float(values.std()) or 1.0
     zones = {
-        GIVEN: given,
+        GIVEN: values,
         "around": few + rng.normal(0, spread / 2, size=few.shape),
         "beside": np.concatenate([few * factor for factor in BESIDE]),
         "one-sided": np.concatenate([np.abs(few), -np.abs(few)]),
         "zeros": np.zeros_like(few[:1]),
         "far": np.concatenate([few[:8] * factor for factor in FAR]),
     }
-    return {name: np.asarray(rows, dtype=given.dtype) for name, rows in zones.items()}
+    return {name: np.asarray(rows, dtype=values.dtype) for name, rows in zones.items()}
 
 
-def _drawn(given: Array, rng: np.random.Generator) -> dict[str, Array]:
+def _drawn(values: Array, rng: np.random.Generator) -> dict[str, Array]:
     """Whole numbers as given. In the other zones, each place has values that the given rows have there, since others
     may mean nothing to the model."""
-    few = len(_few(given))
+    few = len(_few(values))
     counts = {"around": few, "beside": few * len(BESIDE), "one-sided": few * 2, "zeros": 1, "far": min(few, 8) * 2}
-    flat = given.reshape(len(given), -1)
-    zones = {GIVEN: given}
+    flat = values.reshape(len(values), -1)
+    zones = {GIVEN: values}
     for name, count in counts.items():
         rows = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
-        zones[name] = rows.reshape(count, *given.shape[1:])
+        zones[name] = rows.reshape(count, *values.shape[1:])
     return zones
 
 
-def _few(given: Array) -> npt.NDArray[np.intp]:
-    return np.unique(np.linspace(0, len(given) - 1, MOST).astype(int))
+def _few(values: Array) -> npt.NDArray[np.intp]:
+    return np.unique(np.linspace(0, len(values) - 1, MOST).astype(int))
 
 
 def _array(value: Any) -> Array:
@@ -225,17 +227,17 @@ def _array(value: Any) -> Array:
     return np.asarray(value)
 
 
-def _ask(model: Callable[..., Any], inputs: Inputs) -> Any:
+def _run(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The outputs of the model. A module runs in eval mode, in its own precision, on its own device."""
     if not isinstance(model, nn.Module):
         return _called(model, inputs)
-    module, given = _fitting(model, inputs)
+    module, placed = _fitting(model, inputs)
     training = {part: part.training for part in module.modules()}
     try:
         for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
             part.training = False
         with torch.no_grad():
-            return _called(module, given)
+            return _called(module, placed)
     finally:
         for part, mode in training.items():
             part.training = mode
@@ -249,13 +251,19 @@ def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -
 def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
     """The outputs of a model, by name: those with a row for each row. Raises OptionError if the first output has
     none."""
-    found = [(name, _array(value)) for name, value in tensors(result if _has_tensors(result) else np.asarray(result))]
-    if not found or not _are_outputs(found[0][1], rows):
-        shown = f"{found[0][1].dtype} of shape {found[0][1].shape}" if found else type(result).__name__
+    named_outputs = [
+        (name, _array(value)) for name, value in tensors(result if _has_tensors(result) else np.asarray(result))
+    ]
+    if not named_outputs or not _are_outputs(named_outputs[0][1], rows):
+        shown = (
+            f"{named_outputs[0][1].dtype} of shape {named_outputs[0][1].shape}"
+            if named_outputs
+            else type(result).__name__
+        )
         raise OptionError(f"the model gives {shown} for {rows} rows, expected one output per row")
-    kept = [one for one in found if _are_outputs(one[1], rows)]
-    called = names([name for name, _ in kept], taken)
-    return dict(zip(called, (value for _, value in kept), strict=True))
+    entries = [entry for entry in named_outputs if _are_outputs(entry[1], rows)]
+    called = names([name for name, _ in entries], taken)
+    return dict(zip(called, (value for _, value in entries), strict=True))
 
 
 def _has_tensors(result: Any) -> bool:
@@ -272,8 +280,8 @@ def _fitting(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[tuple[st
     parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
     half = parameter is not None and parameter.dtype in HALF
     dtype = torch.float32 if half else None if parameter is None else parameter.dtype
-    given = [(name, keyword, _placed(torch.from_numpy(value), parameter, dtype)) for name, keyword, value in inputs]
-    return copy.deepcopy(model).float() if half else model, given
+    placed = [(name, keyword, _placed(torch.from_numpy(value), parameter, dtype)) for name, keyword, value in inputs]
+    return copy.deepcopy(model).float() if half else model, placed
 
 
 def _placed(rows: torch.Tensor, parameter: torch.Tensor | None, dtype: torch.dtype | None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A user's module, lent: run as it is, changed for a while, given back as it was.
+"""A borrowed module: the user's module, changed for the export and restored afterwards.
 
 Never a copy. Closures over submodules (`self.f = lambda x: self.drop(x)`) would keep
 the originals, and a module that remembers what it computed cannot be copied at all.
@@ -44,9 +44,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside: on the CPU, all floating-point tensors of one type, for inference, and new
-    tensors of that type too. Raises InvalidKan for a module that has no values yet, or is
-    no Python code any more."""
+    """A context in which the module is on the CPU, for inference, with all floating-point tensors of one type, also new
+    ones. Raises InvalidKan for a module that has no values yet, or is no Python code any more."""
     _require_python(module)
     before = _Before.of(module)
     try:
@@ -111,7 +110,7 @@ class _Weight:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What a module was before it was lent."""
+    """The state of a module before it was lent."""
 
     parts: list[_Part]
     weights: list[_Weight]
@@ -160,8 +159,8 @@ class _Conversion:
 
 
 def _epsilon(norm: nn.RMSNorm) -> float:
-    """What an RMSNorm without an epsilon adds, which depends on the type that it runs in: of half precision
-    torch takes float32's."""
+    """The value that an RMSNorm without an epsilon adds. It depends on the type that the norm runs in; for half
+    precision torch takes float32's."""
     kind = norm.weight.dtype if norm.weight is not None else torch.float32
     return torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
 
@@ -187,7 +186,9 @@ def _change(before: _Before, conversion: _Conversion) -> None:
 
 @contextlib.contextmanager
 def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
-    """Some layers allocate in the default type whatever their weights are. Some compile
+    """A context in which torch runs plain Python code in one type.
+
+    Some layers allocate in the default type whatever their weights are. Some compile
     themselves, which takes half a minute and is left out. Torch's own transformer blocks
     have a fast path that never calls the layers inside of them. And some warn of batches
     that only we make."""
@@ -207,11 +208,11 @@ def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
 def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Submodules with another `forward(self, ...)`, whether they are called or their
     `forward` is; all else about them stays: attributes, hooks, names."""
-    kept = []
+    originals = []
     try:
         for part, forward in forwards:
             kind = type(part)
-            kept.append((part, kind, part.__dict__.pop("forward", None)))
+            originals.append((part, kind, part.__dict__.pop("forward", None)))
             # Not a hook: published KAN convolutions call `layer.forward(x)`.
             try:
                 part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
@@ -219,7 +220,7 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
                 part.__dict__["forward"] = types.MethodType(forward, part)
         yield
     finally:
-        for part, kind, own in reversed(kept):
+        for part, kind, own in reversed(originals):
             part.__class__ = kind
             part.__dict__.pop("forward", None)
             if own is not None:
@@ -227,7 +228,7 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
-    """Where a layer's vectors are among what it is called with."""
+    """The place of a layer's vectors among the arguments of its call."""
     for at, value in enumerate(args):
         if isinstance(value, torch.Tensor):
             return at
@@ -245,7 +246,7 @@ LENGTH = 300
 
 
 class ForeignError(Exception):
-    """What the user's code or torch raised, as `error`."""
+    """An error of the user's code or of torch, as `error`."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(type(error).__name__)
@@ -263,7 +264,7 @@ def foreign_code() -> Iterator[None]:
 
 @contextlib.contextmanager
 def printing_to_stderr() -> Iterator[None]:
-    """What is printed inside goes to stderr, also what libraries print that are not Python: stdout has one
+    """A context that sends all output to stderr, also the output of libraries that are not Python: stdout has one
     document and nothing else."""
     sys.stdout.flush()
     saved = None
@@ -282,7 +283,7 @@ def printing_to_stderr() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without what follows: advice for torch's own developers, paths, traces."""
+    """The first words of an error, without advice for torch's own developers, paths and traces."""
     if isinstance(error, ExportError):
         return error.message
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -296,7 +297,7 @@ def root(error: BaseException) -> BaseException:
     return error
 
 
-def place(error: BaseException) -> str:
+def user_line(error: BaseException) -> str:
     """The innermost line of the user's own code that an error passed through, such as
     "nets.py, line 12, in forward: if x.sum() > 0:"; empty where there is none."""
     for link in _chain(error):
@@ -315,7 +316,7 @@ def _described(name: str, line: int, function: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """From the error that began it outwards."""
+    """The errors of a chain, from the one that began it outwards."""
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)

@@ -1,4 +1,4 @@
-"""The module run as it is, in float64 where it can be, and what its layers saw."""
+"""Capture of a module's run, in float64 where it can be, with the inputs and outputs of its layers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from kanexport.torch_export.borrowed_module import (
     first_tensor,
     foreign_code,
     lent,
-    place,
     replaced,
+    user_line,
 )
 from kanexport.torch_export.io_binding import PLAIN, Wiring, tensors, why_not
 from kanexport.verify.float64_reference import Jitter
@@ -37,7 +37,15 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One run of a submodule: the vectors it was given, what it gave, and how it was called."""
+    """One call of a submodule.
+
+    x       vectors that it received
+    y       its output
+    args    positional arguments of the call
+    kwargs  keyword arguments of the call
+    at      place of the vectors among both
+    part    position of `y` among the module's outputs; None if it is the only one
+    """
 
     name: str
     x: Array
@@ -45,16 +53,16 @@ class Call:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    at: int | str  # of the vectors among both
-    part: int | None = None  # the position of `y` among the module's outputs; None if it is the only one
+    at: int | str
+    part: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what it was given."""
+        """The type of the vectors."""
         kind: torch.dtype = _get(self.args, self.kwargs, self.at).dtype
         return kind
 
-    def again(self, x: Array) -> Call | None:
+    def rerun(self, x: Array) -> Call | None:
         """The same call with other vectors; None where the module does not take them."""
         args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
@@ -67,14 +75,14 @@ class Call:
         tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
         return tensor
 
-    def arguments(self, given: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What it is called with, with other vectors."""
-        return _put(self.args, self.kwargs, self.at, given)
+    def arguments(self, vectors: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the call, with other vectors."""
+        return _put(self.args, self.kwargs, self.at, vectors)
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceModule:
-    """The module in the precision that it runs in: float64, or else float32."""
+    """The module in the precision that it runs in: float64 if possible, otherwise float32."""
 
     module: nn.Module
     dtype: torch.dtype
@@ -93,7 +101,7 @@ class ReferenceModule:
 
     @classmethod
     def _running(cls, module: nn.Module, dtype: torch.dtype, rows: Array) -> ReferenceModule:
-        """In a type, without derivatives or with them. Raises InvalidKan."""
+        """The module in a type, without derivatives or with them. Raises InvalidKan."""
         with lent(module, dtype), watched() as taken:
             try:
                 cls(module, dtype).run(rows)
@@ -112,19 +120,22 @@ class ReferenceModule:
         nested: bool = False,
         tapped: Container[str] = (),
     ) -> tuple[Array, list[Call]]:
-        """Rows [B, ...] to the output, and the calls of the watched submodules in the order
-        in which they ended; `nested`: also those that one of them makes of another; `tapped`: modules
-        inside of which others still run. To be
-        run while the module is lent. `jitter` shakes the rows and what goes into those
-        submodules. Raises InvalidKan with the module's own words."""
+        """The output for rows [B, ...], and the calls of the watched submodules in the order in which they ended.
+
+        nested  also record calls that a watched submodule makes of another
+        tapped  names of modules inside of which others still run
+        jitter  perturbation of the rows and of the inputs of those submodules
+
+        The module must be lent. Raises InvalidKan with the module's own words.
+        """
         watch = _Watch([], jitter, nested, tapped)
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
             with foreign_code(), replaced(forwards), Rewritten(DISTANCES), torch.set_grad_enabled(self.derives):
-                y = self.module(ready(x) if self.derives else x)
+                y = self.module(differentiable(x) if self.derives else x)
         except ForeignError as foreign:
-            where = place(foreign.error)
+            where = user_line(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
             raise InvalidKan(
                 f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
@@ -135,7 +146,7 @@ class ReferenceModule:
         return array(_one_tensor(y, len(x))), watch.calls
 
     def in_float32(self, rows: Array) -> Array | None:
-        """What the module, lent in float64, gives in float32; None where it runs in that only, or not."""
+        """The output in float32 of the module, lent in float64; None if it runs in float32 only, or fails."""
         if self.dtype == torch.float32:
             return None
         with contextlib.suppress(InvalidKan), lent(self.module, torch.float32):
@@ -145,7 +156,7 @@ class ReferenceModule:
 
 @dataclass
 class _Watch:
-    """Notes the calls of submodules, and shakes what goes into them if `jitter` is given."""
+    """Recorder of the calls of submodules, which also perturbs their inputs if `jitter` is given."""
 
     calls: list[Call]
     jitter: Jitter | None
@@ -178,27 +189,29 @@ class _Watch:
         kwargs: dict[str, Any],
         at: int | str,
     ) -> Any:
-        given = _get(args, kwargs, at)
-        if self.jitter is not None and given.is_floating_point():
-            shaken = torch.from_numpy(self.jitter.shake(array(given))).to(given.dtype)
-            # What derivatives are taken by goes on being that.
-            args, kwargs = _put(args, kwargs, at, given + (shaken - given).detach() if given.requires_grad else shaken)
+        vectors = _get(args, kwargs, at)
+        if self.jitter is not None and vectors.is_floating_point():
+            shaken = torch.from_numpy(self.jitter.shake(array(vectors))).to(vectors.dtype)
+            # Derivatives are still taken by the same tensor.
+            args, kwargs = _put(
+                args, kwargs, at, vectors + (shaken - vectors).detach() if vectors.requires_grad else shaken
+            )
         # Copied before and after, because either may be changed in place by what follows.
         x = array(_get(args, kwargs, at))
         y = own(*args, **kwargs)
-        answer, place = _answer(y, given)
-        if answer is not None and given.is_floating_point() and answer.is_floating_point():
+        answer, place = _answer(y, vectors)
+        if answer is not None and vectors.is_floating_point() and answer.is_floating_point():
             self.calls.append(Call(name, x, array(answer), part, args, kwargs, at, place))
         return y
 
 
-def _answer(y: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
+def _answer(y: Any, vectors: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
     """The answer, and its position among the tensors of a layer that also gives a loss or activations. The answer is
     the first tensor that has a vector for each given vector."""
     if isinstance(y, torch.Tensor):
         return y, None
     for at, (_, value) in enumerate(tensors(y)):
-        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[:-1] == given.shape[:-1]:
+        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[:-1] == vectors.shape[:-1]:
             return value, at
     return None, None
 
@@ -221,7 +234,7 @@ def _wiring(module: nn.Module) -> Wiring:
 
 
 def _one_tensor(y: object, rows: int) -> torch.Tensor:
-    """What a whole module gives: one floating-point tensor [B, ...]."""
+    """The output of a whole module: one floating-point tensor [B, ...]."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
         raise InvalidKan(why_not(y, rows), hint="wrap it in a module that returns the tensors to be served")
     return y
@@ -244,7 +257,7 @@ SHAPED = frozenset(
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[None]]:
-    """Inside: one entry for each derivative that is taken."""
+    """A context that records one entry for each derivative that is taken."""
     taken: list[None] = []
     autograd: Any = torch.autograd
     engine = autograd._engine_run_backward  # what grad, backward and torch.func come to
@@ -266,40 +279,40 @@ def hidden(tensor: torch.Tensor) -> bool:
     return bool(functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> int:
-    """How many rows to write a module down with."""
-    tensors = [*given, *module.parameters(), *module.buffers()]
+def rows(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """The number of rows to write a module down with."""
+    tensors = [*inputs, *module.parameters(), *module.buffers()]
     sizes = {size for tensor in tensors for size in tensor.shape}
     return next((count for count in ROWS if all(size % count or not size for size in sizes)), ROWS[-1])
 
 
-def ready(tensor: torch.Tensor) -> torch.Tensor:
+def differentiable(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor by which a derivative can be taken."""
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
 def in_functorch(failure: BaseException) -> bool:
     """Whether torch.func's vmap or a derivative of its was being followed when something failed."""
-    seen: BaseException | None = failure
-    while seen is not None:
-        frames = (frame.filename for frame in traceback.extract_tb(seen.__traceback__))
-        if "functorch transform" in str(seen) or any("_functorch" in name for name in frames):
+    error: BaseException | None = failure
+    while error is not None:
+        frames = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+        if "functorch transform" in str(error) or any("_functorch" in name for name in frames):
             return True
-        seen = seen.__cause__ or seen.__context__
+        error = error.__cause__ or error.__context__
     return False
 
 
-def written_down(module: nn.Module, given: tuple[torch.Tensor, ...]) -> nn.Module:
+def written_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
     """A lent module as its operators, without a forward's Python, for inputs of any number of rows, of which there
     are as many as `rows` says: torch.func's vmap writes that number down in places."""
 
     def forward(*tensors: torch.Tensor) -> object:
         with torch.enable_grad():
-            return module(*map(ready, tensors))
+            return module(*map(differentiable, tensors))
 
     with Rewritten():
-        operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
-    _set_free(operators, len(given[0]))
+        operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    _set_free(operators, len(inputs[0]))
     return _Plain(operators)
 
 
@@ -328,14 +341,14 @@ def _set_free(operators: GraphModule, count: int) -> None:
 
 
 class _Plain(nn.Module):
-    """Takes its inputs as a module that is traced does."""
+    """A module that takes its inputs as a traced module does."""
 
     def __init__(self, operators: nn.Module) -> None:
         super().__init__()
         self.operators = operators
 
-    def forward(self, *given: torch.Tensor) -> object:
-        return self.operators(*given)
+    def forward(self, *inputs: torch.Tensor) -> object:
+        return self.operators(*inputs)
 
 
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -347,7 +360,7 @@ def _cdist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0, compute_mode: str =
 
 
 def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
-    """With a bound that is a tensor, of which torch.onnx loses the type under torch.vmap."""
+    """torch.clamp for a bound that is a tensor, whose type torch.onnx loses under torch.vmap."""
     if not isinstance(min, torch.Tensor) and not isinstance(max, torch.Tensor):
         return torch.clamp(x, min, max)
     if min is not None:
@@ -360,9 +373,9 @@ def _like(value: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _getitem(x: torch.Tensor, index: Any) -> torch.Tensor:
-    """With indices of 64 bits, as ONNX wants them."""
+    """Indexing with indices of 64 bits, as ONNX wants them."""
     several = index if isinstance(index, tuple) else (index,)
-    wide = tuple(one.long() if _is_narrow(one) else one for one in several)
+    wide = tuple(item.long() if _is_narrow(item) else item for item in several)
     return x[wide if isinstance(index, tuple) else wide[0]]
 
 
@@ -382,7 +395,7 @@ TABLE: Table = {
 
 
 class Rewritten(TorchFunctionMode):
-    """Inside, the functions of a table are computed by what stands there."""
+    """A context in which the functions of a table are replaced by the table's values."""
 
     def __init__(self, table: Table = TABLE) -> None:
         super().__init__()
@@ -397,8 +410,8 @@ TAP, TAP_AFTER = "tap", "tap after"  # nothing is replaced: what goes in, or com
 
 
 def form(call: Call, n: int, m: int) -> str:
-    """How a layer of n sources and m destinations shapes its output. Raises InvalidKan
-    where it is none of the known ways."""
+    """The form of the output of a layer of n sources and m destinations. Raises InvalidKan
+    where it is none of the known ones."""
     rows, rest = divmod(call.x.size, n)
     if not rest and call.x.ndim:
         if call.x.shape[-1] == n and call.y.shape == (*call.x.shape[:-1], m):

@@ -1,9 +1,9 @@
-"""What a forward asks of tensors that no input reaches, such as `if step != 0` of a grid.
+"""Control flow on tensors that no input reaches, such as `if step != 0` of a grid.
 
-torch.export knows shapes and no values, so that each such question stops it. Where nothing but weights is asked,
-the answer is part of the model: a run of the module notes it, and the trace is told. What an input reaches is
-noted too, and goes on stopping the trace. That is followed by storage, so that views and changes in place count.
-"""
+torch.export knows shapes and no values, so that each such question stops it. If a question concerns only weights,
+its answer is part of the model: a run of the module records it, and the trace replays it. A question that an input
+reaches is recorded too, and still stops the trace. Storage decides what an input reaches, so that views and changes
+in place count."""
 
 from __future__ import annotations
 
@@ -36,42 +36,42 @@ ASKED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To one question: which, what was answered, and whether an input reaches it."""
+    """The answer to one question about a tensor: the question, its answer, and whether an input reaches it."""
 
     question: Callable[..., Any]
     value: Any
     reached: bool
 
     def shown(self) -> tuple[object, ...]:
-        """What two runs are compared by; NaN is like NaN."""
+        """The text that two runs are compared by; NaN is like NaN."""
         return self.question, self.reached, None if self.reached else repr(self.value)
 
 
-def answered(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
+def with_recorded_answers(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
     """A lent module that is told what it asks of its own weights; None where it asks nothing of them, or batches
     of different sizes are answered differently."""
     first, *others = (_answers(module, batch) for batch in batches)
     if all(answer.reached for answer in first):
         return None
-    alike = all([one.shown() for one in first] == [one.shown() for one in other] for other in others)
-    return _Told(module, first) if alike else None
+    alike = all([answer.shown() for answer in first] == [answer.shown() for answer in other] for other in others)
+    return _AnsweredModule(module, first) if alike else None
 
 
-def _answers(module: nn.Module, given: Batch) -> list[Answer]:
-    reach = _Reach(given)
+def _answers(module: nn.Module, batch: Batch) -> list[Answer]:
+    reach = _Reach(batch)
     notes = _Notes(reach)
     with torch.no_grad(), reach, notes:
-        module(*given)
+        module(*batch)
     return notes.answers
 
 
 class _Reach(TorchDispatchMode):
-    """Which storages an input reaches."""
+    """Storages that an input reaches."""
 
-    def __init__(self, given: Batch) -> None:
+    def __init__(self, batch: Batch) -> None:
         super().__init__()
         self._kept: dict[int, torch.UntypedStorage] = {}  # kept, so that no other gets its number
-        for tensor in given:
+        for tensor in batch:
             self._mark(tensor)
 
     def _mark(self, tensor: torch.Tensor) -> None:
@@ -131,15 +131,15 @@ class _Replay(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Told(nn.Module):
-    """The module with its answers at hand."""
+class _AnsweredModule(nn.Module):
+    """A module with recorded answers to its questions."""
 
     def __init__(self, module: nn.Module, answers: Sequence[Answer]) -> None:
         super().__init__()
         self.module = module
         self._answers = tuple(answers)
 
-    def forward(self, *given: torch.Tensor) -> Any:
-        """What the module gives."""
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """The output of the module."""
         with _Replay(self._answers):
-            return self.module(*given)
+            return self.module(*inputs)

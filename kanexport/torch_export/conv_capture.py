@@ -1,4 +1,4 @@
-"""What convolutions a module runs: each one's input and weights, and which of their results it adds up.
+"""Capture of the convolutions that a module runs: inputs, weights, and the results that it adds up.
 
 KAN convolutions compute functions of every number by itself and convolve these with ordinary weights, in
 one convolution or several whose results are added, joined or mixed by one of a single place.
@@ -30,8 +30,11 @@ MODES: dict[str, Mode] = {"reflect": "reflect", "replicate": "edge", "circular":
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A convolution without its weights, by axis: `pads` before and after. `mode`: what lies outside, ZEROS or
-    one of MODES."""
+    """The geometry of a convolution, by axis.
+
+    pads  padding before and after each axis
+    mode  values outside of the picture, ZEROS or one of MODES
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -41,7 +44,7 @@ class Geometry:
 
     @classmethod
     def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:
-        """From the arguments of torch's functions: numbers, one for every axis, or "same" and "valid"."""
+        """The geometry from the arguments of torch's functions: numbers, one for every axis, or "same" and "valid"."""
         axes = len(kernel)
         strides, dilations = _each(stride, axes), _each(dilation, axes)
         if isinstance(padding, str):
@@ -67,12 +70,12 @@ class Geometry:
         return self.mode == ZEROS and any(map(any, self.pads))
 
     def padded(self, pads: Sequence[int], mode: str) -> Geometry:
-        """With padding that was done before, in the order of torch's `pad`: the last axis first."""
+        """The geometry with padding that was done before, in the order of torch's `pad`: the last axis first."""
         pairs = tuple(zip(pads[0::2], pads[1::2], strict=True))[::-1]
         return Geometry(self.kernel, self.stride, self.dilation, pairs, mode)
 
     def positions(self, picture: Sequence[int]) -> tuple[int, ...]:
-        """How many there are, along each axis."""
+        """The number of positions along each axis."""
         spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         return tuple(
             (size + low + high - span) // stride + 1
@@ -96,8 +99,8 @@ class Geometry:
         """[B, C, *picture] -> [B, *positions, C * P], a channel's places one after another; zero outside."""
         picture = x.shape[2:]
         flat = np.concatenate([x.reshape(*x.shape[:2], -1), np.zeros((*x.shape[:2], 1))], axis=2)
-        seen = flat[:, :, self.index(picture)].transpose(0, 2, 1, 3)  # [B, L, C, P]
-        return np.asarray(seen.reshape(len(x), *self.positions(picture), -1))
+        values = flat[:, :, self.index(picture)].transpose(0, 2, 1, 3)  # [B, L, C, P]
+        return np.asarray(values.reshape(len(x), *self.positions(picture), -1))
 
     def inside(self, picture: Sequence[int]) -> Array:
         """[*positions, P]: 1 where a place lies in the picture, 0 outside."""
@@ -106,7 +109,7 @@ class Geometry:
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
-    numbers = tuple(int(one) for one in value) if isinstance(value, Sequence) else (int(value),) * axes
+    numbers = tuple(int(item) for item in value) if isinstance(value, Sequence) else (int(value),) * axes
     return numbers * axes if len(numbers) == 1 else numbers
 
 
@@ -119,13 +122,18 @@ JOINS = (torch.cat, torch.concat, torch.concatenate)
 
 
 class Ordinary(InvalidKan):
-    """Nothing seems to be a KAN convolution, so that nobody need be told."""
+    """The error for a module that does not look like a KAN convolution, so that no note is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """One convolution of functions [B, C, *picture]. `number`: which of all that the module ran; weight:
-    [O, C / groups, *kernel]; bias: [O]."""
+    """One convolution of functions.
+
+    number     position among the convolutions that the module ran
+    functions  input [B, C, *picture]
+    weight     [O, C / groups, *kernel]
+    bias       [O]
+    """
 
     number: int
     functions: torch.Tensor
@@ -165,8 +173,11 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Channels [m] as a linear form of convolutions' results: weights [m, O] by the place of the
-    convolution among those noted, and what is added [m]."""
+    """Channels [m] as a linear form of the results of convolutions.
+
+    weights   weights [m, O] by the position of the convolution among those noted
+    constant  constant [m] that is added
+    """
 
     weights: dict[int, Array]
     constant: Array
@@ -179,7 +190,7 @@ class Form:
         return Form(weights, self.constant + other.constant)
 
     def mixed(self, matrix: Array, bias: Array) -> Form:
-        """What a convolution of one place makes of it. matrix: [new m, m]"""
+        """The form after a convolution of one place with a matrix [new m, m]."""
         return Form({at: matrix @ weight for at, weight in self.weights.items()}, matrix @ self.constant + bias)
 
     @classmethod
@@ -196,8 +207,12 @@ class Form:
 
 @dataclass
 class Result:
-    """What is known of a tensor that convolutions gave: its numbers, until they are changed in place, and
-    whether something known was made of it."""
+    """A tensor that is a linear form of convolutions.
+
+    numbers  its values
+    version  version of the tensor, which changes in place increase
+    used     whether a further result was made of it
+    """
 
     value: torch.Tensor
     form: Form
@@ -207,23 +222,27 @@ class Result:
 
 
 class Watch(TorchFunctionMode):
-    """Inside, the convolutions of an ordinary run are noted in `seen`, and `results` is what is made of them."""
+    """A context that records the convolutions of an ordinary run.
+
+    seen     convolutions
+    results  tensors that are made of their results
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Convolution] = []
-        self.strange = False  # something was convolved that is not looked into
+        self.has_unknown = False  # something was convolved that is not looked into
         self._results: dict[int, Result] = {}
         self._padded: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[int, ...], str]] = {}
         self._count = 0
 
     @property
     def results(self) -> list[Result]:
-        """Those of which nothing known was made, in the order in which they were made."""
+        """The results that no further result was made of, in the order in which they were made."""
         return [result for result in self._results.values() if not result.used]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What torch calls in place of each of its functions."""
+        """The hook that torch calls in place of each of its functions."""
         kwargs = kwargs or {}
         y = func(*args, **kwargs)
         if func in CONVOLUTIONS:
@@ -231,14 +250,14 @@ class Watch(TorchFunctionMode):
         elif func is functional.pad:
             self._pad(y, *args, **kwargs)
         elif func in OTHERS:
-            self.strange = True
+            self.has_unknown = True
         elif type(y) is torch.Tensor:
             self._follow(func, args, kwargs, y)
         return y
 
     def _known(self, value: Any) -> Result | None:
-        found = self._results.get(id(value)) if type(value) is torch.Tensor else None
-        return found if found is not None and found.version == value._version else None
+        result = self._results.get(id(value)) if type(value) is torch.Tensor else None
+        return result if result is not None and result.version == value._version else None
 
     def _make(self, value: torch.Tensor, form: Form, *of: Result) -> None:
         for result in of:
@@ -246,7 +265,7 @@ class Watch(TorchFunctionMode):
         self._results[id(value)] = Result(value, form, array(value), value._version)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, y: torch.Tensor) -> None:
-        """What is made of results: sums, copies, and results joined along the channels."""
+        """Record tensors that are made of results: sums, copies, and results joined along the channels."""
         if func in JOINS:
             self._join(args, kwargs, y)
             return
@@ -267,14 +286,14 @@ class Watch(TorchFunctionMode):
             self._make(y, Form.joined([part.form for part in known]), *known)
 
     def _add(self, known: list[Result], y: torch.Tensor) -> None:
-        if len(known) == 2 and all(one.value.shape == y.shape for one in known):
+        if len(known) == 2 and all(result.value.shape == y.shape for result in known):
             self._make(y, known[0].form.plus(known[1].form), *known)
 
-    def _pad(self, y: torch.Tensor, given: torch.Tensor, pad: Any, mode: str = ZEROS, value: Any = None) -> None:
+    def _pad(self, y: torch.Tensor, x: torch.Tensor, pad: Any, mode: str = ZEROS, value: Any = None) -> None:
         """Padding that a convolution does before it begins."""
-        pads = tuple(int(one) for one in pad)
+        pads = tuple(int(size) for size in pad)
         if (mode in MODES or (mode == ZEROS and not value)) and len(pads) == 2 * (y.ndim - 2):
-            self._padded[id(y)] = (y, given, pads, mode)
+            self._padded[id(y)] = (y, x, pads, mode)
 
     def _convolve(
         self,
@@ -297,15 +316,18 @@ class Watch(TorchFunctionMode):
             return
         if id(input) in self._padded:
             _, input, pads, mode = self._padded[id(input)]
-            self.strange |= any(map(any, geometry.pads))  # padded twice
+            self.has_unknown |= any(map(any, geometry.pads))  # padded twice
             geometry = geometry.padded(pads, mode)
         self._make(y, Form({len(self.seen): np.eye(len(values))}, added))
         self.seen.append(Convolution(number, input, values, added, geometry, groups))
 
 
-class Bare(TorchFunctionMode):
-    """Inside, nothing is convolved, and rows of one place stay so; `functions` are the inputs of the
-    convolutions of some `numbers`."""
+class FunctionCapture(TorchFunctionMode):
+    """A context without convolutions, in which rows of one place stay so.
+
+    numbers    positions of the convolutions whose inputs are captured
+    functions  inputs of these convolutions
+    """
 
     def __init__(self, numbers: Sequence[int]) -> None:
         super().__init__()
@@ -318,15 +340,15 @@ class Bare(TorchFunctionMode):
         return len(self.functions) == len(self._numbers)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What torch calls in place of each of its functions."""
+        """The hook that torch calls in place of each of its functions."""
         kwargs = kwargs or {}
         if func is functional.pad:
             return args[0]
         if func not in CONVOLUTIONS:
             return func(*args, **kwargs)
-        given = args[0] if args else kwargs["input"]
+        x = args[0] if args else kwargs["input"]
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         if self._count in self._numbers:
-            self.functions.append(given)
+            self.functions.append(x)
         self._count += 1
-        return given.new_zeros((given.shape[0], weight.shape[0], *[1] * (given.ndim - 2)))
+        return x.new_zeros((x.shape[0], weight.shape[0], *[1] * (x.ndim - 2)))

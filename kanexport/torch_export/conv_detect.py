@@ -1,4 +1,4 @@
-"""KAN convolutions among the submodules: found by running them, and held against what they add up."""
+"""Detection of KAN convolutions among the submodules, by running them and comparing the sums of their edges."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, r
 from kanexport.torch_export.capture import Call, array
 from kanexport.torch_export.conv_capture import Ordinary, Watch
 from kanexport.torch_export.conv_functions import NORMS, Source
-from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, together
-from kanexport.torch_export.match import Reading, holds
+from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, sum_layers
+from kanexport.torch_export.match import Reading, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED
 
 Array = npt.NDArray[np.float64]
@@ -30,12 +30,12 @@ PICTURES = 2  # of one call
 NUMBERS = 4_000_000  # that a layer is given for one row
 
 
-class _Told(nn.Module):
-    """Stands for a layer whose answers are there already."""
+class _RecordedModule(nn.Module):
+    """A placeholder for a layer whose outputs are recorded already."""
 
 
 def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
-    """By name, outermost first, the submodules that may run KAN convolutions: not torch's own, and with
+    """The submodules that may run KAN convolutions, by name, outermost first: not torch's own, and with
     weights of three axes or more."""
     return {
         name: part
@@ -47,13 +47,15 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
     }
 
 
-def offer(
+def find_convolutions(
     calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
-    """By the name of the module that gives their sources, those that are KAN convolutions, and why others are none
-    that seemed to be. `calls`: of the modules that may be, outermost first; `taken`: layers that have been read,
-    which neither hold one nor lie in one."""
-    found: dict[str, Reading] = {}
+    """The KAN convolutions by the name of the module that gives their sources, and reasons why other modules are none.
+
+    calls  calls of the modules that may be one, outermost first
+    taken  layers that have been read, which neither hold one nor lie in one
+    """
+    layers_by_source: dict[str, Reading] = {}
     refused: dict[str, str] = {}
     done: list[str] = list(taken)
     for name, inside in _ways(list(calls)):
@@ -67,17 +69,17 @@ def offer(
             refused[name] = error.message
         else:
             done.append(name)
-            found |= _readings(name, layers)
-    return found, {name: why for name, why in refused.items() if _is_free(name, done)}
+            layers_by_source |= _readings(name, layers)
+    return layers_by_source, {name: why for name, why in refused.items() if _is_free(name, done)}
 
 
 def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
-    return {one.source.name or name: Reading(SAMPLED, together(one.parts[:1]), "", one) for one in layers}
+    return {layer.source.name or name: Reading(SAMPLED, sum_layers(layer.parts[:1]), "", layer) for layer in layers}
 
 
 def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """In which order modules are tried, and whether from what is inside of them: what begins from what a module is
-    given is the whole of it; else the smallest module is looked into."""
+    """The order in which modules are tried, each with whether its functions begin inside of it. Functions of a module's
+    input come first, from the outermost module; functions that begin inside come last, from the innermost."""
     yield from ((name, False) for name in names)
     yield from ((name, True) for name in reversed(names))
 
@@ -96,14 +98,16 @@ def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -
     if inside and not parts:
         raise Ordinary("has nothing inside")
     watch, values = _watched(call, call.x[:PICTURES], parts)
-    if watch.strange or not watch.seen:
+    if watch.has_unknown or not watch.seen:
         raise Ordinary("convolves nothing that is looked into")
-    sources = [Source(call.x, module=None)] + [Source(value, one, parts[one]) for one, value in values.items()]
-    found = read(call, watch, sources)
-    for one in found:
-        _require_few(one)
-    _hold(found, calls, precision)
-    return found
+    sources = [Source(call.x, module=None)] + [
+        Source(value, part_name, parts[part_name]) for part_name, value in values.items()
+    ]
+    layers = read(call, watch, sources)
+    for layer in layers:
+        _require_few(layer)
+    _hold(layers, calls, precision)
+    return layers
 
 
 def _require_few(convolved: Convolved) -> None:
@@ -122,23 +126,27 @@ def _points(name: str, call: Call) -> Iterator[tuple[str, nn.Module]]:
             yield f"{name}.{inner}", part
 
 
-def _hold(found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
+def _hold(layers_found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
     """Raises InvalidKan where the edges of layers do not add up to what the module's convolutions give."""
-    parts = {one.source.name: one.source.module for one in found if one.source.module is not None}
-    near, far = ([(x, *_watched(one, x, parts)) for one, x in _rows(calls, variants)] for variants in (_near, _far))
-    for layers in _added(found):
-        told, further = ([_as_call(layers, {"": x, **values}, one) for x, one, values in runs] for runs in (near, far))
-        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), told, further, precision)
+    parts = {layer.source.name: layer.source.module for layer in layers_found if layer.source.module is not None}
+    near, far = ([(x, *_watched(call, x, parts)) for call, x in _rows(calls, variants)] for variants in (_near, _far))
+    for layers in _added(layers_found):
+        near_calls, far_calls = (
+            [_as_call(layers, {"": x, **values}, watch) for x, watch, values in runs] for runs in (near, far)
+        )
+        verdict = verify_reading(
+            Reading(SAMPLED, sum_layers([part for _, part in layers]), ""), near_calls, far_calls, precision
+        )
         if verdict.reading is None:
             raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
 
 
-def _added(found: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
+def _added(layers: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
     """Layers whose results are added, each with the name of its source."""
     by_results: dict[tuple[int, ...], list[tuple[str, ConvLayer]]] = {}
-    for one in found:
-        for part in one.parts:
-            by_results.setdefault(tuple(part.results.tolist()), []).append((one.source.name, part))
+    for layer in layers:
+        for part in layer.parts:
+            by_results.setdefault(tuple(part.results.tolist()), []).append((layer.source.name, part))
     return list(by_results.values())
 
 
@@ -146,7 +154,7 @@ def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watc
     """The convolutions of the call made with other pictures, also where it does not come to its end, and what
     some parts gave, in their order, of those that ran once."""
     watch, values = Watch(), {}
-    given = torch.from_numpy(x).to(call.dtype)
+    pictures = torch.from_numpy(x).to(call.dtype)
 
     def noted(name: str, part: nn.Module) -> Callable[..., Any]:
         own = part.forward
@@ -160,7 +168,7 @@ def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watc
 
     noting = replaced((part, noted(name, part)) for name, part in parts.items())
     with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad(), noting, watch:
-        args, kwargs = call.arguments(given)
+        args, kwargs = call.arguments(pictures)
         call.module.forward(*args, **kwargs)
     return watch, {name: value for name, value in values.items() if value is not None and value.ndim == x.ndim}
 
@@ -169,8 +177,8 @@ def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
     """[B, m, *positions]: what the convolutions add up to, of some of the results. Raises InvalidKan."""
     starts = np.cumsum([0, *(len(result.form.constant) for result in watch.results)])
     parts = [
-        one.numbers[:, results[(results >= low) & (results < high)] - low]
-        for one, low, high in zip(watch.results, starts, starts[1:], strict=False)
+        result.numbers[:, results[(results >= low) & (results < high)] - low]
+        for result, low, high in zip(watch.results, starts, starts[1:], strict=False)
     ]
     parts = [part for part in parts if part.shape[1]]
     if sum(part.shape[1] for part in parts) < len(results) or len({part.shape[2:] for part in parts}) != 1:
@@ -178,19 +186,19 @@ def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
     return np.concatenate(parts, axis=1)
 
 
-def _as_call(layers: Sequence[tuple[str, ConvLayer]], given: Mapping[str, Array], watch: Watch) -> Call:
-    """Some vectors of layers whose results are added, and what the module makes of them. given: what each source
-    was, by name."""
-    if any(name not in given for name, _ in layers):
+def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array], watch: Watch) -> Call:
+    """A call with some vectors of layers whose results are added, and the module's outputs for them. `values`: those of
+    each source, by name."""
+    if any(name not in values for name, _ in layers):
         raise InvalidKan("does not always run the same modules")
-    vectors = [part.vectors(given[name]) for name, part in layers]
-    wanted = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
-    if any(wanted.shape[:-1] != one.shape[:-1] for one in vectors):
+    vectors = [part.vectors(values[name]) for name, part in layers]
+    outputs = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
+    if any(outputs.shape[:-1] != vector.shape[:-1] for vector in vectors):
         raise InvalidKan("has other positions than its convolutions")
-    flat, wanted = np.concatenate(vectors, axis=-1), wanted.reshape(-1, wanted.shape[-1])
+    flat, outputs = np.concatenate(vectors, axis=-1), outputs.reshape(-1, outputs.shape[-1])
     flat = flat.reshape(-1, flat.shape[-1])
     chosen = np.random.default_rng(0).permutation(len(flat))[:VECTORS]
-    return Call("", flat[chosen], wanted[chosen], _Told(), (torch.zeros(0),), {}, 0)
+    return Call("", flat[chosen], outputs[chosen], _RecordedModule(), (torch.zeros(0),), {}, 0)
 
 
 def _rows(calls: Sequence[Call], variants: Callable[[Array], Iterator[Array]]) -> Iterator[tuple[Call, Array]]:
@@ -223,8 +231,8 @@ def _far(x: Array) -> Iterator[Array]:
         yield channel
 
 
-def told(convolved: Convolved) -> list[str]:
-    """What is to be said of layers."""
+def notes(convolved: Convolved) -> list[str]:
+    """The notes on the layers of a KAN convolution."""
     words = [
         "a KAN convolution; a source is a channel at one place of the kernel, its edges add up to what the "
         "convolutions give, before any normalisation or activation that follows"

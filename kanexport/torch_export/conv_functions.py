@@ -18,7 +18,7 @@ from torch import nn
 
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
 from kanexport.torch_export.capture import Call, array
-from kanexport.torch_export.conv_capture import Bare, Ordinary
+from kanexport.torch_export.conv_capture import FunctionCapture, Ordinary
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]
@@ -34,8 +34,12 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative: how far the same 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What functions are computed of: what a module is given, or what a `module` inside of it gives. `value`: an
-    example [B, C, *picture]."""
+    """The input of functions: the input of a module, or the output of a `module` inside of it.
+
+    value   example [B, C, *picture]
+    name    name of the module inside; empty for the input
+    module  module inside; None for the input
+    """
 
     value: Array
     name: str = ""
@@ -63,13 +67,13 @@ class Functions:
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """[R, C] -> [R, F], also where torch follows."""
         rows, axes = x.shape[0], [1] * (self.call.x.ndim - 2)
-        given = x.reshape(rows, -1, *axes)
-        whole = given if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
+        pictures = x.reshape(rows, -1, *axes)
+        whole = pictures if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
         args, kwargs = self.call.arguments(whole)
-        bare = Bare(self.numbers)
+        bare = FunctionCapture(self.numbers)
         # Run to its end where that can be: torch does not follow what is ended in the middle.
         try:
-            with foreign_code(), replaced(self._others(given)), bare:
+            with foreign_code(), replaced(self._others(pictures)), bare:
                 self.call.module.forward(*args, **kwargs)
         except ForeignError as foreign:
             if not bare.is_complete:
@@ -79,29 +83,29 @@ class Functions:
     def evaluate(self, x: Array) -> Array:
         """[R, C] -> [R, F], in pieces, while the module is lent. Raises Ordinary where it does not run."""
         with torch.no_grad():
-            given = torch.from_numpy(x).to(self.call.dtype)
-            first = array(self.of(given[:1]))
+            inputs = torch.from_numpy(x).to(self.call.dtype)
+            first = array(self.of(inputs[:1]))
             each = max(1, NUMBERS // max(1, first.shape[1]))
-            pieces = [array(self.of(given[at : at + each])) for at in range(1, len(x), each)]
+            pieces = [array(self.of(inputs[at : at + each])) for at in range(1, len(x), each)]
         return np.concatenate([first, *pieces])
 
-    def _others(self, given: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
-        """What gives the source gives rows of ours. What normalises over a picture has nothing to do in one
-        place; where it comes before a function, that shows in the comparison."""
+    def _others(self, pictures: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
+        """Replacements: the source's module returns our rows. Norms over a picture do nothing in one
+        place; if one comes before a function, the comparison shows it."""
         for part in self.call.module.modules():
             if part is self.source.module:
-                yield part, _giving(part, given)
+                yield part, _giving(part, pictures)
             elif isinstance(part, NORMS):
                 yield part, _unchanged
 
-    def moved(self) -> npt.NDArray[np.bool_]:
+    def source_dependent(self) -> npt.NDArray[np.bool_]:
         """[F]: which functions the source changes."""
         rng = np.random.default_rng(0)
         values = [
             self.evaluate(scale * rng.uniform(-1, 1, size=(2, self.source.channels)))
             for scale in (*TRIES, self.source.seen)
         ]
-        return np.asarray(np.any([self._differ(one[1], one[0]) for one in values], axis=0))
+        return np.asarray(np.any([self._differ(pair[1], pair[0]) for pair in values], axis=0))
 
     def owners(self) -> Numbers:
         """[F]: the channel that alone changes each function, -1 where none does. Raises Ordinary where several do."""
@@ -118,7 +122,7 @@ class Functions:
                 owner[moved] = channel
         return owner
 
-    def require_apart(self, owner: Numbers) -> None:
+    def require_independent(self, owner: Numbers) -> None:
         """Rows put together of two others must have the functions of each, near and far, near beside far, and
         whatever else is in the row. Raises Ordinary."""
         rng, constant = np.random.default_rng(1), self.evaluate(np.zeros((1, self.source.channels)))
@@ -135,19 +139,19 @@ class Functions:
             raise Ordinary("computes functions of several channels of a place")
 
     def _differ(self, values: Array, expected: Array) -> npt.NDArray[np.bool_]:
-        """Where numbers are not the same, up to the last digits; NaN is NaN."""
+        """A mask of the numbers that are not the same, up to the last digits; NaN is NaN."""
         limit = SAME.get(self.call.dtype, SAME[torch.float32])
         return ~np.isclose(values, np.broadcast_to(expected, values.shape), rtol=limit, atol=limit, equal_nan=True)
 
 
-def _giving(part: nn.Module, given: torch.Tensor) -> Any:
+def _giving(part: nn.Module, output: torch.Tensor) -> Any:
     """The forward of a part that gives what we say; its convolution counts among the others all the same."""
     own = part.forward
 
     def forward(_: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not isinstance(part, NORMS):
             own(*args, **kwargs)
-        return given
+        return output
 
     return forward
 
@@ -156,7 +160,7 @@ def _unchanged(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> t
     return x
 
 
-def laid_out(owner: Numbers) -> Numbers:
+def channel_layout(owner: Numbers) -> Numbers:
     """The channels of one convolution's functions, ones that are constant included: all functions of a channel one
     after the other, or all channels of a function; as they are where they lie otherwise."""
     known = owner >= 0

@@ -27,8 +27,8 @@ class _AllFunctions(nn.Module):
         super().__init__()
         self.layer, self.functions = functions.call.module, functions
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        (x,) = given
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
         return self.functions.of(x)
 
 
@@ -37,15 +37,15 @@ def edges(convolved: Convolved, part: ConvLayer, name: str, dtype: str, most: in
     InvalidKan."""
     functions = part.basis.all
     if dtype not in convolved.traced:
-        given, wanted = Port(INPUT, (functions.source.channels,)), Port(OUTPUT, (convolved.count,))
+        input_port, output_port = Port(INPUT, (functions.source.channels,)), Port(OUTPUT, (convolved.count,))
         convolved.traced[dtype] = sampled_layer.graph_of(
-            _AllFunctions(functions), functions.source.channels, given, wanted, dtype, most
+            _AllFunctions(functions), functions.source.channels, input_port, output_port, dtype, most
         )
     return _Edges(part, name, np.dtype(dtype)).build(convolved.traced[dtype])
 
 
 def unfolded(part: ConvLayer, name: str, axes: tuple[int, ...], picture: tuple[int, ...]) -> ConvSubgraph:
-    """What the layer is given, as an output of the whole graph. `axes`: of its vectors."""
+    """The input of the layer, as an output of the whole graph. `axes`: of its vectors."""
     index = part.geometry.index(picture)
     inside = part.geometry.inside(picture).reshape(index.shape) if part.basis.inside else None
     return ConvSubgraph(name, tuple(part.basis.channels.tolist()), index, inside, axes)
@@ -78,10 +78,10 @@ class _Edges:
         values = self._op("Reshape", values, self._index([-1, basis.places, *basis.columns.shape]))
         values = self._op("Transpose", values, perm=[2, 1, 0, 3])
         values = self._op("Reshape", values, self._index([self.own, -1, basis.functions]))
-        found = self._op("Transpose", self._op("MatMul", values, self._const(coef[: self.own])), perm=[1, 0, 2])
+        result = self._op("Transpose", self._op("MatMul", values, self._const(coef[: self.own])), perm=[1, 0, 2])
         if basis.inside:
-            found = self._op("Concat", found, self._there(coef[self.own :, 0]), axis=1)
-        self.nodes.append(onnx.helper.make_node("Identity", [found], [EDGES], name=EDGES))
+            result = self._op("Concat", result, self._there(coef[self.own :, 0]), axis=1)
+        self.nodes.append(onnx.helper.make_node("Identity", [result], [EDGES], name=EDGES))
         return self._model(inner)
 
     def _row(self, x: str) -> str:
@@ -91,7 +91,7 @@ class _Edges:
         return self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
 
     def _less_zero(self, values: str, x: str) -> str:
-        """Less what they are at zero, and nothing there, to the last digit."""
+        """The values less those at zero. The difference at zero is exactly 0."""
         assert self.part.basis.zero is not None
         less = self._op("Sub", values, self._const(self.part.basis.zero))
         at_zero = self._op("Unsqueeze", self._op("Equal", x, self._const(np.zeros(()))), self._index([2]))

@@ -1,4 +1,4 @@
-"""From the convolutions that a module ran to layers: whose functions they convolve, and what is added up."""
+"""Layers from the convolutions that a module ran: the functions that they convolve, and the sums of their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kanexport.errors import InvalidKan
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.torch_export.capture import Call
 from kanexport.torch_export.conv_capture import Convolution, Form, Geometry, Ordinary, Watch
-from kanexport.torch_export.conv_functions import Functions, Source, laid_out
+from kanexport.torch_export.conv_functions import Functions, Source, channel_layout
 from kanexport.torch_export.sampled_layer import SAMPLED
 
 if TYPE_CHECKING:
@@ -32,9 +32,13 @@ LEAST = 2  # functions a channel: with one it is an ordinary convolution of some
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Convolved:
-    """All layers of a module that take their sources from one place: from what the module is given, or from what
-    a module inside of it gives, as `after` says. `count`: F, of all functions there; `traced`: their graphs by
-    type, once they are made."""
+    """All layers of a module that take their sources from one place.
+
+    parts   layers
+    count   F, the number of all functions at that place
+    source  place: the input of the module, or the output of a module inside of it
+    traced  graphs of the functions by type, once they are made
+    """
 
     parts: tuple[ConvLayer, ...]
     count: int
@@ -48,36 +52,38 @@ class Convolved:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Which have nothing to do with one another."""
+        """The layers, which are independent of one another."""
         return tuple(part.layer for part in self.parts)
 
     def widths(self) -> tuple[int, ...]:
-        """Of what each layer is given."""
+        """The number of sources of each layer."""
         return tuple(part.layer.sources for part in self.parts)
 
-    def given(self, call: Call) -> Array:
-        """What a call gives to the functions, [B, C, *picture]."""
+    def pictures(self, call: Call) -> Array:
+        """The input of the functions in a call, [B, C, *picture]."""
         return call.y if self.after else call.x
 
     def vectors(self, call: Call) -> list[Array]:
-        """What a call gives to each layer, [B, *positions, I]."""
-        return [part.vectors(self.given(call)) for part in self.parts]
+        """The input of each layer in a call, [B, *positions, I]."""
+        return [part.vectors(self.pictures(call)) for part in self.parts]
 
 
 def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
     """The layers of a module from the convolutions that it ran for a call, by the source that they begin from. Raises
     InvalidKan where it is none of KAN convolutions."""
-    convolutions = [one if one.functions.ndim == call.x.ndim else one.folded() for one in watch.seen]
+    convolutions = [
+        convolution if convolution.functions.ndim == call.x.ndim else convolution.folded() for convolution in watch.seen
+    ]
     forms = Form.joined([result.form for result in watch.results])
     origins = [_Origin.of(functions, mine) for functions, mine in _assigned(call, convolutions, sources)]
     shared = _Shared(forms, tuple(origins))
-    alike = shared.alike()
-    if len(alike) > MOST_LAYERS:
+    groups = shared.result_groups()
+    if len(groups) > MOST_LAYERS:
         raise InvalidKan(f"has more than {MOST_LAYERS} groups")
-    if not alike:
+    if not groups:
         raise Ordinary("convolves no more functions than it has channels")
-    found = ((origin, shared.layers(origin, alike)) for origin in origins)
-    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in found if layers]
+    by_origin = ((origin, shared.layers(origin, groups)) for origin in origins)
+    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in by_origin if layers]
 
 
 def _assigned(
@@ -86,27 +92,31 @@ def _assigned(
     """The convolutions of functions of each source, by their place among all: of the last source that changes them."""
     waiting = dict(enumerate(convolutions))
     for source in reversed(sources[1:]):
-        moved = _functions(call, source, waiting).moved()
-        ends = np.cumsum([0, *(one.count for one in waiting.values())])
+        moved = _functions(call, source, waiting).source_dependent()
+        ends = np.cumsum([0, *(convolution.count for convolution in waiting.values())])
         if len(moved) != ends[-1]:
             raise Ordinary("has other functions in one place than in a picture")
         mine = [at for at, low, high in zip(waiting, ends, ends[1:], strict=False) if moved[low:high].any()]
-        found = {at: waiting.pop(at) for at in mine}
-        if found:
-            yield _functions(call, source, found), found
+        taken = {at: waiting.pop(at) for at in mine}
+        if taken:
+            yield _functions(call, source, taken), taken
         if not waiting:
             return
     yield _functions(call, sources[0], waiting), waiting
 
 
 def _functions(call: Call, source: Source, convolutions: Mapping[int, Convolution]) -> Functions:
-    return Functions(call, source, tuple(one.number for one in convolutions.values()))
+    return Functions(call, source, tuple(convolution.number for convolution in convolutions.values()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Origin:
-    """A source and the convolutions of its functions, by their place among all. `owner` [F]: channels, -1 for a
-    constant; `zero` [F]: values at zero; `starts`: of each convolution's functions among these."""
+    """A source and the convolutions of its functions, by their place among all.
+
+    owner   channel of each function [F], -1 for a constant
+    zero    values of the functions at zero [F]
+    starts  first function of each convolution among these
+    """
 
     functions: Functions
     convolutions: dict[int, Convolution]
@@ -117,29 +127,29 @@ class _Origin:
     @classmethod
     def of(cls, functions: Functions, convolutions: dict[int, Convolution]) -> _Origin:
         """Raises Ordinary."""
-        starts = [0, *itertools.accumulate(one.count for one in convolutions.values())]
+        starts = [0, *itertools.accumulate(convolution.count for convolution in convolutions.values())]
         owner = functions.owners()
         if starts[-1] != len(owner):
             raise Ordinary("has other functions in one place than in a picture")
-        owner = np.concatenate([laid_out(owner[low:high]) for low, high in itertools.pairwise(starts)])
-        functions.require_apart(owner)
+        owner = np.concatenate([channel_layout(owner[low:high]) for low, high in itertools.pairwise(starts)])
+        functions.require_independent(owner)
         zero = functions.evaluate(np.zeros((1, functions.source.channels)))[0]
         return cls(functions, convolutions, owner, zero, dict(zip(convolutions, starts, strict=False)))
 
-    def part(self, at: int) -> slice:
+    def slice_of(self, at: int) -> slice:
         return slice(self.starts[at], self.starts[at] + self.convolutions[at].count)
 
-    def made(self, forms: Form) -> npt.NDArray[np.bool_]:
+    def connections(self, forms: Form) -> npt.NDArray[np.bool_]:
         """[m, F]: which results are made of which functions."""
-        made = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
-        for at, one in self.convolutions.items():
+        connected = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
+        for at, convolution in self.convolutions.items():
             if at in forms.weights:
-                made[:, self.part(at)] = (forms.weights[at] != 0) @ one.connected()
-        return made
+                connected[:, self.slice_of(at)] = (forms.weights[at] != 0) @ convolution.connected()
+        return connected
 
     def reached(self, forms: Form, results: Numbers) -> Numbers:
         """The functions that some results are made of."""
-        return np.flatnonzero(self.made(forms)[results].any(axis=0))
+        return np.flatnonzero(self.connections(forms)[results].any(axis=0))
 
     def has_several(self, used: Numbers) -> bool:
         """Whether some functions are more than one for each channel."""
@@ -148,26 +158,26 @@ class _Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shared:
-    """What the layers of a module are made of."""
+    """The common data of the layers of a module."""
 
     forms: Form
     origins: tuple[_Origin, ...]
 
-    def alike(self) -> list[Numbers]:
+    def result_groups(self) -> list[Numbers]:
         """The results that are made of the same functions, which make one layer, because 0 * NaN is NaN; in their
         order, and without ordinary convolutions."""
-        made = np.concatenate([origin.made(self.forms) for origin in self.origins], axis=1)
-        _, kind = np.unique(made, axis=0, return_inverse=True)
-        groups = [np.flatnonzero(kind == one) for one in range(kind.max() + 1)]
+        connected = np.concatenate([origin.connections(self.forms) for origin in self.origins], axis=1)
+        _, kind = np.unique(connected, axis=0, return_inverse=True)
+        groups = [np.flatnonzero(kind == number) for number in range(kind.max() + 1)]
         several = [
             group
             for group in groups
             if any(origin.has_several(origin.reached(self.forms, group)) for origin in self.origins)
         ]
-        return sorted(several, key=lambda found: int(found[0]))
+        return sorted(several, key=lambda results: int(results[0]))
 
     def layers(self, origin: _Origin, alike: Sequence[Numbers]) -> tuple[ConvLayer, ...]:
-        """Those of one source."""
+        """The layers of one source."""
         mine = (results for results in alike if len(origin.reached(self.forms, results)))
         return tuple(self.layer(origin, results) for results in mine)
 
@@ -183,14 +193,14 @@ class _Shared:
         for at in used:
             dense = origin.convolutions[at].dense()
             mixed = self.forms.weights[at][results] @ dense.reshape(len(dense), -1)
-            weights[:, origin.part(at)] = mixed.reshape(len(results), *dense.shape[1:])
-        first = next(one for one in self.origins if len(one.reached(self.forms, results)))
+            weights[:, origin.slice_of(at)] = mixed.reshape(len(results), *dense.shape[1:])
+        first = next(candidate for candidate in self.origins if len(candidate.reached(self.forms, results)))
         constant = self.forms.constant[results] * (origin is first)
         return _padded(origin, basis, geometry, results, weights, constant)
 
 
 def _basis(origin: _Origin, used: Numbers, geometry: Geometry, results: int) -> PlaceBasis:
-    """Of some of the functions."""
+    """The basis of some of the functions."""
     channels = np.unique(origin.owner[used])
     channels = channels[channels >= 0]
     if not len(channels):
@@ -228,13 +238,13 @@ POINTS = 9
 
 
 class _OfModule:
-    """What the bases below have in common: the module itself computes them."""
+    """The common part of bases that the module itself computes."""
 
     kind = SAMPLED
     compact = False
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """There are no operators of ours: torch.onnx writes this graph."""
+        """Raises an error: we have no operators for it, and torch.onnx writes this graph."""
         raise InvalidKan("a layer that is known by its answers has no operators of ours")
 
     def emitted_scale(self, g: Graph) -> float:
@@ -248,10 +258,12 @@ class _OfModule:
 
 @dataclass(frozen=True, eq=False)
 class PlaceBasis(_OfModule):
-    """The K functions of each source of a convolution, less their values at `zero` [C, K] where these are given.
+    """The K functions of each source of a convolution.
 
-    `channels` [C]: which of the module's; `columns` [C, K]: which of all functions, -1 where there are fewer;
-    `places`: P.
+    channels  channels [C] of the module
+    columns   numbers [C, K] among all functions, -1 where there are fewer
+    places    P, the number of places of the kernel
+    zero      values [C, K] at zero, which are subtracted; None: nothing is subtracted
     """
 
     all: Functions
@@ -279,10 +291,10 @@ class PlaceBasis(_OfModule):
         """[B, I] -> [B, K, I], float64; while the module is lent."""
         rows, own = len(x), len(self.channels) * self.places
         by_place = x[:, :own].reshape(rows, len(self.channels), self.places).transpose(0, 2, 1)
-        given = by_place.reshape(-1, len(self.channels))
-        values = self.of_channels(given)
+        flat = by_place.reshape(-1, len(self.channels))
+        values = self.of_channels(flat)
         if self.zero is not None:
-            values = np.where(given[:, :, None] == 0, 0.0, values - self.zero)
+            values = np.where(flat[:, :, None] == 0, 0.0, values - self.zero)
         values = values.reshape(rows, self.places, len(self.channels), -1).transpose(0, 3, 2, 1)
         values = values.reshape(rows, self.functions, own)
         if not self.inside:
@@ -291,21 +303,21 @@ class PlaceBasis(_OfModule):
         first[:, 0] = x[:, own:]
         return np.concatenate([values, first], axis=2)
 
-    def of_channels(self, given: Array) -> Array:
+    def of_channels(self, x: Array) -> Array:
         """[R, C] -> [R, C, K]"""
-        row = np.zeros((len(given), self.all.source.channels))
-        row[:, self.channels] = given
+        row = np.zeros((len(x), self.all.source.channels))
+        row[:, self.channels] = x
         values = self.all.evaluate(row)
         values = np.concatenate([values, np.zeros((len(values), 1))], axis=1)
         return np.asarray(values[:, self.columns])
 
     def support(self, sources: int) -> Support:
-        """What was seen, and four times as much."""
-        one = np.full(sources, self.all.source.seen)
-        return Support((-one, one), (-4 * one, 4 * one), np.linspace(-one, one, POINTS))
+        """The range that was seen, and a range four times as large."""
+        reach = np.full(sources, self.all.source.seen)
+        return Support((-reach, reach), (-4 * reach, 4 * reach), np.linspace(-reach, reach, POINTS))
 
     def parameters(self) -> dict[str, str]:
-        """How the sources lie."""
+        """The order of the sources."""
         own = f"channel * {self.places} + place of the kernel"
         more = f"{len(self.channels) * self.places} + place: 1 inside the picture, 0 outside"
         return {"source": f"{own}; {more}" if self.inside else own}
@@ -331,7 +343,7 @@ class ConvLayer:
 
 @dataclass(frozen=True, eq=False)
 class _Block(_OfModule):
-    """A basis of some of all `sources`, from `start` on; of the others all functions are zero."""
+    """A basis for some of all `sources`, from `start` on; for the others all functions are zero."""
 
     basis: PlaceBasis
     start: int
@@ -352,24 +364,24 @@ class _Block(_OfModule):
         return values
 
     def support(self, sources: int) -> Support:
-        """As of any source."""
+        """The support of any source."""
         return self.basis.support(sources)
 
     def parameters(self) -> dict[str, str]:
-        """None."""
+        """No parameters."""
         return {}
 
 
-def together(layers: Sequence[ConvLayer]) -> Kan:
+def sum_layers(layers: Sequence[ConvLayer]) -> Kan:
     """Layers whose results are added, as one: the sources of each behind those of the one before it."""
-    starts = np.cumsum([0, *(one.layer.sources for one in layers)])
+    starts = np.cumsum([0, *(part.layer.sources for part in layers)])
     shape = (int(starts[-1]), layers[0].layer.destinations)
     terms = []
-    for start, one in zip(starts, layers, strict=False):
-        (term,) = one.layer.terms
+    for start, part in zip(starts, layers, strict=False):
+        (term,) = part.layer.terms
         assert isinstance(term, BasisTerm)
         coef = np.zeros((*shape, term.functions))
-        coef[start : start + one.layer.sources] = term.coef
-        terms.append(BasisTerm(_Block(one.basis, int(start), shape[0]), coef))
-    bias = np.asarray(np.sum([one.layer.bias for one in layers], axis=0))
+        coef[start : start + part.layer.sources] = term.coef
+        terms.append(BasisTerm(_Block(part.basis, int(start), shape[0]), coef))
+    bias = np.asarray(np.sum([part.layer.bias for part in layers], axis=0))
     return Kan(shape[0], (Layer(tuple(terms), np.ones(shape), bias, np.zeros(shape, dtype=bool)),))

@@ -1,4 +1,4 @@
-"""The page for modules: recognise, trace, splice, prove against the module, pack."""
+"""Export of modules: recognise layers, trace, splice, verify against the module, and pack."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.conv_layer import Convolved
 from kanexport.torch_export.io_binding import Served
 from kanexport.torch_export.kan_candidates import Whole, shown
-from kanexport.torch_export.plan import FEW, Plan, Use
+from kanexport.torch_export.plan import FEW, LayerCall, Plan
 from kanexport.torch_export.sampled_layer import EdgeGraphs, Sampled
 from kanexport.torch_export.trace import Placeholder
 from kanexport.verify import graph_runner, test_points, verify
@@ -45,7 +45,7 @@ Array = npt.NDArray[np.float64]
 
 PROOF_ROWS = 32
 MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
-# Of the parameters, widest first.
+# Types of the parameters, widest first.
 STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -61,10 +61,15 @@ def convert(
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array, a tuple of them or
-    a dictionary by forward's parameters. Rows like real data are better, because the verification uses them.
-    `recorded`: outputs of the trained model, which the exporter compares with the graph. `phase` receives a text on
-    each step that begins. Raises ExportError; then nothing changed."""
+    """Export a module, which is unchanged afterwards.
+
+    example   rows [B, ...]: a tensor or array, a tuple of them, or a dictionary by forward's parameters; the best rows
+              are like real data, because the verification uses them
+    recorded  outputs of the trained model, which the exporter compares with the graph
+    phase     receives a text on each step that begins
+
+    Raises ExportError; then nothing changed.
+    """
     _check(target)
     x, wiring = inputs.rows(example, unwrapped(module))
     whole = Whole(unwrapped(module), wiring)
@@ -76,9 +81,9 @@ def convert(
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
     plan, (lowered, proof) = LayerReplacementSearch(
-        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Told(advance, phase)),
+        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Progress(advance, phase)),
         lambda plan, names, why: _without(whole, plan, x, names, why),
-        lambda plan, names, why: _looked_at(whole, plan, x, names, why),
+        lambda plan, names, why: _edges_only(whole, plan, x, names, why),
     ).best(plan)
     model = ProvedModel(
         lowered=lowered,
@@ -125,7 +130,7 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
 def _claim(
     recorded: RecordedOutputs | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target
 ) -> VerificationBasis:
-    """What the graph was verified against. Raises what `parity.compare.graph` does."""
+    """The basis that the graph was verified against. Raises what `parity.compare.graph` does."""
     if recorded is None:
         return VerificationBasis(MODULE)
     with lent(whole, plan.oracle.dtype):
@@ -137,38 +142,44 @@ def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str)
         return planning.without(plan, x, names, why)
 
 
-def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+def _edges_only(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
     with lent(whole, plan.oracle.dtype):
-        return planning.beside(plan, x, names, why)
+        return planning.edges_only(plan, x, names, why)
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """Callbacks: `advance` receives the progress of the verification, `phase` a text on each step that begins."""
+class _Progress:
+    """Callbacks that report progress.
+
+    advance  receives the progress of the verification
+    phase    receives a text on each step that begins
+    """
 
     advance: Callable[[int, int], None]
     phase: Callable[[str], None]
 
 
-def _attempt(whole: Whole, plan: Plan, x: Array, most: int, target: Target, told: _Told) -> tuple[Lowered, Proof]:
+def _attempt(
+    whole: Whole, plan: Plan, x: Array, most: int, target: Target, progress: _Progress
+) -> tuple[Lowered, Proof]:
     """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
     can be run at once."""
     failure: InvalidKan | VerificationFailed | None = None
     count, against = min(PROOF_ROWS, most), "" if target.baseline is None else explain_graph.OF_MODULE
-    told.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
+    progress.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
-            # Of a graph that torch does not vouch for, the largest batch shows a branch such as len(x) > 40.
+            # If torch does not vouch for a graph, the largest batch shows a branch such as len(x) > 40.
             largest = [min(most, target.max_batch_size)] if starts else []
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             signature = Signature(plan.ports, target.dtype)
             lowered = explain_graph.add(
                 target.explain, lowered, _describe(plan, lowered), signature, target.names, against
             )
-            told.phase("verifying the graphs against the module")
+            progress.phase("verifying the graphs against the module")
             with lent(whole, plan.oracle.dtype):
-                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, told.advance))
+                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, progress.advance))
         except (InvalidKan, VerificationFailed) as error:
             failure = failure or error
     assert failure is not None
@@ -227,15 +238,17 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
     file = lower.shared(plan.layers, target.dtype)
     filled, edges = layer_subgraphs(whole, plan, target, file)
     names = tuple(name for body in filled for name in body.names)
-    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, filled, strict=True)}
+    placeholders = {
+        use.name: (plan.modules[use.name], body.placeholder) for use, body in zip(plan.uses, filled, strict=True)
+    }
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
     served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
-    found = trace.traces(
-        served, rows, list(holes.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
+    traces = trace.traces(
+        served, rows, list(placeholders.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
     )
     while True:
         with lent(whole, dtype):
-            traced = next(found, None)
+            traced = next(traces, None)
         if traced is None:
             return
         yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names, file), traced.sizes
@@ -279,7 +292,7 @@ def _own_rows(plan: Plan) -> list[dict[str, Array]]:
 
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
-    """As in a plain model, with names and positions."""
+    """The layers as in a plain model, with names and positions."""
     axes = [axes for use in plan.uses for axes in use.places]
     layers = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
     return tuple(
@@ -293,20 +306,20 @@ def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
 
 
 def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
-    """What an edge graph calls the part of each term; that of torch's own code has none."""
+    """The names that an edge graph has for the part of each term; torch's own code has none."""
     names = term_tensors(layer)
     return names if compose.outputs(graph).keys() >= {*filter(None, names)} else ("",) * len(names)
 
 
-def _names(uses: Sequence[Use]) -> Iterator[str]:
+def _names(uses: Sequence[LayerCall]) -> Iterator[str]:
     """One name per layer: the submodule's; numbered where it holds or runs several."""
     total = Counter(use.name for use in uses)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for use in uses:
-        seen[use.name] += 1
+        counts[use.name] += 1
         if use.axes is None:
             continue
-        call = f"#{seen[use.name]}" if total[use.name] > 1 else ""
+        call = f"#{counts[use.name]}" if total[use.name] > 1 else ""
         several = len(use.kan.layers) > 1
         for at, layer in enumerate(use.kan.layers):
             yield shown(f"{use.name}.{layer.name or at}" if several else use.name) + call
@@ -336,7 +349,7 @@ def _precision(stored: str, dtype: str, oracle: ReferenceModule) -> list[str]:
 def layer_subgraphs(
     whole: Whole, plan: Plan, target: Target, file: Weights | None
 ) -> tuple[list[splice.Subgraph | splice.Tap], tuple[bytes, ...]]:
-    """What goes into each call of a layer, and the edge graphs. `file`: the one for their large constants."""
+    """The subgraph for each call of a layer, and the edge graphs. `file`: the one for their large constants."""
     index = {name: at for at, name in enumerate(plan.modules)}
     sampled = _sampled(whole, plan, target)
     edges: list[bytes] = []
@@ -358,14 +371,14 @@ def layer_subgraphs(
                     edges.append(edge_graph(layer, name, width, target.dtype, file))
                 else:
                     edges.append(share(sampled(by, name), file))
-        hole = Placeholder(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
+        placeholder = Placeholder(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
         model = _serving(plan.readings[use.name].by, use.kan, tuple(inner), target, file)
-        bodies.append(splice.Subgraph(hole, model, tuple(nodes), use.axes))
+        bodies.append(splice.Subgraph(placeholder, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
 
 
 def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str], bytes]:
-    """From a layer that is known by its outputs and the name of its input tensor to its edge graph."""
+    """A function from a layer that is known by its outputs and the name of its input tensor to its edge graph."""
     with lent(whole, TYPES[target.dtype]):
         graphs = EdgeGraphs(reading.by for reading in plan.readings.values() if isinstance(reading.by, Sampled))
 
@@ -377,17 +390,17 @@ def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str
 
 
 def _tap(
-    whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
+    whole: Whole, use: LayerCall, convolved: Convolved, index: int, first: int, target: Target
 ) -> tuple[splice.Tap, list[bytes]]:
-    """What is looked at where a convolution runs, and its edge graphs, of which one is the `first`."""
-    graphs, seen = [], []
+    """The tap where a convolution runs, and its edge graphs, of which one is the `first`."""
+    graphs, unfolded = [], []
     for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
         name = f"layer{at}_in"
-        seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
+        unfolded.append(conv_graphs.unfolded(part, name, axes, use.picture))
         with lent(whole, TYPES[target.dtype]):
             graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
-    hole = Placeholder(index, 0, 0, use.form)
-    return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
+    placeholder = Placeholder(index, 0, 0, use.form)
+    return splice.Tap(placeholder, tuple(unfolded), use.picture, target.dtype), graphs
 
 
 def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:
@@ -447,12 +460,16 @@ REFUSALS = (InvalidKan, VerificationFailed)
 
 @dataclass(frozen=True, slots=True)
 class LayerReplacementSearch(Generic[T]):
-    """What becomes of a plan: `attempt` makes something of it or refuses, `without` leaves layers
-    of it to torch.onnx and notes why, `beside` too, but keeps their edges."""
+    """Search for the plan that replaces as many layers as possible.
+
+    attempt     builds the result of a plan, or refuses it
+    without     leaves layers of a plan to torch.onnx, and notes why
+    edges_only  as `without`, but keeps their edges
+    """
 
     attempt: Callable[[Plan], T]
     without: Callable[[Plan, list[str], str], Plan]
-    beside: Callable[[Plan, list[str], str], Plan]
+    edges_only: Callable[[Plan, list[str], str], Plan]
 
     def best(self, plan: Plan) -> tuple[Plan, T]:
         """The plan with as many layers as work out, and what came of it. Raises what `attempt` raises if the
@@ -471,13 +488,16 @@ class LayerReplacementSearch(Generic[T]):
             raise second if isinstance(first, InvalidKan) else first from second
         best, left = self._search(plan, dict.fromkeys(names, first.message), bare)
         try:
-            return self._try(plan, left, self.beside)
+            return self._try(plan, left, self.edges_only)
         except REFUSALS:
             return best
 
     def _search(self, plan: Plan, left: dict[str, str], best: tuple[Plan, T]) -> tuple[tuple[Plan, T], dict[str, str]]:
-        """With layers put back, by halves, and which were left. `left`: all layers and why they were left;
-        `best`: without them."""
+        """The plan with layers put back, by halves, and those that were left.
+
+        left  all layers, and why they were left
+        best  result of the plan without them
+        """
         groups, attempts = _halves(list(left)), ATTEMPTS
         while groups and attempts:
             group, attempts = groups.pop(0), attempts - 1

@@ -1,4 +1,4 @@
-"""What a module takes, and where its rows come from: tensors [rows, ...] of floating-point or whole numbers.
+"""Inputs of a module and sources of its rows: tensors [rows, ...] of floating-point or whole numbers.
 
 Rows are arrays or tensors of the user's, a file, or random numbers of a given shape. They
 become float64 arrays of numbers that float32 holds, so that graphs of both types can be
@@ -46,11 +46,11 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
     dictionary of the inputs given by name. Raises OptionError for anything else, for no rows, for different numbers
     of rows, and for numbers that are not finite."""
-    given = named(example, inspect.signature(module.forward).parameters)
+    entries = named_inputs(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
-    for name, keyword, value in given:
+    for name, keyword, value in entries:
         array = _as_array(value)
-        _require_rows(name, array, len(given))
+        _require_rows(name, array, len(entries))
         kind = FLOAT if array.dtype.kind == "f" else array.dtype.name
         lone = array.ndim == 1
         array = array[:, None] if lone else array
@@ -64,29 +64,33 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     return join(parts), Wiring(tuple(plugs))
 
 
-def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
+def named_inputs(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
     """The name, the keyword (empty: by its place) and the rows of each input. `parameters`: of the forward that
     takes them. A dictionary at the end of a tuple has the inputs that are given by name. Raises OptionError."""
     if isinstance(example, Mapping) and example:
         _require_parameters(example, parameters)
         return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
-    given = list(example) if isinstance(example, tuple | list) else [example]
-    if len(given) > 1 and isinstance(given[-1], Mapping):
-        first = named(tuple(given[:-1]), parameters) if len(given) > 2 else [(_place(0, parameters), "", given[0])]
-        return first + named(given[-1], parameters)
-    if len(given) == 1:
-        return [(INPUT, "", given[0])]
-    return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(given)]
+    values = list(example) if isinstance(example, tuple | list) else [example]
+    if len(values) > 1 and isinstance(values[-1], Mapping):
+        first = (
+            named_inputs(tuple(values[:-1]), parameters)
+            if len(values) > 2
+            else [(_place(0, parameters), "", values[0])]
+        )
+        return first + named_inputs(values[-1], parameters)
+    if len(values) == 1:
+        return [(INPUT, "", values[0])]
+    return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(values)]
 
 
 def _place(at: int, parameters: Mapping[str, inspect.Parameter]) -> str:
     """The name of the parameter at position `at`."""
-    places = [name for name, one in parameters.items() if one.kind in PLACES]
+    places = [name for name, parameter in parameters.items() if parameter.kind in PLACES]
     return places[at] if at < len(places) else f"{INPUT}{at}"
 
 
 def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for name in map(str, example):
         if name not in parameters:
@@ -139,8 +143,8 @@ def load(path: Path) -> Any:
         if path.suffix == ".csv":
             text = csv_text.decode(str(path), path.read_bytes())
             return np.array(csv_text.parse(str(path), text, most=ROWS_LIMIT), np.float32)
-        found = np.load(path, allow_pickle=False, mmap_mode="r")
-        return np.array(found[:ROWS_LIMIT]) if isinstance(found, np.ndarray) else _archive(path, found)
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        return np.array(loaded[:ROWS_LIMIT]) if isinstance(loaded, np.ndarray) else _archive(path, loaded)
     except csv_text.CsvError as error:
         raise OptionError(str(error)) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -150,9 +154,9 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def _archive(path: Path, found: Any) -> Any:
-    with found:
-        arrays = {name: found[name][:ROWS_LIMIT] for name in found.files}
+def _archive(path: Path, archive: Any) -> Any:
+    with archive:
+        arrays = {name: archive[name][:ROWS_LIMIT] for name in archive.files}
     if not arrays:
         raise OptionError(f"{path} holds no array")
     if len(arrays) == 1 or all(name.startswith(UNNAMED) for name in arrays):
@@ -181,7 +185,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """The first shape of a row that works, and another one, or ()."""
+    """The first shape of a row that works, and a second one, or ()."""
 
     shape: Shape
     other: Shape
@@ -192,8 +196,11 @@ class Guess:
 
 
 class _First(NamedTuple):
-    """A module with tensors of its own: how many columns or channels it may take, and the
-    axes after the channels, such as 2 for pictures; 0 for columns."""
+    """The possible inputs of a module with tensors of its own.
+
+    widths  numbers of columns or channels that it may take
+    axes    number of axes after the channels, such as 2 for pictures; 0 for columns
+    """
 
     widths: Sequence[int]
     axes: int
@@ -243,7 +250,7 @@ def _likely(module: nn.Module) -> Iterator[Shape]:
     firsts = list(itertools.islice(_firsts(module), FIRST_MODULES))
     tokens = _tokens(module)
     for first in firsts:
-        yield from _told_by(first, tokens)
+        yield from _shapes_from(first, tokens)
     for first in firsts:
         if not first.axes:
             yield from ((length, width) for width in first.widths for length in SIDES)
@@ -251,7 +258,7 @@ def _likely(module: nn.Module) -> Iterator[Shape]:
     yield from ((channels, side, side) for channels in CHANNELS for side in (*USUAL, *SIDES))
 
 
-def _told_by(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
+def _shapes_from(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
     """Pictures with the channels of a convolution, else tokens or single rows of a width."""
     for width in first.widths:
         if first.axes:
@@ -278,7 +285,7 @@ def _has_weighted_parts(module: nn.Module) -> bool:
 
 
 def _tokens(module: nn.Module) -> list[int]:
-    """How many tokens a bare parameter of a module with parts of its own speaks of."""
+    """The numbers of tokens that the bare parameters of a module with parts of its own suggest."""
     bare = [
         tensor
         for part in module.modules()

@@ -1,4 +1,4 @@
-"""Between a module's own tensors and one array of rows, as a proof and the search for layers work with.
+"""Binding between a module's own tensors and one array of rows, which verification and layer search use.
 
 A module may take several tensors, and whole numbers such as ids of tokens; it may give a
 tuple, a dictionary or a dataclass of tensors. A tensor [B], one number a row, is [B, 1] to
@@ -25,21 +25,26 @@ REAL = "ONNX graphs here hold real numbers"
 
 @dataclass(frozen=True, slots=True)
 class TensorBinding:
-    """An input of a module as it takes it: by which keyword (none: by its place), and whether it is [B]."""
+    """The binding of one input of a module.
+
+    port     name, shape and type of the input
+    keyword  keyword that the module takes it by; empty: by its place
+    lone     whether its shape is [B]
+    """
 
     port: Port
     keyword: str = ""
     lone: bool = False
 
     def tensor(self, rows: torch.Tensor) -> torch.Tensor:
-        """What the module takes, from rows [B, *shape] of floating-point numbers."""
+        """The tensor that the module takes, from rows [B, *shape] of floating-point numbers."""
         if self.port.kind != FLOAT:
             whole = torch.round(torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0))
             rows = whole.to(getattr(torch, self.port.kind))
         return self.own(rows)
 
     def own(self, rows: torch.Tensor) -> torch.Tensor:
-        """In the module's own shape, from [B, *shape]."""
+        """The tensor in the module's own shape, from [B, *shape]."""
         return rows.reshape(-1) if self.lone else rows
 
 
@@ -61,7 +66,7 @@ class Wiring:
         return tuple(plug.port for plug in self.plugs)
 
     def split(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What the module takes, from its rows as one tensor [B, ...]."""
+        """The tensors that the module takes, from its rows as one tensor [B, ...]."""
         if len(self.plugs) == 1:
             return [self.plugs[0].tensor(x)]
         parts = torch.split(x, [port.size for port in self.ports], dim=1)
@@ -70,7 +75,7 @@ class Wiring:
         ]
 
     def call(self, body: nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
-        """What the module gives for its own tensors."""
+        """The output of the module for its own tensors."""
         pairs = list(zip(self.plugs, tensors, strict=True))
         return body(
             *(tensor for plug, tensor in pairs if not plug.keyword),
@@ -88,11 +93,11 @@ PLAIN = Wiring((TensorBinding(Port(INPUT, ())),))
 
 
 def joined(y: Any, rows: int, dtype: torch.dtype) -> Any:
-    """What a module gives as one tensor [B, ...] of floating-point numbers; as it is where that cannot be."""
-    found = list(tensors(y))
-    if not found or any(_fault(value, rows, len(found)) for _, value in found):
+    """The output of a module as one tensor [B, ...] of floating-point numbers; unchanged where that cannot be."""
+    leaves = list(tensors(y))
+    if not leaves or any(_fault(value, rows, len(leaves)) for _, value in leaves):
         return y
-    parts = [_floating(_rowed(value), dtype) for _, value in found]
+    parts = [_floating(_rowed(value), dtype) for _, value in leaves]
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
@@ -107,7 +112,7 @@ def _rowed(value: torch.Tensor) -> torch.Tensor:
 
 
 def _fault(value: Any, rows: int, count: int) -> str:
-    """What is wrong with an output of `count`, or nothing."""
+    """The fault of an output of `count`, or an empty text."""
     if not isinstance(value, torch.Tensor):
         return f"is {type(value).__name__}, expected a tensor [batch, ...]"
     if value.is_complex():
@@ -120,17 +125,17 @@ def _fault(value: Any, rows: int, count: int) -> str:
 
 
 def why_not(y: Any, rows: int) -> str:
-    """What is wrong with what a module gave, where `joined` made nothing of it."""
-    found = list(tensors(y))
-    for name, value in found:
-        words = _fault(value, rows, len(found))
+    """The reason why `joined` cannot join the outputs of a module."""
+    leaves = list(tensors(y))
+    for name, value in leaves:
+        words = _fault(value, rows, len(leaves))
         if words:
             return f"the module's output{f' {name!r}' if name else ''} {words}"
     return f"the module gives {type(y).__name__}, expected one or several tensors [batch, ...]"
 
 
 def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What is inside of tuples, lists, dictionaries and dataclasses, by name; nothing for None."""
+    """The leaves of tuples, lists, dictionaries and dataclasses, by name; nothing for None."""
     if y is None:
         return
     inner = _inner(y)
@@ -142,7 +147,7 @@ def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _inner(y: Any) -> list[tuple[str, Any]] | None:
-    """What a structure holds; None for anything else."""
+    """The items of a structure; None for anything else."""
     if isinstance(y, Mapping):
         return [(str(key), value) for key, value in y.items()]
     if dataclasses.is_dataclass(y) and not isinstance(y, type):
@@ -155,39 +160,39 @@ def _inner(y: Any) -> list[tuple[str, Any]] | None:
 
 def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
     """The outputs of a module that gave `y`, each with a name that is not taken."""
-    found = list(tensors(y))
+    leaves = list(tensors(y))
     ports = []
-    for name, (_, value) in zip(names([given for given, _ in found], taken), found, strict=True):
+    for name, (_, value) in zip(names([key for key, _ in leaves], taken), leaves, strict=True):
         kind = FLOAT if value.is_floating_point() else dtype_name(value)
         ports.append(Port(name, tuple(_rowed(value).shape[1:]), kind))
     return tuple(ports)
 
 
-def names(given: Sequence[str], taken: Sequence[str]) -> list[str]:
+def names(proposed: Sequence[str], taken: Sequence[str]) -> list[str]:
     """A name for each output that no other tensor has."""
-    used, found = list(taken), []
-    for one in given:
-        name = re.sub(r"\W", "_", one, flags=re.ASCII) or OUTPUT
+    used, result = list(taken), []
+    for proposal in proposed:
+        name = re.sub(r"\W", "_", proposal, flags=re.ASCII) or OUTPUT
         while name in used or OURS.fullmatch(name):
             name += "_out"
         used.append(name)
-        found.append(name)
-    return found
+        result.append(name)
+    return result
 
 
 def dtype_name(value: torch.Tensor) -> str:
-    """Such as "int64"."""
+    """The name of a tensor's type, such as "int64"."""
     return str(value.dtype).removeprefix("torch.")
 
 
 class Served(nn.Module):
-    """A module with the tensors that are served: as it will be traced."""
+    """A module that takes and gives only the tensors that are served: the form in which it is traced."""
 
     def __init__(self, body: nn.Module, wiring: Wiring) -> None:
         super().__init__()
         self.body, self.wiring = body, wiring
 
-    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs in order."""
-        own = [plug.own(tensor) for plug, tensor in zip(self.wiring.plugs, given, strict=True)]
+        own = [plug.own(tensor) for plug, tensor in zip(self.wiring.plugs, inputs, strict=True)]
         return tuple(_rowed(value) for _, value in tensors(self.wiring.call(self.body, own)))

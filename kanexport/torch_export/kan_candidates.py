@@ -1,8 +1,7 @@
-"""Which submodules may be KAN layers: by the shapes of their tensors, never by their class.
+"""Candidates for KAN layers among the submodules, by the shapes of their tensors, never by their class.
 
-A submodule is a candidate if a reader knows its tensors and leaves none over. What it
-means is for `match.py` to say.
-"""
+A submodule is a candidate if a reader knows its tensors and leaves none over. `match.py` decides
+its meaning."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ class Whole(nn.Module):
         self.body, self.wiring = body, wiring
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the module gives for rows as one tensor, as one tensor; for what a module takes and
-        gives by itself there is `io_binding`."""
+        """The output of the module as one tensor, for rows as one tensor. For the module's own inputs and
+        outputs there is `io_binding`."""
         return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
 
 
@@ -60,15 +59,15 @@ class Candidate:
 
 
 def candidates(whole: nn.Module) -> dict[str, Candidate]:
-    """By name, parents before children; a module with several names has the first."""
+    """The candidates by name, parents before children; a module with several names has the first."""
     by_name: dict[str, Candidate] = {}
-    seen: set[int] = set()
+    visited: set[int] = set()
     waiting = [("body", next(whole.children()))]
     while waiting:
         name, module = waiting.pop(0)
-        if id(module) in seen:
+        if id(module) in visited:
             continue
-        seen.add(id(module))
+        visited.add(id(module))
         waiting += [(f"{name}.{child}", part) for child, part in module.named_children()]
         families = tuple(_families(module))
         if families:
@@ -93,26 +92,26 @@ def _families(module: nn.Module) -> Iterator[Family]:
     if not state or len(tensors) < len(state):
         return
     buffers, attributes = _unsaved(module, state)
-    found = False
+    is_known = False
     for family, reader in _all_readers().items():
         for mine in _readable(module, reader, tensors, buffers, attributes):
-            found = True
+            is_known = True
             yield family, reader, mine
-    if not found:
+    if not is_known:
         yield from _one_group(module, tensors)
 
 
 def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
-    """As layers of several groups that have one, which leads the axes of all of their tensors."""
+    """The families of a layer of several groups that has one, which leads the axes of all of its tensors."""
     if tensors and all(value.ndim > 1 and len(value) == 1 for value in tensors.values()):
         mine = {name: value[0] for name, value in tensors.items()}
         for family, reader in _all_readers().items():
             if isinstance(reader, registry.LayerReader):
-                yield from ((family, reader, one) for one in _readable(module, reader, mine, {}, {}))
+                yield from ((family, reader, group) for group in _readable(module, reader, mine, {}, {}))
 
 
 def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
-    """What a state dict lacks: buffers that are not saved, and tensors that are plain attributes."""
+    """The tensors that a state dict lacks: buffers that are not saved, and tensors that are plain attributes."""
     buffers = {name: value for name, value in module.named_buffers() if name not in state}
     attributes = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
     return arrays(buffers), arrays(attributes)
@@ -121,13 +120,13 @@ def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors
 def _readable(
     module: nn.Module, reader: registry.Reader, tensors: Tensors, buffers: Tensors, attributes: Tensors
 ) -> Iterator[Tensors]:
-    """What a reader would read of a submodule, if it knows all of its tensors: a layer with those
-    unsaved ones that it asks for, a whole network without and with the unsaved buffers."""
+    """The tensors that a reader would read of a submodule, if it knows all of them: a layer with those
+    unsaved ones that it needs, a whole network without and with the unsaved buffers."""
     if isinstance(reader, registry.LayerReader):
-        beside = buffers | attributes
-        asked = {key: beside[key] for key in reader.keys.names() if key in beside and key not in tensors}
-        if _is_lone_layer(reader, asked | tensors):
-            yield asked | tensors
+        unsaved = buffers | attributes
+        needed = {key: unsaved[key] for key in reader.keys.names() if key in unsaved and key not in tensors}
+        if _is_lone_layer(reader, needed | tensors):
+            yield needed | tensors
         return
     for mine in (tensors, tensors | buffers) if buffers else (tensors,):
         if reader.matches(as_checkpoint(module, mine)):
@@ -197,23 +196,25 @@ CLASSES = {"swish": "silu"}
 
 
 class Facts(Options):
-    """Options of one submodule: what is tried, else what the user gave, else what the
-    call or an attribute tells. Knows afterwards between which names there was a choice."""
+    """Options of one submodule. A tried value comes first, then the user's, then one from the call or an attribute.
+
+    choices  after reading: by option, the names that there was a choice between
+    """
 
     def __init__(
-        self, given: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
+        self, user_options: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
     ) -> None:
-        super().__init__(dict(given))
+        super().__init__(dict(user_options))
         self._module, self._by_call, self._tried = module, by_call, tried
         self.choices: dict[str, tuple[str, ...]] = {}
 
     @property
-    def asked(self) -> set[str]:
+    def consulted(self) -> set[str]:
         """All options that were of use."""
         return self._known
 
     def optional(self, key: str) -> str | None:
-        """As `Options.optional`, with the call and the attributes asked last."""
+        """The value of `Options.optional`, otherwise of the call, otherwise of an attribute."""
         value = super().optional(key)
         if key in BASES:
             self.choices[key] = tuple(elementwise.ACTIVATIONS)
@@ -224,14 +225,14 @@ class Facts(Options):
         return self._by_call.get(key) or attribute(self._module, key)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
-        """As `Options.text`; what nothing tells may be any of `among`, which are tried."""
+        """The value of `Options.text`; a fact that nothing gives may be any of `among`, which are tried."""
         names = tuple(among)
         if names and stored is None and self.optional(key) is None:
             self.choices[key] = names
         return super().text(key, default, stored, among=names)
 
     def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
-        """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
+        """The value of `Options.choice`; an attribute that is none of the known names counts for nothing."""
         names = tuple(known)
         self.choices[key] = names
         value = self.optional(key)
@@ -240,7 +241,7 @@ class Facts(Options):
         return super().choice(key, names, default, words=words)
 
     def must(self, key: str, known: Iterable[str], what: str) -> str:
-        """As `Options.must`, but every value is tried, the first one first."""
+        """The value of `Options.must`, but every value is tried, the first one first."""
         names = self.choices[key] = tuple(known)
         return names[0] if self.optional(key) is None else super().must(key, names, what)
 
@@ -257,7 +258,7 @@ def attribute(module: nn.Module, key: str) -> str | None:
 
 
 def _follow(module: nn.Module, path: str) -> Any:
-    """What a path such as "rbf.denominator" or "grid_range.0" leads to, or None."""
+    """The object at a path such as "rbf.denominator" or "grid_range.0", or None."""
     value: Any = module
     for name in path.split("."):
         value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
@@ -310,7 +311,7 @@ def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 
 def pykan_config(module: nn.Module) -> dict[str, Any] | None:
-    """What pykan would write beside its weights, from a living network of it."""
+    """The config that pykan would write next to its weights, from a network in memory."""
     symbolic, width = _symbolic(module), getattr(module, "width", None)
     if not symbolic or not isinstance(width, list):
         return None
@@ -334,7 +335,7 @@ def _symbolic(module: nn.Module) -> list[nn.Module]:
 
 
 def by_call(call: Call) -> dict[str, str]:
-    """What a pykan network and its call say of options: the functions of its edges, the
+    """Options that a pykan network and its call determine: the functions of its edges, the
     inputs that it selects, and its way around singularities."""
     off = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
     return off | _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
@@ -358,7 +359,7 @@ def _selected_inputs(call: Call) -> dict[str, str]:
 
 
 def _singularities(call: Call) -> dict[str, str]:
-    """How the call goes around them: arguments of pykan's forward, given or by default."""
+    """The call's setting for singularities: arguments of pykan's forward, given or by default."""
     try:
         bound = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What a candidate means: of the ways to read it, the one that computes what the module computed.
+"""Matching of a candidate with its possible readings: the reading that computes what the module computed.
 
 Its tensors, its attributes and its calls only propose. Where no reading agrees, the submodule
 is left as it is, and its parts are tried.
@@ -45,22 +45,29 @@ PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overf
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A submodule as a network. `how`: what had to be assumed that nothing said, such as
-    "with denominator=signed"; empty where nothing was. `by`: what answers for it where its functions
-    are not ours. `beside`: the module computes itself, and its reading only what its edges are asked with."""
+    """A submodule as a network.
+
+    how         assumption that nothing confirms, such as "with denominator=signed"; empty if there is none
+    by          object that computes the layer, if its functions are not ours
+    edges_only  whether the module computes itself, and its reading only gives the edges
+    """
 
     family: str
     kan: Kan
     how: str
     by: Any = None
-    beside: bool = False
+    edges_only: bool = False
 
 
 @dataclass
 class Verdict:
-    """What became of a candidate: a reading, or why there is none, and by how much the
-    likeliest one differs, relative. `agreed`: how many groups of rows it computed as the module.
-    `hint`: what to do. `asked`: the options of use to it."""
+    """Outcome of the matching of a candidate: a reading, or the reason why there is none.
+
+    error      relative error of the likeliest reading
+    agreed     number of groups of rows that it computed as the module
+    hint       advice for the user
+    consulted  options of use to the candidate
+    """
 
     reading: Reading | None = None
     why: str = ""
@@ -68,20 +75,27 @@ class Verdict:
     agreed: int = 0
     hint: str = ""
     family: str = ""
-    asked: set[str] = field(default_factory=set)
+    consulted: set[str] = field(default_factory=set)
 
 
 def judge(
-    candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str], precision: str, further: Sequence[Call] = ()
+    candidate: Candidate,
+    calls: Sequence[Call],
+    user_options: Mapping[str, str],
+    precision: str,
+    further: Sequence[Call] = (),
 ) -> Verdict:
-    """The reading of a candidate that computes what it gave in its calls, and for other
-    vectors too. `given`: the user's options; `precision`: what the module runs in; `further`:
-    what it was given and gave where the module took rows far from the example's, or NaN."""
+    """The reading of a candidate that computes its outputs in its calls, and for other vectors too.
+
+    user_options  the user's options
+    precision     type that the module runs in
+    further       calls for rows far from the example's, or with NaN
+    """
     tests = _tests(calls, further, precision)
-    asked: set[str] = set()
-    likeliest = Verdict(asked=asked, agreed=-1)
-    for family, read in itertools.islice(_readings(candidate, calls[0], given, asked), READINGS):
-        verdict = dataclasses.replace(_try(read, tests), family=family, asked=asked)
+    consulted: set[str] = set()
+    likeliest = Verdict(consulted=consulted, agreed=-1)
+    for family, read in itertools.islice(_readings(candidate, calls[0], user_options, consulted), READINGS):
+        verdict = dataclasses.replace(_try(read, tests), family=family, consulted=consulted)
         if verdict.reading is not None:
             return verdict
         if verdict.agreed > likeliest.agreed:
@@ -92,7 +106,7 @@ def judge(
     return likeliest
 
 
-def holds(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
+def verify_reading(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
     """Whether a submodule computes a reading, as `judge` asks it."""
     return _compare(_tests(calls, further, precision), reading)
 
@@ -104,12 +118,12 @@ def _tests(calls: Sequence[Call], further: Sequence[Call], precision: str) -> _T
 
 @dataclass(frozen=True, slots=True)
 class _Tests:
-    """What a reading is held against: calls near the example rows, calls far from them, and calls
-    that are made again with vectors that try this reading."""
+    """Calls that a reading is compared with: near the example rows, far from them, and
+    made again with vectors that try this reading."""
 
     near: Sequence[Call]
     far: Sequence[Call]
-    again: Sequence[Call]
+    reruns: Sequence[Call]
     precision: str
 
 
@@ -124,27 +138,30 @@ def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Attempts:
-    """One family's reader on one submodule. `asked` and `choices` fill while it reads: the
-    options it has a use for, and the names that some of them choose between."""
+    """Attempts to read one submodule with one family's reader.
+
+    consulted  options that the reader has a use for; reading fills it
+    choices    by option, the names to choose between; reading fills it
+    """
 
     family: str
     reader: registry.Reader
     module: nn.Module
     by_call: Mapping[str, str]
-    asked: set[str]
+    consulted: set[str]
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def read(self, tensors: Tensors, given: Mapping[str, str], tried: Mapping[str, str], how: str) -> Reading:
-        options = Facts(given, self.module, self.by_call, tried)
+    def read(self, tensors: Tensors, user_options: Mapping[str, str], tried: Mapping[str, str], how: str) -> Reading:
+        options = Facts(user_options, self.module, self.by_call, tried)
         try:
             return Reading(self.family, self.reader.read(as_checkpoint(self.module, tensors), options), how)
         finally:
-            self.asked.update(options.asked)
+            self.consulted.update(options.consulted)
             self.choices.update(options.choices)
 
 
 def _readings(
-    candidate: Candidate, call: Call, given: Mapping[str, str], asked: set[str]
+    candidate: Candidate, call: Call, user_options: Mapping[str, str], consulted: set[str]
 ) -> Iterator[tuple[str, Callable[[], Reading]]]:
     """Every way in which a candidate may be meant, family by family, the likeliest first."""
     by_call = kan_candidates.by_call(call)
@@ -152,19 +169,19 @@ def _readings(
         if reader is None:
             yield family, functools.partial(_linear, tensors)
             continue
-        attempts = _Attempts(family, reader, candidate.module, by_call, asked)
-        for way in _ways(attempts, tensors, given):
+        attempts = _Attempts(family, reader, candidate.module, by_call, consulted)
+        for way in _ways(attempts, tensors, user_options):
             yield family, functools.partial(attempts.read, *way)
 
 
 def _ways(
-    attempts: _Attempts, tensors: Tensors, given: Mapping[str, str]
+    attempts: _Attempts, tensors: Tensors, user_options: Mapping[str, str]
 ) -> Iterator[tuple[Tensors, Mapping[str, str], Mapping[str, str], str]]:
-    """What `read` is given: as the module tells; without the user's options, which may be for
+    """Arguments for `read`: as the module tells; without the user's options, which may be for
     other layers; with every other value of a choice that was open; and as if it did not use
-    some of its tensors. Each is asked for after the one before was read."""
-    yield tensors, given, {}, ""
-    if given:
+    some of its tensors. Each is generated after the one before was read."""
+    yield tensors, user_options, {}, ""
+    if user_options:
         yield tensors, {}, {}, "without the options given"
     for key, values in list(attempts.choices.items()):
         for value in values:
@@ -194,7 +211,7 @@ def _probe(call: Call) -> Call | None:
     """The same call with vectors beside and beyond what the example rows bring about."""
     finite = np.where(np.isfinite(call.x), call.x, 0)
     noise = np.random.default_rng(0).normal(0, finite.std() or 1.0, size=call.x.shape)
-    return call.again((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
+    return call.rerun((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
 
 
 def _compare(tests: _Tests, reading: Reading) -> Verdict:
@@ -225,14 +242,14 @@ def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
     """Calls far from the example rows, each with words for where."""
     yield from (("on rows far from the example's", call) for call in tests.far)
     pieces = budget(kan)
-    for call in tests.again:
+    for call in tests.reruns:
         for where, rows in groups(call, kan):
             for at in range(0, len(rows), pieces):
-                yield from ((where, again) for again in calls(call, rows[at : at + pieces]))
+                yield from ((where, repeated) for repeated in calls(call, rows[at : at + pieces]))
 
 
 def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
-    """What went in [N, n] and came out [N, m]; of very many vectors, some."""
+    """The inputs [N, n] and outputs [N, m] of a call; a selection if there are very many vectors."""
     x, y = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
     most = _compared(kan)
     if len(x) > most:
@@ -251,7 +268,7 @@ def _compared(kan: Kan) -> int:
 
 
 def _error(call: Call, kan: Kan) -> float:
-    """By how much a call differs from what we read, relative; infinite where one is not finite."""
+    """The relative difference of a call from the reading; infinite where one is not finite."""
     x, expected = _vectors(call, kan)
     read = float64_reference.evaluate(kan, x).y
     finite = np.isfinite(expected)
@@ -272,37 +289,37 @@ def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
     if not np.array_equal(read[~finite], expected[~finite], equal_nan=True) or not np.isfinite(read[finite]).all():
         return np.inf
     with np.errstate(invalid="ignore"):
-        apart = np.where(finite, np.abs(read - expected), 0).max(axis=1, initial=0)
+        errors = np.where(finite, np.abs(read - expected), 0).max(axis=1, initial=0)
     heights = np.where(finite, np.abs(expected), 0).max(axis=1, initial=0)
     scale = np.maximum(heights, FLOOR * heights.max(initial=0))
     scale[scale == 0] = 1.0
-    for rounding in (_of_reading, _of_module):
-        if (apart / scale).max(initial=0) <= AGREEMENT[precision]:
+    for rounding in (_reading_sensitivity, _module_sensitivity):
+        if (errors / scale).max(initial=0) <= AGREEMENT[precision]:
             break
         changes = np.max([rounding(call, kan, x, jitter) for jitter in _jitters(precision)], axis=0)
-        apart = np.maximum(apart - CONDITION * changes, 0)
-    return float((apart / scale).max(initial=0))
+        errors = np.maximum(errors - CONDITION * changes, 0)
+    return float((errors / scale).max(initial=0))
 
 
 def _jitters(precision: str) -> list[Jitter]:
     return [Jitter(float(np.finfo(precision).eps) / 2, seed) for seed in range(DRAWS)]
 
 
-def _of_reading(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+def _reading_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
     """[N]: by how much rounding of nodes and weights alone changes each row."""
     return _change(float64_reference.evaluate(kan, x).y, float64_reference.evaluate(kan, x, jitter=jitter).y)
 
 
-def _of_module(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+def _module_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
     """[N]: by how much rounding of its input changes what the module answers: some formulas, such as
     truncated powers, lose every digit far out."""
     before, after = (_answers(list(calls(call, rows)), kan.n_outputs) for rows in (x, jitter.shake(x)))
     return _change(before[: len(x)], after[: len(x)]) if len(before) == len(after) >= len(x) else np.zeros(len(x))
 
 
-def _answers(again: Sequence[Call], width: int) -> Array:
+def _answers(reruns: Sequence[Call], width: int) -> Array:
     """[N, width] of calls made again; none where the module did not take them."""
-    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in again)])
+    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in reruns)])
 
 
 def _change(before: Array, after: Array) -> Array:
@@ -324,15 +341,18 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
     NaN and both infinities. All are representable in float32."""
     rng = np.random.default_rng(0)
     centre, own = _own_range(kan)
-    seen = _seen_range(call, kan.n_inputs)
+    seen_range = _seen_range(call, kan.n_inputs)
     for times in TIMES:
-        rows = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen * times)]
+        rows = [_spread(rng, centre, own * times), _spread(rng, np.zeros_like(centre), seen_range * times)]
         yield f"at {times:g} times its range", _narrowed(np.concatenate(rows))
     yield "at zero", np.zeros((1, kan.n_inputs))
     ordinary = _narrowed(centre + own * rng.uniform(-1, 1, size=kan.n_inputs))
     places = _places(kan)
     for times in TIMES[1:]:
-        yield f"where one source is at {times:g} times its range", _narrowed(_apart(ordinary, places, own * times))
+        yield (
+            f"where one source is at {times:g} times its range",
+            _narrowed(_single_sources(ordinary, places, own * times)),
+        )
     for value in (np.nan, np.inf, -np.inf):
         yield f"where a source is {value:g}", _spoilt(ordinary, places, value)
 
@@ -340,25 +360,25 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
 def calls(call: Call, rows: Array) -> Iterator[Call]:
     """The call made again with vectors [N, n]: with more rows, or, where the module does not
     take them, with as many as it had. Empty where it takes neither."""
-    n, given = rows.shape[1], call.x.size
-    each, vectors = divmod(given, n)[0], max(1, len(rows))
-    if not each or given % n:
+    n, size = rows.shape[1], call.x.size
+    each, vectors = divmod(size, n)[0], max(1, len(rows))
+    if not each or size % n:
         return
     if call.x.ndim >= 2 and call.x.shape[-1] == n:
         inner = each // call.x.shape[0]
         first = -(-vectors // inner)
-        again = call.again(np.resize(rows, (first, *call.x.shape[1:])))
-        if again is not None and again.y.size * each == call.y.size * first * inner:
-            yield again
+        repeated = call.rerun(np.resize(rows, (first, *call.x.shape[1:])))
+        if repeated is not None and repeated.y.size * each == call.y.size * first * inner:
+            yield repeated
             return
     for at in range(0, vectors, each):
-        again = call.again(np.resize(rows[at : at + each], call.x.shape))
-        if again is not None:
-            yield again
+        repeated = call.rerun(np.resize(rows[at : at + each], call.x.shape))
+        if repeated is not None:
+            yield repeated
 
 
 def budget(kan: Kan) -> int:
-    """How many vectors are looked at at a time."""
+    """The number of vectors that are evaluated at a time."""
     return max(1, NUMBERS // _size(kan))
 
 
@@ -399,7 +419,7 @@ def _places(kan: Kan) -> list[int]:
     return sorted(set(np.linspace(0, kan.n_inputs - 1, count).round().astype(int).tolist()))
 
 
-def _apart(row: Array, places: list[int], reach: Array) -> Array:
+def _single_sources(row: Array, places: list[int], reach: Array) -> Array:
     rows = []
     for place, side in itertools.product(places, (-1, 1)):
         other = row.copy()
@@ -424,7 +444,7 @@ VALUES = (np.nan, np.inf, -np.inf)
 
 
 def floating(ports: Sequence[Port], x: Array) -> Places:
-    """Which numbers of a row [N], flat, are floating-point ones: ids of tokens mean nothing elsewhere."""
+    """A mask of the floating-point numbers of a row [N], flat: ids of tokens mean nothing elsewhere."""
     if len(ports) == 1:
         return np.full(x[0].size, ports[0].kind == FLOAT)
     return np.concatenate([np.full(port.size, port.kind == FLOAT) for port in ports])
@@ -444,19 +464,19 @@ def nonfinite(x: Array, places: Places) -> dict[str, Array]:
         for value in VALUES:
             row = x[:1].copy()
             row.reshape(-1)[spoilt] = value
-            rows[f"{called(value)} {words}"] = row
+            rows[f"{number_text(value)} {words}"] = row
     return rows
 
 
 def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[np.intp]]:
-    """Where: in the middle, everywhere, first, last; a row of one or two numbers has fewer places."""
+    """Places in a row, by words: in the middle, everywhere, first, last. A row of one or two numbers has fewer."""
     size = len(all_of_them)
     ends = {"in the first place": all_of_them[:1], "in the last place": all_of_them[-1:]} if size > 2 else {}
     middle = {"in the middle": all_of_them[size // 2 : size // 2 + 1]} if size > 1 else {}
     return middle | ({"in every place": all_of_them} if size else {}) | ends
 
 
-def called(value: float) -> str:
+def number_text(value: float) -> str:
     """A number for people."""
     if np.isnan(value):
         return "NaN"

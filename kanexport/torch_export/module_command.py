@@ -1,4 +1,4 @@
-"""`kanserve export --module pkg.mod:factory`: factory, weights and example rows become an export.
+"""`kanserve export --module pkg.mod:factory`: the export of a module from its factory, weights and example rows.
 
 The one place where code that comes with a model runs: because its user names it.
 """
@@ -29,9 +29,9 @@ from kanexport.torch_export.borrowed_module import (
     foreign_code,
     is_users_own,
     lent,
-    place,
     printing_to_stderr,
     unwrapped,
+    user_line,
 )
 from kanexport.torch_export.capture import ReferenceModule
 from kanexport.torch_export.convert import convert
@@ -50,10 +50,16 @@ def run(
     expected_outputs: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export the module that a factory makes. `factory`: "package.module:function". The rows are those of `example`,
-    otherwise random ones of `input_shape`, otherwise the factory's. Without these, they are random ones of a shape
-    that the exporter finds by trying. `expected_outputs`: files with the trained model's outputs. `phase` receives a
-    text on each step that begins. Raises ExportError; then nothing was written."""
+    """Export the module that a factory makes.
+
+    factory           "package.module:function"
+    example           file of rows; otherwise rows are random ones of `input_shape`, otherwise the factory's, otherwise
+                      random ones of a shape that the exporter finds by trying
+    expected_outputs  files with the trained model's outputs
+    phase             receives a text on each step that begins
+
+    Raises ExportError; then nothing was written.
+    """
     target.check()
     with _importable(Path.cwd()), printing_to_stderr():
         before = set(sys.modules)
@@ -93,23 +99,23 @@ def _again(
     Python's modules before the first time. Raises InvalidKan where they differ in what no weights hold."""
     try:
         with other_randomness():
-            second = _made_anew(factory, before)
+            second = _fresh_module(factory, before)
     except OptionError as error:
         return {"constants": f"those of the first call of the factory, which cannot be called again: {error.message}"}
-    if checkpoint is None and drawn(module, second):
+    if checkpoint is None and have_different_weights(module, second):
         return {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
-    state_dict.put(second, module.state_dict())
+    state_dict.assign(second, module.state_dict())
     require_same(module, second, rows)
     return {}
 
 
-def _made_anew(factory: str, before: Collection[str]) -> nn.Module:
-    """What the factory makes where the user's own files are imported anew too, since they may draw numbers;
+def _fresh_module(factory: str, before: Collection[str]) -> nn.Module:
+    """The module that the factory makes after a fresh import of the user's own files, since they may draw numbers;
     Python's modules are as they were afterwards."""
     own = {
-        name: kept
-        for name, kept in sys.modules.items()
-        if name not in before and is_users_own(getattr(kept, "__file__", None) or "<>")
+        name: module
+        for name, module in sys.modules.items()
+        if name not in before and is_users_own(getattr(module, "__file__", None) or "<>")
     }
     for name in own:
         del sys.modules[name]
@@ -124,7 +130,7 @@ def _made_anew(factory: str, before: Collection[str]) -> nn.Module:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """As if Python had been started here."""
+    """A context in which imports work as if Python had been started in this folder."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -142,7 +148,7 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
         with foreign_code():
             product = getattr(importlib.import_module(name), function)()
     except ForeignError as foreign:
-        where = place(foreign.error)
+        where = user_line(foreign.error)
         raise OptionError(
             f"{factory[:200]} cannot be used: {first_line(foreign.error)}" + (f" ({where})" if where else ""),
             hint="name an importable function that takes nothing and returns the torch.nn.Module",
@@ -163,7 +169,7 @@ ROWS = 8
 
 @contextlib.contextmanager
 def other_randomness() -> Iterator[None]:
-    """Inside: torch, numpy and Python draw other numbers than they would have; afterwards as if they had not."""
+    """A context in which torch, numpy and Python draw other numbers; it restores their states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -176,9 +182,9 @@ def other_randomness() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def drawn(first: nn.Module, second: nn.Module) -> bool:
+def have_different_weights(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules of one factory have different weights."""
-    return bool(_apart(first.state_dict(), second.state_dict()))
+    return bool(_different_names(first.state_dict(), second.state_dict()))
 
 
 def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
@@ -191,7 +197,7 @@ def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
         return
     if _close(answers[0], answers[2]):
         return
-    names = _apart(_constants(first), _constants(second))
+    names = _different_names(_constants(first), _constants(second))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     raise InvalidKan(
         "the factory makes a module that answers differently each time it is called, with the same weights: "
@@ -217,30 +223,30 @@ def _close(first: Array, second: Array) -> bool:
 
 
 def _constants(module: nn.Module) -> dict[str, Any]:
-    """What a module computes with that no state dict has, by name: buffers that are not saved, and numbers,
+    """The constants of a module that no state dict has, by name: buffers that are not saved, and numbers,
     arrays and tensors among the attributes, alone or in lists."""
     saved = set(module.state_dict())
-    found = {name: value for name, value in module.named_buffers() if name not in saved}
+    constants = {name: value for name, value in module.named_buffers() if name not in saved}
     for name, part in module.named_modules():
         for key, value in vars(part).items():
             if not key.startswith("_") or isinstance(value, torch.Tensor):
-                found[f"{name}.{key}".removeprefix(".")] = value
-    return found
+                constants[f"{name}.{key}".removeprefix(".")] = value
+    return constants
 
 
-def _apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+def _different_names(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The names under which two tables have different numbers."""
     return [name for name, value in first.items() if name not in second or not _equal(value, second[name])]
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Of numbers, arrays, tensors and lists of them; anything else counts as equal."""
+    """Whether numbers, arrays, tensors and lists of them are equal; anything else counts as equal."""
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_equal, first, second))
-    one, other = _numbers(first), _numbers(second)
-    if one is None or other is None:
+    left, right = _numbers(first), _numbers(second)
+    if left is None or right is None:
         return True
-    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc" and other.dtype.kind in "fc"))
+    return bool(np.array_equal(left, right, equal_nan=left.dtype.kind in "fc" and right.dtype.kind in "fc"))
 
 
 def _numbers(value: Any) -> npt.NDArray[Any] | None:

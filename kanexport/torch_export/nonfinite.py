@@ -19,7 +19,7 @@ from kanexport.graph.compose import Step, exposed
 from kanexport.lowering.lower import Lowered
 from kanexport.torch_export.borrowed_module import lent
 from kanexport.torch_export.capture import ReferenceModule
-from kanexport.torch_export.match import called
+from kanexport.torch_export.match import number_text
 from kanexport.torch_export.plan import Plan
 from kanexport.verify import graph_runner
 from kanexport.verify.graph_runner import join
@@ -56,8 +56,8 @@ NAMED = 3  # operators that one note names, at most
 
 
 def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
-    """Which rows [1, ...] the graphs answer as the module does, by name, and sentences on all others;
-    while it is lent."""
+    """The rows [1, ...] for which the graphs of a lent module answer as the module does, by name, and sentences on all
+    others."""
     prover = Prover(plan, lowered, dtype, CLOSE)
 
     def graph(row: Array) -> Tensors:
@@ -92,7 +92,7 @@ def _turns(step: Step, nan: set[str], lost: bool) -> bool:
 
 
 def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
-    """What the module answers; as it answers in float32 where float32 cannot hold what it meets in float64."""
+    """The module's outputs; its float32 outputs where float32 cannot hold what it meets in float64."""
     trace = plan.evaluate(row)
     if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
         return [trace.y, *trace.inputs]
@@ -105,7 +105,7 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
     module; it may give fewer tensors than the graph. The function calls `blame` once for each kind of difference
     with NaN in it."""
     alike: list[str] = []
-    apart: dict[tuple[str, str], list[str]] = {}
+    by_kinds: dict[tuple[str, str], list[str]] = {}
     examples: dict[tuple[str, str], str] = {}
     causes: dict[tuple[str, str], str] = {}
     for name, row in rows.items():
@@ -114,29 +114,29 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
             alike.append(name)
             continue
         kinds = _kinds(pair)
-        if kinds not in apart:
-            apart[kinds], examples[kinds] = [], pair[1]
+        if kinds not in by_kinds:
+            by_kinds[kinds], examples[kinds] = [], pair[1]
             nan = [text.endswith("NaN") for text in pair]
             causes[kinds] = blame(row, nan[0]) if any(nan) else ""
-        apart[kinds].append(name)
+        by_kinds[kinds].append(name)
     return alike, [
         f"not as torch: where a row has {', '.join(names)}, torch {kinds[0]} and the exported graph {examples[kinds]}"
         + causes[kinds]
-        for kinds, names in apart.items()
+        for kinds, names in by_kinds.items()
     ]
 
 
 def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str] | None:
-    """What the module and the graph do with a row where that differs, in words; None where it does not."""
+    """The behaviour of the module and of the graph for a row where they differ, in words; None where they do not."""
     try:
         expected = exact(row)
     except InvalidKan:
         return "refuses it", "answers"
-    for at, (module, found) in enumerate(zip(expected, graph(row), strict=False)):
-        wrong = np.flatnonzero(~_alike(found.reshape(-1), module.reshape(-1)))
+    for at, (module, answer) in enumerate(zip(expected, graph(row), strict=False)):
+        wrong = np.flatnonzero(~_alike(answer.reshape(-1), module.reshape(-1)))
         if len(wrong):
             what = "answers" if not at else f"feeds layer {at - 1} with"
-            first, second = (f"{what} {called(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, found))
+            first, second = (f"{what} {number_text(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, answer))
             return first, second
     return None
 
@@ -147,7 +147,7 @@ def _kinds(pair: tuple[str, str]) -> tuple[str, str]:
     return first, second
 
 
-def _alike(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
+def _alike(values: Array, expected: Array) -> npt.NDArray[np.bool_]:
     """NaN must meet NaN and an infinity the same one."""
     scale = magnitude(expected) or 1.0
-    return np.isclose(found, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)
+    return np.isclose(values, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)

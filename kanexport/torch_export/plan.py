@@ -1,4 +1,4 @@
-"""The module as what will be proved: its KAN layers, where they run, and what it computes."""
+"""Plan of a module's export: its KAN layers, their places in the run, and the function of the whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.ir.model import Kan, Layer
 from kanexport.torch_export import capture, kan_candidates
-from kanexport.torch_export.capture import Call, ReferenceModule, ready
+from kanexport.torch_export.capture import Call, ReferenceModule, differentiable
 from kanexport.torch_export.conv_layer import Convolved
 from kanexport.torch_export.io_binding import outputs, tensors
 from kanexport.torch_export.kan_candidates import Whole, parents, shown
@@ -40,10 +40,13 @@ KEEP = "keep"  # the option that names submodules to be left as they are
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """One call of a recognised submodule. `form`: how it shapes its output. `axes`: as
-    `capture.lead` says; None where its vectors have no place among the rows, so that its
-    edges cannot be asked for. `picture`: of what size a convolution's is."""
+class LayerCall:
+    """One call of a recognised submodule.
+
+    form     shape of its output, as `capture.form` says
+    axes     axes as `capture.lead` says; None: its vectors have no place among the rows, so it has no edges to query
+    picture  size of a convolution's picture
+    """
 
     name: str
     kan: Kan | Convolved
@@ -61,23 +64,23 @@ class Use:
         return (self.axes,) * len(self.kan.layers)
 
     def inputs(self, call: Call) -> list[Array]:
-        """Those vectors, [B, *positions, width]."""
+        """The vectors of each layer, [B, *positions, width]."""
         if isinstance(self.kan, Convolved):
-            vectors = [one.reshape(-1, one.shape[-1]) for one in self.kan.vectors(call)]
+            vectors = [values.reshape(-1, values.shape[-1]) for values in self.kan.vectors(call)]
         else:
             vectors = _inputs(self.kan, call.x.reshape(-1, self.kan.n_inputs))
-        return [capture.by_row(one, axes) for one, axes in zip(vectors, self.places, strict=False)]
+        return [capture.by_row(values, axes) for values, axes in zip(vectors, self.places, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The module, the networks found in it by name, and their calls in order."""
+    """The module, its recognised networks by name, and their calls in order."""
 
     oracle: ReferenceModule
     ports: Ports
     modules: dict[str, nn.Module]
     readings: dict[str, Reading]
-    uses: tuple[Use, ...]
+    uses: tuple[LayerCall, ...]
     notes: tuple[str, ...]
 
     @property
@@ -138,17 +141,17 @@ def make(whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, 
 
 
 def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list[str]]:
-    """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
-    given = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
+    """The inputs and outputs of a lent module for the first rows; and the names of those with one number a row."""
+    rows = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
     inputs = whole.wiring.ports
     if len(inputs) == 1:
         inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
     with torch.set_grad_enabled(oracle.derives):
-        y = whole.wiring.call(whole.body, whole.wiring.split(ready(given) if oracle.derives else given))
-    found = outputs(y, [port.name for port in inputs])
+        y = whole.wiring.call(whole.body, whole.wiring.split(differentiable(rows) if oracle.derives else rows))
+    ports = outputs(y, [port.name for port in inputs])
     lone = [plug.port.name for plug in whole.wiring.plugs if plug.lone]
-    lone += [port.name for port, (_, value) in zip(found, tensors(y), strict=True) if value.ndim == 1]
-    return Ports(inputs, found), lone
+    lone += [port.name for port, (_, value) in zip(ports, tensors(y), strict=True) if value.ndim == 1]
+    return Ports(inputs, ports), lone
 
 
 def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
@@ -168,7 +171,7 @@ def _speaks_of(note: str, names: Sequence[str]) -> bool:
     return bool(colon) and set(about.split(", ")) <= {shown(name) for name in names}
 
 
-def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
+def edges_only(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     """The plan of a lent module in which some layers are torch.onnx's, while our reading of them computes what
     their edges are asked with, and a note that says `why`. KAN convolutions are so by themselves, and are left."""
     own = [name for name in names if isinstance(plan.readings[name].by, Convolved)]
@@ -176,7 +179,7 @@ def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     others = [name for name in names if name not in own]
     if not others:
         return plan
-    changed = {name: dataclasses.replace(plan.readings[name], beside=True) for name in others}
+    changed = {name: dataclasses.replace(plan.readings[name], edges_only=True) for name in others}
     notes = [note for note in plan.notes if note not in _about(plan.uses)]
     note = f"{listed(others)}: through torch.onnx, with what its edges are asked with computed beside it, because {why}"
     return _plan(plan.oracle, plan.ports, x, plan.modules, plan.readings | changed, [*notes, note])
@@ -190,68 +193,68 @@ def _plan(
     readings: dict[str, Reading],
     notes: Sequence[str],
 ) -> Plan:
-    uses = tuple(_uses(oracle, x, modules, readings))
+    uses = tuple(_layer_calls(oracle, x, modules, readings))
     return Plan(oracle, ports, modules, readings, uses, (*notes, *_about(uses)))
 
 
-def _about(uses: Sequence[Use]) -> list[str]:
-    """What is to be said of the edges that cannot be asked for."""
+def _about(uses: Sequence[LayerCall]) -> list[str]:
+    """Notes on the edges that cannot be queried."""
     if not uses:
         return ["no layer was recognised, so there are no edges to ask for"]
     loose = [use.name for use in uses if use.axes is None]
     return [f"{listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
 
 
-def _kept(whole: Whole, given: str) -> list[str]:
+def _kept(whole: Whole, patterns: str) -> list[str]:
     """The submodules that match the comma-separated names of --option keep, in which * and ? stand
     for anything; not what lies in another one. Raises OptionError for a name that none has."""
     names = {name: shown(name) for name, _ in whole.named_modules() if name}
-    kept: list[str] = []
-    for pattern in map(str.strip, given.split(",") if given else ()):
-        found = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
-        if not found:
+    result: list[str] = []
+    for pattern in map(str.strip, patterns.split(",") if patterns else ()):
+        matching = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
+        if not matching:
             hint = advice(pattern, names.values())
             raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
-        kept += found
-    return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, parents(name)))]
+        result += matching
+    return [name for name in dict.fromkeys(result) if not any(map(result.__contains__, parents(name)))]
 
 
-def _uses(
+def _layer_calls(
     oracle: ReferenceModule, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]
-) -> list[Use]:
+) -> list[LayerCall]:
     """The calls of the recognised submodules, in order, and where the rows of the batch are in
     each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
-    two, three, one = (
+    two_rows, three_rows, one_row = (
         oracle.run(rows, modules, tapped=_tapped(readings))[1]
         for rows in (repeat(x, 2), repeat(x, 3), repeat(x, 2)[1:])
     )
-    if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
+    if not [call.name for call in one_row] == [call.name for call in two_rows] == [call.name for call in three_rows]:
         raise InvalidKan(
             "the module runs other layers for other batch sizes, so it cannot become a graph",
             hint="a loop over the rows of a batch is not needed: layers take all rows at once",
         )
-    return [_use(readings[calls[1].name], *calls) for calls in zip(one, two, three, strict=True)]
+    return [_layer_call(readings[calls[1].name], *calls) for calls in zip(one_row, two_rows, three_rows, strict=True)]
 
 
-def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
+def _layer_call(reading: Reading, one_row: Call, two_rows: Call, three_rows: Call) -> LayerCall:
     """A call with one, two and three rows."""
     kan = reading.kan
     if isinstance(reading.by, Convolved):
-        single, first, second = (reading.by.given(call) for call in (one, two, three))
+        single, first, second = (reading.by.pictures(call) for call in (one_row, two_rows, three_rows))
         axes = capture.lead_of(first.shape[:1], second.shape[:1])
         same = axes is not None and _same_row(single, first, axes, first[0].size)
         form = capture.TAP_AFTER if reading.by.after else capture.TAP
-        return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
-    form, axes = capture.form(two, kan.n_inputs, kan.n_outputs), capture.lead(two, three, kan.n_inputs)
-    form = capture.TAP if _stays(reading, two) else form
-    same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
-    return Use(two.name, kan, form, axes if same else None)
+        return LayerCall(two_rows.name, reading.by, form, axes if same else None, first.shape[2:])
+    form, axes = capture.form(two_rows, kan.n_inputs, kan.n_outputs), capture.lead(two_rows, three_rows, kan.n_inputs)
+    form = capture.TAP if _stays(reading, two_rows) else form
+    same = axes is not None and _same_row(one_row.x, two_rows.x, axes, kan.n_inputs)
+    return LayerCall(two_rows.name, kan, form, axes if same else None)
 
 
 def _stays(reading: Reading, call: Call) -> bool:
     """Whether the module itself computes the layer: the exporter makes no graph for it, or it gives more than the
     answer."""
-    return reading.beside or isinstance(reading.by, Sampled) or call.part is not None
+    return reading.edges_only or isinstance(reading.by, Sampled) or call.part is not None
 
 
 def _tapped(readings: Mapping[str, Reading]) -> list[str]:
@@ -259,15 +262,15 @@ def _tapped(readings: Mapping[str, Reading]) -> list[str]:
 
 
 def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> int:
-    """How many rows of a lent module may be looked at at once, of `most`."""
-    modules = {name: one.module for name, one in kan_candidates.candidates(whole).items()}
+    """The number of rows, at most `most`, that a lent module may be captured with at once."""
+    modules = {name: candidate.module for name, candidate in kan_candidates.candidates(whole).items()}
     y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
     return max(1, min(most, NUMBERS // max(1, numbers)))
 
 
 def visible(plan: Plan) -> int:
-    """Of how many rows what convolutions are given, which is much, may be looked at at once."""
+    """The number of rows whose convolutions' inputs, which are large, may be captured at once."""
     numbers = sum(
         width * math.prod(size for size in axes if size != -1)
         for use in plan.uses
@@ -287,7 +290,7 @@ def _inputs(kan: Kan, x: Array) -> list[Array]:
 
 def _same_row(single: Array, two: Array, axes: tuple[int, ...], n: int) -> bool:
     """Whether the vectors of the second of two rows are those of that row alone."""
-    alone, both = (capture.by_row(given.reshape(-1, n), axes) for given in (single, two))
+    alone, both = (capture.by_row(values.reshape(-1, n), axes) for values in (single, two))
     return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
@@ -300,8 +303,8 @@ def _peak(values: Array) -> Array:
 def without_edges(whole: Whole, plan: Plan) -> list[str]:
     """One sentence on all submodules with parameters of their own that have no edges to ask for. It leaves out
     submodules for which a note gives the reason."""
-    asked = {shown(use.name) for use in plan.uses if use.axes is not None}
-    known = asked | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
+    with_edges = {shown(use.name) for use in plan.uses if use.axes is not None}
+    known = with_edges | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
     by_kind: dict[str, list[str]] = {}
     for name, part in whole.named_modules():
         around = map(shown, (name, *parents(name)))
@@ -369,11 +372,11 @@ def _mixes_rows(many: Call, single: Sequence[Call], limit: float) -> bool:
     """Whether a call with all rows took for some row what the call with that row alone took,
     and gave something else. `single`: one call for each row."""
     rows = len(single)
-    for at, one in enumerate(single):
-        if many.x.size != one.x.size * rows or many.y.size != one.y.size * rows:
+    for at, call in enumerate(single):
+        if many.x.size != call.x.size * rows or many.y.size != call.y.size * rows:
             continue
         x, y = (values.reshape(rows, -1)[at] for values in (many.x, many.y))
-        if _close(x, one.x.reshape(-1), limit) and not _close(y, one.y.reshape(-1), limit):
+        if _close(x, call.x.reshape(-1), limit) and not _close(y, call.y.reshape(-1), limit):
             return True
     return False
 

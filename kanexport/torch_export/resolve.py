@@ -1,4 +1,4 @@
-"""What the layers of a lent module are: each reading is held against what the layer answers."""
+"""Resolution of the layers of a lent module: each reading is compared with the layer's outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def find(
     """Readings by name, of the layers in which those `kept` as they are do not lie, and notes about what
     was not read, or not as its tensors tell. x: a few rows. Raises OptionError for an option that no
     layer has a use for."""
-    candidates = {name: one for name, one in kan_candidates.candidates(whole).items() if not is_in(name, kept)}
+    candidates = {
+        name: candidate for name, candidate in kan_candidates.candidates(whole).items() if not is_in(name, kept)
+    }
     places = match.floating(whole.wiring.ports, x)
     readings, notes = _settle(candidates, oracle, x, options, places)
     readings, more = _convolve(whole, readings, oracle, x, kept)
@@ -48,17 +50,17 @@ def _convolve(
         return readings, []
     calls = _calls({name: Candidate(part, ()) for name, part in parts.items()}, oracle, x)
     in_order = {name: calls[name] for name in parts if name in calls}
-    found, refused = conv_detect.offer(in_order, _precision(oracle), list(readings))
-    return readings | found, _of_convolutions(found, refused)
+    convolutions, refused = conv_detect.find_convolutions(in_order, _precision(oracle), list(readings))
+    return readings | convolutions, _convolution_notes(convolutions, refused)
 
 
-def _of_convolutions(found: Mapping[str, Reading], refused: Mapping[str, str]) -> list[str]:
-    """Notes on what was found and what was not."""
+def _convolution_notes(convolutions: Mapping[str, Reading], refused: Mapping[str, str]) -> list[str]:
+    """Notes on the submodules that are KAN convolutions, and on those that are not."""
     by_words: dict[str, list[str]] = {}
     for name, why in refused.items():
         by_words.setdefault(f"looks like a KAN convolution, but {why}; it has no edges", []).append(name)
-    for name, reading in found.items():
-        for words in conv_detect.told(reading.by):
+    for name, reading in convolutions.items():
+        for words in conv_detect.notes(reading.by):
             by_words.setdefault(words, []).append(name)
     return [f"{listed(names)}: {words}" for words, names in by_words.items()]
 
@@ -74,18 +76,18 @@ def _settle(
     by_name, far = _calls(candidates, oracle, x), _far_calls(candidates, oracle, x, places)
     readings: dict[str, Reading] = {}
     refused: dict[str, Verdict] = {}
-    asked: set[str] = set()
+    consulted: set[str] = set()
     precision = _precision(oracle)
     for name in sorted(by_name, key=list(candidates).index):
         if any(parent in readings for parent in parents(name)):
             continue
         verdict = judge(candidates[name], by_name[name], options, precision, far.get(name, ()))
-        asked |= verdict.asked
+        consulted |= verdict.consulted
         if verdict.reading is not None:
             readings[name] = verdict.reading
         else:
             refused[name] = verdict
-    _require_useful(options, asked)
+    _require_useful(options, consulted)
     return readings, [*_hows(readings), *_whys(refused, readings)]
 
 
@@ -95,22 +97,22 @@ def _sample(
     oracle: ReferenceModule,
     x: Array,
     places: match.Places,
-    told: Container[str],
+    noted: Container[str],
 ) -> tuple[dict[str, Reading], list[str]]:
     """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
-    of what lies in them; and notes on both. `told`: what notes speak of already."""
+    of what lies in them; and notes on both. `noted`: the names that have notes already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
     few = _calls(watched, oracle, repeat(x, 2))
-    likely, untried = additive.likely(unknown, few), _untried(additive.reasons(unknown, few), told)
+    likely, untried = additive.find_candidates(unknown, few), _untried(additive.reasons(unknown, few), noted)
     if not likely:
         return readings, untried
     watched = {name: watched[name] for name in likely}
     calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
-    offered, refused = additive.offer(likely, calls, far, _precision(oracle))
-    kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
+    offered, refused = additive.verify_candidates(likely, calls, far, _precision(oracle))
+    unsampled = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
     by_why: dict[str, list[str]] = {}
     for name, verdict in refused.items():
-        if name in told:
+        if name in noted:
             continue
         by_why.setdefault(verdict.why.replace("what its tensors tell", "the sum of its edges"), []).append(name)
     notes = [
@@ -122,13 +124,13 @@ def _sample(
             f"{listed(list(offered))}: no reader knows it, and its answers add up source by source; an edge is what "
             "it answers where that source alone is moved"
         )
-    return kept | offered, [*notes, *untried]
+    return unsampled | offered, [*notes, *untried]
 
 
-def _untried(reasons: Mapping[str, str], told: Container[str]) -> list[str]:
+def _untried(reasons: Mapping[str, str], noted: Container[str]) -> list[str]:
     by_why: dict[str, list[str]] = {}
     for name, why in reasons.items():
-        if name not in told:
+        if name not in noted:
             by_why.setdefault(why, []).append(name)
     return [
         f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
@@ -142,7 +144,7 @@ def _precision(oracle: ReferenceModule) -> str:
 
 def _calls(candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array) -> dict[str, list[Call]]:
     """The calls of every candidate that runs at all."""
-    _, calls = oracle.run(x, {name: one.module for name, one in candidates.items()}, nested=True)
+    _, calls = oracle.run(x, {name: candidate.module for name, candidate in candidates.items()}, nested=True)
     by_name: dict[str, list[Call]] = {}
     for call in calls:
         by_name.setdefault(call.name, []).append(call)
@@ -171,7 +173,8 @@ def _hows(readings: dict[str, Reading]) -> list[str]:
 
 
 def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
-    """What was left as it is; not what merely holds what was read, or was left for the same family."""
+    """Notes on submodules that were left as they are, except those that hold read layers or were left for the same
+    family."""
     families = {name: reading.family for name, reading in readings.items()}
     families |= {name: verdict.family for name, verdict in refused.items()}
     inner = {(parent, family) for name, family in families.items() for parent in parents(name)}
@@ -191,10 +194,10 @@ def _why(names: list[str], refused: dict[str, Verdict]) -> str:
     return f"{listed(names)}: looks like {kind}, but {verdict.why}{f' ({advice})' if advice else ''}; left as it is"
 
 
-def _require_useful(options: Mapping[str, str], asked: set[str]) -> None:
-    unknown = sorted(set(options) - asked)
+def _require_useful(options: Mapping[str, str], consulted: set[str]) -> None:
+    unknown = sorted(set(options) - consulted)
     if unknown:
-        known = ", ".join(sorted(key for key in asked if " " not in key))
+        known = ", ".join(sorted(key for key in consulted if " " not in key))
         option = f"--{unknown[0]}" if " " in unknown[0] else repr(unknown[0])
         raise OptionError(
             f"no KAN layer of the module has a use for {option}", hint=f"of use are: {known}" if known else ""

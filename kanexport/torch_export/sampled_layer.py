@@ -1,5 +1,4 @@
-"""Layers that no reader knows, whose answers add up source by source: their edges are what they answer where
-one source alone is moved.
+"""Sampled layers, which no reader knows: an edge is the layer's output while only one source changes.
 
 A layer of n sources is a KAN layer, whatever its functions are, if
 
@@ -49,7 +48,7 @@ USUAL = 16  # sources of a layer whose edges take as long as a formula's edges
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class NormStep:
     """A norm inside of a layer, which is computed where the layer is."""
 
     name: str
@@ -57,7 +56,7 @@ class Within:
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before."""
+        """The number of sources, unchanged."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -75,8 +74,13 @@ class Within:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """A layer by its answers. `base`: the point [n] that all sources but one stay at, `constant` [m]: its answer;
-    `norms`: what begins it and looks at its whole row, `rests` [n]: their answers at the base."""
+    """A layer that is known by its outputs.
+
+    base      point [n] that all sources but one stay at
+    constant  output [m] at the base
+    norms     norms that begin it and look at its whole row
+    rests     outputs [n] of the norms at the base
+    """
 
     call: Call
     base: Array
@@ -104,9 +108,9 @@ class Sampled:
 
     def _edges(self, x: Array, times: float) -> Array:
         n = len(self.base)
-        seen = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
+        pairs = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
         with np.errstate(invalid="ignore"):
-            moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in seen]
+            moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in pairs]
             each = max(LEAST, PRODUCTS // (n * len(self.constant)))
             answers = [
                 _answer(self.call, part[0], self.norms, part[1:])
@@ -118,20 +122,20 @@ class Sampled:
         return zip(self.norms, self.rests, strict=True)
 
     def kan(self) -> Kan:
-        """As a network of one layer."""
+        """The layer as a network of one layer."""
         shape = (len(self.base), len(self.constant))
-        seen = np.abs(self.call.x[np.isfinite(self.call.x)]).max(initial=1.0)
-        rate = 2.0 ** -np.ceil(np.log2(seen))  # a power of two, so that nothing is rounded
+        largest = np.abs(self.call.x[np.isfinite(self.call.x)]).max(initial=1.0)
+        rate = 2.0 ** -np.ceil(np.log2(largest))  # a power of two, so that nothing is rounded
 
         def evaluate(inner: Array) -> Array:
             return self.edges(inner[:, :, 0, 0] / rate)[..., None]
 
-        edge, one = np.ones((*shape, 1)), np.ones(shape)
-        before = tuple(Within(type(norm).__name__) for norm in self.norms)
+        edge, ones = np.ones((*shape, 1)), np.ones(shape)
+        before = tuple(NormStep(type(norm).__name__) for norm in self.norms)
         term = EdgeTerm(
             Unary(SAMPLED, evaluate, _emit, effort=-(-shape[0] // USUAL)), 0 * edge, rate * edge, edge, before
         )
-        return Kan(shape[0], (Layer((term,), one, self.constant, np.zeros(shape, dtype=bool)),))
+        return Kan(shape[0], (Layer((term,), ones, self.constant, np.zeros(shape, dtype=bool)),))
 
 
 def _emit(g: Graph, x: Value) -> Value:
@@ -147,19 +151,19 @@ def _shaped(call: Call, rows: Array) -> Array:
     return rows.reshape(len(rows), *[1] * (call.x.ndim - 2), rows.shape[1])
 
 
-def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), seen: Sequence[Array] = ()) -> Array:
-    """The layer's answers [N, m] to rows [N, n], its norms giving `seen`. Raises InvalidKan where it does not take
+def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), normed: Sequence[Array] = ()) -> Array:
+    """The layer's answers [N, m] to rows [N, n], its norms giving `normed`. Raises InvalidKan where it does not take
     them."""
-    given = [torch.from_numpy(values) for values in seen]
-    with injected([(norm, functools.partial(same, values)) for norm, values in zip(norms, given, strict=True)]):
-        again = call.again(_shaped(call, rows))
-    if again is None or again.y.size % len(rows):
+    outputs = [torch.from_numpy(values) for values in normed]
+    with injected([(norm, functools.partial(identity, values)) for norm, values in zip(norms, outputs, strict=True)]):
+        repeated = call.rerun(_shaped(call, rows))
+    if repeated is None or repeated.y.size % len(rows):
         raise InvalidKan("does not take rows by themselves")
-    return again.y.reshape(len(rows), -1)
+    return repeated.y.reshape(len(rows), -1)
 
 
 def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
-    """What a norm gives for rows [N, n]. Raises InvalidKan."""
+    """The output of a norm for rows [N, n]. Raises InvalidKan."""
     kind = next((value.dtype for value in call.args if isinstance(value, torch.Tensor)), torch.float64)
     try:
         with foreign_code(), torch.no_grad():
@@ -168,14 +172,14 @@ def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
         raise InvalidKan("does not take rows by themselves") from foreign.error
 
 
-def same(value: torch.Tensor) -> torch.Tensor:
+def identity(value: torch.Tensor) -> torch.Tensor:
     """The value itself, for `injected`."""
     return value
 
 
 @contextlib.contextmanager
 def injected(values: Sequence[tuple[nn.Module, Callable[[], torch.Tensor]]], *, shape: bool = False) -> Iterator[None]:
-    """Inside: modules that give these values, in the shape that they are asked in, or in `shape`, their own."""
+    """A context in which modules give these values, in the shape of their input. `shape`: in their own shape."""
 
     def forward(value: Callable[[], torch.Tensor]) -> Callable[..., Any]:
         return lambda _, x, *args, **kwargs: (value() if shape else value().reshape(x.shape)).to(x.dtype)
@@ -190,7 +194,7 @@ EXACT = (torch.float32, torch.float64, torch.int64, torch.bool)  # types of unre
 SMALL = 1 << 16  # bytes of an unregistered tensor that are compared
 
 
-class _Alone(nn.Module):
+class _LayerOnVectors(nn.Module):
     """The layer on vectors [N, n], called as its module calls it."""
 
     def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
@@ -199,8 +203,8 @@ class _Alone(nn.Module):
         self.axes, self.width = sampled.call.x.ndim - 2, len(sampled.constant)
         self.kind = dtype
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        (x,) = given
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
         args, kwargs = self.call.arguments(x.reshape(-1, *[1] * self.axes, x.shape[-1]))
         plain = [self._cast(value) for value in args]
         y = self.call.answer(self.layer(*plain, **{name: self._cast(value) for name, value in kwargs.items()}))
@@ -211,12 +215,12 @@ class _Alone(nn.Module):
         return value.to(self.kind) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-class _Apart(nn.Module):
+class _SeparateEdges(nn.Module):
     """The edges [N, n, m] of vectors [N, n]: each source moved alone."""
 
     def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
         super().__init__()
-        self.alone = _Alone(sampled, dtype)
+        self.alone = _LayerOnVectors(sampled, dtype)
         self.shape = (len(sampled.base), len(sampled.constant))
         self.base = nn.Buffer(torch.from_numpy(sampled.base).to(dtype))
         self.constant = nn.Buffer(torch.from_numpy(sampled.constant).to(dtype))
@@ -225,13 +229,13 @@ class _Apart(nn.Module):
         for at, rest in enumerate(sampled.rests):
             self.register_buffer(f"rest{at}", torch.from_numpy(rest).to(dtype))
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        (x,) = given
-        rows, *seen = (
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (x,) = inputs
+        rows, *normed = (
             torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
             for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
         )
-        with injected([(norm, functools.partial(same, z)) for norm, z in zip(self.norms, seen, strict=True)]):
+        with injected([(norm, functools.partial(identity, z)) for norm, z in zip(self.norms, normed, strict=True)]):
             edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
         return edges
 
@@ -243,16 +247,21 @@ class _Apart(nn.Module):
         return [norm(shaped).reshape(x.shape) for norm in self.norms]
 
 
-class _Open(nn.Module):
+class _ParametricEdges(nn.Module):
     """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `_tensors`."""
 
-    def __init__(self, apart: _Apart) -> None:
+    def __init__(self, edges_module: _SeparateEdges) -> None:
         super().__init__()
-        self.apart, self.names = (apart,), tuple(_tensors(apart))  # a tuple: its tensors are not this module's
+        self.edges_module, self.names = (
+            (edges_module,),
+            tuple(_tensors(edges_module)),
+        )  # a tuple: its tensors are not this module's
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        x, *own = given
-        edges: torch.Tensor = torch.func.functional_call(self.apart[0], dict(zip(self.names, own, strict=True)), (x,))
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        x, *own = inputs
+        edges: torch.Tensor = torch.func.functional_call(
+            self.edges_module[0], dict(zip(self.names, own, strict=True)), (x,)
+        )
         return edges
 
 
@@ -262,8 +271,10 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class EdgeGraphs:
-    """The edge graphs of the layers of one module. `layers`: all of them, to know which ones share a trace; the module
-    must be lent."""
+    """The edge graphs of the layers of one module, which must be lent.
+
+    layers  all of them, to know which ones share a trace
+    """
 
     def __init__(self, layers: Iterable[Sampled]) -> None:
         self._count = Counter(map(_kind, layers))
@@ -273,22 +284,26 @@ class EdgeGraphs:
         """The graph of a layer's edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type.
         Raises InvalidKan."""
         n, m = len(sampled.base), len(sampled.constant)
-        apart = _Apart(sampled, getattr(torch, dtype))
-        given, wanted = Port(name, (n,)), Port(EDGES, (n, m))
+        edges_module = _SeparateEdges(sampled, getattr(torch, dtype))
+        input_port, output_port = Port(name, (n,)), Port(EDGES, (n, m))
         kind = _kind(sampled)
         if kind is not None and self._count[kind] > 1:
-            graph = self._copy((kind, dtype), apart, given, wanted, dtype)
+            graph = self._copy((kind, dtype), edges_module, input_port, output_port, dtype)
             if graph is not None:
                 return graph
-        return graph_of(apart, n, given, wanted, dtype, most)
+        return graph_of(edges_module, n, input_port, output_port, dtype, most)
 
-    def _copy(self, key: Hashable, apart: _Apart, given: Port, wanted: Port, dtype: str) -> bytes | None:
+    def _copy(
+        self, key: Hashable, edges_module: _SeparateEdges, input_port: Port, output_port: Port, dtype: str
+    ) -> bytes | None:
         """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
-        rows = _rows(apart.shape[0], dtype)
-        own = _tensors(apart)
+        rows = _rows(edges_module.shape[0], dtype)
+        own = _tensors(edges_module)
         if key not in self._traced:
             try:
-                self._traced[key] = trace.opened(_Open(apart), [rows], tuple(own.values()), getattr(torch, dtype))
+                self._traced[key] = trace.opened(
+                    _ParametricEdges(edges_module), [rows], tuple(own.values()), getattr(torch, dtype)
+                )
             except ForeignError:
                 self._traced[key] = None
         traced = self._traced[key]
@@ -296,10 +311,10 @@ class EdgeGraphs:
             return None
         constants = [tensor.detach().numpy() for tensor in own.values()]
         with torch.no_grad():
-            expected = apart(torch.from_numpy(rows)).numpy()
+            expected = edges_module(torch.from_numpy(rows)).numpy()
         try:
-            graph = splice.splice(splice.filled(traced, constants), [], Ports((given,), (wanted,)))
-            edges = graph_runner.run(graph_runner.session(graph), {given.name: rows})[wanted.name]
+            graph = splice.splice(splice.filled(traced, constants), [], Ports((input_port,), (output_port,)))
+            edges = graph_runner.run(graph_runner.session(graph), {input_port.name: rows})[output_port.name]
         except ExportError:
             return None
         scale = float(np.abs(expected).max(initial=0)) or 1.0
@@ -326,10 +341,10 @@ def _kind(sampled: Sampled) -> Hashable | None:
 
 def _structure(module: nn.Module) -> Hashable:
     """All that a trace of the module may depend on, apart from the values of parameters and buffers."""
-    held = {name: (value.shape, value.dtype) for name, value in _own(module)}
+    tensors = {name: (value.shape, value.dtype) for name, value in _own(module)}
     rest = tuple((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in TABLES)
     parts = tuple((name, part and _structure(part)) for name, part in module._modules.items())
-    return type(module), tuple(held.items()), rest, parts
+    return type(module), tuple(tensors.items()), rest, parts
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -346,16 +361,16 @@ def _plain(value: object, levels: int = 8) -> Hashable:
         case torch.Tensor() if value.dtype in EXACT and value.layout is torch.strided and value.nbytes <= SMALL:
             return "tensor", value.shape, value.dtype, value.detach().cpu().numpy().tobytes()
         case list() | tuple() | set() | frozenset() if levels:
-            return type(value), tuple(_plain(one, levels - 1) for one in value)
+            return type(value), tuple(_plain(item, levels - 1) for item in value)
         case dict() if levels:
-            return type(value), tuple((key, _plain(one, levels - 1)) for key, one in value.items())
+            return type(value), tuple((key, _plain(item, levels - 1)) for key, item in value.items())
     return "object", id(value)
 
 
-def graph_of(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
-    """A module's own graph, from vectors `given` [N, n] to `wanted`; while it is lent. Raises InvalidKan."""
+def graph_of(module: nn.Module, n: int, input_port: Port, output_port: Port, dtype: str, most: int) -> bytes:
+    """A module's own graph, from vectors `input_port` [N, n] to `output_port`; while it is lent. Raises InvalidKan."""
     rows = _rows(n, dtype)
     traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
     if traced.sizes and not traced.written:  # the whole graph is tried with those
         raise InvalidKan("a layer that is known by its answers goes another way for some batches")
-    return splice.splice(traced.model, [], Ports((given,), (wanted,)))
+    return splice.splice(traced.model, [], Ports((input_port,), (output_port,)))

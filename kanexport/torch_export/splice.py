@@ -1,4 +1,4 @@
-"""Placeholders in a traced graph replaced by our lowering of their layers."""
+"""Splicing: our lowering of the layers replaces placeholders in a traced graph."""
 
 from __future__ import annotations
 
@@ -21,32 +21,39 @@ from kanexport.torch_export.trace import DOMAIN, OPSET, Placeholder
 from kanexport.verify.graph_runner import Ports
 
 INNER = "inner/"  # before the name of a tensor that had the name of an input or output
+CONSTANT = "given_"  # before the number of a constant that takes the place of an input
 
 
 @dataclass(frozen=True, slots=True)
 class Subgraph:
-    """What goes into one call of a hole: `model` maps x [rows, n] to y [rows, m] with the
-    input of every inner layer as a further output. `nodes` are (tensor of the model,
-    name among the whole graph's outputs), `axes` the shape of the layer's rows with
-    -1 at the batch, None where they have no place among the rows of a request."""
+    """The replacement of one placeholder.
 
-    hole: Placeholder
+    model  graph from x [rows, n] to y [rows, m], with the input of every inner layer as a further output
+    nodes  (tensor of the model, name among the whole graph's outputs)
+    axes   shape of the layer's rows with -1 at the batch; None: they have no place among the rows of a request
+    """
+
+    placeholder: Placeholder
     model: bytes
     nodes: tuple[tuple[str, str], ...]
     axes: tuple[int, ...] | None
 
     @property
     def names(self) -> list[str]:
-        """Of the outputs that it adds."""
+        """The names of the outputs that it adds."""
         return [name for _, name in self.nodes]
 
 
 @dataclass(frozen=True, slots=True)
 class ConvSubgraph:
-    """What a convolution's layer is given, as an output called `name`: of some `channels` of the tensor that is
-    tapped [B, C, *picture], what lies under each place of the kernel at each position; `index` [L, P] says which
-    number of the picture, -1 for 0. `inside` [L, P] is put behind it where it is given. `axes`: as of Body, positions
-    included."""
+    """The input of a convolution's layer, as a further output of the graph.
+
+    name      name of the output
+    channels  channels of the tapped tensor [B, C, *picture]
+    index     numbers [L, P] of the picture under each place of the kernel at each position, -1 for 0
+    inside    mask [L, P] that is appended to the vectors; None: nothing is appended
+    axes      as in Subgraph, positions included
+    """
 
     name: str
     channels: tuple[int, ...]
@@ -57,17 +64,22 @@ class ConvSubgraph:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """What is looked at in one call of a module that is tapped. `dtype`: of the graph."""
+    """The further outputs at one call of a tapped module.
 
-    hole: Placeholder
+    unfolded  outputs
+    picture   size of the picture
+    dtype     type of the graph
+    """
+
+    placeholder: Placeholder
     unfolded: tuple[ConvSubgraph, ...]
     picture: tuple[int, ...]
     dtype: str
 
     @property
     def names(self) -> list[str]:
-        """Of the outputs that it adds."""
-        return [one.name for one in self.unfolded]
+        """The names of the outputs that it adds."""
+        return [output.name for output in self.unfolded]
 
 
 def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> bytes:
@@ -75,12 +87,12 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
     names. Raises InvalidKan."""
     model = onnx.load_model_from_string(traced)
     graph = model.graph
-    keep(graph)
+    rewrite_logistic(graph)
     as_columns(graph)
     writer = _Writer(graph)
     waiting: dict[int, list[Subgraph | Tap]] = {}
     for body in bodies:
-        waiting.setdefault(body.hole.index, []).append(body)
+        waiting.setdefault(body.placeholder.index, []).append(body)
     for node in graph.node:
         if node.domain != DOMAIN:
             writer.nodes.append(node)
@@ -108,8 +120,11 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
 def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
     """The model with these constants in place of its inputs after the first, in their order."""
     own = onnx.load_from_string(model)
-    for value, constant in zip(own.graph.input[1:], constants, strict=True):
-        own.graph.initializer.append(numpy_helper.from_array(constant, value.name))
+    names = {value.name: f"{CONSTANT}{at}" for at, value in enumerate(own.graph.input) if at}
+    for node in own.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for name, constant in zip(names.values(), constants, strict=True):
+        own.graph.initializer.append(numpy_helper.from_array(constant, name))
     del own.graph.input[1:]
     return bytes(own.SerializeToString())
 
@@ -169,37 +184,37 @@ class _Writer:
         self._known: set[str] = set()
 
     def write(self, node: Any, body: Subgraph | Tap) -> None:
-        """What belongs in place of a placeholder."""
+        """Write the replacement of a placeholder."""
         if isinstance(body, Subgraph):
             self.fill(node, body)
         else:
             self.tap(node, body)
 
     def tap(self, node: Any, body: Tap) -> None:
-        """What is tapped passes, and is a further output for each layer that it is given to, unfolded."""
+        """Pass the tapped tensor on, and add an unfolded output for each layer that receives it."""
         self._node("Identity", node.output[0], node.input[0])
         size = math.prod(body.picture)
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
-        for one in body.unfolded:
-            positions, places = one.index.shape
-            name, width = one.name, len(one.channels) * places
-            x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", one.channels), axis=1)
+        for output in body.unfolded:
+            positions, places = output.index.shape
+            name, width = output.name, len(output.channels) * places
+            x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", output.channels), axis=1)
             x = self._node("Reshape", name + "/flat", x, self._index(name + "/size", [0, 0, size]))
             x = self._node("Pad", name + "/padded", x, self._index(name + "/pads", [0, 0, 0, 0, 0, 1]))
-            # What lies outside is the number behind the last one.
-            index = np.where(one.index < 0, size, one.index)
+            # Places outside read the number behind the last one.
+            index = np.where(output.index < 0, size, output.index)
             x = self._node("Gather", name + "/seen", x, self._index(name + "/index", index), axis=2)
             x = self._node("Transpose", name + "/turned", x, perm=[0, 2, 1, 3])
             x = self._node("Reshape", name + "/vectors", x, self._index(name + "/width", [0, positions, width]))
-            if one.inside is not None:
-                x, width = self._beside(x, node.input[0], one, np.dtype(body.dtype)), width + places
-            self._expose(x, name, (kind, width), one.axes)
+            if output.inside is not None:
+                x, width = self._with_inside(x, node.input[0], output, np.dtype(body.dtype)), width + places
+            self._expose(x, name, (kind, width), output.axes)
 
-    def _beside(self, vectors: str, x: str, one: ConvSubgraph, dtype: np.dtype[Any]) -> str:
+    def _with_inside(self, vectors: str, x: str, output: ConvSubgraph, dtype: np.dtype[Any]) -> str:
         """Vectors [B, L, n] with what lies inside behind them, [B, L, n + P]."""
-        assert one.inside is not None
-        name, (positions, places) = one.name, one.index.shape
-        self.graph.initializer.append(numpy_helper.from_array(one.inside[None].astype(dtype), name + "/inside"))
+        assert output.inside is not None
+        name, (positions, places) = output.name, output.index.shape
+        self.graph.initializer.append(numpy_helper.from_array(output.inside[None].astype(dtype), name + "/inside"))
         whole = self._node("Shape", name + "/shape_of", x)
         first, last = (self._index(name + f"/{at}", [at]) for at in (0, 1))
         rows = self._node("Slice", name + "/rows", whole, first, last)
@@ -208,13 +223,13 @@ class _Writer:
         return self._node("Concat", name + "/both", vectors, there, axis=2)
 
     def fill(self, node: Any, body: Subgraph) -> None:
-        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out; beside one that
-        is tapped."""
-        prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
+        """Replace one placeholder: rows of vectors in, our graph, the module's own shape out. Next to a tapped layer,
+        add the graph."""
+        prefix, shared = f"call{self._calls}/", f"kan{body.placeholder.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
         _require_flat(inner)
-        n, m = body.hole.sources, body.hole.destinations
+        n, m = body.placeholder.sources, body.placeholder.destinations
         flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
         # A layer that runs again has the weights it had.
         names = {"": "", INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
@@ -228,7 +243,7 @@ class _Writer:
             if tensor.name not in self._known:
                 self._known.add(tensor.name)
                 self.graph.initializer.append(tensor)
-        self._shape(body.hole.form, prefix, node, m)
+        self._shape(body.placeholder.form, prefix, node, m)
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
         for vectors, name in body.nodes:
             assert body.axes is not None
@@ -275,21 +290,21 @@ class _Writer:
         return name
 
 
-# Of what they are given first, divide by or compare, a small value matters as much as a large one.
+# For their first operand, or one that they divide by or compare, a small value matters as much as a large one.
 FIRST = ("Pow", "Log", "Sqrt", "Reciprocal", "Sign")
 COMPARED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 ONE = "tails/one"
 LAST = "tails/last"
 
 
-def keep(graph: Any) -> None:
+def rewrite_logistic(graph: Any) -> None:
     """Write the logistic function as 1 / (1 + exp(-x)) where a power, a logarithm, a root or a quotient is taken of
     it, or it is compared: onnxruntime's Sigmoid is exact to 1e-8, so that x^0.5 of it is exact to 1e-4, and 0 where
     a branch asks for x > 0."""
-    wanted = set(_looked_at(graph))
+    precise = set(_precise_tensors(graph))
     nodes: list[Any] = []
     for node in graph.node:
-        if node.op_type == "Sigmoid" and node.output[0] in wanted:
+        if node.op_type == "Sigmoid" and node.output[0] in precise:
             nodes.extend(_logistic(node.input[0], node.output[0]))
         else:
             nodes.append(node)
@@ -299,7 +314,7 @@ def keep(graph: Any) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
 
 
-def _looked_at(graph: Any) -> Iterator[str]:
+def _precise_tensors(graph: Any) -> Iterator[str]:
     """Names of tensors all whose digits matter."""
     for node in graph.node:
         if node.op_type in FIRST:
@@ -312,7 +327,7 @@ def _looked_at(graph: Any) -> Iterator[str]:
 
 def _logistic(x: str, y: str) -> list[Any]:
     steps = [("Neg", [x]), ("Exp", [f"{y}/Neg"]), ("CastLike", [ONE, x]), ("Add", [f"{y}/Exp", f"{y}/CastLike"])]
-    nodes = [onnx.helper.make_node(kind, given, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, given in steps]
+    nodes = [onnx.helper.make_node(kind, operands, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, operands in steps]
     return [*nodes, onnx.helper.make_node("Reciprocal", [f"{y}/Add"], [y], name=f"{y}/Reciprocal")]
 
 
@@ -352,9 +367,9 @@ def _ranks(graph: Any) -> dict[str, int]:
     ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            held = {part.name: part for part in node.attribute}
-            if "value" in held:
-                ranks[node.output[0]] = len(held["value"].t.dims)
-            elif held.keys() & {"value_ints", "value_floats"}:
+            attributes = {part.name: part for part in node.attribute}
+            if "value" in attributes:
+                ranks[node.output[0]] = len(attributes["value"].t.dims)
+            elif attributes.keys() & {"value_ints", "value_floats"}:
                 ranks[node.output[0]] = 1
     return ranks

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors put into the user's module, wherever a trainer put them."""
+"""Loader of a checkpoint's tensors into the user's module, under any prefix that a trainer added."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     came from. Raises CheckpointError if they are not this module's: every tensor must be
     there, none over, each of its shape."""
     loaded = checkpoint.load(path)
-    wanted = _uncompiled(module.state_dict())
-    state = _without_prefix(_uncompiled(loaded.tensors), wanted)
-    _require_names(path, state, wanted)
-    _require_shapes(path, state, wanted)
+    own = _uncompiled(module.state_dict())
+    state = _without_prefix(_uncompiled(loaded.tensors), own)
+    _require_names(path, state, own)
+    _require_shapes(path, state, own)
     tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
-    put(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
+    assign(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
     return loaded.files
 
 
-def put(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def assign(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Load a state dict, also into weights that were made with `expand` and so have one number in many places."""
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor.layout == torch.strided and 0 in tensor.stride():
@@ -84,21 +84,21 @@ def _uncompiled(state: Mapping[str, T]) -> dict[str, T]:
     return {key.replace(COMPILED, ""): value for key, value in state.items()}
 
 
-def _without_prefix(tensors: dict[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+def _without_prefix(tensors: dict[str, npt.NDArray[Any]], own: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """The module's own tensors where a trainer put it under a prefix: `module.` of
     DataParallel, `model.` of many; what lies beside it there is the trainer's."""
-    if not wanted or set(wanted) <= set(tensors):
+    if not own or set(own) <= set(tensors):
         return tensors
-    first = next(iter(wanted))
+    first = next(iter(own))
     prefixes = [key.removesuffix(first) for key in tensors if key.endswith("." + first)]
-    complete = [prefix for prefix in prefixes if all(prefix + key in tensors for key in wanted)]
+    complete = [prefix for prefix in prefixes if all(prefix + key in tensors for key in own)]
     if len(complete) != 1:
         return tensors
-    return {key: tensors[complete[0] + key] for key in wanted}
+    return {key: tensors[complete[0] + key] for key in own}
 
 
-def _require_names(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    missing, extra = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
+def _require_names(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    missing, extra = [key for key in own if key not in state], [key for key in state if key not in own]
     if missing or extra:
         names = ", ".join([f"-{key}" for key in missing[:NAMED]] + [f"+{key}" for key in extra[:NAMED]])
         raise CheckpointError(
@@ -108,8 +108,8 @@ def _require_names(path: Path, state: Mapping[str, Any], wanted: Mapping[str, An
         )
 
 
-def _require_shapes(path: Path, state: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> None:
+def _require_shapes(path: Path, state: Mapping[str, npt.NDArray[Any]], own: Mapping[str, Any]) -> None:
     for key, value in state.items():
-        shape = tuple(wanted[key].shape)
+        shape = tuple(own[key].shape)
         if value.shape != shape:
             raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {shape}", hint=SIZES)

@@ -1,4 +1,4 @@
-"""The module through torch.onnx, with a placeholder where a KAN layer was."""
+"""Trace of a module through torch.onnx, with a placeholder in place of each KAN layer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from kanexport.torch_export.borrowed_module import (
     first_line,
     first_tensor,
     foreign_code,
-    place,
     plain,
     replaced,
     root,
+    user_line,
 )
 from kanexport.torch_export.capture import COLUMN, FLAT, KEEP, TAP, TAP_AFTER, Rewritten
 from kanexport.torch_export.io_binding import REAL, dtype_name
@@ -58,7 +58,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """What stands where a submodule was: which, how wide, and how it shapes its output."""
+    """The operator in place of a submodule: its number, its width, and the shape of its output."""
 
     index: int
     sources: int
@@ -113,12 +113,12 @@ def _schema(kind: str) -> onnx.defs.OpSchema:
     )
 
 
-def _forward(part: nn.Module, hole: Placeholder) -> Callable[..., Any]:
-    """The forward of a module that is a hole, or is looked into."""
-    if hole.form == TAP_AFTER:
+def _forward(part: nn.Module, placeholder: Placeholder) -> Callable[..., Any]:
+    """The forward of a module that becomes a placeholder, or is tapped."""
+    if placeholder.form == TAP_AFTER:
         own = part.forward
-        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), hole.index)
-    return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
+        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), placeholder.index)
+    return _tapping(part, placeholder.index) if placeholder.form == TAP else _placeholder(placeholder)
 
 
 def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
@@ -135,8 +135,13 @@ def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
     return forward
 
 
-def _placeholder(hole: Placeholder) -> Callable[..., torch.Tensor]:
-    index, sources, destinations, form = hole.index, hole.sources, hole.destinations, hole.form
+def _placeholder(placeholder: Placeholder) -> Callable[..., torch.Tensor]:
+    index, sources, destinations, form = (
+        placeholder.index,
+        placeholder.sources,
+        placeholder.destinations,
+        placeholder.form,
+    )
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         for value in (*args, *kwargs.values()):
@@ -159,15 +164,15 @@ def _tap_as_onnx(x: Any, index: int) -> Any:
 def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
     """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
     op = onnxscript.values.Opset("", OPSET)
-    last, one = (op.Constant(value_ints=[at]) for at in (-1, -2))
-    apart = op.Abs(op.Sub(op.Unsqueeze(a, one), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
+    last, second_last = (op.Constant(value_ints=[at]) for at in (-1, -2))
+    differences = op.Abs(op.Sub(op.Unsqueeze(a, second_last), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
     if p == math.inf:
-        return op.ReduceMax(apart, last, keepdims=0)
+        return op.ReduceMax(differences, last, keepdims=0)
     if p in (1.0, 2.0):
         norm = op.ReduceL1 if p == 1.0 else op.ReduceL2
-        return norm(apart, last, keepdims=0)
-    sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
-    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
+        return norm(differences, last, keepdims=0)
+    sums = op.ReduceSum(op.Pow(differences, op.CastLike(op.Constant(value_float=p), differences)), last, keepdims=0)
+    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), differences))
 
 
 def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **named: Any) -> Any:
@@ -197,9 +202,11 @@ def _with_axes(part: Any, at: list[int]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A traced model. `sizes`: batches that it must be tried with, because the module goes another
-    way from there on, or because a branch on their number may have left no trace; empty where torch.export
-    vouches for all. `written`: its operators were written down for one number of rows first."""
+    """A traced model.
+
+    sizes    batches to try it with, because the module may go another way there; empty if torch.export vouches for all
+    written  whether its operators were written down for one number of rows first
+    """
 
     model: bytes
     sizes: tuple[int, ...] = ()
@@ -207,44 +214,53 @@ class Traced:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to follow a module. `strict` follows Python more slowly but further: through len(x),
-    for one. `free`: torch finds out for itself for which batches its graph holds."""
+class _TraceMode:
+    """A mode of tracing a module.
+
+    rows      number of rows of the example batch
+    strict    whether Python is followed more slowly but further, for example through len(x)
+    free      whether torch finds out for which batches its graph holds
+    written   whether its operators are written down first, because it takes derivatives
+    answered  whether questions about its own weights are answered
+    """
 
     rows: int
     strict: bool
     free: bool
-    written: bool = False  # its operators are written down first, because it takes derivatives
-    told: bool = False  # what it asks of its own weights is answered
+    written: bool = False
+    answered: bool = False
 
 
-FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
-TOLD = _Way(3, strict=False, free=False, told=True)
-WRITTEN = _Way(3, strict=False, free=False, written=True)
+FIRST, STRICT = _TraceMode(3, strict=False, free=False), _TraceMode(3, strict=True, free=False)
+ANSWERED = _TraceMode(3, strict=False, free=False, answered=True)
+WRITTEN = _TraceMode(3, strict=False, free=False, written=True)
 # Where a named batch is refused, because the module goes another way from some number of rows on.
-FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
+FREE = (_TraceMode(3, strict=False, free=True), _TraceMode(31, strict=False, free=True))
 
 
 def traces(
     module: nn.Module,
     rows: Rows,
-    holes: Sequence[tuple[nn.Module, Placeholder]],
+    placeholders: Sequence[tuple[nn.Module, Placeholder]],
     dtype: torch.dtype,
     *,
     most: int,
     derives: bool,
 ) -> Iterator[Traced]:
-    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
-    per call of a hole; the next is made if the one before it did not do. One that holds for
-    all batches is the last. `most`: rows of the largest batch that matters; `derives`: whether the
-    module takes derivatives. Raises InvalidKan where there is no other, with the exporter's first
-    words and the line of the module's code."""
+    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder per call of a replaced
+    submodule. The next is made if the one before it did not do. One that holds for all batches is the last.
+
+    most     rows of the largest batch that matters
+    derives  whether the module takes derivatives
+
+    Raises InvalidKan where there is no other, with the exporter's first words and the line of the module's code.
+    """
     failures: list[BaseException] = []
     ways = [WRITTEN if derives else FIRST]
     while ways:
         way = ways.pop(0)
         try:
-            with foreign_code(), replaced((part, _forward(part, hole)) for part, hole in holes):
+            with foreign_code(), replaced((part, _forward(part, placeholder)) for part, placeholder in placeholders):
                 traced = _export(module, rows, dtype, way, most)
         except ForeignError as foreign:
             failures.append(foreign.error)
@@ -264,33 +280,33 @@ def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], d
         return bytes(_model(exported).SerializeToString())
 
 
-def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
-    """What to try after a failure: Python followed more closely, or a batch that is not named."""
+def _next(way: _TraceMode, failure: BaseException) -> tuple[_TraceMode, ...]:
+    """The next ways to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
         return ()
-    said = _said(failure)
-    if GUARD in said:
+    messages = _messages(failure)
+    if GUARD in messages:
         return FREE
-    if way == FIRST and OF_VALUES in said:
-        return (TOLD,)
-    if way in (FIRST, TOLD):
+    if way == FIRST and OF_VALUES in messages:
+        return (ANSWERED,)
+    if way in (FIRST, ANSWERED):
         return (STRICT,)
     if capture.in_functorch(failure):
         return (WRITTEN,)
-    return FREE if _of_sizes(failure) else ()
+    return FREE if _is_batch_size_error(failure) else ()
 
 
-def _said(failure: BaseException) -> str:
+def _messages(failure: BaseException) -> str:
     """The messages of a failure and of its causes. A module that catches a layer's error may raise another one."""
     words: list[str] = []
-    one: BaseException | None = failure
-    while one is not None and len(words) < CAUSES:
-        words.append(str(one))
-        one = one.__cause__
+    error: BaseException | None = failure
+    while error is not None and len(words) < CAUSES:
+        words.append(str(error))
+        error = error.__cause__
     return "\n".join(words)
 
 
-def _of_sizes(failure: BaseException) -> bool:
+def _is_batch_size_error(failure: BaseException) -> bool:
     """Whether all that is wrong is that the graph does not hold for every batch."""
     return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
 
@@ -326,9 +342,13 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
 
 
 def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
-    """What the user can do something about: the kind of thing, torch's first words, and the line."""
-    words = OF_SIZES if _of_sizes(failures[0]) else _of_complex(module, failures[0]) or first_line(root(failures[0]))
-    where = next(filter(None, map(place, failures)), "")
+    """The reason that the user can act on: the kind of failure, torch's first words, and the line."""
+    words = (
+        OF_SIZES
+        if _is_batch_size_error(failures[0])
+        else _complex_tensor(module, failures[0]) or first_line(root(failures[0]))
+    )
+    where = next(filter(None, map(user_line, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return InvalidKan(
         f"torch.export cannot follow the module: {kind}{words.partition(' (unhinted')[0]}"
@@ -338,43 +358,49 @@ def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan
     )
 
 
-def _of_complex(module: nn.Module, failure: BaseException) -> str:
+def _complex_tensor(module: nn.Module, failure: BaseException) -> str:
     """The first complex tensor of a module, where that is what torch has no operator for."""
     if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
         return ""
-    held = itertools.chain(module.named_parameters(), module.named_buffers())
-    names = (f"{name.removeprefix('body.')} is {dtype_name(one)}; {REAL}" for name, one in held if one.is_complex())
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    names = (
+        f"{name.removeprefix('body.')} is {dtype_name(tensor)}; {REAL}"
+        for name, tensor in tensors
+        if tensor.is_complex()
+    )
     return next(names, "")
 
 
 def _follow(
     module: nn.Module,
-    given: tuple[torch.Tensor, ...],
+    inputs: tuple[torch.Tensor, ...],
     *,
     strict: bool,
     free: bool,
     constants: tuple[torch.Tensor, ...] = (),
 ) -> Any:
     batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
-    shapes = ((*({0: batch} for _ in given), *(None for _ in constants)),)
+    shapes = ((*({0: batch} for _ in inputs), *(None for _ in constants)),)
     with contextlib.redirect_stderr(io.StringIO()), Rewritten():  # where torch prints the graph that it did not finish
-        return torch.export.export(module, (*given, *constants), dynamic_shapes=shapes, strict=strict)
+        return torch.export.export(module, (*inputs, *constants), dynamic_shapes=shapes, strict=strict)
 
 
 @contextlib.contextmanager
 def _one_table() -> Iterator[None]:
-    """Inside, torch.onnx makes its table of operators once for this process. Otherwise it makes the table in every
-    export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
+    """A context in which torch.onnx makes its table of operators once for this process. Otherwise it makes the table in
+    every export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
     kind: Any = getattr(_registration, "ONNXRegistry", None)
-    made = getattr(kind, "__dict__", {}).get("from_torchlib")
-    if not isinstance(made, classmethod):
+    original = getattr(kind, "__dict__", {}).get("from_torchlib")
+    if not isinstance(original, classmethod):
         yield
         return
-    kind.from_torchlib = staticmethod(lambda *args, **kwargs: _copied(_table(made.__get__(None, kind), args, kwargs)))
+    kind.from_torchlib = staticmethod(
+        lambda *args, **kwargs: _copied(_table(original.__get__(None, kind), args, kwargs))
+    )
     try:
         yield
     finally:
-        kind.from_torchlib = made
+        kind.from_torchlib = original
 
 
 TABLES: dict[str, Any] = {}
@@ -394,16 +420,16 @@ def _copied(table: Any) -> Any:
     return other
 
 
-def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
+def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _TraceMode, most: int) -> Traced:
     """The ONNX model of a module with placeholders in it."""
     with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet(), _one_table():
-        given = _batch(rows, way.rows)
+        inputs = _batch(rows, way.rows)
         if way.written:
-            given = _batch(rows, capture.rows(module, given))
-            module = capture.written_down(module, given)
-        if way.told:
-            module = control_flow.answered(module, (given, _batch(rows, 2))) or module
-        exported = _follow(module, given, strict=way.strict, free=way.free)
+            inputs = _batch(rows, capture.rows(module, inputs))
+            module = capture.written_down(module, inputs)
+        if way.answered:
+            module = control_flow.with_recorded_answers(module, (inputs, _batch(rows, 2))) or module
+        exported = _follow(module, inputs, strict=way.strict, free=way.free)
         model = _model(exported)
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
             raise ValueError(ONE_SIZE)
@@ -430,7 +456,7 @@ def _model(exported: Any) -> onnx.ModelProto:
 
 
 class _quiet:
-    """The exporter reports its steps to the log; a service's log is not the place."""
+    """A context without the log of torch's exporter, which reports its steps to the log of a service."""
 
     def __enter__(self) -> None:
         self._before = logging.root.manager.disable

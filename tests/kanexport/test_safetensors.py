@@ -47,7 +47,7 @@ def test_every_numpy_type_reads_as_the_library_reads_it() -> None:
         assert found[key].shape == value.shape, key
         assert found[key].tobytes() == value.tobytes(), key
         assert found[key].flags.c_contiguous, key
-        assert torch_archive.stored(found[key]) == value.dtype.name
+        assert torch_archive.stored_dtype(found[key]) == value.dtype.name
 
 
 def test_what_torch_writes_reads_as_torch_reads_it(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_torch_writes_reads_as_torch_reads_it(tmp_path: Path) -> None:
         exact = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         assert found[key].dtype == exact.dtype, key
         assert found[key].tobytes() == exact.tobytes(), key
-        assert torch_archive.stored(found[key]) == str(tensor.dtype).removeprefix("torch.")
+        assert torch_archive.stored_dtype(found[key]) == str(tensor.dtype).removeprefix("torch.")
 
 
 def test_every_bfloat16_is_widened_exactly() -> None:

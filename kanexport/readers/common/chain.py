@@ -1,4 +1,4 @@
-"""From single layers to a network: which layers a file holds, what stands between them, the chain of both.
+"""Assembly of a network from single layers: the layers of a file, the modules between them, and their chain.
 
 Their order is in `readers/common/order.py`, what a module beside them is in `readers/common/module_kinds.py`, how the
 nodes flow through them in `readers/common/dataflow.py`."""
@@ -18,12 +18,12 @@ from kanexport.readers.common.layer_tensors import Keys, Part, Tensors, natural
 from kanexport.readers.common.module_kinds import BATCH_NORM, COUNTER
 from kanexport.readers.common.order import GIVE_ARCHITECTURE, OtherModule, Sides, unwrapped
 
-__all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "beside", "chain", "norm", "prefixes"]
+__all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "chain", "norm", "other_modules", "prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """One of several kinds of layers that a reader module reads: a member of its FAMILIES."""
+    """A kind of layers that a reader module reads, one of several in its FAMILIES."""
 
     FAMILY: str
     KEYS: Keys
@@ -39,8 +39,8 @@ def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
     return sorted((prefix for prefix in whole_names if Part(tensors, prefix).matches(keys)), key=natural)
 
 
-def beside(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
-    """The modules beside the layers; `module_kinds.decided` says what those are that may be several things.
+def other_modules(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
+    """The modules next to the layers; `module_kinds.decide_kinds` decides the kind of ambiguous ones.
     Raises FamilyError for one that is not recognised."""
     own = {prefix + name for prefix in layers for name in keys.names()}
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -72,7 +72,8 @@ def norm(part: Part, options: Options, kind: str, width: int) -> Step:
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
-    """As `module_kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or OptionError."""
+    """The step of `module_kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or
+    OptionError."""
     return module_kinds.batch_norm(part, options, width)
 
 
@@ -103,26 +104,26 @@ WORDS = "modules beside a layer in its block stand after the layer, or before it
 
 
 def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
-    """As `order.arrange`, also for modules in one block with a layer. Raises FamilyError."""
+    """The order of `order.arrange`, also for modules in one block with a layer. Raises FamilyError."""
     places = {unwrapped(prefix): prefix for prefix in layers if unwrapped(prefix) != prefix}
     homes = {other.prefix: places.get(_parent(other.prefix), "") for other in others}
     mates = [other for other in others if homes[other.prefix]]
-    found = order.arrange(layers, [other for other in others if not homes[other.prefix]], options)
+    ordered = order.arrange(layers, [other for other in others if not homes[other.prefix]], options)
     sides = _sides(mates, homes, layers, options)
     for other in mates:
-        at = found.index(homes[other.prefix])
-        found.insert(at + (sides[other.prefix] == AFTER), other.prefix)
-    return found
+        at = ordered.index(homes[other.prefix])
+        ordered.insert(at + (sides[other.prefix] == AFTER), other.prefix)
+    return ordered
 
 
 def _parent(prefix: str) -> str:
-    """Of "layers.0.layer_norm." the block "layers.0."."""
+    """The prefix of the block that a module lies in, such as "layers.0." for "layers.0.layer_norm."."""
     return prefix[: prefix[:-1].rfind(".") + 1]
 
 
 def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, options: Options) -> dict[str, str]:
-    """On which side of its layer each stands: where it fits alone, or as the others do, or as the option says.
-    Raises FamilyError where it fits nowhere, or two stand on one side."""
+    """The side of its layer that each module has: the only one that fits, that of the others, or the option's.
+    Raises FamilyError where none fits, or two stand on one side."""
     fits = {other.prefix: _fitting(other, layers[homes[other.prefix]]) for other in mates}
     usual = _usual(list(fits.values()), options)
     chosen = {prefix: sides[0] if len(sides) == 1 else usual for prefix, sides in fits.items()}
@@ -136,18 +137,18 @@ def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, o
 
 def _usual(fits: Sequence[list[str]], options: Options) -> str:
     """The side of those that fit on both: the one of all others, or the option's."""
-    told = {sides[0] for sides in fits if len(sides) == 1}
+    decided = {sides[0] for sides in fits if len(sides) == 1}
     undecided = any(len(sides) > 1 for sides in fits)
-    if len(told) != 1 and undecided:
+    if len(decided) != 1 and undecided:
         return options.choice(BLOCK, (AFTER, BEFORE), AFTER, words=WORDS)
-    return next(iter(told), AFTER)
+    return next(iter(decided), AFTER)
 
 
 def _fitting(other: OtherModule, sides: tuple[int, int]) -> list[str]:
-    found = [side for side, width in zip((BEFORE, AFTER), sides, strict=True) if other.fits(width)]
-    if not found:
+    fitting = [side for side, width in zip((BEFORE, AFTER), sides, strict=True) if other.fits(width)]
+    if not fitting:
         raise FamilyError(
             f"{other.prefix}* ({other.kind} of {other.width}) fits neither side of its layer, {sides[0]} to {sides[1]}",
             hint=GIVE_ARCHITECTURE,
         )
-    return found
+    return fitting

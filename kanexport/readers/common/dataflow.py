@@ -1,12 +1,11 @@
-"""How nodes flow through the layers of a file: one after the other with nothing between, as is
-assumed, or as the user or recorded outputs of the trained model say.
+"""The data flow between the layers of a file: a chain by default, or the flow that the user or recorded outputs give.
 
-    flow      chain; residual, x + layer(x) where a layer has as many sources as destinations;
-              residual-inside, where what stands before such a layer is inside of the sum;
-              parallel, the sum of all layers; reversed; repeat:N, each square layer N times
-    between   a function without tensors before every layer but the first
-    before    one before the first layer
-    after     one after the last layer
+flow      chain; residual, x + layer(x) where a layer has as many sources as destinations;
+          residual-inside, where what stands before such a layer is inside of the sum;
+          parallel, the sum of all layers; reversed; repeat:N, each square layer N times
+between   a function without tensors before every layer but the first
+before    one before the first layer
+after     one after the last layer
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from kanexport.options import EPSILONS, Options
 from kanexport.readers.common.order import GIVE_ARCHITECTURE, GIVE_MODULE, must
 
 NOTHING, CHAIN = "nothing", "chain"
-# What published networks have between layers, before them and after them: these are tried.
+# Functions that published networks have between layers, before them and after them: these are tried.
 BETWEEN = ("tanh", "relu", "silu", "gelu", "sigmoid", "layernorm")
 THEN = "-then-"  # joins the names of functions without tensors that run one after the other
 JOINED = tuple(f"layernorm{THEN}{name}" for name in ("silu", "gelu", "relu", "tanh"))
@@ -44,7 +43,7 @@ OTHERWISE = "or with branches, gates or concatenations, which --module takes"
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A module in its place: its key prefix, its kind where it is no layer, and what it does."""
+    """A module at its place in the network: its key prefix, its kind unless it is a layer, and its function."""
 
     name: str
     kind: str
@@ -52,7 +51,7 @@ class Link:
 
     @property
     def shown(self) -> str:
-        """As the manifest has it: "layers.0", or "ln1 (layernorm)"."""
+        """The name in the manifest: "layers.0", or "ln1 (layernorm)"."""
         return (self.name.removesuffix(".") or "one layer") + (f" ({self.kind})" if self.kind else "")
 
 
@@ -64,7 +63,7 @@ def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: 
     how = _flow(links, missing, options)
     between = _between(links, missing, options)
     before, after = (_function(key, among, options) for key, among in (("before", BEFORE), ("after", AFTER)))
-    options.assumed["architecture"] = _told(links, how, between)
+    options.assumed["architecture"] = _architecture_text(links, how, between)
     options.words["architecture"] = OTHERWISE
     if how == "parallel":
         items: list[Layer | Step] = [_sum(_layers(links))]
@@ -76,7 +75,7 @@ def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: 
     return _skipping(items, inside=how == "residual-inside") if how in SKIPS else items
 
 
-def _told(links: Sequence[Link], how: str, between: str) -> str:
+def _architecture_text(links: Sequence[Link], how: str, between: str) -> str:
     """The architecture in words."""
     names = ", ".join(link.shown for link in links)
     if len(links) == 1 and how == CHAIN:
@@ -94,7 +93,7 @@ def _layers(links: Sequence[Link]) -> list[Layer]:
 def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Options) -> str:
     """One of FLOWS. Raises FamilyError or OptionError."""
     fitting = _fitting(links, bool(missing))
-    value = _flow_told(links, fitting, options)
+    value = _chosen_flow(links, fitting, options)
     if value not in FLOWS:
         raise OptionError(f"option flow is {value[:80]!r}", hint=advice(value, FLOWS))
     if value != CHAIN and value not in fitting:
@@ -104,8 +103,8 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
     return value
 
 
-def _flow_told(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
-    """What the user says, or a chain where the layers make one. Raises OpenQuestion."""
+def _chosen_flow(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
+    """The user's flow, or a chain if the layers make one. Raises OpenQuestion."""
     if CHAIN in fitting or not fitting or options.optional("flow") is not None:
         return options.text("flow", CHAIN, among=fitting).lower()
     sides = ", ".join(
@@ -172,7 +171,7 @@ def _between(links: Sequence[Link], missing: Sequence[tuple[str, str]], options:
 
 
 def _inner(links: Sequence[Link]) -> Sequence[Link]:
-    """What stands between the first layer and the last."""
+    """The modules between the first layer and the last."""
     places = [at for at, link in enumerate(links) if isinstance(link.item, Layer)]
     return links[places[0] : places[-1]]
 

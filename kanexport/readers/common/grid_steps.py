@@ -1,4 +1,4 @@
-"""How far apart the points of a uniform grid are, where a file holds only rounded points.
+"""Grid steps: the distance of the points of a uniform grid, for files that hold only rounded points.
 
 Libraries keep such a spacing as a Python number, computed from the range their
 constructor was given, while the points are stored in float32. A range is nearly
@@ -61,7 +61,7 @@ def denominator(centres: StepArray, options: Options) -> float:
 
 
 def secant_rate(centres: StepArray, options: Options) -> float:
-    """What the distances from centres [K] are multiplied by in squared secants whose width is in
+    """The factor of the distances from centres [K] in squared secants whose width is in
     no file; the default is the first FasterKAN's 1 / 0.33. Raises OptionError."""
     spacing = (repr(between_centres(centres)),) if len(centres) > 1 else ()
     width = options.number("denominator", SECANT_WIDTHS[0], among=(*SECANT_WIDTHS, *spacing))
@@ -107,12 +107,12 @@ def cubic_step(starts: StepArray, options: Options) -> float:
 
 
 def _starts(low: float, high: float, cells: int, kind: type[np.floating[Any]]) -> npt.NDArray[Any]:
-    """What the libraries store for a range. torch rounds a Python number before it uses it."""
+    """The values that the libraries store for a range. torch rounds a Python number before it uses it."""
     step = (high - low) / cells
     return np.asarray(np.arange(cells + ORDER, dtype=kind) * kind(step) + kind(low) - kind(ORDER * step))
 
 
-# What copies of any layer that takes polynomials of tanh(x) do instead.
+# Alternatives in copies of layers that take polynomials of tanh(x).
 COPIES = {
     "raw": "copies that take the polynomials of x itself",
     "clip": "copies that cut x off at -1 and 1, without tanh",
@@ -157,7 +157,7 @@ def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
 
 
 @dataclass(frozen=True, slots=True)
-class Of:
+class Argument:
     """The argument of a layer's functions: steps of the whole row `first`, then a squash of each source."""
 
     squash: Squash
@@ -182,7 +182,7 @@ class Of:
     }
 
     @classmethod
-    def make(cls, name: str, sources: int, options: Options) -> Of:
+    def make(cls, name: str, sources: int, options: Options) -> Argument:
         """The argument with one of NAMES. Raises OptionError."""
         own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(elementwise.SYMBOLIC["arctan"])}
         squash = own[name] if name in own else SQUASHES[cls.NAMES[name]](options)

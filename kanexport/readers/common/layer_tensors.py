@@ -1,4 +1,4 @@
-"""The tensors of one layer, wherever in a checkpoint they lie, checked and in float64."""
+"""Access to the tensors of one layer, checked and in float64, wherever they are in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """How a library names the tensors of a layer; names are relative to its prefix.
+    """Names of the tensors of a layer, relative to its prefix, with their numbers of axes.
 
-    A layer has all of `required`, may have `optional`, and none of `absent`, which
-    would make it another library's. Each is given with its number of axes.
+    required  tensors that a layer has
+    optional  tensors that a layer may have
+    absent    tensors that only another library's layer has
     """
 
     required: Mapping[str, int]
@@ -105,7 +106,7 @@ def activation(options: Options, default: str, key: str = "base_activation", sto
 
 
 def real(value: npt.NDArray[Any], key: str) -> Array:
-    """As float64. Values that are not finite pass; `Layer` refuses them by name."""
+    """The values as float64. Values that are not finite pass; `Layer` refuses them by name."""
     if value.dtype.kind == "c":
         raise InvalidKan(f"tensor {key!r} is {value.dtype}: no KAN reader computes with complex numbers", hint=MODULE)
     if value.dtype.kind not in "fiub":
@@ -129,7 +130,7 @@ def scaled(weights: Array, scale: Array) -> Array:
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
     """The widest type of number among the tensors, as their file has it: "float64",
     "float32", "float16" or "bfloat16"; "float32" where there is none."""
-    types = {torch_archive.stored(value) for value in tensors}
+    types = {torch_archive.stored_dtype(value) for value in tensors}
     return next((name for name in precision.STORED if name in types), "float32")
 
 

@@ -1,4 +1,4 @@
-"""What a module beside KAN layers is: its tensors propose, its name or the user decides.
+"""Kinds of the modules next to KAN layers: tensors propose a kind, a name or the user decides it.
 
 A weight and a bias are a LayerNorm's, an RMS norm's, a GroupNorm's, or a plain scale and shift;
 a weight alone or one number can be as much. Where the module's own name says which, that is
@@ -42,16 +42,22 @@ BATCHNORM = re.compile(r"(^|[._\d])bn(?=[._\d]|$)|batch", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class OpenChoice:
-    """What modules of one shape may be: `values`, `told` by a module's name, and in words."""
+    """A choice between the kinds that modules of one shape may have.
+
+    key       name of the option that decides it
+    values    kinds to choose from
+    patterns  patterns of module names, each with the kind that such a name means
+    what      the choice in words, for messages
+    """
 
     key: str
     values: tuple[str, ...]
-    told: tuple[tuple[re.Pattern[str], str], ...]
+    patterns: tuple[tuple[re.Pattern[str], str], ...]
     what: str
 
-    def name_tells(self, prefix: str) -> str:
+    def kind_by_name(self, prefix: str) -> str:
         """The kind that a module's own name says, or an empty text."""
-        return next((kind for pattern, kind in self.told if pattern.search(prefix)), "")
+        return next((kind for pattern, kind in self.patterns if pattern.search(prefix)), "")
 
 
 QUESTIONS = (
@@ -96,7 +102,7 @@ def _kind(names: frozenset[str], width: int) -> str:
     return (SCALAR if width == 1 else VECTOR) if len(names) == 1 else ""
 
 
-def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
+def decide_kinds(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
     """The modules beside `layers` with the kind of each: as the option says, else as its own name says,
     which is recorded as assumed. A weight and a bias with no name but a number, in one list with the
     layers, are taken for a LayerNorm. Raises OpenQuestion where a name says nothing, OptionError for an
@@ -104,30 +110,32 @@ def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Optio
     lists = {layer.removesuffix(number[0]) for layer in map(unwrapped, layers) if (number := NUMBER.search(layer))}
     kinds: dict[str, str] = {}
     for question in QUESTIONS:
-        told = {other: _told(question, other.prefix, lists) for other in others if other.kind == question.key}
-        kinds |= _answers(question, told, options) if told else {}
+        named_kinds = {
+            other: _kind_by_name(question, other.prefix, lists) for other in others if other.kind == question.key
+        }
+        kinds |= _answered_kinds(question, named_kinds, options) if named_kinds else {}
     return [dataclasses.replace(other, kind=kinds.get(other.prefix, other.kind)) for other in others]
 
 
-def _told(question: OpenChoice, prefix: str, lists: set[str]) -> str:
-    """What a module is by its name; a Sequential's child that has none is nearly always torch's own LayerNorm."""
+def _kind_by_name(question: OpenChoice, prefix: str, lists: set[str]) -> str:
+    """The kind of a module by its name. A Sequential's child without a name is nearly always torch's own LayerNorm."""
     nameless = question.key == PAIR and NUMBER.sub("", prefix) in lists
-    return question.name_tells(prefix) or ("layernorm" if nameless else "")
+    return question.kind_by_name(prefix) or ("layernorm" if nameless else "")
 
 
-def _answers(question: OpenChoice, told: Mapping[OtherModule, str], options: Options) -> dict[str, str]:
+def _answered_kinds(question: OpenChoice, named_kinds: Mapping[OtherModule, str], options: Options) -> dict[str, str]:
     """The kind of each module by prefix."""
-    others = list(told)
+    others = list(named_kinds)
     values = (*question.values, *(_groups(others) if question.key == PAIR else ()))
-    silent = [other for other, kind in told.items() if not kind]
+    silent = [other for other, kind in named_kinds.items() if not kind]
     if silent or options.optional(question.key) is not None:
         _refuse_batchnorm(others[0], options)
         first = (silent or others)[0].prefix
         kind = must(options, question.key, values, f"{first}* has {question.what}", GIVE_ARCHITECTURE)
         return {other.prefix: kind for other in others}
-    for other, kind in told.items():
+    for other, kind in named_kinds.items():
         options.assume(question.key, kind, among=values, words=f"{other.prefix}* has {question.what}")
-    return {other.prefix: kind for other, kind in told.items()}
+    return {other.prefix: kind for other, kind in named_kinds.items()}
 
 
 def _refuse_batchnorm(other: OtherModule, options: Options) -> None:

@@ -1,9 +1,9 @@
 """The order of a network's layers and of what stands between them.
 
-A state dict tells names and shapes, not the order of a forward pass. What follows
-from them without doubt is used (the numbers of a Sequential, a width that fits in
-one place only); what is likely is used and recorded as assumed; the rest is
-refused, and the user writes an architecture file (`detection/architecture_file.py`).
+A state dict tells names and shapes, not the order of a forward pass. The reader uses facts
+that follow from them (the numbers of a Sequential, a width that fits in one place only).
+It records likely facts as assumed. It refuses the rest, and the user writes an
+architecture file (`detection/architecture_file.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destination
 
 @dataclass(frozen=True, slots=True)
 class OtherModule:
-    """A module that is not a KAN layer: its prefix, its kind, and its width."""
+    """A module other than a KAN layer: its prefix, its kind, and its width."""
 
     prefix: str
     kind: str  # of `module_kinds.STEPS`, or one of the questions of `module_kinds.QUESTIONS`
@@ -46,7 +46,7 @@ class OtherModule:
 
 
 def must(options: Options, key: str, known: Iterable[str], what: str, hint: str) -> str:
-    """As `options.must`, with what else may be done. Raises OpenQuestion and OptionError."""
+    """The value of `options.must`, with further advice in its error. Raises OpenQuestion and OptionError."""
     try:
         return options.must(key, known, what)
     except OpenQuestion as question:
@@ -67,7 +67,7 @@ def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> l
 
 
 def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
-    """As `arrange`, with layers under the names of their places. Raises FamilyError."""
+    """The order of `arrange`, for layers under the names of their places. Raises FamilyError."""
     order = list(layers) if counted(layers) else _only_chain(layers, options)
     everything = [*order, *(other.prefix for other in others)]
     if _numbered(everything):
@@ -84,14 +84,14 @@ def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> li
     return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
 
 
-def widths(order: Sequence[str], layers: Sides) -> list[int]:
-    """By place: the nodes that are given to each module of an order."""
+def input_widths(order: Sequence[str], layers: Sides) -> list[int]:
+    """The input widths of the modules of an order, by place."""
     width = next(layers[name][0] for name in order if name in layers)
-    found = []
+    inputs = []
     for name in order:
-        found.append(width)
+        inputs.append(width)
         width = layers[name][1] if name in layers else width
-    return found
+    return inputs
 
 
 def counted(names: Iterable[str]) -> bool:
@@ -101,7 +101,7 @@ def counted(names: Iterable[str]) -> bool:
 
 def starts_late(order: Sequence[str], root: str) -> int:
     """The number of the first of all modules, of a numbered list; 0 where nothing can have stood before.
-    Whoever chose the first by a `root` knows what he left out."""
+    A user who chooses the first by a `root` knows the modules before it."""
     first = re.fullmatch(r"(.*?)(\d+)\.", order[0])
     return int(first[2]) if first and _numbered(order) and len(root) <= len(first[1]) else 0
 
@@ -118,8 +118,8 @@ def _only_chain(layers: Sides, options: Options) -> list[str]:
     known = len(layers) <= CHAIN_LIMIT
     chains = [*itertools.islice(_chains((), layers), CHAINS + 1)] if known else []
     by_text = {",".join(name.removesuffix(".") for name in chain): chain for chain in chains}
-    given = options.optional("order") is not None
-    if len(chains) == 1 and not given:
+    by_user = options.optional("order") is not None
+    if len(chains) == 1 and not by_user:
         return list(chains[0])
     sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
     message = f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}"
@@ -152,7 +152,7 @@ def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dic
 
 
 def _numbered_places(order: list[str]) -> dict[int, int]:
-    """By the number of a layer: its place in the order. Empty where the names differ in more than that."""
+    """The place in the order by the number of a layer. Empty where the names differ in more than that."""
     numbers = {_number(name): place for place, name in enumerate(order)} if counted(order) else {}
     return {number: place for number, place in numbers.items() if number is not None}
 
@@ -228,8 +228,8 @@ def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
 
 
 def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
-    """Layers must have one parent. What stands between them has the same, or is in a list
-    beside theirs: anything else is a part of a larger model. Raises FamilyError."""
+    """Layers must have one parent. Modules between them have the same parent, or are in a
+    list next to theirs: anything else is a part of a larger model. Raises FamilyError."""
     parents, homes = (set(map(of, layers)) for of in (_parent, _home))
     if len(parents) > 1 or not {_home(name) for name in others} <= homes:
         places = sorted({_parent(name) for name in (*layers, *others)})
@@ -250,13 +250,13 @@ def _home(name: str) -> str:
     return _parent(_parent(name)) if re.search(r"(^|\.)\d+\.$", name) else _parent(name)
 
 
-def jumps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
-    """Neighbours whose numbers do not follow, such as layers.0 and layers.2: what stood between has no
-    weights, but may do something. Of one list, all modules count; else the layers alone."""
+def numbering_gaps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Neighbours whose numbers do not follow, such as layers.0 and layers.2: the module between has no
+    weights, but may do something. In one list, all modules count; otherwise only the layers."""
     counting = [name for name in order if name in layers or _numbered(list(map(unwrapped, order)))]
-    found = []
+    pairs = []
     for before, after in itertools.pairwise(counting):
         first, second = (re.fullmatch(r"(.*?)(\d+)\.", unwrapped(name)) for name in (before, after))
         if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:
-            found.append((before, after))
-    return found
+            pairs.append((before, after))
+    return pairs

@@ -1,4 +1,4 @@
-"""pykan's weights without the config that `saveckpt` writes beside them.
+"""State dicts of pykan without the config that `saveckpt` writes next to them.
 
 Training scripts save `model.state_dict()` alone, or with a model around it. Widths
 follow from the shapes; the base function, and whether symbolic edges are on, are
@@ -24,7 +24,7 @@ from kanexport.functions import elementwise
 from kanexport.options import SYMBOLIC, Options
 from kanexport.readers.common import symbolic
 from kanexport.readers.common.layer_tensors import Tensors
-from kanexport.readers.common.symbolic import Edge, EdgeFunctions, place, short
+from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id, shorten
 
 Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
 
@@ -38,16 +38,16 @@ def roots(tensors: Tensors) -> list[str]:
     return [key.removesuffix(FIRST) for key, value in tensors.items() if key.endswith(FIRST) and value.ndim == 3]
 
 
-def own(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
+def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
     """The model's tensors alone, under pykan's own names; `known` are the prefixes of such models. Raises
     FamilyError where the file holds more than one KAN, or something else as well, and no prefix is given."""
     prefix = options.optional("prefix")
     root = _root(known, prefix)
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
-    beside = [key for key in checkpoint.tensors if not key.startswith(root)]
-    if beside and prefix is None:
+    others = [key for key in checkpoint.tensors if not key.startswith(root)]
+    if others and prefix is None:
         raise FamilyError(
-            f"beside the KAN under {root!r} there are tensors of other modules, such as {beside[0]!r}",
+            f"beside the KAN under {root!r} there are tensors of other modules, such as {others[0]!r}",
             hint=f"the KAN alone is exported with --option prefix={root}, a whole module with --module",
         )
     return dataclasses.replace(checkpoint, tensors=tensors)
@@ -66,7 +66,7 @@ def _root(known: Sequence[str], prefix: str | None) -> str:
 
 
 def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, Any]:
-    """What the config of `depth` layers would say, under its own keys. Raises InvalidKan or OptionError."""
+    """The config that pykan would write for `depth` layers, under its own keys. Raises InvalidKan or OptionError."""
     shapes = _shapes(checkpoint.tensors, depth)
     width = _width(checkpoint.tensors, shapes, options)
     settings = {
@@ -81,7 +81,7 @@ def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, An
 
 
 def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
-    """Of every layer's coefficients. Raises InvalidKan."""
+    """The shapes of the coefficients of every layer. Raises InvalidKan."""
     shapes = []
     for at in range(depth):
         coef = tensors.get(f"act_fun.{at}.coef")
@@ -92,7 +92,7 @@ def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
 
 
 def _width(tensors: Tensors, shapes: list[Shape], options: Options) -> list[list[int]]:
-    """Of every level, the sum nodes and the multiplication nodes. Raises InvalidKan or OptionError."""
+    """The sum nodes and the multiplication nodes of every level. Raises InvalidKan or OptionError."""
     width = [[shapes[0][0], 0]]
     for at, (_, subnodes, _) in enumerate(shapes):
         scale = tensors.get(f"node_scale_{at}")
@@ -117,7 +117,7 @@ def _level(at: int, subnodes: int, nodes: int, options: Options) -> list[int]:
 
 
 def _arity(options: Options) -> int:
-    """How many factors a product has. Raises OptionError."""
+    """The number of factors of a product. Raises OptionError."""
     arity = options.integer("mult_arity", at_least=2)
     if arity is None:
         options.assumed["mult_arity"] = "2"
@@ -139,13 +139,13 @@ def _function_names(tensors: Tensors, shapes: list[Shape], options: Options) -> 
 
 def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
-        listed = ", ".join(f"({place(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
+        listed = ", ".join(f"({edge_id(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
         raise MissingFunctions(
             f"{len(edges)} symbolic edges (layer,source,destination) have no function, since no _config.yml stands "
             f"beside the weights: {listed}",
-            tuple(SYMBOLIC + place(edge) for edge in edges),
+            tuple(SYMBOLIC + edge_id(edge) for edge in edges),
             symbolic.NAMES,
-            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
+            hint=" ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
         )
 
 
@@ -163,27 +163,33 @@ ZERO, NAN = "zero", "nan"  # what 0 / 0 counts as in the splines
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The nodes between two layers: `sums`, and after them one product for each of `arities`,
-    its number of factors."""
+    """The nodes between two layers.
+
+    sums     number of sum nodes
+    arities  number of factors of each product node, which follow the sums
+    """
 
     sums: int
     arities: tuple[int, ...] = ()
 
     @property
     def nodes(self) -> int:
-        """What the next layer reads."""
+        """The number of nodes that the next layer reads."""
         return self.sums + len(self.arities)
 
     @property
     def subnodes(self) -> int:
-        """What the layer before it writes: a value for each sum, and for each factor."""
+        """The number of values that the layer before it writes: one per sum, and one per factor."""
         return self.sums + sum(self.arities)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The entries of one config, under pykan's own keys; `path` is for messages. `stored`:
-    whether they stood in a file; else they follow from the weights, or are assumed."""
+    """The entries of one config, under pykan's own keys.
+
+    path    path for messages
+    stored  whether the entries are in a file; otherwise they follow from the weights, or are assumed
+    """
 
     entries: dict[str, Any]
     path: Path
@@ -200,7 +206,7 @@ class Config:
         """Whether symbolic edges are on. Raises InvalidKan."""
         enabled = self.entries.get("symbolic_enabled", True)
         if not isinstance(enabled, bool):
-            raise InvalidKan(f"{self.path}: symbolic_enabled is {short(enabled)}, expected true or false")
+            raise InvalidKan(f"{self.path}: symbolic_enabled is {shorten(enabled)}, expected true or false")
         return enabled
 
     @property
@@ -215,7 +221,7 @@ class Config:
         width = self.entries.get("width")
         if not isinstance(width, list | tuple) or len(width) != depth + 1 or depth < 1:
             raise InvalidKan(
-                f"{self.path}: width is {short(width)}, expected a list of {depth + 1} entries "
+                f"{self.path}: width is {shorten(width)}, expected a list of {depth + 1} entries "
                 f"for {depth} layers of weights"
             )
         bound = 1 + max(max(tensor.shape, default=0) for tensor in tensors.values())
@@ -225,7 +231,7 @@ class Config:
         pair = [entry, 0] if isinstance(entry, int) else entry
         if not _integers(pair, bound) or len(pair) != 2:
             raise InvalidKan(
-                f"{self.path}: width[{at}] is {short(entry)}, expected [sum nodes, multiplication nodes] "
+                f"{self.path}: width[{at}] is {shorten(entry)}, expected [sum nodes, multiplication nodes] "
                 "that fit the weights"
             )
         return Level(pair[0], self._arities(at, pair[1], bound))
@@ -240,7 +246,7 @@ class Config:
             arities = arity[at]
         if not _integers(arities, bound) or len(arities) != count or 0 in arities:
             raise InvalidKan(
-                f"{self.path}: mult_arity is {short(arity)}, expected one number, or a list with "
+                f"{self.path}: mult_arity is {shorten(arity)}, expected one number, or a list with "
                 f"{count} numbers for level {at}"
             )
         return tuple(arities)
@@ -258,7 +264,7 @@ class Config:
         ]
 
     def base_function(self, options: Options) -> Activation:
-        """By `--option base_fun=`, by name, or by a Python name that is well known. Raises
+        """The base function by `--option base_fun=`, by name, or by a Python name that is well known. Raises
         OptionError, or UnknownFunction for an option that is no function."""
         name = options.optional("base_fun")
         if name is not None:
@@ -268,7 +274,7 @@ class Config:
         if known is not None:
             return Activation(elementwise.activation(known))
         raise OptionError(
-            f"{self.path}: the base function {stored.name if isinstance(stored, Tagged) else short(stored)} is not "
+            f"{self.path}: the base function {stored.name if isinstance(stored, Tagged) else shorten(stored)} is not "
             "in the file, only its name",
             hint="give it with --option base_fun=NAME, one of "
             + ", ".join(elementwise.ACTIVATIONS)

@@ -43,7 +43,12 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes of one layer: destinations, sources, functions per edge."""
+    """The sizes of one layer.
+
+    o  number of destinations
+    i  number of sources
+    k  number of functions per edge
+    """
 
     o: int
     i: int
@@ -52,8 +57,12 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """One assignment, the same for every layer: the coefficients' name, the order of their axes, and the roles of
-    the other tensors, by name."""
+    """An assignment of roles to tensors, the same for every layer.
+
+    coef    name of the coefficients
+    axes    order of their axes
+    others  name and role of each other tensor
+    """
 
     coef: str
     axes: str
@@ -95,20 +104,24 @@ class Roles:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The layers of a file by prefix, with the shapes of each, and the assignments that fit all of them."""
+class LayerRoles:
+    """The KAN layers of a file.
+
+    layers  shapes of each layer by prefix
+    roles   assignments that fit all layers
+    """
 
     layers: Mapping[str, Shapes]
     roles: tuple[Roles, ...]
 
 
-def find(tensors: Tensors) -> Found | None:
+def find(tensors: Tensors) -> LayerRoles | None:
     """The layers of a file whose tensors may be a KAN's. None if there are none, or if a tensor outside of them
     belongs to no module between layers."""
     for main, level in itertools.product(filter(None, _mains(tensors)), range(LEVELS)):
         layers = _grouped(tensors, main, level)
         if layers and (roles := _fitting(tensors, layers)):
-            return Found(layers, roles)
+            return LayerRoles(layers, roles)
     return None
 
 
@@ -140,8 +153,8 @@ def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Sha
         prefix: {key.removeprefix(prefix): value.shape for key, value in tensors.items() if key.startswith(prefix)}
         for prefix in prefixes
     }
-    beside = {key: value for key, value in tensors.items() if not key.startswith(tuple(prefixes))}
-    return layers if len(set(map(_names, layers.values()))) == 1 and _modules(beside) else {}
+    others = {key: value for key, value in tensors.items() if not key.startswith(tuple(prefixes))}
+    return layers if len(set(map(_names, layers.values()))) == 1 and _modules(others) else {}
 
 
 def _names(shapes: Shapes) -> frozenset[tuple[str, int]]:
@@ -167,14 +180,16 @@ def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...
     then one whose names sound like their roles."""
     prefix, first = next(iter(layers.items()))
     counters = {name for name in first if _counts(tensors[prefix + name])}
-    found = {roles.text: roles for roles in _of_one(first, counters) if all(_fits(roles, s) for s in layers.values())}
-    ranked = sorted(found.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
+    fitting = {
+        roles.text: roles for roles in _layer_roles(first, counters) if all(_fits(roles, s) for s in layers.values())
+    }
+    ranked = sorted(fitting.values(), key=lambda roles: (not _follows(roles, layers), -_sounds(roles)))
     if ranked and _follows(ranked[0], layers):
         ranked = [roles for roles in ranked if _follows(roles, layers)]
     return tuple(ranked[:MOST])
 
 
-def _of_one(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
+def _layer_roles(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
     """All assignments that the shapes of one layer allow."""
     for name, shape in shapes.items():
         for axes in _axes(shape):
@@ -263,12 +278,12 @@ def _fits(roles: Roles, shapes: Shapes) -> bool:
 
 def _follows(roles: Roles, layers: Mapping[str, Shapes]) -> bool:
     """Whether each layer takes as many nodes as the one before gives."""
-    sizes = [one for shapes in layers.values() if (one := roles.sizes(shapes)) is not None]
+    sizes = [size for shapes in layers.values() if (size := roles.sizes(shapes)) is not None]
     return all(a.o == b.i for a, b in itertools.pairwise(sizes))
 
 
 def _sounds(roles: Roles) -> int:
-    """How many of the names sound like their roles."""
+    """The number of names that sound like their roles."""
     pairs = [(roles.coef, COEF), *roles.others]
     return sum(
         any(hint in name.lower() for hint in HINTS.get(role.removesuffix(TURNED), ()) if len(hint) > 1)

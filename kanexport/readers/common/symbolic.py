@@ -1,4 +1,4 @@
-"""Which function a symbolic edge means: the file's name for it, or the user's.
+"""Functions of symbolic edges, by the name in the file or by the user's.
 
 One edge is (layer, source, destination) everywhere, as in pykan.
 """
@@ -17,15 +17,16 @@ NAMES = tuple(name for name in elementwise.SYMBOLIC if name not in ("0", "x^0.5"
 Y_TH_RANGE = (1e-3, 1e9)  # of the option y_th; float32 holds all thresholds and slopes between
 
 
-def place(edge: Edge) -> str:
+def edge_id(edge: Edge) -> str:
     """An edge as errors and options write it: "1,3,0"."""
     return ",".join(map(str, edge))
 
 
 class EdgeFunctions:
-    """Names and functions of one export. `avoids`: whether the library has variants of its
-    functions without singularities, which --option singularity=avoid then chooses.
-    Raises OptionError."""
+    """Names and functions of the symbolic edges of one export. Raises OptionError.
+
+    avoids  whether the library has variants without singularities, which --option singularity=avoid chooses
+    """
 
     def __init__(self, options: Options, *, avoids: bool = False) -> None:
         self._options = options
@@ -34,14 +35,14 @@ class EdgeFunctions:
         self.notes: list[str] = []
 
     def name(self, edge: Edge, stored: Any) -> Any:
-        """What the edge's function is called: as the file has it (None: it has no names), or as
-        --symbolic says. Raises OptionError where the two disagree about a known function."""
-        wanted = self._options.symbolic(edge)
-        if wanted is None or wanted == stored:
+        """The name of the edge's function: from the file (None: it has no names), or from
+        --symbolic. Raises OptionError where the two disagree about a known function."""
+        by_user = self._options.symbolic(edge)
+        if by_user is None or by_user == stored:
             return stored
         if isinstance(stored, str) and stored in elementwise.SYMBOLIC:
-            raise OptionError(f"edge ({place(edge)}) is {stored!r} in the file, --symbolic says {wanted[:80]!r}")
-        return wanted
+            raise OptionError(f"edge ({edge_id(edge)}) is {stored!r} in the file, --symbolic says {by_user[:80]!r}")
+        return by_user
 
     def known(self, name: Any) -> bool:
         """Whether there is a function of that name."""
@@ -55,18 +56,18 @@ class EdgeFunctions:
         """The function without its singularities. Raises InvalidKan where it has no such variant."""
         if name in self._own:
             raise InvalidKan(
-                f"edge ({place(edge)}) uses {name!r}, your own function, which has no variant without singularities",
+                f"edge ({edge_id(edge)}) uses {name!r}, your own function, which has no variant without singularities",
                 hint="export without --option singularity=avoid",
             )
         if name == regularized.BROKEN:
             raise InvalidKan(
-                f"edge ({place(edge)}) uses {name}, whose singularity-avoiding variant is broken in pykan: it fails, "
+                f"edge ({edge_id(edge)}) uses {name}, whose singularity-avoiding variant is broken in pykan: it fails, "
                 "or takes the value of another row",
                 hint="export without --option singularity=avoid, or refit the edge with another function",
             )
         if name == regularized.FAILING:
             self.notes.append(
-                f"edge ({place(edge)}): pykan itself fails to compute {name} without its singularities (its function "
+                f"edge ({edge_id(edge)}): pykan itself fails to compute {name} without its singularities (its function "
                 "returns three values where two are expected); exported is the value that is meant, its last"
             )
         return regularized.avoiding(name, y_th)
@@ -80,9 +81,9 @@ class EdgeFunctions:
                 return self._avoiding(name, self._y_th, edge)
             return self._own[name] if name in self._own else elementwise.symbolic(name)
         usable = isinstance(name, str) and 0 < len(name) <= 80 and name.isprintable() and "=" not in name
-        ways = f"--function {name}=..." if usable else f"--symbolic {place(edge)}=NAME --function NAME=..."
+        ways = f"--function {name}=..." if usable else f"--symbolic {edge_id(edge)}=NAME --function NAME=..."
         raise UnknownFunction(
-            f"edge ({place(edge)}) uses symbolic function {short(name)}, which is not in pykan's table; "
+            f"edge ({edge_id(edge)}) uses symbolic function {shorten(name)}, which is not in pykan's table; "
             f"give it with {ways}",
             hint=f'an expression such as "x*sin(x)", made of {expression.GRAMMAR}',
         )
@@ -122,7 +123,7 @@ def _y_th(options: Options) -> float | None:
     return limit
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value of the file, for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
