@@ -9,7 +9,7 @@ from typing import Any
 from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OpenQuestion, OptionError
 
-# The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
+# The keys of --symbolic and --function in `Options.explicit` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "
 MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over long ones
 MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
@@ -34,8 +34,8 @@ class Options:
     more about some of them.
     """
 
-    def __init__(self, given: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
-        self.given = dict(given)
+    def __init__(self, explicit: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
+        self.explicit = dict(explicit)
         self.tried = dict(tried or {})  # on behalf of recorded outputs, if the user gave nothing
         self.assumed: dict[str, str] = {}
         self.decided: dict[str, str] = {}  # by recorded outputs of the trained model
@@ -60,29 +60,29 @@ class Options:
         tried: Mapping[str, str] | None = None,
     ) -> Options:
         """From "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
-        given: dict[str, str] = {}
+        explicit: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals or not key.strip():
                 raise OptionError(f"option {pair[:80]!r} is malformed", hint="write --option key=value")
-            if key.strip() in given:
+            if key.strip() in explicit:
                 raise OptionError(f"option {key.strip()!r} is given twice")
-            given[key.strip()] = value.strip()
+            explicit[key.strip()] = value.strip()
         for text in symbolic:
             place, name = _symbolic(text)
-            if SYMBOLIC + place in given:
+            if SYMBOLIC + place in explicit:
                 raise OptionError(f"--symbolic {place} is given twice")
-            given[SYMBOLIC + place] = name
+            explicit[SYMBOLIC + place] = name
         for text in functions:
             name, expression = _function(text)
-            if FUNCTION + name in given:
+            if FUNCTION + name in explicit:
                 raise OptionError(f"--function {name} is given twice")
-            given[FUNCTION + name] = expression
-        return cls(given, tried)
+            explicit[FUNCTION + name] = expression
+        return cls(explicit, tried)
 
     def functions(self) -> dict[str, str]:
         """All functions given by name, as text; `function` asks for one."""
-        return {key.removeprefix(FUNCTION): value for key, value in self.given.items() if key.startswith(FUNCTION)}
+        return {key.removeprefix(FUNCTION): value for key, value in self.explicit.items() if key.startswith(FUNCTION)}
 
     def function(self, name: str) -> str | None:
         """The user's own function of that name, as text."""
@@ -95,10 +95,10 @@ class Options:
     def optional(self, key: str) -> str | None:
         """The value if given, also under another library's name for it."""
         alias = ALIASES.get(key)
-        if alias is not None and key not in self.given and alias in self.given:
+        if alias is not None and key not in self.explicit and alias in self.explicit:
             key = alias  # `tried` has the names that readers ask by
         self._known.add(key)
-        return self.given.get(key, self.tried.get(key))
+        return self.explicit.get(key, self.tried.get(key))
 
     def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
         """Record what was assumed; where layers differ, every value once. `among`: all values that are
@@ -138,7 +138,7 @@ class Options:
         known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
         strange = [name for name in self._said() if name not in known]
         if strange and shared:
-            del self.given[FORWARD]
+            del self.explicit[FORWARD]
         elif strange:
             text = f"option {FORWARD} is {strange[0][:80]!r}, which no layer of family {family} has"
             raise OptionError(text, hint=advice(strange[0], known))
@@ -166,7 +166,7 @@ class Options:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) and key not in self.given:
+        if not math.isfinite(value) and key not in self.explicit:
             raise OptionError(
                 f"{key} follows from the weights as {text}, which is no number", hint=f"--option {key}=..."
             )
@@ -238,16 +238,16 @@ class Options:
         the options are for many files, and what this one has no use for is dropped. Where no rivals
         of the family are known, its own forward is recorded as assumed."""
         self._finish_forward(family, shared=shared)
-        unused = sorted(set(self.given) - self._known)
+        unused = sorted(set(self.explicit) - self._known)
         if shared:
             for key in unused:
-                del self.given[key]
+                del self.explicit[key]
         elif unused:
             raise self._unused(unused[0], family)
 
     def _unused(self, key: str, family: str) -> OptionError:
         if key.startswith(SYMBOLIC):
-            return OptionError(f"--{key:.80}={self.given[key]:.80}: the model has no such symbolic edge")
+            return OptionError(f"--{key:.80}={self.explicit[key]:.80}: the model has no such symbolic edge")
         if key.startswith(FUNCTION):
             return OptionError(f"--{key:.80}: no symbolic edge of the model uses a function of that name")
         known = sorted(name for name in self._known if " " not in name)

@@ -47,40 +47,42 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     request.check_kernel()
     request.quantization.check(request.dtype, explain=target.explain.wanted)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
-    found = _read(loaded, request, recorded, advance)
-    kan, options, files = found.kan, found.options, loaded.files
+    interpreted = _read(loaded, request, recorded, advance)
+    kan, options, files = interpreted.kan, interpreted.options, loaded.files
     del loaded  # the network has copies of its tensors
-    options.finish(found.family, shared=request.shared)
+    options.finish(interpreted.family, shared=request.shared)
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
-    made = build_and_verify(kan, request, target, signature, advance)
+    graphs = build_and_verify(kan, request, target, signature, advance)
     source = Source(
-        family=found.family,
-        family_reason=found.reason,
+        family=interpreted.family,
+        family_reason=interpreted.reason,
         dtype=kan.dtype,
         files=files,
-        options_given=options.given,
+        options_given=options.explicit,
         options_assumed=options.assumed,
         options_decided=options.decided,
         alternatives=options.alternatives(),
     )
     model = ProvedModel(
-        lowered=made.lowered,
-        proof=made.proof,
-        claim=VerificationBasis(READING) if recorded is None else compare.network(recorded, kan, made.plain, made.held),
-        layers=made.layers,
+        lowered=graphs.lowered,
+        proof=graphs.proof,
+        claim=VerificationBasis(READING)
+        if recorded is None
+        else compare.network(recorded, kan, graphs.plain, graphs.held),
+        layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=builder.OPSET,
         signature=signature,
         source=source,
-        notes=made.kan.notes + precision.notes(kan.dtype, request.dtype) + made.notes + found.notes,
-        approximation=made.approximation,
+        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + graphs.notes + interpreted.notes,
+        approximation=graphs.approximation,
     )
     return publish(target, model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class _Interpreted:
     """The result of reading a file: the network, its family and the reason for it, the assumed facts, and notes on
     the decision."""
 
@@ -93,17 +95,17 @@ class _Found:
 
 def _read(
     loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
-) -> _Found:
+) -> _Interpreted:
     """The network, as recorded outputs of the trained model mean it, or else as the one reader that takes it does."""
     ways = _ways(loaded, request, several=recorded is not None)
     if recorded is not None:
         decision = InterpretationSearch(ways, recorded, request.facts, request.tolerance, advance).decide()
-        one = decision.reading
-        one.options.settle(decision.decided, decision.also)
-        return _Found(one.kan, one.family, one.way.reason, one.options, decision.notes)
+        chosen = decision.reading
+        chosen.options.settle(decision.decided, decision.also)
+        return _Interpreted(chosen.kan, chosen.family, chosen.way.reason, chosen.options, decision.notes)
     options = request.facts()
     kan, family = ways[0].read(options)
-    return _Found(kan, family, ways[0].reason, options)
+    return _Interpreted(kan, family, ways[0].reason, options)
 
 
 def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
@@ -145,73 +147,77 @@ class Graphs:
 
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
-    given = norms.clamped(kan) if request.out_of_range == CLAMP else kan
+    served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
     make = _rounded if request.quantization.quantize else _exact
-    found = make(kan, given, request, target, signature, advance)
-    return dataclasses.replace(found, notes=_of_form(found, request) + found.notes)
+    graphs = make(kan, served, request, target, signature, advance)
+    return dataclasses.replace(graphs, notes=_of_form(graphs, request) + graphs.notes)
 
 
 def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
     layers, many = graphs.kan.layers, graphs.lowered.many
     rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, MANY_FILE)
     return spline_forms.form_notes(layers, rows, file) + spline_forms.spline_notes(
-        layers, request.dtype, asked=request.kernel
+        layers, request.dtype, requested=request.kernel
     )
 
 
-def _exact(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+def _exact(kan: Kan, served: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Those with most layers of about uniform knots in closed form that prove exact, with nothing excused."""
-    away = spline_forms.uniform_layers(given, request.dtype)
+    away = spline_forms.uniform_layers(served, request.dtype)
     refused: tuple[str, ...] = ()
     for near in spline_forms.choices(away):
         try:
-            made = _proved(kan, given, request, target, signature, near, advance)
+            graphs = _proved(kan, served, request, target, signature, near, advance)
         except VerificationFailed as failed:
             if not near:
                 raise
             why = failed.message
         else:
-            why = "" if not near else near_knots.excess(made.proof.verification)
+            why = "" if not near else near_knots.excess(graphs.proof.verification)
             if not why:
-                return dataclasses.replace(made, notes=refused + near_knots.notes(away, near, made.proof.verification))
+                return dataclasses.replace(
+                    graphs, notes=refused + near_knots.notes(away, near, graphs.proof.verification)
+                )
         refused += near_knots.refused(away, near, why)
     raise AssertionError("the last choice is proved or raises")
 
 
 def _proved(
     kan: Kan,
-    given: Kan,
+    served: Kan,
     request: Request,
     target: Target,
     signature: Signature,
     near: tuple[int, ...],
     advance: Advance,
 ) -> Graphs:
-    """`kan` as it was read and as it is `given` its inputs, with the layers `near` in closed form. Raises
+    """`kan` as it was read and as it is `served` its inputs, with the layers `near` in closed form. Raises
     VerificationFailed."""
     plain = lowered = request.lower(kan, near=near)
-    if given is not kan:
-        lowered = request.lower(given, near=near)
-        prover.prove(given.layers[0], kan.n_inputs, plain, lowered, request.dtype)
-    layers = description.layers(given, lowered.node_tensors)
+    if served is not kan:
+        lowered = request.lower(served, near=near)
+        prover.prove(served.layers[0], kan.n_inputs, plain, lowered, request.dtype)
+    layers = description.layers(served, lowered.node_tensors)
     mean = () if target.baseline is None else baseline.mean(target.baseline, signature, target.names)
-    against = explain_graph.attribution_baseline(target.explain, given, mean)
+    against = explain_graph.attribution_baseline(target.explain, served, mean)
     lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
-    proof = verify.verify(given, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
-    return Graphs(given, lowered, proof, plain, target, layers)
+    proof = verify.verify(served, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
+    return Graphs(served, lowered, proof, plain, target, layers)
 
 
-def _rounded(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+def _rounded(
+    kan: Kan, adjusted: Kan, request: Request, target: Target, signature: Signature, advance: Advance
+) -> Graphs:
     """The quantized graphs, and their proof. Recorded outputs of the trained model are compared with them,
     too."""
     rows = request.quantization.rows or target.baseline
-    asked = dataclasses.replace(request.quantization, rows=rows)
-    found = quantize.rounded(given, asked, signature.inputs(), target.names)
-    plain = lowered = request.lower(found.served, curves=found.curves)
-    if given is not kan:
-        served, curves = found.like(kan)
+    quantization = dataclasses.replace(request.quantization, rows=rows)
+    network = quantize.rounded(adjusted, quantization, signature.inputs(), target.names)
+    plain = lowered = request.lower(network.served, curves=network.curves)
+    if adjusted is not kan:
+        served, curves = network.like(kan)
         plain = request.lower(served, curves=curves)
-    proof, approximation = found.proved(lowered, asked, request.tolerance, advance)
-    held = dataclasses.replace(target, tolerance=max(target.tolerance, asked.bound))
-    layers = description.layers(given, lowered.node_tensors)
-    return Graphs(given, lowered, proof, plain, held, layers, approximation)
+    proof, approximation = network.proved(lowered, quantization, request.tolerance, advance)
+    held = dataclasses.replace(target, tolerance=max(target.tolerance, quantization.bound))
+    layers = description.layers(adjusted, lowered.node_tensors)
+    return Graphs(adjusted, lowered, proof, plain, held, layers, approximation)

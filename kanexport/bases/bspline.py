@@ -267,9 +267,9 @@ class BSpline:
         # Beyond the outermost knots nothing changes; the clip keeps huge values
         # from overflowing where the exact answer is zero.
         low, high = self._ends()
-        one = g.stack(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), sources)
-        offsets = one.each(g.sub, t)  # T rows
-        basis = self._cells(g, one) if self._decreases else None
+        clipped = g.stack(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), sources)
+        offsets = clipped.each(g.sub, t)  # T rows
+        basis = self._cells(g, clipped) if self._decreases else None
         for p, zero in enumerate(self.zeros(), start=1):
             rows = count - p
             width = t[p:] - t[:-p]

@@ -53,12 +53,12 @@ class Fermat:
         """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
         # u^(2^n) = exp(-2^n log(1 + exp(-x))): squaring would double a rounding n times.
         logarithm = elementwise.ACTIVATIONS["softplus"].emit(g, g.op("Neg", g.reshape(x, 0, 1, sources)))
-        one = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
+        ones = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
         if self.degree == 0:
-            return g.reshape(one, 0, sources)
+            return g.reshape(ones, 0, sources)
         orders = g.const(-(2.0 ** np.arange(1, self.functions))[:, None])
         powers = g.op("Exp", g.mul(logarithm, orders))
-        return g.op("Concat", one, g.mul(g.sub(powers, g.const(1.0)), g.const(0.5)), axis=1)
+        return g.op("Concat", ones, g.mul(g.sub(powers, g.const(1.0)), g.const(0.5)), axis=1)
 
     def emitted_scale(self, g: Graph) -> float:
         """1: `emit` gives the functions as they are."""

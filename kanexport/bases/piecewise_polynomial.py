@@ -120,9 +120,9 @@ class LocalPowers:
         count = self.inner.shape[1] + 1
         order = [p * count + piece for piece in range(count) for p in range(self.degree)]
         joined = g.gather(joined, order, axis=1) if self.degree > 1 else joined
-        one = g.op("Where", g.op("IsNaN", u), u, g.const(1.0))
+        ones = g.op("Where", g.op("IsNaN", u), u, g.const(1.0))
         last = g.op("Max", g.sub(u, g.const(LARGEST)), zero)
-        return g.op("Concat", one, joined, last, last, axis=1)
+        return g.op("Concat", ones, joined, last, last, axis=1)
 
     def emitted_scale(self, g: Graph) -> float:
         """1: `emit` gives the functions as they are."""

@@ -105,8 +105,8 @@ class Rational:
 
     def support(self, sources: int) -> Support:
         """Upstream fits its initial functions on [-3, 3]; zero is where |x| has its kink."""
-        one = np.ones(sources)
-        return Support((-3 * one, 3 * one), (-10 * one, 10 * one), np.zeros((1, sources)))
+        ones = np.ones(sources)
+        return Support((-3 * ones, 3 * ones), (-10 * ones, 10 * ones), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
         """The degrees above and below, the kind of denominator, and how many functions differ."""

@@ -79,14 +79,14 @@ class Recurrence:
         return values if self.functions > 1 else g.reshape(values, 0, sources)
 
     def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
-        one = constant(g, u, 1.0, whole=self.squash.open)
-        chain = [one if self.first == 1 else g.mul(one, g.const(self.first))]
+        ones = constant(g, u, 1.0, whole=self.squash.open)
+        chain = [ones if self.first == 1 else g.mul(ones, g.const(self.first))]
         slopes = sorted(set(self.steps[..., 0].flat) - {0.0})
         scaled = {float(a): u if a == 1 else g.mul(u, g.const(a)) for a in slopes}
         for n, row in enumerate(self.steps, start=1):
-            earlier = chain if n > 1 else [one]
+            earlier = chain if n > 1 else [ones]
             parts = [_product(g, scaled.get(a), b, earlier[-k]) for k, a, b in _used(n, row)]
-            chain.append(functools.reduce(g.add, parts) if parts else g.mul(one, g.const(0.0)))
+            chain.append(functools.reduce(g.add, parts) if parts else g.mul(ones, g.const(0.0)))
         return chain
 
     def emitted_scale(self, g: Graph) -> float:

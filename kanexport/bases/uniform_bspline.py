@@ -87,9 +87,9 @@ class UniformSpline:
             return None
         knots = self.spline.extended[0]
         x = (knots[:-1, None] + np.diff(knots)[:, None] * (np.arange(POINTS) + 0.5) / POINTS).reshape(-1, 1)
-        one = BSpline(knots[None], self.spline.degree)
-        found, *_ = np.linalg.lstsq(self._closed(x), one.evaluate(x)[:, :, 0], rcond=None)
-        return np.asarray(found)
+        shared_spline = BSpline(knots[None], self.spline.degree)
+        solution, *_ = np.linalg.lstsq(self._closed(x), shared_spline.evaluate(x)[:, :, 0], rcond=None)
+        return np.asarray(solution)
 
     def _closed(self, x: Array) -> Array:
         """[n, 1] -> [n, K]: what the graph computes on shared knots, but for rounding."""
@@ -177,7 +177,7 @@ def _power(g: Graph, a: Value, exponent: int) -> Value:
 
 def examples() -> list[Basis]:
     """Degrees 1 to 6 on shared grids and on one for each source, for the conformance test."""
-    found: list[Basis] = []
+    bases: list[Basis] = []
     for degree in DEGREES:
         for intervals in (1, 5, 20):
             row = np.linspace(-1.3, 2.1, intervals + 2 * degree + 1)
@@ -185,5 +185,5 @@ def examples() -> list[Basis]:
             for grid in (np.tile(row, (3, 1)), own):
                 stored = BSpline(grid.astype(np.float32).astype(np.float64), degree)
                 if departure(stored) <= NEAR:
-                    found.append(UniformSpline(stored))
-    return found
+                    bases.append(UniformSpline(stored))
+    return bases

@@ -89,8 +89,8 @@ def sweep(
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
         advance(at, len(items), item.place)
         started = time.monotonic()
-        one = dataclasses.replace(request, path=item.path, name=name, shared=True)
-        answer = _fault(item) if item.fault else _run(one, seconds, memory * 2**20)
+        item_request = dataclasses.replace(request, path=item.path, name=name, shared=True)
+        answer = _fault(item) if item.fault else _run(item_request, seconds, memory * 2**20)
         rows.append(
             Row(item.place, name, round(time.monotonic() - started, 3), answer.get("result"), answer.get("error"))
         )
@@ -139,7 +139,7 @@ def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
     """A misspelt option must not pass in silence: the files took the default instead."""
     results = [row.result for row in rows if row.result is not None]
     used = {key for result in results for key in result["options"]["given"]}
-    unused = [_as_given(key) for key in request.facts().given if key not in used]
+    unused = [_as_given(key) for key in request.facts().explicit if key not in used]
     reasons = {result["family_reason"] for result in results}
     if request.architecture is not None and ARCHITECTURE not in reasons:
         unused.append("--architecture")
@@ -147,7 +147,7 @@ def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
 
 
 def _as_given(key: str) -> str:
-    """A key of `Options.given` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
+    """A key of `Options.explicit` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
     return f"--{key}" if " " in key else f"--option {key}"
 
 

@@ -67,11 +67,11 @@ def load(path: Path, flag: str = BASELINE) -> Rows:
     return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
 
 
-def of(given: str | Path | Any) -> Rows:
+def of(source: str | Path | Any) -> Rows:
     """The rows of a file or of a DataFrame (an object with columns and to_numpy). Raises OptionError."""
-    if not (hasattr(given, "columns") and hasattr(given, "to_numpy")):
-        return load(Path(given))
-    x, columns = np.asarray(given.to_numpy()), tuple(str(name).strip() for name in given.columns)
+    if not (hasattr(source, "columns") and hasattr(source, "to_numpy")):
+        return load(Path(source))
+    x, columns = np.asarray(source.to_numpy()), tuple(str(name).strip() for name in source.columns)
     _require_rows(x, FRAME, BASELINE)
     x = np.ascontiguousarray(x, dtype=np.float64)
     return Rows(x, columns, FRAME, hashlib.sha256(x.tobytes()).hexdigest())
@@ -104,13 +104,15 @@ def measure(
     inputs, outputs = signature.inputs(), signature.outputs()
     x = fitting(rows, inputs, names)
     session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
-    given = inputs[0].name
+    input_name = inputs[0].name
     parts: dict[str, list[Array]] = {}
     for at in range(0, len(x), ROWS_AT_ONCE):
         part = x[at : at + ROWS_AT_ONCE].astype(dtype)
-        for name, values in (graph_runner.run(session, {given: part}) | {given: part.astype(np.float64)}).items():
+        for name, values in (
+            graph_runner.run(session, {input_name: part}) | {input_name: part.astype(np.float64)}
+        ).items():
             parts.setdefault(name, []).append(values.reshape(len(part), -1, values.shape[-1]))
-    seen = {name: np.concatenate(found).reshape(-1, found[0].shape[-1]) for name, found in parts.items()}
+    seen = {name: np.concatenate(chunks).reshape(-1, chunks[0].shape[-1]) for name, chunks in parts.items()}
     return Baseline(
         name=rows.name,
         sha256=rows.sha256,
@@ -146,7 +148,9 @@ def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = 
 def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBaseline:
     """`nodes` [N, n]; `grid`: the bounds of a node's cells, if it has some of its own."""
     bounds = [_cells(grid(at), nodes[:, at]) for at in range(nodes.shape[1])]
-    counts, nonfinite = zip(*(grids.count(one, nodes[:, at]) for at, one in enumerate(bounds)), strict=True)
+    counts, nonfinite = zip(
+        *(grids.count(node_bounds, nodes[:, at]) for at, node_bounds in enumerate(bounds)), strict=True
+    )
     mean, std = _moments(nodes)
     return NodeBaseline(
         cells=(bounds[0],) if len(set(bounds)) == 1 else tuple(bounds),

@@ -21,8 +21,8 @@ def edges_file(layer: int) -> str:
 def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
     """One entry per layer; `node_tensors` names what feeds each."""
     return tuple(
-        layer(one, at, name, term_tensors(one))
-        for at, (one, name) in enumerate(zip(kan.layers, node_tensors, strict=True))
+        layer(kan_layer, at, name, term_tensors(kan_layer))
+        for at, (kan_layer, name) in enumerate(zip(kan.layers, node_tensors, strict=True))
     )
 
 

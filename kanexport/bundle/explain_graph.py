@@ -56,7 +56,7 @@ NOT_ASKED = ExplainOptions()
 
 
 def add(
-    asked: ExplainOptions,
+    options: ExplainOptions,
     lowered: Lowered,
     layers: Sequence[LayerInfo],
     signature: Signature,
@@ -66,9 +66,9 @@ def add(
     """The graphs with the explaining one, if it is asked for; with contributions, where there is something that they
     are `against`, which is else why there is not. Raises OptionError for a layer that is not there, InvalidKan where
     the graphs do not fit into one."""
-    if not asked.wanted:
+    if not options.wanted:
         return lowered
-    chosen, notes = _chosen(asked, layers)
+    chosen, notes = _chosen(options, layers)
     against = _within_reason(against, chosen, layers)
     if isinstance(against, str):
         anchor, needed = None, chosen
@@ -93,10 +93,10 @@ def add(
     return dataclasses.replace(lowered, explained=Explained(graph, about, notes, anchor))
 
 
-def attribution_baseline(asked: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
+def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
     """What contributions of a network are against: the `mean` of the user's rows. Else why there are none; "" if nobody
     wants any."""
-    if not asked.wanted or not mean:
+    if not options.wanted or not mean:
         return ""
     try:
         return attribution.anchor(kan, np.array(mean))
@@ -121,10 +121,10 @@ def edges_name(layer: int) -> str:
     return f"layer{layer}_edges"
 
 
-def _chosen(asked: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
+def _chosen(options: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
     """The numbers of the layers, ascending, and what is said of those that are left out."""
-    if asked.layers:
-        return sorted({_numbered(text, layers) for text in asked.layers}), ()
+    if options.layers:
+        return sorted({_numbered(text, layers) for text in options.layers}), ()
     large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > MOST}
     notes = (
         f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {MOST}; --explain-layers takes it too"
@@ -155,34 +155,37 @@ def _tensors(
     layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
 ) -> list[ExplainedTensor]:
     """The graph's outputs, in order: those of the model's, and the edges."""
-    datatype, layer_of = precision.DATATYPES[signature.dtype], {one.node_tensor: at for at, one in enumerate(layers)}
-    found = [
-        ExplainedTensor(name=one.name, datatype=one.datatype, shape=one.shape, holds=OUTPUT, layer=-1)
-        for one in signature.outputs()
+    datatype, layer_of = (
+        precision.DATATYPES[signature.dtype],
+        {layer.node_tensor: at for at, layer in enumerate(layers)},
+    )
+    tensors = [
+        ExplainedTensor(name=output.name, datatype=output.datatype, shape=output.shape, holds=OUTPUT, layer=-1)
+        for output in signature.outputs()
     ]
-    own = {one.name for one in found}
-    found += [
+    own = {tensor.name for tensor in tensors}
+    tensors += [
         ExplainedTensor(name=name, datatype=datatype, shape=(BATCH, *shape), holds=NODES, layer=layer_of[name])
         for name, shape in compose.outputs(model).items()
         if name not in own
     ]
     for at in chosen:
         shape = (BATCH, *layers[at].positions, layers[at].sources, layers[at].destinations)
-        found.append(
+        tensors.append(
             ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=MOST_EXPLAINED_EDGES, layer=at)
         )
-    return found
+    return tensors
 
 
 def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
     """What the file says of itself, as JSON: its outputs, what people call the model's numbers, the biases of its
     layers, with which edges add up to nodes, and the reference and its answer, with which contributions add up."""
     tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "outputs": tensors,
         "bias": [layer.bias for layer in layers],
         "names": dataclasses.asdict(names),
     }
     if anchor is not None:
-        told |= {"reference": anchor.row.tolist(), "base": about.base}
-    return json.dumps(told, allow_nan=False)
+        document |= {"reference": anchor.row.tolist(), "base": about.base}
+    return json.dumps(document, allow_nan=False)

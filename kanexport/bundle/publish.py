@@ -270,5 +270,5 @@ def _bare(layer: LayerInfo) -> list[int]:
 
 
 def _grids(basis: BasisInfo, sources: int) -> list[bool]:
-    found = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
-    return found * sources if len(found) == 1 else found
+    has_grid = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
+    return has_grid * sources if len(has_grid) == 1 else has_grid

@@ -75,8 +75,8 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
             with temp_dirs.held(repository):
                 check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
                 _appear(staging, inside, home, manifest, force=force)
-    except safe_files.Refused as error:
-        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.found}") from error
+    except safe_files.UnsafeFile as error:
+        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.reason}") from error
     except OSError as error:
         raise RepositoryError(f"{home} cannot be written: {error.strerror or error}") from error
     except MemoryError as error:
@@ -112,8 +112,8 @@ def _signature(manifest: Manifest) -> bytes:
 def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
     """All versions of a model share one config: other shapes are another model."""
     others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
-    found = _config(home, force=force)
-    if found is not None and not found.startswith(_signature(manifest)) and others and not force:
+    config = _config(home, force=force)
+    if config is not None and not config.startswith(_signature(manifest)) and others and not force:
         raise RepositoryError(
             f"{home} holds versions with another input, output or batch size than this export",
             hint="choose another --name, or --force to replace the shared config.pbtxt",
@@ -135,8 +135,8 @@ def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force
         return
     with safe_files.directory(home) as there:  # refuses a link to a folder, which no server serves
         _check_config(home, manifest, force=force)
-        version, found, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
-        if found is not None and found.startswith(signature) and found != signature:
+        version, config, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
+        if config is not None and config.startswith(signature) and config != signature:
             _place(staging / version, home / version)
             return
         for name in os.listdir(there):
@@ -152,7 +152,7 @@ def _config(home: Path, *, force: bool) -> bytes | None:
         return safe_files.read(home / CONFIG_FILE, CONFIG_BYTES)
     except FileNotFoundError:
         return None
-    except safe_files.Refused:
+    except safe_files.UnsafeFile:
         if not force:
             raise
         return None

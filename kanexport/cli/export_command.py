@@ -163,15 +163,15 @@ def _check_folder(args: argparse.Namespace) -> None:
         "names are": arguments.names(args),
         "--explain-layers are": args.explain_layers,
     }
-    for what, given in of_one.items():
-        if args.recursive and given:
+    for what, value in of_one.items():
+        if args.recursive and value:
             raise OptionError(f"{what} of one model, not of a folder", hint="export the checkpoints one by one")
     if args.report is not None and not args.recursive:
         raise OptionError("--report is for --recursive")
 
 
 def _request(args: argparse.Namespace) -> Request:
-    asked = arguments.explanations(args)
+    explanations = arguments.explanations(args)
     return Request(
         path=args.path,
         repository=args.repository,
@@ -189,8 +189,8 @@ def _request(args: argparse.Namespace) -> Request:
         expected_outputs=tuple(args.expected_outputs),
         names=arguments.names(args),
         baseline=args.baseline,
-        explain=asked.wanted,
-        explain_layers=asked.layers,
+        explain=explanations.wanted,
+        explain_layers=explanations.layers,
         out_of_range=args.out_of_range,
         optimize_for_batch=args.optimize_for_batch,
         kernel=args.kernel,
@@ -264,10 +264,10 @@ def _write_report(path: Path, document: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command by itself, as `python -m kanexport` runs it: the same as `kanserve export`."""
-    given = sys.argv[1:] if argv is None else argv
+    arguments_text = sys.argv[1:] if argv is None else argv
     parser = program.Parser(prog=PROGRAM)
     configure(parser)
-    return program.run(PROGRAM, given, lambda: run(program.parse(parser, given)))
+    return program.run(PROGRAM, arguments_text, lambda: run(program.parse(parser, arguments_text)))
 
 
 @contextlib.contextmanager

@@ -112,12 +112,12 @@ def _errors(where: str, *errors: float) -> tuple[str, ...]:
     return tuple(f"{error:.1e}" if where or error else NOTHING for error in errors)
 
 
-def _branches(found: Approximation) -> Table:
+def _branches(approximation: Approximation) -> Table:
     """How each branch is computed, and what that alone changes."""
     numbers = ("alone, relative", "most quantized")
     table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
-    for one in found.branches:
-        table.add(str(one.layer), one.kind, one.form, f"{one.error:.1e}", f"{one.first:.1e}")
+    for branch in approximation.branches:
+        table.add(str(branch.layer), branch.kind, branch.form, f"{branch.error:.1e}", f"{branch.first:.1e}")
     return table
 
 
@@ -128,8 +128,8 @@ def folder(report: dict[str, Any]) -> None:
     for entry in report["files"]:
         if entry["status"] == "refused":
             _refusal(report["root"], entry["path"], entry["error"])
-    for given in report["unused"]:
-        say(f"{given} was of no use to any exported file")
+    for option in report["unused"]:
+        say(f"{option} was of no use to any exported file")
     say(f"{report['exported']} of {report['tried']} exported")
 
 

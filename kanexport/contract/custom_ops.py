@@ -68,10 +68,10 @@ HOW_TO_INSTALL = "`make kernel` in a checkout of kanserve builds and installs it
 def library() -> str:
     """The path of the operator's library, "" where it is not installed or made for another machine."""
     try:
-        found = str(Path(importlib.import_module(PACKAGE).LIBRARY))
+        path = str(Path(importlib.import_module(PACKAGE).LIBRARY))
     except ImportError:
         return ""
-    return found if _loads(found) else ""
+    return path if _loads(path) else ""
 
 
 @functools.cache

@@ -70,8 +70,8 @@ def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[
 
 def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
     """The knots of a node that the layer is given, if it is a source as it is and has some, ascending, each once."""
-    found = knots(layer, node)
-    return rounded(np.unique(found[1])) if found is not None else ()
+    stored = knots(layer, node)
+    return rounded(np.unique(stored[1])) if stored is not None else ()
 
 
 def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
@@ -81,7 +81,7 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
     own = [basis for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
     if not own or node not in columns:
         return None
-    basis = max(own, key=lambda one: one.functions)
+    basis = max(own, key=lambda candidate: candidate.functions)
     return basis, basis.knots[columns.index(node) if len(basis.knots) > 1 else 0]
 
 

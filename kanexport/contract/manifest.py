@@ -369,8 +369,8 @@ class Manifest:
     def claim(self) -> str:
         """The same in words; never more than was done."""
         files = [
-            f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}"
-            for one in self.verification.expected_outputs
+            f"{check.rows} rows of {check.name}, largest error {check.max_rel:.1e}"
+            for check in self.verification.expected_outputs
         ]
         return VERIFICATION_BASES[self.verification_basis] + (f" ({'; '.join(files)})" if files else "")
 
@@ -383,14 +383,14 @@ class Manifest:
 
 
 def row_shapes(
-    given: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
+    inputs: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], ...]:
     """A row of the input, (*positions, sources) of each layer, a row of the output, such as
-    ((1, 8, 8), (64,), (10,)). `given` and `result` are the tensors' shapes with their batch
+    ((1, 8, 8), (64,), (10,)). `inputs` and `result` are the tensors' shapes with their batch
     axis; of several, a row is what they hold together, such as (69,). Layer 0 is left out if
     its nodes are the row, or columns selected from it.
     """
-    row = _row(given)
+    row = _row(inputs)
     nodes = [(*layer.positions, layer.sources) for layer in layers]
     if nodes and (
         nodes[0] == row
@@ -435,7 +435,7 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
 def _text(document: Any) -> bytes:
     """The document as indented JSON, with each list of numbers on one line."""
     text = json.dumps(document, indent=1, allow_nan=False)
-    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text).encode() + b"\n"
+    return NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text).encode() + b"\n"
 
 
 def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:
@@ -492,5 +492,5 @@ def load(directory: Path) -> Manifest:
     """Read `directory/manifest.json`, and NUMBERS_FILE next to it if the manifest names it. Raises OSError or
     ManifestError."""
     data = safe_files.read(directory / FILE_NAME, SIZE_LIMIT)
-    found = loads(data)
-    return loads(data, safe_files.read(directory / NUMBERS_FILE, LIMIT)) if found.stored else found
+    manifest = loads(data)
+    return loads(data, safe_files.read(directory / NUMBERS_FILE, LIMIT)) if manifest.stored else manifest

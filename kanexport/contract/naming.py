@@ -53,15 +53,15 @@ class Names:
         """The names of the numbers of each output, by the output's own name. `sizes`: the numbers per row of each
         output. The names are the classes if there are so many. Otherwise they are y0, y1 ... for an only output, and
         NAME0, NAME1 ... for several."""
-        found, first = {}, 0
+        columns, first = {}, 0
         known = len(self.classes) == sum(sizes.values())
         for name, size in sizes.items():
             if known:
-                found[name] = self.classes[first : first + size]
+                columns[name] = self.classes[first : first + size]
             else:
-                found[name] = tuple(f"{'y' if len(sizes) == 1 else name}{at}" for at in range(size))
+                columns[name] = tuple(f"{'y' if len(sizes) == 1 else name}{at}" for at in range(size))
             first += size
-        return found
+        return columns
 
     def check(self, inputs: int, outputs: int) -> None:
         """Raises NamingError unless they fit a model of so many numbers a row and an answer."""
@@ -85,24 +85,24 @@ class Names:
         if len(self.description) > DESCRIPTION or "\0" in self.description:
             raise NamingError(f"the description has {len(self.description)} characters, expected {DESCRIPTION} at most")
 
-    def order(self, given: Sequence[str]) -> list[int] | None:
-        """Where in a row of columns called `given` each feature stands; None where names cannot tell, because the
+    def order(self, columns: Sequence[str]) -> list[int] | None:
+        """Where in a row of columns called `columns` each feature stands; None where names cannot tell, because the
         model or the columns have none. Raises NamingError for a feature that is missing or a column that is none."""
-        if not self.features or not given:
+        if not self.features or not columns:
             return None
-        self._match(given)
-        found = {name: at for at, name in enumerate(given)}
-        return [found[name] for name in self.features]
+        self._match(columns)
+        positions = {name: at for at, name in enumerate(columns)}
+        return [positions[name] for name in self.features]
 
-    def _match(self, given: Sequence[str]) -> None:
-        there, known = set(given), set(self.features)
-        unknown = [name for name in given if name not in known]
+    def _match(self, columns: Sequence[str]) -> None:
+        there, known = set(columns), set(self.features)
+        unknown = [name for name in columns if name not in known]
         if missing := [name for name in self.features if name not in there]:
             near = closest(missing[0], unknown)
             raise NamingError(f"there is no column {listed(missing)}" + (f"; there is {near!r}" if near else ""))
         if unknown:
             raise NamingError(f"the column {listed(unknown)} is no feature of the model, which has {len(known)}")
-        if twice := _twice(given):
+        if twice := _twice(columns):
             raise NamingError(f"the column {twice!r} is there twice")
 
 
@@ -125,10 +125,10 @@ def parse(option: str, text: str) -> tuple[str, ...]:
     except (OSError, csv_text.CsvError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise NamingError(f"{option} {text} cannot be read: {reason}") from error
-    found = _names(text, content)
-    if not found:
+    names = _names(text, content)
+    if not names:
         raise NamingError(f"{option} {text} has no names: a first line of them was expected in a .csv")
-    return found
+    return names
 
 
 def _names(path: str, content: str) -> tuple[str, ...]:
@@ -137,12 +137,12 @@ def _names(path: str, content: str) -> tuple[str, ...]:
     if path.lower().endswith(".txt"):
         return tuple(line.strip() for line in content.splitlines() if line.strip())
     try:
-        found = json.loads(content)
+        names = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise NamingError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise NamingError(f"{path}: a list of names was expected")
-    return tuple(found)
+    return tuple(names)
 
 
 def _twice(names: Sequence[str]) -> str:

@@ -151,10 +151,10 @@ def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
             return {key: without(item, f"{place}.{key}" if place else key) for key, item in value.items()}
         if not isinstance(value, list | tuple):
             return value
-        found = _numbers(value)
-        if found is None:
+        numeric = _numbers(value)
+        if numeric is None:
             return [without(item, f"{place}.{at}") for at, item in enumerate(value)]
-        kind, lengths, numbers = found
+        kind, lengths, numbers = numeric
         offset = BYTES * sum(map(len, parts))
         kept.append(
             Stored(
@@ -186,22 +186,22 @@ def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) ->
     if len(data) > LIMIT:
         raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
     end = 0
-    for one in stored:
-        middle, end = _bounds(one, end, len(data))
-        lengths = None if one.rows < 0 else _array("q", data[one.offset : middle])
-        _put(document, one.place, _stored_list(lengths, _array(CODES[one.kind], data[middle:end]), one.place))
+    for entry in stored:
+        middle, end = _bounds(entry, end, len(data))
+        lengths = None if entry.rows < 0 else _array("q", data[entry.offset : middle])
+        _put(document, entry.place, _stored_list(lengths, _array(CODES[entry.kind], data[middle:end]), entry.place))
     if end != len(data):
         raise ManifestError(f"manifest.stored lists {end} bytes, the file has {len(data)}")
 
 
-def _bounds(one: Stored, begin: int, size: int) -> tuple[int, int]:
+def _bounds(entry: Stored, begin: int, size: int) -> tuple[int, int]:
     """The positions in the file at which the lengths of rows end and the numbers end. Raises ManifestError."""
-    if one.kind not in CODES or one.numbers < 0 or one.rows < -1 or one.offset != begin:
-        raise ManifestError(f"manifest.stored: {one.place[:80]!r} is not one list after the other of {list(CODES)}")
-    middle = begin + BYTES * max(0, one.rows)
-    end = middle + BYTES * one.numbers
+    if entry.kind not in CODES or entry.numbers < 0 or entry.rows < -1 or entry.offset != begin:
+        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} is not one list after the other of {list(CODES)}")
+    middle = begin + BYTES * max(0, entry.rows)
+    end = middle + BYTES * entry.numbers
     if end > size:
-        raise ManifestError(f"manifest.stored: {one.place[:80]!r} has {one.numbers} numbers, beyond the file's end")
+        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} has {entry.numbers} numbers, beyond the file's end")
     return middle, end
 
 
@@ -234,11 +234,11 @@ def _put(document: Any, place: str, value: Any) -> None:
 
 
 def _array(code: str, data: bytes) -> array[Any]:
-    found = array(code)
-    found.frombytes(data)
+    values = array(code)
+    values.frombytes(data)
     if sys.byteorder == "big":
-        found.byteswap()
-    return found
+        values.byteswap()
+    return values
 
 
 def _bytes(numbers: array[Any]) -> bytes:
@@ -250,4 +250,4 @@ def _bytes(numbers: array[Any]) -> bytes:
 
 def entries(stored: Sequence[Stored]) -> list[dict[str, Any]]:
     """The entries as the document has them."""
-    return [dataclasses.asdict(one) for one in stored]
+    return [dataclasses.asdict(entry) for entry in stored]

@@ -100,10 +100,10 @@ def remove(path: Path) -> None:
 
 def _left(parent: Path) -> list[Path]:
     try:
-        found = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
+        hidden = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
     except OSError:
         return []
-    return [path for path in found if not _alive(path)]
+    return [path for path in hidden if not _alive(path)]
 
 
 def _alive(path: Path) -> bool:

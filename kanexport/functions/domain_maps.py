@@ -106,8 +106,8 @@ class Tanh:
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core: where tanh bends, [-2, 2] before slope and shift; outer [-6, 6], where it has reached its ends."""
         slope = abs(self.slope) or 1.0
-        middle, one = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
-        return (middle - 2 * one, middle + 2 * one), (middle - 6 * one, middle + 6 * one)
+        middle, width = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
+        return (middle - 2 * width, middle + 2 * width), (middle - 6 * width, middle + 6 * width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,8 @@ class Clip:
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-1, 1], outer [-2, 2]."""
-        one = np.ones(sources)
-        return (-one, one), (-2 * one, 2 * one)
+        ones = np.ones(sources)
+        return (-ones, ones), (-2 * ones, 2 * ones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +181,8 @@ class Bounded:
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-4, 4], outer [-10, 10]."""
-        one = np.ones(sources)
-        return (-4 * one, 4 * one), (-10 * one, 10 * one)
+        ones = np.ones(sources)
+        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +261,8 @@ class Sigmoid:
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-4, 4], outer [-10, 10]."""
-        one = np.ones(sources)
-        return (-4 * one, 4 * one), (-10 * one, 10 * one)
+        ones = np.ones(sources)
+        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
 
 
 @dataclass(frozen=True, slots=True)

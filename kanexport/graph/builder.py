@@ -80,7 +80,7 @@ class Graph:
             self._nearly_one[value.name] = stored.item()
         return value
 
-    def made(
+    def derived(
         self,
         origin: tuple[object, ...],
         make: Callable[[], Array],
@@ -99,7 +99,7 @@ class Graph:
 
         if self.weights is None:
             return self._store(checked().reshape(shape))
-        place = self.weights.made((*origin, stored.name), checked)
+        place = self.weights.derived((*origin, stored.name), checked)
         return self._external(onnx.helper.np_dtype_to_tensor_dtype(stored), shape, place)  # noqa: TID251 - as below
 
     def _require_finite(self, array: Array) -> None:
@@ -188,7 +188,7 @@ class Graph:
         output = f"splines{self._count}"
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
             custom_ops.OPERATOR,
-            [one.name for one in inputs],
+            [value.name for value in inputs],
             [output],
             name=output,
             domain=custom_ops.DOMAIN,
@@ -359,17 +359,18 @@ class Stack:
     def each(self, make: Callable[..., Value], *others: Stack | Array) -> Stack:
         """What `make` gives for every row of this stack, of other stacks and of constants [n, I], of numbers or
         booleans."""
-        rows = max(self.rows, *(one.rows if isinstance(one, Stack) else len(one) for one in others), 1)
-        made = tuple(
-            make(*(self._operand(one, at) for one in (self, *others))) for at in range(1 if self.packed else rows)
+        rows = max(self.rows, *(operand.rows if isinstance(operand, Stack) else len(operand) for operand in others), 1)
+        values = tuple(
+            make(*(self._operand(operand, at) for operand in (self, *others)))
+            for at in range(1 if self.packed else rows)
         )
-        return Stack(self.g, made, rows, self.packed)
+        return Stack(self.g, values, rows, self.packed)
 
-    def _operand(self, one: Stack | Array, at: int) -> Value:
+    def _operand(self, operand: Stack | Array, at: int) -> Value:
         """A stack's tensor, or a constant, of row `at`; packed, of all rows."""
-        if isinstance(one, Stack):
-            return one.values[at if len(one.values) > 1 else 0]
-        constant = one[None] if self.packed else one[at : at + 1]
+        if isinstance(operand, Stack):
+            return operand.values[at if len(operand.values) > 1 else 0]
+        constant = operand[None] if self.packed else operand[at : at + 1]
         return self.g.truth(constant) if constant.dtype == np.bool_ else self.g.const(constant)
 
 

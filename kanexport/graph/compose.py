@@ -84,12 +84,12 @@ class _Writer:
 
     def put(self, prefix: str, part: AppendedGraph) -> None:
         inner = onnx.load_model_from_string(part.graph).graph
-        names = {"": ""} | {given.name: self._taken(prefix, part, given) for given in inner.input}
+        names = {"": ""} | {graph_input.name: self._taken(prefix, part, graph_input) for graph_input in inner.input}
         names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
-        (found,) = (output for output in inner.output if output.name == part.wanted)
+        (output_info,) = (output for output in inner.output if output.name == part.wanted)
         names |= {part.wanted: prefix + part.wanted if part.positions else part.name}
         self._graph.node.extend(_renamed(inner.node, prefix, names))
-        kind = found.type.tensor_type
+        kind = output_info.type.tensor_type
         shape = [axis.dim_value for axis in kind.shape.dim][1:]
         if part.positions:
             self._reshape(prefix + part.wanted, part.name, prefix + "places", [-1, *part.positions, *shape])
@@ -98,12 +98,12 @@ class _Writer:
             info = onnx.helper.make_tensor_value_info(part.name, kind.elem_type, axes)  # noqa: TID251 - of the builder
             self._graph.output.append(info)
 
-    def _taken(self, prefix: str, part: AppendedGraph, given: Any) -> str:
+    def _taken(self, prefix: str, part: AppendedGraph, graph_input: Any) -> str:
         """A tensor that a part takes, rows and positions as one axis."""
         if not part.positions:
-            return str(given.name)
-        width = given.type.tensor_type.shape.dim[1].dim_value
-        return self._reshape(given.name, prefix + "vectors", prefix + "rows", [-1, width])
+            return str(graph_input.name)
+        width = graph_input.type.tensor_type.shape.dim[1].dim_value
+        return self._reshape(graph_input.name, prefix + "vectors", prefix + "rows", [-1, width])
 
     def _reshape(self, value: str, name: str, shape: str, axes: Sequence[int]) -> str:
         self._graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), shape))
@@ -137,12 +137,12 @@ def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Ite
 def notes(model: bytes) -> tuple[str, ...]:
     """A sentence for each kind of operator that a server's screen does not let pass."""
     opened = onnx.load_model_from_string(model)
-    found = {(node.domain, node.op_type): "" for node in opened.graph.node}
-    for kind in found:
-        found[kind] = custom_ops.why_not(*kind)
+    reasons = {(node.domain, node.op_type): "" for node in opened.graph.node}
+    for kind in reasons:
+        reasons[kind] = custom_ops.why_not(*kind)
     return tuple(
         f"the graph has the operator {name}, which {why}: kanserve takes it with --graph-allowlist relaxed only"
-        for (_, name), why in found.items()
+        for (_, name), why in reasons.items()
         if why
     )
 

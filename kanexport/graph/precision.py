@@ -25,20 +25,20 @@ Array = npt.NDArray[np.float64]
 def half(values: Array) -> npt.NDArray[np.float16]:
     """Rounded to float16. Raises InvalidKan where one is too large."""
     with np.errstate(over="ignore"):
-        found = values.astype(np.float16)
-    if not np.isfinite(found).all():
+        halves = values.astype(np.float16)
+    if not np.isfinite(halves).all():
         raise InvalidKan(
             f"a weight of {np.abs(values).max():.3g} is too large for float16, whose largest is {LARGEST_HALF:g}",
             hint="export without --quantize fp16-weights",
         )
-    return found
+    return halves
 
 
 def scales(values: Array) -> Array:
     """[I, O, K] -> [O]: what a code of each column counts, as float32 has it."""
     most = np.maximum(values.max(axis=(0, 2)), -values.min(axis=(0, 2)))
-    found = (most / LARGEST).astype(np.float32).astype(np.float64)
-    return np.where(found > 0, found, 1.0)
+    steps = (most / LARGEST).astype(np.float32).astype(np.float64)
+    return np.where(steps > 0, steps, 1.0)
 
 
 def codes(values: Array, unit: Array) -> npt.NDArray[np.int8]:

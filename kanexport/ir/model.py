@@ -197,8 +197,8 @@ class Layer:
         """Of the term that says most about where the layer lives: the one with most functions."""
         if self.terms:
             return max(self.terms, key=lambda term: term.functions).support(self.sources)
-        one = np.ones(self.sources)
-        return Support((-one, one), (-2 * one, 2 * one), np.zeros((1, self.sources)))
+        ones = np.ones(self.sources)
+        return Support((-ones, ones), (-2 * ones, 2 * ones), np.zeros((1, self.sources)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,8 +61,8 @@ def limits(layer: Layer) -> tuple[Array, Array]:
 
 def _ends(term: BasisTerm) -> Array:
     """[I, 2], or [1, 2] where all sources share it: the grid of each, without ends where there is none."""
-    found = [grids.of_knots(term.kind, term.functions, row) for row in term.basis.knots().tolist()]
-    return np.array([(one.low, one.high) if one else (-np.inf, np.inf) for one in found])
+    source_grids = [grids.of_knots(term.kind, term.functions, row) for row in term.basis.knots().tolist()]
+    return np.array([(grid.low, grid.high) if grid else (-np.inf, np.inf) for grid in source_grids])
 
 
 def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.NDArray[np.bool_]) -> None:
@@ -79,11 +79,11 @@ def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.ND
 
 def columns(layer: Layer) -> list[int]:
     """Which input each source is, [I]; the layer has no other steps before than selections and what keeps inputs."""
-    found = list(range(layer.sources))
+    inputs = list(range(layer.sources))
     for step in reversed(layer.pre_steps):
         if isinstance(step, Select):
-            found = [step.indices[at] for at in found]
-    return found
+            inputs = [step.indices[at] for at in inputs]
+    return inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,11 +51,11 @@ class Anchor:
 
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
     """[I]: which of the nodes that a layer is given each source is, whatever is made of it."""
-    found = np.arange(width)
+    nodes = np.arange(width)
     for step in layer.pre_steps:
         if isinstance(step, Select):
-            found = found[list(step.indices)]
-    return found
+            nodes = nodes[list(step.indices)]
+    return nodes
 
 
 def near(reference: Array, dtype: str) -> Array:
@@ -66,14 +66,14 @@ def near(reference: Array, dtype: str) -> Array:
 def partners(groups: Sequence[int]) -> list[list[int]]:
     """Of each factor the others of its group, by number: as many lists as the largest group has others, with -1 for
     none. Example: groups (2, 1) give [[1, 0, -1]]."""
-    found = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
+    table = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
     start = 0
     for size in groups:
         for at in range(size):
             for other in range(1, size):
-                found[other - 1][start + at] = start + (at + other) % size
+                table[other - 1][start + at] = start + (at + other) % size
         start += size
-    return found
+    return table
 
 
 def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -97,16 +97,16 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
             multipliers = _through(g, link, edges[at], chains[at - 1][-1], multipliers)
     first = anchor.links[0]
     apart = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
-    found = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, apart))
-    return g.build({CONTRIBUTIONS: (g.transpose(found, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
+    by_node = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, apart))
+    return g.build({CONTRIBUTIONS: (g.transpose(by_node, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
 
 
 def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
     """The sums of the edges [B, O], and what each step after them gives."""
-    found = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
+    values = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
     for step in layer.post_steps:
-        found.append(step.emit(g, found[-1]))
-    return found
+        values.append(step.emit(g, values[-1]))
+    return values
 
 
 def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
@@ -160,7 +160,7 @@ def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Valu
     """[B, O, D] of a layer's sums -> [B, O, n] of its nodes."""
     sources = columns(link.layer, len(link.nodes))
     apart, is_near = _apart(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
-    apart, is_near = (g.reshape(one, 0, len(sources), 1) for one in (apart, is_near))
+    apart, is_near = (g.reshape(value, 0, len(sources), 1) for value in (apart, is_near))
     rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), apart)
     rates = g.op("Where", is_near, g.const(link.slopes[None]), rates)
     return _to_nodes(g, link.layer, len(link.nodes), g.op("MatMul", multipliers, g.transpose(rates, 0, 2, 1)))

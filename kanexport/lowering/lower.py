@@ -80,8 +80,8 @@ def lower(
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
-    told = (curves or kan).layers
-    for at, (layer, name, width) in enumerate(zip(told, names, kan.widths(), strict=False)):
+    edge_layers = (curves or kan).layers
+    for at, (layer, name, width) in enumerate(zip(edge_layers, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)

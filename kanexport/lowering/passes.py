@@ -67,10 +67,10 @@ def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = 
     """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in; of
     `part` of the sources."""
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
-        made = term.coef[part] * layer.mask[part, :, None] * scale
+        folded = term.coef[part] * layer.mask[part, :, None] * scale
         if isinstance(term, FittedTerm) and term.fit is not None:
-            made = made @ term.fit.T
-        return np.asarray(made)
+            folded = folded @ term.fit.T
+        return np.asarray(folded)
 
 
 def has_bias(layer: Layer) -> bool:
@@ -98,12 +98,12 @@ def without(layer: Layer) -> tuple[Layer, Kept | None]:
     if len(kept) > (1 - WORTH) * layer.sources or not len(kept):
         return layer, None
     terms = [_of(term, kept) for term in layer.terms]
-    found = tuple(term for term in terms if term is not None)
-    if len(found) < len(terms):
+    live_terms = tuple(term for term in terms if term is not None)
+    if len(live_terms) < len(terms):
         return layer, None
     spreads = layer.nan_spreads[kept]
     part = dataclasses.replace(
-        layer, terms=found, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), pre_steps=(), post_steps=()
+        layer, terms=live_terms, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), pre_steps=(), post_steps=()
     )
     return part, kept
 

@@ -65,9 +65,9 @@ COLUMNS = 4000  # functions of all sources
 
 def narrow(layer: Layer) -> bool:
     """Whether a layer in float32 is cheaper as columns of one matrix product."""
-    given = [term for term in layer.terms if isinstance(term, BasisTerm)]
-    splines = [term.basis for term in given if isinstance(term.basis, BSpline)]
-    full = all(term.stored == FULL for term in given)  # other columns have other weights than those that are stored
+    terms = [term for term in layer.terms if isinstance(term, BasisTerm)]
+    splines = [term.basis for term in terms if isinstance(term.basis, BSpline)]
+    full = all(term.stored == FULL for term in terms)  # other columns have other weights than those that are stored
     return full and bool(splines) and all(_narrow(layer, spline) for spline in splines)
 
 
@@ -98,8 +98,10 @@ def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str,
             f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)}, where they have no closed form, are a "
             "tensor a function, which is faster there and slower in runs of few rows; the numbers are the same"
         )
-    made = f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--optimize-for-batch)"
-    return (f"{made}: {what}",)
+    purpose = (
+        f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--optimize-for-batch)"
+    )
+    return (f"{purpose}: {what}",)
 
 
 Array = npt.NDArray[np.float64]
@@ -174,8 +176,8 @@ def _polynomials(spline: BSpline, coefficients: Array) -> list[Array]:
     x = t[:, :-1, None] + np.diff(t, axis=1)[:, :, None] * places  # [I, cells, count]
     basis = spline.evaluate(x.reshape(len(t), -1).T)  # [cells * count, K, I]
     values = (coefficients @ basis.transpose(2, 1, 0)).reshape(*coefficients.shape[:2], -1, count)
-    found = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
-    return [found[..., q] for q in range(1, count)]
+    powers = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
+    return [powers[..., q] for q in range(1, count)]
 
 
 def _less(g: Graph, spline: BSpline, points: Array, x: Value) -> Value:
@@ -202,8 +204,8 @@ def uniform_layers(kan: Kan, dtype: str) -> dict[int, float]:
         return {}
     # Layers of few sources are faster in another form, which has the stored knots.
     wide = {at: layer for at, layer in enumerate(kan.layers) if layer.sources > FEW_SOURCES or not narrow(layer)}
-    splines = {at: [one for term in layer.terms if (one := _near(term))] for at, layer in wide.items()}
-    return {at: max(map(departure, found)) for at, found in splines.items() if found}
+    splines = {at: [spline for term in layer.terms if (spline := _near(term))] for at, layer in wide.items()}
+    return {at: max(map(departure, near_splines)) for at, near_splines in splines.items() if near_splines}
 
 
 def taken(kan: Kan, chosen: Collection[int]) -> Kan:
@@ -252,16 +254,16 @@ class Taken:
     base: BasisTerm | None
 
 
-def spline_layers(given: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
+def spline_layers(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
     """Of each layer, whether the operator takes its splines."""
-    return (taken_by_spline(passes.live(layer), dtype) is not None for layer in given)
+    return (taken_by_spline(passes.live(layer), dtype) is not None for layer in layers)
 
 
-def spline_notes(given: Sequence[Layer], dtype: npt.DTypeLike, *, asked: bool) -> tuple[str, ...]:
+def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> tuple[str, ...]:
     """What a manifest says where a graph by the operator was asked for."""
-    if not asked:
+    if not requested:
         return ()
-    which = [str(at) for at, fits in enumerate(spline_layers(given, dtype)) if fits]
+    which = [str(at) for at, fits in enumerate(spline_layers(layers, dtype)) if fits]
     if not which:
         return (f"there is no {custom_ops.KERNEL_FILE}: no layer has splines that its operator takes",)
     return (

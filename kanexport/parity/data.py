@@ -90,8 +90,8 @@ class RecordedOutputs:
         if x.ndim > 2 and y.shape[:-1] == tokens:
             x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
             usual = np.repeat(usual, math.prod(tokens[1:]))
-        one = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
-        return one.some(ROWS_LIMIT)
+        single = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
+        return single.some(ROWS_LIMIT)
 
     def _only_input(self) -> Array:
         parts = dict(zip((port.name for port in self.inputs), split(self.inputs, self.x), strict=True))
@@ -128,13 +128,13 @@ def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port],
 def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], usual: str) -> dict[str, Array]:
     """The arrays by the model's own names. A model with one input (or output) takes the only array, whatever its
     name."""
-    found = {port.name: part for port, part in zip(has, parts, strict=True)}
+    arrays = {port.name: part for port, part in zip(has, parts, strict=True)}
     only = wanted[0].name
-    if len(wanted) > 1 or only in found:
-        return found
+    if len(wanted) > 1 or only in arrays:
+        return arrays
     if len(parts) == 1:
         return {only: parts[0]}
-    return {only: found[usual]} if usual in found else found
+    return {only: arrays[usual]} if usual in arrays else arrays
 
 
 def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
@@ -265,7 +265,7 @@ def _bytes(path: Path) -> bytes:
 
 def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
     if len(paths) == 2:
-        return {key: np.load(io.BytesIO(one), allow_pickle=False) for key, one in zip("xy", data, strict=True)}
+        return {key: np.load(io.BytesIO(content), allow_pickle=False) for key, content in zip("xy", data, strict=True)}
     if paths[0].suffix == ".csv":
         return _columns(paths[0].name, data[0])
     loaded = np.load(io.BytesIO(data[0]), allow_pickle=False)
@@ -278,7 +278,7 @@ def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
 def _columns(name: str, data: bytes) -> dict[str, Any]:
     """The columns that are named x... and y..., each in their order. Raises CsvError."""
     values, names = csv_columns.whole(name, data)
-    columns = {key: [at for at, one in enumerate(names) if one.strip().lower().startswith(key)] for key in "xy"}
+    columns = {key: [at for at, column in enumerate(names) if column.strip().lower().startswith(key)] for key in "xy"}
     if len(columns["x"]) + len(columns["y"]) != values.shape[1] or not all(columns.values()):
         raise csv_text.CsvError(
             f"{name} has the columns {', '.join(names)[:200] or '(no header)'}; names that begin with x and y were "

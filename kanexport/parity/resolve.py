@@ -112,16 +112,18 @@ class InterpretationSearch:
             self._join(whole.worst)
         if not whole.fits:
             raise self._nearest([dataclasses.replace(chosen, match=whole)])
-        decided, also = self._told(chosen)
-        others = dict.fromkeys(one.family for one in fitting if one.family != chosen.family)
-        return Decision(chosen, decided, also, tuple(others), compare.told(whole, self.all, "the reading of the file"))
+        decided, also = self._decided_facts(chosen)
+        others = dict.fromkeys(reading.family for reading in fitting if reading.family != chosen.family)
+        return Decision(
+            chosen, decided, also, tuple(others), compare.match_notes(whole, self.all, "the reading of the file")
+        )
 
     def _choose(self) -> tuple[Reading, list[Reading]]:
         """The reading to take, and all readings that fit the few rows."""
         fitting = self._search()
-        best = min(fitting, key=lambda one: one.match.excess)
+        best = min(fitting, key=lambda reading: reading.match.excess)
         enough = NEARER * max(best.match.excess, 1 / NEARER**2)
-        chosen = next(one for one in fitting if one.match.excess <= enough)
+        chosen = next(reading for reading in fitting if reading.match.excess <= enough)
         return self._simpler(chosen), fitting
 
     def _join(self, rows: Sequence[int]) -> None:
@@ -147,15 +149,15 @@ class InterpretationSearch:
             if not self.telling:
                 break
             if fitting:
-                near = self._next([(self.ways.index(one.way), one.facts) for one in fitting])
+                near = self._next([(self.ways.index(reading.way), reading.facts) for reading in fitting])
                 return fitting + self._fitting(near)
             if named := self._by_function():
                 return named
             round_ = self._next(round_)
-        found = fitting if not self.telling else self._by_number()
-        if not found:
+        readings = fitting if not self.telling else self._by_number()
+        if not readings:
             raise self._refusal()
-        return found
+        return readings
 
     def _by_function(self) -> list[Reading]:
         """The reading that fits if symbolic edges without a function take one from pykan's table, if there is one."""
@@ -168,7 +170,7 @@ class InterpretationSearch:
                 reading = self._read(at, {**facts, **names})
                 return (reading.match.unlike, reading.match.fits) if reading is not None else (float("inf"), False)
 
-            names = found(unlike, error.keys, error.among)
+            names = fitting_functions(unlike, error.keys, error.among)
             if names is not None and (reading := self._try(at, {**facts, **names})) is not None:
                 self._learn(at, dict.fromkeys(error.keys, error.among))
                 return [reading]
@@ -177,19 +179,19 @@ class InterpretationSearch:
     def _by_number(self) -> list[Reading]:
         """The reading that fits with a number that the file leaves open, if there is one."""
         nearest = sorted(filter(None, self.tried.values()), key=_unlike)
-        for one in [one for one in nearest if len(one.facts) < CHANGES][:NUMBERS]:
-            for key, text in one.options.numbers.items():
-                value = self._number(one, key, float(text))
-                reading = self._try(self.ways.index(one.way), {**one.facts, key: f"{value:.9g}"})
+        for near in [near for near in nearest if len(near.facts) < CHANGES][:NUMBERS]:
+            for key, text in near.options.numbers.items():
+                value = self._number(near, key, float(text))
+                reading = self._try(self.ways.index(near.way), {**near.facts, key: f"{value:.9g}"})
                 if reading is not None and reading.match.fits:
                     return [reading]
         return []
 
-    def _number(self, one: Reading, key: str, assumed: float) -> float:
-        at = self.ways.index(one.way)
+    def _number(self, near: Reading, key: str, assumed: float) -> float:
+        at = self.ways.index(near.way)
 
         def error(value: float) -> float:
-            reading = self._read(at, {**one.facts, key: repr(value)})
+            reading = self._read(at, {**near.facts, key: repr(value)})
             return reading.match.max_rel if reading is not None else float("inf")
 
         return likeliest(error, assumed)
@@ -211,9 +213,9 @@ class InterpretationSearch:
     def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
         """Every reading of a round with one more fact, the nearer readings first. Facts about the steps around the
         layers come last."""
-        nearest = sorted(round_, key=lambda one: self._error(*one))
-        found = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
-        return [(at, facts) for at, _, facts in sorted(found, key=lambda one: one[1] in AROUND)]
+        nearest = sorted(round_, key=lambda candidate: self._error(*candidate))
+        changed = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
+        return [(at, facts) for at, _, facts in sorted(changed, key=lambda candidate: candidate[1] in AROUND)]
 
     def _changed(self, at: int, facts: Facts) -> Iterator[tuple[str, str]]:
         """Each further fact that the file leaves open, with each of its other values."""
@@ -237,7 +239,7 @@ class InterpretationSearch:
         options.width, options.outputs = self.recorded.x[0].size, self.recorded.y[0].size
         try:
             kan, family = way.read(options)
-            found = compare.reading(kan, self.recorded, self.relaxed)
+            result = compare.reading(kan, self.recorded, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
             if isinstance(error, MissingFunctions) and not any(key in facts for key in error.keys):
@@ -246,7 +248,7 @@ class InterpretationSearch:
             self._ask(at, facts, options, question)
             return None
         self._ask(at, facts, options, {})
-        return Reading(way, dict(facts), kan, family, options, found)
+        return Reading(way, dict(facts), kan, family, options, result)
 
     def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
         """Keep what is open after a reading, also one that failed: another forward may take the tensors. What
@@ -254,8 +256,8 @@ class InterpretationSearch:
         questions = self.questions.setdefault((at, _key(facts)), {})
         questions |= question
         questions |= {key: values for key, values in options.open.items() if key not in facts}
-        asked = options.open | dict.fromkeys(options.numbers, ())
-        assumed = {key: (options.assumed[key], *asked[key]) for key in asked if key in options.assumed}
+        open_values = options.open | dict.fromkeys(options.numbers, ())
+        assumed = {key: (options.assumed[key], *open_values[key]) for key in open_values if key in options.assumed}
         self._learn(at, dict(question) | assumed)
 
     def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
@@ -263,7 +265,7 @@ class InterpretationSearch:
         for key, some in values.items():
             self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
 
-    def _told(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    def _decided_facts(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         """Of the chosen reading's facts, those that the recorded outputs tell, and the values that fit as well of the
         others."""
         at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
@@ -273,7 +275,7 @@ class InterpretationSearch:
             fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
             if fitting:
                 also[key] = fitting
-        own = {} if FORWARD in chosen.options.given or FORWARD in taken else {FORWARD: chosen.family}
+        own = {} if FORWARD in chosen.options.explicit or FORWARD in taken else {FORWARD: chosen.family}
         return own | {key: value for key, value in taken.items() if key not in also}, also
 
     def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
@@ -290,7 +292,7 @@ class InterpretationSearch:
         return other is not None and other.match.fits
 
     def _readings(self) -> list[Reading]:
-        return [one for one in self.tried.values() if one is not None]
+        return [reading for reading in self.tried.values() if reading is not None]
 
     def _refusal(self) -> ExportError:
         readings = self._readings()
@@ -299,7 +301,7 @@ class InterpretationSearch:
         if not readings:
             assert self.first is not None
             return self.first
-        compared = [one for one in readings if one.match.enough]
+        compared = [reading for reading in readings if reading.match.enough]
         if not compared:
             return compare.too_few(readings[0].match, self.recorded)
         return self._nearest(compared)
@@ -316,18 +318,18 @@ class InterpretationSearch:
         """The error if no reading fits. It names the nearest reading: the one whose outputs are most alike in shape."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
-        found, count = nearest.match, len(self._readings())
-        close = found.max_rel <= INEXACT
+        result, count = nearest.match, len(self._readings())
+        close = result.max_rel <= INEXACT
         enough = (
-            f"if the library itself is no more exact, --tolerance {self.enough(found.max_rel):.0e} allows it; else "
+            f"if the library itself is no more exact, --tolerance {self.enough(result.max_rel):.0e} allows it; else "
         )
         few = (
             "" if self.telling else "record outputs with more different numbers, by which other readings are told; or "
         )
         return OutputsDiffer(
             f"none of {count} known readings of the file gives the trained model's outputs; the nearest is "
-            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {found.max_rel:.2e} relative at "
-            f"{found.where}, where rounding explains {compare.EXPLAINED * found.explained:.1e}",
+            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {result.max_rel:.2e} relative at "
+            f"{result.where}, where rounding explains {compare.EXPLAINED * result.explained:.1e}",
             hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
             "--checkpoint FILE",
         )
@@ -413,7 +415,7 @@ class _Enough(Exception):
     """The search has tried MOST readings."""
 
 
-def found(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
+def fitting_functions(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
     """The names from the table, by edge, with which the outputs fit. None if no names fit, or if the search would
     try more than MOST readings."""
     search = _Search(unlike, keys, table)
@@ -465,5 +467,5 @@ class _Search:
             if len(self.tried) >= MOST:
                 raise _Enough
             self.tried[known] = self.unlike(names)
-            self.best = min(self.best, (self.tried[known][0], names), key=lambda one: one[0])
+            self.best = min(self.best, (self.tried[known][0], names), key=lambda candidate: candidate[0])
         return self.tried[known]

@@ -50,8 +50,8 @@ class QuantizationOptions:
             raise OptionError(f"--max-error is {self.bound}, expected a number between 0 and 1")
 
     def _unused(self) -> None:
-        for flag, given in (("--calibration", self.rows), ("--max-error", self.max_error)):
-            if given is not None:
+        for flag, value in (("--calibration", self.rows), ("--max-error", self.max_error)):
+            if value is not None:
                 raise OptionError(f"{flag} is for --quantize")
 
 

@@ -79,7 +79,7 @@ def export(
     )
     given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
     recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])
-    return convert(module, example_inputs, target, options=given.given, recorded=recorded, advance=advance)
+    return convert(module, example_inputs, target, options=given.explicit, recorded=recorded, advance=advance)
 
 
 def _pairs(given: Mapping[str, object]) -> list[str]:

@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
 Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
 Moved = Sequence[Callable[[], Array]]  # rows of a layer likewise
-Given = Callable[[slice], Array]  # edge values of the graph, of some vectors
+EdgeValues = Callable[[slice], Array]  # edge values of the graph, of some vectors
 
 WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
 
@@ -92,7 +92,7 @@ class Prover:
     def run(self, x: Array) -> dict[str, Array]:
         """All outputs of the serving graph, and its inputs, as float64."""
         ports = self.subject.ports
-        return {**ports.given(x), **graph_runner.run(self.session, ports.feeds(x, self.dtype))}
+        return {**ports.float64_inputs(x), **graph_runner.run(self.session, ports.feeds(x, self.dtype))}
 
     def edge_values(self, index: int, nodes: Array) -> Array:
         """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
@@ -133,33 +133,33 @@ class Prover:
             self._output(errors, port, outputs[port.name], trace.y, keep, shaken)
         return errors, trace, outputs, keep, shaken
 
-    def _output(self, errors: ZoneErrors, port: Port, given: Array, y: Array, keep: Rows, shaken: Draws) -> None:
+    def _output(self, errors: ZoneErrors, port: Port, computed: Array, y: Array, keep: Rows, shaken: Draws) -> None:
         """One output of the graph, beside its part of y."""
         ports = self.subject.ports
 
         def exact(rows: Array) -> Array:
-            return ports.wanted(rows)[port.name]
+            return ports.float64_outputs(rows)[port.name]
 
-        if given.shape != exact(y).shape:
-            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {given.shape}, not {exact(y).shape}")
+        if computed.shape != exact(y).shape:
+            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {computed.shape}, not {exact(y).shape}")
         expected = table(exact(y)[keep])
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
         allowance = self.allow(
             port.name, tolerance, expected, lambda: (table(exact(draw().y)[keep]) for draw in shaken)
         )
         place = _output(port.name if len(ports.outputs) > 1 else "")
-        errors.outputs.add(table(given[keep]), expected, allowance, place)
+        errors.outputs.add(table(computed[keep]), expected, allowance, place)
 
     def nodes(
-        self, errors: ZoneErrors, name: str, index: int, given: Array, trace: Trace, keep: Rows, shaken: Draws
+        self, errors: ZoneErrors, name: str, index: int, computed: Array, trace: Trace, keep: Rows, shaken: Draws
     ) -> None:
         """The vectors that feed a layer, as the graph gives them in an output of this name."""
 
-        def exact(one: Trace) -> Array:
-            return table(one.inputs[index][keep])
+        def exact(run: Trace) -> Array:
+            return table(run.inputs[index][keep])
 
         allowance = self.allow(name, self.tolerance.edges, exact(trace), lambda: (exact(draw()) for draw in shaken))
-        errors.outputs.add(table(given[keep]), exact(trace), allowance, lambda at: f"{name}[{at[1]}]")
+        errors.outputs.add(table(computed[keep]), exact(trace), allowance, lambda at: f"{name}[{at[1]}]")
 
     def layer(
         self,
@@ -182,23 +182,23 @@ class Prover:
         def vectors(draw: Callable[[], Trace]) -> Array:
             return _vectors(draw().inputs[index][keep])[chosen]
 
-        given: Given = functools.partial(self._given, index, nodes[chosen])
+        computed: EdgeValues = functools.partial(self._edge_part, index, nodes[chosen])
         if edges is not None:
-            given = edges[keep].reshape(-1, *edges.shape[-2:])[chosen].__getitem__
-        self._edges(errors, index, given, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
+            computed = edges[keep].reshape(-1, *edges.shape[-2:])[chosen].__getitem__
+        self._edges(errors, index, computed, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows x [B, width] made for it."""
         moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
-        self._edges(errors, index, functools.partial(self._given, index, x), x, moved)
+        self._edges(errors, index, functools.partial(self._edge_part, index, x), x, moved)
 
-    def _given(self, index: int, nodes: Array, part: slice) -> Array:
+    def _edge_part(self, index: int, nodes: Array, part: slice) -> Array:
         return self.edge_values(index, nodes[part])
 
-    def _edges(self, errors: ZoneErrors, index: int, given: Given, exact: Array, moved: Moved) -> None:
-        """Edges from vectors [N, width]: the graph's are `given`, ours from `exact`; `moved` are
+    def _edges(self, errors: ZoneErrors, index: int, computed: EdgeValues, exact: Array, moved: Moved) -> None:
+        """Edges from vectors [N, width]: the graph's are `computed`, ours from `exact`; `moved` are
         the exact ones after rounding, once per draw."""
         layer = self.subject.layers[index]
         for part, values, peak in float64_reference.edges(layer, exact):
@@ -206,7 +206,7 @@ class Prover:
             errors.edges_left_out += int(np.count_nonzero(~fits))
             shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
             allowance = self.allow(index, self.tolerance.edges, values[fits], shaken)
-            errors.edges.add(given(part)[fits], values[fits], allowance, _edge(index))
+            errors.edges.add(computed(part)[fits], values[fits], allowance, _edge(index))
 
     def allow(
         self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
@@ -237,9 +237,9 @@ class Prover:
             vectors, *rest = self.edge_values(index, nodes[chosen]).shape
             wanted = (count * len(_vectors(exact)), layer.sources, layer.destinations)
             shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), wanted)
-        for name, (given, expected) in shapes.items():
-            if given != expected:
-                raise VerificationFailed(f"{count} rows give {name} of shape {given}, not {expected}")
+        for name, (actual, expected) in shapes.items():
+            if actual != expected:
+                raise VerificationFailed(f"{count} rows give {name} of shape {actual}, not {expected}")
 
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
@@ -282,21 +282,21 @@ class ManyProver(Prover):
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the vectors that feed the layers, for rows x [B, ...]."""
-        errors, trace, given, keep, shaken = self.outputs(name, x)
+        errors, trace, outputs, keep, shaken = self.outputs(name, x)
         for index, tensor in enumerate(self.lowered.node_tensors):
-            if given[tensor].shape != trace.inputs[index].shape:
+            if outputs[tensor].shape != trace.inputs[index].shape:
                 raise VerificationFailed(
-                    f"layer {index} is fed {given[tensor].shape} by the graph, not {trace.inputs[index].shape}"
+                    f"layer {index} is fed {outputs[tensor].shape} by the graph, not {trace.inputs[index].shape}"
                 )
-            self.nodes(errors, tensor, index, given[tensor], trace, keep, shaken)
+            self.nodes(errors, tensor, index, outputs[tensor], trace, keep, shaken)
 
     def batches(self, x: Array, *, empty: bool) -> None:
         """One row by itself, and no rows, if `empty`."""
         for count in (0, 1) if empty else (1,):
-            given = self.run(x[:count])
+            outputs = self.run(x[:count])
             for port in self.subject.ports.outputs:
-                if given[port.name].shape != (count, *port.shape):
-                    raise VerificationFailed(f"{count} rows give {port.name} of shape {given[port.name].shape}")
+                if outputs[port.name].shape != (count, *port.shape):
+                    raise VerificationFailed(f"{count} rows give {port.name} of shape {outputs[port.name].shape}")
         self.zone("single", x[:1])
 
 
@@ -315,10 +315,10 @@ def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str
         (clamped.model, plain.model, (INPUT, INPUT)),
         (clamped.edges[0], plain.edges[0], names),
     ):
-        found = graph_runner.run(graph_runner.session(model, clamped.weights), {of: rows})
+        actual = graph_runner.run(graph_runner.session(model, clamped.weights), {of: rows})
         expected = graph_runner.run(graph_runner.session(other, plain.weights), {name: kept})
         for output, values in expected.items():
-            apart = ~_same(found[output], values).reshape(len(rows), -1).all(axis=1)
+            apart = ~_same(actual[output], values).reshape(len(rows), -1).all(axis=1)
             if apart.any():
                 raise VerificationFailed(
                     f"the graph that keeps inputs on the grid gives another {output} for row "
@@ -332,12 +332,12 @@ def _kept(layer: Layer, rows: KeptRows) -> KeptRows:
     """[B, n] with those that are sources kept where the last step keeps them."""
     clip = layer.pre_steps[-1]
     assert isinstance(clip, Clip)
-    found = rows.copy()
+    clipped = rows.copy()
     for source, column in enumerate(norms.columns(layer)):
         low, high = (ends[source].astype(rows.dtype) for ends in (clip.low, clip.high))
-        found[:, column] = np.clip(found[:, column], low, high)
-    return found
+        clipped[:, column] = np.clip(clipped[:, column], low, high)
+    return clipped
 
 
-def _same(one: KeptRows, other: KeptRows) -> npt.NDArray[np.bool_]:
-    return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
+def _same(first: KeptRows, second: KeptRows) -> npt.NDArray[np.bool_]:
+    return np.asarray((first == second) | (np.isnan(first) & np.isnan(second)))

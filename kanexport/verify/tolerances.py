@@ -92,21 +92,23 @@ class LargestError:
     condition: float = 0.0
     where: str = ""
 
-    def add(self, given: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]) -> None:
+    def add(
+        self, computed: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]
+    ) -> None:
         """Take in one comparison of arrays of one shape; `where` names an element by its index.
         NaN must meet NaN and an infinity the same one."""
         if expected.size == 0:
             return
         finite = np.isfinite(expected)
-        same = np.where(finite, np.isfinite(given), _same_class(given, expected))
+        same = np.where(finite, np.isfinite(computed), _same_class(computed, expected))
         if not same.all():
             at = tuple(int(v) for v in np.argwhere(~same)[0])
-            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {given[at]} where {expected[at]} is expected")
+            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {computed[at]} where {expected[at]} is expected")
             return
         if not finite.any():
             return
         with np.errstate(invalid="ignore"):
-            error = np.where(finite, np.abs(given - expected), 0.0)
+            error = np.where(finite, np.abs(computed - expected), 0.0)
         at = tuple(int(v) for v in np.unravel_index(int(error.argmax()), error.shape))
         scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
         largest = float(error[at])
@@ -126,16 +128,16 @@ def _excuse(rel: float, allowance: Allowance) -> float:
     """What rounding alone changes, as far as that has to be known: a draw that excuses the error is the last."""
     change = 0.0
     if allowance.tolerance < rel < math.inf:
-        for one in allowance.changes():
-            change = max(change, one)
+        for draw in allowance.changes():
+            change = max(change, draw)
             if rel <= allowance.tolerance + allowance.excuse * change:
                 break
     return change
 
 
-def _same_class(given: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    nan = np.isnan(given) & np.isnan(expected)
-    return np.asarray(nan | ((given == expected) & np.isinf(expected)))
+def _same_class(computed: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    nan = np.isnan(computed) & np.isnan(expected)
+    return np.asarray(nan | ((computed == expected) & np.isinf(expected)))
 
 
 def relative_change(a: Array, b: Array) -> float:
@@ -223,6 +225,6 @@ def _largest(values: Array) -> Array:
     return np.asarray(np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, initial=0))
 
 
-def _apart(given: Array, exact: Array) -> Array:
+def _apart(computed: Array, exact: Array) -> Array:
     with np.errstate(invalid="ignore"):
-        return _largest(given - exact)
+        return _largest(computed - exact)
