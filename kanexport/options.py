@@ -1,4 +1,4 @@
-"""Facts a checkpoint does not hold: given by the user, or assumed and recorded."""
+"""Options of an export: facts that a checkpoint does not hold, from the user or assumed and recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in pub
 
 
 class Options:
-    """The `--option key=value` pairs of one export, and what `--symbolic` and `--function` say.
+    """Options of one export: the pairs of `--option key=value`, and those of `--symbolic` and `--function`.
 
     A reader asks for what it needs; what it assumed instead, and what was given
     but never asked for, is known afterwards. `open` has, for every fact that was assumed,
@@ -115,10 +115,10 @@ class Options:
             self.words[key] = words
 
     def forward(self, own: str, rivals: Mapping[str, str]) -> str:
-        """Whose forward it is, where libraries write the same tensors and compute something else: `own`,
-        the original's, is assumed. `rivals`: by the value that takes it, whose it is and what it
-        does, such as "TimeKAN's, which takes tanh twice". Where families are `mixed`, the value may be several
-        names with commas between, of which each family takes its own. Raises OptionError."""
+        """The forward variant, where libraries write the same tensors and compute something else. `own`, the
+        original's, is assumed. `rivals` maps the option's value to the variant, such as "TimeKAN's, which takes tanh
+        twice". Where families are `mixed`, the value may be several names with commas between; each family takes its
+        own. Raises OptionError."""
         others = "; ".join(f"{words} (--option {FORWARD}={name})" for name, words in rivals.items())
         names = (own, *rivals)
         self._forwards |= dict.fromkeys(names)

@@ -1,4 +1,4 @@
-"""The page: read, lower, verify, pack. Nothing is kept unless the proof holds."""
+"""Export pipeline: read, lower, verify, pack. Nothing is kept unless the verification succeeds."""
 
 from __future__ import annotations
 
@@ -131,9 +131,12 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graphs:
-    """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid; `held`: what is asked of them where there are recorded outputs; `notes`: of their
-    form."""
+    """Graphs of a network and their proof.
+
+    plain  those of the network as it was read, which `kan` is unless its inputs are clamped to the grid
+    held   the requirements on them where there are recorded outputs
+    notes  on their layout
+    """
 
     kan: Kan
     lowered: Lowered

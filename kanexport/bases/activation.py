@@ -1,4 +1,4 @@
-"""One fixed function for every edge: the base branch of a KAN layer."""
+"""Fixed activation function of all edges: the base branch of a KAN layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """phi(x) = w * function(x); K = 1."""
+    """Basis of one fixed function: phi(x) = w * function(x); K = 1."""
 
     function: Unary
 

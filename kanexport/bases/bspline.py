@@ -37,7 +37,7 @@ UNIFORM_TOLERANCE = 1e-6
 MAX_KNOT_MAGNITUDE = 1e30  # no input is that large, and float32 still holds a hundred times the span
 FINE = 32  # functions of a source, above which a value is worth looking for its cell
 DEGREE_LIMIT = 32  # every degree is a level of the recursion, and so a few operators of the graph
-# What `emit_uniform_cubic` leaves to the coefficients.
+# The factor that `emit_uniform_cubic` leaves to the coefficients.
 CUBIC_SCALE = 8 / 6
 
 
@@ -61,7 +61,7 @@ def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:
 
 
 class Repeated(enum.Enum):
-    """What a library computes where knots stand on one spot, and the recursion divides 0 by 0.
+    """Values of a library at repeated knots, where the recursion divides 0 by 0.
 
     REFUSED    NaN, in every row: efficient-kan, and pykan before 0.2.2; or it is not known
     TERM       that half of the sum counts as 0: KANX
@@ -77,7 +77,7 @@ class Repeated(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BSpline:
-    """Extended knots [I, T], increasing along T as far as `repeated` asks; K = T - degree - 1."""
+    """B-spline basis with extended knots [I, T], increasing along T as far as `repeated` asks; K = T - degree - 1."""
 
     extended: Array
     degree: int
@@ -210,8 +210,8 @@ class BSpline:
         return np.asarray(basis)  # [B, K, I]
 
     def _in_cells(self, u: Array, inside: Flags) -> Array:
-        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the cell of
-        each u; exact for knots that increase. Of G functions all the others are zero: a fine grid costs no more."""
+        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the cell of each u;
+        exact for knots that increase. Among G functions all others are zero, so a fine grid costs no more."""
         sources, count = self.extended.shape
         flat, starts = self.extended.reshape(-1), np.arange(sources) * count
 

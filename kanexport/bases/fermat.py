@@ -1,4 +1,4 @@
-"""1, and (u^(2^n) - 1) / 2 for n = 1 .. D, of u = sigmoid(x).
+"""Fermat basis: 1, and (u^(2^n) - 1) / 2 for n = 1 .. D, of u = sigmoid(x).
 
 Source: seydi1370/Basis_Functions, FermatKANLayer.forward.
 """
@@ -26,7 +26,7 @@ LARGEST = 30  # of D: then u^(2^D) is a step
 
 @dataclass(frozen=True, slots=True)
 class Fermat:
-    """`degree` is D."""
+    """Fermat basis of degree D (`degree`)."""
 
     degree: int
 

@@ -1,4 +1,4 @@
-"""Gaussians around centres: exp(-((x - g_c) / d)^2).
+"""Gaussian radial basis functions: exp(-((x - g_c) / d)^2).
 
 Source: FastKAN's RadialBasisFunction (ZiyaoLi/fast-kan) and RBF-KAN's (sidhu2690/RBF-KAN), where
 all sources share the centres; KANLib's GaussianRbfBasis (julianhoever/KANLib), where each has its own.
@@ -23,8 +23,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """One function per centre: `centres` [K] with one `denominator` d, or [I, K] with one for each source [I].
-    `denominator` may also have the shape of `centres`, with one for each centre."""
+    """Gaussian basis with one function per centre.
+
+    centres      [K], or [I, K] with centres of its own for each source
+    denominator  d, one number, or one for each centre in the shape of `centres`
+    """
 
     centres: Array
     denominator: float | Array

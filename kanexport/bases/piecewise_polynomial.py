@@ -38,8 +38,11 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalPowers:
-    """`inner` [I, N]: the knots of every source; K = 3 + d (N + 1): 1, then d powers for each of the
-    N + 1 pieces from the lowest to the highest, then the two that are not zero at infinity alone."""
+    """Piecewise polynomial basis in powers of the distance from the previous knot; K = 3 + d (N + 1).
+
+    The functions are 1, then d powers for each of the N + 1 pieces from the lowest to the highest, then the two that
+    are not zero only at infinity. `inner` [I, N]: the knots of every source.
+    """
 
     inner: Array
     degree: int

@@ -32,10 +32,11 @@ DEGREE_LIMIT = 1000  # every degree is a few operators of the graph
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Polynomial:
-    """`steps` [D, 3] holds A_n, B_n and C_n; C_0 is not used.
+    """Polynomial basis P_0 .. P_D by a three-term recurrence.
 
-    `from_ends`: emit by differences from the nearer end of [-1, 1]; needs polynomials
-    that are not zero there. `settings`: what the manifest shall say besides the degree.
+    steps      [D, 3]: A_n, B_n and C_n; C_0 is not used
+    from_ends  emit by differences from the nearer end of [-1, 1]; needs polynomials that are not zero there
+    settings   parameters for the manifest besides the degree
     """
 
     kind: str
@@ -210,8 +211,8 @@ def jacobi(degree: int, a: float, b: float) -> Polynomial:
 
 
 def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
-    """What OrthogPolyKANs' JacobiKANLayer computes: two of its three terms differ from the
-    Jacobi polynomials', and weights are trained to them as they are."""
+    """Basis of OrthogPolyKANs' JacobiKANLayer: two of its three terms differ from the Jacobi polynomials', and weights
+    are trained to them as they are."""
     n = np.arange(degree) + 1.0
     s = 2 * n + a + b
     with np.errstate(all="ignore"):
@@ -224,8 +225,8 @@ def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
 
 
 def jacobi_ikan(degree: int, a: float, b: float, *, ahead: int) -> Polynomial:
-    """What lgy112112/ikan's JacobiKANLinear computes: P_{n+1} from constants of k = n + `ahead` that are
-    divided the other way round; 0 in the library, 1 in its first version."""
+    """Basis of lgy112112/ikan's JacobiKANLinear: P_{n+1} from constants of k = n + `ahead` that are divided the other
+    way round; 0 in the library, 1 in its first version."""
     k = np.arange(degree) + float(ahead)
     s = 2 * k + a + b
     with np.errstate(all="ignore"):  # the constructor refuses what is not finite

@@ -1,4 +1,4 @@
-"""Polynomials by a recurrence of any length, in which every earlier one may be multiplied by u.
+"""Polynomial bases by a recurrence of any length, in which every earlier polynomial may be multiplied by u.
 
     P_0 = first,   P_1 = A_11 u + B_11,   P_n = sum_{k=1..r} (A_nk u + B_nk) P_{n-k}
 
@@ -35,8 +35,11 @@ Row = Sequence[tuple[float, float]]  # A_nk and B_nk for k = 1, 2, ... of one n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recurrence:
-    """`steps` [D, r, 2] holds A_nk and B_nk for n = 1 .. D and k = 1 .. r; of the first row only k = 1 is
-    used, without P_0. `settings`: what the manifest shall say besides the degree."""
+    """Polynomial basis P_0 .. P_D by a recurrence over r earlier polynomials.
+
+    steps     [D, r, 2]: A_nk and B_nk for n = 1 .. D and k = 1 .. r; in the first row only k = 1 is used, without P_0
+    settings  parameters for the manifest besides the degree
+    """
 
     kind: str
     steps: Array

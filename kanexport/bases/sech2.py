@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sech2:
-    """One function per centre [K]; `rate` is r."""
+    """Squared hyperbolic secant basis: one function per centre [K]; `rate` is r."""
 
     centres: Array
     rate: float = 1.0

@@ -1,4 +1,4 @@
-"""B-splines on knots that stand at equal distances, but for rounding, in a closed form of few operators.
+"""B-splines on knots at equal distances, apart from rounding, in a closed form of few operators.
 
 With p for the degree and d = |x - centre| / step, a cardinal B-spline is, by its truncated powers taken from
 both sides (Schoenberg 1946; degree 3: ((2 - d)+^3 - 4 (1 - d)+^3) / 6),
@@ -55,7 +55,8 @@ def _line(spline: BSpline) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class UniformSpline:
-    """Stands in for `spline`, whose knots are about uniform. What it means is the spline's; what it emits is near."""
+    """Closed form of `spline`, whose knots are about uniform. Its float64 values are the spline's; the operators that
+    it emits are close to them."""
 
     spline: BSpline
 
@@ -131,7 +132,7 @@ class UniformSpline:
         return total
 
     def emitted_scale(self, g: Graph) -> float:
-        """What makes the first term's largest value, 1, that of its truncated power."""
+        """The factor from the truncated power to the first term's largest value, 1."""
         if g.dtype != np.float32:
             return self.spline.emitted_scale(g)
         return _scale(self.spline.degree, (self.spline.degree + 1) / 2)

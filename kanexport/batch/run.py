@@ -1,4 +1,4 @@
-"""Every checkpoint of a folder, one after the other, and a report of what became of each.
+"""Batch run: exports the checkpoints of a folder one after the other and reports each outcome.
 
 Each export is a process of its own (`kanexport.batch.worker`) with bounds on time and
 memory: a file that takes too much, or crashes something, costs itself alone.
@@ -36,8 +36,8 @@ GRACE = 5.0  # seconds that a process has to clean up
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one checkpoint: `result` as `export_request.document` tells it, or `error` as
-    `console.facts` does."""
+    """Outcome of one checkpoint: `result` in the form of `export_request.document`, or `error` in the form of
+    `console.facts`."""
 
     place: str
     name: str
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of a run. `unused`: what was given and no exported file had a use for."""
+    """Outcomes of a batch run. `unused`: options that the user gave and no exported file needed."""
 
     root: Path
     rows: tuple[Row, ...]
@@ -121,7 +121,7 @@ def _file(row: Row) -> dict[str, Any]:
 
 
 def _check(request: Request, seconds: float, memory: int) -> None:
-    """What is wrong for every file is said once."""
+    """Raises OptionError for an error that concerns every file, so that it is reported once."""
     dataclasses.replace(request, force=True).target("model").check()
     for name, text in request.facts().functions().items():
         expression.function(name, text)

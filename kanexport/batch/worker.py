@@ -1,4 +1,4 @@
-"""One export in a process of its own, with a bound on its memory.
+"""Export in a separate process, with a memory limit.
 
 `python -P -m kanexport.batch.worker` reads one JSON document from standard input,
 {"request": the fields of a Request, "memory": bytes}, and writes one to standard
@@ -29,7 +29,7 @@ PER_BYTE, BASE = 4, 350 * MIB
 
 
 def encode(request: Request, memory: int) -> bytes:
-    """What the process reads."""
+    """The request as the worker process reads it."""
     return json.dumps({"request": dataclasses.asdict(request), "memory": memory}, default=str).encode()
 
 

@@ -1,4 +1,5 @@
-"""Rows of the user's data (`--baseline`), and what the model's nodes were on them: counts, never the rows."""
+"""Baseline: counts of the model's inputs, nodes and outputs on rows of the user's data (`--baseline`), without the
+rows."""
 
 from __future__ import annotations
 
@@ -35,8 +36,12 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """`x` [B, ...] as in the file. `columns`: the column names of a .csv or a DataFrame. `name` and `sha256`: of the
-    file."""
+    """Rows of the user's data.
+
+    x             [B, ...], as in the file
+    columns       the column names of a .csv or a DataFrame
+    name, sha256  of the file
+    """
 
     x: Array
     columns: tuple[str, ...]
@@ -124,7 +129,8 @@ def measure(
 
 
 def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
-    """Of each number of a row, as the baseline has it. Raises OptionError where they are none of the model's."""
+    """The mean of each number of a row, as the baseline stores it. Raises OptionError if the rows do not fit the
+    model."""
     x = fitting(rows, signature.inputs(), names)
     return grids.rounded(_moments(x.reshape(len(x), -1))[0])
 

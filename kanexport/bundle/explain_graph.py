@@ -1,4 +1,5 @@
-"""Explanations that travel: which layers `explain.onnx` tells the edges of, and what it says of itself."""
+"""Portable explanations: the graph `explain.onnx` with edges and contributions of the chosen layers, and its
+metadata."""
 
 from __future__ import annotations
 
@@ -40,8 +41,11 @@ FACTS = "kanexport"  # the key of the file's metadata
 
 @dataclass(frozen=True, slots=True)
 class ExplainOptions:
-    """Whether an explaining graph is wanted, and of which layers the edges, by number or name: none named, of all that
-    have no more than `MOST`."""
+    """Options of the explaining graph.
+
+    wanted  whether the bundle has one
+    layers  layers with edges in it, by number or name; empty for all that have no more than `MOST` edges
+    """
 
     wanted: bool = False
     layers: tuple[str, ...] = ()
@@ -94,8 +98,8 @@ def add(
 
 
 def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
-    """What contributions of a network are against: the `mean` of the user's rows. Else why there are none; "" if nobody
-    wants any."""
+    """The anchor of a network's contributions: the `mean` of the user's rows. A string instead is the reason why there
+    is none; it is empty if the user wants no contributions."""
     if not options.wanted or not mean:
         return ""
     try:
@@ -117,7 +121,7 @@ def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
 
 
 def edges_name(layer: int) -> str:
-    """What a layer's edges are called in the explaining graph."""
+    """The name of a layer's edges in the explaining graph."""
     return f"layer{layer}_edges"
 
 
@@ -178,8 +182,8 @@ def _tensors(
 
 
 def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
-    """What the file says of itself, as JSON: its outputs, what people call the model's numbers, the biases of its
-    layers, with which edges add up to nodes, and the reference and its answer, with which contributions add up."""
+    """The metadata of the file as JSON: its outputs, the names of the model's numbers, the biases of its layers, with
+    which edges add up to nodes, and the reference and its output, with which contributions add up."""
     tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
     document: dict[str, Any] = {
         "outputs": tensors,

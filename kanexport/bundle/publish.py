@@ -1,4 +1,4 @@
-"""From a proof to a version in a repository: the manifest, the files, the folder."""
+"""Publisher of a verified model: writes manifest and files as one version of a model repository."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAX_BATCH_SIZE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a model goes, and what is asked of it."""
+    """Destination of a model in the repository, and the requirements on it."""
 
     repository: Path
     name: str
@@ -100,8 +100,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class VerificationBasis:
-    """What a model was held against, a key of `manifest.VERIFICATION_BASES`, and how far it is from recorded
-    outputs of the trained model, if there are any."""
+    """Basis of a model's verification.
+
+    basis             a key of `manifest.VERIFICATION_BASES`
+    expected_outputs  errors against recorded outputs of the trained model, if there are any
+    notes             sentences for the manifest
+    """
 
     basis: str
     expected_outputs: tuple[manifest.ParityCheck, ...] = ()
@@ -117,7 +121,7 @@ class VerificationBasis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedModel:
-    """The graphs of a model, their proof, what it was held against, and what else the manifest says about it."""
+    """Verified model: its graphs, their proof and its basis, and the other facts of the manifest."""
 
     lowered: Lowered
     proof: Proof
@@ -133,7 +137,7 @@ class ProvedModel:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The folder that appeared, and what its manifest says."""
+    """Result of an export: the folder of the new version, and its manifest."""
 
     directory: Path
     manifest: Manifest
@@ -204,7 +208,8 @@ def _baseline(target: Target, model: ProvedModel) -> Baseline:
 
 
 def _of_operators(model: ProvedModel) -> tuple[str, ...]:
-    """What a server will say of a graph that torch made; of ours it has nothing to say."""
+    """Notes on operators that a server may reject, for a graph of torch's exporter. The graphs of this exporter have
+    none."""
     return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
 
 

@@ -1,4 +1,4 @@
-"""Writes an export into the model repository: all or nothing.
+"""Transactional writer of a model repository: a version appears as a whole or not at all.
 
     NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
     NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
@@ -95,8 +95,8 @@ def triton_config(manifest: Manifest) -> bytes:
 
 
 def _signature(manifest: Manifest) -> bytes:
-    """How config.pbtxt begins: what all versions of a model share. dims leave out the batch. What comes after it
-    is about how the model runs, and an operator may have changed it."""
+    """The start of config.pbtxt, which all versions of a model share. dims leave out the batch. The rest is about how
+    the model runs, and an operator may have changed it."""
 
     def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
         return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"

@@ -1,4 +1,4 @@
-"""`kanserve export`: arguments in, one call, a table out.
+"""Command `kanserve export`: arguments in, one call, a table out.
 
 Results go to stdout, progress and errors to stderr; `--json` prints one document.
 Exit codes as in `kanexport.contract.cli.console`: 3 the graph failed its verification, 4 some
@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _facts(parser: argparse.ArgumentParser) -> None:
-    """What the user knows and no file holds."""
+    """Add the arguments for facts that the user knows and no file holds."""
     add = parser.add_argument
     add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
@@ -143,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_module(args: argparse.Namespace) -> None:
-    """What does not go with --module. Raises OptionError."""
+    """Raises OptionError for an argument that cannot be combined with --module."""
     for name in ("path", "family", "architecture", "recursive", "symbolic"):
         if getattr(args, name):
             shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
@@ -155,7 +155,7 @@ def _check_module(args: argparse.Namespace) -> None:
 
 
 def _check_folder(args: argparse.Namespace) -> None:
-    """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
+    """Raises OptionError for an argument that needs --recursive, or cannot be combined with it."""
     of_one = {
         "--expected-outputs are": args.expected_outputs,
         "--baseline is": args.baseline,

@@ -1,4 +1,4 @@
-"""What an export made, for people."""
+"""Text output of an export, for people."""
 
 from __future__ import annotations
 

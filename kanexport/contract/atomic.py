@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and two names change places in one step. Standard library only."""
+"""Atomic file replacement and exchange of two names. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ LIVE = ("/dev/", "/proc/")  # names of what is open already, such as /dev/stdout
 
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Put `data` into the file `path`, in the place of what was there. Raises OSError;
-    then the old file is as it was.
+    """Replace the file `path` with `data`. Raises OSError; then the old file is as it was.
 
-    The mode is what the umask says, as of any new file, or `mode`. A link keeps pointing to the
-    file, which is replaced. What is no regular file, such as a pipe, is written to.
+    The mode is that of any new file under the umask, or `mode`. A link keeps pointing to the file, which is replaced. A
+    path that is not a regular file, such as a pipe, is written to.
     """
     with opened(path, mode=mode) as file:
         file.write(data)

@@ -25,7 +25,7 @@ Parser = Callable[[bytes, int], Any]
 
 
 class Table:
-    """A CSV file that is read once, from its start. `header`: the names of the columns, empty without a header line."""
+    """CSV file that is read once, from its start. `header`: the names of the columns, empty without a header line."""
 
     def __init__(self, name: str, file: BinaryIO, *, part: int = 0) -> None:
         """Reads the first part, of `part` bytes (0: PART). Errors name the file `name`. Raises CsvError."""

@@ -15,7 +15,7 @@ EXPECTED = "rows of numbers were expected"
 
 
 class CsvError(ValueError):
-    """Text that is not rows of numbers; says which file, line and column."""
+    """Error for text that is not rows of numbers; it names the file, line and column."""
 
 
 def decode(name: str, data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Operators of ONNX's own domain that a graph may be made of: tensors in, tensors out, the same for the same.
+"""Custom operator of `kanserve-kernel`, and the allowlist of ONNX operators that compute tensors from tensors.
 
 The server's structural screen refuses any other, and the exporter says so before it writes one. Standard library only.
 A new release of ONNX brings new names; `tests/kanserve/test_screen.py` holds both tables against it.

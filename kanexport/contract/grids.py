@@ -1,4 +1,4 @@
-"""Where the functions of a basis live, read off its knots: by the exporter and the server alike."""
+"""Grid of a basis, derived from its knots, for exporter and server alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ WIDTHS = 3  # cells beyond the outermost centre that a bell reaches
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Of one source: the grid itself from `low` to `high`, its functions from `first` to `last`; `cell`: how wide its
-    cells are on average."""
+    """Grid of one source.
+
+    low, high    the ends of the grid itself
+    first, last  the ends of its functions
+    cell         the mean width of its cells
+    """
 
     first: float
     low: float

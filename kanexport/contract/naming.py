@@ -1,4 +1,4 @@
-"""What people call the numbers of a model: features, units, classes, and what it is.
+"""Names for the numbers of a model: features, units and classes, and a description.
 
 Standard library only. A row's numbers count in C order, those of several inputs or outputs one after the other.
 """
@@ -25,13 +25,18 @@ MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # other files have the
 
 
 class NamingError(ValueError):
-    """Names that are none, or do not belong to the model; says what was found and what is wanted."""
+    """Error for names that are not valid or do not fit the model. It says what was found and what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """One of `features` for each number of a row, one of `classes` for each number of an answer, one of `units` for
-    each feature; empty where nobody gave any."""
+    """Names of a model's numbers; each empty if the user gave none.
+
+    features     one for each number of a row
+    units        one for each feature
+    classes      one for each number of an output
+    description  of the model
+    """
 
     features: tuple[str, ...] = ()
     units: tuple[str, ...] = ()

@@ -49,8 +49,11 @@ LINKED = "is a symbolic link, which may lead anywhere: put the file there"
 
 
 class UnsafeFile(OSError):
-    """A file or directory that is not what it must be. `found` continues a sentence that begins with its name, such
-    as "is a FIFO". `names`: the number of names of a file with hard links, otherwise 0."""
+    """File or directory that fails a safety check.
+
+    reason  the rest of a sentence that begins with its name, such as "is a FIFO"
+    names   the number of names of a file with hard links, otherwise 0
+    """
 
     def __init__(self, path: str | os.PathLike[str], reason: str, names: int = 0) -> None:
         super().__init__(errno.EPERM, f"it {reason}", os.fspath(path))
@@ -214,8 +217,8 @@ def _copy_file(name: str, source: int, target: int) -> None:
 
 
 class Folder:
-    """A directory for files that the program owns: `root`, which a person named, and folders in it. Each use opens
-    it step by step, so that the program notices a directory that another user replaced."""
+    """Directory for files that the program owns: `root`, which a person named, and folders in it. Each use opens it
+    step by step, so that the program notices a directory that another user replaced."""
 
     def __init__(self, root: Path, *inner: str, shared: bool = False) -> None:
         """`shared`: a person keeps other files in `root` too. The program follows links on the way to it, and does

@@ -1,4 +1,4 @@
-"""Dataclasses from JSON, strictly: unknown keys, missing keys and wrong types are refused by name."""
+"""Strict JSON codec for dataclasses: unknown keys, missing keys and wrong types are rejected by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be understood; the text says where and why."""
+    """Error for a manifest that cannot be read; the text says where and why."""
 
 
 def json_of(data: bytes) -> Any:
@@ -129,9 +129,14 @@ LIMIT = 64 * 2**20  # bytes of the file: 8 million numbers, such as the mask of 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One list, which is empty in the document. `place`: its path in the document, such as layers.0.mask. `kind`:
-    float or int. `offset`: its first byte. `numbers`: their count. `rows`: the count of rows of a list of lists,
-    otherwise -1."""
+    """List that is stored outside the document, where it is empty.
+
+    place   its path in the document, such as layers.0.mask
+    kind    float or int
+    offset  its first byte
+    numbers the count of its numbers
+    rows    the count of rows of a list of lists, otherwise -1
+    """
 
     place: str
     kind: str

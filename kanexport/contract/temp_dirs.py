@@ -1,4 +1,4 @@
-"""Hidden folders in a model repository: what an export writes before it appears, and what a killed one left behind.
+"""Hidden staging folders in a model repository, and the removal of those that a killed export left.
 
 Whoever makes one holds a lock on it as long as it lives, and its name says who that is. The next export sweeps, and so
 does a server. Standard library only.
@@ -35,7 +35,8 @@ def owner() -> str:
 
 @contextlib.contextmanager
 def place(parent: Path, old: str = "") -> Iterator[Path]:
-    """A path that nobody has. What lies there in the end is removed, if it can be. `old`: what steps aside to it."""
+    """A path that is not in use. A file or folder that lies there in the end is removed, if it can be. `old`: the path
+    of a folder that makes way."""
     path = parent / f"{HIDDEN}{owner()}-{secrets.token_hex(4)}{OLD + old if old else ''}"
     _mine.add(path.name)
     try:
@@ -76,8 +77,9 @@ def _got(descriptor: int) -> bool:
 
 
 def sweep(parent: Path) -> list[str]:
-    """Remove what was left in a folder by exports that are gone; what had stepped aside for one that never came is put
-    back. Returns the names of what was there. What cannot be removed stays, and is not named."""
+    """Remove the folders that exports which are gone left in a folder. A folder that made way for a version that did
+    not appear is put back. Returns the names that were there. A folder that cannot be removed stays, and is not
+    named."""
     swept = []
     for path in _left(parent):
         old = path.name.partition(OLD)[2]

@@ -1,5 +1,5 @@
-"""From any source to [-1, 1] or [0, 1], where polynomials live: tanh and its kin, a scaled range,
-the logistic function; or not at all.
+"""Domain maps from a source to [-1, 1] or [0, 1] for polynomials: tanh and similar, a scaled range, the logistic
+function, the identity.
 
 Those that end at -1 and 1 have a second emission, as a sign and the rest w = 1 - |u|. Near the
 ends, where most polynomials are steepest, w keeps all its digits, while u itself would be rounded
@@ -27,11 +27,11 @@ Array = npt.NDArray[np.float64]
 
 
 class Squash(Protocol):
-    """How a source x becomes u; arrays of any shape."""
+    """Domain map from a source x to u; arrays of any shape."""
 
     @property
     def name(self) -> str:
-        """What is computed, in terms of x."""
+        """The formula in terms of x."""
 
     @property
     def open(self) -> bool:
@@ -53,8 +53,8 @@ class Squash(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tanh:
-    """u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep
-    away for the derivative of acos."""
+    """Domain map u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep away for
+    the derivative of acos."""
 
     slope: float = 1.0
     shift: float = 0.0
@@ -112,7 +112,7 @@ class Tanh:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
+    """Domain map u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
 
     short: float = 0.0
 
@@ -150,7 +150,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
+    """Domain map u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
 
     function: Unary
     scale: float = 1.0
@@ -187,7 +187,7 @@ class Bounded:
 
 @dataclass(frozen=True, slots=True)
 class TanhOf:
-    """u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
+    """Domain map u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
 
     inner: Tanh | Clip
 
@@ -217,7 +217,7 @@ class TanhOf:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """u = x: the polynomials of the source itself."""
+    """Identity map u = x: polynomials of the source itself."""
 
     name = "x"
     open = True
@@ -241,7 +241,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Sigmoid:
-    """u = 1 / (1 + exp(-x)), from 0 to 1."""
+    """Domain map u = 1 / (1 + exp(-x)), from 0 to 1."""
 
     name = "sigmoid(x)"
     open = False
@@ -267,7 +267,7 @@ class Sigmoid:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """u = 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1] and beyond."""
+    """Domain map u = 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1] and beyond."""
 
     low: float
     high: float

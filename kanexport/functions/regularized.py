@@ -2,7 +2,7 @@
 
 Source: pykan 0.2.8, kan/utils.py, f_inv to f_exp: what `model(x, singularity_avoiding=True,
 y_th=T)` puts in the place of the plain functions. Where |x| is below a threshold h (or above
-one), a line or a constant stands in. What pykan does with values that are not finite is kept:
+one), a line or a constant stands in. pykan's handling of values that are not finite is kept:
 it multiplies both branches by 0 or 1 and adds them, which gives NaN where a branch is infinite,
 and replaces NaN by 0 in one of them. So is exp's quirk: where exp overflows, NaN.
 

@@ -1,4 +1,4 @@
-"""Mother wavelets, as functions that every edge shifts and stretches for itself.
+"""Mother wavelets, which every edge shifts and stretches for itself.
 
 Source: zavareh1/Wav-KAN, KANLinear.wavelet_transform, for u = (x - t) / s; Morlet is also
 torch-wavelet-kan's. A value that is not finite gives NaN in each, as 0 * inf does there.

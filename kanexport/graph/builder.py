@@ -1,4 +1,4 @@
-"""The only place that builds ONNX: values, operators, names, one exit.
+"""Builder of ONNX graphs, the only module that makes ONNX: values, operators, names, one exit.
 
 Plain operators of the default domain, opset 17 and IR version 8, which every
 onnxruntime from 1.13 on loads. Each operator is checked where it is asked for: its
@@ -25,7 +25,7 @@ from kanexport.graph.external_data import PAGE, ExternalTensor, Weights, check, 
 OPSET = 17
 IR_VERSION = 8
 PRODUCER = "kanexport"
-# Of `precision.DATATYPES`; any other type is an error here, never taken for one of them.
+# ONNX types of `precision.DATATYPES`; any other type is an error here, never taken for one of them.
 ONNX_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 Array = npt.NDArray[Any]
@@ -33,18 +33,19 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor inside one graph."""
+    """Tensor inside one graph."""
 
     name: str
 
 
 class Graph:
-    """A graph under construction, in one floating-point type.
+    """Graph under construction, in one floating-point type.
 
-    `dtype` is numpy float32 or float64; constants are stored in it. `small_values`: whether a value near
-    zero must keep its digits, because a normalisation that follows may make it large; where none follows,
-    cheaper operators serve. `apart`: whether the functions of a basis are a tensor each (`lowering/spline_forms.py`).
-    `weights`: the file that takes its large constants, if the model has one.
+    dtype         numpy float32 or float64; constants are stored in it
+    small_values  whether a value near zero must keep its digits, because a normalisation that follows may make it
+                  large; otherwise cheaper operators serve
+    unpacked      whether each function of a basis is a tensor of its own (`lowering/spline_forms.py`)
+    weights       the file that takes its large constants, if the model has one
     """
 
     def __init__(self, name: str, dtype: npt.DTypeLike, weights: Weights | None = None) -> None:
@@ -87,9 +88,9 @@ class Graph:
         shape: tuple[int, ...],
         dtype: npt.DTypeLike | None = None,
     ) -> Value:
-        """A constant that other graphs of the model have too, maybe in another shape: what `make` makes of the objects
-        and numbers of `origin`, each time the same. It is asked once for all graphs of a file. `dtype`: of what it
-        makes, if not the graph's."""
+        """A constant that other graphs of the model share, maybe in another shape. `make` computes it from the objects
+        and numbers of `origin`, each time the same, and is called once for all graphs of a file. `dtype`: the type that
+        `make` returns, if not the graph's."""
         stored = self.dtype if dtype is None else np.dtype(dtype)
 
         def checked() -> Array:
@@ -337,7 +338,8 @@ def _onnx_type(dtype: np.dtype[Any]) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """`rows` tensors [B, I]; `values`: them, or the one that holds them. One row goes with any number."""
+    """Stack of `rows` tensors [B, I]. `values`: those tensors, or the packed one that holds them. A stack of one row
+    broadcasts."""
 
     g: Graph
     values: tuple[Value, ...]
@@ -357,7 +359,7 @@ class Stack:
         return self.g.reshape(self.g.op("Concat", *self.values, axis=1), 0, self.rows, sources)
 
     def each(self, make: Callable[..., Value], *others: Stack | Array) -> Stack:
-        """What `make` gives for every row of this stack, of other stacks and of constants [n, I], of numbers or
+        """The result of `make` for every row of this stack, of other stacks and of constants [n, I], of numbers or
         booleans."""
         rows = max(self.rows, *(operand.rows if isinstance(operand, Stack) else len(operand) for operand in others), 1)
         values = tuple(
@@ -381,8 +383,8 @@ Shape = tuple[int | None, ...]  # None for the batch
 
 
 def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
-    """What a tensor of this shape is multiplied by: [K, 1] from the right for the last axis, [1, K] from the left for
-    the one before. None where ReduceSum is as good, or where there is no such product."""
+    """The factor of ones for a sum over an axis of a tensor of this shape: [K, 1] from the right for the last axis, [1,
+    K] from the left for the one before. None where ReduceSum is as good, or where there is no such product."""
     if not 0 < axis < len(shape) or None in shape[1:]:
         return None
     count, after = shape[axis], len(shape) - 1 - axis

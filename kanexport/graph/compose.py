@@ -1,4 +1,4 @@
-"""One graph out of several: a model's own, and others that read its tensors put behind it.
+"""Composition of graphs: the model's graph with others appended that read its tensors.
 
 Nothing of them is changed but names, so that each part computes to the bit what it computes by itself.
 """
@@ -20,10 +20,13 @@ from kanexport.graph.external_data import check
 
 @dataclass(frozen=True, slots=True)
 class AppendedGraph:
-    """A graph that takes tensors called as those of the model, or of a part before it, and gives `wanted`, [N, *shape],
-    which is called `name` in the whole, [batch, *positions, *shape]. `positions`: axes of the one tensor that it takes
-    between the rows and the nodes, where it takes vectors [N, n]. `shown`: it is an output, and not of use to other
-    parts alone."""
+    """Graph that is appended to the model's. Its inputs have the names of tensors of the model, or of a part before it.
+
+    wanted     the output to take, [N, *shape]
+    name       the name of that output in the whole graph, [batch, *positions, *shape]
+    positions  axes of its one input between the rows and the nodes, if it takes vectors [N, n]
+    shown      whether it is an output of the whole graph; otherwise only other parts read it
+    """
 
     graph: bytes
     wanted: str
@@ -53,7 +56,7 @@ def joined(model: bytes, parts: Sequence[AppendedGraph], facts: Mapping[str, str
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A node of a graph: its operator, and the names of the values that it takes and gives."""
+    """Node of a graph: its operator, and the names of its inputs and outputs."""
 
     operator: str
     takes: tuple[str, ...]
@@ -113,7 +116,7 @@ class _Writer:
         return name
 
     def _constant(self, prefix: str, tensor: Any) -> str:
-        """What a constant of a part is called."""
+        """The name of a part's constant in the whole graph."""
         bare = TensorProto()
         bare.CopyFrom(tensor)
         bare.name = ""
@@ -148,7 +151,7 @@ def notes(model: bytes) -> tuple[str, ...]:
 
 
 def outputs(graph: bytes) -> dict[str, tuple[int, ...]]:
-    """What a graph's outputs are called, and the shape of each after its rows."""
+    """The names of a graph's outputs, and the shape of each after its rows."""
     return {
         output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:])
         for output in onnx.load_model_from_string(graph).graph.output

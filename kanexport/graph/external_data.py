@@ -1,4 +1,4 @@
-"""Constants that all graphs of a model share: in one file beside them, each once.
+"""External data of a model: one file with the constants that its graphs share, each stored once.
 
 ONNX calls that external data. A tensor of a graph names the file, an offset and a length, and has
 a shape of its own: one graph may see as [K * I, O] what another sees as [K, I, O]. Whoever loads
@@ -32,14 +32,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """Where in the file a constant lies, in bytes."""
+    """Position of a constant in the file, in bytes."""
 
     offset: int
     length: int
 
 
 class Weights:
-    """The constants of the file, in memory: each array as it was given, never joined to one."""
+    """Constants of the file, in memory: each array as it was given, never joined to one."""
 
     def __init__(self) -> None:
         self._arrays: dict[int, Array] = {}  # flat, by offset
@@ -56,8 +56,8 @@ class Weights:
         return self._by_content[digest]
 
     def derived(self, origin: tuple[object, ...], make: Callable[[], Array]) -> ExternalTensor:
-        """What is made of these very objects and numbers, once. For arrays too large to be made again
-        by every graph that needs them."""
+        """A constant derived from the objects and numbers of `origin`, made once. It is for arrays too large to be made
+        again by every graph that needs them."""
         key = tuple(item if isinstance(item, float | str) else id(item) for item in origin)
         if key not in self._by_origin:  # an id is of use as long as its object lives
             self._by_origin[key] = self._append(np.ascontiguousarray(make()).reshape(-1)), origin
@@ -76,7 +76,7 @@ class Weights:
             yield memoryview(bytes(-flat.nbytes % PAGE))
 
     def as_inputs(self, model: bytes) -> tuple[bytes, dict[str, Array]]:
-        """A model that is given its constants of the file as inputs, and these by name; not copied."""
+        """A model with its constants of the file as inputs, and their arrays by name; not copied."""
         opened = onnx.load_model_from_string(model)
         tensors = externals_to_inputs(opened)
         return bytes(opened.SerializeToString()), {tensor.name: self._of(tensor) for tensor in tensors}

@@ -1,4 +1,4 @@
-"""Functions that onnxruntime computes in float32 only, as operators that it has in float64.
+"""Float64 forms of functions that onnxruntime computes only in float32, in operators that it has in float64.
 
 In a float32 graph each is its operator; in a float64 graph it is accurate to a few units in
 the last place, and NaN and infinities do what they do in numpy. With `e` for 2.2e-16:

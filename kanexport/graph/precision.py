@@ -1,4 +1,4 @@
-"""How coefficients are stored in a quantized graph: as float16, or a byte each, and a scale for each column.
+"""Storage of coefficients in a quantized graph: float16, or one byte each with a scale per column.
 
 The numbers that are rounded are those of a layer, [I, O, K] with its mask in them, before any scale that a graph's form
 leaves to them: so every graph of a model stores the same. Rounding what was rounded changes nothing, so that a network
@@ -47,7 +47,7 @@ def codes(values: Array, unit: Array) -> npt.NDArray[np.int8]:
 
 
 def rounded(values: Array, how: str) -> Array:
-    """What the stored numbers mean, [I, O, K]."""
+    """The values of the stored numbers, [I, O, K]."""
     if how == HALF:
         return half(values).astype(np.float64)
     if how == BYTES:
@@ -75,7 +75,7 @@ def rounding(dtype: str) -> float:
 
 
 def notes(stored: str, dtype: str) -> tuple[str, ...]:
-    """What a reader of the numbers should know where checkpoint and graph differ in type."""
+    """Notes for a model whose checkpoint and graph differ in type."""
     if stored == "float64" and dtype == "float32":
         return ("the checkpoint is float64 and the graph float32; --dtype float64 keeps full precision",)
     if stored in DIGITS:

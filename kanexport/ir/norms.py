@@ -1,4 +1,5 @@
-"""A network whose inputs are kept on the grid of its first layer."""
+"""Steps over all nodes of a row, such as normalizations, and a network with inputs clamped to the grid of its first
+layer."""
 
 from __future__ import annotations
 
@@ -88,7 +89,7 @@ def columns(layer: Layer) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """What the normalisations share: a scale and a bias per node [N], and an epsilon."""
+    """Base class of normalizations: a scale and a bias per node [N], and an epsilon."""
 
     scale: Array
     bias: Array
@@ -124,8 +125,8 @@ class Norm:
 
 
 class LayerNorm(Norm):
-    """(x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the
-    variance divided by N: torch.nn.LayerNorm over the last axis."""
+    """Layer normalization: (x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the variance
+    divided by N: torch.nn.LayerNorm over the last axis."""
 
     kind = "layernorm"
 
@@ -142,8 +143,8 @@ class LayerNorm(Norm):
 
 
 class RmsNorm(Norm):
-    """x / sqrt(mean(x^2) + epsilon) * scale + bias over the nodes of a row: torch.nn.RMSNorm
-    over the last axis, which has no bias."""
+    """RMS normalization: x / sqrt(mean(x^2) + epsilon) * scale + bias over the nodes of a row: torch.nn.RMSNorm over
+    the last axis, which has no bias."""
 
     kind = "rmsnorm"
 
@@ -159,8 +160,8 @@ class RmsNorm(Norm):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupNorm(Norm):
-    """A LayerNorm without weights over each of `groups` runs of consecutive nodes, then scale and bias
-    of every node: torch.nn.GroupNorm of rows [B, N]."""
+    """Group normalization: a LayerNorm without weights over each of `groups` runs of consecutive nodes, then scale and
+    bias of every node: torch.nn.GroupNorm of rows [B, N]."""
 
     groups: int = 1
 
@@ -203,7 +204,7 @@ class GroupNorm(Norm):
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """exp(x) / sum exp(x) over the nodes of a row, or its logarithm."""
+    """Softmax over the nodes of a row: exp(x) / sum exp(x), or its logarithm."""
 
     log: bool = False
 
@@ -249,8 +250,8 @@ def _mean_square(g: Graph, x: Value, count: int, *, axis: int) -> Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FourierFeatures:
-    """cos(x P + p) and sin(x P + p), combined to as many nodes: [cos, sin] C + c, with P [N, G],
-    p [G], C [2 G, N], c [N].
+    """Fourier features: cos(x P + p) and sin(x P + p), combined to as many nodes: [cos, sin] C + c, with P [N, G], p
+    [G], C [2 G, N], c [N].
 
     Source: KAF's RandomFourierFeatures (kolmogorovArnoldFourierNetwork/KAF).
     """
@@ -291,13 +292,13 @@ class FourierFeatures:
         return g.gemm(waves, g.const(self.combination), g.const(self.shift))
 
     def describe(self) -> NodeStep:
-        """What it is, in words."""
+        """The formula, in words."""
         return NodeStep(kind="function", function=f"Fourier features ({len(self.phase)} frequencies of the whole row)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormOfGroups:
-    """The same LayerNorm of each of `groups` consecutive groups of nodes by itself."""
+    """LayerNorm with the same weights for each of `groups` consecutive groups of nodes."""
 
     norm: LayerNorm
     groups: int

@@ -1,4 +1,4 @@
-"""A basis in steps: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
+"""Quantized basis: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
 
 Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
 Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
@@ -40,7 +40,7 @@ WIDER = 4  # times that the ends of functions that fade are put further out
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stepped:
-    """`basis` in units of `unit`. `table` [L, K], if there is one, from `low` to `high`."""
+    """Quantized form of `basis`, in units of `unit`. `table` [L, K], if there is one, covers `low` to `high`."""
 
     basis: Basis
     unit: float
@@ -185,7 +185,7 @@ def _unit(largest: float) -> float:
 
 
 def _alone(basis: Basis) -> Basis | None:
-    """What all sources share, for one; None where each has its own."""
+    """The basis of one source, if all sources share it; None where each has its own."""
     if basis.sources is None:
         return basis
     if isinstance(basis, BSpline) and basis.shared:

@@ -1,4 +1,4 @@
-"""What happens to nodes around the sum of the edges: steps before and after.
+"""Steps on nodes before and after the sum of the edges.
 
 Each step has both faces, like a basis: float64 numpy and ONNX operators. Those that
 look at the whole row, the normalisations, are in `ir/norms.py`.
@@ -24,8 +24,8 @@ Array = npt.NDArray[np.float64]
 
 
 class Step(Protocol):
-    """A map from [B, width_in] to [B, width_out]. `mixes`: a node of the result
-    depends on other nodes of the same row, which makes edges class B."""
+    """Map from [B, width_in] to [B, width_out]. `mixes`: a node of the result depends on other nodes of the same row,
+    which makes edges class B."""
 
     @property
     def mixes(self) -> bool:
@@ -46,7 +46,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Keep some columns, in the given order: pykan's `input_id` after prune_input."""
+    """Selection of columns, in the given order: pykan's `input_id` after prune_input."""
 
     indices: tuple[int, ...]
 
@@ -74,7 +74,7 @@ class Select:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """x * scale + bias, per node [N]."""
+    """Affine map x * scale + bias, per node [N]."""
 
     scale: Array
     bias: Array
@@ -113,8 +113,8 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Multiply consecutive values in groups of the given sizes: pykan's
-    multiplication nodes. A group of one passes through."""
+    """Product of consecutive values in groups of the given sizes: pykan's multiplication nodes. A group of one passes
+    through."""
 
     groups: tuple[int, ...]
 
@@ -150,7 +150,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
+    """Range normalization 2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
     nodes is NaN, as 0 / 0 is."""
 
     mixes = True
@@ -178,7 +178,7 @@ class RowRange:
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """The same function of every node, such as tanh between two layers."""
+    """Elementwise function of every node, such as tanh between two layers."""
 
     function: Unary
 
@@ -203,7 +203,7 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """Each node kept between `low` and `high` [N]; NaN stays NaN."""
+    """Clamp of each node between `low` and `high` [N]; NaN stays NaN."""
 
     low: Array
     high: Array
@@ -229,7 +229,7 @@ class Clip:
         return g.op("Where", g.op("IsNaN", x), x, kept)
 
     def describe(self) -> NodeStep:
-        """What it does, in words."""
+        """The effect, in words."""
         ends = np.unique(self.low), np.unique(self.high)
         shown = ", ".join(f"{e[0]:.4g}" if len(e) == 1 else f"{e[0]:.4g} .. {e[-1]:.4g}" for e in ends)
         low, high = tuple(self.low.tolist()), tuple(self.high.tolist())
@@ -238,7 +238,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PRelu:
-    """x where positive, slope * x elsewhere; one slope, or one per node."""
+    """Parametric ReLU: x where positive, slope * x elsewhere; one slope, or one per node."""
 
     slope: Array
 
@@ -269,7 +269,7 @@ class PRelu:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Swish:
-    """x * sigmoid(beta * x) with a trained beta; one, or one per node."""
+    """Swish x * sigmoid(beta * x) with a trained beta; one, or one per node."""
 
     beta: Array
 

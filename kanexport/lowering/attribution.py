@@ -1,4 +1,5 @@
-"""What each input has to do with an answer, against one reference row, as operators behind the edges of every layer.
+"""Attribution graph: the contribution of each input to each output against one reference row, as operators behind the
+edges of every layer.
 
 Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
 its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
@@ -22,15 +23,20 @@ from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, Select
 Array = npt.NDArray[np.float64]
 
 EACH = (Elementwise, Clip, PRelu, Swish)  # of every node by itself
-# Of a node's magnitude: it is as in the reference, and a quotient of such small differences would be rounding.
+# Share of a node's magnitude below which a difference counts as none: a quotient of such would be rounding.
 NEAR = {"float32": 1e-4, "float64": 1e-7}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
-    """A layer at the reference. `nodes` [n]: what it is given; `edges` [I, O], and how steep each is [I, O]; `chain`:
-    the sums of its edges, and what each step after them gives; `steep`: of each such step, for each node, where it has
-    one."""
+    """Layer at the reference.
+
+    nodes   [n], its inputs
+    edges   [I, O], the values of its edges
+    slopes  [I, O], the slopes of its edges
+    chain   the sums of its edges, and the result of each step after them
+    steep   the slope of each such step, for each node, where it has one
+    """
 
     layer: Layer
     nodes: Array
@@ -42,7 +48,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anchor:
-    """A network at its reference: the `row` [n], its answer `base` [m], its layers."""
+    """Network at its reference: the `row` [n], its output `base` [m], its layers."""
 
     row: Array
     base: Array
@@ -50,7 +56,7 @@ class Anchor:
 
 
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
-    """[I]: which of the nodes that a layer is given each source is, whatever is made of it."""
+    """[I]: the number of the layer's node that each source reads, whatever the steps make of its value."""
     nodes = np.arange(width)
     for step in layer.pre_steps:
         if isinstance(step, Select):
@@ -64,7 +70,7 @@ def near(reference: Array, dtype: str) -> Array:
 
 
 def partners(groups: Sequence[int]) -> list[list[int]]:
-    """Of each factor the others of its group, by number: as many lists as the largest group has others, with -1 for
+    """The other factors of each factor's group, by number: as many lists as the largest group has others, with -1 for
     none. Example: groups (2, 1) give [[1, 0, -1]]."""
     table = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
     start = 0

@@ -1,4 +1,4 @@
-"""A Kan becomes graphs: one for inference, and one for each layer's edges.
+"""Lowering of a Kan to ONNX graphs: one for inference, and one for each layer's edges.
 
 The serving graph has the output `y` and, as further outputs, the input vector
 of every layer but the first. Those cost nothing: they exist anyway. Edge values
@@ -26,8 +26,11 @@ from kanexport.lowering.attribution import Anchor
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The graph that tells of every answer how it came about: `model` with the edges of some layers behind it. `notes`:
-    what of it is not told, and why; `anchor`: what contributions are against, if it has them."""
+    """Explaining graph: `model` with the edges of some layers appended.
+
+    notes   omitted parts, with the reason
+    anchor  the reference of the contributions, if it has them
+    """
 
     graph: bytes
     about: Explanations
@@ -37,7 +40,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """The serving graph in another form, made for runs of `rows` rows or more."""
+    """Large-batch variant of the serving graph, for runs of `rows` rows or more."""
 
     graph: bytes
     rows: int
@@ -45,11 +48,16 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor of `model` that
-    feeds layer l, and the input of its edge graph. `weights`: the file that all of them take large constants from,
-    if there is one. `explained`: if the user asked for it. `many`: if another form is faster in runs of many rows.
-    `kernel`: `model` by the operator of `custom_ops`, if the user asked for it. `optimization`: how far a runtime
-    may change the graphs, `manifest.ANY` or `BASIC`."""
+    """Serialised ONNX models of a network.
+
+    edges         edges[l] is layer l's edge graph
+    node_tensors  node_tensors[l] names the tensor of `model` that feeds layer l, and the input of its edge graph
+    weights       the file from which all of them take large constants, if there is one
+    explained     the explaining graph, if the user asked for it
+    many          the large-batch variant, if it differs
+    kernel        `model` by the operator of `custom_ops`, if the user asked for it
+    optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
+    """
 
     model: bytes
     edges: tuple[bytes, ...]
@@ -176,8 +184,8 @@ def _terms(g: Graph, layer: Layer, x: Value) -> Value:
 
 
 def _start(g: Graph, layer: Layer, x: Value) -> Value:
-    """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
-    row with a non-finite source where that spreads (x - x is zero or NaN)."""
+    """The initial value of the sums, [B, 1], [1, O] or [B, O]: the bias, and NaN in every row with a non-finite source
+    where that spreads (x - x is zero or NaN)."""
     bias = g.const(layer.bias[None])
     if layer.terms and not layer.nan_spreads.all():
         return bias
@@ -231,7 +239,7 @@ def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights
 
 
 def term_tensors(layer: Layer) -> tuple[str, ...]:
-    """What the edge graph calls the part of each term; "" for one that adds nothing, and where there is one part only,
+    """The name of each term's part in the edge graph; "" for one that adds nothing, and where there is one part only,
     which is all."""
     live = passes.live(layer)
     if len(live.terms) + bool(live.symbolic) < 2:

@@ -1,4 +1,4 @@
-"""What a graph need not compute: dead terms are dropped, masks and scales folded into weights.
+"""Simplification passes: dead terms are dropped, masks and scales are folded into weights.
 
 The one place for it; the rest of lowering asks here and emits what remains. The rule: what
 every edge multiplies by zero goes, and what multiplies a weight is multiplied into it, as long
@@ -29,15 +29,15 @@ BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedTerm(BasisTerm):
-    """A term whose basis is emitted as another, near to it: `fit` [K, K] times a source's coefficients are those
-    that go with it; None: the same."""
+    """Term whose basis is emitted as another, near to it. `fit` [K, K] maps a source's coefficients to those of the
+    emitted basis; None: the same."""
 
     fit: Array | None = None
 
 
 def live(layer: Layer) -> Layer:
-    """The layer without the terms that every edge multiplies by zero: a network whose edges
-    are all symbolic needs no basis. What such a term does to NaN remains, in `nan_spreads`."""
+    """The layer without the terms that every edge multiplies by zero: a network whose edges are all symbolic needs no
+    basis. The effect of such a term on NaN remains, in `nan_spreads`."""
     idle = [term for term in layer.terms if _idle(layer, term)]
     spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
     terms = tuple(term for term in layer.terms if term not in idle)

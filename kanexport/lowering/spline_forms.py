@@ -1,4 +1,4 @@
-"""Which form of a layer's splines is faster in runs of so many rows: packed or apart.
+"""Layouts of a layer's splines, packed or unpacked, and the choice of the faster one for a batch size.
 
 Measured on two cores with 1 MiB of cache each, one thread, cubic splines on uneven knots, to 64 destinations: the
 time packed divided by the time apart (medians in turns; 2 000 to 65 000 values, in several shapes).
@@ -87,8 +87,8 @@ def apart(layer: Layer, rows: int) -> bool:
 
 
 def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str, ...]:
-    """What a manifest says of a graph that is made for runs of more than one row; `file`: where it is one beside that
-    for few."""
+    """Notes of the manifest on a graph that is made for runs of more than one row. `file`: its name, if it is a variant
+    next to the graph for few rows."""
     if rows == 1:
         return ()
     chosen = [str(at) for at, layer in enumerate(layers) if apart(layer, rows)]
@@ -247,7 +247,7 @@ SILU = "silu"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
-    """The terms of a layer that the operator computes."""
+    """Terms of a layer that the custom operator computes."""
 
     spline: BasisTerm
     basis: BSpline
@@ -255,12 +255,12 @@ class Taken:
 
 
 def spline_layers(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
-    """Of each layer, whether the operator takes its splines."""
+    """For each layer, whether the operator takes its splines."""
     return (taken_by_spline(passes.live(layer), dtype) is not None for layer in layers)
 
 
 def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> tuple[str, ...]:
-    """What a manifest says where a graph by the operator was asked for."""
+    """Notes of the manifest on the custom operator's graph, if the user `requested` it."""
     if not requested:
         return ()
     which = [str(at) for at, fits in enumerate(spline_layers(layers, dtype)) if fits]
@@ -274,7 +274,7 @@ def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bo
 
 
 def taken_by_spline(layer: Layer, dtype: npt.DTypeLike) -> Taken | None:
-    """What the operator takes of a layer; None if nothing."""
+    """The terms of a layer that the operator computes; None if it takes none."""
     if np.dtype(dtype) != np.float32:
         return None
     for term in layer.terms:

@@ -1,4 +1,4 @@
-"""A layer's terms times their coefficients, as operators: summed over sources, or every edge by itself."""
+"""Emission of a layer's terms times their coefficients: summed over sources, or every edge by itself."""
 
 from __future__ import annotations
 

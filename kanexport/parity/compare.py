@@ -1,4 +1,4 @@
-"""Outputs of a reading or of a graph, compared with the trained model's outputs row by row.
+"""Comparison of an interpretation or a graph with the trained model's recorded outputs, row by row.
 
 Errors are relative to the largest output of their own row. A reading of a file fits only if each row's error is at most
 `EXPLAINED` times the rounding error of that row (`verify/tolerances.py`), in the precision that the model computed in.
@@ -43,7 +43,7 @@ LOOSE = 1e-2  # an allowance beyond it would excuse anything
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The distance between outputs and the trained model's outputs.
+    """Difference between outputs and the trained model's outputs.
 
     max_abs    the largest absolute error over the rows compared
     max_rel    the largest relative error over the rows compared
@@ -57,7 +57,8 @@ class Match:
     relaxed    over the rows that only a relaxed tolerance allowed: the largest error, and its usual allowance
     unlike     of a reading: the share of the outputs' variation that remains after the best scale and shift, 0 to 1,
                plus the share of rows in which only one side is finite
-    worst      of a reading: the rows beyond their allowance, the furthest first"""
+    worst      of a reading: the rows beyond their allowance, the furthest first
+    """
 
     max_abs: float
     max_rel: float

@@ -38,11 +38,15 @@ RECORD = "kanexport.record_outputs(model, rows, 'outputs.npz') writes them from 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedOutputs:
-    """Rows and the trained model's outputs for them, in float64. `dtype`: the type that the model computed in, float32
-    or float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name` and `sha256`: of
-    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `ports.join` joins if there are several.
-    `from_recorder`: whether `record_outputs` wrote the file. `places` [B]: the number of each row in the file, if these
-    are only some of the file's rows."""
+    """Recorded outputs of the trained model, with their rows, in float64.
+
+    dtype            the type that the model computed in, float32 or float64
+    usual            [B]: rows that the user chose, as opposed to those far outside of them
+    name, sha256     of the file
+    inputs, outputs  the arrays in `x` and `y`, which `ports.join` joins if there are several
+    from_recorder    whether `record_outputs` wrote the file
+    places           [B]: the number of each row in the file, if these are only some of the file's rows
+    """
 
     x: Array
     y: Array
@@ -250,7 +254,7 @@ def _numbers(arrays: dict[str, Any], key: str, name: str) -> npt.NDArray[Any]:
 
 
 def _computed_in(y: npt.NDArray[Any]) -> str:
-    """What a model computed in: float64 only if the outputs need it."""
+    """The type that a model computed in: float64 only if the outputs need it."""
     with np.errstate(over="ignore"):
         narrow = np.array_equal(y.astype(np.float32).astype(np.float64), y.astype(np.float64), equal_nan=True)
     return "float32" if narrow else "float64"

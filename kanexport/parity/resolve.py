@@ -45,8 +45,8 @@ Read = Callable[[Options], tuple[Kan, str]]
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """One way to read a file: why it may be read so, as in the manifest, and the reading with options: the
-    network and its family."""
+    """Way to read a file: the reason for it, as in the manifest, and the function that reads with options and returns
+    the network and its family."""
 
     reason: str
     read: Read
@@ -54,7 +54,7 @@ class Interpretation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A file as it was read: by which way, with which facts in place of what would be assumed."""
+    """Result of one interpretation: the network, with the facts that replace assumed ones."""
 
     way: Interpretation
     facts: Facts
@@ -66,10 +66,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The reading that reproduces the recorded outputs. `decided`: the facts that the outputs decide, by name.
-    `also`: for each fact that they leave open, the other values that fit; the reading still assumes its own value.
-    `families`: the other families that fit. `notes`: the reading's error beyond what rounding explains, if a
-    tolerance allows it."""
+    """Interpretation that reproduces the recorded outputs.
+
+    decided   the facts that the outputs decide, by name
+    also      for each fact that they leave open, the other values that fit; the reading still assumes its own value
+    families  the other families that fit
+    notes     the reading's error beyond what rounding explains, if a tolerance allows it
+    """
 
     reading: Reading
     decided: dict[str, str]
@@ -79,8 +82,12 @@ class Decision:
 
 
 class InterpretationSearch:
-    """Tries readings of one file on a few of its recorded outputs. `options` makes the user's options with facts to
-    try. `tolerance`: the user's. `advance` receives the number of readings tried so far, and their largest number."""
+    """Search over the interpretations of one file, on a few of its recorded outputs.
+
+    options    makes the user's options with facts to try
+    tolerance  the user's
+    advance    receives the number of readings tried so far, and their largest number
+    """
 
     def __init__(
         self,
@@ -251,8 +258,8 @@ class InterpretationSearch:
         return Reading(way, dict(facts), kan, family, options, result)
 
     def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
-        """Keep what is open after a reading, also one that failed: another forward may take the tensors. What
-        stopped it, the `question`, comes first."""
+        """Keep the open questions after a reading, also after one that failed: another forward may take the tensors.
+        The `question` that stopped it comes first."""
         questions = self.questions.setdefault((at, _key(facts)), {})
         questions |= question
         questions |= {key: values for key, values in options.open.items() if key not in facts}
@@ -266,8 +273,8 @@ class InterpretationSearch:
             self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
 
     def _decided_facts(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-        """Of the chosen reading's facts, those that the recorded outputs tell, and the values that fit as well of the
-        others."""
+        """The facts of the chosen reading that the recorded outputs decide, and for the others the values that fit as
+        well."""
         at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():

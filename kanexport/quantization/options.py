@@ -17,8 +17,12 @@ MAX_ERROR = {FP16_WEIGHTS: 2e-3, INT8: 5e-2}
 
 @dataclass(frozen=True, slots=True)
 class QuantizationOptions:
-    """`quantize`: one of `METHODS`, or empty for an exact export. `rows`: of the user's data, on which errors are
-    measured. `max_error`: None for the default of the method."""
+    """Options of quantization.
+
+    quantize   one of `METHODS`, or empty for an exact export
+    rows       of the user's data, on which errors are measured
+    max_error  relative; None for the default of the method
+    """
 
     quantize: str = ""
     rows: Rows | None = None

@@ -31,8 +31,11 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Of answers, relative to the largest: the largest and the median; and of how many rows another output is the
-    largest, -1 for one output."""
+    """Errors of outputs, relative to the largest output.
+
+    largest, median  over the rows
+    changed          the number of rows in which another output is the largest, -1 for one output
+    """
 
     largest: float
     median: float
@@ -104,7 +107,7 @@ def possible(layer: Layer, term: Term, quantize: str) -> tuple[str, ...]:
 
 
 def served(kan: Kan, forms: Forms) -> Kan:
-    """What the graph means: coefficients rounded, and bases in steps where sums are of bytes."""
+    """The network that the graph means: coefficients rounded, and quantized bases where sums are of bytes."""
     layers = []
     for at, layer in enumerate(kan.layers):
         terms = [_term(layer, term, forms.get((at, index), FLOAT32)) for index, term in enumerate(layer.terms)]

@@ -34,7 +34,8 @@ MOST = 4096  # rows on which the whole is measured
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedNetwork:
-    """A network with the forms of its branches: what is served, whose curves are told, and the `rows` that chose."""
+    """Network with the forms of its branches: the one that is served, the one whose curves are shown, and the `rows`
+    that chose the forms."""
 
     exact: Kan
     served: Kan
@@ -112,8 +113,8 @@ def prove(
 def measure(
     exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], options: QuantizationOptions, x: Array
 ) -> Approximation:
-    """What the graph answers on rows x [B, inputs], beside the checkpoint. Raises VerificationFailed where that is
-    further from it than allowed, or no branch is quantized."""
+    """The error of the graph's outputs on rows x [B, inputs], against the checkpoint's. Raises VerificationFailed if it
+    is larger than allowed, or no branch is quantized."""
     if not any(branch.form != FLOAT32 or branch.first for branch in branches):
         raise VerificationFailed(
             "the network has nothing to quantize: symbolic edges, and functions that every edge shifts and "

@@ -1,4 +1,4 @@
-"""Contributions of inputs against a reference, in float64: what the operators of `lowering/attribution.py` mean."""
+"""Float64 reference of contributions against a reference row, as `lowering/attribution.py` emits them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REACH = 1e-5  # of a node's magnitude: what a slope looks to either side
 
 
 class NoContributions(ValueError):
-    """A network, or a reference, that has none here; the text says why."""
+    """Network or reference without contributions here; the text says why."""
 
 
 def anchor(kan: Kan, row: Array) -> Anchor:
@@ -152,8 +152,8 @@ def _mean_product(v: Array, v_r: Array) -> Array:
 
 
 class ExplainedProver(Prover):
-    """As `Prover`, of a graph that gives edges with its answers. `rows`: how many it is run on at most, since the edges
-    of all of them are held at a time."""
+    """Prover of a graph that gives edges with its outputs. `rows`: the largest number of rows to run it on, since the
+    edges of all of them are held at a time."""
 
     def __init__(self, subject: Subject, lowered: Lowered, explained: Explained, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=explained.graph, edges=()), dtype, tolerance)

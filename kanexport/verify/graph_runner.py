@@ -1,4 +1,4 @@
-"""onnxruntime as the exporter uses it: to run a graph that is to be proved."""
+"""Runner of exported graphs in onnxruntime, for the verification."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A graph that is ready to run. `constants`: those of the model's file, by name, which every run is
-    given: a runtime would copy them for each graph."""
+    """Graph that is ready to run. `constants`: those of the model's file, by name. Every run passes them, because a
+    runtime would copy them for each graph."""
 
     runs: Any
     outputs: tuple[str, ...]
@@ -92,8 +92,11 @@ FLOAT = "float"  # of the graph's own type
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input or output. `shape`: of a row; `kind`: `FLOAT`, or the name of a numpy type
-    that holds whole numbers or truth values."""
+    """Input or output of a graph.
+
+    shape  of a row
+    kind   `FLOAT`, or the name of a numpy type that holds whole numbers or truth values
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -114,7 +117,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """All of a model, in order."""
+    """Inputs and outputs of a model, in order."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]

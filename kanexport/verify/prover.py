@@ -1,4 +1,4 @@
-"""Every graph run beside what it means, zone by zone: the largest errors of outputs and edges."""
+"""Comparison of graphs with their float64 reference, zone by zone: the largest errors of outputs and edges."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wr
 
 @dataclass
 class ZoneErrors:
-    """The errors of one zone, and how many rows it had. `left_out`: those that were not compared, since
-    they meet values beyond OVERFLOW; `edges_left_out`: vectors of nodes whose edges do."""
+    """Errors of one zone.
+
+    rows            the number of its rows
+    left_out        rows that were not compared, since they meet values beyond OVERFLOW
+    edges_left_out  vectors of nodes that were not compared, since their edges do
+    """
 
     rows: int = 0
     left_out: int = 0
@@ -52,7 +56,7 @@ def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
 
 
 class Subject(Protocol):
-    """What a graph is held against: its layers, and what it means in float64."""
+    """Reference of a graph: its layers, and its float64 evaluation."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -71,7 +75,7 @@ HELD = 2_000_000  # edges computed at a time, if each takes much time and memory
 
 
 class Prover:
-    """Runs one lowered model beside its subject, and keeps the largest errors by zone.
+    """Comparison of one lowered model with its subject. It keeps the largest errors by zone.
 
     Raises InvalidKan if the runtime cannot run the graphs, or if nothing can be proved, and
     VerificationFailed where a graph does not run or gives another shape. How large an error
@@ -275,7 +279,7 @@ def _shaken_edges(
 
 
 class ManyProver(Prover):
-    """As `Prover`, of another form of the serving graph."""
+    """Prover of another form of the serving graph."""
 
     def __init__(self, subject: Subject, lowered: Lowered, many: Many, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=many.graph, edges=()), dtype, tolerance)

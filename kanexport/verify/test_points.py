@@ -1,4 +1,4 @@
-"""Rows that try a layer where it can go wrong: inside, beside, far, on knots, NaN."""
+"""Test rows for a layer where it can go wrong: inside the grid, next to it, far from it, on knots, NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much an exported graph may differ from the float64 evaluation, and what excuses more.
+"""Tolerances between an exported graph and the float64 evaluation, and their relaxation for ill-conditioning.
 
 An error beyond the tolerance is excused only where the model itself amplifies
 rounding: up to `CONDITION` times the change that rounding every node and weight
@@ -32,9 +32,12 @@ SLACK = 10.0  # for other machines' order of summation, in the server's load che
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Of one comparison. `scale`: the least magnitude that errors are relative to. `changes`:
-    asked only beyond the tolerance, and no longer than it needs, what rounding nodes and weights
-    alone does here, relative, draw by draw; `excuse`: how many times the largest is allowed.
+    """Allowed error of one comparison.
+
+    scale    the least magnitude that errors are relative to
+    changes  relative changes by the rounding of nodes and weights alone, draw by draw; evaluated only beyond the
+             tolerance, and no longer than needed
+    excuse   how many times the largest change is allowed
 
     Example: tolerance 1e-5, excuse 32 and a change of 1e-5 allow 1e-5 + 32 * 1e-5.
     """
@@ -47,8 +50,8 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Of one proof: the bounds, relative; how far conditioning may excuse an error; and the
-    draws of rounding that measure conditioning."""
+    """Tolerances of one verification: the bounds, relative; how far conditioning may excuse an error; and the draws of
+    rounding that measure conditioning."""
 
     outputs: float
     edges: float
@@ -59,7 +62,7 @@ class Tolerance:
     def of(cls, outputs: float, dtype: str) -> Tolerance:
         """`outputs`: what the user allows, relative; edges are allowed in proportion. `dtype`: the graph's,
         whose rounding is what conditioning amplifies."""
-        # Who asks for less than the usual tolerance wants no more excused than that.
+        # A user who allows less than the usual tolerance wants no larger excuse than that.
         excuse = CONDITION * min(1.0, outputs / OUTPUT_TOLERANCE)
         size = precision.rounding(dtype)
         return cls(
@@ -67,7 +70,7 @@ class Tolerance:
         )
 
     def of_reference(self) -> float:
-        """Of the server's load check, which runs on other machines."""
+        """The tolerance of the server's load check, which runs on other machines."""
         return self.outputs * SLACK
 
 
@@ -76,7 +79,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class LargestError:
-    """The largest error so far, and where it is.
+    """Largest error so far, and its place.
 
     max_abs    the largest absolute difference; infinite where one value is not finite and the other is
     max_rel    the largest, relative to the largest finite magnitude expected, or to the allowance's scale
@@ -125,7 +128,7 @@ class LargestError:
 
 
 def _excuse(rel: float, allowance: Allowance) -> float:
-    """What rounding alone changes, as far as that has to be known: a draw that excuses the error is the last."""
+    """The change by rounding alone, as far as it has to be known: a draw that excuses the error is the last."""
     change = 0.0
     if allowance.tolerance < rel < math.inf:
         for draw in allowance.changes():

@@ -1,4 +1,4 @@
-"""The proof: every graph against the float64 evaluation, before anything is kept.
+"""Verification of every graph against the float64 evaluation, before anything is written.
 
 Outputs run through the serving graph; edges run twice, from the node vectors
 that the serving graph gives, and from rows made for each layer, so that hidden
@@ -61,7 +61,8 @@ def network_ports(kan: Kan) -> Ports:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The report, rows with known answers, and what had to be excused, in words: notes for the manifest."""
+    """Result of a verification: the report, rows with known outputs, and the notes of the manifest on errors that were
+    excused."""
 
     verification: Verification
     reference: Reference
@@ -154,8 +155,8 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
 
 
 def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
-    """Of rows x [B, inputs], those whose answers hang on rounding least, as a network means them; its graphs are
-    of float32. `tolerance`: as of `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    """The rows among x [B, inputs] whose outputs depend on rounding least, as a network means them; its graphs are of
+    float32. `tolerance`: as in `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
     return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
 
 
@@ -207,7 +208,7 @@ def _excuses(prover: Prover) -> list[str]:
 
 
 def _left_out(prover: Prover) -> list[str]:
-    """What was not compared, by zone."""
+    """Notes on the rows and vectors that were not compared, by zone."""
     counts = [
         (name, f"{count} {what}")
         for name, zone in prover.zones.items()
