@@ -52,7 +52,7 @@ def network(sources: int, intervals: int) -> Kan:
 
 
 def session(kan: Kan, *, apart: bool) -> Any:
-    with mock.patch.multiple(spline_forms, apart=lambda *_: apart, narrow=lambda *_: False):
+    with mock.patch.multiple(spline_forms, unpacked=lambda *_: apart, narrow=lambda *_: False):
         lowered = lower.lower(kan, "float32")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -80,7 +80,7 @@ def measured(seconds: float) -> Iterator[dict[str, float]]:
                     "packed_us": packed,
                     "apart_us": apart,
                     "gain": packed / apart,
-                    "chosen": spline_forms.apart(kan.layers[0], rows),
+                    "chosen": spline_forms.unpacked(kan.layers[0], rows),
                 }
 
 

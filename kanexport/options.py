@@ -122,7 +122,7 @@ class Options:
         others = "; ".join(f"{words} (--option {FORWARD}={name})" for name, words in rivals.items())
         names = (own, *rivals)
         self._forwards |= dict.fromkeys(names)
-        said = self._said() if self.mixed else []
+        said = self._forward_names() if self.mixed else []
         if not said:
             return self.choice(FORWARD, names, own, words=f"the same tensors are also {others}")
         mine = [name for name in said if name in names]
@@ -130,18 +130,18 @@ class Options:
             self.assume(FORWARD, own, among=names)
         return mine[0] if mine else own
 
-    def _said(self) -> list[str]:
+    def _forward_names(self) -> list[str]:
         return [name.strip().lower() for name in (self.optional(FORWARD) or "").split(",") if name.strip()]
 
     def _finish_forward(self, family: str, *, shared: bool) -> None:
         """Raises OptionError where a forward is given that no layer knows."""
         known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
-        strange = [name for name in self._said() if name not in known]
-        if strange and shared:
+        unknown = [name for name in self._forward_names() if name not in known]
+        if unknown and shared:
             del self.explicit[FORWARD]
-        elif strange:
-            text = f"option {FORWARD} is {strange[0][:80]!r}, which no layer of family {family} has"
-            raise OptionError(text, hint=advice(strange[0], known))
+        elif unknown:
+            text = f"option {FORWARD} is {unknown[0][:80]!r}, which no layer of family {family} has"
+            raise OptionError(text, hint=advice(unknown[0], known))
         if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
             self.assume(FORWARD, family, words=OTHERS if self.single else OWN_FORWARD)
 
@@ -179,8 +179,8 @@ class Options:
         listed = {key: _listed(others) for key, others in self.open.items()}
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 
-    def settle(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
-        """Recorded outputs of the trained model have `decided` some facts; of others the values in `also` fit as
+    def record_decisions(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
+        """Record the facts that outputs of the trained model have `decided`. For others the values in `also` fit as
         well."""
         self.decided = dict(decided)
         self.assumed = {key: value for key, value in (self.assumed | self.tried).items() if key not in decided}
@@ -216,7 +216,7 @@ class Options:
             raise OpenQuestion(what, key, names)
         return self.choice(key, names, names[0])
 
-    def whose(self, names: Iterable[str], what: str) -> str:
+    def must_forward(self, names: Iterable[str], what: str) -> str:
         """The name of the forward, one of `names`, if the file does not decide it, as `must`. Raises OpenQuestion
         and OptionError."""
         names = tuple(names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kanexport.bundle import baseline, description, explain_graph
 from kanexport.bundle.description import Signature
-from kanexport.bundle.publish import ProvedModel, Result, Target, VerificationBasis, publish
+from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
@@ -29,7 +29,6 @@ from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.quantization import quantize
 from kanexport.verify import prover, verify
-from kanexport.verify import verify as near_knots
 from kanexport.verify.verify import Proof
 
 ARCHITECTURE = "given with --architecture"
@@ -64,12 +63,12 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         options_decided=options.decided,
         alternatives=options.alternatives(),
     )
-    model = ProvedModel(
+    model = VerifiedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
         claim=VerificationBasis(READING)
         if recorded is None
-        else compare.network(recorded, kan, graphs.plain, graphs.held),
+        else compare.network(recorded, kan, graphs.plain, graphs.requirements),
         layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=builder.OPSET,
@@ -97,18 +96,18 @@ def _read(
     loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
 ) -> _Interpreted:
     """The network, as recorded outputs of the trained model mean it, or else as the one reader that takes it does."""
-    ways = _ways(loaded, request, several=recorded is not None)
+    interpretations = _interpretations(loaded, request, several=recorded is not None)
     if recorded is not None:
-        decision = InterpretationSearch(ways, recorded, request.facts, request.tolerance, advance).decide()
+        decision = InterpretationSearch(interpretations, recorded, request.facts, request.tolerance, advance).decide()
         chosen = decision.reading
-        chosen.options.settle(decision.decided, decision.also)
-        return _Interpreted(chosen.kan, chosen.family, chosen.way.reason, chosen.options, decision.notes)
+        chosen.options.record_decisions(decision.decided, decision.also)
+        return _Interpreted(chosen.kan, chosen.family, chosen.interpretation.reason, chosen.options, decision.notes)
     options = request.facts()
-    kan, family = ways[0].read(options)
-    return _Interpreted(kan, family, ways[0].reason, options)
+    kan, family = interpretations[0].read(options)
+    return _Interpreted(kan, family, interpretations[0].reason, options)
 
 
-def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
+def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
     """How the file may be read: by the architecture file, or by the reader that takes it; where `several`
     may take it, by each. Raises ExportError where there is none, or more than one and not `several`."""
     if request.architecture is not None:
@@ -133,16 +132,16 @@ Advance = Callable[[int, int], None]
 class Graphs:
     """Graphs of a network and their proof.
 
-    plain  those of the network as it was read, which `kan` is unless its inputs are clamped to the grid
-    held   the requirements on them where there are recorded outputs
-    notes  on their layout
+    plain         those of the network as it was read, which `kan` is unless its inputs are clamped to the grid
+    requirements  the target with the tolerance for recorded outputs of the trained model
+    notes         on their layout
     """
 
     kan: Kan
     lowered: Lowered
     proof: Proof
     plain: Lowered
-    held: Target
+    requirements: Target
     layers: tuple[LayerInfo, ...]
     approximation: Approximation = EXACT
     notes: tuple[str, ...] = ()
@@ -151,7 +150,7 @@ class Graphs:
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
     served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
-    make = _rounded if request.quantization.quantize else _exact
+    make = _build_quantized if request.quantization.quantize else _build_exact
     graphs = make(kan, served, request, target, signature, advance)
     return dataclasses.replace(graphs, notes=_of_form(graphs, request) + graphs.notes)
 
@@ -164,28 +163,30 @@ def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
     )
 
 
-def _exact(kan: Kan, served: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+def _build_exact(
+    kan: Kan, served: Kan, request: Request, target: Target, signature: Signature, advance: Advance
+) -> Graphs:
     """Those with most layers of about uniform knots in closed form that prove exact, with nothing excused."""
     away = spline_forms.uniform_layers(served, request.dtype)
     refused: tuple[str, ...] = ()
     for near in spline_forms.choices(away):
         try:
-            graphs = _proved(kan, served, request, target, signature, near, advance)
+            graphs = _build_and_prove(kan, served, request, target, signature, near, advance)
         except VerificationFailed as failed:
             if not near:
                 raise
             why = failed.message
         else:
-            why = "" if not near else near_knots.excess(graphs.proof.verification)
+            why = "" if not near else verify.near_knot_excess(graphs.proof.verification)
             if not why:
                 return dataclasses.replace(
-                    graphs, notes=refused + near_knots.notes(away, near, graphs.proof.verification)
+                    graphs, notes=refused + verify.near_knot_notes(away, near, graphs.proof.verification)
                 )
-        refused += near_knots.refused(away, near, why)
+        refused += verify.near_knot_rejection(away, near, why)
     raise AssertionError("the last choice is proved or raises")
 
 
-def _proved(
+def _build_and_prove(
     kan: Kan,
     served: Kan,
     request: Request,
@@ -199,7 +200,7 @@ def _proved(
     plain = lowered = request.lower(kan, near=near)
     if served is not kan:
         lowered = request.lower(served, near=near)
-        prover.prove(served.layers[0], kan.n_inputs, plain, lowered, request.dtype)
+        prover.verify_clamping(served.layers[0], kan.n_inputs, plain, lowered, request.dtype)
     layers = description.layers(served, lowered.node_tensors)
     mean = () if target.baseline is None else baseline.mean(target.baseline, signature, target.names)
     against = explain_graph.attribution_baseline(target.explain, served, mean)
@@ -208,7 +209,7 @@ def _proved(
     return Graphs(served, lowered, proof, plain, target, layers)
 
 
-def _rounded(
+def _build_quantized(
     kan: Kan, adjusted: Kan, request: Request, target: Target, signature: Signature, advance: Advance
 ) -> Graphs:
     """The quantized graphs, and their proof. Recorded outputs of the trained model are compared with them,
@@ -221,6 +222,6 @@ def _rounded(
         served, curves = network.like(kan)
         plain = request.lower(served, curves=curves)
     proof, approximation = network.proved(lowered, quantization, request.tolerance, advance)
-    held = dataclasses.replace(target, tolerance=max(target.tolerance, quantization.bound))
+    requirements = dataclasses.replace(target, tolerance=max(target.tolerance, quantization.bound))
     layers = description.layers(adjusted, lowered.node_tensors)
-    return Graphs(adjusted, lowered, proof, plain, held, layers, approximation)
+    return Graphs(adjusted, lowered, proof, plain, requirements, layers, approximation)

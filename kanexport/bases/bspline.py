@@ -275,13 +275,13 @@ class BSpline:
             width = t[p:] - t[:-p]
             with np.errstate(over="ignore", divide="ignore"):  # the graph refuses what is not finite
                 inverse = np.where(width == 0, 0, 1 / width)
-            ramp = offsets.part(0, rows).each(g.mul, inverse)
+            ramp = offsets.slice_rows(0, rows).each(g.mul, inverse)
             if basis is None:
                 up = down = self._clipped(g, ramp, offsets)
             else:
                 up = ramp.each(g.mul, basis)
                 down = up.each(g.sub, basis)
-            basis = up.part(0, rows - 1).each(g.sub, down.part(1, rows))
+            basis = up.slice_rows(0, rows - 1).each(g.sub, down.slice_rows(1, rows))
             if zero.any():
                 basis = basis.each(g.mul, (~zero).astype(np.float64))
         assert basis is not None
@@ -304,7 +304,7 @@ class BSpline:
         flat = np.diff(self.extended, axis=1) == 0
         if self.repeated is not Repeated.TERM or not flat.any():
             return up
-        cells = offsets.part(0, flat.shape[1])
+        cells = offsets.slice_rows(0, flat.shape[1])
         step = cells.each(lambda offset: g.cast(g.op("GreaterOrEqual", offset, g.const(0.0))))
         return up.each(lambda up, flat, step: g.op("Where", flat, step, up), flat.T, step)
 
@@ -314,8 +314,8 @@ class BSpline:
         margin = np.maximum((high - low) / (self.extended.shape[1] - 1), 1e-6 * np.maximum(np.abs(low), np.abs(high)))
         return low - margin, high + margin
 
-    def around(self) -> tuple[float, float]:
-        """Between which numbers lie the knots of all sources, and what is about a cell beyond."""
+    def clip_range(self) -> tuple[float, float]:
+        """The range of the knots of all sources, extended by about a cell at each end."""
         low, high = self._ends()
         return float(low.min()), float(high.max())
 

@@ -77,9 +77,9 @@ class Gaussian:
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1."""
-        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
-        apart = g.mul(apart, g.const(1 / self._widths))
-        return g.reshape(g.op("Exp", g.op("Neg", g.mul(apart, apart))), *self._flat(sources))
+        distances = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
+        distances = g.mul(distances, g.const(1 / self._widths))
+        return g.reshape(g.op("Exp", g.op("Neg", g.mul(distances, distances))), *self._flat(sources))
 
     def _flat(self, sources: int) -> tuple[int, ...]:
         return (0, sources) if self.functions == 1 else (0, self.functions, sources)

@@ -85,8 +85,10 @@ class LocalPowers:
             row = np.zeros((*powers.shape[:2], d))
             for p in range(1, d + 1):
                 row[:, :, p - 1] = _taylor(powers, at, p)
-                apart = self.inner[:, k : k + 1] - self.inner[:, :k]  # [I, k]
-                row[:, :, p - 1] += math.comb(d, p) * (truncated[:, :, :k] * (apart ** (d - p))[:, None]).sum(axis=2)
+                distances = self.inner[:, k : k + 1] - self.inner[:, :k]  # [I, k]
+                row[:, :, p - 1] += math.comb(d, p) * (truncated[:, :, :k] * (distances ** (d - p))[:, None]).sum(
+                    axis=2
+                )
             row[:, :, d - 1] += truncated[:, :, k]
             pieces.append(row * widths[:, k, None, None] ** np.arange(1, d + 1))
         return np.concatenate([*pieces, _at_infinity(np.concatenate([powers[:, :, 1:], truncated], axis=2))], axis=2)

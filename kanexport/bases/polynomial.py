@@ -287,7 +287,7 @@ def gram(beta: Array, outer: Unary) -> Polynomial:
     return Polynomial("gram", _steps(len(n), 1, 0, third, (1, 0)), outer=outer)
 
 
-def of(family: Polynomial, squash: Squash) -> Polynomial:
+def squashed(family: Polynomial, squash: Squash) -> Polynomial:
     """The same polynomials of something else. From the ends of [-1, 1] only where u is rounded there."""
     return dataclasses.replace(family, squash=squash, from_ends=family.from_ends and not squash.open)
 
@@ -316,9 +316,9 @@ def examples() -> list[Basis]:
     )
     return [
         *instances,
-        *(of(chebyshev(5), squash) for squash in squashes),
-        of(hermite(2), Raw()),
-        of(hermite_prob(4), Raw()),
-        of(lucas(0), Raw()),
-        of(fibonacci(3), Raw()),
+        *(squashed(chebyshev(5), squash) for squash in squashes),
+        squashed(hermite(2), Raw()),
+        squashed(hermite_prob(4), Raw()),
+        squashed(lucas(0), Raw()),
+        squashed(fibonacci(3), Raw()),
     ]

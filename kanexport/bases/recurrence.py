@@ -229,9 +229,9 @@ def boas_buck(degree: int, a: Array, b: Array) -> Recurrence:
     """Source: Basis_Functions, BoasBuckKANLayer; a and b [D + 1] are trained. Raises InvalidKan."""
 
     def row(n: int) -> Row:
-        apart = float(a[n] - b[n])
-        linear = (_ratio(float(a[n - 1]), apart), _ratio(float(-b[n - 1]), apart))
-        return [linear] if n == 1 else [linear, (0, _ratio(float(b[n - 2] - a[n - 2]), apart))]
+        difference = float(a[n] - b[n])
+        linear = (_ratio(float(a[n - 1]), difference), _ratio(float(-b[n - 1]), difference))
+        return [linear] if n == 1 else [linear, (0, _ratio(float(b[n - 2] - a[n - 2]), difference))]
 
     return Recurrence("boas-buck", table(degree, row))
 

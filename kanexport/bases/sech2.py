@@ -50,8 +50,8 @@ class Sech2:
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1; a quarter of the functions."""
         # Not 1 - tanh^2, whose difference has lost its digits where the function is small.
-        apart = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
-        e = g.op("Exp", g.mul(apart, g.const(-2 * abs(self.rate))))
+        distances = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
+        e = g.op("Exp", g.mul(distances, g.const(-2 * abs(self.rate))))
         above = g.add(e, g.const(1.0))
         value = g.op("Div", e, g.mul(above, above))
         return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))

@@ -72,7 +72,7 @@ def load(path: Path, flag: str = BASELINE) -> Rows:
     return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
 
 
-def of(source: str | Path | Any) -> Rows:
+def rows_of(source: str | Path | Any) -> Rows:
     """The rows of a file or of a DataFrame (an object with columns and to_numpy). Raises OptionError."""
     if not (hasattr(source, "columns") and hasattr(source, "to_numpy")):
         return load(Path(source))
@@ -117,14 +117,16 @@ def measure(
             graph_runner.run(session, {input_name: part}) | {input_name: part.astype(np.float64)}
         ).items():
             parts.setdefault(name, []).append(values.reshape(len(part), -1, values.shape[-1]))
-    seen = {name: np.concatenate(chunks).reshape(-1, chunks[0].shape[-1]) for name, chunks in parts.items()}
+    values_by_tensor = {name: np.concatenate(chunks).reshape(-1, chunks[0].shape[-1]) for name, chunks in parts.items()}
     return Baseline(
         name=rows.name,
         sha256=rows.sha256,
         rows=len(x),
         mean=grids.rounded(_moments(x.reshape(len(x), -1))[0]),
-        layers=tuple(_counted(seen[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers),
-        outputs=tuple(_counted(seen[tensor.name], lambda node: ()) for tensor in outputs),
+        layers=tuple(
+            _counted(values_by_tensor[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers
+        ),
+        outputs=tuple(_counted(values_by_tensor[tensor.name], lambda node: ()) for tensor in outputs),
     )
 
 
@@ -181,5 +183,5 @@ def _moments(values: Array) -> tuple[Array, Array]:
     count = np.maximum(finite.sum(axis=0), 1)
     mean = np.where(finite, values, 0.0).sum(axis=0) / count
     with np.errstate(all="ignore"):
-        apart = np.where(finite, values - mean, 0.0)
-    return mean, np.sqrt((apart**2).sum(axis=0) / count)
+        deviations = np.where(finite, values - mean, 0.0)
+    return mean, np.sqrt((deviations**2).sum(axis=0) / count)

@@ -56,7 +56,7 @@ class ExplainOptions:
         return cls(bool(explain), () if isinstance(explain, bool) else tuple(map(str, explain)))
 
 
-NOT_ASKED = ExplainOptions()
+NO_EXPLANATION = ExplainOptions()
 
 
 def add(

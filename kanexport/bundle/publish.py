@@ -14,7 +14,7 @@ from pathlib import Path
 from kanexport.bundle import baseline, repository
 from kanexport.bundle.baseline import Rows
 from kanexport.bundle.description import Signature, edges_file
-from kanexport.bundle.explain_graph import NOT_ASKED, ExplainOptions
+from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.contract import grids, manifest, naming
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
@@ -53,7 +53,7 @@ class Target:
     force: bool = False
     names: Names = UNNAMED
     baseline: Rows | None = None  # of the user's data
-    explain: ExplainOptions = NOT_ASKED
+    explain: ExplainOptions = NO_EXPLANATION
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class VerificationBasis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProvedModel:
+class VerifiedModel:
     """Verified model: its graphs, their proof and its basis, and the other facts of the manifest."""
 
     lowered: Lowered
@@ -143,11 +143,11 @@ class Result:
     manifest: Manifest
 
 
-def publish(target: Target, model: ProvedModel) -> Result:
+def publish(target: Target, model: VerifiedModel) -> Result:
     """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
     target.check_names(model.signature)
-    files, seen = _files(model.lowered), _baseline(target, model)
-    unsaid = check(target.out_of_range, model.layers, model.signature.inputs(), seen)
+    files, measured = _files(model.lowered), _baseline(target, model)
+    unsaid = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -176,7 +176,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         + unsaid
         + (() if explained is None else explained.notes),
         names=target.names,
-        baseline=seen,
+        baseline=measured,
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
         out_of_range=target.out_of_range,
         variants=model.proof.variants,
@@ -201,13 +201,13 @@ def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> t
     return dataclasses.replace(bare, files=listed), dataclasses.replace(document, files=listed)
 
 
-def _baseline(target: Target, model: ProvedModel) -> Baseline:
+def _baseline(target: Target, model: VerifiedModel) -> Baseline:
     if target.baseline is None:
         return NO_BASELINE
     return baseline.measure(target.baseline, model.lowered, model.layers, model.signature, target.names, target.dtype)
 
 
-def _of_operators(model: ProvedModel) -> tuple[str, ...]:
+def _of_operators(model: VerifiedModel) -> tuple[str, ...]:
     """Notes on operators that a server may reject, for a graph of torch's exporter. The graphs of this exporter have
     none."""
     return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()

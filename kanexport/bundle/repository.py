@@ -10,7 +10,7 @@ The exporter first writes everything into a hidden folder, which appears by one 
 model exists and its config fits, otherwise the whole model with its other versions. It replaces an old version or model
 by an exchange of two names. So a reader sees the old or the new state, config and version alike, if the export fails
 or is killed at any point. No step that can fail comes after this last step. Exports into one repository take turns for
-it (`temp_dirs.held`). A killed export leaves at most the hidden folder, which the next export and the server remove.
+it (`temp_dirs.locked`). A killed export leaves at most the hidden folder, which the next export and the server remove.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
                 os.fsync(version)
             safe_files.create(CONFIG_FILE, [triton_config(manifest)], mode=FILE, within=inside)
             os.fsync(inside)
-            with temp_dirs.held(repository):
+            with temp_dirs.locked(repository):
                 check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
                 _appear(staging, inside, home, manifest, force=force)
     except safe_files.UnsafeFile as error:
@@ -167,7 +167,7 @@ def _place(new: Path, target: Path) -> None:
         return
     if atomic.exchange(new, target):
         return
-    with temp_dirs.place(target.parent, old=target.name) as aside:
+    with temp_dirs.staging_path(target.parent, old=target.name) as aside:
         os.rename(target, aside)
         try:
             os.rename(new, target)
@@ -183,9 +183,9 @@ def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
     something else meanwhile."""
     for parent in (repository, home):
         temp_dirs.sweep(parent)
-    with temp_dirs.place(repository) as staging:
+    with temp_dirs.staging_path(repository) as staging:
         staging.mkdir(FOLDER)
-        with temp_dirs.held(staging, own=True) as inside:
+        with temp_dirs.locked(staging, own=True) as inside:
             yield staging, inside
 
 

@@ -70,9 +70,9 @@ def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: boo
     elif facts:
         counts = {key: _count(words.get(key, "")) for key in facts}
         others = {key: f" ({count} known alternatives)" if count > 1 else "" for key, count in counts.items()}
-        said = [f"{key}={value}{others[key]}" for key, value in facts.items()]
+        texts = [f"{key}={value}{others[key]}" for key, value in facts.items()]
         more = "; --verbose shows the alternatives" if any(counts.values()) else ""
-        say(f"{ASSUMED}: {', '.join(said)}{more}")
+        say(f"{ASSUMED}: {', '.join(texts)}{more}")
 
 
 def _count(words: str) -> int:

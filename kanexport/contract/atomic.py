@@ -36,27 +36,27 @@ def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
             yield special
         return
     target = Path(os.path.realpath(path))
-    beside = target.with_name(f".kanserve-{secrets.token_hex(8)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    temporary = target.with_name(f".kanserve-{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with taken(descriptor, "wb") as file:
+        with file_over(descriptor, "wb") as file:
             if mode is not None:
                 os.fchmod(descriptor, mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        os.replace(temporary, target)
     finally:
         with contextlib.suppress(FileNotFoundError):  # after the rename
-            os.unlink(beside)
+            os.unlink(temporary)
 
 
-def taken(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
+def file_over(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
     """A file over a descriptor, which is closed where there can be none: nobody else would."""
-    with contextlib.ExitStack() as kept:
-        kept.callback(os.close, descriptor)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(os.close, descriptor)
         file = typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
-        kept.pop_all()
+        cleanup.pop_all()
         return file
 
 

@@ -29,7 +29,7 @@ from kanexport.contract.sections import (
     Baseline,
     Explanations,
 )
-from kanexport.contract.serialization import LIMIT, Stored, build, entries, json_of, put_back, taken_out
+from kanexport.contract.serialization import LIMIT, Stored, build, entries, extract_lists, json_of, restore_lists
 from kanexport.contract.serialization import ManifestError as ManifestError
 
 FORMAT = 1
@@ -437,7 +437,7 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     document = dataclasses.asdict(manifest)
     if len(_text(document)) <= SMALL:
         return manifest, None
-    bare, stored, numbers = taken_out(document)
+    bare, stored, numbers = extract_lists(document)
     size = len(_text(bare | {"stored": entries(stored)}))
     if size > SIZE_LIMIT or len(numbers) > LIMIT:
         raise ManifestError(
@@ -458,7 +458,7 @@ def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) 
     fault."""
     document = _document(data, most)
     if numbers is not None:
-        put_back(document, build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers)
+        restore_lists(document, build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers)
         document["stored"] = []
     return build(Manifest, document, "manifest")
 

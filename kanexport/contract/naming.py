@@ -70,14 +70,14 @@ class Names:
 
     def check(self, inputs: int, outputs: int) -> None:
         """Raises NamingError unless they fit a model of so many numbers a row and an answer."""
-        for what, names, wanted in (
+        for what, names, expected in (
             ("features", self.features, inputs),
             ("units", self.units, inputs),
             ("classes", self.classes, outputs),
         ):
-            if names and len(names) != wanted:
+            if names and len(names) != expected:
                 where = "an answer" if what == "classes" else "a row"
-                raise NamingError(f"{len(names)} {what} are given, and {where} of the model has {wanted} numbers")
+                raise NamingError(f"{len(names)} {what} are given, and {where} of the model has {expected} numbers")
             for name in names:
                 _check(what, name, empty=what == "units")
             if what != "units" and (twice := _twice(names)):

@@ -68,11 +68,11 @@ def read(
     links: bool = False,
     hard_links: bool = True,
     expected: int | None = None,
-    look: Callable[[os.stat_result], None] | None = None,
+    inspect: Callable[[os.stat_result], None] | None = None,
     called: str | os.PathLike[str] = "",
 ) -> bytes:
     """All bytes of a regular file of at most `most` bytes. `within`: the descriptor of its directory. `links`:
-    follow a symbolic link. `expected`: the size that it must have. `look` receives its facts before the read.
+    follow a symbolic link. `expected`: the size that it must have. `inspect` receives its facts before the read.
     `called`: its name in errors. Raises UnsafeFile and other OSError."""
     called = called or path
     check_regular(called, os.stat(path, dir_fd=within, follow_symlinks=links), hard_links=hard_links)
@@ -80,8 +80,8 @@ def read(
     try:
         about = os.fstat(descriptor)
         check_regular(called, about, hard_links=hard_links)
-        if look is not None:
-            look(about)
+        if inspect is not None:
+            inspect(about)
         return _drained(descriptor, called, about.st_size, most, expected)
     finally:
         close(descriptor)
@@ -155,7 +155,7 @@ def create(
     and group that the file gets, if this user may set them; `mode` is exact then. Raises OSError, and may then leave
     an unfinished file."""
     descriptor = os.open(name, CREATE, mode, dir_fd=within)
-    with atomic.taken(descriptor, "wb") as file:
+    with atomic.file_over(descriptor, "wb") as file:
         if owner is not None:
             with contextlib.suppress(PermissionError):
                 os.fchown(descriptor, *owner)
@@ -195,9 +195,9 @@ def copy(name: str, source: int, target: int) -> None:
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
     elif stat.S_ISDIR(about.st_mode):
         os.mkdir(name, stat.S_IMODE(about.st_mode) | stat.S_IRWXU, dir_fd=target)
-        with directory(name, within=source) as inside, directory(name, within=target) as beside:
-            for inner in os.listdir(inside):
-                copy(inner, inside, beside)
+        with directory(name, within=source) as source_folder, directory(name, within=target) as target_folder:
+            for inner in os.listdir(source_folder):
+                copy(inner, source_folder, target_folder)
     else:
         check_regular(name, about)
         _copy_file(name, source, target)
@@ -205,10 +205,10 @@ def copy(name: str, source: int, target: int) -> None:
 
 def _copy_file(name: str, source: int, target: int) -> None:
     descriptor = os.open(name, READ | os.O_NOFOLLOW, dir_fd=source)
-    with atomic.taken(descriptor, "rb") as old:
+    with atomic.file_over(descriptor, "rb") as old:
         about = os.fstat(descriptor)
         check_regular(name, about)
-        with atomic.taken(os.open(name, CREATE, stat.S_IMODE(about.st_mode), dir_fd=target), "wb") as new:
+        with atomic.file_over(os.open(name, CREATE, stat.S_IMODE(about.st_mode), dir_fd=target), "wb") as new:
             while piece := old.read(PIECE):
                 new.write(piece)
             new.flush()
@@ -249,13 +249,13 @@ class Folder:
         with self._opened(make=True) as descriptor:
             with contextlib.suppress(FileNotFoundError):
                 self._check(name, descriptor)
-            beside = f"{UNFINISHED}{secrets.token_hex(8)}"
+            temporary = f"{UNFINISHED}{secrets.token_hex(8)}"
             try:
-                create(beside, [data], mode=mode, within=descriptor, owner=owner)
-                os.replace(beside, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+                create(temporary, [data], mode=mode, within=descriptor, owner=owner)
+                os.replace(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             finally:
                 with contextlib.suppress(FileNotFoundError):  # the rename has moved it
-                    os.unlink(beside, dir_fd=descriptor)
+                    os.unlink(temporary, dir_fd=descriptor)
 
     @contextlib.contextmanager
     def new(self, name: str) -> Iterator[BinaryIO]:
@@ -265,7 +265,7 @@ class Folder:
             descriptor = os.open(name, CREATE, OWN_FILE, dir_fd=within)
             with contextlib.ExitStack() as undo:
                 undo.callback(os.unlink, name, dir_fd=within)
-                with atomic.taken(descriptor, "wb") as file:
+                with atomic.file_over(descriptor, "wb") as file:
                     yield file
                 undo.pop_all()
 

@@ -145,10 +145,10 @@ class Stored:
     rows: int = -1
 
 
-def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
+def extract_lists(document: Any) -> tuple[Any, list[Stored], bytes]:
     """The document of `dataclasses.asdict` without its long lists, the places of these lists, and the bytes of the
     file."""
-    kept: list[Stored] = []
+    stored_lists: list[Stored] = []
     parts: list[array[Any]] = []
 
     def without(value: Any, place: str) -> Any:
@@ -161,7 +161,7 @@ def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
             return [without(item, f"{place}.{at}") for at, item in enumerate(value)]
         kind, lengths, numbers = numeric
         offset = BYTES * sum(map(len, parts))
-        kept.append(
+        stored_lists.append(
             Stored(
                 place=place, kind=kind, offset=offset, numbers=len(numbers), rows=len(lengths or ()) - (lengths is None)
             )
@@ -169,7 +169,7 @@ def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
         parts.extend([array("q", lengths or ()), numbers])
         return []
 
-    return without(document, ""), kept, b"".join(map(_bytes, parts))
+    return without(document, ""), stored_lists, b"".join(map(_bytes, parts))
 
 
 def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] | None:
@@ -186,7 +186,7 @@ def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] |
         return None
 
 
-def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
+def restore_lists(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
     """Put the lists into the document, as arrays, which `build` takes. Raises ManifestError."""
     if len(data) > LIMIT:
         raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")

@@ -34,7 +34,7 @@ def owner() -> str:
 
 
 @contextlib.contextmanager
-def place(parent: Path, old: str = "") -> Iterator[Path]:
+def staging_path(parent: Path, old: str = "") -> Iterator[Path]:
     """A path that is not in use. A file or folder that lies there in the end is removed, if it can be. `old`: the path
     of a folder that makes way."""
     path = parent / f"{HIDDEN}{owner()}-{secrets.token_hex(4)}{OLD + old if old else ''}"
@@ -49,7 +49,7 @@ def place(parent: Path, old: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, own: bool = False) -> Iterator[int]:
+def locked(folder: Path, *, own: bool = False) -> Iterator[int]:
     """Lock a folder, and give its descriptor. No other export can lock or sweep the folder meanwhile. The wait for
     the lock has a limit. If the file system has no locks, there is none. `own`: this process made the folder, so
     that no link leads there. The release cannot fail, because the work under the lock is done. Raises OSError."""
@@ -112,7 +112,7 @@ def _alive(path: Path) -> bool:
     """Whether somebody still works on it: has it locked, or is a process of this machine, or may be one elsewhere."""
     host, _, rest = path.name.removeprefix(HIDDEN).partition("-")
     pid = rest.partition("-")[0]
-    if _locked(path):
+    if _is_locked(path):
         return True
     if host == owner().rpartition("-")[0] and pid.isdecimal():
         return path.name in _mine if int(pid) == os.getpid() else Path(f"/proc/{pid}").exists()
@@ -121,7 +121,7 @@ def _alive(path: Path) -> bool:
     return False
 
 
-def _locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

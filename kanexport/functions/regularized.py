@@ -163,14 +163,14 @@ def _tan(limit: float) -> Unary:
 
     def evaluate(x: Array) -> Array:
         turned = np.mod(x, np.pi)
-        apart = np.abs(turned - np.pi / 2)
-        return _mix(slope * (turned - np.pi / 2), np.tan(turned), apart < width, apart >= width)
+        distance = np.abs(turned - np.pi / 2)
+        return _mix(slope * (turned - np.pi / 2), np.tan(turned), distance < width, distance >= width)
 
     def emit(g: Graph, x: Value) -> Value:
         turns = g.op("Floor", g.mul(x, g.const(1 / math.pi)))
         turned = g.sub(g.sub(x, g.mul(turns, g.const(PI_HIGH))), g.mul(turns, g.const(PI_LOW)))
-        apart = g.sub(turned, g.const(math.pi / 2))
-        return g.op("Where", _inside(g, apart, width), g.mul(apart, g.const(slope)), float64_ops.tan(g, turned))
+        distance = g.sub(turned, g.const(math.pi / 2))
+        return g.op("Where", _inside(g, distance, width), g.mul(distance, g.const(slope)), float64_ops.tan(g, turned))
 
     inner = "x % pi - pi/2"
     return Unary("tan", evaluate, emit, f"{slope!r}*({inner}) if abs({inner}) < {width!r} else tan(x)")

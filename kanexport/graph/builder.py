@@ -52,7 +52,7 @@ class Graph:
         self.dtype = np.dtype(dtype)
         self.weights = weights
         self.small_values = True
-        self.apart = False
+        self.unpacked = False
         self._name = name
         self._nodes: list[Any] = []
         self._inputs: list[Any] = []
@@ -140,7 +140,7 @@ class Graph:
 
     def stack(self, x: Value, sources: int) -> Stack:
         """x [B, I] as one row, in the layout that `apart` asks for."""
-        return Stack(self, (x if self.apart else self.reshape(x, 0, 1, sources),), 1, not self.apart)
+        return Stack(self, (x if self.unpacked else self.reshape(x, 0, 1, sources),), 1, not self.unpacked)
 
     def _store(self, array: Array) -> Value:
         if self.weights is not None and array.nbytes >= PAGE:
@@ -279,7 +279,7 @@ class Graph:
         if ones is None:
             return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
         total = self.op("MatMul", *((a, self.const(ones)) if ones.shape[1] == 1 else (self.const(ones), a)))
-        return total if keepdims else self.reshape(total, *without(self.shape(a), axis))
+        return total if keepdims else self.reshape(total, *reduced_shape(self.shape(a), axis))
 
     def shape(self, a: Value) -> tuple[int | None, ...]:
         """As far as it is known: None for the batch."""
@@ -302,7 +302,7 @@ class Graph:
         used = {name for node in self._nodes for name in node.input}
         kept = [tensor for tensor in self._initializers if tensor.name in used]
         graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._told(outputs)
+            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._foreign_types(outputs)
         )
         model = helper.make_model(
             graph,
@@ -313,8 +313,8 @@ class Graph:
         check(model)
         return bytes(model.SerializeToString())
 
-    def _told(self, outputs: Collection[str]) -> list[Any]:
-        """The types of tensors that nobody can infer, and that are no `outputs` of the graph."""
+    def _foreign_types(self, outputs: Collection[str]) -> list[Any]:
+        """The types of tensors that inference does not know and that are not `outputs` of the graph."""
         names = [node.output[0] for node in self._foreign]
         make = onnx.helper.make_value_info  # noqa: TID251 - this file is the builder
         return [make(name, self._types[name]) for name in names if name not in outputs]
@@ -346,7 +346,7 @@ class Stack:
     rows: int
     packed: bool
 
-    def part(self, start: int, stop: int) -> Stack:
+    def slice_rows(self, start: int, stop: int) -> Stack:
         """As values[start:stop]."""
         if not self.packed:
             return Stack(self.g, self.values[start:stop], stop - start, packed=False)
@@ -395,6 +395,6 @@ def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
     return np.ones((1, count))
 
 
-def without(shape: Shape, axis: int) -> list[int]:
+def reduced_shape(shape: Shape, axis: int) -> list[int]:
     """The shape without an axis, for a Reshape that keeps the batch."""
     return [0, *(size or 0 for at, size in enumerate(shape) if at not in (0, axis))]

@@ -102,10 +102,10 @@ def externals_to_inputs(model: Any) -> list[Any]:
     they are to a checker and to a runtime that is given them."""
     graph = model.graph
     moved = [tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
-    kept = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
+    internal = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
     if moved:
         del graph.initializer[:]
-        graph.initializer.extend(kept)
+        graph.initializer.extend(internal)
         for tensor in moved:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))  # noqa: TID251 - as above
             graph.input.append(info)

@@ -55,8 +55,8 @@ def arctan(g: Graph, x: Value) -> Value:
     x = g.clip(x, -LARGE, LARGE)
     guess = g.cast(g.op("Atan", g.single(x)))
     sine, cosine = g.op("Sin", guess), g.op("Cos", guess)
-    apart = g.op("Div", g.sub(g.mul(x, cosine), sine), g.add(cosine, g.mul(x, sine)))
-    return g.add(guess, apart)
+    remainder = g.op("Div", g.sub(g.mul(x, cosine), sine), g.add(cosine, g.mul(x, sine)))
+    return g.add(guess, remainder)
 
 
 @_or_operator("Asin")

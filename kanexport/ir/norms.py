@@ -69,12 +69,12 @@ def _ends(term: BasisTerm) -> Array:
 def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.NDArray[np.bool_]) -> None:
     """Whether each source that is read has somewhere to be, [I] each. Raises OptionError."""
     bare = np.flatnonzero(read & ~np.isfinite(low))
-    apart = np.flatnonzero(low > high)
+    disjoint = np.flatnonzero(low > high)
     if len(bare):
         raise OptionError(f"--out-of-range clamp: input {inputs[bare[0]]} has no grid to be kept on", hint=HINT)
-    if len(apart):
+    if len(disjoint):
         raise OptionError(
-            f"--out-of-range clamp: the grids of input {inputs[apart[0]]} have nothing in common", hint=HINT
+            f"--out-of-range clamp: the grids of input {inputs[disjoint[0]]} have nothing in common", hint=HINT
         )
 
 
@@ -109,10 +109,10 @@ class Norm:
             raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
         return width_in
 
-    def finish(self, g: Graph, apart: Value, variance: Value) -> Value:
+    def finish(self, g: Graph, centred: Value, variance: Value) -> Value:
         """apart / sqrt(variance + epsilon) * scale + bias."""
         deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
-        return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
+        return g.add(g.mul(g.op("Div", centred, deviation), g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
         """Its scales, biases and epsilon."""
@@ -132,14 +132,14 @@ class LayerNorm(Norm):
 
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
-        apart = x - x.mean(axis=1, keepdims=True)
-        variance = (apart**2).mean(axis=1, keepdims=True)
-        return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
+        centred = x - x.mean(axis=1, keepdims=True)
+        variance = (centred**2).mean(axis=1, keepdims=True)
+        return np.asarray(centred / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        apart, variance = _apart(g, x, len(self.scale), axis=1)
-        return self.finish(g, apart, variance)
+        centred, variance = _centred(g, x, len(self.scale), axis=1)
+        return self.finish(g, centred, variance)
 
 
 class RmsNorm(Norm):
@@ -180,15 +180,15 @@ class GroupNorm(Norm):
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
         grouped = x.reshape(len(x), self.groups, self._size)
-        apart = grouped - grouped.mean(axis=2, keepdims=True)
-        variance = (apart**2).mean(axis=2, keepdims=True)
-        return np.asarray((apart / np.sqrt(variance + self.epsilon)).reshape(x.shape) * self.scale + self.bias)
+        centred = grouped - grouped.mean(axis=2, keepdims=True)
+        variance = (centred**2).mean(axis=2, keepdims=True)
+        return np.asarray((centred / np.sqrt(variance + self.epsilon)).reshape(x.shape) * self.scale + self.bias)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        apart, variance = _apart(g, g.reshape(x, 0, self.groups, self._size), self._size, axis=2)
+        centred, variance = _centred(g, g.reshape(x, 0, self.groups, self._size), self._size, axis=2)
         deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
-        even = g.reshape(g.op("Div", apart, deviation), 0, self.groups * self._size)
+        even = g.reshape(g.op("Div", centred, deviation), 0, self.groups * self._size)
         return g.add(g.mul(even, g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
@@ -216,32 +216,32 @@ class Softmax:
 
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
-        apart = x - x.max(axis=1, keepdims=True)
-        total = np.exp(apart).sum(axis=1, keepdims=True)
-        return np.asarray(apart - np.log(total) if self.log else np.exp(apart) / total)
+        centred = x - x.max(axis=1, keepdims=True)
+        total = np.exp(centred).sum(axis=1, keepdims=True)
+        return np.asarray(centred - np.log(total) if self.log else np.exp(centred) / total)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        apart = g.sub(x, g.op("ReduceMax", x, axes=[1], keepdims=1))
-        powers = g.op("Exp", apart)
+        centred = g.sub(x, g.op("ReduceMax", x, axes=[1], keepdims=1))
+        powers = g.op("Exp", centred)
         total = g.sum(powers, axis=1, keepdims=True)
-        return g.sub(apart, g.op("Log", total)) if self.log else g.op("Div", powers, total)
+        return g.sub(centred, g.op("Log", total)) if self.log else g.op("Div", powers, total)
 
     def describe(self) -> NodeStep:
         """Its name."""
         return NodeStep(kind="function", function="log_softmax" if self.log else "softmax")
 
 
-def _apart(g: Graph, x: Value, count: int, *, axis: int) -> tuple[Value, Value]:
+def _centred(g: Graph, x: Value, count: int, *, axis: int) -> tuple[Value, Value]:
     """The distances from the mean over `count` nodes, and the mean of their squares."""
     # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
     # from zero loses every digit, or is negative. The mean is taken off twice, since
     # its rounding is as large as the differences where the nodes are nearly equal.
     share = g.const(1 / count)
-    apart = x
+    centred = x
     for _ in range(2):
-        apart = g.sub(apart, g.mul(g.sum(apart, axis=axis, keepdims=True), share))
-    return apart, _mean_square(g, apart, count, axis=axis)
+        centred = g.sub(centred, g.mul(g.sum(centred, axis=axis, keepdims=True), share))
+    return centred, _mean_square(g, centred, count, axis=axis)
 
 
 def _mean_square(g: Graph, x: Value, count: int, *, axis: int) -> Value:

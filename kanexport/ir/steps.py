@@ -225,8 +225,8 @@ class Clip:
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        kept = g.op("Min", g.op("Max", x, g.const(self.low)), g.const(self.high))
-        return g.op("Where", g.op("IsNaN", x), x, kept)
+        clamped = g.op("Min", g.op("Max", x, g.const(self.low)), g.const(self.high))
+        return g.op("Where", g.op("IsNaN", x), x, clamped)
 
     def describe(self) -> NodeStep:
         """The effect, in words."""

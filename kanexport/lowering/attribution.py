@@ -102,8 +102,8 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
         if at:
             multipliers = _through(g, link, edges[at], chains[at - 1][-1], multipliers)
     first = anchor.links[0]
-    apart = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
-    by_node = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, apart))
+    difference = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
+    by_node = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, difference))
     return g.build({CONTRIBUTIONS: (g.transpose(by_node, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
 
 
@@ -129,8 +129,8 @@ def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multiplier
             return multipliers
         own = [at for at, size in enumerate(step.groups) for _ in range(size)]
         return g.mul(g.gather(multipliers, own, axis=2), _row(g, _others(g, step, v, v_r), len(v_r)))
-    apart, is_near = _apart(g, v, v_r)
-    rates = g.op("Div", g.sub(w, g.const(w_r[None])), apart)
+    difference, is_near = _difference(g, v, v_r)
+    rates = g.op("Div", g.sub(w, g.const(w_r[None])), difference)
     rates = g.op("Where", is_near, g.const(link.steep[index][None]), rates)
     return g.mul(multipliers, _row(g, rates, len(v_r)))
 
@@ -140,11 +140,11 @@ def _row(g: Graph, values: Value, width: int) -> Value:
     return g.reshape(values, 0, 1, width)
 
 
-def _apart(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
-    """By how much values [B, n] differ from the reference, 1 where hardly; and whether hardly."""
-    apart = g.sub(v, g.const(reference[None]))
-    hardly = g.op("LessOrEqual", g.op("Abs", apart), g.const(near(reference, g.dtype.name)[None]))
-    return g.op("Where", hardly, g.const(1.0), apart), hardly
+def _difference(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
+    """values - reference [B, n], with 1 where the difference is negligible, and the mask of those entries."""
+    difference = g.sub(v, g.const(reference[None]))
+    hardly = g.op("LessOrEqual", g.op("Abs", difference), g.const(near(reference, g.dtype.name)[None]))
+    return g.op("Where", hardly, g.const(1.0), difference), hardly
 
 
 def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
@@ -165,9 +165,9 @@ def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
 def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Value) -> Value:
     """[B, O, D] of a layer's sums -> [B, O, n] of its nodes."""
     sources = columns(link.layer, len(link.nodes))
-    apart, is_near = _apart(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
-    apart, is_near = (g.reshape(value, 0, len(sources), 1) for value in (apart, is_near))
-    rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), apart)
+    difference, is_near = _difference(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
+    difference, is_near = (g.reshape(value, 0, len(sources), 1) for value in (difference, is_near))
+    rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), difference)
     rates = g.op("Where", is_near, g.const(link.slopes[None]), rates)
     return _to_nodes(g, link.layer, len(link.nodes), g.op("MatMul", multipliers, g.transpose(rates, 0, 2, 1)))
 

@@ -84,7 +84,7 @@ def lower(
     that it takes. `near`: layers whose knots are taken for uniform, of those that `spline_forms.uniform_layers` finds;
     the operator has them as they are. `curves`: the network whose edges are told, if not the same one. Raises
     InvalidKan, naming the layer, where a weight is too large for it."""
-    read, kan = kan, spline_forms.taken(kan, near)
+    read, kan = kan, spline_forms.with_uniform_knots(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
@@ -137,7 +137,7 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.apart = spline_forms.apart(layer, rows)
+        g.unpacked = spline_forms.unpacked(layer, rows)
         with naming(at):
             for step in layer.pre_steps:
                 x = step.emit(g, x)
@@ -153,7 +153,7 @@ def serving_graph(
 
 def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    taken = spline_forms.taken_by_spline(layer, g.dtype) if kernel else None
+    taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
     if taken is None:
         total = _terms(g, layer, x)
     else:
@@ -173,7 +173,7 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
 def _terms(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the bias and all terms, of the sources that add something."""
     total = _start(g, layer, x)
-    layer, kept = passes.without(layer)
+    layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
     if spline_forms.fits(g, layer):
@@ -250,7 +250,7 @@ def term_tensors(layer: Layer) -> tuple[str, ...]:
 def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Value]]:
     """[B, I] -> [B, I, O]: every edge by itself, and its parts by name."""
     live = passes.live(layer)
-    parts = [terms.apart(g, live, term, x) for term in live.terms]
+    parts = [terms.by_edge(g, live, term, x) for term in live.terms]
     names = [name for name, term in zip(term_tensors(layer), layer.terms, strict=True) if term in live.terms]
     named = {name: value for name, value in zip(names, parts, strict=True) if name}
     if live.symbolic:

@@ -84,12 +84,12 @@ def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
 
 
-Kept = npt.NDArray[np.intp]
+SourceIndices = npt.NDArray[np.intp]
 
 WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functions
 
 
-def without(layer: Layer) -> tuple[Layer, Kept | None]:
+def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
     """The terms alone, of the sources that are looked at, and which these are; the layer itself and None where that
     is all of them."""
     if not layer.terms or any(term.pre_steps for term in layer.terms):
@@ -118,7 +118,7 @@ def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
     return idle & (compact | layer.nan_spreads.all(axis=1))
 
 
-def _of(term: Term, kept: Kept) -> Term | None:
+def _of(term: Term, kept: SourceIndices) -> Term | None:
     """A term for these sources alone; None where its basis is made for all of them."""
     if not isinstance(term, BasisTerm):
         arrays = {name: getattr(term, name)[kept] for name in ("centre", "rate", "coef")}
@@ -127,7 +127,7 @@ def _of(term: Term, kept: Kept) -> Term | None:
     return None if basis is None else dataclasses.replace(term, basis=basis, coef=term.coef[kept])
 
 
-def _basis(basis: Basis, kept: Kept) -> Basis | None:
+def _basis(basis: Basis, kept: SourceIndices) -> Basis | None:
     if basis.sources is None:
         return basis
     if isinstance(basis, BSpline):

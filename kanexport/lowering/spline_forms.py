@@ -78,7 +78,7 @@ def _narrow(layer: Layer, spline: BSpline) -> bool:
     return small and spline.degree <= 3 and spline.increasing
 
 
-def apart(layer: Layer, rows: int) -> bool:
+def unpacked(layer: Layer, rows: int) -> bool:
     """Whether the splines of a layer are a tensor a function, in runs of so many rows."""
     if narrow(layer):
         return False
@@ -91,7 +91,7 @@ def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str,
     next to the graph for few rows."""
     if rows == 1:
         return ()
-    chosen = [str(at) for at, layer in enumerate(layers) if apart(layer, rows)]
+    chosen = [str(at) for at, layer in enumerate(layers) if unpacked(layer, rows)]
     what = "no layer of splines is wide enough for another form"
     if chosen:
         what = (
@@ -184,10 +184,10 @@ def _less(g: Graph, spline: BSpline, points: Array, x: Value) -> Value:
     """x [B, I] less points [I, n] -> [B, n * I]"""
     sources, count = points.shape
     if sources > FEW_SOURCES:
-        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(points.T[None]))
-        return g.reshape(apart, 0, count * sources)
+        distances = g.sub(g.reshape(x, 0, 1, sources), g.const(points.T[None]))
+        return g.reshape(distances, 0, count * sources)
     # An infinity times zero is NaN; beyond the knots nothing changes.
-    x = g.clip(x, *spline.around())
+    x = g.clip(x, *spline.clip_range())
     spread = np.tile(np.eye(sources), (1, count))
     return g.gemm(x, g.const(spread), g.const(-points.T.reshape(1, -1)))
 
@@ -208,7 +208,7 @@ def uniform_layers(kan: Kan, dtype: str) -> dict[int, float]:
     return {at: max(map(departure, near_splines)) for at, near_splines in splines.items() if near_splines}
 
 
-def taken(kan: Kan, chosen: Collection[int]) -> Kan:
+def with_uniform_knots(kan: Kan, chosen: Collection[int]) -> Kan:
     """The network with the splines of these layers in closed form."""
     if not chosen:
         return kan
@@ -246,7 +246,7 @@ SILU = "silu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taken:
+class KernelTerms:
     """Terms of a layer that the custom operator computes."""
 
     spline: BasisTerm
@@ -256,7 +256,7 @@ class Taken:
 
 def spline_layers(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
     """For each layer, whether the operator takes its splines."""
-    return (taken_by_spline(passes.live(layer), dtype) is not None for layer in layers)
+    return (kernel_terms(passes.live(layer), dtype) is not None for layer in layers)
 
 
 def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> tuple[str, ...]:
@@ -273,17 +273,17 @@ def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bo
     )
 
 
-def taken_by_spline(layer: Layer, dtype: npt.DTypeLike) -> Taken | None:
+def kernel_terms(layer: Layer, dtype: npt.DTypeLike) -> KernelTerms | None:
     """The terms of a layer that the operator computes; None if it takes none."""
     if np.dtype(dtype) != np.float32:
         return None
     for term in layer.terms:
         if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.pre_steps and _fits(term.basis):
-            return Taken(term, term.basis, next(filter(_is_silu, layer.terms), None))
+            return KernelTerms(term, term.basis, next(filter(_is_silu, layer.terms), None))
     return None
 
 
-def emit(g: Graph, layer: Layer, part: Taken, x: Value) -> Value:
+def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
     """[B, I] -> [B, O]: those terms, summed over the sources, the bias, and NaN in rows with a source that is not
     finite, where that spreads to all."""
     spline, sources, destinations = part.spline, layer.sources, layer.destinations

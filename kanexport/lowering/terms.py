@@ -49,7 +49,7 @@ def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, to
     return g.add(g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)), total)
 
 
-def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
+def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     """[B, I] -> [B, I, O]: a term times its coefficients, every edge by itself."""
     if isinstance(term, EdgeTerm):
         values = _edge_functions(g, layer, term, x)

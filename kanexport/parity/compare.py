@@ -296,8 +296,8 @@ def _errors(outputs: Array, y: Array, scale: Array) -> tuple[Array, Array]:
     finite = np.isfinite(y) & np.isfinite(outputs)
     same = finite | (np.isnan(y) & np.isnan(outputs)) | (y == outputs)
     with np.errstate(invalid="ignore"):
-        apart = np.where(finite, np.abs(outputs - y), np.where(same, 0.0, np.inf))
-    absolute = apart.max(axis=1)
+        differences = np.where(finite, np.abs(outputs - y), np.where(same, 0.0, np.inf))
+    absolute = differences.max(axis=1)
     return absolute / scale, absolute
 
 
@@ -319,8 +319,8 @@ def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Ar
     with np.errstate(invalid="ignore"):
         for seed in range(DRAWS):
             moved = evaluate(rows.x, Jitter(size, seed)).y.reshape(len(rows.x), -1)
-            apart = np.where(np.isfinite(moved) & np.isfinite(rows.y), np.abs(moved - rows.y), 0.0)
-            change = np.maximum(change, apart.max(axis=1) / rows.scale)
+            differences = np.where(np.isfinite(moved) & np.isfinite(rows.y), np.abs(moved - rows.y), 0.0)
+            change = np.maximum(change, differences.max(axis=1) / rows.scale)
             most = HOPELESS * (tolerance + CONDITION * change)
             if ((rows.error > most) & (most <= LOOSE)).any():
                 break
@@ -330,8 +330,8 @@ def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Ar
 def _where(row: int, outputs: Array, y: Array, recorded: RecordedOutputs) -> str:
     """The worst output of a row, for people."""
     with np.errstate(invalid="ignore"):
-        apart = np.abs(_as(outputs[row], recorded.dtype) - y[row])
-    column = int(np.where(np.isnan(apart), np.inf, apart).argmax())
+        differences = np.abs(_as(outputs[row], recorded.dtype) - y[row])
+    column = int(np.where(np.isnan(differences), np.inf, differences).argmax())
     numbers = f"{outputs[row, column]:.6g} where the model gave {y[row, column]:.6g}"
     return f"row {recorded.place(row)}, output {column}: {numbers}"
 

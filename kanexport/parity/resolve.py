@@ -56,7 +56,7 @@ class Interpretation:
 class Reading:
     """Result of one interpretation: the network, with the facts that replace assumed ones."""
 
-    way: Interpretation
+    interpretation: Interpretation
     facts: Facts
     kan: Kan
     family: str
@@ -91,19 +91,19 @@ class InterpretationSearch:
 
     def __init__(
         self,
-        ways: Sequence[Interpretation],
+        interpretations: Sequence[Interpretation],
         recorded: RecordedOutputs,
         options: Callable[[Facts], Options],
         tolerance: float,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.ways, self.all, self.recorded = ways, recorded, recorded.some(FEW_ROWS)
+        self.interpretations, self.all, self.recorded = interpretations, recorded, recorded.some(FEW_ROWS)
         self.options, self.advance = options, advance
         self.relaxed = compare.relaxation(recorded, tolerance)
         self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
-        self.first: ExportError | None = None  # why the likeliest way is none
+        self.first: ExportError | None = None  # why the likeliest interpretation failed
         self.missing: list[tuple[int, Facts, MissingFunctions]] = []  # readings that lack functions of symbolic edges
         self.lacking = 0  # the number of these for which the search tried functions
         self.nameless: MissingFunctions | None = None
@@ -141,7 +141,10 @@ class InterpretationSearch:
 
     def _simpler(self, reading: Reading) -> Reading:
         """With as few facts changed as fit, and are about as near."""
-        at, enough = self.ways.index(reading.way), NEARER * max(reading.match.excess, 1 / NEARER**2)
+        at, enough = (
+            self.interpretations.index(reading.interpretation),
+            NEARER * max(reading.match.excess, 1 / NEARER**2),
+        )
         for key in reading.facts:
             other = self._try(at, {name: value for name, value in reading.facts.items() if name != key})
             if other is not None and other.match.fits and other.match.excess <= enough:
@@ -150,13 +153,15 @@ class InterpretationSearch:
 
     def _search(self) -> list[Reading]:
         """All readings that fit, of the first round that has one, the likeliest first, then their neighbours."""
-        round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.ways))]
+        round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.interpretations))]
         for _ in range(CHANGES + 1):
             fitting = self._fitting(round_)
             if not self.telling:
                 break
             if fitting:
-                near = self._next([(self.ways.index(reading.way), reading.facts) for reading in fitting])
+                near = self._next(
+                    [(self.interpretations.index(reading.interpretation), reading.facts) for reading in fitting]
+                )
                 return fitting + self._fitting(near)
             if named := self._by_function():
                 return named
@@ -189,13 +194,15 @@ class InterpretationSearch:
         for near in [near for near in nearest if len(near.facts) < CHANGES][:NUMBERS]:
             for key, text in near.options.numbers.items():
                 value = self._number(near, key, float(text))
-                reading = self._try(self.ways.index(near.way), {**near.facts, key: f"{value:.9g}"})
+                reading = self._try(
+                    self.interpretations.index(near.interpretation), {**near.facts, key: f"{value:.9g}"}
+                )
                 if reading is not None and reading.match.fits:
                     return [reading]
         return []
 
     def _number(self, near: Reading, key: str, assumed: float) -> float:
-        at = self.ways.index(near.way)
+        at = self.interpretations.index(near.interpretation)
 
         def error(value: float) -> float:
             reading = self._read(at, {**near.facts, key: repr(value)})
@@ -242,10 +249,10 @@ class InterpretationSearch:
         return self.tried[known]
 
     def _read(self, at: int, facts: Facts) -> Reading | None:
-        options, way = self.options(facts), self.ways[at]
+        options, interpretation = self.options(facts), self.interpretations[at]
         options.width, options.outputs = self.recorded.x[0].size, self.recorded.y[0].size
         try:
-            kan, family = way.read(options)
+            kan, family = interpretation.read(options)
             result = compare.reading(kan, self.recorded, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
@@ -255,7 +262,7 @@ class InterpretationSearch:
             self._ask(at, facts, options, question)
             return None
         self._ask(at, facts, options, {})
-        return Reading(way, dict(facts), kan, family, options, result)
+        return Reading(interpretation, dict(facts), kan, family, options, result)
 
     def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
         """Keep the open questions after a reading, also after one that failed: another forward may take the tensors.
@@ -268,14 +275,14 @@ class InterpretationSearch:
         self._learn(at, dict(question) | assumed)
 
     def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
-        """Values that facts may have, as a way has them."""
+        """Values that facts may have, as an interpretation has them."""
         for key, some in values.items():
             self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
 
     def _decided_facts(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         """The facts of the chosen reading that the recorded outputs decide, and for the others the values that fit as
         well."""
-        at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
+        at, taken = self.interpretations.index(chosen.interpretation), {**chosen.options.assumed, **chosen.facts}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():
             others = self._values(at, chosen, key, value)

@@ -49,14 +49,14 @@ def errors(expected: Array, outputs: Array) -> Errors:
     if not expected.size:
         return Errors(math.inf, math.inf, -1)
     with np.errstate(invalid="ignore"):
-        apart = np.nan_to_num(np.abs(outputs - expected), nan=np.inf)
+        differences = np.nan_to_num(np.abs(outputs - expected), nan=np.inf)
     scale = float(np.abs(expected).max())
-    relative = apart / scale if scale else np.where(apart > 0, np.inf, 0.0)
+    relative = differences / scale if scale else np.where(differences > 0, np.inf, 0.0)
     top = int(np.count_nonzero(expected.argmax(axis=1) != outputs.argmax(axis=1))) if expected.shape[1] > 1 else -1
     return Errors(float(relative.max()), float(np.median(relative)), top)
 
 
-def answers(kan: Kan, x: Array) -> Array:
+def network_outputs(kan: Kan, x: Array) -> Array:
     """[B, O] in float64, some rows at a time."""
     return np.concatenate([float64_reference.evaluate(kan, x[at : at + AT_ONCE]).y for at in range(0, len(x), AT_ONCE)])
 
@@ -64,7 +64,7 @@ def answers(kan: Kan, x: Array) -> Array:
 def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ...]:
     """Every live branch, in the form that it can have; `x` [B, inputs]: rows that say so."""
     x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), TRIED)).round().astype(int))]
-    exact = answers(kan, x)
+    exact = network_outputs(kan, x)
     known = {
         (at, index): possible(layer, term, options.quantize)
         for at, layer in enumerate(kan.layers)
@@ -76,7 +76,7 @@ def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ..
         tried: dict[str, float] = {}
         for form in forms:
             alone = served(kan, {(at, index): form})
-            tried[form] = errors(exact, answers(alone, x)).largest if form != FLOAT32 else 0.0
+            tried[form] = errors(exact, network_outputs(alone, x)).largest if form != FLOAT32 else 0.0
             if tried[form] <= share:
                 break
         first, last = next(iter(tried.values())), tried[form]

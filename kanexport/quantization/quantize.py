@@ -125,7 +125,7 @@ def measure(
         raise VerificationFailed(
             f"no branch can be quantized within --max-error {options.bound:g}: {_worst(branches)}", hint=_hint(options)
         )
-    errors = plan.errors(plan.answers(exact, x), answers(lowered, x))
+    errors = plan.errors(plan.network_outputs(exact, x), graph_outputs(lowered, x))
     if not errors.largest <= options.bound:
         raise VerificationFailed(
             f"outputs of the quantized graph differ from the checkpoint's by {errors.largest:.2e} of the largest on "
@@ -145,7 +145,7 @@ def measure(
     )
 
 
-def answers(lowered: Lowered, x: Array) -> Array:
+def graph_outputs(lowered: Lowered, x: Array) -> Array:
     """[B, O]: what the serving graph gives."""
     session = graph_runner.session(lowered.model, lowered.weights)
     parts = (x[at : at + AT_ONCE].astype(np.float32) for at in range(0, len(x), AT_ONCE))
@@ -158,13 +158,13 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
     layer = served.layers[0]
     rows = test_points.zone_rows(layer, served.n_inputs, 0, size=max(map(test_points.basis_size, served.layers)))
     x = rows["inside"]
-    meant = plan.answers(served, x)
+    meant = plan.network_outputs(served, x)
     with np.errstate(invalid="ignore"):
-        apart = np.abs(answers(lowered, x) - meant).max(axis=1) / (
+        differences = np.abs(graph_outputs(lowered, x) - meant).max(axis=1) / (
             np.abs(meant[np.isfinite(meant)]).max(initial=0) or 1
         )
     fine = np.isfinite(meant).all(axis=1)
-    agree = fine & (apart <= tolerance * SLACK)
+    agree = fine & (differences <= tolerance * SLACK)
     if np.count_nonzero(agree) < AGREE * np.count_nonzero(fine):
         raise VerificationFailed(
             f"the graph is not what its rounded numbers mean: on {np.count_nonzero(agree)} of {len(x)} rows it agrees "
@@ -173,7 +173,7 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
         )
     reference = verify.reference(served, lowered, x[agree], tolerance)
     # Elsewhere a sum in another order may put a value on the other side of a step, as it does here on some rows.
-    steps = min(SLACK * float(apart[fine].max(initial=0)), bound)
+    steps = min(SLACK * float(differences[fine].max(initial=0)), bound)
     return dataclasses.replace(reference, tolerance=max(reference.tolerance, steps))
 
 

@@ -73,7 +73,7 @@ def export(
         tolerance=tolerance,
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
-        baseline=None if baseline is None else baseline_rows.of(baseline),
+        baseline=None if baseline is None else baseline_rows.rows_of(baseline),
         explain=ExplainOptions.of(explain),
         out_of_range=out_of_range,
     )

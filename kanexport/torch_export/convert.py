@@ -16,7 +16,7 @@ from torch import nn
 
 from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
-from kanexport.bundle.publish import ProvedModel, Result, Target, VerificationBasis, publish
+from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.contract.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.contract.sections import CLAMP
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
@@ -80,7 +80,7 @@ def convert(
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _looked_at(whole, plan, x, names, why),
     ).best(plan)
-    model = ProvedModel(
+    model = VerifiedModel(
         lowered=lowered,
         proof=proof,
         claim=_claim(recorded, whole, plan, lowered, target),

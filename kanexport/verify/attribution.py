@@ -57,8 +57,8 @@ def _link(layer: Layer, nodes: Array) -> Link:
             chain.append(step.evaluate(chain[-1]))
         steep = tuple(_steep(step, v[0]) for step, v in zip(layer.post_steps, chain, strict=False))
         reach = REACH * np.maximum(np.abs(nodes), 1.0)
-        apart = (2 * reach)[columns(layer, len(nodes)), None]
-        slopes = (_edges(layer, (nodes + reach)[None]) - _edges(layer, (nodes - reach)[None]))[0] / apart
+        differences = (2 * reach)[columns(layer, len(nodes)), None]
+        slopes = (_edges(layer, (nodes + reach)[None]) - _edges(layer, (nodes - reach)[None]))[0] / differences
     return Link(layer, nodes, _edges(layer, nodes[None])[0], slopes, tuple(v[0] for v in chain), steep)
 
 
@@ -89,9 +89,9 @@ def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | Non
             difference = edges - link.edges
             sources = columns(link.layer, len(link.nodes))
             if at:
-                apart = (nodes - link.nodes)[:, sources, None]
-                hardly = np.abs(apart) <= near(link.nodes, dtype)[sources, None]
-                difference = np.where(hardly, link.slopes, difference / np.where(hardly, 1.0, apart))
+                differences = (nodes - link.nodes)[:, sources, None]
+                hardly = np.abs(differences) <= near(link.nodes, dtype)[sources, None]
+                difference = np.where(hardly, link.slopes, difference / np.where(hardly, 1.0, differences))
             by_source = np.einsum("bod,bid->boi", multipliers, difference)
             peaks += [
                 float64_reference.peak(difference),

@@ -24,7 +24,7 @@ from kanexport.verify.tolerances import OVERFLOW, Allowance, LargestError, Toler
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
 Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
-Moved = Sequence[Callable[[], Array]]  # rows of a layer likewise
+DrawnRows = Sequence[Callable[[], Array]]  # rows of a layer likewise
 EdgeValues = Callable[[slice], Array]  # edge values of the graph, of some vectors
 
 WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
@@ -201,7 +201,7 @@ class Prover:
     def _edge_part(self, index: int, nodes: Array, part: slice) -> Array:
         return self.edge_values(index, nodes[part])
 
-    def _edges(self, errors: ZoneErrors, index: int, computed: EdgeValues, exact: Array, moved: Moved) -> None:
+    def _edges(self, errors: ZoneErrors, index: int, computed: EdgeValues, exact: Array, moved: DrawnRows) -> None:
         """Edges from vectors [N, width]: the graph's are `computed`, ours from `exact`; `moved` are
         the exact ones after rounding, once per draw."""
         layer = self.subject.layers[index]
@@ -239,8 +239,8 @@ class Prover:
             nodes = _vectors(outputs[self.lowered.node_tensors[index]])
             chosen = _chosen(len(nodes), count, layer)
             vectors, *rest = self.edge_values(index, nodes[chosen]).shape
-            wanted = (count * len(_vectors(exact)), layer.sources, layer.destinations)
-            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), wanted)
+            expected_shape = (count * len(_vectors(exact)), layer.sources, layer.destinations)
+            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected_shape)
         for name, (actual, expected) in shapes.items():
             if actual != expected:
                 raise VerificationFailed(f"{count} rows give {name} of shape {actual}, not {expected}")
@@ -268,7 +268,7 @@ def _vectors(nodes: Array) -> Array:
 
 def _shaken_edges(
     layer: Layer,
-    moved: Moved,
+    moved: DrawnRows,
     jitters: tuple[Jitter, ...],
     part: slice,
     fits: npt.NDArray[np.bool_],
@@ -304,16 +304,16 @@ class ManyProver(Prover):
         self.zone("single", x[:1])
 
 
-KeptRows = npt.NDArray[np.floating]
+FloatRows = npt.NDArray[np.floating]
 
 
-def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
+def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
     """On rows of all zones of the first layer, which ends with a Clip: bit by bit what `plain` gives for the rows with
     each source kept between the clip's ends, and so for rows on the grid what it gives for themselves. Outputs and the
     first layer's edges. Returns how many rows were beyond. Raises VerificationFailed, naming the row."""
     zones = test_points.zone_rows(layer, width, seed=1)
     rows = np.concatenate(list(zones.values())).astype(dtype)
-    kept = _kept(layer, rows)
+    kept = _clipped(layer, rows)
     names = (plain.node_tensors[0], clamped.node_tensors[0])
     for model, other, (name, of) in (
         (clamped.model, plain.model, (INPUT, INPUT)),
@@ -322,17 +322,17 @@ def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str
         actual = graph_runner.run(graph_runner.session(model, clamped.weights), {of: rows})
         expected = graph_runner.run(graph_runner.session(other, plain.weights), {name: kept})
         for output, values in expected.items():
-            apart = ~_same(actual[output], values).reshape(len(rows), -1).all(axis=1)
-            if apart.any():
+            differing = ~_same(actual[output], values).reshape(len(rows), -1).all(axis=1)
+            if differing.any():
                 raise VerificationFailed(
                     f"the graph that keeps inputs on the grid gives another {output} for row "
-                    f"{rows[int(apart.argmax())].tolist()[:8]} than the model gives for the row on the grid",
+                    f"{rows[int(differing.argmax())].tolist()[:8]} than the model gives for the row on the grid",
                     hint="nothing was written; --out-of-range as-trained leaves inputs as they are",
                 )
     return int((~_same(rows, kept)).any(axis=1).sum())
 
 
-def _kept(layer: Layer, rows: KeptRows) -> KeptRows:
+def _clipped(layer: Layer, rows: FloatRows) -> FloatRows:
     """[B, n] with those that are sources kept where the last step keeps them."""
     clip = layer.pre_steps[-1]
     assert isinstance(clip, Clip)
@@ -343,5 +343,5 @@ def _kept(layer: Layer, rows: KeptRows) -> KeptRows:
     return clipped
 
 
-def _same(first: KeptRows, second: KeptRows) -> npt.NDArray[np.bool_]:
+def _same(first: FloatRows, second: FloatRows) -> npt.NDArray[np.bool_]:
     return np.asarray((first == second) | (np.isnan(first) & np.isnan(second)))

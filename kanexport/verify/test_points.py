@@ -73,8 +73,8 @@ def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
     single = np.take_along_axis(points, place, axis=0).astype(np.float32)
     if not neighbours:
         return single.astype(np.float64)
-    beside = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
-    return np.concatenate([single, *beside]).astype(np.float64)
+    adjacent = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
+    return np.concatenate([single, *adjacent]).astype(np.float64)
 
 
 def _nonfinite(row: Array) -> Array:

@@ -208,9 +208,11 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
     size = precision.rounding(dtype)
     yield LAST * size * _largest(exact)
     if dtype == "float32":
-        yield from (_apart(in_float32(kan, x, seed), exact) for seed in range(ORDERS))
+        yield from (_largest_difference(in_float32(kan, x, seed), exact) for seed in range(ORDERS))
     for seed in range(ROUNDING_DRAWS):
-        yield _apart(float64_reference.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact)
+        yield _largest_difference(
+            float64_reference.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact
+        )
 
 
 def in_float32(kan: Kan, x: Array, seed: int = 0) -> Array:
@@ -228,6 +230,6 @@ def _largest(values: Array) -> Array:
     return np.asarray(np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, initial=0))
 
 
-def _apart(computed: Array, exact: Array) -> Array:
+def _largest_difference(computed: Array, exact: Array) -> Array:
     with np.errstate(invalid="ignore"):
         return _largest(computed - exact)

@@ -147,8 +147,8 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
         notes += _alone(many, zones, MANY_FILE, hint="; with --optimize-for-batch 1 there is none", empty=empty)
         variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
     if lowered.kernel is not None:
-        beside = dataclasses.replace(lowered, model=lowered.kernel)
-        by_kernel = Prover(subject, beside, dtype, tolerance, library=custom_ops.library())
+        by_operator = dataclasses.replace(lowered, model=lowered.kernel)
+        by_kernel = Prover(subject, by_operator, dtype, tolerance, library=custom_ops.library())
         notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; without --kernel there is none", empty=empty)
         report = dataclasses.replace(report, kernel=_zones(by_kernel))
     return Proof(report, proof.reference, tuple(notes), variants)
@@ -255,7 +255,7 @@ def _zones(prover: Prover) -> tuple[Zone, ...]:
     )
 
 
-def excess(report: Verification) -> str:
+def near_knot_excess(report: Verification) -> str:
     """Where a proof needed an excuse, beyond the tolerances themselves; "" if it did not. Knots that are not the
     stored ones get none."""
     for zone in report.zones:
@@ -268,7 +268,7 @@ def excess(report: Verification) -> str:
     return ""
 
 
-def notes(away: Mapping[int, float], near: Collection[int], report: Verification) -> tuple[str, ...]:
+def near_knot_notes(away: Mapping[int, float], near: Collection[int], report: Verification) -> tuple[str, ...]:
     """`away`: how far each layer's knots are from uniform, in cells; `near`: the layers that were taken for it."""
     if not near:
         return ()
@@ -280,7 +280,7 @@ def notes(away: Mapping[int, float], near: Collection[int], report: Verification
     )
 
 
-def refused(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
+def near_knot_rejection(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
     """Why these layers were not taken for uniform together."""
     return (f"knots of {_layers(away, near)} were tried as uniform: {why}; where it says no more they stay as stored",)
 
