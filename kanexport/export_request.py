@@ -54,7 +54,7 @@ class Request:
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
-        """Where the model goes, called `name` if the request has none."""
+        """The destination of the model, called `name` if the request has none."""
         return Target(
             repository=self.repository,
             name=self.name or name,

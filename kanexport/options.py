@@ -59,7 +59,7 @@ class Options:
         functions: Sequence[str] = (),
         tried: Mapping[str, str] | None = None,
     ) -> Options:
-        """From "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
+        """Options from "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
         explicit: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -101,8 +101,11 @@ class Options:
         return self.explicit.get(key, self.tried.get(key))
 
     def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
-        """Record what was assumed; where layers differ, every value once. `among`: all values that are
-        known, for what else it may be; `words`: the same for people."""
+        """Record an assumed fact; where layers differ, every value once.
+
+        among  all known values, for the alternatives
+        words  the same for people
+        """
         known = self.assumed.get(key)
         if known is None or value not in known.split(", "):
             self.assumed[key] = value if known is None else f"{known}, {value}"
@@ -175,7 +178,7 @@ class Options:
         return value
 
     def alternatives(self) -> dict[str, str]:
-        """By assumed fact, in words, what else the file would allow."""
+        """The other values that the file would allow for each assumed fact, in words."""
         listed = {key: _listed(others) for key, others in self.open.items()}
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 

@@ -108,8 +108,8 @@ def _read(
 
 
 def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
-    """How the file may be read: by the architecture file, or by the reader that takes it; where `several`
-    may take it, by each. Raises ExportError where there is none, or more than one and not `several`."""
+    """Interpretations of the file: by the architecture file, or by the reader that takes it; where `several` may take
+    it, by each. Raises ExportError where there is none, or more than one and not `several`."""
     if request.architecture is not None:
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
@@ -148,7 +148,7 @@ class Graphs:
 
 
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
-    """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
+    """Build the graphs of a network and verify them. Raises VerificationFailed, InvalidKan and OptionError."""
     served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
     make = _build_quantized if request.quantization.quantize else _build_exact
     graphs = make(kan, served, request, target, signature, advance)
@@ -166,7 +166,7 @@ def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
 def _build_exact(
     kan: Kan, served: Kan, request: Request, target: Target, signature: Signature, advance: Advance
 ) -> Graphs:
-    """Those with most layers of about uniform knots in closed form that prove exact, with nothing excused."""
+    """The graphs with most layers of about uniform knots in closed form whose verification needs no excuse."""
     away = spline_forms.uniform_layers(served, request.dtype)
     refused: tuple[str, ...] = ()
     for near in spline_forms.choices(away):
@@ -221,7 +221,7 @@ def _build_quantized(
     if adjusted is not kan:
         served, curves = network.like(kan)
         plain = request.lower(served, curves=curves)
-    proof, approximation = network.proved(lowered, quantization, request.tolerance, advance)
+    proof, approximation = network.verified(lowered, quantization, request.tolerance, advance)
     requirements = dataclasses.replace(target, tolerance=max(target.tolerance, quantization.bound))
     layers = description.layers(adjusted, lowered.node_tensors)
     return Graphs(adjusted, lowered, proof, plain, requirements, layers, approximation)

@@ -78,7 +78,7 @@ class Basis(Protocol):
         """The factor that `emit` leaves to the coefficients: evaluate == factor * emit."""
 
     def support(self, sources: int) -> Support:
-        """Where it lives, for each of so many sources."""
+        """The input range of the basis, for each of so many sources."""
 
     def parameters(self) -> dict[str, str]:
         """Parameters of the basis as text, for the manifest."""

@@ -122,8 +122,8 @@ class BSpline:
             )
 
     def zeros(self) -> list[Flags]:
-        """Which functions 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1
-        to `degree`. Raises InvalidKan where a number that is not zero is divided by zero."""
+        """Masks of the functions that 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1 to
+        `degree`. Raises InvalidKan where a number that is not zero is divided by zero."""
         t = self.extended.T
         empty = t[1:] <= t[:-1]  # functions that are zero anyway
         levels = []
@@ -309,7 +309,7 @@ class BSpline:
         return up.each(lambda up, flat, step: g.op("Where", flat, step, up), flat.T, step)
 
     def _ends(self) -> tuple[Array, Array]:
-        """Below the first knots and above the last, [I] each, by about a cell; further than float32 rounds."""
+        """Two bounds [I], about a cell below the first knots and above the last; further than float32 rounds."""
         low, high = self.extended.min(axis=1), self.extended.max(axis=1)
         margin = np.maximum((high - low) / (self.extended.shape[1] - 1), 1e-6 * np.maximum(np.abs(low), np.abs(high)))
         return low - margin, high + margin

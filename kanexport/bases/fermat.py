@@ -65,7 +65,7 @@ class Fermat:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Where the logistic function bends, and where it has reached its ends."""
+        """The range in which the logistic function bends, and the points at which it has reached its ends."""
         core, outer = Sigmoid().support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 

@@ -89,7 +89,7 @@ class Gaussian:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """From the first centre to the last, and three widths further; every centre is a point."""
+        """The range from the first centre to the last, and three widths further; every centre is a point."""
         points = np.broadcast_to(self._columns, (self.functions, sources))
         low, high = points.min(axis=0), points.max(axis=0)
         reach = 3 * np.abs(self._widths)

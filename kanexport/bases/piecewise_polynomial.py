@@ -134,7 +134,7 @@ class LocalPowers:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """From the first knot to the last, and half of that further; every knot is a point."""
+        """The range from the first knot to the last, and half of that further; every knot is a point."""
         low, high = self.inner[:, 0], self.inner[:, -1]
         reach = np.maximum((high - low) / 2, 1.0)
         return Support((low - reach / 4, high + reach / 4), (low - reach, high + reach), self.inner.T)

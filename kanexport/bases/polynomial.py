@@ -95,8 +95,8 @@ class Polynomial:
         return chain
 
     def _emit_from_ends(self, g: Graph, x: Value) -> Value:
-        """With w = 1 - |u|, small and exact where the polynomials are steepest: u itself
-        would be rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
+        """Emission from w = 1 - |u|, which is small and exact where the polynomials are steepest: u itself would be
+        rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
         sign, w = self.squash.emit_rest(g, x)
         above = self._emit_differences(g, w, 1.0)
         if not self.steps[:, 1].any():  # P_n(-u) = (-1)^n P_n(u)
@@ -135,7 +135,7 @@ class Polynomial:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Where the squash lives; two points and more for each zero of the highest polynomial."""
+        """The support of the domain map; two points and more for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 

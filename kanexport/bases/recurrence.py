@@ -97,7 +97,7 @@ class Recurrence:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Where the squash lives; two points and more for each zero of the highest polynomial."""
+        """The support of the domain map; two points and more for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 

@@ -61,7 +61,7 @@ class Sech2:
         return 4.0
 
     def support(self, sources: int) -> Support:
-        """From the first centre to the last, and three widths further; every centre is a point."""
+        """The range from the first centre to the last, and three widths further; every centre is a point."""
         low, high = (np.full(sources, edge) for edge in (self.centres.min(), self.centres.max()))
         reach = 3 / max(abs(self.rate), 1e-3)
         return Support((low, high), (low - reach, high + reach), np.repeat(self.centres[:, None], sources, axis=1))

@@ -37,7 +37,7 @@ POINTS = 8  # of a cell, on which a fit is made
 
 
 def departure(spline: BSpline) -> float:
-    """How far a knot is from equal distances, at most, in cells; infinite where they do not increase."""
+    """The largest distance of a knot from equal spacing, in cells; infinite where knots do not increase."""
     start, step = _line(spline)
     if not (step > 0).all():
         return math.inf

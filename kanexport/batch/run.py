@@ -61,7 +61,7 @@ class Report:
 
     @property
     def exported(self) -> int:
-        """How many checkpoints became a model."""
+        """The number of checkpoints that became a model."""
         return sum(row.result is not None for row in self.rows)
 
     @property

@@ -82,7 +82,7 @@ def _unexpected(error: Exception, path: Path, memory: int) -> ExportError:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    """From JSON to the type of a field: paths and tuples have none of their own."""
+    """A JSON value as the type of a field: paths and tuples have no JSON type of their own."""
     paths = value is not None and Path in (hint, *typing.get_args(hint))
     if hint is QuantizationOptions:
         return QuantizationOptions(**value)

@@ -18,8 +18,8 @@ from kanexport.contract.manifest import LayerInfo
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import (
     CONTRIBUTIONS,
+    EDGES,
     EXPLAIN_FILE,
-    MOST_EXPLAINED_EDGES,
     NODES,
     OUTPUT,
     ExplainedTensor,
@@ -34,7 +34,7 @@ from kanexport.lowering.lower import Explained, Lowered
 from kanexport.verify import attribution
 from kanexport.verify.attribution import NoContributions
 
-MOST = 65_536  # edges of a layer and a row, at all positions, which nobody has to ask for: 256 KiB a row in float32
+EDGE_LIMIT = 65_536  # edges per row of a layer, at all positions, included by default: 256 KiB per row in float32
 OF_MODULE = "it is a torch module, of which its last layers alone can have some"  # contributions
 FACTS = "kanexport"  # the key of the file's metadata
 
@@ -44,7 +44,7 @@ class ExplainOptions:
     """Options of the explaining graph.
 
     wanted  whether the bundle has one
-    layers  layers with edges in it, by number or name; empty for all that have no more than `MOST` edges
+    layers  layers with edges in it, by number or name; empty for all that have no more than `EDGE_LIMIT` edges
     """
 
     wanted: bool = False
@@ -110,7 +110,7 @@ def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float
 
 def _within_reason(against: Anchor | str, chosen: Sequence[int], layers: Sequence[LayerInfo]) -> Anchor | str:
     """Contributions take the edges of all layers."""
-    large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > MOST]
+    large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > EDGE_LIMIT]
     return f"layer {large[0]} has {_edges(layers[large[0]])} edges a row" if large and against else against
 
 
@@ -129,9 +129,10 @@ def _chosen(options: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[
     """The numbers of the layers, ascending, and what is said of those that are left out."""
     if options.layers:
         return sorted({_numbered(text, layers) for text in options.layers}), ()
-    large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > MOST}
+    large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > EDGE_LIMIT}
     notes = (
-        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {MOST}; --explain-layers takes it too"
+        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {EDGE_LIMIT}; "
+        "--explain-layers takes it too"
         for at, count in large.items()
     )
     return [at for at in range(len(layers)) if at not in large], tuple(notes)
@@ -175,9 +176,7 @@ def _tensors(
     ]
     for at in chosen:
         shape = (BATCH, *layers[at].positions, layers[at].sources, layers[at].destinations)
-        tensors.append(
-            ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=MOST_EXPLAINED_EDGES, layer=at)
-        )
+        tensors.append(ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=EDGES, layer=at))
     return tensors
 
 

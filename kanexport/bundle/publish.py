@@ -147,7 +147,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
     target.check_names(model.signature)
     files, measured = _files(model.lowered), _baseline(target, model)
-    unsaid = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
+    range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -173,7 +173,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         + model.claim.notes
         + _of_operators(model)
         + target.of_header()
-        + unsaid
+        + range_notes
         + (() if explained is None else explained.notes),
         names=target.names,
         baseline=measured,
@@ -183,11 +183,11 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         approximation=model.approximation,
         optimization=model.lowered.optimization,
     )
-    bare, document = _parted(document, files)
+    bare, document = _with_numbers_file(document, files)
     return Result(repository.pack(target.repository, bare, files, force=target.force), document)
 
 
-def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
+def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
     """The manifest as its file holds it, and the whole manifest. The function adds the numbers that are not in the
     manifest's file to `files`. Raises RepositoryError."""
     try:
@@ -252,11 +252,11 @@ def check(
             "none of them is out of range",
             hint="of a torch module's layers the request parameter kan.coverage tells, row by row",
         )
-    return () if baseline.rows else _unsaid(policy, reading)
+    return () if baseline.rows else _without_grid(policy, reading)
 
 
-def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
-    bare = sorted({at for layer in reading for at in _bare(layer)})
+def _without_grid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
+    bare = sorted({at for layer in reading for at in _gridless_sources(layer)})
     if len(bare) >= sum(layer.sources for layer in reading):
         raise OptionError(
             f"--out-of-range {policy}: the first layer has no grid, so that nothing is out of range",
@@ -268,7 +268,7 @@ def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
     return (note,) if bare else ()
 
 
-def _bare(layer: LayerInfo) -> list[int]:
+def _gridless_sources(layer: LayerInfo) -> list[int]:
     """The sources without a grid."""
     tables = [_grids(basis, layer.sources) for basis in layer.bases if basis.knots and not basis.per_edge]
     return [at for at in range(layer.sources) if not any(table[at] for table in tables)]

@@ -66,8 +66,8 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
         "--explain-layers",
         default="",
         metavar="L,L",
-        help=f"whose edges it has, by number or name (default: all with at most {explain_graph.MOST} edges a row); "
-        "implies --explain",
+        help=f"whose edges it has, by number or name (default: all with at most {explain_graph.EDGE_LIMIT} edges a "
+        "row); implies --explain",
     )
 
 

@@ -113,7 +113,7 @@ def _errors(where: str, *errors: float) -> tuple[str, ...]:
 
 
 def _branches(approximation: Approximation) -> Table:
-    """How each branch is computed, and what that alone changes."""
+    """Table of the branches: the form of each, and the error from it alone."""
     numbers = ("alone, relative", "most quantized")
     table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
     for branch in approximation.branches:

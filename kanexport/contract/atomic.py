@@ -61,7 +61,7 @@ def file_over(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
 
 
 def check(path: Path) -> str:
-    """Why `write` could not serve this name, or "": to be asked before long work."""
+    """The reason why `write` cannot write this path, or "": for a check before long work."""
     if path.is_dir():
         return f"{path} is a folder"
     return "" if path.parent.is_dir() else f"there is no folder {path.parent}"

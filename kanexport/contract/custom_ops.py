@@ -51,7 +51,7 @@ LEFT_OUT = {
 
 
 def why_not(domain: str, name: str) -> str:
-    """Why a graph may not have this operator, or ""."""
+    """The reason why a graph may not have this operator, or ""."""
     if domain not in ("", "ai.onnx"):
         return f"is of the domain {domain[:80]!r}, not of ONNX's own"
     return "" if name in ALLOWED else LEFT_OUT.get(name, "is none that is known here")

@@ -64,8 +64,9 @@ DIGITS = 9  # of what is written: of a float32
 
 
 def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[int, ...], int]:
-    """How many of `values` lie below the first of the ascending bounds, in each cell between two, and above the last;
-    and how many are not finite, and in none. One on a bound is in the cell above it, one on the last in the last."""
+    """Counts of `values` below the first of the ascending bounds, in each cell between two, and above the last; and the
+    count of those that are not finite, and in no cell. A value on a bound is in the cell above it, a value on the last
+    bound in the last cell."""
     finite = values[np.isfinite(values)]
     places = np.searchsorted(np.asarray(bounds), finite, side="right")
     places[finite == bounds[-1]] = len(bounds) - 1
@@ -90,7 +91,7 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
 
 
 def _columns(layer: LayerInfo) -> tuple[int, ...]:
-    """Which of its nodes the sources of the layer are as they are; none where a step changes them."""
+    """The nodes that the sources of the layer read unchanged; none where a step changes them."""
     if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
         return ()
     return next((step.indices for step in layer.pre_steps if step.kind == "select"), tuple(range(layer.sources)))
@@ -104,5 +105,5 @@ def equal(low: float, high: float) -> tuple[float, ...]:
 
 
 def rounded(values: npt.ArrayLike) -> tuple[float, ...]:
-    """To as many digits as are written."""
+    """Values rounded to the digits that are written."""
     return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())

@@ -314,17 +314,23 @@ class Variant:
 class Manifest:
     """Description of a model version, complete for the server.
 
-    `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows. `names`: their
-    names for people. `baseline`: counts of their values, and of the hidden nodes' values, on the user's data.
-    `explanations`: the graph that explains outputs. `out_of_range`: a key of `contract.sections.OUT_OF_RANGE_POLICIES`.
-    `variants`: further graphs of the network. `approximation`: the quantization.
-    `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification computes other
-    numbers. `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if `loads` was given that file.
-    `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which
-    they run. `files` is everything in the version directory but the manifest. `notes` are sentences for people.
-
-    `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
-    its row (a normalisation); C, also on the other rows of the batch.
+    format            of this document
+    inputs, outputs   at least one each, all with the same rows
+    names             their names for people
+    opset             the graphs' ONNX operator set
+    layers            layers with an edge graph, in the order in which they run
+    edge_class        A: an edge's value depends on its source alone; B: also on the other nodes of its row
+                      (a normalisation); C: also on the other rows of the batch
+    files             everything in the version directory but the manifest
+    notes             sentences for people
+    baseline          counts of inputs, outputs and hidden nodes on the user's data
+    explanations      the graph that explains outputs
+    out_of_range      a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    variants          further graphs of the network
+    approximation     the quantization
+    optimization      `ANY` or `BASIC`; with `BASIC`, the runtime of the verification computes other numbers at a higher
+                      level
+    stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
     """
 
     format: int
@@ -371,7 +377,7 @@ class Manifest:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many numbers each of `shapes` holds."""
+        """The count of numbers in each of `shapes`."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
@@ -421,7 +427,7 @@ def _row(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
-    """For people: "1x8x8 → 64 → 10"."""
+    """The shapes for people: "1x8x8 → 64 → 10"."""
     return " → ".join("x".join(map(str, shape)) for shape in shapes)
 
 
@@ -471,7 +477,7 @@ class _Stored:
 
 
 def heading(data: bytes) -> tuple[str, int]:
-    """Only the name and the version. Raises ManifestError."""
+    """The name and the version, without the rest of the manifest. Raises ManifestError."""
     document = _document(data)
     name, version = document.get("name"), document.get("version")
     if not isinstance(name, str) or type(version) is not int:

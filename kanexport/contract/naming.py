@@ -91,8 +91,8 @@ class Names:
             raise NamingError(f"the description has {len(self.description)} characters, expected {DESCRIPTION} at most")
 
     def order(self, columns: Sequence[str]) -> list[int] | None:
-        """Where in a row of columns called `columns` each feature stands; None where names cannot tell, because the
-        model or the columns have none. Raises NamingError for a feature that is missing or a column that is none."""
+        """The position of each feature in a row with these `columns`. None if names do not decide it, because the model
+        or the columns have none. Raises NamingError for a missing feature, or a column that is not a feature."""
         if not self.features or not columns:
             return None
         self._match(columns)

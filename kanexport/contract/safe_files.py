@@ -71,9 +71,15 @@ def read(
     inspect: Callable[[os.stat_result], None] | None = None,
     called: str | os.PathLike[str] = "",
 ) -> bytes:
-    """All bytes of a regular file of at most `most` bytes. `within`: the descriptor of its directory. `links`:
-    follow a symbolic link. `expected`: the size that it must have. `inspect` receives its facts before the read.
-    `called`: its name in errors. Raises UnsafeFile and other OSError."""
+    """Read all bytes of a regular file. Raises UnsafeFile and other OSError.
+
+    most      the largest size, in bytes
+    within    the descriptor of its directory
+    links     follow a symbolic link
+    expected  the size that it must have
+    inspect   receives its facts before the read
+    called    its name in errors
+    """
     called = called or path
     check_regular(called, os.stat(path, dir_fd=within, follow_symlinks=links), hard_links=hard_links)
     descriptor = os.open(path, READ if links else READ | os.O_NOFOLLOW, dir_fd=within)
@@ -95,8 +101,8 @@ def close(descriptor: int) -> None:
 
 
 def beginning(path: Path, most: int) -> bytes:
-    """At most `most` bytes of a regular file in a folder that others filled; a link is refused. Raises UnsafeFile,
-    OSError."""
+    """The first bytes, `most` at most, of a regular file in a folder that others filled; a link is refused. Raises
+    UnsafeFile, OSError."""
     check_regular(path, path.lstat())
     descriptor = os.open(path, READ | os.O_NOFOLLOW)
     try:

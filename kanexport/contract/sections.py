@@ -67,10 +67,10 @@ class Approximation:
         """Sentences for people; none where nothing is approximate."""
         if not self.quantize:
             return ()
-        return (self.text, *map(_branch, self.branches), MOST_APPROXIMATE_EDGES)
+        return (self.text, *map(_branch, self.branches), EDGES_NOTE)
 
 
-MOST_APPROXIMATE_EDGES = (
+EDGES_NOTE = (
     "edges, curves and explanations are those of the rounded coefficients, computed in float32: the functions that are "
     "served, not those of the checkpoint; where sums are of bytes, an answer differs from the sum of its edges by the "
     "rounding of their values"
@@ -130,7 +130,7 @@ NO_BASELINE = Baseline()
 
 
 EXPLAIN_FILE = "explain.onnx"
-OUTPUT, NODES, MOST_EXPLAINED_EDGES, CONTRIBUTIONS = "output", "nodes", "edges", "contributions"  # what a tensor holds
+OUTPUT, NODES, EDGES, CONTRIBUTIONS = "output", "nodes", "edges", "contributions"  # what a tensor holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 DEPTH = 32  # levels of nested lists and objects
-MOST = 100_000  # lists and objects together, which take longer to parse than numbers
+CONTAINER_LIMIT = 100_000  # lists and objects together, which take longer to parse than numbers
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 SQUARE = bytes.maketrans(b"{}", b"[]")
 NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -30,15 +30,15 @@ class ManifestError(ValueError):
 
 
 def json_of(data: bytes) -> Any:
-    """Parse a JSON document with at most MOST lists and objects, nested at most DEPTH deep, without NaN and infinities.
-    Raises ValueError.
+    """Parse a JSON document with at most CONTAINER_LIMIT lists and objects, nested at most DEPTH deep, without NaN and
+    infinities. Raises ValueError.
 
     The function counts the depth before it parses anything. Each turn removes the innermost brackets, and the time
     grows only with the bytes.
     """
     brackets = STRING.sub(b"", data).translate(SQUARE, NO_BRACKET)
-    if len(brackets) > 2 * MOST:
-        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {MOST}")
+    if len(brackets) > 2 * CONTAINER_LIMIT:
+        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {CONTAINER_LIMIT}")
     for _ in range(DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:

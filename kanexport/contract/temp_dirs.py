@@ -56,7 +56,7 @@ def locked(folder: Path, *, own: bool = False) -> Iterator[int]:
     descriptor = os.open(folder, safe_files.DIRECTORY | (os.O_NOFOLLOW if own else 0))
     try:
         end = time.monotonic() + PATIENCE
-        while not _got(descriptor):
+        while not _try_lock(descriptor):
             if time.monotonic() > end:
                 raise OSError(errno.EAGAIN, f"another export has held it for {PATIENCE:g} s")
             time.sleep(PAUSE)
@@ -65,7 +65,7 @@ def locked(folder: Path, *, own: bool = False) -> Iterator[int]:
         safe_files.close(descriptor)
 
 
-def _got(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Whether nobody else has the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,7 +81,7 @@ def sweep(parent: Path) -> list[str]:
     not appear is put back. Returns the names that were there. A folder that cannot be removed stays, and is not
     named."""
     swept = []
-    for path in _left(parent):
+    for path in _stale(parent):
         old = path.name.partition(OLD)[2]
         with contextlib.suppress(OSError):
             if old and not os.path.lexists(parent / old):
@@ -100,7 +100,7 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _left(parent: Path) -> list[Path]:
+def _stale(parent: Path) -> list[Path]:
     try:
         hidden = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
     except OSError:
@@ -109,7 +109,8 @@ def _left(parent: Path) -> list[Path]:
 
 
 def _alive(path: Path) -> bool:
-    """Whether somebody still works on it: has it locked, or is a process of this machine, or may be one elsewhere."""
+    """Whether a process still works on the folder: it holds its lock, or runs on this machine, or may run on another
+    one."""
     host, _, rest = path.name.removeprefix(HIDDEN).partition("-")
     pid = rest.partition("-")[0]
     if _is_locked(path):
@@ -127,6 +128,6 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _got(descriptor)
+        return not _try_lock(descriptor)
     finally:
         os.close(descriptor)

@@ -211,7 +211,7 @@ class TanhOf:
         return Tanh().emit_rest(g, self.inner.emit(g, x))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """As the inner function's."""
+        """The support of the inner function."""
         return self.inner.support(sources)
 
 

@@ -175,7 +175,7 @@ def _product_power(exponent: Part) -> int | None:
 
 
 def _emit_power(g: Graph, base: Value, exponent: int) -> Value:
-    """By squaring: exact for negative bases, and faster than Pow."""
+    """A power by squaring: exact for negative bases, and faster than Pow."""
     result, square, rest = None, base, abs(exponent)
     while rest:
         if rest % 2:

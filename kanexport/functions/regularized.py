@@ -69,7 +69,7 @@ def _sign(x: Array) -> Array:
 
 
 def _mix(first: Array, second: Array, choose: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> Array:
-    """As pykan writes it: a product with each condition, and a sum; not finite values and all."""
+    """A product with each condition, and their sum, as pykan writes it, values that are not finite included."""
     return np.asarray(first * choose + np.nan_to_num(second) * other)
 
 

@@ -62,7 +62,7 @@ def _meyer(u: Array) -> Array:
 
 
 def _emit_meyer(g: Graph, u: Value) -> Value:
-    """With nu(t) = 1 - nu(1 - t), only t up to 1/2 is needed, where nu does not cancel."""
+    """The Meyer wavelet. nu(t) = 1 - nu(1 - t), so that only t up to 1/2 is needed, where nu does not cancel."""
     v = g.op("Abs", u)
     t = g.clip(g.sub(g.mul(v, g.const(2.0)), g.const(1.0)), 0.0, 1.0)
     near = g.op("Min", t, g.sub(g.const(1.0), t))

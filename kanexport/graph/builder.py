@@ -115,7 +115,7 @@ class Graph:
         return self._store(np.ascontiguousarray(array, dtype=np.int64))
 
     def nan(self) -> Value:
-        """Not a number; the one constant that is not finite."""
+        """NaN, the one constant that is not finite."""
         return self._store(np.array(np.nan, dtype=self.dtype))
 
     def truth(self, array: npt.ArrayLike) -> Value:
@@ -135,7 +135,7 @@ class Graph:
         return self.op("Cast", a, to=_onnx_type(self.dtype))
 
     def single(self, a: Value) -> Value:
-        """To float32, for an operator that onnxruntime has in no other type."""
+        """A cast to float32, for an operator that onnxruntime has in no other type."""
         return self.op("Cast", a, to=_onnx_type(np.dtype(np.float32)))
 
     def stack(self, x: Value, sources: int) -> Stack:
@@ -257,7 +257,7 @@ class Graph:
         return self.op("HardSigmoid", a, alpha=alpha, beta=beta)
 
     def gather(self, a: Value, indices: Sequence[int] | Array, *, axis: int) -> Value:
-        """As numpy.take: the entries of one axis, in the order of the indices."""
+        """The entries of one axis, in the order of the indices; numpy.take."""
         return self.op("Gather", a, self.index(indices), axis=axis)
 
     def slice(self, a: Value, start: int, stop: int, *, axis: int) -> Value:
@@ -282,7 +282,7 @@ class Graph:
         return total if keepdims else self.reshape(total, *reduced_shape(self.shape(a), axis))
 
     def shape(self, a: Value) -> tuple[int | None, ...]:
-        """As far as it is known: None for the batch."""
+        """The known extents of a value: None for the batch."""
         axes = self._types[a.name].tensor_type.shape.dim
         return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
 
@@ -347,7 +347,7 @@ class Stack:
     packed: bool
 
     def slice_rows(self, start: int, stop: int) -> Stack:
-        """As values[start:stop]."""
+        """Rows [start:stop] of the stack."""
         if not self.packed:
             return Stack(self.g, self.values[start:stop], stop - start, packed=False)
         return Stack(self.g, (self.g.slice(self.values[0], start, stop, axis=1),), stop - start, packed=True)

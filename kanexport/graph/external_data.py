@@ -79,9 +79,9 @@ class Weights:
         """A model with its constants of the file as inputs, and their arrays by name; not copied."""
         opened = onnx.load_model_from_string(model)
         tensors = externals_to_inputs(opened)
-        return bytes(opened.SerializeToString()), {tensor.name: self._of(tensor) for tensor in tensors}
+        return bytes(opened.SerializeToString()), {tensor.name: self._array_of(tensor) for tensor in tensors}
 
-    def _of(self, tensor: Any) -> Array:
+    def _array_of(self, tensor: Any) -> Array:
         """The array of a tensor that lies in the file, in the tensor's shape; not copied."""
         offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in builder.py

@@ -58,7 +58,7 @@ class BasisTerm:
         return self.basis.functions
 
     def support(self, sources: int) -> Support:
-        """Where the basis lives, for each of `sources` sources."""
+        """The input range of the basis, for each of `sources` sources."""
         return self.basis.support(sources)
 
     def check(self, shape: tuple[int, ...]) -> None:

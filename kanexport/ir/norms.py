@@ -79,7 +79,8 @@ def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.ND
 
 
 def columns(layer: Layer) -> list[int]:
-    """Which input each source is, [I]; the layer has no other steps before than selections and what keeps inputs."""
+    """The number of the input that each source reads, [I]. Before it the layer has only selections and steps that keep
+    inputs."""
     inputs = list(range(layer.sources))
     for step in reversed(layer.pre_steps):
         if isinstance(step, Select):
@@ -104,7 +105,7 @@ class Norm:
             raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         if len(self.scale) != width_in:
             raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
         return width_in
@@ -115,7 +116,7 @@ class Norm:
         return g.add(g.mul(g.op("Div", centred, deviation), g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
-        """Its scales, biases and epsilon."""
+        """Scales, biases and epsilon."""
         return NodeStep(
             kind=self.kind,
             scale=tuple(self.scale.tolist()),
@@ -192,7 +193,7 @@ class GroupNorm(Norm):
         return g.add(g.mul(even, g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
-        """Its groups, scales, biases and epsilon."""
+        """Groups, scales, biases and epsilon."""
         return NodeStep(
             kind=self.kind,
             indices=(self.groups,),
@@ -211,7 +212,7 @@ class Softmax:
     mixes: ClassVar[bool] = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before, of any number."""
+        """The width before, which may be any."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -228,7 +229,7 @@ class Softmax:
         return g.sub(centred, g.op("Log", total)) if self.log else g.op("Div", powers, total)
 
     def describe(self) -> NodeStep:
-        """Its name."""
+        """The name of the function."""
         return NodeStep(kind="function", function="log_softmax" if self.log else "softmax")
 
 
@@ -275,7 +276,7 @@ class FourierFeatures:
             raise InvalidKan("a weight of the Fourier features is not finite")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         if len(self.projection) != width_in:
             raise InvalidKan(f"Fourier features of {len(self.projection)} nodes are given {width_in}")
         return width_in
@@ -306,7 +307,7 @@ class NormOfGroups:
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         return self.norm.width_out(width_in // self.groups) * self.groups
 
     def evaluate(self, x: Array) -> Array:

@@ -78,8 +78,8 @@ class Stepped:
         return np.asarray(values if self.compact else np.where(np.isnan(x)[:, None], np.nan, values))
 
     def _places(self) -> tuple[float, float, float]:
-        """By what x is multiplied, what is added, and how many entries that is then a part of; the last a float32
-        just below their number, so that no place is beyond the table."""
+        """The factor of x, the offset, and the number of entries that the result is a part of; the last a float32 just
+        below their number, so that no place is beyond the table."""
         assert self.table is not None
         slope = 1 / (self.high - self.low)
         return slope, -self.low * slope, float(np.nextafter(np.float32(len(self.table)), np.float32(0)))
@@ -165,7 +165,7 @@ def _tabled(basis: Basis, single: Basis, room: int) -> Stepped | None:
 
 
 def _ends(single: Basis) -> tuple[float, float] | None:
-    """Where the functions of one source are nothing, or less than half a unit; so they must be at infinity."""
+    """The ends beyond which the functions of one source are zero, or less than half a unit, up to infinity."""
     support = single.support(1)
     (low,), (high,) = support.outer
     if single.compact:

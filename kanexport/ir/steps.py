@@ -53,7 +53,7 @@ class Select:
     mixes = False
 
     def width_out(self, width_in: int) -> int:
-        """As many as columns are kept. Raises InvalidKan for one that is not there."""
+        """The number of columns that are kept. Raises InvalidKan for one that is not there."""
         wrong = [i for i in self.indices if not 0 <= i < width_in]
         if wrong:
             raise InvalidKan(f"column {wrong[0]} is selected, but there are {width_in} columns")
@@ -68,7 +68,7 @@ class Select:
         return g.gather(x, self.indices, axis=1)
 
     def describe(self) -> NodeStep:
-        """Its columns."""
+        """The columns."""
         return NodeStep(kind="select", indices=self.indices)
 
 
@@ -93,7 +93,7 @@ class Affine:
         return bool(np.all(self.scale == 1) and np.all(self.bias == 0))
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         if len(self.scale) != width_in:
             raise InvalidKan(f"node scale has {len(self.scale)} values for {width_in} nodes")
         return width_in
@@ -107,7 +107,7 @@ class Affine:
         return g.add(g.mul(x, g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
-        """Its scales and biases."""
+        """Scales and biases."""
         return NodeStep(kind="affine", scale=tuple(self.scale.tolist()), bias=tuple(self.bias.tolist()))
 
 
@@ -156,7 +156,7 @@ class RowRange:
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before, of any number."""
+        """The width before, which may be any."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -185,7 +185,7 @@ class Elementwise:
     mixes = False
 
     def width_out(self, width_in: int) -> int:
-        """As many as before, of any number."""
+        """The width before, which may be any."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -216,7 +216,7 @@ class Clip:
             raise InvalidKan("a node is kept between ends that are in the wrong order")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         return Affine(self.low, self.high).width_out(width_in)
 
     def evaluate(self, x: Array) -> Array:
@@ -249,7 +249,7 @@ class PRelu:
             raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is neither one slope nor one for each node."""
+        """The width before. Raises InvalidKan if there is neither one slope nor one for each node."""
         if len(self.slope) not in (1, width_in):
             raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
         return width_in
@@ -263,7 +263,7 @@ class PRelu:
         return g.op("PRelu", x, g.const(self.slope))
 
     def describe(self) -> NodeStep:
-        """Its slopes."""
+        """The slopes."""
         return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))
 
 
@@ -280,7 +280,7 @@ class Swish:
             raise InvalidKan(f"Swish's beta of shape {self.beta.shape} must be one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is neither one beta nor one for each node."""
+        """The width before. Raises InvalidKan if there is neither one beta nor one for each node."""
         if len(self.beta) not in (1, width_in):
             raise InvalidKan(f"Swish has {len(self.beta)} betas for {width_in} nodes")
         return width_in
@@ -294,5 +294,5 @@ class Swish:
         return g.mul(x, elementwise.ACTIVATIONS["sigmoid"].emit(g, g.mul(x, g.const(self.beta))))
 
     def describe(self) -> NodeStep:
-        """Its betas."""
+        """The betas."""
         return NodeStep(kind="swish", scale=tuple(self.beta.tolist()))

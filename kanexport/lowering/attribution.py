@@ -4,7 +4,7 @@ edges of every layer.
 Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
 its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
 networks of class A whose steps look at each node by itself, or multiply nodes; the reference, and how steep everything
-is there, are constants. What it means in float64: `verify/attribution.py`.
+is there, are constants. Float64 reference: `verify/attribution.py`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
 
 
 def near(reference: Array, dtype: str) -> Array:
-    """How far a value may be from its reference to be taken for it."""
+    """The largest difference from the reference that counts as none."""
     return NEAR[dtype] * np.maximum(np.abs(reference), 1.0)
 
 
@@ -90,7 +90,7 @@ def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
 
 
 def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> bytes:
-    """From the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
+    """Graph from the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
     g = Graph(CONTRIBUTIONS, dtype)
     edges = [g.input(name, *link.edges.shape) for name, link in zip(names, anchor.links, strict=True)]
     chains = [_chain(g, link.layer, values) for link, values in zip(anchor.links, edges, strict=True)]

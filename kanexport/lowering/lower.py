@@ -79,11 +79,17 @@ def lower(
     near: Collection[int] = (),
     curves: Kan | None = None,
 ) -> Lowered:
-    """Lower a network in "float32" or "float64", to be fast in runs of so many rows; and once more, where that makes
-    another graph, for runs of `many`; with `kernel` also by the operator of `custom_ops`, where a layer has splines
-    that it takes. `near`: layers whose knots are taken for uniform, of those that `spline_forms.uniform_layers` finds;
-    the operator has them as they are. `curves`: the network whose edges are told, if not the same one. Raises
-    InvalidKan, naming the layer, where a weight is too large for it."""
+    """Lower a network to serialised graphs. Raises InvalidKan, naming the layer, where a weight is too large for
+    `dtype`.
+
+    dtype   "float32" or "float64"
+    rows    the batch size in which the serving graph shall be fast
+    many    the batch size of a further serving graph, if that differs; 0 for none
+    kernel  whether to lower also to the operator of `custom_ops`, where a layer has splines that it takes
+    near    layers whose knots are treated as uniform, among those of `spline_forms.uniform_layers`; the operator has
+            them as they are
+    curves  the network of the edge graphs, if not the same one
+    """
     read, kan = kan, spline_forms.with_uniform_knots(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
@@ -126,11 +132,16 @@ def serving_graph(
     rows: int = 1,
     kernel: bool = False,
 ) -> bytes:
-    """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
-    output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
-    "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
-    normalisation may follow. `rows`: of the runs that it shall be fast in. `kernel`: splines by the operator of
-    `custom_ops`. Raises InvalidKan, naming the layer, where a weight is too large."""
+    """Graph from x [B, n] to y [B, m], with the input vector of every layer but the first as a further output, [B,
+    width]. Raises InvalidKan, naming the layer, where a weight is too large.
+
+    names    one for each layer, the first of which is not used
+    dtype    "float32" or "float64"
+    weights  as in `Graph`
+    whole    nothing follows; otherwise it is a part of a module, and a normalisation may follow
+    rows     the batch size in which it shall be fast
+    kernel   splines by the operator of `custom_ops`
+    """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)

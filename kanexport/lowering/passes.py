@@ -97,7 +97,7 @@ def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
     kept = np.flatnonzero(~_idle_sources(layer))
     if len(kept) > (1 - WORTH) * layer.sources or not len(kept):
         return layer, None
-    terms = [_of(term, kept) for term in layer.terms]
+    terms = [_select_sources(term, kept) for term in layer.terms]
     live_terms = tuple(term for term in terms if term is not None)
     if len(live_terms) < len(terms):
         return layer, None
@@ -118,7 +118,7 @@ def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
     return idle & (compact | layer.nan_spreads.all(axis=1))
 
 
-def _of(term: Term, kept: SourceIndices) -> Term | None:
+def _select_sources(term: Term, kept: SourceIndices) -> Term | None:
     """A term for these sources alone; None where its basis is made for all of them."""
     if not isinstance(term, BasisTerm):
         arrays = {name: getattr(term, name)[kept] for name in ("centre", "rate", "coef")}

@@ -236,8 +236,8 @@ def _changed(term: Term) -> Term:
 
 
 def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
-    """Which of the layers that `layers` finds to try together, the most first, none of them last. Errors of the
-    first layer go through all others."""
+    """Sets of the layers in `away` to try together, the largest first, the empty one last. Errors of the first layer
+    pass through all others."""
     every = tuple(away)
     return list(dict.fromkeys([every, every[1:], ()]))
 

@@ -85,22 +85,25 @@ class Match:
 
 
 def allowed(recorded: RecordedOutputs, dtype: str, tolerance: float) -> float:
-    """How far a graph of `dtype` may be from the recorded outputs, relative; `tolerance` as the user gave it."""
+    """The allowed error of a graph of `dtype` against the recorded outputs, relative; `tolerance`: the user's."""
     coarser = "float32" if "float32" in (recorded.dtype, dtype) else "float64"
     return ALLOWED[coarser] * tolerance / OUTPUT_TOLERANCE
 
 
 def relaxation(recorded: RecordedOutputs, tolerance: float) -> float:
-    """How far a reading may be from the recorded outputs beyond what rounding explains, relative. It is 0, unless
-    the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
+    """The allowed error of a reading against the recorded outputs beyond what rounding explains, relative. It is 0,
+    unless the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
     relaxed = recorded.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
     return allowed(recorded, recorded.dtype, tolerance) if relaxed else 0.0
 
 
 def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
-    """Compare outputs `outputs` [B, ...] of a graph of `dtype` with the trained model's. `evaluate`: the graph's
-    meaning in float64, which shows what rounding changes. `tolerance`: relative. Raises OptionError if the shapes
-    differ."""
+    """Compare `outputs` [B, ...] of a graph with the trained model's. Raises OptionError if the shapes differ.
+
+    evaluate   the graph's float64 evaluation, which shows what rounding changes
+    dtype      of the graph
+    tolerance  relative
+    """
     y, flat = _same_shape(recorded, outputs)
     scale = _scale(y, flat)
     error, absolute = _errors(_as(flat, recorded.dtype), y, scale)
@@ -255,7 +258,7 @@ def _unlike(outputs: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
 
 
 def distinct(recorded: RecordedOutputs) -> int:
-    """How many different numbers the recorded outputs have: a few of them, such as the ends of a sigmoid, fit many
+    """The count of different numbers in the recorded outputs: a few of them, such as the ends of a sigmoid, fit many
     models."""
     y = recorded.y.reshape(len(recorded.y), -1)
     some = y[recorded.usual] if recorded.usual.any() else y
@@ -263,7 +266,7 @@ def distinct(recorded: RecordedOutputs) -> int:
 
 
 def too_few(result: Match, recorded: RecordedOutputs) -> OutputsDiffer:
-    """Most of the recorded outputs say nothing."""
+    """The error for recorded outputs of which most cannot be compared."""
     why = f"; rounding alone changes the others by more than {LOOSE:g}" if result.numbers else ""
     return OutputsDiffer(
         f"of {result.numbers} rows of {recorded.name} with finite outputs, {result.telling} can be compared, which is "
@@ -286,7 +289,7 @@ def _scale(y: Array, outputs: Array) -> Array:
 
 
 def _as(values: Array, dtype: str) -> Array:
-    """Beyond float32 there is infinity."""
+    """Outputs as the type would hold them: infinite beyond float32."""
     with np.errstate(over="ignore"):
         return values.astype(dtype).astype(np.float64)
 

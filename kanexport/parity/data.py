@@ -64,7 +64,7 @@ class RecordedOutputs:
         return row if self.places is None else int(self.places[row])
 
     def some(self, count: int) -> RecordedOutputs:
-        """At most so many of the rows, from all parts of the file."""
+        """A sample of the rows, `count` at most, from all parts of the file."""
         if len(self.x) <= count:
             return self
         return self.at(np.unique(np.linspace(0, len(self.x) - 1, count).astype(int)))

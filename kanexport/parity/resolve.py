@@ -140,7 +140,7 @@ class InterpretationSearch:
         self.lacking = 0
 
     def _simpler(self, reading: Reading) -> Reading:
-        """With as few facts changed as fit, and are about as near."""
+        """The reading with the fewest changed facts that fits about as well."""
         at, enough = (
             self.interpretations.index(reading.interpretation),
             NEARER * max(reading.match.excess, 1 / NEARER**2),
@@ -406,7 +406,7 @@ def _bisected(error: Error, low: float, high: float) -> float:
 
 
 def _written(error: Error, value: float) -> float:
-    """With the fewest digits that are no worse; a user wrote 0.8, not 0.80000012."""
+    """The number with the fewest digits that fits no worse; a user wrote 0.8, not 0.80000012."""
     bound = 4 * error(value)
     return next((short for short in _shorter(value) if error(short) <= bound), value)
 
@@ -418,27 +418,27 @@ def _shorter(value: float) -> Iterator[float]:
 
 STARTS = ("x", "sin", "x^2", "exp")
 SWEEPS = 4  # passes over all edges, at most
-MOST = 4000  # readings that the search tries for one file, at most
+NAME_SETS_LIMIT = 4000  # readings that the search tries for one file, at most
 PAIRED = 4  # the largest number of edges at which the search tries pairs of them
 
 Names = Mapping[str, str]
 Unlike = Callable[[Names], tuple[float, bool]]  # from names by edge: how unlike the outputs are, and whether they fit
 
 
-class _Enough(Exception):
-    """The search has tried MOST readings."""
+class _SearchLimit(Exception):
+    """The search has tried NAME_SETS_LIMIT readings."""
 
 
 def fitting_functions(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
     """The names from the table, by edge, with which the outputs fit. None if no names fit, or if the search would
-    try more than MOST readings."""
+    try more than NAME_SETS_LIMIT readings."""
     search = _Search(unlike, keys, table)
     try:
         for start in STARTS:
             if (names := search.descend(dict.fromkeys(keys, start))) is not None:
                 return names
         return search.pairs()
-    except _Enough:
+    except _SearchLimit:
         return None
 
 
@@ -478,8 +478,8 @@ class _Search:
     def _try(self, names: Names) -> tuple[float, bool]:
         known = tuple(names[key] for key in self.keys)
         if known not in self.tried:
-            if len(self.tried) >= MOST:
-                raise _Enough
+            if len(self.tried) >= NAME_SETS_LIMIT:
+                raise _SearchLimit
             self.tried[known] = self.unlike(names)
             self.best = min(self.best, (self.tried[known][0], names), key=lambda candidate: candidate[0])
         return self.tried[known]

@@ -140,5 +140,5 @@ def _term(layer: Layer, term: Term, form: str) -> Term:
 
 
 def _room(layer: Layer, term: BasisTerm) -> int:
-    """For a table: half of what the coefficients take, a byte each; of small layers a page."""
+    """The size limit of a table in bytes: half of what the coefficients take; for small layers a page."""
     return max(term.functions * layer.mask.size // 2, 32768)

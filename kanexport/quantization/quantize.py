@@ -28,8 +28,8 @@ from kanexport.verify.verify import Proof
 Array = npt.NDArray[np.float64]
 
 CALIBRATION = "--calibration"
-MADE = ("inside", "extension", "knots")  # zones, where the user gave no rows
-MOST = 4096  # rows on which the whole is measured
+GENERATED_ZONES = ("inside", "extension", "knots")  # zones, where the user gave no rows
+ROWS_LIMIT = 4096  # rows on which the whole is measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +49,14 @@ class QuantizedNetwork:
         served = plan.served(kan, self.forms)
         return served, plan.curves(served)
 
-    def proved(
+    def verified(
         self, lowered: Lowered, options: QuantizationOptions, tolerance: float, advance: Callable[[int, int], None]
     ) -> tuple[Proof, Approximation]:
         """Raises VerificationFailed and InvalidKan."""
         approximation = measure(self.exact, lowered, self.branches, options, self.rows)
-        return prove(self.exact, self.served, lowered, self.branches, options, tolerance, advance), approximation
+        return verify_quantized(
+            self.exact, self.served, lowered, self.branches, options, tolerance, advance
+        ), approximation
 
 
 def rounded(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> QuantizedNetwork:
@@ -72,9 +74,9 @@ def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...],
     if options.rows is None:
         size = max(map(test_points.basis_size, kan.layers))
         zones = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0, size=size)
-        return np.concatenate([zones[name] for name in MADE])
+        return np.concatenate([zones[name] for name in GENERATED_ZONES])
     x = baseline.fitting(options.rows, inputs, names, CALIBRATION)
-    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST)).round().astype(int))]
+    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS_LIMIT)).round().astype(int))]
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         at, column = (int(v) for v in bad[0])
@@ -91,7 +93,7 @@ AT_ONCE = 1024
 HINT = "nothing was written; --max-error sets the bound, and without {flag} nothing is approximate"
 
 
-def prove(
+def verify_quantized(
     exact: Kan,
     served: Kan,
     lowered: Lowered,
@@ -100,8 +102,12 @@ def prove(
     tolerance: float,
     advance: Callable[[int, int], None],
 ) -> Proof:
-    """`exact`: the network as it was read; `served`: what the graphs `lowered` mean; `tolerance`: between those two,
-    relative. Raises VerificationFailed and InvalidKan."""
+    """Verify the quantized graphs. Raises VerificationFailed and InvalidKan.
+
+    exact      the network as it was read
+    served     the network that the graphs `lowered` mean
+    tolerance  between graphs and `served`, relative
+    """
     reference = _meaning(served, lowered, tolerance, options.bound)
     try:
         proof = verify.verify(exact, lowered, "float32", tolerance=options.bound, advance=advance)

@@ -253,7 +253,7 @@ def _prove(
     alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows)
     if alike:
         zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
-    proof = verify.prove(
+    proof = verify.verify_subject(
         plan,
         lowered,
         target.dtype,

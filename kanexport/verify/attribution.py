@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.sections import CONTRIBUTIONS, MOST_EXPLAINED_EDGES, NODES
+from kanexport.contract.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.errors import VerificationFailed
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Affine, Product, Select, Step
@@ -77,8 +77,11 @@ def _steep(step: Step, v: Array) -> Array:
 
 
 def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | None = None) -> tuple[Array, Array]:
-    """[B, inputs, outputs] of the rows of a run, and per row the largest finite magnitude met, [B]. `dtype`: the
-    graph's, which says what is near the reference; `jitter`: as an implementation that rounds would."""
+    """Contributions [B, inputs, outputs] for the rows of a run, and per row the largest finite magnitude met, [B].
+
+    dtype   the graph's, which decides what is near the reference
+    jitter  the rounding of an implementation to simulate, or None
+    """
     peaks = [trace.peak]
     with np.errstate(all="ignore"):
         multipliers = np.tile(np.eye(len(anchor.base)), (len(trace.y), 1, 1))
@@ -160,7 +163,7 @@ class ExplainedProver(Prover):
         tensors, self._anchor = explained.about.tensors, explained.anchor
         self._shapes_of = {tensor.name: tensor.shape[1:] for tensor in tensors}
         self._nodes = [tensor for tensor in tensors if tensor.holds == NODES]
-        self._edges_of = [tensor for tensor in tensors if tensor.holds == MOST_EXPLAINED_EDGES]
+        self._edges_of = [tensor for tensor in tensors if tensor.holds == EDGES]
         numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in self._edges_of)
         if self._anchor is not None:  # which takes the edges of all layers
             numbers = max(numbers, sum(layer.mask.size for layer in subject.layers))
@@ -184,7 +187,7 @@ class ExplainedProver(Prover):
     def _contributions(
         self, errors: ZoneErrors, x: Array, trace: Trace, outputs: dict[str, Array], keep: Rows, shaken: Draws
     ) -> None:
-        """Those of rows that are numbers, and are answered with some, each by itself and all of a row together."""
+        """Compare the contributions of finite rows with finite outputs, each by itself, and all of a row together."""
         assert self._anchor is not None
         anchor = self._anchor
         rows = keep & np.isfinite(x).all(axis=1) & np.isfinite(trace.y).all(axis=1)

@@ -156,7 +156,7 @@ def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
 
 
 def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
-    """Which rows, and their values [b, I, O], before the mask."""
+    """Blocks of rows, with their values [b, I, O], before the mask."""
     centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
     rows = max(1, CHUNK_NUMBERS // coef.size)
     for step in term.pre_steps:
@@ -168,7 +168,7 @@ def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tupl
 
 
 def _blocks(term: BasisTerm, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
-    """Which sources, and their coefficients [i, O, K]: never a copy of all of a large layer's."""
+    """Blocks of sources, with their coefficients [i, O, K]: never a copy of all of a large layer's."""
     step = max(1, CHUNK_NUMBERS // term.coef[0].size)
     for block, start in enumerate(range(0, len(term.coef), step)):
         part = slice(start, start + step)

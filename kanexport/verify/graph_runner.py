@@ -30,9 +30,12 @@ class Session:
 
 
 def session(model: bytes, weights: Weights | None = None, library: str = "", optimization: str = ANY) -> Session:
-    """A session on one thread. `weights`: the file that the graph takes constants from; `library`: a file with
-    operators of the graph; `optimization`: how far the runtime may change the graph. Raises InvalidKan if the
-    runtime cannot run the graph."""
+    """A session on one thread. Raises InvalidKan if the runtime cannot run the graph.
+
+    weights       the file from which the graph takes constants
+    library       a file with operators of the graph
+    optimization  how far the runtime may change the graph
+    """
     constants: dict[str, npt.NDArray[Any]] = {}
     options = onnxruntime.SessionOptions()
     if weights is not None and library:  # whose operators take constants alone
@@ -104,7 +107,7 @@ class Port:
 
     @property
     def size(self) -> int:
-        """How many numbers a row holds."""
+        """The count of numbers in a row."""
         return math.prod(self.shape)
 
     def cast(self, rows: Array, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:

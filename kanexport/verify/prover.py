@@ -60,7 +60,7 @@ class Subject(Protocol):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Those with an edge graph, in the order of the lowered model's."""
+        """Layers with an edge graph, in the order of the lowered model's."""
 
     @property
     def ports(self) -> Ports:
@@ -71,7 +71,7 @@ class Subject(Protocol):
 
 
 FEWEST = 3  # vectors that the prover compares at least, of a layer whose edges take long
-HELD = 2_000_000  # edges computed at a time, if each takes much time and memory
+EDGES_AT_ONCE = 2_000_000  # edges computed at a time, if each takes much time and memory
 
 
 class Prover:
@@ -102,7 +102,7 @@ class Prover:
         """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
         name, layer = self.lowered.node_tensors[index], self.subject.layers[index]
         session, count = self.edge_sessions[index], test_points.edge_count(layer)
-        each = max(1, len(nodes) if count == layer.mask.size else HELD // count)
+        each = max(1, len(nodes) if count == layer.mask.size else EDGES_AT_ONCE // count)
         parts = (nodes[at : at + each].astype(self.dtype) for at in range(0, max(1, len(nodes)), each))
         return np.concatenate([next(iter(graph_runner.run(session, {name: part}).values())) for part in parts])
 
@@ -114,7 +114,7 @@ class Prover:
             self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
 
     def batch(self, x: Array) -> None:
-        """Only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
+        """Compare only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
         self.outputs(f"batch of {len(x)}", x)
 
     def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
@@ -247,7 +247,7 @@ class Prover:
 
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
-    """Which vectors of a layer are looked at, where `count` rows have many positions each."""
+    """The vectors of a layer to compare, where `count` rows have many positions each."""
     each = test_points.edge_count(layer)
     least = count if each == layer.mask.size else FEWEST
     most = max(least, test_points.EDGE_BUDGET // each)
@@ -308,9 +308,9 @@ FloatRows = npt.NDArray[np.floating]
 
 
 def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
-    """On rows of all zones of the first layer, which ends with a Clip: bit by bit what `plain` gives for the rows with
-    each source kept between the clip's ends, and so for rows on the grid what it gives for themselves. Outputs and the
-    first layer's edges. Returns how many rows were beyond. Raises VerificationFailed, naming the row."""
+    """Verify that the clamped graph equals `plain` on clamped rows, bit by bit, for outputs and the first layer's
+    edges. The rows are those of all zones of the first layer, which ends with a Clip. Returns the number of rows that
+    were out of the grid. Raises VerificationFailed, naming the row."""
     zones = test_points.zone_rows(layer, width, seed=1)
     rows = np.concatenate(list(zones.values())).astype(dtype)
     kept = _clipped(layer, rows)

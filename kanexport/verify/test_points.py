@@ -91,7 +91,7 @@ def _nonfinite(row: Array) -> Array:
 
 
 def _widen(layer: Layer, rows: Array, width: int) -> Array:
-    """From the layer's sources back to its input vector, undoing selections and scalings."""
+    """Input vectors of a layer from values of its sources, undoing selections and scalings."""
     for step in reversed(layer.pre_steps):
         if isinstance(step, Affine):
             rows = (rows - step.bias) / np.where(step.scale == 0, 1, step.scale)

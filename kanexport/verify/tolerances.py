@@ -60,8 +60,11 @@ class Tolerance:
 
     @classmethod
     def of(cls, outputs: float, dtype: str) -> Tolerance:
-        """`outputs`: what the user allows, relative; edges are allowed in proportion. `dtype`: the graph's,
-        whose rounding is what conditioning amplifies."""
+        """The tolerances of a graph.
+
+        outputs  the allowed error of outputs, relative; edges are allowed in proportion
+        dtype    the graph's, whose rounding conditioning amplifies
+        """
         # A user who allows less than the usual tolerance wants no larger excuse than that.
         excuse = CONDITION * min(1.0, outputs / OUTPUT_TOLERANCE)
         size = precision.rounding(dtype)

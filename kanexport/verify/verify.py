@@ -78,11 +78,12 @@ def verify(
     tolerance: float = OUTPUT_TOLERANCE,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proof:
-    """Hold a network's graphs against its float64 evaluation, on rows made for it.
-
-    `dtype`: the graphs'; `tolerance`: of outputs, relative; edges are allowed in proportion.
-    `advance(done, total)` is called as it goes. Raises VerificationFailed, naming
+    """Verify a network's graphs against its float64 evaluation, on rows made for it. Raises VerificationFailed, naming
     zone, place and error, and InvalidKan if the runtime cannot run the graph.
+
+    dtype      the graphs'
+    tolerance  of outputs, relative; edges are allowed in proportion
+    advance    called with (done, total)
     """
     size = max(map(test_points.basis_size, kan.layers))
     rows = [
@@ -91,10 +92,12 @@ def verify(
     ]
     # The first layer's rows are the network's.
     own: list[dict[str, Array]] = [{}, *rows[1:]]
-    return prove(_Network(kan), lowered, dtype, zones=rows[0], layers=own, tolerance=tolerance, advance=advance)
+    return verify_subject(
+        _Network(kan), lowered, dtype, zones=rows[0], layers=own, tolerance=tolerance, advance=advance
+    )
 
 
-def prove(
+def verify_subject(
     subject: Subject,
     lowered: Lowered,
     dtype: str,
@@ -106,11 +109,12 @@ def prove(
     empty: bool = True,
     sizes: tuple[int, ...] = (),
 ) -> Proof:
-    """As `verify`, for anything that has layers, from rows given by zone.
+    """Verify the graphs of any subject with layers, on rows given by zone. Raises VerificationFailed and InvalidKan.
 
-    `zones`: the model's rows [B, ...], the zone "inside" first. `layers`: rows of each layer's
-    own, [B, width]. `empty`: whether a batch of no rows must be answered; `sizes`: batches of
-    how many rows are tried beside one. Raises VerificationFailed and InvalidKan.
+    zones   the model's rows [B, ...], the zone "inside" first
+    layers  rows of each layer's own, [B, width]
+    empty   whether a batch of no rows must be answered
+    sizes   further batch sizes to compare
     """
     prover = Prover(subject, lowered, dtype, tolerance)
     names = dict.fromkeys([*zones, *(name for own in layers for name in own)])
@@ -135,7 +139,7 @@ def prove(
 
 
 def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: bool) -> Proof:
-    """With the proofs of the graphs beside the one for inference, on the same rows."""
+    """The result with the verifications of the graphs next to the one for inference, on the same rows."""
     subject, lowered, dtype = prover.subject, prover.lowered, prover.dtype.name
     report, notes, variants, tolerance = proof.verification, list(proof.notes), proof.variants, prover.tolerance.outputs
     if lowered.explained is not None:
@@ -256,8 +260,7 @@ def _zones(prover: Prover) -> tuple[Zone, ...]:
 
 
 def near_knot_excess(report: Verification) -> str:
-    """Where a proof needed an excuse, beyond the tolerances themselves; "" if it did not. Knots that are not the
-    stored ones get none."""
+    """The place where a verification needed an excuse beyond the tolerances, or "". Approximate knots get no excuse."""
     for zone in report.zones:
         for what, error, allowed in (
             ("outputs", zone.outputs_max_rel, report.outputs_tolerance),
@@ -269,7 +272,11 @@ def near_knot_excess(report: Verification) -> str:
 
 
 def near_knot_notes(away: Mapping[int, float], near: Collection[int], report: Verification) -> tuple[str, ...]:
-    """`away`: how far each layer's knots are from uniform, in cells; `near`: the layers that were taken for it."""
+    """Notes of the manifest on layers whose knots are treated as uniform.
+
+    away  the distance of each layer's knots from uniform, in cells
+    near  the layers that are treated as uniform
+    """
     if not near:
         return ()
     outputs = max(zone.outputs_max_rel for zone in report.zones)
@@ -281,7 +288,7 @@ def near_knot_notes(away: Mapping[int, float], near: Collection[int], report: Ve
 
 
 def near_knot_rejection(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
-    """Why these layers were not taken for uniform together."""
+    """A note on layers that were tried as uniform together, and why that failed."""
     return (f"knots of {_layers(away, near)} were tried as uniform: {why}; where it says no more they stay as stored",)
 
 

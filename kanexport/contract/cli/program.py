@@ -90,7 +90,7 @@ def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = 
 
 
 def _choice(parser: Parser, message: str) -> str:
-    """Which choice was meant, if the message is about one, or ""."""
+    """The choice that the user may have meant, if the message is about one, or ""."""
     wrong = re.search(r"^argument (\S+): invalid choice: '(.*)' \(", message)
     if wrong is None:
         return ""
