@@ -44,7 +44,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check()
     request.check_batch()
     request.check_kernel()
-    request.quantization.check(request.dtype, explain=target.explain.wanted)
+    request.quantization.check(request.dtype, explain=target.explain.enabled)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
     interpreted = _read(loaded, request, recorded, advance)
     kan, options, files = interpreted.kan, interpreted.options, loaded.files

@@ -43,15 +43,15 @@ FACTS = "kanexport"  # the key of the file's metadata
 class ExplainOptions:
     """Options of the explaining graph.
 
-    wanted  whether the bundle has one
-    layers  layers with edges in it, by number or name; empty for all that have no more than `EDGE_LIMIT` edges
+    enabled  whether the bundle has one
+    layers   layers with edges in it, by number or name; empty for all that have no more than `EDGE_LIMIT` edges
     """
 
-    wanted: bool = False
+    enabled: bool = False
     layers: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, explain: bool | Sequence[str | int]) -> ExplainOptions:
+    def parse(cls, explain: bool | Sequence[str | int]) -> ExplainOptions:
         """True for all that fit, or their numbers and names."""
         return cls(bool(explain), () if isinstance(explain, bool) else tuple(map(str, explain)))
 
@@ -70,7 +70,7 @@ def add(
     """The graphs with the explaining one, if it is asked for; with contributions, where there is something that they
     are `against`, which is else why there is not. Raises OptionError for a layer that is not there, InvalidKan where
     the graphs do not fit into one."""
-    if not options.wanted:
+    if not options.enabled:
         return lowered
     chosen, notes = _chosen(options, layers)
     against = _within_reason(against, chosen, layers)
@@ -100,7 +100,7 @@ def add(
 def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
     """The anchor of a network's contributions: the `mean` of the user's rows. A string instead is the reason why there
     is none; it is empty if the user wants no contributions."""
-    if not options.wanted or not mean:
+    if not options.enabled or not mean:
         return ""
     try:
         return attribution.anchor(kan, np.array(mean))

@@ -189,7 +189,7 @@ def _request(args: argparse.Namespace) -> Request:
         expected_outputs=tuple(args.expected_outputs),
         names=arguments.names(args),
         baseline=args.baseline,
-        explain=explanations.wanted,
+        explain=explanations.enabled,
         explain_layers=explanations.layers,
         out_of_range=args.out_of_range,
         optimize_for_batch=args.optimize_for_batch,

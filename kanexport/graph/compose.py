@@ -22,14 +22,14 @@ from kanexport.graph.external_data import check
 class AppendedGraph:
     """Graph that is appended to the model's. Its inputs have the names of tensors of the model, or of a part before it.
 
-    wanted     the output to take, [N, *shape]
+    output     the output to take, [N, *shape]
     name       the name of that output in the whole graph, [batch, *positions, *shape]
     positions  axes of its one input between the rows and the nodes, if it takes vectors [N, n]
     shown      whether it is an output of the whole graph; otherwise only other parts read it
     """
 
     graph: bytes
-    wanted: str
+    output: str
     name: str
     positions: tuple[int, ...] = ()
     shown: bool = True
@@ -89,13 +89,13 @@ class _Writer:
         inner = onnx.load_model_from_string(part.graph).graph
         names = {"": ""} | {graph_input.name: self._taken(prefix, part, graph_input) for graph_input in inner.input}
         names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
-        (output_info,) = (output for output in inner.output if output.name == part.wanted)
-        names |= {part.wanted: prefix + part.wanted if part.positions else part.name}
+        (output_info,) = (output for output in inner.output if output.name == part.output)
+        names |= {part.output: prefix + part.output if part.positions else part.name}
         self._graph.node.extend(_renamed(inner.node, prefix, names))
         kind = output_info.type.tensor_type
         shape = [axis.dim_value for axis in kind.shape.dim][1:]
         if part.positions:
-            self._reshape(prefix + part.wanted, part.name, prefix + "places", [-1, *part.positions, *shape])
+            self._reshape(prefix + part.output, part.name, prefix + "places", [-1, *part.positions, *shape])
         if part.shown:
             axes: list[str | int | None] = ["batch", *part.positions, *shape]
             info = onnx.helper.make_tensor_value_info(part.name, kind.elem_type, axes)  # noqa: TID251 - of the builder

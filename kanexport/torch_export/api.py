@@ -74,7 +74,7 @@ def export(
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
         baseline=None if baseline is None else baseline_rows.rows_of(baseline),
-        explain=ExplainOptions.of(explain),
+        explain=ExplainOptions.parse(explain),
         out_of_range=out_of_range,
     )
     given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))

@@ -84,7 +84,7 @@ class Prover:
 
     def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float, *, library: str = "") -> None:
         self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
-        self.tolerance = Tolerance.of(tolerance, dtype)
+        self.tolerance = Tolerance.for_graph(tolerance, dtype)
         level = lowered.optimization
         self.session = graph_runner.session(lowered.model, lowered.weights, library, level)
         self.edge_sessions = [

@@ -59,7 +59,7 @@ class Tolerance:
     jitters: tuple[Jitter, ...]
 
     @classmethod
-    def of(cls, outputs: float, dtype: str) -> Tolerance:
+    def for_graph(cls, outputs: float, dtype: str) -> Tolerance:
         """The tolerances of a graph.
 
         outputs  the allowed error of outputs, relative; edges are allowed in proportion
