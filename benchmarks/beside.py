@@ -75,18 +75,18 @@ def look(address: str, seconds: float, rate: float) -> int:
 
 def measure(address: str, seconds: float, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
     """By turn: (requests a second, seconds of the 99th of 100, questions a second) of each round."""
-    found: dict[str, list[tuple[float, float, float]]] = {turn: [] for turn in TURNS}
+    by_turn: dict[str, list[tuple[float, float, float]]] = {turn: [] for turn in TURNS}
     with SPAWN.Pool(2) as pool:
         pool.apply(infer, (address, 1.0))  # nobody's first requests count
         pool.apply(look, (address, 0.5, 0.0))
         for at in track(range(len(TURNS) * rounds), "rounds"):
             turn, rate = list(TURNS.items())[at % len(TURNS)]
-            asked = None if rate is None else pool.apply_async(look, (address, seconds, rate))
+            pending = None if rate is None else pool.apply_async(look, (address, seconds, rate))
             seen = pool.apply(infer, (address, seconds))
             assert not seen.codes, f"requests failed: {seen.codes}"
-            questions = asked.get() / seconds if asked is not None else 0.0
-            found[turn].append((seen.rate, float(np.percentile(seen.answers, 99)), questions))
-    return found
+            questions = pending.get() / seconds if pending is not None else 0.0
+            by_turn[turn].append((seen.rate, float(np.percentile(seen.answers, 99)), questions))
+    return by_turn
 
 
 def main() -> None:
@@ -97,13 +97,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place, overload.serving(inside.export(Path(place)), "asgi") as served:
-        found = measure(served.address, args.seconds, args.rounds)
+        by_turn = measure(served.address, args.seconds, args.rounds)
     print("| | requests/s | p99 | questions/s |\n|---|---|---|---|")
-    for turn, rounds in found.items():
+    for turn, rounds in by_turn.items():
         rate, last, questions = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(f"| {turn} | {rate:.0f} | {last * 1e3:.2f} ms | {questions:.0f} |")
-    alone, *beside = (statistics.median(last for _, last, _ in rounds) for rounds in found.values())
-    times = " and ".join(f"{one / alone:.2f}" for one in beside)
+    alone, *beside = (statistics.median(last for _, last, _ in rounds) for rounds in by_turn.values())
+    times = " and ".join(f"{quantile / alone:.2f}" for quantile in beside)
     print(f"\np99 is {times} times what it was alone; medians of {args.rounds} rounds of {args.seconds:g} s,")
     print(f"{overload.CLIENTS} clients, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
 

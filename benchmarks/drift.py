@@ -126,7 +126,7 @@ def once(case: str, seed: int, folder: Path) -> Seen:
         if watch.take(change(traffic[random.integers(len(traffic), size=LOOK)])) > CONDITION:
             taken = (at + 1) * LOOK
             break
-    return Seen(len(unchanged), sum(one > CONDITION for one in unchanged), max(unchanged), taken)
+    return Seen(len(unchanged), sum(ratio > CONDITION for ratio in unchanged), max(unchanged), taken)
 
 
 def main() -> None:
@@ -136,15 +136,18 @@ def main() -> None:
     print("| change | noticed within 500 rows | rows until then, median, most | alarms without a change | most seen |")
     print("|---|---|---|---|---|")
     for case in CASES:
-        found = []
+        results = []
         for seed in track(range(seeds), description=case):
             with tempfile.TemporaryDirectory() as folder:
-                found.append(once(case, seed, Path(folder)))
-        taken = [AT_MOST if one.taken is None else one.taken for one in found]
+                results.append(once(case, seed, Path(folder)))
+        taken = [AT_MOST if result.taken is None else result.taken for result in results]
+        noticed = f"{sum(count <= 500 for count in taken)} of {seeds}"
+        alarmed = sum(result.alarms > 0 for result in results)
+        alarms, looks = (sum(getattr(result, name) for result in results) for name in ("alarms", "looks"))
         print(
-            f"| {case} | {sum(one <= 500 for one in taken)} of {seeds} | {statistics.median(taken):.0f}, {max(taken)} "
-            f"| {sum(one.alarms > 0 for one in found)} of {seeds} seeds, {sum(one.alarms for one in found)} of "
-            f"{sum(one.looks for one in found)} looks | {max(one.most for one in found):.2f} of {CONDITION:g} |"
+            f"| {case} | {noticed} | {statistics.median(taken):.0f}, {max(taken)} "
+            f"| {alarmed} of {seeds} seeds, {alarms} of {looks} looks "
+            f"| {max(result.most for result in results):.2f} of {CONDITION:g} |"
         )
 
 

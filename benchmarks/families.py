@@ -112,10 +112,10 @@ def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, resu
 def missing(client: Client, described: Description, rows: Any) -> float:
     """What contributions miss at most; NaN of a model that is not taken apart."""
     try:
-        found = chunking.explain(client, described, rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)])
+        explanation = chunking.explain(client, described, rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)])
     except NotSupported:
         return float("nan")
-    return float(found.completeness_error.max() / np.abs(found.predictions).max())
+    return float(explanation.completeness_error.max() / np.abs(explanation.predictions).max())
 
 
 def table(measured: list[Measured]) -> str:
@@ -129,8 +129,8 @@ def table(measured: list[Measured]) -> str:
         classes = ", ".join(sorted({case.edge_class for case in own}))
         outputs, edges = max(case.output_error for case in own), max(case.edge_error for case in own)
         missed = [case.missed for case in own if not np.isnan(case.missed)]
-        told = f"{max(missed):.1e}" if missed else "not explained"
-        lines.append(f"| {family} | {len(own)} | {outputs:.1e} | {edges:.1e} | {told} | {classes} |")
+        error = f"{max(missed):.1e}" if missed else "not explained"
+        lines.append(f"| {family} | {len(own)} | {outputs:.1e} | {edges:.1e} | {error} | {classes} |")
     return "\n".join(lines) + "\n"
 
 

@@ -39,7 +39,7 @@ BATCHES = (1, 16, 64, 256)
 LEAST = 9  # rounds
 
 
-def made(folder: Path, *, adapted: bool) -> tuple[Path, np.ndarray[Any, Any]]:
+def random_checkpoint(folder: Path, *, adapted: bool) -> tuple[Path, np.ndarray[Any, Any]]:
     """A checkpoint with random weights, and rows within its grid."""
     rng, tensors = np.random.default_rng(0), {}
     for at, (sources, destinations) in enumerate(itertools.pairwise(WIDTHS)):
@@ -70,31 +70,32 @@ def session(model: Path) -> tuple[Any, float]:
 def timed(sessions: dict[str, Any], x: np.ndarray[Any, Any], seconds: float) -> dict[str, float]:
     """Median seconds of a run, in turns."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for one in (*sessions.values(), *sessions.values()):
-        one.run(["y"], {"x": x})
+    for model_session in (*sessions.values(), *sessions.values()):
+        model_session.run(["y"], {"x": x})
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times["float32"]) < LEAST:
-        for name, one in sessions.items():
+        for name, model_session in sessions.items():
             start = time.perf_counter()
-            one.run(["y"], {"x": x})
+            model_session.run(["y"], {"x": x})
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds_each) for name, seconds_each in times.items()}
 
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    checkpoint, x = made(folder, adapted=args.adapted)
+    checkpoint, x = random_checkpoint(folder, adapted=args.adapted)
     if args.checkpoint:
         checkpoint, x = args.checkpoint, baseline.load(args.rows, "--rows").x.astype(np.float32)
     results = {
-        name: export(Request(path=checkpoint, repository=folder, name=name.replace(" ", "-"), quantization=asked))
-        for name, asked in ASKED.items()
+        name: export(Request(path=checkpoint, repository=folder, name=name.replace(" ", "-"), quantization=options))
+        for name, options in ASKED.items()
     }
-    sizes = {name: (one.directory / "model.onnx").stat().st_size for name, one in results.items()}
+    sizes = {name: (result.directory / "model.onnx").stat().st_size for name, result in results.items()}
     loads = {
-        name: [session(one.directory / "model.onnx")[1] for _ in range(3 * LEAST)] for name, one in results.items()
+        name: [session(result.directory / "model.onnx")[1] for _ in range(3 * LEAST)]
+        for name, result in results.items()
     }
-    sessions = {name: session(one.directory / "model.onnx")[0] for name, one in results.items()}
-    answers = {name: one.run(["y"], {"x": x})[0] for name, one in sessions.items()}
+    sessions = {name: session(result.directory / "model.onnx")[0] for name, result in results.items()}
+    answers = {name: model_session.run(["y"], {"x": x})[0] for name, model_session in sessions.items()}
     exact, rows = answers["float32"], []
     for batch in BATCHES:
         times = timed(sessions, np.resize(x, (batch, x.shape[1])), args.seconds)
@@ -125,12 +126,12 @@ def main() -> None:
     if (args.checkpoint is None) != (args.rows is None):
         parser.error("--checkpoint and --rows go together")
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(args, Path(folder))
+        records = measure(args, Path(folder))
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(records, indent=1))
         return
-    print("| " + " | ".join(found[0]) + " |\n|" + "---|" * len(found[0]))
-    for row in found:
+    print("| " + " | ".join(records[0]) + " |\n|" + "---|" * len(records[0]))
+    for row in records:
         print("| " + " | ".join(map(str, row.values())) + " |")
 
 

@@ -138,13 +138,13 @@ def shapley(function: Function, rows: Rows, reference: Rows) -> Any:
     count = rows.shape[1]
     coalitions = list(itertools.product((False, True), repeat=count))
     worth = {some: function(np.where(some, rows, reference)) for some in coalitions}
-    found = np.zeros(rows.shape)
+    values = np.zeros(rows.shape)
     for some, at in itertools.product(coalitions, range(count)):
         if some[at]:
             without = (*some[:at], False, *some[at + 1 :])
             share = math.factorial(sum(without)) * math.factorial(count - sum(some)) / math.factorial(count)
-            found[:, at] += share * (worth[some] - worth[without])
-    return found
+            values[:, at] += share * (worth[some] - worth[without])
+    return values
 
 
 @contextlib.contextmanager
@@ -184,57 +184,57 @@ class Asked:
         return float(np.abs(self.predict(rows) - self.case.function(rows.astype(np.float64))).max())
 
 
-def known(asked: Asked, what: str, rows: Rows, expected: Any) -> str:
+def known(subject: Asked, what: str, rows: Rows, expected: Any) -> str:
     """A line of the first table."""
-    off = np.abs(asked.contributions(rows) - expected)
+    off = np.abs(subject.contributions(rows) - expected)
     spread = float(np.abs(expected).max())
-    widths = ", ".join(map(str, asked.case.widths))
-    return f"| {what} | [{widths}] | {spread:.2g} | {asked.misses(rows):.1e} | {off.max():.1e} |"
+    widths = ", ".join(map(str, subject.case.widths))
+    return f"| {what} | [{widths}] | {spread:.2g} | {subject.misses(rows):.1e} | {off.max():.1e} |"
 
 
-def compared(asked: Asked, what: str) -> str:
+def compared(subject: Asked, what: str) -> str:
     """A line of the second table."""
-    rows, reference = asked.case.rows(4, ASKED), asked.case.reference
-    ours, exact = asked.contributions(rows), shapley(asked.predict, rows, reference)
-    explainer = shap.explainers.Exact(asked.predict, shap.maskers.Independent(reference))
+    rows, reference = subject.case.rows(4, ASKED), subject.case.reference
+    ours, exact = subject.contributions(rows), shapley(subject.predict, rows, reference)
+    explainer = shap.explainers.Exact(subject.predict, shap.maskers.Independent(reference))
     confirmed = np.abs(explainer(rows[:50]).values - exact[:50]).max()
     apart = np.sqrt(np.mean((ours - exact) ** 2) / np.mean(exact**2))
     same = np.mean(np.abs(ours).argmax(axis=1) == np.abs(exact).argmax(axis=1))
     return f"| {what} | {apart:.1e} | {np.abs(ours - exact).max():.1e} | {same:.0%} | {confirmed:.0e} |"
 
 
-def one_row(asked: Asked) -> Iterator[str]:
+def one_row(subject: Asked) -> Iterator[str]:
     """A row of the case, input by input."""
     rows = np.float32([[0.8, 0.7, 0.6, -0.2]])
-    ours, exact = asked.contributions(rows)[0], shapley(asked.predict, rows, asked.case.reference)[0]
-    true = shapley(asked.case.function, rows.astype(np.float64), asked.case.reference)[0]
+    ours, exact = subject.contributions(rows)[0], shapley(subject.predict, rows, subject.case.reference)[0]
+    true = shapley(subject.case.function, rows.astype(np.float64), subject.case.reference)[0]
     yield "| input | value | ours | SHAP's, exact | of the function itself |"
     yield "|---|---|---|---|---|"
     for at, value in enumerate(rows[0]):
         yield f"| x{at} | {value:g} | {ours[at]:+.4f} | {exact[at]:+.4f} | {true[at]:+.4f} |"
-    base, answer = asked.predict(asked.case.reference)[0], asked.predict(rows)[0]
-    sums = " | ".join(f"{one.sum():+.4f}" for one in (ours, exact, true))
+    base, answer = subject.predict(subject.case.reference)[0], subject.predict(rows)[0]
+    sums = " | ".join(f"{values.sum():+.4f}" for values in (ours, exact, true))
     yield f"| all, from {base:.4f} to {answer:.4f} | | {sums} |"
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as url, Client(url) as client:
-        asked = {case.name: Asked(client, case) for case in CASES}
+        subjects = {case.name: Asked(client, case) for case in CASES}
         print("| known of | network | largest contribution | model misses function by | contributions by |")
         print("|---|---|---|---|---|")
         for case in (SUM, DEEP):
             rows = case.rows(3, ASKED)
             expected = parts(rows.astype(np.float64)) - parts(case.reference.astype(np.float64))
-            print(known(asked[case.name], "a sum of four functions", rows, expected))
+            print(known(subjects[case.name], "a sum of four functions", rows, expected))
         rows = FORMULA.rows(3, ASKED)
         expected = by_the_formula(rows.astype(np.float64), FORMULA.reference.astype(np.float64))
-        print(known(asked["formula"], "I.6.20, a network of its form", rows, expected))
+        print(known(subjects["formula"], "I.6.20, a network of its form", rows, expected))
         for at, input_ in enumerate(("theta", "sigma")):
             rows = np.tile(LEARNT.reference, (ASKED, 1))
             rows[:, at] = LEARNT.rows(3, ASKED)[:, at]
             expected = np.zeros(rows.shape)
             expected[:, at] = gauss(rows.astype(np.float64)) - gauss(LEARNT.reference.astype(np.float64))
-            print(known(asked["learnt"], f"I.6.20, {input_} alone is another", rows, expected))
+            print(known(subjects["learnt"], f"I.6.20, {input_} alone is another", rows, expected))
         print("\n| ours beside SHAP's | root mean square apart | at most | same strongest input | shap agrees to |")
         print("|---|---|---|---|---|")
         for case, what in (
@@ -243,9 +243,9 @@ def main() -> None:
             (TOGETHER, "inputs that work together, [4, 5, 1]"),
             (LEARNT, "I.6.20, [2, 3, 1]"),
         ):
-            print(compared(asked[case.name], what))
+            print(compared(subjects[case.name], what))
         print()
-        print(*one_row(asked["together"]), sep="\n")
+        print(*one_row(subjects["together"]), sep="\n")
 
 
 if __name__ == "__main__":

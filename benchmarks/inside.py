@@ -73,9 +73,9 @@ def measure(client: Client, name: str, rounds: int, folder: Path) -> list[tuple[
     """(question, what it took) of one network."""
     described = client.describe(name)
     batch = rows(described.input.shape[1], 2)
-    found = client.explain(described, batch[:1], outputs=[0])
-    missed = float(found.completeness_error.max() / np.abs(found.predictions).max())
-    asked: list[tuple[str, Callable[[], Any]]] = [
+    explanation = client.explain(described, batch[:1], outputs=[0])
+    missed = float(explanation.completeness_error.max() / np.abs(explanation.predictions).max())
+    queries: list[tuple[str, Callable[[], Any]]] = [
         ("explain one row, one output", lambda: client.explain(described, batch[:1], outputs=[0])),
         ("explain one row, ten outputs", lambda: client.explain(described, batch[:1], outputs=range(10))),
         ("the ten strongest edges of a row", lambda: client.edges(described, batch[:1], top_k=10)),
@@ -83,8 +83,8 @@ def measure(client: Client, name: str, rounds: int, folder: Path) -> list[tuple[
         (f"drift of {ROWS} rows", lambda: client.drift(described, batch)),
     ]
     if described.layers[0].sources * described.layers[0].destinations < 10**6:
-        asked.append((f"scores over {ROWS} rows", lambda: client.scores(described, batch)))
-    lines = [(what, median(ask, rounds)) for what, ask in track(asked, described.name)]
+        queries.append((f"scores over {ROWS} rows", lambda: client.scores(described, batch)))
+    lines = [(what, median(ask, rounds)) for what, ask in track(queries, described.name)]
     lines.append(("contributions miss the prediction by, relative", f"{missed:.1e}"))
     for suffix in ("svg", "png"):
         lines.append((f"kanserve plot, {suffix}", plotted(client.url, name, folder / f"{name}.{suffix}")))

@@ -52,14 +52,14 @@ def network(sources: int, intervals: int) -> Kan:
 
 
 def session(kan: Kan, *, apart: bool) -> Any:
-    with mock.patch.multiple(spline_forms, apart=lambda *_: apart, narrow=lambda *_: False):
-        made = lower.lower(kan, "float32")
+    with mock.patch.multiple(spline_forms, unpacked=lambda *_: apart, narrow=lambda *_: False):
+        lowered = lower.lower(kan, "float32")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False
-    model, given = (made.model, {}) if made.weights is None else made.weights.beside(made.model)
+    model, constants = (lowered.model, {}) if lowered.weights is None else lowered.weights.as_inputs(lowered.model)
     run = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda x: run.run(["y"], {"x": x, **given})[0]
+    return lambda x: run.run(["y"], {"x": x, **constants})[0]
 
 
 def measured(seconds: float) -> Iterator[dict[str, float]]:
@@ -80,12 +80,12 @@ def measured(seconds: float) -> Iterator[dict[str, float]]:
                     "packed_us": packed,
                     "apart_us": apart,
                     "gain": packed / apart,
-                    "chosen": spline_forms.apart(kan.layers[0], rows),
+                    "chosen": spline_forms.unpacked(kan.layers[0], rows),
                 }
 
 
-def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.tobytes() == other.tobytes()
+def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.tobytes() == second.tobytes()
 
 
 def timed(
@@ -114,10 +114,10 @@ def main() -> None:
         print(json.dumps(list(measured(args.seconds)), indent=1))
         return
     print("| sources | functions | rows | packed us | apart us | gain | chosen |\n|---|---|---|---|---|---|---|")
-    for one in measured(args.seconds):
-        times = f"{one['packed_us']:.0f} | {one['apart_us']:.0f} | {one['gain']:.2f}"
-        chosen = "apart" if one["chosen"] else "packed"
-        print(f"| {one['sources']} | {one['functions']} | {one['rows']} | {times} | {chosen} |", flush=True)
+    for entry in measured(args.seconds):
+        times = f"{entry['packed_us']:.0f} | {entry['apart_us']:.0f} | {entry['gain']:.2f}"
+        chosen = "apart" if entry["chosen"] else "packed"
+        print(f"| {entry['sources']} | {entry['functions']} | {entry['rows']} | {times} | {chosen} |", flush=True)
 
 
 if __name__ == "__main__":

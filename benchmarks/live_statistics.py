@@ -78,26 +78,26 @@ def export(folder: Path) -> Path:
 def servers(repository: Path) -> Iterator[dict[str, Served]]:
     """One for each mode."""
     with contextlib.ExitStack() as stack:
-        found = {}
+        by_mode = {}
         for mode in MODES:
             os.environ["KANSERVE_STATISTICS"] = mode
-            found[mode] = stack.enter_context(overload.serving(repository, "asgi"))
+            by_mode[mode] = stack.enter_context(overload.serving(repository, "asgi"))
         del os.environ["KANSERVE_STATISTICS"]
-        yield found
+        yield by_mode
 
 
 def spent(served: Served) -> tuple[float, float]:
     """CPU seconds of all threads of a server, and of the one that looks into rows."""
-    found = [0.0, 0.0]
+    seconds_used = [0.0, 0.0]
     for task in Path(f"/proc/{served.process.pid}/task").iterdir():
         fields = (task / "stat").read_text().rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / TICK
-        found[0] += seconds
-        found[1] += seconds if int(fields[16]) == NICE else 0.0
-    return found[0], found[1]
+        seconds_used[0] += seconds
+        seconds_used[1] += seconds if int(fields[16]) == NICE else 0.0
+    return seconds_used[0], seconds_used[1]
 
 
-async def asked(address: str, data: bytes, seconds: float) -> float:
+async def request_rate(address: str, data: bytes, seconds: float) -> float:
     """Requests a second of all callers."""
     count, end = 0, time.perf_counter() + seconds
     async with grpc.aio.insecure_channel(address) as channel:
@@ -117,26 +117,26 @@ async def asked(address: str, data: bytes, seconds: float) -> float:
 def turn(served: Served, data: bytes, seconds: float) -> tuple[float, float]:
     """Requests a second, and CPU milliseconds of one thousand."""
     before, _ = spent(served)
-    rate = asyncio.run(asked(served.address, data, seconds))
+    rate = asyncio.run(request_rate(served.address, data, seconds))
     return rate, (spent(served)[0] - before) * 1e6 / (rate * seconds)
 
 
 def cost(seconds: float, rounds: int) -> None:
     """Serve, ask, print."""
-    with tempfile.TemporaryDirectory() as place, servers(export(Path(place))) as found:
+    with tempfile.TemporaryDirectory() as place, servers(export(Path(place))) as by_mode:
         print("| network | statistics | requests/s | ratio | CPU ms per 1000 | ratio | thread | looked into | MiB |")
         print("|---|---|---|---|---|---|---|---|---|")
         for at, (name, widths) in enumerate(NETWORKS.items()):
             data = overload.message(f"n{at}", 1, widths[0])
-            for served in found.values():
+            for served in by_mode.values():
                 turn(served, data, seconds)
-            before = {mode: spent(served) for mode, served in found.items()}
-            sizes = {mode: served.rss() for mode, served in found.items()}
+            before = {mode: spent(served) for mode, served in by_mode.items()}
+            sizes = {mode: served.rss() for mode, served in by_mode.items()}
             turns: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
             for _ in track(range(rounds), name):
                 for mode in random.sample(MODES, len(MODES)):
-                    turns[mode].append(turn(found[mode], data, seconds))
-            for mode, served in found.items():
+                    turns[mode].append(turn(by_mode[mode], data, seconds))
+            for mode, served in by_mode.items():
                 total, own = (now - then for now, then in zip(spent(served), before[mode], strict=True))
                 looked = f"{own / total:.1%} | {_looked(served, f'n{at}', mode)}"
                 print(_line(name, mode, turns, looked, sizes[mode], served.rss()))
@@ -150,7 +150,7 @@ def _line(name: str, mode: str, turns: dict[str, list[tuple[float, float]]], loo
     """Ratios are means of those of each round, with their standard errors."""
     cells = []
     for what in (0, 1):
-        own, without = [one[what] for one in turns[mode]], [one[what] for one in turns["off"]]
+        own, without = [figures[what] for figures in turns[mode]], [figures[what] for figures in turns["off"]]
         ratios = np.log([mine / other for mine, other in zip(own, without, strict=True)])
         error = ratios.std(ddof=1) / np.sqrt(len(ratios))
         cells += [f"{statistics.median(own):.0f}", f"{np.exp(ratios.mean()):.3f} ± {error:.3f}"]
@@ -162,14 +162,17 @@ def _looked(served: Served, model: str, mode: str) -> str:
         return "-"
     time.sleep(1)
     with Client(served.address) as client:
-        found = client.statistics(model)
-    return f"{found.row_count / found.rows_seen:.1%} of {found.rows_seen}"
+        counts = client.statistics(model)
+    return f"{counts.row_count / counts.rows_seen:.1%} of {counts.rows_seen}"
 
 
-def apart(found: Any, expected: Any, what: str) -> float:
+def apart(live: Any, expected: Any, what: str) -> float:
     """The largest difference, by the largest of its layer."""
-    pairs = [(getattr(one, what), getattr(other, what)) for one, other in zip(found, expected, strict=True)]
-    return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+    pairs = [
+        (getattr(live_layer, what), getattr(exact_layer, what))
+        for live_layer, exact_layer in zip(live, expected, strict=True)
+    ]
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
 def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
@@ -178,29 +181,29 @@ def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
     command += case.facts["export_args"]
     if subprocess.run([sys.executable, "-m", "kanserve", *command], check=False, capture_output=True).returncode:
         return None
-    found = manifest.load(folder / "m" / "1")
+    document = manifest.load(folder / "m" / "1")
     try:
-        for at in range(len(found.layers)):
-            kan.alone(found, at)
+        for at in range(len(document.layers)):
+            kan.alone(document, at)
     except KanserveError:
         return None
-    if found.source.family == manifest.HYBRID:
+    if document.source.family == manifest.HYBRID:
         return None
     create = functools.partial(base.load("ort").create, device="cpu", threads=1, beside={})
     session = create((folder / "m" / "1" / "model.onnx").read_bytes())
     graphs = tuple(
         LayerGraph(layer, functools.partial(create, (folder / "m" / "1" / layer.edges_file).read_bytes()))
-        for layer in found.layers
+        for layer in document.layers
     )
-    low, high = (end(np.array(found.reference.inputs), axis=0) for end in (np.min, np.max))
+    low, high = (end(np.array(document.reference.inputs), axis=0) for end in (np.min, np.max))
     lines, assumed = [], False
     for spread in SPREADS:
         rows = np.random.default_rng(0).normal((low + high) / 2, (high - low) * spread / 2, (DRAWN, len(low)))
-        dtype = np.float32 if found.input.datatype == "FP32" else np.float64
-        feeds: Any = {found.input.name: rows.astype(dtype).reshape(-1, *found.input.shape[1:])}
-        tally = Nodes(found, session.run).count(session.run, feeds)
-        (live,) = filter(None, edge_scores.traffic_scores(graphs, found, tally))
-        (exact,) = filter(None, edge_scores.edge_scores(session, graphs, found, feeds, chunk_bytes=2**25))
+        dtype = np.float32 if document.input.datatype == "FP32" else np.float64
+        feeds: Any = {document.input.name: rows.astype(dtype).reshape(-1, *document.input.shape[1:])}
+        tally = Nodes(document, session.run).count(session.run, feeds)
+        (live,) = filter(None, edge_scores.traffic_scores(graphs, document, tally))
+        (exact,) = filter(None, edge_scores.edge_scores(session, graphs, document, feeds, chunk_bytes=2**25))
         lines += [apart(live.layers, exact, what) for what in ("edges", "nodes")]
         assumed = assumed or bool(live.notes)
     return lines, assumed
@@ -212,11 +215,11 @@ def distances() -> None:
     every: dict[bool, list[list[float]]] = {False: [], True: []}
     for case in track(list(cases()), "checkpoints"):
         with tempfile.TemporaryDirectory() as place:
-            one = compared(case, Path(place))
-        if one is not None:
-            every[one[1]].append(one[0])
-            numbers = " | ".join(f"{value:.2%}" for value in one[0])
-            print(f"| {case.name} | {numbers} | {'assumed independent' if one[1] else 'counted'} |")
+            result = compared(case, Path(place))
+        if result is not None:
+            every[result[1]].append(result[0])
+            numbers = " | ".join(f"{value:.2%}" for value in result[0])
+            print(f"| {case.name} | {numbers} | {'assumed independent' if result[1] else 'counted'} |")
     for assumed, lines in every.items():
         values = np.array(lines)
         edges, nodes = values[:, ::2], values[:, 1::2]

@@ -59,8 +59,8 @@ def session(kan: Kan, *, columns: bool) -> Any:
     return lambda x: run.run(["y"], {"x": x})[0]
 
 
-def close(one: np.ndarray, other: np.ndarray) -> bool:
-    return float(np.abs(one - other).max()) <= 1e-5 * float(np.abs(other).max())
+def close(first: np.ndarray, second: np.ndarray) -> bool:
+    return float(np.abs(first - second).max()) <= 1e-5 * float(np.abs(second).max())
 
 
 def measured(seconds: float) -> Iterator[dict[str, Any]]:
@@ -96,10 +96,13 @@ def main() -> None:
         print(json.dumps(list(measured(args.seconds)), indent=1))
         return
     print("| layer | cells | knots | rows | other us | columns us | gain | chosen |\n|---|---|---|---|---|---|---|---|")
-    for one in measured(args.seconds):
-        times = f"{one['other_us']:.1f} | {one['columns_us']:.1f} | {one['gain']:.2f}"
-        knots, chosen = "uniform" if one["uniform"] else "uneven", "columns" if one["chosen"] else "other"
-        print(f"| {list(one['shape'])} | {one['cells']} | {knots} | {one['rows']} | {times} | {chosen} |", flush=True)
+    for entry in measured(args.seconds):
+        times = f"{entry['other_us']:.1f} | {entry['columns_us']:.1f} | {entry['gain']:.2f}"
+        knots, chosen = "uniform" if entry["uniform"] else "uneven", "columns" if entry["chosen"] else "other"
+        print(
+            f"| {list(entry['shape'])} | {entry['cells']} | {knots} | {entry['rows']} | {times} | {chosen} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ class Served:
 
     def rss(self) -> float:
         """MiB."""
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
-        assert found is not None
-        return int(found[1]) / 1024
+        match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        assert match is not None
+        return int(match[1]) / 1024
 
 
 def message(model: str, rows: int, width: int) -> bytes:
@@ -174,10 +174,10 @@ def beside(address: str, seconds: float, work: Any, data: bytes | None = None) -
     out = SPAWN.Queue()
     process = SPAWN.Process(target=probe, args=(address, data or message("light", 1, LIGHT[0]), seconds, out))
     process.start()
-    found = work()
+    result = work()
     seen = Seen(*out.get(timeout=seconds + 60))
     process.join()
-    return found, seen
+    return result, seen
 
 
 @contextlib.contextmanager
@@ -193,9 +193,9 @@ def serving(repository: Path, transport: str) -> Iterator[Served]:
         assert process.stderr is not None
         try:
             for line in process.stderr:
-                told = json.loads(line)
-                if told["event"] == "server_ready":
-                    yield Served(process, told["grpc"])
+                event = json.loads(line)
+                if event["event"] == "server_ready":
+                    yield Served(process, event["grpc"])
                     break
         finally:
             process.kill()

@@ -17,9 +17,9 @@ def put(page: Path, key: str, writer: str, text: str) -> None:
 def read(page: Path, key: str, writer: str) -> str:
     """What stands between the marks. Raises LookupError."""
     begin, end = marks(key, writer)
-    _, found, rest = page.read_text().partition(begin)
+    _, opened, rest = page.read_text().partition(begin)
     text, closed, _ = rest.partition(end)
-    if not found or not closed:
+    if not opened or not closed:
         raise LookupError(f"{page.name} has no part {key!r} written by {writer}")
     return text
 

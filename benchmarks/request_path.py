@@ -67,10 +67,10 @@ class NoDoor:
 
 def message() -> bytes:
     """A ModelInferRequest of one row."""
-    asked = pb.ModelInferRequest(model_name="model")
-    asked.inputs.add(name="x", datatype="FP32", shape=[1, WIDTHS[0]])
-    asked.raw_input_contents.append(np.full((1, WIDTHS[0]), 0.25, np.float32).tobytes())
-    return asked.SerializeToString()
+    request = pb.ModelInferRequest(model_name="model")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, WIDTHS[0]])
+    request.raw_input_contents.append(np.full((1, WIDTHS[0]), 0.25, np.float32).tobytes())
+    return request.SerializeToString()
 
 
 def through(application: GrpcApp, data: bytes) -> Ask:
@@ -122,8 +122,8 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
         return kept[-1]
 
     factory.build = build
-    made = app.App(Settings(repository=repository, metrics_port=0))
-    await made.load(asyncio.Event())
+    application = app.App(Settings(repository=repository, metrics_port=0))
+    await application.load(asyncio.Event())
     services, data = kept[0].services, message()
     method = services.methods[INFER]
     assert isinstance(method, Unary)
@@ -152,10 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=25)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         scale.export(scale.write(scale.Shape(WIDTHS, 5), Path(place)), Path(place) / "models")
-        asyncio.run(measure(Path(place) / "models", asked.concurrency, asked.rounds))
+        asyncio.run(measure(Path(place) / "models", args.concurrency, args.rounds))
 
 
 if __name__ == "__main__":

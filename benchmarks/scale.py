@@ -157,7 +157,7 @@ def large(shapes: Sequence[Shape]) -> None:
             path = write(shape, Path(place))
             taken, document = export(path, Path(place) / "models")
             file = path.stat().st_size
-            disk = sum(one.stat().st_size for one in (Path(place) / "models" / "model" / "1").iterdir())
+            disk = sum(entry.stat().st_size for entry in (Path(place) / "models" / "model" / "1").iterdir())
             zones = document["verification"]["zones"]
             errors = ", ".join(f"{max(zone[f'{what}_max_rel'] for zone in zones):.1e}" for what in ("outputs", "edges"))
             sizes = f"{file / MIB:.1f} | {disk / MIB:.1f} | {taken.peak:.0f}"

@@ -111,30 +111,32 @@ def served(folder: Path, columns: int) -> Iterator[str]:
 def entrants(folder: Path, url: str, forms: list[str]) -> list[Entrant]:
     """The loop, and the command for each form."""
     graph, source, target = (str(folder / name) for name in ("models/wide/1/model.onnx", "rows.csv", "loop.csv"))
-    found = [Entrant("pandas and onnxruntime, csv", (sys.executable, "-c", LOOP, graph, source, target), Path(target))]
+    commands = [
+        Entrant("pandas and onnxruntime, csv", (sys.executable, "-c", LOOP, graph, source, target), Path(target))
+    ]
     for form in forms:
         target = str(folder / f"{form}-out.csv")
-        given = ("infer", "wide", "--input", str(folder / f"rows.{form}"), "--output", target, "--url", url)
-        found.append(Entrant(f"kanserve infer, {form}", (*KANSERVE, *given), Path(target)))
-    return found
+        arguments = ("infer", "wide", "--input", str(folder / f"rows.{form}"), "--output", target, "--url", url)
+        commands.append(Entrant(f"kanserve infer, {form}", (*KANSERVE, *arguments), Path(target)))
+    return commands
 
 
-def report(found: list[Entrant], rows: int) -> None:
+def report(entrants: list[Entrant], rows: int) -> None:
     """A row for each command."""
-    loop, expected = found[0], found[0].outputs()
+    loop, expected = entrants[0], entrants[0].outputs()
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {len(loop.seconds)} rounds\n"
     )
     print("| | s, median (range) | relative time (range) | rows per second | peak RSS, MiB | error |")
     print("|---|---|---|---|---|---|")
-    for one in found:
-        ratios = [mine / other for mine, other in zip(one.seconds, loop.seconds, strict=True)]
-        error = np.abs(one.outputs() - expected).max() / np.abs(expected).max()
-        middle = statistics.median(one.seconds)
+    for entrant in entrants:
+        ratios = [mine / other for mine, other in zip(entrant.seconds, loop.seconds, strict=True)]
+        error = np.abs(entrant.outputs() - expected).max() / np.abs(expected).max()
+        middle = statistics.median(entrant.seconds)
         print(
-            f"| {one.name} | {middle:.1f} ({min(one.seconds):.1f} to {max(one.seconds):.1f}) | "
+            f"| {entrant.name} | {middle:.1f} ({min(entrant.seconds):.1f} to {max(entrant.seconds):.1f}) | "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {rows / middle:.0f} | "
-            f"{max(one.peaks):.0f} | {error:.0e} |"
+            f"{max(entrant.peaks):.0f} | {error:.0e} |"
         )
 
 
@@ -150,11 +152,11 @@ def main() -> None:
         folder = Path(name)
         files(folder, args.rows, args.columns, args.forms)
         with served(folder, args.columns) as url:
-            found = entrants(folder, url, args.forms)
+            commands = entrants(folder, url, args.forms)
             for at in range(args.rounds):
-                for one in found[at % len(found) :] + found[: at % len(found)]:
-                    one.run()
-        report(found, args.rows)
+                for entrant in commands[at % len(commands) :] + commands[: at % len(commands)]:
+                    entrant.run()
+        report(commands, args.rows)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ def addresses(process: subprocess.Popen[str]) -> dict[str, str]:
     for line in process.stderr:
         event = json.loads(line)
         if event["event"] == "server_ready":
-            found = {name: event[name] for name in ("grpc", "http", "metrics") if name in event}
-            print(", ".join(f"{name} on {address}" for name, address in found.items()))
-            return found
+            listening = {name: event[name] for name in ("grpc", "http", "metrics") if name in event}
+            print(", ".join(f"{name} on {address}" for name, address in listening.items()))
+            return listening
         print(f"  {event['message']} {event.get('model', '')}")
     raise SystemExit("the server ended before it was ready")
 
@@ -100,8 +100,8 @@ def curl(*arguments: str) -> str:
 
 def ask_by_hand(address: str, name: str, row: np.ndarray) -> None:
     """The same question as JSON."""
-    one = {"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": row.tolist()}
-    print(curl(f"http://{address}/v2/models/{name}/infer", "-d", json.dumps({"inputs": [one]})))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": row.tolist()}
+    print(curl(f"http://{address}/v2/models/{name}/infer", "-d", json.dumps({"inputs": [tensor]})))
 
 
 class Asking(threading.Thread):
@@ -144,8 +144,8 @@ def change(url: str, models: Path, rows: np.ndarray) -> None:
     asking.until("1")
     asking.ended.set()
     asking.join()
-    told = ", ".join(f"{count} by version {version}" for version, count in sorted(asking.answers.items()))
-    print(f"answered meanwhile: {told}; lost: {asking.lost}")
+    counts = ", ".join(f"{count} by version {version}" for version, count in sorted(asking.answers.items()))
+    print(f"answered meanwhile: {counts}; lost: {asking.lost}")
     if asking.lost:
         raise SystemExit("requests were lost")
 

@@ -1,4 +1,5 @@
-"""kanexport: a checkpoint becomes a Kan, a Kan becomes a graph, the graph is proved, the proof is packed.
+"""Exporter of trained Kolmogorov-Arnold networks (KANs): reads a checkpoint, lowers it to ONNX, verifies the graphs,
+and writes a bundle.
 
 The page to read first is `kanexport/pipeline.py`. The service shares a folder on
 disk with this package, the contract about it, `kanexport/contract/manifest.py`, and one

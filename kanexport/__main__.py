@@ -1,4 +1,4 @@
-"""`python -m kanexport` is `kanserve export`."""
+"""Entry point of `python -m kanexport`, which runs `kanserve export`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with an export.
+"""Exceptions of an export.
 
     ExportError                  exit 2: the input or the command is wrong
     ├── CheckpointError          a file that cannot be read as a checkpoint
@@ -30,8 +30,12 @@ LISTED = 24  # values that an open question names
 
 
 class ExportError(Failure):
-    """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
-    is empty; `exit_code` is the program's."""
+    """Base class of export failures.
+
+    message    the failure
+    hint       the remedy, or empty
+    exit_code  the program's exit code
+    """
 
     def at(self, where: str) -> Self:
         """The same error, its message beginning with where it happened."""
@@ -42,25 +46,24 @@ class ExportError(Failure):
 
 
 class CheckpointError(ExportError):
-    """The file is missing, truncated, too large or of a format that is not read."""
+    """Failure to read a checkpoint: the file is missing, truncated, too large or of an unknown format."""
 
 
 class UnsafeCheckpoint(CheckpointError):
-    """The pickle names something other than tensors; nothing of it was executed."""
+    """Pickle that names something other than tensors; nothing of it was executed."""
 
 
 class FamilyError(ExportError):
-    """The tensors do not say which library wrote them, or in which order its layers follow."""
+    """Ambiguous tensors: they do not show which library wrote them, or in which order its layers follow."""
 
 
 class OptionError(ExportError):
-    """What the user gave (an `--option`, a function, an architecture file) is unknown or malformed,
-    or a fact is needed and was not given."""
+    """Unknown, malformed or missing option: an `--option`, a function or an architecture file."""
 
 
 class OpenQuestion(OptionError):
-    """A fact `key` that the file leaves open, and that must be one of the values `among`: the user says
-    which, or recorded outputs of the trained model do."""
+    """Missing fact `key` that the file leaves open, and that must be one of the values `among`: the user says which, or
+    recorded outputs of the trained model do."""
 
     def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
         values = " | ".join(among if len(among) <= LISTED else (*among[: LISTED - 1], "...", among[-1]))
@@ -71,8 +74,11 @@ class OpenQuestion(OptionError):
 
 
 class MissingFunctions(OptionError):
-    """No file names the functions of some symbolic edges. The user or recorded outputs have to decide them. `keys`:
-    the options that name the functions, one per edge. `among`: the names of known functions."""
+    """Missing functions of symbolic edges: no file names them. The user or recorded outputs have to decide them.
+
+    keys   the options that name the functions, one per edge
+    among  the names of known functions
+    """
 
     def __init__(
         self, message: str, keys: tuple[str, ...] = (), among: tuple[str, ...] = (), *, hint: str = ""
@@ -82,32 +88,32 @@ class MissingFunctions(OptionError):
 
 
 class InvalidKan(ExportError):
-    """The numbers do not describe a KAN: not finite, not increasing, not chaining."""
+    """Numbers that do not describe a KAN: not finite, not increasing, not chaining."""
 
 
 class UnknownFunction(InvalidKan):
-    """A function name that is in no table."""
+    """Function name that is in no table."""
 
 
 class RepositoryError(ExportError):
-    """The version exists already, or the model repository cannot be written."""
+    """Version that exists already, or model repository that cannot be written."""
 
 
 class LimitExceeded(ExportError):
-    """The export of one file needed more time or memory than it was given."""
+    """Export of one file that needed more time or memory than its limit."""
 
 
 class Crashed(ExportError):
-    """The exporter failed where it should have refused: a fault of ours."""
+    """Internal error of the exporter, where it should have refused the file."""
 
     ADVICE = "this is a fault of the exporter; please report it with the file, or how it was made"
 
 
 class VerificationFailed(ExportError):
-    """The exported graph differs from the float64 evaluation by more than allowed."""
+    """Difference between the exported graph and the float64 evaluation that is larger than allowed."""
 
     exit_code = Exit.UNPROVED
 
 
 class OutputsDiffer(VerificationFailed):
-    """The trained model's own outputs are not what the file, as it was read, would give."""
+    """Difference between the trained model's recorded outputs and those of the file, as it was read."""

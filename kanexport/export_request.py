@@ -1,4 +1,4 @@
-"""What is to be exported, where to, and how: what a user says."""
+"""Request of an export: source, destination and options of the user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into piece
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to export and where to. `name`: empty takes the checkpoint's own."""
+    """Export request: the checkpoint, its destination and options. `name`: empty takes the checkpoint's own."""
 
     path: Path
     repository: Path
@@ -54,7 +54,7 @@ class Request:
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
-        """Where the model goes, called `name` if the request has none."""
+        """The destination of the model, called `name` if the request has none."""
         return Target(
             repository=self.repository,
             name=self.name or name,
@@ -102,7 +102,7 @@ class Request:
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
-        """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
+        """Facts from the user that no file holds, and defaults that are `tried` in their place. Raises OptionError."""
         options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
         options.mixed = self.shared
         return options

@@ -1,4 +1,4 @@
-"""Facts a checkpoint does not hold: given by the user, or assumed and recorded."""
+"""Options of an export: facts that a checkpoint does not hold, from the user or assumed and recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OpenQuestion, OptionError
 
-# The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
+# The keys of --symbolic and --function in `Options.explicit` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "
 MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over long ones
 MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
@@ -26,7 +26,7 @@ EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in pub
 
 
 class Options:
-    """The `--option key=value` pairs of one export, and what `--symbolic` and `--function` say.
+    """Options of one export: the pairs of `--option key=value`, and those of `--symbolic` and `--function`.
 
     A reader asks for what it needs; what it assumed instead, and what was given
     but never asked for, is known afterwards. `open` has, for every fact that was assumed,
@@ -34,8 +34,8 @@ class Options:
     more about some of them.
     """
 
-    def __init__(self, given: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
-        self.given = dict(given)
+    def __init__(self, explicit: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
+        self.explicit = dict(explicit)
         self.tried = dict(tried or {})  # on behalf of recorded outputs, if the user gave nothing
         self.assumed: dict[str, str] = {}
         self.decided: dict[str, str] = {}  # by recorded outputs of the trained model
@@ -59,30 +59,30 @@ class Options:
         functions: Sequence[str] = (),
         tried: Mapping[str, str] | None = None,
     ) -> Options:
-        """From "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
-        given: dict[str, str] = {}
+        """Options from "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
+        explicit: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals or not key.strip():
                 raise OptionError(f"option {pair[:80]!r} is malformed", hint="write --option key=value")
-            if key.strip() in given:
+            if key.strip() in explicit:
                 raise OptionError(f"option {key.strip()!r} is given twice")
-            given[key.strip()] = value.strip()
+            explicit[key.strip()] = value.strip()
         for text in symbolic:
             place, name = _symbolic(text)
-            if SYMBOLIC + place in given:
+            if SYMBOLIC + place in explicit:
                 raise OptionError(f"--symbolic {place} is given twice")
-            given[SYMBOLIC + place] = name
+            explicit[SYMBOLIC + place] = name
         for text in functions:
             name, expression = _function(text)
-            if FUNCTION + name in given:
+            if FUNCTION + name in explicit:
                 raise OptionError(f"--function {name} is given twice")
-            given[FUNCTION + name] = expression
-        return cls(given, tried)
+            explicit[FUNCTION + name] = expression
+        return cls(explicit, tried)
 
     def functions(self) -> dict[str, str]:
         """All functions given by name, as text; `function` asks for one."""
-        return {key.removeprefix(FUNCTION): value for key, value in self.given.items() if key.startswith(FUNCTION)}
+        return {key.removeprefix(FUNCTION): value for key, value in self.explicit.items() if key.startswith(FUNCTION)}
 
     def function(self, name: str) -> str | None:
         """The user's own function of that name, as text."""
@@ -95,14 +95,17 @@ class Options:
     def optional(self, key: str) -> str | None:
         """The value if given, also under another library's name for it."""
         alias = ALIASES.get(key)
-        if alias is not None and key not in self.given and alias in self.given:
+        if alias is not None and key not in self.explicit and alias in self.explicit:
             key = alias  # `tried` has the names that readers ask by
         self._known.add(key)
-        return self.given.get(key, self.tried.get(key))
+        return self.explicit.get(key, self.tried.get(key))
 
     def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
-        """Record what was assumed; where layers differ, every value once. `among`: all values that are
-        known, for what else it may be; `words`: the same for people."""
+        """Record an assumed fact; where layers differ, every value once.
+
+        among  all known values, for the alternatives
+        words  the same for people
+        """
         known = self.assumed.get(key)
         if known is None or value not in known.split(", "):
             self.assumed[key] = value if known is None else f"{known}, {value}"
@@ -115,14 +118,14 @@ class Options:
             self.words[key] = words
 
     def forward(self, own: str, rivals: Mapping[str, str]) -> str:
-        """Whose forward it is, where libraries write the same tensors and compute something else: `own`,
-        the original's, is assumed. `rivals`: by the value that takes it, whose it is and what it
-        does, such as "TimeKAN's, which takes tanh twice". Where families are `mixed`, the value may be several
-        names with commas between, of which each family takes its own. Raises OptionError."""
+        """The forward variant, where libraries write the same tensors and compute something else. `own`, the
+        original's, is assumed. `rivals` maps the option's value to the variant, such as "TimeKAN's, which takes tanh
+        twice". Where families are `mixed`, the value may be several names with commas between; each family takes its
+        own. Raises OptionError."""
         others = "; ".join(f"{words} (--option {FORWARD}={name})" for name, words in rivals.items())
         names = (own, *rivals)
         self._forwards |= dict.fromkeys(names)
-        said = self._said() if self.mixed else []
+        said = self._forward_names() if self.mixed else []
         if not said:
             return self.choice(FORWARD, names, own, words=f"the same tensors are also {others}")
         mine = [name for name in said if name in names]
@@ -130,18 +133,18 @@ class Options:
             self.assume(FORWARD, own, among=names)
         return mine[0] if mine else own
 
-    def _said(self) -> list[str]:
+    def _forward_names(self) -> list[str]:
         return [name.strip().lower() for name in (self.optional(FORWARD) or "").split(",") if name.strip()]
 
     def _finish_forward(self, family: str, *, shared: bool) -> None:
         """Raises OptionError where a forward is given that no layer knows."""
         known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
-        strange = [name for name in self._said() if name not in known]
-        if strange and shared:
-            del self.given[FORWARD]
-        elif strange:
-            text = f"option {FORWARD} is {strange[0][:80]!r}, which no layer of family {family} has"
-            raise OptionError(text, hint=advice(strange[0], known))
+        unknown = [name for name in self._forward_names() if name not in known]
+        if unknown and shared:
+            del self.explicit[FORWARD]
+        elif unknown:
+            text = f"option {FORWARD} is {unknown[0][:80]!r}, which no layer of family {family} has"
+            raise OptionError(text, hint=advice(unknown[0], known))
         if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
             self.assume(FORWARD, family, words=OTHERS if self.single else OWN_FORWARD)
 
@@ -166,7 +169,7 @@ class Options:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) and key not in self.given:
+        if not math.isfinite(value) and key not in self.explicit:
             raise OptionError(
                 f"{key} follows from the weights as {text}, which is no number", hint=f"--option {key}=..."
             )
@@ -175,12 +178,12 @@ class Options:
         return value
 
     def alternatives(self) -> dict[str, str]:
-        """By assumed fact, in words, what else the file would allow."""
+        """The other values that the file would allow for each assumed fact, in words."""
         listed = {key: _listed(others) for key, others in self.open.items()}
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 
-    def settle(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
-        """Recorded outputs of the trained model have `decided` some facts; of others the values in `also` fit as
+    def record_decisions(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
+        """Record the facts that outputs of the trained model have `decided`. For others the values in `also` fit as
         well."""
         self.decided = dict(decided)
         self.assumed = {key: value for key, value in (self.assumed | self.tried).items() if key not in decided}
@@ -216,7 +219,7 @@ class Options:
             raise OpenQuestion(what, key, names)
         return self.choice(key, names, names[0])
 
-    def whose(self, names: Iterable[str], what: str) -> str:
+    def must_forward(self, names: Iterable[str], what: str) -> str:
         """The name of the forward, one of `names`, if the file does not decide it, as `must`. Raises OpenQuestion
         and OptionError."""
         names = tuple(names)
@@ -238,16 +241,16 @@ class Options:
         the options are for many files, and what this one has no use for is dropped. Where no rivals
         of the family are known, its own forward is recorded as assumed."""
         self._finish_forward(family, shared=shared)
-        unused = sorted(set(self.given) - self._known)
+        unused = sorted(set(self.explicit) - self._known)
         if shared:
             for key in unused:
-                del self.given[key]
+                del self.explicit[key]
         elif unused:
             raise self._unused(unused[0], family)
 
     def _unused(self, key: str, family: str) -> OptionError:
         if key.startswith(SYMBOLIC):
-            return OptionError(f"--{key:.80}={self.given[key]:.80}: the model has no such symbolic edge")
+            return OptionError(f"--{key:.80}={self.explicit[key]:.80}: the model has no such symbolic edge")
         if key.startswith(FUNCTION):
             return OptionError(f"--{key:.80}: no symbolic edge of the model uses a function of that name")
         known = sorted(name for name in self._known if " " not in name)

@@ -1,4 +1,4 @@
-"""The page: read, lower, verify, pack. Nothing is kept unless the proof holds."""
+"""Export pipeline: read, lower, verify, pack. Nothing is kept unless the verification succeeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kanexport.bundle import baseline, description, explain_graph
 from kanexport.bundle.description import Signature
-from kanexport.bundle.publish import ProvedModel, Result, Target, VerificationBasis, publish
+from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
@@ -29,7 +29,6 @@ from kanexport.parity.data import RecordedOutputs
 from kanexport.parity.resolve import Interpretation, InterpretationSearch
 from kanexport.quantization import quantize
 from kanexport.verify import prover, verify
-from kanexport.verify import verify as near_knots
 from kanexport.verify.verify import Proof
 
 ARCHITECTURE = "given with --architecture"
@@ -45,42 +44,44 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check()
     request.check_batch()
     request.check_kernel()
-    request.quantization.check(request.dtype, explain=target.explain.wanted)
+    request.quantization.check(request.dtype, explain=target.explain.enabled)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
-    found = _read(loaded, request, recorded, advance)
-    kan, options, files = found.kan, found.options, loaded.files
+    interpreted = _read(loaded, request, recorded, advance)
+    kan, options, files = interpreted.kan, interpreted.options, loaded.files
     del loaded  # the network has copies of its tensors
-    options.finish(found.family, shared=request.shared)
+    options.finish(interpreted.family, shared=request.shared)
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
-    made = build_and_verify(kan, request, target, signature, advance)
+    graphs = build_and_verify(kan, request, target, signature, advance)
     source = Source(
-        family=found.family,
-        family_reason=found.reason,
+        family=interpreted.family,
+        family_reason=interpreted.reason,
         dtype=kan.dtype,
         files=files,
-        options_given=options.given,
+        options_given=options.explicit,
         options_assumed=options.assumed,
         options_decided=options.decided,
         alternatives=options.alternatives(),
     )
-    model = ProvedModel(
-        lowered=made.lowered,
-        proof=made.proof,
-        claim=VerificationBasis(READING) if recorded is None else compare.network(recorded, kan, made.plain, made.held),
-        layers=made.layers,
+    model = VerifiedModel(
+        lowered=graphs.lowered,
+        proof=graphs.proof,
+        claim=VerificationBasis(READING)
+        if recorded is None
+        else compare.network(recorded, kan, graphs.plain, graphs.requirements),
+        layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=builder.OPSET,
         signature=signature,
         source=source,
-        notes=made.kan.notes + precision.notes(kan.dtype, request.dtype) + made.notes + found.notes,
-        approximation=made.approximation,
+        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + graphs.notes + interpreted.notes,
+        approximation=graphs.approximation,
     )
     return publish(target, model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class _Interpreted:
     """The result of reading a file: the network, its family and the reason for it, the assumed facts, and notes on
     the decision."""
 
@@ -93,22 +94,22 @@ class _Found:
 
 def _read(
     loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
-) -> _Found:
+) -> _Interpreted:
     """The network, as recorded outputs of the trained model mean it, or else as the one reader that takes it does."""
-    ways = _ways(loaded, request, several=recorded is not None)
+    interpretations = _interpretations(loaded, request, several=recorded is not None)
     if recorded is not None:
-        decision = InterpretationSearch(ways, recorded, request.facts, request.tolerance, advance).decide()
-        one = decision.reading
-        one.options.settle(decision.decided, decision.also)
-        return _Found(one.kan, one.family, one.way.reason, one.options, decision.notes)
+        decision = InterpretationSearch(interpretations, recorded, request.facts, request.tolerance, advance).decide()
+        chosen = decision.reading
+        chosen.options.record_decisions(decision.decided, decision.also)
+        return _Interpreted(chosen.kan, chosen.family, chosen.interpretation.reason, chosen.options, decision.notes)
     options = request.facts()
-    kan, family = ways[0].read(options)
-    return _Found(kan, family, ways[0].reason, options)
+    kan, family = interpretations[0].read(options)
+    return _Interpreted(kan, family, interpretations[0].reason, options)
 
 
-def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
-    """How the file may be read: by the architecture file, or by the reader that takes it; where `several`
-    may take it, by each. Raises ExportError where there is none, or more than one and not `several`."""
+def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
+    """Interpretations of the file: by the architecture file, or by the reader that takes it; where `several` may take
+    it, by each. Raises ExportError where there is none, or more than one and not `several`."""
     if request.architecture is not None:
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
@@ -129,89 +130,98 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graphs:
-    """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid; `held`: what is asked of them where there are recorded outputs; `notes`: of their
-    form."""
+    """Graphs of a network and their proof.
+
+    plain         those of the network as it was read, which `kan` is unless its inputs are clamped to the grid
+    requirements  the target with the tolerance for recorded outputs of the trained model
+    notes         on their layout
+    """
 
     kan: Kan
     lowered: Lowered
     proof: Proof
     plain: Lowered
-    held: Target
+    requirements: Target
     layers: tuple[LayerInfo, ...]
     approximation: Approximation = EXACT
     notes: tuple[str, ...] = ()
 
 
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
-    """Raises VerificationFailed where none proves, InvalidKan and OptionError."""
-    given = norms.clamped(kan) if request.out_of_range == CLAMP else kan
-    make = _rounded if request.quantization.quantize else _exact
-    found = make(kan, given, request, target, signature, advance)
-    return dataclasses.replace(found, notes=_of_form(found, request) + found.notes)
+    """Build the graphs of a network and verify them. Raises VerificationFailed, InvalidKan and OptionError."""
+    served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
+    make = _build_quantized if request.quantization.quantize else _build_exact
+    graphs = make(kan, served, request, target, signature, advance)
+    return dataclasses.replace(graphs, notes=_of_form(graphs, request) + graphs.notes)
 
 
 def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
     layers, many = graphs.kan.layers, graphs.lowered.many
     rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, MANY_FILE)
     return spline_forms.form_notes(layers, rows, file) + spline_forms.spline_notes(
-        layers, request.dtype, asked=request.kernel
+        layers, request.dtype, requested=request.kernel
     )
 
 
-def _exact(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
-    """Those with most layers of about uniform knots in closed form that prove exact, with nothing excused."""
-    away = spline_forms.uniform_layers(given, request.dtype)
+def _build_exact(
+    kan: Kan, served: Kan, request: Request, target: Target, signature: Signature, advance: Advance
+) -> Graphs:
+    """The graphs with most layers of about uniform knots in closed form whose verification needs no excuse."""
+    away = spline_forms.uniform_layers(served, request.dtype)
     refused: tuple[str, ...] = ()
     for near in spline_forms.choices(away):
         try:
-            made = _proved(kan, given, request, target, signature, near, advance)
+            graphs = _build_and_prove(kan, served, request, target, signature, near, advance)
         except VerificationFailed as failed:
             if not near:
                 raise
             why = failed.message
         else:
-            why = "" if not near else near_knots.excess(made.proof.verification)
+            why = "" if not near else verify.near_knot_excess(graphs.proof.verification)
             if not why:
-                return dataclasses.replace(made, notes=refused + near_knots.notes(away, near, made.proof.verification))
-        refused += near_knots.refused(away, near, why)
+                return dataclasses.replace(
+                    graphs, notes=refused + verify.near_knot_notes(away, near, graphs.proof.verification)
+                )
+        refused += verify.near_knot_rejection(away, near, why)
     raise AssertionError("the last choice is proved or raises")
 
 
-def _proved(
+def _build_and_prove(
     kan: Kan,
-    given: Kan,
+    served: Kan,
     request: Request,
     target: Target,
     signature: Signature,
     near: tuple[int, ...],
     advance: Advance,
 ) -> Graphs:
-    """`kan` as it was read and as it is `given` its inputs, with the layers `near` in closed form. Raises
+    """`kan` as it was read and as it is `served` its inputs, with the layers `near` in closed form. Raises
     VerificationFailed."""
     plain = lowered = request.lower(kan, near=near)
-    if given is not kan:
-        lowered = request.lower(given, near=near)
-        prover.prove(given.layers[0], kan.n_inputs, plain, lowered, request.dtype)
-    layers = description.layers(given, lowered.node_tensors)
+    if served is not kan:
+        lowered = request.lower(served, near=near)
+        prover.verify_clamping(served.layers[0], kan.n_inputs, plain, lowered, request.dtype)
+    layers = description.layers(served, lowered.node_tensors)
     mean = () if target.baseline is None else baseline.mean(target.baseline, signature, target.names)
-    against = explain_graph.attribution_baseline(target.explain, given, mean)
+    against = explain_graph.attribution_baseline(target.explain, served, mean)
     lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
-    proof = verify.verify(given, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
-    return Graphs(given, lowered, proof, plain, target, layers)
+    proof = verify.verify(served, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
+    return Graphs(served, lowered, proof, plain, target, layers)
 
 
-def _rounded(kan: Kan, given: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
+def _build_quantized(
+    kan: Kan, adjusted: Kan, request: Request, target: Target, signature: Signature, advance: Advance
+) -> Graphs:
     """The quantized graphs, and their proof. Recorded outputs of the trained model are compared with them,
     too."""
     rows = request.quantization.rows or target.baseline
-    asked = dataclasses.replace(request.quantization, rows=rows)
-    found = quantize.rounded(given, asked, signature.inputs(), target.names)
-    plain = lowered = request.lower(found.served, curves=found.curves)
-    if given is not kan:
-        served, curves = found.like(kan)
+    quantization = dataclasses.replace(request.quantization, rows=rows)
+    network = quantize.rounded(adjusted, quantization, signature.inputs(), target.names)
+    plain = lowered = request.lower(network.served, curves=network.curves)
+    if adjusted is not kan:
+        served, curves = network.like(kan)
         plain = request.lower(served, curves=curves)
-    proof, approximation = found.proved(lowered, asked, request.tolerance, advance)
-    held = dataclasses.replace(target, tolerance=max(target.tolerance, asked.bound))
-    layers = description.layers(given, lowered.node_tensors)
-    return Graphs(given, lowered, proof, plain, held, layers, approximation)
+    proof, approximation = network.verified(lowered, quantization, request.tolerance, advance)
+    requirements = dataclasses.replace(target, tolerance=max(target.tolerance, quantization.bound))
+    layers = description.layers(adjusted, lowered.node_tensors)
+    return Graphs(adjusted, lowered, proof, plain, requirements, layers, approximation)

@@ -36,23 +36,23 @@ PAGE = ROOT / "docs" / "performance.md"
 
 def main() -> None:
     """Measure and print."""
-    asked = _arguments()
+    args = _arguments()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        scale.export(scale.write(scale.Shape(asked.widths, 5), folder), folder / "models")
+        scale.export(scale.write(scale.Shape(args.widths, 5), folder), folder / "models")
         _certificate(folder)
         runners = contestants.contestants(folder / "models", MODEL, folder)
-        runners = [one for one in runners if any(word in one.name for word in asked.only)]
-        measured = _measure(runners, asked, folder)
-        if asked.rows == 1:
-            _beside_rivals(measured, asked, folder)
-    shape = f"{list(asked.widths)}, {asked.rows} row{'s' * (asked.rows > 1)} a request, {asked.rounds} rounds"
+        runners = [runner for runner in runners if any(word in runner.name for word in args.only)]
+        measured = _measure(runners, args, folder)
+        if args.rows == 1:
+            _beside_rivals(measured, args, folder)
+    shape = f"{list(args.widths)}, {args.rows} row{'s' * (args.rows > 1)} a request, {args.rounds} rounds"
     text = report.markdown(measured, f"{shape}, {datetime.date.today().isoformat()}")
     print(text)
-    if asked.docs:
-        key = f"doors {'-'.join(map(str, asked.widths))} {asked.rows}"
+    if args.docs:
+        key = f"doors {'-'.join(map(str, args.widths))} {args.rows}"
         picture = PAGE.with_name(f"{key.replace(' ', '-')}.svg")
-        picture.write_text(plot.svg(measured, f"Inferences a second, {list(asked.widths)}, {asked.rows} a request"))
+        picture.write_text(plot.svg(measured, f"Inferences a second, {list(args.widths)}, {args.rows} a request"))
         pages.put(PAGE, key, "benchmarks/doors", f"![{key}]({picture.name})\n\n{text}")
 
 
@@ -72,20 +72,20 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _measure(runners: list[Contestant], asked: argparse.Namespace, folder: Path) -> Measured:
+def _measure(runners: list[Contestant], args: argparse.Namespace, folder: Path) -> Measured:
     measured = Measured()
     with contextlib.ExitStack() as stack, Progress() as progress:
         running: list[tuple[Contestant, Running]] = []
         for runner in runners:
             log = folder / f"{len(running)}.log"
             running.append((runner, stack.enter_context(contestants.started(runner, log))))
-        task = progress.add_task("doors", total=asked.rounds * len(asked.concurrency) * len(running))
-        for _ in range(asked.rounds):
-            for level in asked.concurrency:
+        task = progress.add_task("doors", total=args.rounds * len(args.concurrency) * len(running))
+        for _ in range(args.rounds):
+            for level in args.concurrency:
                 for runner, where in running:
                     progress.update(task, description=f"{runner.name}, c = {level}")
                     sample = load.perf_analyzer(
-                        *(runner, where, MODEL), concurrency=level, rows=asked.rows, window=asked.seconds, folder=folder
+                        *(runner, where, MODEL), concurrency=level, rows=args.rows, window=args.seconds, folder=folder
                     )
                     measured.add(runner.name, level, sample)
                     progress.advance(task)
@@ -93,20 +93,23 @@ def _measure(runners: list[Contestant], asked: argparse.Namespace, folder: Path)
     return measured
 
 
-def _beside_rivals(measured: Measured, asked: argparse.Namespace, folder: Path) -> None:
+def _beside_rivals(measured: Measured, args: argparse.Namespace, folder: Path) -> None:
     """Python servers of the same protocol, by h2load: perf_analyzer asks for what they do not have."""
     others = contestants.rivals(folder / "models", MODEL)
     if not others:
         return
-    ours = [one for one in contestants.contestants(folder / "models", MODEL, folder) if one.name == "kanserve asgi"]
+    ours = [
+        runner for runner in contestants.contestants(folder / "models", MODEL, folder) if runner.name == "kanserve asgi"
+    ]
     with contextlib.ExitStack() as stack, Progress() as progress:
         running = [
-            (one, stack.enter_context(contestants.started(one, folder / f"{one.name}.log"))) for one in (*ours, *others)
+            (runner, stack.enter_context(contestants.started(runner, folder / f"{runner.name}.log")))
+            for runner in (*ours, *others)
         ]
-        for _ in progress.track(range(asked.rounds), description="h2load"):
-            for one, where in running:
-                rate = load.h2load(where, MODEL, "x", asked.widths[0], seconds=asked.seconds, folder=folder)
-                measured.streams.setdefault(one.name, []).append(rate)
+        for _ in progress.track(range(args.rounds), description="h2load"):
+            for runner, where in running:
+                rate = load.h2load(where, MODEL, "x", args.widths[0], seconds=args.seconds, folder=folder)
+                measured.streams.setdefault(runner.name, []).append(rate)
 
 
 def _certificate(folder: Path) -> None:

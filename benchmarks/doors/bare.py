@@ -40,8 +40,8 @@ class Model:
         self.input, self.output = self.session.get_inputs()[0], self.session.get_outputs()[0]
         config = text_format.Parse((repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         meta = pb.ModelMetadataResponse(name=name, versions=["1"], platform="onnxruntime_onnx")
-        for told, tensor in ((meta.inputs, self.input), (meta.outputs, self.output)):
-            told.add(name=tensor.name, datatype="FP32", shape=[-1, tensor.shape[1]])
+        for tensors, tensor in ((meta.inputs, self.input), (meta.outputs, self.output)):
+            tensors.add(name=tensor.name, datatype="FP32", shape=[-1, tensor.shape[1]])
         self.fixed: Fixed = {
             "ServerMetadata": pb.ServerMetadataResponse(name="bare", version="1").SerializeToString(),
             "ModelMetadata": meta.SerializeToString(),

@@ -54,15 +54,15 @@ class Running:
 def contestants(repository: Path, model: str, tls: Path) -> list[Contestant]:
     """Those that can run here. PORT stands for the gRPC port. `tls`: a folder with cert.pem and key.pem."""
     python = sys.executable
-    found = [Contestant(name, (python, str(HERE / "bare.py"), name, "PORT", str(repository), model)) for name in BARE]
+    systems = [Contestant(name, (python, str(HERE / "bare.py"), name, "PORT", str(repository), model)) for name in BARE]
     serve = (python, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
-    found += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
+    systems += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
     secret = ("--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem"))
     trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(tls / "cert.pem"))
-    found.append(Contestant("kanserve asgi, TLS", (*serve, *OURS["asgi"], *secret), flags=trusted))
+    systems.append(Contestant("kanserve asgi, TLS", (*serve, *OURS["asgi"], *secret), flags=trusted))
     if "TRITONSERVER" in os.environ:
-        found.append(_triton(repository))
-    return found
+        systems.append(_triton(repository))
+    return systems
 
 
 def rivals(repository: Path, model: str) -> list[Contestant]:

@@ -80,8 +80,8 @@ def h2load(running: Running, model: str, tensor: str, columns: int, *, seconds: 
     ]
     flags += ["-H", "te: trailers", f"http://127.0.0.1:{running.port}{INFER}"]
     done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=SECONDS)
-    found = re.search(r"finished in [\d.]+s, ([\d.]+) req/s", done.stdout)
+    rate = re.search(r"finished in [\d.]+s, ([\d.]+) req/s", done.stdout)
     statuses = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout)
-    if found is None or statuses is None or int(statuses[1]) == 0 or any(int(n) for n in statuses.groups()[1:]):
+    if rate is None or statuses is None or int(statuses[1]) == 0 or any(int(n) for n in statuses.groups()[1:]):
         raise RuntimeError(f"h2load: {done.stdout[-800:]}{done.stderr[-400:]}")
-    return float(found[1])
+    return float(rate[1])

@@ -16,7 +16,7 @@ GAP = 0.25  # of a group's width, between groups
 def svg(measured: Measured, title: str) -> str:
     """Bars of the medians, with their numbers; readable on light and dark pages."""
     names, levels = measured.names(), measured.levels()
-    rates = {key: statistics.median(one.rate for one in samples) for key, samples in measured.samples.items()}
+    rates = {key: statistics.median(sample.rate for sample in samples) for key, samples in measured.samples.items()}
     most = max(rates.values())
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 22 * -(-len(names) // 4)}" '

@@ -97,7 +97,7 @@ def _head(title: str, levels: Sequence[int]) -> str:
 
 
 def _rates(samples: Sequence[Sample]) -> str:
-    rates = [one.rate for one in samples]
+    rates = [sample.rate for sample in samples]
     if len(rates) < 2:
         return _median(rates, "{:.0f}")
     low, middle, high = statistics.quantiles(rates, n=4, method="inclusive")
@@ -109,7 +109,7 @@ def _latencies(samples: Sequence[Sample]) -> str:
 
 
 def _cpu(samples: Sequence[Sample]) -> str:
-    return _median([one.cpu for one in samples], "{:.0f}")
+    return _median([sample.cpu for sample in samples], "{:.0f}")
 
 
 def _median(values: Sequence[float], form: str) -> str:

@@ -24,8 +24,8 @@ class Served(kserve.Model):
 
     def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
         """Answer one request."""
-        given = payload.inputs[0]
-        values = self.session.run([self.output], {given.name: given.as_numpy()})[0]
+        tensor = payload.inputs[0]
+        values = self.session.run([self.output], {tensor.name: tensor.as_numpy()})[0]
         output = InferOutput(self.output, list(values.shape), "FP32")
         output.set_data_from_numpy(np.ascontiguousarray(values), binary_data=True)
         return InferResponse(payload.id or "", NAME, [output])

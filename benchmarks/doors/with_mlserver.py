@@ -25,9 +25,9 @@ class Served(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Answer one request."""
-        given = payload.inputs[0]
-        rows = NumpyCodec.decode_input(given).astype(np.float32, copy=False)
-        values = self.session.run([self.output], {given.name: rows})[0]
+        tensor = payload.inputs[0]
+        rows = NumpyCodec.decode_input(tensor).astype(np.float32, copy=False)
+        values = self.session.run([self.output], {tensor.name: rows})[0]
         return InferenceResponse(model_name=NAME, outputs=[NumpyCodec.encode_output(self.output, values)])
 
 

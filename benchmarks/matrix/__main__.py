@@ -31,31 +31,35 @@ CELLS = ROOT / ".bench" / "cells.jsonl"
 Groups = Mapping[str, Callable[[bool], Iterable[Case]]]
 
 
-def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
+def main(arguments: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
     """0, or 1 where an answer was wrong."""
     parser = _arguments(groups)
-    asked = parser.parse_args(given)
-    if asked.quick and asked.docs:
+    args = parser.parse_args(arguments)
+    if args.quick and args.docs:
         parser.error("--quick says whether it runs, not how fast: nothing for the documents")
     warnings.simplefilter("ignore")  # of torch's exporter and compiler
     logging.getLogger("torch").setLevel(logging.ERROR)  # as above
-    cases = [case for name in asked.only for case in groups[name](asked.quick)]
-    kept = Kept(asked.cells, place())
+    cases = [case for name in args.only for case in groups[name](args.quick)]
+    kept = Kept(args.cells, place())
     try:
         with tempfile.TemporaryDirectory(prefix="kanserve-bench-") as folder:
-            work = Work.begin(Path(folder), asked.cells.parent, quick=asked.quick, libraries=asked.libraries)
+            work = Work.begin(Path(folder), args.cells.parent, quick=args.quick, libraries=args.libraries)
             _measure(cases, kept, work)
     except KeyboardInterrupt:
-        print(f"interrupted; what was measured is kept in {asked.cells}, the same command goes on", file=sys.stderr)
+        print(f"interrupted; what was measured is kept in {args.cells}, the same command goes on", file=sys.stderr)
         return Exit.INTERRUPTED
-    records = _kept(kept, {name: groups[name] for name in asked.only}, quick=asked.quick)
-    if asked.json:
+    records = _kept(kept, {name: groups[name] for name in args.only}, quick=args.quick)
+    if args.json:
         print(json.dumps(records))
     else:
         print(report.markdown(records))
-    if asked.docs:
+    if args.docs:
         publish.docs(_kept(kept, groups), ROOT)
-    wrong = [f"{one['group']} {one['case']}, {one['rows']} rows: {name}" for one in records for name in cells.bad(one)]
+    wrong = [
+        f"{record['group']} {record['case']}, {record['rows']} rows: {name}"
+        for record in records
+        for name in cells.bad(record)
+    ]
     for line in wrong:
         print(f"WRONG: {line}", file=sys.stderr)
     return 1 if wrong else 0
@@ -64,7 +68,7 @@ def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
 def _kept(kept: Kept, groups: Groups, *, quick: bool = False) -> list[dict[str, Any]]:
     """The cells that there are, in the order of the groups; `quick`: those of one round, too."""
     keys = [case.key(rows) for make in groups.values() for case in make(quick) for rows in case.batches]
-    return [found for key in keys if kept.has(key, quick=quick) and (found := kept.get(key)) is not None]
+    return [record for key in keys if kept.has(key, quick=quick) and (record := kept.get(key)) is not None]
 
 
 def _measure(cases: Sequence[Case], kept: Kept, work: Work) -> None:
@@ -92,11 +96,11 @@ def _arguments(groups: Groups) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def names(text: str) -> list[str]:
-        found = text.split(",")
-        for name in found:
+        chosen = text.split(",")
+        for name in chosen:
             if name not in groups:
                 raise argparse.ArgumentTypeError(f"there is no group {name}; there are: {', '.join(groups)}")
-        return found
+        return chosen
 
     parser.add_argument("--only", type=names, default=list(groups), metavar="GROUP,...", help=", ".join(groups))
     parser.add_argument("--quick", action="store_true", help="a few cells, one round: whether it runs, not how fast")

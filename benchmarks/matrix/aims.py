@@ -21,22 +21,24 @@ def _most(group: str, other: str, ours: str, part: str = "") -> Figure:
     """How many times as long as the other ours takes, at worst, of the cases that have this part in their names."""
 
     def figure(records: Sequence[Record]) -> float | None:
-        found = goals.ratios(records, group, other, ours)
-        return max((1 / value for (case, _), value in found.items() if part in case), default=None)
+        ratios = goals.ratios(records, group, other, ours)
+        return max((1 / value for (case, _), value in ratios.items() if part in case), default=None)
 
     return figure
 
 
 def _node_counts(records: Sequence[Record]) -> float | None:
     """How many different ones there are."""
-    found = {one["facts"][NODES] for one in records if one["group"] == SYMBOLIC and NODES in one["facts"]}
-    edges = {one["facts"]["edges"] for one in records if one["group"] == SYMBOLIC and NODES in one["facts"]}
-    return float(len(found)) if len(edges) > 1 else None
+    counts = {record["facts"][NODES] for record in records if record["group"] == SYMBOLIC and NODES in record["facts"]}
+    edges = {record["facts"]["edges"] for record in records if record["group"] == SYMBOLIC and NODES in record["facts"]}
+    return float(len(counts)) if len(edges) > 1 else None
 
 
 def _unsteady(records: Sequence[Record]) -> float | None:
     """How many times ours gave other bits in another run of the same rows."""
-    return float(sum(not one["steady"] for record in records for one in record["entrants"])) if records else None
+    return (
+        float(sum(not entrant["steady"] for record in records for entrant in record["entrants"])) if records else None
+    )
 
 
 def _published() -> Iterator[Goal]:
@@ -57,12 +59,12 @@ def _fine() -> Iterator[Goal]:
 
 def _int8(records: Sequence[Record]) -> float | None:
     """How many times as fast as ours exact, 64 rows, at worst."""
-    found = goals.ratios(records, FEWER, OURS, INT8)
-    return min((value for (_, rows), value in found.items() if rows == 64), default=None)
+    ratios = goals.ratios(records, FEWER, OURS, INT8)
+    return min((value for (_, rows), value in ratios.items() if rows == 64), default=None)
 
 
 def _smaller(records: Sequence[Record]) -> float | None:
-    return min((one["facts"][SMALLER] for one in records if SMALLER in one["facts"]), default=None)
+    return min((record["facts"][SMALLER] for record in records if SMALLER in record["facts"]), default=None)
 
 
 GOALS = (

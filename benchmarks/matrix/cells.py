@@ -58,8 +58,8 @@ class Made:
     @staticmethod
     def of(every: Sequence[Entrant | Absent], feeds: Feeds, **facts: Any) -> Made:
         """Of those who came and those who did not."""
-        came = tuple(one for one in every if isinstance(one, Entrant))
-        return Made(came, feeds, tuple(one for one in every if isinstance(one, Absent)), facts)
+        came = tuple(entry for entry in every if isinstance(entry, Entrant))
+        return Made(came, feeds, tuple(entry for entry in every if isinstance(entry, Absent)), facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +80,32 @@ class Case:
 
 def measure(case: Case, batches: Sequence[int], work: Work, report: Report) -> Iterator[dict[str, Any]]:
     """A record for each cell."""
-    made = case.make(work)
+    prepared = case.make(work)
     unsteady: set[str] = set()
-    ready = tuple(_prepared(one, unsteady) for one in made.entrants)
+    ready = tuple(_prepared(entrant, unsteady) for entrant in prepared.entrants)
     for rows in batches:
         unsteady.clear()
         load = os.getloadavg()[0]
-        rounds = _rounds(ready, repeated(made.feeds, rows), case.threads, quick=work.quick)
+        rounds = _rounds(ready, repeated(prepared.feeds, rows), case.threads, quick=work.quick)
         tell = _named(report, case, rows)
         one_cell = {"threads": (case.threads,), "batches": (rows,), "rounds": rounds}
-        times = runner.run(ready, made.feeds, **one_cell, report=tell) if ready else ()
+        times = runner.run(ready, prepared.feeds, **one_cell, report=tell) if ready else ()
         yield case.key(rows) | {
             "quick": work.quick,
             "rounds": rounds,
             "load": round(load, 2),
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "entrants": [_told(one, unsteady) for one in times],
-            "absent": {one.name: one.why for one in made.absent},
-            "facts": dict(made.facts),
+            "entrants": [_told(time, unsteady) for time in times],
+            "absent": {absent.name: absent.why for absent in prepared.absent},
+            "facts": dict(prepared.facts),
         }
 
 
 def bad(record: Mapping[str, Any]) -> list[str]:
     """Who answers wrong in a cell, or, of ours, not with the same bits each time."""
-    return [one["name"] for one in record["entrants"] if one["right"] is False or one["steady"] is False]
+    return [
+        entrant["name"] for entrant in record["entrants"] if entrant["right"] is False or entrant["steady"] is False
+    ]
 
 
 def _prepared(entrant: Entrant, unsteady: set[str]) -> Entrant:
@@ -123,9 +125,9 @@ def _steady(entrant: Entrant, answer: Answer, rows: int) -> bool:
     seen: list[set[bytes]] = []
 
     def recorded(feeds: Feeds) -> list[Any]:
-        found = [answer(feeds) for _ in range(AGAIN)]
-        seen.append({b"".join(part.tobytes() for part in one) for one in found})
-        return found[0]
+        answers = [answer(feeds) for _ in range(AGAIN)]
+        seen.append({b"".join(part.tobytes() for part in parts) for parts in answers})
+        return answers[0]
 
     entrant.check(recorded, rows)
     return all(len(bits) == 1 for bits in seen)
@@ -135,7 +137,7 @@ def _rounds(ready: Sequence[Entrant], feeds: Feeds, threads: int, *, quick: bool
     """By how long a round takes. This also is everybody's first run, in which a compiler may work."""
     if quick:
         return 1
-    answers = [one.threads(threads)[0] for one in ready]
+    answers = [entrant.threads(threads)[0] for entrant in ready]
     for answer in answers:
         answer(feeds)
     begun = time.perf_counter()
@@ -151,14 +153,14 @@ def _named(report: Report, case: Case, rows: int) -> Report:
     return tell
 
 
-def _told(one: Time, unsteady: set[str]) -> dict[str, Any]:
-    facts = dataclasses.asdict(one.seconds)
+def _told(time: Time, unsteady: set[str]) -> dict[str, Any]:
+    facts = dataclasses.asdict(time.seconds)
     return {
-        "name": one.name,
-        "how": one.how,
+        "name": time.name,
+        "how": time.how,
         **{name: float(f"{value:.4g}") for name, value in facts.items()},
-        "ratio": float(f"{one.ratio:.4g}"),
-        "error": None if one.error is None else float(f"{one.error:.2g}"),
-        "right": one.right,
-        "steady": one.name not in unsteady,
+        "ratio": float(f"{time.ratio:.4g}"),
+        "error": None if time.error is None else float(f"{time.error:.2g}"),
+        "right": time.right,
+        "steady": time.name not in unsteady,
     }

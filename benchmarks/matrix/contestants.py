@@ -55,9 +55,9 @@ class Truth:
             worst = max(worst, error(answer(repeated(self.feeds, rows, start))[0], self.right[at], self.right))
         return worst
 
-    def holds(self, one: Entrant) -> Entrant:
+    def holds(self, entrant: Entrant) -> Entrant:
         """The same entrant, held against this."""
-        return dataclasses.replace(one, check=self.check, against=self.against, tolerance=self.tolerance)
+        return dataclasses.replace(entrant, check=self.check, against=self.against, tolerance=self.tolerance)
 
     def entrant(self, name: str, about: str, threads: Callable[[int], tuple[Run, str]]) -> Entrant:
         """Of what answers rows with rows."""
@@ -74,18 +74,18 @@ def _by_rows(run: Run, feeds: Feeds) -> list[Array]:
     return [run(x)]
 
 
-def exported(work: Work, checkpoint: Path, *, name: str = NAME, **asked: Any) -> Path:
-    """The folder of the version, exported from a checkpoint as a user would; `asked` as of Request."""
+def exported(work: Work, checkpoint: Path, *, name: str = NAME, **options: Any) -> Path:
+    """The folder of the version, exported from a checkpoint as a user would; `options` as of Request."""
     place = Path(tempfile.mkdtemp(dir=work.folder))
-    export(Request(path=checkpoint, repository=place, name=name, **asked))
+    export(Request(path=checkpoint, repository=place, name=name, **options))
     return place / name / "1"
 
 
 def served(work: Work, version: Path, truth: Truth, name: str = OURS) -> Entrant:
     """In the pieces and on the threads of a server."""
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
-    found = entrants.ours(bundle, manifest, work.backend, work.settings)
-    return dataclasses.replace(truth.holds(found), name=name)
+    entrant = entrants.ours(bundle, manifest, work.backend, work.settings)
+    return dataclasses.replace(truth.holds(entrant), name=name)
 
 
 def one_graph(path: Path | bytes, truth: Truth, name: str, about: str) -> Entrant:
@@ -105,25 +105,25 @@ def runner(path: Path | bytes, threads: int) -> Run:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = path if isinstance(path, bytes) else str(path)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    given, wanted = session.get_inputs()[0].name, [session.get_outputs()[0].name]
-    return lambda x: session.run(wanted, {given: x})[0]
+    input_name, wanted = session.get_inputs()[0].name, [session.get_outputs()[0].name]
+    return lambda x: session.run(wanted, {input_name: x})[0]
 
 
 def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path, list[Entrant | Absent]]:
     """The export's default and that for runs of `rows` rows, each as a server runs it and in one run; the folder is
     that of the first."""
     plain, many = exported(work, checkpoint), exported(work, checkpoint, optimize_for_batch=rows)
-    found: list[Entrant | Absent] = [
+    systems: list[Entrant | Absent] = [
         served(work, plain, truth),
         one_graph(plain / MODEL_FILE, truth, ONE_RUN, "the exported graph, in the runtime as anybody runs it"),
     ]
     names = (f"{OURS} --optimize-for-batch {rows}", f"{OURS} --optimize-for-batch {rows}, one run")
     if _files(plain) == _files(many):
-        found += [Absent(name, "the same graph") for name in names]
+        systems += [Absent(name, "the same graph") for name in names]
     else:
-        found += [served(work, many, truth, names[0])]
-        found += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --optimize-for-batch {rows}")]
-    return plain, found
+        systems += [served(work, many, truth, names[0])]
+        systems += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --optimize-for-batch {rows}")]
+    return plain, systems
 
 
 def by_kernel(work: Work, checkpoint: Path, truth: Truth, name: str = KERNEL) -> Entrant | Absent:
@@ -157,10 +157,10 @@ def compiled(network: torch.nn.Module, truth: Truth) -> Entrant | Absent:
     """By torch.compile, for rows that change; needs a C++ compiler."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         return Absent(COMPILE, "there is no C++ compiler")
-    made = torch.compile(network, dynamic=True)
+    compiled_module = torch.compile(network, dynamic=True)
 
     def threads(count: int) -> tuple[Run, str]:
-        return functools.partial(_torch, made, count), one_run(count)
+        return functools.partial(_torch, compiled_module, count), one_run(count)
 
     return truth.entrant(COMPILE, "with dynamic=True, compiled before it is timed", threads)
 
@@ -176,13 +176,13 @@ def _torch(network: Callable[[torch.Tensor], torch.Tensor], threads: int, x: NDA
 def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
     """The matrix products of the layers by themselves, on random numbers: what is left if the functions on the edges
     cost nothing. For up to `most` rows a run."""
-    found = gemms.random(depths, most)
+    random_products = gemms.random(depths, most)
 
     def threads(count: int) -> tuple[Answer, str]:
-        return found.answer(count), one_run(count)
+        return random_products.answer(count), one_run(count)
 
     about = f"products of {', '.join(f'[rows, {depth}] and [{depth}, {m}]' for depth, m in depths)}"
-    return Entrant(GEMMS, about, "their float64 evaluation by numpy", TOLERANCE, threads, found.check)
+    return Entrant(GEMMS, about, "their float64 evaluation by numpy", TOLERANCE, threads, random_products.check)
 
 
 def mlp(work: Work, version: Path, feeds: Feeds) -> Entrant | Absent:

@@ -19,9 +19,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Of each layer `given` [N, depth] and `weights` [depth, m]."""
+    """Of each layer `inputs` [N, depth] and `weights` [depth, m]."""
 
-    given: tuple[Floats, ...]
+    inputs: tuple[Floats, ...]
     weights: tuple[Floats, ...]
 
     def graph(self) -> bytes:
@@ -31,8 +31,8 @@ class Products:
         inputs = [_tensor(f"a{i}", len(self.weights[i])) for i in at]
         outputs = [_tensor(f"y{i}", self.weights[i].shape[1]) for i in at]
         constants = [numpy_helper.from_array(self.weights[i], f"w{i}") for i in at]
-        made = helper.make_graph(nodes, "products", inputs, outputs, constants)
-        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        graph = helper.make_graph(nodes, "products", inputs, outputs, constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
         data: bytes = model.SerializeToString()
         return data
 
@@ -45,18 +45,21 @@ class Products:
 
         def run(feeds: Feeds) -> list[Array]:
             rows = len(next(iter(feeds.values())))
-            found: list[Array] = session.run(None, {f"a{i}": given[:rows] for i, given in enumerate(self.given)})
-            return found
+            results: list[Array] = session.run(
+                None, {f"a{i}": rows_of_layer[:rows] for i, rows_of_layer in enumerate(self.inputs)}
+            )
+            return results
 
         return run
 
     def check(self, answer: Answer, rows: int) -> float:
         """The largest error of a product, relative to its largest value."""
-        found = answer({"rows": np.zeros(rows)})
+        results = answer({"rows": np.zeros(rows)})
         right = [
-            given[:rows].astype(np.float64) @ weights for given, weights in zip(self.given, self.weights, strict=True)
+            inputs[:rows].astype(np.float64) @ weights
+            for inputs, weights in zip(self.inputs, self.weights, strict=True)
         ]
-        return max(error(one, exact, exact) for one, exact in zip(found, right, strict=True))
+        return max(error(result, exact, exact) for result, exact in zip(results, right, strict=True))
 
 
 def random(depths: Sequence[tuple[int, int]], most: int) -> Products:

@@ -27,33 +27,33 @@ class Goal:
     least: bool  # the limit is the least that it may be, else the most
     form: str = "{:.2f}x"
 
-    def reached(self, found: float) -> bool:
+    def reached(self, figure: float) -> bool:
         """Whether a figure is on the right side of the limit."""
-        return found >= self.limit if self.least else found <= self.limit
+        return figure >= self.limit if self.least else figure <= self.limit
 
 
 def of(record: Record, name: str) -> Mapping[str, Any] | None:
     """One who took part in a cell."""
-    return next((one for one in record["entrants"] if one["name"] == name), None)
+    return next((entrant for entrant in record["entrants"] if entrant["name"] == name), None)
 
 
 def ratios(records: Sequence[Record], group: str, other: str, ours: str = OURS) -> dict[tuple[str, int], float]:
     """By case and rows, how many times as long as ours the other takes. Each was compared round by round with the first
     of its cell, which takes out what disturbed both."""
-    found = {}
-    for one in records:
-        mine, theirs = of(one, ours), of(one, other)
-        if one["group"] == group and mine is not None and theirs is not None:
-            found[one["case"], one["rows"]] = theirs["ratio"] / mine["ratio"]
-    return found
+    by_cell = {}
+    for record in records:
+        mine, theirs = of(record, ours), of(record, other)
+        if record["group"] == group and mine is not None and theirs is not None:
+            by_cell[record["case"], record["rows"]] = theirs["ratio"] / mine["ratio"]
+    return by_cell
 
 
 def mean(group: str, other: str, ours: str = OURS, *, inverse: bool = False) -> Figure:
     """The geometric mean of the ratios; `inverse`: how many times as long as the other ours takes."""
 
     def figure(records: Sequence[Record]) -> float | None:
-        found = list(ratios(records, group, other, ours).values())
-        value = statistics.geometric_mean(found) if found else None
+        values = list(ratios(records, group, other, ours).values())
+        value = statistics.geometric_mean(values) if values else None
         return 1 / value if inverse and value else value
 
     return figure
@@ -75,20 +75,20 @@ def time(group: str, case: str, name: str, rows: int, unit: float = 1e6) -> Figu
     def figure(records: Sequence[Record]) -> float | None:
         for record in records:
             if (record["group"], record["case"], record["rows"]) == (group, case, rows):
-                one = of(record, name)
-                return None if one is None else one["median"] * unit
+                entrant = of(record, name)
+                return None if entrant is None else entrant["median"] * unit
         return None
 
     return figure
 
 
-def told(goals: Sequence[Goal], records: Sequence[Record]) -> Iterator[tuple[str, str, str, str, str]]:
+def outcomes(goals: Sequence[Goal], records: Sequence[Record]) -> Iterator[tuple[str, str, str, str, str]]:
     """Of each goal: what, against whom, aimed at, measured, and whether it was reached."""
     for goal in goals:
-        found = goal.figure(records)
+        figure = goal.figure(records)
         aimed = f"{'at least' if goal.least else 'at most'} {goal.form.format(goal.limit)}"
-        if found is None:
+        if figure is None:
             yield goal.what, goal.against, aimed, "", "not run"
         else:
-            outcome = "reached" if goal.reached(found) else "**missed**"
-            yield goal.what, goal.against, aimed, goal.form.format(found), outcome
+            outcome = "reached" if goal.reached(figure) else "**missed**"
+            yield goal.what, goal.against, aimed, goal.form.format(figure), outcome

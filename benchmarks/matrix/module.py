@@ -144,19 +144,19 @@ def exported(module: torch.nn.Module, width: int, keep: Path) -> bytes:
             program: Any = torch.onnx.export(
                 module, (torch.zeros(2, width),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
             )
-            made = Path(folder) / path.name
-            program.save(str(made), external_data=False)
-            made.replace(path)
+            target = Path(folder) / path.name
+            program.save(str(target), external_data=False)
+            target.replace(path)
     return path.read_bytes()
 
 
 def _digest(module: torch.nn.Module) -> str:
-    found = hashlib.sha256(f"{torch.__version__} {metadata.version('onnxscript')} {module}".encode())
+    digest = hashlib.sha256(f"{torch.__version__} {metadata.version('onnxscript')} {module}".encode())
     for kind in dict.fromkeys(type(part) for part in module.modules()):
-        found.update(Path(inspect.getfile(kind)).read_bytes())
+        digest.update(Path(inspect.getfile(kind)).read_bytes())
     for name, value in module.state_dict().items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
-    return found.hexdigest()[:24]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:24]
 
 
 def depths(shape: Shape) -> Sequence[tuple[int, int]]:

@@ -26,7 +26,7 @@ def write(records: Sequence[Record], folder: Path) -> list[str]:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "kanserve"  # the same figures make the same file
     _ratios(records, groups, folder / RATIOS)
-    times = [one for one in records if one["group"] in groups and one["case"] == CASE]
+    times = [record for record in records if record["group"] in groups and record["case"] == CASE]
     if times:
         _times(times, folder / TIMES)
     return [RATIOS, *([TIMES] if times else [])]
@@ -34,32 +34,33 @@ def write(records: Sequence[Record], folder: Path) -> list[str]:
 
 def _ratios(records: Sequence[Record], groups: Sequence[str], path: Path) -> None:
     for axes, group in _axes(groups, path, f"{EXPORT} / ours"):
-        found = goals.ratios(records, group, EXPORT)
-        for at, case in enumerate(dict.fromkeys(name for name, _ in found)):
-            points = sorted((rows, value) for (name, rows), value in found.items() if name == case)
+        ratios = goals.ratios(records, group, EXPORT)
+        for at, case in enumerate(dict.fromkeys(name for name, _ in ratios)):
+            points = sorted((rows, value) for (name, rows), value in ratios.items() if name == case)
             axes.plot(*zip(*points, strict=True), marker="o", label=case, color=f"C{at}")
         axes.axhline(1, color=GREY, linewidth=0.8)
-        axes.set_xticks(rows := sorted({rows for _, rows in found}), rows)
+        axes.set_xticks(rows := sorted({rows for _, rows in ratios}), rows)
         axes.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
 
 
 def _times(records: Sequence[Record], path: Path) -> None:
-    groups = list(dict.fromkeys(one["group"] for one in records))
-    names = list(dict.fromkeys(one["name"] for record in records for one in record["entrants"]))
+    groups = list(dict.fromkeys(record["group"] for record in records))
+    names = list(dict.fromkeys(entrant["name"] for record in records for entrant in record["entrants"]))
     for axes, group in _axes(groups, path, "us a row"):
-        own = [one for one in records if one["group"] == group]
+        own = [record for record in records if record["group"] == group]
         for at, name in enumerate(names):
-            every = [(record["rows"], one) for record in own if (one := goals.of(record, name)) is not None]
+            every = [(record["rows"], entrant) for record in own if (entrant := goals.of(record, name)) is not None]
             if not every:
                 continue
             rows = [count for count, _ in every]
-            middle = [1e6 * one["median"] / count for count, one in every]
+            middle = [1e6 * entrant["median"] / count for count, entrant in every]
             spread = [
-                [1e6 * abs(one["median"] - one[end]) / count for count, one in every] for end in ("lower", "upper")
+                [1e6 * abs(entrant["median"] - entrant[end]) / count for count, entrant in every]
+                for end in ("lower", "upper")
             ]
             axes.errorbar(rows, middle, yerr=spread, marker="o", markersize=4, capsize=2, label=name, color=f"C{at}")
         axes.set_title(f"{CASE}, {group} knots")
-        axes.set_xticks(counts := sorted({one["rows"] for one in own}), counts)
+        axes.set_xticks(counts := sorted({entrant["rows"] for entrant in own}), counts)
 
 
 def _axes(groups: Sequence[str], path: Path, label: str) -> Iterator[tuple[Any, str]]:

@@ -17,10 +17,10 @@ CELLS, PAGE, README = Path("docs/performance.jsonl"), Path("docs/performance.md"
 
 def docs(records: Sequence[Mapping[str, Any]], root: Path) -> None:
     """Write all of it below `root`. Raises ValueError for cells of more than one place."""
-    heads = {json.dumps({name: one[name] for name in PLACE}) for one in records}
+    heads = {json.dumps({name: record[name] for name in PLACE}) for record in records}
     if len(heads) != 1:
         raise ValueError(f"cells of {len(heads)} places: one commit on one machine was expected")
-    lines = [*heads, *(json.dumps({name: one[name] for name in one if name not in PLACE}) for one in records)]
+    lines = [*heads, *(json.dumps({name: record[name] for name in record if name not in PLACE}) for record in records)]
     (root / CELLS).write_text("\n".join(lines) + "\n")
     pictures = plot.write(records, root / PAGE.parent)
     pages.put(root / PAGE, KEY, WRITER, report.markdown(records, pictures))

@@ -31,13 +31,13 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of the packages that times depend on; those that are not there are left out."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str:
@@ -60,12 +60,12 @@ class Kept:
 
     def __init__(self, path: Path, here: Mapping[str, Any]) -> None:
         self._path, self._here = path, dict(here)
-        self._cells = {_key(one): one for one in _read(path) if all(one.get(name) == here[name] for name in here)}
+        self._cells = {_key(cell): cell for cell in _read(path) if all(cell.get(name) == here[name] for name in here)}
 
     def has(self, key: Mapping[str, Any], *, quick: bool) -> bool:
         """Also where it was measured at length and quick is enough."""
-        found = self._cells.get(_key(key))
-        return found is not None and (quick or not found["quick"])
+        cell = self._cells.get(_key(key))
+        return cell is not None and (quick or not cell["quick"])
 
     def add(self, record: Mapping[str, Any]) -> None:
         """A line, at once."""
@@ -80,8 +80,8 @@ class Kept:
         return self._cells.get(_key(key))
 
 
-def _key(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(one[name] for name in CELL)
+def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in CELL)
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

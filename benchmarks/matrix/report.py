@@ -25,7 +25,7 @@ def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
     """The whole report."""
     parts = [where(records), *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures), _goals(records)]
     parts += [_means(records), READING]
-    for name, own in itertools.groupby(records, lambda one: one["group"]):
+    for name, own in itertools.groupby(records, lambda record: record["group"]):
         cells = list(own)
         parts += [f"### {TITLES.get(name, name)}", _table(cells), _notes(cells)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -34,9 +34,9 @@ def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
 def readme(records: Sequence[Record]) -> str:
     """Means, and one network's times."""
     lines = [
-        _line([one["group"], str(one["rows"])], one, SHOWN)
-        for one in records
-        if one["group"] in (UNIFORM, ADAPTED) and one["case"] == CASE and one["rows"] in ROWS
+        _line([record["group"], str(record["rows"])], record, SHOWN)
+        for record in records
+        if record["group"] in (UNIFORM, ADAPTED) and record["case"] == CASE and record["rows"] in ROWS
     ]
     head = _head(["knots", "rows"], [f"{name}, us" for name in SHOWN])
     table = f"{CASE}: median (quartiles), times ours, largest error\n\n{head}\n" + "\n".join(lines) if lines else ""
@@ -50,9 +50,9 @@ def where(records: Sequence[Record]) -> str:
     first = records[0]
     machine = first["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    days = sorted({one["at"][:10] for one in records})
-    rounds = sorted({one["rounds"] for one in records})
-    busy = max(one["load"] for one in records) / machine["cores"]
+    days = sorted({record["at"][:10] for record in records})
+    rounds = sorted({record["rounds"] for record in records})
+    busy = max(record["load"] for record in records) / machine["cores"]
     return (
         f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {versions}; commit "
         f"{first['commit']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}; in turns, "
@@ -61,7 +61,7 @@ def where(records: Sequence[Record]) -> str:
 
 
 def _goals(records: Sequence[Record]) -> str:
-    lines = [f"| {' | '.join(line)} |" for line in goals.told(GOALS, records)]
+    lines = [f"| {' | '.join(line)} |" for line in goals.outcomes(GOALS, records)]
     return "\n".join(["| what | against | aimed at | measured | |", "|---|---|---|---|---|", *lines])
 
 
@@ -71,9 +71,9 @@ def _means(records: Sequence[Record]) -> str:
     for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN, KERNEL)):
         cells = []
         for other in BESIDE:
-            found = list(goals.ratios(records, group, other, ours).values())
+            ratios = list(goals.ratios(records, group, other, ours).values())
             cells.append(
-                f"{statistics.geometric_mean(found):.2f}x ({min(found):.2f} to {max(found):.2f})" if found else ""
+                f"{statistics.geometric_mean(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
             )
         if any(cells):
             lines.append(f"| {group} knots, {ours} | {' | '.join(cells)} |")
@@ -82,9 +82,9 @@ def _means(records: Sequence[Record]) -> str:
 
 def _table(records: Sequence[Record]) -> str:
     """A line a cell, a column for each who took part."""
-    names = list(dict.fromkeys(one["name"] for record in records for one in record["entrants"]))
-    threads = {one["threads"] for one in records}
-    counted = any("edges" in one["facts"] for one in records)
+    names = list(dict.fromkeys(entrant["name"] for record in records for entrant in record["entrants"]))
+    threads = {record["threads"] for record in records}
+    counted = any("edges" in record["facts"] for record in records)
     first = ["network" if len(threads) == 1 else "network, threads", "rows", *(["edges/s of ours"] if counted else [])]
     lines = []
     for record in records:
@@ -107,14 +107,14 @@ def _line(first: Sequence[str], record: Record, names: Sequence[str]) -> str:
     return f"| {' | '.join([*first, *(_cell(goals.of(record, name)) for name in names)])} |"
 
 
-def _cell(one: Mapping[str, Any] | None) -> str:
+def _cell(entrant: Mapping[str, Any] | None) -> str:
     """Median and quartiles, how many times the first of the line, and the largest error."""
-    if one is None:
+    if entrant is None:
         return ""
-    median, lower, upper = (_us(one[name]) for name in ("median", "lower", "upper"))
-    error = "error not known" if one["error"] is None else f"{one['error']:.0e}"
-    wrong = " WRONG" if one["right"] is False else "" if one["steady"] else " WRONG: other bits each time"
-    ratio = "" if one["ratio"] == 1 else f", {one['ratio']:.2g}x"
+    median, lower, upper = (_us(entrant[name]) for name in ("median", "lower", "upper"))
+    error = "error not known" if entrant["error"] is None else f"{entrant['error']:.0e}"
+    wrong = " WRONG" if entrant["right"] is False else "" if entrant["steady"] else " WRONG: other bits each time"
+    ratio = "" if entrant["ratio"] == 1 else f", {entrant['ratio']:.2g}x"
     return f"{median} ({lower} to {upper}){ratio}, {error}{wrong}"
 
 
@@ -129,22 +129,23 @@ def _notes(records: Sequence[Record]) -> str:
 
 
 def _absences(records: Sequence[Record]) -> Iterator[str]:
-    found: dict[tuple[str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for record in records:
         for name, why in record["absent"].items():
-            cases = found.setdefault((name, why), [])
+            cases = by_reason.setdefault((name, why), [])
             if record["case"] not in cases:
                 cases.append(record["case"])
-    every = list(dict.fromkeys(one["case"] for one in records))
-    for (name, why), cases in found.items():
+    every = list(dict.fromkeys(record["case"] for record in records))
+    for (name, why), cases in by_reason.items():
         yield f"{name} was left out{'' if cases == every else ' of ' + '; '.join(cases)}: {why}"
 
 
 def _facts(records: Sequence[Record]) -> Iterator[str]:
     """All networks on a line."""
-    found = {one["case"]: one["facts"] for one in records if one["facts"]}
-    if found:
-        told = (
-            f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}" for case, facts in found.items()
+    facts_by_case = {record["case"]: record["facts"] for record in records if record["facts"]}
+    if facts_by_case:
+        texts = (
+            f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}"
+            for case, facts in facts_by_case.items()
         )
-        yield "; ".join(told)
+        yield "; ".join(texts)

@@ -1,4 +1,4 @@
-"""One-dimensional function families; one file each, found by its name.
+"""Basis functions of KAN edges: families of one-dimensional functions, one module per family.
 
 A basis turns every source value into K numbers. It has two faces of one
 formula, `evaluate` in float64 numpy and `emit` as ONNX operators, and the
@@ -35,11 +35,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Where a basis lives, per source; verification takes its rows from here.
+    """Input ranges of a basis, per source. The verification chooses its rows from them.
 
-    `core`: where it was trained; `outer`: where it ends or stops being typical.
-    Each is (low [I], high [I]). `points` [P, I]: values that deserve a row of
-    their own, such as every knot.
+    core    (low [I], high [I]): the range of the training data
+    outer   (low [I], high [I]): the range outside which the functions end, or are no longer typical
+    points  [P, I]: values that need a row of their own, such as every knot
     """
 
     core: tuple[Array, Array]
@@ -53,7 +53,7 @@ class Basis(Protocol):
 
     @property
     def kind(self) -> str:
-        """What the manifest and DescribeModel call it, such as "bspline"."""
+        """The name of the family in the manifest and in DescribeModel, such as "bspline"."""
 
     @property
     def functions(self) -> int:
@@ -78,15 +78,15 @@ class Basis(Protocol):
         """The factor that `emit` leaves to the coefficients: evaluate == factor * emit."""
 
     def support(self, sources: int) -> Support:
-        """Where it lives, for each of so many sources."""
+        """The input range of the basis, for each of so many sources."""
 
     def parameters(self) -> dict[str, str]:
-        """What a person wants to know, for the manifest."""
+        """Parameters of the basis as text, for the manifest."""
 
     def knots(self) -> Array:
-        """The T knots, centres or points of each source, for plots: [I, T], or [1, T] where all
-        sources share them, or [0, 0] where there are none. What is inside and outside of them says
-        `kanexport/contract/grids.py`: centres, unless it knows the kind."""
+        """The T knots, centres or points of each source, for plots: [I, T], or [1, T] where all sources share them, or
+        [0, 0] where there are none. `kanexport/contract/grids.py` decides which of them bound the grid: it treats a
+        kind that it does not know as centres."""
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""One fixed function for every edge: the base branch of a KAN layer."""
+"""Fixed activation function of all edges: the base branch of a KAN layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """phi(x) = w * function(x); K = 1."""
+    """Basis of one fixed function: phi(x) = w * function(x); K = 1."""
 
     function: Unary
 
@@ -46,8 +46,8 @@ class Activation:
 
     def support(self, sources: int) -> Support:
         """[-1, 1] and [-3, 3], with a point at zero: a base function has no grid that would tell."""
-        one = np.ones(sources)
-        return Support((-one, one), (-3 * one, 3 * one), np.zeros((1, sources)))
+        ones = np.ones(sources)
+        return Support((-ones, ones), (-3 * ones, 3 * ones), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
         """The expression of a user's own function; the name tells all others."""

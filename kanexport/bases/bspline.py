@@ -37,7 +37,7 @@ UNIFORM_TOLERANCE = 1e-6
 MAX_KNOT_MAGNITUDE = 1e30  # no input is that large, and float32 still holds a hundred times the span
 FINE = 32  # functions of a source, above which a value is worth looking for its cell
 DEGREE_LIMIT = 32  # every degree is a level of the recursion, and so a few operators of the graph
-# What `emit_uniform_cubic` leaves to the coefficients.
+# The factor that `emit_uniform_cubic` leaves to the coefficients.
 CUBIC_SCALE = 8 / 6
 
 
@@ -61,7 +61,7 @@ def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:
 
 
 class Repeated(enum.Enum):
-    """What a library computes where knots stand on one spot, and the recursion divides 0 by 0.
+    """Values of a library at repeated knots, where the recursion divides 0 by 0.
 
     REFUSED    NaN, in every row: efficient-kan, and pykan before 0.2.2; or it is not known
     TERM       that half of the sum counts as 0: KANX
@@ -77,7 +77,7 @@ class Repeated(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BSpline:
-    """Extended knots [I, T], increasing along T as far as `repeated` asks; K = T - degree - 1."""
+    """B-spline basis with extended knots [I, T], increasing along T as far as `repeated` asks; K = T - degree - 1."""
 
     extended: Array
     degree: int
@@ -122,8 +122,8 @@ class BSpline:
             )
 
     def zeros(self) -> list[Flags]:
-        """Which functions 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1
-        to `degree`. Raises InvalidKan where a number that is not zero is divided by zero."""
+        """Masks of the functions that 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1 to
+        `degree`. Raises InvalidKan where a number that is not zero is divided by zero."""
         t = self.extended.T
         empty = t[1:] <= t[:-1]  # functions that are zero anyway
         levels = []
@@ -210,8 +210,8 @@ class BSpline:
         return np.asarray(basis)  # [B, K, I]
 
     def _in_cells(self, u: Array, inside: Flags) -> Array:
-        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the cell of
-        each u; exact for knots that increase. Of G functions all the others are zero: a fine grid costs no more."""
+        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the cell of each u;
+        exact for knots that increase. Among G functions all others are zero, so a fine grid costs no more."""
         sources, count = self.extended.shape
         flat, starts = self.extended.reshape(-1), np.arange(sources) * count
 
@@ -267,21 +267,21 @@ class BSpline:
         # Beyond the outermost knots nothing changes; the clip keeps huge values
         # from overflowing where the exact answer is zero.
         low, high = self._ends()
-        one = g.stack(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), sources)
-        offsets = one.each(g.sub, t)  # T rows
-        basis = self._cells(g, one) if self._decreases else None
+        clipped = g.stack(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), sources)
+        offsets = clipped.each(g.sub, t)  # T rows
+        basis = self._cells(g, clipped) if self._decreases else None
         for p, zero in enumerate(self.zeros(), start=1):
             rows = count - p
             width = t[p:] - t[:-p]
             with np.errstate(over="ignore", divide="ignore"):  # the graph refuses what is not finite
                 inverse = np.where(width == 0, 0, 1 / width)
-            ramp = offsets.part(0, rows).each(g.mul, inverse)
+            ramp = offsets.slice_rows(0, rows).each(g.mul, inverse)
             if basis is None:
                 up = down = self._clipped(g, ramp, offsets)
             else:
                 up = ramp.each(g.mul, basis)
                 down = up.each(g.sub, basis)
-            basis = up.part(0, rows - 1).each(g.sub, down.part(1, rows))
+            basis = up.slice_rows(0, rows - 1).each(g.sub, down.slice_rows(1, rows))
             if zero.any():
                 basis = basis.each(g.mul, (~zero).astype(np.float64))
         assert basis is not None
@@ -304,18 +304,18 @@ class BSpline:
         flat = np.diff(self.extended, axis=1) == 0
         if self.repeated is not Repeated.TERM or not flat.any():
             return up
-        cells = offsets.part(0, flat.shape[1])
+        cells = offsets.slice_rows(0, flat.shape[1])
         step = cells.each(lambda offset: g.cast(g.op("GreaterOrEqual", offset, g.const(0.0))))
         return up.each(lambda up, flat, step: g.op("Where", flat, step, up), flat.T, step)
 
     def _ends(self) -> tuple[Array, Array]:
-        """Below the first knots and above the last, [I] each, by about a cell; further than float32 rounds."""
+        """Two bounds [I], about a cell below the first knots and above the last; further than float32 rounds."""
         low, high = self.extended.min(axis=1), self.extended.max(axis=1)
         margin = np.maximum((high - low) / (self.extended.shape[1] - 1), 1e-6 * np.maximum(np.abs(low), np.abs(high)))
         return low - margin, high + margin
 
-    def around(self) -> tuple[float, float]:
-        """Between which numbers lie the knots of all sources, and what is about a cell beyond."""
+    def clip_range(self) -> tuple[float, float]:
+        """The range of the knots of all sources, extended by about a cell at each end."""
         low, high = self._ends()
         return float(low.min()), float(high.max())
 

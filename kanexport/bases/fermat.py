@@ -1,4 +1,4 @@
-"""1, and (u^(2^n) - 1) / 2 for n = 1 .. D, of u = sigmoid(x).
+"""Fermat basis: 1, and (u^(2^n) - 1) / 2 for n = 1 .. D, of u = sigmoid(x).
 
 Source: seydi1370/Basis_Functions, FermatKANLayer.forward.
 """
@@ -26,7 +26,7 @@ LARGEST = 30  # of D: then u^(2^D) is a step
 
 @dataclass(frozen=True, slots=True)
 class Fermat:
-    """`degree` is D."""
+    """Fermat basis of degree D (`degree`)."""
 
     degree: int
 
@@ -53,19 +53,19 @@ class Fermat:
         """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
         # u^(2^n) = exp(-2^n log(1 + exp(-x))): squaring would double a rounding n times.
         logarithm = elementwise.ACTIVATIONS["softplus"].emit(g, g.op("Neg", g.reshape(x, 0, 1, sources)))
-        one = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
+        ones = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
         if self.degree == 0:
-            return g.reshape(one, 0, sources)
+            return g.reshape(ones, 0, sources)
         orders = g.const(-(2.0 ** np.arange(1, self.functions))[:, None])
         powers = g.op("Exp", g.mul(logarithm, orders))
-        return g.op("Concat", one, g.mul(g.sub(powers, g.const(1.0)), g.const(0.5)), axis=1)
+        return g.op("Concat", ones, g.mul(g.sub(powers, g.const(1.0)), g.const(0.5)), axis=1)
 
     def emitted_scale(self, g: Graph) -> float:
         """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Where the logistic function bends, and where it has reached its ends."""
+        """The range in which the logistic function bends, and the points at which it has reached its ends."""
         core, outer = Sigmoid().support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 

@@ -1,4 +1,4 @@
-"""Harmonics: cos(x) .. cos(K x), sin(x) .. sin(K x). There is no constant.
+"""Fourier basis: cos(x) .. cos(K x), sin(x) .. sin(K x), without a constant.
 
 Source: GistNoesis/FourierKAN, NaiveFourierKANLayer.forward; GraphKAN has a copy.
 """
@@ -35,7 +35,7 @@ SINGLE_PRODUCT_HARMONICS = 16  # up to so many, one product keeps enough digits:
 
 @dataclass(frozen=True, slots=True)
 class Fourier:
-    """`harmonics` is K; the functions are K cosines and then K sines."""
+    """Fourier basis of K cosines and then K sines; `harmonics` is K."""
 
     harmonics: int
 

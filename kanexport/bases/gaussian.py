@@ -1,4 +1,4 @@
-"""Gaussians around centres: exp(-((x - g_c) / d)^2).
+"""Gaussian radial basis functions: exp(-((x - g_c) / d)^2).
 
 Source: FastKAN's RadialBasisFunction (ZiyaoLi/fast-kan) and RBF-KAN's (sidhu2690/RBF-KAN), where
 all sources share the centres; KANLib's GaussianRbfBasis (julianhoever/KANLib), where each has its own.
@@ -23,8 +23,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """One function per centre: `centres` [K] with one `denominator` d, or [I, K] with one for each source [I].
-    `denominator` may also have the shape of `centres`, with one for each centre."""
+    """Gaussian basis with one function per centre.
+
+    centres      [K], or [I, K] with centres of its own for each source
+    denominator  d, one number, or one for each centre in the shape of `centres`
+    """
 
     centres: Array
     denominator: float | Array
@@ -74,9 +77,9 @@ class Gaussian:
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1."""
-        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
-        apart = g.mul(apart, g.const(1 / self._widths))
-        return g.reshape(g.op("Exp", g.op("Neg", g.mul(apart, apart))), *self._flat(sources))
+        distances = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
+        distances = g.mul(distances, g.const(1 / self._widths))
+        return g.reshape(g.op("Exp", g.op("Neg", g.mul(distances, distances))), *self._flat(sources))
 
     def _flat(self, sources: int) -> tuple[int, ...]:
         return (0, sources) if self.functions == 1 else (0, self.functions, sources)
@@ -86,7 +89,7 @@ class Gaussian:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """From the first centre to the last, and three widths further; every centre is a point."""
+        """The range from the first centre to the last, and three widths further; every centre is a point."""
         points = np.broadcast_to(self._columns, (self.functions, sources))
         low, high = points.min(axis=0), points.max(axis=0)
         reach = 3 * np.abs(self._widths)

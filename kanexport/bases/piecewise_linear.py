@@ -28,7 +28,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Hats:
-    """`points` is P >= 2, `width` is w; K = P + 2."""
+    """Piecewise linear basis on P equally spaced points; K = P + 2.
+
+    points  P >= 2
+    width   w, the distance of two points
+    """
 
     points: int
     width: float

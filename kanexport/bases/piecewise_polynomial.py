@@ -38,8 +38,11 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalPowers:
-    """`inner` [I, N]: the knots of every source; K = 3 + d (N + 1): 1, then d powers for each of the
-    N + 1 pieces from the lowest to the highest, then the two that are not zero at infinity alone."""
+    """Piecewise polynomial basis in powers of the distance from the previous knot; K = 3 + d (N + 1).
+
+    The functions are 1, then d powers for each of the N + 1 pieces from the lowest to the highest, then the two that
+    are not zero only at infinity. `inner` [I, N]: the knots of every source.
+    """
 
     inner: Array
     degree: int
@@ -82,8 +85,10 @@ class LocalPowers:
             row = np.zeros((*powers.shape[:2], d))
             for p in range(1, d + 1):
                 row[:, :, p - 1] = _taylor(powers, at, p)
-                apart = self.inner[:, k : k + 1] - self.inner[:, :k]  # [I, k]
-                row[:, :, p - 1] += math.comb(d, p) * (truncated[:, :, :k] * (apart ** (d - p))[:, None]).sum(axis=2)
+                distances = self.inner[:, k : k + 1] - self.inner[:, :k]  # [I, k]
+                row[:, :, p - 1] += math.comb(d, p) * (truncated[:, :, :k] * (distances ** (d - p))[:, None]).sum(
+                    axis=2
+                )
             row[:, :, d - 1] += truncated[:, :, k]
             pieces.append(row * widths[:, k, None, None] ** np.arange(1, d + 1))
         return np.concatenate([*pieces, _at_infinity(np.concatenate([powers[:, :, 1:], truncated], axis=2))], axis=2)
@@ -120,16 +125,16 @@ class LocalPowers:
         count = self.inner.shape[1] + 1
         order = [p * count + piece for piece in range(count) for p in range(self.degree)]
         joined = g.gather(joined, order, axis=1) if self.degree > 1 else joined
-        one = g.op("Where", g.op("IsNaN", u), u, g.const(1.0))
+        ones = g.op("Where", g.op("IsNaN", u), u, g.const(1.0))
         last = g.op("Max", g.sub(u, g.const(LARGEST)), zero)
-        return g.op("Concat", one, joined, last, last, axis=1)
+        return g.op("Concat", ones, joined, last, last, axis=1)
 
     def emitted_scale(self, g: Graph) -> float:
         """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """From the first knot to the last, and half of that further; every knot is a point."""
+        """The range from the first knot to the last, and half of that further; every knot is a point."""
         low, high = self.inner[:, 0], self.inner[:, -1]
         reach = np.maximum((high - low) / 2, 1.0)
         return Support((low - reach / 4, high + reach / 4), (low - reach, high + reach), self.inner.T)

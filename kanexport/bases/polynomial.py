@@ -32,10 +32,11 @@ DEGREE_LIMIT = 1000  # every degree is a few operators of the graph
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Polynomial:
-    """`steps` [D, 3] holds A_n, B_n and C_n; C_0 is not used.
+    """Polynomial basis P_0 .. P_D by a three-term recurrence.
 
-    `from_ends`: emit by differences from the nearer end of [-1, 1]; needs polynomials
-    that are not zero there. `settings`: what the manifest shall say besides the degree.
+    steps      [D, 3]: A_n, B_n and C_n; C_0 is not used
+    from_ends  emit by differences from the nearer end of [-1, 1]; needs polynomials that are not zero there
+    settings   parameters for the manifest besides the degree
     """
 
     kind: str
@@ -94,8 +95,8 @@ class Polynomial:
         return chain
 
     def _emit_from_ends(self, g: Graph, x: Value) -> Value:
-        """With w = 1 - |u|, small and exact where the polynomials are steepest: u itself
-        would be rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
+        """Emission from w = 1 - |u|, which is small and exact where the polynomials are steepest: u itself would be
+        rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
         sign, w = self.squash.emit_rest(g, x)
         above = self._emit_differences(g, w, 1.0)
         if not self.steps[:, 1].any():  # P_n(-u) = (-1)^n P_n(u)
@@ -134,7 +135,7 @@ class Polynomial:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Where the squash lives; two points and more for each zero of the highest polynomial."""
+        """The support of the domain map; two points and more for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 
@@ -210,8 +211,8 @@ def jacobi(degree: int, a: float, b: float) -> Polynomial:
 
 
 def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
-    """What OrthogPolyKANs' JacobiKANLayer computes: two of its three terms differ from the
-    Jacobi polynomials', and weights are trained to them as they are."""
+    """Basis of OrthogPolyKANs' JacobiKANLayer: two of its three terms differ from the Jacobi polynomials', and weights
+    are trained to them as they are."""
     n = np.arange(degree) + 1.0
     s = 2 * n + a + b
     with np.errstate(all="ignore"):
@@ -224,8 +225,8 @@ def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
 
 
 def jacobi_ikan(degree: int, a: float, b: float, *, ahead: int) -> Polynomial:
-    """What lgy112112/ikan's JacobiKANLinear computes: P_{n+1} from constants of k = n + `ahead` that are
-    divided the other way round; 0 in the library, 1 in its first version."""
+    """Basis of lgy112112/ikan's JacobiKANLinear: P_{n+1} from constants of k = n + `ahead` that are divided the other
+    way round; 0 in the library, 1 in its first version."""
     k = np.arange(degree) + float(ahead)
     s = 2 * k + a + b
     with np.errstate(all="ignore"):  # the constructor refuses what is not finite
@@ -286,7 +287,7 @@ def gram(beta: Array, outer: Unary) -> Polynomial:
     return Polynomial("gram", _steps(len(n), 1, 0, third, (1, 0)), outer=outer)
 
 
-def of(family: Polynomial, squash: Squash) -> Polynomial:
+def squashed(family: Polynomial, squash: Squash) -> Polynomial:
     """The same polynomials of something else. From the ends of [-1, 1] only where u is rounded there."""
     return dataclasses.replace(family, squash=squash, from_ends=family.from_ends and not squash.open)
 
@@ -315,9 +316,9 @@ def examples() -> list[Basis]:
     )
     return [
         *instances,
-        *(of(chebyshev(5), squash) for squash in squashes),
-        of(hermite(2), Raw()),
-        of(hermite_prob(4), Raw()),
-        of(lucas(0), Raw()),
-        of(fibonacci(3), Raw()),
+        *(squashed(chebyshev(5), squash) for squash in squashes),
+        squashed(hermite(2), Raw()),
+        squashed(hermite_prob(4), Raw()),
+        squashed(lucas(0), Raw()),
+        squashed(fibonacci(3), Raw()),
     ]

@@ -1,4 +1,4 @@
-"""Rational functions, the same for every edge of a source: P(x) / Q(x); K = 1.
+"""Rational basis, one function shared by all edges of a source: P(x) / Q(x); K = 1.
 
 Source: Adamdad/rational_kat_cu, src/rational_kernel_group.cu and rational_triton.py, for
 coefficients a_0 .. a_n and b_1 .. b_m:
@@ -31,7 +31,12 @@ KINDS = ("abs", "signed", "outer")  # where the denominator takes absolute value
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rational:
-    """`numerator` [I, n + 1] holds a_0 first, `denominator` [I, m] b_1; `kind_below`: one of KINDS."""
+    """Rational basis of one function per source.
+
+    numerator    [I, n + 1], a_0 first
+    denominator  [I, m], b_1 first
+    kind_below   the form of the denominator, one of KINDS
+    """
 
     numerator: Array
     denominator: Array
@@ -105,8 +110,8 @@ class Rational:
 
     def support(self, sources: int) -> Support:
         """Upstream fits its initial functions on [-3, 3]; zero is where |x| has its kink."""
-        one = np.ones(sources)
-        return Support((-3 * one, 3 * one), (-10 * one, 10 * one), np.zeros((1, sources)))
+        ones = np.ones(sources)
+        return Support((-3 * ones, 3 * ones), (-10 * ones, 10 * ones), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
         """The degrees above and below, the kind of denominator, and how many functions differ."""

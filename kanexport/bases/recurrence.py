@@ -1,4 +1,4 @@
-"""Polynomials by a recurrence of any length, in which every earlier one may be multiplied by u.
+"""Polynomial bases by a recurrence of any length, in which every earlier polynomial may be multiplied by u.
 
     P_0 = first,   P_1 = A_11 u + B_11,   P_n = sum_{k=1..r} (A_nk u + B_nk) P_{n-k}
 
@@ -35,8 +35,11 @@ Row = Sequence[tuple[float, float]]  # A_nk and B_nk for k = 1, 2, ... of one n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recurrence:
-    """`steps` [D, r, 2] holds A_nk and B_nk for n = 1 .. D and k = 1 .. r; of the first row only k = 1 is
-    used, without P_0. `settings`: what the manifest shall say besides the degree."""
+    """Polynomial basis P_0 .. P_D by a recurrence over r earlier polynomials.
+
+    steps     [D, r, 2]: A_nk and B_nk for n = 1 .. D and k = 1 .. r; in the first row only k = 1 is used, without P_0
+    settings  parameters for the manifest besides the degree
+    """
 
     kind: str
     steps: Array
@@ -79,14 +82,14 @@ class Recurrence:
         return values if self.functions > 1 else g.reshape(values, 0, sources)
 
     def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
-        one = constant(g, u, 1.0, whole=self.squash.open)
-        chain = [one if self.first == 1 else g.mul(one, g.const(self.first))]
+        ones = constant(g, u, 1.0, whole=self.squash.open)
+        chain = [ones if self.first == 1 else g.mul(ones, g.const(self.first))]
         slopes = sorted(set(self.steps[..., 0].flat) - {0.0})
         scaled = {float(a): u if a == 1 else g.mul(u, g.const(a)) for a in slopes}
         for n, row in enumerate(self.steps, start=1):
-            earlier = chain if n > 1 else [one]
+            earlier = chain if n > 1 else [ones]
             parts = [_product(g, scaled.get(a), b, earlier[-k]) for k, a, b in _used(n, row)]
-            chain.append(functools.reduce(g.add, parts) if parts else g.mul(one, g.const(0.0)))
+            chain.append(functools.reduce(g.add, parts) if parts else g.mul(ones, g.const(0.0)))
         return chain
 
     def emitted_scale(self, g: Graph) -> float:
@@ -94,7 +97,7 @@ class Recurrence:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Where the squash lives; two points and more for each zero of the highest polynomial."""
+        """The support of the domain map; two points and more for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 
@@ -226,9 +229,9 @@ def boas_buck(degree: int, a: Array, b: Array) -> Recurrence:
     """Source: Basis_Functions, BoasBuckKANLayer; a and b [D + 1] are trained. Raises InvalidKan."""
 
     def row(n: int) -> Row:
-        apart = float(a[n] - b[n])
-        linear = (_ratio(float(a[n - 1]), apart), _ratio(float(-b[n - 1]), apart))
-        return [linear] if n == 1 else [linear, (0, _ratio(float(b[n - 2] - a[n - 2]), apart))]
+        difference = float(a[n] - b[n])
+        linear = (_ratio(float(a[n - 1]), difference), _ratio(float(-b[n - 1]), difference))
+        return [linear] if n == 1 else [linear, (0, _ratio(float(b[n - 2] - a[n - 2]), difference))]
 
     return Recurrence("boas-buck", table(degree, row))
 

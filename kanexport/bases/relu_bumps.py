@@ -1,4 +1,4 @@
-"""Products of two ramps to a power: ((x - l)+ (h - x)+ r)^p, with ends of its own for every source.
+"""ReLU basis: products of two ramps to a power, ((x - l)+ (h - x)+ r)^p, with separate ends for every source.
 
 Source: ReLU-KAN's ReLUKANLayer (quiqi/relu_kan), where l and h are trained, r is fixed and p is 2;
 higher-order ReLU-KANs have other powers.
@@ -25,7 +25,12 @@ POWER_LIMIT = 16  # every power is a multiplication of the graph
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReluBumps:
-    """`low` and `high` [I, K]; `rate` is r, `power` p. A function whose ends have crossed is zero."""
+    """ReLU basis of K bumps per source. A function whose ends have crossed is zero.
+
+    low, high  [I, K]: the ends of each bump
+    rate       r
+    power      p
+    """
 
     low: Array
     high: Array

@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sech2:
-    """One function per centre [K]; `rate` is r."""
+    """Squared hyperbolic secant basis: one function per centre [K]; `rate` is r."""
 
     centres: Array
     rate: float = 1.0
@@ -50,8 +50,8 @@ class Sech2:
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1; a quarter of the functions."""
         # Not 1 - tanh^2, whose difference has lost its digits where the function is small.
-        apart = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
-        e = g.op("Exp", g.mul(apart, g.const(-2 * abs(self.rate))))
+        distances = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
+        e = g.op("Exp", g.mul(distances, g.const(-2 * abs(self.rate))))
         above = g.add(e, g.const(1.0))
         value = g.op("Div", e, g.mul(above, above))
         return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
@@ -61,7 +61,7 @@ class Sech2:
         return 4.0
 
     def support(self, sources: int) -> Support:
-        """From the first centre to the last, and three widths further; every centre is a point."""
+        """The range from the first centre to the last, and three widths further; every centre is a point."""
         low, high = (np.full(sources, edge) for edge in (self.centres.min(), self.centres.max()))
         reach = 3 / max(abs(self.rate), 1e-3)
         return Support((low, high), (low - reach, high + reach), np.repeat(self.centres[:, None], sources, axis=1))

@@ -1,4 +1,4 @@
-"""Sines of common frequencies, each source with phases of its own: sin(w_c x + p_ci).
+"""Sine basis with common frequencies, and separate phases for each source: sin(w_c x + p_ci).
 
 Source: ereinha/SineKAN, SineKANLayer.forward.
 """
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sine:
-    """Frequencies [K] and phases [K, I]."""
+    """Sine basis with frequencies [K] and phases [K, I]."""
 
     frequencies: Array
     phases: Array

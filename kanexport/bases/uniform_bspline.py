@@ -1,4 +1,4 @@
-"""B-splines on knots that stand at equal distances, but for rounding, in a closed form of few operators.
+"""B-splines on knots at equal distances, apart from rounding, in a closed form of few operators.
 
 With p for the degree and d = |x - centre| / step, a cardinal B-spline is, by its truncated powers taken from
 both sides (Schoenberg 1946; degree 3: ((2 - d)+^3 - 4 (1 - d)+^3) / 6),
@@ -37,7 +37,7 @@ POINTS = 8  # of a cell, on which a fit is made
 
 
 def departure(spline: BSpline) -> float:
-    """How far a knot is from equal distances, at most, in cells; infinite where they do not increase."""
+    """The largest distance of a knot from equal spacing, in cells; infinite where knots do not increase."""
     start, step = _line(spline)
     if not (step > 0).all():
         return math.inf
@@ -55,7 +55,8 @@ def _line(spline: BSpline) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class UniformSpline:
-    """Stands in for `spline`, whose knots are about uniform. What it means is the spline's; what it emits is near."""
+    """Closed form of `spline`, whose knots are about uniform. Its float64 values are the spline's; the operators that
+    it emits are close to them."""
 
     spline: BSpline
 
@@ -87,9 +88,9 @@ class UniformSpline:
             return None
         knots = self.spline.extended[0]
         x = (knots[:-1, None] + np.diff(knots)[:, None] * (np.arange(POINTS) + 0.5) / POINTS).reshape(-1, 1)
-        one = BSpline(knots[None], self.spline.degree)
-        found, *_ = np.linalg.lstsq(self._closed(x), one.evaluate(x)[:, :, 0], rcond=None)
-        return np.asarray(found)
+        shared_spline = BSpline(knots[None], self.spline.degree)
+        solution, *_ = np.linalg.lstsq(self._closed(x), shared_spline.evaluate(x)[:, :, 0], rcond=None)
+        return np.asarray(solution)
 
     def _closed(self, x: Array) -> Array:
         """[n, 1] -> [n, K]: what the graph computes on shared knots, but for rounding."""
@@ -131,7 +132,7 @@ class UniformSpline:
         return total
 
     def emitted_scale(self, g: Graph) -> float:
-        """What makes the first term's largest value, 1, that of its truncated power."""
+        """The factor from the truncated power to the first term's largest value, 1."""
         if g.dtype != np.float32:
             return self.spline.emitted_scale(g)
         return _scale(self.spline.degree, (self.spline.degree + 1) / 2)
@@ -177,7 +178,7 @@ def _power(g: Graph, a: Value, exponent: int) -> Value:
 
 def examples() -> list[Basis]:
     """Degrees 1 to 6 on shared grids and on one for each source, for the conformance test."""
-    found: list[Basis] = []
+    bases: list[Basis] = []
     for degree in DEGREES:
         for intervals in (1, 5, 20):
             row = np.linspace(-1.3, 2.1, intervals + 2 * degree + 1)
@@ -185,5 +186,5 @@ def examples() -> list[Basis]:
             for grid in (np.tile(row, (3, 1)), own):
                 stored = BSpline(grid.astype(np.float32).astype(np.float64), degree)
                 if departure(stored) <= NEAR:
-                    found.append(UniformSpline(stored))
-    return found
+                    bases.append(UniformSpline(stored))
+    return bases

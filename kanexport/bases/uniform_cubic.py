@@ -1,4 +1,4 @@
-"""Uniform cubic splines, each at a start of its own: N((x - s_c) / h).
+"""Uniform cubic splines, each with a start of its own: N((x - s_c) / h).
 
 Source: flashkan's `bspline_basis` (and inkan's before 0.4), for starts s [K] and a
 cell width h. N is the cubic B-spline on the knots 0, 1, 2, 3, 4. There it is a sum
@@ -28,7 +28,7 @@ DEGREE = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cubic:
-    """One spline per start [K], K >= 4; `step` is h."""
+    """Uniform cubic basis with one spline per start [K], K >= 4; `step` is h."""
 
     starts: Array
     step: float

@@ -1,4 +1,4 @@
-"""The checkpoints of a folder: which files they are, and what to call their models.
+"""Discovery of the checkpoints in a folder: files, places and model names.
 
 A file is a checkpoint by its first bytes; one that is named like a checkpoint is
 listed too, so that a report can say what it holds instead. Left out: hidden files
@@ -33,8 +33,8 @@ SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in (*CHECKPOINTS, *MOR
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One checkpoint: what `export` takes as its path, and its place below the folder.
-    Or, with a `fault`, a folder that cannot be listed."""
+    """Checkpoint found in a folder: the path for `export`, and its place below the folder. With a `fault` it is a
+    folder that cannot be listed."""
 
     path: Path
     place: str
@@ -61,7 +61,7 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
 
 
 def _checkpoints(files: Sequence[Path]) -> list[Path]:
-    """What `export` takes as its path: the prefixes of pykan's pairs, and files that are one by themselves."""
+    """Paths for `export`: the prefixes of pykan's pairs, and files that are a checkpoint by themselves."""
     configs = _prefixes(files, CONFIG)
     states = _prefixes(files, STATE)
     pairs = [Path(prefix) for prefix in states & configs]
@@ -103,7 +103,7 @@ def names(items: Sequence[Item], prefix: str = "") -> list[str]:
 
 
 def _different(form: Sequence[str], chosen: Mapping[int, str]) -> dict[int, str]:
-    """Of those that have no name yet, the ones whose name in this form is short enough and nobody else's."""
+    """Items without a name yet whose name in this form is short enough and unique."""
     waiting = [at for at in range(len(form)) if at not in chosen]
     counts = collections.Counter(form[at] for at in waiting)
     taken = set(chosen.values())
@@ -126,8 +126,8 @@ def _usable(text: str) -> str:
 
 
 def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path]:
-    """Regular files below `root`; links are neither listed nor followed. What cannot be
-    listed is added to `faults`."""
+    """Regular files below `root`; links are neither listed nor followed. A folder that cannot be listed is added to
+    `faults`."""
     count = 0
     for folder, inner, files in os.walk(root, onerror=faults.append):
         here = Path(folder)

@@ -1,4 +1,4 @@
-"""Every checkpoint of a folder, one after the other, and a report of what became of each.
+"""Batch run: exports the checkpoints of a folder one after the other and reports each outcome.
 
 Each export is a process of its own (`kanexport.batch.worker`) with bounds on time and
 memory: a file that takes too much, or crashes something, costs itself alone.
@@ -36,8 +36,8 @@ GRACE = 5.0  # seconds that a process has to clean up
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one checkpoint: `result` as `export_request.document` tells it, or `error` as
-    `console.facts` does."""
+    """Outcome of one checkpoint: `result` in the form of `export_request.document`, or `error` in the form of
+    `console.facts`."""
 
     place: str
     name: str
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of a run. `unused`: what was given and no exported file had a use for."""
+    """Outcomes of a batch run. `unused`: options that the user gave and no exported file needed."""
 
     root: Path
     rows: tuple[Row, ...]
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def exported(self) -> int:
-        """How many checkpoints became a model."""
+        """The number of checkpoints that became a model."""
         return sum(row.result is not None for row in self.rows)
 
     @property
@@ -89,8 +89,8 @@ def sweep(
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
         advance(at, len(items), item.place)
         started = time.monotonic()
-        one = dataclasses.replace(request, path=item.path, name=name, shared=True)
-        answer = _fault(item) if item.fault else _run(one, seconds, memory * 2**20)
+        item_request = dataclasses.replace(request, path=item.path, name=name, shared=True)
+        answer = _fault(item) if item.fault else _run(item_request, seconds, memory * 2**20)
         rows.append(
             Row(item.place, name, round(time.monotonic() - started, 3), answer.get("result"), answer.get("error"))
         )
@@ -121,7 +121,7 @@ def _file(row: Row) -> dict[str, Any]:
 
 
 def _check(request: Request, seconds: float, memory: int) -> None:
-    """What is wrong for every file is said once."""
+    """Raises OptionError for an error that concerns every file, so that it is reported once."""
     dataclasses.replace(request, force=True).target("model").check()
     for name, text in request.facts().functions().items():
         expression.function(name, text)
@@ -139,7 +139,7 @@ def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
     """A misspelt option must not pass in silence: the files took the default instead."""
     results = [row.result for row in rows if row.result is not None]
     used = {key for result in results for key in result["options"]["given"]}
-    unused = [_as_given(key) for key in request.facts().given if key not in used]
+    unused = [_as_given(key) for key in request.facts().explicit if key not in used]
     reasons = {result["family_reason"] for result in results}
     if request.architecture is not None and ARCHITECTURE not in reasons:
         unused.append("--architecture")
@@ -147,7 +147,7 @@ def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
 
 
 def _as_given(key: str) -> str:
-    """A key of `Options.given` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
+    """A key of `Options.explicit` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
     return f"--{key}" if " " in key else f"--option {key}"
 
 

@@ -1,4 +1,4 @@
-"""One export in a process of its own, with a bound on its memory.
+"""Export in a separate process, with a memory limit.
 
 `python -P -m kanexport.batch.worker` reads one JSON document from standard input,
 {"request": the fields of a Request, "memory": bytes}, and writes one to standard
@@ -29,7 +29,7 @@ PER_BYTE, BASE = 4, 350 * MIB
 
 
 def encode(request: Request, memory: int) -> bytes:
-    """What the process reads."""
+    """The request as the worker process reads it."""
     return json.dumps({"request": dataclasses.asdict(request), "memory": memory}, default=str).encode()
 
 
@@ -82,7 +82,7 @@ def _unexpected(error: Exception, path: Path, memory: int) -> ExportError:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    """From JSON to the type of a field: paths and tuples have none of their own."""
+    """A JSON value as the type of a field: paths and tuples have no JSON type of their own."""
     paths = value is not None and Path in (hint, *typing.get_args(hint))
     if hint is QuantizationOptions:
         return QuantizationOptions(**value)

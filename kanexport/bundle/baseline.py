@@ -1,4 +1,5 @@
-"""Rows of the user's data (`--baseline`), and what the model's nodes were on them: counts, never the rows."""
+"""Baseline: counts of the model's inputs, nodes and outputs on rows of the user's data (`--baseline`), without the
+rows."""
 
 from __future__ import annotations
 
@@ -35,8 +36,12 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """`x` [B, ...] as in the file. `columns`: the column names of a .csv or a DataFrame. `name` and `sha256`: of the
-    file."""
+    """Rows of the user's data.
+
+    x             [B, ...], as in the file
+    columns       the column names of a .csv or a DataFrame
+    name, sha256  of the file
+    """
 
     x: Array
     columns: tuple[str, ...]
@@ -67,11 +72,11 @@ def load(path: Path, flag: str = BASELINE) -> Rows:
     return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
 
 
-def of(given: str | Path | Any) -> Rows:
+def rows_of(source: str | Path | Any) -> Rows:
     """The rows of a file or of a DataFrame (an object with columns and to_numpy). Raises OptionError."""
-    if not (hasattr(given, "columns") and hasattr(given, "to_numpy")):
-        return load(Path(given))
-    x, columns = np.asarray(given.to_numpy()), tuple(str(name).strip() for name in given.columns)
+    if not (hasattr(source, "columns") and hasattr(source, "to_numpy")):
+        return load(Path(source))
+    x, columns = np.asarray(source.to_numpy()), tuple(str(name).strip() for name in source.columns)
     _require_rows(x, FRAME, BASELINE)
     x = np.ascontiguousarray(x, dtype=np.float64)
     return Rows(x, columns, FRAME, hashlib.sha256(x.tobytes()).hexdigest())
@@ -104,25 +109,30 @@ def measure(
     inputs, outputs = signature.inputs(), signature.outputs()
     x = fitting(rows, inputs, names)
     session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
-    given = inputs[0].name
+    input_name = inputs[0].name
     parts: dict[str, list[Array]] = {}
     for at in range(0, len(x), ROWS_AT_ONCE):
         part = x[at : at + ROWS_AT_ONCE].astype(dtype)
-        for name, values in (graph_runner.run(session, {given: part}) | {given: part.astype(np.float64)}).items():
+        for name, values in (
+            graph_runner.run(session, {input_name: part}) | {input_name: part.astype(np.float64)}
+        ).items():
             parts.setdefault(name, []).append(values.reshape(len(part), -1, values.shape[-1]))
-    seen = {name: np.concatenate(found).reshape(-1, found[0].shape[-1]) for name, found in parts.items()}
+    values_by_tensor = {name: np.concatenate(chunks).reshape(-1, chunks[0].shape[-1]) for name, chunks in parts.items()}
     return Baseline(
         name=rows.name,
         sha256=rows.sha256,
         rows=len(x),
         mean=grids.rounded(_moments(x.reshape(len(x), -1))[0]),
-        layers=tuple(_counted(seen[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers),
-        outputs=tuple(_counted(seen[tensor.name], lambda node: ()) for tensor in outputs),
+        layers=tuple(
+            _counted(values_by_tensor[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers
+        ),
+        outputs=tuple(_counted(values_by_tensor[tensor.name], lambda node: ()) for tensor in outputs),
     )
 
 
 def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
-    """Of each number of a row, as the baseline has it. Raises OptionError where they are none of the model's."""
+    """The mean of each number of a row, as the baseline stores it. Raises OptionError if the rows do not fit the
+    model."""
     x = fitting(rows, signature.inputs(), names)
     return grids.rounded(_moments(x.reshape(len(x), -1))[0])
 
@@ -146,7 +156,9 @@ def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = 
 def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBaseline:
     """`nodes` [N, n]; `grid`: the bounds of a node's cells, if it has some of its own."""
     bounds = [_cells(grid(at), nodes[:, at]) for at in range(nodes.shape[1])]
-    counts, nonfinite = zip(*(grids.count(one, nodes[:, at]) for at, one in enumerate(bounds)), strict=True)
+    counts, nonfinite = zip(
+        *(grids.count(node_bounds, nodes[:, at]) for at, node_bounds in enumerate(bounds)), strict=True
+    )
     mean, std = _moments(nodes)
     return NodeBaseline(
         cells=(bounds[0],) if len(set(bounds)) == 1 else tuple(bounds),
@@ -171,5 +183,5 @@ def _moments(values: Array) -> tuple[Array, Array]:
     count = np.maximum(finite.sum(axis=0), 1)
     mean = np.where(finite, values, 0.0).sum(axis=0) / count
     with np.errstate(all="ignore"):
-        apart = np.where(finite, values - mean, 0.0)
-    return mean, np.sqrt((apart**2).sum(axis=0) / count)
+        deviations = np.where(finite, values - mean, 0.0)
+    return mean, np.sqrt((deviations**2).sum(axis=0) / count)

@@ -1,4 +1,4 @@
-"""A Kan as the manifest tells it."""
+"""Manifest entries of a Kan: its layers, bases and steps, and its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def edges_file(layer: int) -> str:
 def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
     """One entry per layer; `node_tensors` names what feeds each."""
     return tuple(
-        layer(one, at, name, term_tensors(one))
-        for at, (one, name) in enumerate(zip(kan.layers, node_tensors, strict=True))
+        layer(kan_layer, at, name, term_tensors(kan_layer))
+        for at, (kan_layer, name) in enumerate(zip(kan.layers, node_tensors, strict=True))
     )
 
 
@@ -84,7 +84,7 @@ def _basis(term: Term, name: str) -> BasisInfo:
 BATCH = -1  # any number of rows, in a TensorSpec
 
 
-# Of whole numbers and truth values, by numpy's names.
+# Datatypes of whole numbers and truth values, by numpy's names.
 DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -97,7 +97,7 @@ DATATYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The inputs and outputs of a graph in `dtype`, which is float32 or float64.
+    """Inputs and outputs of a graph in `dtype`, which is float32 or float64.
 
     Example: one input of (784,) and one output of (10,) in float32 are x FP32 [-1, 784] and
     y FP32 [-1, 10].
@@ -112,11 +112,11 @@ class Signature:
         return cls(network_ports(kan), dtype)
 
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the model takes, for the manifest."""
+        """Inputs of the model, for the manifest."""
         return tuple(map(self._tensor, self.ports.inputs))
 
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the model gives, for the manifest."""
+        """Outputs of the model, for the manifest."""
         return tuple(map(self._tensor, self.ports.outputs))
 
     def _tensor(self, port: Port) -> TensorSpec:

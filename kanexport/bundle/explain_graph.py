@@ -1,4 +1,5 @@
-"""Explanations that travel: which layers `explain.onnx` tells the edges of, and what it says of itself."""
+"""Portable explanations: the graph `explain.onnx` with edges and contributions of the chosen layers, and its
+metadata."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from kanexport.contract.manifest import LayerInfo
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import (
     CONTRIBUTIONS,
+    EDGES,
     EXPLAIN_FILE,
-    MOST_EXPLAINED_EDGES,
     NODES,
     OUTPUT,
     ExplainedTensor,
@@ -33,30 +34,33 @@ from kanexport.lowering.lower import Explained, Lowered
 from kanexport.verify import attribution
 from kanexport.verify.attribution import NoContributions
 
-MOST = 65_536  # edges of a layer and a row, at all positions, which nobody has to ask for: 256 KiB a row in float32
+EDGE_LIMIT = 65_536  # edges per row of a layer, at all positions, included by default: 256 KiB per row in float32
 OF_MODULE = "it is a torch module, of which its last layers alone can have some"  # contributions
 FACTS = "kanexport"  # the key of the file's metadata
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainOptions:
-    """Whether an explaining graph is wanted, and of which layers the edges, by number or name: none named, of all that
-    have no more than `MOST`."""
+    """Options of the explaining graph.
 
-    wanted: bool = False
+    enabled  whether the bundle has one
+    layers   layers with edges in it, by number or name; empty for all that have no more than `EDGE_LIMIT` edges
+    """
+
+    enabled: bool = False
     layers: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, explain: bool | Sequence[str | int]) -> ExplainOptions:
+    def parse(cls, explain: bool | Sequence[str | int]) -> ExplainOptions:
         """True for all that fit, or their numbers and names."""
         return cls(bool(explain), () if isinstance(explain, bool) else tuple(map(str, explain)))
 
 
-NOT_ASKED = ExplainOptions()
+NO_EXPLANATION = ExplainOptions()
 
 
 def add(
-    asked: ExplainOptions,
+    options: ExplainOptions,
     lowered: Lowered,
     layers: Sequence[LayerInfo],
     signature: Signature,
@@ -66,9 +70,9 @@ def add(
     """The graphs with the explaining one, if it is asked for; with contributions, where there is something that they
     are `against`, which is else why there is not. Raises OptionError for a layer that is not there, InvalidKan where
     the graphs do not fit into one."""
-    if not asked.wanted:
+    if not options.enabled:
         return lowered
-    chosen, notes = _chosen(asked, layers)
+    chosen, notes = _chosen(options, layers)
     against = _within_reason(against, chosen, layers)
     if isinstance(against, str):
         anchor, needed = None, chosen
@@ -93,10 +97,10 @@ def add(
     return dataclasses.replace(lowered, explained=Explained(graph, about, notes, anchor))
 
 
-def attribution_baseline(asked: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
-    """What contributions of a network are against: the `mean` of the user's rows. Else why there are none; "" if nobody
-    wants any."""
-    if not asked.wanted or not mean:
+def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
+    """The anchor of a network's contributions: the `mean` of the user's rows. A string instead is the reason why there
+    is none; it is empty if the user wants no contributions."""
+    if not options.enabled or not mean:
         return ""
     try:
         return attribution.anchor(kan, np.array(mean))
@@ -106,7 +110,7 @@ def attribution_baseline(asked: ExplainOptions, kan: Kan, mean: Sequence[float])
 
 def _within_reason(against: Anchor | str, chosen: Sequence[int], layers: Sequence[LayerInfo]) -> Anchor | str:
     """Contributions take the edges of all layers."""
-    large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > MOST]
+    large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > EDGE_LIMIT]
     return f"layer {large[0]} has {_edges(layers[large[0]])} edges a row" if large and against else against
 
 
@@ -117,17 +121,18 @@ def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
 
 
 def edges_name(layer: int) -> str:
-    """What a layer's edges are called in the explaining graph."""
+    """The name of a layer's edges in the explaining graph."""
     return f"layer{layer}_edges"
 
 
-def _chosen(asked: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
+def _chosen(options: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
     """The numbers of the layers, ascending, and what is said of those that are left out."""
-    if asked.layers:
-        return sorted({_numbered(text, layers) for text in asked.layers}), ()
-    large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > MOST}
+    if options.layers:
+        return sorted({_numbered(text, layers) for text in options.layers}), ()
+    large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > EDGE_LIMIT}
     notes = (
-        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {MOST}; --explain-layers takes it too"
+        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {EDGE_LIMIT}; "
+        "--explain-layers takes it too"
         for at, count in large.items()
     )
     return [at for at in range(len(layers)) if at not in large], tuple(notes)
@@ -155,34 +160,35 @@ def _tensors(
     layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
 ) -> list[ExplainedTensor]:
     """The graph's outputs, in order: those of the model's, and the edges."""
-    datatype, layer_of = precision.DATATYPES[signature.dtype], {one.node_tensor: at for at, one in enumerate(layers)}
-    found = [
-        ExplainedTensor(name=one.name, datatype=one.datatype, shape=one.shape, holds=OUTPUT, layer=-1)
-        for one in signature.outputs()
+    datatype, layer_of = (
+        precision.DATATYPES[signature.dtype],
+        {layer.node_tensor: at for at, layer in enumerate(layers)},
+    )
+    tensors = [
+        ExplainedTensor(name=output.name, datatype=output.datatype, shape=output.shape, holds=OUTPUT, layer=-1)
+        for output in signature.outputs()
     ]
-    own = {one.name for one in found}
-    found += [
+    own = {tensor.name for tensor in tensors}
+    tensors += [
         ExplainedTensor(name=name, datatype=datatype, shape=(BATCH, *shape), holds=NODES, layer=layer_of[name])
         for name, shape in compose.outputs(model).items()
         if name not in own
     ]
     for at in chosen:
         shape = (BATCH, *layers[at].positions, layers[at].sources, layers[at].destinations)
-        found.append(
-            ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=MOST_EXPLAINED_EDGES, layer=at)
-        )
-    return found
+        tensors.append(ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=EDGES, layer=at))
+    return tensors
 
 
 def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
-    """What the file says of itself, as JSON: its outputs, what people call the model's numbers, the biases of its
-    layers, with which edges add up to nodes, and the reference and its answer, with which contributions add up."""
+    """The metadata of the file as JSON: its outputs, the names of the model's numbers, the biases of its layers, with
+    which edges add up to nodes, and the reference and its output, with which contributions add up."""
     tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "outputs": tensors,
         "bias": [layer.bias for layer in layers],
         "names": dataclasses.asdict(names),
     }
     if anchor is not None:
-        told |= {"reference": anchor.row.tolist(), "base": about.base}
-    return json.dumps(told, allow_nan=False)
+        document |= {"reference": anchor.row.tolist(), "base": about.base}
+    return json.dumps(document, allow_nan=False)

@@ -1,4 +1,4 @@
-"""From a proof to a version in a repository: the manifest, the files, the folder."""
+"""Publisher of a verified model: writes manifest and files as one version of a model repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from kanexport.bundle import baseline, repository
 from kanexport.bundle.baseline import Rows
 from kanexport.bundle.description import Signature, edges_file
-from kanexport.bundle.explain_graph import NOT_ASKED, ExplainOptions
+from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.contract import grids, manifest, naming
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
@@ -42,7 +42,7 @@ MAX_BATCH_SIZE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a model goes, and what is asked of it."""
+    """Destination of a model in the repository, and the requirements on it."""
 
     repository: Path
     name: str
@@ -53,7 +53,7 @@ class Target:
     force: bool = False
     names: Names = UNNAMED
     baseline: Rows | None = None  # of the user's data
-    explain: ExplainOptions = NOT_ASKED
+    explain: ExplainOptions = NO_EXPLANATION
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
 
     def __post_init__(self) -> None:
@@ -100,8 +100,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class VerificationBasis:
-    """What a model was held against, a key of `manifest.VERIFICATION_BASES`, and how far it is from recorded
-    outputs of the trained model, if there are any."""
+    """Basis of a model's verification.
+
+    basis             a key of `manifest.VERIFICATION_BASES`
+    expected_outputs  errors against recorded outputs of the trained model, if there are any
+    notes             sentences for the manifest
+    """
 
     basis: str
     expected_outputs: tuple[manifest.ParityCheck, ...] = ()
@@ -116,8 +120,8 @@ class VerificationBasis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProvedModel:
-    """The graphs of a model, their proof, what it was held against, and what else the manifest says about it."""
+class VerifiedModel:
+    """Verified model: its graphs, their proof and its basis, and the other facts of the manifest."""
 
     lowered: Lowered
     proof: Proof
@@ -133,17 +137,17 @@ class ProvedModel:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The folder that appeared, and what its manifest says."""
+    """Result of an export: the folder of the new version, and its manifest."""
 
     directory: Path
     manifest: Manifest
 
 
-def publish(target: Target, model: ProvedModel) -> Result:
+def publish(target: Target, model: VerifiedModel) -> Result:
     """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
     target.check_names(model.signature)
-    files, seen = _files(model.lowered), _baseline(target, model)
-    unsaid = check(target.out_of_range, model.layers, model.signature.inputs(), seen)
+    files, measured = _files(model.lowered), _baseline(target, model)
+    range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -169,21 +173,21 @@ def publish(target: Target, model: ProvedModel) -> Result:
         + model.claim.notes
         + _of_operators(model)
         + target.of_header()
-        + unsaid
+        + range_notes
         + (() if explained is None else explained.notes),
         names=target.names,
-        baseline=seen,
+        baseline=measured,
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
         out_of_range=target.out_of_range,
         variants=model.proof.variants,
         approximation=model.approximation,
         optimization=model.lowered.optimization,
     )
-    bare, document = _parted(document, files)
+    bare, document = _with_numbers_file(document, files)
     return Result(repository.pack(target.repository, bare, files, force=target.force), document)
 
 
-def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
+def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
     """The manifest as its file holds it, and the whole manifest. The function adds the numbers that are not in the
     manifest's file to `files`. Raises RepositoryError."""
     try:
@@ -197,14 +201,15 @@ def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> t
     return dataclasses.replace(bare, files=listed), dataclasses.replace(document, files=listed)
 
 
-def _baseline(target: Target, model: ProvedModel) -> Baseline:
+def _baseline(target: Target, model: VerifiedModel) -> Baseline:
     if target.baseline is None:
         return NO_BASELINE
     return baseline.measure(target.baseline, model.lowered, model.layers, model.signature, target.names, target.dtype)
 
 
-def _of_operators(model: ProvedModel) -> tuple[str, ...]:
-    """What a server will say of a graph that torch made; of ours it has nothing to say."""
+def _of_operators(model: VerifiedModel) -> tuple[str, ...]:
+    """Notes on operators that a server may reject, for a graph of torch's exporter. The graphs of this exporter have
+    none."""
     return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
 
 
@@ -247,11 +252,11 @@ def check(
             "none of them is out of range",
             hint="of a torch module's layers the request parameter kan.coverage tells, row by row",
         )
-    return () if baseline.rows else _unsaid(policy, reading)
+    return () if baseline.rows else _without_grid(policy, reading)
 
 
-def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
-    bare = sorted({at for layer in reading for at in _bare(layer)})
+def _without_grid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
+    bare = sorted({at for layer in reading for at in _gridless_sources(layer)})
     if len(bare) >= sum(layer.sources for layer in reading):
         raise OptionError(
             f"--out-of-range {policy}: the first layer has no grid, so that nothing is out of range",
@@ -263,12 +268,12 @@ def _unsaid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
     return (note,) if bare else ()
 
 
-def _bare(layer: LayerInfo) -> list[int]:
+def _gridless_sources(layer: LayerInfo) -> list[int]:
     """The sources without a grid."""
     tables = [_grids(basis, layer.sources) for basis in layer.bases if basis.knots and not basis.per_edge]
     return [at for at in range(layer.sources) if not any(table[at] for table in tables)]
 
 
 def _grids(basis: BasisInfo, sources: int) -> list[bool]:
-    found = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
-    return found * sources if len(found) == 1 else found
+    has_grid = [grids.of_knots(basis.kind, basis.functions, row) is not None for row in basis.knots]
+    return has_grid * sources if len(has_grid) == 1 else has_grid

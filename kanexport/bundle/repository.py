@@ -1,4 +1,4 @@
-"""Writes an export into the model repository: all or nothing.
+"""Transactional writer of a model repository: a version appears as a whole or not at all.
 
     NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
     NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
@@ -10,7 +10,7 @@ The exporter first writes everything into a hidden folder, which appears by one 
 model exists and its config fits, otherwise the whole model with its other versions. It replaces an old version or model
 by an exchange of two names. So a reader sees the old or the new state, config and version alike, if the export fails
 or is killed at any point. No step that can fail comes after this last step. Exports into one repository take turns for
-it (`temp_dirs.held`). A killed export leaves at most the hidden folder, which the next export and the server remove.
+it (`temp_dirs.locked`). A killed export leaves at most the hidden folder, which the next export and the server remove.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
                 os.fsync(version)
             safe_files.create(CONFIG_FILE, [triton_config(manifest)], mode=FILE, within=inside)
             os.fsync(inside)
-            with temp_dirs.held(repository):
+            with temp_dirs.locked(repository):
                 check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
                 _appear(staging, inside, home, manifest, force=force)
-    except safe_files.Refused as error:
-        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.found}") from error
+    except safe_files.UnsafeFile as error:
+        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.reason}") from error
     except OSError as error:
         raise RepositoryError(f"{home} cannot be written: {error.strerror or error}") from error
     except MemoryError as error:
@@ -95,8 +95,8 @@ def triton_config(manifest: Manifest) -> bytes:
 
 
 def _signature(manifest: Manifest) -> bytes:
-    """How config.pbtxt begins: what all versions of a model share. dims leave out the batch. What comes after it
-    is about how the model runs, and an operator may have changed it."""
+    """The start of config.pbtxt, which all versions of a model share. dims leave out the batch. The rest is about how
+    the model runs, and an operator may have changed it."""
 
     def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
         return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"
@@ -112,8 +112,8 @@ def _signature(manifest: Manifest) -> bytes:
 def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
     """All versions of a model share one config: other shapes are another model."""
     others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
-    found = _config(home, force=force)
-    if found is not None and not found.startswith(_signature(manifest)) and others and not force:
+    config = _config(home, force=force)
+    if config is not None and not config.startswith(_signature(manifest)) and others and not force:
         raise RepositoryError(
             f"{home} holds versions with another input, output or batch size than this export",
             hint="choose another --name, or --force to replace the shared config.pbtxt",
@@ -135,8 +135,8 @@ def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force
         return
     with safe_files.directory(home) as there:  # refuses a link to a folder, which no server serves
         _check_config(home, manifest, force=force)
-        version, found, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
-        if found is not None and found.startswith(signature) and found != signature:
+        version, config, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
+        if config is not None and config.startswith(signature) and config != signature:
             _place(staging / version, home / version)
             return
         for name in os.listdir(there):
@@ -152,7 +152,7 @@ def _config(home: Path, *, force: bool) -> bytes | None:
         return safe_files.read(home / CONFIG_FILE, CONFIG_BYTES)
     except FileNotFoundError:
         return None
-    except safe_files.Refused:
+    except safe_files.UnsafeFile:
         if not force:
             raise
         return None
@@ -167,7 +167,7 @@ def _place(new: Path, target: Path) -> None:
         return
     if atomic.exchange(new, target):
         return
-    with temp_dirs.place(target.parent, old=target.name) as aside:
+    with temp_dirs.staging_path(target.parent, old=target.name) as aside:
         os.rename(target, aside)
         try:
             os.rename(new, target)
@@ -183,9 +183,9 @@ def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
     something else meanwhile."""
     for parent in (repository, home):
         temp_dirs.sweep(parent)
-    with temp_dirs.place(repository) as staging:
+    with temp_dirs.staging_path(repository) as staging:
         staging.mkdir(FOLDER)
-        with temp_dirs.held(staging, own=True) as inside:
+        with temp_dirs.locked(staging, own=True) as inside:
             yield staging, inside
 
 

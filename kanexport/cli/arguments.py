@@ -1,4 +1,4 @@
-"""Arguments of `kanserve export` about what goes with a model: names, rows of the user's data, explanations."""
+"""Arguments of `kanserve export` for names, baseline rows and explanations."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
         "--explain-layers",
         default="",
         metavar="L,L",
-        help=f"whose edges it has, by number or name (default: all with at most {explain_graph.MOST} edges a row); "
-        "implies --explain",
+        help=f"whose edges it has, by number or name (default: all with at most {explain_graph.EDGE_LIMIT} edges a "
+        "row); implies --explain",
     )
 
 
@@ -104,13 +104,13 @@ def quantization(args: argparse.Namespace) -> QuantizationOptions:
 
 
 def explanations(args: argparse.Namespace) -> ExplainOptions:
-    """What was asked for of them."""
+    """The options of the explaining graph that the user chose."""
     layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
     return ExplainOptions(args.explain or bool(layers), layers)
 
 
 def names(args: argparse.Namespace) -> Names:
-    """What people call the model's numbers. Raises OptionError."""
+    """The user's names for the model's numbers. Raises OptionError."""
     try:
         features, units, classes = (
             naming.parse(f"--{what}", getattr(args, what)) for what in ("features", "units", "classes")

@@ -1,4 +1,4 @@
-"""`kanserve export`: arguments in, one call, a table out.
+"""Command `kanserve export`: arguments in, one call, a table out.
 
 Results go to stdout, progress and errors to stderr; `--json` prints one document.
 Exit codes as in `kanexport.contract.cli.console`: 3 the graph failed its verification, 4 some
@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _facts(parser: argparse.ArgumentParser) -> None:
-    """What the user knows and no file holds."""
+    """Add the arguments for facts that the user knows and no file holds."""
     add = parser.add_argument
     add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
@@ -143,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_module(args: argparse.Namespace) -> None:
-    """What does not go with --module. Raises OptionError."""
+    """Raises OptionError for an argument that cannot be combined with --module."""
     for name in ("path", "family", "architecture", "recursive", "symbolic"):
         if getattr(args, name):
             shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
@@ -155,7 +155,7 @@ def _check_module(args: argparse.Namespace) -> None:
 
 
 def _check_folder(args: argparse.Namespace) -> None:
-    """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
+    """Raises OptionError for an argument that needs --recursive, or cannot be combined with it."""
     of_one = {
         "--expected-outputs are": args.expected_outputs,
         "--baseline is": args.baseline,
@@ -163,15 +163,15 @@ def _check_folder(args: argparse.Namespace) -> None:
         "names are": arguments.names(args),
         "--explain-layers are": args.explain_layers,
     }
-    for what, given in of_one.items():
-        if args.recursive and given:
+    for what, value in of_one.items():
+        if args.recursive and value:
             raise OptionError(f"{what} of one model, not of a folder", hint="export the checkpoints one by one")
     if args.report is not None and not args.recursive:
         raise OptionError("--report is for --recursive")
 
 
 def _request(args: argparse.Namespace) -> Request:
-    asked = arguments.explanations(args)
+    explanations = arguments.explanations(args)
     return Request(
         path=args.path,
         repository=args.repository,
@@ -189,8 +189,8 @@ def _request(args: argparse.Namespace) -> Request:
         expected_outputs=tuple(args.expected_outputs),
         names=arguments.names(args),
         baseline=args.baseline,
-        explain=asked.wanted,
-        explain_layers=asked.layers,
+        explain=explanations.enabled,
+        explain_layers=explanations.layers,
         out_of_range=args.out_of_range,
         optimize_for_batch=args.optimize_for_batch,
         kernel=args.kernel,
@@ -264,10 +264,10 @@ def _write_report(path: Path, document: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command by itself, as `python -m kanexport` runs it: the same as `kanserve export`."""
-    given = sys.argv[1:] if argv is None else argv
+    arguments_text = sys.argv[1:] if argv is None else argv
     parser = program.Parser(prog=PROGRAM)
     configure(parser)
-    return program.run(PROGRAM, given, lambda: run(program.parse(parser, given)))
+    return program.run(PROGRAM, arguments_text, lambda: run(program.parse(parser, arguments_text)))
 
 
 @contextlib.contextmanager

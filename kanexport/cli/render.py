@@ -1,4 +1,4 @@
-"""What an export made, for people."""
+"""Text output of an export, for people."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: boo
     elif facts:
         counts = {key: _count(words.get(key, "")) for key in facts}
         others = {key: f" ({count} known alternatives)" if count > 1 else "" for key, count in counts.items()}
-        said = [f"{key}={value}{others[key]}" for key, value in facts.items()]
+        texts = [f"{key}={value}{others[key]}" for key, value in facts.items()]
         more = "; --verbose shows the alternatives" if any(counts.values()) else ""
-        say(f"{ASSUMED}: {', '.join(said)}{more}")
+        say(f"{ASSUMED}: {', '.join(texts)}{more}")
 
 
 def _count(words: str) -> int:
@@ -112,12 +112,12 @@ def _errors(where: str, *errors: float) -> tuple[str, ...]:
     return tuple(f"{error:.1e}" if where or error else NOTHING for error in errors)
 
 
-def _branches(found: Approximation) -> Table:
-    """How each branch is computed, and what that alone changes."""
+def _branches(approximation: Approximation) -> Table:
+    """Table of the branches: the form of each, and the error from it alone."""
     numbers = ("alone, relative", "most quantized")
     table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
-    for one in found.branches:
-        table.add(str(one.layer), one.kind, one.form, f"{one.error:.1e}", f"{one.first:.1e}")
+    for branch in approximation.branches:
+        table.add(str(branch.layer), branch.kind, branch.form, f"{branch.error:.1e}", f"{branch.first:.1e}")
     return table
 
 
@@ -128,8 +128,8 @@ def folder(report: dict[str, Any]) -> None:
     for entry in report["files"]:
         if entry["status"] == "refused":
             _refusal(report["root"], entry["path"], entry["error"])
-    for given in report["unused"]:
-        say(f"{given} was of no use to any exported file")
+    for option in report["unused"]:
+        say(f"{option} was of no use to any exported file")
     say(f"{report['exported']} of {report['tried']} exported")
 
 

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and two names change places in one step. Standard library only."""
+"""Atomic file replacement and exchange of two names. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ LIVE = ("/dev/", "/proc/")  # names of what is open already, such as /dev/stdout
 
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Put `data` into the file `path`, in the place of what was there. Raises OSError;
-    then the old file is as it was.
+    """Replace the file `path` with `data`. Raises OSError; then the old file is as it was.
 
-    The mode is what the umask says, as of any new file, or `mode`. A link keeps pointing to the
-    file, which is replaced. What is no regular file, such as a pipe, is written to.
+    The mode is that of any new file under the umask, or `mode`. A link keeps pointing to the file, which is replaced. A
+    path that is not a regular file, such as a pipe, is written to.
     """
     with opened(path, mode=mode) as file:
         file.write(data)
@@ -37,32 +36,32 @@ def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
             yield special
         return
     target = Path(os.path.realpath(path))
-    beside = target.with_name(f".kanserve-{secrets.token_hex(8)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    temporary = target.with_name(f".kanserve-{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with taken(descriptor, "wb") as file:
+        with file_over(descriptor, "wb") as file:
             if mode is not None:
                 os.fchmod(descriptor, mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        os.replace(temporary, target)
     finally:
         with contextlib.suppress(FileNotFoundError):  # after the rename
-            os.unlink(beside)
+            os.unlink(temporary)
 
 
-def taken(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
+def file_over(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
     """A file over a descriptor, which is closed where there can be none: nobody else would."""
-    with contextlib.ExitStack() as kept:
-        kept.callback(os.close, descriptor)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(os.close, descriptor)
         file = typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
-        kept.pop_all()
+        cleanup.pop_all()
         return file
 
 
 def check(path: Path) -> str:
-    """Why `write` could not serve this name, or "": to be asked before long work."""
+    """The reason why `write` cannot write this path, or "": for a check before long work."""
     if path.is_dir():
         return f"{path} is a folder"
     return "" if path.parent.is_dir() else f"there is no folder {path.parent}"
@@ -75,14 +74,14 @@ def _is_special(path: Path) -> bool:
         return False
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange(first: Path, second: Path) -> bool:
     """Two names change places in one step; False where this system or this file system cannot. Raises OSError."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+    if rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number in CANNOT:
         return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
+    raise OSError(number, os.strerror(number), str(first), None, str(second))

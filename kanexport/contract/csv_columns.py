@@ -25,7 +25,7 @@ Parser = Callable[[bytes, int], Any]
 
 
 class Table:
-    """A CSV file that is read once, from its start. `header`: the names of the columns, empty without a header line."""
+    """CSV file that is read once, from its start. `header`: the names of the columns, empty without a header line."""
 
     def __init__(self, name: str, file: BinaryIO, *, part: int = 0) -> None:
         """Reads the first part, of `part` bytes (0: PART). Errors name the file `name`. Raises CsvError."""
@@ -40,15 +40,15 @@ class Table:
 
     def rows(self) -> Iterator[Any]:
         """The numbers as float64 [rows, columns], part by part. Raises CsvError, which names the line and column."""
-        found, block = False, self._rest
+        any_rows, block = False, self._rest
         while block:
             numbers = self._numbers(block)
             self._pass(block)
-            found = found or len(numbers) > 0
+            any_rows = any_rows or len(numbers) > 0
             if len(numbers):
                 yield numbers
             block = self._next(self._left)
-        if not found:
+        if not any_rows:
             above = f"holds a header line and nothing below it; {EXPECTED}" if self.header else f"is empty; {EXPECTED}"
             raise CsvError(f"{self._name} {above}")
 
@@ -57,13 +57,13 @@ class Table:
         while first:
             taken = 0
 
-            def given(block: bytes) -> Iterator[str]:
+            def lines(block: bytes) -> Iterator[str]:
                 nonlocal taken
                 for line in block.splitlines(keepends=True):
                     taken += len(line)
                     yield self._text(line)
 
-            _, cells = next(csv_text.records(self._name, given(first), before=self._lines), (0, []))
+            _, cells = next(csv_text.records(self._name, lines(first), before=self._lines), (0, []))
             if cells and not csv_text.is_header(cells):
                 break
             self.header = cells

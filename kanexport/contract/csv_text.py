@@ -15,7 +15,7 @@ EXPECTED = "rows of numbers were expected"
 
 
 class CsvError(ValueError):
-    """Text that is not rows of numbers; says which file, line and column."""
+    """Error for text that is not rows of numbers; it names the file, line and column."""
 
 
 def decode(name: str, data: bytes) -> str:
@@ -49,11 +49,11 @@ def records(name: str, lines: Iterable[str], *, before: int = 0) -> Iterator[tup
         raise CsvError(f"{name}, line {before + reader.line_num}: {error}; {EXPECTED}") from error
 
 
-def numbers(name: str, found: Iterable[tuple[int, list[str]]], *, width: int = 0) -> list[list[float]]:
+def numbers(name: str, records_by_line: Iterable[tuple[int, list[str]]], *, width: int = 0) -> list[list[float]]:
     """The numbers of records. `width`: the number of columns in the rows above them, 0 if there are none. Raises
     CsvError, which names the line and the column."""
     rows: list[list[float]] = []
-    for line, cells in found:
+    for line, cells in records_by_line:
         rows.append(list(_each(name, line, cells)))
         width = width or len(cells)
         if len(cells) != width:

@@ -1,4 +1,4 @@
-"""Operators of ONNX's own domain that a graph may be made of: tensors in, tensors out, the same for the same.
+"""Custom operator of `kanserve-kernel`, and the allowlist of ONNX operators that compute tensors from tensors.
 
 The server's structural screen refuses any other, and the exporter says so before it writes one. Standard library only.
 A new release of ONNX brings new names; `tests/kanserve/test_screen.py` holds both tables against it.
@@ -51,7 +51,7 @@ LEFT_OUT = {
 
 
 def why_not(domain: str, name: str) -> str:
-    """Why a graph may not have this operator, or ""."""
+    """The reason why a graph may not have this operator, or ""."""
     if domain not in ("", "ai.onnx"):
         return f"is of the domain {domain[:80]!r}, not of ONNX's own"
     return "" if name in ALLOWED else LEFT_OUT.get(name, "is none that is known here")
@@ -68,10 +68,10 @@ HOW_TO_INSTALL = "`make kernel` in a checkout of kanserve builds and installs it
 def library() -> str:
     """The path of the operator's library, "" where it is not installed or made for another machine."""
     try:
-        found = str(Path(importlib.import_module(PACKAGE).LIBRARY))
+        path = str(Path(importlib.import_module(PACKAGE).LIBRARY))
     except ImportError:
         return ""
-    return found if _loads(found) else ""
+    return path if _loads(path) else ""
 
 
 @functools.cache

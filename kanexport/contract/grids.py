@@ -1,4 +1,4 @@
-"""Where the functions of a basis live, read off its knots: by the exporter and the server alike."""
+"""Grid of a basis, derived from its knots, for exporter and server alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ WIDTHS = 3  # cells beyond the outermost centre that a bell reaches
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Of one source: the grid itself from `low` to `high`, its functions from `first` to `last`; `cell`: how wide its
-    cells are on average."""
+    """Grid of one source.
+
+    low, high    the ends of the grid itself
+    first, last  the ends of its functions
+    cell         the mean width of its cells
+    """
 
     first: float
     low: float
@@ -60,8 +64,9 @@ DIGITS = 9  # of what is written: of a float32
 
 
 def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[int, ...], int]:
-    """How many of `values` lie below the first of the ascending bounds, in each cell between two, and above the last;
-    and how many are not finite, and in none. One on a bound is in the cell above it, one on the last in the last."""
+    """Counts of `values` below the first of the ascending bounds, in each cell between two, and above the last; and the
+    count of those that are not finite, and in no cell. A value on a bound is in the cell above it, a value on the last
+    bound in the last cell."""
     finite = values[np.isfinite(values)]
     places = np.searchsorted(np.asarray(bounds), finite, side="right")
     places[finite == bounds[-1]] = len(bounds) - 1
@@ -70,8 +75,8 @@ def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[
 
 def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
     """The knots of a node that the layer is given, if it is a source as it is and has some, ascending, each once."""
-    found = knots(layer, node)
-    return rounded(np.unique(found[1])) if found is not None else ()
+    stored = knots(layer, node)
+    return rounded(np.unique(stored[1])) if stored is not None else ()
 
 
 def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
@@ -81,12 +86,12 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
     own = [basis for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
     if not own or node not in columns:
         return None
-    basis = max(own, key=lambda one: one.functions)
+    basis = max(own, key=lambda candidate: candidate.functions)
     return basis, basis.knots[columns.index(node) if len(basis.knots) > 1 else 0]
 
 
 def _columns(layer: LayerInfo) -> tuple[int, ...]:
-    """Which of its nodes the sources of the layer are as they are; none where a step changes them."""
+    """The nodes that the sources of the layer read unchanged; none where a step changes them."""
     if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
         return ()
     return next((step.indices for step in layer.pre_steps if step.kind == "select"), tuple(range(layer.sources)))
@@ -100,5 +105,5 @@ def equal(low: float, high: float) -> tuple[float, ...]:
 
 
 def rounded(values: npt.ArrayLike) -> tuple[float, ...]:
-    """To as many digits as are written."""
+    """Values rounded to the digits that are written."""
     return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())

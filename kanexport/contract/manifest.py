@@ -1,4 +1,4 @@
-"""The contract between exporter and server: what `manifest.json` says.
+"""Manifest of a bundle (`manifest.json`): the contract between exporter and server.
 
 The exporter writes it last, so a version directory without one is not there.
 Server and client know models through this module alone; beside it they import only
@@ -29,7 +29,7 @@ from kanexport.contract.sections import (
     Baseline,
     Explanations,
 )
-from kanexport.contract.serialization import LIMIT, Stored, build, entries, json_of, put_back, taken_out
+from kanexport.contract.serialization import LIMIT, Stored, build, entries, extract_lists, json_of, restore_lists
 from kanexport.contract.serialization import ManifestError as ManifestError
 
 FORMAT = 1
@@ -41,8 +41,8 @@ WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the gr
 NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
 SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; one of 10^6 edges has 1.0 MiB before the exporter moves its lists
 SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for readability
-# What an exported config.pbtxt tells Triton about runs, in an instance_group of this name: so many at once, of so many
-# threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
+# The instance_group of an exported config.pbtxt for Triton: its name, the runs at once, and the threads of each.
+# kanserve treats it as a default that nobody chose, as long as it is unchanged, and decides by itself.
 TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
 # How far a runtime may optimize the graphs: without a limit, or up to onnxruntime's ORT_ENABLE_BASIC.
@@ -61,7 +61,7 @@ VERIFICATION_BASES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One file of the version directory, by its name there. Files that are not listed are refused."""
+    """File of the version directory, by its name there. The server refuses files that are not listed."""
 
     path: str
     size: int  # bytes
@@ -70,9 +70,11 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output. `datatype`: FP32, FP64, INT64 and so on, the Open Inference Protocol's
-    names. `shape` starts with -1 for the rows; the other extents are known, such as (-1, 3) or
-    (-1, 1, 8, 8)."""
+    """Input or output of a graph.
+
+    datatype  FP32, FP64, INT64 and so on, in the Open Inference Protocol's names
+    shape     -1 for the rows, then the known extents, such as (-1, 3) or (-1, 1, 8, 8)
+    """
 
     name: str
     datatype: str
@@ -81,7 +83,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStep:
-    """A step on the node vectors of a layer. `kind` says which, and which fields have a meaning:
+    """Step on the node vectors of a layer. `kind` decides its meaning and the fields that it uses:
 
     select     `indices` are the columns kept, in this order
     product    `indices` are the sizes of groups of consecutive values, each multiplied to one
@@ -107,16 +109,17 @@ class NodeStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasisInfo:
-    """One family of 1-d functions that all edges of a layer share.
+    """Family of one-dimensional functions that all edges of a layer share.
 
-    kind        its name, such as bspline; functions: how many an edge has a coefficient for
-    parameters  by name, as text for people
-    knots       one row per source, or a single row where all sources share it; may be empty
-    per_edge    every edge shifts and stretches the function for itself
-    pre_steps   steps between the layer's sources and what this family alone reads
-    edges_tensor  the output of the layer's edge graph that has this family's part of every edge's value, mask included,
-                [N, sources, destinations]. Empty: the layer has no other part, or, where another
-                family of it has one, this one adds nothing
+    kind          its name, such as bspline
+    functions     the number of coefficients of an edge
+    parameters    by name, as text for people
+    knots         one row per source, or a single row where all sources share it; may be empty
+    per_edge      every edge shifts and stretches the function for itself
+    pre_steps     steps between the layer's sources and the inputs of this family alone
+    edges_tensor  the output of the layer's edge graph with this family's part of every edge's value, mask included,
+                  [N, sources, destinations]. Empty: the layer has no other part, or, where another family of it
+                  has one, this one adds nothing
     """
 
     kind: str
@@ -130,10 +133,10 @@ class BasisInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolicEdge:
-    """phi(x) = mask * (c * function(a * x + b) + d) on one edge, added to its numeric part.
+    """Symbolic edge phi(x) = mask * (c * function(a * x + b) + d), added to the edge's numeric part.
 
-    `source` and `destination` count from 0. `expression`: the function in terms of x, where
-    its name alone does not tell.
+    source, destination  numbers of its nodes, from 0
+    expression           the function in terms of x, if its name alone does not show it
     """
 
     source: int
@@ -149,18 +152,19 @@ class SymbolicEdge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInfo:
-    """One KAN layer, and where its edge values come from.
+    """KAN layer, and the tensors and files with its edge values.
 
-    `pre_steps` and `post_steps` are the steps on its sources and its destinations. `mask` is
-    [sources][destinations], empty where all are 1; `bias` is [destinations], empty where all
-    are 0. `active_edges`: how many can contribute, their mask not being 0. `name` is the module's or the
-    library's, or empty. `edge_class` as in Manifest.
-
-    `node_tensor` is the tensor of `model.onnx` that feeds this layer,
-    [rows, *positions, n]: the graph input if the layer reads it as it is, otherwise
-    an additional graph output. `edges_file` maps a tensor of that name, with rows and
-    positions as one axis [N, n], to edge values [N, sources, destinations], which it calls
-    `edges_tensor`.
+    pre_steps     steps on its sources
+    post_steps    steps on its destinations
+    mask          [sources][destinations], empty where all are 1
+    bias          [destinations], empty where all are 0
+    active_edges  the number of edges that can contribute: their mask is not 0
+    node_tensor   the tensor of `model.onnx` that feeds the layer, [rows, *positions, n]: the graph input if the layer
+                  reads it as it is, otherwise an additional graph output
+    edges_file    a graph from a tensor of that name, with rows and positions as one axis [N, n], to `edges_tensor`
+    edges_tensor  the edge values in that graph, [N, sources, destinations]
+    name          of the module or of the library, or empty
+    edge_class    as in Manifest
     """
 
     sources: int
@@ -182,7 +186,7 @@ class LayerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """A checkpoint file that was read; `name` is its base name."""
+    """Checkpoint file that was read; `name` is its base name."""
 
     name: str
     sha256: str
@@ -190,12 +194,14 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the weights came from, and what the files could not tell.
+    """Origin of the weights, and the facts that the files do not hold.
 
-    `family`: the library, and `family_reason`: why that one. `options_given` are the user's,
-    `options_assumed` the defaults that were used instead of what no file holds, by name, what
-    can be wrong by most first. `options_decided`: those that recorded outputs of the trained model chose.
-    `alternatives`: of some of both, in words, what else the file would allow.
+    family           the library
+    family_reason    the reason for that family
+    options_given    facts from the user, by name
+    options_assumed  defaults for facts that no file holds, by name; the one that can be wrong by most comes first
+    options_decided  facts that recorded outputs of the trained model decided
+    alternatives     for some of both, the other values that the file would allow, in words
     """
 
     family: str
@@ -210,7 +216,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
-    """The largest errors of one group of rows, against the float64 evaluation.
+    """Largest errors of one group of rows, against the float64 evaluation.
 
     name             the group: inside, extension, knots, far, nonfinite or single for a stack of
                      layers; a module has inside, scaled, noise, zeros and single for its rows, and
@@ -236,9 +242,13 @@ class Zone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityCheck:
-    """A file with recorded outputs of the trained model, and by how much the exported graph's outputs differ: the
-    largest errors over its `rows`, absolute and relative to the largest finite output, and how much
-    was allowed, relative."""
+    """Comparison with a file of recorded outputs of the trained model.
+
+    rows       the number of rows compared
+    max_abs    the largest absolute error of the exported graph's outputs
+    max_rel    the largest error relative to the largest finite output
+    tolerance  the relative error that was allowed
+    """
 
     name: str
     sha256: str
@@ -250,14 +260,14 @@ class ParityCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The proof that the graphs compute what the checkpoint means; an export without it writes nothing.
+    """Verification of the graphs against the checkpoint's float64 evaluation. An export without it writes nothing.
 
-    Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
-
-    `basis`: the basis of the verification, a key of `VERIFICATION_BASES`. `expected_outputs`: the result of the
-    comparison with recorded outputs of the trained model. `explaining`: zones of the explaining graph, if there is one:
-    its outputs and node vectors, and the edges it gives. `kernel`: zones of `custom_ops.KERNEL_FILE` in the place of
-    the model's graph, if it is among the files.
+    *_tolerance       relative, as in Zone
+    zones             in the order in which they ran
+    basis             a key of `VERIFICATION_BASES`
+    expected_outputs  results of the comparison with recorded outputs of the trained model
+    explaining        zones of the explaining graph, if there is one: its outputs, node vectors and edges
+    kernel            zones of `custom_ops.KERNEL_FILE` in place of the model's graph, if it is among the files
     """
 
     outputs_tolerance: float
@@ -272,11 +282,13 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """Rows with known answers; the server runs them before it says ready. Each row
-    is flat, in C order, whatever the shape of the tensor; several tensors follow one another.
+    """Rows with known outputs. The server runs them before it reports that the version is ready.
 
-    `outputs` come from the float64 evaluation; `tolerance` is relative to the largest magnitude
-    of each output, and wider than the proof's, because other machines sum in another order.
+    inputs     each row flat, in C order, whatever the shape of the tensor; several tensors follow one another
+    outputs    from the float64 evaluation, in the same form
+    tolerance  relative to the largest magnitude of each output, and wider than the verification's, because other
+               machines sum in another order
+
     No rows: the model has none with finite outputs only.
     """
 
@@ -287,9 +299,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Another graph of the network, with the inputs and outputs of `model.onnx`, nodes included, in a
-    form that is made for runs of `rows` rows or more; which one a run takes is for who runs it to measure. `zones`:
-    its proof, on the same rows; of edges it has none."""
+    """Another graph of the network, with the inputs, outputs and nodes of `model.onnx`.
+
+    rows   the batch size from which on it is made to be faster; the server measures which graph to use
+    zones  its verification on the same rows, without edges
+    """
 
     file: str
     rows: int
@@ -298,19 +312,25 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything the server may know about a model version.
+    """Description of a model version, complete for the server.
 
-    `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows. `names`: their
-    names for people. `baseline`: counts of their values, and of the hidden nodes' values, on the user's data.
-    `explanations`: the graph that explains outputs. `out_of_range`: a key of `contract.sections.OUT_OF_RANGE_POLICIES`.
-    `variants`: further graphs of the network. `approximation`: the quantization.
-    `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification computes other
-    numbers. `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if `loads` was given that file.
-    `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which
-    they run. `files` is everything in the version directory but the manifest. `notes` are sentences for people.
-
-    `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
-    its row (a normalisation); C, also on the other rows of the batch.
+    format            of this document
+    inputs, outputs   at least one each, all with the same rows
+    names             their names for people
+    opset             the graphs' ONNX operator set
+    layers            layers with an edge graph, in the order in which they run
+    edge_class        A: an edge's value depends on its source alone; B: also on the other nodes of its row
+                      (a normalisation); C: also on the other rows of the batch
+    files             everything in the version directory but the manifest
+    notes             sentences for people
+    baseline          counts of inputs, outputs and hidden nodes on the user's data
+    explanations      the graph that explains outputs
+    out_of_range      a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    variants          further graphs of the network
+    approximation     the quantization
+    optimization      `ANY` or `BASIC`; with `BASIC`, the runtime of the verification computes other numbers at a higher
+                      level
+    stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
     """
 
     format: int
@@ -340,7 +360,7 @@ class Manifest:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What a row is on its way; see `row_shapes`."""
+        """The shapes of a row on its way through the layers; see `row_shapes`."""
         return row_shapes(
             [tensor.shape for tensor in self.inputs], self.layers, [tensor.shape for tensor in self.outputs]
         )
@@ -357,7 +377,7 @@ class Manifest:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many numbers each of `shapes` holds."""
+        """The count of numbers in each of `shapes`."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
@@ -369,8 +389,8 @@ class Manifest:
     def claim(self) -> str:
         """The same in words; never more than was done."""
         files = [
-            f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}"
-            for one in self.verification.expected_outputs
+            f"{check.rows} rows of {check.name}, largest error {check.max_rel:.1e}"
+            for check in self.verification.expected_outputs
         ]
         return VERIFICATION_BASES[self.verification_basis] + (f" ({'; '.join(files)})" if files else "")
 
@@ -383,14 +403,14 @@ class Manifest:
 
 
 def row_shapes(
-    given: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
+    inputs: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], ...]:
     """A row of the input, (*positions, sources) of each layer, a row of the output, such as
-    ((1, 8, 8), (64,), (10,)). `given` and `result` are the tensors' shapes with their batch
+    ((1, 8, 8), (64,), (10,)). `inputs` and `result` are the tensors' shapes with their batch
     axis; of several, a row is what they hold together, such as (69,). Layer 0 is left out if
     its nodes are the row, or columns selected from it.
     """
-    row = _row(given)
+    row = _row(inputs)
     nodes = [(*layer.positions, layer.sources) for layer in layers]
     if nodes and (
         nodes[0] == row
@@ -407,7 +427,7 @@ def _row(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
-    """For people: "1x8x8 → 64 → 10"."""
+    """The shapes for people: "1x8x8 → 64 → 10"."""
     return " → ".join("x".join(map(str, shape)) for shape in shapes)
 
 
@@ -423,7 +443,7 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     document = dataclasses.asdict(manifest)
     if len(_text(document)) <= SMALL:
         return manifest, None
-    bare, stored, numbers = taken_out(document)
+    bare, stored, numbers = extract_lists(document)
     size = len(_text(bare | {"stored": entries(stored)}))
     if size > SIZE_LIMIT or len(numbers) > LIMIT:
         raise ManifestError(
@@ -435,7 +455,7 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
 def _text(document: Any) -> bytes:
     """The document as indented JSON, with each list of numbers on one line."""
     text = json.dumps(document, indent=1, allow_nan=False)
-    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text).encode() + b"\n"
+    return NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text).encode() + b"\n"
 
 
 def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:
@@ -444,7 +464,7 @@ def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) 
     fault."""
     document = _document(data, most)
     if numbers is not None:
-        put_back(document, build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers)
+        restore_lists(document, build(_Stored, {"stored": document.get("stored")}, "manifest").stored, numbers)
         document["stored"] = []
     return build(Manifest, document, "manifest")
 
@@ -457,7 +477,7 @@ class _Stored:
 
 
 def heading(data: bytes) -> tuple[str, int]:
-    """Only the name and the version. Raises ManifestError."""
+    """The name and the version, without the rest of the manifest. Raises ManifestError."""
     document = _document(data)
     name, version = document.get("name"), document.get("version")
     if not isinstance(name, str) or type(version) is not int:
@@ -492,5 +512,5 @@ def load(directory: Path) -> Manifest:
     """Read `directory/manifest.json`, and NUMBERS_FILE next to it if the manifest names it. Raises OSError or
     ManifestError."""
     data = safe_files.read(directory / FILE_NAME, SIZE_LIMIT)
-    found = loads(data)
-    return loads(data, safe_files.read(directory / NUMBERS_FILE, LIMIT)) if found.stored else found
+    manifest = loads(data)
+    return loads(data, safe_files.read(directory / NUMBERS_FILE, LIMIT)) if manifest.stored else manifest

@@ -1,4 +1,4 @@
-"""What people call the numbers of a model: features, units, classes, and what it is.
+"""Names for the numbers of a model: features, units and classes, and a description.
 
 Standard library only. A row's numbers count in C order, those of several inputs or outputs one after the other.
 """
@@ -25,13 +25,18 @@ MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # other files have the
 
 
 class NamingError(ValueError):
-    """Names that are none, or do not belong to the model; says what was found and what is wanted."""
+    """Error for names that are not valid or do not fit the model. It says what was found and what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """One of `features` for each number of a row, one of `classes` for each number of an answer, one of `units` for
-    each feature; empty where nobody gave any."""
+    """Names of a model's numbers; each empty if the user gave none.
+
+    features     one for each number of a row
+    units        one for each feature
+    classes      one for each number of an output
+    description  of the model
+    """
 
     features: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
@@ -53,26 +58,26 @@ class Names:
         """The names of the numbers of each output, by the output's own name. `sizes`: the numbers per row of each
         output. The names are the classes if there are so many. Otherwise they are y0, y1 ... for an only output, and
         NAME0, NAME1 ... for several."""
-        found, first = {}, 0
+        columns, first = {}, 0
         known = len(self.classes) == sum(sizes.values())
         for name, size in sizes.items():
             if known:
-                found[name] = self.classes[first : first + size]
+                columns[name] = self.classes[first : first + size]
             else:
-                found[name] = tuple(f"{'y' if len(sizes) == 1 else name}{at}" for at in range(size))
+                columns[name] = tuple(f"{'y' if len(sizes) == 1 else name}{at}" for at in range(size))
             first += size
-        return found
+        return columns
 
     def check(self, inputs: int, outputs: int) -> None:
         """Raises NamingError unless they fit a model of so many numbers a row and an answer."""
-        for what, names, wanted in (
+        for what, names, expected in (
             ("features", self.features, inputs),
             ("units", self.units, inputs),
             ("classes", self.classes, outputs),
         ):
-            if names and len(names) != wanted:
+            if names and len(names) != expected:
                 where = "an answer" if what == "classes" else "a row"
-                raise NamingError(f"{len(names)} {what} are given, and {where} of the model has {wanted} numbers")
+                raise NamingError(f"{len(names)} {what} are given, and {where} of the model has {expected} numbers")
             for name in names:
                 _check(what, name, empty=what == "units")
             if what != "units" and (twice := _twice(names)):
@@ -85,24 +90,24 @@ class Names:
         if len(self.description) > DESCRIPTION or "\0" in self.description:
             raise NamingError(f"the description has {len(self.description)} characters, expected {DESCRIPTION} at most")
 
-    def order(self, given: Sequence[str]) -> list[int] | None:
-        """Where in a row of columns called `given` each feature stands; None where names cannot tell, because the
-        model or the columns have none. Raises NamingError for a feature that is missing or a column that is none."""
-        if not self.features or not given:
+    def order(self, columns: Sequence[str]) -> list[int] | None:
+        """The position of each feature in a row with these `columns`. None if names do not decide it, because the model
+        or the columns have none. Raises NamingError for a missing feature, or a column that is not a feature."""
+        if not self.features or not columns:
             return None
-        self._match(given)
-        found = {name: at for at, name in enumerate(given)}
-        return [found[name] for name in self.features]
+        self._match(columns)
+        positions = {name: at for at, name in enumerate(columns)}
+        return [positions[name] for name in self.features]
 
-    def _match(self, given: Sequence[str]) -> None:
-        there, known = set(given), set(self.features)
-        unknown = [name for name in given if name not in known]
+    def _match(self, columns: Sequence[str]) -> None:
+        there, known = set(columns), set(self.features)
+        unknown = [name for name in columns if name not in known]
         if missing := [name for name in self.features if name not in there]:
             near = closest(missing[0], unknown)
             raise NamingError(f"there is no column {listed(missing)}" + (f"; there is {near!r}" if near else ""))
         if unknown:
             raise NamingError(f"the column {listed(unknown)} is no feature of the model, which has {len(known)}")
-        if twice := _twice(given):
+        if twice := _twice(columns):
             raise NamingError(f"the column {twice!r} is there twice")
 
 
@@ -125,10 +130,10 @@ def parse(option: str, text: str) -> tuple[str, ...]:
     except (OSError, csv_text.CsvError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise NamingError(f"{option} {text} cannot be read: {reason}") from error
-    found = _names(text, content)
-    if not found:
+    names = _names(text, content)
+    if not names:
         raise NamingError(f"{option} {text} has no names: a first line of them was expected in a .csv")
-    return found
+    return names
 
 
 def _names(path: str, content: str) -> tuple[str, ...]:
@@ -137,12 +142,12 @@ def _names(path: str, content: str) -> tuple[str, ...]:
     if path.lower().endswith(".txt"):
         return tuple(line.strip() for line in content.splitlines() if line.strip())
     try:
-        found = json.loads(content)
+        names = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise NamingError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise NamingError(f"{path}: a list of names was expected")
-    return tuple(found)
+    return tuple(names)
 
 
 def _twice(names: Sequence[str]) -> str:

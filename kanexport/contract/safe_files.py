@@ -10,7 +10,7 @@ There are three classes, by the party that chose the target of the name (SECURIT
             and others cannot write the directory.
 
 The program reads only regular files, and checks them before it opens them: to open a device can do something, and to
-open a FIFO can last for ever. Every read has a limit. `Refused` names what was found instead.
+open a FIFO can last for ever. Every read has a limit. `UnsafeFile` names what was found instead.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ KINDS = {
 LINKED = "is a symbolic link, which may lead anywhere: put the file there"
 
 
-class Refused(OSError):
-    """A file or directory that is not what it must be. `found` continues a sentence that begins with its name, such
-    as "is a FIFO". `names`: the number of names of a file with hard links, otherwise 0."""
+class UnsafeFile(OSError):
+    """File or directory that fails a safety check.
 
-    def __init__(self, path: str | os.PathLike[str], found: str, names: int = 0) -> None:
-        super().__init__(errno.EPERM, f"it {found}", os.fspath(path))
-        self.found, self.names = found, names
+    reason  the rest of a sentence that begins with its name, such as "is a FIFO"
+    names   the number of names of a file with hard links, otherwise 0
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, names: int = 0) -> None:
+        super().__init__(errno.EPERM, f"it {reason}", os.fspath(path))
+        self.reason, self.names = reason, names
 
 
 def read(
@@ -65,20 +68,26 @@ def read(
     links: bool = False,
     hard_links: bool = True,
     expected: int | None = None,
-    look: Callable[[os.stat_result], None] | None = None,
+    inspect: Callable[[os.stat_result], None] | None = None,
     called: str | os.PathLike[str] = "",
 ) -> bytes:
-    """All bytes of a regular file of at most `most` bytes. `within`: the descriptor of its directory. `links`:
-    follow a symbolic link. `expected`: the size that it must have. `look` receives its facts before the read.
-    `called`: its name in errors. Raises Refused and other OSError."""
+    """Read all bytes of a regular file. Raises UnsafeFile and other OSError.
+
+    most      the largest size, in bytes
+    within    the descriptor of its directory
+    links     follow a symbolic link
+    expected  the size that it must have
+    inspect   receives its facts before the read
+    called    its name in errors
+    """
     called = called or path
     check_regular(called, os.stat(path, dir_fd=within, follow_symlinks=links), hard_links=hard_links)
     descriptor = os.open(path, READ if links else READ | os.O_NOFOLLOW, dir_fd=within)
     try:
         about = os.fstat(descriptor)
         check_regular(called, about, hard_links=hard_links)
-        if look is not None:
-            look(about)
+        if inspect is not None:
+            inspect(about)
         return _drained(descriptor, called, about.st_size, most, expected)
     finally:
         close(descriptor)
@@ -92,8 +101,8 @@ def close(descriptor: int) -> None:
 
 
 def beginning(path: Path, most: int) -> bytes:
-    """At most `most` bytes of a regular file in a folder that others filled; a link is refused. Raises Refused,
-    OSError."""
+    """The first bytes, `most` at most, of a regular file in a folder that others filled; a link is refused. Raises
+    UnsafeFile, OSError."""
     check_regular(path, path.lstat())
     descriptor = os.open(path, READ | os.O_NOFOLLOW)
     try:
@@ -105,7 +114,7 @@ def beginning(path: Path, most: int) -> bytes:
 
 def first_line(path: str, most: int) -> bytes:
     """The first line of a file that a person names. A file that is open already (/dev/stdin, `<(command)` of a
-    shell) is read as it comes. Raises Refused, OSError."""
+    shell) is read as it comes. Raises UnsafeFile, OSError."""
     if path.startswith(OPEN_ALREADY):
         with open(path, "rb", buffering=0) as file:
             return file.readline(most)
@@ -113,30 +122,30 @@ def first_line(path: str, most: int) -> bytes:
 
 
 def check_regular(path: str | os.PathLike[str], about: os.stat_result, *, hard_links: bool = True) -> None:
-    """Raises Refused for a file that is not regular, or that has several names if `hard_links` is false."""
+    """Raises UnsafeFile for a file that is not regular, or that has several names if `hard_links` is false."""
     if stat.S_ISLNK(about.st_mode):
-        raise Refused(path, LINKED)
+        raise UnsafeFile(path, LINKED)
     if not stat.S_ISREG(about.st_mode):
-        raise Refused(path, f"is not a regular file but {KINDS.get(stat.S_IFMT(about.st_mode), 'something else')}")
+        raise UnsafeFile(path, f"is not a regular file but {KINDS.get(stat.S_IFMT(about.st_mode), 'something else')}")
     if about.st_nlink > 1 and not hard_links:
-        raise Refused(path, f"is a hard link, a file with {about.st_nlink} names", about.st_nlink)
+        raise UnsafeFile(path, f"is a hard link, a file with {about.st_nlink} names", about.st_nlink)
 
 
 def _drained(descriptor: int, path: str | os.PathLike[str], size: int, most: int, expected: int | None) -> bytes:
     """All bytes in one piece, so that memory does not hold a large file twice. A file system may return less than a
     read requests."""
     if size > most:
-        raise Refused(path, f"has {size} bytes, more than {most}")
+        raise UnsafeFile(path, f"has {size} bytes, more than {most}")
     if expected is not None and size != expected:
-        raise Refused(path, f"has {size} bytes, the manifest says {expected}")
+        raise UnsafeFile(path, f"has {size} bytes, the manifest says {expected}")
     try:
         data = os.read(descriptor, size + 1)
     except MemoryError:
-        raise Refused(path, f"has {size} bytes, more than there is memory for") from None
+        raise UnsafeFile(path, f"has {size} bytes, more than there is memory for") from None
     while len(data) <= size and (more := os.read(descriptor, size + 1 - len(data))):
         data += more
     if len(data) != size:
-        raise Refused(path, f"{'grew' if len(data) > size else 'shrank'} while it was read")
+        raise UnsafeFile(path, f"{'grew' if len(data) > size else 'shrank'} while it was read")
     return data
 
 
@@ -152,7 +161,7 @@ def create(
     and group that the file gets, if this user may set them; `mode` is exact then. Raises OSError, and may then leave
     an unfinished file."""
     descriptor = os.open(name, CREATE, mode, dir_fd=within)
-    with atomic.taken(descriptor, "wb") as file:
+    with atomic.file_over(descriptor, "wb") as file:
         if owner is not None:
             with contextlib.suppress(PermissionError):
                 os.fchown(descriptor, *owner)
@@ -171,13 +180,13 @@ def directory(
     called: str | os.PathLike[str] = "",
 ) -> Iterator[int]:
     """The descriptor of a directory. `links`: follow a link in the last part of the path. `called`: its name in
-    errors. Raises Refused, OSError."""
+    errors. Raises UnsafeFile, OSError."""
     flags = DIRECTORY if links else DIRECTORY | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, dir_fd=within)
     except NotADirectoryError:  # Linux raises it for a link too
         kind = stat.S_IFMT(os.stat(path, dir_fd=within, follow_symlinks=False).st_mode)
-        raise Refused(called or path, f"is {KINDS.get(kind, 'a file')}, expected a directory") from None
+        raise UnsafeFile(called or path, f"is {KINDS.get(kind, 'a file')}, expected a directory") from None
     try:
         yield descriptor
     finally:
@@ -185,16 +194,16 @@ def directory(
 
 
 def copy(name: str, source: int, target: int) -> None:
-    """Copy a file, a link, or a directory with its contents from one open directory into another. Raises Refused for
+    """Copy a file, a link, or a directory with its contents from one open directory into another. Raises UnsafeFile for
     what cannot be copied, and OSError."""
     about = os.stat(name, dir_fd=source, follow_symlinks=False)
     if stat.S_ISLNK(about.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
     elif stat.S_ISDIR(about.st_mode):
         os.mkdir(name, stat.S_IMODE(about.st_mode) | stat.S_IRWXU, dir_fd=target)
-        with directory(name, within=source) as inside, directory(name, within=target) as beside:
-            for inner in os.listdir(inside):
-                copy(inner, inside, beside)
+        with directory(name, within=source) as source_folder, directory(name, within=target) as target_folder:
+            for inner in os.listdir(source_folder):
+                copy(inner, source_folder, target_folder)
     else:
         check_regular(name, about)
         _copy_file(name, source, target)
@@ -202,10 +211,10 @@ def copy(name: str, source: int, target: int) -> None:
 
 def _copy_file(name: str, source: int, target: int) -> None:
     descriptor = os.open(name, READ | os.O_NOFOLLOW, dir_fd=source)
-    with atomic.taken(descriptor, "rb") as old:
+    with atomic.file_over(descriptor, "rb") as old:
         about = os.fstat(descriptor)
         check_regular(name, about)
-        with atomic.taken(os.open(name, CREATE, stat.S_IMODE(about.st_mode), dir_fd=target), "wb") as new:
+        with atomic.file_over(os.open(name, CREATE, stat.S_IMODE(about.st_mode), dir_fd=target), "wb") as new:
             while piece := old.read(PIECE):
                 new.write(piece)
             new.flush()
@@ -214,8 +223,8 @@ def _copy_file(name: str, source: int, target: int) -> None:
 
 
 class Folder:
-    """A directory for files that the program owns: `root`, which a person named, and folders in it. Each use opens
-    it step by step, so that the program notices a directory that another user replaced."""
+    """Directory for files that the program owns: `root`, which a person named, and folders in it. Each use opens it
+    step by step, so that the program notices a directory that another user replaced."""
 
     def __init__(self, root: Path, *inner: str, shared: bool = False) -> None:
         """`shared`: a person keeps other files in `root` too. The program follows links on the way to it, and does
@@ -229,46 +238,46 @@ class Folder:
         return self._root.joinpath(*self._inner)
 
     def names(self) -> list[str]:
-        """The sorted names in the directory; empty if it does not exist. Raises Refused, OSError."""
+        """The sorted names in the directory; empty if it does not exist. Raises UnsafeFile, OSError."""
         with contextlib.suppress(FileNotFoundError), self._opened(make=False) as descriptor:
             return sorted(name for name in os.listdir(descriptor) if not name.startswith(UNFINISHED))
         return []
 
     def read(self, name: str, most: int) -> bytes:
-        """The bytes of a file of at most `most` bytes. Raises Refused, OSError."""
+        """The bytes of a file of at most `most` bytes. Raises UnsafeFile, OSError."""
         with self._opened(make=False) as descriptor:
             self._check(name, descriptor)
             return read(name, most, within=descriptor, hard_links=False, called=self.path / name)
 
     def write(self, name: str, data: Data, *, mode: int = OWN_FILE, owner: tuple[int, int] | None = None) -> None:
         """Write `data` to a file, whole or not at all, and replace an existing file. `owner`: see `create`. Raises
-        Refused, OSError."""
+        UnsafeFile, OSError."""
         with self._opened(make=True) as descriptor:
             with contextlib.suppress(FileNotFoundError):
                 self._check(name, descriptor)
-            beside = f"{UNFINISHED}{secrets.token_hex(8)}"
+            temporary = f"{UNFINISHED}{secrets.token_hex(8)}"
             try:
-                create(beside, [data], mode=mode, within=descriptor, owner=owner)
-                os.replace(beside, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+                create(temporary, [data], mode=mode, within=descriptor, owner=owner)
+                os.replace(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             finally:
                 with contextlib.suppress(FileNotFoundError):  # the rename has moved it
-                    os.unlink(beside, dir_fd=descriptor)
+                    os.unlink(temporary, dir_fd=descriptor)
 
     @contextlib.contextmanager
     def new(self, name: str) -> Iterator[BinaryIO]:
         """A new file to write to, which other users cannot read. It is removed if the block fails. Raises
-        FileExistsError, Refused, OSError."""
+        FileExistsError, UnsafeFile, OSError."""
         with self._opened(make=True) as within:
             descriptor = os.open(name, CREATE, OWN_FILE, dir_fd=within)
             with contextlib.ExitStack() as undo:
                 undo.callback(os.unlink, name, dir_fd=within)
-                with atomic.taken(descriptor, "wb") as file:
+                with atomic.file_over(descriptor, "wb") as file:
                     yield file
                 undo.pop_all()
 
     @contextlib.contextmanager
     def append(self, name: str) -> Iterator[int]:
-        """The descriptor of a file for reading and appending. The file is made if it is missing. Raises Refused,
+        """The descriptor of a file for reading and appending. The file is made if it is missing. Raises UnsafeFile,
         OSError."""
         with self._opened(make=True) as within:
             try:
@@ -284,7 +293,7 @@ class Folder:
 
     def check(self, name: str = "") -> None:
         """Check that this directory is a place for such files, and that the file `name` in it is one. It makes
-        nothing. Raises Refused, FileNotFoundError, other OSError."""
+        nothing. Raises UnsafeFile, FileNotFoundError, other OSError."""
         with self._opened(make=False) as descriptor:
             if name:
                 self._check(name, descriptor)
@@ -315,20 +324,20 @@ class Folder:
         # Root may change a user's files in that user's own directory, because the user can change them as well.
         more = {os.fstat(within).st_uid} if self._shared and os.geteuid() == 0 else set()
         if about.st_uid not in _trusted() | more:
-            raise Refused(path, _foreign(about.st_uid))
+            raise UnsafeFile(path, _foreign(about.st_uid))
 
 
 def check_folder(path: str | os.PathLike[str], about: os.stat_result, *, shared: bool = False) -> None:
-    """Raises Refused for a directory in which another user could make or replace files. `shared`: see Folder."""
+    """Raises UnsafeFile for a directory in which another user could make or replace files. `shared`: see Folder."""
     mode = about.st_mode
     if mode & stat.S_IWOTH and not (shared and mode & stat.S_ISVTX):
-        raise Refused(
+        raise UnsafeFile(
             path, f"can be written by everyone (mode {stat.S_IMODE(mode):o}): chmod o-w, or name a directory in it"
         )
     if mode & stat.S_IWGRP and about.st_gid not in {os.getegid(), *os.getgroups()} and not (mode & stat.S_ISVTX):
-        raise Refused(path, f"can be written by group {about.st_gid}, which this process is not in: chmod g-w")
+        raise UnsafeFile(path, f"can be written by group {about.st_gid}, which this process is not in: chmod g-w")
     if about.st_uid not in _trusted() and not (shared and os.geteuid() == 0):
-        raise Refused(path, _foreign(about.st_uid))
+        raise UnsafeFile(path, _foreign(about.st_uid))
 
 
 def _trusted() -> set[int]:

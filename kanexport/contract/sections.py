@@ -15,8 +15,12 @@ INT8, INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32 = "int8", "int8-weights", "fp16-weight
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """One term of a layer: how it is computed, and the largest change of an output where it alone is rounded so,
-    relative to the largest output. `first`: the same for the fewest bits that were tried."""
+    """Quantized term of a layer.
+
+    form   how the graph computes it
+    error  the largest change of an output if only this term is rounded so, relative to the largest output
+    first  the same for the fewest bits that were tried
+    """
 
     layer: int
     term: int
@@ -63,10 +67,10 @@ class Approximation:
         """Sentences for people; none where nothing is approximate."""
         if not self.quantize:
             return ()
-        return (self.text, *map(_branch, self.branches), MOST_APPROXIMATE_EDGES)
+        return (self.text, *map(_branch, self.branches), EDGES_NOTE)
 
 
-MOST_APPROXIMATE_EDGES = (
+EDGES_NOTE = (
     "edges, curves and explanations are those of the rounded coefficients, computed in float32: the functions that are "
     "served, not those of the checkpoint; where sums are of bytes, an answer differs from the sum of its edges by the "
     "rounding of their values"
@@ -87,13 +91,13 @@ def _branch(branch: Branch) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBaseline:
-    """What the nodes that a layer is given were on rows of the user's data, at every position, n of them.
+    """Distribution of the n nodes that feed a layer, over rows of the user's data and all positions.
 
-    cells      the bounds of the cells in which their values were counted, ascending: a row for each node, or one for
-               all; the knots of its grid where a node is a source with knots, else equal parts of what was seen
-    counts     [n][cells + 2]: how many values lay below the first bound, in each cell, and above the last
-    nonfinite  [n]: how many were NaN or infinite, and are in no count
-    mean, std  [n], of the finite ones; std divides by their number
+    cells      the bounds of the cells in which their values are counted, ascending: a row for each node, or one for
+               all; the knots of its grid where a node is a source with knots, otherwise equal parts of the range
+    counts     [n][cells + 2]: the number of values below the first bound, in each cell, and above the last
+    nonfinite  [n]: the number of values that are NaN or infinite, and in no count
+    mean, std  [n], of the finite values; std divides by their number
     """
 
     cells: tuple[tuple[float, ...], ...]
@@ -105,9 +109,14 @@ class NodeBaseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What the model's numbers were on rows of the user's data, such as those it was trained on: never the rows
-    themselves. `name` and `sha256`: of the file; `mean`: of each number of a row, flat in C order; `layers`: one for
-    each layer; `outputs`: the same of the answers, one for each output. No rows: nobody gave any."""
+    """Baseline distributions on rows of the user's data, such as the training data, without the rows themselves. No
+    rows: the user gave none.
+
+    name, sha256  of the file
+    mean          of each number of a row, flat in C order
+    layers        one for each layer
+    outputs       one for each output of the model
+    """
 
     name: str = ""
     sha256: str = ""
@@ -121,19 +130,19 @@ NO_BASELINE = Baseline()
 
 
 EXPLAIN_FILE = "explain.onnx"
-OUTPUT, NODES, MOST_EXPLAINED_EDGES, CONTRIBUTIONS = "output", "nodes", "edges", "contributions"  # what a tensor holds
+OUTPUT, NODES, EDGES, CONTRIBUTIONS = "output", "nodes", "edges", "contributions"  # what a tensor holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedTensor:
-    """An output of the explaining graph. `shape` starts with -1 for the rows. `holds`:
+    """Output of the explaining graph. `shape` starts with -1 for the rows. `holds` is one of:
 
-    output  an output of the model, as `model.onnx` gives it
-    nodes   what the layer is given, [rows, *positions, n]
-    edges   the value of every edge of the layer, [rows, *positions, sources, destinations]; over the sources they add
-            up, with the layer's bias, to what its steps after make the next layer's nodes of
-    contributions  what each input has to do with each answer, [rows, inputs, outputs]: over the inputs they add up,
-            with the base, to the answer
+    output         an output of the model, as `model.onnx` gives it
+    nodes          the inputs of the layer, [rows, *positions, n]
+    edges          the value of every edge of the layer, [rows, *positions, sources, destinations]; over the sources
+                   they add up, with the layer's bias, to the input of the steps that make the next layer's nodes
+    contributions  the contribution of each input to each output, [rows, inputs, outputs]: over the inputs they add
+                   up, with the base, to the output
     """
 
     name: str
@@ -145,9 +154,11 @@ class ExplainedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanations:
-    """A graph that tells, with the model's answers, how they came about: for any onnxruntime, without kanserve. `file`
-    lies beside `model.onnx` and takes what that takes; empty: the export was not asked for one. `base`: the answer that
-    contributions are the difference from, that of the mean of the baseline's rows; empty where there are none."""
+    """Explaining graph of a model, for any onnxruntime, without kanserve.
+
+    file  its name next to `model.onnx`, whose inputs it takes; empty if the export was not asked for one
+    base  the base value of contributions: the output for the mean of the baseline's rows; empty without one
+    """
 
     file: str = ""
     tensors: tuple[ExplainedTensor, ...] = ()

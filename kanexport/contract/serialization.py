@@ -1,4 +1,4 @@
-"""Dataclasses from JSON, strictly: unknown keys, missing keys and wrong types are refused by name."""
+"""Strict JSON codec for dataclasses: unknown keys, missing keys and wrong types are rejected by name."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ T = TypeVar("T")
 
 
 DEPTH = 32  # levels of nested lists and objects
-MOST = 100_000  # lists and objects together, which take longer to parse than numbers
+CONTAINER_LIMIT = 100_000  # lists and objects together, which take longer to parse than numbers
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 SQUARE = bytes.maketrans(b"{}", b"[]")
 NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be understood; the text says where and why."""
+    """Error for a manifest that cannot be read; the text says where and why."""
 
 
 def json_of(data: bytes) -> Any:
-    """Parse a JSON document with at most MOST lists and objects, nested at most DEPTH deep, without NaN and infinities.
-    Raises ValueError.
+    """Parse a JSON document with at most CONTAINER_LIMIT lists and objects, nested at most DEPTH deep, without NaN and
+    infinities. Raises ValueError.
 
     The function counts the depth before it parses anything. Each turn removes the innermost brackets, and the time
     grows only with the bytes.
     """
     brackets = STRING.sub(b"", data).translate(SQUARE, NO_BRACKET)
-    if len(brackets) > 2 * MOST:
-        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {MOST}")
+    if len(brackets) > 2 * CONTAINER_LIMIT:
+        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {CONTAINER_LIMIT}")
     for _ in range(DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:
@@ -129,9 +129,14 @@ LIMIT = 64 * 2**20  # bytes of the file: 8 million numbers, such as the mask of 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One list, which is empty in the document. `place`: its path in the document, such as layers.0.mask. `kind`:
-    float or int. `offset`: its first byte. `numbers`: their count. `rows`: the count of rows of a list of lists,
-    otherwise -1."""
+    """List that is stored outside the document, where it is empty.
+
+    place   its path in the document, such as layers.0.mask
+    kind    float or int
+    offset  its first byte
+    numbers the count of its numbers
+    rows    the count of rows of a list of lists, otherwise -1
+    """
 
     place: str
     kind: str
@@ -140,10 +145,10 @@ class Stored:
     rows: int = -1
 
 
-def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
+def extract_lists(document: Any) -> tuple[Any, list[Stored], bytes]:
     """The document of `dataclasses.asdict` without its long lists, the places of these lists, and the bytes of the
     file."""
-    kept: list[Stored] = []
+    stored_lists: list[Stored] = []
     parts: list[array[Any]] = []
 
     def without(value: Any, place: str) -> Any:
@@ -151,12 +156,12 @@ def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
             return {key: without(item, f"{place}.{key}" if place else key) for key, item in value.items()}
         if not isinstance(value, list | tuple):
             return value
-        found = _numbers(value)
-        if found is None:
+        numeric = _numbers(value)
+        if numeric is None:
             return [without(item, f"{place}.{at}") for at, item in enumerate(value)]
-        kind, lengths, numbers = found
+        kind, lengths, numbers = numeric
         offset = BYTES * sum(map(len, parts))
-        kept.append(
+        stored_lists.append(
             Stored(
                 place=place, kind=kind, offset=offset, numbers=len(numbers), rows=len(lengths or ()) - (lengths is None)
             )
@@ -164,7 +169,7 @@ def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
         parts.extend([array("q", lengths or ()), numbers])
         return []
 
-    return without(document, ""), kept, b"".join(map(_bytes, parts))
+    return without(document, ""), stored_lists, b"".join(map(_bytes, parts))
 
 
 def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] | None:
@@ -181,27 +186,27 @@ def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] |
         return None
 
 
-def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
+def restore_lists(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
     """Put the lists into the document, as arrays, which `build` takes. Raises ManifestError."""
     if len(data) > LIMIT:
         raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
     end = 0
-    for one in stored:
-        middle, end = _bounds(one, end, len(data))
-        lengths = None if one.rows < 0 else _array("q", data[one.offset : middle])
-        _put(document, one.place, _stored_list(lengths, _array(CODES[one.kind], data[middle:end]), one.place))
+    for entry in stored:
+        middle, end = _bounds(entry, end, len(data))
+        lengths = None if entry.rows < 0 else _array("q", data[entry.offset : middle])
+        _put(document, entry.place, _stored_list(lengths, _array(CODES[entry.kind], data[middle:end]), entry.place))
     if end != len(data):
         raise ManifestError(f"manifest.stored lists {end} bytes, the file has {len(data)}")
 
 
-def _bounds(one: Stored, begin: int, size: int) -> tuple[int, int]:
+def _bounds(entry: Stored, begin: int, size: int) -> tuple[int, int]:
     """The positions in the file at which the lengths of rows end and the numbers end. Raises ManifestError."""
-    if one.kind not in CODES or one.numbers < 0 or one.rows < -1 or one.offset != begin:
-        raise ManifestError(f"manifest.stored: {one.place[:80]!r} is not one list after the other of {list(CODES)}")
-    middle = begin + BYTES * max(0, one.rows)
-    end = middle + BYTES * one.numbers
+    if entry.kind not in CODES or entry.numbers < 0 or entry.rows < -1 or entry.offset != begin:
+        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} is not one list after the other of {list(CODES)}")
+    middle = begin + BYTES * max(0, entry.rows)
+    end = middle + BYTES * entry.numbers
     if end > size:
-        raise ManifestError(f"manifest.stored: {one.place[:80]!r} has {one.numbers} numbers, beyond the file's end")
+        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} has {entry.numbers} numbers, beyond the file's end")
     return middle, end
 
 
@@ -234,11 +239,11 @@ def _put(document: Any, place: str, value: Any) -> None:
 
 
 def _array(code: str, data: bytes) -> array[Any]:
-    found = array(code)
-    found.frombytes(data)
+    values = array(code)
+    values.frombytes(data)
     if sys.byteorder == "big":
-        found.byteswap()
-    return found
+        values.byteswap()
+    return values
 
 
 def _bytes(numbers: array[Any]) -> bytes:
@@ -250,4 +255,4 @@ def _bytes(numbers: array[Any]) -> bytes:
 
 def entries(stored: Sequence[Stored]) -> list[dict[str, Any]]:
     """The entries as the document has them."""
-    return [dataclasses.asdict(one) for one in stored]
+    return [dataclasses.asdict(entry) for entry in stored]

@@ -1,4 +1,4 @@
-"""Hidden folders in a model repository: what an export writes before it appears, and what a killed one left behind.
+"""Hidden staging folders in a model repository, and the removal of those that a killed export left.
 
 Whoever makes one holds a lock on it as long as it lives, and its name says who that is. The next export sweeps, and so
 does a server. Standard library only.
@@ -34,8 +34,9 @@ def owner() -> str:
 
 
 @contextlib.contextmanager
-def place(parent: Path, old: str = "") -> Iterator[Path]:
-    """A path that nobody has. What lies there in the end is removed, if it can be. `old`: what steps aside to it."""
+def staging_path(parent: Path, old: str = "") -> Iterator[Path]:
+    """A path that is not in use. A file or folder that lies there in the end is removed, if it can be. `old`: the path
+    of a folder that makes way."""
     path = parent / f"{HIDDEN}{owner()}-{secrets.token_hex(4)}{OLD + old if old else ''}"
     _mine.add(path.name)
     try:
@@ -48,14 +49,14 @@ def place(parent: Path, old: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, own: bool = False) -> Iterator[int]:
+def locked(folder: Path, *, own: bool = False) -> Iterator[int]:
     """Lock a folder, and give its descriptor. No other export can lock or sweep the folder meanwhile. The wait for
     the lock has a limit. If the file system has no locks, there is none. `own`: this process made the folder, so
     that no link leads there. The release cannot fail, because the work under the lock is done. Raises OSError."""
     descriptor = os.open(folder, safe_files.DIRECTORY | (os.O_NOFOLLOW if own else 0))
     try:
         end = time.monotonic() + PATIENCE
-        while not _got(descriptor):
+        while not _try_lock(descriptor):
             if time.monotonic() > end:
                 raise OSError(errno.EAGAIN, f"another export has held it for {PATIENCE:g} s")
             time.sleep(PAUSE)
@@ -64,7 +65,7 @@ def held(folder: Path, *, own: bool = False) -> Iterator[int]:
         safe_files.close(descriptor)
 
 
-def _got(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Whether nobody else has the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,10 +77,11 @@ def _got(descriptor: int) -> bool:
 
 
 def sweep(parent: Path) -> list[str]:
-    """Remove what was left in a folder by exports that are gone; what had stepped aside for one that never came is put
-    back. Returns the names of what was there. What cannot be removed stays, and is not named."""
+    """Remove the folders that exports which are gone left in a folder. A folder that made way for a version that did
+    not appear is put back. Returns the names that were there. A folder that cannot be removed stays, and is not
+    named."""
     swept = []
-    for path in _left(parent):
+    for path in _stale(parent):
         old = path.name.partition(OLD)[2]
         with contextlib.suppress(OSError):
             if old and not os.path.lexists(parent / old):
@@ -98,19 +100,20 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _left(parent: Path) -> list[Path]:
+def _stale(parent: Path) -> list[Path]:
     try:
-        found = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
+        hidden = sorted(path for path in parent.iterdir() if path.name.startswith(HIDDEN))
     except OSError:
         return []
-    return [path for path in found if not _alive(path)]
+    return [path for path in hidden if not _alive(path)]
 
 
 def _alive(path: Path) -> bool:
-    """Whether somebody still works on it: has it locked, or is a process of this machine, or may be one elsewhere."""
+    """Whether a process still works on the folder: it holds its lock, or runs on this machine, or may run on another
+    one."""
     host, _, rest = path.name.removeprefix(HIDDEN).partition("-")
     pid = rest.partition("-")[0]
-    if _locked(path):
+    if _is_locked(path):
         return True
     if host == owner().rpartition("-")[0] and pid.isdecimal():
         return path.name in _mine if int(pid) == os.getpid() else Path(f"/proc/{pid}").exists()
@@ -119,12 +122,12 @@ def _alive(path: Path) -> bool:
     return False
 
 
-def _locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        return not _got(descriptor)
+        return not _try_lock(descriptor)
     finally:
         os.close(descriptor)

@@ -123,8 +123,8 @@ def _list_checkpoints(folder: Path) -> str:
 def _read(path: Path) -> bytes:
     try:
         return safe_files.read(path, MAX_FILE_BYTES, links=True)
-    except safe_files.Refused as error:
-        raise CheckpointError(f"{path} {error.found}") from error
+    except safe_files.UnsafeFile as error:
+        raise CheckpointError(f"{path} {error.reason}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -1,5 +1,5 @@
-"""From any source to [-1, 1] or [0, 1], where polynomials live: tanh and its kin, a scaled range,
-the logistic function; or not at all.
+"""Domain maps from a source to [-1, 1] or [0, 1] for polynomials: tanh and similar, a scaled range, the logistic
+function, the identity.
 
 Those that end at -1 and 1 have a second emission, as a sign and the rest w = 1 - |u|. Near the
 ends, where most polynomials are steepest, w keeps all its digits, while u itself would be rounded
@@ -27,11 +27,11 @@ Array = npt.NDArray[np.float64]
 
 
 class Squash(Protocol):
-    """How a source x becomes u; arrays of any shape."""
+    """Domain map from a source x to u; arrays of any shape."""
 
     @property
     def name(self) -> str:
-        """What is computed, in terms of x."""
+        """The formula in terms of x."""
 
     @property
     def open(self) -> bool:
@@ -53,8 +53,8 @@ class Squash(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tanh:
-    """u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep
-    away for the derivative of acos."""
+    """Domain map u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep away for
+    the derivative of acos."""
 
     slope: float = 1.0
     shift: float = 0.0
@@ -106,13 +106,13 @@ class Tanh:
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core: where tanh bends, [-2, 2] before slope and shift; outer [-6, 6], where it has reached its ends."""
         slope = abs(self.slope) or 1.0
-        middle, one = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
-        return (middle - 2 * one, middle + 2 * one), (middle - 6 * one, middle + 6 * one)
+        middle, width = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
+        return (middle - 2 * width, middle + 2 * width), (middle - 6 * width, middle + 6 * width)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
+    """Domain map u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
 
     short: float = 0.0
 
@@ -144,13 +144,13 @@ class Clip:
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-1, 1], outer [-2, 2]."""
-        one = np.ones(sources)
-        return (-one, one), (-2 * one, 2 * one)
+        ones = np.ones(sources)
+        return (-ones, ones), (-2 * ones, 2 * ones)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
+    """Domain map u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
 
     function: Unary
     scale: float = 1.0
@@ -181,13 +181,13 @@ class Bounded:
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-4, 4], outer [-10, 10]."""
-        one = np.ones(sources)
-        return (-4 * one, 4 * one), (-10 * one, 10 * one)
+        ones = np.ones(sources)
+        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
 
 
 @dataclass(frozen=True, slots=True)
 class TanhOf:
-    """u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
+    """Domain map u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
 
     inner: Tanh | Clip
 
@@ -211,13 +211,13 @@ class TanhOf:
         return Tanh().emit_rest(g, self.inner.emit(g, x))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """As the inner function's."""
+        """The support of the inner function."""
         return self.inner.support(sources)
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """u = x: the polynomials of the source itself."""
+    """Identity map u = x: polynomials of the source itself."""
 
     name = "x"
     open = True
@@ -241,7 +241,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Sigmoid:
-    """u = 1 / (1 + exp(-x)), from 0 to 1."""
+    """Domain map u = 1 / (1 + exp(-x)), from 0 to 1."""
 
     name = "sigmoid(x)"
     open = False
@@ -261,13 +261,13 @@ class Sigmoid:
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-4, 4], outer [-10, 10]."""
-        one = np.ones(sources)
-        return (-4 * one, 4 * one), (-10 * one, 10 * one)
+        ones = np.ones(sources)
+        return (-4 * ones, 4 * ones), (-10 * ones, 10 * ones)
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """u = 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1] and beyond."""
+    """Domain map u = 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1] and beyond."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""Elementwise functions, each with two faces: float64 numpy, and ONNX operators.
+"""Elementwise functions with two implementations: float64 numpy, and ONNX operators.
 
 They serve as base activations (one function for every edge) and as the
 functions of symbolic edges. Adding one is one line in a table here.
@@ -29,10 +29,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A function of one number. `evaluate` is float64, `emit` the same as operators.
+    """Function of one number. `evaluate` is float64, `emit` the same as operators.
 
-    `expression`: the function in terms of x, in Python's syntax, if the name does not show it. `effort`: its time as a
-    multiple of an ordinary function's time, so that the verification uses fewer rows.
+    expression  the function in terms of x, in Python's syntax, if the name does not show it
+    effort      its time as a multiple of an ordinary function's time, so that the verification uses fewer rows
     """
 
     name: str

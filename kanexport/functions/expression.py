@@ -1,4 +1,4 @@
-"""Functions that a user writes down: `x*sin(x)` becomes a function with both faces.
+"""User-defined functions: a text such as `x*sin(x)` becomes numpy code and ONNX operators.
 
 Python's parser reads the text, and nothing of it is executed: the tree is walked, and what is
 not in the list below is refused by name.
@@ -48,7 +48,7 @@ BINARY: dict[type, tuple[str, Callable[[Array, Array], Array]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of an expression; `constant` is its value if it does not depend on x."""
+    """Part of an expression; `constant` is its value if it does not depend on x."""
 
     evaluate: Callable[[Array], Array]
     emit: Callable[[Graph, Value], Value]
@@ -175,7 +175,7 @@ def _product_power(exponent: Part) -> int | None:
 
 
 def _emit_power(g: Graph, base: Value, exponent: int) -> Value:
-    """By squaring: exact for negative bases, and faster than Pow."""
+    """A power by squaring: exact for negative bases, and faster than Pow."""
     result, square, rest = None, base, abs(exponent)
     while rest:
         if rest % 2:

@@ -2,7 +2,7 @@
 
 Source: pykan 0.2.8, kan/utils.py, f_inv to f_exp: what `model(x, singularity_avoiding=True,
 y_th=T)` puts in the place of the plain functions. Where |x| is below a threshold h (or above
-one), a line or a constant stands in. What pykan does with values that are not finite is kept:
+one), a line or a constant stands in. pykan's handling of values that are not finite is kept:
 it multiplies both branches by 0 or 1 and adds them, which gives NaN where a branch is infinite,
 and replaces NaN by 0 in one of them. So is exp's quirk: where exp overflows, NaN.
 
@@ -69,7 +69,7 @@ def _sign(x: Array) -> Array:
 
 
 def _mix(first: Array, second: Array, choose: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> Array:
-    """As pykan writes it: a product with each condition, and a sum; not finite values and all."""
+    """A product with each condition, and their sum, as pykan writes it, values that are not finite included."""
     return np.asarray(first * choose + np.nan_to_num(second) * other)
 
 
@@ -163,14 +163,14 @@ def _tan(limit: float) -> Unary:
 
     def evaluate(x: Array) -> Array:
         turned = np.mod(x, np.pi)
-        apart = np.abs(turned - np.pi / 2)
-        return _mix(slope * (turned - np.pi / 2), np.tan(turned), apart < width, apart >= width)
+        distance = np.abs(turned - np.pi / 2)
+        return _mix(slope * (turned - np.pi / 2), np.tan(turned), distance < width, distance >= width)
 
     def emit(g: Graph, x: Value) -> Value:
         turns = g.op("Floor", g.mul(x, g.const(1 / math.pi)))
         turned = g.sub(g.sub(x, g.mul(turns, g.const(PI_HIGH))), g.mul(turns, g.const(PI_LOW)))
-        apart = g.sub(turned, g.const(math.pi / 2))
-        return g.op("Where", _inside(g, apart, width), g.mul(apart, g.const(slope)), float64_ops.tan(g, turned))
+        distance = g.sub(turned, g.const(math.pi / 2))
+        return g.op("Where", _inside(g, distance, width), g.mul(distance, g.const(slope)), float64_ops.tan(g, turned))
 
     inner = "x % pi - pi/2"
     return Unary("tan", evaluate, emit, f"{slope!r}*({inner}) if abs({inner}) < {width!r} else tan(x)")

@@ -1,4 +1,4 @@
-"""Mother wavelets, as functions that every edge shifts and stretches for itself.
+"""Mother wavelets, which every edge shifts and stretches for itself.
 
 Source: zavareh1/Wav-KAN, KANLinear.wavelet_transform, for u = (x - t) / s; Morlet is also
 torch-wavelet-kan's. A value that is not finite gives NaN in each, as 0 * inf does there.
@@ -42,9 +42,9 @@ def _emit_bell(g: Graph, u: Value) -> Value:
 
 def _emit_hat(g: Graph, u: Value) -> Value:
     # (u - 1) bell (u + 1): exact beside the zeros, and the bell comes before u^2 could overflow.
-    one = g.const(1.0)
-    left = g.mul(g.mul(g.sub(u, one), g.const(HAT_HEIGHT)), _emit_bell(g, u))
-    return g.mul(left, g.add(u, one))
+    unit = g.const(1.0)
+    left = g.mul(g.mul(g.sub(u, unit), g.const(HAT_HEIGHT)), _emit_bell(g, u))
+    return g.mul(left, g.add(u, unit))
 
 
 def _emit_morlet(g: Graph, u: Value) -> Value:
@@ -62,7 +62,7 @@ def _meyer(u: Array) -> Array:
 
 
 def _emit_meyer(g: Graph, u: Value) -> Value:
-    """With nu(t) = 1 - nu(1 - t), only t up to 1/2 is needed, where nu does not cancel."""
+    """The Meyer wavelet. nu(t) = 1 - nu(1 - t), so that only t up to 1/2 is needed, where nu does not cancel."""
     v = g.op("Abs", u)
     t = g.clip(g.sub(g.mul(v, g.const(2.0)), g.const(1.0)), 0.0, 1.0)
     near = g.op("Min", t, g.sub(g.const(1.0), t))
@@ -77,9 +77,9 @@ def _emit_meyer(g: Graph, u: Value) -> Value:
 
 
 def _emit_sinc(g: Graph, u: Value) -> Value:
-    one = g.const(1.0)
+    unit = g.const(1.0)
     at_zero = g.op("Equal", u, g.const(0.0))
-    return g.op("Where", at_zero, one, g.op("Div", g.op("Sin", u), g.op("Where", at_zero, one, u)))
+    return g.op("Where", at_zero, unit, g.op("Div", g.op("Sin", u), g.op("Where", at_zero, unit, u)))
 
 
 def _sinc(u: Array) -> Array:

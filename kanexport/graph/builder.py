@@ -1,4 +1,4 @@
-"""The only place that builds ONNX: values, operators, names, one exit.
+"""Builder of ONNX graphs, the only module that makes ONNX: values, operators, names, one exit.
 
 Plain operators of the default domain, opset 17 and IR version 8, which every
 onnxruntime from 1.13 on loads. Each operator is checked where it is asked for: its
@@ -25,7 +25,7 @@ from kanexport.graph.external_data import PAGE, ExternalTensor, Weights, check, 
 OPSET = 17
 IR_VERSION = 8
 PRODUCER = "kanexport"
-# Of `precision.DATATYPES`; any other type is an error here, never taken for one of them.
+# ONNX types of `precision.DATATYPES`; any other type is an error here, never taken for one of them.
 ONNX_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 Array = npt.NDArray[Any]
@@ -33,25 +33,26 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor inside one graph."""
+    """Tensor inside one graph."""
 
     name: str
 
 
 class Graph:
-    """A graph under construction, in one floating-point type.
+    """Graph under construction, in one floating-point type.
 
-    `dtype` is numpy float32 or float64; constants are stored in it. `small_values`: whether a value near
-    zero must keep its digits, because a normalisation that follows may make it large; where none follows,
-    cheaper operators serve. `apart`: whether the functions of a basis are a tensor each (`lowering/spline_forms.py`).
-    `weights`: the file that takes its large constants, if the model has one.
+    dtype         numpy float32 or float64; constants are stored in it
+    small_values  whether a value near zero must keep its digits, because a normalisation that follows may make it
+                  large; otherwise cheaper operators serve
+    unpacked      whether each function of a basis is a tensor of its own (`lowering/spline_forms.py`)
+    weights       the file that takes its large constants, if the model has one
     """
 
     def __init__(self, name: str, dtype: npt.DTypeLike, weights: Weights | None = None) -> None:
         self.dtype = np.dtype(dtype)
         self.weights = weights
         self.small_values = True
-        self.apart = False
+        self.unpacked = False
         self._name = name
         self._nodes: list[Any] = []
         self._inputs: list[Any] = []
@@ -80,16 +81,16 @@ class Graph:
             self._nearly_one[value.name] = stored.item()
         return value
 
-    def made(
+    def derived(
         self,
         origin: tuple[object, ...],
         make: Callable[[], Array],
         shape: tuple[int, ...],
         dtype: npt.DTypeLike | None = None,
     ) -> Value:
-        """A constant that other graphs of the model have too, maybe in another shape: what `make` makes of the objects
-        and numbers of `origin`, each time the same. It is asked once for all graphs of a file. `dtype`: of what it
-        makes, if not the graph's."""
+        """A constant that other graphs of the model share, maybe in another shape. `make` computes it from the objects
+        and numbers of `origin`, each time the same, and is called once for all graphs of a file. `dtype`: the type that
+        `make` returns, if not the graph's."""
         stored = self.dtype if dtype is None else np.dtype(dtype)
 
         def checked() -> Array:
@@ -99,7 +100,7 @@ class Graph:
 
         if self.weights is None:
             return self._store(checked().reshape(shape))
-        place = self.weights.made((*origin, stored.name), checked)
+        place = self.weights.derived((*origin, stored.name), checked)
         return self._external(onnx.helper.np_dtype_to_tensor_dtype(stored), shape, place)  # noqa: TID251 - as below
 
     def _require_finite(self, array: Array) -> None:
@@ -114,7 +115,7 @@ class Graph:
         return self._store(np.ascontiguousarray(array, dtype=np.int64))
 
     def nan(self) -> Value:
-        """Not a number; the one constant that is not finite."""
+        """NaN, the one constant that is not finite."""
         return self._store(np.array(np.nan, dtype=self.dtype))
 
     def truth(self, array: npt.ArrayLike) -> Value:
@@ -134,12 +135,12 @@ class Graph:
         return self.op("Cast", a, to=_onnx_type(self.dtype))
 
     def single(self, a: Value) -> Value:
-        """To float32, for an operator that onnxruntime has in no other type."""
+        """A cast to float32, for an operator that onnxruntime has in no other type."""
         return self.op("Cast", a, to=_onnx_type(np.dtype(np.float32)))
 
     def stack(self, x: Value, sources: int) -> Stack:
         """x [B, I] as one row, in the layout that `apart` asks for."""
-        return Stack(self, (x if self.apart else self.reshape(x, 0, 1, sources),), 1, not self.apart)
+        return Stack(self, (x if self.unpacked else self.reshape(x, 0, 1, sources),), 1, not self.unpacked)
 
     def _store(self, array: Array) -> Value:
         if self.weights is not None and array.nbytes >= PAGE:
@@ -188,7 +189,7 @@ class Graph:
         output = f"splines{self._count}"
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
             custom_ops.OPERATOR,
-            [one.name for one in inputs],
+            [value.name for value in inputs],
             [output],
             name=output,
             domain=custom_ops.DOMAIN,
@@ -256,7 +257,7 @@ class Graph:
         return self.op("HardSigmoid", a, alpha=alpha, beta=beta)
 
     def gather(self, a: Value, indices: Sequence[int] | Array, *, axis: int) -> Value:
-        """As numpy.take: the entries of one axis, in the order of the indices."""
+        """The entries of one axis, in the order of the indices; numpy.take."""
         return self.op("Gather", a, self.index(indices), axis=axis)
 
     def slice(self, a: Value, start: int, stop: int, *, axis: int) -> Value:
@@ -278,10 +279,10 @@ class Graph:
         if ones is None:
             return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
         total = self.op("MatMul", *((a, self.const(ones)) if ones.shape[1] == 1 else (self.const(ones), a)))
-        return total if keepdims else self.reshape(total, *without(self.shape(a), axis))
+        return total if keepdims else self.reshape(total, *reduced_shape(self.shape(a), axis))
 
     def shape(self, a: Value) -> tuple[int | None, ...]:
-        """As far as it is known: None for the batch."""
+        """The known extents of a value: None for the batch."""
         axes = self._types[a.name].tensor_type.shape.dim
         return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
 
@@ -301,7 +302,7 @@ class Graph:
         used = {name for node in self._nodes for name in node.input}
         kept = [tensor for tensor in self._initializers if tensor.name in used]
         graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._told(outputs)
+            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._foreign_types(outputs)
         )
         model = helper.make_model(
             graph,
@@ -312,8 +313,8 @@ class Graph:
         check(model)
         return bytes(model.SerializeToString())
 
-    def _told(self, outputs: Collection[str]) -> list[Any]:
-        """The types of tensors that nobody can infer, and that are no `outputs` of the graph."""
+    def _foreign_types(self, outputs: Collection[str]) -> list[Any]:
+        """The types of tensors that inference does not know and that are not `outputs` of the graph."""
         names = [node.output[0] for node in self._foreign]
         make = onnx.helper.make_value_info  # noqa: TID251 - this file is the builder
         return [make(name, self._types[name]) for name in names if name not in outputs]
@@ -337,15 +338,16 @@ def _onnx_type(dtype: np.dtype[Any]) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """`rows` tensors [B, I]; `values`: them, or the one that holds them. One row goes with any number."""
+    """Stack of `rows` tensors [B, I]. `values`: those tensors, or the packed one that holds them. A stack of one row
+    broadcasts."""
 
     g: Graph
     values: tuple[Value, ...]
     rows: int
     packed: bool
 
-    def part(self, start: int, stop: int) -> Stack:
-        """As values[start:stop]."""
+    def slice_rows(self, start: int, stop: int) -> Stack:
+        """Rows [start:stop] of the stack."""
         if not self.packed:
             return Stack(self.g, self.values[start:stop], stop - start, packed=False)
         return Stack(self.g, (self.g.slice(self.values[0], start, stop, axis=1),), stop - start, packed=True)
@@ -357,19 +359,20 @@ class Stack:
         return self.g.reshape(self.g.op("Concat", *self.values, axis=1), 0, self.rows, sources)
 
     def each(self, make: Callable[..., Value], *others: Stack | Array) -> Stack:
-        """What `make` gives for every row of this stack, of other stacks and of constants [n, I], of numbers or
+        """The result of `make` for every row of this stack, of other stacks and of constants [n, I], of numbers or
         booleans."""
-        rows = max(self.rows, *(one.rows if isinstance(one, Stack) else len(one) for one in others), 1)
-        made = tuple(
-            make(*(self._operand(one, at) for one in (self, *others))) for at in range(1 if self.packed else rows)
+        rows = max(self.rows, *(operand.rows if isinstance(operand, Stack) else len(operand) for operand in others), 1)
+        values = tuple(
+            make(*(self._operand(operand, at) for operand in (self, *others)))
+            for at in range(1 if self.packed else rows)
         )
-        return Stack(self.g, made, rows, self.packed)
+        return Stack(self.g, values, rows, self.packed)
 
-    def _operand(self, one: Stack | Array, at: int) -> Value:
+    def _operand(self, operand: Stack | Array, at: int) -> Value:
         """A stack's tensor, or a constant, of row `at`; packed, of all rows."""
-        if isinstance(one, Stack):
-            return one.values[at if len(one.values) > 1 else 0]
-        constant = one[None] if self.packed else one[at : at + 1]
+        if isinstance(operand, Stack):
+            return operand.values[at if len(operand.values) > 1 else 0]
+        constant = operand[None] if self.packed else operand[at : at + 1]
         return self.g.truth(constant) if constant.dtype == np.bool_ else self.g.const(constant)
 
 
@@ -380,8 +383,8 @@ Shape = tuple[int | None, ...]  # None for the batch
 
 
 def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
-    """What a tensor of this shape is multiplied by: [K, 1] from the right for the last axis, [1, K] from the left for
-    the one before. None where ReduceSum is as good, or where there is no such product."""
+    """The factor of ones for a sum over an axis of a tensor of this shape: [K, 1] from the right for the last axis, [1,
+    K] from the left for the one before. None where ReduceSum is as good, or where there is no such product."""
     if not 0 < axis < len(shape) or None in shape[1:]:
         return None
     count, after = shape[axis], len(shape) - 1 - axis
@@ -392,6 +395,6 @@ def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
     return np.ones((1, count))
 
 
-def without(shape: Shape, axis: int) -> list[int]:
+def reduced_shape(shape: Shape, axis: int) -> list[int]:
     """The shape without an axis, for a Reshape that keeps the batch."""
     return [0, *(size or 0 for at, size in enumerate(shape) if at not in (0, axis))]

@@ -1,4 +1,4 @@
-"""One graph out of several: a model's own, and others that read its tensors put behind it.
+"""Composition of graphs: the model's graph with others appended that read its tensors.
 
 Nothing of them is changed but names, so that each part computes to the bit what it computes by itself.
 """
@@ -20,13 +20,16 @@ from kanexport.graph.external_data import check
 
 @dataclass(frozen=True, slots=True)
 class AppendedGraph:
-    """A graph that takes tensors called as those of the model, or of a part before it, and gives `wanted`, [N, *shape],
-    which is called `name` in the whole, [batch, *positions, *shape]. `positions`: axes of the one tensor that it takes
-    between the rows and the nodes, where it takes vectors [N, n]. `shown`: it is an output, and not of use to other
-    parts alone."""
+    """Graph that is appended to the model's. Its inputs have the names of tensors of the model, or of a part before it.
+
+    output     the output to take, [N, *shape]
+    name       the name of that output in the whole graph, [batch, *positions, *shape]
+    positions  axes of its one input between the rows and the nodes, if it takes vectors [N, n]
+    shown      whether it is an output of the whole graph; otherwise only other parts read it
+    """
 
     graph: bytes
-    wanted: str
+    output: str
     name: str
     positions: tuple[int, ...] = ()
     shown: bool = True
@@ -53,7 +56,7 @@ def joined(model: bytes, parts: Sequence[AppendedGraph], facts: Mapping[str, str
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A node of a graph: its operator, and the names of the values that it takes and gives."""
+    """Node of a graph: its operator, and the names of its inputs and outputs."""
 
     operator: str
     takes: tuple[str, ...]
@@ -84,26 +87,26 @@ class _Writer:
 
     def put(self, prefix: str, part: AppendedGraph) -> None:
         inner = onnx.load_model_from_string(part.graph).graph
-        names = {"": ""} | {given.name: self._taken(prefix, part, given) for given in inner.input}
+        names = {"": ""} | {graph_input.name: self._taken(prefix, part, graph_input) for graph_input in inner.input}
         names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
-        (found,) = (output for output in inner.output if output.name == part.wanted)
-        names |= {part.wanted: prefix + part.wanted if part.positions else part.name}
+        (output_info,) = (output for output in inner.output if output.name == part.output)
+        names |= {part.output: prefix + part.output if part.positions else part.name}
         self._graph.node.extend(_renamed(inner.node, prefix, names))
-        kind = found.type.tensor_type
+        kind = output_info.type.tensor_type
         shape = [axis.dim_value for axis in kind.shape.dim][1:]
         if part.positions:
-            self._reshape(prefix + part.wanted, part.name, prefix + "places", [-1, *part.positions, *shape])
+            self._reshape(prefix + part.output, part.name, prefix + "places", [-1, *part.positions, *shape])
         if part.shown:
             axes: list[str | int | None] = ["batch", *part.positions, *shape]
             info = onnx.helper.make_tensor_value_info(part.name, kind.elem_type, axes)  # noqa: TID251 - of the builder
             self._graph.output.append(info)
 
-    def _taken(self, prefix: str, part: AppendedGraph, given: Any) -> str:
+    def _taken(self, prefix: str, part: AppendedGraph, graph_input: Any) -> str:
         """A tensor that a part takes, rows and positions as one axis."""
         if not part.positions:
-            return str(given.name)
-        width = given.type.tensor_type.shape.dim[1].dim_value
-        return self._reshape(given.name, prefix + "vectors", prefix + "rows", [-1, width])
+            return str(graph_input.name)
+        width = graph_input.type.tensor_type.shape.dim[1].dim_value
+        return self._reshape(graph_input.name, prefix + "vectors", prefix + "rows", [-1, width])
 
     def _reshape(self, value: str, name: str, shape: str, axes: Sequence[int]) -> str:
         self._graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), shape))
@@ -113,7 +116,7 @@ class _Writer:
         return name
 
     def _constant(self, prefix: str, tensor: Any) -> str:
-        """What a constant of a part is called."""
+        """The name of a part's constant in the whole graph."""
         bare = TensorProto()
         bare.CopyFrom(tensor)
         bare.name = ""
@@ -137,18 +140,18 @@ def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Ite
 def notes(model: bytes) -> tuple[str, ...]:
     """A sentence for each kind of operator that a server's screen does not let pass."""
     opened = onnx.load_model_from_string(model)
-    found = {(node.domain, node.op_type): "" for node in opened.graph.node}
-    for kind in found:
-        found[kind] = custom_ops.why_not(*kind)
+    reasons = {(node.domain, node.op_type): "" for node in opened.graph.node}
+    for kind in reasons:
+        reasons[kind] = custom_ops.why_not(*kind)
     return tuple(
         f"the graph has the operator {name}, which {why}: kanserve takes it with --graph-allowlist relaxed only"
-        for (_, name), why in found.items()
+        for (_, name), why in reasons.items()
         if why
     )
 
 
 def outputs(graph: bytes) -> dict[str, tuple[int, ...]]:
-    """What a graph's outputs are called, and the shape of each after its rows."""
+    """The names of a graph's outputs, and the shape of each after its rows."""
     return {
         output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:])
         for output in onnx.load_model_from_string(graph).graph.output

@@ -1,4 +1,4 @@
-"""Constants that all graphs of a model share: in one file beside them, each once.
+"""External data of a model: one file with the constants that its graphs share, each stored once.
 
 ONNX calls that external data. A tensor of a graph names the file, an offset and a length, and has
 a shape of its own: one graph may see as [K * I, O] what another sees as [K, I, O]. Whoever loads
@@ -32,14 +32,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """Where in the file a constant lies, in bytes."""
+    """Position of a constant in the file, in bytes."""
 
     offset: int
     length: int
 
 
 class Weights:
-    """The constants of the file, in memory: each array as it was given, never joined to one."""
+    """Constants of the file, in memory: each array as it was given, never joined to one."""
 
     def __init__(self) -> None:
         self._arrays: dict[int, Array] = {}  # flat, by offset
@@ -55,10 +55,10 @@ class Weights:
             self._by_content[digest] = self._append(flat)
         return self._by_content[digest]
 
-    def made(self, origin: tuple[object, ...], make: Callable[[], Array]) -> ExternalTensor:
-        """What is made of these very objects and numbers, once. For arrays too large to be made again
-        by every graph that needs them."""
-        key = tuple(one if isinstance(one, float | str) else id(one) for one in origin)
+    def derived(self, origin: tuple[object, ...], make: Callable[[], Array]) -> ExternalTensor:
+        """A constant derived from the objects and numbers of `origin`, made once. It is for arrays too large to be made
+        again by every graph that needs them."""
+        key = tuple(item if isinstance(item, float | str) else id(item) for item in origin)
         if key not in self._by_origin:  # an id is of use as long as its object lives
             self._by_origin[key] = self._append(np.ascontiguousarray(make()).reshape(-1)), origin
         return self._by_origin[key][0]
@@ -75,13 +75,13 @@ class Weights:
             yield flat.data.cast("B")
             yield memoryview(bytes(-flat.nbytes % PAGE))
 
-    def beside(self, model: bytes) -> tuple[bytes, dict[str, Array]]:
-        """A model that is given its constants of the file as inputs, and these by name; not copied."""
+    def as_inputs(self, model: bytes) -> tuple[bytes, dict[str, Array]]:
+        """A model with its constants of the file as inputs, and their arrays by name; not copied."""
         opened = onnx.load_model_from_string(model)
-        found = outside(opened)
-        return bytes(opened.SerializeToString()), {tensor.name: self._of(tensor) for tensor in found}
+        tensors = externals_to_inputs(opened)
+        return bytes(opened.SerializeToString()), {tensor.name: self._array_of(tensor) for tensor in tensors}
 
-    def _of(self, tensor: Any) -> Array:
+    def _array_of(self, tensor: Any) -> Array:
         """The array of a tensor that lies in the file, in the tensor's shape; not copied."""
         offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in builder.py
@@ -97,19 +97,19 @@ def external(name: str, element: int, shape: tuple[int, ...], place: ExternalTen
     return tensor
 
 
-def outside(model: Any) -> list[Any]:
+def externals_to_inputs(model: Any) -> list[Any]:
     """Take the tensors that lie in the file out of a model and make inputs of them, which is what
     they are to a checker and to a runtime that is given them."""
     graph = model.graph
-    found = [tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
-    kept = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
-    if found:
+    moved = [tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    internal = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
+    if moved:
         del graph.initializer[:]
-        graph.initializer.extend(kept)
-        for tensor in found:
+        graph.initializer.extend(internal)
+        for tensor in moved:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))  # noqa: TID251 - as above
             graph.input.append(info)
-    return found
+    return moved
 
 
 def share(model: bytes, weights: Weights | None) -> bytes:
@@ -130,6 +130,6 @@ def check(model: Any) -> None:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         small = type(model)()
         small.CopyFrom(model)
-        outside(small)
+        externals_to_inputs(small)
         model = small
     onnx.checker.check_model(model, full_check=True)

@@ -1,4 +1,4 @@
-"""Functions that onnxruntime computes in float32 only, as operators that it has in float64.
+"""Float64 forms of functions that onnxruntime computes only in float32, in operators that it has in float64.
 
 In a float32 graph each is its operator; in a float64 graph it is accurate to a few units in
 the last place, and NaN and infinities do what they do in numpy. With `e` for 2.2e-16:
@@ -55,32 +55,32 @@ def arctan(g: Graph, x: Value) -> Value:
     x = g.clip(x, -LARGE, LARGE)
     guess = g.cast(g.op("Atan", g.single(x)))
     sine, cosine = g.op("Sin", guess), g.op("Cos", guess)
-    apart = g.op("Div", g.sub(g.mul(x, cosine), sine), g.add(cosine, g.mul(x, sine)))
-    return g.add(guess, apart)
+    remainder = g.op("Div", g.sub(g.mul(x, cosine), sine), g.add(cosine, g.mul(x, sine)))
+    return g.add(guess, remainder)
 
 
 @_or_operator("Asin")
 def arcsin(g: Graph, x: Value) -> Value:
     """arcsin x by half angles; NaN outside [-1, 1]."""
-    one = g.const(1.0)
-    cosine = g.op("Sqrt", g.mul(g.sub(one, x), g.add(one, x)))
-    return g.mul(arctan(g, g.op("Div", x, g.add(one, cosine))), g.const(2.0))
+    unit = g.const(1.0)
+    cosine = g.op("Sqrt", g.mul(g.sub(unit, x), g.add(unit, x)))
+    return g.mul(arctan(g, g.op("Div", x, g.add(unit, cosine))), g.const(2.0))
 
 
 @_or_operator("Acos")
 def arccos(g: Graph, x: Value) -> Value:
     """arccos x by half angles; NaN outside [-1, 1]."""
-    one = g.const(1.0)
-    half = g.op("Sqrt", g.op("Div", g.sub(one, x), g.add(one, x)))
+    unit = g.const(1.0)
+    half = g.op("Sqrt", g.op("Div", g.sub(unit, x), g.add(unit, x)))
     return g.mul(arctan(g, half), g.const(2.0))
 
 
 @_or_operator("Atanh")
 def arctanh(g: Graph, x: Value) -> Value:
     """arctanh x; infinite at -1 and 1, NaN beyond."""
-    one, half = g.const(1.0), g.const(0.5)
-    far = g.op("Log", g.op("Div", g.add(one, x), g.sub(one, x)))
-    near = _log1p(g, g.op("Div", g.add(x, x), g.sub(one, x)))
+    unit, half = g.const(1.0), g.const(0.5)
+    far = g.op("Log", g.op("Div", g.add(unit, x), g.sub(unit, x)))
+    near = _log1p(g, g.op("Div", g.add(x, x), g.sub(unit, x)))
     return g.mul(g.op("Where", g.op("Less", g.op("Abs", x), g.const(0.25)), near, far), half)
 
 
@@ -116,7 +116,7 @@ def erf(g: Graph, x: Value) -> Value:
 
 
 def _log1p(g: Graph, u: Value) -> Value:
-    one = g.const(1.0)
-    w = g.add(u, one)
-    exact = g.op("Div", g.mul(g.op("Log", w), u), g.sub(w, one))
-    return g.op("Where", g.op("Equal", w, one), u, exact)
+    unit = g.const(1.0)
+    w = g.add(u, unit)
+    exact = g.op("Div", g.mul(g.op("Log", w), u), g.sub(w, unit))
+    return g.op("Where", g.op("Equal", w, unit), u, exact)

@@ -1,4 +1,4 @@
-"""How coefficients are stored in a quantized graph: as float16, or a byte each, and a scale for each column.
+"""Storage of coefficients in a quantized graph: float16, or one byte each with a scale per column.
 
 The numbers that are rounded are those of a layer, [I, O, K] with its mask in them, before any scale that a graph's form
 leaves to them: so every graph of a model stores the same. Rounding what was rounded changes nothing, so that a network
@@ -25,20 +25,20 @@ Array = npt.NDArray[np.float64]
 def half(values: Array) -> npt.NDArray[np.float16]:
     """Rounded to float16. Raises InvalidKan where one is too large."""
     with np.errstate(over="ignore"):
-        found = values.astype(np.float16)
-    if not np.isfinite(found).all():
+        halves = values.astype(np.float16)
+    if not np.isfinite(halves).all():
         raise InvalidKan(
             f"a weight of {np.abs(values).max():.3g} is too large for float16, whose largest is {LARGEST_HALF:g}",
             hint="export without --quantize fp16-weights",
         )
-    return found
+    return halves
 
 
 def scales(values: Array) -> Array:
     """[I, O, K] -> [O]: what a code of each column counts, as float32 has it."""
     most = np.maximum(values.max(axis=(0, 2)), -values.min(axis=(0, 2)))
-    found = (most / LARGEST).astype(np.float32).astype(np.float64)
-    return np.where(found > 0, found, 1.0)
+    steps = (most / LARGEST).astype(np.float32).astype(np.float64)
+    return np.where(steps > 0, steps, 1.0)
 
 
 def codes(values: Array, unit: Array) -> npt.NDArray[np.int8]:
@@ -47,7 +47,7 @@ def codes(values: Array, unit: Array) -> npt.NDArray[np.int8]:
 
 
 def rounded(values: Array, how: str) -> Array:
-    """What the stored numbers mean, [I, O, K]."""
+    """The values of the stored numbers, [I, O, K]."""
     if how == HALF:
         return half(values).astype(np.float64)
     if how == BYTES:
@@ -75,7 +75,7 @@ def rounding(dtype: str) -> float:
 
 
 def notes(stored: str, dtype: str) -> tuple[str, ...]:
-    """What a reader of the numbers should know where checkpoint and graph differ in type."""
+    """Notes for a model whose checkpoint and graph differ in type."""
     if stored == "float64" and dtype == "float32":
         return ("the checkpoint is float64 and the graph float32; --dtype float64 keeps full precision",)
     if stored in DIGITS:

@@ -1,4 +1,4 @@
-"""What a KAN is: layers of edges, in one form for every library.
+"""Model of a KAN: layers of edges, in one form for every library.
 
 Every edge from source i to destination j of a layer carries
 
@@ -36,10 +36,10 @@ TERM_LIMIT = 64  # of a layer; only grids that differ from edge to edge make mor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BasisTerm:
-    """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K].
+    """Term of a layer: a basis shared by all edges, with coefficients [I, O, K].
 
-    `pre_steps`: steps from the layer's sources to what this term alone reads. `stored`: how a graph stores the
-    coefficients, one of `precision.STORED`; they are rounded to it.
+    pre_steps  steps from the layer's sources to the inputs of this term alone
+    stored     the storage of the coefficients in a graph, one of `precision.STORED`; they are rounded to it
     """
 
     basis: Basis
@@ -58,7 +58,7 @@ class BasisTerm:
         return self.basis.functions
 
     def support(self, sources: int) -> Support:
-        """Where the basis lives, for each of `sources` sources."""
+        """The input range of the basis, for each of `sources` sources."""
         return self.basis.support(sources)
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -77,8 +77,8 @@ class BasisTerm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeTerm:
-    """coef * function((x - centre) * rate), all [I, O, K]: one function, such as a
-    wavelet, that every edge shifts and stretches for itself. `pre_steps`: as in BasisTerm."""
+    """Term of a layer: coef * function((x - centre) * rate), all [I, O, K]. It has one function, such as a wavelet,
+    that every edge shifts and stretches for itself. `pre_steps`: as in BasisTerm."""
 
     function: Unary
     centre: Array
@@ -118,7 +118,7 @@ Term = BasisTerm | EdgeTerm
 
 @dataclass(frozen=True, slots=True)
 class SymbolicEdge:
-    """mask * (c * function(a * x + b) + d) on one edge."""
+    """Symbolic function of one edge: mask * (c * function(a * x + b) + d)."""
 
     source: int
     destination: int
@@ -132,13 +132,14 @@ class SymbolicEdge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One layer. `mask` [I, O] multiplies the terms; `bias` [O]. `name`: what its
-    library or module calls it, if there is something to call it by.
+    """KAN layer.
 
-    `nan_spreads` [I, O] marks edges that become NaN for a non-finite source, whatever
-    their functions: where a library multiplies the source by unused functions as
-    well, and 0 * NaN is NaN. Elsewhere compact bases give zero for a non-finite
-    value, and the other terms follow IEEE arithmetic.
+    mask         [I, O], multiplies the terms
+    bias         [O]
+    name         the name in its library or module, if there is one
+    nan_spreads  [I, O]: edges that become NaN for a non-finite source, whatever their functions: where a library
+                 multiplies the source by unused functions as well, and 0 * NaN is NaN. Elsewhere compact bases
+                 give zero for a non-finite value, and the other terms follow IEEE arithmetic
     """
 
     terms: tuple[Term, ...]
@@ -194,18 +195,19 @@ class Layer:
         return active
 
     def support(self) -> Support:
-        """Of the term that says most about where the layer lives: the one with most functions."""
+        """The support of the term with most functions, which shows the layer's range best."""
         if self.terms:
             return max(self.terms, key=lambda term: term.functions).support(self.sources)
-        one = np.ones(self.sources)
-        return Support((-one, one), (-2 * one, 2 * one), np.zeros((1, self.sources)))
+        ones = np.ones(self.sources)
+        return Support((-ones, ones), (-2 * ones, 2 * ones), np.zeros((1, self.sources)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kan:
-    """A whole network. `dtype` is the checkpoint's, one of `graph.precision.STORED`.
+    """KAN of any number of layers.
 
-    `notes`: what a reader of the numbers should know, one sentence each.
+    dtype  the checkpoint's, one of `graph.precision.STORED`
+    notes  facts for a reader of the numbers, one sentence each
     """
 
     n_inputs: int

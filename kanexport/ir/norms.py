@@ -1,4 +1,5 @@
-"""A network whose inputs are kept on the grid of its first layer."""
+"""Steps over all nodes of a row, such as normalizations, and a network with inputs clamped to the grid of its first
+layer."""
 
 from __future__ import annotations
 
@@ -61,34 +62,35 @@ def limits(layer: Layer) -> tuple[Array, Array]:
 
 def _ends(term: BasisTerm) -> Array:
     """[I, 2], or [1, 2] where all sources share it: the grid of each, without ends where there is none."""
-    found = [grids.of_knots(term.kind, term.functions, row) for row in term.basis.knots().tolist()]
-    return np.array([(one.low, one.high) if one else (-np.inf, np.inf) for one in found])
+    source_grids = [grids.of_knots(term.kind, term.functions, row) for row in term.basis.knots().tolist()]
+    return np.array([(grid.low, grid.high) if grid else (-np.inf, np.inf) for grid in source_grids])
 
 
 def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.NDArray[np.bool_]) -> None:
     """Whether each source that is read has somewhere to be, [I] each. Raises OptionError."""
     bare = np.flatnonzero(read & ~np.isfinite(low))
-    apart = np.flatnonzero(low > high)
+    disjoint = np.flatnonzero(low > high)
     if len(bare):
         raise OptionError(f"--out-of-range clamp: input {inputs[bare[0]]} has no grid to be kept on", hint=HINT)
-    if len(apart):
+    if len(disjoint):
         raise OptionError(
-            f"--out-of-range clamp: the grids of input {inputs[apart[0]]} have nothing in common", hint=HINT
+            f"--out-of-range clamp: the grids of input {inputs[disjoint[0]]} have nothing in common", hint=HINT
         )
 
 
 def columns(layer: Layer) -> list[int]:
-    """Which input each source is, [I]; the layer has no other steps before than selections and what keeps inputs."""
-    found = list(range(layer.sources))
+    """The number of the input that each source reads, [I]. Before it the layer has only selections and steps that keep
+    inputs."""
+    inputs = list(range(layer.sources))
     for step in reversed(layer.pre_steps):
         if isinstance(step, Select):
-            found = [step.indices[at] for at in found]
-    return found
+            inputs = [step.indices[at] for at in inputs]
+    return inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """What the normalisations share: a scale and a bias per node [N], and an epsilon."""
+    """Base class of normalizations: a scale and a bias per node [N], and an epsilon."""
 
     scale: Array
     bias: Array
@@ -103,18 +105,18 @@ class Norm:
             raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         if len(self.scale) != width_in:
             raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
         return width_in
 
-    def finish(self, g: Graph, apart: Value, variance: Value) -> Value:
+    def finish(self, g: Graph, centred: Value, variance: Value) -> Value:
         """apart / sqrt(variance + epsilon) * scale + bias."""
         deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
-        return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
+        return g.add(g.mul(g.op("Div", centred, deviation), g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
-        """Its scales, biases and epsilon."""
+        """Scales, biases and epsilon."""
         return NodeStep(
             kind=self.kind,
             scale=tuple(self.scale.tolist()),
@@ -124,26 +126,26 @@ class Norm:
 
 
 class LayerNorm(Norm):
-    """(x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the
-    variance divided by N: torch.nn.LayerNorm over the last axis."""
+    """Layer normalization: (x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the variance
+    divided by N: torch.nn.LayerNorm over the last axis."""
 
     kind = "layernorm"
 
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
-        apart = x - x.mean(axis=1, keepdims=True)
-        variance = (apart**2).mean(axis=1, keepdims=True)
-        return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
+        centred = x - x.mean(axis=1, keepdims=True)
+        variance = (centred**2).mean(axis=1, keepdims=True)
+        return np.asarray(centred / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        apart, variance = _apart(g, x, len(self.scale), axis=1)
-        return self.finish(g, apart, variance)
+        centred, variance = _centred(g, x, len(self.scale), axis=1)
+        return self.finish(g, centred, variance)
 
 
 class RmsNorm(Norm):
-    """x / sqrt(mean(x^2) + epsilon) * scale + bias over the nodes of a row: torch.nn.RMSNorm
-    over the last axis, which has no bias."""
+    """RMS normalization: x / sqrt(mean(x^2) + epsilon) * scale + bias over the nodes of a row: torch.nn.RMSNorm over
+    the last axis, which has no bias."""
 
     kind = "rmsnorm"
 
@@ -159,8 +161,8 @@ class RmsNorm(Norm):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupNorm(Norm):
-    """A LayerNorm without weights over each of `groups` runs of consecutive nodes, then scale and bias
-    of every node: torch.nn.GroupNorm of rows [B, N]."""
+    """Group normalization: a LayerNorm without weights over each of `groups` runs of consecutive nodes, then scale and
+    bias of every node: torch.nn.GroupNorm of rows [B, N]."""
 
     groups: int = 1
 
@@ -179,19 +181,19 @@ class GroupNorm(Norm):
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
         grouped = x.reshape(len(x), self.groups, self._size)
-        apart = grouped - grouped.mean(axis=2, keepdims=True)
-        variance = (apart**2).mean(axis=2, keepdims=True)
-        return np.asarray((apart / np.sqrt(variance + self.epsilon)).reshape(x.shape) * self.scale + self.bias)
+        centred = grouped - grouped.mean(axis=2, keepdims=True)
+        variance = (centred**2).mean(axis=2, keepdims=True)
+        return np.asarray((centred / np.sqrt(variance + self.epsilon)).reshape(x.shape) * self.scale + self.bias)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        apart, variance = _apart(g, g.reshape(x, 0, self.groups, self._size), self._size, axis=2)
+        centred, variance = _centred(g, g.reshape(x, 0, self.groups, self._size), self._size, axis=2)
         deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
-        even = g.reshape(g.op("Div", apart, deviation), 0, self.groups * self._size)
+        even = g.reshape(g.op("Div", centred, deviation), 0, self.groups * self._size)
         return g.add(g.mul(even, g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
-        """Its groups, scales, biases and epsilon."""
+        """Groups, scales, biases and epsilon."""
         return NodeStep(
             kind=self.kind,
             indices=(self.groups,),
@@ -203,44 +205,44 @@ class GroupNorm(Norm):
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """exp(x) / sum exp(x) over the nodes of a row, or its logarithm."""
+    """Softmax over the nodes of a row: exp(x) / sum exp(x), or its logarithm."""
 
     log: bool = False
 
     mixes: ClassVar[bool] = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before, of any number."""
+        """The width before, which may be any."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
-        apart = x - x.max(axis=1, keepdims=True)
-        total = np.exp(apart).sum(axis=1, keepdims=True)
-        return np.asarray(apart - np.log(total) if self.log else np.exp(apart) / total)
+        centred = x - x.max(axis=1, keepdims=True)
+        total = np.exp(centred).sum(axis=1, keepdims=True)
+        return np.asarray(centred - np.log(total) if self.log else np.exp(centred) / total)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        apart = g.sub(x, g.op("ReduceMax", x, axes=[1], keepdims=1))
-        powers = g.op("Exp", apart)
+        centred = g.sub(x, g.op("ReduceMax", x, axes=[1], keepdims=1))
+        powers = g.op("Exp", centred)
         total = g.sum(powers, axis=1, keepdims=True)
-        return g.sub(apart, g.op("Log", total)) if self.log else g.op("Div", powers, total)
+        return g.sub(centred, g.op("Log", total)) if self.log else g.op("Div", powers, total)
 
     def describe(self) -> NodeStep:
-        """Its name."""
+        """The name of the function."""
         return NodeStep(kind="function", function="log_softmax" if self.log else "softmax")
 
 
-def _apart(g: Graph, x: Value, count: int, *, axis: int) -> tuple[Value, Value]:
+def _centred(g: Graph, x: Value, count: int, *, axis: int) -> tuple[Value, Value]:
     """The distances from the mean over `count` nodes, and the mean of their squares."""
     # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
     # from zero loses every digit, or is negative. The mean is taken off twice, since
     # its rounding is as large as the differences where the nodes are nearly equal.
     share = g.const(1 / count)
-    apart = x
+    centred = x
     for _ in range(2):
-        apart = g.sub(apart, g.mul(g.sum(apart, axis=axis, keepdims=True), share))
-    return apart, _mean_square(g, apart, count, axis=axis)
+        centred = g.sub(centred, g.mul(g.sum(centred, axis=axis, keepdims=True), share))
+    return centred, _mean_square(g, centred, count, axis=axis)
 
 
 def _mean_square(g: Graph, x: Value, count: int, *, axis: int) -> Value:
@@ -249,8 +251,8 @@ def _mean_square(g: Graph, x: Value, count: int, *, axis: int) -> Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FourierFeatures:
-    """cos(x P + p) and sin(x P + p), combined to as many nodes: [cos, sin] C + c, with P [N, G],
-    p [G], C [2 G, N], c [N].
+    """Fourier features: cos(x P + p) and sin(x P + p), combined to as many nodes: [cos, sin] C + c, with P [N, G], p
+    [G], C [2 G, N], c [N].
 
     Source: KAF's RandomFourierFeatures (kolmogorovArnoldFourierNetwork/KAF).
     """
@@ -274,7 +276,7 @@ class FourierFeatures:
             raise InvalidKan("a weight of the Fourier features is not finite")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         if len(self.projection) != width_in:
             raise InvalidKan(f"Fourier features of {len(self.projection)} nodes are given {width_in}")
         return width_in
@@ -291,13 +293,13 @@ class FourierFeatures:
         return g.gemm(waves, g.const(self.combination), g.const(self.shift))
 
     def describe(self) -> NodeStep:
-        """What it is, in words."""
+        """The formula, in words."""
         return NodeStep(kind="function", function=f"Fourier features ({len(self.phase)} frequencies of the whole row)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormOfGroups:
-    """The same LayerNorm of each of `groups` consecutive groups of nodes by itself."""
+    """LayerNorm with the same weights for each of `groups` consecutive groups of nodes."""
 
     norm: LayerNorm
     groups: int
@@ -305,7 +307,7 @@ class NormOfGroups:
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         return self.norm.width_out(width_in // self.groups) * self.groups
 
     def evaluate(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A basis in steps: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
+"""Quantized basis: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
 
 Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
 Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
@@ -40,7 +40,7 @@ WIDER = 4  # times that the ends of functions that fade are put further out
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stepped:
-    """`basis` in units of `unit`. `table` [L, K], if there is one, from `low` to `high`."""
+    """Quantized form of `basis`, in units of `unit`. `table` [L, K], if there is one, covers `low` to `high`."""
 
     basis: Basis
     unit: float
@@ -78,8 +78,8 @@ class Stepped:
         return np.asarray(values if self.compact else np.where(np.isnan(x)[:, None], np.nan, values))
 
     def _places(self) -> tuple[float, float, float]:
-        """By what x is multiplied, what is added, and how many entries that is then a part of; the last a float32
-        just below their number, so that no place is beyond the table."""
+        """The factor of x, the offset, and the number of entries that the result is a part of; the last a float32 just
+        below their number, so that no place is beyond the table."""
         assert self.table is not None
         slope = 1 / (self.high - self.low)
         return slope, -self.low * slope, float(np.nextafter(np.float32(len(self.table)), np.float32(0)))
@@ -128,22 +128,22 @@ class Stepped:
 def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
     """A basis in steps; None where it is no sum of bytes: it goes on for ever, is negative somewhere, or fades and has
     no table. `room`: how many bytes a table may have."""
-    one = _alone(basis)
-    found = None if one is None else _tabled(basis, one, room)
-    if found is not None or not basis.compact:
-        return found
+    single = _alone(basis)
+    tabled = None if single is None else _tabled(basis, single, room)
+    if tabled is not None or not basis.compact:
+        return tabled
     largest, least = 0.0, 0.0
     for values in _walked(basis, sources):
         largest, least = max(largest, float(values.max())), min(least, float(values.min()))
     return Stepped(basis, _unit(largest)) if least >= NOTHING and 0 < largest < np.inf else None
 
 
-def _tabled(basis: Basis, one: Basis, room: int) -> Stepped | None:
-    """Each entry has the values in its middle; one more at either end has none. `one`: the basis for one source."""
-    ends = _ends(one)
+def _tabled(basis: Basis, single: Basis, room: int) -> Stepped | None:
+    """Each entry has the values in its middle; one more at either end has none. `single`: the basis for one source."""
+    ends = _ends(single)
     if ends is None:
         return None
-    (low, high), points = ends, np.unique(one.support(1).points)
+    (low, high), points = ends, np.unique(single.support(1).points)
     gap = (points[-1] - points[0]) / (len(points) - 1) if len(points) > 1 else (high - low) / 8
     cells, each = (high - low) / gap, CELL
     while each > LEAST and (each * cells + 2) * basis.functions > room:
@@ -153,7 +153,7 @@ def _tabled(basis: Basis, one: Basis, room: int) -> Stepped | None:
     if (count + 2) * basis.functions > room or not step > 4 * ROUNDING * max(abs(low), abs(high)):
         return None  # too large, or float32 does not tell the entries apart
     middles = np.asarray(low + step * (np.arange(count)[:, None] + 0.5), dtype=np.float64)
-    values = one.evaluate(middles)[:, :, 0]
+    values = single.evaluate(middles)[:, :, 0]
     if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
         return None
     unit = _unit(float(values.max()))
@@ -164,17 +164,17 @@ def _tabled(basis: Basis, one: Basis, room: int) -> Stepped | None:
     return Stepped(basis, unit, table, float(low - step), float(high + step))
 
 
-def _ends(one: Basis) -> tuple[float, float] | None:
-    """Where the functions of one source are nothing, or less than half a unit; so they must be at infinity."""
-    support = one.support(1)
+def _ends(single: Basis) -> tuple[float, float] | None:
+    """The ends beyond which the functions of one source are zero, or less than half a unit, up to infinity."""
+    support = single.support(1)
     (low,), (high,) = support.outer
-    if one.compact:
+    if single.compact:
         return (float(low), float(high)) if high > low else None
     with np.errstate(all="ignore"):
-        least = one.evaluate(support.points).max() / LARGEST / 2
+        least = single.evaluate(support.points).max() / LARGEST / 2
         for _ in range(WIDER):
             beyond = np.array([low, high, low - (high - low), high + (high - low), -np.inf, np.inf])
-            if (np.abs(one.evaluate(beyond[:, None])) <= least).all():  # so that NaN is not
+            if (np.abs(single.evaluate(beyond[:, None])) <= least).all():  # so that NaN is not
                 return float(low), float(high)
             low, high = low - (high - low) / 4, high + (high - low) / 4
     return None
@@ -185,7 +185,7 @@ def _unit(largest: float) -> float:
 
 
 def _alone(basis: Basis) -> Basis | None:
-    """What all sources share, for one; None where each has its own."""
+    """The basis of one source, if all sources share it; None where each has its own."""
     if basis.sources is None:
         return basis
     if isinstance(basis, BSpline) and basis.shared:

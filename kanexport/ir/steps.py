@@ -1,4 +1,4 @@
-"""What happens to nodes around the sum of the edges: steps before and after.
+"""Steps on nodes before and after the sum of the edges.
 
 Each step has both faces, like a basis: float64 numpy and ONNX operators. Those that
 look at the whole row, the normalisations, are in `ir/norms.py`.
@@ -24,8 +24,8 @@ Array = npt.NDArray[np.float64]
 
 
 class Step(Protocol):
-    """A map from [B, width_in] to [B, width_out]. `mixes`: a node of the result
-    depends on other nodes of the same row, which makes edges class B."""
+    """Map from [B, width_in] to [B, width_out]. `mixes`: a node of the result depends on other nodes of the same row,
+    which makes edges class B."""
 
     @property
     def mixes(self) -> bool:
@@ -46,14 +46,14 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Keep some columns, in the given order: pykan's `input_id` after prune_input."""
+    """Selection of columns, in the given order: pykan's `input_id` after prune_input."""
 
     indices: tuple[int, ...]
 
     mixes = False
 
     def width_out(self, width_in: int) -> int:
-        """As many as columns are kept. Raises InvalidKan for one that is not there."""
+        """The number of columns that are kept. Raises InvalidKan for one that is not there."""
         wrong = [i for i in self.indices if not 0 <= i < width_in]
         if wrong:
             raise InvalidKan(f"column {wrong[0]} is selected, but there are {width_in} columns")
@@ -68,13 +68,13 @@ class Select:
         return g.gather(x, self.indices, axis=1)
 
     def describe(self) -> NodeStep:
-        """Its columns."""
+        """The columns."""
         return NodeStep(kind="select", indices=self.indices)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """x * scale + bias, per node [N]."""
+    """Affine map x * scale + bias, per node [N]."""
 
     scale: Array
     bias: Array
@@ -93,7 +93,7 @@ class Affine:
         return bool(np.all(self.scale == 1) and np.all(self.bias == 0))
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         if len(self.scale) != width_in:
             raise InvalidKan(f"node scale has {len(self.scale)} values for {width_in} nodes")
         return width_in
@@ -107,14 +107,14 @@ class Affine:
         return g.add(g.mul(x, g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
-        """Its scales and biases."""
+        """Scales and biases."""
         return NodeStep(kind="affine", scale=tuple(self.scale.tolist()), bias=tuple(self.bias.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Multiply consecutive values in groups of the given sizes: pykan's
-    multiplication nodes. A group of one passes through."""
+    """Product of consecutive values in groups of the given sizes: pykan's multiplication nodes. A group of one passes
+    through."""
 
     groups: tuple[int, ...]
 
@@ -150,13 +150,13 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
+    """Range normalization 2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
     nodes is NaN, as 0 / 0 is."""
 
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """As many as before, of any number."""
+        """The width before, which may be any."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -178,14 +178,14 @@ class RowRange:
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """The same function of every node, such as tanh between two layers."""
+    """Elementwise function of every node, such as tanh between two layers."""
 
     function: Unary
 
     mixes = False
 
     def width_out(self, width_in: int) -> int:
-        """As many as before, of any number."""
+        """The width before, which may be any."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -203,7 +203,7 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """Each node kept between `low` and `high` [N]; NaN stays NaN."""
+    """Clamp of each node between `low` and `high` [N]; NaN stays NaN."""
 
     low: Array
     high: Array
@@ -216,7 +216,7 @@ class Clip:
             raise InvalidKan("a node is kept between ends that are in the wrong order")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        """The width before. Raises InvalidKan if there is another number of nodes."""
         return Affine(self.low, self.high).width_out(width_in)
 
     def evaluate(self, x: Array) -> Array:
@@ -225,11 +225,11 @@ class Clip:
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]."""
-        kept = g.op("Min", g.op("Max", x, g.const(self.low)), g.const(self.high))
-        return g.op("Where", g.op("IsNaN", x), x, kept)
+        clamped = g.op("Min", g.op("Max", x, g.const(self.low)), g.const(self.high))
+        return g.op("Where", g.op("IsNaN", x), x, clamped)
 
     def describe(self) -> NodeStep:
-        """What it does, in words."""
+        """The effect, in words."""
         ends = np.unique(self.low), np.unique(self.high)
         shown = ", ".join(f"{e[0]:.4g}" if len(e) == 1 else f"{e[0]:.4g} .. {e[-1]:.4g}" for e in ends)
         low, high = tuple(self.low.tolist()), tuple(self.high.tolist())
@@ -238,7 +238,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PRelu:
-    """x where positive, slope * x elsewhere; one slope, or one per node."""
+    """Parametric ReLU: x where positive, slope * x elsewhere; one slope, or one per node."""
 
     slope: Array
 
@@ -249,7 +249,7 @@ class PRelu:
             raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is neither one slope nor one for each node."""
+        """The width before. Raises InvalidKan if there is neither one slope nor one for each node."""
         if len(self.slope) not in (1, width_in):
             raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
         return width_in
@@ -263,13 +263,13 @@ class PRelu:
         return g.op("PRelu", x, g.const(self.slope))
 
     def describe(self) -> NodeStep:
-        """Its slopes."""
+        """The slopes."""
         return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Swish:
-    """x * sigmoid(beta * x) with a trained beta; one, or one per node."""
+    """Swish x * sigmoid(beta * x) with a trained beta; one, or one per node."""
 
     beta: Array
 
@@ -280,7 +280,7 @@ class Swish:
             raise InvalidKan(f"Swish's beta of shape {self.beta.shape} must be one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is neither one beta nor one for each node."""
+        """The width before. Raises InvalidKan if there is neither one beta nor one for each node."""
         if len(self.beta) not in (1, width_in):
             raise InvalidKan(f"Swish has {len(self.beta)} betas for {width_in} nodes")
         return width_in
@@ -294,5 +294,5 @@ class Swish:
         return g.mul(x, elementwise.ACTIVATIONS["sigmoid"].emit(g, g.mul(x, g.const(self.beta))))
 
     def describe(self) -> NodeStep:
-        """Its betas."""
+        """The betas."""
         return NodeStep(kind="swish", scale=tuple(self.beta.tolist()))

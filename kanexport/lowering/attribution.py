@@ -1,9 +1,10 @@
-"""What each input has to do with an answer, against one reference row, as operators behind the edges of every layer.
+"""Attribution graph: the contribution of each input to each output against one reference row, as operators behind the
+edges of every layer.
 
 Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
 its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
 networks of class A whose steps look at each node by itself, or multiply nodes; the reference, and how steep everything
-is there, are constants. What it means in float64: `verify/attribution.py`.
+is there, are constants. Float64 reference: `verify/attribution.py`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,20 @@ from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, Select
 Array = npt.NDArray[np.float64]
 
 EACH = (Elementwise, Clip, PRelu, Swish)  # of every node by itself
-# Of a node's magnitude: it is as in the reference, and a quotient of such small differences would be rounding.
+# Share of a node's magnitude below which a difference counts as none: a quotient of such would be rounding.
 NEAR = {"float32": 1e-4, "float64": 1e-7}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
-    """A layer at the reference. `nodes` [n]: what it is given; `edges` [I, O], and how steep each is [I, O]; `chain`:
-    the sums of its edges, and what each step after them gives; `steep`: of each such step, for each node, where it has
-    one."""
+    """Layer at the reference.
+
+    nodes   [n], its inputs
+    edges   [I, O], the values of its edges
+    slopes  [I, O], the slopes of its edges
+    chain   the sums of its edges, and the result of each step after them
+    steep   the slope of each such step, for each node, where it has one
+    """
 
     layer: Layer
     nodes: Array
@@ -42,7 +48,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anchor:
-    """A network at its reference: the `row` [n], its answer `base` [m], its layers."""
+    """Network at its reference: the `row` [n], its output `base` [m], its layers."""
 
     row: Array
     base: Array
@@ -50,30 +56,30 @@ class Anchor:
 
 
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
-    """[I]: which of the nodes that a layer is given each source is, whatever is made of it."""
-    found = np.arange(width)
+    """[I]: the number of the layer's node that each source reads, whatever the steps make of its value."""
+    nodes = np.arange(width)
     for step in layer.pre_steps:
         if isinstance(step, Select):
-            found = found[list(step.indices)]
-    return found
+            nodes = nodes[list(step.indices)]
+    return nodes
 
 
 def near(reference: Array, dtype: str) -> Array:
-    """How far a value may be from its reference to be taken for it."""
+    """The largest difference from the reference that counts as none."""
     return NEAR[dtype] * np.maximum(np.abs(reference), 1.0)
 
 
 def partners(groups: Sequence[int]) -> list[list[int]]:
-    """Of each factor the others of its group, by number: as many lists as the largest group has others, with -1 for
+    """The other factors of each factor's group, by number: as many lists as the largest group has others, with -1 for
     none. Example: groups (2, 1) give [[1, 0, -1]]."""
-    found = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
+    table = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
     start = 0
     for size in groups:
         for at in range(size):
             for other in range(1, size):
-                found[other - 1][start + at] = start + (at + other) % size
+                table[other - 1][start + at] = start + (at + other) % size
         start += size
-    return found
+    return table
 
 
 def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -84,7 +90,7 @@ def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
 
 
 def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> bytes:
-    """From the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
+    """Graph from the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
     g = Graph(CONTRIBUTIONS, dtype)
     edges = [g.input(name, *link.edges.shape) for name, link in zip(names, anchor.links, strict=True)]
     chains = [_chain(g, link.layer, values) for link, values in zip(anchor.links, edges, strict=True)]
@@ -96,17 +102,17 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
         if at:
             multipliers = _through(g, link, edges[at], chains[at - 1][-1], multipliers)
     first = anchor.links[0]
-    apart = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
-    found = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, apart))
-    return g.build({CONTRIBUTIONS: (g.transpose(found, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
+    difference = g.transpose(g.sub(edges[0], g.const(first.edges[None])), 0, 2, 1)
+    by_node = _to_nodes(g, first.layer, len(anchor.row), g.op("MatMul", multipliers, difference))
+    return g.build({CONTRIBUTIONS: (g.transpose(by_node, 0, 2, 1), (len(anchor.row), len(anchor.base)))})
 
 
 def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
     """The sums of the edges [B, O], and what each step after them gives."""
-    found = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
+    values = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
     for step in layer.post_steps:
-        found.append(step.emit(g, found[-1]))
-    return found
+        values.append(step.emit(g, values[-1]))
+    return values
 
 
 def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
@@ -123,8 +129,8 @@ def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multiplier
             return multipliers
         own = [at for at, size in enumerate(step.groups) for _ in range(size)]
         return g.mul(g.gather(multipliers, own, axis=2), _row(g, _others(g, step, v, v_r), len(v_r)))
-    apart, is_near = _apart(g, v, v_r)
-    rates = g.op("Div", g.sub(w, g.const(w_r[None])), apart)
+    difference, is_near = _difference(g, v, v_r)
+    rates = g.op("Div", g.sub(w, g.const(w_r[None])), difference)
     rates = g.op("Where", is_near, g.const(link.steep[index][None]), rates)
     return g.mul(multipliers, _row(g, rates, len(v_r)))
 
@@ -134,11 +140,11 @@ def _row(g: Graph, values: Value, width: int) -> Value:
     return g.reshape(values, 0, 1, width)
 
 
-def _apart(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
-    """By how much values [B, n] differ from the reference, 1 where hardly; and whether hardly."""
-    apart = g.sub(v, g.const(reference[None]))
-    hardly = g.op("LessOrEqual", g.op("Abs", apart), g.const(near(reference, g.dtype.name)[None]))
-    return g.op("Where", hardly, g.const(1.0), apart), hardly
+def _difference(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
+    """values - reference [B, n], with 1 where the difference is negligible, and the mask of those entries."""
+    difference = g.sub(v, g.const(reference[None]))
+    hardly = g.op("LessOrEqual", g.op("Abs", difference), g.const(near(reference, g.dtype.name)[None]))
+    return g.op("Where", hardly, g.const(1.0), difference), hardly
 
 
 def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
@@ -159,9 +165,9 @@ def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
 def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Value) -> Value:
     """[B, O, D] of a layer's sums -> [B, O, n] of its nodes."""
     sources = columns(link.layer, len(link.nodes))
-    apart, is_near = _apart(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
-    apart, is_near = (g.reshape(one, 0, len(sources), 1) for one in (apart, is_near))
-    rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), apart)
+    difference, is_near = _difference(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
+    difference, is_near = (g.reshape(value, 0, len(sources), 1) for value in (difference, is_near))
+    rates = g.op("Div", g.sub(edges, g.const(link.edges[None])), difference)
     rates = g.op("Where", is_near, g.const(link.slopes[None]), rates)
     return _to_nodes(g, link.layer, len(link.nodes), g.op("MatMul", multipliers, g.transpose(rates, 0, 2, 1)))
 

@@ -1,4 +1,4 @@
-"""A Kan becomes graphs: one for inference, and one for each layer's edges.
+"""Lowering of a Kan to ONNX graphs: one for inference, and one for each layer's edges.
 
 The serving graph has the output `y` and, as further outputs, the input vector
 of every layer but the first. Those cost nothing: they exist anyway. Edge values
@@ -26,8 +26,11 @@ from kanexport.lowering.attribution import Anchor
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The graph that tells of every answer how it came about: `model` with the edges of some layers behind it. `notes`:
-    what of it is not told, and why; `anchor`: what contributions are against, if it has them."""
+    """Explaining graph: `model` with the edges of some layers appended.
+
+    notes   omitted parts, with the reason
+    anchor  the reference of the contributions, if it has them
+    """
 
     graph: bytes
     about: Explanations
@@ -37,7 +40,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """The serving graph in another form, made for runs of `rows` rows or more."""
+    """Large-batch variant of the serving graph, for runs of `rows` rows or more."""
 
     graph: bytes
     rows: int
@@ -45,11 +48,16 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor of `model` that
-    feeds layer l, and the input of its edge graph. `weights`: the file that all of them take large constants from,
-    if there is one. `explained`: if the user asked for it. `many`: if another form is faster in runs of many rows.
-    `kernel`: `model` by the operator of `custom_ops`, if the user asked for it. `optimization`: how far a runtime
-    may change the graphs, `manifest.ANY` or `BASIC`."""
+    """Serialised ONNX models of a network.
+
+    edges         edges[l] is layer l's edge graph
+    node_tensors  node_tensors[l] names the tensor of `model` that feeds layer l, and the input of its edge graph
+    weights       the file from which all of them take large constants, if there is one
+    explained     the explaining graph, if the user asked for it
+    many          the large-batch variant, if it differs
+    kernel        `model` by the operator of `custom_ops`, if the user asked for it
+    optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
+    """
 
     model: bytes
     edges: tuple[bytes, ...]
@@ -71,17 +79,23 @@ def lower(
     near: Collection[int] = (),
     curves: Kan | None = None,
 ) -> Lowered:
-    """Lower a network in "float32" or "float64", to be fast in runs of so many rows; and once more, where that makes
-    another graph, for runs of `many`; with `kernel` also by the operator of `custom_ops`, where a layer has splines
-    that it takes. `near`: layers whose knots are taken for uniform, of those that `spline_forms.uniform_layers` finds;
-    the operator has them as they are. `curves`: the network whose edges are told, if not the same one. Raises
-    InvalidKan, naming the layer, where a weight is too large for it."""
-    read, kan = kan, spline_forms.taken(kan, near)
+    """Lower a network to serialised graphs. Raises InvalidKan, naming the layer, where a weight is too large for
+    `dtype`.
+
+    dtype   "float32" or "float64"
+    rows    the batch size in which the serving graph shall be fast
+    many    the batch size of a further serving graph, if that differs; 0 for none
+    kernel  whether to lower also to the operator of `custom_ops`, where a layer has splines that it takes
+    near    layers whose knots are treated as uniform, among those of `spline_forms.uniform_layers`; the operator has
+            them as they are
+    curves  the network of the edge graphs, if not the same one
+    """
+    read, kan = kan, spline_forms.with_uniform_knots(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
-    told = (curves or kan).layers
-    for at, (layer, name, width) in enumerate(zip(told, names, kan.widths(), strict=False)):
+    edge_layers = (curves or kan).layers
+    for at, (layer, name, width) in enumerate(zip(edge_layers, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
@@ -118,18 +132,23 @@ def serving_graph(
     rows: int = 1,
     kernel: bool = False,
 ) -> bytes:
-    """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
-    output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
-    "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
-    normalisation may follow. `rows`: of the runs that it shall be fast in. `kernel`: splines by the operator of
-    `custom_ops`. Raises InvalidKan, naming the layer, where a weight is too large."""
+    """Graph from x [B, n] to y [B, m], with the input vector of every layer but the first as a further output, [B,
+    width]. Raises InvalidKan, naming the layer, where a weight is too large.
+
+    names    one for each layer, the first of which is not used
+    dtype    "float32" or "float64"
+    weights  as in `Graph`
+    whole    nothing follows; otherwise it is a part of a module, and a normalisation may follow
+    rows     the batch size in which it shall be fast
+    kernel   splines by the operator of `custom_ops`
+    """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.apart = spline_forms.apart(layer, rows)
+        g.unpacked = spline_forms.unpacked(layer, rows)
         with naming(at):
             for step in layer.pre_steps:
                 x = step.emit(g, x)
@@ -145,7 +164,7 @@ def serving_graph(
 
 def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    taken = spline_forms.taken_by_spline(layer, g.dtype) if kernel else None
+    taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
     if taken is None:
         total = _terms(g, layer, x)
     else:
@@ -165,7 +184,7 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
 def _terms(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the bias and all terms, of the sources that add something."""
     total = _start(g, layer, x)
-    layer, kept = passes.without(layer)
+    layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
     if spline_forms.fits(g, layer):
@@ -176,8 +195,8 @@ def _terms(g: Graph, layer: Layer, x: Value) -> Value:
 
 
 def _start(g: Graph, layer: Layer, x: Value) -> Value:
-    """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
-    row with a non-finite source where that spreads (x - x is zero or NaN)."""
+    """The initial value of the sums, [B, 1], [1, O] or [B, O]: the bias, and NaN in every row with a non-finite source
+    where that spreads (x - x is zero or NaN)."""
     bias = g.const(layer.bias[None])
     if layer.terms and not layer.nan_spreads.all():
         return bias
@@ -231,7 +250,7 @@ def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights
 
 
 def term_tensors(layer: Layer) -> tuple[str, ...]:
-    """What the edge graph calls the part of each term; "" for one that adds nothing, and where there is one part only,
+    """The name of each term's part in the edge graph; "" for one that adds nothing, and where there is one part only,
     which is all."""
     live = passes.live(layer)
     if len(live.terms) + bool(live.symbolic) < 2:
@@ -242,7 +261,7 @@ def term_tensors(layer: Layer) -> tuple[str, ...]:
 def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Value]]:
     """[B, I] -> [B, I, O]: every edge by itself, and its parts by name."""
     live = passes.live(layer)
-    parts = [terms.apart(g, live, term, x) for term in live.terms]
+    parts = [terms.by_edge(g, live, term, x) for term in live.terms]
     names = [name for name, term in zip(term_tensors(layer), layer.terms, strict=True) if term in live.terms]
     named = {name: value for name, value in zip(names, parts, strict=True) if name}
     if live.symbolic:

@@ -1,4 +1,4 @@
-"""What a graph need not compute: dead terms are dropped, masks and scales folded into weights.
+"""Simplification passes: dead terms are dropped, masks and scales are folded into weights.
 
 The one place for it; the rest of lowering asks here and emits what remains. The rule: what
 every edge multiplies by zero goes, and what multiplies a weight is multiplied into it, as long
@@ -29,15 +29,15 @@ BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedTerm(BasisTerm):
-    """A term whose basis is emitted as another, near to it: `fit` [K, K] times a source's coefficients are those
-    that go with it; None: the same."""
+    """Term whose basis is emitted as another, near to it. `fit` [K, K] maps a source's coefficients to those of the
+    emitted basis; None: the same."""
 
     fit: Array | None = None
 
 
 def live(layer: Layer) -> Layer:
-    """The layer without the terms that every edge multiplies by zero: a network whose edges
-    are all symbolic needs no basis. What such a term does to NaN remains, in `nan_spreads`."""
+    """The layer without the terms that every edge multiplies by zero: a network whose edges are all symbolic needs no
+    basis. The effect of such a term on NaN remains, in `nan_spreads`."""
     idle = [term for term in layer.terms if _idle(layer, term)]
     spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
     terms = tuple(term for term in layer.terms if term not in idle)
@@ -67,10 +67,10 @@ def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = 
     """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in; of
     `part` of the sources."""
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
-        made = term.coef[part] * layer.mask[part, :, None] * scale
+        folded = term.coef[part] * layer.mask[part, :, None] * scale
         if isinstance(term, FittedTerm) and term.fit is not None:
-            made = made @ term.fit.T
-        return np.asarray(made)
+            folded = folded @ term.fit.T
+        return np.asarray(folded)
 
 
 def has_bias(layer: Layer) -> bool:
@@ -84,12 +84,12 @@ def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
 
 
-Kept = npt.NDArray[np.intp]
+SourceIndices = npt.NDArray[np.intp]
 
 WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functions
 
 
-def without(layer: Layer) -> tuple[Layer, Kept | None]:
+def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
     """The terms alone, of the sources that are looked at, and which these are; the layer itself and None where that
     is all of them."""
     if not layer.terms or any(term.pre_steps for term in layer.terms):
@@ -97,13 +97,13 @@ def without(layer: Layer) -> tuple[Layer, Kept | None]:
     kept = np.flatnonzero(~_idle_sources(layer))
     if len(kept) > (1 - WORTH) * layer.sources or not len(kept):
         return layer, None
-    terms = [_of(term, kept) for term in layer.terms]
-    found = tuple(term for term in terms if term is not None)
-    if len(found) < len(terms):
+    terms = [_select_sources(term, kept) for term in layer.terms]
+    live_terms = tuple(term for term in terms if term is not None)
+    if len(live_terms) < len(terms):
         return layer, None
     spreads = layer.nan_spreads[kept]
     part = dataclasses.replace(
-        layer, terms=found, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), pre_steps=(), post_steps=()
+        layer, terms=live_terms, mask=layer.mask[kept], nan_spreads=spreads, symbolic=(), pre_steps=(), post_steps=()
     )
     return part, kept
 
@@ -118,7 +118,7 @@ def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
     return idle & (compact | layer.nan_spreads.all(axis=1))
 
 
-def _of(term: Term, kept: Kept) -> Term | None:
+def _select_sources(term: Term, kept: SourceIndices) -> Term | None:
     """A term for these sources alone; None where its basis is made for all of them."""
     if not isinstance(term, BasisTerm):
         arrays = {name: getattr(term, name)[kept] for name in ("centre", "rate", "coef")}
@@ -127,7 +127,7 @@ def _of(term: Term, kept: Kept) -> Term | None:
     return None if basis is None else dataclasses.replace(term, basis=basis, coef=term.coef[kept])
 
 
-def _basis(basis: Basis, kept: Kept) -> Basis | None:
+def _basis(basis: Basis, kept: SourceIndices) -> Basis | None:
     if basis.sources is None:
         return basis
     if isinstance(basis, BSpline):

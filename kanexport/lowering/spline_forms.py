@@ -1,4 +1,4 @@
-"""Which form of a layer's splines is faster in runs of so many rows: packed or apart.
+"""Layouts of a layer's splines, packed or unpacked, and the choice of the faster one for a batch size.
 
 Measured on two cores with 1 MiB of cache each, one thread, cubic splines on uneven knots, to 64 destinations: the
 time packed divided by the time apart (medians in turns; 2 000 to 65 000 values, in several shapes).
@@ -65,9 +65,9 @@ COLUMNS = 4000  # functions of all sources
 
 def narrow(layer: Layer) -> bool:
     """Whether a layer in float32 is cheaper as columns of one matrix product."""
-    given = [term for term in layer.terms if isinstance(term, BasisTerm)]
-    splines = [term.basis for term in given if isinstance(term.basis, BSpline)]
-    full = all(term.stored == FULL for term in given)  # other columns have other weights than those that are stored
+    terms = [term for term in layer.terms if isinstance(term, BasisTerm)]
+    splines = [term.basis for term in terms if isinstance(term.basis, BSpline)]
+    full = all(term.stored == FULL for term in terms)  # other columns have other weights than those that are stored
     return full and bool(splines) and all(_narrow(layer, spline) for spline in splines)
 
 
@@ -78,7 +78,7 @@ def _narrow(layer: Layer, spline: BSpline) -> bool:
     return small and spline.degree <= 3 and spline.increasing
 
 
-def apart(layer: Layer, rows: int) -> bool:
+def unpacked(layer: Layer, rows: int) -> bool:
     """Whether the splines of a layer are a tensor a function, in runs of so many rows."""
     if narrow(layer):
         return False
@@ -87,19 +87,21 @@ def apart(layer: Layer, rows: int) -> bool:
 
 
 def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str, ...]:
-    """What a manifest says of a graph that is made for runs of more than one row; `file`: where it is one beside that
-    for few."""
+    """Notes of the manifest on a graph that is made for runs of more than one row. `file`: its name, if it is a variant
+    next to the graph for few rows."""
     if rows == 1:
         return ()
-    chosen = [str(at) for at, layer in enumerate(layers) if apart(layer, rows)]
+    chosen = [str(at) for at, layer in enumerate(layers) if unpacked(layer, rows)]
     what = "no layer of splines is wide enough for another form"
     if chosen:
         what = (
             f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)}, where they have no closed form, are a "
             "tensor a function, which is faster there and slower in runs of few rows; the numbers are the same"
         )
-    made = f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--optimize-for-batch)"
-    return (f"{made}: {what}",)
+    purpose = (
+        f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--optimize-for-batch)"
+    )
+    return (f"{purpose}: {what}",)
 
 
 Array = npt.NDArray[np.float64]
@@ -174,18 +176,18 @@ def _polynomials(spline: BSpline, coefficients: Array) -> list[Array]:
     x = t[:, :-1, None] + np.diff(t, axis=1)[:, :, None] * places  # [I, cells, count]
     basis = spline.evaluate(x.reshape(len(t), -1).T)  # [cells * count, K, I]
     values = (coefficients @ basis.transpose(2, 1, 0)).reshape(*coefficients.shape[:2], -1, count)
-    found = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
-    return [found[..., q] for q in range(1, count)]
+    powers = values @ np.linalg.inv(np.vander(places, increasing=True)).T  # [I, O, cells, count]
+    return [powers[..., q] for q in range(1, count)]
 
 
 def _less(g: Graph, spline: BSpline, points: Array, x: Value) -> Value:
     """x [B, I] less points [I, n] -> [B, n * I]"""
     sources, count = points.shape
     if sources > FEW_SOURCES:
-        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(points.T[None]))
-        return g.reshape(apart, 0, count * sources)
+        distances = g.sub(g.reshape(x, 0, 1, sources), g.const(points.T[None]))
+        return g.reshape(distances, 0, count * sources)
     # An infinity times zero is NaN; beyond the knots nothing changes.
-    x = g.clip(x, *spline.around())
+    x = g.clip(x, *spline.clip_range())
     spread = np.tile(np.eye(sources), (1, count))
     return g.gemm(x, g.const(spread), g.const(-points.T.reshape(1, -1)))
 
@@ -202,11 +204,11 @@ def uniform_layers(kan: Kan, dtype: str) -> dict[int, float]:
         return {}
     # Layers of few sources are faster in another form, which has the stored knots.
     wide = {at: layer for at, layer in enumerate(kan.layers) if layer.sources > FEW_SOURCES or not narrow(layer)}
-    splines = {at: [one for term in layer.terms if (one := _near(term))] for at, layer in wide.items()}
-    return {at: max(map(departure, found)) for at, found in splines.items() if found}
+    splines = {at: [spline for term in layer.terms if (spline := _near(term))] for at, layer in wide.items()}
+    return {at: max(map(departure, near_splines)) for at, near_splines in splines.items() if near_splines}
 
 
-def taken(kan: Kan, chosen: Collection[int]) -> Kan:
+def with_uniform_knots(kan: Kan, chosen: Collection[int]) -> Kan:
     """The network with the splines of these layers in closed form."""
     if not chosen:
         return kan
@@ -234,8 +236,8 @@ def _changed(term: Term) -> Term:
 
 
 def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
-    """Which of the layers that `layers` finds to try together, the most first, none of them last. Errors of the
-    first layer go through all others."""
+    """Sets of the layers in `away` to try together, the largest first, the empty one last. Errors of the first layer
+    pass through all others."""
     every = tuple(away)
     return list(dict.fromkeys([every, every[1:], ()]))
 
@@ -244,24 +246,24 @@ SILU = "silu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taken:
-    """The terms of a layer that the operator computes."""
+class KernelTerms:
+    """Terms of a layer that the custom operator computes."""
 
     spline: BasisTerm
     basis: BSpline
     base: BasisTerm | None
 
 
-def spline_layers(given: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
-    """Of each layer, whether the operator takes its splines."""
-    return (taken_by_spline(passes.live(layer), dtype) is not None for layer in given)
+def spline_layers(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
+    """For each layer, whether the operator takes its splines."""
+    return (kernel_terms(passes.live(layer), dtype) is not None for layer in layers)
 
 
-def spline_notes(given: Sequence[Layer], dtype: npt.DTypeLike, *, asked: bool) -> tuple[str, ...]:
-    """What a manifest says where a graph by the operator was asked for."""
-    if not asked:
+def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> tuple[str, ...]:
+    """Notes of the manifest on the custom operator's graph, if the user `requested` it."""
+    if not requested:
         return ()
-    which = [str(at) for at, fits in enumerate(spline_layers(given, dtype)) if fits]
+    which = [str(at) for at, fits in enumerate(spline_layers(layers, dtype)) if fits]
     if not which:
         return (f"there is no {custom_ops.KERNEL_FILE}: no layer has splines that its operator takes",)
     return (
@@ -271,17 +273,17 @@ def spline_notes(given: Sequence[Layer], dtype: npt.DTypeLike, *, asked: bool) -
     )
 
 
-def taken_by_spline(layer: Layer, dtype: npt.DTypeLike) -> Taken | None:
-    """What the operator takes of a layer; None if nothing."""
+def kernel_terms(layer: Layer, dtype: npt.DTypeLike) -> KernelTerms | None:
+    """The terms of a layer that the operator computes; None if it takes none."""
     if np.dtype(dtype) != np.float32:
         return None
     for term in layer.terms:
         if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.pre_steps and _fits(term.basis):
-            return Taken(term, term.basis, next(filter(_is_silu, layer.terms), None))
+            return KernelTerms(term, term.basis, next(filter(_is_silu, layer.terms), None))
     return None
 
 
-def emit(g: Graph, layer: Layer, part: Taken, x: Value) -> Value:
+def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
     """[B, I] -> [B, O]: those terms, summed over the sources, the bias, and NaN in rows with a source that is not
     finite, where that spreads to all."""
     spline, sources, destinations = part.spline, layer.sources, layer.destinations

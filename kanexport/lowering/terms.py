@@ -1,4 +1,4 @@
-"""A layer's terms times their coefficients, as operators: summed over sources, or every edge by itself."""
+"""Emission of a layer's terms times their coefficients: summed over sources, or every edge by itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, to
     return g.add(g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)), total)
 
 
-def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
+def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     """[B, I] -> [B, I, O]: a term times its coefficients, every edge by itself."""
     if isinstance(term, EdgeTerm):
         values = _edge_functions(g, layer, term, x)
@@ -153,13 +153,13 @@ def weight_matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value
         return _scaled(g, g.cast(_halves(g, layer, term, shape)), scale)
 
     def make() -> WeightArray:
-        made = np.empty((term.functions, layer.sources, layer.destinations), g.dtype)
+        weights = np.empty((term.functions, layer.sources, layer.destinations), g.dtype)
         with np.errstate(over="ignore"):  # refused by the graph
             for part in passes.blocks(term):
-                made[:, part] = passes.coefficients(layer, term, scale, part=part).transpose(2, 0, 1)
-        return made
+                weights[:, part] = passes.coefficients(layer, term, scale, part=part).transpose(2, 0, 1)
+        return weights
 
-    return g.made((term.coef, layer.mask, scale), make, shape)
+    return g.derived((term.coef, layer.mask, scale), make, shape)
 
 
 def by_source(g: Graph, layer: Layer, term: BasisTerm) -> Value:
@@ -189,14 +189,14 @@ def _codes(g: Graph, layer: Layer, term: BasisTerm, by_source: bool, shape: tupl
         values = passes.coefficients(layer, term)
         return precision.codes(values, precision.scales(values)).transpose((0, 2, 1) if by_source else (2, 0, 1))
 
-    return g.made((term.coef, layer.mask, "by source" if by_source else "by function"), make, shape, np.int8)
+    return g.derived((term.coef, layer.mask, "by source" if by_source else "by function"), make, shape, np.int8)
 
 
 def _halves(g: Graph, layer: Layer, term: BasisTerm, shape: tuple[int, ...]) -> Value:
     def make() -> WeightArray:
         return precision.half(passes.coefficients(layer, term)).transpose(2, 0, 1)
 
-    return g.made((term.coef, layer.mask), make, shape, np.float16)
+    return g.derived((term.coef, layer.mask), make, shape, np.float16)
 
 
 def _of_codes(g: Graph, layer: Layer, term: BasisTerm, codes: Value, scale: float) -> Value:

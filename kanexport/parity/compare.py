@@ -1,4 +1,4 @@
-"""Outputs of a reading or of a graph, compared with the trained model's outputs row by row.
+"""Comparison of an interpretation or a graph with the trained model's recorded outputs, row by row.
 
 Errors are relative to the largest output of their own row. A reading of a file fits only if each row's error is at most
 `EXPLAINED` times the rounding error of that row (`verify/tolerances.py`), in the precision that the model computed in.
@@ -43,7 +43,7 @@ LOOSE = 1e-2  # an allowance beyond it would excuse anything
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The distance between outputs and the trained model's outputs.
+    """Difference between outputs and the trained model's outputs.
 
     max_abs    the largest absolute error over the rows compared
     max_rel    the largest relative error over the rows compared
@@ -57,7 +57,8 @@ class Match:
     relaxed    over the rows that only a relaxed tolerance allowed: the largest error, and its usual allowance
     unlike     of a reading: the share of the outputs' variation that remains after the best scale and shift, 0 to 1,
                plus the share of rows in which only one side is finite
-    worst      of a reading: the rows beyond their allowance, the furthest first"""
+    worst      of a reading: the rows beyond their allowance, the furthest first
+    """
 
     max_abs: float
     max_rel: float
@@ -84,23 +85,26 @@ class Match:
 
 
 def allowed(recorded: RecordedOutputs, dtype: str, tolerance: float) -> float:
-    """How far a graph of `dtype` may be from the recorded outputs, relative; `tolerance` as the user gave it."""
+    """The allowed error of a graph of `dtype` against the recorded outputs, relative; `tolerance`: the user's."""
     coarser = "float32" if "float32" in (recorded.dtype, dtype) else "float64"
     return ALLOWED[coarser] * tolerance / OUTPUT_TOLERANCE
 
 
 def relaxation(recorded: RecordedOutputs, tolerance: float) -> float:
-    """How far a reading may be from the recorded outputs beyond what rounding explains, relative. It is 0, unless
-    the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
+    """The allowed error of a reading against the recorded outputs beyond what rounding explains, relative. It is 0,
+    unless the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
     relaxed = recorded.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
     return allowed(recorded, recorded.dtype, tolerance) if relaxed else 0.0
 
 
-def match(recorded: RecordedOutputs, given: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
-    """Compare outputs `given` [B, ...] of a graph of `dtype` with the trained model's. `evaluate`: the graph's
-    meaning in float64, which shows what rounding changes. `tolerance`: relative. Raises OptionError if the shapes
-    differ."""
-    y, flat = _same_shape(recorded, given)
+def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
+    """Compare `outputs` [B, ...] of a graph with the trained model's. Raises OptionError if the shapes differ.
+
+    evaluate   the graph's float64 evaluation, which shows what rounding changes
+    dtype      of the graph
+    tolerance  relative
+    """
+    y, flat = _same_shape(recorded, outputs)
     scale = _scale(y, flat)
     error, absolute = _errors(_as(flat, recorded.dtype), y, scale)
     bound = np.full(error.shape, tolerance)
@@ -115,9 +119,9 @@ def match(recorded: RecordedOutputs, given: Array, evaluate: Evaluate, dtype: st
     return _Rows(recorded, flat, y, error, absolute, bound, keep & (bound <= LOOSE)).match(tolerance)
 
 
-def _same_shape(recorded: RecordedOutputs, given: Array) -> tuple[Array, Array]:
+def _same_shape(recorded: RecordedOutputs, outputs: Array) -> tuple[Array, Array]:
     """The recorded and the given outputs, both as [B, numbers]. Raises OptionError if their shapes differ."""
-    y, flat = recorded.y.reshape(len(recorded.y), -1), given.reshape(len(given), -1)
+    y, flat = recorded.y.reshape(len(recorded.y), -1), outputs.reshape(len(outputs), -1)
     if flat.shape != y.shape:
         raise unfit(recorded, f"outputs of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
     return y, flat
@@ -129,7 +133,7 @@ class _Rows:
     and whether the comparison keeps the row."""
 
     recorded: RecordedOutputs
-    given: Array
+    outputs: Array
     y: Array
     error: Array
     absolute: Array
@@ -152,7 +156,7 @@ class _Rows:
             max_abs=float(self.absolute[keep].max()),
             max_rel=float(self.error[keep].max()),
             excess=float(excess[worst]),
-            where=_where(worst, self.given, self.y, self.recorded),
+            where=_where(worst, self.outputs, self.y, self.recorded),
             rows=int(keep.sum()),
             left_out=int((~keep).sum()),
             telling=int((numbers & keep).sum()),
@@ -170,16 +174,16 @@ def _numbers(recorded: RecordedOutputs) -> npt.NDArray[np.bool_]:
     return chosen if chosen.any() else some
 
 
-def told(found: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
+def match_notes(result: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
     """Sentences for the notes: on rows that were left out, and on errors that only a relaxed tolerance allowed."""
     words = []
-    if found.left_out:
+    if result.left_out:
         words.append(
-            f"{found.left_out} rows of {recorded.name} were not compared: rounding alone, or an overflow of float32, "
+            f"{result.left_out} rows of {recorded.name} were not compared: rounding alone, or an overflow of float32, "
             "decides"
         )
-    if found.relaxed:
-        error, usual = found.relaxed
+    if result.relaxed:
+        error, usual = result.relaxed
         words.append(
             f"{recorded.name}: {what} is off by up to {error:.1e} of a row's largest output, where {usual:.1e} is "
             "allowed without the relaxed tolerance"
@@ -187,13 +191,13 @@ def told(found: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def require(found: Match, recorded: RecordedOutputs, what: str) -> None:
+def require(result: Match, recorded: RecordedOutputs, what: str) -> None:
     """Raises OutputsDiffer if the recorded outputs do not fit; `what` gave the others."""
-    if not found.enough:
-        raise too_few(found, recorded)
-    if not found.fits:
+    if not result.enough:
+        raise too_few(result, recorded)
+    if not result.fits:
         raise OutputsDiffer(
-            f"{what} differs from the trained model's outputs by {found.max_rel:.2e} relative: {found.where}",
+            f"{what} differs from the trained model's outputs by {result.max_rel:.2e} relative: {result.where}",
             hint="nothing was written; export the module itself with --module, or say more with --option",
         )
 
@@ -206,14 +210,14 @@ def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float) -> Match:
         raise unfit(recorded, f"rows of {width} numbers", f"takes {kan.n_inputs}")
     x = recorded.x.reshape(len(recorded.x), -1)
     exact = exactly(kan, x)
-    y, given = _same_shape(recorded, exact.y)
-    scale = _scale(y, given)
-    error, absolute = _errors(_as(given, recorded.dtype), y, scale)
-    explained = _typical(_explained(kan, x, given, absolute, relaxed * scale, recorded.dtype) / scale)
+    y, outputs = _same_shape(recorded, exact.y)
+    scale = _scale(y, outputs)
+    error, absolute = _errors(_as(outputs, recorded.dtype), y, scale)
+    explained = _typical(_explained(kan, x, outputs, absolute, relaxed * scale, recorded.dtype) / scale)
     bound = np.maximum(EXPLAINED * explained, relaxed)
     keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
-    found = _Rows(recorded, given, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
-    return dataclasses.replace(found, unlike=_unlike(given, y, recorded.usual))
+    result = _Rows(recorded, outputs, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
+    return dataclasses.replace(result, unlike=_unlike(outputs, y, recorded.usual))
 
 
 def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
@@ -236,17 +240,17 @@ def _typical(change: Array) -> Array:
     return np.maximum(change, np.median(change))
 
 
-def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
+def _unlike(outputs: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
     """The difference in shape. Its first part is the variation of the recorded outputs y [B, outputs] over the usual
-    rows that the best scale and shift of each output of `given` leave. Its second part is the share of rows in which
+    rows that the best scale and shift of each output of `outputs` leave. Its second part is the share of rows in which
     only one side is finite. A constant has the largest first part."""
-    finite = np.isfinite(y).all(axis=1), np.isfinite(given).all(axis=1)
+    finite = np.isfinite(y).all(axis=1), np.isfinite(outputs).all(axis=1)
     odd = float((finite[0] != finite[1]).mean())
     rows = finite[0] & finite[1]
     rows = rows & usual if (rows & usual).sum() > 1 else rows
     if rows.sum() < 2:
         return 1.0 + odd
-    a, b = (part[rows] - part[rows].mean(axis=0) for part in (given, y))
+    a, b = (part[rows] - part[rows].mean(axis=0) for part in (outputs, y))
     with np.errstate(all="ignore"):
         slope = np.nan_to_num((a * b).sum(axis=0) / (a * a).sum(axis=0))
         left = np.sqrt(((b - slope * a) ** 2).sum() / (b**2).sum())
@@ -254,18 +258,18 @@ def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
 
 
 def distinct(recorded: RecordedOutputs) -> int:
-    """How many different numbers the recorded outputs have: a few of them, such as the ends of a sigmoid, fit many
+    """The count of different numbers in the recorded outputs: a few of them, such as the ends of a sigmoid, fit many
     models."""
     y = recorded.y.reshape(len(recorded.y), -1)
     some = y[recorded.usual] if recorded.usual.any() else y
     return len(np.unique(some[np.isfinite(some)].astype(np.float32)))
 
 
-def too_few(found: Match, recorded: RecordedOutputs) -> OutputsDiffer:
-    """Most of the recorded outputs say nothing."""
-    why = f"; rounding alone changes the others by more than {LOOSE:g}" if found.numbers else ""
+def too_few(result: Match, recorded: RecordedOutputs) -> OutputsDiffer:
+    """The error for recorded outputs of which most cannot be compared."""
+    why = f"; rounding alone changes the others by more than {LOOSE:g}" if result.numbers else ""
     return OutputsDiffer(
-        f"of {found.numbers} rows of {recorded.name} with finite outputs, {found.telling} can be compared, which is "
+        f"of {result.numbers} rows of {recorded.name} with finite outputs, {result.telling} can be compared, which is "
         f"too few{why}",
         hint="record outputs for rows like the data",
     )
@@ -276,27 +280,27 @@ def unfit(recorded: RecordedOutputs, has: str, model: str) -> OptionError:
     return OptionError(f"--expected-outputs {recorded.name} has {has}, the model {model}", hint=FORMS)
 
 
-def _scale(y: Array, given: Array) -> Array:
+def _scale(y: Array, outputs: Array) -> Array:
     """[B]: the scale of each row's errors: its own largest recorded output, or the largest given output if that is
     0."""
-    peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, given))
+    peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, outputs))
     some = np.where(peaks > 0, peaks, others)
     return np.asarray(np.where(some > 0, some, 1.0))
 
 
 def _as(values: Array, dtype: str) -> Array:
-    """Beyond float32 there is infinity."""
+    """Outputs as the type would hold them: infinite beyond float32."""
     with np.errstate(over="ignore"):
         return values.astype(dtype).astype(np.float64)
 
 
-def _errors(given: Array, y: Array, scale: Array) -> tuple[Array, Array]:
+def _errors(outputs: Array, y: Array, scale: Array) -> tuple[Array, Array]:
     """[B] relative and absolute: infinite where one is not finite and the other is, or is another."""
-    finite = np.isfinite(y) & np.isfinite(given)
-    same = finite | (np.isnan(y) & np.isnan(given)) | (y == given)
+    finite = np.isfinite(y) & np.isfinite(outputs)
+    same = finite | (np.isnan(y) & np.isnan(outputs)) | (y == outputs)
     with np.errstate(invalid="ignore"):
-        apart = np.where(finite, np.abs(given - y), np.where(same, 0.0, np.inf))
-    absolute = apart.max(axis=1)
+        differences = np.where(finite, np.abs(outputs - y), np.where(same, 0.0, np.inf))
+    absolute = differences.max(axis=1)
     return absolute / scale, absolute
 
 
@@ -318,20 +322,20 @@ def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Ar
     with np.errstate(invalid="ignore"):
         for seed in range(DRAWS):
             moved = evaluate(rows.x, Jitter(size, seed)).y.reshape(len(rows.x), -1)
-            apart = np.where(np.isfinite(moved) & np.isfinite(rows.y), np.abs(moved - rows.y), 0.0)
-            change = np.maximum(change, apart.max(axis=1) / rows.scale)
+            differences = np.where(np.isfinite(moved) & np.isfinite(rows.y), np.abs(moved - rows.y), 0.0)
+            change = np.maximum(change, differences.max(axis=1) / rows.scale)
             most = HOPELESS * (tolerance + CONDITION * change)
             if ((rows.error > most) & (most <= LOOSE)).any():
                 break
     return change
 
 
-def _where(row: int, given: Array, y: Array, recorded: RecordedOutputs) -> str:
+def _where(row: int, outputs: Array, y: Array, recorded: RecordedOutputs) -> str:
     """The worst output of a row, for people."""
     with np.errstate(invalid="ignore"):
-        apart = np.abs(_as(given[row], recorded.dtype) - y[row])
-    column = int(np.where(np.isnan(apart), np.inf, apart).argmax())
-    numbers = f"{given[row, column]:.6g} where the model gave {y[row, column]:.6g}"
+        differences = np.abs(_as(outputs[row], recorded.dtype) - y[row])
+    column = int(np.where(np.isnan(differences), np.inf, differences).argmax())
+    numbers = f"{outputs[row, column]:.6g} where the model gave {y[row, column]:.6g}"
     return f"row {recorded.place(row)}, output {column}: {numbers}"
 
 
@@ -354,24 +358,26 @@ def graph(
     OutputsDiffer if the graph gives something else than the trained model, and OptionError if names or shapes
     differ."""
     recorded = recorded.of_model(ports.inputs, ports.outputs)
-    given = _run(lowered, ports, recorded.x, target.dtype)
+    graph_outputs = _run(lowered, ports, recorded.x, target.dtype)
     tolerance = allowed(recorded, target.dtype, target.tolerance)
     parts = split(ports.outputs, recorded.y)
-    found = []
+    matches = []
     for at, (port, y) in enumerate(zip(ports.outputs, parts, strict=True)):
-        one = dataclasses.replace(recorded, y=y)
-        found.append(match(one, given[port.name], _part(meaning, ports, at), target.dtype, tolerance))
+        port_outputs = dataclasses.replace(recorded, y=y)
+        matches.append(
+            match(port_outputs, graph_outputs[port.name], _part(meaning, ports, at), target.dtype, tolerance)
+        )
         several = f"'s output {port.name}" if len(parts) > 1 else ""
-        require(found[-1], one, f"the exported graph{several}")
+        require(matches[-1], port_outputs, f"the exported graph{several}")
     document = manifest.ParityCheck(
         name=recorded.name,
         sha256=recorded.sha256,
-        rows=min(one.rows for one in found),
-        max_abs=max(one.max_abs for one in found),
-        max_rel=max(one.max_rel for one in found),
+        rows=min(result.rows for result in matches),
+        max_abs=max(result.max_abs for result in matches),
+        max_rel=max(result.max_rel for result in matches),
         tolerance=tolerance,
     )
-    notes = (note for one in found for note in told(one, recorded, "the exported graph"))
+    notes = (note for port_outputs in matches for note in match_notes(port_outputs, recorded, "the exported graph"))
     return VerificationBasis(EXPECTED_OUTPUTS, (document,), tuple(dict.fromkeys(notes)))
 
 

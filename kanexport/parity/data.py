@@ -38,11 +38,15 @@ RECORD = "kanexport.record_outputs(model, rows, 'outputs.npz') writes them from 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedOutputs:
-    """Rows and the trained model's outputs for them, in float64. `dtype`: the type that the model computed in, float32
-    or float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name` and `sha256`: of
-    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `ports.join` joins if there are several.
-    `from_recorder`: whether `record_outputs` wrote the file. `places` [B]: the number of each row in the file, if these
-    are only some of the file's rows."""
+    """Recorded outputs of the trained model, with their rows, in float64.
+
+    dtype            the type that the model computed in, float32 or float64
+    usual            [B]: rows that the user chose, as opposed to those far outside of them
+    name, sha256     of the file
+    inputs, outputs  the arrays in `x` and `y`, which `ports.join` joins if there are several
+    from_recorder    whether `record_outputs` wrote the file
+    places           [B]: the number of each row in the file, if these are only some of the file's rows
+    """
 
     x: Array
     y: Array
@@ -60,7 +64,7 @@ class RecordedOutputs:
         return row if self.places is None else int(self.places[row])
 
     def some(self, count: int) -> RecordedOutputs:
-        """At most so many of the rows, from all parts of the file."""
+        """A sample of the rows, `count` at most, from all parts of the file."""
         if len(self.x) <= count:
             return self
         return self.at(np.unique(np.linspace(0, len(self.x) - 1, count).astype(int)))
@@ -90,8 +94,8 @@ class RecordedOutputs:
         if x.ndim > 2 and y.shape[:-1] == tokens:
             x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
             usual = np.repeat(usual, math.prod(tokens[1:]))
-        one = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
-        return one.some(ROWS_LIMIT)
+        single = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
+        return single.some(ROWS_LIMIT)
 
     def _only_input(self) -> Array:
         parts = dict(zip((port.name for port in self.inputs), split(self.inputs, self.x), strict=True))
@@ -128,13 +132,13 @@ def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port],
 def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], usual: str) -> dict[str, Array]:
     """The arrays by the model's own names. A model with one input (or output) takes the only array, whatever its
     name."""
-    found = {port.name: part for port, part in zip(has, parts, strict=True)}
+    arrays = {port.name: part for port, part in zip(has, parts, strict=True)}
     only = wanted[0].name
-    if len(wanted) > 1 or only in found:
-        return found
+    if len(wanted) > 1 or only in arrays:
+        return arrays
     if len(parts) == 1:
         return {only: parts[0]}
-    return {only: found[usual]} if usual in found else found
+    return {only: arrays[usual]} if usual in arrays else arrays
 
 
 def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
@@ -250,7 +254,7 @@ def _numbers(arrays: dict[str, Any], key: str, name: str) -> npt.NDArray[Any]:
 
 
 def _computed_in(y: npt.NDArray[Any]) -> str:
-    """What a model computed in: float64 only if the outputs need it."""
+    """The type that a model computed in: float64 only if the outputs need it."""
     with np.errstate(over="ignore"):
         narrow = np.array_equal(y.astype(np.float32).astype(np.float64), y.astype(np.float64), equal_nan=True)
     return "float32" if narrow else "float64"
@@ -265,7 +269,7 @@ def _bytes(path: Path) -> bytes:
 
 def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
     if len(paths) == 2:
-        return {key: np.load(io.BytesIO(one), allow_pickle=False) for key, one in zip("xy", data, strict=True)}
+        return {key: np.load(io.BytesIO(content), allow_pickle=False) for key, content in zip("xy", data, strict=True)}
     if paths[0].suffix == ".csv":
         return _columns(paths[0].name, data[0])
     loaded = np.load(io.BytesIO(data[0]), allow_pickle=False)
@@ -278,7 +282,7 @@ def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
 def _columns(name: str, data: bytes) -> dict[str, Any]:
     """The columns that are named x... and y..., each in their order. Raises CsvError."""
     values, names = csv_columns.whole(name, data)
-    columns = {key: [at for at, one in enumerate(names) if one.strip().lower().startswith(key)] for key in "xy"}
+    columns = {key: [at for at, column in enumerate(names) if column.strip().lower().startswith(key)] for key in "xy"}
     if len(columns["x"]) + len(columns["y"]) != values.shape[1] or not all(columns.values()):
         raise csv_text.CsvError(
             f"{name} has the columns {', '.join(names)[:200] or '(no header)'}; names that begin with x and y were "

@@ -45,8 +45,8 @@ Read = Callable[[Options], tuple[Kan, str]]
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """One way to read a file: why it may be read so, as in the manifest, and the reading with options: the
-    network and its family."""
+    """Way to read a file: the reason for it, as in the manifest, and the function that reads with options and returns
+    the network and its family."""
 
     reason: str
     read: Read
@@ -54,9 +54,9 @@ class Interpretation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A file as it was read: by which way, with which facts in place of what would be assumed."""
+    """Result of one interpretation: the network, with the facts that replace assumed ones."""
 
-    way: Interpretation
+    interpretation: Interpretation
     facts: Facts
     kan: Kan
     family: str
@@ -66,10 +66,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The reading that reproduces the recorded outputs. `decided`: the facts that the outputs decide, by name.
-    `also`: for each fact that they leave open, the other values that fit; the reading still assumes its own value.
-    `families`: the other families that fit. `notes`: the reading's error beyond what rounding explains, if a
-    tolerance allows it."""
+    """Interpretation that reproduces the recorded outputs.
+
+    decided   the facts that the outputs decide, by name
+    also      for each fact that they leave open, the other values that fit; the reading still assumes its own value
+    families  the other families that fit
+    notes     the reading's error beyond what rounding explains, if a tolerance allows it
+    """
 
     reading: Reading
     decided: dict[str, str]
@@ -79,24 +82,28 @@ class Decision:
 
 
 class InterpretationSearch:
-    """Tries readings of one file on a few of its recorded outputs. `options` makes the user's options with facts to
-    try. `tolerance`: the user's. `advance` receives the number of readings tried so far, and their largest number."""
+    """Search over the interpretations of one file, on a few of its recorded outputs.
+
+    options    makes the user's options with facts to try
+    tolerance  the user's
+    advance    receives the number of readings tried so far, and their largest number
+    """
 
     def __init__(
         self,
-        ways: Sequence[Interpretation],
+        interpretations: Sequence[Interpretation],
         recorded: RecordedOutputs,
         options: Callable[[Facts], Options],
         tolerance: float,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.ways, self.all, self.recorded = ways, recorded, recorded.some(FEW_ROWS)
+        self.interpretations, self.all, self.recorded = interpretations, recorded, recorded.some(FEW_ROWS)
         self.options, self.advance = options, advance
         self.relaxed = compare.relaxation(recorded, tolerance)
         self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
-        self.first: ExportError | None = None  # why the likeliest way is none
+        self.first: ExportError | None = None  # why the likeliest interpretation failed
         self.missing: list[tuple[int, Facts, MissingFunctions]] = []  # readings that lack functions of symbolic edges
         self.lacking = 0  # the number of these for which the search tried functions
         self.nameless: MissingFunctions | None = None
@@ -112,16 +119,18 @@ class InterpretationSearch:
             self._join(whole.worst)
         if not whole.fits:
             raise self._nearest([dataclasses.replace(chosen, match=whole)])
-        decided, also = self._told(chosen)
-        others = dict.fromkeys(one.family for one in fitting if one.family != chosen.family)
-        return Decision(chosen, decided, also, tuple(others), compare.told(whole, self.all, "the reading of the file"))
+        decided, also = self._decided_facts(chosen)
+        others = dict.fromkeys(reading.family for reading in fitting if reading.family != chosen.family)
+        return Decision(
+            chosen, decided, also, tuple(others), compare.match_notes(whole, self.all, "the reading of the file")
+        )
 
     def _choose(self) -> tuple[Reading, list[Reading]]:
         """The reading to take, and all readings that fit the few rows."""
         fitting = self._search()
-        best = min(fitting, key=lambda one: one.match.excess)
+        best = min(fitting, key=lambda reading: reading.match.excess)
         enough = NEARER * max(best.match.excess, 1 / NEARER**2)
-        chosen = next(one for one in fitting if one.match.excess <= enough)
+        chosen = next(reading for reading in fitting if reading.match.excess <= enough)
         return self._simpler(chosen), fitting
 
     def _join(self, rows: Sequence[int]) -> None:
@@ -131,8 +140,11 @@ class InterpretationSearch:
         self.lacking = 0
 
     def _simpler(self, reading: Reading) -> Reading:
-        """With as few facts changed as fit, and are about as near."""
-        at, enough = self.ways.index(reading.way), NEARER * max(reading.match.excess, 1 / NEARER**2)
+        """The reading with the fewest changed facts that fits about as well."""
+        at, enough = (
+            self.interpretations.index(reading.interpretation),
+            NEARER * max(reading.match.excess, 1 / NEARER**2),
+        )
         for key in reading.facts:
             other = self._try(at, {name: value for name, value in reading.facts.items() if name != key})
             if other is not None and other.match.fits and other.match.excess <= enough:
@@ -141,21 +153,23 @@ class InterpretationSearch:
 
     def _search(self) -> list[Reading]:
         """All readings that fit, of the first round that has one, the likeliest first, then their neighbours."""
-        round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.ways))]
+        round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.interpretations))]
         for _ in range(CHANGES + 1):
             fitting = self._fitting(round_)
             if not self.telling:
                 break
             if fitting:
-                near = self._next([(self.ways.index(one.way), one.facts) for one in fitting])
+                near = self._next(
+                    [(self.interpretations.index(reading.interpretation), reading.facts) for reading in fitting]
+                )
                 return fitting + self._fitting(near)
             if named := self._by_function():
                 return named
             round_ = self._next(round_)
-        found = fitting if not self.telling else self._by_number()
-        if not found:
+        readings = fitting if not self.telling else self._by_number()
+        if not readings:
             raise self._refusal()
-        return found
+        return readings
 
     def _by_function(self) -> list[Reading]:
         """The reading that fits if symbolic edges without a function take one from pykan's table, if there is one."""
@@ -168,7 +182,7 @@ class InterpretationSearch:
                 reading = self._read(at, {**facts, **names})
                 return (reading.match.unlike, reading.match.fits) if reading is not None else (float("inf"), False)
 
-            names = found(unlike, error.keys, error.among)
+            names = fitting_functions(unlike, error.keys, error.among)
             if names is not None and (reading := self._try(at, {**facts, **names})) is not None:
                 self._learn(at, dict.fromkeys(error.keys, error.among))
                 return [reading]
@@ -177,19 +191,21 @@ class InterpretationSearch:
     def _by_number(self) -> list[Reading]:
         """The reading that fits with a number that the file leaves open, if there is one."""
         nearest = sorted(filter(None, self.tried.values()), key=_unlike)
-        for one in [one for one in nearest if len(one.facts) < CHANGES][:NUMBERS]:
-            for key, text in one.options.numbers.items():
-                value = self._number(one, key, float(text))
-                reading = self._try(self.ways.index(one.way), {**one.facts, key: f"{value:.9g}"})
+        for near in [near for near in nearest if len(near.facts) < CHANGES][:NUMBERS]:
+            for key, text in near.options.numbers.items():
+                value = self._number(near, key, float(text))
+                reading = self._try(
+                    self.interpretations.index(near.interpretation), {**near.facts, key: f"{value:.9g}"}
+                )
                 if reading is not None and reading.match.fits:
                     return [reading]
         return []
 
-    def _number(self, one: Reading, key: str, assumed: float) -> float:
-        at = self.ways.index(one.way)
+    def _number(self, near: Reading, key: str, assumed: float) -> float:
+        at = self.interpretations.index(near.interpretation)
 
         def error(value: float) -> float:
-            reading = self._read(at, {**one.facts, key: repr(value)})
+            reading = self._read(at, {**near.facts, key: repr(value)})
             return reading.match.max_rel if reading is not None else float("inf")
 
         return likeliest(error, assumed)
@@ -211,9 +227,9 @@ class InterpretationSearch:
     def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
         """Every reading of a round with one more fact, the nearer readings first. Facts about the steps around the
         layers come last."""
-        nearest = sorted(round_, key=lambda one: self._error(*one))
-        found = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
-        return [(at, facts) for at, _, facts in sorted(found, key=lambda one: one[1] in AROUND)]
+        nearest = sorted(round_, key=lambda candidate: self._error(*candidate))
+        changed = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
+        return [(at, facts) for at, _, facts in sorted(changed, key=lambda candidate: candidate[1] in AROUND)]
 
     def _changed(self, at: int, facts: Facts) -> Iterator[tuple[str, str]]:
         """Each further fact that the file leaves open, with each of its other values."""
@@ -233,11 +249,11 @@ class InterpretationSearch:
         return self.tried[known]
 
     def _read(self, at: int, facts: Facts) -> Reading | None:
-        options, way = self.options(facts), self.ways[at]
+        options, interpretation = self.options(facts), self.interpretations[at]
         options.width, options.outputs = self.recorded.x[0].size, self.recorded.y[0].size
         try:
-            kan, family = way.read(options)
-            found = compare.reading(kan, self.recorded, self.relaxed)
+            kan, family = interpretation.read(options)
+            result = compare.reading(kan, self.recorded, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
             if isinstance(error, MissingFunctions) and not any(key in facts for key in error.keys):
@@ -246,34 +262,34 @@ class InterpretationSearch:
             self._ask(at, facts, options, question)
             return None
         self._ask(at, facts, options, {})
-        return Reading(way, dict(facts), kan, family, options, found)
+        return Reading(interpretation, dict(facts), kan, family, options, result)
 
     def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
-        """Keep what is open after a reading, also one that failed: another forward may take the tensors. What
-        stopped it, the `question`, comes first."""
+        """Keep the open questions after a reading, also after one that failed: another forward may take the tensors.
+        The `question` that stopped it comes first."""
         questions = self.questions.setdefault((at, _key(facts)), {})
         questions |= question
         questions |= {key: values for key, values in options.open.items() if key not in facts}
-        asked = options.open | dict.fromkeys(options.numbers, ())
-        assumed = {key: (options.assumed[key], *asked[key]) for key in asked if key in options.assumed}
+        open_values = options.open | dict.fromkeys(options.numbers, ())
+        assumed = {key: (options.assumed[key], *open_values[key]) for key in open_values if key in options.assumed}
         self._learn(at, dict(question) | assumed)
 
     def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
-        """Values that facts may have, as a way has them."""
+        """Values that facts may have, as an interpretation has them."""
         for key, some in values.items():
             self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
 
-    def _told(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-        """Of the chosen reading's facts, those that the recorded outputs tell, and the values that fit as well of the
-        others."""
-        at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
+    def _decided_facts(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """The facts of the chosen reading that the recorded outputs decide, and for the others the values that fit as
+        well."""
+        at, taken = self.interpretations.index(chosen.interpretation), {**chosen.options.assumed, **chosen.facts}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():
             others = self._values(at, chosen, key, value)
             fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
             if fitting:
                 also[key] = fitting
-        own = {} if FORWARD in chosen.options.given or FORWARD in taken else {FORWARD: chosen.family}
+        own = {} if FORWARD in chosen.options.explicit or FORWARD in taken else {FORWARD: chosen.family}
         return own | {key: value for key, value in taken.items() if key not in also}, also
 
     def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
@@ -290,7 +306,7 @@ class InterpretationSearch:
         return other is not None and other.match.fits
 
     def _readings(self) -> list[Reading]:
-        return [one for one in self.tried.values() if one is not None]
+        return [reading for reading in self.tried.values() if reading is not None]
 
     def _refusal(self) -> ExportError:
         readings = self._readings()
@@ -299,7 +315,7 @@ class InterpretationSearch:
         if not readings:
             assert self.first is not None
             return self.first
-        compared = [one for one in readings if one.match.enough]
+        compared = [reading for reading in readings if reading.match.enough]
         if not compared:
             return compare.too_few(readings[0].match, self.recorded)
         return self._nearest(compared)
@@ -316,18 +332,18 @@ class InterpretationSearch:
         """The error if no reading fits. It names the nearest reading: the one whose outputs are most alike in shape."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
-        found, count = nearest.match, len(self._readings())
-        close = found.max_rel <= INEXACT
+        result, count = nearest.match, len(self._readings())
+        close = result.max_rel <= INEXACT
         enough = (
-            f"if the library itself is no more exact, --tolerance {self.enough(found.max_rel):.0e} allows it; else "
+            f"if the library itself is no more exact, --tolerance {self.enough(result.max_rel):.0e} allows it; else "
         )
         few = (
             "" if self.telling else "record outputs with more different numbers, by which other readings are told; or "
         )
         return OutputsDiffer(
             f"none of {count} known readings of the file gives the trained model's outputs; the nearest is "
-            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {found.max_rel:.2e} relative at "
-            f"{found.where}, where rounding explains {compare.EXPLAINED * found.explained:.1e}",
+            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {result.max_rel:.2e} relative at "
+            f"{result.where}, where rounding explains {compare.EXPLAINED * result.explained:.1e}",
             hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
             "--checkpoint FILE",
         )
@@ -390,7 +406,7 @@ def _bisected(error: Error, low: float, high: float) -> float:
 
 
 def _written(error: Error, value: float) -> float:
-    """With the fewest digits that are no worse; a user wrote 0.8, not 0.80000012."""
+    """The number with the fewest digits that fits no worse; a user wrote 0.8, not 0.80000012."""
     bound = 4 * error(value)
     return next((short for short in _shorter(value) if error(short) <= bound), value)
 
@@ -402,27 +418,27 @@ def _shorter(value: float) -> Iterator[float]:
 
 STARTS = ("x", "sin", "x^2", "exp")
 SWEEPS = 4  # passes over all edges, at most
-MOST = 4000  # readings that the search tries for one file, at most
+NAME_SETS_LIMIT = 4000  # readings that the search tries for one file, at most
 PAIRED = 4  # the largest number of edges at which the search tries pairs of them
 
 Names = Mapping[str, str]
 Unlike = Callable[[Names], tuple[float, bool]]  # from names by edge: how unlike the outputs are, and whether they fit
 
 
-class _Enough(Exception):
-    """The search has tried MOST readings."""
+class _SearchLimit(Exception):
+    """The search has tried NAME_SETS_LIMIT readings."""
 
 
-def found(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
+def fitting_functions(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
     """The names from the table, by edge, with which the outputs fit. None if no names fit, or if the search would
-    try more than MOST readings."""
+    try more than NAME_SETS_LIMIT readings."""
     search = _Search(unlike, keys, table)
     try:
         for start in STARTS:
             if (names := search.descend(dict.fromkeys(keys, start))) is not None:
                 return names
         return search.pairs()
-    except _Enough:
+    except _SearchLimit:
         return None
 
 
@@ -462,8 +478,8 @@ class _Search:
     def _try(self, names: Names) -> tuple[float, bool]:
         known = tuple(names[key] for key in self.keys)
         if known not in self.tried:
-            if len(self.tried) >= MOST:
-                raise _Enough
+            if len(self.tried) >= NAME_SETS_LIMIT:
+                raise _SearchLimit
             self.tried[known] = self.unlike(names)
-            self.best = min(self.best, (self.tried[known][0], names), key=lambda one: one[0])
+            self.best = min(self.best, (self.tried[known][0], names), key=lambda candidate: candidate[0])
         return self.tried[known]

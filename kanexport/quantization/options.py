@@ -17,8 +17,12 @@ MAX_ERROR = {FP16_WEIGHTS: 2e-3, INT8: 5e-2}
 
 @dataclass(frozen=True, slots=True)
 class QuantizationOptions:
-    """`quantize`: one of `METHODS`, or empty for an exact export. `rows`: of the user's data, on which errors are
-    measured. `max_error`: None for the default of the method."""
+    """Options of quantization.
+
+    quantize   one of `METHODS`, or empty for an exact export
+    rows       of the user's data, on which errors are measured
+    max_error  relative; None for the default of the method
+    """
 
     quantize: str = ""
     rows: Rows | None = None
@@ -50,8 +54,8 @@ class QuantizationOptions:
             raise OptionError(f"--max-error is {self.bound}, expected a number between 0 and 1")
 
     def _unused(self) -> None:
-        for flag, given in (("--calibration", self.rows), ("--max-error", self.max_error)):
-            if given is not None:
+        for flag, value in (("--calibration", self.rows), ("--max-error", self.max_error)):
+            if value is not None:
                 raise OptionError(f"{flag} is for --quantize")
 
 

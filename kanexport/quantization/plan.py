@@ -31,49 +31,52 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Of answers, relative to the largest: the largest and the median; and of how many rows another output is the
-    largest, -1 for one output."""
+    """Errors of outputs, relative to the largest output.
+
+    largest, median  over the rows
+    changed          the number of rows in which another output is the largest, -1 for one output
+    """
 
     largest: float
     median: float
     changed: int
 
 
-def errors(expected: Array, found: Array) -> Errors:
+def errors(expected: Array, outputs: Array) -> Errors:
     """[B, O] each; rows that are not finite where they should be differ without bound."""
     fine = np.isfinite(expected).all(axis=1)
-    expected, found = expected[fine], found[fine]
+    expected, outputs = expected[fine], outputs[fine]
     if not expected.size:
         return Errors(math.inf, math.inf, -1)
     with np.errstate(invalid="ignore"):
-        apart = np.nan_to_num(np.abs(found - expected), nan=np.inf)
+        differences = np.nan_to_num(np.abs(outputs - expected), nan=np.inf)
     scale = float(np.abs(expected).max())
-    relative = apart / scale if scale else np.where(apart > 0, np.inf, 0.0)
-    top = int(np.count_nonzero(expected.argmax(axis=1) != found.argmax(axis=1))) if expected.shape[1] > 1 else -1
+    relative = differences / scale if scale else np.where(differences > 0, np.inf, 0.0)
+    top = int(np.count_nonzero(expected.argmax(axis=1) != outputs.argmax(axis=1))) if expected.shape[1] > 1 else -1
     return Errors(float(relative.max()), float(np.median(relative)), top)
 
 
-def answers(kan: Kan, x: Array) -> Array:
+def network_outputs(kan: Kan, x: Array) -> Array:
     """[B, O] in float64, some rows at a time."""
     return np.concatenate([float64_reference.evaluate(kan, x[at : at + AT_ONCE]).y for at in range(0, len(x), AT_ONCE)])
 
 
-def choose(kan: Kan, asked: QuantizationOptions, x: Array) -> tuple[Branch, ...]:
+def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ...]:
     """Every live branch, in the form that it can have; `x` [B, inputs]: rows that say so."""
     x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), TRIED)).round().astype(int))]
-    exact = answers(kan, x)
+    exact = network_outputs(kan, x)
     known = {
-        (at, index): possible(layer, term, asked.quantize)
+        (at, index): possible(layer, term, options.quantize)
         for at, layer in enumerate(kan.layers)
         for index, term in enumerate(layer.terms)
     }
-    share = asked.bound / math.sqrt(max(1, sum(len(found) > 1 for found in known.values())))
+    share = options.bound / math.sqrt(max(1, sum(len(forms) > 1 for forms in known.values())))
     branches = []
-    for (at, index), found in known.items():
+    for (at, index), forms in known.items():
         tried: dict[str, float] = {}
-        for form in found:
+        for form in forms:
             alone = served(kan, {(at, index): form})
-            tried[form] = errors(exact, answers(alone, x)).largest if form != FLOAT32 else 0.0
+            tried[form] = errors(exact, network_outputs(alone, x)).largest if form != FLOAT32 else 0.0
             if tried[form] <= share:
                 break
         first, last = next(iter(tried.values())), tried[form]
@@ -91,11 +94,11 @@ STORED = {INT8: precision.BYTES, INT8_WEIGHTS: precision.BYTES, FP16_WEIGHTS: pr
 Forms = Mapping[tuple[int, int], str]  # by layer and term; FLOAT32 where there is none
 
 
-def possible(layer: Layer, term: Term, asked: str) -> tuple[str, ...]:
+def possible(layer: Layer, term: Term, quantize: str) -> tuple[str, ...]:
     """The forms that a branch may have where so many bits are asked for, fewest first."""
     if term not in passes.live(layer).terms or not isinstance(term, BasisTerm):
         return (FLOAT32,)  # functions that every edge shifts for itself are numbers of three kinds; they stay
-    if asked == FP16_WEIGHTS:
+    if quantize == FP16_WEIGHTS:
         return (FP16_WEIGHTS, FLOAT32)
     fits = layer.sources * term.functions <= precision.DEPTH
     sums = (INT8,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()
@@ -104,7 +107,7 @@ def possible(layer: Layer, term: Term, asked: str) -> tuple[str, ...]:
 
 
 def served(kan: Kan, forms: Forms) -> Kan:
-    """What the graph means: coefficients rounded, and bases in steps where sums are of bytes."""
+    """The network that the graph means: coefficients rounded, and quantized bases where sums are of bytes."""
     layers = []
     for at, layer in enumerate(kan.layers):
         terms = [_term(layer, term, forms.get((at, index), FLOAT32)) for index, term in enumerate(layer.terms)]
@@ -129,13 +132,13 @@ def _term(layer: Layer, term: Term, form: str) -> Term:
         return term
     how = STORED[form]
     mask = layer.mask[:, :, None]
-    found = precision.rounded(passes.coefficients(layer, term), how)
+    rounded_values = precision.rounded(passes.coefficients(layer, term), how)
     with np.errstate(divide="ignore", invalid="ignore"):
-        coef = np.where(mask == 0, term.coef, found / mask)
+        coef = np.where(mask == 0, term.coef, rounded_values / mask)
     basis = stepped(term.basis, layer.sources, _room(layer, term)) if form == INT8 else None
     return dataclasses.replace(term, coef=coef, stored=how, basis=basis or term.basis)
 
 
 def _room(layer: Layer, term: BasisTerm) -> int:
-    """For a table: half of what the coefficients take, a byte each; of small layers a page."""
+    """The size limit of a table in bytes: half of what the coefficients take; for small layers a page."""
     return max(term.functions * layer.mask.size // 2, 32768)

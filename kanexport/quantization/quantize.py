@@ -28,13 +28,14 @@ from kanexport.verify.verify import Proof
 Array = npt.NDArray[np.float64]
 
 CALIBRATION = "--calibration"
-MADE = ("inside", "extension", "knots")  # zones, where the user gave no rows
-MOST = 4096  # rows on which the whole is measured
+GENERATED_ZONES = ("inside", "extension", "knots")  # zones, where the user gave no rows
+ROWS_LIMIT = 4096  # rows on which the whole is measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedNetwork:
-    """A network with the forms of its branches: what is served, whose curves are told, and the `rows` that chose."""
+    """Network with the forms of its branches: the one that is served, the one whose curves are shown, and the `rows`
+    that chose the forms."""
 
     exact: Kan
     served: Kan
@@ -48,37 +49,39 @@ class QuantizedNetwork:
         served = plan.served(kan, self.forms)
         return served, plan.curves(served)
 
-    def proved(
-        self, lowered: Lowered, asked: QuantizationOptions, tolerance: float, advance: Callable[[int, int], None]
+    def verified(
+        self, lowered: Lowered, options: QuantizationOptions, tolerance: float, advance: Callable[[int, int], None]
     ) -> tuple[Proof, Approximation]:
         """Raises VerificationFailed and InvalidKan."""
-        found = measure(self.exact, lowered, self.branches, asked, self.rows)
-        return prove(self.exact, self.served, lowered, self.branches, asked, tolerance, advance), found
+        approximation = measure(self.exact, lowered, self.branches, options, self.rows)
+        return verify_quantized(
+            self.exact, self.served, lowered, self.branches, options, tolerance, advance
+        ), approximation
 
 
-def rounded(kan: Kan, asked: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> QuantizedNetwork:
+def rounded(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> QuantizedNetwork:
     """Raises OptionError where the rows are none of the model's, and InvalidKan where a weight is too large."""
-    x = rows(kan, asked, inputs, names)
-    branches = plan.choose(kan, asked, x)
+    x = rows(kan, options, inputs, names)
+    branches = plan.choose(kan, options, x)
     chosen = {(branch.layer, branch.term): branch.form for branch in branches}
     served = plan.served(kan, chosen)
     return QuantizedNetwork(kan, served, plan.curves(served), branches, chosen, x)
 
 
-def rows(kan: Kan, asked: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> Array:
+def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> Array:
     """[B, inputs]: the user's, of many evenly chosen ones, as float32 has them; else rows inside the grid, on its knots
     and beside it. Raises OptionError."""
-    if asked.rows is None:
+    if options.rows is None:
         size = max(map(test_points.basis_size, kan.layers))
         zones = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0, size=size)
-        return np.concatenate([zones[name] for name in MADE])
-    x = baseline.fitting(asked.rows, inputs, names, CALIBRATION)
-    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST)).round().astype(int))]
+        return np.concatenate([zones[name] for name in GENERATED_ZONES])
+    x = baseline.fitting(options.rows, inputs, names, CALIBRATION)
+    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS_LIMIT)).round().astype(int))]
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         at, column = (int(v) for v in bad[0])
         raise OptionError(
-            f"{CALIBRATION} {asked.rows.name} has {x[at, column]} in column {column} of row {at}, expected numbers: "
+            f"{CALIBRATION} {options.rows.name} has {x[at, column]} in column {column} of row {at}, expected numbers: "
             "errors cannot be measured there",
             hint=FORMS,
         )
@@ -90,30 +93,34 @@ AT_ONCE = 1024
 HINT = "nothing was written; --max-error sets the bound, and without {flag} nothing is approximate"
 
 
-def prove(
+def verify_quantized(
     exact: Kan,
     served: Kan,
     lowered: Lowered,
     branches: tuple[Branch, ...],
-    asked: QuantizationOptions,
+    options: QuantizationOptions,
     tolerance: float,
     advance: Callable[[int, int], None],
 ) -> Proof:
-    """`exact`: the network as it was read; `served`: what the graphs `lowered` mean; `tolerance`: between those two,
-    relative. Raises VerificationFailed and InvalidKan."""
-    reference = _meaning(served, lowered, tolerance, asked.bound)
+    """Verify the quantized graphs. Raises VerificationFailed and InvalidKan.
+
+    exact      the network as it was read
+    served     the network that the graphs `lowered` mean
+    tolerance  between graphs and `served`, relative
+    """
+    reference = _meaning(served, lowered, tolerance, options.bound)
     try:
-        told = verify.verify(exact, lowered, "float32", tolerance=asked.bound, advance=advance)
+        proof = verify.verify(exact, lowered, "float32", tolerance=options.bound, advance=advance)
     except VerificationFailed as error:
-        raise VerificationFailed(f"{error.message}; {_worst(branches)}", hint=_hint(asked)) from error
-    return dataclasses.replace(told, reference=reference)
+        raise VerificationFailed(f"{error.message}; {_worst(branches)}", hint=_hint(options)) from error
+    return dataclasses.replace(proof, reference=reference)
 
 
 def measure(
-    exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], asked: QuantizationOptions, x: Array
+    exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], options: QuantizationOptions, x: Array
 ) -> Approximation:
-    """What the graph answers on rows x [B, inputs], beside the checkpoint. Raises VerificationFailed where that is
-    further from it than allowed, or no branch is quantized."""
+    """The error of the graph's outputs on rows x [B, inputs], against the checkpoint's. Raises VerificationFailed if it
+    is larger than allowed, or no branch is quantized."""
     if not any(branch.form != FLOAT32 or branch.first for branch in branches):
         raise VerificationFailed(
             "the network has nothing to quantize: symbolic edges, and functions that every edge shifts and "
@@ -122,29 +129,29 @@ def measure(
         )
     if all(branch.form == FLOAT32 for branch in branches):
         raise VerificationFailed(
-            f"no branch can be quantized within --max-error {asked.bound:g}: {_worst(branches)}", hint=_hint(asked)
+            f"no branch can be quantized within --max-error {options.bound:g}: {_worst(branches)}", hint=_hint(options)
         )
-    found = plan.errors(plan.answers(exact, x), answers(lowered, x))
-    if not found.largest <= asked.bound:
+    errors = plan.errors(plan.network_outputs(exact, x), graph_outputs(lowered, x))
+    if not errors.largest <= options.bound:
         raise VerificationFailed(
-            f"outputs of the quantized graph differ from the checkpoint's by {found.largest:.2e} of the largest on "
-            f"{len(x)} rows, more than --max-error {asked.bound:g}; {_worst(branches)}",
-            hint=_hint(asked),
+            f"outputs of the quantized graph differ from the checkpoint's by {errors.largest:.2e} of the largest on "
+            f"{len(x)} rows, more than --max-error {options.bound:g}; {_worst(branches)}",
+            hint=_hint(options),
         )
     return Approximation(
-        quantize=asked.quantize,
-        max_error=asked.bound,
+        quantize=options.quantize,
+        max_error=options.bound,
         rows=len(x),
-        rows_from="made for the export" if asked.rows is None else asked.rows.name,
-        rows_sha256="" if asked.rows is None else asked.rows.sha256,
-        error=found.largest,
-        median=found.median,
-        changed=found.changed,
+        rows_from="made for the export" if options.rows is None else options.rows.name,
+        rows_sha256="" if options.rows is None else options.rows.sha256,
+        error=errors.largest,
+        median=errors.median,
+        changed=errors.changed,
         branches=branches,
     )
 
 
-def answers(lowered: Lowered, x: Array) -> Array:
+def graph_outputs(lowered: Lowered, x: Array) -> Array:
     """[B, O]: what the serving graph gives."""
     session = graph_runner.session(lowered.model, lowered.weights)
     parts = (x[at : at + AT_ONCE].astype(np.float32) for at in range(0, len(x), AT_ONCE))
@@ -157,13 +164,13 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
     layer = served.layers[0]
     rows = test_points.zone_rows(layer, served.n_inputs, 0, size=max(map(test_points.basis_size, served.layers)))
     x = rows["inside"]
-    meant = plan.answers(served, x)
+    meant = plan.network_outputs(served, x)
     with np.errstate(invalid="ignore"):
-        apart = np.abs(answers(lowered, x) - meant).max(axis=1) / (
+        differences = np.abs(graph_outputs(lowered, x) - meant).max(axis=1) / (
             np.abs(meant[np.isfinite(meant)]).max(initial=0) or 1
         )
     fine = np.isfinite(meant).all(axis=1)
-    agree = fine & (apart <= tolerance * SLACK)
+    agree = fine & (differences <= tolerance * SLACK)
     if np.count_nonzero(agree) < AGREE * np.count_nonzero(fine):
         raise VerificationFailed(
             f"the graph is not what its rounded numbers mean: on {np.count_nonzero(agree)} of {len(x)} rows it agrees "
@@ -172,7 +179,7 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
         )
     reference = verify.reference(served, lowered, x[agree], tolerance)
     # Elsewhere a sum in another order may put a value on the other side of a step, as it does here on some rows.
-    steps = min(SLACK * float(apart[fine].max(initial=0)), bound)
+    steps = min(SLACK * float(differences[fine].max(initial=0)), bound)
     return dataclasses.replace(reference, tolerance=max(reference.tolerance, steps))
 
 
@@ -185,5 +192,5 @@ def _worst(branches: tuple[Branch, ...]) -> str:
     )
 
 
-def _hint(asked: QuantizationOptions) -> str:
-    return HINT.format(flag=f"--quantize {asked.quantize}")
+def _hint(options: QuantizationOptions) -> str:
+    return HINT.format(flag=f"--quantize {options.quantize}")

@@ -166,7 +166,7 @@ def _forward(chosen: Roles, sizes: Sizes, shapes: roles.Shapes, part: Part, opti
     names = tuple(_forwards(chosen, sizes, shapes))
     what = POINTED if chosen.name(POINTS) else WORDS
     named = f"{part.prefix}{chosen.coef} {shapes[chosen.coef]}"
-    return options.whose(names, f"{named} is ambiguous: names and shapes fit {what}")
+    return options.must_forward(names, f"{named} is ambiguous: names and shapes fit {what}")
 
 
 def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:

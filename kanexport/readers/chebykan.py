@@ -69,7 +69,7 @@ def layer(part: Part, options: Options) -> Layer:
     basis, factor = _basis(functions - 1, whose, options)
     if whose == FAMILY and part.has("tanh_scale"):
         shift = float(part.tensor("tanh_bias")) if part.has("tanh_bias") else 0.0
-        basis = polynomial.of(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
+        basis = polynomial.squashed(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
     bias = part.tensor("bias", coef.shape[1]) if part.has("bias") else None
     return grid_steps.layer(basis, coef * factor, bias=bias, pre_steps=pre_steps)
 
@@ -89,16 +89,18 @@ def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float
     basis = polynomial.chebyshev(degree)
     match whose:
         case "timekan":
-            return polynomial.of(basis, TanhOf(Tanh())), 1.0
+            return polynomial.squashed(basis, TanhOf(Tanh())), 1.0
         case "x-kanerf":
-            return polynomial.of(basis, Tanh(short=options.number("cheby_epsilon", EPSILONS[0], among=EPSILONS))), 1.0
+            return polynomial.squashed(
+                basis, Tanh(short=options.number("cheby_epsilon", EPSILONS[0], among=EPSILONS))
+            ), 1.0
         case "chebyshev-kan":
-            return polynomial.of(basis, Raw()), 1.0
+            return polynomial.squashed(basis, Raw()), 1.0
         case "pinns":
             scale = options.number("cheby_scale", SCALES[0], among=SCALES)
             if scale == 0:
                 raise InvalidKan("cheby_scale is 0, and x is divided by it")
-            return polynomial.of(basis, Tanh(slope=1 / scale)), scale
+            return polynomial.squashed(basis, Tanh(slope=1 / scale)), scale
         case "second-kind":
             return polynomial.chebyshev2(degree), 1.0
     return grid_steps.squashed(basis, whose, options), 1.0

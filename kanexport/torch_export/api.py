@@ -73,13 +73,13 @@ def export(
         tolerance=tolerance,
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
-        baseline=None if baseline is None else baseline_rows.of(baseline),
-        explain=ExplainOptions.of(explain),
+        baseline=None if baseline is None else baseline_rows.rows_of(baseline),
+        explain=ExplainOptions.parse(explain),
         out_of_range=out_of_range,
     )
     parsed = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
     recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])
-    return convert(module, example_inputs, target, options=parsed.given, recorded=recorded, advance=advance)
+    return convert(module, example_inputs, target, options=parsed.explicit, recorded=recorded, advance=advance)
 
 
 def _pairs(values: Mapping[str, object]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
-from kanexport.bundle.publish import ProvedModel, Result, Target, VerificationBasis, publish
+from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.contract.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.contract.sections import CLAMP
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
@@ -85,7 +85,7 @@ def convert(
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _edges_only(whole, plan, x, names, why),
     ).best(plan)
-    model = ProvedModel(
+    model = VerifiedModel(
         lowered=lowered,
         proof=proof,
         claim=_claim(recorded, whole, plan, lowered, target),
@@ -266,7 +266,7 @@ def _prove(
     alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows)
     if alike:
         zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
-    proof = verify.prove(
+    proof = verify.verify_subject(
         plan,
         lowered,
         target.dtype,

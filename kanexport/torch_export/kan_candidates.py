@@ -236,7 +236,7 @@ class Facts(Options):
         names = tuple(known)
         self.choices[key] = names
         value = self.optional(key)
-        if value is not None and value.lower() not in names and key not in self.given:
+        if value is not None and value.lower() not in names and key not in self.explicit:
             return default  # an attribute of that name is something else
         return super().choice(key, names, default, words=words)
 

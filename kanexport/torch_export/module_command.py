@@ -83,7 +83,7 @@ def run(
             module,
             rows,
             target,
-            options=options.given,
+            options=options.explicit,
             assumed=assumed,
             files=files,
             recorded=recorded,

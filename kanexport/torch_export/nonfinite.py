@@ -75,7 +75,7 @@ def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     try:
         model, steps = exposed(lowered.model)
         session = graph_runner.session(model, lowered.weights, optimization=lowered.optimization)
-        values = graph_runner.run(session, ports.feeds(row, prover.dtype)) | ports.given(row)
+        values = graph_runner.run(session, ports.feeds(row, prover.dtype)) | ports.float64_inputs(row)
     except ExportError:  # a runtime does not return some values, such as a sequence
         return ""
     nan = {name for name, value in values.items() if np.isnan(value).any()}

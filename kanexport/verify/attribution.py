@@ -1,4 +1,4 @@
-"""Contributions of inputs against a reference, in float64: what the operators of `lowering/attribution.py` mean."""
+"""Float64 reference of contributions against a reference row, as `lowering/attribution.py` emits them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract.sections import CONTRIBUTIONS, MOST_EXPLAINED_EDGES, NODES
+from kanexport.contract.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.errors import VerificationFailed
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Affine, Product, Select, Step
@@ -26,7 +26,7 @@ REACH = 1e-5  # of a node's magnitude: what a slope looks to either side
 
 
 class NoContributions(ValueError):
-    """A network, or a reference, that has none here; the text says why."""
+    """Network or reference without contributions here; the text says why."""
 
 
 def anchor(kan: Kan, row: Array) -> Anchor:
@@ -57,8 +57,8 @@ def _link(layer: Layer, nodes: Array) -> Link:
             chain.append(step.evaluate(chain[-1]))
         steep = tuple(_steep(step, v[0]) for step, v in zip(layer.post_steps, chain, strict=False))
         reach = REACH * np.maximum(np.abs(nodes), 1.0)
-        apart = (2 * reach)[columns(layer, len(nodes)), None]
-        slopes = (_edges(layer, (nodes + reach)[None]) - _edges(layer, (nodes - reach)[None]))[0] / apart
+        differences = (2 * reach)[columns(layer, len(nodes)), None]
+        slopes = (_edges(layer, (nodes + reach)[None]) - _edges(layer, (nodes - reach)[None]))[0] / differences
     return Link(layer, nodes, _edges(layer, nodes[None])[0], slopes, tuple(v[0] for v in chain), steep)
 
 
@@ -77,8 +77,11 @@ def _steep(step: Step, v: Array) -> Array:
 
 
 def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | None = None) -> tuple[Array, Array]:
-    """[B, inputs, outputs] of the rows of a run, and per row the largest finite magnitude met, [B]. `dtype`: the
-    graph's, which says what is near the reference; `jitter`: as an implementation that rounds would."""
+    """Contributions [B, inputs, outputs] for the rows of a run, and per row the largest finite magnitude met, [B].
+
+    dtype   the graph's, which decides what is near the reference
+    jitter  the rounding of an implementation to simulate, or None
+    """
     peaks = [trace.peak]
     with np.errstate(all="ignore"):
         multipliers = np.tile(np.eye(len(anchor.base)), (len(trace.y), 1, 1))
@@ -89,18 +92,18 @@ def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | Non
             difference = edges - link.edges
             sources = columns(link.layer, len(link.nodes))
             if at:
-                apart = (nodes - link.nodes)[:, sources, None]
-                hardly = np.abs(apart) <= near(link.nodes, dtype)[sources, None]
-                difference = np.where(hardly, link.slopes, difference / np.where(hardly, 1.0, apart))
-            given = np.einsum("bod,bid->boi", multipliers, difference)
+                differences = (nodes - link.nodes)[:, sources, None]
+                hardly = np.abs(differences) <= near(link.nodes, dtype)[sources, None]
+                difference = np.where(hardly, link.slopes, difference / np.where(hardly, 1.0, differences))
+            by_source = np.einsum("bod,bid->boi", multipliers, difference)
             peaks += [
                 float64_reference.peak(difference),
                 float64_reference.peak(multipliers),
-                float64_reference.peak(given),
+                float64_reference.peak(by_source),
             ]
-            multipliers = np.zeros((*given.shape[:2], len(link.nodes)))
+            multipliers = np.zeros((*by_source.shape[:2], len(link.nodes)))
             for source, column in enumerate(sources):
-                multipliers[:, :, column] += given[:, :, source]
+                multipliers[:, :, column] += by_source[:, :, source]
     return multipliers.transpose(0, 2, 1), np.max(peaks, axis=0)
 
 
@@ -130,14 +133,14 @@ def _back(link: Link, edges: Array, dtype: str, multipliers: Array) -> Array:
 def _others(step: Product, v: Array, v_r: Array) -> Array:
     """[B, n]: of each factor Shapley's share of a unit: over all orders in which factors change from the reference's
     to the row's, the mean of the product of the others as they are then."""
-    found = np.ones_like(v)
+    shares = np.ones_like(v)
     start = 0
     for size in step.groups:
         for at in range(start, start + size):
             rest = [other for other in range(start, start + size) if other != at]
-            found[:, at] = _mean_product(v[:, rest], v_r[rest])
+            shares[:, at] = _mean_product(v[:, rest], v_r[rest])
         start += size
-    return found
+    return shares
 
 
 def _mean_product(v: Array, v_r: Array) -> Array:
@@ -152,15 +155,15 @@ def _mean_product(v: Array, v_r: Array) -> Array:
 
 
 class ExplainedProver(Prover):
-    """As `Prover`, of a graph that gives edges with its answers. `rows`: how many it is run on at most, since the edges
-    of all of them are held at a time."""
+    """Prover of a graph that gives edges with its outputs. `rows`: the largest number of rows to run it on, since the
+    edges of all of them are held at a time."""
 
     def __init__(self, subject: Subject, lowered: Lowered, explained: Explained, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=explained.graph, edges=()), dtype, tolerance)
         tensors, self._anchor = explained.about.tensors, explained.anchor
         self._shapes_of = {tensor.name: tensor.shape[1:] for tensor in tensors}
         self._nodes = [tensor for tensor in tensors if tensor.holds == NODES]
-        self._edges_of = [tensor for tensor in tensors if tensor.holds == MOST_EXPLAINED_EDGES]
+        self._edges_of = [tensor for tensor in tensors if tensor.holds == EDGES]
         numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in self._edges_of)
         if self._anchor is not None:  # which takes the edges of all layers
             numbers = max(numbers, sum(layer.mask.size for layer in subject.layers))
@@ -170,26 +173,26 @@ class ExplainedProver(Prover):
         """Everything that the graph gives for rows x [B, ...]; of too many, some evenly."""
         if len(x) > self.rows:
             x = x[np.linspace(0, len(x) - 1, self.rows).round().astype(int)]
-        errors, trace, given, keep, shaken = self.outputs(name, x)
-        self._require_shapes(given, len(x))
+        errors, trace, outputs, keep, shaken = self.outputs(name, x)
+        self._require_shapes(outputs, len(x))
         for tensor in self._nodes:
-            self.nodes(errors, tensor.name, tensor.layer, given[tensor.name], trace, keep, shaken)
+            self.nodes(errors, tensor.name, tensor.layer, outputs[tensor.name], trace, keep, shaken)
         if self._anchor is not None:
-            self._contributions(errors, x, trace, given, keep, shaken)
+            self._contributions(errors, x, trace, outputs, keep, shaken)
         for tensor in self._edges_of:
             at = tensor.layer
-            nodes = given[self.lowered.node_tensors[at]]
-            self.layer(errors, at, nodes, trace.inputs[at], keep, shaken, given[tensor.name])
+            nodes = outputs[self.lowered.node_tensors[at]]
+            self.layer(errors, at, nodes, trace.inputs[at], keep, shaken, outputs[tensor.name])
 
     def _contributions(
-        self, errors: ZoneErrors, x: Array, trace: Trace, given: dict[str, Array], keep: Rows, shaken: Draws
+        self, errors: ZoneErrors, x: Array, trace: Trace, outputs: dict[str, Array], keep: Rows, shaken: Draws
     ) -> None:
-        """Those of rows that are numbers, and are answered with some, each by itself and all of a row together."""
+        """Compare the contributions of finite rows with finite outputs, each by itself, and all of a row together."""
         assert self._anchor is not None
         anchor = self._anchor
         rows = keep & np.isfinite(x).all(axis=1) & np.isfinite(trace.y).all(axis=1)
         rows[rows] = contributions(anchor, _only(trace, rows), self.dtype.name)[1] < OVERFLOW
-        found = given[CONTRIBUTIONS][rows]
+        computed = outputs[CONTRIBUTIONS][rows]
 
         def exact(trace: Trace, jitter: Jitter | None = None) -> Array:
             return contributions(anchor, _only(trace, rows), self.dtype.name, jitter)[0]
@@ -199,8 +202,8 @@ class ExplainedProver(Prover):
 
         expected = exact(trace)
         allowance = self.allow(CONTRIBUTIONS, self.tolerance.edges, expected, changes)
-        errors.outputs.add(found, expected, allowance, lambda at: f"{CONTRIBUTIONS}[{at[1]},{at[2]}]")
-        sums, y = found.sum(axis=1) + anchor.base, trace.y[rows]
+        errors.outputs.add(computed, expected, allowance, lambda at: f"{CONTRIBUTIONS}[{at[1]},{at[2]}]")
+        sums, y = computed.sum(axis=1) + anchor.base, trace.y[rows]
         whole = self.allow("answers", self.tolerance.edges, y, lambda: [_only(draw(), rows).y for draw in shaken])
         errors.outputs.add(sums, y, whole, lambda at: f"the sum of {CONTRIBUTIONS} to {at[1]}")
 
@@ -210,13 +213,13 @@ class ExplainedProver(Prover):
             self._require_shapes(self.run(x[:count]), count)
         self.zone("single", x[:1])
 
-    def _require_shapes(self, given: dict[str, Array], count: int) -> None:
+    def _require_shapes(self, outputs: dict[str, Array], count: int) -> None:
         """Raises VerificationFailed where an output is not as its description has it."""
         for name, shape in self._shapes_of.items():
-            if name not in given or given[name].shape != (count, *shape):
-                found = given[name].shape if name in given else "nothing"
-                raise VerificationFailed(f"{count} rows give {name} of shape {found}, not {(count, *shape)}")
+            if name not in outputs or outputs[name].shape != (count, *shape):
+                actual = outputs[name].shape if name in outputs else "nothing"
+                raise VerificationFailed(f"{count} rows give {name} of shape {actual}, not {(count, *shape)}")
 
 
 def _only(trace: Trace, rows: Rows) -> Trace:
-    return Trace(trace.y[rows], tuple(one[rows] for one in trace.inputs), trace.peak[rows])
+    return Trace(trace.y[rows], tuple(nodes[rows] for nodes in trace.inputs), trace.peak[rows])

@@ -1,4 +1,4 @@
-"""The float64 meaning of a Kan: what every exported graph is held against.
+"""Float64 reference evaluation of a Kan, with which every exported graph is compared.
 
 Plain numpy on whole arrays, with no thought of speed: `evaluate` of bases and steps,
 and nothing of what emits operators. The formula is that of `ir/model.py`.
@@ -21,7 +21,7 @@ CHUNK_NUMBERS = 4_000_000  # edge values held at a time, and coefficients that a
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One run in float64.
+    """Trace of one evaluation in float64.
 
     y       [B, outputs]; of a module [B, ...]
     inputs  the input vector of every layer, [B, width]; of a module [B, *positions, width]
@@ -36,10 +36,10 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """The rounding that any implementation in a precision is free to do: nodes and weights off by up to two units of
-    `size`, relative. `functions`: the values of a basis are off too, by as much of the largest value of their
-    source, since implementations compute them in other ways. The rows then stay unchanged, unless a layer normalizes
-    them first."""
+    """Rounding that any implementation in a precision is free to do: nodes and weights are off by up to two units of
+    `size`, relative. `functions`: the values of a basis are off too, by as much of the largest value of their source,
+    since implementations compute them in other ways. The rows then stay unchanged, unless a layer normalizes them
+    first."""
 
     size: float
     seed: int
@@ -156,7 +156,7 @@ def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
 
 
 def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
-    """Which rows, and their values [b, I, O], before the mask."""
+    """Blocks of rows, with their values [b, I, O], before the mask."""
     centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
     rows = max(1, CHUNK_NUMBERS // coef.size)
     for step in term.pre_steps:
@@ -168,7 +168,7 @@ def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tupl
 
 
 def _blocks(term: BasisTerm, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
-    """Which sources, and their coefficients [i, O, K]: never a copy of all of a large layer's."""
+    """Blocks of sources, with their coefficients [i, O, K]: never a copy of all of a large layer's."""
     step = max(1, CHUNK_NUMBERS // term.coef[0].size)
     for block, start in enumerate(range(0, len(term.coef), step)):
         part = slice(start, start + step)

@@ -1,4 +1,4 @@
-"""onnxruntime as the exporter uses it: to run a graph that is to be proved."""
+"""Runner of exported graphs in onnxruntime, for the verification."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A graph that is ready to run. `given`: constants of the model's file, by name, which every run is
-    given: a runtime would copy them for each graph."""
+    """Graph that is ready to run. `constants`: those of the model's file, by name. Every run passes them, because a
+    runtime would copy them for each graph."""
 
     runs: Any
     outputs: tuple[str, ...]
-    given: dict[str, npt.NDArray[Any]]
+    constants: dict[str, npt.NDArray[Any]]
 
 
 def session(model: bytes, weights: Weights | None = None, library: str = "", optimization: str = ANY) -> Session:
-    """A session on one thread. `weights`: the file that the graph takes constants from; `library`: a file with
-    operators of the graph; `optimization`: how far the runtime may change the graph. Raises InvalidKan if the
-    runtime cannot run the graph."""
-    given: dict[str, npt.NDArray[Any]] = {}
+    """A session on one thread. Raises InvalidKan if the runtime cannot run the graph.
+
+    weights       the file from which the graph takes constants
+    library       a file with operators of the graph
+    optimization  how far the runtime may change the graph
+    """
+    constants: dict[str, npt.NDArray[Any]] = {}
     options = onnxruntime.SessionOptions()
     if weights is not None and library:  # whose operators take constants alone
         data = b"".join(weights.content())
         options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [data], [len(data)])
     elif weights is not None:
-        model, given = weights.beside(model)
+        model, constants = weights.as_inputs(model)
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4
@@ -48,8 +51,8 @@ def session(model: bytes, weights: Weights | None = None, library: str = "", opt
     with _refusing(_not_loaded):
         if library:
             options.register_custom_ops_library(library)
-        made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return Session(made, tuple(output.name for output in made.get_outputs()), given)
+        runs = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Session(runs, tuple(output.name for output in runs.get_outputs()), constants)
 
 
 def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
@@ -60,7 +63,7 @@ def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array
         return VerificationFailed(f"the graph does not run on {shapes}: {text[:200]}")
 
     with _refusing(failed):
-        values = session.runs.run(session.outputs, {**feeds, **session.given})
+        values = session.runs.run(session.outputs, {**feeds, **session.constants})
     return {name: np.asarray(value, dtype=np.float64) for name, value in zip(session.outputs, values, strict=True)}
 
 
@@ -92,8 +95,11 @@ FLOAT = "float"  # of the graph's own type
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input or output. `shape`: of a row; `kind`: `FLOAT`, or the name of a numpy type
-    that holds whole numbers or truth values."""
+    """Input or output of a graph.
+
+    shape  of a row
+    kind   `FLOAT`, or the name of a numpy type that holds whole numbers or truth values
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -101,7 +107,7 @@ class Port:
 
     @property
     def size(self) -> int:
-        """How many numbers a row holds."""
+        """The count of numbers in a row."""
         return math.prod(self.shape)
 
     def cast(self, rows: Array, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
@@ -114,7 +120,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """All of a model, in order."""
+    """Inputs and outputs of a model, in order."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -125,11 +131,11 @@ class Ports:
             port.name: port.cast(rows, dtype) for port, rows in zip(self.inputs, split(self.inputs, x), strict=True)
         }
 
-    def given(self, x: Array) -> dict[str, Array]:
+    def float64_inputs(self, x: Array) -> dict[str, Array]:
         """The inputs by name, in float64."""
         return dict(zip((port.name for port in self.inputs), split(self.inputs, x), strict=True))
 
-    def wanted(self, y: Array) -> dict[str, Array]:
+    def float64_outputs(self, y: Array) -> dict[str, Array]:
         """The outputs by name, in float64."""
         return dict(zip((port.name for port in self.outputs), split(self.outputs, y), strict=True))
 

@@ -1,4 +1,4 @@
-"""Every graph run beside what it means, zone by zone: the largest errors of outputs and edges."""
+"""Comparison of graphs with their float64 reference, zone by zone: the largest errors of outputs and edges."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ from kanexport.verify.tolerances import OVERFLOW, Allowance, LargestError, Toler
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
 Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
-Moved = Sequence[Callable[[], Array]]  # rows of a layer likewise
-Given = Callable[[slice], Array]  # edge values of the graph, of some vectors
+DrawnRows = Sequence[Callable[[], Array]]  # rows of a layer likewise
+EdgeValues = Callable[[slice], Array]  # edge values of the graph, of some vectors
 
 WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
 
 
 @dataclass
 class ZoneErrors:
-    """The errors of one zone, and how many rows it had. `left_out`: those that were not compared, since
-    they meet values beyond OVERFLOW; `edges_left_out`: vectors of nodes whose edges do."""
+    """Errors of one zone.
+
+    rows            the number of its rows
+    left_out        rows that were not compared, since they meet values beyond OVERFLOW
+    edges_left_out  vectors of nodes that were not compared, since their edges do
+    """
 
     rows: int = 0
     left_out: int = 0
@@ -52,11 +56,11 @@ def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
 
 
 class Subject(Protocol):
-    """What a graph is held against: its layers, and what it means in float64."""
+    """Reference of a graph: its layers, and its float64 evaluation."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Those with an edge graph, in the order of the lowered model's."""
+        """Layers with an edge graph, in the order of the lowered model's."""
 
     @property
     def ports(self) -> Ports:
@@ -67,11 +71,11 @@ class Subject(Protocol):
 
 
 FEWEST = 3  # vectors that the prover compares at least, of a layer whose edges take long
-HELD = 2_000_000  # edges computed at a time, if each takes much time and memory
+EDGES_AT_ONCE = 2_000_000  # edges computed at a time, if each takes much time and memory
 
 
 class Prover:
-    """Runs one lowered model beside its subject, and keeps the largest errors by zone.
+    """Comparison of one lowered model with its subject. It keeps the largest errors by zone.
 
     Raises InvalidKan if the runtime cannot run the graphs, or if nothing can be proved, and
     VerificationFailed where a graph does not run or gives another shape. How large an error
@@ -80,7 +84,7 @@ class Prover:
 
     def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float, *, library: str = "") -> None:
         self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
-        self.tolerance = Tolerance.of(tolerance, dtype)
+        self.tolerance = Tolerance.for_graph(tolerance, dtype)
         level = lowered.optimization
         self.session = graph_runner.session(lowered.model, lowered.weights, library, level)
         self.edge_sessions = [
@@ -92,13 +96,13 @@ class Prover:
     def run(self, x: Array) -> dict[str, Array]:
         """All outputs of the serving graph, and its inputs, as float64."""
         ports = self.subject.ports
-        return {**ports.given(x), **graph_runner.run(self.session, ports.feeds(x, self.dtype))}
+        return {**ports.float64_inputs(x), **graph_runner.run(self.session, ports.feeds(x, self.dtype))}
 
     def edge_values(self, index: int, nodes: Array) -> Array:
         """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
         name, layer = self.lowered.node_tensors[index], self.subject.layers[index]
         session, count = self.edge_sessions[index], test_points.edge_count(layer)
-        each = max(1, len(nodes) if count == layer.mask.size else HELD // count)
+        each = max(1, len(nodes) if count == layer.mask.size else EDGES_AT_ONCE // count)
         parts = (nodes[at : at + each].astype(self.dtype) for at in range(0, max(1, len(nodes)), each))
         return np.concatenate([next(iter(graph_runner.run(session, {name: part}).values())) for part in parts])
 
@@ -110,7 +114,7 @@ class Prover:
             self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
 
     def batch(self, x: Array) -> None:
-        """Only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
+        """Compare only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
         self.outputs(f"batch of {len(x)}", x)
 
     def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
@@ -133,33 +137,33 @@ class Prover:
             self._output(errors, port, outputs[port.name], trace.y, keep, shaken)
         return errors, trace, outputs, keep, shaken
 
-    def _output(self, errors: ZoneErrors, port: Port, given: Array, y: Array, keep: Rows, shaken: Draws) -> None:
+    def _output(self, errors: ZoneErrors, port: Port, computed: Array, y: Array, keep: Rows, shaken: Draws) -> None:
         """One output of the graph, beside its part of y."""
         ports = self.subject.ports
 
         def exact(rows: Array) -> Array:
-            return ports.wanted(rows)[port.name]
+            return ports.float64_outputs(rows)[port.name]
 
-        if given.shape != exact(y).shape:
-            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {given.shape}, not {exact(y).shape}")
+        if computed.shape != exact(y).shape:
+            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {computed.shape}, not {exact(y).shape}")
         expected = table(exact(y)[keep])
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
         allowance = self.allow(
             port.name, tolerance, expected, lambda: (table(exact(draw().y)[keep]) for draw in shaken)
         )
         place = _output(port.name if len(ports.outputs) > 1 else "")
-        errors.outputs.add(table(given[keep]), expected, allowance, place)
+        errors.outputs.add(table(computed[keep]), expected, allowance, place)
 
     def nodes(
-        self, errors: ZoneErrors, name: str, index: int, given: Array, trace: Trace, keep: Rows, shaken: Draws
+        self, errors: ZoneErrors, name: str, index: int, computed: Array, trace: Trace, keep: Rows, shaken: Draws
     ) -> None:
         """The vectors that feed a layer, as the graph gives them in an output of this name."""
 
-        def exact(one: Trace) -> Array:
-            return table(one.inputs[index][keep])
+        def exact(run: Trace) -> Array:
+            return table(run.inputs[index][keep])
 
         allowance = self.allow(name, self.tolerance.edges, exact(trace), lambda: (exact(draw()) for draw in shaken))
-        errors.outputs.add(table(given[keep]), exact(trace), allowance, lambda at: f"{name}[{at[1]}]")
+        errors.outputs.add(table(computed[keep]), exact(trace), allowance, lambda at: f"{name}[{at[1]}]")
 
     def layer(
         self,
@@ -182,23 +186,23 @@ class Prover:
         def vectors(draw: Callable[[], Trace]) -> Array:
             return _vectors(draw().inputs[index][keep])[chosen]
 
-        given: Given = functools.partial(self._given, index, nodes[chosen])
+        computed: EdgeValues = functools.partial(self._edge_part, index, nodes[chosen])
         if edges is not None:
-            given = edges[keep].reshape(-1, *edges.shape[-2:])[chosen].__getitem__
-        self._edges(errors, index, given, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
+            computed = edges[keep].reshape(-1, *edges.shape[-2:])[chosen].__getitem__
+        self._edges(errors, index, computed, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows x [B, width] made for it."""
         moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
-        self._edges(errors, index, functools.partial(self._given, index, x), x, moved)
+        self._edges(errors, index, functools.partial(self._edge_part, index, x), x, moved)
 
-    def _given(self, index: int, nodes: Array, part: slice) -> Array:
+    def _edge_part(self, index: int, nodes: Array, part: slice) -> Array:
         return self.edge_values(index, nodes[part])
 
-    def _edges(self, errors: ZoneErrors, index: int, given: Given, exact: Array, moved: Moved) -> None:
-        """Edges from vectors [N, width]: the graph's are `given`, ours from `exact`; `moved` are
+    def _edges(self, errors: ZoneErrors, index: int, computed: EdgeValues, exact: Array, moved: DrawnRows) -> None:
+        """Edges from vectors [N, width]: the graph's are `computed`, ours from `exact`; `moved` are
         the exact ones after rounding, once per draw."""
         layer = self.subject.layers[index]
         for part, values, peak in float64_reference.edges(layer, exact):
@@ -206,7 +210,7 @@ class Prover:
             errors.edges_left_out += int(np.count_nonzero(~fits))
             shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
             allowance = self.allow(index, self.tolerance.edges, values[fits], shaken)
-            errors.edges.add(given(part)[fits], values[fits], allowance, _edge(index))
+            errors.edges.add(computed(part)[fits], values[fits], allowance, _edge(index))
 
     def allow(
         self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
@@ -235,15 +239,15 @@ class Prover:
             nodes = _vectors(outputs[self.lowered.node_tensors[index]])
             chosen = _chosen(len(nodes), count, layer)
             vectors, *rest = self.edge_values(index, nodes[chosen]).shape
-            wanted = (count * len(_vectors(exact)), layer.sources, layer.destinations)
-            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), wanted)
-        for name, (given, expected) in shapes.items():
-            if given != expected:
-                raise VerificationFailed(f"{count} rows give {name} of shape {given}, not {expected}")
+            expected_shape = (count * len(_vectors(exact)), layer.sources, layer.destinations)
+            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected_shape)
+        for name, (actual, expected) in shapes.items():
+            if actual != expected:
+                raise VerificationFailed(f"{count} rows give {name} of shape {actual}, not {expected}")
 
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
-    """Which vectors of a layer are looked at, where `count` rows have many positions each."""
+    """The vectors of a layer to compare, where `count` rows have many positions each."""
     each = test_points.edge_count(layer)
     least = count if each == layer.mask.size else FEWEST
     most = max(least, test_points.EDGE_BUDGET // each)
@@ -264,7 +268,7 @@ def _vectors(nodes: Array) -> Array:
 
 def _shaken_edges(
     layer: Layer,
-    moved: Moved,
+    moved: DrawnRows,
     jitters: tuple[Jitter, ...],
     part: slice,
     fits: npt.NDArray[np.bool_],
@@ -275,69 +279,69 @@ def _shaken_edges(
 
 
 class ManyProver(Prover):
-    """As `Prover`, of another form of the serving graph."""
+    """Prover of another form of the serving graph."""
 
     def __init__(self, subject: Subject, lowered: Lowered, many: Many, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=many.graph, edges=()), dtype, tolerance)
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the vectors that feed the layers, for rows x [B, ...]."""
-        errors, trace, given, keep, shaken = self.outputs(name, x)
+        errors, trace, outputs, keep, shaken = self.outputs(name, x)
         for index, tensor in enumerate(self.lowered.node_tensors):
-            if given[tensor].shape != trace.inputs[index].shape:
+            if outputs[tensor].shape != trace.inputs[index].shape:
                 raise VerificationFailed(
-                    f"layer {index} is fed {given[tensor].shape} by the graph, not {trace.inputs[index].shape}"
+                    f"layer {index} is fed {outputs[tensor].shape} by the graph, not {trace.inputs[index].shape}"
                 )
-            self.nodes(errors, tensor, index, given[tensor], trace, keep, shaken)
+            self.nodes(errors, tensor, index, outputs[tensor], trace, keep, shaken)
 
     def batches(self, x: Array, *, empty: bool) -> None:
         """One row by itself, and no rows, if `empty`."""
         for count in (0, 1) if empty else (1,):
-            given = self.run(x[:count])
+            outputs = self.run(x[:count])
             for port in self.subject.ports.outputs:
-                if given[port.name].shape != (count, *port.shape):
-                    raise VerificationFailed(f"{count} rows give {port.name} of shape {given[port.name].shape}")
+                if outputs[port.name].shape != (count, *port.shape):
+                    raise VerificationFailed(f"{count} rows give {port.name} of shape {outputs[port.name].shape}")
         self.zone("single", x[:1])
 
 
-KeptRows = npt.NDArray[np.floating]
+FloatRows = npt.NDArray[np.floating]
 
 
-def prove(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
-    """On rows of all zones of the first layer, which ends with a Clip: bit by bit what `plain` gives for the rows with
-    each source kept between the clip's ends, and so for rows on the grid what it gives for themselves. Outputs and the
-    first layer's edges. Returns how many rows were beyond. Raises VerificationFailed, naming the row."""
+def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
+    """Verify that the clamped graph equals `plain` on clamped rows, bit by bit, for outputs and the first layer's
+    edges. The rows are those of all zones of the first layer, which ends with a Clip. Returns the number of rows that
+    were out of the grid. Raises VerificationFailed, naming the row."""
     zones = test_points.zone_rows(layer, width, seed=1)
     rows = np.concatenate(list(zones.values())).astype(dtype)
-    kept = _kept(layer, rows)
+    kept = _clipped(layer, rows)
     names = (plain.node_tensors[0], clamped.node_tensors[0])
     for model, other, (name, of) in (
         (clamped.model, plain.model, (INPUT, INPUT)),
         (clamped.edges[0], plain.edges[0], names),
     ):
-        found = graph_runner.run(graph_runner.session(model, clamped.weights), {of: rows})
+        actual = graph_runner.run(graph_runner.session(model, clamped.weights), {of: rows})
         expected = graph_runner.run(graph_runner.session(other, plain.weights), {name: kept})
         for output, values in expected.items():
-            apart = ~_same(found[output], values).reshape(len(rows), -1).all(axis=1)
-            if apart.any():
+            differing = ~_same(actual[output], values).reshape(len(rows), -1).all(axis=1)
+            if differing.any():
                 raise VerificationFailed(
                     f"the graph that keeps inputs on the grid gives another {output} for row "
-                    f"{rows[int(apart.argmax())].tolist()[:8]} than the model gives for the row on the grid",
+                    f"{rows[int(differing.argmax())].tolist()[:8]} than the model gives for the row on the grid",
                     hint="nothing was written; --out-of-range as-trained leaves inputs as they are",
                 )
     return int((~_same(rows, kept)).any(axis=1).sum())
 
 
-def _kept(layer: Layer, rows: KeptRows) -> KeptRows:
+def _clipped(layer: Layer, rows: FloatRows) -> FloatRows:
     """[B, n] with those that are sources kept where the last step keeps them."""
     clip = layer.pre_steps[-1]
     assert isinstance(clip, Clip)
-    found = rows.copy()
+    clipped = rows.copy()
     for source, column in enumerate(norms.columns(layer)):
         low, high = (ends[source].astype(rows.dtype) for ends in (clip.low, clip.high))
-        found[:, column] = np.clip(found[:, column], low, high)
-    return found
+        clipped[:, column] = np.clip(clipped[:, column], low, high)
+    return clipped
 
 
-def _same(one: KeptRows, other: KeptRows) -> npt.NDArray[np.bool_]:
-    return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
+def _same(first: FloatRows, second: FloatRows) -> npt.NDArray[np.bool_]:
+    return np.asarray((first == second) | (np.isnan(first) & np.isnan(second)))

@@ -1,4 +1,4 @@
-"""Rows that try a layer where it can go wrong: inside, beside, far, on knots, NaN."""
+"""Test rows for a layer where it can go wrong: inside the grid, next to it, far from it, on knots, NaN."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
     single = np.take_along_axis(points, place, axis=0).astype(np.float32)
     if not neighbours:
         return single.astype(np.float64)
-    beside = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
-    return np.concatenate([single, *beside]).astype(np.float64)
+    adjacent = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
+    return np.concatenate([single, *adjacent]).astype(np.float64)
 
 
 def _nonfinite(row: Array) -> Array:
@@ -91,7 +91,7 @@ def _nonfinite(row: Array) -> Array:
 
 
 def _widen(layer: Layer, rows: Array, width: int) -> Array:
-    """From the layer's sources back to its input vector, undoing selections and scalings."""
+    """Input vectors of a layer from values of its sources, undoing selections and scalings."""
     for step in reversed(layer.pre_steps):
         if isinstance(step, Affine):
             rows = (rows - step.bias) / np.where(step.scale == 0, 1, step.scale)

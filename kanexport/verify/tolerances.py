@@ -1,4 +1,4 @@
-"""How much an exported graph may differ from the float64 evaluation, and what excuses more.
+"""Tolerances between an exported graph and the float64 evaluation, and their relaxation for ill-conditioning.
 
 An error beyond the tolerance is excused only where the model itself amplifies
 rounding: up to `CONDITION` times the change that rounding every node and weight
@@ -32,9 +32,12 @@ SLACK = 10.0  # for other machines' order of summation, in the server's load che
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Of one comparison. `scale`: the least magnitude that errors are relative to. `changes`:
-    asked only beyond the tolerance, and no longer than it needs, what rounding nodes and weights
-    alone does here, relative, draw by draw; `excuse`: how many times the largest is allowed.
+    """Allowed error of one comparison.
+
+    scale    the least magnitude that errors are relative to
+    changes  relative changes by the rounding of nodes and weights alone, draw by draw; evaluated only beyond the
+             tolerance, and no longer than needed
+    excuse   how many times the largest change is allowed
 
     Example: tolerance 1e-5, excuse 32 and a change of 1e-5 allow 1e-5 + 32 * 1e-5.
     """
@@ -47,8 +50,8 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Of one proof: the bounds, relative; how far conditioning may excuse an error; and the
-    draws of rounding that measure conditioning."""
+    """Tolerances of one verification: the bounds, relative; how far conditioning may excuse an error; and the draws of
+    rounding that measure conditioning."""
 
     outputs: float
     edges: float
@@ -56,10 +59,13 @@ class Tolerance:
     jitters: tuple[Jitter, ...]
 
     @classmethod
-    def of(cls, outputs: float, dtype: str) -> Tolerance:
-        """`outputs`: what the user allows, relative; edges are allowed in proportion. `dtype`: the graph's,
-        whose rounding is what conditioning amplifies."""
-        # Who asks for less than the usual tolerance wants no more excused than that.
+    def for_graph(cls, outputs: float, dtype: str) -> Tolerance:
+        """The tolerances of a graph.
+
+        outputs  the allowed error of outputs, relative; edges are allowed in proportion
+        dtype    the graph's, whose rounding conditioning amplifies
+        """
+        # A user who allows less than the usual tolerance wants no larger excuse than that.
         excuse = CONDITION * min(1.0, outputs / OUTPUT_TOLERANCE)
         size = precision.rounding(dtype)
         return cls(
@@ -67,7 +73,7 @@ class Tolerance:
         )
 
     def of_reference(self) -> float:
-        """Of the server's load check, which runs on other machines."""
+        """The tolerance of the server's load check, which runs on other machines."""
         return self.outputs * SLACK
 
 
@@ -76,7 +82,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class LargestError:
-    """The largest error so far, and where it is.
+    """Largest error so far, and its place.
 
     max_abs    the largest absolute difference; infinite where one value is not finite and the other is
     max_rel    the largest, relative to the largest finite magnitude expected, or to the allowance's scale
@@ -92,21 +98,23 @@ class LargestError:
     condition: float = 0.0
     where: str = ""
 
-    def add(self, given: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]) -> None:
+    def add(
+        self, computed: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]
+    ) -> None:
         """Take in one comparison of arrays of one shape; `where` names an element by its index.
         NaN must meet NaN and an infinity the same one."""
         if expected.size == 0:
             return
         finite = np.isfinite(expected)
-        same = np.where(finite, np.isfinite(given), _same_class(given, expected))
+        same = np.where(finite, np.isfinite(computed), _same_class(computed, expected))
         if not same.all():
             at = tuple(int(v) for v in np.argwhere(~same)[0])
-            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {given[at]} where {expected[at]} is expected")
+            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {computed[at]} where {expected[at]} is expected")
             return
         if not finite.any():
             return
         with np.errstate(invalid="ignore"):
-            error = np.where(finite, np.abs(given - expected), 0.0)
+            error = np.where(finite, np.abs(computed - expected), 0.0)
         at = tuple(int(v) for v in np.unravel_index(int(error.argmax()), error.shape))
         scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
         largest = float(error[at])
@@ -123,19 +131,19 @@ class LargestError:
 
 
 def _excuse(rel: float, allowance: Allowance) -> float:
-    """What rounding alone changes, as far as that has to be known: a draw that excuses the error is the last."""
+    """The change by rounding alone, as far as it has to be known: a draw that excuses the error is the last."""
     change = 0.0
     if allowance.tolerance < rel < math.inf:
-        for one in allowance.changes():
-            change = max(change, one)
+        for draw in allowance.changes():
+            change = max(change, draw)
             if rel <= allowance.tolerance + allowance.excuse * change:
                 break
     return change
 
 
-def _same_class(given: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    nan = np.isnan(given) & np.isnan(expected)
-    return np.asarray(nan | ((given == expected) & np.isinf(expected)))
+def _same_class(computed: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    nan = np.isnan(computed) & np.isnan(expected)
+    return np.asarray(nan | ((computed == expected) & np.isinf(expected)))
 
 
 def relative_change(a: Array, b: Array) -> float:
@@ -203,9 +211,11 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
     size = precision.rounding(dtype)
     yield LAST * size * _largest(exact)
     if dtype == "float32":
-        yield from (_apart(in_float32(kan, x, seed), exact) for seed in range(ORDERS))
+        yield from (_largest_difference(in_float32(kan, x, seed), exact) for seed in range(ORDERS))
     for seed in range(ROUNDING_DRAWS):
-        yield _apart(float64_reference.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact)
+        yield _largest_difference(
+            float64_reference.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact
+        )
 
 
 def in_float32(kan: Kan, x: Array, seed: int = 0) -> Array:
@@ -223,6 +233,6 @@ def _largest(values: Array) -> Array:
     return np.asarray(np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, initial=0))
 
 
-def _apart(given: Array, exact: Array) -> Array:
+def _largest_difference(computed: Array, exact: Array) -> Array:
     with np.errstate(invalid="ignore"):
-        return _largest(given - exact)
+        return _largest(computed - exact)

@@ -1,4 +1,4 @@
-"""The proof: every graph against the float64 evaluation, before anything is kept.
+"""Verification of every graph against the float64 evaluation, before anything is written.
 
 Outputs run through the serving graph; edges run twice, from the node vectors
 that the serving graph gives, and from rows made for each layer, so that hidden
@@ -61,7 +61,8 @@ def network_ports(kan: Kan) -> Ports:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The report, rows with known answers, and what had to be excused, in words: notes for the manifest."""
+    """Result of a verification: the report, rows with known outputs, and the notes of the manifest on errors that were
+    excused."""
 
     verification: Verification
     reference: Reference
@@ -77,11 +78,12 @@ def verify(
     tolerance: float = OUTPUT_TOLERANCE,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proof:
-    """Hold a network's graphs against its float64 evaluation, on rows made for it.
-
-    `dtype`: the graphs'; `tolerance`: of outputs, relative; edges are allowed in proportion.
-    `advance(done, total)` is called as it goes. Raises VerificationFailed, naming
+    """Verify a network's graphs against its float64 evaluation, on rows made for it. Raises VerificationFailed, naming
     zone, place and error, and InvalidKan if the runtime cannot run the graph.
+
+    dtype      the graphs'
+    tolerance  of outputs, relative; edges are allowed in proportion
+    advance    called with (done, total)
     """
     size = max(map(test_points.basis_size, kan.layers))
     rows = [
@@ -90,10 +92,12 @@ def verify(
     ]
     # The first layer's rows are the network's.
     own: list[dict[str, Array]] = [{}, *rows[1:]]
-    return prove(_Network(kan), lowered, dtype, zones=rows[0], layers=own, tolerance=tolerance, advance=advance)
+    return verify_subject(
+        _Network(kan), lowered, dtype, zones=rows[0], layers=own, tolerance=tolerance, advance=advance
+    )
 
 
-def prove(
+def verify_subject(
     subject: Subject,
     lowered: Lowered,
     dtype: str,
@@ -105,11 +109,12 @@ def prove(
     empty: bool = True,
     sizes: tuple[int, ...] = (),
 ) -> Proof:
-    """As `verify`, for anything that has layers, from rows given by zone.
+    """Verify the graphs of any subject with layers, on rows given by zone. Raises VerificationFailed and InvalidKan.
 
-    `zones`: the model's rows [B, ...], the zone "inside" first. `layers`: rows of each layer's
-    own, [B, width]. `empty`: whether a batch of no rows must be answered; `sizes`: batches of
-    how many rows are tried beside one. Raises VerificationFailed and InvalidKan.
+    zones   the model's rows [B, ...], the zone "inside" first
+    layers  rows of each layer's own, [B, width]
+    empty   whether a batch of no rows must be answered
+    sizes   further batch sizes to compare
     """
     prover = Prover(subject, lowered, dtype, tolerance)
     names = dict.fromkeys([*zones, *(name for own in layers for name in own)])
@@ -134,7 +139,7 @@ def prove(
 
 
 def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: bool) -> Proof:
-    """With the proofs of the graphs beside the one for inference, on the same rows."""
+    """The result with the verifications of the graphs next to the one for inference, on the same rows."""
     subject, lowered, dtype = prover.subject, prover.lowered, prover.dtype.name
     report, notes, variants, tolerance = proof.verification, list(proof.notes), proof.variants, prover.tolerance.outputs
     if lowered.explained is not None:
@@ -146,16 +151,16 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
         notes += _alone(many, zones, MANY_FILE, hint="; with --optimize-for-batch 1 there is none", empty=empty)
         variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
     if lowered.kernel is not None:
-        beside = dataclasses.replace(lowered, model=lowered.kernel)
-        by_kernel = Prover(subject, beside, dtype, tolerance, library=custom_ops.library())
+        by_operator = dataclasses.replace(lowered, model=lowered.kernel)
+        by_kernel = Prover(subject, by_operator, dtype, tolerance, library=custom_ops.library())
         notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; without --kernel there is none", empty=empty)
         report = dataclasses.replace(report, kernel=_zones(by_kernel))
     return Proof(report, proof.reference, tuple(notes), variants)
 
 
 def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
-    """Of rows x [B, inputs], those whose answers hang on rounding least, as a network means them; its graphs are
-    of float32. `tolerance`: as of `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    """The rows among x [B, inputs] whose outputs depend on rounding least, as a network means them; its graphs are of
+    float32. `tolerance`: as in `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
     return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
 
 
@@ -207,7 +212,7 @@ def _excuses(prover: Prover) -> list[str]:
 
 
 def _left_out(prover: Prover) -> list[str]:
-    """What was not compared, by zone."""
+    """Notes on the rows and vectors that were not compared, by zone."""
     counts = [
         (name, f"{count} {what}")
         for name, zone in prover.zones.items()
@@ -254,9 +259,8 @@ def _zones(prover: Prover) -> tuple[Zone, ...]:
     )
 
 
-def excess(report: Verification) -> str:
-    """Where a proof needed an excuse, beyond the tolerances themselves; "" if it did not. Knots that are not the
-    stored ones get none."""
+def near_knot_excess(report: Verification) -> str:
+    """The place where a verification needed an excuse beyond the tolerances, or "". Approximate knots get no excuse."""
     for zone in report.zones:
         for what, error, allowed in (
             ("outputs", zone.outputs_max_rel, report.outputs_tolerance),
@@ -267,8 +271,12 @@ def excess(report: Verification) -> str:
     return ""
 
 
-def notes(away: Mapping[int, float], near: Collection[int], report: Verification) -> tuple[str, ...]:
-    """`away`: how far each layer's knots are from uniform, in cells; `near`: the layers that were taken for it."""
+def near_knot_notes(away: Mapping[int, float], near: Collection[int], report: Verification) -> tuple[str, ...]:
+    """Notes of the manifest on layers whose knots are treated as uniform.
+
+    away  the distance of each layer's knots from uniform, in cells
+    near  the layers that are treated as uniform
+    """
     if not near:
         return ()
     outputs = max(zone.outputs_max_rel for zone in report.zones)
@@ -279,8 +287,8 @@ def notes(away: Mapping[int, float], near: Collection[int], report: Verification
     )
 
 
-def refused(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
-    """Why these layers were not taken for uniform together."""
+def near_knot_rejection(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
+    """A note on layers that were tried as uniform together, and why that failed."""
     return (f"knots of {_layers(away, near)} were tried as uniform: {why}; where it says no more they stay as stored",)
 
 

@@ -162,6 +162,6 @@ def test_the_report_has_every_cell(measured: tuple[Path, int, list[dict[str, Any
 def test_goals(least: bool, found: float, outcome: str) -> None:
     goal = goals.Goal("a", "b", lambda records: found, 2.0, least)
     absent = goals.Goal("a", "b", lambda records: None, 2.0, least)
-    told = list(goals.told([goal, absent], []))
+    told = list(goals.outcomes([goal, absent], []))
     assert [line[-1] for line in told] == [outcome, "not run"]
     assert told[0][3] == "1.90x"

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport.bundle.publish import ProvedModel, Result, VerificationBasis
+from kanexport.bundle.publish import Result, VerificationBasis, VerifiedModel
 from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.detection import detect
@@ -417,8 +417,8 @@ def test_a_claim_says_what_was_done(against: str, files: int) -> None:
     some = manifest.ParityCheck(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
     with pytest.raises(OptionError, match="against"):
         VerificationBasis(against, (some,) * files)
-    assert "claim" in inspect.signature(ProvedModel).parameters
-    assert inspect.signature(ProvedModel).parameters["claim"].default is inspect.Parameter.empty
+    assert "claim" in inspect.signature(VerifiedModel).parameters
+    assert inspect.signature(VerifiedModel).parameters["claim"].default is inspect.Parameter.empty
 
 
 def test_a_module_is_held_against_recorded_outputs(tmp_path: Path) -> None:

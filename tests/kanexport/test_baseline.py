@@ -191,7 +191,7 @@ def test_a_header_that_names_no_features_is_a_warning(tmp_path: Path, header: st
 def test_a_frame_is_baseline_rows() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0], " b": [3, 4]})
-    rows = baseline.of(frame)
+    rows = baseline.rows_of(frame)
     assert (rows.columns, rows.name, rows.x.tolist()) == (("a", "b"), "a DataFrame", [[1.0, 3.0], [2.0, 4.0]])
     with pytest.raises(OptionError, match="a DataFrame holds object"):
-        baseline.of(pandas.DataFrame({"a": ["x", "y"]}))
+        baseline.rows_of(pandas.DataFrame({"a": ["x", "y"]}))

@@ -115,12 +115,12 @@ def test_changes_and_magnitudes_look_at_finite_values() -> None:
 
 
 def test_tolerances_belong_together() -> None:
-    usual = Tolerance.of(tolerances.OUTPUT_TOLERANCE, "float32")
+    usual = Tolerance.for_graph(tolerances.OUTPUT_TOLERANCE, "float32")
     assert (usual.outputs, usual.edges, usual.excuse) == (1e-5, pytest.approx(5e-5), 32.0)
     assert usual.of_reference() == pytest.approx(1e-4)
     assert [jitter.size for jitter in usual.jitters] == [2.0**-24] * tolerances.DRAWS
     assert len({jitter.seed for jitter in usual.jitters}) == tolerances.DRAWS
-    strict, loose = Tolerance.of(1e-6, "float64"), Tolerance.of(1e-3, "float64")
+    strict, loose = Tolerance.for_graph(1e-6, "float64"), Tolerance.for_graph(1e-3, "float64")
     assert (strict.edges, strict.excuse) == (pytest.approx(5e-6), pytest.approx(3.2))
     assert (loose.edges, loose.excuse) == (pytest.approx(5e-3), 32.0)
     assert strict.jitters[0].size == 2.0**-53

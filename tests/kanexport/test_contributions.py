@@ -267,7 +267,7 @@ def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monke
         "layer1_edges",
         "contributions",
     ]
-    monkeypatch.setattr(explain_graph, "MOST", 10)
+    monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 10)
     large = export(dataclasses.replace(wanted, name="large")).manifest
     assert any("explain.onnx has no contributions: layer 0 has 12 edges a row" in note for note in large.notes)
     unasked = export(dataclasses.replace(wanted, name="unasked", baseline=None)).manifest

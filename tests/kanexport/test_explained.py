@@ -126,12 +126,12 @@ def test_layers_are_chosen_by_number_or_by_size(tmp_path: Path, monkeypatch: pyt
     chosen = exported(tmp_path / "chosen", explain=False, explain_layers=("1",)).manifest
     assert [tensor.name for tensor in chosen.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
     assert not any("explain.onnx" in note for note in chosen.notes)
-    monkeypatch.setattr(explain_graph, "MOST", 9)
+    monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 9)
     small = exported(tmp_path / "small").manifest
     assert [tensor.name for tensor in small.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
     (note,) = small.notes
     assert "no edges of layer 0: 10 a row are more than 9; --explain-layers takes it too" in note
-    monkeypatch.setattr(explain_graph, "MOST", 0)
+    monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 0)
     bare = exported(tmp_path / "bare").manifest
     assert [tensor.name for tensor in bare.explanations.tensors] == ["y", "layer1_in"]
     with pytest.raises(OptionError, match="there is no layer '2', the model has 2"):

@@ -163,7 +163,7 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
     kan = network(name)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
     answers = run((result.directory / "model.onnx").read_bytes(), x)
-    assert plan.errors(plan.answers(kan, x), answers.astype(float)).largest <= found.max_error
+    assert plan.errors(plan.network_outputs(kan, x), answers.astype(float)).largest <= found.max_error
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -231,7 +231,7 @@ def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     ):
         served, lowered = rounded(kan, asked)
         # Held against itself: what is left is the rounding of float32, and of values just on a step.
-        found = quantize.prove(served, served, lowered, (), asked, 1e-5, lambda done, total: None)
+        found = quantize.verify_quantized(served, served, lowered, (), asked, 1e-5, lambda done, total: None)
         assert found.reference.inputs
         assert found.reference.tolerance <= 0.9
 
@@ -277,13 +277,13 @@ def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
     turned = np.frombuffer(codes.raw_data, np.int8).reshape(tuple(codes.dims))[::-1]
     codes.raw_data = np.ascontiguousarray(turned).tobytes()
     wrong = dataclasses.replace(lowered, model=model.SerializeToString())
-    quantize.prove(kan, served, lowered, (), asked, 1e-5, lambda done, total: None)
+    quantize.verify_quantized(kan, served, lowered, (), asked, 1e-5, lambda done, total: None)
     with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
-        quantize.prove(kan, served, wrong, (), asked, 1e-5, lambda done, total: None)
+        quantize.verify_quantized(kan, served, wrong, (), asked, 1e-5, lambda done, total: None)
     # One code off by a little is far within the error that is allowed, and still seen.
     codes.raw_data = np.ascontiguousarray(np.clip(turned[::-1].astype(int) + 1, -127, 127).astype(np.int8)).tobytes()
     with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
-        quantize.prove(
+        quantize.verify_quantized(
             kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), asked, 1e-5, print
         )
 

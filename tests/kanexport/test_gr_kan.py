@@ -114,7 +114,7 @@ def test_kats_mlp_at_any_prefix(tmp_path: Path, prefix: str) -> None:
 
 def test_the_fallbacks_denominator_is_an_option(tmp_path: Path) -> None:
     options = check(tmp_path, kat(), KAT, "denominator=signed")
-    assert options.given == {"denominator": "signed"}
+    assert options.explicit == {"denominator": "signed"}
     x = np.full((1, 8), -1.0)
     kernel, fallback = (
         float64_reference.evaluate(read(tmp_path, kat(), p)[0], x).y for p in ("denominator=abs", "denominator=signed")

@@ -129,7 +129,7 @@ def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:
         path.mkdir()
     for path in (there, old):
         os.utime(path, (0, 0))
-    with temp_dirs.held(there):
+    with temp_dirs.locked(there):
         assert temp_dirs.sweep(tmp_path) == [old.name]
     assert temp_dirs.sweep(tmp_path) == [there.name]
     assert hidden(tmp_path) == [young.name]
@@ -138,7 +138,7 @@ def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:
 def test_who_holds_the_last_step_for_ever_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(temp_dirs, "PATIENCE", 0.1)
     packed(tmp_path)
-    with temp_dirs.held(tmp_path), pytest.raises(RepositoryError, match="another export has held it"):
+    with temp_dirs.locked(tmp_path), pytest.raises(RepositoryError, match="another export has held it"):
         packed(tmp_path, 2)
     assert hidden(tmp_path) == []
     packed(tmp_path, 2)

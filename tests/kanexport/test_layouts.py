@@ -148,7 +148,7 @@ MEASURED = [
 def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
     sources: int, functions: int, rows: int, gain: float
 ) -> None:
-    chosen = spline_forms.apart(layer(uneven(sources, functions - 3), 64), rows)
+    chosen = spline_forms.unpacked(layer(uneven(sources, functions - 3), 64), rows)
     assert gain > 1.1 if chosen else gain < 1.25
 
 

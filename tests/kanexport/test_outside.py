@@ -109,17 +109,17 @@ def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Pa
     kan = network(tmp_path)
     plain, given_ = lower.lower(kan, dtype), norms.clamped(kan)
     first = given_.layers[0]
-    beyond = prover.prove(first, 3, plain, lower.lower(given_, dtype), dtype)
+    beyond = prover.verify_clamping(first, 3, plain, lower.lower(given_, dtype), dtype)
     assert beyond > 10
     (clip,) = first.pre_steps
     assert isinstance(clip, Clip)
     moved = dataclasses.replace(first, pre_steps=(Clip(clip.low, clip.high + 0.01),))
     other = lower.lower(dataclasses.replace(given_, layers=(moved, *given_.layers[1:])), dtype)
     with pytest.raises(VerificationFailed, match="keeps inputs on the grid gives another"):
-        prover.prove(first, 3, plain, other, dtype)
+        prover.verify_clamping(first, 3, plain, other, dtype)
     edges = dataclasses.replace(lower.lower(given_, dtype), edges=other.edges)
     with pytest.raises(VerificationFailed, match="gives another edges for row"):
-        prover.prove(first, 3, plain, edges, dtype)
+        prover.verify_clamping(first, 3, plain, edges, dtype)
 
 
 def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: Path) -> None:
@@ -134,7 +134,9 @@ def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: 
     assert low.tolist() == pytest.approx([-0.5, -1, -0.5], abs=1e-6)
     assert high.tolist() == pytest.approx([1, 1, 1], abs=1e-6)
     given_ = norms.clamped(two)
-    assert prover.prove(given_.layers[0], 2, lower.lower(two, "float32"), lower.lower(given_, "float32"), "float32")
+    assert prover.verify_clamping(
+        given_.layers[0], 2, lower.lower(two, "float32"), lower.lower(given_, "float32"), "float32"
+    )
 
 
 @pytest.mark.parametrize("name", GRIDLESS)

@@ -60,7 +60,7 @@ def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbol
     kan = Kan(8, (one,))
     made = lower.lower(kan, "float32")
     verify.verify(kan, made, "float32")
-    _, kept = passes.without(one)
+    _, kept = passes.drop_idle_sources(one)
     assert kept is not None
     assert kept.tolist() == LIVE
     assert numbers(made.model) < 0.7 * numbers(lower.lower(Kan(8, (masked(whole, []),)), "float32").model)
@@ -74,9 +74,9 @@ def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbol
 
 def test_what_would_become_of_nan_otherwise_is_kept() -> None:
     one = masked(layer(uneven(8, 5), 3), DEAD, spreads=False)
-    assert passes.without(one)[1] is None  # silu(NaN) * 0 is NaN
+    assert passes.drop_idle_sources(one)[1] is None  # silu(NaN) * 0 is NaN
     alone = dataclasses.replace(one, terms=one.terms[1:])
-    assert passes.without(alone)[1] is not None  # a spline of NaN is zero
+    assert passes.drop_idle_sources(alone)[1] is not None  # a spline of NaN is zero
     kan = Kan(8, (alone,))
     made = lower.lower(kan, "float32")
     verify.verify(kan, made, "float32")
@@ -91,25 +91,25 @@ def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
     made = lower.lower(kan, "float32", near=(0,))
     verify.verify(kan, made, "float32")
     spline = near.terms[1].basis
-    part, kept = passes.without(
+    part, kept = passes.drop_idle_sources(
         dataclasses.replace(near, terms=(BasisTerm(UniformSpline(spline), near.terms[1].coef),))
     )
     assert kept is not None
     assert part.terms[0].basis.sources == 12
     centres = BasisTerm(Gaussian(np.linspace(-1, 1, 4), 0.5), np.ones((8, 3, 4)))
     one = masked(dataclasses.replace(layer(uneven(8, 5), 3), terms=(centres,)), DEAD)
-    assert passes.without(one)[1] is not None
+    assert passes.drop_idle_sources(one)[1] is not None
     own = BasisTerm(Gaussian(np.tile(np.linspace(-1, 1, 4), (8, 1)), np.full(8, 0.5)), np.ones((8, 3, 4)))
     assert own.basis.sources == 8
-    assert passes.without(dataclasses.replace(one, terms=(own,)))[1] is None
+    assert passes.drop_idle_sources(dataclasses.replace(one, terms=(own,)))[1] is None
 
 
 def test_a_norm_before_a_term_and_few_dead_sources_leave_all_as_it_is() -> None:
     one = masked(layer(uneven(8, 5), 3), DEAD)
     norm = LayerNorm(np.ones(8), np.zeros(8), 1e-5)
     normed = tuple(dataclasses.replace(term, pre_steps=(norm,)) for term in one.terms)
-    assert passes.without(dataclasses.replace(one, terms=normed))[1] is None
-    assert passes.without(masked(layer(uneven(20, 5), 3), [7]))[1] is None
+    assert passes.drop_idle_sources(dataclasses.replace(one, terms=normed))[1] is None
+    assert passes.drop_idle_sources(masked(layer(uneven(20, 5), 3), [7]))[1] is None
 
 
 def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path
             toy.symbolic(0, at, j, "0", (1, 0, 1, 0), 0.0)
     path = toy.write(folder(tmp_path, "pruned"))
     kan = read(path)
-    _, kept = passes.without(kan.layers[0])
+    _, kept = passes.drop_idle_sources(kan.layers[0])
     assert kept is not None
     assert kept.tolist() == [0, 3, 5]
     result = export(Request(path=path, repository=tmp_path / "models"))

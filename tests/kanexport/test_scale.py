@@ -190,9 +190,9 @@ def test_equal_constants_have_one_place_on_a_page_of_their_own() -> None:
         made.append(a)
         return a * 2
 
-    place = weights.made((a, 2.0), make)
-    assert weights.made((a, 2.0), make) == place
-    assert weights.made((a, 3.0), make) != place
+    place = weights.derived((a, 2.0), make)
+    assert weights.derived((a, 2.0), make) == place
+    assert weights.derived((a, 3.0), make) != place
     assert len(made) == 2
     content = b"".join(weights.content())
     assert len(content) == weights.size == 4 * PAGE

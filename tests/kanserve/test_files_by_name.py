@@ -398,7 +398,7 @@ def test_a_copy_is_of_files_links_and_folders_alone(tmp_path: Path) -> None:
         assert (target / "in" / "file").stat().st_mtime_ns == 7
         assert (target / "in" / "link").readlink() == Path("/nowhere")
         os.mkfifo(source / "pipe")
-        with pytest.raises(safe_files.Refused, match="a FIFO"):
+        with pytest.raises(safe_files.UnsafeFile, match="a FIFO"):
             safe_files.copy("pipe", old, new)
 
 

@@ -47,10 +47,11 @@ def families(quick: bool) -> Iterator[Case]:
 def table() -> dict[str, dict[str, Any]]:
     """By family."""
     with TABLE.open("rb") as file:
-        found = tomllib.load(file)
-    stand_ins = found.pop("stand_ins")
+        families = tomllib.load(file)
+    stand_ins = families.pop("stand_ins")
     return {
-        name: {"stand_ins": stand_ins, "options": [], "tolerance": TOLERANCE, **facts} for name, facts in found.items()
+        name: {"stand_ins": stand_ins, "options": [], "tolerance": TOLERANCE, **facts}
+        for name, facts in families.items()
     }
 
 
@@ -85,14 +86,14 @@ def library(expression: str, names: Mapping[str, Any]) -> nn.Module:
     torch.manual_seed(0)
     try:
         with redirect_stdout(io.StringIO()):
-            made = eval(expression, {"nn": nn, "stack": stack, "columns": columns, "tokens": tokens, **names})
-            made = made.eval()
-            made(torch.zeros(2, WIDTHS[0]))
+            network = eval(expression, {"nn": nn, "stack": stack, "columns": columns, "tokens": tokens, **names})
+            network = network.eval()
+            network(torch.zeros(2, WIDTHS[0]))
     except Exception as error:  # others' code
         raise Missing(f"the library does not run here: {type(error).__name__}: {error}") from error
-    found: nn.Module = made
-    _move(found)
-    return found
+    module: nn.Module = network
+    _move(module)
+    return module
 
 
 def _exactly(network: nn.Module, x: Any) -> Any:
@@ -120,13 +121,13 @@ def _names(facts: Mapping[str, Any], libraries: Path | None) -> dict[str, Any]:
         if "bare" in facts:
             sys.modules[facts["bare"]] = bare = types.ModuleType(facts["bare"])
             bare.__path__ = [str(clone / facts["bare"])]
-        found = public_upstream.load(
+        loaded = public_upstream.load(
             clone / facts.get("root", "."),
             clone / facts["file"],
             definitions=facts.get("definitions", False),
             stand_ins=facts["stand_ins"],
         )
-        return dict(vars(found))
+        return dict(vars(loaded))
     except Exception as error:  # others' code
         raise Missing(f"{facts['repository']} cannot be read here: {type(error).__name__}: {error}") from error
     finally:
@@ -153,7 +154,7 @@ def tokens(network: nn.Module) -> nn.Module:
 
 
 def _between(network: nn.Module, before: Shaping, after: Shaping) -> nn.Module:
-    network.register_forward_pre_hook(lambda _, given: (before(given[0]),))
+    network.register_forward_pre_hook(lambda _, arguments: (before(arguments[0]),))
     network.register_forward_hook(lambda _, __, result: after(result))
     return network
 

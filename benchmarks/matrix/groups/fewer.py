@@ -38,13 +38,13 @@ def _make(shape: Shape, work: Work) -> Made:
     exact = contestants.exported(work, path)
     every: list[Entrant | Absent] = [contestants.served(work, exact, truth)]
     facts = {}
-    for name, asked in ASKED.items():
+    for name, options in ASKED.items():
         try:
-            version = contestants.exported(work, path, quantization=asked)
+            version = contestants.exported(work, path, quantization=options)
         except ExportError as error:
             every.append(Absent(name, f"it was not exported: {error.message}"))
             continue
-        every.append(contestants.served(work, version, dataclasses.replace(truth, tolerance=asked.bound), name))
+        every.append(contestants.served(work, version, dataclasses.replace(truth, tolerance=options.bound), name))
         if name == INT8:
             facts[SMALLER] = round((exact / MODEL_FILE).stat().st_size / (version / MODEL_FILE).stat().st_size, 2)
     return Made.of(every, truth.feeds, **facts)

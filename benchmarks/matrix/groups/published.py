@@ -23,7 +23,7 @@ FIGURES = (
 
 def published(quick: bool) -> Iterator[Case]:
     """Each shape once, with the rows that were published."""
-    for shape in dict.fromkeys(one[0] for one in FIGURES):
+    for shape in dict.fromkeys(figure[0] for figure in FIGURES):
         batches = tuple(rows for other, rows, _, _ in FIGURES if other == shape)
         yield Case(PUBLISHED, str(shape), batches, functools.partial(_make, shape))
 

@@ -60,20 +60,20 @@ def model(widths: tuple[int, ...]) -> Any:
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    made = MultKAN(width=list(widths), grid=5, k=3, seed=0, auto_save=False, save_act=False)
+    network = MultKAN(width=list(widths), grid=5, k=3, seed=0, auto_save=False, save_act=False)
     for at, (n, m) in enumerate(itertools.pairwise(widths)):
         for source, destination in np.ndindex(n, m):
             name = NAMES[(source + destination) % len(NAMES)]
             quiet = {"fit_params_bool": False, "verbose": False, "log_history": False}
             with contextlib.redirect_stdout(io.StringIO()):
-                made.fix_symbolic(at, source, destination, name, **quiet)
+                network.fix_symbolic(at, source, destination, name, **quiet)
         numbers = rng.standard_normal((m, n, 4)) * np.array([1.0, 0.3, 1 / n, 0.1 / n])  # c f(a x + b) + d
-        made.symbolic_fun[at].affine.data = torch.from_numpy(numbers.astype(np.float32))
-    return made.eval()
+        network.symbolic_fun[at].affine.data = torch.from_numpy(numbers.astype(np.float32))
+    return network.eval()
 
 
 def nodes(graph: bytes) -> int:
     """Of a graph, and of the functions that it brings, for each use of them."""
-    found = onnx.load_from_string(graph)
-    inner = {one.name: len(one.node) for one in found.functions}
-    return sum(inner.get(node.op_type, 1) for node in found.graph.node)
+    loaded = onnx.load_from_string(graph)
+    inner = {function.name: len(function.node) for function in loaded.functions}
+    return sum(inner.get(node.op_type, 1) for node in loaded.graph.node)

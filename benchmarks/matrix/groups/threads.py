@@ -70,13 +70,13 @@ def _name(shape: Shape) -> str:
 
 
 def _pieces(shape: Shape, work: Work) -> Made:
-    _, truth, one = _ours(shape, work, OURS)
+    _, truth, entrant = _ours(shape, work, OURS)
 
     def parted(count: int) -> tuple[Answer, str]:
-        answer, how = one.threads(count)
+        answer, how = entrant.threads(count)
         return functools.partial(_in_runs, answer), how
 
-    return Made((one, dataclasses.replace(one, name=PARTED, threads=parted)), truth.feeds)
+    return Made((entrant, dataclasses.replace(entrant, name=PARTED, threads=parted)), truth.feeds)
 
 
 def _in_runs(answer: Answer, feeds: Feeds) -> list[Array]:
@@ -86,14 +86,14 @@ def _in_runs(answer: Answer, feeds: Feeds) -> list[Array]:
 
 
 def _threads(shape: Shape, work: Work) -> Made:
-    network, truth, one = _ours(shape, work, OURS)
+    network, truth, ours = _ours(shape, work, OURS)
     other = contestants.torchs(work, network, truth)
-    return Made((one, _on(one, ALL, budget()), other, _on(other, EXPORT_ALL, budget())), truth.feeds)
+    return Made((ours, _on(ours, ALL, budget()), other, _on(other, EXPORT_ALL, budget())), truth.feeds)
 
 
-def _on(one: Entrant, name: str, count: int) -> Entrant:
+def _on(entrant: Entrant, name: str, count: int) -> Entrant:
     """On so many threads, whatever the others have."""
-    return dataclasses.replace(one, name=name, threads=lambda _: one.threads(count))
+    return dataclasses.replace(entrant, name=name, threads=lambda _: entrant.threads(count))
 
 
 def _grids(adapted: bool, work: Work) -> Made:

@@ -1,4 +1,4 @@
-"""How a command says that it failed: exit codes, one JSON document, one text.
+"""Failure output of a command: exit codes, one JSON document, one text.
 
     {"error": {"kind": "NotFound", "message": "unknown model: 'digit'",
                "hint": "did you mean 'digits'?", "exit_code": 2}}
@@ -20,7 +20,7 @@ from typing import Any
 
 
 class Exit(enum.IntEnum):
-    """What a process returns. `EXIT_CODES` is the same table for people."""
+    """Exit codes of a process. `EXIT_CODES` is the same table for people."""
 
     DONE = 0
     FAILED = 1
@@ -42,10 +42,11 @@ EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meani
 
 
 class Failure(Exception):
-    """A command ends here, on purpose.
+    """Expected end of a command with an error.
 
-    `message` names the thing, what was found and what was expected; `hint` is advice, or
-    empty. `kind` is for scripts: the name of the class, unless another is given.
+    message  the thing, the value found, and the value expected
+    hint     advice, or empty
+    kind     a name for scripts: the class, unless another is given
     """
 
     exit_code: int = Exit.WRONG
@@ -70,12 +71,12 @@ def facts(failure: Failure) -> dict[str, Any]:
 
 
 def document(failure: Failure) -> dict[str, Any]:
-    """What a command prints with `--json` in the place of its result."""
+    """The JSON document that a command prints with `--json` in place of its result."""
     return {"error": facts(failure)}
 
 
 def text(program: str, failure: Failure) -> str:
-    """What a command prints to stderr; `program` is such as "kanserve export"."""
+    """The text that a command prints to stderr; `program` is such as "kanserve export"."""
     lines = [f"{program}: error: {printable(failure.message)}"]
     if failure.hint:
         lines.append(f"  help: {printable(failure.hint)}")

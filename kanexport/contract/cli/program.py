@@ -1,4 +1,4 @@
-"""The frame around a command: what becomes of its errors. Standard library only."""
+"""Frame of a command: parses the command line and turns errors into exit codes. Standard library only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _answer(program: str, arguments: Sequence[str], act: Callable[[], int]) -> i
 
 
 class UsageError(Failure):
-    """A command line that argparse refuses. `usage` is the line that shows the right form."""
+    """Command line that argparse rejects. `usage` is the line that shows the right form."""
 
     def __init__(self, message: str, *, usage: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -49,8 +49,8 @@ class UsageError(Failure):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError, takes no abbreviations (a script that used one
-    would break when an option is added) and keeps the line breaks of its texts."""
+    """ArgumentParser that raises UsageError, takes no abbreviations (a script that used one would break when an option
+    is added) and keeps the line breaks of its texts."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)
@@ -90,7 +90,7 @@ def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = 
 
 
 def _choice(parser: Parser, message: str) -> str:
-    """Which choice was meant, if the message is about one, or ""."""
+    """The choice that the user may have meant, if the message is about one, or ""."""
     wrong = re.search(r"^argument (\S+): invalid choice: '(.*)' \(", message)
     if wrong is None:
         return ""
@@ -102,7 +102,7 @@ def _choice(parser: Parser, message: str) -> str:
 
 
 def _advice(parser: Parser, arguments: Sequence[str]) -> str:
-    """What the first misspelt flag may have meant, or ""."""
+    """The flag that the first misspelt one may have meant, or ""."""
     known = parser.flags()
     for argument in arguments:
         flag = argument.partition("=")[0]

@@ -1,4 +1,4 @@
-"""Help with a misspelt name. Standard library only."""
+"""Suggestions for misspelt names and missing packages. Standard library only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _plain(word: str) -> str:
 
 
 class MissingPackage(Failure):
-    """A command whose packages are not installed."""
+    """Failure of a command whose packages are not installed."""
 
     exit_code = Exit.FAILED
 
@@ -66,7 +66,8 @@ def load(command: str, module: str, extra: str = "") -> types.ModuleType:
 
 
 def how_to_install(extra: str) -> str:
-    """What to run for an extra of pyproject.toml, such as 'export'; it follows a sentence that says what is missing.
+    """The command that installs an extra of pyproject.toml, such as 'export'. It follows a sentence that names the
+    missing package.
 
     kanserve is on no package index, so this is for a checkout. It names the running
     interpreter, because the first `pip` of a shell may serve another environment, and

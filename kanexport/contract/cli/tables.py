@@ -1,4 +1,4 @@
-"""Tables for people, on stdout, on any width.
+"""Tables and progress for people, on stdout, at any width.
 
 Where the columns do not fit beside each other without breaking words, each row becomes
 a block of lines. Nothing is cut off.
@@ -32,8 +32,7 @@ Cell = str | Sequence[str]  # one line, or several
 
 @dataclass(slots=True)
 class Table:
-    """Columns with a title and, below, a caption. The columns named in `numbers` are
-    aligned to the right."""
+    """Table of columns with a title and, below, a caption. The columns named in `numbers` are aligned to the right."""
 
     title: str
     columns: Sequence[str]
@@ -130,8 +129,8 @@ EVERY = 10.0  # seconds between two lines
 
 
 class Report(Protocol):
-    """A callback for progress. It receives how much is done, how much there is (0 if unknown), and the name of the
-    next piece of work."""
+    """Callback for progress. It receives how much is done, how much there is (0 if unknown), and the name of the next
+    piece of work."""
 
     def __call__(self, done: int, total: int, place: str = "") -> None:
         """`place` is shown beside the bar, such as the file that is next."""

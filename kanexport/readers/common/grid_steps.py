@@ -153,7 +153,7 @@ def coefficients(part: Part, name: str, whose: str) -> Array:
 
 def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
     """The polynomials of the squash that the copy uses. Raises OptionError."""
-    return polynomial.of(basis, SQUASHES[whose](options)) if whose in COPIES and whose in SQUASHES else basis
+    return polynomial.squashed(basis, SQUASHES[whose](options)) if whose in COPIES and whose in SQUASHES else basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Argument:
     def applied(self, basis: Basis) -> Basis:
         """The polynomials of the squashed sources, which the steps of the row precede."""
         if isinstance(basis, Polynomial):
-            return polynomial.of(basis, self.squash)
+            return polynomial.squashed(basis, self.squash)
         assert isinstance(basis, Recurrence)
         return replace(basis, squash=self.squash)
 

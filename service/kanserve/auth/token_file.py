@@ -81,7 +81,7 @@ def _bytes(path: Path) -> bytes:
     """A Secret that is mounted is a link."""
     try:
         _guarded(path.parent, path)
-        return safe_files.read(path, LARGEST, links=True, look=lambda about: closed(about.st_mode, path))
+        return safe_files.read(path, LARGEST, links=True, inspect=lambda about: closed(about.st_mode, path))
     except OSError as error:
         raise ConfigError(f"the file of tokens {path} cannot be read: {error.strerror}") from error
 

@@ -253,10 +253,10 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
     try:
         made = replace(layout.manifest(found), version=int(target))  # its long lists stay in their own file
         _check_free(home, target, force=force)
-        with temp_dirs.place(home) as staging:
+        with temp_dirs.staging_path(home) as staging:
             _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(made)})
             _loaded(repository, Candidate(name, made.version, staging, (target,)))
-            with temp_dirs.held(found.root):
+            with temp_dirs.locked(found.root):
                 _check_free(home, target, force=force)
                 _place(staging / target, home / target)
     except (LoadError, contract.ManifestError) as error:
@@ -271,7 +271,7 @@ def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
     """Write a folder `target` in a new one, and flush it to disk. Descriptors resolve each name only once. Raises
     OSError."""
     staging.mkdir(FOLDER)
-    with temp_dirs.held(staging, own=True) as inside:
+    with temp_dirs.locked(staging, own=True) as inside:
         os.mkdir(target, FOLDER, dir_fd=inside)
         with safe_files.directory(target, within=inside) as version:
             for name, data in files.items():

@@ -119,8 +119,8 @@ def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]
             yield lambda token: file.writelines([f"{token}\n".encode()])
     except FileExistsError as error:
         raise InputError(f"--output {path} exists already", hint="name another file, or add --force") from error
-    except safe_files.Refused as error:
-        raise InputError(f"--output: {error.filename} {error.found}", hint="name another file") from error
+    except safe_files.UnsafeFile as error:
+        raise InputError(f"--output: {error.filename} {error.reason}", hint="name another file") from error
     except OSError as error:
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
 

@@ -68,9 +68,9 @@ class StatisticsStore:
     def cannot(self, what: str, where: Path, error: Exception) -> None:
         """Log a failure once: for writing, until it works again; for reading, per version; for a refused file, per
         path."""
-        if isinstance(error, safe_files.Refused):
+        if isinstance(error, safe_files.UnsafeFile):
             where = Path(str(error.filename))
-        key = KEPT if what == KEPT and not isinstance(error, safe_files.Refused) else str(where)
+        key = KEPT if what == KEPT and not isinstance(error, safe_files.UnsafeFile) else str(where)
         if key not in self.told:
             self.told.add(key)
             log.warning(

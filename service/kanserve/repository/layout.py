@@ -339,8 +339,8 @@ def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expect
     """Read a file of the directory once. Raises LoadError."""
     try:
         return safe_files.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
-    except safe_files.Refused as error:
-        raise LoadError(LoadReason.INTEGRITY, f"{name} {error.found}{SHARED if error.names else ''}") from error
+    except safe_files.UnsafeFile as error:
+        raise LoadError(LoadReason.INTEGRITY, f"{name} {error.reason}{SHARED if error.names else ''}") from error
     except FileNotFoundError as error:
         raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error
     except OSError as error:

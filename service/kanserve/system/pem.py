@@ -39,7 +39,7 @@ class Held:
     def __init__(self, data: bytes) -> None:
         in_memory = hasattr(os, "memfd_create")  # Linux
         descriptor, name = (os.memfd_create("pem", os.MFD_CLOEXEC), "") if in_memory else tempfile.mkstemp()
-        self._file, self._name = atomic.taken(descriptor, "wb"), name
+        self._file, self._name = atomic.file_over(descriptor, "wb"), name
         self.path = Path(name or f"/proc/self/fd/{descriptor}")
         self._file.write(data)
         self._file.flush()

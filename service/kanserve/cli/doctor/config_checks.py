@@ -135,10 +135,10 @@ def check_state_directory(settings: Settings) -> Iterator[Finding]:
         return
     try:
         safe_files.Folder(settings.state_dir).check()
-    except safe_files.Refused as error:
+    except safe_files.UnsafeFile as error:
         yield warning(
             ABOUT_STATE,
-            f"they are to be kept in {settings.state_dir}, which {error.found}: the server will not use it",
+            f"they are to be kept in {settings.state_dir}, which {error.reason}: the server will not use it",
             "name a directory that belongs to the server's user and that others cannot write (--state-dir)",
         )
         return
