@@ -130,7 +130,7 @@ def _vector(packed: bytes) -> tuple[float, ...]:
 def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...]:
     if not packed:
         return ()
-    # Row by row, because the server uses this for reports: a million numbers at once would block other calls for 0.1 s.
+    # Row by row: for a million numbers at once, no other thread would run for 0.1 s.
     return tuple(tuple(row.tolist()) for row in np.frombuffer(packed, dtype).reshape(rows, -1))
 
 
