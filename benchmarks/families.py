@@ -39,8 +39,8 @@ from kanexport.pipeline import Request, export  # noqa: E402 - after the path
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from kanserve.client import chunking  # noqa: E402 - as above
 from kanserve.client.errors import NotSupported  # noqa: E402 - as above
-from kanserve.client.model_info import Description  # noqa: E402 - as above
 from kanserve.client.sync import Client  # noqa: E402 - as above
+from kanserve.types import Description  # noqa: E402 - as above
 
 HYBRIDS = {
     "hybrid-cnn-efficient-kan": hybrid_modules.GoldenCnn,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,7 +10,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import Manifest
+from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest, SourceFile, Zone, row_shapes
+from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.sections import AS_TRAINED
 
 Array = NDArray[np.generic]
 ParameterValue = str | int | bool  # the value of a parameter
@@ -350,3 +353,110 @@ class VersionStatus:
     version: int
     state: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A served KAN, as a client or a report describes it.
+
+    `verification_basis` is a key of `manifest.VERIFICATION_BASES`. `claim` is the same in words. `assumed`: options
+    that the exporter assumed, by name. `given`: options that its user gave. `names`: the names of features and
+    classes. `zones`: the largest errors of each group of rows in the verification. `files`: the exported files.
+
+    The `edge_class` of a layer is never empty. The server does not send the `node_tensor`, `edges_file` and
+    `edges_tensor` of a layer: a client has empty ones.
+    """
+
+    name: str
+    version: str
+    digest: str
+    family: str
+    edge_class: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    layers: tuple[LayerInfo, ...]
+    max_batch_size: int
+    max_rows: int  # of one edge query
+    max_response_bytes: int
+    notes: tuple[str, ...]
+    verification_basis: str
+    claim: str
+    assumed: Mapping[str, str]
+    names: Names = UNNAMED
+    out_of_range_policy: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    zones: tuple[Zone, ...] = ()
+    tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
+    files: tuple[SourceFile, ...] = ()
+    exporter: str = ""  # its version
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def verified_error(self) -> float:
+        """The largest relative output error over the finite zones. NaN without zones."""
+        return max((zone.outputs_max_rel for zone in self.zones if zone.name != "nonfinite"), default=math.nan)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of a row in the network, as `manifest.row_shapes` returns them."""
+        inputs, outputs = ([tensor.shape for tensor in tensors] for tensors in (self.inputs, self.outputs))
+        return row_shapes(inputs, self.layers, outputs)
+
+    @property
+    def input(self) -> TensorInfo:
+        """The first input, of most models the only one."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> TensorInfo:
+        """The first output, of most models the only one."""
+        return self.outputs[0]
+
+    def source(self, layer: int, at: int) -> str:
+        """The name of a source of a layer: its feature (x0, x1 ... without names), or its number."""
+        if layer or self.family == HYBRID:
+            return str(at)
+        columns = next((step.indices for step in self.layers[0].pre_steps if step.kind == "select"), ())
+        return self.names.feature(columns[at] if columns else at)
+
+    def destination(self, layer: int, at: int) -> str:
+        """The name of a destination of a layer: its class (y0, y1 ... without names), or its number."""
+        last = self.layers[layer]
+        moved = any(step.kind in ("select", "product") for step in last.post_steps)
+        if layer < len(self.layers) - 1 or moved or self.family == HYBRID:
+            return str(at)
+        return self.names.output(at)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCurves:
+    """Curves of some edges of a layer, joined from its blocks. `phi` [S, D, N] and `derivative`, if requested, over `x`
+    [S, N] of each source. `domains` [S]: the origin of each source's range: requested, grid, reference or assumed.
+    `parts`: the share of each basis, or of `symbolic`, in phi. `extrema`, if requested: the x of the smallest and the
+    largest value of each curve [S, D, 2], and these values."""
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    x: NDArray[np.float64]
+    phi: NDArray[np.float32]
+    derivative: NDArray[np.float32] | None
+    domains: tuple[str, ...]
+    parts: Mapping[str, NDArray[np.float32]]
+    extrema: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of all layers over `row_count` rows: the caller's ("rows"), the reference rows of the export
+    ("reference"), or the analyzed rows of the model's live traffic ("live"). `notes`: sentences for the reader."""
+
+    version: str
+    source: str
+    row_count: int
+    layers: tuple[LayerScores, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """The scores of the model's inputs: pykan's feature_score."""
+        return self.layers[0].nodes

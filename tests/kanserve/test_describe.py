@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge
+from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, Zone
+from kanexport.contract.naming import Names
 from kanserve.client import model_info
 from kanserve.grpc_api import model_codec
+from kanserve.models.registry import Registry
 from kanserve.pb import kan_pb2
+from kanserve.services import report
+from kanserve.services.kan import Kan
 from kanserve.types import ModelInfo, TensorInfo
 from tests.kanserve import toy
 
@@ -154,3 +158,29 @@ def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:
     info = ModelInfo("toy", 1, 64, (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 2)),), "d")
     sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits())
     assert [layer.edge_class for layer in model_info.from_pb(sent).layers] == ["B", "B"]
+
+
+@given(st.lists(LAYERS, max_size=2).map(tuple))
+@settings(max_examples=20, deadline=None)
+def test_a_report_of_the_server_has_the_description_of_a_client(layers: tuple[LayerInfo, ...]) -> None:
+    numbers = dict.fromkeys(("outputs_max_abs", "edges_max_abs", "edges_max_rel"), 0.1)
+    words = {"worst_output": "1", "worst_edge": "(0,1,2)"}
+    zones = tuple(
+        Zone(name=name, rows=3, outputs_max_rel=error, **numbers, **words)
+        for name, error in (("inside", 0.2), ("nonfinite", 0.3))
+    )
+    plain = toy.manifest("toy")
+    manifest = dataclasses.replace(
+        plain,
+        layers=layers,
+        names=Names(("a", "b", "c"), ("m", "", "s"), ("d", "e"), "for a test"),
+        verification=dataclasses.replace(plain.verification, zones=zones),
+        source=dataclasses.replace(plain.source, options_given={"grid": "5"}, options_assumed={"k": "3"}),
+    )
+    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
+    info = ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest)
+    kan = Kan(typing.cast(Registry, None), 7, 1, 9)
+    sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits(max_rows=7, max_response_bytes=9))
+    own = report.description(kan, info, manifest)
+    assert own == model_info.from_pb(sent)
+    assert own.verified_error == 0.2

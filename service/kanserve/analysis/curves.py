@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract.manifest import SAME_UNITS, LayerInfo
+from kanserve.types import CurveBlock, LayerCurves
 
 POINTS, MOST_POINTS = 101, 1024
 MARGIN = 0.02  # of a grid's range, on either side
@@ -154,6 +155,43 @@ def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> 
     for first in range(0, len(sources), rows):
         for second in range(0, len(destinations), columns):
             yield slice(first, first + rows), slice(second, second + columns)
+
+
+def joined(answer: Iterable[CurveBlock]) -> tuple[LayerCurves, ...]:
+    """All blocks of an answer, joined to one entry per layer. They are in the order of `blocks`: layer by layer, and
+    the destinations of a source one after the other."""
+    layers: dict[int, list[CurveBlock]] = {}
+    for block in answer:
+        layers.setdefault(block.layer, []).append(block)
+    return tuple(_joined_layer(layer, own) for layer, own in layers.items())
+
+
+def _joined_layer(layer: int, own: Sequence[CurveBlock]) -> LayerCurves:
+    by_sources: dict[tuple[int, ...], list[CurveBlock]] = {}
+    for block in own:
+        by_sources.setdefault(block.sources, []).append(block)
+    rows, first = list(by_sources.values()), own[0]
+
+    def whole(values: Callable[[CurveBlock], Any]) -> Any:
+        return np.concatenate([np.concatenate([values(block) for block in row], axis=1) for row in rows])
+
+    def part(which: int) -> Any:
+        return whole(lambda block: block.parts[which][1])
+
+    def extrema(which: int) -> Any:
+        return whole(lambda block: None if block.extrema is None else block.extrema[which])
+
+    return LayerCurves(
+        layer=layer,
+        sources=tuple(itertools.chain.from_iterable(by_sources)),
+        destinations=tuple(itertools.chain.from_iterable(block.destinations for block in rows[0])),  # as in all rows
+        x=np.concatenate([row[0].x for row in rows]),
+        phi=whole(lambda block: block.phi),
+        derivative=None if first.derivative is None else whole(lambda block: block.derivative),
+        domains=tuple(itertools.chain.from_iterable(row[0].domains for row in rows)),
+        parts={kind: part(at) for at, (kind, _) in enumerate(first.parts)},
+        extrema=None if first.extrema is None else (extrema(0), extrema(1)),
+    )
 
 
 def between(low: Floats, high: Floats) -> Floats:

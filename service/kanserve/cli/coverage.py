@@ -15,9 +15,9 @@ from kanserve.cli import input_rows, output_results, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, index
 from kanserve.client import chunking
 from kanserve.client.explanation import EXTENSION, INSIDE, OUTSIDE, UNKNOWN, Coverage
-from kanserve.client.model_info import Description
 from kanserve.client.statistics import ZONES, node_name
 from kanserve.report.text_tables import bar
+from kanserve.types import Description
 
 TEXT = """Say whether rows lie where a model was made for: on its grids, beside them, or outside.
 

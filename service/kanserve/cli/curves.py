@@ -14,9 +14,8 @@ from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import arrows
 from kanserve.cli import edge_selection, output_results, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, index
-from kanserve.client.model_info import Description
-from kanserve.client.results import LayerCurves
 from kanserve.report import text_tables
+from kanserve.types import Description, LayerCurves
 
 TEXT = """Show the functions on the edges.
 

@@ -12,9 +12,9 @@ from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID
 from kanserve.cli import input_rows, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options, index
-from kanserve.client.model_info import Description
 from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, node_name
 from kanserve.report.text_tables import line
+from kanserve.types import Description
 
 TEXT = """Say whether what a model is asked is still what it was made for: its inputs, the nodes inside and
 its answers, beside what they were on the rows that the export was given (kanserve export --baseline).

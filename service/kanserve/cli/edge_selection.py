@@ -9,7 +9,7 @@ from typing import Any
 
 from kanexport.contract.cli.suggest import closest
 from kanserve.cli.options import InputError
-from kanserve.client.model_info import Description
+from kanserve.types import Description
 
 INDEX_DIGITS = 9
 SHOWN = 10  # names in an error

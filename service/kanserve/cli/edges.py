@@ -17,8 +17,8 @@ from kanexport.contract.manifest import arrows
 from kanserve.cli import edge_selection, input_rows, output_results, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
 from kanserve.client import chunking
-from kanserve.client.model_info import Description
 from kanserve.client.results import LayerValues
+from kanserve.types import Description
 
 TEXT = """Ask what every edge did with rows.
 

@@ -17,8 +17,8 @@ from kanserve.cli import edge_selection, input_rows, output_results, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
 from kanserve.client import chunking
 from kanserve.client.explanation import Explanation
-from kanserve.client.model_info import Description
 from kanserve.report.text_tables import bar
+from kanserve.types import Description
 
 CHOICES = ("mean", "zeros", "grid_center")
 TEXT = """Say what each input of a row has to do with the answer.

@@ -16,7 +16,7 @@ from kanserve.analysis.formula import Formula, UnknownLine
 from kanserve.analysis.formula_printer import EXACT, FormulaError, TooLong
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, add_client_options, add_model_options
-from kanserve.client.model_info import Description
+from kanserve.types import Description
 
 DIGITS = 6
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it

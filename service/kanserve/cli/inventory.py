@@ -23,13 +23,13 @@ from kanexport.contract.manifest import LayerInfo, Manifest
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
-from kanserve.client.model_info import Description
 from kanserve.client.results import IndexEntry
 from kanserve.client.sync import Client
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate
 from kanserve.repository.validation import check_config, check_manifest
+from kanserve.types import Description
 
 READY = "READY"  # of a server; its other states are its own words
 COMPLETE = "COMPLETE"  # names, files and manifest are as the server demands; the graph was not tried

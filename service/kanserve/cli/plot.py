@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from kanexport.contract.cli import suggest
 from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanserve.cli import edge_selection, input_rows, output_results, session
 from kanserve.cli.options import CommandError, InputError, add_client_options, add_model_options, add_row_options
-from kanserve.client.model_info import Description
+from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
 from kanserve.plotting import render
 from kanserve.plotting.scenes import Scene
 from kanserve.report import content
+from kanserve.report.selection import on_network_request
+from kanserve.types import CurveRequest, Description, LayerCurves
 
 COLUMNS = 100  # characters on a terminal
 LARGE = 257  # points of one curve
@@ -70,7 +73,24 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
     if args.input:
         given = input_rows.contents(args.input)
         rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
-    return content.drawn(content.curves(client, described), described, client.scores(described, rows))
+    scores = client.scores(described, rows)
+    request = on_network_request(described)
+    return content.drawn(described, scores, curves(client, request) if request is not None else ())
+
+
+def curves(client: Client, request: CurveRequest) -> Sequence[LayerCurves]:
+    """The answer of the server to a request of a report."""
+    try:
+        return client.curves(
+            request.model,
+            request.version,
+            layers=request.layers,
+            sources=request.sources,
+            destinations=request.destinations,
+            points=request.points,
+        )
+    except NotSupported:  # an edge of class B has no curve
+        return ()
 
 
 def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:

@@ -9,8 +9,8 @@ from typing import Any
 from kanexport.contract.cli.console import Exit, note, print_json
 from kanserve.cli import input_rows, output_results, session
 from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
-from kanserve.client.results import Scores
 from kanserve.report import text_tables
+from kanserve.types import Scores
 
 TEXT = """Say which inputs and edges matter over a batch of rows: pykan's attribution scores.
 

@@ -15,10 +15,10 @@ from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID
 from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options, index, positive_seconds
-from kanserve.client.model_info import Description
 from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics, node_name
 from kanserve.client.sync import Client
 from kanserve.report.text_tables import bar, line
+from kanserve.types import Description
 
 TEXT = """Say what a model's traffic is: of its inputs, the nodes inside and its answers how many values lie inside the
 grid, on its extension and outside, and which answers came how often. Needs no baseline; whether

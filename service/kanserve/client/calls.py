@@ -28,12 +28,12 @@ from kanserve.client import results as scores_
 from kanserve.client import statistics as statistics_
 from kanserve.client.encoding import index_of, of_frame, packed, pairs
 from kanserve.client.explanation import Coverage, Explanation
-from kanserve.client.model_info import Description, from_pb, in_words, names_of
-from kanserve.client.results import Answer, IndexEntry, LayerCurves, LayerValues, Scores, ServedModel
+from kanserve.client.model_info import from_pb, in_words, names_of
+from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.statistics import Statistics, Update
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
-from kanserve.types import DTYPES, Estimate, ParameterValue, TensorInfo
+from kanserve.types import DTYPES, Description, Estimate, LayerCurves, ParameterValue, Scores, TensorInfo
 
 T = TypeVar("T", covariant=True)
 
@@ -293,7 +293,7 @@ def curves(
         parts=parts,
         extrema=extrema,
     )
-    return Call(f"{KAN}GetCurves", request, kan.CurveBlock.FromString, curves_.joined, stream=True)
+    return Call(f"{KAN}GetCurves", request, kan.CurveBlock.FromString, curves_.curves_of, stream=True)
 
 
 @by_name

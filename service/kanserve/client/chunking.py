@@ -23,11 +23,10 @@ from kanserve.client.calls import Call, inference
 from kanserve.client.encoding import index_of, of_frame
 from kanserve.client.errors import InvalidInput, RateLimited, TooLarge
 from kanserve.client.explanation import Explanation
-from kanserve.client.model_info import Description
 from kanserve.client.results import Answer, LayerValues, ServedModel
 from kanserve.client.sync import Client, Pending, begin
 from kanserve.errors import BadRequest
-from kanserve.types import DTYPES, TensorInfo
+from kanserve.types import DTYPES, Description, TensorInfo
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all

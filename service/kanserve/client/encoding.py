@@ -13,9 +13,8 @@ import numpy as np
 
 from kanexport.contract.naming import Names, NamingError
 from kanserve.client import errors
-from kanserve.client.model_info import Description
 from kanserve.pb import kan_pb2 as kan
-from kanserve.types import DTYPES, ParameterValue, TensorInfo
+from kanserve.types import DTYPES, Description, ParameterValue, TensorInfo
 
 
 def needed(module: str, what: str, instead: str, install: str = "") -> Any:

@@ -15,10 +15,9 @@ from kanexport.contract.cli.suggest import how_to_install
 from kanserve.analysis.coverage import Zone
 from kanserve.client import encoding
 from kanserve.client.encoding import index_of, of_frame, packed
-from kanserve.client.model_info import Description
 from kanserve.client.results import Answer
 from kanserve.pb import kan_pb2 as kan
-from kanserve.types import LayerPath
+from kanserve.types import Description, LayerPath
 
 PARAMETER = "kan.coverage"
 UNKNOWN, INSIDE, EXTENSION, OUTSIDE = map(int, Zone)  # the zones

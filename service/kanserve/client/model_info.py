@@ -6,91 +6,20 @@ The way back of `grpc_api/model_codec.py`, which a client installation cannot im
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from kanexport.contract import manifest
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
-from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.naming import Names
 from kanexport.contract.sections import AS_TRAINED
 from kanserve.pb import kan_pb2 as kan
-from kanserve.types import TensorInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """A served KAN. `verification_basis` is a key of `manifest.VERIFICATION_BASES`, and `claim` says
-    so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
-    its file did not tell, by name, `given`: what its user said; `names`: what people call its numbers. `zones`: the
-    largest errors of each group of rows it was verified with; `files`: what it was made from.
-
-    A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
-    `edges_tensor` are, being the server's own business.
-    """
-
-    name: str
-    version: str
-    digest: str
-    family: str
-    edge_class: str
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    layers: tuple[LayerInfo, ...]
-    verified_error: float
-    max_batch_size: int
-    max_rows: int  # of one edge query
-    max_response_bytes: int
-    notes: tuple[str, ...]
-    verification_basis: str
-    claim: str
-    assumed: Mapping[str, str]
-    names: Names = UNNAMED
-    out_of_range_policy: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
-    zones: tuple[Zone, ...] = ()
-    tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
-    files: tuple[SourceFile, ...] = ()
-    exporter: str = ""  # its version
-    given: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What a row is on its way, as `manifest.row_shapes` has it."""
-        given, result = ([tensor.shape for tensor in tensors] for tensors in (self.inputs, self.outputs))
-        return manifest.row_shapes(given, self.layers, result)
-
-    @property
-    def input(self) -> TensorInfo:
-        """The first input, of most models the only one."""
-        return self.inputs[0]
-
-    @property
-    def output(self) -> TensorInfo:
-        """The first output, of most models the only one."""
-        return self.outputs[0]
-
-    def source(self, layer: int, at: int) -> str:
-        """The name of a source of a layer: its feature (x0, x1 ... without names), or its number."""
-        if layer or self.family == manifest.HYBRID:
-            return str(at)
-        columns = next((step.indices for step in self.layers[0].pre_steps if step.kind == "select"), ())
-        return self.names.feature(columns[at] if columns else at)
-
-    def destination(self, layer: int, at: int) -> str:
-        """The name of a destination of a layer: its class (y0, y1 ... without names), or its number."""
-        last = self.layers[layer]
-        moved = any(step.kind in ("select", "product") for step in last.post_steps)
-        if layer < len(self.layers) - 1 or moved or self.family == manifest.HYBRID:
-            return str(at)
-        return self.names.output(at)
+from kanserve.types import Description, TensorInfo
 
 
 def from_pb(answer: kan.DescribeModelResponse) -> Description:
     """The answer of DescribeModel as plain values."""
-    finite = [zone for zone in answer.verification.zones if zone.name != "nonfinite"]
     return Description(
         name=answer.model_name,
         version=answer.model_version,
@@ -101,7 +30,6 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         inputs=_tensors(answer.inputs or [answer.input]),
         outputs=_tensors(answer.outputs or [answer.output]),
         layers=tuple(_layer(layer, answer.edge_class) for layer in answer.layers),
-        verified_error=max((zone.outputs_max_rel for zone in finite), default=math.nan),
         max_batch_size=answer.max_batch_size,
         max_rows=answer.limits.max_rows,
         max_response_bytes=answer.limits.max_response_bytes,
@@ -202,7 +130,7 @@ def _vector(packed: bytes) -> tuple[float, ...]:
 def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...]:
     if not packed:
         return ()
-    # Row by row, because the server uses this for reports: a million numbers at once would block other calls for 0.1 s.
+    # Row by row: for a million numbers at once, no other thread would run for 0.1 s.
     return tuple(tuple(row.tolist()) for row in np.frombuffer(packed, dtype).reshape(rows, -1))
 
 

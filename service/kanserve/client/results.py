@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract.naming import UNNAMED, Names
+from kanserve.analysis import curves
 from kanserve.client import encoding
 from kanserve.client.encoding import packed
-from kanserve.client.model_info import Description
 from kanserve.pb import kan_pb2 as kan
-from kanserve.types import EdgeOptions, Estimate, ParameterValue, TensorInfo
+from kanserve.types import (
+    CurveBlock,
+    Description,
+    EdgeOptions,
+    Estimate,
+    LayerCurves,
+    LayerScores,
+    ParameterValue,
+    Scores,
+    TensorInfo,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +105,6 @@ class LayerValues:
     reductions: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCurves:
-    """Curves of some edges of a layer: `phi` [S, D, N], float32, over `x` [S, N] of each source, and perhaps its
-    `derivative`; `parts`: what each basis of the layer, or `symbolic`, has of phi. `domains` [S]: where the range of
-    each source comes from, one of requested, grid, reference, assumed. `extrema`, if asked for: where each curve is
-    smallest and largest [S, D, 2], and what it is there."""
-
-    layer: int
-    sources: tuple[int, ...]
-    destinations: tuple[int, ...]
-    x: NDArray[np.float64]
-    phi: NDArray[np.float32]
-    derivative: NDArray[np.float32] | None
-    domains: tuple[str, ...]
-    parts: Mapping[str, NDArray[np.float32]]
-    extrema: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
-
-
 def curves_request(
     model: str,
     version: str,
@@ -145,57 +136,34 @@ def curves_request(
     )
 
 
-def joined(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
-    """The blocks of an answer, a layer each: they come layer by layer, a source's destinations one after the other."""
-    layers: dict[int, list[kan.CurveBlock]] = {}
-    for block in blocks:
-        layers.setdefault(block.layer, []).append(block)
-    return tuple(_layer_curves(at, found) for at, found in layers.items())
+def curves_of(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
+    """The layers of an answer."""
+    return curves.joined(map(_block, blocks))
 
 
-def _layer_curves(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
-    rows: dict[tuple[int, ...], list[kan.CurveBlock]] = {}
-    for block in blocks:
-        rows.setdefault(tuple(block.sources), []).append(block)
-    columns, *_ = rows.values()  # the same for all
-    ends = [found[0] for found in rows.values()]
-    return LayerCurves(
-        layer=at,
-        sources=tuple(itertools.chain.from_iterable(rows)),
-        destinations=tuple(itertools.chain.from_iterable(block.destinations for block in columns)),
-        x=np.concatenate([np.frombuffer(end.x, "<f8").reshape(-1, end.points) for end in ends]),
-        phi=_array(rows.values(), lambda block: block.phi),
-        derivative=_array(rows.values(), lambda block: block.derivative) if blocks[0].derivative else None,
-        domains=tuple(itertools.chain.from_iterable(end.domains for end in ends)),
-        parts={one.kind: _array(rows.values(), _phi_of(at)) for at, one in enumerate(blocks[0].parts)},
-        extrema=_extrema(rows.values()) if blocks[0].extrema else None,
+def _block(message: kan.CurveBlock) -> CurveBlock:
+    edges = len(message.sources), len(message.destinations)
+    shape = *edges, message.points
+
+    def part(data: bytes) -> NDArray[np.float32]:
+        return np.frombuffer(data, "<f4").reshape(shape)
+
+    return CurveBlock(
+        layer=message.layer,
+        sources=tuple(message.sources),
+        destinations=tuple(message.destinations),
+        x=np.frombuffer(message.x, "<f8").reshape(-1, message.points),
+        phi=part(message.phi),
+        derivative=part(message.derivative) if message.derivative else None,
+        domains=tuple(message.domains),
+        parts=tuple((basis.kind, part(basis.phi)) for basis in message.parts),
+        extrema=_extrema(message, edges) if message.extrema else None,
     )
 
 
-def _extrema(rows: Iterable[Sequence[kan.CurveBlock]]) -> tuple[Any, Any]:
-    def all_(of: str, dtype: str) -> Any:
-        return np.concatenate(
-            [
-                np.concatenate(
-                    [np.frombuffer(getattr(one, of), dtype).reshape(len(one.sources), -1, 2) for one in found], axis=1
-                )
-                for found in rows
-            ]
-        )
-
-    return all_("extrema_x", "<f8"), all_("extrema", "<f4")
-
-
-def _phi_of(part: int) -> Callable[[kan.CurveBlock], bytes]:
-    return lambda block: block.parts[part].phi
-
-
-def _array(rows: Iterable[Sequence[kan.CurveBlock]], of: Callable[[kan.CurveBlock], bytes]) -> Any:
-    return np.concatenate([np.concatenate([_part(block, of(block)) for block in found], axis=1) for found in rows])
-
-
-def _part(block: kan.CurveBlock, data: bytes) -> Any:
-    return np.frombuffer(data, "<f4").reshape(len(block.sources), len(block.destinations), block.points)
+def _extrema(message: kan.CurveBlock, edges: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    x, values = np.frombuffer(message.extrema_x, "<f8"), np.frombuffer(message.extrema, "<f4")
+    return x.reshape(*edges, 2), values.reshape(*edges, 2)
 
 
 def edges_request(
@@ -261,34 +229,6 @@ def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
 
 def _floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.frombuffer(data, "<f4").reshape(shape)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerScores:
-    """`edges` [S, D] and `nodes` [n], what a layer is given: pykan's edge_scores and node_scores. `std` [S, D]: the
-    standard deviation of each edge's values. All float32."""
-
-    layer: int
-    edges: NDArray[np.float32]
-    std: NDArray[np.float32]
-    nodes: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Of all layers, over `row_count` rows: the caller's ("rows"), the reference rows of the export ("reference"), or
-    those of the model's live traffic that were analysed ("live"). `notes`: what a reader should know."""
-
-    version: str
-    source: str
-    row_count: int
-    layers: tuple[LayerScores, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def features(self) -> NDArray[np.float32]:
-        """Of the model's inputs: pykan's feature_score."""
-        return self.layers[0].nodes
 
 
 def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeScoresRequest:

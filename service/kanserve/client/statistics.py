@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from kanexport.contract.manifest import HYBRID
 from kanserve.client import encoding, errors
 from kanserve.client.encoding import packed
-from kanserve.client.model_info import Description
 from kanserve.pb import kan_pb2 as kan
+from kanserve.types import Description
 
 Floats = NDArray[np.float64]
 OUTPUT = -1

@@ -99,12 +99,6 @@ class KanService:
             "WatchStatistics": self.watch_statistics,
         }
 
-    def meant(self, name: str, version: str) -> tuple[ModelInfo, object]:
-        """The version that a request means, and an object that identifies it while it serves. Raises what
-        `DescribeModel` does."""
-        model, _ = self._kan.describe(name, version)
-        return model.info, model
-
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Curves of edges, a block a message."""
         message = await infer_codec.parsed(kan_pb2.GetCurvesRequest, await anext(messages, b""))

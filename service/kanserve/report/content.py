@@ -1,6 +1,6 @@
-"""What a report of a served KAN says, from what the server answers.
+"""The content of a report of a served KAN, from its description, its scores and its curves.
 
-Who asks is for others: the command does over gRPC, the server itself for its page.
+The command gets these over gRPC, and the server from its use cases. `selection` says which curves to get.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,42 +16,23 @@ from numpy.typing import NDArray
 from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
 from kanserve.analysis import formula
 from kanserve.analysis.formula_printer import FormulaError
-from kanserve.client.errors import NotSupported
-from kanserve.client.model_info import Description
-from kanserve.client.results import LayerCurves, Scores
-from kanserve.client.sync import Client
 from kanserve.plotting import figures, network, render
 from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
 from kanserve.report import text_tables
 from kanserve.report.page import Bars, Facts, Grid, Part, Pictures, Report
+from kanserve.report.selection import Curves, Edge, Plan, on_network_request
+from kanserve.types import Description, LayerCurves, Scores
 
 LINES = 6000  # edges; a network of more is fields of colour
-POINTS = 33  # of a curve on its edge
-LARGE = 129  # of a curve by itself
-EDGES, INPUTS = 24, 40  # that a report has at most
+INPUTS = 40  # that a report has at most
 SMALL = 0.7  # of the size of one edge's picture
 DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
-Edge = tuple[int, int, int]  # layer, source, destination
 
 
-class Curves(Protocol):
-    """Asks for curves of edges."""
-
-    def __call__(
-        self, *, layers: Sequence[int], sources: Sequence[int] = (), destinations: Sequence[int] = (), points: int
-    ) -> Sequence[LayerCurves]:
-        """Of all sources and destinations where none are named. Nothing, where edges are no curves."""
-
-
-def drawn(curves: Curves, described: Description, scores: Scores) -> Scene:
-    """The network."""
-    small = [
-        at
-        for at, layer in enumerate(described.layers)
-        if layer.sources * layer.destinations <= network.CURVES and layer.edge_class == "A"
-    ]
-    found = network_figure(described, scores, curves(layers=small, points=POINTS) if small else ())
-    return network.scene(found) if found.edges <= LINES else figures.matrix_scene(found)
+def drawn(described: Description, scores: Scores, curves: Sequence[LayerCurves]) -> Scene:
+    """The network, with the answer to `on_network_request`."""
+    figure = network_figure(described, scores, curves)
+    return network.scene(figure) if figure.edges <= LINES else figures.matrix_scene(figure)
 
 
 def one_edge(described: Description, found: LayerCurves) -> Scene:
@@ -70,26 +51,28 @@ def one_edge(described: Description, found: LayerCurves) -> Scene:
     )
 
 
-def report(curves: Curves, described: Description, scores: Scores | None) -> Report:
-    """The whole of it. `scores` None: there are none, and no pictures that are made of them."""
-    pictures: list[Part] = []
-    if scores is not None:
-        pictures = [
-            Pictures("The network", _over(scores), [drawn(curves, described, scores)]),
-            _inputs(described, scores),
-            *_edges(curves, described, scores),
-        ]
+def report(plan: Plan, curves: Curves) -> Report:
+    """The whole report. `curves`: the answers to `plan.requests`."""
+    described = plan.described
     parts: list[Part] = [
         _card(described),
         *_formula(described),
         _source(described),
         *_proof(described),
-        *pictures,
+        *(_pictures(plan, plan.scores, curves) if plan.scores is not None else ()),
         Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]),
     ]
     lead = described.names.description or f"{described.family}, {arrows(described.shapes)}"
     footer = f"kanserve report; digest of the graph {described.digest}"
     return Report(f"{described.name}, version {described.version}", lead, parts, footer)
+
+
+def _pictures(plan: Plan, scores: Scores, curves: Curves) -> Iterator[Part]:
+    request = on_network_request(plan.described)
+    on_network = curves[request] if request is not None else ()
+    yield Pictures("The network", _over(scores), [drawn(plan.described, scores, on_network)])
+    yield _inputs(plan.described, scores)
+    yield from _edges(plan, curves)
 
 
 def _layer(layer: LayerInfo) -> str:
@@ -183,34 +166,33 @@ def _inputs(described: Description, scores: Scores) -> Bars:
     return Bars("What its inputs matter", remark, found[:INPUTS])
 
 
-def _edges(curves: Curves, described: Description, scores: Scores) -> Sequence[Pictures]:
-    wanted = [(layer, source, destination) for layer, source, destination, _ in text_tables.strongest(scores, EDGES)]
-    found = dict(_curves(curves, wanted))
-    scenes = [one_edge(described, found[one]) for one in wanted if one in found]
+def _edges(plan: Plan, curves: Curves) -> Sequence[Pictures]:
+    by_edge = dict(_by_edge(plan, curves))
+    scenes = [one_edge(plan.described, by_edge[edge]) for edge in plan.edges if edge in by_edge]
     if not scenes:
         return ()
     return (Pictures("The edges that matter most", f"{len(scenes)} of them, over their grids.", scenes),)
 
 
-def _curves(curves: Curves, wanted: Sequence[Edge]) -> Iterator[tuple[Edge, LayerCurves]]:
-    """Each wanted curve. One request per layer gets all its curves, because one curve takes as long as all of them."""
-    for layer in dict.fromkeys(one[0] for one in wanted):
-        own = [one for one in wanted if one[0] == layer]
-        sources, destinations = (sorted({one[at] for one in own}) for at in (1, 2))
-        for many in curves(layers=[layer], sources=sources, destinations=destinations, points=LARGE):
-            for one in own:
-                row, column = many.sources.index(one[1]), many.destinations.index(one[2])
-                yield (
-                    one,
-                    replace(
-                        many,
-                        sources=(one[1],),
-                        destinations=(one[2],),
-                        x=many.x[row : row + 1],
-                        phi=many.phi[row : row + 1, column : column + 1],
-                        domains=(many.domains[row],),
-                    ),
-                )
+def _by_edge(plan: Plan, curves: Curves) -> Iterator[tuple[Edge, LayerCurves]]:
+    """The curve of each edge of the plan that has one."""
+    for many in (layer for request in plan.edge_requests for layer in curves[request]):
+        for edge in plan.edges:
+            layer, source, destination = edge
+            if layer != many.layer:
+                continue
+            row, column = many.sources.index(source), many.destinations.index(destination)
+            yield (
+                edge,
+                replace(
+                    many,
+                    sources=(source,),
+                    destinations=(destination,),
+                    x=many.x[row : row + 1],
+                    phi=many.phi[row : row + 1, column : column + 1],
+                    domains=(many.domains[row],),
+                ),
+            )
 
 
 OVER = {"rows": "the rows given", "reference": "rows drawn from the grid (--input has yours)"}
@@ -310,24 +292,3 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Bars):
         return found | {"lines": [[name, number] for name, number in part.lines]}
     return found | {"pictures": [{"title": scene.title, "svg": render.text(scene)} for scene in part.scenes]}
-
-
-def curves(client: Client, described: Description) -> Curves:
-    """Of this version."""
-
-    def ask(
-        *, layers: Sequence[int], sources: Sequence[int] = (), destinations: Sequence[int] = (), points: int
-    ) -> Sequence[LayerCurves]:
-        try:
-            return client.curves(
-                described.name,
-                described.version,
-                layers=layers,
-                sources=sources,
-                destinations=destinations,
-                points=points,
-            )
-        except NotSupported:  # an edge of class B is no curve
-            return ()
-
-    return ask

@@ -14,8 +14,8 @@ from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Cell, Table
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanexport.contract.naming import Names
-from kanserve.client.model_info import Description
-from kanserve.client.results import Scores
+from kanserve.report.selection import strongest
+from kanserve.types import Description, Scores
 
 SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # inside the repository; not on the wire
 SHOWN = 6  # entries of a list; the rest is counted
@@ -173,20 +173,6 @@ def scores_document(described: Description, found: Scores, show: int) -> dict[st
             for layer, source, destination, score in strongest(found, show)
         ],
     }
-
-
-def strongest(found: Scores, most: int) -> list[tuple[int, int, int, float]]:
-    """(layer, source, destination, score) of the edges of the largest scores, those first."""
-    flat = np.concatenate([layer.edges.ravel() for layer in found.layers]).astype(np.float64)
-    ends = np.cumsum([layer.edges.size for layer in found.layers])
-    order = np.argsort(-np.where(np.isnan(flat), np.inf, flat), kind="stable")[:most]
-    edges = []
-    for at in order.tolist():
-        layer = int(np.searchsorted(ends, at, side="right"))
-        shape = found.layers[layer].edges.shape
-        source, destination = np.unravel_index(at - (int(ends[layer - 1]) if layer else 0), shape)
-        edges.append((layer, int(source), int(destination), float(flat[at])))
-    return edges
 
 
 def features(described: Description, found: Scores, show: int) -> Table:

@@ -14,40 +14,33 @@ import importlib.resources
 import math
 import re
 import threading
-import time
+import weakref
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
 
-from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
+from kanserve.errors import BadRequest, QueueFull, ServerDeadlineExceeded
 from kanserve.grpc_api import kan_codec
 from kanserve.grpc_api.call_context import Call
-from kanserve.grpc_api.kan import KanService
 from kanserve.pb import kan_pb2
+from kanserve.report.selection import Curves, Plan
 from kanserve.rest import json_document, kan
 from kanserve.rest.exchange import Answer, Asked, Method, Refused, json_answer
 from kanserve.rest.kan import KanPages
-from kanserve.services import statistics
+from kanserve.services import report, statistics
 from kanserve.services.explain import Insights
+from kanserve.services.kan import Kan
 from kanserve.services.operations import Operations
 from kanserve.system.compression import WINDOWS
-from kanserve.types import Array, ModelInfo
-
-if TYPE_CHECKING:
-    from kanserve.client.results import LayerCurves
-import weakref
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
-
-from kanserve.errors import QueueFull, ServerDeadlineExceeded
+from kanserve.types import Array
 
 FOLDER = "static/"
 INDEX = "index.html"
@@ -235,117 +228,43 @@ def _plain(value: Array) -> Any:
     return kan.fragment(value)
 
 
-T = TypeVar("T")
 HTML = "text/html; charset=utf-8"
-GLANCE = 0.1  # seconds after which a thread that waits for curves sees that all requests have left
-PATIENCE = 60.0  # seconds for curves, which take milliseconds
 
 
 class Card:
     """The reports of all versions, made with `once`, because a report takes a hundred milliseconds or more of a
     thread."""
 
-    def __init__(self, service: KanService, bound: Bound | None = None) -> None:
-        self._service, self._once = service, Once(bound or Bound())
+    def __init__(self, kan: Kan, bound: Bound | None = None) -> None:
+        self._kan, self._once = kan, Once(bound or Bound())
 
     async def report(self, asked: Asked, call: Call) -> Answer:
         """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does,
         ServerDeadlineExceeded and QueueFull."""
-        info, model = self._service.meant(asked.path["name"], asked.path.get("version", ""))
+        model, manifest = self._kan.describe(asked.path["name"], asked.path.get("version", ""))
+        info, caller = model.info, call.caller.name
         call.facts |= {"model": info.name, "version": info.version}
         html = HTML.split(";")[0] in asked.headers.get("accept", "")
-        caller = call.caller
 
         async def make(gone: threading.Event) -> Answer:
-            own = Call(call.request_id, call.given, None)  # it may outlive the call that began it
-            own.caller = caller
-            return await self._report(info, own, gone, html=html)
+            plan, curves = await report.gather(self._kan, info, manifest, caller)
+            return await asyncio.to_thread(_written, plan, curves, gone, html=html)
 
         return await self._once.get((info.name, info.version, html), model, make)
 
-    async def _report(self, info: ModelInfo, call: Call, gone: threading.Event, *, html: bool) -> Answer:
-        request = kan_pb2.DescribeModelRequest(model_name=info.name, model_version=str(info.version))
-        data = await self._service.describe_model(request.SerializeToString(), call)
-        described = await asyncio.to_thread(kan_pb2.DescribeModelResponse.FromString, data)
-        scores = await self._scores(described, call)
-        loop = asyncio.get_running_loop()
-        return await asyncio.to_thread(self._made, loop, described, scores, call, gone, html=html)
 
-    async def _scores(self, described: kan_pb2.DescribeModelResponse, call: Call) -> kan_pb2.EdgeScoresResponse | None:
-        """Over the rows of the export; None where a model has none, or too many."""
-        request = kan_pb2.EdgeScoresRequest(model_name=described.model_name, model_version=described.model_version)
-        try:
-            answer = await self._service.edge_scores(request.SerializeToString(), call)
-        except (FailedPrecondition, ResourceExhausted):
-            return None
-        return kan_pb2.EdgeScoresResponse.FromString(answer)
+def _written(plan: Plan, curves: Curves, gone: threading.Event, *, html: bool) -> Answer:
+    """Make the report, on a thread. Raises Abandoned if no request waits for it any more."""
+    from kanserve.report import content, page  # takes 4 MB that a server without reports does not need
 
-    def _made(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        told: kan_pb2.DescribeModelResponse,
-        scored: kan_pb2.EdgeScoresResponse | None,
-        call: Call,
-        gone: threading.Event,
-        *,
-        html: bool,
-    ) -> Answer:
-        """Make the report, on a thread. Raises Abandoned if no request waits for it any more."""
-        from kanserve.client import results as curves_
-        from kanserve.client import results as scores_
-        from kanserve.client.model_info import from_pb
-        from kanserve.report import content, page
-        from kanserve.report import content as words
-
-        def curves(
-            *, layers: Sequence[int], sources: Sequence[int] = (), destinations: Sequence[int] = (), points: int
-        ) -> Sequence[LayerCurves]:
-            request = kan_pb2.GetCurvesRequest(
-                model_name=told.model_name,
-                model_version=told.model_version,
-                layers=layers,
-                sources=sources,
-                destinations=destinations,
-                points=points,
-            )
-            waiting = asyncio.run_coroutine_threadsafe(self._curves(request, call), loop)
-            try:
-                found: list[kan_pb2.CurveBlock] = _awaited(waiting, gone)
-                return curves_.joined(found)
-            except (
-                FailedPrecondition,
-                ResourceExhausted,
-            ):  # edges of class B are no curves, and there may be little room
-                return ()
-
-        scores = None if scored is None else scores_.scores_of(scored)
-        report = content.report(curves, from_pb(told), scores)
-        if html:
-            name = f"{told.model_name}-{told.model_version}.html"
-            return Answer(
-                page.html(report).encode(), HTML, headers={"content-disposition": f'attachment; filename="{name}"'}
-            )
-        return Answer(orjson.dumps(words.plain(report)))
-
-    async def _curves(self, request: kan_pb2.GetCurvesRequest, call: Call) -> list[kan_pb2.CurveBlock]:
-        async def one() -> AsyncIterator[bytes]:
-            yield request.SerializeToString()
-
-        return [kan_pb2.CurveBlock.FromString(data) async for data in self._service.get_curves(one(), call)]
-
-
-def _awaited(waiting: Future[T], gone: threading.Event) -> T:
-    """Wait on a thread for the result of a coroutine. Raises the coroutine's error, TimeoutError, or Abandoned. If it
-    raises one of the last two, it cancels the coroutine."""
-    end = time.monotonic() + PATIENCE
-    while not gone.is_set() and time.monotonic() < end:
-        try:
-            return waiting.result(GLANCE)
-        except TimeoutError:
-            if waiting.done():
-                raise
-    waiting.cancel()
-    raise Abandoned if gone.is_set() else TimeoutError
+    document = content.report(plan, curves)
+    if gone.is_set():
+        raise Abandoned
+    if not html:
+        return Answer(orjson.dumps(content.plain(document)))
+    name = f"{plan.described.name}-{plan.described.version}.html"
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Answer(page.html(document).encode(), HTML, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

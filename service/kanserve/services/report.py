@@ -1,0 +1,75 @@
+"""The content of a model's report, from the use cases: its description, its scores and its curves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+
+from kanexport.contract.manifest import Manifest
+from kanserve.analysis import curves
+from kanserve.errors import FailedPrecondition, ResourceExhausted
+from kanserve.report import selection
+from kanserve.report.selection import Curves, Plan
+from kanserve.services.kan import Kan
+from kanserve.types import CurveRequest, Description, EdgeRequest, LayerCurves, ModelInfo, Scores
+
+
+def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
+    """A version as `DescribeModel` describes it to a client."""
+    return Description(
+        name=info.name,
+        version=str(info.version),
+        digest=info.digest,
+        family=manifest.source.family,
+        edge_class=manifest.edge_class,
+        inputs=info.inputs,
+        outputs=info.outputs,
+        layers=tuple(
+            dataclasses.replace(layer, edge_class=layer.edge_class or manifest.edge_class) for layer in manifest.layers
+        ),
+        max_batch_size=info.max_batch_size,
+        max_rows=kan.max_edge_query_rows,
+        max_response_bytes=kan.max_response_bytes,
+        notes=manifest.notes,
+        verification_basis=manifest.verification_basis,
+        claim=manifest.claim,
+        assumed=manifest.source.options_assumed,
+        names=manifest.names,
+        out_of_range_policy=manifest.out_of_range,
+        zones=manifest.verification.zones,
+        tolerances=(manifest.verification.outputs_tolerance, manifest.verification.edges_tolerance),
+        files=manifest.source.files,
+        exporter=manifest.exporter_version,
+        given=manifest.source.options_given,
+    )
+
+
+async def gather(kan: Kan, info: ModelInfo, manifest: Manifest, caller: str) -> tuple[Plan, Curves]:
+    """The plan of a report, and the answers to its requests. `caller`: as in EdgeRequest. Raises what `Model.edges`
+    does, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
+    described = description(kan, info, manifest)
+    scores = await _scores(kan, described, caller)
+    plan = await asyncio.to_thread(selection.plan, described, scores)
+    return plan, {request: await _curves(kan, request, caller) for request in plan.requests}
+
+
+async def _scores(kan: Kan, described: Description, caller: str) -> Scores | None:
+    """Scores over the rows of the export. None if the model has none, or too many."""
+    request = EdgeRequest(described.name, described.version, id="", rows=(), row_count=0, caller=caller)
+    try:
+        _, source, row_count, layers = await kan.scores(request)
+    except (FailedPrecondition, ResourceExhausted):
+        return None
+    return Scores(described.version, source, row_count, layers)
+
+
+async def _curves(kan: Kan, request: CurveRequest, caller: str) -> tuple[LayerCurves, ...]:
+    """The answer to a request. Empty for edges of class B, which have no curves, and if the answer is too large."""
+    try:
+        _, blocks = kan.curves(dataclasses.replace(request, caller=caller))
+        async with contextlib.aclosing(blocks):
+            answer = [block async for block in blocks]
+    except (FailedPrecondition, ResourceExhausted):
+        return ()
+    return await asyncio.to_thread(curves.joined, answer)
