@@ -302,7 +302,7 @@ class Graphs:
                 "custom_kernel_disabled", file=KERNEL_FILE, model=info.name, version=info.version, reason=str(error)
             )
             return None
-        return session if _gain(info, info.manifest, portable, session) >= GAIN else None
+        return session if _gain(info, portable, session) >= GAIN else None
 
 
 def library_for(bundle: Bundle, settings: Settings) -> str:
@@ -311,7 +311,7 @@ def library_for(bundle: Bundle, settings: Settings) -> str:
     return custom_ops.library() if wanted else ""
 
 
-def _gain(info: ModelInfo, manifest: Manifest, portable: Session, other: Session) -> float:
+def _gain(info: ModelInfo, portable: Session, other: Session) -> float:
     """How many times as fast the other is: the geometric mean of one row and of a usual batch; 0 where they cannot be
     measured."""
     gains = [tuning.times_as_fast(info, portable, other, rows) for rows in (1, min(tuning.ROWS, info.max_batch_size))]

@@ -29,7 +29,6 @@ LINES = 6000  # edges; a network of more is fields of colour
 POINTS = 33  # of a curve on its edge
 LARGE = 129  # of a curve by itself
 EDGES, INPUTS = 24, 40  # that a report has at most
-SMALL = 0.7  # of the size of one edge's picture
 DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
 Edge = tuple[int, int, int]  # layer, source, destination
 
