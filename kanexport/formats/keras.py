@@ -26,6 +26,11 @@ BESIDE = "keras"  # what the config is called beside the tensors
 MAX_CONFIG_BYTES = 16 * 2**20
 
 
+def begins_like(head: bytes) -> bool:
+    """Whether the first bytes of a zip archive are those of a `.keras` file."""
+    return head[30:].startswith(b"metadata.json") and b'"keras_version"' in head
+
+
 def looks_like(data: bytes) -> bool:
     """Whether a zip archive has what a `.keras` file has."""
     try:
