@@ -1,6 +1,8 @@
 """Keras' `.keras` files: a zip of `config.json`, which says what the layers are, and their weights in HDF5.
 
 Read without Keras: nothing in the config is constructed, it is handed on as plain data.
+Own HDF5 reader of 200 lines, in place of h5py: h5py brings 17 MB, opens any file of the machine that a checkpoint names
+as external storage, loads filter plug-ins, and takes 4.6 ms, not 0.4, for a file of 19 KB.
 """
 
 from __future__ import annotations
