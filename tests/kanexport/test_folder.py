@@ -27,6 +27,8 @@ from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionEr
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request
 
+pytestmark = pytest.mark.slow
+
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 GOLDEN = Path(__file__).parents[1] / "golden"
 ZIP = b"PK\x03\x04" + bytes(22)
