@@ -1,4 +1,4 @@
-"""Which tests go first, which skips are failures, and the closing summary that states the largest errors seen."""
+"""The order of tests, skips that are failures, and the closing summary that states the largest errors seen."""
 
 from __future__ import annotations
 
@@ -21,44 +21,6 @@ import torch_table  # noqa: E402 - found by the line above
 
 ERRORS: dict[str, tuple[float, str]] = {}
 
-# What a change breaks first: the law, the golden numbers, the proof, one real server.
-FIRST = ["test_code_rules", "kanexport/test_golden", "kanexport/test_verify", "kanserve/test_server"]
-# Longest first, so that no worker is left with one of them at the end; `make test-fast` leaves them out.
-SLOW = [
-    *("kanexport/test_hybrid", "end_to_end/test_golden_served", "cli/test_formula", "end_to_end/test_hybrid_served"),
-    "end_to_end/test_golden_batches",
-    *("kanexport/test_hybrid_graphs", "cli/test_serve", "cli/test_edges", "kanserve/test_drain", "test_docs"),
-    *("kanexport/test_hybrid_retry", "kanexport/test_derivatives", "kanexport/test_several", "kanserve/test_several"),
-    *("kanexport/test_hybrid_nonfinite", "kanexport/test_hybrid_sampled", "kanexport/test_hybrid_found"),
-    *("kanexport/test_hybrid_convolutions", "kanserve/test_attacks", "kanserve/test_doors", "kanserve/test_memory"),
-    *("kanserve/test_request_ids", "kanserve/test_own_words", "kanserve/test_traces"),
-    *("kanserve/test_logs", "kanserve/test_stream", "kanserve/test_tls", "kanserve/test_web"),
-    *(
-        "kanserve/test_web_errors",
-        "kanserve/test_web_calls",
-        "kanserve/test_web_ui",
-        "kanserve/test_web_watch",
-    ),
-    *("ui/test_page", "ui/test_map", "ui/test_large", "ui/test_pictures", "ui/test_views", "cli/test_open"),
-    *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
-    *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),
-    *("reliability/row_24_deadline_drop", "reliability/row_25_cancel_storm", "reliability/row_26_poison"),
-    *("kanserve/test_workers", "kanserve/test_reload", "kanserve/test_access", "kanserve/test_renewal"),
-    *("kanserve/test_callers", "kanserve/test_control", "kanserve/test_shadow", "kanserve/test_limits"),
-    *("kanserve/test_diagnosis", "kanserve/test_live"),
-    *("kanserve/test_trial", "kanexport/test_last_step"),
-    *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),
-    "kanexport/test_public_modules",
-    *("kernel/test_operator", "kernel/test_beside"),
-    *("end_to_end/test_no_telemetry", "kanexport/test_hostile", "kanexport/test_hybrid_command", "cli/test_shapes"),
-    *("kanexport/test_folder", "cli/test_infer", "deploy/test_distribution", "cli/test_cli", "kanexport/test_pack"),
-    *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),
-    *("kanexport/test_fuzz", "kanexport/test_pickles", "deploy/test_monitoring", "contract/test_pb_fresh"),
-    *("cli/test_awaiting", "end_to_end/test_ground_truth"),
-    "benchmarks/test_matrix",
-    *("test_new_family", "test_contributing", "cli/test_tables", "kanserve/test_guard", "cli/test_completion"),
-]
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -71,13 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the slow files, and orders: the slow, then the first, then the rest as it comes."""
-    ranks = {name: rank for rank, name in enumerate([*SLOW, *FIRST])}
-    place = {item: item.path.relative_to(HERE).with_suffix("").as_posix() for item in items}
-    for item in items:
-        if place[item] in SLOW:
-            item.add_marker("slow")
-    items.sort(key=lambda item: ranks.get(place[item], len(ranks)))
+    """Order the slow files first, the largest of them at the front, so that no worker is left with a long one at the
+    end. A slow file has `pytestmark = pytest.mark.slow`, and `make test-fast` leaves it out."""
+    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+
+    def rank(item: pytest.Item) -> tuple[int, str]:
+        return (-sizes[item.path], str(item.path)) if item.get_closest_marker("slow") else (0, "")
+
+    items.sort(key=rank)
 
 
 def pytest_runtest_setup() -> None:

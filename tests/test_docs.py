@@ -29,6 +29,8 @@ from kanserve.client.errors import ClientError
 from kanserve.config.settings import Settings
 from kanserve.grpc_api.call_context import CODES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SECONDS = 120

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from golden_cases import OWN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PARTS = ("kanexport", "service", "tests", "docs", "README.md", "pyproject.toml")
 NAME, FAMILY = "my_kan", "my-kan"

@@ -1,7 +1,6 @@
 """Discovery of the checkpoints in a folder: files, places and model names.
 
-A file is a checkpoint by its first bytes; one that is named like a checkpoint is
-listed too, so that a report can say what it holds instead. Left out: hidden files
+`kanexport.formats.checkpoint` decides which files are checkpoints. Left out: hidden files
 and folders, links, pykan's `_cache_data` (the last training inputs), and the model
 repository itself.
 """
@@ -17,18 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.contract import safe_files
-from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanexport.errors import CheckpointError
-from kanexport.formats import safetensors, torch_archive
-from kanexport.formats.checkpoint import CACHE, CONFIG, LEGACY_MAGIC, STATE
+from kanexport.formats.checkpoint import CACHE, CONFIG, ENDINGS, STATE, entry_points
 
 ENTRY_LIMIT = 200_000  # directory entries looked at
 ITEM_LIMIT = 10_000  # checkpoints
-HEAD = 2048  # bytes that tell a format
 NAME_LENGTH = 128
 SMALLER = "name a smaller folder"
-SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in (*CHECKPOINTS, *MORE_CHECKPOINTS))})$", re.IGNORECASE)
+SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in ENDINGS)})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
         raise CheckpointError(f"{str(root)[:300]} is not a folder", hint="--recursive takes a folder of checkpoints")
     faults: list[OSError] = []
     files = sorted(_files(root, repository.resolve(), faults))
-    checkpoints = _checkpoints(files)
+    checkpoints = entry_points(files)
     if len(checkpoints) > ITEM_LIMIT:
         raise CheckpointError(f"{root} holds {len(checkpoints)} checkpoints, more than {ITEM_LIMIT}", hint=SMALLER)
     if not checkpoints and not faults:
@@ -58,26 +53,6 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
     items = [Item(path, path.relative_to(root).as_posix()) for path in checkpoints]
     items += [_unlisted(root, error) for error in faults]
     return tuple(sorted(items, key=lambda item: item.path))
-
-
-def _checkpoints(files: Sequence[Path]) -> list[Path]:
-    """Paths for `export`: the prefixes of pykan's pairs, and files that are a checkpoint by themselves."""
-    configs = _prefixes(files, CONFIG)
-    states = _prefixes(files, STATE)
-    pairs = [Path(prefix) for prefix in states & configs]
-    return pairs + [path for path in files if _stands_alone(path, states, configs)]
-
-
-def _stands_alone(path: Path, states: set[str], configs: set[str]) -> bool:
-    if path.name.endswith(CONFIG):
-        # A config without its weights is refused with what is missing; other programs have configs too.
-        return str(path).removesuffix(CONFIG) not in states and _is_pykan_config(path)
-    paired = path.name.endswith(STATE) and str(path).removesuffix(STATE) in configs
-    return not paired and _is_checkpoint(path)
-
-
-def _prefixes(files: Sequence[Path], ending: str) -> set[str]:
-    return {str(path).removesuffix(ending) for path in files if path.name.endswith(ending)}
 
 
 def _unlisted(root: Path, error: OSError) -> Item:
@@ -91,9 +66,7 @@ def names(items: Sequence[Item], prefix: str = "") -> list[str]:
     differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. No name ends in a
     suffix of a checkpoint, since commands take such a word for a file: a.pt becomes a-pt."""
     front = f"{prefix}-" if prefix else ""
-    ends = re.compile(
-        rf"({'|'.join(map(re.escape, (*CHECKPOINTS, *MORE_CHECKPOINTS, STATE, CONFIG)))})$", re.IGNORECASE
-    )
+    ends = re.compile(rf"({'|'.join(map(re.escape, (*ENDINGS, STATE, CONFIG)))})$", re.IGNORECASE)
     short = [_usable(front + ends.sub("", item.place)) for item in items]
     whole = [_usable(front + item.place) for item in items]
     chosen: dict[int, str] = {}
@@ -144,28 +117,5 @@ def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path
 def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def _is_checkpoint(path: Path) -> bool:
-    if path.suffix.lower() in CHECKPOINTS:
-        return True
-    try:
-        size = path.stat().st_size
-        head = safe_files.beginning(path, HEAD)
-    except OSError:
-        return False
-    if head.startswith(torch_archive.MAGIC):
-        # The first entry of what torch writes. Its name's length is at 26, the name at 30.
-        return head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"/data.pkl")
-    if head.startswith(LEGACY_MAGIC) or (head.startswith(b"\x80") and b"torch" in head):
-        return True
-    return safetensors.looks_like(head[:9], size) and b'"data_offsets"' in head
-
-
-def _is_pykan_config(path: Path) -> bool:
-    try:
-        return b"base_fun_name:" in safe_files.beginning(path, 2**16)
     except OSError:
         return False

@@ -2,14 +2,16 @@
 
 The format is told by the first bytes, never by the name. A pykan checkpoint is
 three files with one prefix; `PREFIX`, or any of the three, names it, and
-`PREFIX_cache_data` is never opened: it holds the last training inputs.
+`PREFIX_cache_data` is never opened: it holds the last training inputs. `load` takes
+one checkpoint, and `entry_points` lists the checkpoints among the files of a folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from kanexport.contract import safe_files
 from kanexport.contract.manifest import SourceFile
+from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanexport.errors import CheckpointError
 from kanexport.formats import keras, safetensors, torch_archive, yaml_config
 from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque
@@ -29,6 +32,12 @@ MAX_FILE_BYTES = 2 * 2**30  # a file is read as a whole, and its tensors are cop
 STATE, CONFIG, CACHE = "_state", "_config.yml", "_cache_data"
 MAX_KEY_CHARACTERS = 500  # of a tensor's name; it becomes part of messages and of the manifest
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+HEAD_BYTES = 2048  # enough to recognise each format
+ENDINGS = (*CHECKPOINTS, *MORE_CHECKPOINTS)
+SHARD = re.compile(rf"(.+)-\d+-of-0*([1-9]\d*)({'|'.join(map(re.escape, ENDINGS))})", re.IGNORECASE)
+INDEX = re.compile(rf"(.+({'|'.join(map(re.escape, ENDINGS))}))\.index\.json", re.IGNORECASE)
+SHOWN = 8  # checkpoints that an error names
+LOOKED_AT = 1000  # files of a folder that an error looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,67 @@ def size(path: Path) -> int:
         return 0
 
 
+def entry_points(files: Sequence[Path]) -> list[Path]:
+    """The paths that `load` takes for the checkpoints among regular files: a prefix for each pair of pykan's files, the
+    first file for each checkpoint in shards, and each other checkpoint. A file with the name of a checkpoint is listed
+    whatever it holds, so that `load` reports it. So is a pykan config without its weights."""
+    configs, states = _prefixes(files, CONFIG), _prefixes(files, STATE)
+    shards: dict[tuple[Path, str], Path] = {}
+    alone: list[Path] = []
+    for path in files:
+        if whole := _whole(path.name):
+            if not INDEX.fullmatch(path.name):
+                shards.setdefault((path.parent, whole), path)
+        elif _stands_alone(path, states, configs):
+            alone.append(path)
+    return [Path(prefix) for prefix in sorted(states & configs)] + alone + list(shards.values())
+
+
+def _stands_alone(path: Path, states: set[str], configs: set[str]) -> bool:
+    if path.name.endswith(CONFIG):  # other programs have files of this name too
+        return str(path).removesuffix(CONFIG) not in states and _is_pykan_config(path)
+    paired = path.name.endswith(STATE) and str(path).removesuffix(STATE) in configs
+    return not paired and is_checkpoint(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a regular file is a checkpoint by itself, by its name or by its first bytes."""
+    if path.name.endswith(CACHE):
+        return False
+    if path.suffix.lower() in CHECKPOINTS:
+        return True
+    try:
+        size = path.stat().st_size
+        head = safe_files.beginning(path, HEAD_BYTES)
+    except OSError:
+        return False
+    if head.startswith(torch_archive.MAGIC):
+        return torch_archive.begins_like(head) or keras.begins_like(head)
+    if head.startswith(LEGACY_MAGIC) or (head.startswith(b"\x80") and b"torch" in head):
+        return True
+    return safetensors.looks_like(head[:9], size) and b'"data_offsets"' in head
+
+
+def _prefixes(files: Sequence[Path], ending: str) -> set[str]:
+    return {str(path).removesuffix(ending) for path in files if path.name.endswith(ending)}
+
+
+def _is_pykan_config(path: Path) -> bool:
+    try:
+        return b"base_fun_name:" in safe_files.beginning(path, 2**16)
+    except OSError:
+        return False
+
+
+def _whole(name: str) -> str:
+    """The name of the checkpoint that a file is a shard or the index of, such as model.safetensors for
+    model-00001-of-00002.safetensors; "" for other files."""
+    if shard := SHARD.fullmatch(name):
+        return f"{shard[1]}{shard[3]}" if int(shard[2]) > 1 else ""
+    index = INDEX.fullmatch(name)
+    return index[1] if index else ""
+
+
 def _locate(path: Path) -> tuple[Path, Path | None]:
     """The file with the weights, and pykan's config if it stands beside it."""
     text = str(path)
@@ -110,13 +180,18 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
             f"{path} does not exist",
             hint=f"give a .pt, .pth, .safetensors or .keras file, or a pykan prefix (then {state.name} must exist)",
         )
+    if whole := _whole(path.name):
+        raise CheckpointError(
+            f"{path} is a part of {whole}, a checkpoint in several files, which is not read",
+            hint=f"load all of it, then {SAVE_STATE_DICT}",
+        )
     return path, None
 
 
 def _list_checkpoints(folder: Path) -> str:
-    """Advice that lists the checkpoints of a folder: up to 8 pykan prefixes, and up to 8 files."""
-    names = sorted(str(p).removesuffix(STATE) for p in folder.glob(f"*{STATE}"))[:8]
-    names += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors", ".keras"))[:8]
+    """Advice that lists checkpoints of a folder."""
+    files = sorted(path for path in itertools.islice(folder.iterdir(), LOOKED_AT) if path.is_file())
+    names = list(map(str, entry_points(files)[:SHOWN]))
     return "name one checkpoint" + (f": {', '.join(names)}" if names else "") + ", or export all with --recursive"
 
 

@@ -1,6 +1,8 @@
 """Reader of Keras' `.keras` files: a zip of `config.json`, which describes the layers, and the weights in HDF5.
 
 Read without Keras: nothing in the config is constructed, it is handed on as plain data.
+Own HDF5 reader of 200 lines, in place of h5py: h5py brings 17 MB, opens any file of the machine that a checkpoint names
+as external storage, loads filter plug-ins, and takes 4.6 ms, not 0.4, for a file of 19 KB.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ Array = npt.NDArray[Any]
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 BESIDE = "keras"  # what the config is called beside the tensors
 MAX_CONFIG_BYTES = 16 * 2**20
+
+
+def begins_like(head: bytes) -> bool:
+    """Whether the first bytes of a zip archive are those of a `.keras` file."""
+    return head[30:].startswith(b"metadata.json") and b'"keras_version"' in head
 
 
 def looks_like(data: bytes) -> bool:

@@ -102,6 +102,12 @@ class _Budget:
             raise CheckpointError("the file describes far more or larger tensors than it holds")
 
 
+def begins_like(head: bytes) -> bool:
+    """Whether the first bytes of a zip archive are those that torch.save writes: its first entry is the pickle. The
+    length of the entry's name is at 26, the name at 30."""
+    return head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"/data.pkl")
+
+
 def read(data: bytes) -> dict[str, Any]:
     """The saved dictionary, with tensors as contiguous numpy arrays.
 

@@ -14,8 +14,6 @@ from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
 from kanexport.ir.quantized_basis import Stepped
 from kanexport.lowering import passes
 
-Array = npt.NDArray[np.float64]
-
 
 def nonfinite(g: Graph, x: Value) -> Value:
     """Booleans of x's shape: true at NaN and infinities, where x - x is NaN."""

@@ -55,13 +55,6 @@ class Wiring:
     plugs: tuple[TensorBinding, ...]
 
     @property
-    def is_plain(self) -> bool:
-        """Whether rows are all that the module takes."""
-        return (
-            len(self.plugs) == 1 and self.plugs[0] == TensorBinding(self.plugs[0].port) and self.ports[0].kind == FLOAT
-        )
-
-    @property
     def ports(self) -> tuple[Port, ...]:
         return tuple(plug.port for plug in self.plugs)
 

@@ -35,6 +35,8 @@ from kanserve.client import chunking
 from kanserve.client.base import LONGEST_BACK_OFF, Attempts
 from tests.cli.running import Server, serving
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 MANY = np.tile(ROWS, (20, 1))
 

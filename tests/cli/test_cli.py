@@ -23,6 +23,8 @@ from kanserve.cli import main
 from kanserve.config import settings
 from tests.cli.running import CLEAN, COMMAND, Server, checkpoint, document, kanserve, program
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", "rich", "structlog", "torch")
 
 

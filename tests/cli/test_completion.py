@@ -11,6 +11,8 @@ import pytest
 from kanserve.cli import main
 from tests.cli.running import document, kanserve, program
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:

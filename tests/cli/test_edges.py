@@ -12,6 +12,8 @@ from kanserve.client import chunking
 from kanserve.client.sync import Client
 from tests.cli.running import Server, document, kanserve, program
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
 
 

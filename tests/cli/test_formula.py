@@ -17,6 +17,8 @@ from tests.cli.running import Server, document, kanserve, program, serving
 from tests.formula_text import columns
 from tests.kanexport.conftest import PykanCheckpoint
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent.parent / "golden" / "checkpoints" / "pykan-hello-symbolic" / "model"
 
 

@@ -17,6 +17,8 @@ from kanserve.cli import inventory
 from kanserve.config.settings import Settings
 from tests.cli.running import Server, document, kanserve, program, serving
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_server_tells_what_it_serves(server: Server) -> None:
     (row,) = document(program("models", "--url", server.url, "--json"))["models"]

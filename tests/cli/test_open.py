@@ -14,6 +14,8 @@ import pytest
 from kanserve.cli import session
 from tests.cli.running import CLEAN, COMMAND, Server, document, kanserve, serving
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("h2corn")
 
 

@@ -14,6 +14,8 @@ from kanserve.observability import log_events
 from tests.cli.running import CLEAN, document, kanserve, program, serving
 from tests.kanserve import attacks
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"

@@ -13,6 +13,8 @@ import pytest
 from tests.cli.running import Server, document, kanserve, serving
 from tests.kanserve import toy_grid
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.random.default_rng(11).normal(size=(6, 2, 3)).astype(np.float32)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
 

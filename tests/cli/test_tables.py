@@ -18,6 +18,8 @@ from kanexport.contract.cli.tables import Table
 from tests.cli.running import Server, document, kanserve, program, serving
 from tests.kanserve import toy_grid
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 60
 
 

@@ -19,6 +19,8 @@ import yaml
 
 from tests.cli.running import checkpoint, document, kanserve, serving
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "service" / "deploy" / "monitoring"
 RULES = MONITORING / "prometheus" / "rules.yml"

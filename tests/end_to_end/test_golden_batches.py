@@ -10,6 +10,8 @@ from golden_cases import Case, cases
 
 from kanserve import Client
 
+pytestmark = pytest.mark.slow
+
 ROWS = 24
 UNITS = 1  # in the last place of the largest answer; 0.5 of sines and cosines were seen, 0 of all others
 

@@ -16,6 +16,8 @@ from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
 from tests.cli.running import document, kanserve, program
 
+pytestmark = pytest.mark.slow
+
 # The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
 CLIENT = """
 import sys

@@ -21,6 +21,8 @@ from kanserve import Client
 from tests.cli.running import document, program, serving
 from tests.golden_cases import OWN
 
+pytestmark = pytest.mark.slow
+
 Curve = Callable[[Any], Any]
 CELLS, ORDER = 24, 3
 FOUR: tuple[Curve, ...] = (

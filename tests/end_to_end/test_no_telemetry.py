@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER.parent / "golden" / "checkpoints" / "efficient-kan-digits" / "model.pt"
 STARTED = """

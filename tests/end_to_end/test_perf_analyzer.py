@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = ["--concurrency-range", "1:4"]
 MORE = {
     "unary": CLIENTS,

@@ -18,6 +18,8 @@ from kanexport.cli import export_command, render
 from kanexport.contract import manifest
 from tests import golden_cases
 
+pytestmark = pytest.mark.slow
+
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 

@@ -22,10 +22,15 @@ from kanexport.batch import run as sweep
 from kanexport.batch.discover import Item
 from kanexport.bundle import repository
 from kanexport.cli import export_command, render
+from kanexport.contract import naming
 from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionError, RepositoryError
+from kanexport.formats import checkpoint
 from kanexport.pipeline import Request
 
+pytestmark = pytest.mark.slow
+
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+GOLDEN = Path(__file__).parents[1] / "golden"
 ZIP = b"PK\x03\x04" + bytes(22)
 
 
@@ -53,7 +58,7 @@ def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None
             "deep/er/torch_without_a_suffix": torch_head(),
             "saved.bin": torch_head(),
             "saved.pkl": b"\x80\x02ccollections\nOrderedDict\nctorch._utils\n",
-            "old.model": discover.LEGACY_MAGIC,
+            "old.model": checkpoint.LEGACY_MAGIC,
             "named_only.pth": b"an error page",
             "named_only.PT": b"",
             "tensors": tensors,
@@ -84,6 +89,42 @@ def test_a_pykan_checkpoint_is_one_and_its_training_data_is_not_opened(tmp_path:
     write(tmp_path, toy_cache_data=torch_head(), **{"lost_config.yml": b"base_fun_name: silu\n"})
     os.mkfifo(tmp_path / "pipe.pt")
     assert places(tmp_path) == ["bare_state", "lost_config.yml", "toy"]
+
+
+def test_a_checkpoint_in_several_files_is_one_for_a_file_and_for_a_folder(tmp_path: Path, pykan: Any) -> None:
+    for number, name in enumerate(("a.weight", "b.weight"), start=1):
+        shard = safetensors.numpy.save({name: np.ones((2, 2), np.float32)})
+        write(tmp_path, **{f"model-0000{number}-of-00002.safetensors": shard})
+    write(tmp_path, **{"model.safetensors.index.json": b"{}"})
+    write(tmp_path, **{"whole-00001-of-00001.safetensors": shard})
+    prefix = pykan([2, 1]).write(tmp_path)
+
+    listed = checkpoint.entry_points(sorted(tmp_path.iterdir()))
+    assert [item.path for item in discover.find(tmp_path, tmp_path / "models")] == sorted(listed)
+    first, *others = sorted(listed)
+    assert first.name == "model-00001-of-00002.safetensors"
+    assert [path.name for path in others] == ["toy", "whole-00001-of-00001.safetensors"]
+    for part in (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ):
+        with pytest.raises(CheckpointError, match=r"is a part of model\.safetensors, a checkpoint in several files"):
+            checkpoint.load(tmp_path / part)
+    assert checkpoint.load(others[1]).tensors.keys() == {"b.weight"}
+    for name in (prefix, f"{prefix}_state", f"{prefix}_config.yml"):
+        assert checkpoint.load(Path(name)).files == checkpoint.load(others[0]).files
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint.load(tmp_path)
+    assert all(str(path) in refused.value.hint for path in listed)
+
+
+def test_each_golden_checkpoint_is_found_without_its_suffix(tmp_path: Path) -> None:
+    kept = [path for path in GOLDEN.rglob("*") if path.suffix in naming.CHECKPOINTS]
+    assert {path.suffix for path in kept} >= {".pt", ".keras", ".safetensors"}
+    for at, path in enumerate(kept):
+        shutil.copy(path, tmp_path / str(at))
+    assert len(discover.find(tmp_path, tmp_path / "models")) == len(kept)
 
 
 def test_hidden_linked_and_published_files_are_left_out(tmp_path: Path) -> None:

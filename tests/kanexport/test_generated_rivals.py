@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ORACLE = Path(__file__).parent.parent / "oracle"
 EVERY, EVERY_WITH_OUTPUTS = 11, 251
 

@@ -24,6 +24,8 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.verify import verify
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 2.0  # of processor time
 MEMORY = 500 * 1024  # KiB
 MESSAGE = 2000  # characters

@@ -19,6 +19,8 @@ from kanexport.errors import CheckpointError, InvalidKan, OptionError  # noqa: E
 from kanexport.options import Options  # noqa: E402 - as above
 from kanexport.torch_export import inputs, module_command  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 NETS = """
 import argparse
 import subprocess

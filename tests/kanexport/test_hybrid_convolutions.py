@@ -25,6 +25,8 @@ from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
 from kanexport.verify import float64_reference  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 

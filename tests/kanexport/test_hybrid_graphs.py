@@ -22,6 +22,8 @@ from kanexport.lowering import lower  # noqa: E402 - as above
 from kanexport.torch_export.borrowed_module import plain  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)

@@ -19,6 +19,8 @@ from kanexport.torch_export import match, nonfinite  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from kanexport.verify.graph_runner import Port  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 
 class Recurrent(nn.Module):
     """onnxruntime's LSTM answers NaN with numbers."""

@@ -19,6 +19,8 @@ from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 
 def export(module: Any, rows: np.ndarray, folder: Path, **options: str) -> Result:
     return convert(module, rows, Target(repository=folder, name="m"), options=options)

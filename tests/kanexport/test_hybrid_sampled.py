@@ -22,6 +22,8 @@ from kanexport.torch_export.capture import Call  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 
 class Bumps(nn.Module):
     """A basis of nobody's: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""

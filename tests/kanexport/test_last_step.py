@@ -23,6 +23,8 @@ from kanserve.repository.validation import check_config
 from tests.kanexport.nth_failure import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
 from tests.kanserve.running import serving
 
+pytestmark = pytest.mark.slow
+
 HAMMER = """
 import sys, pathlib
 sys.path[:0] = sys.argv[3:]

@@ -19,6 +19,8 @@ from kanexport.cli import export_command
 from kanexport.errors import CheckpointError, ExportError, UnsafeCheckpoint
 from kanexport.formats import checkpoint, pickle_data, torch_archive
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 2.0
 MEMORY = 64 * 2**20  # bytes
 # What names a thing without calling it is only text, what follows STOP is no part of the pickle, some is just damaged.

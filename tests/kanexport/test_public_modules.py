@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ORACLE = Path(__file__).parent.parent / "oracle"
 TABLE = """
 stand_ins = ["surely_not_there"]

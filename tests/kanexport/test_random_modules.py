@@ -10,6 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 
 ORACLE = Path(__file__).parent.parent / "oracle" / "random_modules.py"

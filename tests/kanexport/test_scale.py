@@ -24,6 +24,8 @@ from kanexport.verify import float64_reference
 from kanserve.repository import layout
 from kanserve.runtime import ort
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
 GOLDEN = [case for case in cases() if case.name in CASES]

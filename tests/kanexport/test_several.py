@@ -22,6 +22,8 @@ from kanexport.errors import ExportError, InvalidKan, OptionError  # noqa: E402 
 from kanexport.torch_export import inputs  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 
 def export(module: Any, example: Any, folder: Path) -> Result:
     return convert(module, example, Target(repository=folder, name="m"), options={})

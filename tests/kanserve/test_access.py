@@ -28,6 +28,8 @@ from kanserve.system.lifecycle import Lifecycle
 from tests.kanserve import httpdoors, matrix, tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 CALLERS = ("none", "bad", "expired", *tokenfile.ROLES)
 
 

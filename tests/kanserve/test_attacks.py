@@ -14,6 +14,8 @@ from tests.kanserve import attacks, toy
 from tests.kanserve.running import Beside, Server, serving, wait_until
 from tests.kanserve.test_memory import resident
 
+pytestmark = pytest.mark.slow
+
 HELD = {"asgi": 96, "grpcio": 256}  # MiB that an attack may cost
 SLOW = 1.0  # seconds that the other client may wait for most answers, on a busy machine
 

@@ -19,6 +19,8 @@ from kanserve.types import EdgeResponse, LayerEdges
 from tests.kanserve import tokenfile, toy, toy_wide
 from tests.kanserve.running import KAN, Server, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
 
 

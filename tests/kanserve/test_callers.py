@@ -25,6 +25,8 @@ from tests.cli.running import document, kanserve, program
 from tests.kanserve import certificates, tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, launched, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.full((2, 3), 0.25, np.float32)
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
 

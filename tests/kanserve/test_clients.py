@@ -13,6 +13,8 @@ import pytest
 
 from tests.kanserve.running import Server
 
+pytestmark = pytest.mark.slow
+
 TRITON = """
 import sys
 import kanserve.grpc_api.infer_codec, kanserve.transport.grpc_aio  # beside tritonclient, in one process

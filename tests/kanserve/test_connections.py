@@ -9,9 +9,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from tests.kanserve import attacks, toy
 from tests.kanserve.running import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
 
 ROWS = np.zeros((1, 3), np.float32)
 KEEPALIVE_TIMER = "02"  # in /proc/net/tcp

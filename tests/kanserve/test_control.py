@@ -21,6 +21,8 @@ from tests.cli.running import document, kanserve
 from tests.kanserve import live, tokenfile, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 Code = grpc.StatusCode
 
 

@@ -24,6 +24,8 @@ from tests.cli.running import CLEAN, COMMAND, kanserve, program, serving
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import limited
 
+pytestmark = pytest.mark.slow
+
 FREE = ("--grpc-port", "0", "--metrics-port", "0")
 Found = list[dict[str, str]]
 

@@ -28,6 +28,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 Code = grpc.StatusCode
 INFER = f"{INFERENCE}ModelInfer"
 ROWS = np.full((2, 3), 0.25, np.float32)

@@ -21,6 +21,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, launched, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

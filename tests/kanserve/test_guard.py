@@ -25,6 +25,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, START, Server, launched, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 HEALTH = "/grpc.health.v1.Health"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 

@@ -20,6 +20,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import httpdoors, tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.zeros((1, 3), np.float32)
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]}
 LONGEST = 0.3

@@ -24,6 +24,8 @@ from tests.kanserve import live, toy
 from tests.kanserve.running import Server, serving, wait_until
 from tests.kanserve.test_known import nothing
 
+pytestmark = pytest.mark.slow
+
 POLL = 0.05
 
 

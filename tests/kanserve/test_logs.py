@@ -21,6 +21,8 @@ from kanserve.observability.logs import Sink
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, START, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.zeros((1, 3), np.float32)
 
 

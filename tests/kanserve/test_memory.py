@@ -20,6 +20,8 @@ from tests.kanserve import attacks, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 from tests.reliability.row_05_rapid_reset import resets
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

@@ -20,6 +20,8 @@ import pytest
 from tests.kanserve import toy
 from tests.kanserve.running import Server, limited, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.zeros((1, 3), np.float32)
 FILES = 96
 CROWD = 300

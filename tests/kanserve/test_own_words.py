@@ -25,6 +25,8 @@ from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, START, request, wait_until
 from tests.kanserve.test_workers import value
 
+pytestmark = pytest.mark.slow
+
 DATA = request(np.zeros((1, 3), np.float32), id="x" * 100).SerializeToString()
 DROPPED = "kanserve_log_lines_dropped_total"
 WORDS = """

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kanexport.contract import manifest as contract
 from kanexport.contract.sections import ExplainedTensor, Explanations
 from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.runtime import ort
 from kanserve.sandbox import job, process
 from kanserve.sandbox.job import Job
 from tests.kanserve import hostile_graphs as hostile
@@ -184,3 +185,15 @@ def test_words_of_a_graph_that_are_not_utf_8_are_a_fault_of_the_graph(place: str
     with pytest.raises(LoadError) as caught:
         tried({"model.onnx": data.replace(old, old[:2] + b"\xeb")}, plain=True)
     assert caught.value.reason in (LoadReason.RUNTIME, LoadReason.STRUCTURE)
+
+
+def test_the_load_check_limits_optimizations_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, seen = ort.create, []
+
+    def recorded(graph: bytes, **options: Any) -> ort.OrtSession:
+        seen.append(options["optimization"])
+        return create(graph, **options)
+
+    monkeypatch.setattr(ort, "create", recorded)
+    tried(optimization=contract.BASIC)
+    assert seen == [contract.BASIC] * len(NAMES)

@@ -26,6 +26,8 @@ from tests.cli.running import CLEAN, COMMAND
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, request, wait_until
 
+pytestmark = pytest.mark.slow
+
 GOOD = request(np.zeros((1, 3), np.float32)).SerializeToString()
 WRONG = request(np.zeros((1, 7), np.float32)).SerializeToString()
 

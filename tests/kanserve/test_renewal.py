@@ -16,6 +16,8 @@ from tests.kanserve.running import INFERENCE, Server, serving, wait_until
 from tests.kanserve.test_reload import Configured, configured
 from tests.reliability.row_31_tls_rotation import Files
 
+pytestmark = pytest.mark.slow
+
 REFUSED = 'kanserve_credential_reload_failed{credential="tokens"} '
 RENEWED = 'kanserve_credential_reloads_total{credential="tokens"} '
 

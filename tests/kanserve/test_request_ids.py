@@ -25,6 +25,8 @@ from tests.kanserve.httpdoors import Reply, ask, infer, tensor
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 from tests.kanserve.test_doors import Peer
 
+pytestmark = pytest.mark.slow
+
 INFER = f"{INFERENCE}ModelInfer"
 ROWS = np.zeros((1, 3), np.float32)
 GOOD = request(ROWS).SerializeToString()

@@ -28,6 +28,8 @@ from kanexport.bundle.publish import Target  # noqa: E402 - as above
 from kanexport.contract import manifest as contract  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
+pytestmark = pytest.mark.slow
+
 TYPES = {"tokens": "INT64", "mask": "BOOL", "x": "FP32"}
 
 

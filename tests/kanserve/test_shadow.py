@@ -23,6 +23,8 @@ from tests.cli.running import document, kanserve
 from tests.kanserve import live, test_known, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 INF, NAN = math.inf, math.nan
 
 

@@ -25,6 +25,8 @@ from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 from tests.kanserve.wrong import INFER, Wrong
 
+pytestmark = pytest.mark.slow
+
 Code = grpc.StatusCode
 STREAM = f"{INFERENCE}ModelStreamInfer"
 WIDE = 100_000  # numbers that `wide` gives for one

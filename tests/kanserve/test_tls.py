@@ -25,6 +25,8 @@ from tests.cli.running import document, kanserve, program
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.full((2, 3), 0.25, np.float32)
 HANDSHAKE_SECONDS = 1.0
 CHECK = b"\x00\x00\x00\x00\x00"  # grpc.health.v1.Health/Check of the whole server, framed

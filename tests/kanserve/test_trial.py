@@ -31,6 +31,8 @@ from tests.kanserve import toy
 from tests.kanserve.running import launched, serving, wait_until
 from tests.kanserve.test_known import nothing
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 JOB = Job("ort", "cpu", 1, True, 1, 10, MIB, {}, None)
 

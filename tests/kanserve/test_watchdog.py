@@ -9,12 +9,15 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.server.watchdog import EXIT_STUCK
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 from tests.kanserve.test_workers import pids
+
+pytestmark = pytest.mark.slow
 
 ROWS = np.zeros((1, 3), np.float32)
 ENDLESS = request(np.full((1, 1), 4000, np.float32), "endless").SerializeToString()

@@ -20,6 +20,8 @@ from tests.kanserve import toy
 from tests.kanserve.httpdoors import ROWS, WAYS, ask, infer, running, tensor
 from tests.kanserve.running import Server, wait_until
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = np.array([[0.1, -0.0, 1e-45], [3.4028235e38, 1.1754944e-38, 16777217.0], [1 / 3, np.pi, -1e-7]], np.float32)
 
 

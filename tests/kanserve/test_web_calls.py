@@ -24,6 +24,8 @@ from tests.kanserve.httpdoors import ROWS, WAYS, Reply, ask, infer, tensor, way
 from tests.kanserve.running import START, Server, serving, wait_until
 from tests.kanserve.test_doors import Peer
 
+pytestmark = pytest.mark.slow
+
 SLOW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}]}
 LABELS = 'model="slow",version="1"'
 

@@ -22,6 +22,8 @@ from tests.kanserve.test_doors import Peer
 from tests.kanserve.test_memory import resident
 from tests.kanserve.wrong import Wrong
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2**20  # bytes of a request
 TYPED = 2**18
 HEADER = "inference_header_content_length"

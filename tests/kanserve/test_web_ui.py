@@ -14,6 +14,8 @@ from tests.kanserve import httpdoors
 from tests.kanserve.httpdoors import ask
 from tests.kanserve.running import Server
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("starlette")
 STATIC = Path(str(resources.files("kanserve") / "ui" / "static"))
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())

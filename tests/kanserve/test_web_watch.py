@@ -15,6 +15,8 @@ from tests.kanserve import httpdoors, toy
 from tests.kanserve.httpdoors import Reply, ask
 from tests.kanserve.running import Server, wait_until
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("starlette")
 PACKED = "application/octet-stream"
 

@@ -6,10 +6,14 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz import fuzz_wire
 from tests.kanserve import toy
 from tests.kanserve.running import serving, wait_until
 from tests.kanserve.test_memory import resident
+
+pytestmark = pytest.mark.slow
 
 MESSAGES, CONVERSATIONS = 4000, 800
 

@@ -21,6 +21,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, launched, request, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = np.zeros((1, 3), np.float32)
 DATA = request(ROWS).SerializeToString()
 SUCCESS = 'nv_inference_request_success{model="toy",version="1"}'

@@ -40,6 +40,8 @@ from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import mutants
 from tests.kanserve.running import INFERENCE, serving
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("efficient-kan-digits", "pykan-hello-adapted", "pykan-mult-affine", "pykan-pruned-edges", "kanx-hello")
 WITHOUT = ("fastkan-digits", "pykan-ellipj-float64")
 MUTANTS = 60

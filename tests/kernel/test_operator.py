@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kanexport.contract import custom_ops
 from tests.kernel.conftest import SOURCE, builder
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 300
 SANITIZED = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")

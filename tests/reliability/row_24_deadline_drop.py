@@ -9,11 +9,14 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 from tests.reliability.frame import Outcome, Row, Scale, suite
 from tests.reliability.tools import sample
+
+pytestmark = pytest.mark.slow
 
 SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 DEADLINE = 0.02  # seconds

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 from tests.kanserve.test_workers import value
 from tests.reliability.frame import Outcome, Row, Scale, suite
 from tests.reliability.tools import mib, sample
+
+pytestmark = pytest.mark.slow
 
 SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 QUICK = request(np.zeros((1, 3), np.float32)).SerializeToString()

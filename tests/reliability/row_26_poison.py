@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport.contract import manifest as contract
@@ -17,6 +18,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, serving
 from tests.reliability.frame import Outcome, Row, Scale, suite
+
+pytestmark = pytest.mark.slow
 
 TABLE = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
 TOGETHER = 8  # requests of one moment, one of them bad

@@ -12,6 +12,8 @@ from tests.kanserve import toy_wide
 from tests.kanserve.running import Server, serving, wait_until
 from tests.ui.conftest import HEIGHT, WIDTH, Seen, watched
 
+pytestmark = pytest.mark.slow
+
 BUSY = "main:not([aria-busy]) h1"
 SPACE = "\N{NARROW NO-BREAK SPACE}"  # between thousands
 FACTOR = 4  # of the figures that are promised, which are a quiet machine's

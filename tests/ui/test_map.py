@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.kanserve.running import Server, wait_until
 from tests.ui.conftest import Seen
+
+pytestmark = pytest.mark.slow
 
 BUSY = "main:not([aria-busy]) h1"
 

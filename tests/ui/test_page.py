@@ -16,6 +16,8 @@ from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import serving, wait_until
 from tests.ui.conftest import HEIGHT, WIDTH, Seen, watched
 
+pytestmark = pytest.mark.slow
+
 BUSY = "main:not([aria-busy]) h1"
 VIEWS = ("ui/", "ui/hello", "ui/digits", "ui/digits/edge/0/10/3")
 

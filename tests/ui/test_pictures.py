@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from tests.kanserve.running import serving
 from tests.ui import pictures
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 0.02  # of 1: fonts differ by machine; the picture of another view is 0.05 and more away
 
 

@@ -17,6 +17,8 @@ from tests.kanserve import tokenfile
 from tests.kanserve.running import Server, serving, wait_until
 from tests.ui.conftest import GOLDEN, HEIGHT, WIDTH, Seen, watched
 
+pytestmark = pytest.mark.slow
+
 ROW = [0.3, -0.2]
 
 

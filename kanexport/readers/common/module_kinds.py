@@ -37,7 +37,6 @@ LAYERNORM = re.compile(r"(^|[._\d])(ln|layer_?norms?)(?=[._\d]|$)", re.IGNORECAS
 RMSNORM = re.compile(r"rms", re.IGNORECASE)
 PRELU = re.compile(r"relu", re.IGNORECASE)
 SWISH = re.compile(r"swish|silu", re.IGNORECASE)
-BATCHNORM = re.compile(r"(^|[._\d])bn(?=[._\d]|$)|batch", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +191,7 @@ def _only(part: Part) -> str:
     return names[0] if len(names) == 1 and len(part.shape(names[0])) <= 1 else "weight"
 
 
-def _number(part: Part, width: int) -> Array:
+def _number(part: Part) -> Array:
     """One number, or one for each node; it may have no axis."""
     name = _only(part)
     return part.tensor(name).reshape(1) if part.has(name) and part.shape(name) == () else part.tensor(name, None)
@@ -215,7 +214,7 @@ def _groupnorm(part: Part, options: Options, kind: str, width: int) -> Step:
 
 
 def _scale(part: Part, options: Options, kind: str, width: int) -> Step:
-    scale = _number(part, width)
+    scale = _number(part)
     return Affine(np.resize(scale, width), np.zeros(width))
 
 
@@ -225,7 +224,7 @@ STEPS: dict[str, Callable[[Part, Options, str, int], Step]] = {
     "groupnorm": _groupnorm,
     "affine": lambda part, options, kind, width: Affine(*_scale_and_bias(part, width)),
     "batchnorm": lambda part, options, kind, width: batch_norm(part, options, width),
-    "prelu": lambda part, options, kind, width: PRelu(_number(part, width)),
-    "swish": lambda part, options, kind, width: Swish(_number(part, width)),
+    "prelu": lambda part, options, kind, width: PRelu(_number(part)),
+    "swish": lambda part, options, kind, width: Swish(_number(part)),
     "scale": _scale,
 }

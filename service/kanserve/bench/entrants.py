@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract.cli import suggest
-from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
+from kanexport.contract.manifest import HYBRID, MODEL_FILE, LayerInfo, Manifest
 from kanserve.analysis import drift
 from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
-from kanserve.runtime.base import Backend, Session
+from kanserve.runtime.base import Backend, Session, create_session
 from kanserve.sandbox import verify
 from kanserve.scheduling.batching import Batch
 from kanserve.types import DTYPES, Array
@@ -199,7 +199,7 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
     right = network.evaluate(x)
 
     def threads(count: int) -> tuple[Answer, str]:
-        session = backend.create(graph, device=device, threads=count)
+        session = create_session(backend, {MODEL_FILE: graph}, None, MODEL_FILE, device=device, threads=count)
 
         def answer(given: Feeds) -> list[Array]:
             (rows,) = given.values()

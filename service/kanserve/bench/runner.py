@@ -23,9 +23,8 @@ from kanexport.contract.sections import CLAMP
 from kanserve.bench import entrants
 from kanserve.bench.entrants import TORCH, Absent, Answer, Entrant, Feeds, repeated
 from kanserve.config.settings import Settings
-from kanserve.models.loader import beside_of
 from kanserve.repository.layout import Bundle
-from kanserve.runtime.base import Backend, Session
+from kanserve.runtime.base import Backend, Session, create_session
 from kanserve.sandbox import verify
 from kanserve.types import DTYPES, Array
 
@@ -77,9 +76,7 @@ def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settin
     model = entrants.ours(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
-        return backend.create(
-            bundle.files[file], device=CPU, threads=1, beside=beside_of(bundle), optimization=manifest.optimization
-        )
+        return create_session(backend, bundle.files, manifest, file, device=CPU, threads=1)
 
     others = [
         entrants.mlp(manifest, backend, settings.device, feeds),

@@ -31,7 +31,7 @@ from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_config, check_manifest
-from kanserve.runtime.base import Backend, Session
+from kanserve.runtime.base import Backend, Session, create_session
 from kanserve.sandbox import verify
 from kanserve.system.resources import pool
 from kanserve.types import Array, ModelInfo
@@ -191,7 +191,7 @@ class Loader:
         manifest = bundle.manifest
         assert manifest is not None
         (variant,) = manifest.variants
-        session = self._create(bundle, bundle.files[variant.file], threads=threads)
+        session = self._create(bundle, variant.file, threads=threads)
         verify.named(variant.file, functools.partial(verify.check_graph, manifest, session))
         verify.named(variant.file, functools.partial(verify.prove, manifest, session))
         return session
@@ -200,19 +200,15 @@ class Loader:
         return tuple(
             LayerGraph(
                 layer,
-                functools.partial(self._create, bundle, bundle.files[layer.edges_file], threads=self.threads),
+                functools.partial(self._create, bundle, layer.edges_file, threads=self.threads),
             )
             for layer in manifest.layers
         )
 
-    def _create(self, bundle: Bundle, graph: bytes, *, threads: int, library: str = "") -> Session:
-        return self.backend.create(
-            graph,
-            device=self.settings.device,
-            threads=threads,
-            beside=beside_of(bundle),
-            library=library,
-            optimization=contract.ANY if bundle.manifest is None else bundle.manifest.optimization,
+    def _create(self, bundle: Bundle, file: str, *, threads: int, library: str = "") -> Session:
+        device = self.settings.device
+        return create_session(
+            self.backend, bundle.files, bundle.manifest, file, device=device, threads=threads, library=library
         )
 
 
@@ -227,11 +223,6 @@ def _form(manifest: Manifest) -> object:
 
 def _large(bundle: Bundle) -> bool:
     return sum(len(bundle.files.get(name, b"")) for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE)) > LARGE
-
-
-def beside_of(bundle: Bundle) -> Mapping[str, bytes]:
-    """What the graphs of a version share, from the bytes that were checked."""
-    return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
 
 
 def _info(bundle: Bundle, session: Session, plain_onnx_max_batch_size: int) -> ModelInfo:
@@ -269,7 +260,7 @@ class BatchSizeDispatch:
 
 
 GAIN = 1.1  # times as fast, below which the portable graph stays
-Create = Callable[..., Session]  # of a graph's bytes and, by name, threads and library
+Create = Callable[..., Session]  # of a graph's file and, by name, threads and library
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +278,7 @@ class Graphs:
         return functools.partial(self._of, contract.MODEL_FILE, "")
 
     def _of(self, file: str, library: str, threads: int) -> Session:
-        return self.create(self.bundle.files[file], threads=threads, library=library)
+        return self.create(file, threads=threads, library=library)
 
     def faster(self, info: ModelInfo, portable: Session, threads: int) -> Session | None:
         """A session by the operator, if it is there, right and faster."""
@@ -302,7 +293,7 @@ class Graphs:
                 "custom_kernel_disabled", file=KERNEL_FILE, model=info.name, version=info.version, reason=str(error)
             )
             return None
-        return session if _gain(info, info.manifest, portable, session) >= GAIN else None
+        return session if _gain(info, portable, session) >= GAIN else None
 
 
 def library_for(bundle: Bundle, settings: Settings) -> str:
@@ -311,7 +302,7 @@ def library_for(bundle: Bundle, settings: Settings) -> str:
     return custom_ops.library() if wanted else ""
 
 
-def _gain(info: ModelInfo, manifest: Manifest, portable: Session, other: Session) -> float:
+def _gain(info: ModelInfo, portable: Session, other: Session) -> float:
     """How many times as fast the other is: the geometric mean of one row and of a usual batch; 0 where they cannot be
     measured."""
     gains = [tuning.times_as_fast(info, portable, other, rows) for rows in (1, min(tuning.ROWS, info.max_batch_size))]

@@ -25,7 +25,7 @@ from kanserve.types import Description, LayerCurves, Scores
 
 LINES = 6000  # edges; a network of more is fields of colour
 INPUTS = 40  # that a report has at most
-SMALL = 0.7  # of the size of one edge's picture
+
 DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
 
 

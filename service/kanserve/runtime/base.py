@@ -12,14 +12,14 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
-from kanexport.contract.manifest import ANY
+from kanexport.contract.manifest import ANY, WEIGHTS_FILE, Manifest
 from kanserve import runtime
 from kanserve.errors import ConfigError
 from kanserve.types import Array, TensorInfo
 
 NOTHING: Mapping[str, bytes] = types.MappingProxyType({})
 
-__all__ = ["NOTHING", "Backend", "Session", "load", "names"]
+__all__ = ["NOTHING", "Backend", "Session", "create_session", "load", "names"]
 
 
 class Session(Protocol):
@@ -76,3 +76,33 @@ def load(name: str) -> Backend:
     if name not in names():
         raise ConfigError(f"unknown backend {name!r}; there are: {', '.join(names())}")
     return cast("Backend", importlib.import_module(f"{runtime.__name__}.{name}"))
+
+
+def create_session(
+    backend: Backend,
+    files: Mapping[str, bytes],
+    manifest: Manifest | None,
+    file: str,
+    *,
+    device: str,
+    threads: int,
+    library: str = "",
+) -> Session:
+    """A session of one graph of a version, the same for serving, load checks and benchmarks.
+
+    files     by name, as read and checked: the graph, and the weights that graphs share
+    manifest  None for plain ONNX; otherwise it limits the optimizations of the runtime
+    file      name of the graph
+    threads   of one run
+    library   path of a library with further operators, "" without one
+
+    Raises LoadError, and ConfigError for a device that is not there.
+    """
+    return backend.create(
+        files[file],
+        device=device,
+        threads=threads,
+        beside={name: data for name, data in files.items() if name == WEIGHTS_FILE},
+        library=library,
+        optimization=ANY if manifest is None else manifest.optimization,
+    )

@@ -173,20 +173,19 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     """The structure first, then the runtime. Raises LoadError, ConfigError, ResourceExhausted."""
     manifest = _slim(job)
     layers = () if manifest is None else manifest.layers
-    beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
-    sizes = {name: len(data) for name, data in beside.items()}
+    sizes = {name: len(data) for name, data in files.items() if name == contract.WEIGHTS_FILE}
     for name in _graphs(manifest):
         graph_screen.check(name, files[name], sizes, strict=job.strict)
     backend = base.load(job.backend)
-    create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)
-    session = create(files[contract.MODEL_FILE])
+    create = functools.partial(base.create_session, backend, files, manifest, device=job.device, threads=job.threads)
+    session = create(contract.MODEL_FILE)
     _prove(manifest, session, job.rows)
     if manifest is not None:
-        _prove_others(manifest, files, create, job.rows)
+        _prove_others(manifest, create, job.rows)
     if job.library:
         _try_kernel(job, files, sizes, manifest, functools.partial(create, library=job.library))
     for at, layer in enumerate(layers):
-        graph = create(files[layer.edges_file])
+        graph = create(layer.edges_file)
         verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
 
 
@@ -203,23 +202,21 @@ def _try_kernel(
     files: Mapping[str, bytes],
     sizes: Mapping[str, int],
     manifest: Manifest | None,
-    create: Callable[[bytes], Session],
+    create: Callable[[str], Session],
 ) -> None:
     """As the model's graph, the one by operators of a library. Raises LoadError, ResourceExhausted."""
     data = files.get(KERNEL_FILE)
     if data is not None:
         graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
-        verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(data), job.rows))
+        verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(KERNEL_FILE), job.rows))
 
 
-def _prove_others(
-    manifest: Manifest, files: Mapping[str, bytes], create: Callable[[bytes], Session], rows: int
-) -> None:
+def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: int) -> None:
     """The graphs that answer as the model does: for many rows, and with what is behind the answers."""
     for variant in manifest.variants:
-        verify.named(variant.file, functools.partial(_prove, manifest, create(files[variant.file]), rows))
+        verify.named(variant.file, functools.partial(_prove, manifest, create(variant.file), rows))
     if manifest.explanations.file:
-        verify.check_explained(manifest, create(files[manifest.explanations.file]))
+        verify.check_explained(manifest, create(manifest.explanations.file))
 
 
 def _graphs(manifest: Manifest | None) -> list[str]:

@@ -109,9 +109,8 @@ def _ports(settings: Settings) -> tuple[str, ...]:
 def _bound(settings: Settings, name: str) -> socket.socket:
     """What the workers inherit for a port: a socket that listens, or for grpcio one that keeps the port for them."""
     accepts = name == "http_port" or factory.taken(settings.transport) == "asgi"
-    bind = endpoints.bind if accepts else endpoints.keep
-    port = endpoints.Port.http if name == "http_port" else endpoints.Port.grpc
-    return bind(port(settings), settings.keepalive_seconds)
+    port = (endpoints.Port.http if name == "http_port" else endpoints.Port.grpc)(settings)
+    return endpoints.bind(port, settings.keepalive_seconds) if accepts else endpoints.keep(port)
 
 
 class Supervisor:

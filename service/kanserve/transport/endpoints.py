@@ -102,7 +102,7 @@ def shared(port: int) -> bool:
     return port in _inherited
 
 
-def keep(port: Port, keepalive: float) -> socket.socket:
+def keep(port: Port) -> socket.socket:
     """A port for processes that bind sockets of their own to it; this one takes no connection. Raises ConfigError."""
     return _bound(port, listens=False)
 
