@@ -237,10 +237,10 @@ def _is_grpc(kind: bytes) -> bool:
 
 
 async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: str = "") -> None:
-    given = dict(failure.trailers)
-    body = json.dumps({"error": failure.text, "request_id": given[ID_HEADER]}).encode()
+    trailers = dict(failure.trailers)
+    body = json.dumps({"error": failure.text, "request_id": trailers[ID_HEADER]}).encode()
     headers: Headers = [(b"content-type", b"application/json"), NOSNIFF, (b"content-length", str(len(body)).encode())]
-    headers.append((ID, given[ID_HEADER].encode()))
+    headers.append((ID, trailers[ID_HEADER].encode()))
     await send({"type": f"{before}http.response.start", "status": status, "headers": headers})
     await send({"type": f"{before}http.response.body", "body": body})
 
@@ -312,11 +312,11 @@ class _Request:
         """Those of READ. Raises CallFailed for what means nothing."""
         seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
-        told = [(name, headers[name]) for name in ASKED if name in headers]
+        pairs = [(name, headers[name]) for name in ASKED if name in headers]
         if SHOWN in headers:  # each of them, so that a second credential is seen
-            told += [one for one in self._scope["headers"] if one[0] == SHOWN and one not in told]
+            pairs += [header for header in self._scope["headers"] if header[0] == SHOWN and header not in pairs]
         self.arrival = RequestMetadata(
-            tuple(framing.metadata(told)) if told else (), seconds, authenticator.presented(self._scope)
+            tuple(framing.metadata(pairs)) if pairs else (), seconds, authenticator.presented(self._scope)
         )
 
     async def message(self, limit: int) -> bytes:
@@ -333,15 +333,15 @@ class _Request:
         return alone
 
     async def _only(self, limit: int, *begun: Event) -> bytes:
-        found: list[bytes] = []
+        payloads: list[bytes] = []
         async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
             async for data in messages:
-                if found:
+                if payloads:
                     raise framing.failed(Code.INTERNAL, "a unary call has one message, this one has more")
-                found.append(data)
-        if not found:
+                payloads.append(data)
+        if not payloads:
             raise framing.failed(Code.INTERNAL, "a unary call has one message, this one none")
-        return found[0]
+        return payloads[0]
 
     async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
         """All messages, until the client is done; `begun` are events that arrived already. The transport counts the

@@ -69,11 +69,11 @@ def every(settings: Settings) -> tuple[Port, ...]:
     ports = [Port.grpc(settings), *([Port.http(settings)] if settings.http_port is not None else [])]
     ports.append(Port.metrics(settings))
     names: dict[tuple[str, int], str] = {}
-    for one in ports:
-        first = names.setdefault((one.host, one.port), one.name)
-        if one.port and first != one.name:
+    for port in ports:
+        first = names.setdefault((port.host, port.port), port.name)
+        if port.port and first != port.name:
             raise ConfigError(
-                f"{one.name}: {one.place} is the {first} already", hint=f"take another port with {one.flag}"
+                f"{port.name}: {port.place} is the {first} already", hint=f"take another port with {port.flag}"
             )
     return tuple(ports)
 
@@ -113,13 +113,13 @@ def bind(port: Port, keepalive: float) -> socket.socket:
     Its connections take over that TCP looks for the peer after `keepalive` silent seconds, and gives it up after
     two thirds as many again.
     """
-    made = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2000 * keepalive))
-    return made
+    listener = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2000 * keepalive))
+    return listener
 
 
 def _bound(port: Port, *, listens: bool) -> socket.socket:
@@ -128,16 +128,16 @@ def _bound(port: Port, *, listens: bool) -> socket.socket:
     try:
         if listens:
             return socket.create_server((bare, port.port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
-        made = socket.socket(family)
+        listener = socket.socket(family)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            made.bind((bare, port.port))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((bare, port.port))
         except OSError:
-            made.close()
+            listener.close()
             raise
     except OSError as error:
         raise port.refused(error) from error
-    return made
+    return listener
 
 
 def _seconds(value: float) -> int:
@@ -173,20 +173,20 @@ class Tls:
 
 def load(settings: Settings) -> Tls | None:
     """None: in the clear. Says in the log until when the certificate is valid. Raises ConfigError."""
-    found = read(settings)
-    if found is not None:
-        told(found, settings)
-    return found
+    tls = read(settings)
+    if tls is not None:
+        told(tls, settings)
+    return tls
 
 
-def told(found: Tls, settings: Settings) -> None:
+def told(tls: Tls, settings: Settings) -> None:
     """The line of a certificate that is served from now on."""
-    until = datetime.datetime.fromtimestamp(found.expires, datetime.UTC)
+    until = datetime.datetime.fromtimestamp(tls.expires, datetime.UTC)
     tls_log.info(
         "tls_certificate_loaded",
         certificate=str(settings.tls_cert),
         expires=f"{until:%Y-%m-%dT%H:%M:%SZ}",
-        callers_show_one=found.client_ca is not None,
+        callers_show_one=tls.client_ca is not None,
     )
 
 

@@ -24,7 +24,7 @@ class Door(Protocol):
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         ...
 
-    async def renew(self, found: Tls) -> None:
+    async def renew(self, tls: Tls) -> None:
         """Show these certificates in every handshake from now on. Raises ConfigError; then those before stay."""
         ...
 
@@ -68,12 +68,12 @@ class Transports:
             await self._first.stop(None)
             raise
 
-    async def renew(self, found: Tls) -> None:
+    async def renew(self, tls: Tls) -> None:
         """As a transport's."""
-        await self._first.renew(found)
+        await self._first.renew(tls)
         if self._second is not None:
-            await self._second.renew(found)
-        self.tls = found
+            await self._second.renew(tls)
+        self.tls = tls
 
     async def stop(self, grace: float | None) -> None:
         """As a transport's."""

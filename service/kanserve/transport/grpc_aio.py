@@ -107,9 +107,9 @@ class Grpcio:
         renewed, self._renewed = self._renewed, None
         return cast(grpc.ServerCertificateConfiguration, renewed)
 
-    async def renew(self, found: Tls) -> None:
+    async def renew(self, tls: Tls) -> None:
         """In every handshake from now on."""
-        self._renewed = _configured(found)
+        self._renewed = _configured(tls)
 
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
@@ -122,8 +122,8 @@ def _worth_a_line(line: logging.LogRecord) -> bool:
     return not str(line.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
 
 
-def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(found.identity.key, found.identity.chain)], found.client_ca)
+def _configured(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.identity.key, tls.identity.chain)], tls.client_ca)
 
 
 def _readers(settings: Settings) -> Readers:
@@ -337,7 +337,11 @@ class Readers:
         self._timer, now = None, loop.time()
         if not self._count:
             return
-        late = [(task, one) for task, one in self._reading.items() if now >= one.since + PATIENCE and not one.refused]
+        late = [
+            (task, reader)
+            for task, reader in self._reading.items()
+            if now >= reader.since + PATIENCE and not reader.refused
+        ]
         many = Counter(reader.connection for _, reader in late)
         for _ in range(min(self._count, len(late))):
             ((heaviest, _),) = many.most_common(1)
@@ -357,7 +361,9 @@ class _Reader:
 
 def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) -> None:
     """Reject the slowest reader of that connection."""
-    task, reader = next((task, one) for task, one in late if one.connection == connection and not one.refused)
+    task, reader = next(
+        (task, candidate) for task, candidate in late if candidate.connection == connection and not candidate.refused
+    )
     reader.refused = True
     task.cancel()
 

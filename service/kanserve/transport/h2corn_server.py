@@ -88,11 +88,11 @@ class H2corn:
             self._carriers.remove(carrier)
             raise
 
-    async def renew(self, found: Tls) -> None:
+    async def renew(self, tls: Tls) -> None:
         """In every handshake from now on. Calls on open connections have `drain_grace_seconds` to end."""
         if self._listener is None or not self._carriers or self._carriers[-1].ending:
             return
-        await self._carry(self._listener, found)
+        await self._carry(self._listener, tls)
         async with self._apart(NEWS):
             for carrier in self._carriers[:-1]:
                 carrier.end()
@@ -140,7 +140,7 @@ class _Carrier:
         """Until `end`. A server that cannot accept a connection, as without a free file, ends by itself; the port
         stays bound meanwhile, and callers wait."""
         loop = asyncio.get_running_loop()
-        told = -QUIET
+        last_failure = -QUIET
         with contextlib.closing(self._files):
             while not self.ending:
                 try:
@@ -149,9 +149,9 @@ class _Carrier:
                     reason = str(error)
                 else:
                     return
-                if loop.time() - told > QUIET and not self.ending:
+                if loop.time() - last_failure > QUIET and not self.ending:
                     log.error("connections_lost", reason=reason, advice="allow more open files (ulimit -n)")
-                told = loop.time()
+                last_failure = loop.time()
                 await asyncio.sleep(0 if self.ending else AGAIN)
 
     def end(self) -> None:
@@ -176,8 +176,8 @@ class _Files:
 
     def close(self) -> None:
         """Once no server starts from them any more."""
-        for one in self._held:
-            one.close()
+        for file in self._held:
+            file.close()
 
 
 def _hush() -> None:
@@ -207,10 +207,10 @@ def _reports_departure(line: str) -> bool:
 def _report(text: str) -> dict[str, Any]:
     """h2corn's line of JSON; empty for other text."""
     try:
-        found = json.loads(text)
+        report = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return report if isinstance(report, dict) else {}
 
 
 def _unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
