@@ -39,8 +39,8 @@ class Call:
 
     __slots__ = ("_request_id", "caller", "deadline", "facts", "given", "message_id", "metadata")
 
-    def __init__(self, request_id: str, given: bool, deadline: float | None) -> None:
-        self._request_id, self.given, self.deadline = request_id, given, deadline
+    def __init__(self, request_id: str, has_client_id: bool, deadline: float | None) -> None:
+        self._request_id, self.given, self.deadline = request_id, has_client_id, deadline
         self.facts: dict[str, object] = {}
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.message_id = ""

@@ -29,11 +29,11 @@ from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
 LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
 
 
-async def _written(size: int, made: Callable[[], Message]) -> bytes:
+async def _written(size: int, build: Callable[[], Message]) -> bytes:
     """The bytes of a message of about `size` bytes. The server makes a large message on a thread."""
     if size < LARGE:
-        return made().SerializeToString()
-    return await asyncio.to_thread(lambda: made().SerializeToString())
+        return build().SerializeToString()
+    return await asyncio.to_thread(lambda: build().SerializeToString())
 
 
 def _choice(chosen: VersionChoice) -> bytes:
@@ -61,9 +61,9 @@ def _shadow(report: ShadowReport) -> bytes:
     return answer.SerializeToString()
 
 
-def _page(description: bytes, asked: kan_pb2.DescribeModelRequest) -> bytes:
+def _page(description: bytes, request: kan_pb2.DescribeModelRequest) -> bytes:
     whole = kan_pb2.DescribeModelResponse.FromString(description)
-    return page(whole, asked.page_bytes, asked.page_token).SerializeToString()
+    return page(whole, request.page_bytes, request.page_token).SerializeToString()
 
 
 class KanService:
@@ -137,10 +137,10 @@ class KanService:
         if source == statistics.BEST and not request.row_count:
             source = statistics.best(self._kan, request)
         if source:
-            found = await statistics.counted_scores(self._kan, request, source)
-            call.facts["version"] = found.info.version
-            answer = kan_codec.scores_to_pb(found.info, request.id, found.source, found.rows, found.layers)
-            answer.notes.extend(found.notes)
+            result = await statistics.counted_scores(self._kan, request, source)
+            call.facts["version"] = result.info.version
+            answer = kan_codec.scores_to_pb(result.info, request.id, result.source, result.rows, result.layers)
+            answer.notes.extend(result.notes)
             return answer.SerializeToString()
         info, of, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
@@ -153,10 +153,10 @@ class KanService:
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics.statistics(self._kan, request, message.source)
-        call.facts["version"] = found.info.version
-        size = sum(nodes.window.counts.nbytes for nodes in found.nodes)
-        return await _written(size, lambda: kan_codec.statistics_to_pb(found))
+        result = await statistics.statistics(self._kan, request, message.source)
+        call.facts["version"] = result.info.version
+        size = sum(nodes.window.counts.nbytes for nodes in result.nodes)
+        return await _written(size, lambda: kan_codec.statistics_to_pb(result))
 
     async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The same of a model's traffic, again and again."""
@@ -164,11 +164,11 @@ class KanService:
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         updates = self._watches.watch(kan_codec.watch_from_pb(message, call.caller.name))
-        with self._told as told:
+        with self._told as cache:
             async with contextlib.aclosing(updates):
-                async for found, ended in updates:
-                    call.facts["version"] = found.info.version
-                    yield await told.update(found, ended)
+                async for result, ended in updates:
+                    call.facts["version"] = result.info.version
+                    yield await cache.update(result, ended)
 
     async def reset_statistics(self, data: bytes, call: Call) -> bytes:
         """Count anew what a model is asked."""
@@ -201,8 +201,8 @@ class KanService:
             return _shadow(self._control.unshadow(message.model_name))
         if not message.model_version:
             return _shadow(self._control.shadows.report(message.model_name))
-        asked = (message.model_name, message.model_version, message.share, message.tolerance)
-        return _shadow(self._control.shadow(*asked))
+        arguments = (message.model_name, message.model_version, message.share, message.tolerance)
+        return _shadow(self._control.shadow(*arguments))
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and how well the export was verified."""

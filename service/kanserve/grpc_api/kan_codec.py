@@ -97,26 +97,26 @@ def scores_to_pb(
     return answer
 
 
-def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
+def statistics_to_pb(result: Found) -> kan_pb2.GetStatisticsResponse:
     """Statistics as a message."""
-    info, manifest = found.info, found.info.manifest
+    info, manifest = result.info, result.info.manifest
     assert manifest is not None  # what has statistics has one
     answer = kan_pb2.GetStatisticsResponse(
         model_name=info.name,
         model_version=str(info.version),
         digest=info.digest,
-        id=found.id,
-        source=found.source,
-        row_count=found.rows,
-        rows_seen=found.rows_seen,
-        seconds=found.seconds,
-        since=found.since,
-        processes=found.processes,
-        classes=found.classes.tolist(),
+        id=result.id,
+        source=result.source,
+        row_count=result.rows,
+        rows_seen=result.rows_seen,
+        seconds=result.seconds,
+        since=result.since,
+        processes=result.processes,
+        classes=result.classes.tolist(),
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
     )
-    for nodes in found.nodes:
+    for nodes in result.nodes:
         _add_nodes(answer, nodes)
     return answer
 
@@ -427,19 +427,19 @@ class Told:
         if not self._users:
             self._written.clear()
 
-    async def update(self, found: Found, ended: str) -> bytes:
+    async def update(self, result: Found, ended: str) -> bytes:
         """A StatisticsUpdate. If the nodes are the same object, the statistics are the same."""
-        key = found.info.name, found.info.version, found.source
+        key = result.info.name, result.info.version, result.source
         nodes, task = self._written.get(key, (None, None))
-        if task is None or nodes is not found.nodes:
-            task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(found, id="")))
-            self._written[key] = found.nodes, task
+        if task is None or nodes is not result.nodes:
+            task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(result, id="")))
+            self._written[key] = result.nodes, task
         # In the protobuf encoding, concatenated messages are merged.
-        own = kan_pb2.GetStatisticsResponse(id=found.id).SerializeToString()
+        own = kan_pb2.GetStatisticsResponse(id=result.id).SerializeToString()
         statistics = await asyncio.shield(task)
         last = kan_pb2.StatisticsUpdate(end_reason=ended).SerializeToString()
         return b"".join((STATISTICS, varint(len(statistics) + len(own)), statistics, own, last))
 
 
-def _written(found: Found) -> bytes:
-    return statistics_to_pb(found).SerializeToString()
+def _written(result: Found) -> bytes:
+    return statistics_to_pb(result).SerializeToString()

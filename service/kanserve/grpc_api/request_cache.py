@@ -102,11 +102,11 @@ class CacheEntry:
         the shapes say."""
         if len(spans) != len(self.inputs):
             return None
-        found = [data[begin:stop] for begin, stop in spans]
-        for raw, (_, _, _, size) in zip(found, self.inputs, strict=True):
+        buffers = [data[begin:stop] for begin, stop in spans]
+        for raw, (_, _, _, size) in zip(buffers, self.inputs, strict=True):
             if len(raw) != size:
                 return None
-        return found
+        return buffers
 
     def feeds(self, raws: Sequence[bytes]) -> dict[str, Array]:
         """The tensors that the bytes are, by input."""
@@ -164,9 +164,9 @@ class RequestCache:
         """A message's parts, what is known of its head, and if that is something, its id and its inputs' bytes.
         No parts are given for a message like the last one, which is looked at first."""
         if self._mould is not None and generation == self._generation:
-            found = self._mould.found(data)
-            if found is not None:
-                return None, self._mould.known, found[0], [found[1]]
+            match = self._mould.found(data)
+            if match is not None:
+                return None, self._mould.known, match[0], [match[1]]
         parts = split(data)
         if parts is None:
             return None, None, b"", []
@@ -199,8 +199,11 @@ class RequestCache:
         done: InferResponse,
     ) -> None:
         """A request was answered. Right after `part`; keeps nothing whose answers may differ in more than bytes."""
-        told = [*(one.parameters for one in message.inputs), *(one.parameters for one in message.outputs)]
-        if not ready.fixed or any(told):
+        parameters = [
+            *(tensor.parameters for tensor in message.inputs),
+            *(tensor.parameters for tensor in message.outputs),
+        ]
+        if not ready.fixed or any(parameters):
             return
         if len(self._known) >= MOST_HEADS:
             del self._known[next(iter(self._known))]
@@ -210,7 +213,7 @@ class RequestCache:
             rest.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         self._known[parts.head] = CacheEntry(
             ready,
-            [(one.name, NUMPY_DTYPES[one.datatype], one.shape, len(one.data)) for one in request.inputs],
+            [(tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape, len(tensor.data)) for tensor in request.inputs],
             start.SerializeToString(),
             rest.SerializeToString(),
             [RAW_ANSWER + varint(len(tensor.data)) for tensor in done.outputs],
@@ -229,8 +232,11 @@ def _mould(known: CacheEntry, parts: Parts, data: bytes) -> MessageTemplate:
 
 def _form(request: InferRequest, done: InferResponse, rows: int) -> RequestSignature:
     return RequestSignature(
-        tuple((one.name, NUMPY_DTYPES[one.datatype], one.shape[1:], len(one.data)) for one in request.inputs),
-        tuple((one.name, one.shape[1:], len(one.data)) for one in done.outputs),
+        tuple(
+            (tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape[1:], len(tensor.data))
+            for tensor in request.inputs
+        ),
+        tuple((tensor.name, tensor.shape[1:], len(tensor.data)) for tensor in done.outputs),
         rows,
     )
 

@@ -106,7 +106,9 @@ class Unfinished:
         """The request to reject; `part` if no other request waits for bytes."""
         heaviest = max(self._callers.values(), key=_total)
         connection = max(heaviest.connections.values(), key=_total)
-        return next((one for one in reversed(connection.parts) if one.waits or one is part), part)
+        return next(
+            (candidate for candidate in reversed(connection.parts) if candidate.waits or candidate is part), part
+        )
 
 
 class _Connection:
