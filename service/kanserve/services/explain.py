@@ -118,14 +118,16 @@ class Explainer:
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
         """Its name, and its rows by input. Raises BadRequest, FailedPrecondition, ResourceExhausted."""
-        asked, count = request.reference, request.reference_count
-        if asked not in ("", *REFERENCES):
-            raise BadRequest(f"reference {asked[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
-        if asked and (asked == ROWS) != bool(count):
-            raise BadRequest(f"{count} rows were given as reference, whose name is '{asked}': rows go with '{ROWS}'")
+        reference, count = request.reference, request.reference_count
+        if reference not in ("", *REFERENCES):
+            raise BadRequest(f"reference {reference[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
+        if reference and (reference == ROWS) != bool(count):
+            raise BadRequest(
+                f"{count} rows were given as reference, whose name is '{reference}': rows go with '{ROWS}'"
+            )
         if count:
             return ROWS, self.kan.rows(info, request.reference_rows, count)
-        name, values = _of_export(info, manifest, asked)
+        name, values = _of_export(info, manifest, reference)
         tensor = info.inputs[0]
         return name, {tensor.name: values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])}
 
@@ -135,7 +137,7 @@ class Explainer:
         rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
         k = request.path_top_k
-        path = sum(min(k, one.sources * one.destinations) + 1 for one in manifest.layers) if k else 0
+        path = sum(min(k, layer.sources * layer.destinations) + 1 for layer in manifest.layers) if k else 0
         if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise ResourceExhausted(
                 f"the answer takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
@@ -153,18 +155,18 @@ class Explainer:
             )
 
 
-def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Array]:
+def _of_export(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str, Array]:
     """A reference that needs no rows: the one that was asked for, or the best that there is. Raises
     FailedPrecondition."""
     numbers = math.prod(info.inputs[0].shape[1:])
-    if asked in ("", MEAN) and manifest.baseline.rows:
+    if reference in ("", MEAN) and manifest.baseline.rows:
         return MEAN, np.array(manifest.baseline.mean)
-    if asked == MEAN:
+    if reference == MEAN:
         raise FailedPrecondition(
             f"model '{info.name}' has no mean: its export was given no rows (kanserve export --baseline)"
         )
-    middle = None if asked == ZEROS else _centre(info, manifest)
-    if asked == CENTRE and middle is None:
+    middle = None if reference == ZEROS else _centre(info, manifest)
+    if reference == CENTRE and middle is None:
         raise FailedPrecondition(
             f"model '{info.name}' has inputs without knots, and no grid to have a centre; take '{ZEROS}'"
         )
@@ -304,11 +306,11 @@ class Insights:
             outputs += _covered(layers)
             words.append((f"{COVERAGE}.definition", ",".join(layer.definition for layer in layers)))
         if plan.work is not None:
-            found = await self.explainer.done(plan.work)
-            large = found.what.contributions.size > LARGE
-            sparse = await asyncio.to_thread(_sparse, found, plan.insight.top_k) if large else None
-            outputs += sparse or _sparse(found, plan.insight.top_k)
-            words += _said(found)
+            explanation = await self.explainer.done(plan.work)
+            large = explanation.what.contributions.size > LARGE
+            sparse = await asyncio.to_thread(_sparse, explanation, plan.insight.top_k) if large else None
+            outputs += sparse or _sparse(explanation, plan.insight.top_k)
+            words += _said(explanation)
         return outputs, words
 
     def _bound(self, manifest: Manifest, rows: int) -> None:
@@ -342,9 +344,9 @@ def _covered(layers: tuple[LayerCoverage, ...]) -> Iterator[OutputTensor]:
         yield _tensor(f"{COVERAGE}.zones.{at}", "UINT8", layer.zones)
 
 
-def _sparse(found: Explained, top_k: int) -> list[OutputTensor]:
+def _sparse(explanation: Explained, top_k: int) -> list[OutputTensor]:
     """The contributions [B, n, O] that are the largest, and the rest."""
-    what = found.what
+    what = explanation.what
     rows, outputs = what.predictions.shape
     features = query_plan.largest(what.contributions, top_k)
     each = what.contributions.transpose(0, 2, 1)
@@ -363,13 +365,13 @@ def _sparse(found: Explained, top_k: int) -> list[OutputTensor]:
     ]
 
 
-def _said(found: Explained) -> Iterator[tuple[str, ParameterValue]]:
-    yield f"{EXPLAIN}.method", found.method
-    yield f"{EXPLAIN}.reference", found.reference
-    yield f"{EXPLAIN}.layer", found.what.layer
-    yield f"{EXPLAIN}.nodes_are_inputs", found.what.nodes_are_inputs
-    if found.notes:
-        yield f"{EXPLAIN}.notes", "; ".join(found.notes)
+def _said(explanation: Explained) -> Iterator[tuple[str, ParameterValue]]:
+    yield f"{EXPLAIN}.method", explanation.method
+    yield f"{EXPLAIN}.reference", explanation.reference
+    yield f"{EXPLAIN}.layer", explanation.what.layer
+    yield f"{EXPLAIN}.nodes_are_inputs", explanation.what.nodes_are_inputs
+    if explanation.notes:
+        yield f"{EXPLAIN}.notes", "; ".join(explanation.notes)
 
 
 def _tensor(name: str, datatype: str, values: Array) -> OutputTensor:

@@ -97,7 +97,7 @@ class Inference:
             words = _outside(model, feeds)
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
                 arrays: list[Array] = [
-                    np.empty((0, *one.shape[1:]), NUMPY_DTYPES[one.datatype]) for one in ready.outputs
+                    np.empty((0, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in ready.outputs
                 ]
                 return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
@@ -162,18 +162,18 @@ class Inference:
 
     def _classes(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
         """Classes of the outputs of which they are wanted, the others as they are."""
-        asked, info = dict(request.classes), ready.model.info
-        labels = {one.output: one.lines for one in ready.model.serving.labels}
+        class_counts, info = dict(request.classes), ready.model.info
+        labels = {entry.output: entry.lines for entry in ready.model.serving.labels}
         return [
             classified(
                 info,
                 tensor,
                 array,
-                asked[tensor.name],
+                class_counts[tensor.name],
                 max_input_strings=self.max_input_strings,
                 labels=labels.get(tensor.name, ()),
             )
-            if tensor.name in asked
+            if tensor.name in class_counts
             else self._packed(tensor, array)
             for tensor, array in zip(ready.outputs, arrays, strict=True)
         ]
@@ -253,9 +253,9 @@ def _arrays(
         name: np.frombuffer(raw, dtype).reshape(form.rows, *row)
         for raw, (name, dtype, row, _) in zip(raws, form.inputs, strict=True)
     }
-    given = zip(outputs, ready.outputs, strict=True)
+    pairs = zip(outputs, ready.outputs, strict=True)
     return feeds, [
-        np.frombuffer(raw, NUMPY_DTYPES[one.datatype]).reshape(form.rows, *one.shape[1:]) for raw, one in given
+        np.frombuffer(raw, NUMPY_DTYPES[tensor.datatype]).reshape(form.rows, *tensor.shape[1:]) for raw, tensor in pairs
     ]
 
 
@@ -283,9 +283,9 @@ UNORDERED = ("BOOL", "FP16")  # among numpy's types; Triton has no classes of th
 
 def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -> None:
     """Raises BadRequest for an output whose values have no order."""
-    asked = dict(request.classes)
+    class_counts = dict(request.classes)
     for tensor in outputs:
-        if tensor.name in asked and (tensor.datatype in UNORDERED or tensor.datatype not in DTYPES):
+        if tensor.name in class_counts and (tensor.datatype in UNORDERED or tensor.datatype not in DTYPES):
             raise BadRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
 
 

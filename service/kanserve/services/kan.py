@@ -86,8 +86,8 @@ class Kan:
         over, rows = self._batch(model.info, manifest, request)
         count = len(next(iter(rows.values())))
         self.bound_work(manifest.layers, count)
-        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, over, count, found
+        layers = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, over, count, layers
 
     def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
         """A version whose scores can be told. Raises ResourceExhausted, FailedPrecondition."""
@@ -109,11 +109,11 @@ class Kan:
             return "rows", self.rows(info, request.rows, request.row_count)
         return "reference", edge_scores.reference(manifest)
 
-    def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
+    def rows(self, info: ModelInfo, packed: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
         """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest,
         ResourceExhausted."""
         self.bound_rows(count)
-        named = _named(info, given)
+        named = _named(info, packed)
         return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
     def bound_rows(self, count: int) -> None:
@@ -197,13 +197,13 @@ def alone(manifest: Manifest, at: int) -> None:
 def _named(info: ModelInfo, packed: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     """Bytes by input; a model with one need not name it. Raises BadRequest."""
     names = [tensor.name for tensor in info.inputs]
-    given = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
-    if given == [ONLY]:
+    input_names = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
+    if input_names == [ONLY]:
         raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}: each needs rows, in `inputs`")
-    if sorted(given) != sorted(names):
-        got = ", ".join(given)[:200]
+    if sorted(input_names) != sorted(names):
+        got = ", ".join(input_names)[:200]
         raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}, each to be given once; got {got}")
-    return dict(zip(given, (rows for _, rows in packed), strict=True))
+    return dict(zip(input_names, (rows for _, rows in packed), strict=True))
 
 
 def _unpacked(tensor: TensorInfo, rows: bytes, count: int) -> Array:

@@ -46,12 +46,18 @@ class Operations:
             "time": now.at,
             "recent_seconds": 0.0 if before is None else now.at - before.at,
             "server": self._server(now),
-            "versions": [self._version(one, now, before) for one in self._catalogue.index(only_ready=False)],
+            "versions": [self._version(status, now, before) for status in self._catalogue.index(only_ready=False)],
             "calls": list(_calls(now, before)),
             "shadows": [self._shadow(report, now) for report in self._control.shadows.reports()],
             "history": [
-                {"time": one.at, "what": one.what, "model": one.model, "version": str(one.version), "text": one.text}
-                for one in self._control.rollout.history.latest()
+                {
+                    "time": event.at,
+                    "what": event.what,
+                    "model": event.model,
+                    "version": str(event.version),
+                    "text": event.text,
+                }
+                for event in self._control.rollout.history.latest()
             ],
             "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
         }
@@ -60,7 +66,7 @@ class Operations:
         """A summary of each version: its identity, the verification of its export, its use, and its traffic."""
         await self._look()
         now, before = self._ledger.last, self._ledger.since(RECENT)
-        versions = [self._short(one, now, before) for one in self._catalogue.index(only_ready=False)]
+        versions = [self._short(status, now, before) for status in self._catalogue.index(only_ready=False)]
         return {"time": now.at, "versions": versions}
 
     async def _look(self) -> None:
@@ -77,24 +83,24 @@ class Operations:
         finally:
             self._looking = None
 
-    def _short(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
+    def _short(self, status: VersionStatus, now: Figures, before: Figures | None) -> Told:
         """`drift`: the largest ratio to the no-drift threshold; None without a baseline. `error`: the largest relative
         error of the outputs in the verification, on finite rows."""
-        registry, key = self._catalogue.registry, (one.name, str(one.version))
-        model = registry.model(one.name, one.version)
+        registry, key = self._catalogue.registry, (status.name, str(status.version))
+        model = registry.model(status.name, status.version)
         total, recent = (history_span(key, now, since) for since in (None, before))
-        found: Told = {
-            "model": one.name,
-            "version": str(one.version),
-            "state": one.state,
-            "reason": one.reason,
-            "default": registry.default(one.name) == one.version,
+        summary: Told = {
+            "model": status.name,
+            "version": str(status.version),
+            "state": status.state,
+            "reason": status.reason,
+            "default": registry.default(status.name) == status.version,
             "requests": total.requests,
             "rows": total.rows,
             "requests_per_second": recent.requests / recent.seconds if recent.seconds else None,
             "drift": now.numbers.get(key, {}).get("drift"),
         }
-        return found if model is None else found | _identity(model.info)
+        return summary if model is None else summary | _identity(model.info)
 
     def _read(self) -> Figures:
         text = self._page.text()
@@ -103,18 +109,18 @@ class Operations:
     def _server(self, now: Figures) -> Told:
         return {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()}
 
-    def _version(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
-        key, own = (one.name, str(one.version)), now.numbers.get((one.name, str(one.version)), {})
+    def _version(self, status: VersionStatus, now: Figures, before: Figures | None) -> Told:
+        key, own = (status.name, str(status.version)), now.numbers.get((status.name, str(status.version)), {})
         registry = self._catalogue.registry
-        model = registry.model(one.name, one.version)
+        model = registry.model(status.name, status.version)
         manifest = None if model is None else model.info.manifest
         return {
-            "model": one.name,
-            "version": str(one.version),
-            "state": one.state,
-            "reason": one.reason,
-            "default": registry.default(one.name) == one.version,
-            "chosen": registry.choice(one.name) is not None,
+            "model": status.name,
+            "version": str(status.version),
+            "state": status.state,
+            "reason": status.reason,
+            "default": registry.default(status.name) == status.version,
+            "chosen": registry.choice(status.name) is not None,
             "digest": "" if model is None else model.info.digest,
             "has_card": manifest is not None,
             "loads": own.get("loads", 0),
@@ -165,12 +171,12 @@ def _identity(info: ModelInfo) -> Told:
 
 def _reading(now: Figures, before: Figures) -> Told:
     """Between two readings, of versions that did something."""
-    found = []
+    versions = []
     for key in now.numbers:
         span = history_span(key, now, before)
         if span.requests or any(span.failures.values()):
-            found.append({"model": key[0], "version": key[1], **_rates(span)})
-    return {"from": before.at, "to": now.at, "versions": found}
+            versions.append({"model": key[0], "version": key[1], **_rates(span)})
+    return {"from": before.at, "to": now.at, "versions": versions}
 
 
 def _rates(span: Span) -> Told:
@@ -330,11 +336,11 @@ LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULT
 
 def read(text: str, at: float) -> Figures:
     """A page as our own server writes it."""
-    found = _Reading()
+    reading = _Reading()
     for name, labels, value in LINES.findall(text):
-        found.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
-    spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in found.buckets.items()}
-    return Figures(at, found.numbers, spreads, found.failures, found.calls, found.server, found.build)
+        reading.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
+    spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in reading.buckets.items()}
+    return Figures(at, reading.numbers, spreads, reading.failures, reading.calls, reading.server, reading.build)
 
 
 def _plain(value: str) -> str:
@@ -426,7 +432,7 @@ class Ledger:
 
     def since(self, seconds: float) -> Figures | None:
         """The oldest that is no older than this before the last; None: there is no other."""
-        older = [one for one in self._all[:-1] if self.last.at - one.at <= seconds]
+        older = [figures for figures in self._all[:-1] if self.last.at - figures.at <= seconds]
         return older[0] if older else None
 
     def steps(self, after: float) -> Iterator[tuple[Figures, Figures]]:

@@ -113,18 +113,18 @@ class Kept:
 def kept(kan: Kan, name: str, version: str) -> Kept:
     """Raises NotFound, FailedPrecondition, BadRequest, Unavailable."""
     model, _ = described(kan, name, version)
-    one = model.live
-    if one is None:
+    sampler = model.live
+    if sampler is None:
         return Kept(model.info, 0, (), counted=False, note=model.blind or "the version is on its way out")
-    note = "" if one.most_rows else NONE_KEPT
-    return Kept(model.info, one.most_rows, one.rows(), counted=True, note=note)
+    note = "" if sampler.most_rows else NONE_KEPT
+    return Kept(model.info, sampler.most_rows, sampler.rows(), counted=True, note=note)
 
 
-async def counted(one: TrafficSampler, source: str) -> TrafficStatistics:
+async def counted(sampler: TrafficSampler, source: str) -> TrafficStatistics:
     """Raises BadRequest."""
     if source not in ("", LIVE, TOTAL):
         raise BadRequest(f"statistics are over '{LIVE}' or '{TOTAL}', '{source[:32]}' was asked for")
-    return await asyncio.to_thread(one.counted, lately=source != TOTAL)
+    return await asyncio.to_thread(sampler.counted, lately=source != TOTAL)
 
 
 def found(info: ModelInfo, id: str, source: str, what: TrafficStatistics) -> Found:
@@ -185,8 +185,8 @@ async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
         else edge_scores.baseline_counts(manifest)
     )
     _counted_of(kan, manifest, tally, LITTLE[source])
-    found = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
-    return Scored(model.info, source, tally.rows, found.layers, (*NOTES[source], *found.notes))
+    result = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
+    return Scored(model.info, source, tally.rows, result.layers, (*NOTES[source], *result.notes))
 
 
 def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts, little: str = "{name}: {rows} rows") -> None:
@@ -305,22 +305,22 @@ class Watches:
             )
 
     async def _pause(
-        self, woken: asyncio.Event, seconds: float, info: ModelInfo, live: TrafficSampler, asked: str
+        self, woken: asyncio.Event, seconds: float, info: ModelInfo, live: TrafficSampler, version: str
     ) -> None:
         """So long, or until there is a reason to end."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._ended(info, live, asked):
+        while (left := end - time.monotonic()) > 0 and not self._ended(info, live, version):
             woken.clear()
             waiting = [asyncio.ensure_future(event.wait()) for event in (woken, self._closing)]
             try:
                 await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for one in waiting:
-                    one.cancel()
+                for waiter in waiting:
+                    waiter.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
-                        await one
+                        await waiter
 
-    def _ended(self, info: ModelInfo, live: TrafficSampler, asked: str) -> str:
+    def _ended(self, info: ModelInfo, live: TrafficSampler, version: str) -> str:
         """Why there is nothing more to tell, or ""."""
         if self._closing.is_set():
             return "the server is on its way out"
@@ -331,7 +331,7 @@ class Watches:
             return f"version {info.version} serves no more, {now}"
         if model.live is not live:
             return f"version {info.version} was replaced by another of that number"
-        return "" if asked or default == info.version else now
+        return "" if version or default == info.version else now
 
 
 def _seen(task: asyncio.Task[TrafficStatistics]) -> None:

@@ -45,18 +45,18 @@ def validate(info: ModelInfo, request: InferRequest) -> int:
 
 
 def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
-    wanted = [tensor.name for tensor in info.inputs]
-    given = [tensor.name for tensor in request.inputs]
-    _once("input", given, prefix)
-    if len(given) < len(wanted):
-        missing = [name for name in wanted if name not in given]
+    expected = [tensor.name for tensor in info.inputs]
+    names = [tensor.name for tensor in request.inputs]
+    _once("input", names, prefix)
+    if len(names) < len(expected):
+        missing = [name for name in expected if name not in names]
         raise BadRequest(
-            f"{prefix}expected {len(wanted)} inputs but got {len(given)} inputs for model '{info.name}'. "
-            f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "
+            f"{prefix}expected {len(expected)} inputs but got {len(names)} inputs for model '{info.name}'. "
+            f"Got input(s) [{_quoted(names)}], but missing required input(s) [{_quoted(missing)}]. "
             f"Please provide all required input(s).{_there_are('input', info.inputs)}"
         )
-    for name in given:
-        if name not in wanted:
+    for name in names:
+        if name not in expected:
             there = _there_are("input", info.inputs)
             raise BadRequest(f"unexpected inference input '{name}' for model '{info.name}'{there}")
 
@@ -140,7 +140,7 @@ def prefix_of(request: InferRequest) -> str:
 
 def _there_are(what: str, tensors: Sequence[TensorInfo]) -> str:
     """Text such as `; the model has input "x" [-1, 4] FP32`; if there are many tensors, only the first ones."""
-    shown = ", ".join(f'"{one.name[:LONGEST]}" {list(one.shape)} {one.datatype}' for one in tensors[:SHOWN])
+    shown = ", ".join(f'"{tensor.name[:LONGEST]}" {list(tensor.shape)} {tensor.datatype}' for tensor in tensors[:SHOWN])
     more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
     return f"; the model has {what}{'s' if len(tensors) > 1 else ''} {shown}{more}"
 
@@ -172,11 +172,11 @@ def strings(tensor: InputTensor, model: str, *, most: int, prefix: str = "") -> 
         )
     where = f"for inference input '{tensor.name}' for model '{model}'"
     try:
-        found = list(_texts(tensor.data, count, where))
+        texts = list(_texts(tensor.data, count, where))
     except BadRequest as error:
         raise BadRequest(f"{prefix}{error}") from error
     array = np.empty(count, object)
-    array[:] = found
+    array[:] = texts
     return array.reshape(tensor.shape)
 
 
@@ -203,7 +203,7 @@ def parted(data: bytes) -> Iterator[bytes]:
 
 def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
     """The `count` strings of an input. Raises BadRequest."""
-    at = found = 0
+    at = number = 0
     while at < len(data):
         begin = at + LENGTH.size
         if begin > len(data):
@@ -213,9 +213,9 @@ def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
             )
         (length,) = LENGTH.unpack_from(data, at)
         at = begin + length
-        found += 1
-        if found > count:
-            raise BadRequest(f"unexpected number of string elements {found} {where}, expecting {count}")
+        number += 1
+        if number > count:
+            raise BadRequest(f"unexpected number of string elements {number} {where}, expecting {count}")
         if at > len(data):
             raise BadRequest(
                 f"incomplete string data {where}, expecting string of length {length} but only "
@@ -224,6 +224,6 @@ def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
         try:
             yield data[begin:at].decode()
         except UnicodeDecodeError as error:
-            raise BadRequest(f"string {found - 1} {where} is not UTF-8, which the runtime's strings are") from error
-    if found != count:
-        raise BadRequest(f"expected {count} string elements {where}, got {found}")
+            raise BadRequest(f"string {number - 1} {where} is not UTF-8, which the runtime's strings are") from error
+    if number != count:
+        raise BadRequest(f"expected {count} string elements {where}, got {number}")
