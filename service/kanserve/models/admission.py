@@ -59,15 +59,15 @@ class Admission:
         serves. Raises LoadError, ConfigError."""
         await asyncio.to_thread(memory.check, size)
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
-        said = await aside(functools.partial(layout.texts, candidate))
-        await self._sandbox.parsed(said)
-        bundle = await aside(functools.partial(layout.load, candidate, self._max_file_bytes, said))
-        found = LoadedContent(bundle.content, bundle.config)
-        if found == held:
+        texts = await aside(functools.partial(layout.texts, candidate))
+        await self._sandbox.parsed(texts)
+        bundle = await aside(functools.partial(layout.load, candidate, self._max_file_bytes, texts))
+        content = LoadedContent(bundle.content, bundle.config)
+        if content == held:
             return None
         # A version is tried before it is let in here: whatever it does to a process, it does to another one.
         await self._sandbox.passed(bundle)
-        return await aside(functools.partial(self._loader.load, bundle, like)), found
+        return await aside(functools.partial(self._loader.load, bundle, like)), content
 
 
 THREADS = 1  # of the runs of a load check
@@ -83,10 +83,10 @@ class Sandbox:
         self._settings = settings
         self._asker = SandboxClient(settings.backend)
 
-    async def parsed(self, found: Texts) -> None:
+    async def parsed(self, texts: Texts) -> None:
         """Wait until another process has parsed the texts of a version. Raises what `passed` does."""
         if self._settings.load_check:
-            files = found.files()
+            files = texts.files()
             await self._asker.ask(replace(self._job(None, files), texts=True), files)
 
     async def passed(self, bundle: Bundle) -> None:
@@ -145,8 +145,8 @@ async def aside(work: Callable[[], T]) -> T:
     """What `work` gives or raises. Cancelled, it is left alone and ends, if ever, unheard; the end of an event loop
     does not wait for it, as it does for `asyncio.to_thread`."""
     own = ThreadPoolExecutor(1, thread_name_prefix="aside")
-    found = own.submit(work)
+    future = own.submit(work)
     own.shutdown(wait=False)
-    _running.add(found)
-    found.add_done_callback(_running.discard)
-    return await asyncio.wrap_future(found)
+    _running.add(future)
+    future.add_done_callback(_running.discard)
+    return await asyncio.wrap_future(future)

@@ -97,20 +97,20 @@ class ModelEvents:
 
     def chosen(self, name: str, version: int | None, ready: Collection[int]) -> None:
         """Which of the `ready` versions answers by default."""
-        for one in ready:
-            self._metrics.number("kanserve_model_default").labels(name, str(one)).set(one == version)
+        for candidate in ready:
+            self._metrics.number("kanserve_model_default").labels(name, str(candidate)).set(candidate == version)
         before = self._defaults.get(name)
         if version != before:
             self._defaults[name] = version
-            told = f"version {before} did before" if before is not None else ""
+            text = f"version {before} did before" if before is not None else ""
             if version is not None:
-                self._history.add("answers by default", name, version, told)
+                self._history.add("answers by default", name, version, text)
 
-    def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
+    def left_out(self, policies: Mapping[Key, VersionPolicy]) -> None:
         """Versions that their policies do not want."""
-        for key in sorted(found.keys() - self._left_out):
-            log.info("model_excluded", model=key[0], version=key[1], version_policy=str(found[key]))
-        self._left_out = set(found)
+        for key in sorted(policies.keys() - self._left_out):
+            log.info("model_excluded", model=key[0], version=key[1], version_policy=str(policies[key]))
+        self._left_out = set(policies)
 
     def forgotten(self, key: Key, seconds: float | None = None) -> None:
         """Nothing of it is left. `seconds`: that it took to leave; None for one that never served."""

@@ -105,7 +105,7 @@ class Model:
 
     def observe(self, what: str, by: Observer | None) -> None:
         """Who is offered what was answered, in the place of who was before; None: nobody."""
-        others = {name: one for name, one in self._observers.items() if name != what}
+        others = {name: observer for name, observer in self._observers.items() if name != what}
         self._observers = others if by is None else {**others, what: by}
         self.observed = bool(self._observers)
 
@@ -116,8 +116,8 @@ class Model:
 
     def _offered(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """Offer it to the current observers. An observer that has ended since the answer is not among them."""
-        for one in self._observers.values():
-            one.offer(names, size, copy)
+        for observer in self._observers.values():
+            observer.offer(names, size, copy)
 
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, ResourceExhausted."""
@@ -155,11 +155,11 @@ class Model:
             return await anext(answers)
 
     def curves(
-        self, manifest: Manifest, plans: tuple[LayerPlan, ...], asked: CurveRequest
+        self, manifest: Manifest, plans: tuple[LayerPlan, ...], request: CurveRequest
     ) -> AsyncGenerator[CurveBlock]:
         """The planned layers' curves, a block at a time. Raises what `edges` does."""
-        steps = curves.compute(self._session, self._graph(), manifest, plans, asked)
-        return self._worked(steps, asked.deadline, asked.caller)
+        steps = curves.compute(self._session, self._graph(), manifest, plans, request)
+        return self._worked(steps, request.deadline, request.caller)
 
     def explain(
         self,
@@ -247,11 +247,11 @@ class Model:
                 if deadline is not None and time.monotonic() > deadline:
                     raise DeadlineExceeded
                 async with mine.turn:  # a caller has one step at a time in the thread's queue
-                    found = await loop.run_in_executor(self._query_pool, next, steps, END)
-                if found is END:
+                    result = await loop.run_in_executor(self._query_pool, next, steps, END)
+                if result is END:
                     return
-                if found is not None:
-                    yield cast("T", found)
+                if result is not None:
+                    yield cast("T", result)
         finally:
             mine.count -= 1
             if not mine.count:
@@ -260,7 +260,9 @@ class Model:
     def _admitted(self, caller: str) -> Queries:
         """Raises QueueFull."""
         most, mine = self._settings.max_edge_queries, self._queries.get(caller) or Queries()
-        if sum(one.count for one in self._queries.values()) >= most or (caller and mine.count >= max(1, most // 2)):
+        if sum(queries.count for queries in self._queries.values()) >= most or (
+            caller and mine.count >= max(1, most // 2)
+        ):
             raise QueueFull
         return self._queries.setdefault(caller, mine)
 

@@ -69,8 +69,8 @@ class Rollout:
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
         self._poll = 0.0 if self.by_hand else settings.repository_poll_seconds
-        asked = set(filter(None, settings.load_model.split(",")))
-        self._asked = asked if self.by_hand and asked != {"*"} else None  # models; None: all
+        names = set(filter(None, settings.load_model.split(",")))
+        self._asked = names if self.by_hand and names != {"*"} else None  # models; None: all
         self._there: set[Key] = set()
         self._turn = asyncio.Lock()
         self._begun = False
@@ -98,10 +98,10 @@ class Rollout:
                 "server_not_ready", reason="a version failed to load" if look.prints else "the repository is empty"
             )
 
-    async def watch(self, asked: asyncio.Event) -> None:
+    async def watch(self, rescan: asyncio.Event) -> None:
         """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
         while True:
-            forced = await snapshot.due(asked, snapshot.pause(self._poll, self._took))
+            forced = await snapshot.due(rescan, snapshot.pause(self._poll, self._took))
             async with self._turn:
                 with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
                     await _contained(self._look_and_act(math.inf if forced else time.monotonic()), {})
@@ -220,7 +220,7 @@ class Rollout:
 
     async def _plan(self, look: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """On a thread: there may be thousands of versions."""
-        known = {key: one for key, one in self._known.items() if names is None or key[0] in names}
+        known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
         left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
         self._events.left_out(left)
         return await asyncio.to_thread(plan, look.prints, known, look.policies, now, self._registry.chosen())
@@ -270,7 +270,7 @@ class Rollout:
 
     def _admit(self, name: str) -> None:
         """Raises LoadError for one model too many."""
-        served = {key[0] for key, one in self._known.items() if one.serves}
+        served = {key[0] for key, entry in self._known.items() if entry.serves}
         if name not in served and len(served) >= self._settings.max_models:
             raise LoadError(LoadReason.LIMIT, f"{len(served)} models are served, as many as max_models allows")
 
@@ -364,12 +364,12 @@ LONG = 60.0  # seconds after which it is said that somebody does
 
 async def drain_and_free(left: RetiredModel) -> float:
     """Until nobody uses it and its memory is free. Returns the seconds that it took."""
-    begun, pause, told = time.monotonic(), SOONEST, False
+    begun, pause, logged = time.monotonic(), SOONEST, False
     while any(user() is not None for user in left.users):
         await asyncio.sleep(pause)
         pause = min(2 * pause, LATEST)
-        if not told and time.monotonic() - begun > LONG:
-            told = True
+        if not logged and time.monotonic() - begun > LONG:
+            logged = True
             log.warning("model_unload_delayed", model=left.name, version=left.version)
             memory.thaw()
     await asyncio.to_thread(_free, left.parts)

@@ -67,15 +67,15 @@ class Shadow:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        feeds, given = copy()
+        feeds, expected = copy()
         try:
-            found = self.model.trace(names, feeds)
-            apart = differences(given, found)
+            actual = self.model.trace(names, feeds)
+            difference = differences(expected, actual)
         except (KanserveError, ValueError):
             self.requests_failed += 1
             self._count("failed_requests_total", 1)
         else:
-            self._take(apart)
+            self._take(difference)
         finally:
             self._hold(-1, -size)
 
@@ -93,26 +93,28 @@ class Shadow:
         self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)
 
 
-def differences(given: Sequence[Array], found: Sequence[Array]) -> Floats:
+def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:
     """Of each row, by the largest of its answer or 1; infinite where one is a number and the other none. Strings are
     alike or infinitely far apart. Raises ValueError for other shapes."""
-    worst = np.zeros(len(given[0]))
-    for one, other in zip(given, found, strict=True):
-        if one.shape != other.shape:
-            raise ValueError(f"{other.shape} where the answer has {one.shape}")
-        rows = len(one)
-        if one.dtype.hasobject:
-            apart = np.where((one == other).reshape(rows, -1), 0.0, np.inf)
+    worst = np.zeros(len(expected[0]))
+    for array, other in zip(expected, actual, strict=True):
+        if array.shape != other.shape:
+            raise ValueError(f"{other.shape} where the answer has {array.shape}")
+        rows = len(array)
+        if array.dtype.hasobject:
+            difference = np.where((array == other).reshape(rows, -1), 0.0, np.inf)
         else:
-            apart = _numbers(one.reshape(rows, -1).astype(np.float64), other.reshape(rows, -1).astype(np.float64))
-        worst = np.maximum(worst, apart.max(axis=1, initial=0.0))
+            difference = _numbers(
+                array.reshape(rows, -1).astype(np.float64), other.reshape(rows, -1).astype(np.float64)
+            )
+        worst = np.maximum(worst, difference.max(axis=1, initial=0.0))
     return worst
 
 
-def _numbers(one: Floats, other: Floats) -> Floats:
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    finite = np.isfinite(one)
-    scale = np.maximum(1.0, np.abs(np.where(finite, one, 0.0)).max(axis=1, initial=0.0, keepdims=True))
+def _numbers(array: Floats, other: Floats) -> Floats:
+    same = (array == other) | (np.isnan(array) & np.isnan(other))
+    finite = np.isfinite(array)
+    scale = np.maximum(1.0, np.abs(np.where(finite, array, 0.0)).max(axis=1, initial=0.0, keepdims=True))
     with np.errstate(invalid="ignore"):
-        apart = np.abs(other - one) / scale
-    return np.where(same, 0.0, np.where(finite & np.isfinite(other), apart, np.inf))
+        difference = np.abs(other - array) / scale
+    return np.where(same, 0.0, np.where(finite & np.isfinite(other), difference, np.inf))

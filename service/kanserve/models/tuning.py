@@ -90,8 +90,8 @@ def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) 
         return 0.0
     best = [math.inf, math.inf]
     for _ in range(2):  # in turns: a busy moment is nobody's
-        for at, one in enumerate((session, other)):
-            best[at] = min(best[at], _best_seconds(one, info, feeds))
+        for at, candidate in enumerate((session, other)):
+            best[at] = min(best[at], _best_seconds(candidate, info, feeds))
     return best[0] / best[1] if max(best) < math.inf else 0.0
 
 
@@ -106,13 +106,13 @@ def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
     0 if it is not."""
     largest = min(info.max_batch_size, most if 0 < most <= WIDE else WIDE)
     sizes = sorted({largest, *(2**at for at in range(4, 20) if 2**at < largest)}, reverse=True)
-    found = 0
+    threshold = 0
     for rows in sizes:
         feeds = _feeds(info, rows)
         if feeds is None or _best_seconds(many, info, feeds) >= FASTER * _best_seconds(few, info, feeds):
             break
-        found = rows
-    return found
+        threshold = rows
+    return threshold
 
 
 def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) -> int:
