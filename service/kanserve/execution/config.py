@@ -77,13 +77,13 @@ def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfi
 
 def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Policy:
     """Requests for a graph whose first dimension is no batch run alone, and wait for nobody."""
-    told, rows = config.batching, info.max_batch_size
-    if told is None:
+    batching, rows = config.batching, info.max_batch_size
+    if batching is None:
         delay = settings.max_queue_delay_microseconds / 1e6
         return Policy(min(rows, settings.max_batch_rows), delay) if settings.batching and rows else Policy(0)
-    preferred = tuple(size for size in told.preferred if size <= rows)
-    levels = _bounded(told.levels, settings.max_pending_requests)
-    return Policy(rows, told.delay if rows else 0.0, preferred, levels, told.usual, told.ordered)
+    preferred = tuple(size for size in batching.preferred if size <= rows)
+    levels = _bounded(batching.levels, settings.max_pending_requests)
+    return Policy(rows, batching.delay if rows else 0.0, preferred, levels, batching.usual, batching.ordered)
 
 
 def _bounded(levels: tuple[PriorityLevel, ...], usual: int) -> tuple[PriorityLevel, ...]:
@@ -95,13 +95,13 @@ def _bounded(levels: tuple[PriorityLevel, ...], usual: int) -> tuple[PriorityLev
 
 def _unused(info: ModelInfo, config: OperatorConfig) -> list[str]:
     """In words, what has no effect."""
-    found = list(config.unused)
+    notes = list(config.unused)
     if config.max_batch_size > info.max_batch_size:
-        found.append(f"max_batch_size {config.max_batch_size}: the model takes {info.max_batch_size}")
+        notes.append(f"max_batch_size {config.max_batch_size}: the model takes {info.max_batch_size}")
     if config.batching is not None:
-        found += [
+        notes += [
             f"preferred_batch_size {size}: the model takes {info.max_batch_size}"
             for size in config.batching.preferred
             if size > info.max_batch_size
         ]
-    return found
+    return notes

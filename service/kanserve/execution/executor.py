@@ -102,8 +102,8 @@ class Executor:
         if self._hopeless(rows, limits.deadline):
             raise QueueFull
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
-        one = _waiting(job, limits, self._policy)
-        if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(one):
+        entry = _waiting(job, limits, self._policy)
+        if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(entry):
             raise QueueFull
         statistics.pending += 1
         if self._order is not None:
@@ -115,7 +115,7 @@ class Executor:
         try:
             return await job.future
         finally:
-            if job.future.cancelled() and self._queue.remove(one):
+            if job.future.cancelled() and self._queue.remove(entry):
                 self._end(job, _nothing)
 
     def lane(self, form: RequestSignature) -> FastPath | None:
@@ -197,7 +197,7 @@ class Executor:
         if self._idle > 0 and len(self._queue):
             batch, wake = self._queue.take(now, self._most())
             if batch:
-                self._begin([one.ticket for one in batch], loop)
+                self._begin([entry.ticket for entry in batch], loop)
                 if len(self._queue):
                     self._ask(loop)
                     return
@@ -216,10 +216,10 @@ class Executor:
 
     def _expire(self, now: float) -> None:
         over = self._queue.expire(now)
-        for one in over.late:
-            self._fail(one.ticket, DeadlineExceeded())
-        for one in over.impatient:
-            self._fail(one.ticket, QueueTimeout())
+        for entry in over.late:
+            self._fail(entry.ticket, DeadlineExceeded())
+        for entry in over.impatient:
+            self._fail(entry.ticket, QueueTimeout())
 
     def _most(self) -> int | None:
         """Rows of the next batch, where nobody has said which sizes are wanted: no more than make one piece,
