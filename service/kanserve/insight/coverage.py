@@ -63,23 +63,23 @@ def compute(
     """Of each layer, for `rows` [B, ...] by input: None after each step of so many rows, and at last the answer. Raises
     FailedPrecondition."""
     names = [layer.node_tensor for layer in manifest.layers]
-    wanted = [name for name in dict.fromkeys(names) if name not in rows]
-    found: list[list[LayerCoverage]] = [[] for _ in names]
+    missing = [name for name in dict.fromkeys(names) if name not in rows]
+    layers: list[list[LayerCoverage]] = [[] for _ in names]
     for start in range(0, len(next(iter(rows.values()))), max(1, step)):
         part = batching.part(rows, start, start + max(1, step))
-        values = dict(part) | (dict(zip(wanted, session.run(wanted, part), strict=True)) if wanted else {})
+        values = dict(part) | (dict(zip(missing, session.run(missing, part), strict=True)) if missing else {})
         for at, name in enumerate(names):
             limits = known.of(manifest, at, values[name].shape[-1])
-            found[at].append(_of(limits, values[name]))
+            layers[at].append(_of(limits, values[name]))
         yield None
-    yield tuple(map(_joined, found))
+    yield tuple(map(_joined, layers))
 
 
 def _of(limits: Bounds, nodes: Array) -> LayerCoverage:
     """Nodes [B, *positions, n]."""
-    found = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
-    rows: Coverage = found.joined(len(nodes))
-    return LayerCoverage(limits.definition, found.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
+    result = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
+    rows: Coverage = result.joined(len(nodes))
+    return LayerCoverage(limits.definition, result.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
 
 
 def _joined(parts: Sequence[LayerCoverage]) -> LayerCoverage:
@@ -118,20 +118,20 @@ class InputRangeGuard:
 
     def outside(self, rows: Mapping[str, Array]) -> NDArray[np.bool_]:
         """[B]: of `rows` [B, ...] by input."""
-        found = np.zeros(len(next(iter(rows.values()))), np.bool_)
+        mask = np.zeros(len(next(iter(rows.values()))), np.bool_)
         for name, _, limits in self._parts:
             vectors = rows[name].reshape(-1, rows[name].shape[-1]).astype(np.float64)
-            found |= coverage.outside(limits, vectors).reshape(len(found), -1).any(axis=1)
-        return found
+            mask |= coverage.outside(limits, vectors).reshape(len(mask), -1).any(axis=1)
+        return mask
 
     def place(self, rows: Mapping[str, Array], row: int) -> OutOfRangeInput:
         """Where the row, which is outside, is farthest so."""
         for name, first, limits in self._parts:
             nodes = rows[name][row : row + 1]
             vectors = nodes.reshape(-1, nodes.shape[-1]).astype(np.float64)
-            found = coverage.measure(limits, vectors).joined(1)
-            if (found.zones == Zone.OUTSIDE).any():
-                at = int(np.where(found.zones[0] == Zone.OUTSIDE, found.cells[0], -1.0).argmax())
+            result = coverage.measure(limits, vectors).joined(1)
+            if (result.zones == Zone.OUTSIDE).any():
+                at = int(np.where(result.zones[0] == Zone.OUTSIDE, result.cells[0], -1.0).argmax())
                 position, node = divmod(at, nodes.shape[-1])
                 return OutOfRangeInput(row, first + at, *coverage.placed(limits, vectors[position], node))
         raise AssertionError("the row is not outside")

@@ -61,12 +61,12 @@ class LayerGraph:
 
     def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
         """The same, and other outputs of the edge graph, which are as large. Raises as `run`."""
-        found = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
+        outputs = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
-        for values in found:
+        for values in outputs:
             if values.shape != expected or values.dtype.kind != "f":
                 raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
-        return cast("list[Floats]", found)
+        return cast("list[Floats]", outputs)
 
 
 class Nodes:
@@ -230,8 +230,8 @@ class Answer(EdgeConsumer):
         lead = (self._rows, *self._plan.positions)
         nodes = None
         if self._plan.options.nodes:
-            found = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
-            nodes = found.reshape(*lead, found.shape[1])
+            vectors = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
+            nodes = vectors.reshape(*lead, vectors.shape[1])
         with np.errstate(all="ignore"):
             rest = None if self._rest is None else _float32(self._rest - self.sums())
         of = self._plan.destinations if self._plan.options.residual else ()
@@ -321,9 +321,9 @@ class _Picked(Answer):
     def sums(self) -> NDArray[np.float64]:
         """[N, d]"""
         assert self._chosen is not None
-        found = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
-        np.add.at(found.T, self._chosen[1], self._sink.values.T)
-        return found
+        totals = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
+        np.add.at(totals.T, self._chosen[1], self._sink.values.T)
+        return totals
 
 
 class _OfEachRow(Answer):
@@ -353,9 +353,9 @@ class _OfEachRow(Answer):
 
     def sums(self) -> NDArray[np.float64]:
         """[N, d]"""
-        found = np.zeros((len(self._values), len(self._plan.destinations)))
-        np.add.at(found, (np.arange(len(found))[:, None], self._flat % max(1, found.shape[1])), self._values)
-        return found
+        totals = np.zeros((len(self._values), len(self._plan.destinations)))
+        np.add.at(totals, (np.arange(len(totals))[:, None], self._flat % max(1, totals.shape[1])), self._values)
+        return totals
 
 
 class _Sink:

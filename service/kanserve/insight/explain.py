@@ -66,7 +66,7 @@ class Base:
     @property
     def nbytes(self) -> int:
         """What it takes."""
-        steep = (one.nbytes for link in self.slopes for one in link if one is not None)
+        steep = (slope.nbytes for link in self.slopes for slope in link if slope is not None)
         return sum(steep) + sum(edges.nbytes for link in self.seen.links for edges in link.edges)
 
 
@@ -95,24 +95,24 @@ def compute(
     """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
     the same each time. `method`: one of METHODS. `path`: so many edges of each layer that carried most, of RESCALE.
     None after each step, and a piece of the rows now and then. Raises FailedPrecondition."""
-    name, given = reference
+    name, reference_rows = reference
     if not prepared.chain:
-        prepared.chain = _chain(session, graphs, manifest, _some(given, _own(manifest, given)))
+        prepared.chain = _chain(session, graphs, manifest, _some(reference_rows, _own(manifest, reference_rows)))
         yield None
     chain = prepared.chain
-    bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, given))
+    bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, reference_rows))
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
     for start in range(0, _count(rows), step):
         seen = _seen(session, manifest, chain, batching.part(rows, start, start + step))
         if method == GRADIENT:
             yield None
-            found, ways = _gradient_x_input(chain, seen, bases, outputs), list[Floats]()
+            contributions, ways = _gradient_x_input(chain, seen, bases, outputs), list[Floats]()
         else:
-            found, ways = yield from _shared(chain, seen, bases, outputs, path=path > 0)
+            contributions, ways = yield from _shared(chain, seen, bases, outputs, path=path > 0)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
             nodes_are_inputs=chain[0].layer.node_tensor in rows,
-            contributions=found,
+            contributions=contributions,
             base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
             predictions=seen.answers[:, list(outputs)],
             path=tuple(
@@ -123,31 +123,31 @@ def compute(
 
 
 def _bases(
-    session: Session, manifest: Manifest, prepared: Prepared, name: str, given: Mapping[str, Array]
+    session: Session, manifest: Manifest, prepared: Prepared, name: str, reference_rows: Mapping[str, Array]
 ) -> Generator[None, None, list[Base]]:
     """Of each row of a reference, which are kept where it has a name."""
-    found = []
-    for at in range(_count(given)):
-        found.append(_base(session, manifest, prepared.chain, batching.part(given, at, at + 1)))
+    bases = []
+    for at in range(_count(reference_rows)):
+        bases.append(_base(session, manifest, prepared.chain, batching.part(reference_rows, at, at + 1)))
         yield None
-    if name and sum(base.nbytes for base in found) <= KEPT:
-        prepared.bases[name] = found
-    return found
+    if name and sum(base.nbytes for base in bases) <= KEPT:
+        prepared.bases[name] = bases
+    return bases
 
 
-def _own(manifest: Manifest, given: Mapping[str, Array]) -> Mapping[str, Array]:
+def _own(manifest: Manifest, reference_rows: Mapping[str, Array]) -> Mapping[str, Array]:
     """The rows that the export was proved with: a reference alone, such as zeros, may hide what does not fit."""
-    return verify.feeds(manifest) if manifest.reference.inputs else given
+    return verify.feeds(manifest) if manifest.reference.inputs else reference_rows
 
 
 def _some(*parts: Mapping[str, Array]) -> dict[str, Array]:
     """A few finite rows of each part."""
-    found = {}
+    finite_rows = {}
     for name in parts[0]:
         several = np.concatenate([part[name][:SOME] for part in parts])
         finite = np.isfinite(several).reshape(len(several), -1).all(axis=1)
-        found[name] = np.ascontiguousarray(several[finite])
-    return found
+        finite_rows[name] = np.ascontiguousarray(several[finite])
+    return finite_rows
 
 
 def _base(session: Session, manifest: Manifest, chain: Sequence[ExplainedLayer], row: Mapping[str, Array]) -> Base:
@@ -179,11 +179,13 @@ def _chain(
         )
     names = [*(graph.layer.node_tensor for graph in graphs), last.name]
     values = _values(session, names, rows)
-    given = [values[name].astype(np.float64) for name in names]
+    node_values = [values[name].astype(np.float64) for name in names]
     chain: list[ExplainedLayer] = []
     for at in reversed(range(len(graphs))):
         # Where sums are of bytes, a layer's answers differ from its edges' sum by what was allowed.
-        link, why = _link(graphs[at], values[names[at]], given[at + 1], max(ALIKE, manifest.approximation.max_error))
+        link, why = _link(
+            graphs[at], values[names[at]], node_values[at + 1], max(ALIKE, manifest.approximation.max_error)
+        )
         if link is None:
             if chain and manifest.source.family == HYBRID:
                 break
@@ -207,7 +209,7 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
     try:
         link = ExplainedLayer(graph, attribution.parts(layer))
         seen = link.at(nodes)
-        found = attribution.apply_post_steps(layer, seen.sums(layer))
+        outputs = attribution.apply_post_steps(layer, seen.sums(layer))
         for part in link.parts:  # whether each step before them is known
             attribution.read(part, seen.nodes)
     except attribution.NoParts:
@@ -217,15 +219,15 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
     except (IndexError, ValueError):
         return None, "has steps in its manifest that do not fit its nodes: export again"
     with np.errstate(all="ignore"):
-        alike = found.shape == result.shape and _alike(found, result, bound)
+        alike = outputs.shape == result.shape and _alike(outputs, result, bound)
     return (link, "") if alike else (None, "gives something else than what comes after it takes")
 
 
-def _alike(found: Floats, result: Floats, bound: float) -> bool:
+def _alike(actual: Floats, result: Floats, bound: float) -> bool:
     """Of those rows that are finite."""
     finite = np.isfinite(result).all(axis=1)
-    apart = np.abs(found[finite] - result[finite]).max(initial=0.0)
-    return bool(apart <= bound * np.abs(result[finite]).max(initial=0.0))
+    difference = np.abs(actual[finite] - result[finite]).max(initial=0.0)
+    return bool(difference <= bound * np.abs(result[finite]).max(initial=0.0))
 
 
 def _seen(
@@ -239,16 +241,16 @@ def _seen(
 def _slopes(chain: Sequence[ExplainedLayer], base: ForwardPass) -> list[list[Floats | None]]:
     """Of each link how steep the edges of each part are at the reference. Of the first nothing is asked: where a row is
     as the reference, nothing falls to it."""
-    found: list[list[Floats | None]] = []
+    slopes: list[list[Floats | None]] = []
     for at, (link, seen) in enumerate(zip(chain, base.links, strict=True)):
         if at == 0:
-            found.append([None] * len(link.parts))
+            slopes.append([None] * len(link.parts))
             continue
         dtype = DTYPES[link.graph.given.datatype]
         reach = REACH * np.maximum(np.abs(seen.nodes), 1.0)
         below, above = (link.at((seen.nodes + side).astype(dtype)) for side in (-reach, reach))
-        found.append(attribution.slopes(link.parts, below, above))
-    return found
+        slopes.append(attribution.slopes(link.parts, below, above))
+    return slopes
 
 
 def _shared(
@@ -259,8 +261,8 @@ def _shared(
     for at, base in enumerate(bases):
         if at:
             yield None
-        found, carried = _contributions(chain, seen, base, outputs, path=path)
-        total = total + found
+        contributions, carried = _contributions(chain, seen, base, outputs, path=path)
+        total = total + contributions
         ways = [way + more for way, more in zip(ways, carried, strict=True)]
     return np.asarray(total / len(bases)), [np.asarray(way / len(bases)) for way in ways]
 

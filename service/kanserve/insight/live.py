@@ -77,7 +77,7 @@ class TrafficSampler:
         self._metrics, self._labels = metrics, (info.name, str(info.version))
         self.most_rows = keep
         self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
-        self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
+        self._row_bytes = max(1, sum(tensor.row_bytes for tensor in (*info.inputs, *info.outputs)))
         self._looked, self._cost = time.monotonic(), 0.0
         self._credit, self._all = rate, math.isinf(rate)
         self._most = (FULL_WAIT, FULL_BYTES) if self._all else (WAIT, BYTES)
@@ -96,8 +96,8 @@ class TrafficSampler:
         self._classes = [named.labels(*self._labels, name) for name in nodes.names[:CLASSES]]
         self._count = metrics.number("kanserve_statistics_sampled_rows_total").labels(*self._labels)
         self._take_over()
-        for found in nodes.compared(nodes.empty()):
-            self._set(found, 0.0, 0.0)
+        for part_statistics in nodes.compared(nodes.empty()):
+            self._set(part_statistics, 0.0, 0.0)
 
     def _begin(self, since: float, mark: float) -> None:
         """A window."""
@@ -170,10 +170,10 @@ class TrafficSampler:
             self._later("tell", wait, self._soon)
         self._aside(self._tell)
 
-    def _aside(self, work: Callable[..., None], *given: object) -> Future[None] | None:
+    def _aside(self, work: Callable[..., None], *arguments: object) -> Future[None] | None:
         """On the thread; what goes wrong there is told, and nobody else's business."""
         try:
-            future = self._pool.submit(work, *given)
+            future = self._pool.submit(work, *arguments)
         except RuntimeError:  # it has ended
             return None
         future.add_done_callback(_ended)
@@ -228,7 +228,7 @@ class TrafficSampler:
             kept.seen,
             kept.seconds,
             kept.since,
-            sum(one.mark == kept.mark for one in all_),
+            sum(stored.mark == kept.mark for stored in all_),
             tally.classes,
             self._nodes.compared(tally),
             tally,
@@ -242,7 +242,7 @@ class TrafficSampler:
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
         begun = time.thread_time()
         feeds = [copy()[0] for copy in copies]
-        rows = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+        rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         count = len(next(iter(rows.values())))
         for start in range(0, count, ROWS):
             with contextlib.suppress(KanserveError):  # of requests that could be answered: for want of memory
@@ -339,4 +339,4 @@ class KeptRows:
 
     def _ordered(self) -> Iterator[KeptRow]:
         for part in (self._now, self._before):
-            yield from (row for _, row in sorted(part, key=lambda one: -one[0]))
+            yield from (row for _, row in sorted(part, key=lambda item: -item[0]))

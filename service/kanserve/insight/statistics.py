@@ -53,7 +53,7 @@ class NodeCounts:
 
     def plus(self, other: NodeCounts) -> NodeCounts:
         """What both were."""
-        both = (one.plus(another) for one, another in zip(self.windows, other.windows, strict=True))
+        both = (window.plus(another) for window, another in zip(self.windows, other.windows, strict=True))
         return NodeCounts(self.rows + other.rows, tuple(both), self.classes + other.classes)
 
 
@@ -169,20 +169,20 @@ def parts(manifest: Manifest, run: Run) -> list[Part]:
     ]
     before = (*manifest.baseline.layers, *manifest.baseline.outputs)
     if before:
-        named = [*layers, *((OUTPUT, one.name, None) for one in manifest.outputs)]
-        return [_part(*one, part.cells, part) for one, part in zip(named, before, strict=True)]
-    floats = [one for one in manifest.outputs if one.datatype in verify.FLOATS]
-    return _of_drawn(manifest, run, [*layers, *((OUTPUT, one.name, None) for one in floats)])
+        named = [*layers, *((OUTPUT, tensor.name, None) for tensor in manifest.outputs)]
+        return [_part(*entry, part.cells, part) for entry, part in zip(named, before, strict=True)]
+    floats = [tensor for tensor in manifest.outputs if tensor.datatype in verify.FLOATS]
+    return _of_drawn(manifest, run, [*layers, *((OUTPUT, tensor.name, None) for tensor in floats)])
 
 
 def _of_drawn(manifest: Manifest, run: Run, named: Sequence[tuple[int, str, LayerInfo | None]]) -> list[Part]:
     rows = _drawn(manifest)
     tensors = list(dict.fromkeys(tensor for _, tensor, _ in named if tensor not in rows))
     values = dict(rows) | dict(zip(tensors, run(tensors, rows), strict=True))
-    found = [_part(*one, tuple(_bounds(one[2], values[one[1]])), None) for one in named]
-    if (size := sum(math.prod(part.fine.shape) for part in found)) > MOST:
+    parts = [_part(*entry, tuple(_bounds(entry[2], values[entry[1]])), None) for entry in named]
+    if (size := sum(math.prod(part.fine.shape) for part in parts)) > MOST:
         raise FailedPrecondition(f"its nodes have {size} cells, and statistics are kept of {MOST} at most")
-    return found
+    return parts
 
 
 def _part(
@@ -208,7 +208,7 @@ def _drawn(manifest: Manifest) -> dict[str, Array]:
     """The rows that the export was proved with, or zeros where there are none."""
     if manifest.reference.inputs:
         return verify.feeds(manifest)
-    return {one.name: np.zeros((1, *one.shape[1:]), DTYPES[one.datatype]) for one in manifest.inputs}
+    return {tensor.name: np.zeros((1, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in manifest.inputs}
 
 
 def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...]]:

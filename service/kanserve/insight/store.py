@@ -174,10 +174,10 @@ class ModelStatisticsFile:
 
 def _arrays(tally: NodeCounts) -> Sequence[NDArray[np.generic]]:
     """In the order in which they lie in a file."""
-    found: list[NDArray[np.generic]] = []
+    arrays: list[NDArray[np.generic]] = []
     for window in tally.windows:
-        found += [getattr(window, name) for name in ARRAYS]
-    return [*found, tally.classes]
+        arrays += [getattr(window, name) for name in ARRAYS]
+    return [*arrays, tally.classes]
 
 
 def _sum(numbers: list[float], body: bytes) -> str:
