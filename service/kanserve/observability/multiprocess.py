@@ -83,19 +83,19 @@ def _rule(name: str) -> Callable[[Iterable[float]], float]:
 
 def _read(page: str) -> dict[str, _Family]:
     """The families of a page in Prometheus' text format, as our own server writes it: grouped, without timestamps."""
-    found: dict[str, _Family] = {}
+    families: dict[str, _Family] = {}
     family = _Family()
     for line in page.splitlines():
         if line.startswith("# "):
             _, what, name, *rest = line.split(" ", 3)
-            family = found.setdefault(name, _Family())
+            family = families.setdefault(name, _Family())
             family.lines.append(line)
             if what == "TYPE":
                 family.kind = "".join(rest)
         elif line:
             sample, _, value = line.rpartition(" ")
             family.values[sample] = float(value)
-    return found
+    return families
 
 
 def _written(family: _Family) -> str:

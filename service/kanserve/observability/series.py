@@ -71,10 +71,10 @@ class Family(Generic[S]):
         """The series with these values, made with 0 the first time."""
         key = tuple(str(value) for value in values)
         assert len(key) == len(self._labels), f"{len(key)} values for the labels {self._labels}"
-        found = self._series.get(key)
-        if found is None:
-            found = self._series[key] = self._make()
-        return found
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._make()
+        return series
 
     def remove(self, *values: str) -> None:
         """The series whose labels begin with these values."""
@@ -101,8 +101,8 @@ def _numbers(
 ) -> Family[Number]:
     def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
         shown = kind(name, text, labels=labels)
-        for values, one in series:
-            shown.add_metric(values, one.value)
+        for values, number in series:
+            shown.add_metric(values, number.value)
         return shown
 
     return Family(labels, Number, show)
@@ -114,9 +114,9 @@ def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float
 
     def show(series: list[tuple[tuple[str, ...], Spread]]) -> Metric:
         shown = HistogramMetricFamily(name, text, labels=labels)
-        for values, one in series:
-            buckets = list(zip(names, map(float, itertools.accumulate(one.counts)), strict=True))
-            shown.add_metric(values, buckets, one.total)
+        for values, spread in series:
+            buckets = list(zip(names, map(float, itertools.accumulate(spread.counts)), strict=True))
+            shown.add_metric(values, buckets, spread.total)
         return shown
 
     return Family(labels, lambda: Spread(bounds), show)

@@ -83,11 +83,11 @@ class Statistics:
     def computed(self, rows: int, timing: Timing) -> None:
         """One request's part in a run: as in Triton, each counts the whole run's time."""
         self.inference_count += rows
-        queue, given, infer, output = timing
+        queue, inputs, infer, output = timing
         self.queue.count += 1
         self.queue.ns += queue
         self.compute_input.count += 1
-        self.compute_input.ns += given
+        self.compute_input.ns += inputs
         self.compute_infer.count += 1
         self.compute_infer.ns += infer
         self.compute_output.count += 1
