@@ -164,8 +164,8 @@ class App:
             self._metrics_server.close()
             raise
         self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), memory.give_back())]
-        found = {"grpc": ports.grpc, "http": ports.http}
-        addresses = {name: f"{settings.host}:{port}" for name, port in found.items() if port is not None}
+        port_numbers = {"grpc": ports.grpc, "http": ports.http}
+        addresses = {name: f"{settings.host}:{port}" for name, port in port_numbers.items() if port is not None}
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
 
     async def load(self, stop: asyncio.Event) -> None:
@@ -383,9 +383,9 @@ class Signals:
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
     """Work that is given up at `stop`."""
-    task, told = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
+    task, waiter = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -105,18 +105,18 @@ class Renewal:
         if self._file is None:
             return ()
         try:
-            found = os.stat(self._file)
+            status = os.stat(self._file)
         except OSError:
             return (math.inf,)
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
 
     async def _look(self, source: Source[T]) -> None:
         reason = ""
         try:
-            found = await asyncio.to_thread(source.read)
-            if found is not None and found != source.now:
-                await source.take(found)
-                source.now = found
+            content = await asyncio.to_thread(source.read)
+            if content is not None and content != source.now:
+                await source.take(content)
+                source.now = content
                 self._metrics.number("kanserve_credential_reloads_total").labels(source.what).inc()
         except ConfigError as error:
             reason = str(error)
@@ -125,18 +125,18 @@ class Renewal:
         source.reason = reason
         self._refused(source.what, reason)
 
-    async def _show(self, found: Tls) -> None:
-        await self._transports.renew(found)
-        self._expires(found)
-        endpoints.told(found, self._settings)
+    async def _show(self, tls: Tls) -> None:
+        await self._transports.renew(tls)
+        self._expires(tls)
+        endpoints.told(tls, self._settings)
 
-    async def _admit(self, found: Credentials) -> None:
+    async def _admit(self, credentials: Credentials) -> None:
         if self._gate is not None:
-            self._gate.take(found)
-            authenticator.told(found, self._settings)
+            self._gate.take(credentials)
+            authenticator.told(credentials, self._settings)
 
-    def _expires(self, found: Tls) -> None:
-        self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(found.expires)
+    def _expires(self, tls: Tls) -> None:
+        self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(tls.expires)
 
     def _refused(self, what: str, reason: str) -> None:
         self._metrics.number("kanserve_credential_reload_failed").labels(what).set(bool(reason))

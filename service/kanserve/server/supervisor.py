@@ -127,14 +127,14 @@ class Supervisor:
         self._settings = {**settings.model_dump(mode="json"), **own}
         here = "127.0.0.1" if settings.metrics_host == "0.0.0.0" else settings.metrics_host
         self._orders: list[dict[str, Any]] = []
-        given: dict[str, Any] = {
+        start_message: dict[str, Any] = {
             "settings": self._settings,
             "sockets": sockets,
             "metrics": f"{here}:{metrics}",
             "orders": self._orders,
             "of": settings.workers,
         }
-        self._posts = [WorkerProcess(number, given, page, self.passed) for number in range(settings.workers)]
+        self._posts = [WorkerProcess(number, start_message, page, self.passed) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
@@ -164,14 +164,14 @@ class Supervisor:
         if not await _before(starting, stop):
             starting.cancel()
             return {}
-        said = starting.result()
-        failed = next((one for one in said if "grpc" not in one), None)
+        replies = starting.result()
+        failed = next((reply for reply in replies if "grpc" not in reply), None)
         if failed is not None:
             raise ConfigError(f"a worker did not start: {failed.get('error', 'it ended without a word')}")
         for post in self._posts:
             post.go()
         self._keeping = [asyncio.create_task(post.keep()) for post in self._posts]
-        return {name: said[0][name] for name in ("grpc", "http") if name in said[0]}
+        return {name: replies[0][name] for name in ("grpc", "http") if name in replies[0]}
 
     async def leave(self, hurry: asyncio.Event, number: signal.Signals) -> bool:
         """Have all drain, and sooner with `hurry`. Returns whether all ended well."""
@@ -200,8 +200,10 @@ async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
 class WorkerProcess:
     """The place of one worker: whoever has it is replaced when it ends."""
 
-    def __init__(self, number: int, given: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed) -> None:
-        self._number, self._given, self._page, self._passed = number, given, page, passed
+    def __init__(
+        self, number: int, start_message: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed
+    ) -> None:
+        self._number, self._given, self._page, self._passed = number, start_message, page, passed
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
         self._change: Change | None = None

@@ -32,22 +32,24 @@ BEAT = 1.0  # seconds between two signs of life
 
 def main() -> int:
     """Returns 2 if the server does not start. Otherwise the process ends with the server."""
-    given = json.loads(sys.stdin.buffer.readline())
-    settings = Settings(**given["settings"])
-    endpoints.inherit({int(port): fd for port, fd in given["sockets"].items()})
+    start_message = json.loads(sys.stdin.buffer.readline())
+    settings = Settings(**start_message["settings"])
+    endpoints.inherit({int(port): fd for port, fd in start_message["sockets"].items()})
     logs.configure(settings.log_format, settings.log_level)
     try:
-        asyncio.run(watchdog.last(_serve(settings, given)))
+        asyncio.run(watchdog.last(_serve(settings, start_message)))
     except KanserveError as error:
         _say({"error": str(error)})
         return 2
 
 
-async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
-    told, changes, relay = asyncio.Event(), Changes(), WorkerBus(pass_on=lambda order: _tell({"order": order}))
-    for order in given["orders"]:
+async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
+    all_ready, changes, relay = asyncio.Event(), Changes(), WorkerBus(pass_on=lambda order: _tell({"order": order}))
+    for order in start_message["orders"]:
         relay.orders.put_nowait(order)
-    place = app.WorkerContext(told, given["late"], given["metrics"], relay, given["number"], given["of"])
+    place = app.WorkerContext(
+        all_ready, start_message["late"], start_message["metrics"], relay, start_message["number"], start_message["of"]
+    )
     tasks = [asyncio.create_task(_listen(place, changes))]
 
     def ready(addresses: Mapping[str, str]) -> None:
