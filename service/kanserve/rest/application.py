@@ -106,9 +106,9 @@ def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tu
     yield "GET", "/ui/{rest:path}", page.file, False
 
 
-async def _refuse(asked: Asked, call: Call) -> Answer:
+async def _refuse(request: Asked, call: Call) -> Answer:
     """Reached by no request that is whole."""
-    raise asked.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
+    raise request.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
 
 
 def _no_route(request: Request, error: HTTPException) -> Refused:
@@ -155,15 +155,15 @@ class Probes:
         self._catalogue, self._page = catalogue, page
         self._written: asyncio.Task[bytes] | None = None
 
-    async def live(self, asked: Asked, call: Call) -> Answer:
+    async def live(self, request: Asked, call: Call) -> Answer:
         """200 while the process means to go on."""
         return _state(self._catalogue.live())
 
-    async def ready(self, asked: Asked, call: Call) -> Answer:
+    async def ready(self, request: Asked, call: Call) -> Answer:
         """200 once every version is loaded, until the server begins to leave."""
         return _state(self._catalogue.ready())
 
-    async def metrics(self, asked: Asked, call: Call) -> Answer:
+    async def metrics(self, request: Asked, call: Call) -> Answer:
         """The page of the metrics port, for all workers. A thread writes it, which takes milliseconds, and much longer
         for hundreds of models. Requests that arrive meanwhile get the same page, so many of them cost no more than
         one."""

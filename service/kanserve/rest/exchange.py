@@ -91,10 +91,10 @@ class Exchange:
         *,
         probe: bool,
     ) -> None:
-        async def whole(asked: Asked, call: Call) -> Answer:
-            if asked.broken is not None:
-                raise asked.broken
-            return await method(asked, call)
+        async def whole(request: Asked, call: Call) -> Answer:
+            if request.broken is not None:
+                raise request.broken
+            return await method(request, call)
 
         self._bounds, self._part = bounds, guard.part
         self._strange = guard.strange(" ".join(labels))
@@ -110,9 +110,9 @@ class Exchange:
         """The response to a request whose body nobody reads."""
         return await self._answered(request, Asked({}, request.headers, broken=error))
 
-    async def _answered(self, request: Request, asked: Asked) -> Response:
+    async def _answered(self, request: Request, http_request: Asked) -> Response:
         try:
-            answer = await self._guarded(asked, arrival(request))
+            answer = await self._guarded(http_request, arrival(request))
         except CallFailed as failure:
             answer = failed(failure)
             failure.forget()
@@ -290,11 +290,11 @@ class Events:
         self, guard: Interceptor, metrics: Metrics, bounds: Bounds, labels: tuple[str, str], source: Source
     ) -> None:
         async def events(requests: AsyncIterator[Asked], call: Call) -> AsyncGenerator[bytes]:
-            asked = await anext(requests)
-            if asked.broken is not None:
-                raise asked.broken
-            async with contextlib.aclosing(source(asked, call)) as found:
-                async for data in found:
+            request = await anext(requests)
+            if request.broken is not None:
+                raise request.broken
+            async with contextlib.aclosing(source(request, call)) as stream:
+                async for data in stream:
                     yield data
 
         self._seconds = bounds.arrival
@@ -302,8 +302,10 @@ class Events:
 
     async def answer(self, request: Request) -> Response:
         """The response, also to what is wrong."""
-        asked = Asked(request.path_params, request.headers, b"", await self._whole(request), request.query_params)
-        events = cast(AsyncGenerator[bytes], self._flow(_alone(asked), arrival(request)))
+        http_request = Asked(
+            request.path_params, request.headers, b"", await self._whole(request), request.query_params
+        )
+        events = cast(AsyncGenerator[bytes], self._flow(_alone(http_request), arrival(request)))
         try:
             first = await anext(events, b"")
         except CallFailed as failure:
@@ -357,8 +359,8 @@ class _Stream(Response):
             await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _alone(asked: Asked) -> AsyncIterator[Asked]:
-    yield asked
+async def _alone(request: Asked) -> AsyncIterator[Asked]:
+    yield request
 
 
 async def _lines(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

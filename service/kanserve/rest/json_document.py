@@ -125,12 +125,12 @@ def _keys(value: Any) -> int:
     """The number of keys in all objects."""
     count, waiting = 0, [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            count += len(one)
-            waiting += one.values()
-        elif isinstance(one, list) and not {dict, list}.isdisjoint(map(type, one)):
-            waiting += one
+        node = waiting.pop()
+        if isinstance(node, dict):
+            count += len(node)
+            waiting += node.values()
+        elif isinstance(node, list) and not {dict, list}.isdisjoint(map(type, node)):
+            waiting += node
     return count
 
 
@@ -148,12 +148,12 @@ def _slowly(text: bytes, commas: int) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in result:
             raise _twice(key)
-        found[key] = value
-    return found
+        result[key] = value
+    return result
 
 
 def _finite(text: str) -> float:

@@ -63,21 +63,21 @@ class Shape:
 def scan(text: bytes, *, parts: int, values: int) -> Shape:
     """The counts of a text. Raises TooMuch as soon as a count exceeds its limit, Malformed for more closing brackets
     than opening ones."""
-    found, at, inside = Shape(), 0, False
+    shape, at, inside = Shape(), 0, False
     while at < len(text):
         end = _end(text, at)
         piece = text[at:end]
         if BACKSLASH in piece:  # of the same length, so that positions stay
             piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        inside = _count(found, piece, at, inside=inside)
-        if found.parts > parts:
-            raise TooMuch("parts", found.parts)
-        if found.commas > values:
-            raise TooMuch("values", found.commas)
-        if found.closers > found.openers:
+        inside = _count(shape, piece, at, inside=inside)
+        if shape.parts > parts:
+            raise TooMuch("parts", shape.parts)
+        if shape.commas > values:
+            raise TooMuch("values", shape.commas)
+        if shape.closers > shape.openers:
             raise Malformed("a bracket closes what none opened")
         at = end
-    return found
+    return shape
 
 
 def _end(text: bytes, at: int) -> int:
@@ -91,7 +91,7 @@ def _end(text: bytes, at: int) -> int:
     return end
 
 
-def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
+def _count(shape: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
     """Add a slice. Returns whether the next slice begins inside a string."""
     letters = np.frombuffer(piece, np.uint8)
     kinds = KINDS[letters]
@@ -102,20 +102,20 @@ def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
     elif inside:
         return True
     counts = np.bincount(kinds, minlength=5).tolist()
-    found.openers += counts[1]
-    found.closers += counts[2]
-    found.commas += counts[3]
-    found.colons += counts[4]
+    shape.openers += counts[1]
+    shape.closers += counts[2]
+    shape.commas += counts[3]
+    shape.colons += counts[4]
     commas = np.flatnonzero(kinds == 3)
     kinds[commas[:-1]] = 0
-    found.marks.append(np.flatnonzero(kinds) + at)
+    shape.marks.append(np.flatnonzero(kinds) + at)
     return inside
 
 
-def depth(text: bytes, found: Shape) -> int:
+def depth(text: bytes, shape: Shape) -> int:
     """The largest number of lists and objects that are open at once."""
     deepest, now = 0, 0
-    for marks in found.marks:
+    for marks in shape.marks:
         kinds = KINDS[np.frombuffer(text, np.uint8)[marks]]
         steps = np.cumsum((kinds == 1).astype(np.int64) - (kinds == 2))
         if steps.size:
@@ -136,10 +136,10 @@ class Piece:
 
 
 # radon: one pass over the brackets; split, each function would pass on all four counters.
-def pieces(text: bytes, found: Shape) -> Iterator[Piece]:
+def pieces(text: bytes, shape: Shape) -> Iterator[Piece]:
     """The pieces, in their order. Raises Malformed, and TooMuch for a piece that is too long."""
     stack, before, at, low, colons = bytearray(), bytearray(), 0, 0, 0
-    for mark in itertools.chain.from_iterable(marks.tolist() for marks in found.marks):
+    for mark in itertools.chain.from_iterable(marks.tolist() for marks in shape.marks):
         letter = text[mark]
         if letter in OPENERS:
             stack.append(letter)
