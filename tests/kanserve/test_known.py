@@ -66,7 +66,7 @@ class Served:
         self.registry, metrics = Registry(), Metrics()
         self.loader = Loader(base.load("ort"), chosen, 1, metrics)
         self.bundle = layout.load(candidate, chosen.max_file_bytes)
-        self.registry.found("toy", 1)
+        self.registry.begin_load("toy", 1)
         self.registry.loaded(self.loader.load(self.bundle))
         rollout = Rollout(chosen, base.load("ort"), 1, self.registry, metrics, nothing)
         control = build(rollout, self.registry, metrics)
@@ -203,14 +203,14 @@ def test_fields_in_another_order_are_not_parted() -> None:
 def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request(ROWS).SerializeToString()
     toys.again(asked)
-    toys.registry.found("another", 1)
+    toys.registry.begin_load("another", 1)
     monkeypatch.setattr(toys.service, "_first", None)
     with pytest.raises(TypeError):
         toys.again(asked)
 
 
 def test_heads_are_bounded(toys: Served) -> None:
-    heads = toys.service._heads._known
+    heads = toys.service._cache._known
     for rows in range(1, 9):
         toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
     assert 8 <= len(heads) <= request_cache.MOST_HEADS

@@ -298,7 +298,7 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
 
 def test_only_what_the_table_says_can_happen() -> None:
     registry = Registry()
-    registry.found("m", 1)
+    registry.begin_load("m", 1)
     registry.failed("m", 1, "because")
     with pytest.raises(KeyError):
         registry.failed("m", 1, "again")

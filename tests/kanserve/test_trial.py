@@ -46,7 +46,7 @@ def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FIL
 
 def tried(one: Bundle, root: Path, **settings: Any) -> None:
     """Raises what the trial raises."""
-    asyncio.run(Sandbox(Settings(repository=root, **settings)).passed(one))
+    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(one))
 
 
 REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
@@ -152,7 +152,7 @@ def during(
 
     async def main() -> asyncio.Task[None]:
         trial = Sandbox(Settings(repository=root, graph_allowlist="relaxed", **settings))
-        task = asyncio.create_task(trial.passed(one))
+        task = asyncio.create_task(trial.validate(one))
         await grandchildren(trial, 1)
         await meanwhile(trial, task)
         await asyncio.wait([task])
@@ -269,7 +269,7 @@ def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch
     async def main() -> None:
         trial = Sandbox(Settings(repository=tmp_path))
         for _ in range(2):
-            await trial.passed(one)
+            await trial.validate(one)
             pid = forker(trial)
             await asyncio.sleep(0.3)
             assert not Path(f"/proc/{pid}").exists()
@@ -282,10 +282,10 @@ def test_many_pass_through_one_process(tmp_path: Path) -> None:
 
     async def main() -> None:
         trial = Sandbox(Settings(repository=tmp_path))
-        await trial.passed(one)
+        await trial.validate(one)
         pid = forker(trial)
         begun = time.monotonic()
-        await asyncio.gather(*(trial.passed(one) for _ in range(20)))
+        await asyncio.gather(*(trial.validate(one) for _ in range(20)))
         assert time.monotonic() - begun < 5
         assert forker(trial) == pid
         assert len(os.listdir(f"/proc/{pid}/fd")) < 8

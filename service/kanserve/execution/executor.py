@@ -1,8 +1,9 @@
-"""The runs of one model: what waits becomes batches (`scheduling`), which run on the loop or on threads.
+"""Executor of one model, which forms batches of waiting requests (`scheduling`) and runs them on the event loop or on
+threads.
 
-NOTE: A run that takes less than the hop to a thread and back is done on the event loop. Measured with
-perf_analyzer, B = 1, two cores: 0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at
-load; above it the loop is never held.
+NOTE: An execution that takes less time than the hop to a thread and back runs on the event loop. Measured with
+perf_analyzer, B = 1, two cores: 0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at load; larger
+batches never block the loop.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ STRING = 8  # a str takes so many pointers of an array, beside its characters; t
 
 
 class Limits(NamedTuple):
-    """When a waiting request is no longer worth running, on the monotonic clock, and before whom it runs."""
+    """Time limits and priority of a waiting request."""
 
     queue_timeout: float | None = None  # seconds
     deadline: float | None = None
@@ -40,7 +41,7 @@ class Limits(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Outputs in the order asked for, and nanoseconds spent waiting, computing, and taking apart what ran together."""
+    """Result of one request: outputs in the requested order, and nanoseconds of each phase."""
 
     outputs: list[Array]
     queue_ns: int
@@ -50,7 +51,7 @@ class Run(NamedTuple):
 
 @dataclass(slots=True, eq=False)  # frozen ones take four times as long to make, and each request makes one
 class Job:
-    """One request while it waits or runs."""
+    """Request while it waits or runs."""
 
     outputs: tuple[str, ...]
     feeds: Mapping[str, Array]
@@ -60,7 +61,11 @@ class Job:
 
 
 class Executor:
-    """Use from one event loop. `execute` runs the graph, from any thread; `max_bytes`: of what waits."""
+    """Executor of one model, for use from one event loop.
+
+    execute    runs the graph, from any thread
+    max_bytes  bytes of the inputs that wait
+    """
 
     def __init__(
         self,
@@ -118,7 +123,7 @@ class Executor:
             if job.future.cancelled() and self._queue.remove(entry):
                 self._end(job, _nothing)
 
-    def lane(self, form: RequestSignature) -> FastPath | None:
+    def fast_path(self, form: RequestSignature) -> FastPath | None:
         """A short way for requests of this form; None where there can be none. The next five are for it."""
         if form.rows > self._direct or self._policy.levels != (PriorityLevel(),):
             return None
@@ -126,7 +131,7 @@ class Executor:
 
     @property
     def open(self) -> bool:
-        """Whether a lane may run what comes: nothing waits, and a run may begin."""
+        """Whether a fast path may run what comes: nothing waits, and a run may begin."""
         waiting = self._metrics.statistics.pending
         return not len(self._queue) and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
 
@@ -137,7 +142,7 @@ class Executor:
         return self._calm >= CALM and self._calm % PROBE > 0
 
     def pending(self, count: int) -> None:
-        """So many requests more wait in a lane."""
+        """So many requests more wait in a fast path."""
         self._metrics.statistics.pending += count
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -145,7 +150,7 @@ class Executor:
         return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
-        """A lane ran so many requests together."""
+        """A fast path ran so many requests together."""
         self._calm = self._calm + 1 if requests == 1 else 0
         self._metrics.executed(rows, timing)
         self._pace.ran(rows, timing.compute_infer / 1e9)
@@ -320,7 +325,7 @@ Deliver = Callable[[], None]
 
 
 class InOrder(Generic[T]):
-    """Holds what is ready until everything before it has been delivered."""
+    """Buffer that delivers results in the order of their requests."""
 
     def __init__(self) -> None:
         self._line: dict[T, Deliver | None] = {}  # a dict keeps the order
@@ -345,7 +350,7 @@ SHARE = 0.1  # of the newest run in the average
 
 
 class ServiceTimeEstimate:
-    """Seconds that a row takes on one instance, a moving average; nothing is known before the first run."""
+    """Moving average of the seconds that one row takes on one instance; unknown before the first execution."""
 
     def __init__(self) -> None:
         self._row: float | None = None

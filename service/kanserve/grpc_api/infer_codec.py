@@ -232,8 +232,12 @@ TEXT = frozenset((FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAG
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`most`: limit of fields of the message itself; `within`: bounds of its inner messages, by field number; `packed`:
-    numbers of the fields that may hold many integers."""
+    """Limits of the fields of a message type.
+
+    most    fields of the message itself
+    within  limits of its inner messages, by field number
+    packed  numbers of the fields that may hold many integers
+    """
 
     most: int = MOST
     within: Mapping[int, Bound] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What is known about a model, as messages: the single mapping from manifest to wire."""
+"""Codec of model facts: the single mapping from a manifest to protobuf messages."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def _facts(info: ModelInfo) -> dict[str, str]:
 
 
 def named(names: Names) -> dict[str, str | list[str]]:
-    """What people call the model's numbers; nothing where nobody said."""
+    """The display names of a model's inputs, units and classes, and its description. Empty ones are left out."""
     fields: dict[str, str | list[str]] = {
         "kan.features": list(names.features),
         "kan.units": list(names.units),

@@ -1,6 +1,6 @@
-"""Curves of a model's edges, from the edge graph of each layer: the same numbers that an edge query gives.
+"""Curves of a model's edges, from the edge graph of each layer, with the same values as an edge query.
 
-A layer computes all its edges at a few points at a time; what was asked for is kept and sent, block by block.
+A layer computes all its edges at a few points at a time. The requested edges are kept and sent, block by block.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) 
 
 
 def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, request: CurveRequest) -> Iterator[CurveBlock | None]:
-    x = curves.grid(domain, request.points, DTYPES[graph.given.datatype])
+    x = curves.grid(domain, request.points, DTYPES[graph.node_input.datatype])
     kinds, names = curves.named_parts(graph.layer) if request.parts else ((), ())
     total, *own = yield from _values(graph, plan, x, names)
     parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if request.parts else ()
@@ -92,7 +92,7 @@ def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, request: CurveReq
 
 def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Generator[None, None, Floats]:
     """[N, s, d]"""
-    below, above = curves.beside(x, domain, DTYPES[graph.given.datatype])
+    below, above = curves.beside(x, domain, DTYPES[graph.node_input.datatype])
     (left,) = yield from _values(graph, plan, below)
     (right,) = yield from _values(graph, plan, above)
     chosen = list(plan.sources)
@@ -105,7 +105,7 @@ def _extrema(
     """Where each of the planned edges is smallest and largest [s, d, 2], and what it is there: from its points
     [N, s, d] closer and closer."""
     extrema: list[tuple[Floats, Floats]] = []
-    dtype = DTYPES[graph.given.datatype]
+    dtype = DTYPES[graph.node_input.datatype]
     for largest in (False, True):
         wide = np.broadcast_to(x[:, list(plan.sources), None], phi.shape).astype(np.float64)
         values = phi.astype(np.float64)
@@ -132,7 +132,8 @@ def _apart(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, Non
 
 
 def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float32]:
-    """[N, s, d] -> [s, d, N] of some edges. What is too large for float32 becomes infinite, as the format says."""
+    """[N, s, d] -> [s, d, N] of some edges. A value that is too large for float32 becomes infinite, as the format
+    says."""
     with np.errstate(over="ignore"):
         return values[:, first, second].transpose(1, 2, 0).astype(np.float32)
 
@@ -160,7 +161,7 @@ def pieces(graph: LayerGraph, x: Floats) -> Iterator[tuple[slice, Floating]]:
 
 def _nodes(graph: LayerGraph, x: Floats) -> Iterator[Array]:
     """[n, width]: what the layer is given where its sources are `x` [N, S], so much at a time that it is one step."""
-    layer, tensor = graph.layer, graph.given
+    layer, tensor = graph.layer, graph.node_input
     dtype = DTYPES[tensor.datatype]
     columns = list(curves.columns(layer))
     width = tensor.shape[-1] if tensor.shape[-1] > 0 else max(columns) + 1

@@ -1,4 +1,4 @@
-"""Scores of a model's edges over a batch, from its edge graphs: what moves, piece by piece."""
+"""Scores of a model's edges over a batch, from the spread of the values of its edge graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kanserve.types import Array, LayerScores
 
 
 class _Spread(EdgeConsumer):
-    """How much the edges of a layer move."""
+    """Consumer that measures the spread of the edge values of a layer."""
 
     def __init__(self, graph: LayerGraph) -> None:
         super().__init__(graph, graph.layer.positions)
@@ -60,12 +60,12 @@ def edge_scores(
     spreads = [_Spread(graph) for graph in graphs]
     yield from edge_queries.stream_edges(nodes, spreads, min(chunk_bytes, STEP_BYTES))
     layer_scores = [spread.spread() for spread in spreads]
-    widths = [*(graph.given.shape[-1] for graph in graphs), manifest.output.shape[-1]]
+    widths = [*(graph.node_input.shape[-1] for graph in graphs), manifest.output.shape[-1]]
     yield as_layers(scores.attribute(manifest.layers, layer_scores, widths), layer_scores)
 
 
 def as_layers(layer_scores: Sequence[Scores], spreads: Sequence[Spread]) -> tuple[LayerScores, ...]:
-    """Scores and spreads of all layers, as they are told."""
+    """Scores and spreads of all layers, as the response has them."""
     return tuple(
         LayerScores(
             at,
@@ -79,16 +79,16 @@ def as_layers(layer_scores: Sequence[Scores], spreads: Sequence[Spread]) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class LiveScores:
-    """The scores, and what a reader should know of them."""
+    """Scores over counted rows, and notes for the reader."""
 
     layers: tuple[LayerScores, ...]
     notes: tuple[str, ...]
 
 
 class _Before(Window):
-    """The baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
-    of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all values
-    so that their mean and standard deviation are those of the rows."""
+    """Baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
+    of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all
+    values so that their mean and standard deviation are those of the rows."""
 
     def __init__(self, baseline: NodeBaseline) -> None:
         super().__init__(Cells.of(baseline.cells, len(baseline.counts)))
@@ -124,7 +124,7 @@ def baseline_counts(manifest: Manifest) -> NodeCounts:
 
 
 def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: NodeCounts) -> Iterator[LiveScores | None]:
-    """Of all layers, each of class A, of a stack of them: None after each step, and at last the answer."""
+    """The scores of all layers of a stack, each of class A. Yields None after each step, and the result at the end."""
     spreads, notes = [], []
     for at, graph in enumerate(graphs):
         window = tally.windows[at]

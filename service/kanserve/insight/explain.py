@@ -1,7 +1,8 @@
-"""Explanations of a model's outputs, from its graph and its edge graphs: the numbers for `analysis/attribution.py`.
+"""Explanations of a model's outputs: the values for `analysis/attribution.py` from its graph and its edge graphs.
 
-The layers that are explained are a chain that ends at the output: each takes what the one before gives. A network that
-was read as layers is one; of a torch module with KAN layers in it those at its end are, as far as their numbers say so.
+The explained layers are a chain that ends at the output: each takes the output of the previous one. In a network that
+was read as layers, all layers are in the chain. In a torch module, it is the KAN layers at the end, as far as their
+values confirm it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ REACH = 1e-3  # of a node's magnitude: what a slope looks to either side
 
 @dataclass(frozen=True, slots=True)
 class ExplainedLayer:
-    """A layer of the chain, and the parts of its edges."""
+    """Layer of the chain, with the parts of its edges."""
 
     graph: LayerGraph
     parts: tuple[Part, ...]
@@ -50,7 +51,7 @@ class ExplainedLayer:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """Some rows: what each link of the chain saw, and the answers [B, O]."""
+    """Forward pass over some rows: activations of each layer of the chain, and outputs [B, O]."""
 
     links: tuple[LayerActivations, ...]
     answers: Floats
@@ -58,22 +59,21 @@ class ForwardPass:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """One row of reference: what it gives, and how steep the edges of each part of each link are there."""
+    """Reference row: its forward pass, and the slopes of the edges of each part of each layer."""
 
     seen: ForwardPass
     slopes: Sequence[Sequence[Floats | None]]
 
     @property
     def nbytes(self) -> int:
-        """What it takes."""
+        """Its size in bytes."""
         steep = (slope.nbytes for link in self.slopes for slope in link if slope is not None)
         return sum(steep) + sum(edges.nbytes for link in self.seen.links for edges in link.edges)
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What explanations of a version have in common, once somebody has asked: the chain, and the bases of references
-    that have a name. Used by the thread of its queries alone."""
+    """Cache of the chain of a version, and of its named references. Only the thread of its queries uses it."""
 
     chain: tuple[ExplainedLayer, ...] = ()
     bases: dict[str, list[Base]] = field(default_factory=dict)
@@ -92,9 +92,14 @@ def compute(
     chunk_bytes: int,
     path: int = 0,
 ) -> Iterator[Explanation | None]:
-    """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
-    the same each time. `method`: one of METHODS. `path`: so many edges of each layer that carried most, of RESCALE.
-    None after each step, and a piece of the rows now and then. Raises FailedPrecondition."""
+    """Explanations of `rows` [B, ...] by input against a reference [R, ...], as the mean over its rows.
+
+        reference  name and rows; a named reference must have the same rows each time
+        method     one of METHODS
+        path       number of edges per layer with the largest contributions; only for RESCALE
+
+    Yields None after each step, and a piece of the rows now and then. Raises FailedPrecondition.
+    """
     name, reference_rows = reference
     if not prepared.chain:
         prepared.chain = _chain(session, graphs, manifest, _some(reference_rows, _own(manifest, reference_rows)))
@@ -125,7 +130,7 @@ def compute(
 def _bases(
     session: Session, manifest: Manifest, prepared: Prepared, name: str, reference_rows: Mapping[str, Array]
 ) -> Generator[None, None, list[Base]]:
-    """Of each row of a reference, which are kept where it has a name."""
+    """The reference rows, which are cached if the reference has a name."""
     bases = []
     for at in range(_count(reference_rows)):
         bases.append(_base(session, manifest, prepared.chain, batching.part(reference_rows, at, at + 1)))
@@ -160,8 +165,8 @@ def _count(rows: Mapping[str, Array]) -> int:
 
 
 def _row_bytes(chain: Sequence[ExplainedLayer], outputs: int, *, path: bool) -> int:
-    """What a row takes at most meanwhile: some copies of its edge values, and its multipliers; for a path copies of
-    what each edge carried to each output."""
+    """The largest memory of one row during the computation: copies of its edge values, its multipliers, and for a
+    path the contributions of each edge to each output."""
     widths = [max(link.layer.sources, link.layer.destinations) for link in chain]
     more = 4 * outputs if path else 0
     edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3 + more) for link in chain)
@@ -224,7 +229,7 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
 
 
 def _alike(actual: Floats, result: Floats, bound: float) -> bool:
-    """Of those rows that are finite."""
+    """Whether two results agree in their finite rows."""
     finite = np.isfinite(result).all(axis=1)
     difference = np.abs(actual[finite] - result[finite]).max(initial=0.0)
     return bool(difference <= bound * np.abs(result[finite]).max(initial=0.0))
@@ -239,14 +244,14 @@ def _seen(
 
 
 def _slopes(chain: Sequence[ExplainedLayer], base: ForwardPass) -> list[list[Floats | None]]:
-    """Of each link how steep the edges of each part are at the reference. Of the first nothing is asked: where a row is
-    as the reference, nothing falls to it."""
+    """The slopes of the edges of each part of each layer at the reference. The first layer has none: a row that
+    equals the reference gets no contribution there."""
     slopes: list[list[Floats | None]] = []
     for at, (link, seen) in enumerate(zip(chain, base.links, strict=True)):
         if at == 0:
             slopes.append([None] * len(link.parts))
             continue
-        dtype = DTYPES[link.graph.given.datatype]
+        dtype = DTYPES[link.graph.node_input.datatype]
         reach = REACH * np.maximum(np.abs(seen.nodes), 1.0)
         below, above = (link.at((seen.nodes + side).astype(dtype)) for side in (-reach, reach))
         slopes.append(attribution.slopes(link.parts, below, above))
@@ -282,8 +287,9 @@ def _gradient_x_input(
 
 
 def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
-    """Of the edges of each part at each row. Every other node goes the other way: a norm would not see all go one."""
-    dtype = DTYPES[link.graph.given.datatype]
+    """The slopes of the edges of each part at each row. Every other node moves in the other direction, because a
+    norm would not change if all moved in the same one."""
+    dtype = DTYPES[link.graph.node_input.datatype]
     reach = REACH * np.maximum(np.abs(at.nodes), 1.0) * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
     below, above = (link.at((at.nodes + side).astype(dtype)) for side in (-reach, reach))
     return attribution.gradients(link.parts, below, above)

@@ -1,10 +1,13 @@
-"""What a version is asked: its numbers over the rows of its traffic, and over the latest of them.
+"""Sampler of a version's traffic: statistics over all sampled rows, and over the latest of them.
 
-Requests are offered when they were answered. Rows are taken a few times a second together, through the graph once more
-for what is inside, on a thread that stands back; memory does not grow. How many are taken: with "sampled", so many a
-second, and fewer where that would take more than a small share of one core; with "full", all, as far as they can be
-kept until the next look. While no row may be taken nobody offers any, which would cost more than what is taken. The
-latest rows are those of two windows: one that is full, and one that fills. No row is kept, unless `keep` says so.
+The model offers requests after it has answered them. A few times per second, a low-priority thread runs the rows
+through the graph again to get the hidden nodes, in constant memory. With "sampled", it takes a fixed number of rows per
+second, and fewer if that would exceed a small share of one core. With "full", it takes all rows that fit its buffer
+until the next run. While the sampler takes no rows, the model offers none, because the offer would cost more than the
+sampling.
+
+The latest rows are those of two windows: one that is full, and one that is being filled. The sampler stores no row
+unless `keep` says so.
 """
 
 from __future__ import annotations
@@ -45,8 +48,17 @@ CLASSES = 100  # of a model that are labels of a metric at most
 
 @dataclass(frozen=True, slots=True)
 class TrafficStatistics:
-    """Over so many `rows`, of about `seen` that were answered in `seconds`; `since`, in seconds since the epoch, these
-    are counted. `processes`: of how many. `classes` as of `Tally`."""
+    """Statistics of a version's traffic.
+
+    rows       sampled rows
+    seen       answered rows, about
+    seconds    time in which these were answered
+    since      begin of the counts, in seconds since the epoch
+    processes  number of workers that counted
+    classes    as of `NodeCounts`
+    nodes      statistics of each layer and output
+    tally      counts that the statistics come from
+    """
 
     rows: int
     seen: int
@@ -59,8 +71,12 @@ class TrafficStatistics:
 
 
 class TrafficSampler:
-    """On the event loop, but for what the thread does. `rate`: rows a second that are taken; infinite: all. `shelf`:
-    where it is kept, and others' are. `keep`: so many rows as they are, for people to look at."""
+    """Sampler of one version's traffic, for use on the event loop except for its own thread.
+
+    rate   sampled rows per second; infinite: all rows
+    shelf  opens the file of these statistics and of those of other workers
+    keep   number of rows that the sampler stores for inspection
+    """
 
     def __init__(
         self,
@@ -107,7 +123,7 @@ class TrafficSampler:
         self._rows = KeptRows(self.most_rows, ROWS)
 
     def _take_over(self) -> None:
-        """What was counted before the last restart, unless all was begun anew meanwhile."""
+        """Continue with the counts before the last restart, unless they were reset meanwhile."""
         if self._shelf is None:
             return
         kept, mark = self._shelf.own(), self._shelf.mark()
@@ -171,7 +187,7 @@ class TrafficSampler:
         self._aside(self._tell)
 
     def _aside(self, work: Callable[..., None], *arguments: object) -> Future[None] | None:
-        """On the thread; what goes wrong there is told, and nobody else's business."""
+        """Run `work` on the thread. A failure is logged, and affects nothing else."""
         try:
             future = self._pool.submit(work, *arguments)
         except RuntimeError:  # it has ended
@@ -216,7 +232,8 @@ class TrafficSampler:
             return StoredStatistics(self._mark, self._since, seen, seconds, self._total, self._recent.both())
 
     def counted(self, *, lately: bool) -> TrafficStatistics:
-        """Over all rows that were looked into since it was begun, or the latest; by all processes. On a thread."""
+        """Statistics of all workers over all sampled rows since the counts began, or over the latest ones. Call it
+        on a thread."""
         own = self._kept()
         all_ = [own, *([] if self._shelf is None else self._shelf.others())]
         kept = store.merged(all_)
@@ -235,7 +252,7 @@ class TrafficSampler:
         )
 
     def rows(self) -> Sequence[KeptRow]:
-        """Of the latest, those that were kept."""
+        """The stored rows among the latest ones."""
         with self._lock:
             return self._rows.latest()
 
@@ -297,15 +314,15 @@ def _ended(work: Future[None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeptRow:
-    """A row [...] by input; `at`: when it was looked into, in seconds since the epoch."""
+    """Row [...] by input. `at`: time of the sampling, in seconds since the epoch."""
 
     at: float
     values: Mapping[str, Array]
 
 
 class KeptRows:
-    """`most` of a window of `window` rows, each with the same chance (Vitter's algorithm R), and of the window before
-    for as long as this one has fewer."""
+    """Uniform sample of `most` rows from a window of `window` rows (Vitter's algorithm R). Rows of the previous
+    window fill it up while the current one has fewer."""
 
     def __init__(self, most: int, window: int, seed: int | None = None) -> None:
         self._most, self._window = most, max(window, most)

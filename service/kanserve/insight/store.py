@@ -1,14 +1,14 @@
-"""What statistics have counted, in a folder: so that a restart goes on, and several processes answer as one.
+"""Store of statistics in a folder, so that a restart continues them and several workers share them.
 
-    FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
+The file FOLDER/statistics/MODEL/VERSION/NUMBER.tally belongs to the worker with that number.
 
 A file is a line of JSON and then the arrays, compressed. The server writes it whole or not at all. It accepts a file
 only if it has this form, the same graph and the same cells. The folder is the server's own (`safe_files.Folder`), so
 the server rejects a link, a FIFO or a directory that others can write. If the folder is full, read-only, rejected or
 broken, the server only stops keeping statistics there, and logs one line.
 
-Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is
-that of all: what has an older one counts no more.
+Each window has a mark: the time at which ResetStatistics began it, or 0. The latest mark of all files is the valid one.
+Windows with an older mark do not count.
 """
 
 from __future__ import annotations
@@ -40,8 +40,15 @@ log = logs.get_logger("models")
 
 @dataclass(frozen=True, slots=True)
 class StoredStatistics:
-    """Of one process: the `mark` of its window, `since` when it counts, in seconds since the epoch, rows that were
-    `seen` in so many `seconds`, those that were looked into, in all and lately."""
+    """Statistics of one worker.
+
+    mark     mark of its window
+    since    begin of the counts, in seconds since the epoch
+    seen     answered rows
+    seconds  time in which these were answered
+    total    counts of all sampled rows
+    recent   counts of the latest sampled rows
+    """
 
     mark: float
     since: float
@@ -53,15 +60,15 @@ class StoredStatistics:
 
 @dataclass(slots=True)
 class StatisticsStore:
-    """A process' place in the folder: its `number` of so many `workers`."""
+    """Store of one worker, with its `number` among `workers`, in a folder that all of them share."""
 
     folder: Path
     number: int = 0
     workers: int = 1
-    told: set[str] = field(default_factory=set, init=False)
+    logged: set[str] = field(default_factory=set, init=False)
 
     def shelf(self, info: ModelInfo, nodes: Nodes) -> ModelStatisticsFile:
-        """For one version."""
+        """The files of one version."""
         own = safe_files.Folder(self.folder, "statistics", info.name, str(info.version))
         return ModelStatisticsFile(self, own, info.digest, nodes)
 
@@ -71,8 +78,8 @@ class StatisticsStore:
         if isinstance(error, safe_files.Refused):
             where = Path(str(error.filename))
         key = KEPT if what == KEPT and not isinstance(error, safe_files.Refused) else str(where)
-        if key not in self.told:
-            self.told.add(key)
+        if key not in self.logged:
+            self.logged.add(key)
             log.warning(
                 "statistics_write_failed" if what == KEPT else "statistics_read_failed",
                 folder=str(where),
@@ -81,7 +88,7 @@ class StatisticsStore:
 
 
 class ModelStatisticsFile:
-    """The files of one version."""
+    """Files with the statistics of one version, one per worker."""
 
     def __init__(self, keeping: StatisticsStore, folder: safe_files.Folder, digest: str, nodes: Nodes) -> None:
         self._keeping, self._folder, self._digest, self._nodes = keeping, folder, digest, nodes
@@ -94,23 +101,23 @@ class ModelStatisticsFile:
         return 0.0 if self._keeping.workers > 1 else ALONE
 
     def write(self, kept: StoredStatistics) -> None:
-        """One's own."""
+        """Write the file of this worker."""
         try:
             self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(kept))
-            self._keeping.told.discard(KEPT)
+            self._keeping.logged.discard(KEPT)
         except OSError as error:
             self._keeping.cannot(KEPT, self._folder.path, error)
 
     def own(self) -> StoredStatistics | None:
-        """What was counted before the last restart; None where there is nothing."""
+        """The counts before the last restart; None if there are none."""
         return dict(self._all()).get(self._keeping.number)
 
     def mark(self) -> float:
-        """The latest of all files."""
+        """The latest mark of all files."""
         return max((kept.mark for _, kept in self._all()), default=0.0)
 
     def others(self) -> list[StoredStatistics]:
-        """Those of other processes. Who does not answer any more has nothing that is recent."""
+        """The statistics of other workers. Those of a worker that has exited contain no recent rows."""
         return [
             kept if number < self._keeping.workers else _past(kept, self._nodes)
             for number, kept in self._all()

@@ -1,6 +1,6 @@
-"""From checked bytes to a model that proved itself here, on this device.
+"""Loader from verified bytes to a model that passed its self-test on this device.
 
-The graph fits its manifest, and the manifest's reference rows give the manifest's answers.
+The graph must fit its manifest, and the manifest's reference rows must give the manifest's outputs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NICE = 19
 
 @dataclass(frozen=True, slots=True)
 class ServingVersion:
-    """A version of the model that serves: what it is, how its runs go, and under which config.pbtxt."""
+    """Serving version of a model: its facts, its execution plan and its config.pbtxt."""
 
     info: ModelInfo
     way: ExecutionPlan
@@ -53,7 +53,7 @@ class ServingVersion:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Makes models with one backend, on the device and within the limits of the settings."""
+    """Loader of models with one backend, for the device and within the limits of the settings."""
 
     backend: Backend
     settings: Settings
@@ -92,8 +92,8 @@ class Loader:
         return model
 
     def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, ExecutionPlan]:
-        """What a version would be served with, whatever its answers are: for who times it, and tells by how much they
-        are off. Raises LoadError, ConfigError."""
+        """The parts of a version without its self-test, for benchmarks that measure time and error. Raises
+        LoadError, ConfigError."""
         of_bundle = self._graphs_of(bundle)
         session = of_bundle.sessions(by_kernel=False)(self._threads(bundle))
         info = _info(bundle, session, self.settings.plain_onnx_max_batch_size)
@@ -104,7 +104,7 @@ class Loader:
         return Graphs(bundle, create, library_for(bundle, self.settings))
 
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
-        """What it does of rows outside, if its export said so."""
+        """The guard for inputs out of range, if the export asks for one."""
         manifest = info.manifest
         if manifest is not None and manifest.out_of_range in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_out_of_range_rows_total")
@@ -140,8 +140,8 @@ class Loader:
         return self.asides[0]
 
     def _threads(self, bundle: Bundle) -> int:
-        """Of one run, before anything is measured: one. A large model's runs wait for memory more than for cores,
-        and it is not made twice: it has all."""
+        """The threads of one execution before any measurement: one. A large model gets all threads, because memory
+        limits its executions, and because a second session would take too much memory."""
         config = bundle.config
         if config.threads or config.instances:
             return config.threads or max(1, self.threads // config.instances)
@@ -217,7 +217,7 @@ class Loader:
 
 
 def _form(manifest: Manifest) -> object:
-    """What decides how long a run takes, as far as a manifest says it."""
+    """The properties of a manifest that determine how long an execution takes."""
     layers = [
         (x.sources, x.destinations, x.positions, [(y.kind, y.functions) for y in x.bases]) for x in manifest.layers
     ]
@@ -230,7 +230,7 @@ def _large(bundle: Bundle) -> bool:
 
 
 def beside_of(bundle: Bundle) -> Mapping[str, bytes]:
-    """What the graphs of a version share, from the bytes that were checked."""
+    """The files that all graphs of a version share, from the verified bytes."""
     return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
 
 
@@ -256,7 +256,8 @@ def _info(bundle: Bundle, session: Session, plain_onnx_max_batch_size: int) -> M
 
 
 class BatchSizeDispatch:
-    """Runs of `least` rows or more take the graph for `many`, others that for `few`. Implements `base.Session`."""
+    """Session that runs `least` rows or more with the graph `many`, and fewer rows with `few`. It implements
+    `base.Session`."""
 
     def __init__(self, few: Session, many: Session, least: int) -> None:
         self._few, self._many, self._least = few, many, least
@@ -274,7 +275,12 @@ Create = Callable[..., Session]  # of a graph's bytes and, by name, threads and 
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """What a version can be served with. `create`: a session from a graph; `library`: of the operator, "" without."""
+    """Graphs that a version can run with.
+
+    bundle   verified files
+    create   makes a session from a graph
+    library  path of the custom operator; "" without one
+    """
 
     bundle: Bundle
     create: Create

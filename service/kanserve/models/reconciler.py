@@ -1,8 +1,8 @@
-"""From a repository to models that serve, at the start and for as long as the server runs.
+"""Reconciler from a repository to serving models, at the start and while the server runs.
 
-What lies in the repository is looked at (`repository.snapshot`), what is to be done is decided (`repository.plan`), and
-carried out here: a version is read, hashed, loaded beside the one that serves, proved, and put in its place in one
-step; what was there before ends what it has in flight. Whatever fails is told once, and disturbs nobody.
+It takes a snapshot of the repository (`repository.snapshot`), decides the actions (`repository.plan`), and carries them
+out. It reads, hashes, loads and verifies a version while the previous one serves, and then swaps it in atomically. The
+previous one ends its in-flight requests. A failure is logged once, and does not affect other models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, FailedPrecondition, LoadError, LoadReason, NotFound, Unavailable
 from kanserve.insight.store import StatisticsStore
-from kanserve.models.admission import Admission, LoadedContent, aside
+from kanserve.models.admission import Admission, LoadedContent, run_detached
 from kanserve.models.events import History, ModelEvents, Progress
 from kanserve.models.loader import ServingVersion
 from kanserve.models.model import Model, RetiredModel
@@ -42,8 +42,12 @@ log = logs.get_logger("models")
 
 
 class Rollout:
-    """Fills a registry from the repository that the settings name. On the event loop; files and graphs are for
-    threads. `changed` is awaited after each change; `keeping`: where statistics are kept."""
+    """Reconciler that fills a registry from the repository in the settings. It runs on the event loop, and uses threads
+    for files and graphs.
+
+        changed  awaited after each change
+        keeping  store of the statistics
+    """
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class Rollout:
         device = self._settings.device
         self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
         log.info("runtime_selected", runtime=self._runtime, device=device, threads=self._threads)
-        for left in await aside(lambda: remove_stale_exports(self._settings.repository)):
+        for left in await run_detached(lambda: remove_stale_exports(self._settings.repository)):
             log.info("stale_export_removed", left=left, reason="an export was killed")
         look = await self._look()
         await self._carry_out(look, time.monotonic(), stop)
@@ -99,7 +103,7 @@ class Rollout:
             )
 
     async def watch(self, rescan: asyncio.Event) -> None:
-        """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
+        """Scan at the interval of the settings and whenever `rescan` is set, until cancelled."""
         while True:
             forced = await snapshot.due(rescan, snapshot.pause(self._poll, self._took))
             async with self._turn:
@@ -139,7 +143,7 @@ class Rollout:
             raise NotFound(f"failed to load '{name}', no version is available")
 
     async def unload_by_hand(self, name: str) -> None:
-        """What is in flight ends. Raises NotFound."""
+        """Unload a model after its in-flight requests. Raises NotFound."""
         async with self._turn:
             keys = [key for key in self._known if key[0] == name]
             if not keys and not any(key[0] == name for key in self._there):
@@ -162,7 +166,7 @@ class Rollout:
         log.info("default_version_changed", model=name, version=default, before=before, how=how, by_hand=stays)
 
     async def _look(self) -> Snapshot:
-        """What is there; of models that nobody asked for, only the index learns."""
+        """The snapshot of the repository. Models that are not requested get only an index entry."""
         started = time.perf_counter()
         try:
             look = await asyncio.to_thread(self._looker.look)
@@ -180,8 +184,8 @@ class Rollout:
     async def _carry_out(
         self, look: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
     ) -> None:
-        """What is to be done about what was seen, until `stop`. `names`: of these models; None: of all that are
-        asked for."""
+        """Carry out the actions for a snapshot, until `stop`. `names`: only of these models; None: of all requested
+        ones."""
         generation = self._registry.generation
         names = self._asked if names is None else names
         look = look.only(names)
@@ -202,7 +206,7 @@ class Rollout:
             self._announce(key)
         if loads and not self._begun:
             log.info("models_loading", versions=len(loads))
-        async with _told(Progress(len(loads))) as progress:
+        async with _logged_progress(Progress(len(loads))) as progress:
             for action in actions:
                 if stop.is_set():
                     return
@@ -211,7 +215,7 @@ class Rollout:
                 await self._take(action.step, action.key, look)
 
     async def _make_room(self, look: Snapshot, names: Collection[str] | None) -> None:
-        """What leaves for what has been loaded, and what answers by default now."""
+        """Unload the versions that the loaded ones replace, and update the default versions."""
         for action in await self._plan(look, -math.inf, names):
             if action.step is Step.LEAVE:
                 await self._take(action.step, action.key, look)
@@ -243,7 +247,7 @@ class Rollout:
             self._known[key] = Known()
             self._metrics.expected(key[0], str(key[1]))
         if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
-            self._registry.found(*key)
+            self._registry.begin_load(*key)
 
     async def _load(self, key: Key, candidate: Candidate, seen: Fingerprint) -> None:
         """One version, whatever comes of it."""
@@ -275,7 +279,7 @@ class Rollout:
             raise LoadError(LoadReason.LIMIT, f"{len(served)} models are served, as many as max_models allows")
 
     def _before(self, key: Key) -> ServingVersion | None:
-        """What serves under this version, else under the highest of the model."""
+        """The model that serves under this version, or else the highest serving version of that name."""
         name, version = key
         ready = self._registry.ready_versions(name)
         like = (name, version if version in ready else max(ready, default=0))
@@ -297,7 +301,7 @@ class Rollout:
         self._known[key] = self._known[key].accepted(seen)
         if refused:
             self._registry.remark(*key, "")
-            self._events.again(key)
+            self._events.recovered(key)
 
     async def _failed(self, key: Key, candidate: Candidate, seen: Fingerprint, reason: LoadReason, text: str) -> None:
         known = self._known[key]
@@ -338,9 +342,9 @@ class Rollout:
 
 
 @contextlib.asynccontextmanager
-async def _told(progress: Progress) -> AsyncIterator[Progress]:
-    """Writes the progress lines during the context."""
-    telling = asyncio.create_task(progress.tell())
+async def _logged_progress(progress: Progress) -> AsyncIterator[Progress]:
+    """Context during which the progress is logged."""
+    telling = asyncio.create_task(progress.log_every())
     try:
         yield progress
     finally:
@@ -348,7 +352,8 @@ async def _told(progress: Progress) -> AsyncIterator[Progress]:
 
 
 async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
-    """What it gives or raises; LoadError for a bug, which is told with these facts and takes nothing else with it."""
+    """The result of the work. An unexpected error becomes a LoadError, which is logged with these facts and does not
+    affect other work."""
     try:
         return await work
     except (LoadError, ConfigError):
@@ -363,7 +368,7 @@ LONG = 60.0  # seconds after which it is said that somebody does
 
 
 async def drain_and_free(left: RetiredModel) -> float:
-    """Until nobody uses it and its memory is free. Returns the seconds that it took."""
+    """Wait until no request uses the model, and free its memory. Returns the seconds that this took."""
     begun, pause, logged = time.monotonic(), SOONEST, False
     while any(user() is not None for user in left.users):
         await asyncio.sleep(pause)

@@ -1,7 +1,7 @@
-"""A copy of a model's traffic through another of its versions: how far its answers are from those that were given.
+"""Shadow deployment: a version that runs on a copy of the traffic, and the differences of its outputs.
 
-Nobody gets them, and nobody waits for them: requests are copied when they were answered, computed one after the other
-on a thread that stands back, and dropped where too many wait.
+No client gets its outputs or waits for them. The server copies answered requests, runs them one after another on a
+low-priority thread, and drops them if too many wait.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ NICE = 19
 
 
 class Shadow:
-    """On the event loop, but for what its own thread does. `share` of requests is copied; a row is beyond `tolerance`
-    whose outputs differ by more than this part of the largest of its answer, or of 1."""
+    """Shadow deployment of one version, for use on the event loop except for its own thread.
+
+    share      share of the requests that are copied, 0 to 1
+    tolerance  relative difference above which a row is out of tolerance, relative to the largest output of the row
+               or to 1
+    """
 
     def __init__(self, model: Model, baseline_version: int, share: float, tolerance: float, metrics: Metrics) -> None:
         self.model, self.baseline_version, self.share, self.tolerance = model, baseline_version, share, tolerance
@@ -94,8 +98,8 @@ class Shadow:
 
 
 def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:
-    """Of each row, by the largest of its answer or 1; infinite where one is a number and the other none. Strings are
-    alike or infinitely far apart. Raises ValueError for other shapes."""
+    """The largest difference of each row [B], relative to its largest output or to 1. It is infinite if only one of
+    two values is a number. Two strings differ by 0 or infinity. Raises ValueError for other shapes."""
     worst = np.zeros(len(expected[0]))
     for array, other in zip(expected, actual, strict=True):
         if array.shape != other.shape:

@@ -1,10 +1,13 @@
-"""Runs at load that decide how a model runs: on the loop or on threads, in which pieces, how many at once.
+"""Measurements at load that choose how a model runs: on the event loop or on threads, the piece size, and the number of
+instances.
 
-Measured on a machine with two cores, [784, 64, 10], 64 rows a request, 4 clients, rows/s: two runs at once on a
-thread each 54 400, one run on two threads 33 800. So a model has one run per granted thread, each on one thread.
-Where runs are long and all threads together are as fast in one run, they share them: a caller alone waits less
-([1024, 1024, 1024], 8 rows: 4.1 ms against 7.1), and where many come, none waits for another's threads
-(at five times what it can do 0.9 of its peak; with one run at a time 0.7).
+Measured on a machine with two cores, [784, 64, 10], 64 rows per request, 4 clients, in rows/s: two executions at once
+on a thread each 54 400, one execution on two threads 33 800. So a model has one instance per granted thread, each on
+one thread.
+
+If executions are long, and one on all threads is as fast as several, each uses all threads: a single client waits less
+([1024, 1024, 1024], 8 rows: 4.1 ms against 7.1). With many clients, no execution waits for another's threads (at five
+times its capacity 0.9 of its peak; with one execution at a time 0.7).
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
 
 
 def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) -> float:
-    """How many times the rate of `session` the `other` has, in runs of so many rows; 0 where that cannot be told."""
+    """The speed of `other` relative to `session` in executions of `rows` rows; 0 if it cannot be measured."""
     feeds = _feeds(info, rows)
     if feeds is None:
         return 0.0
@@ -138,7 +141,8 @@ def _feeds(info: ModelInfo, rows: int) -> Mapping[str, Array] | None:
 
 
 def _best_seconds(session: Session, info: ModelInfo, feeds: Mapping[str, Array]) -> float:
-    """Of a few runs; infinite where the graph dislikes zeros, as a plain one may: it then runs on the pool."""
+    """The best time of a few executions in seconds. It is infinite if the graph rejects zeros, as a plain one may,
+    and then the model runs on the pool."""
     names = [tensor.name for tensor in info.outputs]
     best = math.inf
     for _ in range(PROBES):

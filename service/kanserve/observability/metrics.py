@@ -1,10 +1,9 @@
-"""Every metric in one table. The port that shows them is `transport/metrics_server.py`.
+"""Table of all metrics. `transport/metrics_server.py` serves them.
 
-Three rules: no label whose values a client chooses (an unknown model counts as
-`_unknown_`), every series of a serving version is there with 0 before its first event, no
-number is kept twice. The last is why Triton's counters are read from `Statistics` at
-scrape time. They are also written out here: prometheus_client would append
-`_total` to their names, and dashboards made for Triton would find nothing.
+Three rules hold. No label has values that a client chooses: an unknown model counts as `_unknown_`. Every series of a
+serving version exists with 0 before its first event. No number is kept twice, so Triton's counters are read from
+`Statistics` at scrape time. They are also formatted here: prometheus_client would append `_total` to their names, and
+dashboards for Triton would not find them.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SECONDS = (
     *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-# Of every method and route, which are many: with `SECONDS` they would be the larger part of a page.
+# For every method and route. They are many: with the buckets of `SECONDS`, they would be most of a page.
 CALL_SECONDS = (250e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.25, 1.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MODEL = ("model", "version")
@@ -59,7 +58,15 @@ class Merge(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One metric. `buckets` belongs to histograms; `merge` is the rule for several workers."""
+    """Definition of one metric.
+
+    kind     type
+    name     name in the exposition format
+    help     help text
+    labels   names of the labels
+    buckets  upper bounds, only for histograms
+    merge    rule for several workers
+    """
 
     kind: Kind
     name: str
@@ -183,7 +190,7 @@ TRITON_FAILURES = "nv_inference_request_failure"
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """The series of one version, looked up once so that a request need not."""
+    """Series of one version, looked up once so that a request need not."""
 
     statistics: Statistics
     request_seconds: Spread
@@ -211,7 +218,7 @@ class ModelMetrics:
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own; nothing is global."""
+    """Metrics of one server, in their own registry; nothing is global."""
 
     def __init__(self, kind: type[ModelMetrics] = ModelMetrics) -> None:
         """`kind`: of the series of a version."""
@@ -333,7 +340,7 @@ HELP = {
 
 
 class Machine:
-    """Since when the share of busy time counts: since the last look, or since the machine started."""
+    """Reader of the machine's CPU and memory use. The CPU share counts since the previous scrape, or since boot."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc, self._lock = proc, threading.Lock()

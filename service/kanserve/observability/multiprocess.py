@@ -1,7 +1,7 @@
-"""The metrics of several processes on one page.
+"""Merge of the metrics of several processes into one page.
 
-Counters and histograms are added up, and what a process that ended had counted stays in: a sum that falls would look
-like a restart, and `rate` would count everything again. `Definition.merge` says how gauges are merged.
+Counters and histograms are added up, and the counts of a process that exited are kept. A sum that falls would look like
+a restart, and `rate` would count everything again. `Definition.merge` says how gauges are merged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECONDS = 2.0  # that another process has to send its page
 
 
 class MetricsPage(Protocol):
-    """What is shown."""
+    """Interface of an object that returns a metrics page."""
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -39,13 +39,13 @@ class MetricsPage(Protocol):
 
 
 class RemoteMetrics:
-    """The page of all, which another process shows at `address`; one's `own` where nobody does any more."""
+    """Metrics page that another process serves at `address`. If that process is gone, the page is `own`."""
 
     def __init__(self, address: str, own: MetricsPage) -> None:
         self._address, self._own = address, own
 
     def text(self) -> bytes:
-        """As of Page."""
+        """As in MetricsPage."""
         with contextlib.suppress(OSError):
             return fetched(self._address)
         return self._own.text()
@@ -59,6 +59,8 @@ def fetched(address: str) -> bytes:
 
 @dataclass(slots=True)
 class _Family:
+    """Metric of a parsed page."""
+
     kind: str = "untyped"
     lines: list[str] = field(default_factory=list)  # HELP and TYPE
     values: dict[str, float] = field(default_factory=dict)
@@ -103,7 +105,7 @@ def _written(family: _Family) -> str:
 
 
 class MultiprocessMetrics:
-    """The metrics of all workers, and of those that were; read by the thread of the metrics port."""
+    """Metrics of all workers, including those that exited. The thread of the metrics port reads them."""
 
     def __init__(self) -> None:
         self._addresses: dict[int, str] = {}

@@ -1,7 +1,7 @@
-"""Counters, gauges and histograms that one thread writes: plain numbers, without the library's lock around each.
+"""Counters, gauges and histograms that one thread writes as plain numbers, without the library's lock around each.
 
-The event loop writes, the metrics thread reads single numbers, which Python keeps whole. Names, help and text are
-prometheus_client's, whose collector interface a `Family` implements.
+The event loop writes. The metrics thread reads single numbers, whose reads and writes are atomic in Python. Names, help
+and text are those of prometheus_client, whose collector interface a `Family` implements.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class Number:
-    """A counter or a gauge with all its labels."""
+    """Counter or gauge with fixed label values."""
 
     __slots__ = ("value",)
 
@@ -24,20 +24,20 @@ class Number:
         self.value = 0.0
 
     def inc(self, amount: float = 1) -> None:
-        """So much more."""
+        """Add an amount."""
         self.value += amount
 
     def dec(self) -> None:
-        """One less; of gauges."""
+        """Subtract 1 from a gauge."""
         self.value -= 1
 
     def set(self, value: float) -> None:
-        """Of gauges."""
+        """Set a gauge."""
         self.value = value
 
 
 class Spread:
-    """A histogram with all its labels. `bounds` are upper ones, ascending, each inclusive."""
+    """Histogram with fixed label values. `bounds` are inclusive upper bounds, ascending."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -47,7 +47,7 @@ class Spread:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """One more."""
+        """Count one value."""
         self.total += value
         self.counts[bisect_left(self.bounds, value)] += 1
 
@@ -57,7 +57,7 @@ Show = Callable[[list[tuple[tuple[str, ...], S]]], Metric]
 
 
 class Family(Generic[S]):
-    """All series of one metric, by their labels' values."""
+    """Family of all series of one metric, by their label values."""
 
     def __init__(self, labels: tuple[str, ...], make: Callable[[], S], show: Show[S]) -> None:
         self._labels = labels
@@ -87,12 +87,12 @@ class Family(Generic[S]):
 
 
 def counter(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
-    """Of this name, which ends in _total."""
+    """A counter; its name ends in _total."""
     return _numbers(CounterMetricFamily, name, text, labels)
 
 
 def gauge(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
-    """Of this name."""
+    """A gauge."""
     return _numbers(GaugeMetricFamily, name, text, labels)
 
 
@@ -109,7 +109,7 @@ def _numbers(
 
 
 def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Family[Spread]:
-    """Of this name; a bucket above the last bound is added."""
+    """A histogram; a bucket above the last bound is added."""
     names = [*map(floatToGoString, bounds), "+Inf"]
 
     def show(series: list[tuple[tuple[str, ...], Spread]]) -> Metric:

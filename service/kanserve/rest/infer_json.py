@@ -18,7 +18,7 @@ import orjson
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.grpc_api.call_context import Call
 from kanserve.rest import json_document
-from kanserve.rest.exchange import JSON, Answer, Asked
+from kanserve.rest.exchange import JSON, Answer, HttpRequest
 from kanserve.rest.json_document import word
 from kanserve.services import infer_parameters
 from kanserve.services.infer_parameters import Parameter
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class BinaryOutputs:
-    """The outputs that the response carries as bytes: those named, or all if the request names none."""
+    """Outputs that the response carries as bytes: the named ones, or all if the request names none."""
 
     everything: bool = False
     named: dict[str, bool] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class BinaryOutputs:
 
 @dataclass(slots=True)
 class _Draft:
-    """The parts of a request as the JSON has them; the parameters are not checked yet."""
+    """Request as decoded from JSON, with unchecked parameters."""
 
     model: str
     version: str
@@ -59,7 +59,7 @@ class _Draft:
     binary: BinaryOutputs = field(default_factory=BinaryOutputs)
 
 
-async def request(http_request: Asked, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
+async def request(http_request: HttpRequest, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
     """The inference that a request asks for. `typed`: limit in bytes of one tensor as numbers. Raises BadRequest,
     ResourceExhausted, Unsupported."""
     text, rest = _parted(http_request)
@@ -69,7 +69,7 @@ async def request(http_request: Asked, call: Call, typed: int) -> tuple[InferReq
     return _checked(draft, call.deadline), draft.binary
 
 
-def _draft(http_request: Asked, text: bytes, rest: memoryview, typed: int) -> _Draft:
+def _draft(http_request: HttpRequest, text: bytes, rest: memoryview, typed: int) -> _Draft:
     body = _is(json_document.read(text, typed), dict, "the request")
     draft = _Draft(
         http_request.path["name"], http_request.path.get("version", ""), _member(body, "id", str, "the request", "")
@@ -108,7 +108,7 @@ def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
     )
 
 
-def bare(http_request: Asked, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
+def bare(http_request: HttpRequest, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
     """The same for a body that is nothing but the bytes of a model's one input: one row, where rows are a dimension.
     Raises BadRequest for a model whose input's shape that does not tell."""
     tensor = info.inputs[0]
@@ -159,7 +159,7 @@ def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answe
     return Answer(b"".join((text, *behind)), "application/octet-stream", headers={HEADER_LENGTH: str(len(text))})
 
 
-def _parted(http_request: Asked) -> tuple[bytes, memoryview]:
+def _parted(http_request: HttpRequest) -> tuple[bytes, memoryview]:
     """The JSON, and what lies behind it."""
     length_text = http_request.headers.get(HEADER_LENGTH)
     if length_text is None:

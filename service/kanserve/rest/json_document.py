@@ -1,4 +1,4 @@
-"""Reads JSON of requests: bounded before it is parsed, every key once, NaN and the infinities as Triton takes them.
+"""Reader of JSON requests, with limits before parsing, unique keys, and NaN and the infinities as Triton accepts them.
 
 `structure` first counts the depth, the values and the keys, in time that grows only with the bytes. Then orjson parses
 the document, a large one piece by piece. The standard library is ten times slower. It parses only a document that
@@ -318,5 +318,5 @@ def _floats(values: Sequence[Any], dtype: Any) -> Array | None:
 
 
 def word(value: Any) -> str:
-    """What JSON calls a value, or a type."""
+    """The JSON name of the type of a value, or of a type."""
     return NUMBER_WORDS.get(value if isinstance(value, type) else type(value), "null")

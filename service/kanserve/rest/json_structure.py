@@ -1,7 +1,7 @@
-"""Finds the structure of JSON before anything is parsed: its depth, its number of values, the places to cut it.
+"""Scanner of the structure of JSON before parsing: depth, number of values, and positions at which to cut it.
 
-    found = scan(text, limits)          one pass, linear, in slices
-    pieces(text, found)                 parts of about `SLICE` bytes, each complete JSON by itself
+`scan(text, limits)` returns the `Shape` in one linear pass over slices. `pieces(text, shape)` returns parts of about
+`SLICE` bytes, each complete JSON by itself.
 
 A parser in C lets no other thread run until it returns. So one call for a large document stops the event loop, even
 from another thread. If the server parses piece by piece, other threads get their turn between two pieces. No count
@@ -33,11 +33,11 @@ KINDS[list(OPENERS)], KINDS[list(CLOSERS)], KINDS[COMMA], KINDS[COLON] = 1, 2, 3
 
 
 class Malformed(ValueError):
-    """Text that is not JSON."""
+    """Error for a text that is not JSON."""
 
 
 class TooMuch(ValueError):
-    """Text with more `parts`, `values` or `bytes` than the limits allow, and their count so far."""
+    """Error for a text with more `parts`, `values` or `bytes` than the limits allow, with their count so far."""
 
     def __init__(self, what: str, count: int) -> None:
         super().__init__(f"{count} {what}")
@@ -46,7 +46,8 @@ class TooMuch(ValueError):
 
 @dataclass(slots=True)
 class Shape:
-    """Counts, and `marks`: positions of brackets and colons, and of the last comma of each slice, in their order."""
+    """Counts of a text. `marks` are the positions of brackets and colons, and of the last comma of each slice, in
+    order."""
 
     commas: int = 0
     colons: int = 0
@@ -125,8 +126,14 @@ def depth(text: bytes, shape: Shape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the text. `text`: complete JSON. `start` and `end`: levels that are open at its start and its end. Its
-    value continues the open levels from `base`. `colons`: its number of keys, those of MORE included."""
+    """Part of the text.
+
+    text    complete JSON
+    base    levels that were open before, which the value of the piece continues
+    start   levels that are open at its start
+    end     levels that are open at its end
+    colons  its number of keys, those of MORE included
+    """
 
     text: bytes
     base: int

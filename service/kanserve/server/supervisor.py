@@ -1,9 +1,10 @@
-"""Several servers behind one port: started, watched, replaced and ended by this process, which answers no call.
+"""Supervisor of several servers behind one port: it starts, watches, replaces and ends them, and answers no call.
 
-    await serve(settings, ready)      as `app.serve`, with settings.workers > 1
+`await serve(settings, ready)` is used as `app.serve`, with settings.workers > 1.
 
-A worker is a process of its own (`kanserve.server.worker`), with its share of the threads. All accept from one socket
-that is bound here (asgi), or each from one of its own on the same port (grpcio), so the port outlives any of them.
+A worker is a process (`kanserve.server.worker`) with its share of the threads. With asgi, all workers accept from one
+socket that is bound here. With grpcio, each accepts from its own socket on the same port. So the port outlives any of
+them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ HURRIED = 5.0  # seconds for those who hurry, before they are killed
 SPARE = 3.0  # seconds in which a stuck worker can end by itself
 LINE = 2**20  # bytes that a worker says at most
 
-# Of one kind the last counts.
+# Kind of each order; of the orders of one kind, only the last one is kept.
 KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow", "reset": "reset"}
 Passed = Callable[[int, dict[str, Any]], None]  # by the worker of this number
 
@@ -60,10 +61,10 @@ async def serve(
     ):
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
         crew = Supervisor(settings, listeners, page, metrics.port)
-        signals.again.append(crew.look)
+        signals.on_hangup.append(crew.rescan)
         if changes is not None:
             changes.tell(crew.change)
-            signals.again.append(changes.asked)
+            signals.on_hangup.append(changes.asked)
         try:
             addresses = await crew.begin(signals.stop)
             if addresses:
@@ -107,15 +108,15 @@ def _ports(settings: Settings) -> tuple[str, ...]:
 
 
 def _bound(settings: Settings, name: str) -> socket.socket:
-    """What the workers inherit for a port: a socket that listens, or for grpcio one that keeps the port for them."""
-    accepts = name == "http_port" or factory.taken(settings.transport) == "asgi"
-    bind = endpoints.bind if accepts else endpoints.keep
+    """The socket of a port that the workers inherit: a listening one, or for grpcio one that reserves the port."""
+    accepts = name == "http_port" or factory.resolve_transport(settings.transport) == "asgi"
+    bind = endpoints.bind if accepts else endpoints.reserve
     port = endpoints.Port.http if name == "http_port" else endpoints.Port.grpc
     return bind(port(settings), settings.keepalive_seconds)
 
 
 class Supervisor:
-    """All workers. `begin` once, then `leave`."""
+    """Supervisor of all workers. Call `begin` once, then `leave`."""
 
     def __init__(
         self, settings: Settings, listeners: Mapping[str, socket.socket], page: MultiprocessMetrics, metrics: int
@@ -153,10 +154,10 @@ class Supervisor:
             if other != number:
                 post.order(order)
 
-    def look(self) -> None:
-        """Have the repository looked at now."""
+    def rescan(self) -> None:
+        """Have each worker scan the repository now."""
         for post in self._posts:
-            post.look()
+            post.rescan()
 
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
         """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
@@ -198,7 +199,7 @@ async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
 
 
 class WorkerProcess:
-    """The place of one worker: whoever has it is replaced when it ends."""
+    """Worker whose process is replaced when it exits."""
 
     def __init__(
         self, number: int, start_message: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed
@@ -235,7 +236,7 @@ class WorkerProcess:
         return said
 
     def order(self, order: Mapping[str, Any]) -> None:
-        """What another one was told to do with a model."""
+        """Pass on an order about a model that another worker received."""
         self._say({"order": order})
 
     async def _hear(self, process: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
@@ -263,8 +264,8 @@ class WorkerProcess:
         """Tell it that all are ready."""
         self._say({"all": True})
 
-    def look(self) -> None:
-        """Have it look at the repository now."""
+    def rescan(self) -> None:
+        """Have the worker scan the repository now."""
         self._say({"look": True})
 
     def tell(self, change: Change) -> None:

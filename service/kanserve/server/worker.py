@@ -1,11 +1,12 @@
 """Worker process: one of several servers behind a port. The supervisor starts `python -m kanserve.server.worker`.
 
-On stdin comes one line of JSON: the settings, the sockets that are inherited, where the metrics of all are, and whether
-others serve already, who should not lose callers to one that still loads, and what they were told to do with models;
-then one more once all are ready, and one for each change of settings, each look at the repository that is asked for,
-and each such order that another worker got. Its end means that nobody watches any more, and the worker leaves. On
-stdout goes one line: where it listens, or why it does not; after that one for each order that callers gave to this one,
-and an empty one every second, as a sign of life of its event loop.
+The first line on stdin is a JSON object. It has the settings, the inherited sockets, the address of the common metrics,
+whether other workers serve already, and earlier orders about models. A later line reports that all workers are ready.
+Further lines carry changes of settings, requests to scan the repository, and orders that another worker received. If
+stdin closes, the supervisor is gone, and the worker stops.
+
+The first line on stdout has the worker's addresses, or the reason why it does not start. Further lines carry orders
+that clients gave to this worker. An empty line every second is the heartbeat of its event loop.
 """
 
 from __future__ import annotations

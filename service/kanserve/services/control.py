@@ -1,4 +1,4 @@
-"""What the server is and holds: readiness, models, statistics, the index."""
+"""Use cases of model control: readiness, statistics, the repository index, default versions and shadow deployments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kanserve.types import ModelInfo, VersionStatus
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The use cases; one per server."""
+    """Use cases that read the state of the server; one object per server."""
 
     registry: Registry
     lifecycle: Lifecycle
@@ -83,7 +83,7 @@ log = logs.get_logger("models")
 
 @dataclass(frozen=True, slots=True)
 class VersionChoice:
-    """Which version of a model answers by default, and which did before."""
+    """Default version of a model, and the previous default version."""
 
     model: str
     version: int
@@ -92,10 +92,10 @@ class VersionChoice:
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """A call that another process has answered. This process names it in its log while it carries out the order."""
+    """Call that another worker has answered. This worker names it in its log while it carries out the order."""
 
     request_id: str
-    who: str
+    caller_name: str
     facts: dict[str, object] = field(default_factory=dict)
 
 
@@ -105,7 +105,7 @@ def _nowhere(order: Order) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerBus:
-    """Between those who serve behind one port: `orders` that another one was given, and `pass_on` for one's own."""
+    """Channel between the workers behind one port. `orders` holds those of other workers, `pass_on` sends one's own."""
 
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
     pass_on: Callable[[Order], None] = _nowhere
@@ -113,7 +113,7 @@ class WorkerBus:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The use cases; one per server."""
+    """Use cases that change models; one object per server."""
 
     rollout: Rollout
     registry: Registry
@@ -121,8 +121,8 @@ class Control:
     relay: WorkerBus
 
     async def load(self, name: str, parameters: Collection[str]) -> None:
-        """What lies in the repository under this name, as it is now. Raises what `Rollout.load_by_hand` does, and
-        BadRequest for parameters: a caller does not say what a model is."""
+        """Load the current files of a model from the repository. Raises what `Rollout.load_by_hand` does, and
+        BadRequest for parameters, because a client cannot define a model."""
         self._check("load", parameters)
         await self.rollout.load_by_hand(name)
         self._pass_on({"do": "load", "model": name})
@@ -220,7 +220,7 @@ class Control:
     def _pass_on(self, order: Order) -> None:
         """Pass the order on, together with the call that caused it."""
         call = logs.CALL.get()
-        by = {} if call is None else {"request_id": call.request_id, "caller": call.who}
+        by = {} if call is None else {"request_id": call.request_id, "caller": call.caller_name}
         self.relay.pass_on({**order, "by": by})
 
     def _default(self, name: str) -> int:
@@ -246,7 +246,7 @@ def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: WorkerB
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """What a version did on the traffic of another. Differences as in `models.shadow`."""
+    """Results of a version on mirrored traffic. The differences are those of `models.shadow`."""
 
     model: str
     version: int
@@ -263,14 +263,14 @@ class ShadowReport:
 
 
 class Shadows:
-    """One of each model at most. Follows the registry: a version that changes is tried anew, one that leaves or answers
-    itself is tried no more."""
+    """Registry of shadow deployments, at most one per model. If a version changes, its shadow starts again. If it is
+    unloaded or becomes the default version, its shadow ends."""
 
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self._registry, self._metrics = registry, metrics
         self._running: dict[str, Shadow] = {}
         self._ended: dict[str, ShadowReport] = {}
-        registry.tell(self._follow)
+        registry.subscribe(self._follow)
 
     def start(self, name: str, version: str, share: float, tolerance: float) -> ShadowReport:
         """Try a version; one that was tried before is no more. `share` 0: of all requests; `tolerance` 0: what its
@@ -301,7 +301,7 @@ class Shadows:
             log.info("shadow_stopped", model=name, version=shadow.model.info.version, against=shadow.baseline_version)
 
     def report(self, name: str) -> ShadowReport:
-        """What came of it until now. Raises NotFound, and FailedPrecondition where none was tried."""
+        """The results until now. Raises NotFound, and FailedPrecondition if the model has had no shadow."""
         self._registry.entry(name, "")
         shadow = self._running.get(name)
         if shadow is None and name not in self._ended:
@@ -309,7 +309,7 @@ class Shadows:
         return self._ended[name] if shadow is None else _report(shadow, running=True)
 
     def reports(self) -> list[ShadowReport]:
-        """Of all models of which one is tried, or was."""
+        """The reports of all models that have or had a shadow."""
         running = {name: _report(shadow, running=True) for name, shadow in self._running.items()}
         return [report for _, report in sorted((self._ended | running).items())]
 

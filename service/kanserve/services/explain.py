@@ -1,4 +1,4 @@
-"""Why a prediction came out: bounds first, then the work."""
+"""Use case of explanations: check the limits, then compute."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ MOST_PATH = 256  # edges of a layer
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The answer. `reference`: its name; `outputs`: by index; `notes`: what a reader should know."""
+    """Explanation of a request.
+
+    info       model
+    id         id of the request
+    method     method of attribution
+    reference  name of the reference
+    outputs    explained outputs, by index
+    what       contributions
+    notes      remarks for the reader
+    """
 
     info: ModelInfo
     id: str
@@ -55,8 +64,14 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """An explanation that was checked: of `rows` by input, by a method of `insight/explain.METHODS`, against the
-    reference called `name`, its rows by input, for `outputs` by index."""
+    """Explanation that passed the checks and is not computed yet.
+
+    rows       rows [B, ...], by input
+    method     one of `insight/explain.METHODS`
+    name       name of the reference
+    reference  rows of the reference [R, ...], by input
+    outputs    outputs to explain, by index
+    """
 
     model: Model
     manifest: Manifest
@@ -70,7 +85,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """The use case; one per server. It has the limits of edge queries."""
+    """Use case of explanations; one object per server. It has the limits of edge queries."""
 
     kan: Kan
 
@@ -174,7 +189,7 @@ def _of_export(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str
 
 
 def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:
-    """Of the grids of all inputs, where each has one."""
+    """The centers of the grids of all inputs; None if an input has no grid."""
     tensor = info.inputs[0]
     if len(tensor.shape) != 2 or not manifest.layers or manifest.layers[0].node_tensor != tensor.name:
         return None
@@ -193,7 +208,7 @@ def _joined(pieces: list[Explanation]) -> Explanation:
 
 
 def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
-    """Of a layer, of consecutive rows."""
+    """The path of a layer over consecutive pieces of rows."""
     sources, destinations = ([getattr(piece, end) for piece in pieces] for end in ("sources", "destinations"))
     values, residual = ([getattr(piece, what) for piece in pieces] for what in ("values", "residual"))
     return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, residual)))
@@ -228,7 +243,7 @@ def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
 
 
 def _notes(method: str, what: Explanation) -> tuple[str, ...]:
-    """Of contributions that do not add up, and of those that say little: far larger than what they add up to."""
+    """Notes about contributions that do not add up, and about contributions that are far larger than their sum."""
     numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
     largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
     explained, notes = max(answers), []
@@ -250,12 +265,12 @@ COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
 LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
 OF_A_LAYER = 24  # bytes of a row, beside its zones: counts, worst and cells
 
-Told = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
+Annotations = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was checked before its request runs. `work` None: no explanation."""
+    """Annotations of a request that passed the checks. `work` is None without an explanation."""
 
     model: Model
     manifest: Manifest
@@ -266,7 +281,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Insights:
-    """The use case; one per server. It has the limits of edge queries and of explanations."""
+    """Use case of annotated inference; one object per server. It has the limits of edge queries and of explanations."""
 
     kan: Kan
     explainer: Explainer
@@ -296,8 +311,8 @@ class Insights:
         layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
         return model.info, layers
 
-    async def told(self, plan: Plan, feeds: Mapping[str, Array]) -> Told:
-        """Of the rows that are `feeds`. Raises what `Model.edges` does."""
+    async def annotate(self, plan: Plan, feeds: Mapping[str, Array]) -> Annotations:
+        """The coverage and the explanation of the rows in `feeds`. Raises what `Model.edges` does."""
         outputs: list[OutputTensor] = []
         words: list[tuple[str, ParameterValue]] = []
         if plan.insight.coverage:

@@ -1,4 +1,4 @@
-"""What a KAN is and what its edges did: bounds first, then the work."""
+"""Use cases of KAN models: descriptions, curves, edge scores and edge queries. Each checks the limits first."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ FARTHEST = 1e30  # from one end of a curve to the other; float32 ends at 3e38
 
 @dataclass(frozen=True, slots=True)
 class Kan:
-    """The use cases; one per server."""
+    """Use cases of KAN models; one object per server.
+
+    registry                    loaded models
+    max_edge_query_rows         rows of one query
+    max_edge_query_evaluations  edge evaluations of one query
+    max_response_bytes          bytes of one response
+    """
 
     registry: Registry
     max_edge_query_rows: int
@@ -50,7 +56,7 @@ class Kan:
         return model, self.manifest(model)
 
     def manifest(self, model: Model) -> Manifest:
-        """What its export says. Raises FailedPrecondition for a model without one."""
+        """The manifest of a model. Raises FailedPrecondition for a model without one."""
         if model.info.manifest is None:
             raise missing(model.info.name)
         return model.info.manifest
@@ -145,12 +151,12 @@ class Kan:
 
 
 def evaluations(layers: Sequence[LayerInfo]) -> int:
-    """Of edges, for one row."""
+    """The number of edge evaluations for one row."""
     return sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
 
 
 def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
-    """Of all layers."""
+    """The shapes of all layers."""
     widths = {tensor.name: tensor.shape[-1] for tensor in (*info.inputs, *info.node_tensors)}
     return [
         LayerShape(
@@ -222,7 +228,7 @@ MOST_QUANTILES = 101
 
 @dataclass(frozen=True, slots=True)
 class EdgeQueries:
-    """The use case; one per server."""
+    """Use case of edge queries; one object per server."""
 
     kan: Kan
 
@@ -246,7 +252,8 @@ class EdgeQueries:
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 
     def estimate(self, request: EdgeRequest) -> tuple[ModelInfo, Estimate]:
-        """What the query would take, of so many rows, which need not be sent. Raises BadRequest, FailedPrecondition."""
+        """The cost of a query for the given number of rows, which need not be sent. Raises BadRequest,
+        FailedPrecondition."""
         model, manifest = self.kan.describe(request.model, request.version)
         plans = _plans(model.info, manifest, request)
         each = evaluations([manifest.layers[plan.layer] for plan in plans])

@@ -1,8 +1,7 @@
-"""What can be said of a request before it runs, against its model.
+"""Checks of an inference request against its model, before it runs.
 
-The order of the checks and their words are Triton's, so that a client written
-against Triton meets nothing new. If a name is wrong, the inputs or outputs of the
-model follow after Triton's words.
+The order of the checks and their texts are Triton's, so that a client that was written for Triton gets the same errors.
+If a name is wrong, the text continues with the inputs or outputs of the model.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ def beyond(info: ModelInfo, place: OutOfRangeInput, count: int, rows: int) -> Ba
 
 
 def prefix_of(request: InferRequest) -> str:
-    """What Triton writes before most of its words about a request."""
+    """The prefix of most of Triton's error texts about a request."""
     return f"[request id: {request.id or '<id_unknown>'}] "
 
 

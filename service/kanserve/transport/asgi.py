@@ -1,13 +1,12 @@
-"""gRPC as an ASGI application: any server of HTTP/2 that sends trailers can carry it.
+"""ASGI application for gRPC, which runs on any HTTP/2 server that sends trailers.
 
-    GrpcApp(services, limits, pages)      await app(scope, receive, send)
+GrpcApp(services, limits, pages) is the application: `await app(scope, receive, send)`.
 
-Requests of gRPC's content types are its own, all others go to `pages`, an application of HTTP.
+It answers requests with gRPC's content types, and passes all others to `pages`, an HTTP application.
 
-One call is one HTTP request. Its body becomes messages (`framing`), the guarded method answers bytes,
-and these go back as a body and trailers. A
-caller that goes away cancels its call: servers that cancel the application's task then do so by
-themselves; for others (`watch`) the next event is waited for beside the method.
+One call is one HTTP request. `framing` turns its body into messages, the guarded method returns bytes, and the
+transport sends them as a body and trailers. A client that disconnects cancels its call: some servers cancel the
+application's task. For other servers (`watch`) the transport waits for the next event while the method runs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from kanserve.grpc_api import interceptor
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, ClientDisconnected, Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services
-from kanserve.grpc_api.unfinished_requests import Part
+from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability import logs
 from kanserve.transport import framing
 from kanserve.transport.framing import Headers, Messages
@@ -42,11 +41,11 @@ REQUEST, BODY = "http.request", "http.response.body"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 UPGRADE = b"http2-settings"  # header of a request that has upgraded its connection to h2c
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
-ASKED = tuple(name.encode() for name in interceptor.HEADERS)
-SHOWN = access.HEADER.encode()
+METADATA_HEADERS = tuple(name.encode() for name in interceptor.HEADERS)
+CREDENTIAL_HEADER = access.HEADER.encode()
 ID = ID_HEADER.encode()
-READ = frozenset((TIMEOUT, ENCODING, *ASKED))
-UNTOLD = RequestMetadata((), None)
+READ = frozenset((TIMEOUT, ENCODING, *METADATA_HEADERS))
+NO_METADATA = RequestMetadata((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
@@ -62,8 +61,12 @@ LATE = "Deadline Exceeded"  # gRPC's own words
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`message_bytes`: of one message; `arrival`: seconds for a unary request to be there whole; `coming`: calls that
-    may be on their way at once."""
+    """Limits of a transport on incoming calls.
+
+    message_bytes  size of one message
+    arrival        seconds within which a unary request must arrive completely
+    coming         number of calls that may arrive at the same time
+    """
 
     message_bytes: int
     arrival: float
@@ -71,7 +74,7 @@ class Limits:
 
 
 class GrpcApp:
-    """The guarded methods as an ASGI application, for gRPC's content types."""
+    """ASGI application of the guarded methods, for gRPC's content types."""
 
     def __init__(
         self, services: Services, limits: Limits, pages: Application, *, watch: bool = True, certified: bool = False
@@ -99,7 +102,10 @@ class GrpcApp:
                 await _refuse(send, HTTPStatus.UPGRADE_REQUIRED, failure)
             else:
                 await self._call(
-                    task, _Request(scope, receive, self._services.part), headers, _Wire(send, self._services.hold)
+                    task,
+                    _Request(scope, receive, self._services.open_request),
+                    headers,
+                    _Wire(send, self._services.hold),
                 )
         except (ClientDisconnected, OSError):  # OSError: what ASGI has for a `send` when nobody is there
             # A server that cancels the task does so now. It would log a call that returns before that as a failure.
@@ -172,7 +178,7 @@ class GrpcApp:
     async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
         """The only one; nothing of it, from those whom the method refuses. Raises CallFailed, also where it does not
         come."""
-        if method.strange is not None and method.strange(call.arrival):
+        if method.rejects_caller is not None and method.rejects_caller(call.arrival):
             self._calls.whole(task)
             return b""
         try:
@@ -211,7 +217,7 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
 
 def _cut_off() -> CallFailed:
     """The status of a call that the server ends. The guard has logged it already."""
-    known = logs.CALL.get() or begin_call(UNTOLD)
+    known = logs.CALL.get() or begin_call(NO_METADATA)
     return CallFailed(Code.UNAVAILABLE, CUT, ((ID_HEADER, known.request_id),))
 
 
@@ -246,7 +252,7 @@ async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: s
 
 
 class _Wire:
-    """What goes back to the caller. `hold` counts the bytes of answers that a caller is slow to take."""
+    """Response side of a call. `hold` counts the bytes of responses that a client is slow to read."""
 
     __slots__ = ("_hold", "_send", "_started")
 
@@ -299,28 +305,32 @@ class _Wire:
 
 
 class _Request:
-    """One call as it comes in."""
+    """Request side of a call, while it arrives."""
 
-    __slots__ = ("_packed", "_part", "_receive", "_scope", "arrival", "guarded", "path")
+    __slots__ = ("_open_request", "_packed", "_receive", "_scope", "arrival", "guarded", "path")
 
-    def __init__(self, scope: Event, receive: Receive, part: Callable[[Hashable, str, RequestMetadata], Part]) -> None:
-        self._scope, self.path, self._receive, self._part = scope, scope["path"], receive, part
+    def __init__(
+        self, scope: Event, receive: Receive, part: Callable[[Hashable, str, RequestMetadata], IncomingRequest]
+    ) -> None:
+        self._scope, self.path, self._receive, self._open_request = scope, scope["path"], receive, part
         self._packed: bytes | None = None
-        self.arrival, self.guarded = UNTOLD, False
+        self.arrival, self.guarded = NO_METADATA, False
 
     def read(self, headers: dict[bytes, bytes]) -> None:
         """Those of READ. Raises CallFailed for what means nothing."""
         seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
-        pairs = [(name, headers[name]) for name in ASKED if name in headers]
-        if SHOWN in headers:  # each of them, so that a second credential is seen
-            pairs += [header for header in self._scope["headers"] if header[0] == SHOWN and header not in pairs]
+        pairs = [(name, headers[name]) for name in METADATA_HEADERS if name in headers]
+        if CREDENTIAL_HEADER in headers:  # each of them, so that a second credential is seen
+            pairs += [
+                header for header in self._scope["headers"] if header[0] == CREDENTIAL_HEADER and header not in pairs
+            ]
         self.arrival = RequestMetadata(
             tuple(framing.metadata(pairs)) if pairs else (), seconds, authenticator.presented(self._scope)
         )
 
     async def message(self, limit: int) -> bytes:
-        """The one message of a unary call. Raises CallFailed, or Gone."""
+        """The one message of a unary call. Raises CallFailed, or ClientDisconnected."""
         first = await self._receive()
         alone = framing.alone(first.get("body", b""), limit)
         if alone is None:
@@ -345,11 +355,11 @@ class _Request:
 
     async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
         """All messages, until the client is done; `begun` are events that arrived already. The transport counts the
-        bytes of an incomplete message. Raises CallFailed, or Gone."""
+        bytes of an incomplete message. Raises CallFailed, or ClientDisconnected."""
         messages = Messages(limit, self._packed)
         more, before = True, list(begun)
         client = self._scope.get("client")
-        with self._part(client, client[0] if client else "", self.arrival) as part:
+        with self._open_request(client, client[0] if client else "", self.arrival) as part:
             try:
                 while more:
                     event = before.pop(0) if before else await part.more(self._receive())
@@ -371,7 +381,8 @@ class _Request:
         await self._receive()
 
     async def beside(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
-        """What comes of it, unless the caller goes away before, which is looked for once all is `read`. Raises Gone."""
+        """Return the result of `answering`, unless the client disconnects first. The transport watches for that once
+        all is `read`. Raises ClientDisconnected."""
         work = asyncio.ensure_future(answering)
         gone = asyncio.ensure_future(self._after(read))
         try:
@@ -392,7 +403,7 @@ Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 
 class Watched:
-    """An application that is cancelled when its caller goes away, once the request is whole."""
+    """ASGI application that is cancelled if its client disconnects after the complete request."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -423,9 +434,14 @@ class Watched:
 
 
 class Calls:
-    """The calls of a transport, each of which must arrive whole within so many `seconds`; one timer looks after all,
-    since each is there at once, as a rule. `most`: that may be on their way at once: each takes memory. Where there
-    are more, the one that is on its way for longest is given up, so that nobody can shut others out."""
+    """Registry of the calls of a transport, with a time limit for the arrival of each.
+
+        seconds  time within which each call must arrive completely; one timer checks all calls
+        most     number of calls that may arrive at the same time, since each takes memory
+
+    If more than `most` calls arrive, the server rejects the call that has been arriving for the longest time. So no
+    client can shut others out.
+    """
 
     def __init__(self, seconds: float, most: int) -> None:
         self._seconds, self._most = seconds, most
@@ -461,7 +477,7 @@ class Calls:
         self._cut.discard(task)
 
     def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
-        """What to say where the task was cancelled because its call did not come."""
+        """The failure to report if the task was cancelled because its call did not arrive."""
         return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
     def cut(self) -> None:

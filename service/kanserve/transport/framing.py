@@ -53,8 +53,11 @@ def alone(data: bytes, limit: int) -> bytes | None:
 
 
 class Messages:
-    """Takes the bytes of one call as they come, gives its messages. `limit`: bytes of one message,
-    unpacked; `encoding`: the call's grpc-encoding, or nothing."""
+    """Decoder from the bytes of one call to its messages.
+
+    limit     bytes of one message, unpacked
+    encoding  the call's grpc-encoding; None without compression
+    """
 
     __slots__ = ("_buffer", "_encoding", "_limit", "_wanted", "size")
 
@@ -103,7 +106,7 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A compressed message that may have at most `limit` bytes unpacked."""
+    """Compressed message whose unpacked size may be at most `limit` bytes."""
 
     data: bytes
     encoding: str

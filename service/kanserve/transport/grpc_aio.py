@@ -1,4 +1,4 @@
-"""gRPC by grpc.aio: a connection's calls become bytes for the guarded methods, and their answers go back."""
+"""Transport on grpc.aio: it passes the bytes of each call to the guarded methods and sends their responses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
 
 
 class Grpcio:
-    """A transport that is not bound yet. Needs a running event loop."""
+    """Transport on grpc.aio that is not bound yet. It needs a running event loop."""
 
     def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
         self._port = Port.grpc(settings)
@@ -88,7 +88,7 @@ class Grpcio:
             bound = 0
         if not bound:
             taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # if the port is free again by now
-            raise endpoints.tried(self._port) or self._port.refused(taken)
+            raise endpoints.bind_error(self._port) or self._port.refused(taken)
         await self._server.start()
         return bound
 
@@ -133,7 +133,7 @@ def _readers(settings: Settings) -> Readers:
 
 
 class _Router(grpc.GenericRpcHandler):
-    """A handler by the full name of the method."""
+    """Table from the full name of a method to its handler."""
 
     def __init__(self, services: Services, arrival: Arrived, readers: Readers) -> None:
         self._methods = {path: _handler(method, arrival, readers) for path, method in services.methods.items()}
@@ -183,7 +183,7 @@ def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handle
 async def _message(method: Guarded, shown: RequestMetadata, context: Context, readers: Readers) -> bytes:
     """The only message of a call. If the method rejects the caller, the transport reads none of it. Raises
     CallFailed."""
-    if method.strange is not None and method.strange(shown):
+    if method.rejects_caller is not None and method.rejects_caller(shown):
         return b""
     try:
         # Not by the iterator, which holds each message until the garbage collector runs.
@@ -228,8 +228,8 @@ def _certified(context: Context) -> RequestMetadata:
 
 
 def _remaining(context: Context) -> float | None:
-    """Seconds until the deadline. grpc.aio reckons them by the wall clock: where none are left and the call is alive,
-    that clock has jumped, and core, which has a timer of its own, ends the call in time."""
+    """Seconds until the deadline. grpc.aio computes them from the wall clock. If none are left and the call is
+    alive, that clock has jumped. Core has its own timer, and ends the call in time."""
     left = context.time_remaining()
     return None if left is not None and left <= 0 else left
 
@@ -251,7 +251,11 @@ T = TypeVar("T")
 
 
 class Readers:
-    """At most `most` calls read at once, and `waiting` more wait. The methods need a running event loop."""
+    """Limiter of the calls that read their message at the same time. Its methods need a running event loop.
+
+    most     number of calls that read
+    waiting  number of calls that wait for their turn
+    """
 
     def __init__(self, most: int, waiting: int) -> None:
         self._free, self._waiting = most, waiting
@@ -351,7 +355,7 @@ class Readers:
 
 
 class _Reader:
-    """A call that reads its message since `since`."""
+    """Call that has been reading its message since `since`."""
 
     __slots__ = ("connection", "refused", "since")
 
