@@ -144,7 +144,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
         toy.write(tmp_path, version=2)
         toy.write(tmp_path, version=3, reference_scale=1.5)
         for _ in range(2):
-            await rollout._look_and_act(time.monotonic())
+            await rollout._scan_and_act(time.monotonic())
 
     asyncio.run(all_of_it())
     assert {entry.version: entry.state for entry in registry.entries()} == {1: State.READY, 3: State.UNAVAILABLE}

@@ -84,7 +84,7 @@ def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
         assert (model.serving.way == way) is same
         model.close()
     first.close()
-    monkeypatch.setattr(tuning, "together", lambda info, session, create, **_: create(4))
+    monkeypatch.setattr(tuning, "session_on_all_threads", lambda info, session, create, **_: create(4))
     shared = Loader(base.load("ort"), settings, 4, Metrics()).load(one)
     assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
     shared.close()

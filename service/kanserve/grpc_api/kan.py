@@ -142,10 +142,10 @@ class KanService:
             answer = kan_codec.scores_to_pb(result.info, request.id, result.source, result.rows, result.layers)
             answer.notes.extend(result.notes)
             return answer.SerializeToString()
-        info, of, rows, layers = await self._kan.scores(request)
+        info, source_name, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         size = sum(layer.edges.nbytes + layer.std.nbytes for layer in layers)
-        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, of, rows, layers))
+        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, source_name, rows, layers))
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
         """Statistics of a model's nodes over some rows, compared with the baseline."""

@@ -47,7 +47,7 @@ class Known:
 
     bounds: dict[int, Bounds] = field(default_factory=dict)
 
-    def of(self, manifest: Manifest, at: int, width: int) -> Bounds:
+    def layer_bounds(self, manifest: Manifest, at: int, width: int) -> Bounds:
         """The bounds of a layer's `width` nodes. Raises FailedPrecondition."""
         if at not in self.bounds:
             self.bounds[at] = bounds(manifest, at, width)
@@ -78,7 +78,7 @@ def compute(
         part = batching.part(rows, start, start + max(1, step))
         values = dict(part) | (dict(zip(missing, session.run(missing, part), strict=True)) if missing else {})
         for at, name in enumerate(names):
-            limits = known.of(manifest, at, values[name].shape[-1])
+            limits = known.layer_bounds(manifest, at, values[name].shape[-1])
             layers[at].append(_of(limits, values[name]))
         yield None
     yield tuple(map(_joined, layers))

@@ -175,9 +175,9 @@ def compute(
     share = chunk_bytes // max(1, len(plans))
     answers = [_answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
     yield from stream_edges(nodes, answers, min(chunk_bytes, STEP_BYTES))
-    again = [answer for answer in answers if not answer.settle(most_bytes)]
-    if again:
-        yield from stream_edges(nodes, again, min(chunk_bytes, STEP_BYTES))
+    second_pass = [answer for answer in answers if not answer.settle(most_bytes)]
+    if second_pass:
+        yield from stream_edges(nodes, second_pass, min(chunk_bytes, STEP_BYTES))
     yield tuple(answer.result() for answer in answers)
 
 
@@ -232,10 +232,10 @@ class Answer(EdgeConsumer):
             nodes = vectors.reshape(*lead, vectors.shape[1])
         with np.errstate(all="ignore"):
             rest = None if self._rest is None else _float32(self._rest - self.sums())
-        of = self._plan.destinations if self._plan.options.residual else ()
+        destinations = self._plan.destinations if self._plan.options.residual else ()
         if rest is not None:
-            rest = rest.reshape(*lead, len(of))
-        return dataclasses.replace(self.edges(lead), nodes=nodes, residual=rest, residual_destinations=of)
+            rest = rest.reshape(*lead, len(destinations))
+        return dataclasses.replace(self.edges(lead), nodes=nodes, residual=rest, residual_destinations=destinations)
 
     @abstractmethod
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
@@ -378,8 +378,8 @@ class _Figures(_Sink):
 
     def __init__(self, plan: LayerPlan, edges: tuple[int, ...]) -> None:
         super().__init__(0, edges)
-        wanted = plan.options
-        self._reducer = reduce.Reducer(wanted.reductions, edges, wanted.quantiles, wanted.bins)
+        options = plan.options
+        self._reducer = reduce.Reducer(options.reductions, edges, options.quantiles, options.bins)
 
     def put(self, at: int, picked: Floats) -> None:
         """[n, ...]"""

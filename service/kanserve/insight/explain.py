@@ -108,21 +108,21 @@ def compute(
     bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, reference_rows))
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
     for start in range(0, _count(rows), step):
-        seen = _seen(session, manifest, chain, batching.part(rows, start, start + step))
+        activations = _seen(session, manifest, chain, batching.part(rows, start, start + step))
         if method == GRADIENT:
             yield None
-            contributions, ways = _gradient_x_input(chain, seen, bases, outputs), list[Floats]()
+            contributions, paths = _gradient_x_input(chain, activations, bases, outputs), list[Floats]()
         else:
-            contributions, ways = yield from _shared(chain, seen, bases, outputs, path=path > 0)
+            contributions, paths = yield from _shared(chain, activations, bases, outputs, path=path > 0)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
             nodes_are_inputs=chain[0].layer.node_tensor in rows,
             contributions=contributions,
             base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
-            predictions=seen.answers[:, list(outputs)],
+            predictions=activations.answers[:, list(outputs)],
             path=tuple(
                 LayerPath(graphs.index(link.graph), *attribution.strongest(values, path))
-                for link, values in zip(chain, ways, strict=False)
+                for link, values in zip(chain, paths, strict=False)
             ),
         )
 
@@ -156,8 +156,8 @@ def _some(*parts: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _base(session: Session, manifest: Manifest, chain: Sequence[ExplainedLayer], row: Mapping[str, Array]) -> Base:
-    seen = _seen(session, manifest, chain, row)
-    return Base(seen, _slopes(chain, seen))
+    activations = _seen(session, manifest, chain, row)
+    return Base(activations, _slopes(chain, activations))
 
 
 def _count(rows: Mapping[str, Array]) -> int:
@@ -201,8 +201,8 @@ def _chain(
 
 def _values(session: Session, names: Sequence[str], rows: Mapping[str, Array]) -> dict[str, Array]:
     """Tensors of the graph by name, on some rows by input."""
-    wanted = [name for name in dict.fromkeys(names) if name not in rows]
-    return dict(rows) | dict(zip(wanted, session.run(wanted, rows), strict=True))
+    missing = [name for name in dict.fromkeys(names) if name not in rows]
+    return dict(rows) | dict(zip(missing, session.run(missing, rows), strict=True))
 
 
 def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tuple[ExplainedLayer | None, str]:
@@ -213,10 +213,10 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
         return None, "runs at several positions of a row"
     try:
         link = ExplainedLayer(graph, attribution.parts(layer))
-        seen = link.at(nodes)
-        outputs = attribution.apply_post_steps(layer, seen.sums(layer))
+        activations = link.at(nodes)
+        outputs = attribution.apply_post_steps(layer, activations.sums(layer))
         for part in link.parts:  # whether each step before them is known
-            attribution.read(part, seen.nodes)
+            attribution.read(part, activations.nodes)
     except attribution.NoParts:
         return None, "has bases that read different things, and its export does not tell them apart: export again"
     except step_rules.UnknownStep as step:
@@ -247,43 +247,48 @@ def _slopes(chain: Sequence[ExplainedLayer], base: ForwardPass) -> list[list[Flo
     """The slopes of the edges of each part of each layer at the reference. The first layer has none: a row that
     equals the reference gets no contribution there."""
     slopes: list[list[Floats | None]] = []
-    for at, (link, seen) in enumerate(zip(chain, base.links, strict=True)):
+    for at, (link, activations) in enumerate(zip(chain, base.links, strict=True)):
         if at == 0:
             slopes.append([None] * len(link.parts))
             continue
         dtype = DTYPES[link.graph.node_input.datatype]
-        reach = REACH * np.maximum(np.abs(seen.nodes), 1.0)
-        below, above = (link.at((seen.nodes + side).astype(dtype)) for side in (-reach, reach))
+        reach = REACH * np.maximum(np.abs(activations.nodes), 1.0)
+        below, above = (link.at((activations.nodes + side).astype(dtype)) for side in (-reach, reach))
         slopes.append(attribution.slopes(link.parts, below, above))
     return slopes
 
 
 def _shared(
-    chain: Sequence[ExplainedLayer], seen: ForwardPass, bases: Sequence[Base], outputs: Sequence[int], *, path: bool
+    chain: Sequence[ExplainedLayer],
+    activations: ForwardPass,
+    bases: Sequence[Base],
+    outputs: Sequence[int],
+    *,
+    path: bool,
 ) -> Generator[None, None, tuple[Floats, list[Floats]]]:
     """[B, n, O]: the mean over the rows of reference; with `path` also what each edge of each link carried."""
-    total, ways = np.zeros(()), [np.zeros(()) for _ in chain if path]
+    total, paths = np.zeros(()), [np.zeros(()) for _ in chain if path]
     for at, base in enumerate(bases):
         if at:
             yield None
-        contributions, carried = _contributions(chain, seen, base, outputs, path=path)
+        contributions, carried = _contributions(chain, activations, base, outputs, path=path)
         total = total + contributions
-        ways = [way + more for way, more in zip(ways, carried, strict=True)]
-    return np.asarray(total / len(bases)), [np.asarray(way / len(bases)) for way in ways]
+        paths = [path_sum + more for path_sum, more in zip(paths, carried, strict=True)]
+    return np.asarray(total / len(bases)), [np.asarray(path_sum / len(bases)) for path_sum in paths]
 
 
 def _gradient_x_input(
-    chain: Sequence[ExplainedLayer], seen: ForwardPass, bases: Sequence[Base], outputs: Sequence[int]
+    chain: Sequence[ExplainedLayer], activations: ForwardPass, bases: Sequence[Base], outputs: Sequence[int]
 ) -> Floats:
     """[B, n, O]: how steep the outputs are at each row, times how far it is from the reference. The rules of
     `analysis/attribution.py` for a row that is its own reference are the chain rule."""
-    every = np.eye(seen.answers.shape[1])[list(outputs)]
-    multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
-    for link, at in reversed(list(zip(chain, seen.links, strict=True))):
+    every = np.eye(activations.answers.shape[1])[list(outputs)]
+    multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
+    for link, at in reversed(list(zip(chain, activations.links, strict=True))):
         multipliers = attribution.through(link.layer, link.parts, at, at, _steepness(link, at), multipliers)
-    apart = seen.links[0].nodes - np.mean([base.seen.links[0].nodes for base in bases], axis=0)
+    difference = activations.links[0].nodes - np.mean([base.seen.links[0].nodes for base in bases], axis=0)
     with np.errstate(all="ignore"):
-        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1))
+        return np.asarray((multipliers * difference[:, None]).transpose(0, 2, 1))
 
 
 def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
@@ -296,17 +301,17 @@ def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
 
 
 def _contributions(
-    chain: Sequence[ExplainedLayer], seen: ForwardPass, base: Base, outputs: Sequence[int], *, path: bool
+    chain: Sequence[ExplainedLayer], activations: ForwardPass, base: Base, outputs: Sequence[int], *, path: bool
 ) -> tuple[Floats, list[Floats]]:
     """[B, n, O]: what each node that the chain is given has to do with the outputs, against one row of reference; with
     `path` of each link what its edges carried, [B, O, S, D]."""
-    every, ways = np.eye(seen.answers.shape[1])[list(outputs)], list[Floats]()
-    multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
-    for link, x, r, slope in reversed(list(zip(chain, seen.links, base.seen.links, base.slopes, strict=True))):
+    every, ways = np.eye(activations.answers.shape[1])[list(outputs)], list[Floats]()
+    multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
+    for link, x, r, slope in reversed(list(zip(chain, activations.links, base.seen.links, base.slopes, strict=True))):
         if path:
             with np.errstate(all="ignore"):
                 ways.insert(0, attribution.carried(link.layer, x, r, multipliers))
         multipliers = attribution.through(link.layer, link.parts, x, r, slope, multipliers)
-    apart = seen.links[0].nodes - base.seen.links[0].nodes
+    difference = activations.links[0].nodes - base.seen.links[0].nodes
     with np.errstate(all="ignore"):
-        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1)), ways
+        return np.asarray((multipliers * difference[:, None]).transpose(0, 2, 1)), ways

@@ -126,10 +126,10 @@ class TrafficSampler:
         """Continue with the counts before the last restart, unless they were reset meanwhile."""
         if self._shelf is None:
             return
-        kept, mark = self._shelf.own(), self._shelf.mark()
-        if kept is not None and kept.mark == mark:
-            self._mark, self._since, self._spent = kept.mark, kept.since, kept.seconds
-            self._seen, self._total = self._seen + kept.seen, kept.total
+        stored, mark = self._shelf.own(), self._shelf.mark()
+        if stored is not None and stored.mark == mark:
+            self._mark, self._since, self._spent = stored.mark, stored.since, stored.seconds
+            self._seen, self._total = self._seen + stored.seen, stored.total
         else:
             self._mark = mark
 
@@ -147,7 +147,7 @@ class TrafficSampler:
         self._bytes += size
         if not self._busy:
             self._busy = True
-            self._later("look", PAUSE, self._look)
+            self._later("look", PAUSE, self._sample)
 
     def _earn(self) -> None:
         """Rows that may be taken, by the time that has passed."""
@@ -164,10 +164,10 @@ class TrafficSampler:
         else:
             self._later("again", PAUSE, self._again)
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
         if self._working is not None and not self._working.done():
-            self._later("look", PAUSE, self._look)
+            self._later("look", PAUSE, self._sample)
             return
         copies, self._waiting, self._bytes, self._busy = self._waiting, [], 0, False
         self._working = self._aside(self._work, copies)
@@ -236,16 +236,16 @@ class TrafficSampler:
         on a thread."""
         own = self._kept()
         all_ = [own, *([] if self._shelf is None else self._shelf.others())]
-        kept = store.merged(all_)
-        if kept.mark > own.mark:  # this process has not heard of it yet
-            self.reset(kept.mark)
-        tally = kept.recent if lately else kept.total
+        merged = store.merged(all_)
+        if merged.mark > own.mark:  # this process has not heard of it yet
+            self.reset(merged.mark)
+        tally = merged.recent if lately else merged.total
         return TrafficStatistics(
             tally.rows,
-            kept.seen,
-            kept.seconds,
-            kept.since,
-            sum(stored.mark == kept.mark for stored in all_),
+            merged.seen,
+            merged.seconds,
+            merged.since,
+            sum(item.mark == merged.mark for item in all_),
             tally.classes,
             self._nodes.compared(tally),
             tally,
@@ -339,15 +339,15 @@ class KeptRows:
                 self._before, self._now = self._now, []
             place = self._place(self._count % self._window)
             if place is not None:
-                kept = KeptRow(at, {name: values[row].copy() for name, values in rows.items()})
-                self._now[place : place + 1] = [(self._count, kept)]
+                row_entry = KeptRow(at, {name: values[row].copy() for name, values in rows.items()})
+                self._now[place : place + 1] = [(self._count, row_entry)]
             self._count += 1
 
-    def _place(self, seen: int) -> int | None:
+    def _place(self, index: int) -> int | None:
         """For a row before which so many of the window were seen."""
         if len(self._now) < self._most:
             return len(self._now)
-        place = self._random.randrange(seen + 1)
+        place = self._random.randrange(index + 1)
         return place if place < self._most else None
 
     def latest(self) -> Sequence[KeptRow]:

@@ -82,8 +82,8 @@ class Nodes:
 
     def count(self, run: Run, rows: Mapping[str, Array]) -> NodeCounts:
         """The counts for rows [B, ...] by input. Raises what `run` does."""
-        wanted = [name for name in self._wanted if name not in rows]
-        values = dict(rows) | dict(zip(wanted, run(wanted, rows), strict=True))
+        missing = [name for name in self._wanted if name not in rows]
+        values = dict(rows) | dict(zip(missing, run(missing, rows), strict=True))
         tally = self.empty()
         for window, name in zip(tally.windows, self._names, strict=True):
             window.add(_flat(values[name]))

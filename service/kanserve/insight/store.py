@@ -100,10 +100,10 @@ class ModelStatisticsFile:
         """Seconds between two times that it is written at least."""
         return 0.0 if self._keeping.workers > 1 else ALONE
 
-    def write(self, kept: StoredStatistics) -> None:
+    def write(self, stored: StoredStatistics) -> None:
         """Write the file of this worker."""
         try:
-            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(kept))
+            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(stored))
             self._keeping.logged.discard(KEPT)
         except OSError as error:
             self._keeping.cannot(KEPT, self._folder.path, error)
@@ -114,13 +114,13 @@ class ModelStatisticsFile:
 
     def mark(self) -> float:
         """The latest mark of all files."""
-        return max((kept.mark for _, kept in self._all()), default=0.0)
+        return max((stored.mark for _, stored in self._all()), default=0.0)
 
     def others(self) -> list[StoredStatistics]:
         """The statistics of other workers. Those of a worker that has exited contain no recent rows."""
         return [
-            kept if number < self._keeping.workers else _past(kept, self._nodes)
-            for number, kept in self._all()
+            stored if number < self._keeping.workers else _past(stored, self._nodes)
+            for number, stored in self._all()
             if number != self._keeping.number
         ]
 
@@ -141,9 +141,9 @@ class ModelStatisticsFile:
     def _head(self) -> dict[str, object]:
         return {"what": MAGIC, "format": FORMAT, "digest": self._digest, "cells": self._cells}
 
-    def _bytes(self, kept: StoredStatistics) -> bytes:
-        body = b"".join(array.tobytes() for tally in (kept.total, kept.recent) for array in _arrays(tally))
-        numbers = [kept.mark, kept.since, kept.seen, kept.seconds, kept.total.rows, kept.recent.rows]
+    def _bytes(self, stored: StoredStatistics) -> bytes:
+        body = b"".join(array.tobytes() for tally in (stored.total, stored.recent) for array in _arrays(tally))
+        numbers = [stored.mark, stored.since, stored.seen, stored.seconds, stored.total.rows, stored.recent.rows]
         head = self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}
         return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
 
@@ -195,29 +195,29 @@ def _halves(body: bytes) -> tuple[bytes, bytes]:
     return body[: len(body) // 2], body[len(body) // 2 :]
 
 
-def _unlike(head: object, wanted: dict[str, object]) -> str:
+def _unlike(head: object, expected: dict[str, object]) -> str:
     """The first of what is wanted that is otherwise. Raises TypeError for what is no head."""
     if not isinstance(head, dict):
         raise TypeError("it does not begin with a line of JSON")
-    return next((name for name, value in wanted.items() if head.get(name) != value), "")
+    return next((name for name, value in expected.items() if head.get(name) != value), "")
 
 
-def _past(kept: StoredStatistics, nodes: Nodes) -> StoredStatistics:
-    return StoredStatistics(kept.mark, kept.since, kept.seen, kept.seconds, kept.total, nodes.empty())
+def _past(stored: StoredStatistics, nodes: Nodes) -> StoredStatistics:
+    return StoredStatistics(stored.mark, stored.since, stored.seen, stored.seconds, stored.total, nodes.empty())
 
 
 def merged(all_: Sequence[StoredStatistics]) -> StoredStatistics:
     """As of one process: of those with the latest mark."""
-    mark = max(kept.mark for kept in all_)
-    latest = [kept for kept in all_ if kept.mark == mark]
+    mark = max(stored.mark for stored in all_)
+    latest = [stored for stored in all_ if stored.mark == mark]
     total, recent = latest[0].total, latest[0].recent
-    for kept in latest[1:]:
-        total, recent = total.plus(kept.total), recent.plus(kept.recent)
+    for stored in latest[1:]:
+        total, recent = total.plus(stored.total), recent.plus(stored.recent)
     return StoredStatistics(
         mark,
-        min(kept.since for kept in latest),
-        sum(kept.seen for kept in latest),
-        max(kept.seconds for kept in latest),
+        min(stored.since for stored in latest),
+        sum(stored.seen for stored in latest),
+        max(stored.seconds for stored in latest),
         total,
         recent,
     )

@@ -53,7 +53,7 @@ class Admission:
         self._sandbox = Sandbox(settings)
 
     async def take(
-        self, candidate: Candidate, size: int, like: ServingVersion | None, held: LoadedContent | None
+        self, candidate: Candidate, size: int, current: ServingVersion | None, loaded: LoadedContent | None
     ) -> tuple[Model, LoadedContent] | None:
         """A loaded model and its content; None if that content is `held` already. `size`: bytes of its files;
         `like`: the serving version. Raises LoadError, ConfigError."""
@@ -63,11 +63,11 @@ class Admission:
         await self._sandbox.parse_texts(texts)
         bundle = await run_detached(functools.partial(layout.load, candidate, self._max_file_bytes, texts))
         content = LoadedContent(bundle.content, bundle.config)
-        if content == held:
+        if content == loaded:
             return None
         # A version is tried before it is let in here: whatever it does to a process, it does to another one.
         await self._sandbox.validate(bundle)
-        return await run_detached(functools.partial(self._loader.load, bundle, like)), content
+        return await run_detached(functools.partial(self._loader.load, bundle, current)), content
 
 
 THREADS = 1  # of the runs of a load check

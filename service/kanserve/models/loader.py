@@ -62,7 +62,7 @@ class Loader:
     keeping: StatisticsStore | None = None
     asides: list[ThreadPoolExecutor] = field(default_factory=list)
 
-    def load(self, bundle: Bundle, like: ServingVersion | None = None) -> Model:
+    def load(self, bundle: Bundle, current: ServingVersion | None = None) -> Model:
         """Prepare and prove one version; blocks. `like`: one that serves, whose way it may take over. Raises
         LoadError, ConfigError."""
         config, settings = bundle.config, self.settings
@@ -72,7 +72,7 @@ class Loader:
                 f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
                 "start it with another --device, or give the instance_group another kind",
             )
-        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, like)
+        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, current)
         by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
         session = of_bundle.sessions(by_kernel=by_kernel)(threads)
         info = _info(bundle, session, settings.plain_onnx_max_batch_size)
@@ -147,14 +147,14 @@ class Loader:
             return config.threads or max(1, self.threads // config.instances)
         return self.threads if _large(bundle) else 1
 
-    def _same_way(self, bundle: Bundle, like: ServingVersion | None) -> ExecutionPlan | None:
+    def _same_way(self, bundle: Bundle, current: ServingVersion | None) -> ExecutionPlan | None:
         """That of a network of the same form under the same config: runs would be measured beside live traffic."""
         manifest = bundle.manifest
-        if like is None or manifest is None or like.info.manifest is None or like.config != bundle.config:
+        if current is None or manifest is None or current.info.manifest is None or current.config != bundle.config:
             return None
-        if like.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
+        if current.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
             return None
-        return like.way if _form(manifest) == _form(like.info.manifest) else None
+        return current.way if _form(manifest) == _form(current.info.manifest) else None
 
     def _way(self, bundle: Bundle, info: ModelInfo, session: Session, graphs: Graphs) -> tuple[Session, ExecutionPlan]:
         """How its runs go, and the session for it: as the operator says, as its size says, or as it measures.
@@ -166,7 +166,7 @@ class Loader:
         instances = config.instances or max(1, self.threads // threads)
         if not (config.threads or config.instances or _large(bundle)):
             create = graphs.sessions(by_kernel=by_kernel)
-            all_threads = tuning.together(info, session, create, budget=self.threads, piece_rows=pieces)
+            all_threads = tuning.session_on_all_threads(info, session, create, budget=self.threads, piece_rows=pieces)
             if all_threads is not None:
                 session, threads = all_threads, self.threads
         many_from = 0
@@ -313,8 +313,8 @@ class Graphs:
 
 def library_for(bundle: Bundle, settings: Settings) -> str:
     """The path of the operator's library, if this version has a use for it here; else ""."""
-    wanted = settings.kernel and settings.device == "cpu" and KERNEL_FILE in bundle.files
-    return custom_ops.library() if wanted else ""
+    enabled = settings.kernel and settings.device == "cpu" and KERNEL_FILE in bundle.files
+    return custom_ops.library() if enabled else ""
 
 
 def _gain(info: ModelInfo, manifest: Manifest, portable: Session, other: Session) -> float:

@@ -63,7 +63,7 @@ class Rollout:
         self._runtime, self._threads = backend.version(), threads
         self._intake = Admission(settings, backend, threads, metrics, keeping)
         policy = pbtxt.parse(settings.version_policy)
-        self._looker = Scanner(
+        self._scanner = Scanner(
             settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links, policy=policy
         )
         self._known: dict[Key, Known] = {}
@@ -91,15 +91,15 @@ class Rollout:
         log.info("runtime_selected", runtime=self._runtime, device=device, threads=self._threads)
         for left in await run_detached(lambda: remove_stale_exports(self._settings.repository)):
             log.info("stale_export_removed", left=left, reason="an export was killed")
-        look = await self._look()
-        await self._carry_out(look, time.monotonic(), stop)
+        scan = await self._scan()
+        await self._carry_out(scan, time.monotonic(), stop)
         if stop.is_set():
             return
         self._registry.complete()
         self._begun = True
         if not self._registry.ready:
             log.error(
-                "server_not_ready", reason="a version failed to load" if look.prints else "the repository is empty"
+                "server_not_ready", reason="a version failed to load" if scan.prints else "the repository is empty"
             )
 
     async def watch(self, rescan: asyncio.Event) -> None:
@@ -108,30 +108,30 @@ class Rollout:
             forced = await snapshot.due(rescan, snapshot.pause(self._poll, self._took))
             async with self._turn:
                 with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
-                    await _contained(self._look_and_act(math.inf if forced else time.monotonic()), {})
+                    await _contained(self._scan_and_act(math.inf if forced else time.monotonic()), {})
 
-    async def _look_and_act(self, now: float) -> None:
+    async def _scan_and_act(self, now: float) -> None:
         try:
-            look = await self._look()
+            scan = await self._scan()
         except ConfigError as error:
             self._events.readable(str(error))
             return
         self._events.readable("")
-        await self._carry_out(look, now, asyncio.Event())
+        await self._carry_out(scan, now, asyncio.Event())
 
     async def load_by_hand(self, name: str) -> None:
         """All versions of a model that its policy wants, as they lie there now. Raises NotFound, FailedPrecondition,
         and Unavailable for a repository that cannot be read."""
         async with self._turn:
             try:
-                look = await self._look()
+                scan = await self._scan()
             except ConfigError as error:
                 raise Unavailable(f"failed to load '{name}', the repository cannot be read") from error
-            if not any(key[0] == name for key in look.candidates):
+            if not any(key[0] == name for key in scan.candidates):
                 raise NotFound(f"failed to load '{name}', no version is available")
             if self._asked is not None:
                 self._asked.add(name)
-            await self._carry_out(look.only({name}), math.inf, asyncio.Event(), {name})
+            await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
         failed = [
             f"version {version}: {self._registry.entry(name, str(version)).reason}"
             for (model, version), known in sorted(self._known.items())
@@ -165,41 +165,41 @@ class Rollout:
         stays = self._registry.choice(name) is not None
         log.info("default_version_changed", model=name, version=default, before=before, how=how, by_hand=stays)
 
-    async def _look(self) -> Snapshot:
+    async def _scan(self) -> Snapshot:
         """The snapshot of the repository. Models that are not requested get only an index entry."""
         started = time.perf_counter()
         try:
-            look = await asyncio.to_thread(self._looker.look)
+            scan = await asyncio.to_thread(self._scanner.look)
         finally:
             self._took = time.perf_counter() - started
             self._metrics.number("kanserve_repository_scan_seconds").labels().set(self._took)
         if self.by_hand:
-            for key in self._there - look.candidates.keys() - self._known.keys():
+            for key in self._there - scan.candidates.keys() - self._known.keys():
                 self._registry.forget(*key)
-            self._there = set(look.candidates)
-            for key in look.candidates:
+            self._there = set(scan.candidates)
+            for key in scan.candidates:
                 self._registry.listed(*key)
-        return look
+        return scan
 
     async def _carry_out(
-        self, look: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
+        self, scan: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
     ) -> None:
         """Carry out the actions for a snapshot, until `stop`. `names`: only of these models; None: of all requested
         ones."""
         generation = self._registry.generation
         names = self._asked if names is None else names
-        look = look.only(names)
-        actions = await self._plan(look, now, names)
-        await self._take_all(actions, look, stop)
+        scan = scan.only(names)
+        actions = await self._plan(scan, now, names)
+        await self._take_all(actions, scan, stop)
         if stop.is_set():
             return
         if actions:
-            await self._make_room(look, names)
+            await self._make_room(scan, names)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
 
-    async def _take_all(self, actions: Sequence[Action], look: Snapshot, stop: asyncio.Event) -> None:
+    async def _take_all(self, actions: Sequence[Action], scan: Snapshot, stop: asyncio.Event) -> None:
         """Take the actions one after the other, until `stop`. The log shows the progress of the loads."""
         loads = [action.key for action in actions if action.step is Step.LOAD]
         for key in loads:
@@ -212,28 +212,28 @@ class Rollout:
                     return
                 if action.step is Step.LOAD:
                     progress.next(action.key)
-                await self._take(action.step, action.key, look)
+                await self._take(action.step, action.key, scan)
 
-    async def _make_room(self, look: Snapshot, names: Collection[str] | None) -> None:
+    async def _make_room(self, scan: Snapshot, names: Collection[str] | None) -> None:
         """Unload the versions that the loaded ones replace, and update the default versions."""
-        for action in await self._plan(look, -math.inf, names):
+        for action in await self._plan(scan, -math.inf, names):
             if action.step is Step.LEAVE:
-                await self._take(action.step, action.key, look)
+                await self._take(action.step, action.key, scan)
         for name in sorted({key[0] for key in self._known}):
             self._events.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
 
-    async def _plan(self, look: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
+    async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """On a thread: there may be thousands of versions."""
         known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
-        left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
+        left = await asyncio.to_thread(left_out, scan.prints, known, scan.policies)
         self._events.left_out(left)
-        return await asyncio.to_thread(plan, look.prints, known, look.policies, now, self._registry.chosen())
+        return await asyncio.to_thread(plan, scan.prints, known, scan.policies, now, self._registry.chosen())
 
-    async def _take(self, step: Step, key: Key, look: Snapshot) -> None:
+    async def _take(self, step: Step, key: Key, scan: Snapshot) -> None:
         if step in (Step.MISS, Step.RETURN):
             self._miss(key, gone=step is Step.MISS)
         if step in (Step.LOAD, Step.RETURN):
-            await self._load(key, look.candidates[key], look.prints[key])
+            await self._load(key, scan.candidates[key], scan.prints[key])
         elif step is Step.LEAVE:
             self._leave(key)
         elif step is Step.FORGET:
@@ -249,27 +249,27 @@ class Rollout:
         if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
             self._registry.begin_load(*key)
 
-    async def _load(self, key: Key, candidate: Candidate, seen: Fingerprint) -> None:
+    async def _load(self, key: Key, candidate: Candidate, fingerprint: Fingerprint) -> None:
         """One version, whatever comes of it."""
-        if seen.growing and self._begun and self._poll:
+        if fingerprint.growing and self._begun and self._poll:
             return  # the next look sees whether it is whole
         started = time.perf_counter()
         try:
             self._admit(key[0])
-            work = self._intake.take(candidate, seen.size, self._before(key), self._held.get(key))
+            work = self._intake.take(candidate, fingerprint.size, self._before(key), self._held.get(key))
             taken = await _contained(work, {"model": key[0], "version": key[1]})
         except LoadError as error:
-            await self._failed(key, candidate, seen, error.reason, str(error))
+            await self._failed(key, candidate, fingerprint, error.reason, str(error))
         except ConfigError as error:
             if not self._begun:
                 raise
-            await self._failed(key, candidate, seen, LoadReason.RUNTIME, str(error))
+            await self._failed(key, candidate, fingerprint, LoadReason.RUNTIME, str(error))
         else:
             if taken is None:
-                self._same(key, seen)
+                self._same(key, fingerprint)
                 return
             model, self._held[key] = taken
-            self._known[key] = self._known[key].accepted(seen)
+            self._known[key] = self._known[key].accepted(fingerprint)
             self._switch(model, time.perf_counter() - started)
 
     def _admit(self, name: str) -> None:
@@ -295,26 +295,28 @@ class Rollout:
         if before is not None:
             self._see_off(before.leave())
 
-    def _same(self, key: Key, seen: Fingerprint) -> None:
+    def _same(self, key: Key, fingerprint: Fingerprint) -> None:
         """The files were touched, or are again what serves."""
         refused = self._known[key].refused
-        self._known[key] = self._known[key].accepted(seen)
+        self._known[key] = self._known[key].accepted(fingerprint)
         if refused:
             self._registry.remark(*key, "")
             self._events.recovered(key)
 
-    async def _failed(self, key: Key, candidate: Candidate, seen: Fingerprint, reason: LoadReason, text: str) -> None:
+    async def _failed(
+        self, key: Key, candidate: Candidate, fingerprint: Fingerprint, reason: LoadReason, text: str
+    ) -> None:
         known = self._known[key]
-        now = await asyncio.to_thread(self._looker.again, candidate)
-        if self._poll and (now is None or now.facts != seen.facts):
+        now = await asyncio.to_thread(self._scanner.again, candidate)
+        if self._poll and (now is None or now.facts != fingerprint.facts):
             return  # it was written meanwhile, and says nothing yet: the next look sees it
-        self._known[key] = known.failed(seen, time.monotonic())
+        self._known[key] = known.failed(fingerprint, time.monotonic())
         if known.serves:
             self._registry.remark(*key, REFUSED + text)
         else:
             self._registry.failed(*key, text)
             self._metrics.expected(key[0], str(key[1]))
-        self._events.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
+        self._events.refused(key, reason, text, changed=not known.same(fingerprint), serves=known.serves)
 
     def _miss(self, key: Key, *, gone: bool) -> None:
         self._known[key] = replace(self._known[key], missing=gone)

@@ -226,14 +226,14 @@ class Registry:
 
     def entry(self, name: str, version: str) -> Entry:
         """The version meant, in whatever state. Raises NotFound, BadRequest, Unavailable."""
-        wanted = parse_version(version)
+        number = parse_version(version)
         versions = self._entries.get(name)
         if versions is None:
             raise NotFound(f"Request for unknown model: '{name}' is not found")
-        if wanted is not None:
-            if wanted not in versions:
-                raise NotFound(f"Request for unknown model: '{name}' version {wanted} is not found")
-            return versions[wanted]
+        if number is not None:
+            if number not in versions:
+                raise NotFound(f"Request for unknown model: '{name}' version {number} is not found")
+            return versions[number]
         default = self.default(name)
         if default is not None:
             return versions[default]

@@ -83,13 +83,13 @@ class Shadow:
         finally:
             self._hold(-1, -size)
 
-    def _take(self, apart: Floats) -> None:
-        beyond = int((~(apart <= self.tolerance)).sum())
+    def _take(self, difference: Floats) -> None:
+        beyond = int((~(difference <= self.tolerance)).sum())
         self.requests += 1
-        self.rows += len(apart)
+        self.rows += len(difference)
         self.rows_out_of_tolerance += beyond
-        self.largest_difference = max(self.largest_difference, float(apart.max(initial=0.0)))
-        self._count("rows_total", len(apart))
+        self.largest_difference = max(self.largest_difference, float(difference.max(initial=0.0)))
+        self._count("rows_total", len(difference))
         self._count("mismatched_rows_total", beyond)
         self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest_difference)
 

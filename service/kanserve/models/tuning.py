@@ -36,15 +36,17 @@ FASTER = 0.95
 Create = Callable[[int], Session]  # a session whose runs have so many threads
 
 
-def together(info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int) -> Session | None:
+def session_on_all_threads(
+    info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int
+) -> Session | None:
     """A session whose runs share all threads, if one alone is as fast as runs of `session`, which have one, side by
     side."""
     feeds = _feeds(info, min(ROWS, info.max_batch_size, piece_rows or ROWS))
     if budget == 1 or feeds is None or not LONG < _best_seconds(session, info, feeds) < math.inf:
         return None
-    apart = _rate(session, info, feeds, at_once=budget)
+    separate = _rate(session, info, feeds, at_once=budget)
     other = create(budget)
-    return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * apart else None
+    return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * separate else None
 
 
 def tried_rows(manifest: Manifest | None, plain_onnx_max_batch_size: int, micro_batch_bytes: int) -> int:

@@ -75,8 +75,8 @@ def merge(pages: Iterable[str], *, growing: bool = False) -> str:
             add = _rule(name)
             for sample, value in family.values.items():
                 whole.values[sample] = add((whole.values[sample], value)) if sample in whole.values else value
-    kept = (family for family in families.values() if not growing or family.kind in GROWING)
-    return "".join(_written(family) for family in kept)
+    selected = (family for family in families.values() if not growing or family.kind in GROWING)
+    return "".join(_written(family) for family in selected)
 
 
 def _rule(name: str) -> Callable[[Iterable[float]], float]:

@@ -141,8 +141,8 @@ def build_application(
     bounds = Bounds(settings.max_request_bytes, settings.request_read_timeout, settings.max_typed_contents_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
     views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
-    seen = Views(insights, views, Operations(catalogue, control, page), Card(kan))
-    return build_routes(guard, metrics, bounds, pages, views, seen, Probes(catalogue, page))
+    ui_views = Views(insights, views, Operations(catalogue, control, page), Card(kan))
+    return build_routes(guard, metrics, bounds, pages, views, ui_views, Probes(catalogue, page))
 
 
 TEXT = "text/plain; charset=utf-8"

@@ -66,8 +66,8 @@ class Oip:
     async def index(self, request: HttpRequest, call: Call) -> Answer:
         """Every version found, with its state and what is wrong with it."""
         only_repository(request.path.get("repository", ""))
-        wanted = json_document.read(request.body, INDEX_VALUES) if request.body else {}
-        ready = wanted.get("ready", False) if isinstance(wanted, dict) else None
+        body = json_document.read(request.body, INDEX_VALUES) if request.body else {}
+        ready = body.get("ready", False) if isinstance(body, dict) else None
         if not isinstance(ready, bool):
             raise BadRequest("Invalid value for 'ready': expected a boolean, in an object")
         statuses = self._catalogue.index(only_ready=ready)
@@ -120,8 +120,8 @@ def _yes(call: Call, answer: bool, otherwise: str) -> Answer:
 def _parameters(request: HttpRequest) -> set[str]:
     """The names of what a request to load or unload says beside. Raises BadRequest, Unsupported."""
     only_repository(request.path.get("repository", ""))
-    said = json_document.read(request.body, INDEX_VALUES) if request.body else {}
-    parameters = said.get("parameters", {}) if isinstance(said, dict) else None
+    body = json_document.read(request.body, INDEX_VALUES) if request.body else {}
+    parameters = body.get("parameters", {}) if isinstance(body, dict) else None
     if not isinstance(parameters, dict):
         raise BadRequest("Invalid value for 'parameters': expected an object, in an object")
     return set(parameters)

@@ -83,7 +83,7 @@ def _http_application(*parts: Any) -> Any:
 class WorkerContext:
     """Context of a worker among several behind one port.
 
-    together  set when all workers are ready; until then the worker reports "not ready"
+    all_ready  set when all workers are ready; until then the worker reports "not ready"
     late      whether the other workers serve already; then the worker loads its models before it opens its ports
     metrics   address of the metrics of all workers
     relay     channel to the other workers
@@ -91,7 +91,7 @@ class WorkerContext:
     workers   number of all workers
     """
 
-    together: asyncio.Event
+    all_ready: asyncio.Event
     late: bool
     metrics: str
     relay: WorkerBus
@@ -115,10 +115,10 @@ class App:
         self.lifecycle = Lifecycle()
         self.rescan_requested = asyncio.Event()
         self.registry = Registry(by_hand=settings.model_control == "explicit")
-        self._tracing, kind = _traced(wanted=settings.traces)
+        self._tracing, kind = _traced(enabled=settings.traces)
         self.metrics = Metrics(kind)
-        runtime, kept = base.load(settings.backend), _keeping(settings, place)
-        self._rollout = Rollout(settings, runtime, budget, self.registry, self.metrics, self._changed, kept)
+        runtime, store = base.load(settings.backend), _keeping(settings, place)
+        self._rollout = Rollout(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
         catalogue = Catalogue(self.registry, self.lifecycle)
         kan = Kan(
             self.registry,
@@ -199,9 +199,9 @@ class App:
             for task in tasks:
                 task.cancel()
 
-    async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:
-        """Become ready only when all workers are, which `together` reports, or at `stop`."""
-        both = [asyncio.ensure_future(event.wait()) for event in (together, stop)]
+    async def join(self, all_ready: asyncio.Event, stop: asyncio.Event) -> None:
+        """Become ready only when all workers are, which `all_ready` reports, or at `stop`."""
+        both = [asyncio.ensure_future(event.wait()) for event in (all_ready, stop)]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for waiting in both:
             waiting.cancel()
@@ -285,10 +285,10 @@ def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore
     )
 
 
-def _traced(*, wanted: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
+def _traced(*, enabled: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
     """The tracer, which also counts executions, or None. The libraries are imported only if the setting is on.
     Raises ConfigError."""
-    if not wanted:
+    if not enabled:
         return None, ModelMetrics
     try:
         from kanserve.observability import tracing  # loads OpenTelemetry
@@ -339,7 +339,7 @@ async def serve(
         if ready is not None:
             ready(addresses)
     if place is not None:
-        await app.join(place.together, signals.stop)
+        await app.join(place.all_ready, signals.stop)
     async with app.watching():
         await signals.stop.wait()
     return await _leave(app, signals, watch)
@@ -418,11 +418,11 @@ def with_request_limit(settings: Settings) -> Settings:
     operator has set it. Reads the manifests; graphs without one do not say how large they are."""
     if "max_request_bytes" in settings.model_fields_set:
         return settings
-    wanted = min(MOST, max(_batches(settings), default=0))
-    if wanted <= settings.max_request_bytes:
+    needed = min(MOST, max(_batches(settings), default=0))
+    if needed <= settings.max_request_bytes:
         return settings
-    limits_log.info("request_limit_raised", max_request_bytes=wanted)
-    return settings.model_copy(update={"max_request_bytes": wanted})
+    limits_log.info("request_limit_raised", max_request_bytes=needed)
+    return settings.model_copy(update={"max_request_bytes": needed})
 
 
 def _batches(settings: Settings) -> Iterator[int]:

@@ -90,14 +90,14 @@ class Renewal:
                 await asyncio.wait_for(self._wake.wait(), self._pause())
             if not (self._wake.is_set() or time.monotonic() >= looked + self._every):
                 if self._tokens is not None and await asyncio.to_thread(self._touched):
-                    await self._look(self._tokens)
+                    await self._reload(self._tokens)
                 continue
             self._wake.clear()
             looked = time.monotonic()
             if self._certificates is not None:
-                await self._look(self._certificates)
+                await self._reload(self._certificates)
             if self._tokens is not None:
-                await self._look(self._tokens)
+                await self._reload(self._tokens)
 
     def _pause(self) -> float:
         if self._tokens is None:
@@ -118,7 +118,7 @@ class Renewal:
             return (math.inf,)
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
 
-    async def _look(self, source: Source[T]) -> None:
+    async def _reload(self, source: Source[T]) -> None:
         reason = ""
         try:
             content = await asyncio.to_thread(source.read)

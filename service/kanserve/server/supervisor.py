@@ -135,33 +135,33 @@ class Supervisor:
             "orders": self._orders,
             "of": settings.workers,
         }
-        self._posts = [WorkerProcess(number, start_message, page, self.passed) for number in range(settings.workers)]
+        self._workers = [WorkerProcess(number, start_message, page, self.passed) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
         """For all that are there, and for those who come after."""
         logs.configure(change.live["log_format"], change.live["log_level"])
         self._settings.update(change.live)
-        for post in self._posts:
-            post.tell(change)
+        for child in self._workers:
+            child.apply_change(change)
 
     def passed(self, number: int, order: dict[str, Any]) -> None:
         """A worker was told to do something with a model: for the others, and for those who come after."""
         about = (order["model"], KINDS.get(order["do"]))
         self._orders[:] = [old for old in self._orders if (old["model"], KINDS.get(old["do"])) != about]
         self._orders.append(order)
-        for other, post in enumerate(self._posts):
+        for other, child in enumerate(self._workers):
             if other != number:
-                post.order(order)
+                child.order(order)
 
     def rescan(self) -> None:
         """Have each worker scan the repository now."""
-        for post in self._posts:
-            post.rescan()
+        for child in self._workers:
+            child.rescan()
 
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
         """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
-        starting = asyncio.gather(*(post.start() for post in self._posts))
+        starting = asyncio.gather(*(child.start() for child in self._workers))
         if not await _before(starting, stop):
             starting.cancel()
             return {}
@@ -169,20 +169,20 @@ class Supervisor:
         failed = next((reply for reply in replies if "grpc" not in reply), None)
         if failed is not None:
             raise ConfigError(f"a worker did not start: {failed.get('error', 'it ended without a word')}")
-        for post in self._posts:
-            post.go()
-        self._keeping = [asyncio.create_task(post.keep()) for post in self._posts]
+        for child in self._workers:
+            child.go()
+        self._keeping = [asyncio.create_task(child.keep()) for child in self._workers]
         return {name: replies[0][name] for name in ("grpc", "http") if name in replies[0]}
 
     async def leave(self, hurry: asyncio.Event, number: signal.Signals) -> bool:
         """Have all drain, and sooner with `hurry`. Returns whether all ended well."""
-        for post in self._posts:
-            post.leave(number)
-        ends = asyncio.gather(*(post.ended() for post in self._posts))
+        for child in self._workers:
+            child.leave(number)
+        ends = asyncio.gather(*(child.ended() for child in self._workers))
         if not await _before(ends, hurry):
             for number in (signal.SIGTERM, signal.SIGKILL):
-                for post in self._posts:
-                    post.leave(number)
+                for child in self._workers:
+                    child.leave(number)
                 await asyncio.wait({ends}, timeout=HURRIED)
         codes = await ends
         for task in self._keeping:
@@ -204,7 +204,7 @@ class WorkerProcess:
     def __init__(
         self, number: int, start_message: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed
     ) -> None:
-        self._number, self._given, self._page, self._passed = number, start_message, page, passed
+        self._number, self._start_message, self._page, self._passed = number, start_message, page, passed
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
         self._change: Change | None = None
@@ -220,34 +220,34 @@ class WorkerProcess:
             stdin=pipe,
             stdout=pipe,
             limit=LINE,
-            pass_fds=tuple(self._given["sockets"].values()),
+            pass_fds=tuple(self._start_message["sockets"].values()),
             start_new_session=True,  # Ctrl-C is for this process, which passes it on
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        self._say({**self._given, "late": late, "number": self._number})
+        self._send({**self._start_message, "late": late, "number": self._number})
         if self._change is not None:
-            self.tell(self._change)
+            self.apply_change(self._change)
         line = await process.stdout.readline()
-        said: dict[str, str] = json.loads(line) if line else {}
-        if "metrics" in said:
-            self._page.joined(self._number, said["metrics"])
+        reply: dict[str, str] = json.loads(line) if line else {}
+        if "metrics" in reply:
+            self._page.joined(self._number, reply["metrics"])
             self._hearing = asyncio.create_task(self._hear(process, process.stdout))
-        return said
+        return reply
 
     def order(self, order: Mapping[str, Any]) -> None:
         """Pass on an order about a model that another worker received."""
-        self._say({"order": order})
+        self._send({"order": order})
 
-    async def _hear(self, process: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
+    async def _hear(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
         """Its signs of life, and what it passes on, until it ends. One that gives none for longer than it would itself
         bear is killed: it was stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of
         `watchdog`."""
-        limit, silent = float(self._given["settings"]["loop_stall_seconds"]), 0.0
+        limit, silent = float(self._start_message["settings"]["loop_stall_seconds"]), 0.0
         while not limit or silent < limit + SPARE:
             try:
                 async with asyncio.timeout(worker.BEAT):
-                    line = await said.readline()
+                    line = await stdout.readline()
             except TimeoutError:
                 silent += worker.BEAT
             else:
@@ -262,18 +262,18 @@ class WorkerProcess:
 
     def go(self) -> None:
         """Tell it that all are ready."""
-        self._say({"all": True})
+        self._send({"all": True})
 
     def rescan(self) -> None:
         """Have the worker scan the repository now."""
-        self._say({"look": True})
+        self._send({"look": True})
 
-    def tell(self, change: Change) -> None:
+    def apply_change(self, change: Change) -> None:
         """Settings have changed, or could not be read; whoever takes its place later is told too."""
         self._change = change
-        self._say({"change": asdict(change)})
+        self._send({"change": asdict(change)})
 
-    def _say(self, what: Mapping[str, Any]) -> None:
+    def _send(self, what: Mapping[str, Any]) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(json.dumps(what).encode() + b"\n")
 

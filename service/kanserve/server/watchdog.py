@@ -85,7 +85,7 @@ class Watchdog:
             if left < 0:
                 log.error("shutdown_timed_out")
                 end()
-            if 0 < self._patience.run <= self._look(tick) and left == float("inf"):
+            if 0 < self._patience.run <= self._check_runs(tick) and left == float("inf"):
                 left = self._patience.leaving + SPARE
                 log.error("run_stalled", seconds=self._patience.run, runs=self._names())
                 self._loop.call_soon_threadsafe(self._stuck)
@@ -101,7 +101,7 @@ class Watchdog:
             return False
         return True
 
-    def _look(self, tick: float) -> float:
+    def _check_runs(self, tick: float) -> float:
         """Seconds of the run that runs for longest."""
         self._runs = {number: self._runs.get(number, 0.0) + tick for number in resources.running()}
         longest = max(self._runs.values(), default=0.0)
@@ -110,7 +110,7 @@ class Watchdog:
 
     def _names(self) -> list[str]:
         """Threads with a run that is stuck; they are named after models."""
-        stuck = {number for number, seen in self._runs.items() if seen >= self._patience.run}
+        stuck = {number for number, seconds in self._runs.items() if seconds >= self._patience.run}
         return sorted(name for number, name in resources.running().items() if number in stuck)
 
 

@@ -40,12 +40,16 @@ def main() -> int:
     try:
         asyncio.run(watchdog.last(_serve(settings, start_message)))
     except KanserveError as error:
-        _say({"error": str(error)})
+        _send({"error": str(error)})
         return 2
 
 
 async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
-    all_ready, changes, relay = asyncio.Event(), Changes(), WorkerBus(pass_on=lambda order: _tell({"order": order}))
+    all_ready, changes, relay = (
+        asyncio.Event(),
+        Changes(),
+        WorkerBus(pass_on=lambda order: _send_or_drop({"order": order})),
+    )
     for order in start_message["orders"]:
         relay.orders.put_nowait(order)
     place = app.WorkerContext(
@@ -54,7 +58,7 @@ async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
     tasks = [asyncio.create_task(_listen(place, changes))]
 
     def ready(addresses: Mapping[str, str]) -> None:
-        _say(addresses)
+        _send(addresses)
         tasks.append(asyncio.create_task(_live()))
 
     try:
@@ -68,11 +72,11 @@ async def _live() -> None:
     """A full pipe means that nobody listens, which must not hold anything up."""
     os.set_blocking(sys.stdout.fileno(), False)
     while True:
-        _tell({})
+        _send_or_drop({})
         await asyncio.sleep(BEAT)
 
 
-def _tell(what: Mapping[str, Any]) -> None:
+def _send_or_drop(what: Mapping[str, Any]) -> None:
     """A line that may get lost where nobody listens; an empty one for nothing."""
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), (json.dumps(what) if what else "").encode() + b"\n")
@@ -83,19 +87,19 @@ async def _listen(place: app.WorkerContext, changes: Changes) -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
     while line := await reader.readline():
-        said = json.loads(line)
-        if "change" in said:
-            changes.came(Change(**said["change"]))
-        elif "order" in said:
-            place.relay.orders.put_nowait(said["order"])
-        elif "look" in said:
+        message = json.loads(line)
+        if "change" in message:
+            changes.came(Change(**message["change"]))
+        elif "order" in message:
+            place.relay.orders.put_nowait(message["order"])
+        elif "look" in message:
             os.kill(os.getpid(), signal.SIGHUP)
         else:
-            place.together.set()
+            place.all_ready.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _say(what: Mapping[str, Any]) -> None:
+def _send(what: Mapping[str, Any]) -> None:
     print(json.dumps(dict(what)), flush=True)
 
 

@@ -109,12 +109,12 @@ class Inference:
                 return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
             answers = await self._answers(request, ready, arrays)
-            more, said = ([], []) if plan is None else await self.insights.annotate(plan, feeds)
-            return _response(info, request, [*answers, *more], [*words, *said])
+            more_outputs, more_parameters = ([], []) if plan is None else await self.insights.annotate(plan, feeds)
+            return _response(info, request, [*answers, *more_outputs], [*words, *more_parameters])
 
     def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
         """Everything that can be said before a request runs. Raises as `infer`."""
-        outputs = validation.wanted(model.info, request)
+        outputs = validation.requested_outputs(model.info, request)
         rows = validation.validate(model.info, request)
         self._bound(model.info, outputs, rows)
         if request.classes:

@@ -264,13 +264,13 @@ class EdgeQueries:
 
 def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[LayerPlan, ...]:
     """Raises BadRequest, FailedPrecondition."""
-    wanted = _edges_in_reason(request.options)
+    options = _edges_in_reason(request.options)
     plans = query_plan.plan(
         shapes(info, manifest),
         layers=request.layers,
         sources=request.sources,
         destinations=request.destinations,
-        wanted=wanted,
+        wanted=options,
     )
     if request.path is None:
         return plans
@@ -299,40 +299,40 @@ def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tu
     return query_plan.on_the_way(layers, widths, *path)
 
 
-def _edges_in_reason(wanted: EdgeOptions) -> EdgeOptions:
+def _edges_in_reason(options: EdgeOptions) -> EdgeOptions:
     """With what is usual where nothing was said. Raises BadRequest."""
-    _of_picking(wanted)
-    _of_reductions(wanted)
-    if wanted.quantiles and reduce.QUANTILES not in wanted.reductions:
+    _of_picking(options)
+    _of_reductions(options)
+    if options.quantiles and reduce.QUANTILES not in options.reductions:
         raise BadRequest(f"quantiles go with the reduction '{reduce.QUANTILES}', which was not asked for")
-    if len(wanted.quantiles) > MOST_QUANTILES or not all(0 <= level <= 1 for level in wanted.quantiles):
+    if len(options.quantiles) > MOST_QUANTILES or not all(0 <= level <= 1 for level in options.quantiles):
         raise BadRequest(f"quantiles are at most {MOST_QUANTILES} numbers from 0 to 1")
-    if wanted.bins > reduce.MOST_BINS:
-        raise BadRequest(f"a histogram has 1 to {reduce.MOST_BINS} bins, {wanted.bins} were asked for")
-    levels = wanted.quantiles or (reduce.USUAL if reduce.QUANTILES in wanted.reductions else ())
-    return dataclasses.replace(wanted, quantiles=levels, bins=wanted.bins or reduce.BINS)
+    if options.bins > reduce.MOST_BINS:
+        raise BadRequest(f"a histogram has 1 to {reduce.MOST_BINS} bins, {options.bins} were asked for")
+    levels = options.quantiles or (reduce.USUAL if reduce.QUANTILES in options.reductions else ())
+    return dataclasses.replace(options, quantiles=levels, bins=options.bins or reduce.BINS)
 
 
-def _of_reductions(wanted: EdgeOptions) -> None:
+def _of_reductions(options: EdgeOptions) -> None:
     """Raises BadRequest."""
-    for name in wanted.reductions:
+    for name in options.reductions:
         if name not in reduce.ALL:
             raise BadRequest(f"reduction {name[:40]!r} is not known; there are {', '.join(reduce.ALL)}")
-    if len(set(wanted.reductions)) != len(wanted.reductions):
+    if len(set(options.reductions)) != len(options.reductions):
         raise BadRequest("a reduction is named twice; name each once")
-    if wanted.reductions and (wanted.residual or wanted.nodes or wanted.per_row):
+    if options.reductions and (options.residual or options.nodes or options.per_row):
         raise BadRequest(
             "residual, nodes and per_row apply to each row, reductions combine all rows; request one of them"
         )
 
 
-def _of_picking(wanted: EdgeOptions) -> None:
+def _of_picking(options: EdgeOptions) -> None:
     """Raises BadRequest."""
-    if not (math.isfinite(wanted.min_magnitude) and wanted.min_magnitude >= 0):
-        raise BadRequest(f"min_magnitude is a number of 0 or more, {wanted.min_magnitude:g} was given")
-    if wanted.per_row and not wanted.top_k:
+    if not (math.isfinite(options.min_magnitude) and options.min_magnitude >= 0):
+        raise BadRequest(f"min_magnitude is a number of 0 or more, {options.min_magnitude:g} was given")
+    if options.per_row and not options.top_k:
         raise BadRequest("per_row needs top_k, the number of edges per row")
-    if wanted.per_row and wanted.min_magnitude:
+    if options.per_row and options.min_magnitude:
         raise BadRequest(
             "min_magnitude applies to all rows together, per_row selects edges for each row; use one of them"
         )
@@ -348,9 +348,9 @@ def _bound(plans: Sequence[LayerPlan], rows: int, most: int) -> None:
             f"the limit is {most}; ask for fewer layers, sources or destinations, "
             "set top_k, or send fewer rows"
         )
-    if (held := sum(_kept(plan, rows) for plan in plans)) > most:
+    if (total := sum(_kept(plan, rows) for plan in plans)) > most:
         raise ResourceExhausted(
-            f"quantiles and histograms are made of all values at once, {held} bytes, the limit is {most}; ask for "
+            f"quantiles and histograms are made of all values at once, {total} bytes, the limit is {most}; ask for "
             "fewer layers, sources or destinations, for other reductions, set top_k, or send fewer rows"
         )
 

@@ -36,11 +36,11 @@ class Operations:
     def __init__(self, catalogue: Catalogue, control: Control, page: MetricsPage) -> None:
         self._catalogue, self._control, self._page = catalogue, control, page
         self._ledger = Ledger(KEPT, APART, ROOM)
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def report(self, since: float) -> JsonObject:
         """All figures, and the readings that are later than `since`, in seconds since the epoch."""
-        await self._look()
+        await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         return {
             "time": now.at,
@@ -64,24 +64,24 @@ class Operations:
 
     async def overview(self) -> JsonObject:
         """A summary of each version: its identity, the verification of its export, its use, and its traffic."""
-        await self._look()
+        await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         versions = [self._short(status, now, before) for status in self._catalogue.index(only_ready=False)]
         return {"time": now.at, "versions": versions}
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Read the metrics, if the last reading is old enough. All callers that wait share one reading, and it goes on
         if some of them leave."""
-        if self._looking is None and self._ledger.due(time.time()):
-            self._looking = asyncio.ensure_future(self._looked())
-        if self._looking is not None:
-            await asyncio.shield(self._looking)
+        if self._refreshing is None and self._ledger.due(time.time()):
+            self._refreshing = asyncio.ensure_future(self._take_reading())
+        if self._refreshing is not None:
+            await asyncio.shield(self._refreshing)
 
-    async def _looked(self) -> None:
+    async def _take_reading(self) -> None:
         try:
             self._ledger.add(await asyncio.to_thread(self._read))
         finally:
-            self._looking = None
+            self._refreshing = None
 
     def _short(self, status: VersionStatus, now: Figures, before: Figures | None) -> JsonObject:
         """`drift`: the largest ratio to the no-drift threshold; None without a baseline. `error`: the largest relative
@@ -415,11 +415,11 @@ def quantile(buckets: Buckets, level: float) -> float | None:
     total = sum(count for _, count in buckets)
     if total <= 0:
         return None
-    wanted, below = level * total, 0.0
+    rank, below = level * total, 0.0
     bounds = (0.0, *(bound for bound, _ in buckets))
     for low, (high, count) in zip(bounds, buckets, strict=False):
-        if below + count >= wanted and count > 0:
-            return low if math.isinf(high) else low + (high - low) * max(0.0, wanted - below) / count
+        if below + count >= rank and count > 0:
+            return low if math.isinf(high) else low + (high - low) * max(0.0, rank - below) / count
         below += count
     return bounds[-2]
 

@@ -193,8 +193,8 @@ async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
             f"'{source[:32]}' was asked for"
         )
     if request.row_count:
-        of = "the model's traffic" if source == LIVE else "the rows that the export was given"
-        raise BadRequest(f"scores over '{source}' are of {of}: send no rows with it")
+        rows_of = "the model's traffic" if source == LIVE else "the rows that the export was given"
+        raise BadRequest(f"scores over '{source}' are of {rows_of}: send no rows with it")
     described(kan, request.model, request.version)
     model, manifest = kan.scored(request)
     tally = (

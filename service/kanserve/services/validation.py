@@ -61,11 +61,11 @@ def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
 
 
 def _once(what: str, names: Sequence[str], prefix: str) -> None:
-    seen: set[str] = set()
+    unique: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in unique:
             raise BadRequest(f"{prefix}{what} '{name}' already exists in request")
-        seen.add(name)
+        unique.add(name)
 
 
 def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
@@ -109,7 +109,7 @@ def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: s
         )
 
 
-def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
+def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
     """The outputs asked for, in this order; all of them if none is named."""
     if not request.outputs:
         return info.outputs

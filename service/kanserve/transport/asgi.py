@@ -163,17 +163,17 @@ class GrpcApp:
             data = b"" if method is self._services.unknown else await self._message(method, task, call)
             call.guarded = True
             work = method.answer(data, call.arrival)
-            await wire.only(await (call.beside(work, None) if self._watch else work))
+            await wire.only(await (call.unless_disconnected(work, None) if self._watch else work))
         elif method.kind is Kind.SERVER_STREAM:
             data = await self._message(method, task, call)
             call.guarded = True
             answers = _stream(method, _alone(data), call.arrival, wire)
-            await (call.beside(answers, None) if self._watch else answers)
+            await (call.unless_disconnected(answers, None) if self._watch else answers)
         else:
             self._calls.whole(task)
             call.guarded, read = True, asyncio.Event()
             answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
-            await (call.beside(answers, read) if self._watch else answers)
+            await (call.unless_disconnected(answers, read) if self._watch else answers)
 
     async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
         """The only one; nothing of it, from those whom the method refuses. Raises CallFailed, also where it does not
@@ -380,7 +380,7 @@ class _Request:
             await read.wait()
         await self._receive()
 
-    async def beside(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
+    async def unless_disconnected(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
         """Return the result of `answering`, unless the client disconnects first. The transport watches for that once
         all is `read`. Raises ClientDisconnected."""
         work = asyncio.ensure_future(answering)
@@ -459,7 +459,7 @@ class Calls:
         self._all.add(task)
         self._coming[task] = loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._look, loop)
+            self._timer = loop.call_later(self._seconds, self._reject_late, loop)
         if len(self._coming) > self._most:
             words = f"more than {self._most} requests are on their way, and this one is the slowest; try again later"
             self._give_up(next(iter(self._coming)), CallFailed(Code.RESOURCE_EXHAUSTED, words, (PUSHBACK,)))
@@ -499,13 +499,13 @@ class Calls:
         self._given_up[task] = failure
         task.cancel()
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _reject_late(self, loop: asyncio.AbstractEventLoop) -> None:
         """Those that began first come first."""
         self._timer, now = None, loop.time()
         words = f"the request did not arrive whole within {self._seconds:g} s"
         for task, since in tuple(self._coming.items()):
             if since + self._seconds > now:
                 # Each look takes time for all: not one at every single one's own moment.
-                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._look, loop)
+                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._reject_late, loop)
                 return
             self._give_up(task, framing.failed(Code.DEADLINE_EXCEEDED, words))

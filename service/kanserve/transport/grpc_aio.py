@@ -291,7 +291,7 @@ class Readers:
         self._queues.setdefault(connection, deque()).append(turn)
         self._count += 1
         if self._timer is None:
-            self._timer = loop.call_later(PATIENCE, self._look, loop)
+            self._timer = loop.call_later(PATIENCE, self._reject_slow, loop)
         try:
             await turn
         except asyncio.CancelledError:
@@ -336,7 +336,7 @@ class Readers:
         if not turn.done():
             turn.set_exception(failure)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _reject_slow(self, loop: asyncio.AbstractEventLoop) -> None:
         """Reject calls that read for too long, at most one for each waiting call."""
         self._timer, now = None, loop.time()
         if not self._count:
@@ -351,7 +351,7 @@ class Readers:
             ((heaviest, _),) = many.most_common(1)
             many[heaviest] -= 1
             _give_up(late, heaviest)
-        self._timer = loop.call_later(PATIENCE / 10, self._look, loop)
+        self._timer = loop.call_later(PATIENCE / 10, self._reject_slow, loop)
 
 
 class _Reader:
