@@ -101,14 +101,14 @@ def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Poli
 
 
 def _bounded(levels: tuple[PriorityLevel, ...], usual: int) -> tuple[PriorityLevel, ...]:
-    """Where one has a bound of its own, the others have the `usual` one."""
+    """If one level has its own limit, the other levels get the `usual` one."""
     if not any(level.most for level in levels):
         return levels
     return tuple(replace(level, most=level.most or usual) for level in levels)
 
 
 def _unused(info: ModelInfo, config: OperatorConfig) -> list[str]:
-    """In words, what has no effect."""
+    """Settings without effect, in words."""
     notes = list(config.unused)
     if config.max_batch_size > info.max_batch_size:
         notes.append(f"max_batch_size {config.max_batch_size}: the model takes {info.max_batch_size}")

@@ -142,7 +142,7 @@ class Executor:
         return self._calm >= CALM and self._calm % PROBE > 0
 
     def pending(self, count: int) -> None:
-        """So many requests more wait in a fast path."""
+        """Count requests that wait in a fast path."""
         self._metrics.statistics.pending += count
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -150,7 +150,7 @@ class Executor:
         return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
-        """A fast path ran so many requests together."""
+        """Record an execution of a fast path."""
         self._calm = self._calm + 1 if requests == 1 else 0
         self._metrics.executed(rows, timing)
         self._pace.ran(rows, timing.compute_infer / 1e9)
@@ -303,7 +303,7 @@ class Executor:
 
 
 def _nothing() -> None:
-    """For a caller that has gone."""
+    """Deliver nothing to a client that has disconnected."""
 
 
 def _answer(future: asyncio.Future[Run], run: Run) -> None:
@@ -335,7 +335,7 @@ class InOrder(Generic[T]):
         self._line[ticket] = None
 
     def ready(self, ticket: T, deliver: Deliver) -> None:
-        """Its answer, or what becomes of it, is there: `deliver` is called in its turn."""
+        """The result of a ticket is ready: `deliver` is called in its turn."""
         self._line[ticket] = deliver
         while self._line:
             first = next(iter(self._line))
@@ -356,10 +356,10 @@ class ServiceTimeEstimate:
         self._row: float | None = None
 
     def ran(self, rows: int, seconds: float) -> None:
-        """So many rows took so long, on one instance."""
+        """Record the time of an execution on one instance."""
         row = seconds / max(1, rows)
         self._row = row if self._row is None else self._row + SHARE * (row - self._row)
 
     def seconds(self, rows: int, instances: int) -> float:
-        """How long so many rows take, shared by the instances."""
+        """Seconds for `rows` rows that the instances share."""
         return 0.0 if self._row is None else self._row * rows / max(1, instances)

@@ -54,15 +54,15 @@ class Engine(Protocol):
         ...
 
     def pending(self, count: int) -> None:
-        """So many more wait."""
+        """Count requests that wait."""
         ...
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The graph."""
+        """Run the graph."""
         ...
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
-        """So many ran together."""
+        """Record an execution."""
         ...
 
 
@@ -133,7 +133,7 @@ class FastPath:
             future.set_result((parts, begun - submitted, spent))
 
     def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
-        """One input of each name, with the rows of all, in their order."""
+        """Inputs by name, with the rows of all requests in order."""
         rows = len(jobs) * self.form.rows
         return {
             name: np.frombuffer(b"".join([raws[at] for raws, _, _, _ in jobs]), dtype).reshape(rows, *row)

@@ -110,7 +110,7 @@ class InferenceService:
         return model_codec.statistics(models).SerializeToString()
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
-        """The main thing."""
+        """Run inference. A request with a known head takes the fast path, or at least skips parsing."""
         started = time.perf_counter_ns()
         parts, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
         if head is not None and _text(named, call):
@@ -174,7 +174,7 @@ class InferenceService:
         return b""
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
-        """Refused as `repository_model_load`."""
+        """Unload a model; the server rejects this as in `repository_model_load`."""
         message = await infer_codec.parsed(pb.RepositoryModelUnloadRequest, data)
         only_repository(message.repository_name)
         call.facts["model"] = message.model_name[:128]
@@ -270,7 +270,7 @@ class _Flow:
         self._more.set()
 
     async def answers(self, reader: asyncio.Task[None]) -> AsyncIterator[bytes]:
-        """In the order of the requests, until nothing is read any more and all are answered."""
+        """The responses in the order of the requests, until all requests are read and answered."""
         while self._waiting or not reader.done():
             if not self._waiting:
                 self._more.clear()

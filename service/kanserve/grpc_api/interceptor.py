@@ -125,11 +125,11 @@ class Series(Protocol):
     path: str
 
     def begun(self) -> None:
-        """Once a call."""
+        """Count the start of a call."""
         ...
 
     def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
-        """Once a call, with what was raised."""
+        """Count the end of a call, with the error that it raised."""
         ...
 
 
@@ -139,13 +139,13 @@ class Tracing(Protocol):
     def unary(
         self, name: str, answer: Callable[[Q, RequestMetadata], Awaitable[A]]
     ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
-        """One message each way."""
+        """Trace a method with one request and one response."""
         ...
 
     def stream(
         self, name: str, answers: Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]
     ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
-        """That answers with a stream."""
+        """Trace a method that answers with a stream."""
         ...
 
 
@@ -350,7 +350,7 @@ class Interceptor:
         return self._lifecycle.apart(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
-        """A call begins, with so many bytes that stay until it leaves."""
+        """A call begins, whose `size` bytes count until it ends."""
         series.begun()
         self._bytes += size
         if not probe:
@@ -358,7 +358,7 @@ class Interceptor:
             self.inflight.value += 1
 
     def leave(self, size: int, *, probe: bool) -> None:
-        """As `enter`, once."""
+        """A call ends; the counterpart of `enter`."""
         self._bytes -= size
         if not probe:
             self.calls -= 1
@@ -400,11 +400,11 @@ class Interceptor:
         return self._unfinished.open_request(connection, access.name(self._gate, arrival) or peer)
 
     def hold(self, size: int) -> None:
-        """So many bytes of a message more, or less."""
+        """Add `size` bytes to those of messages; negative to subtract."""
         self._bytes += size
 
     def admit(self, *, probe: bool) -> None:
-        """Raises what turns a call away before its method sees it."""
+        """Check the limits before a call runs. Raises the reason if the call is rejected."""
         if probe:
             return
         if self._lifecycle.closed:
@@ -427,16 +427,16 @@ class StreamRequest:
         guard.hold(size)
 
     def admit(self) -> None:
-        """Raises what turns it away."""
+        """Check the limits. Raises the reason if the request is rejected."""
         self._guard.admit_next_message(self._caller)
 
     def answered(self, size: int) -> None:
-        """The message is gone; its answer, of so many bytes, waits to be sent."""
+        """The request is answered, and the response of `size` bytes waits to be sent."""
         self._guard.hold(size - self._size)
         self._size = size
 
     def close(self) -> None:
-        """Call once."""
+        """End the account; call this once."""
         self._guard.calls -= 1
         self._guard.inflight.dec()
         self._guard.hold(-self._size)

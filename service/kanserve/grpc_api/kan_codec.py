@@ -352,7 +352,7 @@ def parts(response: EdgeResponse, most: int = PART) -> Iterator[EdgeResponse]:
 
 
 def divided(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
-    """By rows, or else by sources, or edges of a list, or else by destinations."""
+    """Parts of a layer by rows, else by sources or by edges of a list, else by destinations."""
     rows = len(layer.values)
     if layer.nbytes <= most:
         yield layer

@@ -51,8 +51,8 @@ class Parts:
 
 # radon: one pass over the fields, each looked at once; parted it would cost more than what it saves.
 def split(data: bytes) -> Parts | None:
-    """None for what has parameters of any weight, a long head or id, or fields in another order than encoders
-    write them in."""
+    """Divide a message. None for a message with relevant parameters, a long head or id, or an unusual order of
+    fields."""
     at, last, end = 0, 0, len(data)
     id_at = id_end = cut = 0
     named, raw_at = b"", -1

@@ -79,7 +79,7 @@ def _service(
     methods: Mapping[str, UnaryMethod],
     streams: Mapping[str, StreamMethod] = NONE,
 ) -> dict[str, Guarded]:
-    """One entry per method of the descriptor, those without an implementation refused."""
+    """Entries for all methods of the descriptor. A method without an implementation is rejected."""
     table: dict[str, Guarded] = {}
     for method in descriptor.methods:
         path = f"/{descriptor.full_name}/{method.name}"
@@ -173,7 +173,7 @@ class Reflection:
         self._servicer = ReflectionServicer(services, pool=pool())
 
     async def info(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """One answer for every question."""
+        """Answer each request of a stream."""
         async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
             yield answer.SerializeToString()
             await asyncio.sleep(0)  # thousands of requests may arrive at once: other calls get a turn

@@ -102,8 +102,8 @@ def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Ge
 def _extrema(
     graph: LayerGraph, plan: LayerPlan, x: Floats, phi: Floating
 ) -> Generator[None, None, tuple[Floats, NDArray[np.float32]]]:
-    """Where each of the planned edges is smallest and largest [s, d, 2], and what it is there: from its points
-    [N, s, d] closer and closer."""
+    """The arguments and values of the minimum and maximum of each planned edge [s, d, 2]. The search refines the
+    points [N, s, d]."""
     extrema: list[tuple[Floats, Floats]] = []
     dtype = DTYPES[graph.node_input.datatype]
     for largest in (False, True):

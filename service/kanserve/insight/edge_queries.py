@@ -119,7 +119,7 @@ class EdgeConsumer(ABC):
         return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
 
     def chunk(self, nodes: Array, chunk_bytes: int) -> int:
-        """How many node vectors make a chunk of edge values."""
+        """The number of node vectors per chunk of edge values."""
         size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
         return max(1, chunk_bytes // max(size, 1))
 
@@ -220,7 +220,7 @@ class Answer(EdgeConsumer):
         """Values [n, s, d] of the edges that were asked for, those from time `at` on."""
 
     def settle(self, most_bytes: int) -> bool:
-        """After the first pass. False if the values are to come in a second. Raises ResourceExhausted."""
+        """Finish the first pass. False if the values need a second one. Raises ResourceExhausted."""
         return True
 
     def result(self) -> LayerEdges:

@@ -35,7 +35,7 @@ class _Spread(EdgeConsumer):
         self._sums.add(values.sum(axis=1, dtype=np.float64))
 
     def spread(self) -> Spread:
-        """Over all that was added."""
+        """The spread of all added values."""
         return Spread(self._edges.std(), self._sums.std())
 
 

@@ -141,7 +141,7 @@ def _bases(
 
 
 def _own(manifest: Manifest, reference_rows: Mapping[str, Array]) -> Mapping[str, Array]:
-    """The rows that the export was proved with: a reference alone, such as zeros, may hide what does not fit."""
+    """The reference rows of the export. A reference alone, such as zeros, may hide a layer that does not fit."""
     return verify.feeds(manifest) if manifest.reference.inputs else reference_rows
 
 
@@ -176,7 +176,7 @@ def _row_bytes(chain: Sequence[ExplainedLayer], outputs: int, *, path: bool) -> 
 def _chain(
     session: Session, graphs: tuple[LayerGraph, ...], manifest: Manifest, rows: Mapping[str, Array]
 ) -> tuple[ExplainedLayer, ...]:
-    """From the first layer that is explained to the last, as it is on some rows. Raises FailedPrecondition."""
+    """The explained layers from first to last, as the values of some rows confirm. Raises FailedPrecondition."""
     last = manifest.output
     if len(manifest.outputs) > 1 or len(last.shape) != 2:
         raise FailedPrecondition(

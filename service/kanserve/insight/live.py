@@ -304,7 +304,7 @@ class TrafficSampler:
 
 
 def _nobody(observer: TrafficSampler | None) -> None:
-    """Nobody offers requests."""
+    """Switch without a model: no requests are offered."""
 
 
 def _ended(work: Future[None]) -> None:
@@ -332,7 +332,7 @@ class KeptRows:
         self._count = 0
 
     def add(self, rows: Mapping[str, Array]) -> None:
-        """Some more [B, ...] by input."""
+        """Add rows [B, ...] by input."""
         at, size = time.time(), len(next(iter(rows.values())))
         for row in range(size):
             if self._count and not self._count % self._window:
@@ -344,14 +344,14 @@ class KeptRows:
             self._count += 1
 
     def _place(self, index: int) -> int | None:
-        """For a row before which so many of the window were seen."""
+        """The place of a row with this index in the window; None if it is not sampled."""
         if len(self._now) < self._most:
             return len(self._now)
         place = self._random.randrange(index + 1)
         return place if place < self._most else None
 
     def latest(self) -> Sequence[KeptRow]:
-        """The newest first."""
+        """The sampled rows, the newest first."""
         return list(self._ordered())[: self._most]
 
     def _ordered(self) -> Iterator[KeptRow]:

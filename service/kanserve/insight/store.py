@@ -180,7 +180,7 @@ class ModelStatisticsFile:
 
 
 def _arrays(tally: NodeCounts) -> Sequence[NDArray[np.generic]]:
-    """In the order in which they lie in a file."""
+    """The arrays of some counts, in their order in a file."""
     arrays: list[NDArray[np.generic]] = []
     for window in tally.windows:
         arrays += [getattr(window, name) for name in ARRAYS]

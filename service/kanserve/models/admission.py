@@ -90,8 +90,8 @@ class Sandbox:
             await self._asker.ask(replace(self._job(None, files), texts=True), files)
 
     async def validate(self, bundle: Bundle) -> None:
-        """Until it has. Raises LoadError with the reason why it has not, ConfigError for a device that is not there.
-        Cancelled, it leaves nothing running."""
+        """Wait until a version has passed its load check. Raises LoadError with the reason of a failure, and
+        ConfigError for a device that does not exist. A cancellation stops the other process."""
         if bundle.manifest is not None:
             await asyncio.to_thread(check_manifest, bundle.manifest)
         if self._settings.load_check:
@@ -124,8 +124,8 @@ def _usual(root: Path) -> Sandbox:
 
 
 def load(candidate: Candidate, bundle: Bundle) -> None:
-    """For `kanserve models --load`: try it on the CPU, by the default settings. Raises LoadError with what the server
-    would say."""
+    """Load check for `kanserve models --load`, on the CPU with the default settings. Raises LoadError with the text
+    that the server would log."""
     try:
         asyncio.run(_usual(candidate.root).validate(bundle))
     except ConfigError as error:

@@ -53,7 +53,8 @@ class ModelEvents:
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
 
     def loaded(self, model: Model, seconds: float, instead_of: str) -> None:
-        """It serves. `instead_of`: the digest of what served before under this version, if something did."""
+        """Record that a version serves. `instead_of`: digest of the content that served before under this version,
+        or ""."""
         info = model.info
         key = (info.name, info.version)
         self._refused.pop(key, None)

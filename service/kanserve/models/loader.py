@@ -114,7 +114,7 @@ class Loader:
                 raise LoadError(LoadReason.MANIFEST, str(error)) from error
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
-        """Its statistics, if there is something to look into; where there is not, why."""
+        """Start the statistics of a model, or set the reason why it has none."""
         rate = self.settings.sampled_rows_per_second
         if not rate:
             model.blind = (
@@ -148,7 +148,8 @@ class Loader:
         return self.threads if _large(bundle) else 1
 
     def _same_way(self, bundle: Bundle, current: ServingVersion | None) -> ExecutionPlan | None:
-        """That of a network of the same form under the same config: runs would be measured beside live traffic."""
+        """The execution plan of the serving version, if both networks have the same form and config. So loading does
+        not measure next to live traffic."""
         manifest = bundle.manifest
         if current is None or manifest is None or current.info.manifest is None or current.config != bundle.config:
             return None
@@ -157,8 +158,8 @@ class Loader:
         return current.way if _form(manifest) == _form(current.info.manifest) else None
 
     def _way(self, bundle: Bundle, info: ModelInfo, session: Session, graphs: Graphs) -> tuple[Session, ExecutionPlan]:
-        """How its runs go, and the session for it: as the operator says, as its size says, or as it measures.
-        `session`: of the portable graph."""
+        """The execution plan and its session, from the config, the size or a measurement. `session`: of the portable
+        graph."""
         settings, config, threads = self.settings, bundle.config, self._threads(bundle)
         other = None if _large(bundle) else graphs.faster(info, session, threads)
         by_kernel, session = other is not None, other or session
@@ -179,7 +180,7 @@ class Loader:
     def _by_rows(
         self, bundle: Bundle, info: ModelInfo, session: Session, threads: int, pieces: int
     ) -> tuple[Session, int]:
-        """With the graph for many rows, if there is one, and from how many on it is faster."""
+        """The session with the large-batch graph, if there is one, and the number of rows from which it is faster."""
         if bundle.manifest is None or not bundle.manifest.variants:
             return session, 0
         many = self._many(bundle, threads)
@@ -318,7 +319,7 @@ def library_for(bundle: Bundle, settings: Settings) -> str:
 
 
 def _gain(info: ModelInfo, manifest: Manifest, portable: Session, other: Session) -> float:
-    """How many times as fast the other is: the geometric mean of one row and of a usual batch; 0 where they cannot be
-    measured."""
+    """The speed of the other session relative to this one: the geometric mean of one row and of a usual batch. It is
+    0 if it cannot be measured."""
     gains = [tuning.times_as_fast(info, portable, other, rows) for rows in (1, min(tuning.ROWS, info.max_batch_size))]
     return math.prod(gains) ** (1 / len(gains))

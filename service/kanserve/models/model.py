@@ -229,7 +229,7 @@ class Model:
     async def coverage(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerCoverage, ...]:
-        """Where the nodes of each layer are for `rows` [B, ...] by input. Raises what `edges` does."""
+        """The coverage of each layer for `rows` [B, ...] by input. Raises what `edges` does."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:

@@ -223,7 +223,7 @@ class Rollout:
             self._events.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
 
     async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
-        """On a thread: there may be thousands of versions."""
+        """Decide the actions, on a thread because there may be thousands of versions."""
         known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
         left = await asyncio.to_thread(left_out, scan.prints, known, scan.policies)
         self._events.left_out(left)
@@ -242,7 +242,7 @@ class Rollout:
             self._events.forgotten(key)
 
     def _announce(self, key: Key) -> None:
-        """It is there, and will be loaded unless it serves already."""
+        """Register a version that will be loaded, unless it serves already."""
         if key not in self._known:
             self._known[key] = Known()
             self._metrics.expected(key[0], str(key[1]))
@@ -250,7 +250,7 @@ class Rollout:
             self._registry.begin_load(*key)
 
     async def _load(self, key: Key, candidate: Candidate, fingerprint: Fingerprint) -> None:
-        """One version, whatever comes of it."""
+        """Load one version, and record a failure."""
         if fingerprint.growing and self._begun and self._poll:
             return  # the next look sees whether it is whole
         started = time.perf_counter()
@@ -289,7 +289,7 @@ class Rollout:
         return ServingVersion(model.info, model.serving.way, self._held[like].config)
 
     def _switch(self, model: Model, seconds: float) -> None:
-        """From here on requests get this one."""
+        """Swap in a loaded version: requests use it from now on."""
         before = self._registry.loaded(model)
         self._events.loaded(model, seconds, before.info.digest if before is not None else "")
         if before is not None:
@@ -329,7 +329,7 @@ class Rollout:
         self._see_off(self._registry.leaving(*key).leave())
 
     def _see_off(self, left: RetiredModel) -> None:
-        """In the background; a version that has no successor is then forgotten."""
+        """Drain and free a model in the background, and forget a version that has no successor."""
         task = asyncio.create_task(self._gone(left))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)

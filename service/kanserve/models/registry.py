@@ -95,7 +95,7 @@ class Registry:
             self._entries.setdefault(name, {})[version] = entry
 
     def choose(self, name: str, choice: Choice | None) -> None:
-        """Which version answers by default; None: the highest that is ready."""
+        """Set the default version; None: the highest ready one."""
         self._chosen.pop(name, None)
         if choice is not None:
             self._chosen[name] = choice
@@ -127,7 +127,7 @@ class Registry:
         self._changed()
 
     def loaded(self, model: Model) -> Model | None:
-        """A version is ready, in one step. Returns the model that was in its place, to be let go."""
+        """Swap in a ready version. Returns the previous model, which the caller drains."""
         entry = self._step(model.info.name, model.info.version, Event.LOADED)
         before, entry.model, entry.reason = entry.model, model, ""
         self._changed()
@@ -142,7 +142,7 @@ class Registry:
         self._entries[name][version].reason = reason
 
     def leaving(self, name: str, version: int) -> Model:
-        """A ready version takes no more requests. Returns its model, to be let go."""
+        """Take a ready version out of service. Returns its model, which the caller drains."""
         entry = self._step(name, version, Event.CLOSING)
         model, entry.model, entry.reason = entry.model, None, ""
         assert model is not None
@@ -262,7 +262,7 @@ class Registry:
 
 
 def parse_version(text: str) -> int | None:
-    """None for "", the policy's choice. Raises BadRequest in Triton's words."""
+    """A version number; None for "", which means the default version. Raises BadRequest in Triton's words."""
     if not text:
         return None
     if not NUMBER.fullmatch(text):

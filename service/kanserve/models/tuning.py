@@ -39,8 +39,8 @@ Create = Callable[[int], Session]  # a session whose runs have so many threads
 def session_on_all_threads(
     info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int
 ) -> Session | None:
-    """A session whose runs share all threads, if one alone is as fast as runs of `session`, which have one, side by
-    side."""
+    """A session whose executions use all threads, if one execution is as fast as several of `session`, which use one
+    thread each. Otherwise None."""
     feeds = _feeds(info, min(ROWS, info.max_batch_size, piece_rows or ROWS))
     if budget == 1 or feeds is None or not LONG < _best_seconds(session, info, feeds) < math.inf:
         return None
@@ -136,7 +136,7 @@ def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) ->
 
 
 def _feeds(info: ModelInfo, rows: int) -> Mapping[str, Array] | None:
-    """So many rows of zeros; None where their shape is not known, or rows are no batch."""
+    """Inputs with `rows` rows of zeros; None if the shape is not known, or if the first dimension is not the batch."""
     if info.max_batch_size == 0 or any(-1 in tensor.shape[1:] for tensor in info.inputs):
         return None
     return {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in info.inputs}

@@ -133,7 +133,7 @@ def _restore() -> None:
 
 
 def release() -> None:
-    """From here on stderr is written to directly again, after all lines; for the end of a command."""
+    """Write all lines, and restore direct writes to stderr, for the end of a command."""
     release_stdlib()
     _restore()
     drain()

@@ -201,18 +201,18 @@ class ModelMetrics:
     edge_values: Number
 
     def executed(self, rows: int, timing: Timing) -> None:
-        """One run of the graph."""
+        """Count one execution of the graph."""
         self.statistics.executed(rows, timing)
         self.inference_seconds.observe(timing.compute_infer / 1e9)
         self.batch_rows.observe(rows)
 
     def computed(self, rows: int, timing: Timing) -> None:
-        """One request's part in a run."""
+        """Count one request's part in an execution."""
         self.statistics.computed(rows, timing)
         self.queue_seconds.observe(timing.queue / 1e9)
 
     def succeeded(self, ns: int) -> None:
-        """One request answered."""
+        """Count one answered request."""
         self.statistics.succeeded(ns, time.time_ns() // 10**6)
         self.request_seconds.observe(ns / 1e9)
 
@@ -279,12 +279,12 @@ class Metrics:
         self.number("kanserve_model_loaded").labels(name, version)
 
     def edge_query(self, name: str, version: str, code: str, seconds: float) -> None:
-        """One edge query ended."""
+        """Count one edge query at its end."""
         self.number("kanserve_edge_queries_total").labels(name, version, code).inc()
         self.model(name, version).edge_seconds.observe(seconds)
 
     def loaded(self, name: str, version: str, digest: str, seconds: float) -> None:
-        """One version became ready."""
+        """Count the load of a version."""
         self.model(name, version).statistics.load_seconds = seconds
         self.number("kanserve_model_loaded").labels(name, version).set(1)
         self.number("kanserve_model_loads_total").labels(name, version).inc()
@@ -347,7 +347,7 @@ class Machine:
         self._last = (0, 0)
 
     def lines(self) -> Iterator[str]:
-        """In Prometheus' text format; nothing where there is no /proc."""
+        """The metrics in Prometheus' text format; none without /proc."""
         try:
             values = [self._busy(), *self._memory()]
         except (OSError, ValueError, KeyError):

@@ -67,7 +67,7 @@ class _Family:
 
 
 def merge(pages: Iterable[str], *, growing: bool = False) -> str:
-    """One page of all; `growing`: counters and histograms alone."""
+    """Merge several pages into one. `growing`: only counters and histograms."""
     families: dict[str, _Family] = {}
     for page in pages:
         for name, family in _read(page).items():
@@ -120,7 +120,7 @@ class MultiprocessMetrics:
             self._addresses[number] = address
 
     def left(self, number: int) -> None:
-        """It is not any more; what it counted until it was last asked stays."""
+        """A worker has exited. Its counts up to the last scrape are kept."""
         with self._lock:
             self._addresses.pop(number, None)
             self._past = merge([self._past, self._last.pop(number, "")], growing=True)

@@ -82,7 +82,7 @@ class Family(Generic[S]):
             del self._series[key]
 
     def collect(self) -> Iterable[Metric]:
-        """For prometheus_client's registry."""
+        """The metric for prometheus_client's registry."""
         yield self._show(list(self._series.items()))
 
 

@@ -71,7 +71,7 @@ class Statistics:
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
 
     def executed(self, rows: int, timing: Timing) -> None:
-        """One run of the graph over `rows` rows, of one request or of several; it waited for nobody."""
+        """Count one execution over `rows` rows, of one or several requests."""
         self.execution_count += 1
         batch = self.batches.get(rows)
         if batch is None:
@@ -81,7 +81,7 @@ class Statistics:
         batch.compute_output.add(timing.compute_output)
 
     def computed(self, rows: int, timing: Timing) -> None:
-        """One request's part in a run: as in Triton, each counts the whole run's time."""
+        """Count one request's part in an execution: as in Triton, with the time of the whole execution."""
         self.inference_count += rows
         queue, inputs, infer, output = timing
         self.queue.count += 1
@@ -94,12 +94,12 @@ class Statistics:
         self.compute_output.ns += output
 
     def succeeded(self, ns: int, at_ms: int) -> None:
-        """One request answered."""
+        """Count one answered request."""
         self.success.add(ns)
         self.last_inference = at_ms
 
     def failed(self, ns: int, reason: FailureReason) -> None:
-        """One request refused or lost."""
+        """Count one rejected or lost request."""
         self.fail.add(ns)
         self.failures[reason] += 1
 

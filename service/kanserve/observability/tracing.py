@@ -44,7 +44,7 @@ class TracedModelMetrics(ModelMetrics):
     """Series of one version, which also record executions in the trace of a call."""
 
     def computed(self, rows: int, timing: Timing) -> None:
-        """One request's part in a run."""
+        """Count one request's part in an execution."""
         ModelMetrics.computed(self, rows, timing)
         trace = TRACE.get()
         if trace is not None:
@@ -144,7 +144,7 @@ class _Call:
 
 
 def build(version: str, outcome: Outcome) -> Tracing:
-    """By the standard variables. Raises ConfigError."""
+    """The tracer, as the standard variables configure it. Raises ConfigError."""
     return Tracing(_exporter(), version, outcome)
 
 

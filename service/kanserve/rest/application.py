@@ -107,7 +107,7 @@ def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tu
 
 
 async def _refuse(request: HttpRequest, call: Call) -> Answer:
-    """Reached by no request that is whole."""
+    """Reject a malformed request, or one that matches no route."""
     raise request.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
 
 

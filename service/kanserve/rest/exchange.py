@@ -336,7 +336,8 @@ class Events:
         return _Stream(_lines(first, events))
 
     async def _whole(self, request: Request) -> Refused | None:
-        """Once it is, a transport cancels the answer when the caller goes away."""
+        """Wait for the complete request: from then on, the transport cancels the response when the client
+        disconnects."""
         try:
             async with asyncio.timeout(self._seconds):
                 await request.receive()

@@ -291,7 +291,7 @@ def _flat(name: str, data: Any) -> Sequence[Any]:
 
 
 def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
-    """One dimension, little-endian. Raises BadRequest for a number that the datatype has not."""
+    """A one-dimensional array, little-endian. Raises BadRequest for a number that does not fit the datatype."""
     dtype: Any = NUMPY_DTYPES[datatype]
     array = _floats(values, dtype) if dtype.kind == "f" else _whole(values, dtype)
     if array is None:

@@ -285,8 +285,8 @@ Write = Callable[[np.ndarray[Any, Any]], Any]
 
 
 def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
-    """For `orjson`: fields by name; messages and arrays that are not there are left out. `write`: what an array
-    becomes, nested lists unless it is given."""
+    """A message for `orjson`: fields by name, without unset messages and arrays. `write` converts an array; the
+    default gives nested lists."""
     write = write or fragment
     packed = PACKED.get(message.DESCRIPTOR.name, {})
     fields: dict[str, Any] = {}

@@ -87,7 +87,7 @@ class Oip:
         return Answer()
 
     async def unload(self, request: HttpRequest, call: Call) -> Answer:
-        """Refused as `load`."""
+        """Unload a model; the server rejects this as in `load`."""
         await self._control.unload(request.path["name"], _parameters(request))
         return Answer()
 
@@ -132,7 +132,7 @@ def _model(request: HttpRequest) -> tuple[str, str]:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Name of a field -> its value; messages that are not set are left out."""
+    """A message as a dict; unset messages are left out."""
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)

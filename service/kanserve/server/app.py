@@ -275,7 +275,7 @@ class App:
 
 
 def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore | None:
-    """Where statistics are kept, if anywhere."""
+    """The store of the statistics; None without `state_dir`."""
     if settings.state_dir is None:
         return None
     return (

@@ -83,7 +83,7 @@ class Renewal:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Reload until cancelled."""
         looked = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):

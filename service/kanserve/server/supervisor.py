@@ -55,7 +55,7 @@ async def serve(
     signals = app.Signals(asyncio.get_running_loop())
     page = MultiprocessMetrics()
     with (
-        _met(settings) as settings,
+        _shared_state_dir(settings) as settings,
         contextlib.ExitStack() as bound,
         contextlib.closing(app.metrics_server(page, settings)) as metrics,
     ):
@@ -84,13 +84,12 @@ async def serve(
 
 
 def _nobody(addresses: Mapping[str, str]) -> None:
-    """Nobody asked to be told."""
+    """Ignore the addresses."""
 
 
 @contextlib.contextmanager
-def _met(settings: Settings) -> Iterator[Settings]:
-    """With a folder where workers put what their statistics have counted, so that each answers for all: that of the
-    settings, or one that is gone with them."""
+def _shared_state_dir(settings: Settings) -> Iterator[Settings]:
+    """The settings with a folder in which workers share their statistics: the configured one, or a temporary one."""
     with contextlib.ExitStack() as stack:
         if settings.state_dir is None:
             try:
@@ -139,14 +138,14 @@ class Supervisor:
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
-        """For all that are there, and for those who come after."""
+        """Apply a change of settings to all workers, and to later ones."""
         logs.configure(change.live["log_format"], change.live["log_level"])
         self._settings.update(change.live)
         for child in self._workers:
             child.apply_change(change)
 
     def passed(self, number: int, order: dict[str, Any]) -> None:
-        """A worker was told to do something with a model: for the others, and for those who come after."""
+        """Pass an order about a model, which one worker received, to all others and to later ones."""
         about = (order["model"], KINDS.get(order["do"]))
         self._orders[:] = [old for old in self._orders if (old["model"], KINDS.get(old["do"])) != about]
         self._orders.append(order)
@@ -160,7 +159,8 @@ class Supervisor:
             child.rescan()
 
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
-        """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
+        """Start the workers, and wait until all are ready, or until `stop`, which gives no addresses. Returns the
+        addresses. Raises ConfigError."""
         starting = asyncio.gather(*(child.start() for child in self._workers))
         if not await _before(starting, stop):
             starting.cancel()
@@ -240,8 +240,8 @@ class WorkerProcess:
         self._send({"order": order})
 
     async def _hear(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
-        """Its signs of life, and what it passes on, until it ends. One that gives none for longer than it would itself
-        bear is killed: it was stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of
+        """Read the heartbeat and the orders of a worker until it exits. A worker without a heartbeat for longer than
+        its own limit is killed: it was paused, or its own watchdog hangs too. Time is counted in waits, as in
         `watchdog`."""
         limit, silent = float(self._start_message["settings"]["loop_stall_seconds"]), 0.0
         while not limit or silent < limit + SPARE:

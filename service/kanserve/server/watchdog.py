@@ -70,7 +70,7 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
-        """Until `close`, or the end."""
+        """Check until `close`, or until the process ends."""
         silent, left, tick = 0.0, float("inf"), self._patience.tick
         while not self._ended.wait(tick):
             silent = 0.0 if self._heard.is_set() else silent + tick
@@ -91,7 +91,7 @@ class Watchdog:
                 self._loop.call_soon_threadsafe(self._stuck)
 
     def _ask(self) -> bool:
-        """For a sign of life. False where there is no loop any more."""
+        """Request a heartbeat of the event loop. False if the loop is closed."""
         if not self._heard.is_set():
             return True
         self._heard.clear()

@@ -69,7 +69,7 @@ async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
 
 
 async def _live() -> None:
-    """A full pipe means that nobody listens, which must not hold anything up."""
+    """Send heartbeats. A full pipe means that the supervisor does not read, which must not block the worker."""
     os.set_blocking(sys.stdout.fileno(), False)
     while True:
         _send_or_drop({})
@@ -77,7 +77,7 @@ async def _live() -> None:
 
 
 def _send_or_drop(what: Mapping[str, Any]) -> None:
-    """A line that may get lost where nobody listens; an empty one for nothing."""
+    """Send a line that may get lost if the supervisor does not read; an empty one for an empty message."""
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), (json.dumps(what) if what else "").encode() + b"\n")
 

@@ -100,7 +100,7 @@ class Relayed:
 
 
 def _nowhere(order: Order) -> None:
-    """Nobody serves beside."""
+    """Drop an order, because no other worker serves the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +128,14 @@ class Control:
         self._pass_on({"do": "load", "model": name})
 
     async def unload(self, name: str, parameters: Collection[str]) -> None:
-        """Its versions take no more requests. Raises NotFound."""
+        """Unload all versions of a model. Raises NotFound."""
         self._check("unload", set(parameters) - {"unload_dependents"})
         await self.rollout.unload_by_hand(name)
         self._pass_on({"do": "unload", "model": name})
 
     def promote(self, name: str, version: str) -> VersionChoice:
-        """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
-        chosen. The same choice again does not change the target of a rollback. Raises NotFound, FailedPrecondition,
-        BadRequest."""
+        """Set the default version of a model; "": the highest ready one. The same choice again does not change the
+        target of a rollback. Raises NotFound, FailedPrecondition, BadRequest."""
         before, choice = self._default(name), self.registry.choice(name)
         chosen = self._ready(name, version) if version else 0
         if choice is not None and choice.version == chosen:
@@ -240,7 +239,7 @@ class Control:
 
 
 def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
-    """For one server; `relay` to those who serve beside, if somebody does."""
+    """The use cases of one server. `relay` is the channel to other workers, if there are any."""
     return Control(rollout, registry, Shadows(registry, metrics), relay or WorkerBus())
 
 
@@ -326,7 +325,7 @@ class Shadows:
             self._lend(name, self._running.get(name))
 
     def _lend(self, name: str, shadow: Shadow | None) -> None:
-        """To the version that answers, and to no other."""
+        """Observe the traffic of the default version only."""
         default = self._registry.default(name)
         for version in self._registry.ready_versions(name):
             model = self._registry.model(name, version)

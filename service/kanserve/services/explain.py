@@ -132,7 +132,8 @@ class Explainer:
         )
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
-        """Its name, and its rows by input. Raises BadRequest, FailedPrecondition, ResourceExhausted."""
+        """The name of the reference, and its rows by input. Raises BadRequest, FailedPrecondition,
+        ResourceExhausted."""
         reference, count = request.reference, request.reference_count
         if reference not in ("", *REFERENCES):
             raise BadRequest(f"reference {reference[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
@@ -287,7 +288,7 @@ class Insights:
     explainer: Explainer
 
     def check(self, model: Model, request: InferRequest, insight: Insight, rows: int) -> Plan:
-        """Everything that can be said before. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
+        """Check a request before it runs. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         manifest = self.kan.manifest(model)
         if not rows:
             raise BadRequest("there are no rows to tell something of")
@@ -299,8 +300,8 @@ class Insights:
         return Plan(model, manifest, request, insight, work)
 
     async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
-        """Where the nodes of each layer are, of rows that are not inferred. Raises BadRequest, ResourceExhausted,
-        FailedPrecondition, and what `Model.edges` does."""
+        """The coverage of rows that are not inferred. Raises BadRequest, ResourceExhausted, FailedPrecondition, and
+        what `Model.edges` does."""
         model, manifest = self.kan.describe(request.model, request.version)
         if not request.row_count:
             raise BadRequest("there are no rows to tell something of")

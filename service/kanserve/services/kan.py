@@ -171,7 +171,7 @@ def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
 
 
 def _closer(plans: Sequence[LayerPlan], request: CurveRequest) -> int:
-    """How many points more the extremes of each edge take: it has its own."""
+    """The number of additional points per edge for its extremes."""
     wide = max((len(plan.destinations) for plan in plans), default=0)
     return 2 * curves.ROUNDS * curves.ZOOM * wide if request.extrema else 0
 
@@ -300,7 +300,7 @@ def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tu
 
 
 def _edges_in_reason(options: EdgeOptions) -> EdgeOptions:
-    """With what is usual where nothing was said. Raises BadRequest."""
+    """The options with defaults filled in. Raises BadRequest."""
     _of_picking(options)
     _of_reductions(options)
     if options.quantiles and reduce.QUANTILES not in options.reductions:

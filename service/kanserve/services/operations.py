@@ -210,7 +210,7 @@ def _span(span: Span) -> JsonObject:
 
 
 def _calls(now: Figures, before: Figures | None) -> Iterator[JsonObject]:
-    """By method and code, those that there were."""
+    """The calls by method and code, in total and since `before`."""
     for (method, code), count in sorted(now.calls.items()):
         old = None if before is None else count - before.calls.get((method, code), 0.0)
         yield {

@@ -27,7 +27,7 @@ SHOWN, LONGEST = 8, 64  # tensors in an error, characters of the name of one
 
 
 def validate(info: ModelInfo, request: InferRequest) -> int:
-    """How many rows a request holds. Raises BadRequest naming the first thing wrong with it."""
+    """The number of rows of a request. Raises BadRequest for the first fault."""
     prefix = prefix_of(request)
     _names(info, request, prefix)
     expected = {tensor.name: tensor for tensor in info.inputs}

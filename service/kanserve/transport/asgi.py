@@ -260,7 +260,7 @@ class _Wire:
         self._send, self._hold, self._started = send, hold, False
 
     async def only(self, data: bytes) -> None:
-        """The one answer of a unary call, and the end."""
+        """Send the one message of a unary call, and end the response."""
         self._started = True
         await self._send(START)
         if len(data) <= SMALL:
@@ -270,14 +270,15 @@ class _Wire:
         await self._send(OK)
 
     async def message(self, data: bytes) -> None:
-        """One of a stream's."""
+        """Send one message of a stream."""
         if not self._started:
             self._started = True
             await self._send(START)
         await self._body(data, more=True)
 
     async def _body(self, data: bytes, *, more: bool) -> None:
-        """A server takes some bytes of each connection ahead; what is larger waits here until they are taken."""
+        """Send a message. A server takes some bytes of each connection ahead; a larger message waits here until they
+        are taken."""
         if len(data) <= SMALL:
             await self._send({"type": BODY, "body": framing.frame(data), "more_body": more})
             return
@@ -289,14 +290,15 @@ class _Wire:
             self._hold(-len(data))
 
     async def end(self) -> None:
-        """After all messages."""
+        """End the response after all messages."""
         if not self._started:
             await self._send(START)
         await self._send({"type": BODY, "body": b"", "more_body": False})
         await self._send(OK)
 
     async def fail(self, failure: CallFailed) -> None:
-        """Instead of `end`. In trailers even where there was no answer: what servers make of headers alone differs."""
+        """End the response with a failure. It is sent in trailers even without a message, because servers treat
+        headers alone differently."""
         if not self._started:
             await self._send(START)
         last = framing.status(failure.code, failure.text, failure.trailers)
@@ -317,7 +319,7 @@ class _Request:
         self.arrival, self.guarded = NO_METADATA, False
 
     def read(self, headers: dict[bytes, bytes]) -> None:
-        """Those of READ. Raises CallFailed for what means nothing."""
+        """Read the headers in READ. Raises CallFailed for an invalid header."""
         seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
         pairs = [(name, headers[name]) for name in METADATA_HEADERS if name in headers]
@@ -452,7 +454,7 @@ class Calls:
         self._cut: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> asyncio.Task[Any]:
-        """The task that runs, as a call that comes in."""
+        """Register the running task as a call that arrives."""
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
@@ -466,11 +468,11 @@ class Calls:
         return task
 
     def whole(self, task: asyncio.Task[Any]) -> None:
-        """It is there, or may take as long as it likes."""
+        """The call has arrived completely, or has no time limit."""
         self._coming.pop(task, None)
 
     def end(self, task: asyncio.Task[Any]) -> None:
-        """It is answered."""
+        """The call is answered."""
         self._all.discard(task)
         self._coming.pop(task, None)
         self._given_up.pop(task, None)
@@ -500,7 +502,7 @@ class Calls:
         task.cancel()
 
     def _reject_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Those that began first come first."""
+        """Reject the calls that have not arrived in time, the oldest first."""
         self._timer, now = None, loop.time()
         words = f"the request did not arrive whole within {self._seconds:g} s"
         for task, since in tuple(self._coming.items()):

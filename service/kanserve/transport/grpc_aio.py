@@ -103,12 +103,13 @@ class Grpcio:
         return grpc.dynamic_ssl_server_credentials(_configured(tls), self._take, require_client_authentication=shown)
 
     def _take(self) -> grpc.ServerCertificateConfiguration:
-        """By gRPC, in a handshake: what is new since the last one, or None, which its stubs do not know of."""
+        """The new certificates since the last handshake, or None, which the stubs of gRPC do not allow. gRPC calls
+        this in a handshake."""
         renewed, self._renewed = self._renewed, None
         return cast(grpc.ServerCertificateConfiguration, renewed)
 
     async def renew(self, tls: Tls) -> None:
-        """In every handshake from now on."""
+        """Use these certificates in every new handshake."""
         self._renewed = _configured(tls)
 
     async def stop(self, grace: float | None) -> None:
@@ -222,7 +223,7 @@ def _arrival(context: Context) -> RequestMetadata:
 
 
 def _certified(context: Context) -> RequestMetadata:
-    """With the certificate that the caller has shown."""
+    """The metadata of a call, with the certificate that the client has presented."""
     shown = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
     return RequestMetadata(context.invocation_metadata() or (), _remaining(context), shown)
 

@@ -79,7 +79,7 @@ class H2corn:
         return int(self._listener.getsockname()[1])
 
     async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
-        """A server more. Raises ConfigError."""
+        """Start one more server. Raises ConfigError."""
         carrier = _Carrier(self._application, self._settings, self._connections, listener.fileno(), tls)
         self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
         try:
@@ -89,7 +89,8 @@ class H2corn:
             raise
 
     async def renew(self, tls: Tls) -> None:
-        """In every handshake from now on. Calls on open connections have `drain_grace_seconds` to end."""
+        """Use these certificates in every new handshake. Calls on open connections have `drain_grace_seconds` to
+        end."""
         if self._listener is None or not self._carriers or self._carriers[-1].ending:
             return
         await self._carry(self._listener, tls)
@@ -137,8 +138,8 @@ class _Carrier:
             raise ConfigError(f"h2corn does not start: {error}") from error
 
     async def _serve(self) -> None:
-        """Until `end`. A server that cannot accept a connection, as without a free file, ends by itself; the port
-        stays bound meanwhile, and callers wait."""
+        """Serve until `end`. A server that cannot accept a connection, for example because no file descriptor is
+        free, exits; then another one starts. The port stays bound meanwhile, and clients wait."""
         loop = asyncio.get_running_loop()
         last_failure = -QUIET
         with contextlib.closing(self._files):
@@ -175,7 +176,7 @@ class _Files:
         return self._held[-1].path
 
     def close(self) -> None:
-        """Once no server starts from them any more."""
+        """Remove the copies, when no server starts from them any more."""
         for file in self._held:
             file.close()
 
