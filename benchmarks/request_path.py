@@ -137,6 +137,7 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
         {**services.methods, INFER: Unary(at_once, method.refused)},
         services.unknown,
         services.hold,
+        services.open_request,
         services.hold_responses,
     )
     whole = through(GrpcApp(services, limits, no_pages, watch=False), data)

@@ -299,9 +299,9 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
 def test_only_what_the_table_says_can_happen() -> None:
     registry = Registry()
     registry.begin_load("m", 1)
-    registry.failed("m", 1, "because")
+    registry.mark_failed("m", 1, "because")
     with pytest.raises(KeyError):
-        registry.failed("m", 1, "again")
+        registry.mark_failed("m", 1, "again")
     assert {state for state in TRANSITIONS.values()} == set(State)
     assert {event for _, event in TRANSITIONS} == set(Event)
 

@@ -18,7 +18,7 @@ from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models.admission import Sandbox
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry, State
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
@@ -128,8 +128,8 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
         return loads(data, *rest, **more)
 
     monkeypatch.setattr(contract, "loads", counted)
-    rollout = Rollout(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
-    asyncio.run(rollout.load(asyncio.Event()))
+    reconciler = Reconciler(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
+    asyncio.run(reconciler.load(asyncio.Event()))
     found = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
     assert found.pop("toy") == (State.READY, "")
     for name, (_, _, says) in SAYS.items():

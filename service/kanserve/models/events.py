@@ -58,7 +58,7 @@ class ModelEvents:
         info = model.info
         key = (info.name, info.version)
         self._refused.pop(key, None)
-        self._metrics.loaded(info.name, str(info.version), info.digest, seconds)
+        self._metrics.record_load(info.name, str(info.version), info.digest, seconds)
         facts = {} if info.manifest is None else {"verification_basis": info.manifest.verification_basis}
         if instead_of:
             facts["instead_of"] = instead_of[:12]
@@ -71,14 +71,14 @@ class ModelEvents:
     def recovered(self, key: Key) -> None:
         """The rejected files were removed, and the files of the serving version are there again."""
         self._refused.pop(key, None)
-        self._metrics.refused(key[0], str(key[1]), refused=False)
+        self._metrics.mark_rejected(key[0], str(key[1]), refused=False)
         self._history.add("again what serves", *key)
         log.info("model_rejection_cleared", model=key[0], version=key[1])
 
     def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
         """The server rejected the files of a version. `changed`: since the last attempt; `serves`: another content
         keeps serving."""
-        self._metrics.refused(key[0], str(key[1]), refused=True)
+        self._metrics.mark_rejected(key[0], str(key[1]), refused=True)
         if not changed and self._refused.get(key) == reason:
             return
         self._refused[key] = reason
@@ -90,7 +90,7 @@ class ModelEvents:
 
     def missed(self, key: Key, *, gone: bool) -> None:
         """The files of a version that serves went, or came back."""
-        self._metrics.missing(key[0], str(key[1]), missing=gone)
+        self._metrics.mark_missing(key[0], str(key[1]), missing=gone)
         self._history.add("files gone" if gone else "files there again", *key)
         if gone:
             log.warning("model_files_missing", model=key[0], version=key[1])

@@ -41,7 +41,7 @@ T = TypeVar("T")
 log = logs.get_logger("models")
 
 
-class Rollout:
+class Reconciler:
     """Reconciler that fills a registry from the repository in the settings. It runs on the event loop, and uses threads
     for files and graphs.
 
@@ -178,7 +178,7 @@ class Rollout:
                 self._registry.forget(*key)
             self._there = set(scan.candidates)
             for key in scan.candidates:
-                self._registry.listed(*key)
+                self._registry.add_unloaded(*key)
         return scan
 
     async def _carry_out(
@@ -245,7 +245,7 @@ class Rollout:
         """Register a version that will be loaded, unless it serves already."""
         if key not in self._known:
             self._known[key] = Known()
-            self._metrics.expected(key[0], str(key[1]))
+            self._metrics.expect(key[0], str(key[1]))
         if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
             self._registry.begin_load(*key)
 
@@ -290,7 +290,7 @@ class Rollout:
 
     def _switch(self, model: Model, seconds: float) -> None:
         """Swap in a loaded version: requests use it from now on."""
-        before = self._registry.loaded(model)
+        before = self._registry.swap_in(model)
         self._events.loaded(model, seconds, before.info.digest if before is not None else "")
         if before is not None:
             self._see_off(before.leave())
@@ -314,8 +314,8 @@ class Rollout:
         if known.serves:
             self._registry.remark(*key, REFUSED + text)
         else:
-            self._registry.failed(*key, text)
-            self._metrics.expected(key[0], str(key[1]))
+            self._registry.mark_failed(*key, text)
+            self._metrics.expect(key[0], str(key[1]))
         self._events.refused(key, reason, text, changed=not known.same(fingerprint), serves=known.serves)
 
     def _miss(self, key: Key, *, gone: bool) -> None:
@@ -326,7 +326,7 @@ class Rollout:
     def _leave(self, key: Key) -> None:
         del self._known[key]
         del self._held[key]
-        self._see_off(self._registry.leaving(*key).leave())
+        self._see_off(self._registry.retire(*key).leave())
 
     def _see_off(self, left: RetiredModel) -> None:
         """Drain and free a model in the background, and forget a version that has no successor."""
@@ -340,7 +340,7 @@ class Rollout:
             self._registry.forget(left.name, left.version)
             self._events.forgotten((left.name, left.version), seconds)
             if (left.name, left.version) in self._there:
-                self._registry.listed(left.name, left.version)
+                self._registry.add_unloaded(left.name, left.version)
 
 
 @contextlib.asynccontextmanager

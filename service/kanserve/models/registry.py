@@ -88,8 +88,8 @@ class Registry:
         """Call this after every change of a version's state or model."""
         self._subscribers.append(changed)
 
-    def listed(self, name: str, version: int) -> None:
-        """A version is there, and nobody asked for it."""
+    def add_unloaded(self, name: str, version: int) -> None:
+        """Add a version that is in the repository and is not requested."""
         if version not in self._entries.get(name, {}):
             entry = Entry(name, version, State.UNAVAILABLE, UNLOADED, late=True)
             self._entries.setdefault(name, {})[version] = entry
@@ -126,14 +126,14 @@ class Registry:
         self._entries.setdefault(name, {})[version] = Entry(name, version, state, late=self._complete)
         self._changed()
 
-    def loaded(self, model: Model) -> Model | None:
+    def swap_in(self, model: Model) -> Model | None:
         """Swap in a ready version. Returns the previous model, which the caller drains."""
         entry = self._step(model.info.name, model.info.version, Event.LOADED)
         before, entry.model, entry.reason = entry.model, model, ""
         self._changed()
         return before
 
-    def failed(self, name: str, version: int, reason: str) -> None:
+    def mark_failed(self, name: str, version: int, reason: str) -> None:
         """The load of a version failed. If another content serves, it keeps serving."""
         self._step(name, version, Event.FAILED).reason = reason
 
@@ -141,7 +141,7 @@ class Registry:
         """Set the remark about a serving version; "" clears it."""
         self._entries[name][version].reason = reason
 
-    def leaving(self, name: str, version: int) -> Model:
+    def retire(self, name: str, version: int) -> Model:
         """Take a ready version out of service. Returns its model, which the caller drains."""
         entry = self._step(name, version, Event.CLOSING)
         model, entry.model, entry.reason = entry.model, None, ""

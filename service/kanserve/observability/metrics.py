@@ -272,7 +272,7 @@ class Metrics:
             self._models[name, version] = known
         return known
 
-    def expected(self, name: str, version: str) -> None:
+    def expect(self, name: str, version: str) -> None:
         """A version exists and does not serve. One series shows it. The other series begin when the version serves,
         because a writer of the repository could otherwise create any number of series."""
         self.forget(name, version)
@@ -283,7 +283,7 @@ class Metrics:
         self.number("kanserve_edge_queries_total").labels(name, version, code).inc()
         self.model(name, version).edge_seconds.observe(seconds)
 
-    def loaded(self, name: str, version: str, digest: str, seconds: float) -> None:
+    def record_load(self, name: str, version: str, digest: str, seconds: float) -> None:
         """Count the load of a version."""
         self.model(name, version).statistics.load_seconds = seconds
         self.number("kanserve_model_loaded").labels(name, version).set(1)
@@ -291,19 +291,19 @@ class Metrics:
         self.number("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
         self.number("kanserve_model_info").remove(name, version)
         self.number("kanserve_model_info").labels(name, version, digest).set(1)
-        self.refused(name, version, refused=False)
-        self.missing(name, version, missing=False)
+        self.mark_rejected(name, version, refused=False)
+        self.mark_missing(name, version, missing=False)
 
-    def refused(self, name: str, version: str, *, refused: bool) -> None:
-        """Whether what lies in the repository as this version is refused."""
+    def mark_rejected(self, name: str, version: str, *, refused: bool) -> None:
+        """Set whether the files of a version are rejected."""
         self.number("kanserve_model_rejected").labels(name, version).set(refused)
 
-    def missing(self, name: str, version: str, *, missing: bool) -> None:
-        """Whether the version serves without files."""
+    def mark_missing(self, name: str, version: str, *, missing: bool) -> None:
+        """Set whether a version serves without its files."""
         self.number("kanserve_model_files_missing").labels(name, version).set(missing)
 
     def forget(self, name: str, version: str) -> None:
-        """The version is gone, and so are its series: those of a server that changes for years would never end."""
+        """Remove the series of a version, because those of a server that changes for years would never end."""
         self._models.pop((name, version), None)
         for item in DEFINITIONS:
             if item.labels[:2] == MODEL:

@@ -36,7 +36,7 @@ from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.services import Health, Reflection
 from kanserve.insight.store import StatisticsStore
 from kanserve.models.admission import unfinished
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics, ModelMetrics
@@ -118,7 +118,7 @@ class App:
         self._tracing, kind = _traced(enabled=settings.traces)
         self.metrics = Metrics(kind)
         runtime, store = base.load(settings.backend), _keeping(settings, place)
-        self._rollout = Rollout(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
+        self._reconciler = Reconciler(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
         catalogue = Catalogue(self.registry, self.lifecycle)
         kan = Kan(
             self.registry,
@@ -134,7 +134,7 @@ class App:
         self._health = Health(catalogue, services.NAMES, settings.max_watch_streams)
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
-        self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
+        self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
         service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
         views = KanService(kan, self._control, self.metrics, self._watches)
         mirror = Reflection(services.NAMES) if settings.reflection else None
@@ -178,7 +178,7 @@ class App:
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, until `stop`, whatever one of them does. Raises ConfigError for what concerns
         all."""
-        await _unless(stop, self._rollout.load(stop))
+        await _unless(stop, self._reconciler.load(stop))
         await _unless(stop, self._control.listen(until_done=True))
         await self._changed()
 
@@ -191,7 +191,8 @@ class App:
         """Context in which models are loaded and unloaded as the repository changes; `rescan_requested` starts a
         scan."""
         tasks = [
-            asyncio.create_task(work) for work in (self._rollout.watch(self.rescan_requested), self._control.listen())
+            asyncio.create_task(work)
+            for work in (self._reconciler.watch(self.rescan_requested), self._control.listen())
         ]
         try:
             yield

@@ -9,7 +9,7 @@ from typing import Any
 
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, NotFound, Unavailable
 from kanserve.models.model import Model
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Choice, Entry, Registry, State
 from kanserve.models.shadow import Shadow
 from kanserve.observability import logs
@@ -115,22 +115,22 @@ class WorkerBus:
 class Control:
     """Use cases that change models; one object per server."""
 
-    rollout: Rollout
+    reconciler: Reconciler
     registry: Registry
     shadows: Shadows
     relay: WorkerBus
 
     async def load(self, name: str, parameters: Collection[str]) -> None:
-        """Load the current files of a model from the repository. Raises what `Rollout.load_by_hand` does, and
+        """Load the current files of a model from the repository. Raises what `Reconciler.load_by_hand` does, and
         BadRequest for parameters, because a client cannot define a model."""
         self._check("load", parameters)
-        await self.rollout.load_by_hand(name)
+        await self.reconciler.load_by_hand(name)
         self._pass_on({"do": "load", "model": name})
 
     async def unload(self, name: str, parameters: Collection[str]) -> None:
         """Unload all versions of a model. Raises NotFound."""
         self._check("unload", set(parameters) - {"unload_dependents"})
-        await self.rollout.unload_by_hand(name)
+        await self.reconciler.unload_by_hand(name)
         self._pass_on({"do": "unload", "model": name})
 
     def promote(self, name: str, version: str) -> VersionChoice:
@@ -185,9 +185,9 @@ class Control:
     async def _obey(self, order: Order) -> None:
         name = order["model"]
         if order["do"] == "load":
-            await self.rollout.load_by_hand(name)
+            await self.reconciler.load_by_hand(name)
         elif order["do"] == "unload":
-            await self.rollout.unload_by_hand(name)
+            await self.reconciler.unload_by_hand(name)
         elif order["do"] == "reset":
             model = self.registry.model(name, order["version"])
             if model is not None and model.live is not None:
@@ -214,7 +214,7 @@ class Control:
 
     def _take(self, name: str, choice: Choice, how: str) -> None:
         self.registry.choose(name, choice if choice.version else None)
-        self.rollout.chosen(name, how, choice.previous_version)
+        self.reconciler.chosen(name, how, choice.previous_version)
 
     def _pass_on(self, order: Order) -> None:
         """Pass the order on, together with the call that caused it."""
@@ -232,15 +232,15 @@ class Control:
         return entry.version
 
     def _check(self, what: str, parameters: Collection[str]) -> None:
-        if not self.rollout.by_hand:
+        if not self.reconciler.by_hand:
             raise Unavailable(NOT_EXPLICIT)
         if parameters:
             raise BadRequest(f"unrecognized {what} parameter '{min(parameters)[:64]}'.")
 
 
-def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
+def build(reconciler: Reconciler, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
     """The use cases of one server. `relay` is the channel to other workers, if there are any."""
-    return Control(rollout, registry, Shadows(registry, metrics), relay or WorkerBus())
+    return Control(reconciler, registry, Shadows(registry, metrics), relay or WorkerBus())
 
 
 @dataclass(frozen=True, slots=True)

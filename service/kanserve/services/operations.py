@@ -57,7 +57,7 @@ class Operations:
                     "version": str(event.version),
                     "text": event.text,
                 }
-                for event in self._control.rollout.history.latest()
+                for event in self._control.reconciler.history.latest()
             ],
             "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
         }
