@@ -134,7 +134,11 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
 
     limits = Limits(2**22, 5.0, 1024)
     bare = Services(
-        {**services.methods, INFER: Unary(at_once, method.refused)}, services.unknown, services.hold, services.apart
+        {**services.methods, INFER: Unary(at_once, method.refused)},
+        services.unknown,
+        services.hold,
+        services.open_request,
+        services.hold_responses,
     )
     whole = through(GrpcApp(services, limits, no_pages, watch=False), data)
     door = through(GrpcApp(bare, limits, no_pages, watch=False), data)

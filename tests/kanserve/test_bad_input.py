@@ -163,7 +163,7 @@ def test_a_version_that_failed_to_load(damaged: Server, model: str, version: str
 
 def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
     registry = Registry()
-    registry.found("toy", 1)
+    registry.begin_load("toy", 1)
     for version, text in (("", "'toy' is not at ready state"), ("1", "'toy' version 1 is not at ready state")):
         with pytest.raises(Unavailable, match=f"^Request for unknown model: {text}$"):
             registry.resolve("toy", version)

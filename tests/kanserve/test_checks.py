@@ -9,7 +9,7 @@ import pytest
 from kanexport.contract.naming import Names
 from kanserve.errors import BadRequest
 from kanserve.insight.coverage import OutOfRangeInput
-from kanserve.services.validation import beyond, validate, wanted
+from kanserve.services.validation import beyond, requested_outputs, validate
 from kanserve.types import InferRequest, InputTensor, ModelInfo, TensorInfo
 from tests.kanserve import toy
 
@@ -118,9 +118,9 @@ def test_strings_have_no_size_that_follows_from_their_shape() -> None:
 
 
 def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
-    assert wanted(MODEL, GOOD) == MODEL.outputs
-    assert [one.name for one in wanted(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
-    assert [one.name for one in wanted(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
+    assert requested_outputs(MODEL, GOOD) == MODEL.outputs
+    assert [one.name for one in requested_outputs(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
+    assert [one.name for one in requested_outputs(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
     for outputs, words in (
         (
             ("w",),
@@ -130,7 +130,7 @@ def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
         (("y", "y"), "[request id: 7] output 'y' already exists in request"),
     ):
         with pytest.raises(BadRequest) as caught:
-            wanted(MODEL, replace(GOOD, outputs=outputs))
+            requested_outputs(MODEL, replace(GOOD, outputs=outputs))
         assert str(caught.value) == words
 
 

@@ -175,7 +175,7 @@ def write_statistics(folder: Path) -> Iterator[Path]:
     yield folder / "state" / FILE
     one = shelf(folder / "state")
     one.write(kept(draw(4)))
-    if one._keeping.told:
+    if one._keeping.logged:
         raise OSError("refused")
 
 

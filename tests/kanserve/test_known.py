@@ -22,7 +22,7 @@ from kanserve.grpc_api import request_cache
 from kanserve.grpc_api.call_context import Call
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.models.loader import Loader
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
@@ -66,10 +66,10 @@ class Served:
         self.registry, metrics = Registry(), Metrics()
         self.loader = Loader(base.load("ort"), chosen, 1, metrics)
         self.bundle = layout.load(candidate, chosen.max_file_bytes)
-        self.registry.found("toy", 1)
-        self.registry.loaded(self.loader.load(self.bundle))
-        rollout = Rollout(chosen, base.load("ort"), 1, self.registry, metrics, nothing)
-        control = build(rollout, self.registry, metrics)
+        self.registry.begin_load("toy", 1)
+        self.registry.swap_in(self.loader.load(self.bundle))
+        reconciler = Reconciler(chosen, base.load("ort"), 1, self.registry, metrics, nothing)
+        control = build(reconciler, self.registry, metrics)
         kan = Kan(self.registry, 2**10, 2**20, 2**20)
         insights = Insights(kan, Explainer(kan))
         self._make = lambda: InferenceService(
@@ -203,14 +203,14 @@ def test_fields_in_another_order_are_not_parted() -> None:
 def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request(ROWS).SerializeToString()
     toys.again(asked)
-    toys.registry.found("another", 1)
+    toys.registry.begin_load("another", 1)
     monkeypatch.setattr(toys.service, "_first", None)
     with pytest.raises(TypeError):
         toys.again(asked)
 
 
 def test_heads_are_bounded(toys: Served) -> None:
-    heads = toys.service._heads._known
+    heads = toys.service._cache._known
     for rows in range(1, 9):
         toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
     assert 8 <= len(heads) <= request_cache.MOST_HEADS
@@ -244,7 +244,7 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
 
     async def main() -> None:
         if not known:
-            registry.loaded(threads.load(made.bundle))
+            registry.swap_in(threads.load(made.bundle))
         old = registry.resolve("toy", "")
         for _ in range(3 * known):
             await made.service.model_infer(data, Call("call", False, None))
@@ -252,7 +252,7 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
         waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert registry.loaded(made.loader.load(made.bundle)) is old
+        assert registry.swap_in(made.loader.load(made.bundle)) is old
         left, session = old.leave(), weakref.ref(old._session)
         del old
         assert [(await one).outputs[0].shape for one in waiting] == [(2, 2)] * 70

@@ -67,7 +67,7 @@ def on(make: Callable[[Executor, FastPath], Coroutine[Any, Any, None]], **option
 
     async def main() -> None:
         made = executor(**{"graph": Graph(), **options})
-        lane = made.lane(FORM)
+        lane = made.fast_path(FORM)
         assert lane is not None
         await make(made, lane)
         assert made._metrics.statistics.pending == 0
@@ -198,7 +198,7 @@ def test_a_full_queue_is_full_for_all() -> None:
 def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, way: ExecutionPlan) -> None:
     async def main() -> None:
         made = executor(Graph(), policy, way)
-        assert made.lane(FORM) is None
+        assert made.fast_path(FORM) is None
         await asyncio.to_thread(made.close)
 
     asyncio.run(main())

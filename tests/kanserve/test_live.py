@@ -14,7 +14,7 @@ import pytest
 
 from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry, State
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
@@ -131,7 +131,7 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
 ) -> None:
     registry, metrics, read = Registry(), Metrics(), layout.load
     settings = Settings(repository=tmp_path, load_check=False)
-    rollout = Rollout(settings, base.load("ort"), 1, registry, metrics, nothing)
+    reconciler = Reconciler(settings, base.load("ort"), 1, registry, metrics, nothing)
 
     def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
         if candidate.version == 2:
@@ -142,11 +142,11 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
 
     async def all_of_it() -> None:
         toy.write(tmp_path)
-        await rollout.load(asyncio.Event())
+        await reconciler.load(asyncio.Event())
         toy.write(tmp_path, version=2)
         toy.write(tmp_path, version=3, reference_scale=1.5)
         for _ in range(2):
-            await rollout._look_and_act(time.monotonic())
+            await reconciler._scan_and_act(time.monotonic())
 
     asyncio.run(all_of_it())
     assert {entry.version: entry.state for entry in registry.entries()} == {1: State.READY, 3: State.UNAVAILABLE}

@@ -84,7 +84,7 @@ def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
         assert (model.serving.way == way) is same
         model.close()
     first.close()
-    monkeypatch.setattr(tuning, "together", lambda info, session, create, **_: create(4))
+    monkeypatch.setattr(tuning, "session_on_all_threads", lambda info, session, create, **_: create(4))
     shared = Loader(base.load("ort"), settings, 4, Metrics()).load(one)
     assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
     shared.close()
@@ -298,10 +298,10 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
 
 def test_only_what_the_table_says_can_happen() -> None:
     registry = Registry()
-    registry.found("m", 1)
-    registry.failed("m", 1, "because")
+    registry.begin_load("m", 1)
+    registry.mark_failed("m", 1, "because")
     with pytest.raises(KeyError):
-        registry.failed("m", 1, "again")
+        registry.mark_failed("m", 1, "again")
     assert {state for state in TRANSITIONS.values()} == set(State)
     assert {event for _, event in TRANSITIONS} == set(Event)
 

@@ -18,7 +18,7 @@ from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models.admission import Sandbox
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry, State
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
@@ -48,7 +48,7 @@ def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FIL
 
 def tried(one: Bundle, root: Path, **settings: Any) -> None:
     """Raises what the trial raises."""
-    asyncio.run(Sandbox(Settings(repository=root, **settings)).passed(one))
+    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(one))
 
 
 REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
@@ -130,8 +130,8 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
         return loads(data, *rest, **more)
 
     monkeypatch.setattr(contract, "loads", counted)
-    rollout = Rollout(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
-    asyncio.run(rollout.load(asyncio.Event()))
+    reconciler = Reconciler(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
+    asyncio.run(reconciler.load(asyncio.Event()))
     found = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
     assert found.pop("toy") == (State.READY, "")
     for name, (_, _, says) in SAYS.items():
@@ -154,7 +154,7 @@ def during(
 
     async def main() -> asyncio.Task[None]:
         trial = Sandbox(Settings(repository=root, graph_allowlist="relaxed", **settings))
-        task = asyncio.create_task(trial.passed(one))
+        task = asyncio.create_task(trial.validate(one))
         await grandchildren(trial, 1)
         await meanwhile(trial, task)
         await asyncio.wait([task])
@@ -271,7 +271,7 @@ def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch
     async def main() -> None:
         trial = Sandbox(Settings(repository=tmp_path))
         for _ in range(2):
-            await trial.passed(one)
+            await trial.validate(one)
             pid = forker(trial)
             await asyncio.sleep(0.3)
             assert not Path(f"/proc/{pid}").exists()
@@ -284,10 +284,10 @@ def test_many_pass_through_one_process(tmp_path: Path) -> None:
 
     async def main() -> None:
         trial = Sandbox(Settings(repository=tmp_path))
-        await trial.passed(one)
+        await trial.validate(one)
         pid = forker(trial)
         begun = time.monotonic()
-        await asyncio.gather(*(trial.passed(one) for _ in range(20)))
+        await asyncio.gather(*(trial.validate(one) for _ in range(20)))
         assert time.monotonic() - begun < 5
         assert forker(trial) == pid
         assert len(os.listdir(f"/proc/{pid}/fd")) < 8

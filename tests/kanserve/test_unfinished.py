@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kanserve.errors import RequestBufferLimited
-from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, Part, Unfinished
+from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, IncomingRequest, Unfinished
 from kanserve.transport.grpc_aio import Readers
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
@@ -39,7 +39,7 @@ def account(most: int) -> tuple[Unfinished, list[int]]:
     return made, held
 
 
-async def waiting(part: Part, size: int, ends: Counter[str], name: str) -> None:
+async def waiting(part: IncomingRequest, size: int, ends: Counter[str], name: str) -> None:
     """A request of which so many bytes arrive, and no more."""
     with part:
         try:
@@ -56,10 +56,11 @@ def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> 
         made, held = account(100)
         ends: Counter[str] = Counter()
         greedy = [
-            asyncio.create_task(waiting(made.part("a", "x"), 30, ends, f"greedy {number}")) for number in range(3)
+            asyncio.create_task(waiting(made.open_request("a", "x"), 30, ends, f"greedy {number}"))
+            for number in range(3)
         ]
         await asyncio.sleep(0)
-        small = asyncio.create_task(waiting(made.part("b", "x"), 20, ends, "small"))
+        small = asyncio.create_task(waiting(made.open_request("b", "x"), 20, ends, "small"))
         await asyncio.sleep(0.01)
         assert ends == {"greedy 2": 1}
         assert held[0] == made.total == 80
@@ -75,10 +76,10 @@ def test_a_caller_with_many_connections_loses_its_own() -> None:
     async def run() -> None:
         made, held = account(100)
         ends: Counter[str] = Counter()
-        parts = [(made.part(number, "many"), 20, f"many {number}") for number in range(5)]
+        parts = [(made.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
         tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
         await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(waiting(made.part("one", "other"), 50, ends, "other")))
+        tasks.append(asyncio.create_task(waiting(made.open_request("one", "other"), 50, ends, "other")))
         await asyncio.sleep(0.01)
         assert "other" not in ends
         assert ends.total() == 3
@@ -92,7 +93,7 @@ def test_a_caller_with_many_connections_loses_its_own() -> None:
 
 def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
     made, held = account(100)
-    with made.part("a", "x") as part:
+    with made.open_request("a", "x") as part:
         part.holds(100)
         with pytest.raises(RequestBufferLimited):
             part.holds(101)

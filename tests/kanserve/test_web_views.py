@@ -232,10 +232,10 @@ def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
         page = Slow()
         operations_ = Operations(None, None, page)  # type: ignore[arg-type]  # nothing else is asked for
         for _ in range(5):
-            asking = asyncio.ensure_future(operations_._look())
+            asking = asyncio.ensure_future(operations_._refresh())
             await asyncio.sleep(0.01)
             asking.cancel()
-        asking = asyncio.ensure_future(operations_._look())
+        asking = asyncio.ensure_future(operations_._refresh())
         page.go.set()
         await asyncio.wait_for(asking, 20)
         return page.read

@@ -205,7 +205,7 @@ def damaged(root: Path, change: Callable[[onnx.ModelProto], None], file: str = K
 
 
 def tried(root: Path) -> None:
-    asyncio.run(Sandbox(Settings(repository=root)).passed(bundle(root)))
+    asyncio.run(Sandbox(Settings(repository=root)).validate(bundle(root)))
 
 
 def renamed(model: onnx.ModelProto) -> None:
@@ -257,7 +257,7 @@ def test_mutants_come_to_a_reason_or_to_a_model(
         mutants.mutate(good, root / "m" / "1", seed)
         try:
             one = bundle(root)
-            await trial.passed(one)
+            await trial.validate(one)
             loader.load(one).close()
         except (LoadError, ConfigError) as error:
             came[getattr(error, "reason", "config")] += 1

@@ -57,7 +57,7 @@ async def refused(trial: Sandbox, repository: Path) -> bool:
     """Whether nothing of it would be loaded."""
     for candidate in layout.scan(repository, plain_onnx=False):
         try:
-            await trial.passed(layout.load(candidate, 2**30))
+            await trial.validate(layout.load(candidate, 2**30))
         except LoadError:
             continue
         return False

@@ -53,7 +53,7 @@ class Judge:
         try:
             (candidate,) = layout.scan(repository, plain_onnx=False)
             bundle = layout.load(candidate, 2**20)
-            await self.trial.passed(bundle)
+            await self.trial.validate(bundle)
             # From here on it is this process that has it.
             model = self.loader.load(bundle)
         except LoadError as error:

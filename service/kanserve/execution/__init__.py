@@ -1,1 +1,1 @@
-"""Execution of requests: plan per version, executor with batching, and the fast path."""
+"""Execution of requests: execution plan of a version, executor with batching, and the fast path."""

@@ -1,4 +1,4 @@
-"""How a version is served: what the operator's config.pbtxt says, else the settings, else what was measured."""
+"""Configuration of a serving version, from config.pbtxt, the settings and the measurements, in this order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ ROUNDS = {"grpcio": 12}
 
 @dataclass(frozen=True, slots=True)
 class ExecutionPlan:
-    """How the runs of a model go. `instances`: at once; `inline_rows`: so many run on the loop; `piece_rows`:
-    more run in pieces of so many, by all instances that are idle (0: in one piece); `threads`: of one run;
-    `many_from`: rows from which a run takes the graph for many (0: never, or there is none); `kernel`: runs take the
-    graph with the operator of `kanexport.contract.custom_ops`."""
+    """Plan for the executions of a model.
+
+    instances    executions at the same time
+    inline_rows  largest batch that runs on the event loop
+    piece_rows   larger batches are divided into pieces of this size for all idle instances; 0: never
+    threads      threads of one execution
+    many_from    rows from which an execution uses the large-batch graph; 0: never
+    kernel       whether executions use the graph with the custom operator of `kanexport.contract.custom_ops`
+    """
 
     instances: int
     inline_rows: int
@@ -31,9 +36,18 @@ class ExecutionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is in effect. `max_pending_requests`: requests that wait or run (0: the levels' own bounds); `unused`:
-    what the config.pbtxt says in vain. The same for all models are `max_request_bytes`, of one message; `nice`: how far
-    its threads stand back; `rounds`: how often the loop comes round until what came runs together.
+    """Configuration in effect for one version.
+
+    policy                queue policy
+    way                   execution plan
+    max_pending_requests  requests that wait or run; 0: only the limits of the priority levels
+    device                cpu or cuda
+    versions              version policy
+    unused                settings of config.pbtxt without effect, in words
+    max_request_bytes     bytes of one message; the same for all models
+    nice                  niceness of its threads; the same for all models
+    labels                labels of the classes, by output
+    rounds                iterations of the event loop until the waiting requests run
     """
 
     policy: Policy
@@ -77,31 +91,31 @@ def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfi
 
 def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Policy:
     """Requests for a graph whose first dimension is no batch run alone, and wait for nobody."""
-    told, rows = config.batching, info.max_batch_size
-    if told is None:
+    batching, rows = config.batching, info.max_batch_size
+    if batching is None:
         delay = settings.max_queue_delay_microseconds / 1e6
         return Policy(min(rows, settings.max_batch_rows), delay) if settings.batching and rows else Policy(0)
-    preferred = tuple(size for size in told.preferred if size <= rows)
-    levels = _bounded(told.levels, settings.max_pending_requests)
-    return Policy(rows, told.delay if rows else 0.0, preferred, levels, told.usual, told.ordered)
+    preferred = tuple(size for size in batching.preferred if size <= rows)
+    levels = _bounded(batching.levels, settings.max_pending_requests)
+    return Policy(rows, batching.delay if rows else 0.0, preferred, levels, batching.usual, batching.ordered)
 
 
 def _bounded(levels: tuple[PriorityLevel, ...], usual: int) -> tuple[PriorityLevel, ...]:
-    """Where one has a bound of its own, the others have the `usual` one."""
+    """If one level has its own limit, the other levels get the `usual` one."""
     if not any(level.most for level in levels):
         return levels
     return tuple(replace(level, most=level.most or usual) for level in levels)
 
 
 def _unused(info: ModelInfo, config: OperatorConfig) -> list[str]:
-    """In words, what has no effect."""
-    found = list(config.unused)
+    """Settings without effect, in words."""
+    notes = list(config.unused)
     if config.max_batch_size > info.max_batch_size:
-        found.append(f"max_batch_size {config.max_batch_size}: the model takes {info.max_batch_size}")
+        notes.append(f"max_batch_size {config.max_batch_size}: the model takes {info.max_batch_size}")
     if config.batching is not None:
-        found += [
+        notes += [
             f"preferred_batch_size {size}: the model takes {info.max_batch_size}"
             for size in config.batching.preferred
             if size > info.max_batch_size
         ]
-    return found
+    return notes

@@ -1,8 +1,9 @@
-"""The runs of one model: what waits becomes batches (`scheduling`), which run on the loop or on threads.
+"""Executor of one model, which forms batches of waiting requests (`scheduling`) and runs them on the event loop or on
+threads.
 
-NOTE: A run that takes less than the hop to a thread and back is done on the event loop. Measured with
-perf_analyzer, B = 1, two cores: 0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at
-load; above it the loop is never held.
+NOTE: An execution that takes less time than the hop to a thread and back runs on the event loop. Measured with
+perf_analyzer, B = 1, two cores: 0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at load; larger
+batches never block the loop.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ STRING = 8  # a str takes so many pointers of an array, beside its characters; t
 
 
 class Limits(NamedTuple):
-    """When a waiting request is no longer worth running, on the monotonic clock, and before whom it runs."""
+    """Time limits and priority of a waiting request."""
 
     queue_timeout: float | None = None  # seconds
     deadline: float | None = None
@@ -40,7 +41,7 @@ class Limits(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Outputs in the order asked for, and nanoseconds spent waiting, computing, and taking apart what ran together."""
+    """Result of one request: outputs in the requested order, and nanoseconds of each phase."""
 
     outputs: list[Array]
     queue_ns: int
@@ -50,7 +51,7 @@ class Run(NamedTuple):
 
 @dataclass(slots=True, eq=False)  # frozen ones take four times as long to make, and each request makes one
 class Job:
-    """One request while it waits or runs."""
+    """Request while it waits or runs."""
 
     outputs: tuple[str, ...]
     feeds: Mapping[str, Array]
@@ -60,7 +61,11 @@ class Job:
 
 
 class Executor:
-    """Use from one event loop. `execute` runs the graph, from any thread; `max_bytes`: of what waits."""
+    """Executor of one model, for use from one event loop.
+
+    execute    runs the graph, from any thread
+    max_bytes  bytes of the inputs that wait
+    """
 
     def __init__(
         self,
@@ -102,8 +107,8 @@ class Executor:
         if self._hopeless(rows, limits.deadline):
             raise QueueFull
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
-        one = _waiting(job, limits, self._policy)
-        if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(one):
+        entry = _waiting(job, limits, self._policy)
+        if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(entry):
             raise QueueFull
         statistics.pending += 1
         if self._order is not None:
@@ -115,10 +120,10 @@ class Executor:
         try:
             return await job.future
         finally:
-            if job.future.cancelled() and self._queue.remove(one):
+            if job.future.cancelled() and self._queue.remove(entry):
                 self._end(job, _nothing)
 
-    def lane(self, form: RequestSignature) -> FastPath | None:
+    def fast_path(self, form: RequestSignature) -> FastPath | None:
         """A short way for requests of this form; None where there can be none. The next five are for it."""
         if form.rows > self._direct or self._policy.levels != (PriorityLevel(),):
             return None
@@ -126,7 +131,7 @@ class Executor:
 
     @property
     def open(self) -> bool:
-        """Whether a lane may run what comes: nothing waits, and a run may begin."""
+        """Whether a fast path may run what comes: nothing waits, and a run may begin."""
         waiting = self._metrics.statistics.pending
         return not len(self._queue) and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
 
@@ -137,7 +142,7 @@ class Executor:
         return self._calm >= CALM and self._calm % PROBE > 0
 
     def pending(self, count: int) -> None:
-        """So many requests more wait in a lane."""
+        """Count requests that wait in a fast path."""
         self._metrics.statistics.pending += count
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -145,7 +150,7 @@ class Executor:
         return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
-        """A lane ran so many requests together."""
+        """Record an execution of a fast path."""
         self._calm = self._calm + 1 if requests == 1 else 0
         self._metrics.executed(rows, timing)
         self._pace.ran(rows, timing.compute_infer / 1e9)
@@ -197,7 +202,7 @@ class Executor:
         if self._idle > 0 and len(self._queue):
             batch, wake = self._queue.take(now, self._most())
             if batch:
-                self._begin([one.ticket for one in batch], loop)
+                self._begin([entry.ticket for entry in batch], loop)
                 if len(self._queue):
                     self._ask(loop)
                     return
@@ -216,10 +221,10 @@ class Executor:
 
     def _expire(self, now: float) -> None:
         over = self._queue.expire(now)
-        for one in over.late:
-            self._fail(one.ticket, DeadlineExceeded())
-        for one in over.impatient:
-            self._fail(one.ticket, QueueTimeout())
+        for entry in over.late:
+            self._fail(entry.ticket, DeadlineExceeded())
+        for entry in over.impatient:
+            self._fail(entry.ticket, QueueTimeout())
 
     def _most(self) -> int | None:
         """Rows of the next batch, where nobody has said which sizes are wanted: no more than make one piece,
@@ -298,7 +303,7 @@ class Executor:
 
 
 def _nothing() -> None:
-    """For a caller that has gone."""
+    """Deliver nothing to a client that has disconnected."""
 
 
 def _answer(future: asyncio.Future[Run], run: Run) -> None:
@@ -320,7 +325,7 @@ Deliver = Callable[[], None]
 
 
 class InOrder(Generic[T]):
-    """Holds what is ready until everything before it has been delivered."""
+    """Buffer that delivers results in the order of their requests."""
 
     def __init__(self) -> None:
         self._line: dict[T, Deliver | None] = {}  # a dict keeps the order
@@ -330,7 +335,7 @@ class InOrder(Generic[T]):
         self._line[ticket] = None
 
     def ready(self, ticket: T, deliver: Deliver) -> None:
-        """Its answer, or what becomes of it, is there: `deliver` is called in its turn."""
+        """The result of a ticket is ready: `deliver` is called in its turn."""
         self._line[ticket] = deliver
         while self._line:
             first = next(iter(self._line))
@@ -345,16 +350,16 @@ SHARE = 0.1  # of the newest run in the average
 
 
 class ServiceTimeEstimate:
-    """Seconds that a row takes on one instance, a moving average; nothing is known before the first run."""
+    """Moving average of the seconds that one row takes on one instance; unknown before the first execution."""
 
     def __init__(self) -> None:
         self._row: float | None = None
 
     def ran(self, rows: int, seconds: float) -> None:
-        """So many rows took so long, on one instance."""
+        """Record the time of an execution on one instance."""
         row = seconds / max(1, rows)
         self._row = row if self._row is None else self._row + SHARE * (row - self._row)
 
     def seconds(self, rows: int, instances: int) -> float:
-        """How long so many rows take, shared by the instances."""
+        """Seconds for `rows` rows that the instances share."""
         return 0.0 if self._row is None else self._row * rows / max(1, instances)

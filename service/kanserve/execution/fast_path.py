@@ -1,8 +1,8 @@
-"""Requests of one form that arrive together, as one run made of their bytes.
+"""Fast path for requests of one form, whose bytes are joined into one execution.
 
-What the queue does for requests of any kind costs more than the run of a small graph. Where nothing is to be decided
-(no delay, no priorities, nothing waits, and the run is short enough for the loop), requests with the same inputs,
-shapes and outputs are joined as they lie in their messages, and the answers' bytes are parted again.
+The queue costs more than an execution of a small graph. The fast path applies if there is no delay, no priority and no
+waiting request, and if an execution is short enough for the event loop. It joins requests with the same inputs, shapes
+and outputs by their bytes, and then divides the bytes of the outputs.
 """
 
 from __future__ import annotations
@@ -21,22 +21,27 @@ from kanserve.types import Array
 
 
 class RequestSignature(NamedTuple):
-    """What requests of a lane have in common: `inputs` and `outputs` by name, with dtype, the shape of one row and
-    the bytes of one request; `rows` of one request."""
+    """Signature of the requests of a fast path.
+
+    inputs   name, dtype, shape of one row, and bytes of one request
+    outputs  name, shape of one row, and bytes of one request
+    rows     rows of one request
+    """
 
     inputs: tuple[tuple[str, np.dtype[np.generic], tuple[int, ...], int], ...]
     outputs: tuple[tuple[str, tuple[int, ...], int], ...]
     rows: int
 
 
-# Plain tuples: each request makes one of both. Of an answer: the bytes of each output, and nanoseconds spent waiting
-# and computing; of a job: the inputs' bytes, who waits, when it came, in nanoseconds of perf_counter, and its deadline.
+# Plain tuples, because each request makes one of both. An answer has the bytes of each output, and the nanoseconds
+# of waiting and of computing. A job has the inputs' bytes, the future that waits, its arrival in nanoseconds of
+# perf_counter, and its deadline.
 Answer = tuple[list[bytes], int, int]
 _Job = tuple[Sequence[bytes], "asyncio.Future[Answer | None]", int, float | None]
 
 
 class Engine(Protocol):
-    """What a lane needs of the `Executor` that it belongs to, which says more of each."""
+    """Interface of the executor that a fast path uses; see `Executor`."""
 
     @property
     def open(self) -> bool:
@@ -49,15 +54,15 @@ class Engine(Protocol):
         ...
 
     def pending(self, count: int) -> None:
-        """So many more wait."""
+        """Count requests that wait."""
         ...
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The graph."""
+        """Run the graph."""
         ...
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
-        """So many ran together."""
+        """Record an execution."""
         ...
 
 
@@ -65,8 +70,11 @@ LONGEST = 2_000_000  # nanoseconds that the first of a run waits for others at m
 
 
 class FastPath:
-    """Use from one event loop. `most`: rows of a run; `rounds`: how often the loop comes round, without one request
-    more, until those that came run."""
+    """Fast path of one signature, for use from one event loop.
+
+    most    rows of one execution
+    rounds  iterations of the event loop without a new request until the waiting ones run
+    """
 
     def __init__(self, engine: Engine, form: RequestSignature, most: int, rounds: int = 1) -> None:
         self._engine, self.form, self._most = engine, form, max(1, most // form.rows)
@@ -125,7 +133,7 @@ class FastPath:
             future.set_result((parts, begun - submitted, spent))
 
     def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
-        """One input of each name, with the rows of all, in their order."""
+        """Inputs by name, with the rows of all requests in order."""
         rows = len(jobs) * self.form.rows
         return {
             name: np.frombuffer(b"".join([raws[at] for raws, _, _, _ in jobs]), dtype).reshape(rows, *row)

@@ -1,1 +1,1 @@
-"""gRPC services: from message bytes to a use case and back."""
+"""gRPC services, which decode messages, run a use case and encode the response."""

@@ -1,4 +1,4 @@
-"""One call in progress: who asked, until when, and what its line in the log will tell."""
+"""Context of a call in progress: caller, deadline, and the facts for its access log line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ _made = itertools.count(1)
 
 
 class RequestMetadata(NamedTuple):
-    """What a transport knows of a call: its metadata, `guard.HEADERS` of it at least, the seconds until its deadline
-    (None: it has none), and the certificate of who calls, verified, as PEM ("": none was shown)."""
+    """Data about a call that a transport passes on.
+
+    metadata     names and values; at least those of `interceptor.HEADERS`
+    remaining    seconds until the deadline; None without one
+    certificate  verified certificate of the client, as PEM; "" if it presented none
+    """
 
     metadata: Iterable[tuple[str, str | bytes]]
     remaining: float | None
@@ -34,13 +38,21 @@ class RequestMetadata(NamedTuple):
 
 
 class Call:
-    """`given`: the id came with the call; `deadline`: monotonic; `metadata`: of a stream; `caller`: who it is from.
-    `facts` end up in the line; never put tensor contents there. A call without an id has one once it is asked for."""
+    """Call in progress.
 
-    __slots__ = ("_request_id", "caller", "deadline", "facts", "given", "message_id", "metadata")
+        has_client_id  whether the id came with the call
+        deadline       on the monotonic clock
+        metadata       only of a stream
+        caller         principal that sent the call
+        facts          fields of the access log line; never tensor contents
 
-    def __init__(self, request_id: str, given: bool, deadline: float | None) -> None:
-        self._request_id, self.given, self.deadline = request_id, given, deadline
+    A call without an id gets one when the id is first read.
+    """
+
+    __slots__ = ("_request_id", "caller", "deadline", "facts", "has_client_id", "message_id", "metadata")
+
+    def __init__(self, request_id: str, has_client_id: bool, deadline: float | None) -> None:
+        self._request_id, self.has_client_id, self.deadline = request_id, has_client_id, deadline
         self.facts: dict[str, object] = {}
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.message_id = ""
@@ -54,14 +66,14 @@ class Call:
         return self._request_id
 
     @property
-    def who(self) -> str:
+    def caller_name(self) -> str:
         """The name of the caller, "" without one."""
         return self.caller.name
 
     def adopt(self, message_id: str) -> None:
         """Use the id inside the message, unless the metadata named one."""
         self.message_id = message_id
-        if not self.given and ID.fullmatch(message_id):
+        if not self.has_client_id and ID.fullmatch(message_id):
             self._request_id = message_id
 
     def late(self) -> bool:
@@ -87,8 +99,8 @@ Method = Callable[[Q, Call], Awaitable[A]]
 
 
 def with_deadline(method: Method[Q, A], seconds: float | None, name: str) -> Method[Q, A]:
-    """The method with a deadline of so many seconds where the caller's is later, or absent. What administers is not
-    bounded: loading a model takes as long as it takes. `name`: as in the table of access."""
+    """The method with a deadline of `seconds`, if the client's deadline is later or absent. Administrative methods
+    have no limit, because a model may take any time to load. `name`: as in the table of permissions."""
     if seconds is None or NEEDS.get(name) is Role.ADMIN:
         return method
 
@@ -107,7 +119,7 @@ def with_deadline(method: Method[Q, A], seconds: float | None, name: str) -> Met
 
 
 class Code(enum.IntEnum):
-    """gRPC's status codes, by their numbers on the wire (grpc.io, "Status codes and their use in gRPC")."""
+    """gRPC status codes with their numbers on the wire (grpc.io, "Status codes and their use in gRPC")."""
 
     OK = 0
     CANCELLED = 1
@@ -150,7 +162,7 @@ def code(error: BaseException) -> Code:
 
 
 def text(error: BaseException, request_id: str) -> str:
-    """What the client reads. For a bug nothing but the id under which the log explains it."""
+    """The error text for the client. For a bug it contains only the id under which the log explains it."""
     if code(error) is Code.INTERNAL:
         return f"internal error; the server's log explains it under request id {request_id}"
     return str(error).encode(errors="replace")[:TEXT_BYTES].decode(errors="ignore")

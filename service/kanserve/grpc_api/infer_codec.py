@@ -126,10 +126,10 @@ def _say(parameter: pb.InferParameter, value: ParameterValue) -> None:
 
 def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
     """Two optional fields that go together; None where neither is given. Raises BadRequest for one alone."""
-    given = [message.HasField(name) for name in (first, second)]
-    if any(given) and not all(given):
+    present = [message.HasField(name) for name in (first, second)]
+    if any(present) and not all(present):
         raise BadRequest(f"{first} and {second} go together: give both, or none")
-    return (getattr(message, first), getattr(message, second)) if all(given) else None
+    return (getattr(message, first), getattr(message, second)) if all(present) else None
 
 
 def _plain(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
@@ -232,8 +232,12 @@ TEXT = frozenset((FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAG
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`most`: limit of fields of the message itself; `within`: bounds of its inner messages, by field number; `packed`:
-    numbers of the fields that may hold many integers."""
+    """Limits of the fields of a message type.
+
+    most    fields of the message itself
+    within  limits of its inner messages, by field number
+    packed  numbers of the fields that may hold many integers
+    """
 
     most: int = MOST
     within: Mapping[int, Bound] = field(default_factory=dict)
@@ -243,8 +247,14 @@ class Bound:
 def byte_limit(message: Descriptor, wide: Mapping[str, int]) -> Bound:
     """The bound of a message type and all messages within it. `wide`: limits above MOST, by message name."""
     fields = message.fields
-    within = {one.number: byte_limit(one.message_type, wide) for one in fields if one.message_type is not None}
-    packed = frozenset(one.number for one in fields if one.is_repeated and one.cpp_type not in FIXED | TEXT)
+    within = {
+        descriptor.number: byte_limit(descriptor.message_type, wide)
+        for descriptor in fields
+        if descriptor.message_type is not None
+    }
+    packed = frozenset(
+        descriptor.number for descriptor in fields if descriptor.is_repeated and descriptor.cpp_type not in FIXED | TEXT
+    )
     return Bound(wide.get(message.name, MOST), within, packed)
 
 

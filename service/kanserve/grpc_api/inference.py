@@ -1,4 +1,4 @@
-"""inference.GRPCInferenceService: the methods kanserve has. The rest is refused by name."""
+"""inference.GRPCInferenceService: the methods that kanserve implements. The server rejects all others by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to
 
 
 class InferenceService:
-    """From message bytes to a use case and back."""
+    """Methods of GRPCInferenceService, from message bytes to response bytes."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -49,8 +49,8 @@ class InferenceService:
         self._catalogue = catalogue
         self._max_typed_contents_bytes = max_typed_contents_bytes
         self._version = version()
-        self._heads = request_cache.RequestCache()
-        inference.registry.tell(self._heads.forget)
+        self._cache = request_cache.RequestCache()
+        inference.registry.subscribe(self._cache.forget)
 
     def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""
@@ -110,13 +110,13 @@ class InferenceService:
         return model_codec.statistics(models).SerializeToString()
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
-        """The main thing."""
+        """Run inference. A request with a known head takes the fast path, or at least skips parsing."""
         started = time.perf_counter_ns()
-        parts, head, named, raws = self._heads.part(data, self._inference.registry.generation)
+        parts, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
         if head is not None and _text(named, call):
             call.facts = head.facts
-            if head.lane is not None:
-                outputs = await self._inference.together(head.ready, head.lane, raws, call.deadline, started)
+            if head.fast_path is not None:
+                outputs = await self._inference.infer_fast(head.ready, head.fast_path, raws, call.deadline, started)
                 if outputs is not None:
                     return head.answer(named, outputs)
             arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
@@ -142,7 +142,7 @@ class InferenceService:
         response = await self.run(request, call)
         if parts is not None and generation == self._inference.registry.generation:
             model = self._inference.registry.resolve(request.model, request.version)
-            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
+            self._cache.learn(parts, message, request, self._inference.check(model, request), response)
         return infer_codec.response_to_pb(response).SerializeToString()
 
     async def run(self, request: InferRequest, call: Call) -> InferResponse:
@@ -174,7 +174,7 @@ class InferenceService:
         return b""
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
-        """Refused as `repository_model_load`."""
+        """Unload a model; the server rejects this as in `repository_model_load`."""
         message = await infer_codec.parsed(pb.RepositoryModelUnloadRequest, data)
         only_repository(message.repository_name)
         call.facts["model"] = message.model_name[:128]
@@ -209,7 +209,11 @@ log = logs.get_logger("rpc")
 
 
 class InferStream:
-    """`infer` answers one request; no more than `most` of a stream are handled, or wait to be sent, at once."""
+    """Handler of ModelStreamInfer.
+
+    infer  method that answers one request
+    most   number of requests of one stream that are in progress or wait to be sent
+    """
 
     def __init__(self, guard: Interceptor, infer: UnaryMethod, most: int) -> None:
         self._guard, self._infer, self._most = guard, infer, most
@@ -236,7 +240,7 @@ class InferStream:
 
 
 class _Flow:
-    """The requests of one stream."""
+    """Requests of one stream, and their responses in order."""
 
     def __init__(self, guard: Interceptor, infer: UnaryMethod, most: int, call: Call) -> None:
         self._guard, self._infer, self._call = guard, infer, call
@@ -250,7 +254,7 @@ class _Flow:
         await self._slots.acquire()
         async for data in messages:
             self.requests += 1
-            share = self._guard.share(len(data), self._call)
+            share = self._guard.stream_request(len(data), self._call)
             task = asyncio.ensure_future(self._one(data, share))
             task.add_done_callback(_seen)
             self._waiting.append((task, share))
@@ -266,7 +270,7 @@ class _Flow:
         self._more.set()
 
     async def answers(self, reader: asyncio.Task[None]) -> AsyncIterator[bytes]:
-        """In the order of the requests, until nothing is read any more and all are answered."""
+        """The responses in the order of the requests, until all requests are read and answered."""
         while self._waiting or not reader.done():
             if not self._waiting:
                 self._more.clear()
@@ -291,7 +295,7 @@ class _Flow:
 
     async def _one(self, data: bytes, share: StreamRequest) -> bytes:
         """The answer to a request, or what is wrong with it."""
-        call = Call(self._call.request_id, self._call.given, self._call.deadline)
+        call = Call(self._call.request_id, self._call.has_client_id, self._call.deadline)
         call.caller = self._call.caller
         try:
             share.admit()
@@ -315,6 +319,7 @@ def _refusal(error: KanserveError, call: Call) -> bytes:
 
 
 def _seen(task: asyncio.Task[bytes]) -> None:
-    """What a task raised is not lost where nobody waits for it any more: its stream has ended by another."""
+    """Retrieve a task's exception, so that asyncio does not report it as lost. The stream has ended with another
+    error."""
     if not task.cancelled():
         task.exception()

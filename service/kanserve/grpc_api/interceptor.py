@@ -1,10 +1,10 @@
-"""What every call passes: id, deadline, who may call, counts, one log line, one error translation.
+"""Interceptor of every call: request id, deadline, authentication, counters, access log, and error translation.
 
-Unary and streaming methods alike, health and reflection included. A transport gives bytes
-and an `Arrival`, and gets bytes or `CallFailed`; nothing here knows a transport.
+It treats unary and streaming methods alike, health and reflection included. A transport passes bytes and
+`RequestMetadata`, and receives bytes or `CallFailed`. Nothing here knows a transport.
 
-Methods take bytes and return bytes, because gRPC's own deserialisation would answer a
-malformed message with UNKNOWN and the name of a Python class.
+Methods take and return bytes, because gRPC's own deserialization would answer a malformed message with UNKNOWN and the
+name of a Python class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kanserve.errors import (
 )
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
-from kanserve.grpc_api.unfinished_requests import Part, Unfinished
+from kanserve.grpc_api.unfinished_requests import IncomingRequest, Unfinished
 from kanserve.observability import logs
 from kanserve.observability.metrics import UNKNOWN, Metrics
 from kanserve.system.lifecycle import Lifecycle
@@ -53,7 +53,7 @@ log = logs.get_logger("rpc")
 
 
 class Kind(enum.StrEnum):
-    """How messages flow: the metric label `grpc_type`."""
+    """Direction of streaming, which is the metric label `grpc_type`."""
 
     UNARY = "unary"
     SERVER_STREAM = "server_stream"
@@ -61,7 +61,7 @@ class Kind(enum.StrEnum):
 
 
 class CallFailed(Exception):
-    """A call that ends without an answer, refused or by a bug, as the transport is to send it."""
+    """Failure of a call, in the form that the transport sends to the client."""
 
     def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
         super().__init__(text)
@@ -75,8 +75,8 @@ class CallFailed(Exception):
 
 
 class ClientDisconnected(Exception):
-    """The client has disconnected. A transport raises this instead of the next message. The call ends like a cancelled
-    call."""
+    """Signal that the client has disconnected. A transport raises it instead of the next message, and the call ends
+    like a cancelled call."""
 
 
 Q = TypeVar("Q", bound=Sized)
@@ -87,62 +87,75 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
-    in the transport, and gives what the transport is to send. `strange`: whether `answer` refuses who calls, so that
-    the message need not be read; None: it refuses nobody."""
+    """Guarded method with one request and one response.
+
+    answer          raises CallFailed
+    refused         counts a call that ended in the transport, and returns the failure to send
+    rejects_caller  whether `answer` rejects this caller, so that the transport need not read the message; None: it
+                    rejects no caller
+    """
 
     answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
     refused: Callable[[CallFailed, RequestMetadata], CallFailed]
-    strange: Callable[[RequestMetadata], bool] | None = None
+    rejects_caller: Callable[[RequestMetadata], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A guarded method that answers with a stream, to one message or to a stream of them.
-    `answers` raises CallFailed. `refused` and `strange` as of `Unary`."""
+    """Guarded method that answers one message, or a stream of messages, with a stream.
+
+    kind            direction of streaming
+    answers         raises CallFailed
+    refused         as in `Unary`
+    rejects_caller  as in `Unary`
+    """
 
     kind: Kind
     answers: Callable[[AsyncIterator[bytes], RequestMetadata], AsyncIterator[bytes]]
     refused: Callable[[CallFailed, RequestMetadata], CallFailed]
-    strange: Callable[[RequestMetadata], bool] | None = None
+    rejects_caller: Callable[[RequestMetadata], bool] | None = None
 
 
 Guarded = Unary | Stream
 
 
 class Series(Protocol):
-    """The counters of one method. `path` names it in the log."""
+    """Counters of one method. `path` names it in the log."""
 
     path: str
 
     def begun(self) -> None:
-        """Once a call."""
+        """Count the start of a call."""
         ...
 
     def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
-        """Once a call, with what was raised."""
+        """Count the end of a call, with the error that it raised."""
         ...
 
 
 class Tracing(Protocol):
-    """What follows calls through several programs: methods, traced."""
+    """Interface of distributed tracing, which wraps methods."""
 
     def unary(
         self, name: str, answer: Callable[[Q, RequestMetadata], Awaitable[A]]
     ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
-        """One message each way."""
+        """Trace a method with one request and one response."""
         ...
 
     def stream(
         self, name: str, answers: Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]
     ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
-        """That answers with a stream."""
+        """Trace a method that answers with a stream."""
         ...
 
 
 class AccessLog:
-    """Which calls have a line in the log. `policy`: all, errors, none, or sampled:N, one of N that went well.
-    Bugs of ours always have one; probes only where they fail."""
+    """Policy that selects the calls with an access log line.
+
+        policy  all, errors, none, or sampled:N, which selects one of N successful calls
+
+    Internal errors always have a line. Probes have one only if they fail.
+    """
 
     def __init__(self, policy: str) -> None:
         kind, _, every = policy.partition(":")
@@ -151,7 +164,7 @@ class AccessLog:
         self._count = 0
 
     def wants(self, outcome: Code, *, probe: bool) -> bool:
-        """Asked once a call."""
+        """Whether a call has a line; call this once per call."""
         if outcome is Code.INTERNAL:
             return True
         if outcome is not Code.OK:
@@ -163,9 +176,15 @@ class AccessLog:
 
 
 class Interceptor:
-    """Wraps the methods of one server. `max_inflight_requests`: that are handled at once, probes not counted;
-    `max_inflight_bytes`: of their messages, of which the `largest` is so large; `lines`: which calls have one;
-    `gate`: who may call, None if anyone may; `max_seconds`: that a call with one answer may take, None: any."""
+    """Interceptor for the methods of one server.
+
+    max_inflight_requests  number of calls in progress, without probes
+    max_inflight_bytes     bytes of their messages
+    largest                bytes of the largest message
+    lines                  selects the calls with an access log line
+    gate                   authenticator; None: all callers are allowed
+    max_seconds            time limit of a call with one response; None: no limit
+    """
 
     def __init__(
         self,
@@ -194,14 +213,14 @@ class Interceptor:
         """A method of one message each way. `probe`: health and the like, which answers while
         the server leaves, is not counted as work in flight, and is logged only where it fails."""
         series = _Series(self._metrics, Kind.UNARY, service, name)
-        refused = functools.partial(self._turned_away, series)
-        return Unary(self.around(series, method, probe=probe), refused, self.strange(series.path))
+        refused = functools.partial(self._reject_in_transport, series)
+        return Unary(self.wrap_unary(series, method, probe=probe), refused, self.rejects_caller(series.path))
 
-    def around(
+    def wrap_unary(
         self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
     ) -> Callable[[Q, RequestMetadata], Awaitable[A]]:
-        """What `unary` does, for requests and answers of any kind whose length is their bytes. `probe` as there;
-        what it returns raises CallFailed, from the error that the method raised."""
+        """Guard a method like `unary`, for requests and responses of any type whose length is their bytes. `probe`:
+        as there. The result raises CallFailed, from the error that the method raised."""
         admitted = self._admission(series.path)
         method = call_context.with_deadline(method, None if probe else self.max_seconds, series.path)
 
@@ -233,10 +252,10 @@ class Interceptor:
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
         """A method that answers with a stream. `probe` as for `unary`."""
         series = _Series(self._metrics, kind, service, name)
-        refused = functools.partial(self._turned_away, series)
-        return Stream(kind, self.flow(series, method, probe=probe), refused, self.strange(series.path))
+        refused = functools.partial(self._reject_in_transport, series)
+        return Stream(kind, self.wrap_stream(series, method, probe=probe), refused, self.rejects_caller(series.path))
 
-    def flow(
+    def wrap_stream(
         self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
     ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
         """The same as `stream`, for requests of any kind whose length is their bytes. The guard authorizes the caller
@@ -279,17 +298,17 @@ class Interceptor:
         finally:
             permit.close()
 
-    def strange(self, name: str) -> Callable[[RequestMetadata], bool] | None:
-        """What tells, before a request is read, that it will be refused for who calls; `name` as in the table of
-        access."""
+    def rejects_caller(self, name: str) -> Callable[[RequestMetadata], bool] | None:
+        """A check whether a method rejects a caller before its request is read. `name`: as in the table of
+        permissions."""
         return access.stranger(self._gate, name)
 
     def _admission(self, name: str) -> Callable[[RequestMetadata], Principal] | None:
         self.names.add(name)
         return access.admission(self._gate, name)
 
-    def _turned_away(self, series: Series, failure: CallFailed, arrival: RequestMetadata) -> CallFailed:
-        """A call that ended in the transport: counted, and with its line and its id, as any other."""
+    def _reject_in_transport(self, series: Series, failure: CallFailed, arrival: RequestMetadata) -> CallFailed:
+        """Count and log a call that ended in the transport, like any other call."""
         call = begin_call(arrival)
         series.begun()
         series.ended(failure.code, failure, 0.0)
@@ -311,12 +330,12 @@ class Interceptor:
             return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
         return self.unary(service, name, refuse)
 
-    def share(self, size: int, call: Call) -> StreamRequest:
-        """One of a stream's messages, of so many bytes, which counts as a call of its own."""
+    def stream_request(self, size: int, call: Call) -> StreamRequest:
+        """A message of a stream, of `size` bytes, which counts as its own call."""
         return StreamRequest(self, size, call.caller)
 
-    def again(self, caller: Principal) -> None:
-        """Raises what turns away one more request on a stream of theirs."""
+    def admit_next_message(self, caller: Principal) -> None:
+        """Check whether a stream of this caller may send one more request. Raises the reason if not."""
         if self._gate is not None:
             self._gate.again(caller)
         self.admit(probe=False)
@@ -326,12 +345,12 @@ class Interceptor:
         """Set when everything that is new is turned away."""
         return self._lifecycle.closing
 
-    def apart(self, seconds: float) -> AbstractAsyncContextManager[None]:
-        """Calls that end meanwhile wait, as `Lifecycle.apart` says."""
+    def hold_responses(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """A context during which calls that end wait, as in `Lifecycle.apart`."""
         return self._lifecycle.apart(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
-        """A call begins, with so many bytes that stay until it leaves."""
+        """A call begins, whose `size` bytes count until it ends."""
         series.begun()
         self._bytes += size
         if not probe:
@@ -339,7 +358,7 @@ class Interceptor:
             self.inflight.value += 1
 
     def leave(self, size: int, *, probe: bool) -> None:
-        """As `enter`, once."""
+        """A call ends; the counterpart of `enter`."""
         self._bytes -= size
         if not probe:
             self.calls -= 1
@@ -375,17 +394,17 @@ class Interceptor:
         self.max_inflight_requests, self.max_inflight_bytes = max_inflight_requests, max_inflight_bytes
         self._unfinished.limit(max_inflight_bytes)
 
-    def part(self, connection: Hashable, peer: str, arrival: RequestMetadata) -> Part:
-        """A request that has not arrived completely. It counts for the principal that calls. If the caller has no known
-        name, it counts for `peer`, the address."""
-        return self._unfinished.part(connection, access.name(self._gate, arrival) or peer)
+    def open_request(self, connection: Hashable, peer: str, arrival: RequestMetadata) -> IncomingRequest:
+        """The account of a request that has not arrived completely. It counts for the principal that calls. If the
+        caller has no known name, it counts for `peer`, the address."""
+        return self._unfinished.open_request(connection, access.name(self._gate, arrival) or peer)
 
     def hold(self, size: int) -> None:
-        """So many bytes of a message more, or less."""
+        """Add `size` bytes to those of messages; negative to subtract."""
         self._bytes += size
 
     def admit(self, *, probe: bool) -> None:
-        """Raises what turns a call away before its method sees it."""
+        """Check the limits before a call runs. Raises the reason if the call is rejected."""
         if probe:
             return
         if self._lifecycle.closed:
@@ -397,7 +416,7 @@ class Interceptor:
 
 
 class StreamRequest:
-    """One of a stream's requests, from its arrival until its answer is sent."""
+    """Request of a stream, from its arrival until its response is sent."""
 
     __slots__ = ("_caller", "_guard", "_size")
 
@@ -408,24 +427,24 @@ class StreamRequest:
         guard.hold(size)
 
     def admit(self) -> None:
-        """Raises what turns it away."""
-        self._guard.again(self._caller)
+        """Check the limits. Raises the reason if the request is rejected."""
+        self._guard.admit_next_message(self._caller)
 
     def answered(self, size: int) -> None:
-        """The message is gone; its answer, of so many bytes, waits to be sent."""
+        """The request is answered, and the response of `size` bytes waits to be sent."""
         self._guard.hold(size - self._size)
         self._size = size
 
     def close(self) -> None:
-        """Call once."""
+        """End the account; call this once."""
         self._guard.calls -= 1
         self._guard.inflight.dec()
         self._guard.hold(-self._size)
 
 
 class _Watch:
-    """A stream from its arrival to its status, as a context: whatever is raised inside leaves
-    as CallFailed, but for a caller that went away."""
+    """Context of a stream, from its arrival to its status. Errors leave it as CallFailed, except if the client has
+    disconnected."""
 
     __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "request_bytes", "response_bytes")
 
@@ -461,7 +480,7 @@ def _outcome(error: BaseException, call: Call) -> Code:
 
 
 class _Series:
-    """The counters of one method, looked up once."""
+    """Counters of one gRPC method, looked up once."""
 
     def __init__(self, metrics: Metrics, kind: Kind, service: str, name: str) -> None:
         self.path = f"{service}/{name}"
@@ -497,7 +516,7 @@ def _failed(error: Exception, call: Call) -> CallFailed:
 
 
 def request_id_trailer(call: Call) -> tuple[tuple[str, str], ...]:
-    """What every error tells beside its text: the id that the log has."""
+    """The trailer with the request id that the log has. Each error carries it."""
     return ((ID_HEADER, call.request_id),)
 
 

@@ -1,4 +1,4 @@
-"""kanserve.v1.KanService: what a model is, and what its edges did."""
+"""kanserve.v1.KanService: model descriptions, edge queries, explanations and statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kanserve.errors import BadRequest, FailedPrecondition, KanserveError
 from kanserve.grpc_api import call_context, infer_codec, kan_codec, model_codec
 from kanserve.grpc_api.call_context import Call, Code
 from kanserve.grpc_api.interceptor import StreamMethod, UnaryMethod
-from kanserve.grpc_api.kan_codec import Told
+from kanserve.grpc_api.kan_codec import UpdateCache
 from kanserve.models.model import Model
 from kanserve.observability.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
@@ -29,11 +29,11 @@ from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
 LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
 
 
-async def _written(size: int, made: Callable[[], Message]) -> bytes:
+async def _written(size: int, build: Callable[[], Message]) -> bytes:
     """The bytes of a message of about `size` bytes. The server makes a large message on a thread."""
     if size < LARGE:
-        return made().SerializeToString()
-    return await asyncio.to_thread(lambda: made().SerializeToString())
+        return build().SerializeToString()
+    return await asyncio.to_thread(lambda: build().SerializeToString())
 
 
 def _choice(chosen: VersionChoice) -> bytes:
@@ -61,19 +61,19 @@ def _shadow(report: ShadowReport) -> bytes:
     return answer.SerializeToString()
 
 
-def _page(description: bytes, asked: kan_pb2.DescribeModelRequest) -> bytes:
+def _page(description: bytes, request: kan_pb2.DescribeModelRequest) -> bytes:
     whole = kan_pb2.DescribeModelResponse.FromString(description)
-    return page(whole, asked.page_bytes, asked.page_token).SerializeToString()
+    return page(whole, request.page_bytes, request.page_token).SerializeToString()
 
 
 class KanService:
-    """From message bytes to a use case and back."""
+    """Methods of KanService, from message bytes to response bytes."""
 
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
     def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches) -> None:
         self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
-        self._watches, self._told = watches, Told()
+        self._watches, self._updates = watches, UpdateCache()
         self._metrics = metrics
         self._describing: weakref.WeakKeyDictionary[Model, asyncio.Task[bytes]] = weakref.WeakKeyDictionary()
 
@@ -111,7 +111,7 @@ class KanService:
                 yield kan_codec.curves_to_pb(info, block).SerializeToString()
 
     async def explain(self, data: bytes, call: Call) -> bytes:
-        """What the inputs of rows have to do with their answers."""
+        """Contributions of the inputs to the predictions of some rows."""
         message = await infer_codec.parsed(kan_pb2.ExplainRequest, data)
         call.adopt(message.id)
         request = kan_codec.explain_from_pb(message, deadline=call.deadline, caller=call.caller.name)
@@ -122,7 +122,7 @@ class KanService:
         return await _written(size, lambda: kan_codec.explained_to_pb(answer))
 
     async def edge_scores(self, data: bytes, call: Call) -> bytes:
-        """What each edge matters over rows."""
+        """Importance of each edge over some rows."""
         message = await infer_codec.parsed(kan_pb2.EdgeScoresRequest, data)
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
@@ -131,41 +131,41 @@ class KanService:
         if source == statistics.BEST and not request.row_count:
             source = statistics.best(self._kan, request)
         if source:
-            found = await statistics.counted_scores(self._kan, request, source)
-            call.facts["version"] = found.info.version
-            answer = kan_codec.scores_to_pb(found.info, request.id, found.source, found.rows, found.layers)
-            answer.notes.extend(found.notes)
+            result = await statistics.counted_scores(self._kan, request, source)
+            call.facts["version"] = result.info.version
+            answer = kan_codec.scores_to_pb(result.info, request.id, result.source, result.rows, result.layers)
+            answer.notes.extend(result.notes)
             return answer.SerializeToString()
-        info, of, rows, layers = await self._kan.scores(request)
+        info, source_name, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         size = sum(layer.edges.nbytes + layer.std.nbytes for layer in layers)
-        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, of, rows, layers))
+        return await _written(size, lambda: kan_codec.scores_to_pb(info, request.id, source_name, rows, layers))
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
-        """What a model's numbers are over rows, beside what they were."""
+        """Statistics of a model's nodes over some rows, compared with the baseline."""
         message = await infer_codec.parsed(kan_pb2.GetStatisticsRequest, data)
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics.statistics(self._kan, request, message.source)
-        call.facts["version"] = found.info.version
-        size = sum(nodes.window.counts.nbytes for nodes in found.nodes)
-        return await _written(size, lambda: kan_codec.statistics_to_pb(found))
+        result = await statistics.statistics(self._kan, request, message.source)
+        call.facts["version"] = result.info.version
+        size = sum(nodes.window.counts.nbytes for nodes in result.nodes)
+        return await _written(size, lambda: kan_codec.statistics_to_pb(result))
 
     async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """The same of a model's traffic, again and again."""
+        """A stream of statistics of a model's traffic."""
         message = await infer_codec.parsed(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         updates = self._watches.watch(kan_codec.watch_from_pb(message, call.caller.name))
-        with self._told as told:
+        with self._updates as cache:
             async with contextlib.aclosing(updates):
-                async for found, ended in updates:
-                    call.facts["version"] = found.info.version
-                    yield await told.update(found, ended)
+                async for result, ended in updates:
+                    call.facts["version"] = result.info.version
+                    yield await cache.update(result, ended)
 
     async def reset_statistics(self, data: bytes, call: Call) -> bytes:
-        """Count anew what a model is asked."""
+        """Restart the statistics of a model's traffic."""
         message = await infer_codec.parsed(kan_pb2.ResetStatisticsRequest, data)
         call.facts["model"] = message.model_name[:128]
         info, since = statistics.reset(self._kan, message.model_name, message.model_version)
@@ -195,8 +195,8 @@ class KanService:
             return _shadow(self._control.unshadow(message.model_name))
         if not message.model_version:
             return _shadow(self._control.shadows.report(message.model_name))
-        asked = (message.model_name, message.model_version, message.share, message.tolerance)
-        return _shadow(self._control.shadow(*asked))
+        arguments = (message.model_name, message.model_version, message.share, message.tolerance)
+        return _shadow(self._control.shadow(*arguments))
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and how well the export was verified."""
@@ -228,25 +228,25 @@ class KanService:
 
     async def query_edges(self, data: bytes, call: Call) -> bytes:
         """Edge values for rows."""
-        request, estimate_only = await self._asked(data, call)
+        request, estimate_only = await self._edge_request(data, call)
         if estimate_only:
             return kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
-        response = await self._answered(request, call)
+        response = await self._edge_response(request, call)
         if sum(layer.nbytes for layer in response.layers) < LARGE:
             return kan_codec.packed(response)
         return await asyncio.to_thread(kan_codec.packed, response)
 
     async def stream_edges(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The same, some rows or sources of a layer a message."""
-        request, estimate_only = await self._asked(await anext(messages, b""), call)
+        request, estimate_only = await self._edge_request(await anext(messages, b""), call)
         if estimate_only:
             yield kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
             return
-        for part in kan_codec.parts(await self._answered(request, call)):
+        for part in kan_codec.parts(await self._edge_response(request, call)):
             yield kan_codec.packed(part)
             await asyncio.sleep(0)  # between copies of a megabyte others have their turn
 
-    async def _asked(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
+    async def _edge_request(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
         """The request, and whether an estimate is all. Raises BadRequest."""
         message = await infer_codec.parsed(kan_pb2.QueryEdgesRequest, data)
         call.adopt(message.id)
@@ -254,7 +254,7 @@ class KanService:
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         return request, message.estimate_only
 
-    async def _answered(self, request: EdgeRequest, call: Call) -> EdgeResponse:
+    async def _edge_response(self, request: EdgeRequest, call: Call) -> EdgeResponse:
         started = time.perf_counter()
         outcome = Code.OK
         try:

@@ -1,4 +1,4 @@
-"""KanService's messages to plain data and back, as `infer_codec` does for inference."""
+"""Codec of KanService messages: protobuf to plain types and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.explain import Explained
 from kanserve.services.infer_parameters import COUNT_LIMITS, at_most
-from kanserve.services.statistics import Found, WatchRequest
+from kanserve.services.statistics import StatisticsResult, WatchRequest
 from kanserve.types import (
     ONLY,
     CurveBlock,
@@ -33,10 +33,12 @@ from kanserve.types import (
     ModelInfo,
 )
 
-Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
+RowsRequest = (
+    kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
+)
 
 
-def packed_rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
+def packed_rows(message: RowsRequest) -> tuple[tuple[str, bytes], ...]:
     """Packed rows by input. Raises BadRequest for too many inputs."""
     at_most("inputs", message.inputs, COUNT_LIMITS["inputs"])
     return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
@@ -97,26 +99,26 @@ def scores_to_pb(
     return answer
 
 
-def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
+def statistics_to_pb(result: StatisticsResult) -> kan_pb2.GetStatisticsResponse:
     """Statistics as a message."""
-    info, manifest = found.info, found.info.manifest
+    info, manifest = result.info, result.info.manifest
     assert manifest is not None  # what has statistics has one
     answer = kan_pb2.GetStatisticsResponse(
         model_name=info.name,
         model_version=str(info.version),
         digest=info.digest,
-        id=found.id,
-        source=found.source,
-        row_count=found.rows,
-        rows_seen=found.rows_seen,
-        seconds=found.seconds,
-        since=found.since,
-        processes=found.processes,
-        classes=found.classes.tolist(),
+        id=result.id,
+        source=result.source,
+        row_count=result.rows,
+        rows_seen=result.rows_seen,
+        seconds=result.seconds,
+        since=result.since,
+        processes=result.processes,
+        classes=result.classes.tolist(),
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
     )
-    for nodes in found.nodes:
+    for nodes in result.nodes:
         _add_nodes(answer, nodes)
     return answer
 
@@ -285,7 +287,7 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
 
 
 def estimated(request: EdgeRequest, info: ModelInfo, estimate: Estimate) -> kan_pb2.QueryEdgesResponse:
-    """What a query would take, as a message."""
+    """The cost estimate of a query, as a message."""
     return kan_pb2.QueryEdgesResponse(
         model_name=info.name,
         model_version=str(info.version),
@@ -340,8 +342,8 @@ def _layer(layer: LayerEdges) -> kan_pb2.LayerEdges:
 
 
 def parts(response: EdgeResponse, most: int = PART) -> Iterator[EdgeResponse]:
-    """The answer in parts of about so many bytes at most, each of some rows of a layer or, of one row, of some of its
-    edges. An answer without layers is one part."""
+    """The response in parts of at most about `most` bytes. Each has some rows of a layer, or some edges of one row.
+    A response without layers is one part."""
     if not response.layers:
         yield response
     for layer in response.layers:
@@ -350,7 +352,7 @@ def parts(response: EdgeResponse, most: int = PART) -> Iterator[EdgeResponse]:
 
 
 def divided(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
-    """By rows, or else by sources, or edges of a list, or else by destinations."""
+    """Parts of a layer by rows, else by sources or by edges of a list, else by destinations."""
     rows = len(layer.values)
     if layer.nbytes <= most:
         yield layer
@@ -377,7 +379,7 @@ def _rows(layer: LayerEdges, start: int, end: int) -> LayerEdges:
 
 
 def _by_edges(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
-    """Of a row, or of figures of all rows; what there is of it but its edges goes with the first part."""
+    """Divide one row, or the reductions over all rows, by its edges. The other fields go with the first part."""
     axes = (-1,) if layer.picked else (-2, -1)
     axis = next((axis for axis in axes if layer.values.shape[axis] > 1), 0)
     if not axis:
@@ -409,14 +411,14 @@ def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
 STATISTICS = bytes([kan_pb2.StatisticsUpdate.DESCRIPTOR.fields_by_name["statistics"].number << 3 | BYTES])
 
 
-class Told:
-    """The written updates, and a context for each watch. It keeps nothing while there are no watches."""
+class UpdateCache:
+    """Cache of encoded statistics updates, and a context for each watch. It is empty while there are no watches."""
 
     def __init__(self) -> None:
         self._users = 0
         self._written: dict[tuple[str, int, str], tuple[object, asyncio.Task[bytes]]] = {}
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> UpdateCache:
         self._users += 1
         return self
 
@@ -427,19 +429,19 @@ class Told:
         if not self._users:
             self._written.clear()
 
-    async def update(self, found: Found, ended: str) -> bytes:
+    async def update(self, result: StatisticsResult, ended: str) -> bytes:
         """A StatisticsUpdate. If the nodes are the same object, the statistics are the same."""
-        key = found.info.name, found.info.version, found.source
+        key = result.info.name, result.info.version, result.source
         nodes, task = self._written.get(key, (None, None))
-        if task is None or nodes is not found.nodes:
-            task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(found, id="")))
-            self._written[key] = found.nodes, task
+        if task is None or nodes is not result.nodes:
+            task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(result, id="")))
+            self._written[key] = result.nodes, task
         # In the protobuf encoding, concatenated messages are merged.
-        own = kan_pb2.GetStatisticsResponse(id=found.id).SerializeToString()
+        own = kan_pb2.GetStatisticsResponse(id=result.id).SerializeToString()
         statistics = await asyncio.shield(task)
         last = kan_pb2.StatisticsUpdate(end_reason=ended).SerializeToString()
         return b"".join((STATISTICS, varint(len(statistics) + len(own)), statistics, own, last))
 
 
-def _written(found: Found) -> bytes:
-    return statistics_to_pb(found).SerializeToString()
+def _written(result: StatisticsResult) -> bytes:
+    return statistics_to_pb(result).SerializeToString()

@@ -1,4 +1,4 @@
-"""What is known about a model, as messages: the single mapping from manifest to wire."""
+"""Codec of model facts: the single mapping from a manifest to protobuf messages."""
 
 from __future__ import annotations
 
@@ -128,14 +128,14 @@ def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) ->
     proof = manifest.verification
     message.verification.basis = manifest.verification_basis
     message.verification.claim = manifest.claim
-    for one in proof.expected_outputs:
+    for output in proof.expected_outputs:
         message.verification.expected_outputs.add(
-            name=one.name,
-            sha256=one.sha256,
-            rows=one.rows,
-            max_abs=one.max_abs,
-            max_rel=one.max_rel,
-            tolerance=one.tolerance,
+            name=output.name,
+            sha256=output.sha256,
+            rows=output.rows,
+            max_abs=output.max_abs,
+            max_rel=output.max_rel,
+            tolerance=output.tolerance,
         )
     message.verification.outputs_tolerance = proof.outputs_tolerance
     message.verification.edges_tolerance = proof.edges_tolerance
@@ -243,20 +243,23 @@ def _facts(info: ModelInfo) -> dict[str, str]:
 
 
 def named(names: Names) -> dict[str, str | list[str]]:
-    """What people call the model's numbers; nothing where nobody said."""
-    told: dict[str, str | list[str]] = {
+    """The display names of a model's inputs, units and classes, and its description. Empty ones are left out."""
+    fields: dict[str, str | list[str]] = {
         "kan.features": list(names.features),
         "kan.units": list(names.units),
         "kan.classes": list(names.classes),
         "kan.description": names.description,
     }
-    return {key: found for key, found in told.items() if found}
+    return {key: value for key, value in fields.items() if value}
 
 
 def _names(names: Names) -> dict[str, str]:
     """The same as text, lists as JSON."""
-    told = named(names)
-    return {key: json.dumps(one, ensure_ascii=False) if isinstance(one, list) else one for key, one in told.items()}
+    fields = named(names)
+    return {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+        for key, value in fields.items()
+    }
 
 
 REQUEST = "kan.max_request_bytes"

@@ -1,9 +1,9 @@
-"""Requests whose heads were seen before are not parsed, checked and described again.
+"""Cache of request heads, so that the server parses and checks a repeated head only once.
 
-A ModelInferRequest is a head (model, version, inputs' names, types and shapes, the outputs asked for), an id, and the
-inputs' bytes. Clients send the same head over and over: `split` parts a message without building it, and a head
-that was answered once is remembered with what its answer begins with. The same bytes are the same request, so nothing
-is decided here: what is refused is never remembered, and when a model comes or goes all is forgotten.
+A ModelInferRequest is a head (model, version, names, types and shapes of the inputs, requested outputs), an id, and the
+bytes of the inputs. Clients send the same head repeatedly. `split` divides a message without building it. The cache
+stores an answered head together with the beginning of its response. Equal bytes are equal requests, so the cache
+decides nothing: it never stores a rejected request. If a model comes or goes, the cache drops all entries.
 
 Source: the Protocol Buffers documentation, "Encoding"; the field numbers are those of proto/grpc_service.proto.
 """
@@ -35,8 +35,13 @@ MOST_RAW = 1024  # inputs with bytes
 
 @dataclass(slots=True)
 class Parts:
-    """A message, parted: `head` is all but `id` and the bytes of each input, which begin and end as `raw` says;
-    `cut`: where in the head an id stands."""
+    """Message divided into its head, its id and its inputs.
+
+    head  all fields except `id` and the bytes of the inputs
+    id    bytes of the request id
+    raw   begin and end of the bytes of each input
+    cut   position in the head at which an id belongs
+    """
 
     head: bytes
     id: bytes
@@ -46,8 +51,8 @@ class Parts:
 
 # radon: one pass over the fields, each looked at once; parted it would cost more than what it saves.
 def split(data: bytes) -> Parts | None:
-    """None for what has parameters of any weight, a long head or id, or fields in another order than encoders
-    write them in."""
+    """Divide a message. None for a message with relevant parameters, a long head or id, or an unusual order of
+    fields."""
     at, last, end = 0, 0, len(data)
     id_at = id_end = cut = 0
     named, raw_at = b"", -1
@@ -84,9 +89,17 @@ def split(data: bytes) -> Parts | None:
 
 @dataclass(slots=True)
 class CacheEntry:
-    """A head that was answered. `inputs`: name, dtype, shape and size of each input's bytes; the answer's
-    bytes `before` and `after` its id, the `leads` before each output's bytes, and the outputs' `shapes`; `lane`:
-    the short way for such requests, if there is one."""
+    """Head of a request that was answered.
+
+    ready      the validated request
+    inputs     name, dtype, shape and size in bytes of each input
+    before     bytes of the response before its id
+    after      bytes of the response after its id
+    leads      bytes before each output's data
+    shapes     shape of each output
+    facts      facts for the access log
+    fast_path  fast path for such requests, if there is one
+    """
 
     ready: ValidatedRequest
     inputs: list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]
@@ -95,18 +108,18 @@ class CacheEntry:
     leads: list[bytes]
     shapes: list[tuple[int, ...]]
     facts: dict[str, object]
-    lane: FastPath | None
+    fast_path: FastPath | None
 
     def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
         """The bytes of the message's inputs, copied: a runtime wants them aligned. None where they are not what
         the shapes say."""
         if len(spans) != len(self.inputs):
             return None
-        found = [data[begin:stop] for begin, stop in spans]
-        for raw, (_, _, _, size) in zip(found, self.inputs, strict=True):
+        buffers = [data[begin:stop] for begin, stop in spans]
+        for raw, (_, _, _, size) in zip(buffers, self.inputs, strict=True):
             if len(raw) != size:
                 return None
-        return found
+        return buffers
 
     def feeds(self, raws: Sequence[bytes]) -> dict[str, Array]:
         """The tensors that the bytes are, by input."""
@@ -132,15 +145,21 @@ class CacheEntry:
 
 @dataclass(slots=True)
 class MessageTemplate:
-    """Messages with one input and a known head look like this: `lead`, an id, `rest`, so many bytes of the input."""
+    """Template of messages that have one input and a known head.
+
+    known  cache entry of the head
+    lead   bytes before the id
+    rest   bytes between the id and the input
+    size   bytes of the input
+    """
 
     known: CacheEntry
     lead: bytes
     rest: bytes
     size: int
 
-    def found(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """The id and the input's bytes, if the message is one of them, as `split` would part it."""
+    def match(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The id and the input's bytes, if the message fits the template, as `split` would divide it."""
         at, stop = len(self.lead), len(data) - self.size
         begin = stop - len(self.rest)
         if begin < at or not data.startswith(self.lead) or data[begin:stop] != self.rest:
@@ -153,20 +172,20 @@ class MessageTemplate:
 
 
 class RequestCache:
-    """Those that were answered; the oldest is forgotten beyond `MOST_HEADS`. `generation` is the registry's."""
+    """Cache of at most `MOST_HEADS` answered heads; it drops the oldest one. `generation` is the registry's."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, CacheEntry] = {}
         self._generation = -1
-        self._mould: MessageTemplate | None = None  # of the last message
+        self._template: MessageTemplate | None = None  # of the last message
 
-    def part(self, data: bytes, generation: int) -> tuple[Parts | None, CacheEntry | None, bytes, list[bytes]]:
-        """A message's parts, what is known of its head, and if that is something, its id and its inputs' bytes.
-        No parts are given for a message like the last one, which is looked at first."""
-        if self._mould is not None and generation == self._generation:
-            found = self._mould.found(data)
-            if found is not None:
-                return None, self._mould.known, found[0], [found[1]]
+    def lookup(self, data: bytes, generation: int) -> tuple[Parts | None, CacheEntry | None, bytes, list[bytes]]:
+        """A message's parts, the cache entry of its head, and if there is one, its id and the bytes of its inputs.
+        There are no parts for a message that fits the template of the last one."""
+        if self._template is not None and generation == self._generation:
+            match = self._template.match(data)
+            if match is not None:
+                return None, self._template.known, match[0], [match[1]]
         parts = split(data)
         if parts is None:
             return None, None, b"", []
@@ -175,20 +194,20 @@ class RequestCache:
         if known is None or raws is None:
             return parts, None, b"", []
         if len(raws) == 1:
-            self._mould = _mould(known, parts, data)
+            self._template = _template(known, parts, data)
         return parts, known, parts.id, raws
 
     def find(self, head: bytes, generation: int) -> CacheEntry | None:
-        """What is known of a head, if no model came or went since."""
+        """The cache entry of a head, if no model came or went since."""
         if generation != self._generation:
             self._known.clear()
-            self._mould, self._generation = None, generation
+            self._template, self._generation = None, generation
         return self._known.get(head)
 
     def forget(self) -> None:
-        """Everything: what is known keeps models in memory that may have left."""
+        """Drop all entries: they keep models in memory that may have been unloaded."""
         self._known.clear()
-        self._mould = None
+        self._template = None
 
     def learn(
         self,
@@ -198,9 +217,12 @@ class RequestCache:
         ready: ValidatedRequest,
         done: InferResponse,
     ) -> None:
-        """A request was answered. Right after `part`; keeps nothing whose answers may differ in more than bytes."""
-        told = [*(one.parameters for one in message.inputs), *(one.parameters for one in message.outputs)]
-        if not ready.fixed or any(told):
+        """A request was answered. Right after `lookup`; keeps nothing whose answers may differ in more than bytes."""
+        parameters = [
+            *(tensor.parameters for tensor in message.inputs),
+            *(tensor.parameters for tensor in message.outputs),
+        ]
+        if not ready.fixed or any(parameters):
             return
         if len(self._known) >= MOST_HEADS:
             del self._known[next(iter(self._known))]
@@ -210,18 +232,18 @@ class RequestCache:
             rest.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         self._known[parts.head] = CacheEntry(
             ready,
-            [(one.name, NUMPY_DTYPES[one.datatype], one.shape, len(one.data)) for one in request.inputs],
+            [(tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape, len(tensor.data)) for tensor in request.inputs],
             start.SerializeToString(),
             rest.SerializeToString(),
             [RAW_ANSWER + varint(len(tensor.data)) for tensor in done.outputs],
             [tensor.shape for tensor in done.outputs],
             {"model": done.model, "version": done.version, "rows": ready.rows},
-            ready.model.lane(_form(request, done, ready.rows)),
+            ready.model.fast_path(_form(request, done, ready.rows)),
         )
 
 
-def _mould(known: CacheEntry, parts: Parts, data: bytes) -> MessageTemplate:
-    """Of a message with one input."""
+def _template(known: CacheEntry, parts: Parts, data: bytes) -> MessageTemplate:
+    """The template of a message with one input."""
     ((begin, stop),) = parts.raw
     mark = data[begin - len(RAW_TAG) - len(varint(stop - begin)) : begin]
     return MessageTemplate(known, parts.head[: parts.cut], parts.head[parts.cut :] + mark, stop - begin)
@@ -229,8 +251,11 @@ def _mould(known: CacheEntry, parts: Parts, data: bytes) -> MessageTemplate:
 
 def _form(request: InferRequest, done: InferResponse, rows: int) -> RequestSignature:
     return RequestSignature(
-        tuple((one.name, NUMPY_DTYPES[one.datatype], one.shape[1:], len(one.data)) for one in request.inputs),
-        tuple((one.name, one.shape[1:], len(one.data)) for one in done.outputs),
+        tuple(
+            (tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape[1:], len(tensor.data))
+            for tensor in request.inputs
+        ),
+        tuple((tensor.name, tensor.shape[1:], len(tensor.data)) for tensor in done.outputs),
         rows,
     )
 

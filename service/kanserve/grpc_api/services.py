@@ -1,4 +1,4 @@
-"""Every method of every service behind the guard: the table that a transport serves."""
+"""Table of all methods of all services behind the interceptor, which a transport serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kanserve.grpc_api.call_context import Call, RequestMetadata
 from kanserve.grpc_api.inference import InferenceService, InferStream
 from kanserve.grpc_api.interceptor import Guarded, Interceptor, Kind, StreamMethod, UnaryMethod
 from kanserve.grpc_api.kan import KanService
-from kanserve.grpc_api.unfinished_requests import Part
+from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability.metrics import UNKNOWN
 from kanserve.pb import pool
 from kanserve.services.control import Catalogue
@@ -31,16 +31,22 @@ NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path.
-    `hold`: that many bytes of an answer wait for their caller, or wait no more; `part`: the account of a request that
-    has not arrived completely, by connection, address and `Arrival`; `apart`: a context in which calls that
-    end wait, so many seconds before and after what is done there, so that nobody asks again in that moment."""
+    """Methods that a transport serves, and the accounts that it reports to.
+
+    methods         by path, such as /grpc.health.v1.Health/Check
+    unknown         answers any other path
+    hold            adds to the bytes of responses that wait for their client
+    open_request    account of a request that has not arrived completely, by connection, address and
+                    `RequestMetadata`
+    hold_responses  context in which calls that end wait, for so many seconds before and after its body, so that no
+                    client sends the next request in that time
+    """
 
     methods: Mapping[str, Guarded]
     unknown: Guarded
     hold: Callable[[int], None]
-    part: Callable[[Hashable, str, RequestMetadata], Part]
-    apart: Callable[[float], AbstractAsyncContextManager[None]]
+    open_request: Callable[[Hashable, str, RequestMetadata], IncomingRequest]
+    hold_responses: Callable[[float], AbstractAsyncContextManager[None]]
 
 
 def guarded(
@@ -64,7 +70,7 @@ def guarded(
     if mirror is not None:
         for name in SERVICES:
             methods[f"/{name}/{METHOD}"] = guard.stream(name, METHOD, Kind.BIDI_STREAM, mirror.info, probe=True)
-    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.part, guard.apart)
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.open_request, guard.hold_responses)
 
 
 def _service(
@@ -73,7 +79,7 @@ def _service(
     methods: Mapping[str, UnaryMethod],
     streams: Mapping[str, StreamMethod] = NONE,
 ) -> dict[str, Guarded]:
-    """One entry per method of the descriptor, those without an implementation refused."""
+    """Entries for all methods of the descriptor. A method without an implementation is rejected."""
     table: dict[str, Guarded] = {}
     for method in descriptor.methods:
         path = f"/{descriptor.full_name}/{method.name}"
@@ -93,7 +99,7 @@ LIVENESS = "liveness"
 
 
 class Health:
-    """Answers from the catalogue's state; `changed` wakes the watchers."""
+    """grpc.health.v1.Health, which reports the state of the catalogue. `changed` wakes the watchers."""
 
     def __init__(self, catalogue: Catalogue, services: tuple[str, ...], max_watch_streams: int) -> None:
         """`services`: names that mean the whole server. `max_watch_streams`: each is an open RPC."""
@@ -161,13 +167,13 @@ SERVICES = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.Serv
 
 
 class Reflection:
-    """Tells the descriptors of the given services."""
+    """Server reflection of the given services."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._servicer = ReflectionServicer(services, pool=pool())
 
     async def info(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """One answer for every question."""
+        """Answer each request of a stream."""
         async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
             yield answer.SerializeToString()
             await asyncio.sleep(0)  # thousands of requests may arrive at once: other calls get a turn

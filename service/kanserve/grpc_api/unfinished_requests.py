@@ -1,6 +1,6 @@
-"""Counts and bounds the bytes of requests that have not arrived completely.
+"""Account of the bytes of requests that have not arrived completely, with a limit.
 
-Every byte of such a request counts for its connection, for its caller, in total, and in the guard's
+Every byte of such a request counts for its connection, for its caller, in total, and in the interceptor's
 `max_inflight_bytes`. If the total exceeds its limit, the server finds the heaviest caller and its heaviest connection.
 It rejects the newest unfinished request there. So a caller that fills the limit loses its own requests, and one caller
 may use all of it.
@@ -20,7 +20,7 @@ SHARE, MOST = 0.375, 0.75  # of `max_inflight_bytes`: the rest stays for request
 
 
 class Buffer:
-    """Bytes that arrive in pieces. The buffer keeps the pieces, because one growing buffer leaves holes in the
+    """Buffer of bytes that arrive in pieces. It keeps the pieces, because one growing buffer leaves holes in the
     allocator's memory. It joins small pieces, because each would take more memory than it holds."""
 
     __slots__ = ("_pieces", "size")
@@ -51,8 +51,12 @@ class Buffer:
 
 
 class Unfinished:
-    """The account of a server. `hold` gets the change of the total in bytes. `largest`: bytes of the largest request;
-    there is room for it even if `max_inflight_bytes` is small."""
+    """Account of the unfinished requests of a server.
+
+    hold                receives each change of the total, in bytes
+    max_inflight_bytes  the interceptor's limit, of which the account may use a share
+    largest             bytes of the largest request, for which there is room even if the limit is small
+    """
 
     def __init__(self, hold: Callable[[int], None], max_inflight_bytes: int, largest: int = 0) -> None:
         self._hold, self._largest = hold, largest
@@ -64,12 +68,12 @@ class Unfinished:
         """The guard's limit from now on."""
         self.most = min(max(int(SHARE * max_inflight_bytes), self._largest), int(MOST * max_inflight_bytes))
 
-    def part(self, connection: Hashable, caller: str) -> Part:
+    def open_request(self, connection: Hashable, caller: str) -> IncomingRequest:
         """A request that begins to arrive. `caller`: the name of the principal, or the address of the peer. The owner
         closes it."""
-        return Part(self, connection, caller)
+        return IncomingRequest(self, connection, caller)
 
-    def grown(self, part: Part, size: int) -> None:
+    def grown(self, part: IncomingRequest, size: int) -> None:
         """`part` has `size` bytes more (or less, if negative). Rejects requests until the total fits the limit. Raises
         RequestBufferLimited if `part` itself is rejected."""
         caller = self._callers.setdefault(part.caller, _Caller())
@@ -86,7 +90,7 @@ class Unfinished:
             if newest is part:
                 raise RequestBufferLimited(self.most)
 
-    def gone(self, part: Part) -> None:
+    def gone(self, part: IncomingRequest) -> None:
         """`part` holds nothing any more."""
         caller = self._callers.get(part.caller)
         connection = caller.connections.get(part.connection) if caller else None
@@ -102,11 +106,13 @@ class Unfinished:
         if not caller.connections:
             del self._callers[part.caller]
 
-    def _newest(self, part: Part) -> Part:
+    def _newest(self, part: IncomingRequest) -> IncomingRequest:
         """The request to reject; `part` if no other request waits for bytes."""
         heaviest = max(self._callers.values(), key=_total)
         connection = max(heaviest.connections.values(), key=_total)
-        return next((one for one in reversed(connection.parts) if one.waits or one is part), part)
+        return next(
+            (candidate for candidate in reversed(connection.parts) if candidate.waits or candidate is part), part
+        )
 
 
 class _Connection:
@@ -115,7 +121,7 @@ class _Connection:
     __slots__ = ("parts", "total")
 
     def __init__(self) -> None:
-        self.total, self.parts = 0, dict[Part, None]()
+        self.total, self.parts = 0, dict[IncomingRequest, None]()
 
 
 class _Caller:
@@ -131,8 +137,8 @@ def _total(count: _Caller | _Connection) -> int:
     return count.total
 
 
-class Part:
-    """One request while it arrives. It is a context, and its exit ends the count."""
+class IncomingRequest:
+    """Request while it arrives. It is a context, and its exit ends the count."""
 
     __slots__ = ("_account", "_refused", "_task", "caller", "connection", "size")
 
@@ -141,7 +147,7 @@ class Part:
         self.size, self._refused = 0, False
         self._task: asyncio.Task[object] | None = None
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> IncomingRequest:
         return self
 
     def __exit__(self, *raised: object) -> None:

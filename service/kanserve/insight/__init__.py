@@ -1,1 +1,1 @@
-"""Insight into loaded models: edges, explanations, statistics of live traffic."""
+"""Insight into loaded models: edge queries, explanations, and statistics of the traffic."""

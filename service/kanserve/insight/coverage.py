@@ -1,4 +1,5 @@
-"""Where a model's nodes are for rows: the graph once more, for what is inside, and what each layer holds it against."""
+"""Coverage of a model's grids: the graph computes the nodes of each layer, which are compared with the layer's
+bounds."""
 
 from __future__ import annotations
 
@@ -22,8 +23,16 @@ from kanserve.types import Array
 
 @dataclass(frozen=True, slots=True)
 class LayerCoverage:
-    """Of the nodes that a layer is given: `zones` [B, *positions, n]; `counts` [B, 3], `worst` [B] and `cells` [B], as
-    `Coverage` has them, of all positions in C order. `definition`: what they were held against."""
+    """Coverage of the nodes of one layer.
+
+        definition  bounds that the nodes are compared with
+        zones       zone of each node [B, *positions, n]
+        counts      nodes per zone [B, 3]
+        worst       node that is farthest out of range [B]
+        cells       its distance in grid intervals [B]
+
+    The positions of a row are joined in C order, as in `Coverage`.
+    """
 
     definition: str
     zones: Zones
@@ -34,19 +43,19 @@ class LayerCoverage:
 
 @dataclass(slots=True)
 class Known:
-    """What coverages of a version have in common, once somebody has asked. Used by the thread of its queries alone."""
+    """Cache of the bounds of a version's layers. Only the thread of its queries uses it."""
 
     bounds: dict[int, Bounds] = field(default_factory=dict)
 
-    def of(self, manifest: Manifest, at: int, width: int) -> Bounds:
-        """What the `width` nodes of a layer are held against. Raises FailedPrecondition."""
+    def layer_bounds(self, manifest: Manifest, at: int, width: int) -> Bounds:
+        """The bounds of a layer's `width` nodes. Raises FailedPrecondition."""
         if at not in self.bounds:
             self.bounds[at] = bounds(manifest, at, width)
         return self.bounds[at]
 
 
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
-    """What the `width` nodes that layer `at` is given are held against. Raises FailedPrecondition."""
+    """The bounds of the `width` nodes of layer `at`. Raises FailedPrecondition."""
     layer, baseline = manifest.layers[at], manifest.baseline
     clamped = at == 0 and manifest.out_of_range == CLAMP
     try:
@@ -60,26 +69,26 @@ def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
 def compute(
     session: Session, manifest: Manifest, known: Known, rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[LayerCoverage, ...] | None]:
-    """Of each layer, for `rows` [B, ...] by input: None after each step of so many rows, and at last the answer. Raises
-    FailedPrecondition."""
+    """The coverage of each layer for `rows` [B, ...] by input. Yields None after each step of `step` rows, and the
+    result at the end. Raises FailedPrecondition."""
     names = [layer.node_tensor for layer in manifest.layers]
-    wanted = [name for name in dict.fromkeys(names) if name not in rows]
-    found: list[list[LayerCoverage]] = [[] for _ in names]
+    missing = [name for name in dict.fromkeys(names) if name not in rows]
+    layers: list[list[LayerCoverage]] = [[] for _ in names]
     for start in range(0, len(next(iter(rows.values()))), max(1, step)):
         part = batching.part(rows, start, start + max(1, step))
-        values = dict(part) | (dict(zip(wanted, session.run(wanted, part), strict=True)) if wanted else {})
+        values = dict(part) | (dict(zip(missing, session.run(missing, part), strict=True)) if missing else {})
         for at, name in enumerate(names):
-            limits = known.of(manifest, at, values[name].shape[-1])
-            found[at].append(_of(limits, values[name]))
+            limits = known.layer_bounds(manifest, at, values[name].shape[-1])
+            layers[at].append(_of(limits, values[name]))
         yield None
-    yield tuple(map(_joined, found))
+    yield tuple(map(_joined, layers))
 
 
 def _of(limits: Bounds, nodes: Array) -> LayerCoverage:
     """Nodes [B, *positions, n]."""
-    found = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
-    rows: Coverage = found.joined(len(nodes))
-    return LayerCoverage(limits.definition, found.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
+    result = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
+    rows: Coverage = result.joined(len(nodes))
+    return LayerCoverage(limits.definition, result.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
 
 
 def _joined(parts: Sequence[LayerCoverage]) -> LayerCoverage:
@@ -90,8 +99,14 @@ def _joined(parts: Sequence[LayerCoverage]) -> LayerCoverage:
 
 @dataclass(frozen=True, slots=True)
 class OutOfRangeInput:
-    """A row with an input outside: which `feature`, flat in C order over all inputs; what the grid reads of it, and
-    from where to where it should be."""
+    """Input of a row that is out of range.
+
+    row      index of the row
+    feature  index of the input, flat in C order over all inputs
+    value    value as the grid reads it
+    first    lower end of the range
+    last     upper end of the range
+    """
 
     row: int
     feature: int
@@ -101,8 +116,8 @@ class OutOfRangeInput:
 
 
 class InputRangeGuard:
-    """Of a version whose export said that somebody is to know. `rows`: counts those outside. Raises FailedPrecondition
-    for a manifest that does not fit itself."""
+    """Guard that flags or rejects rows with inputs out of range, as the export requires. `rows` counts them. Raises
+    FailedPrecondition for an inconsistent manifest."""
 
     def __init__(self, manifest: Manifest, rows: Number) -> None:
         self.policy, self.rows = manifest.out_of_range, rows
@@ -117,21 +132,21 @@ class InputRangeGuard:
                 self._parts.append((layer.node_tensor, first, bounds(manifest, at, width)))
 
     def outside(self, rows: Mapping[str, Array]) -> NDArray[np.bool_]:
-        """[B]: of `rows` [B, ...] by input."""
-        found = np.zeros(len(next(iter(rows.values()))), np.bool_)
+        """Whether each of `rows` [B, ...] by input has an input out of range [B]."""
+        mask = np.zeros(len(next(iter(rows.values()))), np.bool_)
         for name, _, limits in self._parts:
             vectors = rows[name].reshape(-1, rows[name].shape[-1]).astype(np.float64)
-            found |= coverage.outside(limits, vectors).reshape(len(found), -1).any(axis=1)
-        return found
+            mask |= coverage.outside(limits, vectors).reshape(len(mask), -1).any(axis=1)
+        return mask
 
     def place(self, rows: Mapping[str, Array], row: int) -> OutOfRangeInput:
-        """Where the row, which is outside, is farthest so."""
+        """The input of a row that is farthest out of range."""
         for name, first, limits in self._parts:
             nodes = rows[name][row : row + 1]
             vectors = nodes.reshape(-1, nodes.shape[-1]).astype(np.float64)
-            found = coverage.measure(limits, vectors).joined(1)
-            if (found.zones == Zone.OUTSIDE).any():
-                at = int(np.where(found.zones[0] == Zone.OUTSIDE, found.cells[0], -1.0).argmax())
+            result = coverage.measure(limits, vectors).joined(1)
+            if (result.zones == Zone.OUTSIDE).any():
+                at = int(np.where(result.zones[0] == Zone.OUTSIDE, result.cells[0], -1.0).argmax())
                 position, node = divmod(at, nodes.shape[-1])
                 return OutOfRangeInput(row, first + at, *coverage.placed(limits, vectors[position], node))
         raise AssertionError("the row is not outside")

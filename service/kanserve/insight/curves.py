@@ -1,6 +1,6 @@
-"""Curves of a model's edges, from the edge graph of each layer: the same numbers that an edge query gives.
+"""Curves of a model's edges, from the edge graph of each layer, with the same values as an edge query.
 
-A layer computes all its edges at a few points at a time; what was asked for is kept and sent, block by block.
+A layer computes all its edges at a few points at a time. The requested edges are kept and sent, block by block.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def compute(
     graphs: tuple[LayerGraph, ...],
     manifest: Manifest,
     plans: Sequence[LayerPlan],
-    asked: CurveRequest,
+    request: CurveRequest,
 ) -> Iterator[CurveBlock | None]:
     """The curves of the planned layers, each of class A: None after each step, and a block now and then."""
-    rows = _reference(manifest) if asked.span is None else None
+    rows = _reference(manifest) if request.span is None else None
     for plan in plans:
         layer = manifest.layers[plan.layer]
-        if asked.span is not None:
-            domain = curves.asked(*asked.span, layer.sources)
+        if request.span is not None:
+            domain = curves.asked(*request.span, layer.sources)
         else:
             domain = curves.domain(layer, _seen(session, layer, rows))
         yield None
-        yield from _layer(graphs[plan.layer], plan, domain, asked)
+        yield from _layer(graphs[plan.layer], plan, domain, request)
 
 
 def _reference(manifest: Manifest) -> Mapping[str, Array] | None:
@@ -67,15 +67,15 @@ def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) 
     return flat[:, list(curves.columns(layer))]
 
 
-def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveRequest) -> Iterator[CurveBlock | None]:
-    x = curves.grid(domain, asked.points, DTYPES[graph.given.datatype])
-    kinds, names = curves.named_parts(graph.layer) if asked.parts else ((), ())
+def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, request: CurveRequest) -> Iterator[CurveBlock | None]:
+    x = curves.grid(domain, request.points, DTYPES[graph.node_input.datatype])
+    kinds, names = curves.named_parts(graph.layer) if request.parts else ((), ())
     total, *own = yield from _values(graph, plan, x, names)
-    parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if asked.parts else ()
-    apart = list(parts)
-    slopes = (yield from _slopes(graph, plan, x, domain)) if asked.derivative else None
-    extrema = (yield from _extrema(graph, plan, x, total)) if asked.extrema else None
-    for first, second in curves.blocks(plan.sources, plan.destinations, asked.points):
+    parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if request.parts else ()
+    part_values = list(parts)
+    slopes = (yield from _slopes(graph, plan, x, domain)) if request.derivative else None
+    extrema = (yield from _extrema(graph, plan, x, total)) if request.extrema else None
+    for first, second in curves.blocks(plan.sources, plan.destinations, request.points):
         sources = plan.sources[first]
         yield CurveBlock(
             layer=plan.layer,
@@ -85,14 +85,14 @@ def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveReque
             phi=_of_edges(total, first, second),
             derivative=None if slopes is None else _of_edges(slopes, first, second),
             domains=tuple(domain.origins[at] for at in sources),
-            parts=tuple((kind, _of_edges(values, first, second)) for kind, values in apart),
+            parts=tuple((kind, _of_edges(values, first, second)) for kind, values in part_values),
             extrema=None if extrema is None else (extrema[0][first, second], extrema[1][first, second]),
         )
 
 
 def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Generator[None, None, Floats]:
     """[N, s, d]"""
-    below, above = curves.beside(x, domain, DTYPES[graph.given.datatype])
+    below, above = curves.beside(x, domain, DTYPES[graph.node_input.datatype])
     (left,) = yield from _values(graph, plan, below)
     (right,) = yield from _values(graph, plan, above)
     chosen = list(plan.sources)
@@ -102,37 +102,38 @@ def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Ge
 def _extrema(
     graph: LayerGraph, plan: LayerPlan, x: Floats, phi: Floating
 ) -> Generator[None, None, tuple[Floats, NDArray[np.float32]]]:
-    """Where each of the planned edges is smallest and largest [s, d, 2], and what it is there: from its points
-    [N, s, d] closer and closer."""
-    found: list[tuple[Floats, Floats]] = []
-    dtype = DTYPES[graph.given.datatype]
+    """The arguments and values of the minimum and maximum of each planned edge [s, d, 2]. The search refines the
+    points [N, s, d]."""
+    extrema: list[tuple[Floats, Floats]] = []
+    dtype = DTYPES[graph.node_input.datatype]
     for largest in (False, True):
         wide = np.broadcast_to(x[:, list(plan.sources), None], phi.shape).astype(np.float64)
         values = phi.astype(np.float64)
         for _ in range(curves.ROUNDS):
             wide = curves.between(*curves.around(wide, values, largest=largest)).astype(dtype).astype(np.float64)
             values = yield from _apart(graph, plan, wide)
-        found.append(curves.best(wide, values, largest=largest))
-    where, value = (np.stack([one[at] for one in found], axis=-1) for at in (0, 1))
+        extrema.append(curves.best(wide, values, largest=largest))
+    where, value = (np.stack([pair[at] for pair in extrema], axis=-1) for at in (0, 1))
     with np.errstate(over="ignore"):
         return where, value.astype(np.float32)
 
 
 def _apart(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, None, Floats]:
     """phi of the planned edges [N, s, d], each at points of its own: a destination after the other."""
-    found = np.empty(x.shape)
+    result = np.empty(x.shape)
     chosen = list(plan.sources)
     for at, destination in enumerate(plan.destinations):
         nodes = np.zeros((len(x), graph.layer.sources))
         nodes[:, chosen] = x[:, :, at]
-        one = dataclasses.replace(plan, destinations=(destination,))
-        (values,) = yield from _values(graph, one, nodes)
-        found[:, :, at] = values[:, :, 0]
-    return found
+        single = dataclasses.replace(plan, destinations=(destination,))
+        (values,) = yield from _values(graph, single, nodes)
+        result[:, :, at] = values[:, :, 0]
+    return result
 
 
 def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float32]:
-    """[N, s, d] -> [s, d, N] of some edges. What is too large for float32 becomes infinite, as the format says."""
+    """[N, s, d] -> [s, d, N] of some edges. A value that is too large for float32 becomes infinite, as the format
+    says."""
     with np.errstate(over="ignore"):
         return values[:, first, second].transpose(1, 2, 0).astype(np.float32)
 
@@ -142,12 +143,12 @@ def _values(
 ) -> Generator[None, None, list[Floating]]:
     """[N, s, d]: phi of the planned edges at `x` [N, S], and the edge graph's outputs of these names; what is no source
     of the layer is zero."""
-    found: list[list[Floating]] = [[] for _ in range(1 + len(names))]
+    outputs: list[list[Floating]] = [[] for _ in range(1 + len(names))]
     for nodes in _nodes(graph, x):
-        for kept, values in zip(found, graph.parts(nodes, names), strict=True):
-            kept.append(query_plan.pick(values, plan))
+        for output, values in zip(outputs, graph.parts(nodes, names), strict=True):
+            output.append(query_plan.pick(values, plan))
         yield None
-    return [np.concatenate(kept) for kept in found]
+    return [np.concatenate(output) for output in outputs]
 
 
 def pieces(graph: LayerGraph, x: Floats) -> Iterator[tuple[slice, Floating]]:
@@ -160,10 +161,10 @@ def pieces(graph: LayerGraph, x: Floats) -> Iterator[tuple[slice, Floating]]:
 
 def _nodes(graph: LayerGraph, x: Floats) -> Iterator[Array]:
     """[n, width]: what the layer is given where its sources are `x` [N, S], so much at a time that it is one step."""
-    layer, given = graph.layer, graph.given
-    dtype = DTYPES[given.datatype]
+    layer, tensor = graph.layer, graph.node_input
+    dtype = DTYPES[tensor.datatype]
     columns = list(curves.columns(layer))
-    width = given.shape[-1] if given.shape[-1] > 0 else max(columns) + 1
+    width = tensor.shape[-1] if tensor.shape[-1] > 0 else max(columns) + 1
     step = max(1, STEP_BYTES // (layer.sources * layer.destinations * dtype.itemsize))
     for start in range(0, len(x), step):
         part = x[start : start + step]

@@ -1,10 +1,9 @@
-"""What the edges of a model did with given rows: one small graph per layer, made when asked for.
+"""Edge values of a model for given rows, from one small graph per layer, which is created at its first use.
 
-Memory is bounded by working through rows and positions in chunks: a chunk of one
-layer holds at most `chunk_bytes` of edge values, a piece of rows at most `chunk_bytes`
-of node vectors. A layer runs N times, once at every position of every row.
+Chunks of rows and positions bound the memory: a chunk of one layer holds at most `chunk_bytes` of edge values, a piece
+of rows at most `chunk_bytes` of node vectors. A layer runs N times, once at every position of every row.
 
-The work goes step by step, a chunk or a piece each, so that queries can take turns.
+The work is divided into steps of one chunk or piece, so that queries can take turns.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Floats = NDArray[np.floating]
 
 
 class LayerGraph:
-    """The edge graph of one layer. Used by one thread; the session appears at first use."""
+    """Edge graph of one layer, for use by one thread. The session is created at its first use."""
 
     def __init__(self, layer: LayerInfo, create: Callable[[], Session]) -> None:
         self.layer = layer
@@ -51,8 +50,8 @@ class LayerGraph:
         return self._session
 
     @property
-    def given(self) -> TensorInfo:
-        """The node vectors [N, n] that it takes. Raises FailedPrecondition."""
+    def node_input(self) -> TensorInfo:
+        """The input for node vectors [N, n]. Raises FailedPrecondition."""
         return self._open().inputs[0]
 
     def run(self, nodes: Array) -> Floats:
@@ -61,17 +60,17 @@ class LayerGraph:
 
     def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
         """The same, and other outputs of the edge graph, which are as large. Raises as `run`."""
-        found = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
+        outputs = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
-        for values in found:
+        for values in outputs:
             if values.shape != expected or values.dtype.kind != "f":
                 raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
-        return cast("list[Floats]", found)
+        return cast("list[Floats]", outputs)
 
 
 class Nodes:
-    """The node vectors of some layers, a piece of rows at a time. Computed once if all
-    of them are small, otherwise again whenever they are gone through."""
+    """Node vectors of some layers, a piece of rows at a time. They are computed once if all of them are small, and
+    otherwise again for each iteration."""
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class Nodes:
 
 
 class EdgeConsumer(ABC):
-    """What is done with the edge values of one layer, a chunk at a time."""
+    """Consumer of the edge values of one layer, a chunk at a time."""
 
     def __init__(self, graph: LayerGraph, positions: tuple[int, ...]) -> None:
         self.graph = graph
@@ -120,11 +119,11 @@ class EdgeConsumer(ABC):
         return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
 
     def chunk(self, nodes: Array, chunk_bytes: int) -> int:
-        """How many node vectors make a chunk of edge values."""
+        """The number of node vectors per chunk of edge values."""
         size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
         return max(1, chunk_bytes // max(size, 1))
 
-    def given(self, row: int, vectors: Array) -> None:
+    def add_nodes(self, row: int, vectors: Array) -> None:
         """The node vectors [N, n] of some rows, from `row` on; before their edge values."""
         return
 
@@ -134,12 +133,12 @@ class EdgeConsumer(ABC):
 
 
 def stream_edges(nodes: Nodes, answers: Sequence[EdgeConsumer], chunk_bytes: int) -> Iterator[None]:
-    """Give each layer's edge values to who takes them: a step each."""
+    """Pass each layer's edge values to its consumer, one chunk per step."""
     for row, count, tensors in nodes:
         yield
         for answer in answers:
             vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
-            answer.given(row, vectors)
+            answer.add_nodes(row, vectors)
             size = answer.chunk(vectors, chunk_bytes)
             for offset in range(0, len(vectors), size):
                 answer.add(row, offset, answer.graph.run(vectors[offset : offset + size]))
@@ -167,19 +166,18 @@ def compute(
     piece_rows: int = 0,
     most_bytes: int = 2**62,
 ) -> Iterator[tuple[LayerEdges, ...] | None]:
-    """What is planned of layers for `rows` [B, ...] by input: None after each step, and at last the answer.
+    """The planned edge values for `rows` [B, ...] by input. Yields None after each step, and the result at the end.
 
-    The serving graph computes the node vectors, only those that are needed, for at
-    most `piece_rows` rows at a time (0: no such limit). Raises ResourceExhausted for edges of a magnitude, if they are
-    more than `most_bytes`.
+    The serving graph computes the node vectors, only those that are needed, for at most `piece_rows` rows at a time (0:
+    no such limit). Raises ResourceExhausted for edges of a magnitude, if they are more than `most_bytes`.
     """
     nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
     share = chunk_bytes // max(1, len(plans))
     answers = [_answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
     yield from stream_edges(nodes, answers, min(chunk_bytes, STEP_BYTES))
-    again = [answer for answer in answers if not answer.settle(most_bytes)]
-    if again:
-        yield from stream_edges(nodes, again, min(chunk_bytes, STEP_BYTES))
+    second_pass = [answer for answer in answers if not answer.settle(most_bytes)]
+    if second_pass:
+        yield from stream_edges(nodes, second_pass, min(chunk_bytes, STEP_BYTES))
     yield tuple(answer.result() for answer in answers)
 
 
@@ -190,7 +188,7 @@ def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer
 
 
 class Answer(EdgeConsumer):
-    """One layer's answer in the making."""
+    """Result of one layer while it is computed."""
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
         super().__init__(graph, plan.positions)
@@ -200,7 +198,7 @@ class Answer(EdgeConsumer):
         self._nodes: Values | None = None
         self._rest = np.zeros((times, len(plan.destinations))) if plan.options.residual else None
 
-    def given(self, row: int, vectors: Array) -> None:
+    def add_nodes(self, row: int, vectors: Array) -> None:
         """The node vectors [N, n] of some rows, from `row` on."""
         if self._plan.options.nodes:
             if self._nodes is None:
@@ -222,7 +220,7 @@ class Answer(EdgeConsumer):
         """Values [n, s, d] of the edges that were asked for, those from time `at` on."""
 
     def settle(self, most_bytes: int) -> bool:
-        """After the first pass. False if the values are to come in a second. Raises ResourceExhausted."""
+        """Finish the first pass. False if the values need a second one. Raises ResourceExhausted."""
         return True
 
     def result(self) -> LayerEdges:
@@ -230,14 +228,14 @@ class Answer(EdgeConsumer):
         lead = (self._rows, *self._plan.positions)
         nodes = None
         if self._plan.options.nodes:
-            found = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
-            nodes = found.reshape(*lead, found.shape[1])
+            vectors = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
+            nodes = vectors.reshape(*lead, vectors.shape[1])
         with np.errstate(all="ignore"):
             rest = None if self._rest is None else _float32(self._rest - self.sums())
-        of = self._plan.destinations if self._plan.options.residual else ()
+        destinations = self._plan.destinations if self._plan.options.residual else ()
         if rest is not None:
-            rest = rest.reshape(*lead, len(of))
-        return dataclasses.replace(self.edges(lead), nodes=nodes, residual=rest, residual_destinations=of)
+            rest = rest.reshape(*lead, len(destinations))
+        return dataclasses.replace(self.edges(lead), nodes=nodes, residual=rest, residual_destinations=destinations)
 
     @abstractmethod
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
@@ -249,7 +247,7 @@ class Answer(EdgeConsumer):
 
 
 class _Selected(Answer):
-    """All edges of a selection: their values, or figures of them."""
+    """Result with all edges of a selection: their values, or reductions of them."""
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
         super().__init__(graph, plan, rows)
@@ -269,10 +267,10 @@ class _Selected(Answer):
 
 
 class _Picked(Answer):
-    """The edges of largest magnitude over all times.
+    """Result with the edges of largest magnitude over all rows and positions.
 
-    It first measures which these are; the values come from what was kept meanwhile if that fits `share` bytes, or else
-    from a second pass.
+    The first pass measures which edges these are. Their values come from those kept meanwhile if these fit `share`
+    bytes, or else from a second pass.
     """
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
@@ -321,13 +319,13 @@ class _Picked(Answer):
     def sums(self) -> NDArray[np.float64]:
         """[N, d]"""
         assert self._chosen is not None
-        found = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
-        np.add.at(found.T, self._chosen[1], self._sink.values.T)
-        return found
+        totals = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
+        np.add.at(totals.T, self._chosen[1], self._sink.values.T)
+        return totals
 
 
 class _OfEachRow(Answer):
-    """The edges of largest magnitude of every time by itself."""
+    """Result with the edges of largest magnitude of each row and position."""
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
         super().__init__(graph, plan, rows)
@@ -353,13 +351,13 @@ class _OfEachRow(Answer):
 
     def sums(self) -> NDArray[np.float64]:
         """[N, d]"""
-        found = np.zeros((len(self._values), len(self._plan.destinations)))
-        np.add.at(found, (np.arange(len(found))[:, None], self._flat % max(1, found.shape[1])), self._values)
-        return found
+        totals = np.zeros((len(self._values), len(self._plan.destinations)))
+        np.add.at(totals, (np.arange(len(totals))[:, None], self._flat % max(1, totals.shape[1])), self._values)
+        return totals
 
 
 class _Sink:
-    """Where the values of edges [...] go: each by itself."""
+    """Buffer of edge values [N, ...]."""
 
     def __init__(self, times: int, edges: tuple[int, ...]) -> None:
         self.values = np.empty((times, *edges), np.float32)
@@ -371,17 +369,17 @@ class _Sink:
     def edges(
         self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
     ) -> LayerEdges:
-        """What was put, with rows and positions as `lead` says."""
+        """The values, with rows and positions as `lead` says."""
         return LayerEdges(layer, sources, destinations, self.values.reshape(*lead, *self.values.shape[1:]))
 
 
 class _Figures(_Sink):
-    """The same, as figures of them all."""
+    """Buffer of reductions over rows and positions."""
 
     def __init__(self, plan: LayerPlan, edges: tuple[int, ...]) -> None:
         super().__init__(0, edges)
-        wanted = plan.options
-        self._reducer = reduce.Reducer(wanted.reductions, edges, wanted.quantiles, wanted.bins)
+        options = plan.options
+        self._reducer = reduce.Reducer(options.reductions, edges, options.quantiles, options.bins)
 
     def put(self, at: int, picked: Floats) -> None:
         """[n, ...]"""
@@ -399,6 +397,6 @@ def _sink(plan: LayerPlan, times: int, edges: tuple[int, ...]) -> _Sink:
 
 
 def _float32(values: Array) -> Values:
-    """What is too large for float32 becomes infinite, as the format says."""
+    """Values as float32. A value that is too large becomes infinite, as the format says."""
     with np.errstate(all="ignore"):
         return np.asarray(values, np.float32)

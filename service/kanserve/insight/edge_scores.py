@@ -1,4 +1,4 @@
-"""Scores of a model's edges over a batch, from its edge graphs: what moves, piece by piece."""
+"""Scores of a model's edges over a batch, from the spread of the values of its edge graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kanserve.types import Array, LayerScores
 
 
 class _Spread(EdgeConsumer):
-    """How much the edges of a layer move."""
+    """Consumer that measures the spread of the edge values of a layer."""
 
     def __init__(self, graph: LayerGraph) -> None:
         super().__init__(graph, graph.layer.positions)
@@ -35,7 +35,7 @@ class _Spread(EdgeConsumer):
         self._sums.add(values.sum(axis=1, dtype=np.float64))
 
     def spread(self) -> Spread:
-        """Over all that was added."""
+        """The spread of all added values."""
         return Spread(self._edges.std(), self._sums.std())
 
 
@@ -59,13 +59,13 @@ def edge_scores(
     nodes = edge_queries.Nodes(session, manifest.layers, rows, piece_rows, chunk_bytes)
     spreads = [_Spread(graph) for graph in graphs]
     yield from edge_queries.stream_edges(nodes, spreads, min(chunk_bytes, STEP_BYTES))
-    found = [one.spread() for one in spreads]
-    widths = [*(graph.given.shape[-1] for graph in graphs), manifest.output.shape[-1]]
-    yield as_layers(scores.attribute(manifest.layers, found, widths), found)
+    layer_scores = [spread.spread() for spread in spreads]
+    widths = [*(graph.node_input.shape[-1] for graph in graphs), manifest.output.shape[-1]]
+    yield as_layers(scores.attribute(manifest.layers, layer_scores, widths), layer_scores)
 
 
-def as_layers(found: Sequence[Scores], spreads: Sequence[Spread]) -> tuple[LayerScores, ...]:
-    """Scores and spreads of all layers, as they are told."""
+def as_layers(layer_scores: Sequence[Scores], spreads: Sequence[Spread]) -> tuple[LayerScores, ...]:
+    """Scores and spreads of all layers, as the response has them."""
     return tuple(
         LayerScores(
             at,
@@ -73,31 +73,31 @@ def as_layers(found: Sequence[Scores], spreads: Sequence[Spread]) -> tuple[Layer
             spread.edges.astype(np.float32),
             score.nodes.astype(np.float32),
         )
-        for at, (score, spread) in enumerate(zip(found, spreads, strict=True))
+        for at, (score, spread) in enumerate(zip(layer_scores, spreads, strict=True))
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LiveScores:
-    """The scores, and what a reader should know of them."""
+    """Scores over counted rows, and notes for the reader."""
 
     layers: tuple[LayerScores, ...]
     notes: tuple[str, ...]
 
 
 class _Before(Window):
-    """The baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
-    of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all values
-    so that their mean and standard deviation are those of the rows."""
+    """Baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
+    of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all
+    values so that their mean and standard deviation are those of the rows."""
 
-    def __init__(self, found: NodeBaseline) -> None:
-        super().__init__(Cells.of(found.cells, len(found.counts)))
-        for node, counts in enumerate(found.counts):
+    def __init__(self, baseline: NodeBaseline) -> None:
+        super().__init__(Cells.of(baseline.cells, len(baseline.counts)))
+        for node, counts in enumerate(baseline.counts):
             self.counts[node, : len(counts)] = counts
-        self.nonfinite = np.array(found.nonfinite, np.int64)
+        self.nonfinite = np.array(baseline.nonfinite, np.int64)
         inner = self.cells.bounds.T[:, 1:] - self.cells.bounds.T[:, :-1]
         self.squares[:, 1:-1] = self.counts[:, 1:-1] * np.where(np.isfinite(inner), inner, 0.0) ** 2 / 12
-        self._known = np.array(found.mean), np.array(found.std)
+        self._known = np.array(baseline.mean), np.array(baseline.std)
 
     def points(self) -> tuple[grids.Floats, grids.Floats]:
         """The points of `Window`, with the moments of the rows."""
@@ -105,7 +105,7 @@ class _Before(Window):
         total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
         mean = (weights * x).sum(axis=1, keepdims=True) / total
         spread = np.sqrt((weights * (x - mean) ** 2).sum(axis=1, keepdims=True) / total)
-        known, std = (one[:, None] for one in self._known)
+        known, std = (moment[:, None] for moment in self._known)
         stretched = known + (x - mean) * std / np.where(spread > 0, spread, 1.0)
         return np.where(np.isfinite(known) & np.isfinite(std), stretched, x), weights
 
@@ -118,13 +118,13 @@ class _Before(Window):
 
 def baseline_counts(manifest: Manifest) -> NodeCounts:
     """The baseline of an export, in the form of counts."""
-    found = manifest.baseline
-    windows = tuple(_Before(one) for one in (*found.layers, *found.outputs))
-    return NodeCounts(found.rows, windows, np.zeros(0, np.int64))
+    baseline = manifest.baseline
+    windows = tuple(_Before(nodes) for nodes in (*baseline.layers, *baseline.outputs))
+    return NodeCounts(baseline.rows, windows, np.zeros(0, np.int64))
 
 
 def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: NodeCounts) -> Iterator[LiveScores | None]:
-    """Of all layers, each of class A, of a stack of them: None after each step, and at last the answer."""
+    """The scores of all layers of a stack, each of class A. Yields None after each step, and the result at the end."""
     spreads, notes = [], []
     for at, graph in enumerate(graphs):
         window = tally.windows[at]
@@ -133,8 +133,8 @@ def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: Node
         for part, values in curves.pieces(graph, x):
             weighted.add(values, weights[part])
             yield None
-        edges, (_, given) = weighted.std(), tally.windows[at + 1].moments()
-        sums, counted = scores.sums(graph.layer, edges, given)
+        edges, (_, node_std) = weighted.std(), tally.windows[at + 1].moments()
+        sums, counted = scores.sums(graph.layer, edges, node_std)
         spreads.append(Spread(edges, sums))
         if not counted:
             notes.append(
@@ -144,13 +144,13 @@ def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: Node
     if lost:
         notes.append(f"{lost} values of nodes were not finite, and are in no score")
     widths = [*(window.cells.shape[0] for window in tally.windows[: len(graphs)]), manifest.output.shape[-1]]
-    found = scores.attribute(manifest.layers, spreads, widths)
-    yield LiveScores(as_layers(found, spreads), tuple(notes))
+    layer_scores = scores.attribute(manifest.layers, spreads, widths)
+    yield LiveScores(as_layers(layer_scores, spreads), tuple(notes))
 
 
 def points(layer: LayerInfo, window: Window) -> tuple[grids.Floats, grids.Floats]:
     """[P, S] each: values of the layer's sources, and how many each stands for; none that stands for nothing of any."""
     columns = list(grids.columns(layer))
-    x, weights = (one[columns].T for one in window.points())
+    x, weights = (array[columns].T for array in window.points())
     there = weights.any(axis=1)
     return np.asarray(x[there]), np.asarray(weights[there])

@@ -1,7 +1,8 @@
-"""Explanations of a model's outputs, from its graph and its edge graphs: the numbers for `analysis/attribution.py`.
+"""Explanations of a model's outputs: the values for `analysis/attribution.py` from its graph and its edge graphs.
 
-The layers that are explained are a chain that ends at the output: each takes what the one before gives. A network that
-was read as layers is one; of a torch module with KAN layers in it those at its end are, as far as their numbers say so.
+The explained layers are a chain that ends at the output: each takes the output of the previous one. In a network that
+was read as layers, all layers are in the chain. In a torch module, it is the KAN layers at the end, as far as their
+values confirm it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ REACH = 1e-3  # of a node's magnitude: what a slope looks to either side
 
 @dataclass(frozen=True, slots=True)
 class ExplainedLayer:
-    """A layer of the chain, and the parts of its edges."""
+    """Layer of the chain, with the parts of its edges."""
 
     graph: LayerGraph
     parts: tuple[Part, ...]
@@ -50,7 +51,7 @@ class ExplainedLayer:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """Some rows: what each link of the chain saw, and the answers [B, O]."""
+    """Forward pass over some rows: activations of each layer of the chain, and outputs [B, O]."""
 
     links: tuple[LayerActivations, ...]
     answers: Floats
@@ -58,22 +59,21 @@ class ForwardPass:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """One row of reference: what it gives, and how steep the edges of each part of each link are there."""
+    """Reference row: its forward pass, and the slopes of the edges of each part of each layer."""
 
     seen: ForwardPass
     slopes: Sequence[Sequence[Floats | None]]
 
     @property
     def nbytes(self) -> int:
-        """What it takes."""
-        steep = (one.nbytes for link in self.slopes for one in link if one is not None)
+        """Its size in bytes."""
+        steep = (slope.nbytes for link in self.slopes for slope in link if slope is not None)
         return sum(steep) + sum(edges.nbytes for link in self.seen.links for edges in link.edges)
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What explanations of a version have in common, once somebody has asked: the chain, and the bases of references
-    that have a name. Used by the thread of its queries alone."""
+    """Cache of the chain of a version, and of its named references. Only the thread of its queries uses it."""
 
     chain: tuple[ExplainedLayer, ...] = ()
     bases: dict[str, list[Base]] = field(default_factory=dict)
@@ -92,67 +92,72 @@ def compute(
     chunk_bytes: int,
     path: int = 0,
 ) -> Iterator[Explanation | None]:
-    """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
-    the same each time. `method`: one of METHODS. `path`: so many edges of each layer that carried most, of RESCALE.
-    None after each step, and a piece of the rows now and then. Raises FailedPrecondition."""
-    name, given = reference
+    """Explanations of `rows` [B, ...] by input against a reference [R, ...], as the mean over its rows.
+
+        reference  name and rows; a named reference must have the same rows each time
+        method     one of METHODS
+        path       number of edges per layer with the largest contributions; only for RESCALE
+
+    Yields None after each step, and a piece of the rows now and then. Raises FailedPrecondition.
+    """
+    name, reference_rows = reference
     if not prepared.chain:
-        prepared.chain = _chain(session, graphs, manifest, _some(given, _own(manifest, given)))
+        prepared.chain = _chain(session, graphs, manifest, _some(reference_rows, _own(manifest, reference_rows)))
         yield None
     chain = prepared.chain
-    bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, given))
+    bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, reference_rows))
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
     for start in range(0, _count(rows), step):
-        seen = _seen(session, manifest, chain, batching.part(rows, start, start + step))
+        activations = _seen(session, manifest, chain, batching.part(rows, start, start + step))
         if method == GRADIENT:
             yield None
-            found, ways = _gradient_x_input(chain, seen, bases, outputs), list[Floats]()
+            contributions, paths = _gradient_x_input(chain, activations, bases, outputs), list[Floats]()
         else:
-            found, ways = yield from _shared(chain, seen, bases, outputs, path=path > 0)
+            contributions, paths = yield from _shared(chain, activations, bases, outputs, path=path > 0)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
             nodes_are_inputs=chain[0].layer.node_tensor in rows,
-            contributions=found,
+            contributions=contributions,
             base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
-            predictions=seen.answers[:, list(outputs)],
+            predictions=activations.answers[:, list(outputs)],
             path=tuple(
                 LayerPath(graphs.index(link.graph), *attribution.strongest(values, path))
-                for link, values in zip(chain, ways, strict=False)
+                for link, values in zip(chain, paths, strict=False)
             ),
         )
 
 
 def _bases(
-    session: Session, manifest: Manifest, prepared: Prepared, name: str, given: Mapping[str, Array]
+    session: Session, manifest: Manifest, prepared: Prepared, name: str, reference_rows: Mapping[str, Array]
 ) -> Generator[None, None, list[Base]]:
-    """Of each row of a reference, which are kept where it has a name."""
-    found = []
-    for at in range(_count(given)):
-        found.append(_base(session, manifest, prepared.chain, batching.part(given, at, at + 1)))
+    """The reference rows, which are cached if the reference has a name."""
+    bases = []
+    for at in range(_count(reference_rows)):
+        bases.append(_base(session, manifest, prepared.chain, batching.part(reference_rows, at, at + 1)))
         yield None
-    if name and sum(base.nbytes for base in found) <= KEPT:
-        prepared.bases[name] = found
-    return found
+    if name and sum(base.nbytes for base in bases) <= KEPT:
+        prepared.bases[name] = bases
+    return bases
 
 
-def _own(manifest: Manifest, given: Mapping[str, Array]) -> Mapping[str, Array]:
-    """The rows that the export was proved with: a reference alone, such as zeros, may hide what does not fit."""
-    return verify.feeds(manifest) if manifest.reference.inputs else given
+def _own(manifest: Manifest, reference_rows: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The reference rows of the export. A reference alone, such as zeros, may hide a layer that does not fit."""
+    return verify.feeds(manifest) if manifest.reference.inputs else reference_rows
 
 
 def _some(*parts: Mapping[str, Array]) -> dict[str, Array]:
     """A few finite rows of each part."""
-    found = {}
+    finite_rows = {}
     for name in parts[0]:
         several = np.concatenate([part[name][:SOME] for part in parts])
         finite = np.isfinite(several).reshape(len(several), -1).all(axis=1)
-        found[name] = np.ascontiguousarray(several[finite])
-    return found
+        finite_rows[name] = np.ascontiguousarray(several[finite])
+    return finite_rows
 
 
 def _base(session: Session, manifest: Manifest, chain: Sequence[ExplainedLayer], row: Mapping[str, Array]) -> Base:
-    seen = _seen(session, manifest, chain, row)
-    return Base(seen, _slopes(chain, seen))
+    activations = _seen(session, manifest, chain, row)
+    return Base(activations, _slopes(chain, activations))
 
 
 def _count(rows: Mapping[str, Array]) -> int:
@@ -160,8 +165,8 @@ def _count(rows: Mapping[str, Array]) -> int:
 
 
 def _row_bytes(chain: Sequence[ExplainedLayer], outputs: int, *, path: bool) -> int:
-    """What a row takes at most meanwhile: some copies of its edge values, and its multipliers; for a path copies of
-    what each edge carried to each output."""
+    """The largest memory of one row during the computation: copies of its edge values, its multipliers, and for a
+    path the contributions of each edge to each output."""
     widths = [max(link.layer.sources, link.layer.destinations) for link in chain]
     more = 4 * outputs if path else 0
     edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3 + more) for link in chain)
@@ -171,7 +176,7 @@ def _row_bytes(chain: Sequence[ExplainedLayer], outputs: int, *, path: bool) -> 
 def _chain(
     session: Session, graphs: tuple[LayerGraph, ...], manifest: Manifest, rows: Mapping[str, Array]
 ) -> tuple[ExplainedLayer, ...]:
-    """From the first layer that is explained to the last, as it is on some rows. Raises FailedPrecondition."""
+    """The explained layers from first to last, as the values of some rows confirm. Raises FailedPrecondition."""
     last = manifest.output
     if len(manifest.outputs) > 1 or len(last.shape) != 2:
         raise FailedPrecondition(
@@ -179,11 +184,13 @@ def _chain(
         )
     names = [*(graph.layer.node_tensor for graph in graphs), last.name]
     values = _values(session, names, rows)
-    given = [values[name].astype(np.float64) for name in names]
+    node_values = [values[name].astype(np.float64) for name in names]
     chain: list[ExplainedLayer] = []
     for at in reversed(range(len(graphs))):
         # Where sums are of bytes, a layer's answers differ from its edges' sum by what was allowed.
-        link, why = _link(graphs[at], values[names[at]], given[at + 1], max(ALIKE, manifest.approximation.max_error))
+        link, why = _link(
+            graphs[at], values[names[at]], node_values[at + 1], max(ALIKE, manifest.approximation.max_error)
+        )
         if link is None:
             if chain and manifest.source.family == HYBRID:
                 break
@@ -194,8 +201,8 @@ def _chain(
 
 def _values(session: Session, names: Sequence[str], rows: Mapping[str, Array]) -> dict[str, Array]:
     """Tensors of the graph by name, on some rows by input."""
-    wanted = [name for name in dict.fromkeys(names) if name not in rows]
-    return dict(rows) | dict(zip(wanted, session.run(wanted, rows), strict=True))
+    missing = [name for name in dict.fromkeys(names) if name not in rows]
+    return dict(rows) | dict(zip(missing, session.run(missing, rows), strict=True))
 
 
 def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tuple[ExplainedLayer | None, str]:
@@ -206,10 +213,10 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
         return None, "runs at several positions of a row"
     try:
         link = ExplainedLayer(graph, attribution.parts(layer))
-        seen = link.at(nodes)
-        found = attribution.apply_post_steps(layer, seen.sums(layer))
+        activations = link.at(nodes)
+        outputs = attribution.apply_post_steps(layer, activations.sums(layer))
         for part in link.parts:  # whether each step before them is known
-            attribution.read(part, seen.nodes)
+            attribution.read(part, activations.nodes)
     except attribution.NoParts:
         return None, "has bases that read different things, and its export does not tell them apart: export again"
     except step_rules.UnknownStep as step:
@@ -217,15 +224,15 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
     except (IndexError, ValueError):
         return None, "has steps in its manifest that do not fit its nodes: export again"
     with np.errstate(all="ignore"):
-        alike = found.shape == result.shape and _alike(found, result, bound)
+        alike = outputs.shape == result.shape and _alike(outputs, result, bound)
     return (link, "") if alike else (None, "gives something else than what comes after it takes")
 
 
-def _alike(found: Floats, result: Floats, bound: float) -> bool:
-    """Of those rows that are finite."""
+def _alike(actual: Floats, result: Floats, bound: float) -> bool:
+    """Whether two results agree in their finite rows."""
     finite = np.isfinite(result).all(axis=1)
-    apart = np.abs(found[finite] - result[finite]).max(initial=0.0)
-    return bool(apart <= bound * np.abs(result[finite]).max(initial=0.0))
+    difference = np.abs(actual[finite] - result[finite]).max(initial=0.0)
+    return bool(difference <= bound * np.abs(result[finite]).max(initial=0.0))
 
 
 def _seen(
@@ -237,68 +244,74 @@ def _seen(
 
 
 def _slopes(chain: Sequence[ExplainedLayer], base: ForwardPass) -> list[list[Floats | None]]:
-    """Of each link how steep the edges of each part are at the reference. Of the first nothing is asked: where a row is
-    as the reference, nothing falls to it."""
-    found: list[list[Floats | None]] = []
-    for at, (link, seen) in enumerate(zip(chain, base.links, strict=True)):
+    """The slopes of the edges of each part of each layer at the reference. The first layer has none: a row that
+    equals the reference gets no contribution there."""
+    slopes: list[list[Floats | None]] = []
+    for at, (link, activations) in enumerate(zip(chain, base.links, strict=True)):
         if at == 0:
-            found.append([None] * len(link.parts))
+            slopes.append([None] * len(link.parts))
             continue
-        dtype = DTYPES[link.graph.given.datatype]
-        reach = REACH * np.maximum(np.abs(seen.nodes), 1.0)
-        below, above = (link.at((seen.nodes + side).astype(dtype)) for side in (-reach, reach))
-        found.append(attribution.slopes(link.parts, below, above))
-    return found
+        dtype = DTYPES[link.graph.node_input.datatype]
+        reach = REACH * np.maximum(np.abs(activations.nodes), 1.0)
+        below, above = (link.at((activations.nodes + side).astype(dtype)) for side in (-reach, reach))
+        slopes.append(attribution.slopes(link.parts, below, above))
+    return slopes
 
 
 def _shared(
-    chain: Sequence[ExplainedLayer], seen: ForwardPass, bases: Sequence[Base], outputs: Sequence[int], *, path: bool
+    chain: Sequence[ExplainedLayer],
+    activations: ForwardPass,
+    bases: Sequence[Base],
+    outputs: Sequence[int],
+    *,
+    path: bool,
 ) -> Generator[None, None, tuple[Floats, list[Floats]]]:
     """[B, n, O]: the mean over the rows of reference; with `path` also what each edge of each link carried."""
-    total, ways = np.zeros(()), [np.zeros(()) for _ in chain if path]
+    total, paths = np.zeros(()), [np.zeros(()) for _ in chain if path]
     for at, base in enumerate(bases):
         if at:
             yield None
-        found, carried = _contributions(chain, seen, base, outputs, path=path)
-        total = total + found
-        ways = [way + more for way, more in zip(ways, carried, strict=True)]
-    return np.asarray(total / len(bases)), [np.asarray(way / len(bases)) for way in ways]
+        contributions, carried = _contributions(chain, activations, base, outputs, path=path)
+        total = total + contributions
+        paths = [path_sum + more for path_sum, more in zip(paths, carried, strict=True)]
+    return np.asarray(total / len(bases)), [np.asarray(path_sum / len(bases)) for path_sum in paths]
 
 
 def _gradient_x_input(
-    chain: Sequence[ExplainedLayer], seen: ForwardPass, bases: Sequence[Base], outputs: Sequence[int]
+    chain: Sequence[ExplainedLayer], activations: ForwardPass, bases: Sequence[Base], outputs: Sequence[int]
 ) -> Floats:
     """[B, n, O]: how steep the outputs are at each row, times how far it is from the reference. The rules of
     `analysis/attribution.py` for a row that is its own reference are the chain rule."""
-    every = np.eye(seen.answers.shape[1])[list(outputs)]
-    multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
-    for link, at in reversed(list(zip(chain, seen.links, strict=True))):
+    every = np.eye(activations.answers.shape[1])[list(outputs)]
+    multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
+    for link, at in reversed(list(zip(chain, activations.links, strict=True))):
         multipliers = attribution.through(link.layer, link.parts, at, at, _steepness(link, at), multipliers)
-    apart = seen.links[0].nodes - np.mean([base.seen.links[0].nodes for base in bases], axis=0)
+    difference = activations.links[0].nodes - np.mean([base.seen.links[0].nodes for base in bases], axis=0)
     with np.errstate(all="ignore"):
-        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1))
+        return np.asarray((multipliers * difference[:, None]).transpose(0, 2, 1))
 
 
 def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
-    """Of the edges of each part at each row. Every other node goes the other way: a norm would not see all go one."""
-    dtype = DTYPES[link.graph.given.datatype]
+    """The slopes of the edges of each part at each row. Every other node moves in the other direction, because a
+    norm would not change if all moved in the same one."""
+    dtype = DTYPES[link.graph.node_input.datatype]
     reach = REACH * np.maximum(np.abs(at.nodes), 1.0) * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
     below, above = (link.at((at.nodes + side).astype(dtype)) for side in (-reach, reach))
     return attribution.gradients(link.parts, below, above)
 
 
 def _contributions(
-    chain: Sequence[ExplainedLayer], seen: ForwardPass, base: Base, outputs: Sequence[int], *, path: bool
+    chain: Sequence[ExplainedLayer], activations: ForwardPass, base: Base, outputs: Sequence[int], *, path: bool
 ) -> tuple[Floats, list[Floats]]:
     """[B, n, O]: what each node that the chain is given has to do with the outputs, against one row of reference; with
     `path` of each link what its edges carried, [B, O, S, D]."""
-    every, ways = np.eye(seen.answers.shape[1])[list(outputs)], list[Floats]()
-    multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
-    for link, x, r, slope in reversed(list(zip(chain, seen.links, base.seen.links, base.slopes, strict=True))):
+    every, ways = np.eye(activations.answers.shape[1])[list(outputs)], list[Floats]()
+    multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
+    for link, x, r, slope in reversed(list(zip(chain, activations.links, base.seen.links, base.slopes, strict=True))):
         if path:
             with np.errstate(all="ignore"):
                 ways.insert(0, attribution.carried(link.layer, x, r, multipliers))
         multipliers = attribution.through(link.layer, link.parts, x, r, slope, multipliers)
-    apart = seen.links[0].nodes - base.seen.links[0].nodes
+    difference = activations.links[0].nodes - base.seen.links[0].nodes
     with np.errstate(all="ignore"):
-        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1)), ways
+        return np.asarray((multipliers * difference[:, None]).transpose(0, 2, 1)), ways

@@ -1,10 +1,13 @@
-"""What a version is asked: its numbers over the rows of its traffic, and over the latest of them.
+"""Sampler of a version's traffic: statistics over all sampled rows, and over the latest of them.
 
-Requests are offered when they were answered. Rows are taken a few times a second together, through the graph once more
-for what is inside, on a thread that stands back; memory does not grow. How many are taken: with "sampled", so many a
-second, and fewer where that would take more than a small share of one core; with "full", all, as far as they can be
-kept until the next look. While no row may be taken nobody offers any, which would cost more than what is taken. The
-latest rows are those of two windows: one that is full, and one that fills. No row is kept, unless `keep` says so.
+The model offers requests after it has answered them. A few times per second, a low-priority thread runs the rows
+through the graph again to get the hidden nodes, in constant memory. With "sampled", it takes a fixed number of rows per
+second, and fewer if that would exceed a small share of one core. With "full", it takes all rows that fit its buffer
+until the next run. While the sampler takes no rows, the model offers none, because the offer would cost more than the
+sampling.
+
+The latest rows are those of two windows: one that is full, and one that is being filled. The sampler stores no row
+unless `keep` says so.
 """
 
 from __future__ import annotations
@@ -45,8 +48,17 @@ CLASSES = 100  # of a model that are labels of a metric at most
 
 @dataclass(frozen=True, slots=True)
 class TrafficStatistics:
-    """Over so many `rows`, of about `seen` that were answered in `seconds`; `since`, in seconds since the epoch, these
-    are counted. `processes`: of how many. `classes` as of `Tally`."""
+    """Statistics of a version's traffic.
+
+    rows       sampled rows
+    seen       answered rows, about
+    seconds    time in which these were answered
+    since      begin of the counts, in seconds since the epoch
+    processes  number of workers that counted
+    classes    as of `NodeCounts`
+    nodes      statistics of each layer and output
+    tally      counts that the statistics come from
+    """
 
     rows: int
     seen: int
@@ -59,8 +71,12 @@ class TrafficStatistics:
 
 
 class TrafficSampler:
-    """On the event loop, but for what the thread does. `rate`: rows a second that are taken; infinite: all. `shelf`:
-    where it is kept, and others' are. `keep`: so many rows as they are, for people to look at."""
+    """Sampler of one version's traffic, for use on the event loop except for its own thread.
+
+    rate   sampled rows per second; infinite: all rows
+    shelf  opens the file of these statistics and of those of other workers
+    keep   number of rows that the sampler stores for inspection
+    """
 
     def __init__(
         self,
@@ -77,7 +93,7 @@ class TrafficSampler:
         self._metrics, self._labels = metrics, (info.name, str(info.version))
         self.most_rows = keep
         self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
-        self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
+        self._row_bytes = max(1, sum(tensor.row_bytes for tensor in (*info.inputs, *info.outputs)))
         self._looked, self._cost = time.monotonic(), 0.0
         self._credit, self._all = rate, math.isinf(rate)
         self._most = (FULL_WAIT, FULL_BYTES) if self._all else (WAIT, BYTES)
@@ -96,8 +112,8 @@ class TrafficSampler:
         self._classes = [named.labels(*self._labels, name) for name in nodes.names[:CLASSES]]
         self._count = metrics.number("kanserve_statistics_sampled_rows_total").labels(*self._labels)
         self._take_over()
-        for found in nodes.compared(nodes.empty()):
-            self._set(found, 0.0, 0.0)
+        for part_statistics in nodes.compared(nodes.empty()):
+            self._set(part_statistics, 0.0, 0.0)
 
     def _begin(self, since: float, mark: float) -> None:
         """A window."""
@@ -107,13 +123,13 @@ class TrafficSampler:
         self._rows = KeptRows(self.most_rows, ROWS)
 
     def _take_over(self) -> None:
-        """What was counted before the last restart, unless all was begun anew meanwhile."""
+        """Continue with the counts before the last restart, unless they were reset meanwhile."""
         if self._shelf is None:
             return
-        kept, mark = self._shelf.own(), self._shelf.mark()
-        if kept is not None and kept.mark == mark:
-            self._mark, self._since, self._spent = kept.mark, kept.since, kept.seconds
-            self._seen, self._total = self._seen + kept.seen, kept.total
+        stored, mark = self._shelf.own(), self._shelf.mark()
+        if stored is not None and stored.mark == mark:
+            self._mark, self._since, self._spent = stored.mark, stored.since, stored.seconds
+            self._seen, self._total = self._seen + stored.seen, stored.total
         else:
             self._mark = mark
 
@@ -131,7 +147,7 @@ class TrafficSampler:
         self._bytes += size
         if not self._busy:
             self._busy = True
-            self._later("look", PAUSE, self._look)
+            self._later("look", PAUSE, self._sample)
 
     def _earn(self) -> None:
         """Rows that may be taken, by the time that has passed."""
@@ -148,10 +164,10 @@ class TrafficSampler:
         else:
             self._later("again", PAUSE, self._again)
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
         if self._working is not None and not self._working.done():
-            self._later("look", PAUSE, self._look)
+            self._later("look", PAUSE, self._sample)
             return
         copies, self._waiting, self._bytes, self._busy = self._waiting, [], 0, False
         self._working = self._aside(self._work, copies)
@@ -170,10 +186,10 @@ class TrafficSampler:
             self._later("tell", wait, self._soon)
         self._aside(self._tell)
 
-    def _aside(self, work: Callable[..., None], *given: object) -> Future[None] | None:
-        """On the thread; what goes wrong there is told, and nobody else's business."""
+    def _aside(self, work: Callable[..., None], *arguments: object) -> Future[None] | None:
+        """Run `work` on the thread. A failure is logged, and affects nothing else."""
         try:
-            future = self._pool.submit(work, *given)
+            future = self._pool.submit(work, *arguments)
         except RuntimeError:  # it has ended
             return None
         future.add_done_callback(_ended)
@@ -216,33 +232,34 @@ class TrafficSampler:
             return StoredStatistics(self._mark, self._since, seen, seconds, self._total, self._recent.both())
 
     def counted(self, *, lately: bool) -> TrafficStatistics:
-        """Over all rows that were looked into since it was begun, or the latest; by all processes. On a thread."""
+        """Statistics of all workers over all sampled rows since the counts began, or over the latest ones. Call it
+        on a thread."""
         own = self._kept()
         all_ = [own, *([] if self._shelf is None else self._shelf.others())]
-        kept = store.merged(all_)
-        if kept.mark > own.mark:  # this process has not heard of it yet
-            self.reset(kept.mark)
-        tally = kept.recent if lately else kept.total
+        merged = store.merged(all_)
+        if merged.mark > own.mark:  # this process has not heard of it yet
+            self.reset(merged.mark)
+        tally = merged.recent if lately else merged.total
         return TrafficStatistics(
             tally.rows,
-            kept.seen,
-            kept.seconds,
-            kept.since,
-            sum(one.mark == kept.mark for one in all_),
+            merged.seen,
+            merged.seconds,
+            merged.since,
+            sum(item.mark == merged.mark for item in all_),
             tally.classes,
             self._nodes.compared(tally),
             tally,
         )
 
     def rows(self) -> Sequence[KeptRow]:
-        """Of the latest, those that were kept."""
+        """The stored rows among the latest ones."""
         with self._lock:
             return self._rows.latest()
 
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
         begun = time.thread_time()
         feeds = [copy()[0] for copy in copies]
-        rows = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+        rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         count = len(next(iter(rows.values())))
         for start in range(0, count, ROWS):
             with contextlib.suppress(KanserveError):  # of requests that could be answered: for want of memory
@@ -287,7 +304,7 @@ class TrafficSampler:
 
 
 def _nobody(observer: TrafficSampler | None) -> None:
-    """Nobody offers requests."""
+    """Switch without a model: no requests are offered."""
 
 
 def _ended(work: Future[None]) -> None:
@@ -297,15 +314,15 @@ def _ended(work: Future[None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeptRow:
-    """A row [...] by input; `at`: when it was looked into, in seconds since the epoch."""
+    """Row [...] by input. `at`: time of the sampling, in seconds since the epoch."""
 
     at: float
     values: Mapping[str, Array]
 
 
 class KeptRows:
-    """`most` of a window of `window` rows, each with the same chance (Vitter's algorithm R), and of the window before
-    for as long as this one has fewer."""
+    """Uniform sample of `most` rows from a window of `window` rows (Vitter's algorithm R). Rows of the previous
+    window fill it up while the current one has fewer."""
 
     def __init__(self, most: int, window: int, seed: int | None = None) -> None:
         self._most, self._window = most, max(window, most)
@@ -315,28 +332,28 @@ class KeptRows:
         self._count = 0
 
     def add(self, rows: Mapping[str, Array]) -> None:
-        """Some more [B, ...] by input."""
+        """Add rows [B, ...] by input."""
         at, size = time.time(), len(next(iter(rows.values())))
         for row in range(size):
             if self._count and not self._count % self._window:
                 self._before, self._now = self._now, []
             place = self._place(self._count % self._window)
             if place is not None:
-                kept = KeptRow(at, {name: values[row].copy() for name, values in rows.items()})
-                self._now[place : place + 1] = [(self._count, kept)]
+                row_entry = KeptRow(at, {name: values[row].copy() for name, values in rows.items()})
+                self._now[place : place + 1] = [(self._count, row_entry)]
             self._count += 1
 
-    def _place(self, seen: int) -> int | None:
-        """For a row before which so many of the window were seen."""
+    def _place(self, index: int) -> int | None:
+        """The place of a row with this index in the window; None if it is not sampled."""
         if len(self._now) < self._most:
             return len(self._now)
-        place = self._random.randrange(seen + 1)
+        place = self._random.randrange(index + 1)
         return place if place < self._most else None
 
     def latest(self) -> Sequence[KeptRow]:
-        """The newest first."""
+        """The sampled rows, the newest first."""
         return list(self._ordered())[: self._most]
 
     def _ordered(self) -> Iterator[KeptRow]:
         for part in (self._now, self._before):
-            yield from (row for _, row in sorted(part, key=lambda one: -one[0]))
+            yield from (row for _, row in sorted(part, key=lambda item: -item[0]))

@@ -1,4 +1,4 @@
-"""What a model's numbers are over rows, beside what they were on the rows that its export was given, if it was."""
+"""Statistics of a model's nodes over some rows, compared with the baseline of its export, if there is one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ from kanserve.types import DTYPES, Array
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
-    """Of the nodes of a part: what they were, and how far that is from the baseline, where there is one."""
+    """Statistics of the nodes of a part.
+
+    part    layer or output
+    window  counts of the values
+    drift   distance from the baseline; None without one
+    """
 
     part: Part
     window: Window
@@ -44,21 +49,25 @@ class NodeStatistics:
 
 @dataclass(frozen=True, slots=True)
 class NodeCounts:
-    """What was counted over so many `rows`: a window for each part, and `classes` [C], how often which number of an
-    answer was the largest; empty where that says nothing."""
+    """Counts over some rows.
+
+    rows     number of rows
+    windows  counts of each part
+    classes  how often each class was the largest output [C]; empty if the output has no classes
+    """
 
     rows: int
     windows: tuple[Window, ...]
     classes: Counts
 
     def plus(self, other: NodeCounts) -> NodeCounts:
-        """What both were."""
-        both = (one.plus(another) for one, another in zip(self.windows, other.windows, strict=True))
+        """The sum of two counts."""
+        both = (window.plus(another) for window, another in zip(self.windows, other.windows, strict=True))
         return NodeCounts(self.rows + other.rows, tuple(both), self.classes + other.classes)
 
 
 class Nodes:
-    """Whose numbers are counted. Raises what `parts` does."""
+    """Counter of the values of a model's nodes. Raises what `parts` does."""
 
     def __init__(self, manifest: Manifest, run: Run) -> None:
         self.parts = parts(manifest, run)
@@ -68,13 +77,13 @@ class Nodes:
         self.names = manifest.names.classes[: self._classes]  # of classes
 
     def empty(self) -> NodeCounts:
-        """Of no rows."""
+        """The counts of no rows."""
         return NodeCounts(0, tuple(Window(part.fine) for part in self.parts), np.zeros(self._classes, np.int64))
 
     def count(self, run: Run, rows: Mapping[str, Array]) -> NodeCounts:
-        """What the nodes are for rows [B, ...] by input. Raises what `run` does."""
-        wanted = [name for name in self._wanted if name not in rows]
-        values = dict(rows) | dict(zip(wanted, run(wanted, rows), strict=True))
+        """The counts for rows [B, ...] by input. Raises what `run` does."""
+        missing = [name for name in self._wanted if name not in rows]
+        values = dict(rows) | dict(zip(missing, run(missing, rows), strict=True))
         tally = self.empty()
         for window, name in zip(tally.windows, self._names, strict=True):
             window.add(_flat(values[name]))
@@ -83,7 +92,7 @@ class Nodes:
         return NodeCounts(len(next(iter(rows.values()))), tally.windows, tally.classes)
 
     def compared(self, tally: NodeCounts) -> tuple[NodeStatistics, ...]:
-        """Beside the baseline, where there is one."""
+        """The statistics of some counts, compared with the baseline if there is one."""
         pairs = zip(self.parts, tally.windows, strict=True)
         folded = [window.folded(part.cells, part.times) for part, window in pairs]
         return tuple(
@@ -107,28 +116,29 @@ def largest(answers: NDArray[np.float64]) -> Counts:
 
 
 class Recent:
-    """The latest rows: two tallies, one that is full, with `size` rows or a few more, and one that fills."""
+    """Counts of the latest rows, in two windows: one that is full, with `size` rows or a few more, and one that
+    fills."""
 
     def __init__(self, nodes: Nodes, size: int) -> None:
         self._nodes, self._size = nodes, size
         self._full, self._filling = nodes.empty(), nodes.empty()
 
     def add(self, tally: NodeCounts) -> None:
-        """Of some more rows."""
+        """Add the counts of some more rows."""
         self._filling = self._filling.plus(tally)
         if self._filling.rows >= self._size:
             self._full, self._filling = self._filling, self._nodes.empty()
 
     def both(self) -> NodeCounts:
-        """All of them."""
+        """The counts of both windows."""
         return self._full.plus(self._filling)
 
 
 def compute(
     session: Session, manifest: Manifest, rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[Sequence[NodeStatistics], Counts] | None]:
-    """Of the nodes that each layer is given, and of the outputs, over `rows` [B, ...] by input, and which number of an
-    answer was the largest how often: None after each step of so many rows, and at last the answer."""
+    """The statistics of all layers and outputs over `rows` [B, ...] by input, and how often each class was the
+    largest output. Yields None after each step of `step` rows, and the result at the end."""
     nodes, count = Nodes(manifest, session.run), len(next(iter(rows.values())))
     tally = nodes.empty()
     for start in range(0, count, max(1, step)):
@@ -147,9 +157,18 @@ Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The nodes that `layer` is given, or an output (OUTPUT), in `tensor` [B, ..., n]: their `bounds`, a row each or
-    one for all, and `cells` of these; `fine`: each split in so many `times`, in which they are counted; where each
-    node's come from, and the ends of its grid, if it has one."""
+    """Nodes of one layer, or one output.
+
+    layer     index of the layer; OUTPUT for an output
+    tensor    name of the tensor [B, ..., n]
+    bounds    bounds of the intervals: one row per node, or one for all nodes
+    cells     intervals between the bounds
+    fine      parts of these intervals, in which the values are counted
+    times     parts of each interval
+    origins   origin of the bounds of each node
+    cores     ends of the grid of each node; None without a grid
+    baseline  baseline of the export, if there is one
+    """
 
     layer: int
     tensor: str
@@ -163,26 +182,26 @@ class Part:
 
 
 def parts(manifest: Manifest, run: Run) -> list[Part]:
-    """Of all layers and outputs. Raises FailedPrecondition where there are too many, and what `run` does."""
+    """The parts of all layers and outputs. Raises FailedPrecondition if there are too many, and what `run` does."""
     layers: list[tuple[int, str, LayerInfo | None]] = [
         (at, layer.node_tensor, layer) for at, layer in enumerate(manifest.layers)
     ]
     before = (*manifest.baseline.layers, *manifest.baseline.outputs)
     if before:
-        named = [*layers, *((OUTPUT, one.name, None) for one in manifest.outputs)]
-        return [_part(*one, part.cells, part) for one, part in zip(named, before, strict=True)]
-    floats = [one for one in manifest.outputs if one.datatype in verify.FLOATS]
-    return _of_drawn(manifest, run, [*layers, *((OUTPUT, one.name, None) for one in floats)])
+        named = [*layers, *((OUTPUT, tensor.name, None) for tensor in manifest.outputs)]
+        return [_part(*entry, part.cells, part) for entry, part in zip(named, before, strict=True)]
+    floats = [tensor for tensor in manifest.outputs if tensor.datatype in verify.FLOATS]
+    return _of_drawn(manifest, run, [*layers, *((OUTPUT, tensor.name, None) for tensor in floats)])
 
 
 def _of_drawn(manifest: Manifest, run: Run, named: Sequence[tuple[int, str, LayerInfo | None]]) -> list[Part]:
     rows = _drawn(manifest)
     tensors = list(dict.fromkeys(tensor for _, tensor, _ in named if tensor not in rows))
     values = dict(rows) | dict(zip(tensors, run(tensors, rows), strict=True))
-    found = [_part(*one, tuple(_bounds(one[2], values[one[1]])), None) for one in named]
-    if (size := sum(math.prod(part.fine.shape) for part in found)) > MOST:
+    parts = [_part(*entry, tuple(_bounds(entry[2], values[entry[1]])), None) for entry in named]
+    if (size := sum(math.prod(part.fine.shape) for part in parts)) > MOST:
         raise FailedPrecondition(f"its nodes have {size} cells, and statistics are kept of {MOST} at most")
-    return found
+    return parts
 
 
 def _part(
@@ -199,20 +218,20 @@ def _part(
 
 
 def _fine(bounds: tuple[tuple[float, ...], ...], nodes: int) -> tuple[Cells, int]:
-    """What values are counted in, and how many of these make a cell."""
+    """The intervals in which values are counted, and how many of these make one interval of the bounds."""
     times = SPLIT if max(map(len, bounds)) <= FEW else 1
     return Cells.of([split(row, times) for row in bounds], nodes), times
 
 
 def _drawn(manifest: Manifest) -> dict[str, Array]:
-    """The rows that the export was proved with, or zeros where there are none."""
+    """The reference rows of the export, or zeros if there are none."""
     if manifest.reference.inputs:
         return verify.feeds(manifest)
-    return {one.name: np.zeros((1, *one.shape[1:]), DTYPES[one.datatype]) for one in manifest.inputs}
+    return {tensor.name: np.zeros((1, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in manifest.inputs}
 
 
 def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...]]:
-    """Of each node, which were `values` [B, ..., n]."""
+    """The bounds of each node, whose values were `values` [B, ..., n]."""
     flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
     for node in range(flat.shape[1]):
         grid = () if layer is None or drift.core(layer, node) is None else own.grid(layer, node)
@@ -220,7 +239,7 @@ def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...
 
 
 def _range(values: Array) -> tuple[float, float]:
-    """Of the finite ones, twice as wide: data may well go further."""
+    """A range twice as wide as that of the finite values, because later values may be outside of it."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return -1.0, 1.0
@@ -231,8 +250,7 @@ def _range(values: Array) -> tuple[float, float]:
 
 
 def classes(manifest: Manifest) -> int:
-    """How many numbers an answer has of which one is the largest; 0 where that says nothing: several outputs, or one
-    number."""
+    """The number of classes of the output; 0 for several outputs, or for a single number."""
     width = manifest.output.shape[-1] if len(manifest.output.shape) > 1 else 0
     alone = len(manifest.outputs) == 1 and manifest.output.datatype in verify.FLOATS
     return width if alone and width > 1 else 0

@@ -1,14 +1,14 @@
-"""What statistics have counted, in a folder: so that a restart goes on, and several processes answer as one.
+"""Store of statistics in a folder, so that a restart continues them and several workers share them.
 
-    FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
+The file FOLDER/statistics/MODEL/VERSION/NUMBER.tally belongs to the worker with that number.
 
 A file is a line of JSON and then the arrays, compressed. The server writes it whole or not at all. It accepts a file
 only if it has this form, the same graph and the same cells. The folder is the server's own (`safe_files.Folder`), so
 the server rejects a link, a FIFO or a directory that others can write. If the folder is full, read-only, rejected or
 broken, the server only stops keeping statistics there, and logs one line.
 
-Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is
-that of all: what has an older one counts no more.
+Each window has a mark: the time at which ResetStatistics began it, or 0. The latest mark of all files is the valid one.
+Windows with an older mark do not count.
 """
 
 from __future__ import annotations
@@ -40,8 +40,15 @@ log = logs.get_logger("models")
 
 @dataclass(frozen=True, slots=True)
 class StoredStatistics:
-    """Of one process: the `mark` of its window, `since` when it counts, in seconds since the epoch, rows that were
-    `seen` in so many `seconds`, those that were looked into, in all and lately."""
+    """Statistics of one worker.
+
+    mark     mark of its window
+    since    begin of the counts, in seconds since the epoch
+    seen     answered rows
+    seconds  time in which these were answered
+    total    counts of all sampled rows
+    recent   counts of the latest sampled rows
+    """
 
     mark: float
     since: float
@@ -53,15 +60,15 @@ class StoredStatistics:
 
 @dataclass(slots=True)
 class StatisticsStore:
-    """A process' place in the folder: its `number` of so many `workers`."""
+    """Store of one worker, with its `number` among `workers`, in a folder that all of them share."""
 
     folder: Path
     number: int = 0
     workers: int = 1
-    told: set[str] = field(default_factory=set, init=False)
+    logged: set[str] = field(default_factory=set, init=False)
 
     def shelf(self, info: ModelInfo, nodes: Nodes) -> ModelStatisticsFile:
-        """For one version."""
+        """The files of one version."""
         own = safe_files.Folder(self.folder, "statistics", info.name, str(info.version))
         return ModelStatisticsFile(self, own, info.digest, nodes)
 
@@ -71,8 +78,8 @@ class StatisticsStore:
         if isinstance(error, safe_files.UnsafeFile):
             where = Path(str(error.filename))
         key = KEPT if what == KEPT and not isinstance(error, safe_files.UnsafeFile) else str(where)
-        if key not in self.told:
-            self.told.add(key)
+        if key not in self.logged:
+            self.logged.add(key)
             log.warning(
                 "statistics_write_failed" if what == KEPT else "statistics_read_failed",
                 folder=str(where),
@@ -81,7 +88,7 @@ class StatisticsStore:
 
 
 class ModelStatisticsFile:
-    """The files of one version."""
+    """Files with the statistics of one version, one per worker."""
 
     def __init__(self, keeping: StatisticsStore, folder: safe_files.Folder, digest: str, nodes: Nodes) -> None:
         self._keeping, self._folder, self._digest, self._nodes = keeping, folder, digest, nodes
@@ -93,27 +100,27 @@ class ModelStatisticsFile:
         """Seconds between two times that it is written at least."""
         return 0.0 if self._keeping.workers > 1 else ALONE
 
-    def write(self, kept: StoredStatistics) -> None:
-        """One's own."""
+    def write(self, stored: StoredStatistics) -> None:
+        """Write the file of this worker."""
         try:
-            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(kept))
-            self._keeping.told.discard(KEPT)
+            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(stored))
+            self._keeping.logged.discard(KEPT)
         except OSError as error:
             self._keeping.cannot(KEPT, self._folder.path, error)
 
     def own(self) -> StoredStatistics | None:
-        """What was counted before the last restart; None where there is nothing."""
+        """The counts before the last restart; None if there are none."""
         return dict(self._all()).get(self._keeping.number)
 
     def mark(self) -> float:
-        """The latest of all files."""
-        return max((kept.mark for _, kept in self._all()), default=0.0)
+        """The latest mark of all files."""
+        return max((stored.mark for _, stored in self._all()), default=0.0)
 
     def others(self) -> list[StoredStatistics]:
-        """Those of other processes. Who does not answer any more has nothing that is recent."""
+        """The statistics of other workers. Those of a worker that has exited contain no recent rows."""
         return [
-            kept if number < self._keeping.workers else _past(kept, self._nodes)
-            for number, kept in self._all()
+            stored if number < self._keeping.workers else _past(stored, self._nodes)
+            for number, stored in self._all()
             if number != self._keeping.number
         ]
 
@@ -134,9 +141,9 @@ class ModelStatisticsFile:
     def _head(self) -> dict[str, object]:
         return {"what": MAGIC, "format": FORMAT, "digest": self._digest, "cells": self._cells}
 
-    def _bytes(self, kept: StoredStatistics) -> bytes:
-        body = b"".join(array.tobytes() for tally in (kept.total, kept.recent) for array in _arrays(tally))
-        numbers = [kept.mark, kept.since, kept.seen, kept.seconds, kept.total.rows, kept.recent.rows]
+    def _bytes(self, stored: StoredStatistics) -> bytes:
+        body = b"".join(array.tobytes() for tally in (stored.total, stored.recent) for array in _arrays(tally))
+        numbers = [stored.mark, stored.since, stored.seen, stored.seconds, stored.total.rows, stored.recent.rows]
         head = self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}
         return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
 
@@ -173,11 +180,11 @@ class ModelStatisticsFile:
 
 
 def _arrays(tally: NodeCounts) -> Sequence[NDArray[np.generic]]:
-    """In the order in which they lie in a file."""
-    found: list[NDArray[np.generic]] = []
+    """The arrays of some counts, in their order in a file."""
+    arrays: list[NDArray[np.generic]] = []
     for window in tally.windows:
-        found += [getattr(window, name) for name in ARRAYS]
-    return [*found, tally.classes]
+        arrays += [getattr(window, name) for name in ARRAYS]
+    return [*arrays, tally.classes]
 
 
 def _sum(numbers: list[float], body: bytes) -> str:
@@ -188,29 +195,29 @@ def _halves(body: bytes) -> tuple[bytes, bytes]:
     return body[: len(body) // 2], body[len(body) // 2 :]
 
 
-def _unlike(head: object, wanted: dict[str, object]) -> str:
+def _unlike(head: object, expected: dict[str, object]) -> str:
     """The first of what is wanted that is otherwise. Raises TypeError for what is no head."""
     if not isinstance(head, dict):
         raise TypeError("it does not begin with a line of JSON")
-    return next((name for name, value in wanted.items() if head.get(name) != value), "")
+    return next((name for name, value in expected.items() if head.get(name) != value), "")
 
 
-def _past(kept: StoredStatistics, nodes: Nodes) -> StoredStatistics:
-    return StoredStatistics(kept.mark, kept.since, kept.seen, kept.seconds, kept.total, nodes.empty())
+def _past(stored: StoredStatistics, nodes: Nodes) -> StoredStatistics:
+    return StoredStatistics(stored.mark, stored.since, stored.seen, stored.seconds, stored.total, nodes.empty())
 
 
 def merged(all_: Sequence[StoredStatistics]) -> StoredStatistics:
     """As of one process: of those with the latest mark."""
-    mark = max(kept.mark for kept in all_)
-    latest = [kept for kept in all_ if kept.mark == mark]
+    mark = max(stored.mark for stored in all_)
+    latest = [stored for stored in all_ if stored.mark == mark]
     total, recent = latest[0].total, latest[0].recent
-    for kept in latest[1:]:
-        total, recent = total.plus(kept.total), recent.plus(kept.recent)
+    for stored in latest[1:]:
+        total, recent = total.plus(stored.total), recent.plus(stored.recent)
     return StoredStatistics(
         mark,
-        min(kept.since for kept in latest),
-        sum(kept.seen for kept in latest),
-        max(kept.seconds for kept in latest),
+        min(stored.since for stored in latest),
+        sum(stored.seen for stored in latest),
+        max(stored.seconds for stored in latest),
         total,
         recent,
     )

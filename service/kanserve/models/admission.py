@@ -1,4 +1,4 @@
-"""One version on its way in: is there memory, are the bytes those of its manifest, does it compute what it should."""
+"""Admission of one version: memory check, integrity check, load check and load."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from kanserve.system import memory
 
 @dataclass(frozen=True, slots=True)
 class LoadedContent:
-    """What a version that serves was made of."""
+    """Identity of the content that a serving version was loaded from."""
 
     content: str
     config: OperatorConfig
 
 
 class Admission:
-    """Makes models; on the event loop, while files and graphs are for threads."""
+    """Loader of versions with all checks. It runs on the event loop, and uses threads for files and graphs."""
 
     def __init__(
         self,
@@ -53,21 +53,21 @@ class Admission:
         self._sandbox = Sandbox(settings)
 
     async def take(
-        self, candidate: Candidate, size: int, like: ServingVersion | None, held: LoadedContent | None
+        self, candidate: Candidate, size: int, current: ServingVersion | None, loaded: LoadedContent | None
     ) -> tuple[Model, LoadedContent] | None:
-        """A model, and what it was made of; None where that is `held` already. `size`: of its files; `like`: what
-        serves. Raises LoadError, ConfigError."""
+        """A loaded model and its content; None if that content is `held` already. `size`: bytes of its files;
+        `like`: the serving version. Raises LoadError, ConfigError."""
         await asyncio.to_thread(memory.check, size)
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
-        said = await aside(functools.partial(layout.texts, candidate))
-        await self._sandbox.parsed(said)
-        bundle = await aside(functools.partial(layout.load, candidate, self._max_file_bytes, said))
-        found = LoadedContent(bundle.content, bundle.config)
-        if found == held:
+        texts = await run_detached(functools.partial(layout.texts, candidate))
+        await self._sandbox.parse_texts(texts)
+        bundle = await run_detached(functools.partial(layout.load, candidate, self._max_file_bytes, texts))
+        content = LoadedContent(bundle.content, bundle.config)
+        if content == loaded:
             return None
         # A version is tried before it is let in here: whatever it does to a process, it does to another one.
-        await self._sandbox.passed(bundle)
-        return await aside(functools.partial(self._loader.load, bundle, like)), found
+        await self._sandbox.validate(bundle)
+        return await run_detached(functools.partial(self._loader.load, bundle, current)), content
 
 
 THREADS = 1  # of the runs of a load check
@@ -77,21 +77,21 @@ PACE = (
 
 
 class Sandbox:
-    """What versions must pass, by the settings."""
+    """Load checks of a version in another process, as the settings require."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._asker = SandboxClient(settings.backend)
 
-    async def parsed(self, found: Texts) -> None:
-        """Wait until another process has parsed the texts of a version. Raises what `passed` does."""
+    async def parse_texts(self, texts: Texts) -> None:
+        """Wait until another process has parsed the texts of a version. Raises what `validate` does."""
         if self._settings.load_check:
-            files = found.files()
+            files = texts.files()
             await self._asker.ask(replace(self._job(None, files), texts=True), files)
 
-    async def passed(self, bundle: Bundle) -> None:
-        """Until it has. Raises LoadError with the reason why it has not, ConfigError for a device that is not there.
-        Cancelled, it leaves nothing running."""
+    async def validate(self, bundle: Bundle) -> None:
+        """Wait until a version has passed its load check. Raises LoadError with the reason of a failure, and
+        ConfigError for a device that does not exist. A cancellation stops the other process."""
         if bundle.manifest is not None:
             await asyncio.to_thread(check_manifest, bundle.manifest)
         if self._settings.load_check:
@@ -124,10 +124,10 @@ def _usual(root: Path) -> Sandbox:
 
 
 def load(candidate: Candidate, bundle: Bundle) -> None:
-    """For `kanserve models --load`: try it on the CPU, by the default settings. Raises LoadError with what the server
-    would say."""
+    """Load check for `kanserve models --load`, on the CPU with the default settings. Raises LoadError with the text
+    that the server would log."""
     try:
-        asyncio.run(_usual(candidate.root).passed(bundle))
+        asyncio.run(_usual(candidate.root).validate(bundle))
     except ConfigError as error:
         raise LoadError(LoadReason.RUNTIME, str(error)) from error
 
@@ -141,12 +141,12 @@ def unfinished() -> bool:
     return bool(_running)
 
 
-async def aside(work: Callable[[], T]) -> T:
-    """What `work` gives or raises. Cancelled, it is left alone and ends, if ever, unheard; the end of an event loop
-    does not wait for it, as it does for `asyncio.to_thread`."""
+async def run_detached(work: Callable[[], T]) -> T:
+    """The result of `work`, which runs on its own thread. After a cancellation the thread ends on its own, and its
+    result is lost. The end of the event loop does not wait for it, in contrast to `asyncio.to_thread`."""
     own = ThreadPoolExecutor(1, thread_name_prefix="aside")
-    found = own.submit(work)
+    future = own.submit(work)
     own.shutdown(wait=False)
-    _running.add(found)
-    found.add_done_callback(_running.discard)
-    return await asyncio.wrap_future(found)
+    _running.add(future)
+    future.add_done_callback(_running.discard)
+    return await asyncio.wrap_future(future)

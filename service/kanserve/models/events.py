@@ -21,7 +21,7 @@ log = logs.get_logger("models")
 
 
 class Progress:
-    """The progress of the loads of some versions. `tell` writes a line every few seconds."""
+    """Progress of the loads of several versions. `log_every` logs it every few seconds."""
 
     def __init__(self, of: int) -> None:
         self._of, self._done, self._key = of, -1, ("", 0)
@@ -31,8 +31,8 @@ class Progress:
         """The load of this version begins, and the previous load has ended."""
         self._key, self._began, self._done = key, time.monotonic(), self._done + 1
 
-    async def tell(self) -> None:
-        """Write lines until the task is cancelled."""
+    async def log_every(self) -> None:
+        """Log the progress until the task is cancelled."""
         while True:
             await asyncio.sleep(EVERY)
             seconds = round(time.monotonic() - self._began, 1)
@@ -43,7 +43,7 @@ class Progress:
 
 
 class ModelEvents:
-    """Remembers what was said, so that nothing is said twice."""
+    """Recorder of lifecycle events, which records each change only once."""
 
     def __init__(self, metrics: Metrics, max_request_bytes: int, history: History) -> None:
         self._metrics, self._max_request_bytes, self._history = metrics, max_request_bytes, history
@@ -53,11 +53,12 @@ class ModelEvents:
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
 
     def loaded(self, model: Model, seconds: float, instead_of: str) -> None:
-        """It serves. `instead_of`: the digest of what served before under this version, if something did."""
+        """Record that a version serves. `instead_of`: digest of the content that served before under this version,
+        or ""."""
         info = model.info
         key = (info.name, info.version)
         self._refused.pop(key, None)
-        self._metrics.loaded(info.name, str(info.version), info.digest, seconds)
+        self._metrics.record_load(info.name, str(info.version), info.digest, seconds)
         facts = {} if info.manifest is None else {"verification_basis": info.manifest.verification_basis}
         if instead_of:
             facts["instead_of"] = instead_of[:12]
@@ -67,16 +68,17 @@ class ModelEvents:
         log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
         self._warn(model)
 
-    def again(self, key: Key) -> None:
-        """What was refused was taken away, and what serves lies there again."""
+    def recovered(self, key: Key) -> None:
+        """The rejected files were removed, and the files of the serving version are there again."""
         self._refused.pop(key, None)
-        self._metrics.refused(key[0], str(key[1]), refused=False)
+        self._metrics.mark_rejected(key[0], str(key[1]), refused=False)
         self._history.add("again what serves", *key)
         log.info("model_rejection_cleared", model=key[0], version=key[1])
 
     def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
-        """What lies there was refused. `changed`: since it was tried last; `serves`: something else does."""
-        self._metrics.refused(key[0], str(key[1]), refused=True)
+        """The server rejected the files of a version. `changed`: since the last attempt; `serves`: another content
+        keeps serving."""
+        self._metrics.mark_rejected(key[0], str(key[1]), refused=True)
         if not changed and self._refused.get(key) == reason:
             return
         self._refused[key] = reason
@@ -88,7 +90,7 @@ class ModelEvents:
 
     def missed(self, key: Key, *, gone: bool) -> None:
         """The files of a version that serves went, or came back."""
-        self._metrics.missing(key[0], str(key[1]), missing=gone)
+        self._metrics.mark_missing(key[0], str(key[1]), missing=gone)
         self._history.add("files gone" if gone else "files there again", *key)
         if gone:
             log.warning("model_files_missing", model=key[0], version=key[1])
@@ -96,21 +98,21 @@ class ModelEvents:
             log.info("model_files_restored", model=key[0], version=key[1])
 
     def chosen(self, name: str, version: int | None, ready: Collection[int]) -> None:
-        """Which of the `ready` versions answers by default."""
-        for one in ready:
-            self._metrics.number("kanserve_model_default").labels(name, str(one)).set(one == version)
+        """Record the default version among the `ready` ones."""
+        for candidate in ready:
+            self._metrics.number("kanserve_model_default").labels(name, str(candidate)).set(candidate == version)
         before = self._defaults.get(name)
         if version != before:
             self._defaults[name] = version
-            told = f"version {before} did before" if before is not None else ""
+            text = f"version {before} did before" if before is not None else ""
             if version is not None:
-                self._history.add("answers by default", name, version, told)
+                self._history.add("answers by default", name, version, text)
 
-    def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
-        """Versions that their policies do not want."""
-        for key in sorted(found.keys() - self._left_out):
-            log.info("model_excluded", model=key[0], version=key[1], version_policy=str(found[key]))
-        self._left_out = set(found)
+    def left_out(self, policies: Mapping[Key, VersionPolicy]) -> None:
+        """Record the versions that their version policies exclude."""
+        for key in sorted(policies.keys() - self._left_out):
+            log.info("model_excluded", model=key[0], version=key[1], version_policy=str(policies[key]))
+        self._left_out = set(policies)
 
     def forgotten(self, key: Key, seconds: float | None = None) -> None:
         """Nothing of it is left. `seconds`: that it took to leave; None for one that never served."""
@@ -152,7 +154,14 @@ LONG = 300  # characters of a reason
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """At a time, in seconds since the epoch: what, to which version, and what there is to say about it."""
+    """Lifecycle event of a version.
+
+    at       time, in seconds since the epoch
+    what     kind of the event
+    model    name
+    version  number
+    text     details
+    """
 
     at: float
     what: str
@@ -162,13 +171,13 @@ class Event:
 
 
 class History:
-    """The last `KEPT` of it; what is older is forgotten."""
+    """History of the last `KEPT` events."""
 
     def __init__(self) -> None:
         self._all: deque[Event] = deque(maxlen=KEPT)
 
     def add(self, what: str, model: str, version: int, text: str = "") -> None:
-        """Now."""
+        """Record an event with the current time."""
         self._all.append(Event(time.time(), what, model, version, text[:LONG]))
 
     def latest(self) -> Sequence[Event]:

@@ -1,6 +1,6 @@
-"""From checked bytes to a model that proved itself here, on this device.
+"""Loader from verified bytes to a model that passed its self-test on this device.
 
-The graph fits its manifest, and the manifest's reference rows give the manifest's answers.
+The graph must fit its manifest, and the manifest's reference rows must give the manifest's outputs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NICE = 19
 
 @dataclass(frozen=True, slots=True)
 class ServingVersion:
-    """A version of the model that serves: what it is, how its runs go, and under which config.pbtxt."""
+    """Serving version of a model: its facts, its execution plan and its config.pbtxt."""
 
     info: ModelInfo
     way: ExecutionPlan
@@ -53,7 +53,7 @@ class ServingVersion:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Makes models with one backend, on the device and within the limits of the settings."""
+    """Loader of models with one backend, for the device and within the limits of the settings."""
 
     backend: Backend
     settings: Settings
@@ -62,7 +62,7 @@ class Loader:
     keeping: StatisticsStore | None = None
     asides: list[ThreadPoolExecutor] = field(default_factory=list)
 
-    def load(self, bundle: Bundle, like: ServingVersion | None = None) -> Model:
+    def load(self, bundle: Bundle, current: ServingVersion | None = None) -> Model:
         """Prepare and prove one version; blocks. `like`: one that serves, whose way it may take over. Raises
         LoadError, ConfigError."""
         config, settings = bundle.config, self.settings
@@ -72,7 +72,7 @@ class Loader:
                 f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
                 "start it with another --device, or give the instance_group another kind",
             )
-        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, like)
+        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, current)
         by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
         session = of_bundle.sessions(by_kernel=by_kernel)(threads)
         info = _info(bundle, session, settings.plain_onnx_max_batch_size)
@@ -92,8 +92,8 @@ class Loader:
         return model
 
     def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, ExecutionPlan]:
-        """What a version would be served with, whatever its answers are: for who times it, and tells by how much they
-        are off. Raises LoadError, ConfigError."""
+        """The parts of a version without its self-test, for benchmarks that measure time and error. Raises
+        LoadError, ConfigError."""
         of_bundle = self._graphs_of(bundle)
         session = of_bundle.sessions(by_kernel=False)(self._threads(bundle))
         info = _info(bundle, session, self.settings.plain_onnx_max_batch_size)
@@ -104,7 +104,7 @@ class Loader:
         return Graphs(bundle, create, library_for(bundle, self.settings))
 
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
-        """What it does of rows outside, if its export said so."""
+        """The guard for inputs out of range, if the export asks for one."""
         manifest = info.manifest
         if manifest is not None and manifest.out_of_range in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_out_of_range_rows_total")
@@ -114,7 +114,7 @@ class Loader:
                 raise LoadError(LoadReason.MANIFEST, str(error)) from error
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
-        """Its statistics, if there is something to look into; where there is not, why."""
+        """Start the statistics of a model, or set the reason why it has none."""
         rate = self.settings.sampled_rows_per_second
         if not rate:
             model.blind = (
@@ -140,25 +140,26 @@ class Loader:
         return self.asides[0]
 
     def _threads(self, bundle: Bundle) -> int:
-        """Of one run, before anything is measured: one. A large model's runs wait for memory more than for cores,
-        and it is not made twice: it has all."""
+        """The threads of one execution before any measurement: one. A large model gets all threads, because memory
+        limits its executions, and because a second session would take too much memory."""
         config = bundle.config
         if config.threads or config.instances:
             return config.threads or max(1, self.threads // config.instances)
         return self.threads if _large(bundle) else 1
 
-    def _same_way(self, bundle: Bundle, like: ServingVersion | None) -> ExecutionPlan | None:
-        """That of a network of the same form under the same config: runs would be measured beside live traffic."""
+    def _same_way(self, bundle: Bundle, current: ServingVersion | None) -> ExecutionPlan | None:
+        """The execution plan of the serving version, if both networks have the same form and config. So loading does
+        not measure next to live traffic."""
         manifest = bundle.manifest
-        if like is None or manifest is None or like.info.manifest is None or like.config != bundle.config:
+        if current is None or manifest is None or current.info.manifest is None or current.config != bundle.config:
             return None
-        if like.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
+        if current.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
             return None
-        return like.way if _form(manifest) == _form(like.info.manifest) else None
+        return current.way if _form(manifest) == _form(current.info.manifest) else None
 
     def _way(self, bundle: Bundle, info: ModelInfo, session: Session, graphs: Graphs) -> tuple[Session, ExecutionPlan]:
-        """How its runs go, and the session for it: as the operator says, as its size says, or as it measures.
-        `session`: of the portable graph."""
+        """The execution plan and its session, from the config, the size or a measurement. `session`: of the portable
+        graph."""
         settings, config, threads = self.settings, bundle.config, self._threads(bundle)
         other = None if _large(bundle) else graphs.faster(info, session, threads)
         by_kernel, session = other is not None, other or session
@@ -166,7 +167,7 @@ class Loader:
         instances = config.instances or max(1, self.threads // threads)
         if not (config.threads or config.instances or _large(bundle)):
             create = graphs.sessions(by_kernel=by_kernel)
-            all_threads = tuning.together(info, session, create, budget=self.threads, piece_rows=pieces)
+            all_threads = tuning.session_on_all_threads(info, session, create, budget=self.threads, piece_rows=pieces)
             if all_threads is not None:
                 session, threads = all_threads, self.threads
         many_from = 0
@@ -179,7 +180,7 @@ class Loader:
     def _by_rows(
         self, bundle: Bundle, info: ModelInfo, session: Session, threads: int, pieces: int
     ) -> tuple[Session, int]:
-        """With the graph for many rows, if there is one, and from how many on it is faster."""
+        """The session with the large-batch graph, if there is one, and the number of rows from which it is faster."""
         if bundle.manifest is None or not bundle.manifest.variants:
             return session, 0
         many = self._many(bundle, threads)
@@ -213,7 +214,7 @@ class Loader:
 
 
 def _form(manifest: Manifest) -> object:
-    """What decides how long a run takes, as far as a manifest says it."""
+    """The properties of a manifest that determine how long an execution takes."""
     layers = [
         (x.sources, x.destinations, x.positions, [(y.kind, y.functions) for y in x.bases]) for x in manifest.layers
     ]
@@ -247,7 +248,8 @@ def _info(bundle: Bundle, session: Session, plain_onnx_max_batch_size: int) -> M
 
 
 class BatchSizeDispatch:
-    """Runs of `least` rows or more take the graph for `many`, others that for `few`. Implements `base.Session`."""
+    """Session that runs `least` rows or more with the graph `many`, and fewer rows with `few`. It implements
+    `base.Session`."""
 
     def __init__(self, few: Session, many: Session, least: int) -> None:
         self._few, self._many, self._least = few, many, least
@@ -265,7 +267,12 @@ Create = Callable[..., Session]  # of a graph's file and, by name, threads and l
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """What a version can be served with. `create`: a session from a graph; `library`: of the operator, "" without."""
+    """Graphs that a version can run with.
+
+    bundle   verified files
+    create   makes a session from a graph
+    library  path of the custom operator; "" without one
+    """
 
     bundle: Bundle
     create: Create
@@ -298,12 +305,12 @@ class Graphs:
 
 def library_for(bundle: Bundle, settings: Settings) -> str:
     """The path of the operator's library, if this version has a use for it here; else ""."""
-    wanted = settings.kernel and settings.device == "cpu" and KERNEL_FILE in bundle.files
-    return custom_ops.library() if wanted else ""
+    enabled = settings.kernel and settings.device == "cpu" and KERNEL_FILE in bundle.files
+    return custom_ops.library() if enabled else ""
 
 
 def _gain(info: ModelInfo, portable: Session, other: Session) -> float:
-    """How many times as fast the other is: the geometric mean of one row and of a usual batch; 0 where they cannot be
-    measured."""
+    """The speed of the other session relative to this one: the geometric mean of one row and of a usual batch. It is
+    0 if it cannot be measured."""
     gains = [tuning.times_as_fast(info, portable, other, rows) for rows in (1, min(tuning.ROWS, info.max_batch_size))]
     return math.prod(gains) ** (1 / len(gains))

@@ -1,8 +1,8 @@
-"""A loaded version: a session, who may use it when, and what it has done.
+"""Loaded version with its session, its access from requests, and its counters.
 
-Inference runs on a bounded pool of its own (`executor`), edge queries on a single thread
-beside it, so a large query delays no inference by more than the CPU it takes. Queries take
-turns there, step by step, so that none waits for the whole of another.
+Inference runs on its own bounded pool (`executor`). Edge queries run on another thread, so a large query delays
+inference only by the CPU time that it takes. Queries take turns on that thread, step by step, so that none waits for
+the whole of another.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name
 
 @dataclass(frozen=True, slots=True)
 class RetiredModel:
-    """What is left of a model that serves no more: `users` are alive while a request has it, `parts` take memory."""
+    """Remains of a model that no longer serves.
+
+    users  weak references, alive while a request uses the model
+    parts  objects that take memory
+    """
 
     name: str
     version: int
@@ -52,7 +56,7 @@ class RetiredModel:
 
 
 class Observer(Protocol):
-    """Is offered every request that a model has answered."""
+    """Observer that is offered each answered request of a model."""
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """Outputs by name, bytes of inputs and outputs, and both as arrays."""
@@ -60,14 +64,14 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Queries:
-    """One caller's: how many, and whose turn it is."""
+    """Queries of one caller: their number, and the lock for their turn."""
 
     count: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Model:
-    """One version, ready to be used from the event loop. `close` when nobody uses it."""
+    """Loaded version, ready for use from the event loop. Call `close` when no request uses it."""
 
     def __init__(
         self,
@@ -104,8 +108,8 @@ class Model:
         return await self._executor.run(outputs, feeds, rows, limits)
 
     def observe(self, what: str, by: Observer | None) -> None:
-        """Who is offered what was answered, in the place of who was before; None: nobody."""
-        others = {name: one for name, one in self._observers.items() if name != what}
+        """Set the observer of answered requests for one purpose; None removes it."""
+        others = {name: observer for name, observer in self._observers.items() if name != what}
         self._observers = others if by is None else {**others, what: by}
         self.observed = bool(self._observers)
 
@@ -116,16 +120,16 @@ class Model:
 
     def _offered(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """Offer it to the current observers. An observer that has ended since the answer is not among them."""
-        for one in self._observers.values():
-            one.offer(names, size, copy)
+        for observer in self._observers.values():
+            observer.offer(names, size, copy)
 
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, ResourceExhausted."""
         return self._session.run(outputs, feeds)
 
-    def lane(self, form: RequestSignature) -> FastPath | None:
+    def fast_path(self, form: RequestSignature) -> FastPath | None:
         """A short way for requests of this form, if this version may have one."""
-        return self._executor.lane(form)
+        return self._executor.fast_path(form)
 
     async def edges(
         self,
@@ -136,11 +140,11 @@ class Model:
         caller: str = "",
         most_bytes: int = 2**62,
     ) -> tuple[LayerEdges, ...]:
-        """What is planned of the edges of layers for `rows` [B, ...] by input; see `edge_queries.compute`.
+        """The planned edge values for `rows` [B, ...] by input; see `edge_queries.compute`.
 
-        Raises FailedPrecondition without edge graphs, QueueFull, DeadlineExceeded, ResourceExhausted,
-        BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
-        passes, the work stops at the next step.
+        Raises FailedPrecondition without edge graphs, QueueFull, DeadlineExceeded, ResourceExhausted, BackendError. A
+        `caller` with a name has at most half of the places. If it disconnects, or the deadline passes, the work stops
+        at the next step.
         """
         steps = edge_queries.compute(
             self._session,
@@ -155,11 +159,11 @@ class Model:
             return await anext(answers)
 
     def curves(
-        self, manifest: Manifest, plans: tuple[LayerPlan, ...], asked: CurveRequest
+        self, manifest: Manifest, plans: tuple[LayerPlan, ...], request: CurveRequest
     ) -> AsyncGenerator[CurveBlock]:
         """The planned layers' curves, a block at a time. Raises what `edges` does."""
-        steps = curves.compute(self._session, self._graph(), manifest, plans, asked)
-        return self._worked(steps, asked.deadline, asked.caller)
+        steps = curves.compute(self._session, self._graph(), manifest, plans, request)
+        return self._worked(steps, request.deadline, request.caller)
 
     def explain(
         self,
@@ -192,7 +196,7 @@ class Model:
     async def scores(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerScores, ...]:
-        """What each edge matters over `rows` [B, ...] by input. Raises what `edges` does."""
+        """The importance of each edge over `rows` [B, ...] by input. Raises what `edges` does."""
         steps = edge_scores.edge_scores(
             self._session,
             self._graph(),
@@ -215,8 +219,8 @@ class Model:
     async def statistics(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[Sequence[NodeStatistics], Counts]:
-        """What the nodes are over `rows` [B, ...] by input, beside the manifest's baseline, and which number of an
-        answer was the largest how often. Raises what `edges` does."""
+        """The statistics of the nodes over `rows` [B, ...] by input, compared with the manifest's baseline, and how
+        often each class was the largest output. Raises what `edges` does."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
@@ -225,7 +229,7 @@ class Model:
     async def coverage(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerCoverage, ...]:
-        """Where the nodes of each layer are for `rows` [B, ...] by input. Raises what `edges` does."""
+        """The coverage of each layer for `rows` [B, ...] by input. Raises what `edges` does."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
@@ -238,7 +242,7 @@ class Model:
         return self._graphs
 
     async def _worked(self, steps: Iterator[T | None], deadline: float | None, caller: str) -> AsyncGenerator[T]:
-        """What the steps of a query give, beside others' queries: all but None."""
+        """The results of the steps of a query that are not None. Queries of other callers run in between."""
         mine = self._admitted(caller)
         mine.count += 1
         loop = asyncio.get_running_loop()
@@ -247,11 +251,11 @@ class Model:
                 if deadline is not None and time.monotonic() > deadline:
                     raise DeadlineExceeded
                 async with mine.turn:  # a caller has one step at a time in the thread's queue
-                    found = await loop.run_in_executor(self._query_pool, next, steps, END)
-                if found is END:
+                    result = await loop.run_in_executor(self._query_pool, next, steps, END)
+                if result is END:
                     return
-                if found is not None:
-                    yield cast("T", found)
+                if result is not None:
+                    yield cast("T", result)
         finally:
             mine.count -= 1
             if not mine.count:
@@ -260,12 +264,14 @@ class Model:
     def _admitted(self, caller: str) -> Queries:
         """Raises QueueFull."""
         most, mine = self._settings.max_edge_queries, self._queries.get(caller) or Queries()
-        if sum(one.count for one in self._queries.values()) >= most or (caller and mine.count >= max(1, most // 2)):
+        if sum(queries.count for queries in self._queries.values()) >= most or (
+            caller and mine.count >= max(1, most // 2)
+        ):
             raise QueueFull
         return self._queries.setdefault(caller, mine)
 
     def leave(self) -> RetiredModel:
-        """Nobody will find it from now on; on the event loop. What is in flight ends on it."""
+        """Stop accepting requests; on the event loop. In-flight requests end on the returned model."""
         self._executor.leave()
         self._observers, self.observed = {}, False  # requests in flight still end on it, without observers
         if self.live is not None:

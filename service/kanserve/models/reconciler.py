@@ -1,8 +1,8 @@
-"""From a repository to models that serve, at the start and for as long as the server runs.
+"""Reconciler from a repository to serving models, at the start and while the server runs.
 
-What lies in the repository is looked at (`repository.snapshot`), what is to be done is decided (`repository.plan`), and
-carried out here: a version is read, hashed, loaded beside the one that serves, proved, and put in its place in one
-step; what was there before ends what it has in flight. Whatever fails is told once, and disturbs nobody.
+It takes a snapshot of the repository (`repository.snapshot`), decides the actions (`repository.plan`), and carries them
+out. It reads, hashes, loads and verifies a version while the previous one serves, and then swaps it in atomically. The
+previous one ends its in-flight requests. A failure is logged once, and does not affect other models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, FailedPrecondition, LoadError, LoadReason, NotFound, Unavailable
 from kanserve.insight.store import StatisticsStore
-from kanserve.models.admission import Admission, LoadedContent, aside
+from kanserve.models.admission import Admission, LoadedContent, run_detached
 from kanserve.models.events import History, ModelEvents, Progress
 from kanserve.models.loader import ServingVersion
 from kanserve.models.model import Model, RetiredModel
@@ -41,9 +41,13 @@ T = TypeVar("T")
 log = logs.get_logger("models")
 
 
-class Rollout:
-    """Fills a registry from the repository that the settings name. On the event loop; files and graphs are for
-    threads. `changed` is awaited after each change; `keeping`: where statistics are kept."""
+class Reconciler:
+    """Reconciler that fills a registry from the repository in the settings. It runs on the event loop, and uses threads
+    for files and graphs.
+
+        changed  awaited after each change
+        keeping  store of the statistics
+    """
 
     def __init__(
         self,
@@ -59,7 +63,7 @@ class Rollout:
         self._runtime, self._threads = backend.version(), threads
         self._intake = Admission(settings, backend, threads, metrics, keeping)
         policy = pbtxt.parse(settings.version_policy)
-        self._looker = Scanner(
+        self._scanner = Scanner(
             settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links, policy=policy
         )
         self._known: dict[Key, Known] = {}
@@ -69,8 +73,8 @@ class Rollout:
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
         self._poll = 0.0 if self.by_hand else settings.repository_poll_seconds
-        asked = set(filter(None, settings.load_model.split(",")))
-        self._asked = asked if self.by_hand and asked != {"*"} else None  # models; None: all
+        names = set(filter(None, settings.load_model.split(",")))
+        self._asked = names if self.by_hand and names != {"*"} else None  # models; None: all
         self._there: set[Key] = set()
         self._turn = asyncio.Lock()
         self._begun = False
@@ -85,49 +89,49 @@ class Rollout:
         device = self._settings.device
         self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
         log.info("runtime_selected", runtime=self._runtime, device=device, threads=self._threads)
-        for left in await aside(lambda: remove_stale_exports(self._settings.repository)):
+        for left in await run_detached(lambda: remove_stale_exports(self._settings.repository)):
             log.info("stale_export_removed", left=left, reason="an export was killed")
-        look = await self._look()
-        await self._carry_out(look, time.monotonic(), stop)
+        scan = await self._scan()
+        await self._carry_out(scan, time.monotonic(), stop)
         if stop.is_set():
             return
         self._registry.complete()
         self._begun = True
         if not self._registry.ready:
             log.error(
-                "server_not_ready", reason="a version failed to load" if look.prints else "the repository is empty"
+                "server_not_ready", reason="a version failed to load" if scan.prints else "the repository is empty"
             )
 
-    async def watch(self, asked: asyncio.Event) -> None:
-        """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
+    async def watch(self, rescan: asyncio.Event) -> None:
+        """Scan at the interval of the settings and whenever `rescan` is set, until cancelled."""
         while True:
-            forced = await snapshot.due(asked, snapshot.pause(self._poll, self._took))
+            forced = await snapshot.due(rescan, snapshot.pause(self._poll, self._took))
             async with self._turn:
                 with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
-                    await _contained(self._look_and_act(math.inf if forced else time.monotonic()), {})
+                    await _contained(self._scan_and_act(math.inf if forced else time.monotonic()), {})
 
-    async def _look_and_act(self, now: float) -> None:
+    async def _scan_and_act(self, now: float) -> None:
         try:
-            look = await self._look()
+            scan = await self._scan()
         except ConfigError as error:
             self._events.readable(str(error))
             return
         self._events.readable("")
-        await self._carry_out(look, now, asyncio.Event())
+        await self._carry_out(scan, now, asyncio.Event())
 
     async def load_by_hand(self, name: str) -> None:
         """All versions of a model that its policy wants, as they lie there now. Raises NotFound, FailedPrecondition,
         and Unavailable for a repository that cannot be read."""
         async with self._turn:
             try:
-                look = await self._look()
+                scan = await self._scan()
             except ConfigError as error:
                 raise Unavailable(f"failed to load '{name}', the repository cannot be read") from error
-            if not any(key[0] == name for key in look.candidates):
+            if not any(key[0] == name for key in scan.candidates):
                 raise NotFound(f"failed to load '{name}', no version is available")
             if self._asked is not None:
                 self._asked.add(name)
-            await self._carry_out(look.only({name}), math.inf, asyncio.Event(), {name})
+            await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
         failed = [
             f"version {version}: {self._registry.entry(name, str(version)).reason}"
             for (model, version), known in sorted(self._known.items())
@@ -139,7 +143,7 @@ class Rollout:
             raise NotFound(f"failed to load '{name}', no version is available")
 
     async def unload_by_hand(self, name: str) -> None:
-        """What is in flight ends. Raises NotFound."""
+        """Unload a model after its in-flight requests. Raises NotFound."""
         async with self._turn:
             keys = [key for key in self._known if key[0] == name]
             if not keys and not any(key[0] == name for key in self._there):
@@ -161,75 +165,75 @@ class Rollout:
         stays = self._registry.choice(name) is not None
         log.info("default_version_changed", model=name, version=default, before=before, how=how, by_hand=stays)
 
-    async def _look(self) -> Snapshot:
-        """What is there; of models that nobody asked for, only the index learns."""
+    async def _scan(self) -> Snapshot:
+        """The snapshot of the repository. Models that are not requested get only an index entry."""
         started = time.perf_counter()
         try:
-            look = await asyncio.to_thread(self._looker.look)
+            scan = await asyncio.to_thread(self._scanner.look)
         finally:
             self._took = time.perf_counter() - started
             self._metrics.number("kanserve_repository_scan_seconds").labels().set(self._took)
         if self.by_hand:
-            for key in self._there - look.candidates.keys() - self._known.keys():
+            for key in self._there - scan.candidates.keys() - self._known.keys():
                 self._registry.forget(*key)
-            self._there = set(look.candidates)
-            for key in look.candidates:
-                self._registry.listed(*key)
-        return look
+            self._there = set(scan.candidates)
+            for key in scan.candidates:
+                self._registry.add_unloaded(*key)
+        return scan
 
     async def _carry_out(
-        self, look: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
+        self, scan: Snapshot, now: float, stop: asyncio.Event, names: Collection[str] | None = None
     ) -> None:
-        """What is to be done about what was seen, until `stop`. `names`: of these models; None: of all that are
-        asked for."""
+        """Carry out the actions for a snapshot, until `stop`. `names`: only of these models; None: of all requested
+        ones."""
         generation = self._registry.generation
         names = self._asked if names is None else names
-        look = look.only(names)
-        actions = await self._plan(look, now, names)
-        await self._take_all(actions, look, stop)
+        scan = scan.only(names)
+        actions = await self._plan(scan, now, names)
+        await self._take_all(actions, scan, stop)
         if stop.is_set():
             return
         if actions:
-            await self._make_room(look, names)
+            await self._make_room(scan, names)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
 
-    async def _take_all(self, actions: Sequence[Action], look: Snapshot, stop: asyncio.Event) -> None:
+    async def _take_all(self, actions: Sequence[Action], scan: Snapshot, stop: asyncio.Event) -> None:
         """Take the actions one after the other, until `stop`. The log shows the progress of the loads."""
         loads = [action.key for action in actions if action.step is Step.LOAD]
         for key in loads:
             self._announce(key)
         if loads and not self._begun:
             log.info("models_loading", versions=len(loads))
-        async with _told(Progress(len(loads))) as progress:
+        async with _logged_progress(Progress(len(loads))) as progress:
             for action in actions:
                 if stop.is_set():
                     return
                 if action.step is Step.LOAD:
                     progress.next(action.key)
-                await self._take(action.step, action.key, look)
+                await self._take(action.step, action.key, scan)
 
-    async def _make_room(self, look: Snapshot, names: Collection[str] | None) -> None:
-        """What leaves for what has been loaded, and what answers by default now."""
-        for action in await self._plan(look, -math.inf, names):
+    async def _make_room(self, scan: Snapshot, names: Collection[str] | None) -> None:
+        """Unload the versions that the loaded ones replace, and update the default versions."""
+        for action in await self._plan(scan, -math.inf, names):
             if action.step is Step.LEAVE:
-                await self._take(action.step, action.key, look)
+                await self._take(action.step, action.key, scan)
         for name in sorted({key[0] for key in self._known}):
             self._events.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
 
-    async def _plan(self, look: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
-        """On a thread: there may be thousands of versions."""
-        known = {key: one for key, one in self._known.items() if names is None or key[0] in names}
-        left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
+    async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
+        """Decide the actions, on a thread because there may be thousands of versions."""
+        known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
+        left = await asyncio.to_thread(left_out, scan.prints, known, scan.policies)
         self._events.left_out(left)
-        return await asyncio.to_thread(plan, look.prints, known, look.policies, now, self._registry.chosen())
+        return await asyncio.to_thread(plan, scan.prints, known, scan.policies, now, self._registry.chosen())
 
-    async def _take(self, step: Step, key: Key, look: Snapshot) -> None:
+    async def _take(self, step: Step, key: Key, scan: Snapshot) -> None:
         if step in (Step.MISS, Step.RETURN):
             self._miss(key, gone=step is Step.MISS)
         if step in (Step.LOAD, Step.RETURN):
-            await self._load(key, look.candidates[key], look.prints[key])
+            await self._load(key, scan.candidates[key], scan.prints[key])
         elif step is Step.LEAVE:
             self._leave(key)
         elif step is Step.FORGET:
@@ -238,44 +242,44 @@ class Rollout:
             self._events.forgotten(key)
 
     def _announce(self, key: Key) -> None:
-        """It is there, and will be loaded unless it serves already."""
+        """Register a version that will be loaded, unless it serves already."""
         if key not in self._known:
             self._known[key] = Known()
-            self._metrics.expected(key[0], str(key[1]))
+            self._metrics.expect(key[0], str(key[1]))
         if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
-            self._registry.found(*key)
+            self._registry.begin_load(*key)
 
-    async def _load(self, key: Key, candidate: Candidate, seen: Fingerprint) -> None:
-        """One version, whatever comes of it."""
-        if seen.growing and self._begun and self._poll:
+    async def _load(self, key: Key, candidate: Candidate, fingerprint: Fingerprint) -> None:
+        """Load one version, and record a failure."""
+        if fingerprint.growing and self._begun and self._poll:
             return  # the next look sees whether it is whole
         started = time.perf_counter()
         try:
             self._admit(key[0])
-            work = self._intake.take(candidate, seen.size, self._before(key), self._held.get(key))
+            work = self._intake.take(candidate, fingerprint.size, self._before(key), self._held.get(key))
             taken = await _contained(work, {"model": key[0], "version": key[1]})
         except LoadError as error:
-            await self._failed(key, candidate, seen, error.reason, str(error))
+            await self._failed(key, candidate, fingerprint, error.reason, str(error))
         except ConfigError as error:
             if not self._begun:
                 raise
-            await self._failed(key, candidate, seen, LoadReason.RUNTIME, str(error))
+            await self._failed(key, candidate, fingerprint, LoadReason.RUNTIME, str(error))
         else:
             if taken is None:
-                self._same(key, seen)
+                self._same(key, fingerprint)
                 return
             model, self._held[key] = taken
-            self._known[key] = self._known[key].accepted(seen)
+            self._known[key] = self._known[key].accepted(fingerprint)
             self._switch(model, time.perf_counter() - started)
 
     def _admit(self, name: str) -> None:
         """Raises LoadError for one model too many."""
-        served = {key[0] for key, one in self._known.items() if one.serves}
+        served = {key[0] for key, entry in self._known.items() if entry.serves}
         if name not in served and len(served) >= self._settings.max_models:
             raise LoadError(LoadReason.LIMIT, f"{len(served)} models are served, as many as max_models allows")
 
     def _before(self, key: Key) -> ServingVersion | None:
-        """What serves under this version, else under the highest of the model."""
+        """The model that serves under this version, or else the highest serving version of that name."""
         name, version = key
         ready = self._registry.ready_versions(name)
         like = (name, version if version in ready else max(ready, default=0))
@@ -285,32 +289,34 @@ class Rollout:
         return ServingVersion(model.info, model.serving.way, self._held[like].config)
 
     def _switch(self, model: Model, seconds: float) -> None:
-        """From here on requests get this one."""
-        before = self._registry.loaded(model)
+        """Swap in a loaded version: requests use it from now on."""
+        before = self._registry.swap_in(model)
         self._events.loaded(model, seconds, before.info.digest if before is not None else "")
         if before is not None:
             self._see_off(before.leave())
 
-    def _same(self, key: Key, seen: Fingerprint) -> None:
+    def _same(self, key: Key, fingerprint: Fingerprint) -> None:
         """The files were touched, or are again what serves."""
         refused = self._known[key].refused
-        self._known[key] = self._known[key].accepted(seen)
+        self._known[key] = self._known[key].accepted(fingerprint)
         if refused:
             self._registry.remark(*key, "")
-            self._events.again(key)
+            self._events.recovered(key)
 
-    async def _failed(self, key: Key, candidate: Candidate, seen: Fingerprint, reason: LoadReason, text: str) -> None:
+    async def _failed(
+        self, key: Key, candidate: Candidate, fingerprint: Fingerprint, reason: LoadReason, text: str
+    ) -> None:
         known = self._known[key]
-        now = await asyncio.to_thread(self._looker.again, candidate)
-        if self._poll and (now is None or now.facts != seen.facts):
+        now = await asyncio.to_thread(self._scanner.again, candidate)
+        if self._poll and (now is None or now.facts != fingerprint.facts):
             return  # it was written meanwhile, and says nothing yet: the next look sees it
-        self._known[key] = known.failed(seen, time.monotonic())
+        self._known[key] = known.failed(fingerprint, time.monotonic())
         if known.serves:
             self._registry.remark(*key, REFUSED + text)
         else:
-            self._registry.failed(*key, text)
-            self._metrics.expected(key[0], str(key[1]))
-        self._events.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
+            self._registry.mark_failed(*key, text)
+            self._metrics.expect(key[0], str(key[1]))
+        self._events.refused(key, reason, text, changed=not known.same(fingerprint), serves=known.serves)
 
     def _miss(self, key: Key, *, gone: bool) -> None:
         self._known[key] = replace(self._known[key], missing=gone)
@@ -320,10 +326,10 @@ class Rollout:
     def _leave(self, key: Key) -> None:
         del self._known[key]
         del self._held[key]
-        self._see_off(self._registry.leaving(*key).leave())
+        self._see_off(self._registry.retire(*key).leave())
 
     def _see_off(self, left: RetiredModel) -> None:
-        """In the background; a version that has no successor is then forgotten."""
+        """Drain and free a model in the background, and forget a version that has no successor."""
         task = asyncio.create_task(self._gone(left))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
@@ -334,13 +340,13 @@ class Rollout:
             self._registry.forget(left.name, left.version)
             self._events.forgotten((left.name, left.version), seconds)
             if (left.name, left.version) in self._there:
-                self._registry.listed(left.name, left.version)
+                self._registry.add_unloaded(left.name, left.version)
 
 
 @contextlib.asynccontextmanager
-async def _told(progress: Progress) -> AsyncIterator[Progress]:
-    """Writes the progress lines during the context."""
-    telling = asyncio.create_task(progress.tell())
+async def _logged_progress(progress: Progress) -> AsyncIterator[Progress]:
+    """Context during which the progress is logged."""
+    telling = asyncio.create_task(progress.log_every())
     try:
         yield progress
     finally:
@@ -348,7 +354,8 @@ async def _told(progress: Progress) -> AsyncIterator[Progress]:
 
 
 async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
-    """What it gives or raises; LoadError for a bug, which is told with these facts and takes nothing else with it."""
+    """The result of the work. An unexpected error becomes a LoadError, which is logged with these facts and does not
+    affect other work."""
     try:
         return await work
     except (LoadError, ConfigError):
@@ -363,13 +370,13 @@ LONG = 60.0  # seconds after which it is said that somebody does
 
 
 async def drain_and_free(left: RetiredModel) -> float:
-    """Until nobody uses it and its memory is free. Returns the seconds that it took."""
-    begun, pause, told = time.monotonic(), SOONEST, False
+    """Wait until no request uses the model, and free its memory. Returns the seconds that this took."""
+    begun, pause, logged = time.monotonic(), SOONEST, False
     while any(user() is not None for user in left.users):
         await asyncio.sleep(pause)
         pause = min(2 * pause, LATEST)
-        if not told and time.monotonic() - begun > LONG:
-            told = True
+        if not logged and time.monotonic() - begun > LONG:
+            logged = True
             log.warning("model_unload_delayed", model=left.name, version=left.version)
             memory.thaw()
     await asyncio.to_thread(_free, left.parts)

@@ -1,9 +1,8 @@
-"""Every version that was found, its state, and the lookup by name and version.
+"""Registry of all versions, with their states and the lookup by name and version.
 
-All versions are loaded and stay addressable; without a version a request gets
-the one that was chosen, else the highest that is ready. Nothing here loads: `reconciler.py` reports what
-happened and the table says what that means. A version that is ready stays so
-while another content of it is loaded, and whatever becomes of that.
+All versions are loaded and stay addressable. A request without a version gets the chosen version, or else the highest
+ready one. The registry does not load: `reconciler.py` reports events, and a table maps them to states. A ready version
+stays ready while another content of it is loaded, even if that load fails.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from kanserve.types import VersionStatus
 
 
 class State(enum.StrEnum):
-    """Triton's words, so that clients and index agree."""
+    """State of a version, in Triton's words, as the index returns it."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -28,7 +27,7 @@ class State(enum.StrEnum):
 
 
 class Event(enum.Enum):
-    """What can happen to a version."""
+    """Event in the lifecycle of a version."""
 
     FOUND = enum.auto()
     LOADED = enum.auto()
@@ -54,7 +53,7 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 @dataclass(slots=True)
 class Entry:
-    """One version. `model` is there exactly while it is ready; `late`: it was found after the start."""
+    """Entry of one version. `model` is set exactly while it is ready; `late`: discovered after the start."""
 
     name: str
     version: int
@@ -66,14 +65,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The version of a model that answers requests without one, and the one that did before."""
+    """Chosen default version of a model, and the previous default version."""
 
     version: int
     previous_version: int
 
 
 class Registry:
-    """Used from the event loop alone."""
+    """Registry of versions, for use from the event loop only."""
 
     def __init__(self, *, by_hand: bool = False) -> None:
         """`by_hand`: models are there when somebody asks for them, and to have none is no failure."""
@@ -81,29 +80,29 @@ class Registry:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._chosen: dict[str, Choice] = {}
         self._complete = False
-        self._told: list[Callable[[], None]] = []
+        self._subscribers: list[Callable[[], None]] = []
         self.generation = 0  # changes with any of them
         self._ready = (-1, False), False  # the generation that it holds for, and the result
 
-    def tell(self, changed: Callable[[], None]) -> None:
+    def subscribe(self, changed: Callable[[], None]) -> None:
         """Call this after every change of a version's state or model."""
-        self._told.append(changed)
+        self._subscribers.append(changed)
 
-    def listed(self, name: str, version: int) -> None:
-        """A version is there, and nobody asked for it."""
+    def add_unloaded(self, name: str, version: int) -> None:
+        """Add a version that is in the repository and is not requested."""
         if version not in self._entries.get(name, {}):
             entry = Entry(name, version, State.UNAVAILABLE, UNLOADED, late=True)
             self._entries.setdefault(name, {})[version] = entry
 
     def choose(self, name: str, choice: Choice | None) -> None:
-        """Which version answers by default; None: the highest that is ready."""
+        """Set the default version; None: the highest ready one."""
         self._chosen.pop(name, None)
         if choice is not None:
             self._chosen[name] = choice
         self._changed()
 
     def choice(self, name: str) -> Choice | None:
-        """What was chosen."""
+        """The chosen default version of a model; None if an operator has chosen none."""
         return self._chosen.get(name)
 
     def chosen(self) -> dict[str, int]:
@@ -118,8 +117,8 @@ class Registry:
             return choice.version
         return ready[-1] if ready else None
 
-    def found(self, name: str, version: int) -> None:
-        """A version is there and about to be loaded, or loaded anew."""
+    def begin_load(self, name: str, version: int) -> None:
+        """A version is discovered, and its load begins."""
         if version in self._entries.get(name, {}):
             self._step(name, version, Event.FOUND)
             return
@@ -127,23 +126,23 @@ class Registry:
         self._entries.setdefault(name, {})[version] = Entry(name, version, state, late=self._complete)
         self._changed()
 
-    def loaded(self, model: Model) -> Model | None:
-        """A version is ready, in one step. Returns the model that was in its place, to be let go."""
+    def swap_in(self, model: Model) -> Model | None:
+        """Swap in a ready version. Returns the previous model, which the caller drains."""
         entry = self._step(model.info.name, model.info.version, Event.LOADED)
         before, entry.model, entry.reason = entry.model, model, ""
         self._changed()
         return before
 
-    def failed(self, name: str, version: int, reason: str) -> None:
-        """What lies there could not be loaded; what serves goes on."""
+    def mark_failed(self, name: str, version: int, reason: str) -> None:
+        """The load of a version failed. If another content serves, it keeps serving."""
         self._step(name, version, Event.FAILED).reason = reason
 
     def remark(self, name: str, version: int, reason: str) -> None:
-        """What there is to say about a version that serves; nothing: all is well."""
+        """Set the remark about a serving version; "" clears it."""
         self._entries[name][version].reason = reason
 
-    def leaving(self, name: str, version: int) -> Model:
-        """A ready version takes no more requests. Returns its model, to be let go."""
+    def retire(self, name: str, version: int) -> Model:
+        """Take a ready version out of service. Returns its model, which the caller drains."""
         entry = self._step(name, version, Event.CLOSING)
         model, entry.model, entry.reason = entry.model, None, ""
         assert model is not None
@@ -184,12 +183,12 @@ class Registry:
         return name in self._entries
 
     def state(self, name: str, version: int) -> State | None:
-        """Of a version; None where there is none."""
+        """The state of a version; None for an unknown one."""
         entry = self._entries.get(name, {}).get(version)
         return None if entry is None else entry.state
 
     def model(self, name: str, version: int) -> Model | None:
-        """Of a version that is ready."""
+        """The model of a version that is ready."""
         entry = self._entries.get(name, {}).get(version)
         return None if entry is None else entry.model
 
@@ -227,14 +226,14 @@ class Registry:
 
     def entry(self, name: str, version: str) -> Entry:
         """The version meant, in whatever state. Raises NotFound, BadRequest, Unavailable."""
-        wanted = parse_version(version)
+        number = parse_version(version)
         versions = self._entries.get(name)
         if versions is None:
             raise NotFound(f"Request for unknown model: '{name}' is not found")
-        if wanted is not None:
-            if wanted not in versions:
-                raise NotFound(f"Request for unknown model: '{name}' version {wanted} is not found")
-            return versions[wanted]
+        if number is not None:
+            if number not in versions:
+                raise NotFound(f"Request for unknown model: '{name}' version {number} is not found")
+            return versions[number]
         default = self.default(name)
         if default is not None:
             return versions[default]
@@ -258,12 +257,12 @@ class Registry:
 
     def _changed(self) -> None:
         self.generation += 1
-        for tell in self._told:
-            tell()
+        for notify in self._subscribers:
+            notify()
 
 
 def parse_version(text: str) -> int | None:
-    """None for "", the policy's choice. Raises BadRequest in Triton's words."""
+    """A version number; None for "", which means the default version. Raises BadRequest in Triton's words."""
     if not text:
         return None
     if not NUMBER.fullmatch(text):

@@ -1,7 +1,7 @@
-"""A copy of a model's traffic through another of its versions: how far its answers are from those that were given.
+"""Shadow deployment: a version that runs on a copy of the traffic, and the differences of its outputs.
 
-Nobody gets them, and nobody waits for them: requests are copied when they were answered, computed one after the other
-on a thread that stands back, and dropped where too many wait.
+No client gets its outputs or waits for them. The server copies answered requests, runs them one after another on a
+low-priority thread, and drops them if too many wait.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ NICE = 19
 
 
 class Shadow:
-    """On the event loop, but for what its own thread does. `share` of requests is copied; a row is beyond `tolerance`
-    whose outputs differ by more than this part of the largest of its answer, or of 1."""
+    """Shadow deployment of one version, for use on the event loop except for its own thread.
+
+    share      share of the requests that are copied, 0 to 1
+    tolerance  relative difference above which a row is out of tolerance, relative to the largest output of the row
+               or to 1
+    """
 
     def __init__(self, model: Model, baseline_version: int, share: float, tolerance: float, metrics: Metrics) -> None:
         self.model, self.baseline_version, self.share, self.tolerance = model, baseline_version, share, tolerance
@@ -67,25 +71,25 @@ class Shadow:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        feeds, given = copy()
+        feeds, expected = copy()
         try:
-            found = self.model.trace(names, feeds)
-            apart = differences(given, found)
+            actual = self.model.trace(names, feeds)
+            difference = differences(expected, actual)
         except (KanserveError, ValueError):
             self.requests_failed += 1
             self._count("failed_requests_total", 1)
         else:
-            self._take(apart)
+            self._take(difference)
         finally:
             self._hold(-1, -size)
 
-    def _take(self, apart: Floats) -> None:
-        beyond = int((~(apart <= self.tolerance)).sum())
+    def _take(self, difference: Floats) -> None:
+        beyond = int((~(difference <= self.tolerance)).sum())
         self.requests += 1
-        self.rows += len(apart)
+        self.rows += len(difference)
         self.rows_out_of_tolerance += beyond
-        self.largest_difference = max(self.largest_difference, float(apart.max(initial=0.0)))
-        self._count("rows_total", len(apart))
+        self.largest_difference = max(self.largest_difference, float(difference.max(initial=0.0)))
+        self._count("rows_total", len(difference))
         self._count("mismatched_rows_total", beyond)
         self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(self.largest_difference)
 
@@ -93,26 +97,28 @@ class Shadow:
         self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)
 
 
-def differences(given: Sequence[Array], found: Sequence[Array]) -> Floats:
-    """Of each row, by the largest of its answer or 1; infinite where one is a number and the other none. Strings are
-    alike or infinitely far apart. Raises ValueError for other shapes."""
-    worst = np.zeros(len(given[0]))
-    for one, other in zip(given, found, strict=True):
-        if one.shape != other.shape:
-            raise ValueError(f"{other.shape} where the answer has {one.shape}")
-        rows = len(one)
-        if one.dtype.hasobject:
-            apart = np.where((one == other).reshape(rows, -1), 0.0, np.inf)
+def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:
+    """The largest difference of each row [B], relative to its largest output or to 1. It is infinite if only one of
+    two values is a number. Two strings differ by 0 or infinity. Raises ValueError for other shapes."""
+    worst = np.zeros(len(expected[0]))
+    for array, other in zip(expected, actual, strict=True):
+        if array.shape != other.shape:
+            raise ValueError(f"{other.shape} where the answer has {array.shape}")
+        rows = len(array)
+        if array.dtype.hasobject:
+            difference = np.where((array == other).reshape(rows, -1), 0.0, np.inf)
         else:
-            apart = _numbers(one.reshape(rows, -1).astype(np.float64), other.reshape(rows, -1).astype(np.float64))
-        worst = np.maximum(worst, apart.max(axis=1, initial=0.0))
+            difference = _numbers(
+                array.reshape(rows, -1).astype(np.float64), other.reshape(rows, -1).astype(np.float64)
+            )
+        worst = np.maximum(worst, difference.max(axis=1, initial=0.0))
     return worst
 
 
-def _numbers(one: Floats, other: Floats) -> Floats:
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    finite = np.isfinite(one)
-    scale = np.maximum(1.0, np.abs(np.where(finite, one, 0.0)).max(axis=1, initial=0.0, keepdims=True))
+def _numbers(array: Floats, other: Floats) -> Floats:
+    same = (array == other) | (np.isnan(array) & np.isnan(other))
+    finite = np.isfinite(array)
+    scale = np.maximum(1.0, np.abs(np.where(finite, array, 0.0)).max(axis=1, initial=0.0, keepdims=True))
     with np.errstate(invalid="ignore"):
-        apart = np.abs(other - one) / scale
-    return np.where(same, 0.0, np.where(finite & np.isfinite(other), apart, np.inf))
+        difference = np.abs(other - array) / scale
+    return np.where(same, 0.0, np.where(finite & np.isfinite(other), difference, np.inf))

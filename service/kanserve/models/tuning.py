@@ -1,10 +1,13 @@
-"""Runs at load that decide how a model runs: on the loop or on threads, in which pieces, how many at once.
+"""Measurements at load that choose how a model runs: on the event loop or on threads, the piece size, and the number of
+instances.
 
-Measured on a machine with two cores, [784, 64, 10], 64 rows a request, 4 clients, rows/s: two runs at once on a
-thread each 54 400, one run on two threads 33 800. So a model has one run per granted thread, each on one thread.
-Where runs are long and all threads together are as fast in one run, they share them: a caller alone waits less
-([1024, 1024, 1024], 8 rows: 4.1 ms against 7.1), and where many come, none waits for another's threads
-(at five times what it can do 0.9 of its peak; with one run at a time 0.7).
+Measured on a machine with two cores, [784, 64, 10], 64 rows per request, 4 clients, in rows/s: two executions at once
+on a thread each 54 400, one execution on two threads 33 800. So a model has one instance per granted thread, each on
+one thread.
+
+If executions are long, and one on all threads is as fast as several, each uses all threads: a single client waits less
+([1024, 1024, 1024], 8 rows: 4.1 ms against 7.1). With many clients, no execution waits for another's threads (at five
+times its capacity 0.9 of its peak; with one execution at a time 0.7).
 """
 
 from __future__ import annotations
@@ -33,15 +36,17 @@ FASTER = 0.95
 Create = Callable[[int], Session]  # a session whose runs have so many threads
 
 
-def together(info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int) -> Session | None:
-    """A session whose runs share all threads, if one alone is as fast as runs of `session`, which have one, side by
-    side."""
+def session_on_all_threads(
+    info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int
+) -> Session | None:
+    """A session whose executions use all threads, if one execution is as fast as several of `session`, which use one
+    thread each. Otherwise None."""
     feeds = _feeds(info, min(ROWS, info.max_batch_size, piece_rows or ROWS))
     if budget == 1 or feeds is None or not LONG < _best_seconds(session, info, feeds) < math.inf:
         return None
-    apart = _rate(session, info, feeds, at_once=budget)
+    separate = _rate(session, info, feeds, at_once=budget)
     other = create(budget)
-    return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * apart else None
+    return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * separate else None
 
 
 def tried_rows(manifest: Manifest | None, plain_onnx_max_batch_size: int, micro_batch_bytes: int) -> int:
@@ -84,14 +89,14 @@ def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
 
 
 def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) -> float:
-    """How many times the rate of `session` the `other` has, in runs of so many rows; 0 where that cannot be told."""
+    """The speed of `other` relative to `session` in executions of `rows` rows; 0 if it cannot be measured."""
     feeds = _feeds(info, rows)
     if feeds is None:
         return 0.0
     best = [math.inf, math.inf]
     for _ in range(2):  # in turns: a busy moment is nobody's
-        for at, one in enumerate((session, other)):
-            best[at] = min(best[at], _best_seconds(one, info, feeds))
+        for at, candidate in enumerate((session, other)):
+            best[at] = min(best[at], _best_seconds(candidate, info, feeds))
     return best[0] / best[1] if max(best) < math.inf else 0.0
 
 
@@ -106,13 +111,13 @@ def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
     0 if it is not."""
     largest = min(info.max_batch_size, most if 0 < most <= WIDE else WIDE)
     sizes = sorted({largest, *(2**at for at in range(4, 20) if 2**at < largest)}, reverse=True)
-    found = 0
+    threshold = 0
     for rows in sizes:
         feeds = _feeds(info, rows)
         if feeds is None or _best_seconds(many, info, feeds) >= FASTER * _best_seconds(few, info, feeds):
             break
-        found = rows
-    return found
+        threshold = rows
+    return threshold
 
 
 def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) -> int:
@@ -131,14 +136,15 @@ def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) ->
 
 
 def _feeds(info: ModelInfo, rows: int) -> Mapping[str, Array] | None:
-    """So many rows of zeros; None where their shape is not known, or rows are no batch."""
+    """Inputs with `rows` rows of zeros; None if the shape is not known, or if the first dimension is not the batch."""
     if info.max_batch_size == 0 or any(-1 in tensor.shape[1:] for tensor in info.inputs):
         return None
     return {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in info.inputs}
 
 
 def _best_seconds(session: Session, info: ModelInfo, feeds: Mapping[str, Array]) -> float:
-    """Of a few runs; infinite where the graph dislikes zeros, as a plain one may: it then runs on the pool."""
+    """The best time of a few executions in seconds. It is infinite if the graph rejects zeros, as a plain one may,
+    and then the model runs on the pool."""
     names = [tensor.name for tensor in info.outputs]
     best = math.inf
     for _ in range(PROBES):

@@ -1,1 +1,1 @@
-"""Metrics, logs, traces and statistics of the process."""
+"""Observability of the process: metrics, logs, traces and statistics."""

@@ -12,7 +12,7 @@ LIBRARY = "library_message"  # a line of a library; its message is the library's
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """Levels at which the server logs an event, and its message."""
+    """Log event: its levels and its message."""
 
     levels: str
     message: str

@@ -1,9 +1,10 @@
-"""Logs: one line of JSON, or one coloured line for people, on stderr.
+"""Logs on stderr, as lines of JSON or as colored lines for a terminal.
 
-They are written by a thread of their own (`Sink`), so that whoever reads them can hold nothing up.
-`Sink` has 70 lines. `logging.handlers.QueueHandler` takes 36 us a line with its record, not 2, its queue counts lines
+A thread writes them (`Sink`), so that a slow reader of stderr does not block the server.
+Own code: `Sink` has 70 lines. `logging.handlers.QueueHandler` takes 36 us a line with its record, not 2, its queue counts lines
 and not bytes, and its listener waits without end at exit if nobody reads the log.
-`CALL`, where it is set, is in every line.
+
+If `CALL` is set, each line names that call.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ __all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release", "sc
 
 
 class Named(Protocol):
-    """What lines are written for."""
+    """Interface of a call that log lines name."""
 
     @property
     def request_id(self) -> str:
-        """Of the call."""
+        """The id of the call."""
         ...
 
     @property
-    def who(self) -> str:
+    def caller_name(self) -> str:
         """The name of the caller, "" without one."""
         ...
 
     @property
     def facts(self) -> dict[str, object]:
-        """What its line tells beside; never what is in a tensor."""
+        """Fields of the call's access log line; never tensor contents."""
         ...
 
 
@@ -135,7 +136,7 @@ def _restore() -> None:
 
 
 def release() -> None:
-    """From here on stderr is written to directly again, after all lines; for the end of a command."""
+    """Write all lines, and restore direct writes to stderr, for the end of a command."""
     release_stdlib()
     _restore()
     drain()
@@ -220,8 +221,8 @@ def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structl
     call = CALL.get()
     if call is not None:
         event.setdefault("request_id", call.request_id)
-        if call.who:
-            event.setdefault("caller", call.who)
+        if call.caller_name:
+            event.setdefault("caller", call.caller_name)
     trace = TRACE.get()
     if trace is not None:
         event.setdefault("trace_id", trace.id)
@@ -234,7 +235,7 @@ CUT = "... the line is cut\n"
 
 
 class Sink:
-    """A file to write to, which never blocks and never fails."""
+    """Asynchronous writer to a descriptor, which never blocks and never fails."""
 
     def __init__(self, descriptor: int, most_bytes: int = MOST_BYTES) -> None:
         self._descriptor, self._most = descriptor, most_bytes
@@ -309,7 +310,7 @@ class Sink:
         waiting.poll()
 
 
-# What numpy would say of rows with NaN, infinities and all that a caller may send.
+# Warnings of numpy about NaN, infinities and other values that a client may send.
 NUMBERS = "(invalid value|overflow|divide by zero) encountered"
 _kept: list[TextIO] = []  # what stderr was
 
@@ -346,7 +347,7 @@ def release_stdlib() -> None:
 
 
 class Lines(io.TextIOBase):
-    """In the place of stderr: each line becomes one of the log."""
+    """Replacement of stderr that turns each line into a log line."""
 
     def __init__(self, logger: FilteringBoundLogger, descriptor: int) -> None:
         self._logger, self._descriptor = logger, descriptor
@@ -370,7 +371,7 @@ class Lines(io.TextIOBase):
             self._logger.warning("stderr_output", text=begun)
 
     def fileno(self) -> int:
-        """Of stderr, for those who write there themselves."""
+        """The descriptor of stderr, for code that writes to it directly."""
         return self._descriptor
 
 
@@ -436,9 +437,9 @@ def unblock(take: Callable[[str], object], descriptor: int = STDERR) -> int:
 
 
 class Diversion:
-    """A pipe in the place of a descriptor, until `end`. A thread gives `take` each line that arrives. `original` is a
-    duplicate of the descriptor before. If the process crashes, lines in the pipe are lost, so faulthandler reports the
-    crash to `original`."""
+    """Pipe that replaces a descriptor until `end`. A thread passes each line to `take`. `original` is a duplicate of
+    the previous descriptor. If the process crashes, lines in the pipe are lost, so faulthandler reports the crash to
+    `original`."""
 
     def __init__(self, take: Callable[[str], object], descriptor: int = STDERR) -> None:
         self.original, self._descriptor = os.dup(descriptor), descriptor

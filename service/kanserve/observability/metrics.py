@@ -1,10 +1,9 @@
-"""Every metric in one table. The port that shows them is `transport/metrics_server.py`.
+"""Table of all metrics. `transport/metrics_server.py` serves them.
 
-Three rules: no label whose values a client chooses (an unknown model counts as
-`_unknown_`), every series of a serving version is there with 0 before its first event, no
-number is kept twice. The last is why Triton's counters are read from `Statistics` at
-scrape time. They are also written out here: prometheus_client would append
-`_total` to their names, and dashboards made for Triton would find nothing.
+Three rules hold. No label has values that a client chooses: an unknown model counts as `_unknown_`. Every series of a
+serving version exists with 0 before its first event. No number is kept twice, so Triton's counters are read from
+`Statistics` at scrape time. They are also formatted here: prometheus_client would append `_total` to their names, and
+dashboards for Triton would not find them.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SECONDS = (
     *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-# Of every method and route, which are many: with `SECONDS` they would be the larger part of a page.
+# For every method and route. They are many: with the buckets of `SECONDS`, they would be most of a page.
 CALL_SECONDS = (250e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.25, 1.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MODEL = ("model", "version")
@@ -59,7 +58,15 @@ class Merge(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One metric. `buckets` belongs to histograms; `merge` is the rule for several workers."""
+    """Definition of one metric.
+
+    kind     type
+    name     name in the exposition format
+    help     help text
+    labels   names of the labels
+    buckets  upper bounds, only for histograms
+    merge    rule for several workers
+    """
 
     kind: Kind
     name: str
@@ -183,7 +190,7 @@ TRITON_FAILURES = "nv_inference_request_failure"
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """The series of one version, looked up once so that a request need not."""
+    """Series of one version, looked up once so that a request need not."""
 
     statistics: Statistics
     request_seconds: Spread
@@ -194,24 +201,24 @@ class ModelMetrics:
     edge_values: Number
 
     def executed(self, rows: int, timing: Timing) -> None:
-        """One run of the graph."""
+        """Count one execution of the graph."""
         self.statistics.executed(rows, timing)
         self.inference_seconds.observe(timing.compute_infer / 1e9)
         self.batch_rows.observe(rows)
 
     def computed(self, rows: int, timing: Timing) -> None:
-        """One request's part in a run."""
+        """Count one request's part in an execution."""
         self.statistics.computed(rows, timing)
         self.queue_seconds.observe(timing.queue / 1e9)
 
     def succeeded(self, ns: int) -> None:
-        """One request answered."""
+        """Count one answered request."""
         self.statistics.succeeded(ns, time.time_ns() // 10**6)
         self.request_seconds.observe(ns / 1e9)
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own; nothing is global."""
+    """Metrics of one server, in their own registry; nothing is global."""
 
     def __init__(self, kind: type[ModelMetrics] = ModelMetrics) -> None:
         """`kind`: of the series of a version."""
@@ -265,38 +272,38 @@ class Metrics:
             self._models[name, version] = known
         return known
 
-    def expected(self, name: str, version: str) -> None:
+    def expect(self, name: str, version: str) -> None:
         """A version exists and does not serve. One series shows it. The other series begin when the version serves,
         because a writer of the repository could otherwise create any number of series."""
         self.forget(name, version)
         self.number("kanserve_model_loaded").labels(name, version)
 
     def edge_query(self, name: str, version: str, code: str, seconds: float) -> None:
-        """One edge query ended."""
+        """Count one edge query at its end."""
         self.number("kanserve_edge_queries_total").labels(name, version, code).inc()
         self.model(name, version).edge_seconds.observe(seconds)
 
-    def loaded(self, name: str, version: str, digest: str, seconds: float) -> None:
-        """One version became ready."""
+    def record_load(self, name: str, version: str, digest: str, seconds: float) -> None:
+        """Count the load of a version."""
         self.model(name, version).statistics.load_seconds = seconds
         self.number("kanserve_model_loaded").labels(name, version).set(1)
         self.number("kanserve_model_loads_total").labels(name, version).inc()
         self.number("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
         self.number("kanserve_model_info").remove(name, version)
         self.number("kanserve_model_info").labels(name, version, digest).set(1)
-        self.refused(name, version, refused=False)
-        self.missing(name, version, missing=False)
+        self.mark_rejected(name, version, refused=False)
+        self.mark_missing(name, version, missing=False)
 
-    def refused(self, name: str, version: str, *, refused: bool) -> None:
-        """Whether what lies in the repository as this version is refused."""
+    def mark_rejected(self, name: str, version: str, *, refused: bool) -> None:
+        """Set whether the files of a version are rejected."""
         self.number("kanserve_model_rejected").labels(name, version).set(refused)
 
-    def missing(self, name: str, version: str, *, missing: bool) -> None:
-        """Whether the version serves without files."""
+    def mark_missing(self, name: str, version: str, *, missing: bool) -> None:
+        """Set whether a version serves without its files."""
         self.number("kanserve_model_files_missing").labels(name, version).set(missing)
 
     def forget(self, name: str, version: str) -> None:
-        """The version is gone, and so are its series: those of a server that changes for years would never end."""
+        """Remove the series of a version, because those of a server that changes for years would never end."""
         self._models.pop((name, version), None)
         for item in DEFINITIONS:
             if item.labels[:2] == MODEL:
@@ -333,14 +340,14 @@ HELP = {
 
 
 class Machine:
-    """Since when the share of busy time counts: since the last look, or since the machine started."""
+    """Reader of the machine's CPU and memory use. The CPU share counts since the previous scrape, or since boot."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc, self._lock = proc, threading.Lock()
         self._last = (0, 0)
 
     def lines(self) -> Iterator[str]:
-        """In Prometheus' text format; nothing where there is no /proc."""
+        """The metrics in Prometheus' text format; none without /proc."""
         try:
             values = [self._busy(), *self._memory()]
         except (OSError, ValueError, KeyError):

@@ -1,8 +1,8 @@
-"""Counters, gauges and histograms that one thread writes: plain numbers, without the library's lock around each.
+"""Counters, gauges and histograms that one thread writes as plain numbers, without the library's lock around each.
 
-The event loop writes, the metrics thread reads single numbers, which Python keeps whole. Names, help and text are
-prometheus_client's, whose collector interface a `Family` implements. Its own classes take 780 ns to count and
-1,820 ns to observe, in its multiprocess mode 1,830 and 4,060 ns; these take 80 and 280 ns.
+The event loop writes. The metrics thread reads single numbers, whose reads and writes are atomic in Python. Names, help
+and text are those of prometheus_client, whose collector interface a `Family` implements. Its own classes take 780 ns
+to count and 1,820 ns to observe, in its multiprocess mode 1,830 and 4,060 ns. These take 80 and 280 ns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class Number:
-    """A counter or a gauge with all its labels."""
+    """Counter or gauge with fixed label values."""
 
     __slots__ = ("value",)
 
@@ -25,20 +25,20 @@ class Number:
         self.value = 0.0
 
     def inc(self, amount: float = 1) -> None:
-        """So much more."""
+        """Add an amount."""
         self.value += amount
 
     def dec(self) -> None:
-        """One less; of gauges."""
+        """Subtract 1 from a gauge."""
         self.value -= 1
 
     def set(self, value: float) -> None:
-        """Of gauges."""
+        """Set a gauge."""
         self.value = value
 
 
 class Spread:
-    """A histogram with all its labels. `bounds` are upper ones, ascending, each inclusive."""
+    """Histogram with fixed label values. `bounds` are inclusive upper bounds, ascending."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -48,7 +48,7 @@ class Spread:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """One more."""
+        """Count one value."""
         self.total += value
         self.counts[bisect_left(self.bounds, value)] += 1
 
@@ -58,7 +58,7 @@ Show = Callable[[list[tuple[tuple[str, ...], S]]], Metric]
 
 
 class Family(Generic[S]):
-    """All series of one metric, by their labels' values."""
+    """Family of all series of one metric, by their label values."""
 
     def __init__(self, labels: tuple[str, ...], make: Callable[[], S], show: Show[S]) -> None:
         self._labels = labels
@@ -72,10 +72,10 @@ class Family(Generic[S]):
         """The series with these values, made with 0 the first time."""
         key = tuple(str(value) for value in values)
         assert len(key) == len(self._labels), f"{len(key)} values for the labels {self._labels}"
-        found = self._series.get(key)
-        if found is None:
-            found = self._series[key] = self._make()
-        return found
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._make()
+        return series
 
     def remove(self, *values: str) -> None:
         """The series whose labels begin with these values."""
@@ -83,17 +83,17 @@ class Family(Generic[S]):
             del self._series[key]
 
     def collect(self) -> Iterable[Metric]:
-        """For prometheus_client's registry."""
+        """The metric for prometheus_client's registry."""
         yield self._show(list(self._series.items()))
 
 
 def counter(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
-    """Of this name, which ends in _total."""
+    """A counter; its name ends in _total."""
     return _numbers(CounterMetricFamily, name, text, labels)
 
 
 def gauge(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
-    """Of this name."""
+    """A gauge."""
     return _numbers(GaugeMetricFamily, name, text, labels)
 
 
@@ -102,22 +102,22 @@ def _numbers(
 ) -> Family[Number]:
     def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
         shown = kind(name, text, labels=labels)
-        for values, one in series:
-            shown.add_metric(values, one.value)
+        for values, number in series:
+            shown.add_metric(values, number.value)
         return shown
 
     return Family(labels, Number, show)
 
 
 def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Family[Spread]:
-    """Of this name; a bucket above the last bound is added."""
+    """A histogram; a bucket above the last bound is added."""
     names = [*map(floatToGoString, bounds), "+Inf"]
 
     def show(series: list[tuple[tuple[str, ...], Spread]]) -> Metric:
         shown = HistogramMetricFamily(name, text, labels=labels)
-        for values, one in series:
-            buckets = list(zip(names, map(float, itertools.accumulate(one.counts)), strict=True))
-            shown.add_metric(values, buckets, one.total)
+        for values, spread in series:
+            buckets = list(zip(names, map(float, itertools.accumulate(spread.counts)), strict=True))
+            shown.add_metric(values, buckets, spread.total)
         return shown
 
     return Family(labels, lambda: Spread(bounds), show)

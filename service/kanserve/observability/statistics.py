@@ -1,7 +1,7 @@
-"""What one model version has done: the numbers behind ModelStatistics and `nv_inference_*`.
+"""Counters of one model version, which ModelStatistics and `nv_inference_*` report.
 
-One source for both, so they cannot disagree. Written by the event loop alone;
-the metrics thread reads single integers, which Python keeps whole.
+Both have the same source, so they cannot disagree. Only the event loop writes. The metrics thread reads single
+integers, whose reads and writes are atomic in Python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class FailureReason(enum.StrEnum):
-    """Triton's values of the label `reason`."""
+    """Failure reason, as in Triton's label `reason`."""
 
     REJECTED = "REJECTED"
     CANCELED = "CANCELED"
@@ -23,7 +23,7 @@ class FailureReason(enum.StrEnum):
 
 @dataclass(slots=True)
 class Duration:
-    """How often, and how long in total."""
+    """Number of occurrences, and their total duration in nanoseconds."""
 
     count: int = 0
     ns: int = 0
@@ -35,7 +35,7 @@ class Duration:
 
 
 class Timing(NamedTuple):
-    """Nanoseconds of one execution, by phase."""
+    """Duration of one execution in nanoseconds, by phase."""
 
     queue: int
     compute_input: int
@@ -45,7 +45,7 @@ class Timing(NamedTuple):
 
 @dataclass(slots=True)
 class BatchStatistics:
-    """Executions of one batch size."""
+    """Durations of the executions with one batch size."""
 
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
@@ -54,7 +54,7 @@ class BatchStatistics:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counters of one version since it was loaded; they only grow, `pending` aside."""
+    """Counters of one version since its load. They only grow, except `pending`."""
 
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
@@ -71,7 +71,7 @@ class Statistics:
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
 
     def executed(self, rows: int, timing: Timing) -> None:
-        """One run of the graph over `rows` rows, of one request or of several; it waited for nobody."""
+        """Count one execution over `rows` rows, of one or several requests."""
         self.execution_count += 1
         batch = self.batches.get(rows)
         if batch is None:
@@ -81,32 +81,32 @@ class Statistics:
         batch.compute_output.add(timing.compute_output)
 
     def computed(self, rows: int, timing: Timing) -> None:
-        """One request's part in a run: as in Triton, each counts the whole run's time."""
+        """Count one request's part in an execution: as in Triton, with the time of the whole execution."""
         self.inference_count += rows
-        queue, given, infer, output = timing
+        queue, inputs, infer, output = timing
         self.queue.count += 1
         self.queue.ns += queue
         self.compute_input.count += 1
-        self.compute_input.ns += given
+        self.compute_input.ns += inputs
         self.compute_infer.count += 1
         self.compute_infer.ns += infer
         self.compute_output.count += 1
         self.compute_output.ns += output
 
     def succeeded(self, ns: int, at_ms: int) -> None:
-        """One request answered."""
+        """Count one answered request."""
         self.success.add(ns)
         self.last_inference = at_ms
 
     def failed(self, ns: int, reason: FailureReason) -> None:
-        """One request refused or lost."""
+        """Count one rejected or lost request."""
         self.fail.add(ns)
         self.failures[reason] += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One request's part in a run of a graph; `ended`: nanoseconds since 1970."""
+    """Part of one request in an execution. `ended`: nanoseconds since 1970."""
 
     rows: int
     timing: Timing
@@ -115,7 +115,7 @@ class Run:
 
 @dataclass(slots=True)
 class Trace:
-    """Of one call. `id`: as hexadecimal."""
+    """Trace of one call. `id` is hexadecimal."""
 
     id: str
     runs: list[Run] = field(default_factory=list)

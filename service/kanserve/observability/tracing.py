@@ -1,10 +1,10 @@
-"""OpenTelemetry: a span for each call, and below it one for its wait and one for its run, sent by OTLP.
+"""OpenTelemetry tracing: a span per call, with child spans for its queue time and its execution, exported by OTLP.
 
-    tracing = build(version)     where the setting `traces` asks for it; nothing is imported before
-    tracing.unary(name, answer)  the same method, traced
+`build(version)` makes the tracer if the setting `traces` is on; only then are the libraries imported.
+`tracing.unary(name, answer)` returns the traced method.
 
-Where spans go, what is sampled and what the service is called say the standard variables (OTEL_EXPORTER_OTLP_ENDPOINT,
-OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, ...). A queue that is full and a collector that is away cost spans, never calls.
+Standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, ...) configure the exporter,
+the sampler and the service name. If the queue is full or the collector is unreachable, spans are lost, but no calls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kanserve.observability.statistics import TRACE, Run, Timing, Trace
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 LAST = 3.0  # seconds for the spans that wait at the end
-# Of the server's fault, by OpenTelemetry's conventions for RPC.
+# Codes of server errors, by OpenTelemetry's conventions for RPC.
 FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 
 A = TypeVar("A")
@@ -41,10 +41,10 @@ Outcome = Callable[[BaseException], str]
 
 @dataclass(frozen=True, slots=True)
 class TracedModelMetrics(ModelMetrics):
-    """The series of one version, where calls are traced."""
+    """Series of one version, which also record executions in the trace of a call."""
 
     def computed(self, rows: int, timing: Timing) -> None:
-        """One request's part in a run."""
+        """Count one request's part in an execution."""
         ModelMetrics.computed(self, rows, timing)
         trace = TRACE.get()
         if trace is not None:
@@ -52,7 +52,7 @@ class TracedModelMetrics(ModelMetrics):
 
 
 class Tracing:
-    """The tracer of one server. `outcome` names the code of what a call raised."""
+    """Tracer of one server. `outcome` returns the code for an error that a call raised."""
 
     def __init__(self, exporter: SpanExporter, version: str, outcome: Outcome) -> None:
         self._provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False)
@@ -126,7 +126,7 @@ class Tracing:
 
 
 class _Call:
-    """A call's span, as a context."""
+    """Context of a call's span."""
 
     __slots__ = ("_span", "_trace", "_tracing")
 
@@ -144,7 +144,7 @@ class _Call:
 
 
 def build(version: str, outcome: Outcome) -> Tracing:
-    """By the standard variables. Raises ConfigError."""
+    """The tracer, as the standard variables configure it. Raises ConfigError."""
     return Tracing(_exporter(), version, outcome)
 
 
@@ -168,7 +168,7 @@ def _exporter() -> SpanExporter:
 
 
 def _resource(version: str) -> Resource:
-    """What the variables say wins, as everywhere."""
+    """The resource of all spans. The standard variables take precedence."""
     ours = {"service.version": version}
     if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in os.environ.get(
         "OTEL_RESOURCE_ATTRIBUTES", ""

@@ -1,1 +1,1 @@
-"""REST API, web UI and probes: routes and their responses, on any ASGI server."""
+"""REST API, web UI and probes, as routes on any ASGI server."""

@@ -1,4 +1,4 @@
-"""The table of routes as one ASGI application."""
+"""Starlette application with the table of all routes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.grpc_api.kan import KanService
 from kanserve.observability.metrics import CONTENT_TYPE, UNKNOWN, Metrics
 from kanserve.observability.multiprocess import MetricsPage
-from kanserve.rest.exchange import Answer, Asked, Bounds, Events, Exchange, Method, Refused
+from kanserve.rest.exchange import Answer, Bounds, Events, Exchange, HttpRequest, Method, Refused
 from kanserve.rest.kan import KanPages
 from kanserve.rest.oip import Oip, unsupported
 from kanserve.rest.ui import OPERATIONS, OVERVIEW, Card, StaticPage, Views
@@ -34,7 +34,7 @@ VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
 OF_KAN = tuple(path.replace("/v2/", "/v1/kan/", 1) for path in VERSIONED)
 REPOSITORY = "{repository}"
 GRPC_PATH = re.compile(r"/(\w+\.)+\w+/\w+")
-# What Triton has behind these paths -> its name. `rest` is the remaining path.
+# Path of a Triton feature that kanserve does not have -> its name. `rest` is the remaining path.
 ABSENT = {
     "/v2/systemsharedmemory/{rest:path}": "system shared memory",
     "/v2/cudasharedmemory/{rest:path}": "CUDA shared memory",
@@ -106,9 +106,9 @@ def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tu
     yield "GET", "/ui/{rest:path}", page.file, False
 
 
-async def _refuse(asked: Asked, call: Call) -> Answer:
-    """Reached by no request that is whole."""
-    raise asked.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
+async def _refuse(request: HttpRequest, call: Call) -> Answer:
+    """Reject a malformed request, or one that matches no route."""
+    raise request.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
 
 
 def _no_route(request: Request, error: HTTPException) -> Refused:
@@ -141,29 +141,29 @@ def build_application(
     bounds = Bounds(settings.max_request_bytes, settings.request_read_timeout, settings.max_typed_contents_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
     views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
-    seen = Views(insights, views, Operations(catalogue, control, page), Card(insights.kan))
-    return build_routes(guard, metrics, bounds, pages, views, seen, Probes(catalogue, page))
+    ui_views = Views(insights, views, Operations(catalogue, control, page), Card(insights.kan))
+    return build_routes(guard, metrics, bounds, pages, views, ui_views, Probes(catalogue, page))
 
 
 TEXT = "text/plain; charset=utf-8"
 
 
 class Probes:
-    """Answers from the catalogue's state."""
+    """Routes of the probes and of the metrics, from the state of the catalogue."""
 
     def __init__(self, catalogue: Catalogue, page: MetricsPage) -> None:
         self._catalogue, self._page = catalogue, page
         self._written: asyncio.Task[bytes] | None = None
 
-    async def live(self, asked: Asked, call: Call) -> Answer:
+    async def live(self, request: HttpRequest, call: Call) -> Answer:
         """200 while the process means to go on."""
         return _state(self._catalogue.live())
 
-    async def ready(self, asked: Asked, call: Call) -> Answer:
+    async def ready(self, request: HttpRequest, call: Call) -> Answer:
         """200 once every version is loaded, until the server begins to leave."""
         return _state(self._catalogue.ready())
 
-    async def metrics(self, asked: Asked, call: Call) -> Answer:
+    async def metrics(self, request: HttpRequest, call: Call) -> Answer:
         """The page of the metrics port, for all workers. A thread writes it, which takes milliseconds, and much longer
         for hundreds of models. Requests that arrive meanwhile get the same page, so many of them cost no more than
         one."""

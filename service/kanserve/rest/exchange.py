@@ -1,4 +1,4 @@
-"""One HTTP request as a guarded call: its body read within bounds, its answer packed, its errors as JSON."""
+"""Exchange of one HTTP request and its response as a guarded call: bounded body, compression, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kanserve.auth import authenticator
 from kanserve.errors import BadRequest, LimitReached, RequestBufferLimited
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Interceptor
-from kanserve.grpc_api.unfinished_requests import Buffer, Part
+from kanserve.grpc_api.unfinished_requests import Buffer, IncomingRequest
 from kanserve.observability.metrics import Metrics
 from kanserve.system import compression
 
@@ -34,8 +34,12 @@ NOSNIFF = {"x-content-type-options": "nosniff"}  # in every response: a browser 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`body`: bytes, as sent and unpacked; `arrival`: seconds for it to be there; `typed`: bytes of one tensor
-    as numbers in JSON."""
+    """Limits of a request.
+
+    body     bytes of the body, as sent and unpacked
+    arrival  seconds within which the body must arrive
+    typed    bytes of one tensor as numbers in JSON
+    """
 
     body: int
     arrival: float
@@ -43,8 +47,15 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, whole. `broken`: why it is none. `query`: where a route has one."""
+class HttpRequest:
+    """HTTP request that has arrived completely.
+
+    path     parameters of the path
+    headers  headers
+    body     bytes of the body, unpacked
+    broken   error of a request that cannot be read
+    query    parameters of the query, only for some routes
+    """
 
     path: Mapping[str, str]
     headers: Headers
@@ -58,7 +69,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back. `packs`: compressed where the caller takes that, and it has not been."""
+    """HTTP response.
+
+    body     bytes
+    kind     content type
+    status   status code
+    headers  further headers
+    packs    whether the response is compressed if the client accepts that
+    """
 
     body: bytes = b""
     kind: str = JSON
@@ -70,7 +88,7 @@ class Answer:
         return len(self.body)
 
 
-Method = Callable[[Asked, Call], Awaitable[Answer]]
+Method = Callable[[HttpRequest, Call], Awaitable[Answer]]
 
 
 def json_answer(value: object) -> Answer:
@@ -79,7 +97,7 @@ def json_answer(value: object) -> Answer:
 
 
 class Exchange:
-    """What answers the requests of one route. `verb` and `route` are the labels of its metrics."""
+    """Handler of the requests of one route. `verb` and `route` are the labels of its metrics."""
 
     def __init__(
         self,
@@ -91,41 +109,41 @@ class Exchange:
         *,
         probe: bool,
     ) -> None:
-        async def whole(asked: Asked, call: Call) -> Answer:
-            if asked.broken is not None:
-                raise asked.broken
-            return await method(asked, call)
+        async def whole(request: HttpRequest, call: Call) -> Answer:
+            if request.broken is not None:
+                raise request.broken
+            return await method(request, call)
 
-        self._bounds, self._part = bounds, guard.part
-        self._strange = guard.strange(" ".join(labels))
-        self._guarded = guard.around(Series(metrics, *labels), whole, probe=probe)
+        self._bounds, self._open_request = bounds, guard.open_request
+        self._rejects_caller = guard.rejects_caller(" ".join(labels))
+        self._guarded = guard.wrap_unary(Series(metrics, *labels), whole, probe=probe)
 
     async def answer(self, request: Request) -> Response:
-        """The response, also to what is wrong. Of those whom the guard refuses nothing is read."""
-        if self._strange is not None and self._strange(arrival(request)):
-            return await self._answered(request, Asked(request.path_params, request.headers))
-        return await self._answered(request, await self._asked(request))
+        """The response, also for an invalid request. If the interceptor rejects the caller, the body is not read."""
+        if self._rejects_caller is not None and self._rejects_caller(arrival(request)):
+            return await self._respond(request, HttpRequest(request.path_params, request.headers))
+        return await self._respond(request, await self._read(request))
 
     async def refuse(self, request: Request, error: Refused) -> Response:
         """The response to a request whose body nobody reads."""
-        return await self._answered(request, Asked({}, request.headers, broken=error))
+        return await self._respond(request, HttpRequest({}, request.headers, broken=error))
 
-    async def _answered(self, request: Request, asked: Asked) -> Response:
+    async def _respond(self, request: Request, http_request: HttpRequest) -> Response:
         try:
-            answer = await self._guarded(asked, arrival(request))
+            answer = await self._guarded(http_request, arrival(request))
         except CallFailed as failure:
             answer = failed(failure)
             failure.forget()
         return await response(answer, request.headers.get("accept-encoding", ""))
 
-    async def _asked(self, request: Request) -> Asked:
+    async def _read(self, request: Request) -> HttpRequest:
         body, broken = b"", None
         try:
             if request.method == "POST":
                 body = await self._body(request)
         except Refused as error:
             broken = error
-        return Asked(request.path_params, request.headers, body, broken)
+        return HttpRequest(request.path_params, request.headers, body, broken)
 
     async def _body(self, request: Request) -> bytes:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -136,7 +154,7 @@ class Exchange:
                 {"accept-encoding": ENCODINGS},
             )
         shown = arrival(request)
-        with self._part(request.client, request.client.host if request.client else "", shown) as part:
+        with self._open_request(request.client, request.client.host if request.client else "", shown) as part:
             try:
                 async with asyncio.timeout(self._bounds.arrival):
                     body = await self._arrived(request, part)
@@ -148,7 +166,7 @@ class Exchange:
                 raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}) from None
             return body if encoding == "identity" else await self._unpacked(body, encoding)
 
-    async def _arrived(self, request: Request, part: Part) -> bytes:
+    async def _arrived(self, request: Request, part: IncomingRequest) -> bytes:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._bounds.body:
             raise self._too_large(f"{length[:20]} bytes")
@@ -182,12 +200,12 @@ class Exchange:
 
 
 def arrival(request: Request) -> RequestMetadata:
-    """What a request shows of its caller."""
+    """The metadata of a request."""
     return RequestMetadata(request.headers.items(), None, authenticator.presented(request.scope))
 
 
 class Series:
-    """The counters of one route, looked up once."""
+    """Counters of one route, looked up once."""
 
     def __init__(self, metrics: Metrics, verb: str, route: str) -> None:
         self.path = f"{verb} {route}"
@@ -255,7 +273,7 @@ STATUS: dict[Code, int] = {
 
 
 class Refused(BadRequest):
-    """A request that HTTP itself has a status for; `headers` say more, as Allow does."""
+    """Error with its own HTTP status. `headers` add details, such as Allow."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(text)
@@ -263,7 +281,7 @@ class Refused(BadRequest):
 
 
 def status(outcome: Code, error: BaseException | None) -> int:
-    """Of a call that ended with `outcome`, for `error`."""
+    """The HTTP status of a call that ended with `outcome`, for `error`."""
     if isinstance(error, Refused):
         return error.status
     if isinstance(error, LimitReached):  # a limit on all requests: the same one may pass later
@@ -279,31 +297,36 @@ HEADERS = {
     **NOSNIFF,
 }
 BEAT, COMMENT = 5.0, b":\n\n"  # seconds between two of these
-Source = Callable[[Asked, Call], AsyncGenerator[bytes]]
+Source = Callable[[HttpRequest, Call], AsyncGenerator[bytes]]
 
 
 class Events:
-    """What answers the requests of one route. `source`: the data of each event, on one line. `labels` of its
-    metrics: verb and route."""
+    """Handler of server-sent events for one route.
+
+    labels  verb and route, for the metrics
+    source  yields the data of each event, on one line
+    """
 
     def __init__(
         self, guard: Interceptor, metrics: Metrics, bounds: Bounds, labels: tuple[str, str], source: Source
     ) -> None:
-        async def events(requests: AsyncIterator[Asked], call: Call) -> AsyncGenerator[bytes]:
-            asked = await anext(requests)
-            if asked.broken is not None:
-                raise asked.broken
-            async with contextlib.aclosing(source(asked, call)) as found:
-                async for data in found:
+        async def events(requests: AsyncIterator[HttpRequest], call: Call) -> AsyncGenerator[bytes]:
+            request = await anext(requests)
+            if request.broken is not None:
+                raise request.broken
+            async with contextlib.aclosing(source(request, call)) as stream:
+                async for data in stream:
                     yield data
 
         self._seconds = bounds.arrival
-        self._flow = guard.flow(Series(metrics, *labels), events)
+        self._flow = guard.wrap_stream(Series(metrics, *labels), events)
 
     async def answer(self, request: Request) -> Response:
-        """The response, also to what is wrong."""
-        asked = Asked(request.path_params, request.headers, b"", await self._whole(request), request.query_params)
-        events = cast(AsyncGenerator[bytes], self._flow(_alone(asked), arrival(request)))
+        """The response, also for an invalid request."""
+        http_request = HttpRequest(
+            request.path_params, request.headers, b"", await self._whole(request), request.query_params
+        )
+        events = cast(AsyncGenerator[bytes], self._flow(_alone(http_request), arrival(request)))
         try:
             first = await anext(events, b"")
         except CallFailed as failure:
@@ -313,7 +336,8 @@ class Events:
         return _Stream(_lines(first, events))
 
     async def _whole(self, request: Request) -> Refused | None:
-        """Once it is, a transport cancels the answer when the caller goes away."""
+        """Wait for the complete request: from then on, the transport cancels the response when the client
+        disconnects."""
         try:
             async with asyncio.timeout(self._seconds):
                 await request.receive()
@@ -323,10 +347,11 @@ class Events:
 
 
 class _Stream(Response):
-    """Sent by the task that answers the request: what a method's generator knows is of its task (`logs.CALL`).
+    """Response with server-sent events. The task that answers the request sends it, because the context of a method's
+    generator belongs to its task (`logs.CALL`).
 
-    Between events a comment now and then: a server that carries this may see that the caller of HTTP/1 is gone only
-    when it has something to send, and what stands between may take silence for an end.
+    It sends a comment between events from time to time. A server notices a disconnected HTTP/1 client only when it
+    sends something, and proxies may close a silent connection.
     """
 
     def __init__(self, parts: AsyncGenerator[bytes]) -> None:
@@ -357,8 +382,8 @@ class _Stream(Response):
             await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _alone(asked: Asked) -> AsyncIterator[Asked]:
-    yield asked
+async def _alone(request: HttpRequest) -> AsyncIterator[HttpRequest]:
+    yield request
 
 
 async def _lines(first: bytes, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

@@ -18,7 +18,7 @@ import orjson
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.grpc_api.call_context import Call
 from kanserve.rest import json_document
-from kanserve.rest.exchange import JSON, Answer, Asked
+from kanserve.rest.exchange import JSON, Answer, HttpRequest
 from kanserve.rest.json_document import word
 from kanserve.services import infer_parameters
 from kanserve.services.infer_parameters import Parameter
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class BinaryOutputs:
-    """The outputs that the response carries as bytes: those named, or all if the request names none."""
+    """Outputs that the response carries as bytes: the named ones, or all if the request names none."""
 
     everything: bool = False
     named: dict[str, bool] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class BinaryOutputs:
 
 @dataclass(slots=True)
 class _Draft:
-    """The parts of a request as the JSON has them; the parameters are not checked yet."""
+    """Request as decoded from JSON, with unchecked parameters."""
 
     model: str
     version: str
@@ -59,19 +59,21 @@ class _Draft:
     binary: BinaryOutputs = field(default_factory=BinaryOutputs)
 
 
-async def request(asked: Asked, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
+async def request(http_request: HttpRequest, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
     """The inference that a request asks for. `typed`: limit in bytes of one tensor as numbers. Raises BadRequest,
     ResourceExhausted, Unsupported."""
-    text, rest = _parted(asked)
-    draft = await json_document.reading(len(text), functools.partial(_draft, asked, text, rest, typed))
+    text, rest = _parted(http_request)
+    draft = await json_document.reading(len(text), functools.partial(_draft, http_request, text, rest, typed))
     call.adopt(draft.id)
     call.facts["model"] = draft.model[:128]
     return _checked(draft, call.deadline), draft.binary
 
 
-def _draft(asked: Asked, text: bytes, rest: memoryview, typed: int) -> _Draft:
+def _draft(http_request: HttpRequest, text: bytes, rest: memoryview, typed: int) -> _Draft:
     body = _is(json_document.read(text, typed), dict, "the request")
-    draft = _Draft(asked.path["name"], asked.path.get("version", ""), _member(body, "id", str, "the request", ""))
+    draft = _Draft(
+        http_request.path["name"], http_request.path.get("version", ""), _member(body, "id", str, "the request", "")
+    )
     for key, value in _parameters(body, "the request").items():
         if key == "binary_data_output":
             draft.binary.everything = _is(value, bool, "'binary_data_output'")
@@ -106,7 +108,7 @@ def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
     )
 
 
-def bare(asked: Asked, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
+def bare(http_request: HttpRequest, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
     """The same for a body that is nothing but the bytes of a model's one input: one row, where rows are a dimension.
     Raises BadRequest for a model whose input's shape that does not tell."""
     tensor = info.inputs[0]
@@ -114,16 +116,16 @@ def bare(asked: Asked, call: Call, info: ModelInfo) -> tuple[InferRequest, Binar
     if len(info.inputs) > 1 or shape.count(-1) > 1 or tensor.datatype == BYTES:
         raise BadRequest(
             f"a request without JSON needs a model with one input of numbers and at most one open dimension; model "
-            f"'{info.name}' has {', '.join(f'{one.name} {one.datatype} {list(one.shape)}' for one in info.inputs)}"
+            f"'{info.name}' has {', '.join(f'{part.name} {part.datatype} {list(part.shape)}' for part in info.inputs)}"
         )
     row = math.prod(extent for extent in shape if extent >= 0) * NUMPY_DTYPES[tensor.datatype].itemsize
-    shape = [len(asked.body) // max(row, 1) if extent < 0 else extent for extent in shape]
-    call.facts["model"] = asked.path["name"][:128]
+    shape = [len(http_request.body) // max(row, 1) if extent < 0 else extent for extent in shape]
+    call.facts["model"] = http_request.path["name"][:128]
     request = InferRequest(
-        model=asked.path["name"],
-        version=asked.path.get("version", ""),
+        model=http_request.path["name"],
+        version=http_request.path.get("version", ""),
         id="",
-        inputs=(InputTensor(tensor.name, tensor.datatype, tuple(shape), asked.body),),
+        inputs=(InputTensor(tensor.name, tensor.datatype, tuple(shape), http_request.body),),
         deadline=call.deadline,
     )
     return request, BinaryOutputs(everything=True)
@@ -139,13 +141,13 @@ async def answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> 
 def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answer:
     outputs, behind = [], []
     for tensor in response.outputs:
-        one: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         if binary.raw(tensor.name):
-            one["parameters"] = {"binary_data_size": len(tensor.data)}
+            entry["parameters"] = {"binary_data_size": len(tensor.data)}
             behind.append(tensor.data)
         else:
-            one["data"] = _data(tensor, typed)
-        outputs.append(one)
+            entry["data"] = _data(tensor, typed)
+        outputs.append(entry)
     head: dict[str, Any] = {"id": response.id} if response.id else {}
     head |= {"model_name": response.model, "model_version": str(response.version)}
     if response.parameters:
@@ -157,17 +159,17 @@ def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answe
     return Answer(b"".join((text, *behind)), "application/octet-stream", headers={HEADER_LENGTH: str(len(text))})
 
 
-def _parted(asked: Asked) -> tuple[bytes, memoryview]:
+def _parted(http_request: HttpRequest) -> tuple[bytes, memoryview]:
     """The JSON, and what lies behind it."""
-    given = asked.headers.get(HEADER_LENGTH)
-    if given is None:
-        return asked.body, memoryview(b"")
-    if DIGITS.fullmatch(given) is None:
-        raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {given[:40]}")
-    length = int(given)
-    if not 0 < length <= len(asked.body):
-        raise BadRequest(f"inference header size should be in range (0, {len(asked.body)}), got: {length}")
-    return asked.body[:length], memoryview(asked.body)[length:]
+    length_text = http_request.headers.get(HEADER_LENGTH)
+    if length_text is None:
+        return http_request.body, memoryview(b"")
+    if DIGITS.fullmatch(length_text) is None:
+        raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {length_text[:40]}")
+    length = int(length_text)
+    if not 0 < length <= len(http_request.body):
+        raise BadRequest(f"inference header size should be in range (0, {len(http_request.body)}), got: {length}")
+    return http_request.body[:length], memoryview(http_request.body)[length:]
 
 
 def _input(draft: _Draft, tensor: Mapping[str, Any], rest: memoryview, typed: int) -> memoryview:
@@ -246,17 +248,17 @@ def _extent(value: Any, name: str) -> int:
 
 
 def _parameters(holder: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    found = dict(_is(holder.get("parameters", {}), dict, f"'parameters' of {whose}"))
-    infer_parameters.at_most("parameters", found, infer_parameters.COUNT_LIMITS["parameters"])
-    return found
+    parameters = dict(_is(holder.get("parameters", {}), dict, f"'parameters' of {whose}"))
+    infer_parameters.at_most("parameters", parameters, infer_parameters.COUNT_LIMITS["parameters"])
+    return parameters
 
 
 def _list(holder: Mapping[str, Any], key: str, *, required: bool = False) -> list[Any]:
     if key not in holder and not required:
         return []
-    found = _member(holder, key, list, "the request")
-    infer_parameters.at_most(key, found, infer_parameters.COUNT_LIMITS.get(key, infer_parameters.DIMENSION_LIMIT))
-    return found
+    values = _member(holder, key, list, "the request")
+    infer_parameters.at_most(key, values, infer_parameters.COUNT_LIMITS.get(key, infer_parameters.DIMENSION_LIMIT))
+    return values
 
 
 def _member(holder: Mapping[str, Any], key: str, kind: type[T], whose: str, default: T | None = None) -> T:

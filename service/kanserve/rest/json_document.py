@@ -1,4 +1,4 @@
-"""Reads JSON of requests: bounded before it is parsed, every key once, NaN and the infinities as Triton takes them.
+"""Reader of JSON requests, with limits before parsing, unique keys, and NaN and the infinities as Triton accepts them.
 
 `structure` first counts the depth, the values and the keys, in time that grows only with the bytes. Then orjson parses
 the document, a large one piece by piece. The standard library is ten times slower. It parses only a document that
@@ -125,12 +125,12 @@ def _keys(value: Any) -> int:
     """The number of keys in all objects."""
     count, waiting = 0, [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            count += len(one)
-            waiting += one.values()
-        elif isinstance(one, list) and not {dict, list}.isdisjoint(map(type, one)):
-            waiting += one
+        node = waiting.pop()
+        if isinstance(node, dict):
+            count += len(node)
+            waiting += node.values()
+        elif isinstance(node, list) and not {dict, list}.isdisjoint(map(type, node)):
+            waiting += node
     return count
 
 
@@ -148,12 +148,12 @@ def _slowly(text: bytes, commas: int) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in result:
             raise _twice(key)
-        found[key] = value
-    return found
+        result[key] = value
+    return result
 
 
 def _finite(text: str) -> float:
@@ -291,7 +291,7 @@ def _flat(name: str, data: Any) -> Sequence[Any]:
 
 
 def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
-    """One dimension, little-endian. Raises BadRequest for a number that the datatype has not."""
+    """A one-dimensional array, little-endian. Raises BadRequest for a number that does not fit the datatype."""
     dtype: Any = NUMPY_DTYPES[datatype]
     array = _floats(values, dtype) if dtype.kind == "f" else _whole(values, dtype)
     if array is None:
@@ -318,5 +318,5 @@ def _floats(values: Sequence[Any], dtype: Any) -> Array | None:
 
 
 def word(value: Any) -> str:
-    """What JSON calls a value, or a type."""
+    """The JSON name of the type of a value, or of a type."""
     return NUMBER_WORDS.get(value if isinstance(value, type) else type(value), "null")

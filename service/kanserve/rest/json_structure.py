@@ -1,7 +1,7 @@
-"""Finds the structure of JSON before anything is parsed: its depth, its number of values, the places to cut it.
+"""Scanner of the structure of JSON before parsing: depth, number of values, and positions at which to cut it.
 
-    found = scan(text, limits)          one pass, linear, in slices
-    pieces(text, found)                 parts of about `SLICE` bytes, each complete JSON by itself
+`scan(text, limits)` returns the `Shape` in one linear pass over slices. `pieces(text, shape)` returns parts of about
+`SLICE` bytes, each complete JSON by itself.
 
 A parser in C lets no other thread run until it returns. So one call for a large document stops the event loop, even
 from another thread. If the server parses piece by piece, other threads get their turn between two pieces. No count
@@ -33,11 +33,11 @@ KINDS[list(OPENERS)], KINDS[list(CLOSERS)], KINDS[COMMA], KINDS[COLON] = 1, 2, 3
 
 
 class Malformed(ValueError):
-    """Text that is not JSON."""
+    """Error for a text that is not JSON."""
 
 
 class TooMuch(ValueError):
-    """Text with more `parts`, `values` or `bytes` than the limits allow, and their count so far."""
+    """Error for a text with more `parts`, `values` or `bytes` than the limits allow, with their count so far."""
 
     def __init__(self, what: str, count: int) -> None:
         super().__init__(f"{count} {what}")
@@ -46,7 +46,8 @@ class TooMuch(ValueError):
 
 @dataclass(slots=True)
 class Shape:
-    """Counts, and `marks`: positions of brackets and colons, and of the last comma of each slice, in their order."""
+    """Counts of a text. `marks` are the positions of brackets and colons, and of the last comma of each slice, in
+    order."""
 
     commas: int = 0
     colons: int = 0
@@ -63,21 +64,21 @@ class Shape:
 def scan(text: bytes, *, parts: int, values: int) -> Shape:
     """The counts of a text. Raises TooMuch as soon as a count exceeds its limit, Malformed for more closing brackets
     than opening ones."""
-    found, at, inside = Shape(), 0, False
+    shape, at, inside = Shape(), 0, False
     while at < len(text):
         end = _end(text, at)
         piece = text[at:end]
         if BACKSLASH in piece:  # of the same length, so that positions stay
             piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        inside = _count(found, piece, at, inside=inside)
-        if found.parts > parts:
-            raise TooMuch("parts", found.parts)
-        if found.commas > values:
-            raise TooMuch("values", found.commas)
-        if found.closers > found.openers:
+        inside = _count(shape, piece, at, inside=inside)
+        if shape.parts > parts:
+            raise TooMuch("parts", shape.parts)
+        if shape.commas > values:
+            raise TooMuch("values", shape.commas)
+        if shape.closers > shape.openers:
             raise Malformed("a bracket closes what none opened")
         at = end
-    return found
+    return shape
 
 
 def _end(text: bytes, at: int) -> int:
@@ -91,7 +92,7 @@ def _end(text: bytes, at: int) -> int:
     return end
 
 
-def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
+def _count(shape: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
     """Add a slice. Returns whether the next slice begins inside a string."""
     letters = np.frombuffer(piece, np.uint8)
     kinds = KINDS[letters]
@@ -102,20 +103,20 @@ def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
     elif inside:
         return True
     counts = np.bincount(kinds, minlength=5).tolist()
-    found.openers += counts[1]
-    found.closers += counts[2]
-    found.commas += counts[3]
-    found.colons += counts[4]
+    shape.openers += counts[1]
+    shape.closers += counts[2]
+    shape.commas += counts[3]
+    shape.colons += counts[4]
     commas = np.flatnonzero(kinds == 3)
     kinds[commas[:-1]] = 0
-    found.marks.append(np.flatnonzero(kinds) + at)
+    shape.marks.append(np.flatnonzero(kinds) + at)
     return inside
 
 
-def depth(text: bytes, found: Shape) -> int:
+def depth(text: bytes, shape: Shape) -> int:
     """The largest number of lists and objects that are open at once."""
     deepest, now = 0, 0
-    for marks in found.marks:
+    for marks in shape.marks:
         kinds = KINDS[np.frombuffer(text, np.uint8)[marks]]
         steps = np.cumsum((kinds == 1).astype(np.int64) - (kinds == 2))
         if steps.size:
@@ -125,8 +126,14 @@ def depth(text: bytes, found: Shape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the text. `text`: complete JSON. `start` and `end`: levels that are open at its start and its end. Its
-    value continues the open levels from `base`. `colons`: its number of keys, those of MORE included."""
+    """Part of the text.
+
+    text    complete JSON
+    base    levels that were open before, which the value of the piece continues
+    start   levels that are open at its start
+    end     levels that are open at its end
+    colons  its number of keys, those of MORE included
+    """
 
     text: bytes
     base: int
@@ -136,10 +143,10 @@ class Piece:
 
 
 # radon: one pass over the brackets; split, each function would pass on all four counters.
-def pieces(text: bytes, found: Shape) -> Iterator[Piece]:
+def pieces(text: bytes, shape: Shape) -> Iterator[Piece]:
     """The pieces, in their order. Raises Malformed, and TooMuch for a piece that is too long."""
     stack, before, at, low, colons = bytearray(), bytearray(), 0, 0, 0
-    for mark in itertools.chain.from_iterable(marks.tolist() for marks in found.marks):
+    for mark in itertools.chain.from_iterable(marks.tolist() for marks in shape.marks):
         letter = text[mark]
         if letter in OPENERS:
             stack.append(letter)

@@ -1,7 +1,8 @@
-"""KanService over HTTP: its requests and answers as JSON, under /v1/kan.
+"""KanService over HTTP, with requests and responses as JSON, under /v1/kan.
 
-A request has the fields of the RPC's message, with rows as lists of numbers; an answer has those of the RPC's answer,
-with arrays as nested lists, or as bytes behind the JSON (`packed`). What a request may hold is said once, by the RPC.
+A request has the fields of the RPC's message, with rows as lists of numbers. A response has the fields of the RPC's
+response, with arrays as nested lists, or as bytes after the JSON (`packed`). The limits of a request are those of the
+RPC.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from kanserve.grpc_api.call_context import Call
 from kanserve.grpc_api.kan import KanService
 from kanserve.pb import kan_pb2
 from kanserve.rest import json_document
-from kanserve.rest.exchange import Answer, Asked, Method, json_answer
+from kanserve.rest.exchange import Answer, HttpRequest, Method, json_answer
 from kanserve.rest.infer_json import HEADER_LENGTH
 from kanserve.services.control import Catalogue
 from kanserve.services.infer_parameters import at_most
@@ -38,8 +39,11 @@ HELD = frozenset({"inputs", "reference_count"})  # what lists of rows say by the
 
 
 class KanPages:
-    """From a request to a method of the service and back. `typed`: bytes of rows as numbers in JSON; `most`: of an
-    answer in any form."""
+    """Routes of KanService.
+
+    typed  bytes of rows as numbers in JSON
+    most   bytes of a response
+    """
 
     def __init__(self, service: KanService, catalogue: Catalogue, typed: int, most: int) -> None:
         self._service, self._catalogue, self._typed, self._most = service, catalogue, typed, most
@@ -47,7 +51,7 @@ class KanPages:
     def methods(self) -> dict[str, tuple[str, Method]]:
         """Last part of the path -> verb, and what answers it."""
         service = self._service
-        asked: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
+        table: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
             "edges": (kan_pb2.QueryEdgesRequest, kan_pb2.QueryEdgesResponse, service.query_edges),
             "explain": (kan_pb2.ExplainRequest, kan_pb2.ExplainResponse, service.explain),
             "scores": (kan_pb2.EdgeScoresRequest, kan_pb2.EdgeScoresResponse, service.edge_scores),
@@ -57,44 +61,44 @@ class KanPages:
         return {
             "": ("GET", self.describe),
             "curves": ("POST", self.curves),
-            **{name: ("POST", self._method(*what)) for name, what in asked.items()},
+            **{name: ("POST", self._method(*what)) for name, what in table.items()},
         }
 
-    async def describe(self, asked: Asked, call: Call) -> Answer:
+    async def describe(self, request: HttpRequest, call: Call) -> Answer:
         """DescribeModel."""
-        message = kan_pb2.DescribeModelRequest(**_model(asked))
+        message = kan_pb2.DescribeModelRequest(**_model(request))
         data = await self._service.describe_model(message.SerializeToString(), call)
-        form = Told(asked)
+        form = ResponseForm(request)
         return await json_document.reading(
-            len(data), lambda: form.answer(form.told(kan_pb2.DescribeModelResponse.FromString(data)))
+            len(data), lambda: form.answer(form.encode(kan_pb2.DescribeModelResponse.FromString(data)))
         )
 
-    async def curves(self, asked: Asked, call: Call) -> Answer:
+    async def curves(self, request: HttpRequest, call: Call) -> Answer:
         """GetCurves, its blocks in a list."""
-        message = await self.message(asked, kan_pb2.GetCurvesRequest)
+        message = await self.message(request, kan_pb2.GetCurvesRequest)
         blocks: list[Any] = []
-        size, form = 0, Told(asked)
+        size, form = 0, ResponseForm(request)
         async for data in self._service.get_curves(_one(message.SerializeToString()), call):
             size = self._within(size + len(data), form)
-            told = functools.partial(_told, form, kan_pb2.CurveBlock, data)
-            blocks.append(await json_document.reading(len(data), told))
+            decode = functools.partial(_encoded, form, kan_pb2.CurveBlock, data)
+            blocks.append(await json_document.reading(len(data), decode))
         return await json_document.reading(size, lambda: form.answer({"blocks": blocks}))
 
-    async def watch(self, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
+    async def watch(self, request: HttpRequest, call: Call) -> AsyncGenerator[bytes]:
         """WatchStatistics, each update as JSON. The request's fields are in the query."""
-        message = self._queried(asked, kan_pb2.WatchStatisticsRequest)
+        message = self._queried(request, kan_pb2.WatchStatisticsRequest)
         updates = self._service.watch_statistics(_one(message.SerializeToString()), call)
         async for data in updates:
             yield await json_document.reading(len(data), functools.partial(_update, data))
 
-    def _queried(self, asked: Asked, kind: type[Message]) -> Any:
+    def _queried(self, request: HttpRequest, kind: type[Message]) -> Any:
         """Raises BadRequest."""
         known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH
-        if unknown := sorted(asked.query.keys() - known):
+        if unknown := sorted(request.query.keys() - known):
             name = unknown[0][:40]
             raise BadRequest(f"the query has {name!r}, which is not known; {advice(name, sorted(known))}")
-        message = kind(**_model(asked))
-        for name, text in asked.query.items():
+        message = kind(**_model(request))
+        for name, text in request.query.items():
             like = getattr(message, name)
             try:
                 setattr(message, name, type(like)(text))
@@ -105,16 +109,16 @@ class KanPages:
     def _method(
         self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
     ) -> Method:
-        async def answered(asked: Asked, call: Call) -> Answer:
-            message = await self.message(asked, kind)
+        async def answered(request: HttpRequest, call: Call) -> Answer:
+            message = await self.message(request, kind)
             data = await method(message.SerializeToString(), call)
-            form = Told(asked)
+            form = ResponseForm(request)
             self._within(len(data), form)
-            return await json_document.reading(len(data), lambda: form.answer(_told(form, answer, data)))
+            return await json_document.reading(len(data), lambda: form.answer(_encoded(form, answer, data)))
 
         return answered
 
-    def _within(self, size: int, form: Told) -> int:
+    def _within(self, size: int, form: ResponseForm) -> int:
         if not form.packed and size > self._typed:
             raise ResourceExhausted(
                 f"the answer takes {size} bytes, as numbers in JSON the limit is {self._typed}; "
@@ -124,21 +128,21 @@ class KanPages:
             raise ResourceExhausted(f"the answer takes {size} bytes or more, the limit is {self._most}; ask for less")
         return size
 
-    async def message(self, asked: Asked, kind: type[Message]) -> Any:
+    async def message(self, request: HttpRequest, kind: type[Message]) -> Any:
         """A request of this kind, its rows packed. Raises BadRequest, ResourceExhausted, and what `Catalogue.info`
         does."""
-        info, _ = self._catalogue.info(*_model(asked).values())
-        return await json_document.reading(len(asked.body), functools.partial(self._message, asked, kind, info))
+        info, _ = self._catalogue.info(*_model(request).values())
+        return await json_document.reading(len(request.body), functools.partial(self._message, request, kind, info))
 
-    def _message(self, asked: Asked, kind: type[Message], info: ModelInfo) -> Any:
-        body = json_document.read(asked.body, self._typed) if asked.body else {}
+    def _message(self, request: HttpRequest, kind: type[Message], info: ModelInfo) -> Any:
+        body = json_document.read(request.body, self._typed) if request.body else {}
         if not isinstance(body, dict):
             raise BadRequest(f"Unable to parse the request: expected an object, got {json_document.word(body)}")
         known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH - HELD
         for key in body:
             if key not in known:
                 raise BadRequest(f"the request has {key[:40]!r}, which is not known; {advice(key[:40], sorted(known))}")
-        message = kind(**_model(asked))
+        message = kind(**_model(request))
         for key, (field, count) in ROWS.items():
             if key in body:
                 self._rows(message, info, body.pop(key), field, count)
@@ -149,23 +153,23 @@ class KanPages:
             raise BadRequest(f"Unable to parse the request: {str(error)[:200]}") from None
         return message
 
-    def _rows(self, message: Any, info: ModelInfo, given: Any, field: str, count: str) -> None:
+    def _rows(self, message: Any, info: ModelInfo, values: Any, field: str, count: str) -> None:
         """Rows as a list, or by input in an object."""
-        if isinstance(given, dict) and field == "rows":
+        if isinstance(values, dict) and field == "rows":
             tensors = {tensor.name: tensor for tensor in info.inputs}
-            if unknown := [name for name in given if name not in tensors]:
+            if unknown := [name for name in values if name not in tensors]:
                 raise BadRequest(f"rows are of {unknown[0][:40]!r}; the model has the inputs {', '.join(tensors)}")
-            for name, rows in given.items():
+            for name, rows in values.items():
                 message.inputs.add(name=name, rows=self._packed(tensors[name], rows))
-            setattr(message, count, max(map(len, given.values()), default=0))
+            setattr(message, count, max(map(len, values.values()), default=0))
             return
         if len(info.inputs) > 1:
             names = ", ".join(tensor.name for tensor in info.inputs)
             raise BadRequest(
                 f"model '{info.name}' has the inputs {names}: {field} by name, in an object, were expected"
             )
-        setattr(message, field, self._packed(info.inputs[0], given))
-        setattr(message, count, len(given))
+        setattr(message, field, self._packed(info.inputs[0], values))
+        setattr(message, count, len(values))
 
     def _packed(self, tensor: TensorInfo, rows: Any) -> bytes:
         """Raises BadRequest, ResourceExhausted."""
@@ -194,8 +198,8 @@ def _bound_lists(body: dict[str, Any]) -> None:
         )
 
 
-def _told(form: Told, kind: type[Message], data: bytes) -> dict[str, Any]:
-    return form.told(kind.FromString(data))
+def _encoded(form: ResponseForm, kind: type[Message], data: bytes) -> dict[str, Any]:
+    return form.encode(kind.FromString(data))
 
 
 def _update(data: bytes) -> bytes:
@@ -206,8 +210,8 @@ async def _one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _model(asked: Asked) -> dict[str, Any]:
-    return {"model_name": asked.path["name"], "model_version": asked.path.get("version", "")}
+def _model(request: HttpRequest) -> dict[str, Any]:
+    return {"model_name": request.path["name"], "model_version": request.path.get("version", "")}
 
 
 Shape = Callable[[Any], tuple[int, ...]]
@@ -226,7 +230,7 @@ def _curves(message: Any) -> tuple[int, ...]:
     return len(message.sources), len(message.destinations), message.points
 
 
-# Of each message its packed fields: their numbers, and their shape.
+# Packed fields of each message: the type of their numbers, and their shape.
 PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
     {
         "ExplainResponse": {
@@ -281,29 +285,29 @@ Write = Callable[[np.ndarray[Any, Any]], Any]
 
 
 def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
-    """For `orjson`: fields by name; messages and arrays that are not there are left out. `write`: what an array
-    becomes, nested lists unless it is given."""
+    """A message for `orjson`: fields by name, without unset messages and arrays. `write` converts an array; the
+    default gives nested lists."""
     write = write or fragment
     packed = PACKED.get(message.DESCRIPTOR.name, {})
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.type == field.TYPE_BYTES:
             dtype, shape = packed[field.name]
             if value:
-                found[field.name] = write(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
+                fields[field.name] = write(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
         elif not field.has_presence or message.HasField(field.name):
-            found[field.name] = _value(field, value, write)
-    return found
+            fields[field.name] = _value(field, value, write)
+    return fields
 
 
 def _value(field: Any, value: Any, write: Write) -> Any:
-    """Of a field that holds no bytes."""
+    """The value of a field that does not hold bytes."""
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
         return dict(value)
     if field.is_repeated:
-        return [plain(one, write) if inner is not None else _number(one) for one in value]
+        return [plain(item, write) if inner is not None else _number(item) for item in value]
     return plain(value, write) if inner is not None else _number(value)
 
 
@@ -328,20 +332,20 @@ GRAIN = 8  # bytes, so that any type can be read where it lies
 KEY = "$array"
 
 
-class Told:
-    """One answer in the form that was asked for: each message by `told`, all of them by `answer`."""
+class ResponseForm:
+    """Encoder of one response in the requested form. `encode` converts each message, `answer` all of them."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.packed = KIND in asked.headers.get("accept", "").lower()
+    def __init__(self, request: HttpRequest) -> None:
+        self.packed = KIND in request.headers.get("accept", "").lower()
         self._parts: list[bytes] = []
         self._size = 0
 
-    def told(self, message: Any) -> dict[str, Any]:
-        """For `answer`, or a part of what it is given."""
+    def encode(self, message: Any) -> dict[str, Any]:
+        """A message as an argument for `answer`, or as a part of one."""
         return plain(message, self._kept if self.packed else fragment)
 
     def answer(self, value: object) -> Answer:
-        """Of dicts, lists, strings and numbers."""
+        """The response with a value of dicts, lists, strings and numbers."""
         if not self.packed:
             return json_answer(value)
         head = orjson.dumps(value)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP, with Triton's extensions: what each route answers."""
+"""Open Inference Protocol over HTTP, with Triton's extensions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kanserve.grpc_api import model_codec
 from kanserve.grpc_api.call_context import ID_HEADER, Call
 from kanserve.grpc_api.inference import EXTENSIONS, InferenceService, only_repository
 from kanserve.rest import infer_json, json_document
-from kanserve.rest.exchange import Answer, Asked, json_answer
+from kanserve.rest.exchange import Answer, HttpRequest, json_answer
 from kanserve.services.control import Catalogue, Control
 from kanserve.version import version
 
@@ -23,88 +23,88 @@ INDEX_VALUES = 64  # of a request for the repository's index, which has one
 
 
 class Oip:
-    """From a request to a use case and back. `typed`: bytes of one tensor as numbers in JSON."""
+    """Routes of the Open Inference Protocol. `typed`: bytes of one tensor as numbers in JSON."""
 
     def __init__(self, service: InferenceService, catalogue: Catalogue, control: Control, typed: int) -> None:
         self._service, self._catalogue, self._control, self._typed = service, catalogue, control, typed
         self._metadata = json_answer({"name": "kanserve", "version": version(), "extensions": EXTENSIONS})
 
-    async def server(self, asked: Asked, call: Call) -> Answer:
+    async def server(self, request: HttpRequest, call: Call) -> Answer:
         """Name, version, and the extensions that are implemented."""
         return self._metadata
 
-    async def live(self, asked: Asked, call: Call) -> Answer:
+    async def live(self, request: HttpRequest, call: Call) -> Answer:
         """200 while the process means to go on, or 400, Triton's word for no."""
         return _yes(call, self._catalogue.live(), "the server is on its way out")
 
-    async def ready(self, asked: Asked, call: Call) -> Answer:
+    async def ready(self, request: HttpRequest, call: Call) -> Answer:
         """200 once every version is loaded, until the server begins to leave."""
         return _yes(call, self._catalogue.ready(), "the server is not ready")
 
-    async def model_ready(self, asked: Asked, call: Call) -> Answer:
+    async def model_ready(self, request: HttpRequest, call: Call) -> Answer:
         """Whether a version can be used."""
-        return _yes(call, self._catalogue.model_ready(*_model(asked)), "Model version not ready")
+        return _yes(call, self._catalogue.model_ready(*_model(request)), "Model version not ready")
 
-    async def metadata(self, asked: Asked, call: Call) -> Answer:
+    async def metadata(self, request: HttpRequest, call: Call) -> Answer:
         """Names, datatypes and shapes of inputs and outputs; what people call their numbers, where somebody said."""
-        info, versions = self._catalogue.info(*_model(asked))
-        told = plain(model_codec.metadata(info, versions))
-        del told["parameters"]  # lists are lists here
+        info, versions = self._catalogue.info(*_model(request))
+        document = plain(model_codec.metadata(info, versions))
+        del document["parameters"]  # lists are lists here
         named = {} if info.manifest is None else model_codec.named(info.manifest.names)
-        return json_answer(told | ({"parameters": named} if named else {}))
+        return json_answer(document | ({"parameters": named} if named else {}))
 
-    async def config(self, asked: Asked, call: Call) -> Answer:
+    async def config(self, request: HttpRequest, call: Call) -> Answer:
         """The configuration Triton would have made."""
-        model = self._catalogue.model(*_model(asked))
+        model = self._catalogue.model(*_model(request))
         return await asyncio.to_thread(lambda: json_answer(plain(model_codec.config(model.info, model.serving))))
 
-    async def statistics(self, asked: Asked, call: Call) -> Answer:
+    async def statistics(self, request: HttpRequest, call: Call) -> Answer:
         """Counts and durations since the start, of all models or of one."""
-        found = self._catalogue.statistics(*_model(asked))
-        return await asyncio.to_thread(lambda: json_answer(plain(model_codec.statistics(found))))
+        models = self._catalogue.statistics(*_model(request))
+        return await asyncio.to_thread(lambda: json_answer(plain(model_codec.statistics(models))))
 
-    async def index(self, asked: Asked, call: Call) -> Answer:
+    async def index(self, request: HttpRequest, call: Call) -> Answer:
         """Every version found, with its state and what is wrong with it."""
-        only_repository(asked.path.get("repository", ""))
-        wanted = json_document.read(asked.body, INDEX_VALUES) if asked.body else {}
-        ready = wanted.get("ready", False) if isinstance(wanted, dict) else None
+        only_repository(request.path.get("repository", ""))
+        body = json_document.read(request.body, INDEX_VALUES) if request.body else {}
+        ready = body.get("ready", False) if isinstance(body, dict) else None
         if not isinstance(ready, bool):
             raise BadRequest("Invalid value for 'ready': expected a boolean, in an object")
-        found = self._catalogue.index(only_ready=ready)
+        statuses = self._catalogue.index(only_ready=ready)
         return Answer(
             orjson.dumps(
                 [
-                    {"name": one.name, "version": str(one.version), "state": one.state}
-                    | ({"reason": one.reason} if one.reason else {})
-                    for one in found
+                    {"name": status.name, "version": str(status.version), "state": status.state}
+                    | ({"reason": status.reason} if status.reason else {})
+                    for status in statuses
                 ]
             )
         )
 
-    async def load(self, asked: Asked, call: Call) -> Answer:
+    async def load(self, request: HttpRequest, call: Call) -> Answer:
         """As it lies in the repository; refused unless models are loaded by hand."""
-        await self._control.load(asked.path["name"], _parameters(asked))
+        await self._control.load(request.path["name"], _parameters(request))
         return Answer()
 
-    async def unload(self, asked: Asked, call: Call) -> Answer:
-        """Refused as `load`."""
-        await self._control.unload(asked.path["name"], _parameters(asked))
+    async def unload(self, request: HttpRequest, call: Call) -> Answer:
+        """Unload a model; the server rejects this as in `load`."""
+        await self._control.unload(request.path["name"], _parameters(request))
         return Answer()
 
-    async def infer(self, asked: Asked, call: Call) -> Answer:
+    async def infer(self, http_request: HttpRequest, call: Call) -> Answer:
         """Inference, from JSON or bytes."""
-        if asked.headers.get(infer_json.HEADER_LENGTH) == "0":
-            request, binary = infer_json.bare(asked, call, self._catalogue.info(*_model(asked))[0])
+        if http_request.headers.get(infer_json.HEADER_LENGTH) == "0":
+            request, binary = infer_json.bare(http_request, call, self._catalogue.info(*_model(http_request))[0])
         else:
-            request, binary = await infer_json.request(asked, call, self._typed)
+            request, binary = await infer_json.request(http_request, call, self._typed)
         response = await self._service.run(request, call)
         return await infer_json.answer(response, binary, self._typed)
 
 
-def unsupported(what: str) -> Callable[[Asked, Call], Awaitable[Answer]]:
+def unsupported(what: str) -> Callable[[HttpRequest, Call], Awaitable[Answer]]:
     """A method that refuses with a sentence what Triton has."""
 
-    async def refuse(asked: Asked, call: Call) -> Answer:
+    async def refuse(request: HttpRequest, call: Call) -> Answer:
         raise Unsupported(f"{what} is not supported by kanserve")
 
     return refuse
@@ -117,33 +117,33 @@ def _yes(call: Call, answer: bool, otherwise: str) -> Answer:
     return Answer(body, status=HTTPStatus.BAD_REQUEST, headers={ID_HEADER: call.request_id})
 
 
-def _parameters(asked: Asked) -> set[str]:
+def _parameters(request: HttpRequest) -> set[str]:
     """The names of what a request to load or unload says beside. Raises BadRequest, Unsupported."""
-    only_repository(asked.path.get("repository", ""))
-    said = json_document.read(asked.body, INDEX_VALUES) if asked.body else {}
-    parameters = said.get("parameters", {}) if isinstance(said, dict) else None
+    only_repository(request.path.get("repository", ""))
+    body = json_document.read(request.body, INDEX_VALUES) if request.body else {}
+    parameters = body.get("parameters", {}) if isinstance(body, dict) else None
     if not isinstance(parameters, dict):
         raise BadRequest("Invalid value for 'parameters': expected an object, in an object")
     return set(parameters)
 
 
-def _model(asked: Asked) -> tuple[str, str]:
-    return asked.path.get("name", ""), asked.path.get("version", "")
+def _model(request: HttpRequest) -> tuple[str, str]:
+    return request.path.get("name", ""), request.path.get("version", "")
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Name of a field -> its value; messages that are not set are left out."""
-    found: dict[str, Any] = {}
+    """A message as a dict; unset messages are left out."""
+    fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             inner = field.message_type.fields_by_name["value"]
-            found[field.name] = {key: _value(inner, value[key]) for key in value}
+            fields[field.name] = {key: _value(inner, value[key]) for key in value}
         elif field.is_repeated:
-            found[field.name] = [_value(field, item) for item in value]
+            fields[field.name] = [_value(field, item) for item in value]
         elif not field.has_presence or message.HasField(field.name):
-            found[field.name] = _value(field, value)
-    return found
+            fields[field.name] = _value(field, value)
+    return fields
 
 
 def _value(field: Any, value: Any) -> Any:

@@ -33,7 +33,7 @@ from kanserve.grpc_api.call_context import Call
 from kanserve.pb import kan_pb2
 from kanserve.report.selection import Curves, Plan
 from kanserve.rest import json_document, kan
-from kanserve.rest.exchange import Answer, Asked, Method, Refused, json_answer
+from kanserve.rest.exchange import Answer, HttpRequest, Method, Refused, json_answer
 from kanserve.rest.kan import KanPages
 from kanserve.services import report, statistics
 from kanserve.services.explain import Insights
@@ -86,13 +86,13 @@ class _File:
 class StaticPage:
     """Answers for the page's addresses."""
 
-    async def root(self, asked: Asked, call: Call) -> Answer:
+    async def root(self, asked: HttpRequest, call: Call) -> Answer:
         """To the page, wherever this is."""
         return Answer(
             status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
         )
 
-    async def file(self, asked: Asked, call: Call) -> Answer:
+    async def file(self, asked: HttpRequest, call: Call) -> Answer:
         """A file, or index.html for what is none. Raises Refused."""
         path = asked.path.get("rest", "")
         name = path.removeprefix(FOLDER)
@@ -103,7 +103,7 @@ class StaticPage:
         return _answer(_index(path.count("/") if "rest" in asked.path else -1), asked)
 
 
-def _answer(file: _File, asked: Asked) -> Answer:
+def _answer(file: _File, asked: HttpRequest) -> Answer:
     packs = "gzip" in asked.headers.get("accept-encoding", "").lower()
     tag = f'"{file.tag}{"-z" if packs else ""}"'
     headers = {**HEADERS, "etag": tag, "vary": "accept-encoding"}
@@ -162,11 +162,11 @@ class Views:
             "report": ("GET", self._card.report),
         }
 
-    async def rows(self, asked: Asked, call: Call) -> Answer:
+    async def rows(self, asked: HttpRequest, call: Call) -> Answer:
         """Some of the latest that a version was asked, the newest first, where the operator has them kept."""
         name = asked.path["name"]
         call.facts["model"] = name[:128]
-        kept = statistics.kept(self._kan, name, asked.path.get("version", ""))
+        kept = statistics.recent_rows(self._kan, name, asked.path.get("version", ""))
         call.facts |= {"version": kept.info.version, "rows": len(kept.rows)}
         told = {
             "model_name": kept.info.name,
@@ -185,7 +185,7 @@ class Views:
 
         return await asyncio.to_thread(answer)
 
-    async def coverage(self, asked: Asked, call: Call) -> Answer:
+    async def coverage(self, asked: HttpRequest, call: Call) -> Answer:
         """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
         message = await self._pages.message(asked, kan_pb2.GetStatisticsRequest)
         call.adopt(message.id)
@@ -200,18 +200,18 @@ class Views:
 
         return await asyncio.to_thread(answer)
 
-    async def overview(self, asked: Asked, call: Call) -> Answer:
+    async def overview(self, asked: HttpRequest, call: Call) -> Answer:
         """A summary of all versions."""
         told = await self._operations.overview()
         return await asyncio.to_thread(json_answer, told)
 
-    async def operations(self, asked: Asked, call: Call) -> Answer:
+    async def operations(self, asked: HttpRequest, call: Call) -> Answer:
         """How the server does. A request may say `since` when the page knows the readings."""
         said = json_document.read(asked.body, VALUES) if asked.body else {}
         since = said.get("since", 0) if isinstance(said, dict) and set(said) <= {"since"} else None
         if isinstance(since, bool) or not isinstance(since, int | float) or not math.isfinite(since):
             raise BadRequest('expected an object with `since`, seconds since the epoch, such as {"since": 0}')
-        told = await self._operations.tell(float(since))
+        told = await self._operations.report(float(since))
         return await asyncio.to_thread(json_answer, told)
 
 
@@ -238,7 +238,7 @@ class Card:
     def __init__(self, kan: Kan, bound: Bound | None = None) -> None:
         self._kan, self._once = kan, Once(bound or Bound())
 
-    async def report(self, asked: Asked, call: Call) -> Answer:
+    async def report(self, asked: HttpRequest, call: Call) -> Answer:
         """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does,
         ServerDeadlineExceeded and QueueFull."""
         model, manifest = self._kan.describe(asked.path["name"], asked.path.get("version", ""))

@@ -1,1 +1,1 @@
-"""The server process: application, supervisor of workers, credentials, watchdog."""
+"""Server process: application, supervisor of workers, credential reload and watchdog."""

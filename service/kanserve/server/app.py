@@ -1,11 +1,12 @@
-"""The page: build everything from the settings, wire it, run, drain, stop. No logic.
+"""Application: build all parts from the settings, wire them, run, drain, stop.
 
-The order at the start: ports first, so that probes get an honest "not yet";
-then the models; then ready. At the end: not ready, but answering, until the
-load balancers have noticed; then a moment of clean refusals; then every connection
-is told that this is the end while all answers are held, because a server that stops
-under load cancels calls that arrive meanwhile (grpc/grpc#41785); then what is in
-flight ends; the metrics last, so that the end can be seen.
+At the start, the server first opens its ports, so that probes get "not ready", then loads the models, and then becomes
+ready.
+
+At the end, it reports "not ready" and keeps answering until the load balancers have noticed. Then it rejects new
+requests for a moment. Then it announces the end to every connection while it holds all responses. The reason is that a
+server that stops under load cancels calls that arrive meanwhile (grpc/grpc#41785). Then the in-flight requests end. The
+metrics port closes last.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.services import Health, Reflection
 from kanserve.insight.store import StatisticsStore
 from kanserve.models.admission import unfinished
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics, ModelMetrics
@@ -80,11 +81,17 @@ def _http_application(*parts: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Of a server among several behind one port. `together`: until it is set, it tells nobody that it is ready;
-    `late`: the others answer, and it does once it can; `metrics`: the address of those of all; `relay`: to them; it is
-    the one of this `number` of so many `workers`."""
+    """Context of a worker among several behind one port.
 
-    together: asyncio.Event
+    all_ready  set when all workers are ready; until then the worker reports "not ready"
+    late      whether the other workers serve already; then the worker loads its models before it opens its ports
+    metrics   address of the metrics of all workers
+    relay     channel to the other workers
+    number    number of the worker
+    workers   number of all workers
+    """
+
+    all_ready: asyncio.Event
     late: bool
     metrics: str
     relay: WorkerBus
@@ -93,7 +100,7 @@ class WorkerContext:
 
 
 class App:
-    """One server. `start`, `load`, then `drain`; all on one event loop."""
+    """Server with its parts. Call `start`, `load`, then `drain`, all on one event loop."""
 
     def __init__(self, settings: Settings, place: WorkerContext | None = None) -> None:
         """Raises ConfigError. Binds nothing. Needs a running event loop. `place`: among several."""
@@ -101,17 +108,17 @@ class App:
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
         if settings.exposed:
             log.warning("insecure_address", host=settings.host, why=settings.exposed, advice="docs/serving.md, Access")
-        settings = self._settings = with_request_limit(factory.settled(settings))
+        settings = self._settings = with_request_limit(factory.with_transport(settings))
         budget = settings.threads or resources.budget()
         loop = asyncio.get_running_loop()
         loop.set_default_executor(resources.pool(budget + WAITING, "work", settings.compute_nice))
         self.lifecycle = Lifecycle()
-        self.look = asyncio.Event()
+        self.rescan_requested = asyncio.Event()
         self.registry = Registry(by_hand=settings.model_control == "explicit")
-        self._tracing, kind = _traced(wanted=settings.traces)
+        self._tracing, kind = _traced(enabled=settings.traces)
         self.metrics = Metrics(kind)
-        runtime, kept = base.load(settings.backend), _keeping(settings, place)
-        self._rollout = Rollout(settings, runtime, budget, self.registry, self.metrics, self._changed, kept)
+        runtime, store = base.load(settings.backend), _keeping(settings, place)
+        self._reconciler = Reconciler(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
         catalogue = Catalogue(self.registry, self.lifecycle)
         kan = Kan(
             self.registry,
@@ -127,7 +134,7 @@ class App:
         self._health = Health(catalogue, services.NAMES, settings.max_watch_streams)
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
-        self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
+        self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
         service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
         views = KanService(kan, self._control, self.metrics, self._watches)
         mirror = Reflection(services.NAMES) if settings.reflection else None
@@ -164,14 +171,14 @@ class App:
             self._metrics_server.close()
             raise
         self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), memory.give_back())]
-        found = {"grpc": ports.grpc, "http": ports.http}
-        addresses = {name: f"{settings.host}:{port}" for name, port in found.items() if port is not None}
+        port_numbers = {"grpc": ports.grpc, "http": ports.http}
+        addresses = {name: f"{settings.host}:{port}" for name, port in port_numbers.items() if port is not None}
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
 
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, until `stop`, whatever one of them does. Raises ConfigError for what concerns
         all."""
-        await _unless(stop, self._rollout.load(stop))
+        await _unless(stop, self._reconciler.load(stop))
         await _unless(stop, self._control.listen(until_done=True))
         await self._changed()
 
@@ -181,17 +188,21 @@ class App:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Models come and go inside, as the repository has them; `look` has it looked at now."""
-        tasks = [asyncio.create_task(work) for work in (self._rollout.watch(self.look), self._control.listen())]
+        """Context in which models are loaded and unloaded as the repository changes; `rescan_requested` starts a
+        scan."""
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._reconciler.watch(self.rescan_requested), self._control.listen())
+        ]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:
-        """Be ready only once those are who start beside, as `together` says, or `stop`."""
-        both = [asyncio.ensure_future(event.wait()) for event in (together, stop)]
+    async def join(self, all_ready: asyncio.Event, stop: asyncio.Event) -> None:
+        """Become ready only when all workers are, which `all_ready` reports, or at `stop`."""
+        both = [asyncio.ensure_future(event.wait()) for event in (all_ready, stop)]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for waiting in both:
             waiting.cancel()
@@ -201,7 +212,7 @@ class App:
     def change(self, change: Change) -> None:
         """Take over what may change while the server runs."""
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
-        self._renewal.asked(settings.credential_poll_seconds)
+        self._renewal.reschedule(settings.credential_poll_seconds)
         logs.configure(settings.log_format, settings.log_level)
         self.guard.lines = AccessLog(settings.access_log)
         self.guard.limit(settings.max_inflight_requests, settings.max_inflight_bytes)
@@ -265,7 +276,7 @@ class App:
 
 
 def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore | None:
-    """Where statistics are kept, if anywhere."""
+    """The store of the statistics; None without `state_dir`."""
     if settings.state_dir is None:
         return None
     return (
@@ -275,9 +286,10 @@ def _keeping(settings: Settings, place: WorkerContext | None) -> StatisticsStore
     )
 
 
-def _traced(*, wanted: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
-    """What traces calls, and counts runs for it; imported where it is asked for. Raises ConfigError."""
-    if not wanted:
+def _traced(*, enabled: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
+    """The tracer, which also counts executions, or None. The libraries are imported only if the setting is on.
+    Raises ConfigError."""
+    if not enabled:
         return None, ModelMetrics
     try:
         from kanserve.observability import tracing  # loads OpenTelemetry
@@ -306,10 +318,10 @@ async def serve(
     signals = Signals(asyncio.get_running_loop(), worker=place is not None)
     app = App(settings, place)
     app.lifecycle.waiting = place is not None
-    signals.again.append(app.look.set)
+    signals.on_hangup.append(app.rescan_requested.set)
     if changes is not None:
         changes.tell(app.change)
-        signals.again.append(changes.asked)
+        signals.on_hangup.append(changes.asked)
     watch = app.watch(signals.stop)
     late = place is not None and place.late
     if late:
@@ -328,7 +340,7 @@ async def serve(
         if ready is not None:
             ready(addresses)
     if place is not None:
-        await app.join(place.together, signals.stop)
+        await app.join(place.all_ready, signals.stop)
     async with app.watching():
         await signals.stop.wait()
     return await _leave(app, signals, watch)
@@ -344,7 +356,7 @@ async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
 
 def metrics_server(page: MetricsPage, settings: Settings) -> MetricsServer:
     """The server of the metrics port. Raises ConfigError."""
-    endpoints.every(settings)
+    endpoints.server_ports(settings)
     port = endpoints.Port.metrics(settings)
     try:
         return MetricsServer(page, port.host, port.port, settings.scrape_timeout)
@@ -353,15 +365,15 @@ def metrics_server(page: MetricsPage, settings: Settings) -> MetricsServer:
 
 
 class Signals:
-    """What was asked of the process: `stop`, and `hurry` by a second signal.
+    """Handler of the process signals, which sets `stop`, and `hurry` at a second signal.
 
-    Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP means that the
-    terminal is gone; without one, and to a worker, it has everything in `again` called.
+    Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP on a terminal means
+    that the terminal is gone. Otherwise, and for a worker, SIGHUP calls everything in `on_hangup`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, worker: bool = False) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
-        self.again: list[Callable[[], None]] = []
+        self.on_hangup: list[Callable[[], None]] = []
         self.patient = True
         terminal = sys.stdin is not None and sys.stdin.isatty()
         self._terminal, self._hangs_up = worker or terminal, terminal and not worker
@@ -371,7 +383,7 @@ class Signals:
     def _arrived(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP and not self._hangs_up:
             log.info("reload_requested")
-            for ask in self.again:
+            for ask in self.on_hangup:
                 ask()
             return
         if self.stop.is_set():
@@ -382,10 +394,10 @@ class Signals:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Work that is given up at `stop`."""
-    task, told = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
+    """Run `work`, and cancel it at `stop`."""
+    task, waiter = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -407,15 +419,16 @@ def with_request_limit(settings: Settings) -> Settings:
     operator has set it. Reads the manifests; graphs without one do not say how large they are."""
     if "max_request_bytes" in settings.model_fields_set:
         return settings
-    wanted = min(MOST, max(_batches(settings), default=0))
-    if wanted <= settings.max_request_bytes:
+    needed = min(MOST, max(_batches(settings), default=0))
+    if needed <= settings.max_request_bytes:
         return settings
-    limits_log.info("request_limit_raised", max_request_bytes=wanted)
-    return settings.model_copy(update={"max_request_bytes": wanted})
+    limits_log.info("request_limit_raised", max_request_bytes=needed)
+    return settings.model_copy(update={"max_request_bytes": needed})
 
 
 def _batches(settings: Settings) -> Iterator[int]:
-    """Bytes of a full batch of each version. What cannot be read is left to its load, which says why."""
+    """The bytes of a full batch of each version. A version that cannot be read is skipped, because its load reports
+    the reason."""
     try:
         candidates = layout.scan(settings.repository, plain_onnx=False, hard_links=settings.allow_hard_links)
     except ConfigError:

@@ -1,6 +1,7 @@
-"""Certificates and the file of tokens are looked at again and again, and taken over where they have changed.
+"""Reload of certificates and of the token file while the server runs.
 
-What is broken changes nothing: what was served goes on, with a line and a metric, until the files are good.
+Invalid files change nothing: the server keeps the previous credentials, and reports the failure in the log and as a
+metric.
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ log = logs.get_logger("credentials")
 
 @dataclass(slots=True)
 class Source(Generic[T]):
-    """Something in files: `read` them (raises ConfigError), `take` what they say, which is `now` in effect. `reason`:
-    why they could not be taken when they were looked at last."""
+    """Credentials in files.
+
+    what    name for logs and metrics
+    read    reads the files; raises ConfigError
+    take    applies new contents
+    now     contents in effect
+    reason  failure of the last reload, or ""
+    """
 
     what: str
     read: Callable[[], T | None]
@@ -45,18 +52,19 @@ class Source(Generic[T]):
 
 
 class Renewal:
-    """Reads certificates and tokens from their files again, every `credential_poll_seconds` and if `asked`. `run` is a
-    task of the server.
+    """Reloader of certificates and tokens. `run` is a task of the server, which reads the files every
+    `credential_poll_seconds` and after `reschedule`.
 
-    A revoked token must end soon, so a change of the token file's size or times starts a reading too. The server sees
-    such a change within a twentieth of `credential_poll_seconds`."""
+    A revoked token must end soon, so a change of the token file's size or times also starts a reload. The server sees
+    such a change within a twentieth of `credential_poll_seconds`.
+    """
 
     def __init__(
         self, settings: Settings, gate: Authenticator | None, transports: Transports, metrics: Metrics
     ) -> None:
         self._settings, self._transports, self._metrics = settings, transports, metrics
         self._every = settings.credential_poll_seconds
-        self._asked = asyncio.Event()
+        self._wake = asyncio.Event()
         self._certificates = self._tokens = None
         if transports.tls is not None:
             self._expires(transports.tls)
@@ -69,27 +77,27 @@ class Renewal:
         for what in (CERTIFICATES, TOKENS):
             self._refused(what, "")
 
-    def asked(self, every: float) -> None:
-        """Look soon, and then at intervals of so many seconds."""
+    def reschedule(self, every: float) -> None:
+        """Reload soon, and then every `every` seconds."""
         self._every = every
-        self._asked.set()
+        self._wake.set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Reload until cancelled."""
         looked = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), self._pause())
-            if not (self._asked.is_set() or time.monotonic() >= looked + self._every):
+                await asyncio.wait_for(self._wake.wait(), self._pause())
+            if not (self._wake.is_set() or time.monotonic() >= looked + self._every):
                 if self._tokens is not None and await asyncio.to_thread(self._touched):
-                    await self._look(self._tokens)
+                    await self._reload(self._tokens)
                 continue
-            self._asked.clear()
+            self._wake.clear()
             looked = time.monotonic()
             if self._certificates is not None:
-                await self._look(self._certificates)
+                await self._reload(self._certificates)
             if self._tokens is not None:
-                await self._look(self._tokens)
+                await self._reload(self._tokens)
 
     def _pause(self) -> float:
         if self._tokens is None:
@@ -105,18 +113,18 @@ class Renewal:
         if self._file is None:
             return ()
         try:
-            found = os.stat(self._file)
+            status = os.stat(self._file)
         except OSError:
             return (math.inf,)
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
 
-    async def _look(self, source: Source[T]) -> None:
+    async def _reload(self, source: Source[T]) -> None:
         reason = ""
         try:
-            found = await asyncio.to_thread(source.read)
-            if found is not None and found != source.now:
-                await source.take(found)
-                source.now = found
+            content = await asyncio.to_thread(source.read)
+            if content is not None and content != source.now:
+                await source.take(content)
+                source.now = content
                 self._metrics.number("kanserve_credential_reloads_total").labels(source.what).inc()
         except ConfigError as error:
             reason = str(error)
@@ -125,18 +133,18 @@ class Renewal:
         source.reason = reason
         self._refused(source.what, reason)
 
-    async def _show(self, found: Tls) -> None:
-        await self._transports.renew(found)
-        self._expires(found)
-        endpoints.told(found, self._settings)
+    async def _show(self, tls: Tls) -> None:
+        await self._transports.renew(tls)
+        self._expires(tls)
+        endpoints.log_certificate(tls, self._settings)
 
-    async def _admit(self, found: Credentials) -> None:
+    async def _admit(self, credentials: Credentials) -> None:
         if self._gate is not None:
-            self._gate.take(found)
-            authenticator.told(found, self._settings)
+            self._gate.take(credentials)
+            authenticator.told(credentials, self._settings)
 
-    def _expires(self, found: Tls) -> None:
-        self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(found.expires)
+    def _expires(self, tls: Tls) -> None:
+        self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(tls.expires)
 
     def _refused(self, what: str, reason: str) -> None:
         self._metrics.number("kanserve_credential_reload_failed").labels(what).set(bool(reason))

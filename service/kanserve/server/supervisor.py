@@ -1,9 +1,10 @@
-"""Several servers behind one port: started, watched, replaced and ended by this process, which answers no call.
+"""Supervisor of several servers behind one port: it starts, watches, replaces and ends them, and answers no call.
 
-    await serve(settings, ready)      as `app.serve`, with settings.workers > 1
+`await serve(settings, ready)` is used as `app.serve`, with settings.workers > 1.
 
-A worker is a process of its own (`kanserve.server.worker`), with its share of the threads. All accept from one socket
-that is bound here (asgi), or each from one of its own on the same port (grpcio), so the port outlives any of them.
+A worker is a process (`kanserve.server.worker`) with its share of the threads. With asgi, all workers accept from one
+socket that is bound here. With grpcio, each accepts from its own socket on the same port. So the port outlives any of
+them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ HURRIED = 5.0  # seconds for those who hurry, before they are killed
 SPARE = 3.0  # seconds in which a stuck worker can end by itself
 LINE = 2**20  # bytes that a worker says at most
 
-# Of one kind the last counts.
+# Kind of each order; of the orders of one kind, only the last one is kept.
 KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow", "reset": "reset"}
 Passed = Callable[[int, dict[str, Any]], None]  # by the worker of this number
 
@@ -54,16 +55,16 @@ async def serve(
     signals = app.Signals(asyncio.get_running_loop())
     page = MultiprocessMetrics()
     with (
-        _met(settings) as settings,
+        _shared_state_dir(settings) as settings,
         contextlib.ExitStack() as bound,
         contextlib.closing(app.metrics_server(page, settings)) as metrics,
     ):
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
         crew = Supervisor(settings, listeners, page, metrics.port)
-        signals.again.append(crew.look)
+        signals.on_hangup.append(crew.rescan)
         if changes is not None:
             changes.tell(crew.change)
-            signals.again.append(changes.asked)
+            signals.on_hangup.append(changes.asked)
         try:
             addresses = await crew.begin(signals.stop)
             if addresses:
@@ -83,13 +84,12 @@ async def serve(
 
 
 def _nobody(addresses: Mapping[str, str]) -> None:
-    """Nobody asked to be told."""
+    """Ignore the addresses."""
 
 
 @contextlib.contextmanager
-def _met(settings: Settings) -> Iterator[Settings]:
-    """With a folder where workers put what their statistics have counted, so that each answers for all: that of the
-    settings, or one that is gone with them."""
+def _shared_state_dir(settings: Settings) -> Iterator[Settings]:
+    """The settings with a folder in which workers share their statistics: the configured one, or a temporary one."""
     with contextlib.ExitStack() as stack:
         if settings.state_dir is None:
             try:
@@ -107,14 +107,14 @@ def _ports(settings: Settings) -> tuple[str, ...]:
 
 
 def _bound(settings: Settings, name: str) -> socket.socket:
-    """What the workers inherit for a port: a socket that listens, or for grpcio one that keeps the port for them."""
-    accepts = name == "http_port" or factory.taken(settings.transport) == "asgi"
+    """The socket of a port that the workers inherit: a listening one, or for grpcio one that reserves the port."""
+    accepts = name == "http_port" or factory.resolve_transport(settings.transport) == "asgi"
     port = (endpoints.Port.http if name == "http_port" else endpoints.Port.grpc)(settings)
-    return endpoints.bind(port, settings.keepalive_seconds) if accepts else endpoints.keep(port)
+    return endpoints.bind(port, settings.keepalive_seconds) if accepts else endpoints.reserve(port)
 
 
 class Supervisor:
-    """All workers. `begin` once, then `leave`."""
+    """Supervisor of all workers. Call `begin` once, then `leave`."""
 
     def __init__(
         self, settings: Settings, listeners: Mapping[str, socket.socket], page: MultiprocessMetrics, metrics: int
@@ -126,61 +126,62 @@ class Supervisor:
         self._settings = {**settings.model_dump(mode="json"), **own}
         here = "127.0.0.1" if settings.metrics_host == "0.0.0.0" else settings.metrics_host
         self._orders: list[dict[str, Any]] = []
-        given: dict[str, Any] = {
+        start_message: dict[str, Any] = {
             "settings": self._settings,
             "sockets": sockets,
             "metrics": f"{here}:{metrics}",
             "orders": self._orders,
             "of": settings.workers,
         }
-        self._posts = [WorkerProcess(number, given, page, self.passed) for number in range(settings.workers)]
+        self._workers = [WorkerProcess(number, start_message, page, self.passed) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
-        """For all that are there, and for those who come after."""
+        """Apply a change of settings to all workers, and to later ones."""
         logs.configure(change.live["log_format"], change.live["log_level"])
         self._settings.update(change.live)
-        for post in self._posts:
-            post.tell(change)
+        for child in self._workers:
+            child.apply_change(change)
 
     def passed(self, number: int, order: dict[str, Any]) -> None:
-        """A worker was told to do something with a model: for the others, and for those who come after."""
+        """Pass an order about a model, which one worker received, to all others and to later ones."""
         about = (order["model"], KINDS.get(order["do"]))
         self._orders[:] = [old for old in self._orders if (old["model"], KINDS.get(old["do"])) != about]
         self._orders.append(order)
-        for other, post in enumerate(self._posts):
+        for other, child in enumerate(self._workers):
             if other != number:
-                post.order(order)
+                child.order(order)
 
-    def look(self) -> None:
-        """Have the repository looked at now."""
-        for post in self._posts:
-            post.look()
+    def rescan(self) -> None:
+        """Have each worker scan the repository now."""
+        for child in self._workers:
+            child.rescan()
 
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
-        """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
-        starting = asyncio.gather(*(post.start() for post in self._posts))
+        """Start the workers, and wait until all are ready, or until `stop`, which gives no addresses. Returns the
+        addresses. Raises ConfigError."""
+        starting = asyncio.gather(*(child.start() for child in self._workers))
         if not await _before(starting, stop):
             starting.cancel()
             return {}
-        said = starting.result()
-        failed = next((one for one in said if "grpc" not in one), None)
+        replies = starting.result()
+        failed = next((reply for reply in replies if "grpc" not in reply), None)
         if failed is not None:
             raise ConfigError(f"a worker did not start: {failed.get('error', 'it ended without a word')}")
-        for post in self._posts:
-            post.go()
-        self._keeping = [asyncio.create_task(post.keep()) for post in self._posts]
-        return {name: said[0][name] for name in ("grpc", "http") if name in said[0]}
+        for child in self._workers:
+            child.go()
+        self._keeping = [asyncio.create_task(child.keep()) for child in self._workers]
+        return {name: replies[0][name] for name in ("grpc", "http") if name in replies[0]}
 
     async def leave(self, hurry: asyncio.Event, number: signal.Signals) -> bool:
         """Have all drain, and sooner with `hurry`. Returns whether all ended well."""
-        for post in self._posts:
-            post.leave(number)
-        ends = asyncio.gather(*(post.ended() for post in self._posts))
+        for child in self._workers:
+            child.leave(number)
+        ends = asyncio.gather(*(child.ended() for child in self._workers))
         if not await _before(ends, hurry):
             for number in (signal.SIGTERM, signal.SIGKILL):
-                for post in self._posts:
-                    post.leave(number)
+                for child in self._workers:
+                    child.leave(number)
                 await asyncio.wait({ends}, timeout=HURRIED)
         codes = await ends
         for task in self._keeping:
@@ -197,10 +198,12 @@ async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
 
 
 class WorkerProcess:
-    """The place of one worker: whoever has it is replaced when it ends."""
+    """Worker whose process is replaced when it exits."""
 
-    def __init__(self, number: int, given: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed) -> None:
-        self._number, self._given, self._page, self._passed = number, given, page, passed
+    def __init__(
+        self, number: int, start_message: Mapping[str, Any], page: MultiprocessMetrics, passed: Passed
+    ) -> None:
+        self._number, self._start_message, self._page, self._passed = number, start_message, page, passed
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
         self._change: Change | None = None
@@ -216,34 +219,34 @@ class WorkerProcess:
             stdin=pipe,
             stdout=pipe,
             limit=LINE,
-            pass_fds=tuple(self._given["sockets"].values()),
+            pass_fds=tuple(self._start_message["sockets"].values()),
             start_new_session=True,  # Ctrl-C is for this process, which passes it on
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        self._say({**self._given, "late": late, "number": self._number})
+        self._send({**self._start_message, "late": late, "number": self._number})
         if self._change is not None:
-            self.tell(self._change)
+            self.apply_change(self._change)
         line = await process.stdout.readline()
-        said: dict[str, str] = json.loads(line) if line else {}
-        if "metrics" in said:
-            self._page.joined(self._number, said["metrics"])
+        reply: dict[str, str] = json.loads(line) if line else {}
+        if "metrics" in reply:
+            self._page.joined(self._number, reply["metrics"])
             self._hearing = asyncio.create_task(self._hear(process, process.stdout))
-        return said
+        return reply
 
     def order(self, order: Mapping[str, Any]) -> None:
-        """What another one was told to do with a model."""
-        self._say({"order": order})
+        """Pass on an order about a model that another worker received."""
+        self._send({"order": order})
 
-    async def _hear(self, process: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
-        """Its signs of life, and what it passes on, until it ends. One that gives none for longer than it would itself
-        bear is killed: it was stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of
+    async def _hear(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
+        """Read the heartbeat and the orders of a worker until it exits. A worker without a heartbeat for longer than
+        its own limit is killed: it was paused, or its own watchdog hangs too. Time is counted in waits, as in
         `watchdog`."""
-        limit, silent = float(self._given["settings"]["loop_stall_seconds"]), 0.0
+        limit, silent = float(self._start_message["settings"]["loop_stall_seconds"]), 0.0
         while not limit or silent < limit + SPARE:
             try:
                 async with asyncio.timeout(worker.BEAT):
-                    line = await said.readline()
+                    line = await stdout.readline()
             except TimeoutError:
                 silent += worker.BEAT
             else:
@@ -258,18 +261,18 @@ class WorkerProcess:
 
     def go(self) -> None:
         """Tell it that all are ready."""
-        self._say({"all": True})
+        self._send({"all": True})
 
-    def look(self) -> None:
-        """Have it look at the repository now."""
-        self._say({"look": True})
+    def rescan(self) -> None:
+        """Have the worker scan the repository now."""
+        self._send({"look": True})
 
-    def tell(self, change: Change) -> None:
+    def apply_change(self, change: Change) -> None:
         """Settings have changed, or could not be read; whoever takes its place later is told too."""
         self._change = change
-        self._say({"change": asdict(change)})
+        self._send({"change": asdict(change)})
 
-    def _say(self, what: Mapping[str, Any]) -> None:
+    def _send(self, what: Mapping[str, Any]) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(json.dumps(what).encode() + b"\n")
 

@@ -1,10 +1,9 @@
-"""Whether the process still does what it is there for: a thread that asks the event loop for a sign of life, and sees
-for how long runs have been running.
+"""Watchdog thread, which checks that the event loop responds and that no execution hangs.
 
-A run that never ends cannot be taken back, and a loop that stands still answers nobody, so both end the process: a
-stuck loop at once, a stuck run after those calls that can still be answered. Whoever started the process starts
-another. Time is counted in this thread's own ticks, so a process that was stopped as a whole, as by a debugger or in a
-container that is paused, is not stuck when it goes on.
+An execution that hangs cannot be interrupted, and a blocked event loop answers no request. So both end the process: a
+blocked loop immediately, a hung execution after the calls that the server can still answer. The process manager starts
+another process. The thread counts time in its own ticks. So a process that was paused as a whole, as by a debugger,
+does not count as hung.
 """
 
 from __future__ import annotations
@@ -33,7 +32,12 @@ log = logs.get_logger("watchdog")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. `loop`: without a sign of life; `run`: of one run; 0: for ever. `leaving`: that an orderly end takes."""
+    """Time limits in seconds; 0: no limit.
+
+    loop     without a heartbeat of the event loop
+    run      of one execution
+    leaving  of a graceful shutdown
+    """
 
     loop: float
     run: float
@@ -41,12 +45,13 @@ class Patience:
 
     @property
     def tick(self) -> float:
-        """Between two looks."""
+        """Seconds between two checks."""
         return min([TICK, *(limit / 4 for limit in (self.loop, self.run) if limit)])
 
 
 class Watchdog:
-    """`stuck` is called on the loop when a run is, and should have the process leave."""
+    """Watchdog of one event loop. It calls `stuck` on the loop if an execution hangs, and `stuck` should end the
+    process."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, patience: Patience, metrics: Metrics, stuck: Callable[[], None]
@@ -65,7 +70,7 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
-        """Until `close`, or the end."""
+        """Check until `close`, or until the process ends."""
         silent, left, tick = 0.0, float("inf"), self._patience.tick
         while not self._ended.wait(tick):
             silent = 0.0 if self._heard.is_set() else silent + tick
@@ -80,13 +85,13 @@ class Watchdog:
             if left < 0:
                 log.error("shutdown_timed_out")
                 end()
-            if 0 < self._patience.run <= self._look(tick) and left == float("inf"):
+            if 0 < self._patience.run <= self._check_runs(tick) and left == float("inf"):
                 left = self._patience.leaving + SPARE
                 log.error("run_stalled", seconds=self._patience.run, runs=self._names())
                 self._loop.call_soon_threadsafe(self._stuck)
 
     def _ask(self) -> bool:
-        """For a sign of life. False where there is no loop any more."""
+        """Request a heartbeat of the event loop. False if the loop is closed."""
         if not self._heard.is_set():
             return True
         self._heard.clear()
@@ -96,7 +101,7 @@ class Watchdog:
             return False
         return True
 
-    def _look(self, tick: float) -> float:
+    def _check_runs(self, tick: float) -> float:
         """Seconds of the run that runs for longest."""
         self._runs = {number: self._runs.get(number, 0.0) + tick for number in resources.running()}
         longest = max(self._runs.values(), default=0.0)
@@ -105,7 +110,7 @@ class Watchdog:
 
     def _names(self) -> list[str]:
         """Threads with a run that is stuck; they are named after models."""
-        stuck = {number for number, seen in self._runs.items() if seen >= self._patience.run}
+        stuck = {number for number, seconds in self._runs.items() if seconds >= self._patience.run}
         return sorted(name for number, name in resources.running().items() if number in stuck)
 
 

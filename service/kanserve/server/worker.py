@@ -1,11 +1,12 @@
 """Worker process: one of several servers behind a port. The supervisor starts `python -m kanserve.server.worker`.
 
-On stdin comes one line of JSON: the settings, the sockets that are inherited, where the metrics of all are, and whether
-others serve already, who should not lose callers to one that still loads, and what they were told to do with models;
-then one more once all are ready, and one for each change of settings, each look at the repository that is asked for,
-and each such order that another worker got. Its end means that nobody watches any more, and the worker leaves. On
-stdout goes one line: where it listens, or why it does not; after that one for each order that callers gave to this one,
-and an empty one every second, as a sign of life of its event loop.
+The first line on stdin is a JSON object. It has the settings, the inherited sockets, the address of the common metrics,
+whether other workers serve already, and earlier orders about models. A later line reports that all workers are ready.
+Further lines carry changes of settings, requests to scan the repository, and orders that another worker received. If
+stdin closes, the supervisor is gone, and the worker stops.
+
+The first line on stdout has the worker's addresses, or the reason why it does not start. Further lines carry orders
+that clients gave to this worker. An empty line every second is the heartbeat of its event loop.
 """
 
 from __future__ import annotations
@@ -32,26 +33,32 @@ BEAT = 1.0  # seconds between two signs of life
 
 def main() -> int:
     """Returns 2 if the server does not start. Otherwise the process ends with the server."""
-    given = json.loads(sys.stdin.buffer.readline())
-    settings = Settings(**given["settings"])
-    endpoints.inherit({int(port): fd for port, fd in given["sockets"].items()})
+    start_message = json.loads(sys.stdin.buffer.readline())
+    settings = Settings(**start_message["settings"])
+    endpoints.inherit({int(port): fd for port, fd in start_message["sockets"].items()})
     logs.configure(settings.log_format, settings.log_level)
     try:
-        asyncio.run(watchdog.last(_serve(settings, given)))
+        asyncio.run(watchdog.last(_serve(settings, start_message)))
     except KanserveError as error:
-        _say({"error": str(error)})
+        _send({"error": str(error)})
         return 2
 
 
-async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
-    told, changes, relay = asyncio.Event(), Changes(), WorkerBus(pass_on=lambda order: _tell({"order": order}))
-    for order in given["orders"]:
+async def _serve(settings: Settings, start_message: Mapping[str, Any]) -> int:
+    all_ready, changes, relay = (
+        asyncio.Event(),
+        Changes(),
+        WorkerBus(pass_on=lambda order: _send_or_drop({"order": order})),
+    )
+    for order in start_message["orders"]:
         relay.orders.put_nowait(order)
-    place = app.WorkerContext(told, given["late"], given["metrics"], relay, given["number"], given["of"])
+    place = app.WorkerContext(
+        all_ready, start_message["late"], start_message["metrics"], relay, start_message["number"], start_message["of"]
+    )
     tasks = [asyncio.create_task(_listen(place, changes))]
 
     def ready(addresses: Mapping[str, str]) -> None:
-        _say(addresses)
+        _send(addresses)
         tasks.append(asyncio.create_task(_live()))
 
     try:
@@ -62,15 +69,15 @@ async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
 
 
 async def _live() -> None:
-    """A full pipe means that nobody listens, which must not hold anything up."""
+    """Send heartbeats. A full pipe means that the supervisor does not read, which must not block the worker."""
     os.set_blocking(sys.stdout.fileno(), False)
     while True:
-        _tell({})
+        _send_or_drop({})
         await asyncio.sleep(BEAT)
 
 
-def _tell(what: Mapping[str, Any]) -> None:
-    """A line that may get lost where nobody listens; an empty one for nothing."""
+def _send_or_drop(what: Mapping[str, Any]) -> None:
+    """Send a line that may get lost if the supervisor does not read; an empty one for an empty message."""
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), (json.dumps(what) if what else "").encode() + b"\n")
 
@@ -80,19 +87,19 @@ async def _listen(place: app.WorkerContext, changes: Changes) -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
     while line := await reader.readline():
-        said = json.loads(line)
-        if "change" in said:
-            changes.came(Change(**said["change"]))
-        elif "order" in said:
-            place.relay.orders.put_nowait(said["order"])
-        elif "look" in said:
+        message = json.loads(line)
+        if "change" in message:
+            changes.came(Change(**message["change"]))
+        elif "order" in message:
+            place.relay.orders.put_nowait(message["order"])
+        elif "look" in message:
             os.kill(os.getpid(), signal.SIGHUP)
         else:
-            place.together.set()
+            place.all_ready.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _say(what: Mapping[str, Any]) -> None:
+def _send(what: Mapping[str, Any]) -> None:
     print(json.dumps(dict(what)), flush=True)
 
 

@@ -1,1 +1,1 @@
-"""Use cases: plain types in, plain types out. No transport."""
+"""Use cases of the server, with plain types as input and output and no knowledge of a transport."""

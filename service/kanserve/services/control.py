@@ -1,4 +1,4 @@
-"""What the server is and holds: readiness, models, statistics, the index."""
+"""Use cases of model control: readiness, statistics, the repository index, default versions and shadow deployments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, NotFound, Unavailable
 from kanserve.models.model import Model
-from kanserve.models.reconciler import Rollout
+from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Choice, Entry, Registry, State
 from kanserve.models.shadow import Shadow
 from kanserve.observability import logs
@@ -20,7 +20,7 @@ from kanserve.types import ModelInfo, VersionStatus
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The use cases; one per server."""
+    """Use cases that read the state of the server; one object per server."""
 
     registry: Registry
     lifecycle: Lifecycle
@@ -83,7 +83,7 @@ log = logs.get_logger("models")
 
 @dataclass(frozen=True, slots=True)
 class VersionChoice:
-    """Which version of a model answers by default, and which did before."""
+    """Default version of a model, and the previous default version."""
 
     model: str
     version: int
@@ -92,20 +92,20 @@ class VersionChoice:
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """A call that another process has answered. This process names it in its log while it carries out the order."""
+    """Call that another worker has answered. This worker names it in its log while it carries out the order."""
 
     request_id: str
-    who: str
+    caller_name: str
     facts: dict[str, object] = field(default_factory=dict)
 
 
 def _nowhere(order: Order) -> None:
-    """Nobody serves beside."""
+    """Drop an order, because no other worker serves the port."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerBus:
-    """Between those who serve behind one port: `orders` that another one was given, and `pass_on` for one's own."""
+    """Channel between the workers behind one port. `orders` holds those of other workers, `pass_on` sends one's own."""
 
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
     pass_on: Callable[[Order], None] = _nowhere
@@ -113,30 +113,29 @@ class WorkerBus:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The use cases; one per server."""
+    """Use cases that change models; one object per server."""
 
-    rollout: Rollout
+    reconciler: Reconciler
     registry: Registry
     shadows: Shadows
     relay: WorkerBus
 
     async def load(self, name: str, parameters: Collection[str]) -> None:
-        """What lies in the repository under this name, as it is now. Raises what `Rollout.load_by_hand` does, and
-        BadRequest for parameters: a caller does not say what a model is."""
+        """Load the current files of a model from the repository. Raises what `Reconciler.load_by_hand` does, and
+        BadRequest for parameters, because a client cannot define a model."""
         self._check("load", parameters)
-        await self.rollout.load_by_hand(name)
+        await self.reconciler.load_by_hand(name)
         self._pass_on({"do": "load", "model": name})
 
     async def unload(self, name: str, parameters: Collection[str]) -> None:
-        """Its versions take no more requests. Raises NotFound."""
+        """Unload all versions of a model. Raises NotFound."""
         self._check("unload", set(parameters) - {"unload_dependents"})
-        await self.rollout.unload_by_hand(name)
+        await self.reconciler.unload_by_hand(name)
         self._pass_on({"do": "unload", "model": name})
 
     def promote(self, name: str, version: str) -> VersionChoice:
-        """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
-        chosen. The same choice again does not change the target of a rollback. Raises NotFound, FailedPrecondition,
-        BadRequest."""
+        """Set the default version of a model; "": the highest ready one. The same choice again does not change the
+        target of a rollback. Raises NotFound, FailedPrecondition, BadRequest."""
         before, choice = self._default(name), self.registry.choice(name)
         chosen = self._ready(name, version) if version else 0
         if choice is not None and choice.version == chosen:
@@ -186,9 +185,9 @@ class Control:
     async def _obey(self, order: Order) -> None:
         name = order["model"]
         if order["do"] == "load":
-            await self.rollout.load_by_hand(name)
+            await self.reconciler.load_by_hand(name)
         elif order["do"] == "unload":
-            await self.rollout.unload_by_hand(name)
+            await self.reconciler.unload_by_hand(name)
         elif order["do"] == "reset":
             model = self.registry.model(name, order["version"])
             if model is not None and model.live is not None:
@@ -215,12 +214,12 @@ class Control:
 
     def _take(self, name: str, choice: Choice, how: str) -> None:
         self.registry.choose(name, choice if choice.version else None)
-        self.rollout.chosen(name, how, choice.previous_version)
+        self.reconciler.chosen(name, how, choice.previous_version)
 
     def _pass_on(self, order: Order) -> None:
         """Pass the order on, together with the call that caused it."""
         call = logs.CALL.get()
-        by = {} if call is None else {"request_id": call.request_id, "caller": call.who}
+        by = {} if call is None else {"request_id": call.request_id, "caller": call.caller_name}
         self.relay.pass_on({**order, "by": by})
 
     def _default(self, name: str) -> int:
@@ -233,20 +232,20 @@ class Control:
         return entry.version
 
     def _check(self, what: str, parameters: Collection[str]) -> None:
-        if not self.rollout.by_hand:
+        if not self.reconciler.by_hand:
             raise Unavailable(NOT_EXPLICIT)
         if parameters:
             raise BadRequest(f"unrecognized {what} parameter '{min(parameters)[:64]}'.")
 
 
-def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
-    """For one server; `relay` to those who serve beside, if somebody does."""
-    return Control(rollout, registry, Shadows(registry, metrics), relay or WorkerBus())
+def build(reconciler: Reconciler, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
+    """The use cases of one server. `relay` is the channel to other workers, if there are any."""
+    return Control(reconciler, registry, Shadows(registry, metrics), relay or WorkerBus())
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """What a version did on the traffic of another. Differences as in `models.shadow`."""
+    """Results of a version on mirrored traffic. The differences are those of `models.shadow`."""
 
     model: str
     version: int
@@ -263,14 +262,14 @@ class ShadowReport:
 
 
 class Shadows:
-    """One of each model at most. Follows the registry: a version that changes is tried anew, one that leaves or answers
-    itself is tried no more."""
+    """Registry of shadow deployments, at most one per model. If a version changes, its shadow starts again. If it is
+    unloaded or becomes the default version, its shadow ends."""
 
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self._registry, self._metrics = registry, metrics
         self._running: dict[str, Shadow] = {}
         self._ended: dict[str, ShadowReport] = {}
-        registry.tell(self._follow)
+        registry.subscribe(self._follow)
 
     def start(self, name: str, version: str, share: float, tolerance: float) -> ShadowReport:
         """Try a version; one that was tried before is no more. `share` 0: of all requests; `tolerance` 0: what its
@@ -301,7 +300,7 @@ class Shadows:
             log.info("shadow_stopped", model=name, version=shadow.model.info.version, against=shadow.baseline_version)
 
     def report(self, name: str) -> ShadowReport:
-        """What came of it until now. Raises NotFound, and FailedPrecondition where none was tried."""
+        """The results until now. Raises NotFound, and FailedPrecondition if the model has had no shadow."""
         self._registry.entry(name, "")
         shadow = self._running.get(name)
         if shadow is None and name not in self._ended:
@@ -309,7 +308,7 @@ class Shadows:
         return self._ended[name] if shadow is None else _report(shadow, running=True)
 
     def reports(self) -> list[ShadowReport]:
-        """Of all models of which one is tried, or was."""
+        """The reports of all models that have or had a shadow."""
         running = {name: _report(shadow, running=True) for name, shadow in self._running.items()}
         return [report for _, report in sorted((self._ended | running).items())]
 
@@ -326,7 +325,7 @@ class Shadows:
             self._lend(name, self._running.get(name))
 
     def _lend(self, name: str, shadow: Shadow | None) -> None:
-        """To the version that answers, and to no other."""
+        """Observe the traffic of the default version only."""
         default = self._registry.default(name)
         for version in self._registry.ready_versions(name):
             model = self._registry.model(name, version)

@@ -1,4 +1,4 @@
-"""Why a prediction came out: bounds first, then the work."""
+"""Use case of explanations: check the limits, then compute."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ MOST_PATH = 256  # edges of a layer
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The answer. `reference`: its name; `outputs`: by index; `notes`: what a reader should know."""
+    """Explanation of a request.
+
+    info       model
+    id         id of the request
+    method     method of attribution
+    reference  name of the reference
+    outputs    explained outputs, by index
+    what       contributions
+    notes      remarks for the reader
+    """
 
     info: ModelInfo
     id: str
@@ -55,8 +64,14 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """An explanation that was checked: of `rows` by input, by a method of `insight/explain.METHODS`, against the
-    reference called `name`, its rows by input, for `outputs` by index."""
+    """Explanation that passed the checks and is not computed yet.
+
+    rows       rows [B, ...], by input
+    method     one of `insight/explain.METHODS`
+    name       name of the reference
+    reference  rows of the reference [R, ...], by input
+    outputs    outputs to explain, by index
+    """
 
     model: Model
     manifest: Manifest
@@ -70,7 +85,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """The use case; one per server. It has the limits of edge queries."""
+    """Use case of explanations; one object per server. It has the limits of edge queries."""
 
     kan: Kan
 
@@ -117,15 +132,18 @@ class Explainer:
         )
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
-        """Its name, and its rows by input. Raises BadRequest, FailedPrecondition, ResourceExhausted."""
-        asked, count = request.reference, request.reference_count
-        if asked not in ("", *REFERENCES):
-            raise BadRequest(f"reference {asked[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
-        if asked and (asked == ROWS) != bool(count):
-            raise BadRequest(f"{count} rows were given as reference, whose name is '{asked}': rows go with '{ROWS}'")
+        """The name of the reference, and its rows by input. Raises BadRequest, FailedPrecondition,
+        ResourceExhausted."""
+        reference, count = request.reference, request.reference_count
+        if reference not in ("", *REFERENCES):
+            raise BadRequest(f"reference {reference[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
+        if reference and (reference == ROWS) != bool(count):
+            raise BadRequest(
+                f"{count} rows were given as reference, whose name is '{reference}': rows go with '{ROWS}'"
+            )
         if count:
             return ROWS, self.kan.rows(info, request.reference_rows, count)
-        name, values = _of_export(info, manifest, asked)
+        name, values = _of_export(info, manifest, reference)
         tensor = info.inputs[0]
         return name, {tensor.name: values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])}
 
@@ -135,7 +153,7 @@ class Explainer:
         rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
         k = request.path_top_k
-        path = sum(min(k, one.sources * one.destinations) + 1 for one in manifest.layers) if k else 0
+        path = sum(min(k, layer.sources * layer.destinations) + 1 for layer in manifest.layers) if k else 0
         if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise ResourceExhausted(
                 f"the answer takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
@@ -153,18 +171,18 @@ class Explainer:
             )
 
 
-def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Array]:
+def _of_export(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str, Array]:
     """A reference that needs no rows: the one that was asked for, or the best that there is. Raises
     FailedPrecondition."""
     numbers = math.prod(info.inputs[0].shape[1:])
-    if asked in ("", MEAN) and manifest.baseline.rows:
+    if reference in ("", MEAN) and manifest.baseline.rows:
         return MEAN, np.array(manifest.baseline.mean)
-    if asked == MEAN:
+    if reference == MEAN:
         raise FailedPrecondition(
             f"model '{info.name}' has no mean: its export was given no rows (kanserve export --baseline)"
         )
-    middle = None if asked == ZEROS else _centre(info, manifest)
-    if asked == CENTRE and middle is None:
+    middle = None if reference == ZEROS else _centre(info, manifest)
+    if reference == CENTRE and middle is None:
         raise FailedPrecondition(
             f"model '{info.name}' has inputs without knots, and no grid to have a centre; take '{ZEROS}'"
         )
@@ -172,7 +190,7 @@ def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Ar
 
 
 def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:
-    """Of the grids of all inputs, where each has one."""
+    """The centers of the grids of all inputs; None if an input has no grid."""
     tensor = info.inputs[0]
     if len(tensor.shape) != 2 or not manifest.layers or manifest.layers[0].node_tensor != tensor.name:
         return None
@@ -191,7 +209,7 @@ def _joined(pieces: list[Explanation]) -> Explanation:
 
 
 def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
-    """Of a layer, of consecutive rows."""
+    """The path of a layer over consecutive pieces of rows."""
     sources, destinations = ([getattr(piece, end) for piece in pieces] for end in ("sources", "destinations"))
     values, residual = ([getattr(piece, what) for piece in pieces] for what in ("values", "residual"))
     return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, residual)))
@@ -226,7 +244,7 @@ def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
 
 
 def _notes(method: str, what: Explanation) -> tuple[str, ...]:
-    """Of contributions that do not add up, and of those that say little: far larger than what they add up to."""
+    """Notes about contributions that do not add up, and about contributions that are far larger than their sum."""
     numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
     largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
     explained, notes = max(answers), []
@@ -248,12 +266,12 @@ COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
 LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
 OF_A_LAYER = 24  # bytes of a row, beside its zones: counts, worst and cells
 
-Told = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
+Annotations = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was checked before its request runs. `work` None: no explanation."""
+    """Annotations of a request that passed the checks. `work` is None without an explanation."""
 
     model: Model
     manifest: Manifest
@@ -264,13 +282,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Insights:
-    """The use case; one per server. It has the limits of edge queries and of explanations."""
+    """Use case of annotated inference; one object per server. It has the limits of edge queries and of explanations."""
 
     kan: Kan
     explainer: Explainer
 
     def check(self, model: Model, request: InferRequest, insight: Insight, rows: int) -> Plan:
-        """Everything that can be said before. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
+        """Check a request before it runs. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         manifest = self.kan.manifest(model)
         if not rows:
             raise BadRequest("there are no rows to tell something of")
@@ -282,8 +300,8 @@ class Insights:
         return Plan(model, manifest, request, insight, work)
 
     async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
-        """Where the nodes of each layer are, of rows that are not inferred. Raises BadRequest, ResourceExhausted,
-        FailedPrecondition, and what `Model.edges` does."""
+        """The coverage of rows that are not inferred. Raises BadRequest, ResourceExhausted, FailedPrecondition, and
+        what `Model.edges` does."""
         model, manifest = self.kan.describe(request.model, request.version)
         if not request.row_count:
             raise BadRequest("there are no rows to tell something of")
@@ -294,8 +312,8 @@ class Insights:
         layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
         return model.info, layers
 
-    async def told(self, plan: Plan, feeds: Mapping[str, Array]) -> Told:
-        """Of the rows that are `feeds`. Raises what `Model.edges` does."""
+    async def annotate(self, plan: Plan, feeds: Mapping[str, Array]) -> Annotations:
+        """The coverage and the explanation of the rows in `feeds`. Raises what `Model.edges` does."""
         outputs: list[OutputTensor] = []
         words: list[tuple[str, ParameterValue]] = []
         if plan.insight.coverage:
@@ -304,11 +322,11 @@ class Insights:
             outputs += _covered(layers)
             words.append((f"{COVERAGE}.definition", ",".join(layer.definition for layer in layers)))
         if plan.work is not None:
-            found = await self.explainer.done(plan.work)
-            large = found.what.contributions.size > LARGE
-            sparse = await asyncio.to_thread(_sparse, found, plan.insight.top_k) if large else None
-            outputs += sparse or _sparse(found, plan.insight.top_k)
-            words += _said(found)
+            explanation = await self.explainer.done(plan.work)
+            large = explanation.what.contributions.size > LARGE
+            sparse = await asyncio.to_thread(_sparse, explanation, plan.insight.top_k) if large else None
+            outputs += sparse or _sparse(explanation, plan.insight.top_k)
+            words += _said(explanation)
         return outputs, words
 
     def _bound(self, manifest: Manifest, rows: int) -> None:
@@ -342,9 +360,9 @@ def _covered(layers: tuple[LayerCoverage, ...]) -> Iterator[OutputTensor]:
         yield _tensor(f"{COVERAGE}.zones.{at}", "UINT8", layer.zones)
 
 
-def _sparse(found: Explained, top_k: int) -> list[OutputTensor]:
+def _sparse(explanation: Explained, top_k: int) -> list[OutputTensor]:
     """The contributions [B, n, O] that are the largest, and the rest."""
-    what = found.what
+    what = explanation.what
     rows, outputs = what.predictions.shape
     features = query_plan.largest(what.contributions, top_k)
     each = what.contributions.transpose(0, 2, 1)
@@ -363,13 +381,13 @@ def _sparse(found: Explained, top_k: int) -> list[OutputTensor]:
     ]
 
 
-def _said(found: Explained) -> Iterator[tuple[str, ParameterValue]]:
-    yield f"{EXPLAIN}.method", found.method
-    yield f"{EXPLAIN}.reference", found.reference
-    yield f"{EXPLAIN}.layer", found.what.layer
-    yield f"{EXPLAIN}.nodes_are_inputs", found.what.nodes_are_inputs
-    if found.notes:
-        yield f"{EXPLAIN}.notes", "; ".join(found.notes)
+def _said(explanation: Explained) -> Iterator[tuple[str, ParameterValue]]:
+    yield f"{EXPLAIN}.method", explanation.method
+    yield f"{EXPLAIN}.reference", explanation.reference
+    yield f"{EXPLAIN}.layer", explanation.what.layer
+    yield f"{EXPLAIN}.nodes_are_inputs", explanation.what.nodes_are_inputs
+    if explanation.notes:
+        yield f"{EXPLAIN}.notes", "; ".join(explanation.notes)
 
 
 def _tensor(name: str, datatype: str, values: Array) -> OutputTensor:

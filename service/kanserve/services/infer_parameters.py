@@ -32,14 +32,18 @@ PARAMETERS = {
 
 
 class Parameter(NamedTuple):
-    """A value with its member of InferParameter, such as ("int64_param", 5); ("", None) without a value."""
+    """Value with its member of InferParameter, such as ("int64_param", 5); ("", None) without a value."""
 
     kind: str
     value: str | int | float | bool | None
 
 
 class Options(NamedTuple):
-    """The checked parameters of a request. `queue_timeout`: seconds; `priority`: 1 is the highest, 0 the default."""
+    """Checked parameters of a request.
+
+    queue_timeout  seconds
+    priority       1 is the highest, 0 the default
+    """
 
     queue_timeout: float | None = None
     priority: int = 0

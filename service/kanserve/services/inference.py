@@ -1,4 +1,4 @@
-"""Inference: check a request against its model, run it, count it."""
+"""Use case of inference: check a request against its model, run it, count it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,15 @@ REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 
 @dataclass(frozen=True, slots=True)
 class ValidatedRequest:
-    """A request that was checked: what runs, `outputs` in the order asked for, for so many `rows`.
-    `names`: of the outputs; `queue_timeout`: seconds; `priority`: as in the request."""
+    """Request that passed the checks.
+
+    model          version that runs
+    outputs        requested outputs, in their order
+    names          names of these outputs
+    rows           number of rows
+    queue_timeout  seconds
+    priority       as in the request
+    """
 
     model: Model
     outputs: tuple[TensorInfo, ...]
@@ -75,7 +82,7 @@ class ValidatedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """The use case; one per server."""
+    """Use case of inference; one object per server."""
 
     registry: Registry
     metrics: Metrics
@@ -97,17 +104,17 @@ class Inference:
             words = _outside(model, feeds)
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
                 arrays: list[Array] = [
-                    np.empty((0, *one.shape[1:]), NUMPY_DTYPES[one.datatype]) for one in ready.outputs
+                    np.empty((0, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in ready.outputs
                 ]
                 return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
             answers = await self._answers(request, ready, arrays)
-            more, said = ([], []) if plan is None else await self.insights.told(plan, feeds)
-            return _response(info, request, [*answers, *more], [*words, *said])
+            more_outputs, more_parameters = ([], []) if plan is None else await self.insights.annotate(plan, feeds)
+            return _response(info, request, [*answers, *more_outputs], [*words, *more_parameters])
 
     def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
         """Everything that can be said before a request runs. Raises as `infer`."""
-        outputs = validation.wanted(model.info, request)
+        outputs = validation.requested_outputs(model.info, request)
         rows = validation.validate(model.info, request)
         self._bound(model.info, outputs, rows)
         if request.classes:
@@ -118,17 +125,17 @@ class Inference:
     async def run(
         self, ready: ValidatedRequest, feeds: Mapping[str, Array], deadline: float | None, started: int
     ) -> list[Array]:
-        """What was checked before: its outputs, in the order of `ready.outputs`. `started`: when it came, in
-        nanoseconds of `perf_counter`. Raises as `infer`."""
+        """The outputs of a request that passed the checks, in the order of `ready.outputs`. `started`: arrival time
+        in nanoseconds of `perf_counter`. Raises as `infer`."""
         with _Attempt(ready.model.metrics, started):
             return await _execute(ready, feeds, deadline, started)
 
-    async def together(
-        self, ready: ValidatedRequest, lane: FastPath, raws: Sequence[bytes], deadline: float | None, started: int
+    async def infer_fast(
+        self, ready: ValidatedRequest, fast_path: FastPath, raws: Sequence[bytes], deadline: float | None, started: int
     ) -> list[bytes] | None:
         """As `run`, from the inputs' bytes to those of the outputs, by the short way; None where `run` is to be
         asked, and nothing was counted. Raises DeadlineExceeded."""
-        answering = lane.submit(raws, deadline)
+        answering = fast_path.submit(raws, deadline)
         if answering is None:
             return None
         series = ready.model.metrics
@@ -145,7 +152,7 @@ class Inference:
         series.succeeded(time.perf_counter_ns() - started)
         if ready.model.observed:
             size = sum(map(len, (*raws, *outputs)))
-            ready.model.offer(ready.names, size, lambda: _arrays(ready, lane.form, raws, outputs))
+            ready.model.offer(ready.names, size, lambda: _arrays(ready, fast_path.form, raws, outputs))
         return outputs
 
     def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
@@ -162,18 +169,18 @@ class Inference:
 
     def _classes(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
         """Classes of the outputs of which they are wanted, the others as they are."""
-        asked, info = dict(request.classes), ready.model.info
-        labels = {one.output: one.lines for one in ready.model.serving.labels}
+        class_counts, info = dict(request.classes), ready.model.info
+        labels = {entry.output: entry.lines for entry in ready.model.serving.labels}
         return [
             classified(
                 info,
                 tensor,
                 array,
-                asked[tensor.name],
+                class_counts[tensor.name],
                 max_input_strings=self.max_input_strings,
                 labels=labels.get(tensor.name, ()),
             )
-            if tensor.name in asked
+            if tensor.name in class_counts
             else self._packed(tensor, array)
             for tensor, array in zip(ready.outputs, arrays, strict=True)
         ]
@@ -197,7 +204,7 @@ class Inference:
 
 
 class _Attempt:
-    """One request, counted as it ends."""
+    """Context of one request, which counts the request when it ends."""
 
     __slots__ = ("series", "started")
 
@@ -220,7 +227,8 @@ class _Attempt:
 
 
 def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, ParameterValue]]:
-    """What is said of rows outside, where somebody is to know. Raises BadRequest where there is to be none."""
+    """The response parameters about rows with inputs out of range, if the model flags these. Raises BadRequest if
+    the model rejects them."""
     if model.border is None:
         return []
     outside = model.border.outside(feeds)
@@ -248,14 +256,14 @@ async def _execute(
 def _arrays(
     ready: ValidatedRequest, form: RequestSignature, raws: Sequence[bytes], outputs: Sequence[bytes]
 ) -> tuple[dict[str, Array], list[Array]]:
-    """A request of a lane and its answer, from their bytes."""
+    """A request of a fast path and its answer, from their bytes."""
     feeds = {
         name: np.frombuffer(raw, dtype).reshape(form.rows, *row)
         for raw, (name, dtype, row, _) in zip(raws, form.inputs, strict=True)
     }
-    given = zip(outputs, ready.outputs, strict=True)
+    pairs = zip(outputs, ready.outputs, strict=True)
     return feeds, [
-        np.frombuffer(raw, NUMPY_DTYPES[one.datatype]).reshape(form.rows, *one.shape[1:]) for raw, one in given
+        np.frombuffer(raw, NUMPY_DTYPES[tensor.datatype]).reshape(form.rows, *tensor.shape[1:]) for raw, tensor in pairs
     ]
 
 
@@ -283,9 +291,9 @@ UNORDERED = ("BOOL", "FP16")  # among numpy's types; Triton has no classes of th
 
 def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -> None:
     """Raises BadRequest for an output whose values have no order."""
-    asked = dict(request.classes)
+    class_counts = dict(request.classes)
     for tensor in outputs:
-        if tensor.name in asked and (tensor.datatype in UNORDERED or tensor.datatype not in DTYPES):
+        if tensor.name in class_counts and (tensor.datatype in UNORDERED or tensor.datatype not in DTYPES):
             raise BadRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
 
 

@@ -1,4 +1,4 @@
-"""What a KAN is and what its edges did: bounds first, then the work."""
+"""Use cases of KAN models: descriptions, curves, edge scores and edge queries. Each checks the limits first."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ FARTHEST = 1e30  # from one end of a curve to the other; float32 ends at 3e38
 
 @dataclass(frozen=True, slots=True)
 class Kan:
-    """The use cases; one per server."""
+    """Use cases of KAN models; one object per server.
+
+    registry                    loaded models
+    max_edge_query_rows         rows of one query
+    max_edge_query_evaluations  edge evaluations of one query
+    max_response_bytes          bytes of one response
+    """
 
     registry: Registry
     max_edge_query_rows: int
@@ -50,7 +56,7 @@ class Kan:
         return model, self.manifest(model)
 
     def manifest(self, model: Model) -> Manifest:
-        """What its export says. Raises FailedPrecondition for a model without one."""
+        """The manifest of a model. Raises FailedPrecondition for a model without one."""
         if model.info.manifest is None:
             raise missing(model.info.name)
         return model.info.manifest
@@ -86,8 +92,8 @@ class Kan:
         over, rows = self._batch(model.info, manifest, request)
         count = len(next(iter(rows.values())))
         self.bound_work(manifest.layers, count)
-        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, over, count, found
+        layers = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, over, count, layers
 
     def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
         """A version whose scores can be told. Raises ResourceExhausted, FailedPrecondition."""
@@ -109,11 +115,11 @@ class Kan:
             return "rows", self.rows(info, request.rows, request.row_count)
         return "reference", edge_scores.reference(manifest)
 
-    def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
+    def rows(self, info: ModelInfo, packed: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
         """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest,
         ResourceExhausted."""
         self.bound_rows(count)
-        named = _named(info, given)
+        named = _named(info, packed)
         return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
     def bound_rows(self, count: int) -> None:
@@ -145,12 +151,12 @@ class Kan:
 
 
 def evaluations(layers: Sequence[LayerInfo]) -> int:
-    """Of edges, for one row."""
+    """The number of edge evaluations for one row."""
     return sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
 
 
 def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
-    """Of all layers."""
+    """The shapes of all layers."""
     widths = {tensor.name: tensor.shape[-1] for tensor in (*info.inputs, *info.node_tensors)}
     return [
         LayerShape(
@@ -165,7 +171,7 @@ def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
 
 
 def _closer(plans: Sequence[LayerPlan], request: CurveRequest) -> int:
-    """How many points more the extremes of each edge take: it has its own."""
+    """The number of additional points per edge for its extremes."""
     wide = max((len(plan.destinations) for plan in plans), default=0)
     return 2 * curves.ROUNDS * curves.ZOOM * wide if request.extrema else 0
 
@@ -197,13 +203,13 @@ def alone(manifest: Manifest, at: int) -> None:
 def _named(info: ModelInfo, packed: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     """Bytes by input; a model with one need not name it. Raises BadRequest."""
     names = [tensor.name for tensor in info.inputs]
-    given = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
-    if given == [ONLY]:
+    input_names = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
+    if input_names == [ONLY]:
         raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}: each needs rows, in `inputs`")
-    if sorted(given) != sorted(names):
-        got = ", ".join(given)[:200]
+    if sorted(input_names) != sorted(names):
+        got = ", ".join(input_names)[:200]
         raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}, each to be given once; got {got}")
-    return dict(zip(given, (rows for _, rows in packed), strict=True))
+    return dict(zip(input_names, (rows for _, rows in packed), strict=True))
 
 
 def _unpacked(tensor: TensorInfo, rows: bytes, count: int) -> Array:
@@ -222,7 +228,7 @@ MOST_QUANTILES = 101
 
 @dataclass(frozen=True, slots=True)
 class EdgeQueries:
-    """The use case; one per server."""
+    """Use case of edge queries; one object per server."""
 
     kan: Kan
 
@@ -246,7 +252,8 @@ class EdgeQueries:
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 
     def estimate(self, request: EdgeRequest) -> tuple[ModelInfo, Estimate]:
-        """What the query would take, of so many rows, which need not be sent. Raises BadRequest, FailedPrecondition."""
+        """The cost of a query for the given number of rows, which need not be sent. Raises BadRequest,
+        FailedPrecondition."""
         model, manifest = self.kan.describe(request.model, request.version)
         plans = _plans(model.info, manifest, request)
         each = evaluations([manifest.layers[plan.layer] for plan in plans])
@@ -257,13 +264,13 @@ class EdgeQueries:
 
 def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[LayerPlan, ...]:
     """Raises BadRequest, FailedPrecondition."""
-    wanted = _edges_in_reason(request.options)
+    options = _edges_in_reason(request.options)
     plans = query_plan.plan(
         shapes(info, manifest),
         layers=request.layers,
         sources=request.sources,
         destinations=request.destinations,
-        wanted=wanted,
+        wanted=options,
     )
     if request.path is None:
         return plans
@@ -292,40 +299,40 @@ def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tu
     return query_plan.on_the_way(layers, widths, *path)
 
 
-def _edges_in_reason(wanted: EdgeOptions) -> EdgeOptions:
-    """With what is usual where nothing was said. Raises BadRequest."""
-    _of_picking(wanted)
-    _of_reductions(wanted)
-    if wanted.quantiles and reduce.QUANTILES not in wanted.reductions:
+def _edges_in_reason(options: EdgeOptions) -> EdgeOptions:
+    """The options with defaults filled in. Raises BadRequest."""
+    _of_picking(options)
+    _of_reductions(options)
+    if options.quantiles and reduce.QUANTILES not in options.reductions:
         raise BadRequest(f"quantiles go with the reduction '{reduce.QUANTILES}', which was not asked for")
-    if len(wanted.quantiles) > MOST_QUANTILES or not all(0 <= level <= 1 for level in wanted.quantiles):
+    if len(options.quantiles) > MOST_QUANTILES or not all(0 <= level <= 1 for level in options.quantiles):
         raise BadRequest(f"quantiles are at most {MOST_QUANTILES} numbers from 0 to 1")
-    if wanted.bins > reduce.MOST_BINS:
-        raise BadRequest(f"a histogram has 1 to {reduce.MOST_BINS} bins, {wanted.bins} were asked for")
-    levels = wanted.quantiles or (reduce.USUAL if reduce.QUANTILES in wanted.reductions else ())
-    return dataclasses.replace(wanted, quantiles=levels, bins=wanted.bins or reduce.BINS)
+    if options.bins > reduce.MOST_BINS:
+        raise BadRequest(f"a histogram has 1 to {reduce.MOST_BINS} bins, {options.bins} were asked for")
+    levels = options.quantiles or (reduce.USUAL if reduce.QUANTILES in options.reductions else ())
+    return dataclasses.replace(options, quantiles=levels, bins=options.bins or reduce.BINS)
 
 
-def _of_reductions(wanted: EdgeOptions) -> None:
+def _of_reductions(options: EdgeOptions) -> None:
     """Raises BadRequest."""
-    for name in wanted.reductions:
+    for name in options.reductions:
         if name not in reduce.ALL:
             raise BadRequest(f"reduction {name[:40]!r} is not known; there are {', '.join(reduce.ALL)}")
-    if len(set(wanted.reductions)) != len(wanted.reductions):
+    if len(set(options.reductions)) != len(options.reductions):
         raise BadRequest("a reduction is named twice; name each once")
-    if wanted.reductions and (wanted.residual or wanted.nodes or wanted.per_row):
+    if options.reductions and (options.residual or options.nodes or options.per_row):
         raise BadRequest(
             "residual, nodes and per_row apply to each row, reductions combine all rows; request one of them"
         )
 
 
-def _of_picking(wanted: EdgeOptions) -> None:
+def _of_picking(options: EdgeOptions) -> None:
     """Raises BadRequest."""
-    if not (math.isfinite(wanted.min_magnitude) and wanted.min_magnitude >= 0):
-        raise BadRequest(f"min_magnitude is a number of 0 or more, {wanted.min_magnitude:g} was given")
-    if wanted.per_row and not wanted.top_k:
+    if not (math.isfinite(options.min_magnitude) and options.min_magnitude >= 0):
+        raise BadRequest(f"min_magnitude is a number of 0 or more, {options.min_magnitude:g} was given")
+    if options.per_row and not options.top_k:
         raise BadRequest("per_row needs top_k, the number of edges per row")
-    if wanted.per_row and wanted.min_magnitude:
+    if options.per_row and options.min_magnitude:
         raise BadRequest(
             "min_magnitude applies to all rows together, per_row selects edges for each row; use one of them"
         )
@@ -341,9 +348,9 @@ def _bound(plans: Sequence[LayerPlan], rows: int, most: int) -> None:
             f"the limit is {most}; ask for fewer layers, sources or destinations, "
             "set top_k, or send fewer rows"
         )
-    if (held := sum(_kept(plan, rows) for plan in plans)) > most:
+    if (total := sum(_kept(plan, rows) for plan in plans)) > most:
         raise ResourceExhausted(
-            f"quantiles and histograms are made of all values at once, {held} bytes, the limit is {most}; ask for "
+            f"quantiles and histograms are made of all values at once, {total} bytes, the limit is {most}; ask for "
             "fewer layers, sources or destinations, for other reductions, set top_k, or send fewer rows"
         )
 

@@ -1,8 +1,8 @@
-"""How the server does, for people: rates, times, batches, errors, versions and what became of them, of the metrics'
-page and of what the server knows beside it.
+"""Use case of the operations view: rates, times, batches, errors and versions.
 
-Rates need two readings. They are taken when somebody asks, at most one a second for all who do, and kept for some
-minutes: while nobody looks it costs nothing.
+The figures come from the metrics page and from the state of the server. Rates need two readings. The server takes a
+reading when a client asks, at most one per second for all clients, and keeps it for some minutes. If no client asks, it
+costs nothing.
 """
 
 from __future__ import annotations
@@ -27,94 +27,100 @@ GOOD = ("OK", "2", "3")  # with which the codes of calls begin that went well
 LEFT = ("CANCELLED", "499")  # how a watch ends when who watched goes
 WATCHES = ("/WatchStatistics", "/Watch", "/watch")
 
-Told = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 class Operations:
-    """The use case; one per server. `page`: what /metrics shows."""
+    """Use case of the operations view; one object per server. `page`: the content of /metrics."""
 
     def __init__(self, catalogue: Catalogue, control: Control, page: MetricsPage) -> None:
         self._catalogue, self._control, self._page = catalogue, control, page
         self._ledger = Ledger(KEPT, APART, ROOM)
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
-    async def tell(self, since: float) -> Told:
-        """Everything; of the readings, those later than `since`, in seconds since the epoch."""
-        await self._look()
+    async def report(self, since: float) -> JsonObject:
+        """All figures, and the readings that are later than `since`, in seconds since the epoch."""
+        await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         return {
             "time": now.at,
             "recent_seconds": 0.0 if before is None else now.at - before.at,
             "server": self._server(now),
-            "versions": [self._version(one, now, before) for one in self._catalogue.index(only_ready=False)],
+            "versions": [self._version(status, now, before) for status in self._catalogue.index(only_ready=False)],
             "calls": list(_calls(now, before)),
             "shadows": [self._shadow(report, now) for report in self._control.shadows.reports()],
             "history": [
-                {"time": one.at, "what": one.what, "model": one.model, "version": str(one.version), "text": one.text}
-                for one in self._control.rollout.history.latest()
+                {
+                    "time": event.at,
+                    "what": event.what,
+                    "model": event.model,
+                    "version": str(event.version),
+                    "text": event.text,
+                }
+                for event in self._control.reconciler.history.latest()
             ],
             "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
         }
 
-    async def overview(self) -> Told:
+    async def overview(self) -> JsonObject:
         """A summary of each version: its identity, the verification of its export, its use, and its traffic."""
-        await self._look()
+        await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
-        versions = [self._short(one, now, before) for one in self._catalogue.index(only_ready=False)]
+        versions = [self._short(status, now, before) for status in self._catalogue.index(only_ready=False)]
         return {"time": now.at, "versions": versions}
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Read the metrics, if the last reading is old enough. All callers that wait share one reading, and it goes on
         if some of them leave."""
-        if self._looking is None and self._ledger.due(time.time()):
-            self._looking = asyncio.ensure_future(self._looked())
-        if self._looking is not None:
-            await asyncio.shield(self._looking)
+        if self._refreshing is None and self._ledger.due(time.time()):
+            self._refreshing = asyncio.ensure_future(self._take_reading())
+        if self._refreshing is not None:
+            await asyncio.shield(self._refreshing)
 
-    async def _looked(self) -> None:
+    async def _take_reading(self) -> None:
         try:
             self._ledger.add(await asyncio.to_thread(self._read))
         finally:
-            self._looking = None
+            self._refreshing = None
 
-    def _short(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
+    def _short(self, status: VersionStatus, now: Figures, before: Figures | None) -> JsonObject:
         """`drift`: the largest ratio to the no-drift threshold; None without a baseline. `error`: the largest relative
         error of the outputs in the verification, on finite rows."""
-        registry, key = self._catalogue.registry, (one.name, str(one.version))
-        model = registry.model(one.name, one.version)
+        registry, key = self._catalogue.registry, (status.name, str(status.version))
+        model = registry.model(status.name, status.version)
         total, recent = (history_span(key, now, since) for since in (None, before))
-        found: Told = {
-            "model": one.name,
-            "version": str(one.version),
-            "state": one.state,
-            "reason": one.reason,
-            "default": registry.default(one.name) == one.version,
+        summary: JsonObject = {
+            "model": status.name,
+            "version": str(status.version),
+            "state": status.state,
+            "reason": status.reason,
+            "default": registry.default(status.name) == status.version,
             "requests": total.requests,
             "rows": total.rows,
             "requests_per_second": recent.requests / recent.seconds if recent.seconds else None,
             "drift": now.numbers.get(key, {}).get("drift"),
         }
-        return found if model is None else found | _identity(model.info)
+        return summary if model is None else summary | _identity(model.info)
 
     def _read(self) -> Figures:
         text = self._page.text()
         return read(text.decode(), time.time())
 
-    def _server(self, now: Figures) -> Told:
+    def _server(self, now: Figures) -> JsonObject:
         return {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()}
 
-    def _version(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
-        key, own = (one.name, str(one.version)), now.numbers.get((one.name, str(one.version)), {})
+    def _version(self, status: VersionStatus, now: Figures, before: Figures | None) -> JsonObject:
+        key, own = (status.name, str(status.version)), now.numbers.get((status.name, str(status.version)), {})
         registry = self._catalogue.registry
-        model = registry.model(one.name, one.version)
+        model = registry.model(status.name, status.version)
         manifest = None if model is None else model.info.manifest
         return {
-            "model": one.name,
-            "version": str(one.version),
-            "state": one.state,
-            "reason": one.reason,
-            "default": registry.default(one.name) == one.version,
-            "chosen": registry.choice(one.name) is not None,
+            "model": status.name,
+            "version": str(status.version),
+            "state": status.state,
+            "reason": status.reason,
+            "default": registry.default(status.name) == status.version,
+            "chosen": registry.choice(status.name) is not None,
             "digest": "" if model is None else model.info.digest,
             "has_card": manifest is not None,
             "loads": own.get("loads", 0),
@@ -125,8 +131,8 @@ class Operations:
             "recent": None if before is None else _span(history_span(key, now, before)),
         }
 
-    def _shadow(self, report: ShadowReport, now: Figures) -> Told:
-        """What was counted is of all processes, as the metrics have it."""
+    def _shadow(self, report: ShadowReport, now: Figures) -> JsonObject:
+        """A report with the counts of all workers, as in the metrics."""
         own = now.numbers.get((report.model, str(report.version)), {})
         return {
             "model": report.model,
@@ -143,7 +149,7 @@ class Operations:
         }
 
 
-def _identity(info: ModelInfo) -> Told:
+def _identity(info: ModelInfo) -> JsonObject:
     """The identity of a version that serves. Without a manifest, only its shape is known."""
     shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
     known = info.manifest
@@ -163,17 +169,17 @@ def _identity(info: ModelInfo) -> Told:
     }
 
 
-def _reading(now: Figures, before: Figures) -> Told:
+def _reading(now: Figures, before: Figures) -> JsonObject:
     """Between two readings, of versions that did something."""
-    found = []
+    versions = []
     for key in now.numbers:
         span = history_span(key, now, before)
         if span.requests or any(span.failures.values()):
-            found.append({"model": key[0], "version": key[1], **_rates(span)})
-    return {"from": before.at, "to": now.at, "versions": found}
+            versions.append({"model": key[0], "version": key[1], **_rates(span)})
+    return {"from": before.at, "to": now.at, "versions": versions}
 
 
-def _rates(span: Span) -> Told:
+def _rates(span: Span) -> JsonObject:
     seconds = max(span.seconds, 1e-9)
     return {
         "requests_per_second": span.requests / seconds,
@@ -188,7 +194,7 @@ def _mean(span: Span) -> Mapping[str, Any]:
     return {**span.phases, "rows_per_execution": span.rows / span.executions if span.executions else None}
 
 
-def _span(span: Span) -> Told:
+def _span(span: Span) -> JsonObject:
     rates = _rates(span) if span.seconds else {**span.quantiles, **_mean(span)}
     return {
         "seconds": span.seconds,
@@ -203,8 +209,8 @@ def _span(span: Span) -> Told:
     }
 
 
-def _calls(now: Figures, before: Figures | None) -> Iterator[Told]:
-    """By method and code, those that there were."""
+def _calls(now: Figures, before: Figures | None) -> Iterator[JsonObject]:
+    """The calls by method and code, in total and since `before`."""
     for (method, code), count in sorted(now.calls.items()):
         old = None if before is None else count - before.calls.get((method, code), 0.0)
         yield {
@@ -261,8 +267,16 @@ LEVELS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A page, read `at` a time in seconds since the epoch: `numbers` and `spreads` of versions by what they are,
-    `failures` by reason, `calls` by method and code."""
+    """Metrics page, parsed.
+
+    at        time of the reading, in seconds since the epoch
+    numbers   values of a version, by name
+    spreads   histograms of a version, by name
+    failures  failed requests of a version, by reason
+    calls     calls by method and code
+    server    values of the server, by name
+    build     labels of the build
+    """
 
     at: float
     numbers: Mapping[Key, Mapping[str, float]]
@@ -275,8 +289,17 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a version did in `seconds`. `quantiles` of a request's seconds by name, None where none was answered;
-    `phases`: seconds of a request, on average; `batches`: executions by their number of rows, up to each bound."""
+    """Activity of a version between two readings.
+
+    seconds     length of the interval; 0 since the counts began
+    requests    answered requests
+    rows        their rows
+    executions  executions of the graph
+    failures    failed requests, by reason
+    quantiles   quantiles of the request time in seconds, by name; None without requests
+    phases      mean seconds per request, by phase
+    batches     executions by batch size, per bucket
+    """
 
     seconds: float
     requests: float
@@ -290,6 +313,8 @@ class Span:
 
 @dataclass(slots=True)
 class _Reading:
+    """Metrics page while it is parsed."""
+
     numbers: dict[Key, dict[str, float]] = field(default_factory=dict)
     buckets: dict[Key, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
     failures: dict[Key, dict[str, float]] = field(default_factory=dict)
@@ -330,11 +355,11 @@ LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULT
 
 def read(text: str, at: float) -> Figures:
     """A page as our own server writes it."""
-    found = _Reading()
+    reading = _Reading()
     for name, labels, value in LINES.findall(text):
-        found.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
-    spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in found.buckets.items()}
-    return Figures(at, found.numbers, spreads, found.failures, found.calls, found.server, found.build)
+        reading.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
+    spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in reading.buckets.items()}
+    return Figures(at, reading.numbers, spreads, reading.failures, reading.calls, reading.server, reading.build)
 
 
 def _plain(value: str) -> str:
@@ -342,7 +367,7 @@ def _plain(value: str) -> str:
 
 
 def _alone(cumulated: Sequence[tuple[float, float]]) -> Buckets:
-    """Of each bucket those that are in no lower one."""
+    """Counts per bucket from cumulative counts."""
     ordered = sorted(cumulated)
     below = (0.0, *(count for _, count in ordered))
     return tuple((bound, count - less) for (bound, count), less in zip(ordered, below, strict=False))
@@ -352,7 +377,7 @@ NONE: Mapping[str, float] = {}
 
 
 def history_span(key: Key, now: Figures, before: Figures | None) -> Span:
-    """What a version did between two readings; None: since it counts."""
+    """The activity of a version between two readings. `before` None: since its counts began."""
     own, since = now.numbers.get(key, NONE), before
     if since is not None and own.get("requests", 0) < since.numbers.get(key, NONE).get("requests", 0):
         since = None  # it was counted anew
@@ -385,15 +410,16 @@ def _less(now: Buckets, before: Buckets) -> Buckets:
 
 
 def quantile(buckets: Buckets, level: float) -> float | None:
-    """Of values that are 0 or more; None where there is none. Beyond the last finite bound it is that bound."""
+    """A quantile of values that are not negative; None without values. Beyond the last finite bound it is that
+    bound."""
     total = sum(count for _, count in buckets)
     if total <= 0:
         return None
-    wanted, below = level * total, 0.0
+    rank, below = level * total, 0.0
     bounds = (0.0, *(bound for bound, _ in buckets))
     for low, (high, count) in zip(bounds, buckets, strict=False):
-        if below + count >= wanted and count > 0:
-            return low if math.isinf(high) else low + (high - low) * max(0.0, wanted - below) / count
+        if below + count >= rank and count > 0:
+            return low if math.isinf(high) else low + (high - low) * max(0.0, rank - below) / count
         below += count
     return bounds[-2]
 
@@ -402,9 +428,13 @@ LEAST = 2  # readings, which a rate is of
 
 
 class Ledger:
-    """The latest readings, `most` of them, each at least `apart` seconds after the one before; fewer, where there are
-    so many versions that they would take more than `room` of one version's, of some 9 kB each. Two viewers share
-    them."""
+    """History of readings, which all clients share.
+
+    most   number of readings
+    apart  least seconds between two readings
+    room   entries of versions in all readings, of about 9 kB each; with many versions the ledger keeps fewer
+           readings
+    """
 
     def __init__(self, most: int, apart: float, room: int) -> None:
         self._most, self._apart, self._room = most, apart, room
@@ -425,8 +455,8 @@ class Ledger:
         return self._all[-1]
 
     def since(self, seconds: float) -> Figures | None:
-        """The oldest that is no older than this before the last; None: there is no other."""
-        older = [one for one in self._all[:-1] if self.last.at - one.at <= seconds]
+        """The oldest reading that is at most `seconds` older than the last one; None if there is no other."""
+        older = [figures for figures in self._all[:-1] if self.last.at - figures.at <= seconds]
         return older[0] if older else None
 
     def steps(self, after: float) -> Iterator[tuple[Figures, Figures]]:

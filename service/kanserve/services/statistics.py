@@ -1,4 +1,4 @@
-"""What a model's numbers are, beside what they were: bounds first, then the work."""
+"""Use cases of statistics: over a client's rows, over the traffic, and as a stream of updates."""
 
 from __future__ import annotations
 
@@ -39,9 +39,20 @@ NONE_KEPT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The answer. `over`: the caller's rows, the latest of the traffic (LIVE), or all that were looked into since they
-    are counted (TOTAL); of the latter two the rest as of `Counted`."""
+class StatisticsResult:
+    """Statistics over some rows.
+
+    info       model
+    id         id of the request
+    rows       number of rows
+    nodes      statistics of each layer and output
+    classes    how often each class was the largest output [C]
+    source     ROWS: the client's rows; LIVE: the latest traffic; TOTAL: all traffic since the counts began
+    rows_seen  rows answered meanwhile; 0 for ROWS, as the other fields
+    seconds    time in which these were answered
+    since      begin of the counts, in seconds since the epoch
+    processes  number of workers that counted
+    """
 
     info: ModelInfo
     id: str
@@ -55,16 +66,16 @@ class Found:
     processes: int = 0
 
 
-async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> Found:
-    """Over the caller's rows, or where there are none over the model's traffic. Raises BadRequest, ResourceExhausted,
-    FailedPrecondition, and what `Model.edges` does."""
+async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> StatisticsResult:
+    """Statistics over the client's rows, or without rows over the model's traffic. Raises BadRequest,
+    ResourceExhausted, FailedPrecondition, and what `Model.edges` does."""
     if request.row_count:
         return await _of_rows(kan, request, source)
     model, _ = described(kan, request.model, request.version)
-    return found(model.info, request.id, source, await counted(live_statistics(model), source))
+    return statistics_result(model.info, request.id, source, await traffic_statistics(live_statistics(model), source))
 
 
-async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> Found:
+async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> StatisticsResult:
     model, manifest = kan.describe(request.model, request.version)
     if source not in ("", ROWS):
         raise BadRequest(f"statistics over '{source[:32]}' are of the model's traffic: send no rows with it")
@@ -75,11 +86,12 @@ async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> Found:
         )
     rows = kan.rows(model.info, request.rows, request.row_count)
     nodes, classes = await model.statistics(manifest, rows, deadline=request.deadline, caller=request.caller)
-    return Found(model.info, request.id, request.row_count, nodes, classes)
+    return StatisticsResult(model.info, request.id, request.row_count, nodes, classes)
 
 
 def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
-    """As `Kan.describe`; of a version that serves no more it is said which one does."""
+    """A version and its manifest, as `Kan.describe`. If the version is no longer served, the error names the one
+    that is."""
     try:
         return kan.describe(name, version)
     except (NotFound, Unavailable) as error:
@@ -99,9 +111,15 @@ def live_statistics(model: Model) -> TrafficSampler:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Of the latest rows that a version was asked, `rows`, the newest first: `most` of them, or in `note` why there are
-    none. `counted`: whether there are statistics of them."""
+class RecentRows:
+    """Latest rows of a version's traffic.
+
+    info     model
+    most     number of rows that the server keeps
+    rows     kept rows, the newest first
+    counted  whether the version has statistics
+    note     reason if there are no rows
+    """
 
     info: ModelInfo
     most: int
@@ -110,26 +128,26 @@ class Kept:
     note: str
 
 
-def kept(kan: Kan, name: str, version: str) -> Kept:
-    """Raises NotFound, FailedPrecondition, BadRequest, Unavailable."""
+def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
+    """The latest rows of a version's traffic. Raises NotFound, FailedPrecondition, BadRequest, Unavailable."""
     model, _ = described(kan, name, version)
-    one = model.live
-    if one is None:
-        return Kept(model.info, 0, (), counted=False, note=model.blind or "the version is on its way out")
-    note = "" if one.most_rows else NONE_KEPT
-    return Kept(model.info, one.most_rows, one.rows(), counted=True, note=note)
+    sampler = model.live
+    if sampler is None:
+        return RecentRows(model.info, 0, (), counted=False, note=model.blind or "the version is on its way out")
+    note = "" if sampler.most_rows else NONE_KEPT
+    return RecentRows(model.info, sampler.most_rows, sampler.rows(), counted=True, note=note)
 
 
-async def counted(one: TrafficSampler, source: str) -> TrafficStatistics:
-    """Raises BadRequest."""
+async def traffic_statistics(sampler: TrafficSampler, source: str) -> TrafficStatistics:
+    """The statistics of a version's traffic. Raises BadRequest for an unknown source."""
     if source not in ("", LIVE, TOTAL):
         raise BadRequest(f"statistics are over '{LIVE}' or '{TOTAL}', '{source[:32]}' was asked for")
-    return await asyncio.to_thread(one.counted, lately=source != TOTAL)
+    return await asyncio.to_thread(sampler.counted, lately=source != TOTAL)
 
 
-def found(info: ModelInfo, id: str, source: str, what: TrafficStatistics) -> Found:
-    """What was counted, as an answer."""
-    return Found(
+def statistics_result(info: ModelInfo, id: str, source: str, what: TrafficStatistics) -> StatisticsResult:
+    """The statistics of the traffic, as a result."""
+    return StatisticsResult(
         info,
         id,
         what.rows,
@@ -145,7 +163,7 @@ def found(info: ModelInfo, id: str, source: str, what: TrafficStatistics) -> Fou
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores over counted rows: `over` names the counts, with the number of rows and notes for the reader."""
+    """Scores over counted rows: `source` names the counts, with the number of rows and notes for the reader."""
 
     info: ModelInfo
     source: str
@@ -175,18 +193,18 @@ async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
             f"'{source[:32]}' was asked for"
         )
     if request.row_count:
-        of = "the model's traffic" if source == LIVE else "the rows that the export was given"
-        raise BadRequest(f"scores over '{source}' are of {of}: send no rows with it")
+        rows_of = "the model's traffic" if source == LIVE else "the rows that the export was given"
+        raise BadRequest(f"scores over '{source}' are of {rows_of}: send no rows with it")
     described(kan, request.model, request.version)
     model, manifest = kan.scored(request)
     tally = (
-        (await counted(live_statistics(model), TOTAL)).tally
+        (await traffic_statistics(live_statistics(model), TOTAL)).tally
         if source == LIVE
         else edge_scores.baseline_counts(manifest)
     )
     _counted_of(kan, manifest, tally, LITTLE[source])
-    found = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
-    return Scored(model.info, source, tally.rows, found.layers, (*NOTES[source], *found.notes))
+    result = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
+    return Scored(model.info, source, tally.rows, result.layers, (*NOTES[source], *result.notes))
 
 
 def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts, little: str = "{name}: {rows} rows") -> None:
@@ -201,7 +219,7 @@ def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts, little: str = "
 
 
 def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:
-    """Count anew what a version is asked, from now on, which is told in seconds since the epoch. Raises what
+    """Restart the statistics of a version's traffic. Returns the time in seconds since the epoch. Raises what
     `statistics` does."""
     model, _ = described(kan, name, version)
     return model.info, live_statistics(model).anew()
@@ -215,8 +233,14 @@ SHARE = 4  # one caller may have this part of all watches
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """Which version, "" for the one that answers, and over which rows, as of `statistics`; seconds between two updates
-    (0: as usual), and how many of them (0: as many as there may be)."""
+    """Request for a stream of statistics.
+
+    model     name of the model
+    version   version; "" for the default version
+    source    as of `statistics`
+    interval  seconds between two updates; 0: the default
+    updates   number of updates; 0: no limit
+    """
 
     model: str
     version: str
@@ -229,7 +253,7 @@ class WatchRequest:
 
 @dataclass(slots=True)
 class _Counted:
-    """The last counts for `users` watches of the same statistics, and the time when they were made."""
+    """Last counts for `users` watches of the same statistics, and the time of the counts."""
 
     users: int = 0
     task: asyncio.Task[TrafficStatistics] | None = None
@@ -239,26 +263,29 @@ class _Counted:
         """The latest counts. All watches share one count within FRESH seconds. Raises BadRequest."""
         now = time.monotonic()
         if self.task is None or (self.task.done() and now - self.at > FRESH):
-            self.task, self.at = asyncio.ensure_future(counted(live, source)), now
+            self.task, self.at = asyncio.ensure_future(traffic_statistics(live, source)), now
             self.task.add_done_callback(_seen)
         return await asyncio.shield(self.task)
 
 
 class Watches:
-    """The watches of one server: at most `most` at once, and a quarter of these for one caller with a known name. All
-    watches of the same statistics share their counts. `closing`: set when the server rejects all requests."""
+    """Watches of one server. All watches of the same statistics share their counts.
+
+    closing  set when the server rejects all requests
+    most     watches at once; one caller with a known name may have a quarter of these
+    """
 
     def __init__(self, kan: Kan, closing: asyncio.Event, most: int) -> None:
         self._kan, self._closing, self.most = kan, closing, most
         self._open: dict[asyncio.Event, str] = {}  # with the name of the caller
         self._counted: dict[tuple[TrafficSampler, str], _Counted] = {}
-        kan.registry.tell(self._wake)
+        kan.registry.subscribe(self._wake)
 
     def _wake(self) -> None:
         for event in self._open:
             event.set()
 
-    async def watch(self, request: WatchRequest) -> AsyncGenerator[tuple[Found, str]]:
+    async def watch(self, request: WatchRequest) -> AsyncGenerator[tuple[StatisticsResult, str]]:
         """Statistics now and after each interval; with the last of them why there are no more. Raises BadRequest,
         WatchesLimited, and what `statistics` does."""
         interval, most = _in_reason(request)
@@ -276,7 +303,7 @@ class Watches:
                 ended = self._ended(info, live, request.version)
                 if not ended and sent == most:
                     ended = f"{most} updates were sent"
-                yield found(info, request.id, request.source, counted), ended
+                yield statistics_result(info, request.id, request.source, counted), ended
                 if ended:
                     return
                 await self._pause(woken, interval, info, live, request.version)
@@ -305,23 +332,23 @@ class Watches:
             )
 
     async def _pause(
-        self, woken: asyncio.Event, seconds: float, info: ModelInfo, live: TrafficSampler, asked: str
+        self, woken: asyncio.Event, seconds: float, info: ModelInfo, live: TrafficSampler, version: str
     ) -> None:
-        """So long, or until there is a reason to end."""
+        """Wait for `seconds`, or until the watch must end."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._ended(info, live, asked):
+        while (left := end - time.monotonic()) > 0 and not self._ended(info, live, version):
             woken.clear()
             waiting = [asyncio.ensure_future(event.wait()) for event in (woken, self._closing)]
             try:
                 await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for one in waiting:
-                    one.cancel()
+                for waiter in waiting:
+                    waiter.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
-                        await one
+                        await waiter
 
-    def _ended(self, info: ModelInfo, live: TrafficSampler, asked: str) -> str:
-        """Why there is nothing more to tell, or ""."""
+    def _ended(self, info: ModelInfo, live: TrafficSampler, version: str) -> str:
+        """The reason why a watch ends, or ""."""
         if self._closing.is_set():
             return "the server is on its way out"
         registry = self._kan.registry
@@ -331,7 +358,7 @@ class Watches:
             return f"version {info.version} serves no more, {now}"
         if model.live is not live:
             return f"version {info.version} was replaced by another of that number"
-        return "" if asked or default == info.version else now
+        return "" if version or default == info.version else now
 
 
 def _seen(task: asyncio.Task[TrafficStatistics]) -> None:

@@ -1,8 +1,7 @@
-"""What can be said of a request before it runs, against its model.
+"""Checks of an inference request against its model, before it runs.
 
-The order of the checks and their words are Triton's, so that a client written
-against Triton meets nothing new. If a name is wrong, the inputs or outputs of the
-model follow after Triton's words.
+The order of the checks and their texts are Triton's, so that a client that was written for Triton gets the same errors.
+If a name is wrong, the text continues with the inputs or outputs of the model.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SHOWN, LONGEST = 8, 64  # tensors in an error, characters of the name of one
 
 
 def validate(info: ModelInfo, request: InferRequest) -> int:
-    """How many rows a request holds. Raises BadRequest naming the first thing wrong with it."""
+    """The number of rows of a request. Raises BadRequest for the first fault."""
     prefix = prefix_of(request)
     _names(info, request, prefix)
     expected = {tensor.name: tensor for tensor in info.inputs}
@@ -45,28 +44,28 @@ def validate(info: ModelInfo, request: InferRequest) -> int:
 
 
 def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
-    wanted = [tensor.name for tensor in info.inputs]
-    given = [tensor.name for tensor in request.inputs]
-    _once("input", given, prefix)
-    if len(given) < len(wanted):
-        missing = [name for name in wanted if name not in given]
+    expected = [tensor.name for tensor in info.inputs]
+    names = [tensor.name for tensor in request.inputs]
+    _once("input", names, prefix)
+    if len(names) < len(expected):
+        missing = [name for name in expected if name not in names]
         raise BadRequest(
-            f"{prefix}expected {len(wanted)} inputs but got {len(given)} inputs for model '{info.name}'. "
-            f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "
+            f"{prefix}expected {len(expected)} inputs but got {len(names)} inputs for model '{info.name}'. "
+            f"Got input(s) [{_quoted(names)}], but missing required input(s) [{_quoted(missing)}]. "
             f"Please provide all required input(s).{_there_are('input', info.inputs)}"
         )
-    for name in given:
-        if name not in wanted:
+    for name in names:
+        if name not in expected:
             there = _there_are("input", info.inputs)
             raise BadRequest(f"unexpected inference input '{name}' for model '{info.name}'{there}")
 
 
 def _once(what: str, names: Sequence[str], prefix: str) -> None:
-    seen: set[str] = set()
+    unique: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in unique:
             raise BadRequest(f"{prefix}{what} '{name}' already exists in request")
-        seen.add(name)
+        unique.add(name)
 
 
 def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
@@ -110,7 +109,7 @@ def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: s
         )
 
 
-def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
+def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
     """The outputs asked for, in this order; all of them if none is named."""
     if not request.outputs:
         return info.outputs
@@ -134,13 +133,13 @@ def beyond(info: ModelInfo, place: OutOfRangeInput, count: int, rows: int) -> Ba
 
 
 def prefix_of(request: InferRequest) -> str:
-    """What Triton writes before most of its words about a request."""
+    """The prefix of most of Triton's error texts about a request."""
     return f"[request id: {request.id or '<id_unknown>'}] "
 
 
 def _there_are(what: str, tensors: Sequence[TensorInfo]) -> str:
     """Text such as `; the model has input "x" [-1, 4] FP32`; if there are many tensors, only the first ones."""
-    shown = ", ".join(f'"{one.name[:LONGEST]}" {list(one.shape)} {one.datatype}' for one in tensors[:SHOWN])
+    shown = ", ".join(f'"{tensor.name[:LONGEST]}" {list(tensor.shape)} {tensor.datatype}' for tensor in tensors[:SHOWN])
     more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
     return f"; the model has {what}{'s' if len(tensors) > 1 else ''} {shown}{more}"
 
@@ -172,11 +171,11 @@ def strings(tensor: InputTensor, model: str, *, most: int, prefix: str = "") -> 
         )
     where = f"for inference input '{tensor.name}' for model '{model}'"
     try:
-        found = list(_texts(tensor.data, count, where))
+        texts = list(_texts(tensor.data, count, where))
     except BadRequest as error:
         raise BadRequest(f"{prefix}{error}") from error
     array = np.empty(count, object)
-    array[:] = found
+    array[:] = texts
     return array.reshape(tensor.shape)
 
 
@@ -203,7 +202,7 @@ def parted(data: bytes) -> Iterator[bytes]:
 
 def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
     """The `count` strings of an input. Raises BadRequest."""
-    at = found = 0
+    at = number = 0
     while at < len(data):
         begin = at + LENGTH.size
         if begin > len(data):
@@ -213,9 +212,9 @@ def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
             )
         (length,) = LENGTH.unpack_from(data, at)
         at = begin + length
-        found += 1
-        if found > count:
-            raise BadRequest(f"unexpected number of string elements {found} {where}, expecting {count}")
+        number += 1
+        if number > count:
+            raise BadRequest(f"unexpected number of string elements {number} {where}, expecting {count}")
         if at > len(data):
             raise BadRequest(
                 f"incomplete string data {where}, expecting string of length {length} but only "
@@ -224,6 +223,6 @@ def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
         try:
             yield data[begin:at].decode()
         except UnicodeDecodeError as error:
-            raise BadRequest(f"string {found - 1} {where} is not UTF-8, which the runtime's strings are") from error
-    if found != count:
-        raise BadRequest(f"expected {count} string elements {where}, got {found}")
+            raise BadRequest(f"string {number - 1} {where} is not UTF-8, which the runtime's strings are") from error
+    if number != count:
+        raise BadRequest(f"expected {count} string elements {where}, got {number}")

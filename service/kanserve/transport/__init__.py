@@ -1,1 +1,1 @@
-"""Transports: connections to calls. They know no method."""
+"""Transports, which turn connections into calls of the guarded methods and know no method."""

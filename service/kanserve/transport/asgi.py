@@ -1,13 +1,12 @@
-"""gRPC as an ASGI application: any server of HTTP/2 that sends trailers can carry it.
+"""ASGI application for gRPC, which runs on any HTTP/2 server that sends trailers.
 
-    GrpcApp(services, limits, pages)      await app(scope, receive, send)
+GrpcApp(services, limits, pages) is the application: `await app(scope, receive, send)`.
 
-Requests of gRPC's content types are its own, all others go to `pages`, an application of HTTP.
+It answers requests with gRPC's content types, and passes all others to `pages`, an HTTP application.
 
-One call is one HTTP request. Its body becomes messages (`framing`), the guarded method answers bytes,
-and these go back as a body and trailers. A
-caller that goes away cancels its call: servers that cancel the application's task then do so by
-themselves; for others (`watch`) the next event is waited for beside the method.
+One call is one HTTP request. `framing` turns its body into messages, the guarded method returns bytes, and the
+transport sends them as a body and trailers. A client that disconnects cancels its call: some servers cancel the
+application's task. For other servers (`watch`) the transport waits for the next event while the method runs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from kanserve.grpc_api import interceptor
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, ClientDisconnected, Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services
-from kanserve.grpc_api.unfinished_requests import Part
+from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability import logs
 from kanserve.transport import framing
 from kanserve.transport.framing import Headers, Messages
@@ -42,11 +41,11 @@ REQUEST, BODY = "http.request", "http.response.body"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 UPGRADE = b"http2-settings"  # header of a request that has upgraded its connection to h2c
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
-ASKED = tuple(name.encode() for name in interceptor.HEADERS)
-SHOWN = access.HEADER.encode()
+METADATA_HEADERS = tuple(name.encode() for name in interceptor.HEADERS)
+CREDENTIAL_HEADER = access.HEADER.encode()
 ID = ID_HEADER.encode()
-READ = frozenset((TIMEOUT, ENCODING, *ASKED))
-UNTOLD = RequestMetadata((), None)
+READ = frozenset((TIMEOUT, ENCODING, *METADATA_HEADERS))
+NO_METADATA = RequestMetadata((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
@@ -62,8 +61,12 @@ LATE = "Deadline Exceeded"  # gRPC's own words
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`message_bytes`: of one message; `arrival`: seconds for a unary request to be there whole; `coming`: calls that
-    may be on their way at once."""
+    """Limits of a transport on incoming calls.
+
+    message_bytes  size of one message
+    arrival        seconds within which a unary request must arrive completely
+    coming         number of calls that may arrive at the same time
+    """
 
     message_bytes: int
     arrival: float
@@ -71,7 +74,7 @@ class Limits:
 
 
 class GrpcApp:
-    """The guarded methods as an ASGI application, for gRPC's content types."""
+    """ASGI application of the guarded methods, for gRPC's content types."""
 
     def __init__(
         self, services: Services, limits: Limits, pages: Application, *, watch: bool = True, certified: bool = False
@@ -99,7 +102,10 @@ class GrpcApp:
                 await _refuse(send, HTTPStatus.UPGRADE_REQUIRED, failure)
             else:
                 await self._call(
-                    task, _Request(scope, receive, self._services.part), headers, _Wire(send, self._services.hold)
+                    task,
+                    _Request(scope, receive, self._services.open_request),
+                    headers,
+                    _Wire(send, self._services.hold),
                 )
         except (ClientDisconnected, OSError):  # OSError: what ASGI has for a `send` when nobody is there
             # A server that cancels the task does so now. It would log a call that returns before that as a failure.
@@ -157,22 +163,22 @@ class GrpcApp:
             data = b"" if method is self._services.unknown else await self._message(method, task, call)
             call.guarded = True
             work = method.answer(data, call.arrival)
-            await wire.only(await (call.beside(work, None) if self._watch else work))
+            await wire.only(await (call.unless_disconnected(work, None) if self._watch else work))
         elif method.kind is Kind.SERVER_STREAM:
             data = await self._message(method, task, call)
             call.guarded = True
             answers = _stream(method, _alone(data), call.arrival, wire)
-            await (call.beside(answers, None) if self._watch else answers)
+            await (call.unless_disconnected(answers, None) if self._watch else answers)
         else:
             self._calls.whole(task)
             call.guarded, read = True, asyncio.Event()
             answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
-            await (call.beside(answers, read) if self._watch else answers)
+            await (call.unless_disconnected(answers, read) if self._watch else answers)
 
     async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
         """The only one; nothing of it, from those whom the method refuses. Raises CallFailed, also where it does not
         come."""
-        if method.strange is not None and method.strange(call.arrival):
+        if method.rejects_caller is not None and method.rejects_caller(call.arrival):
             self._calls.whole(task)
             return b""
         try:
@@ -211,7 +217,7 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
 
 def _cut_off() -> CallFailed:
     """The status of a call that the server ends. The guard has logged it already."""
-    known = logs.CALL.get() or begin_call(UNTOLD)
+    known = logs.CALL.get() or begin_call(NO_METADATA)
     return CallFailed(Code.UNAVAILABLE, CUT, ((ID_HEADER, known.request_id),))
 
 
@@ -237,16 +243,16 @@ def _is_grpc(kind: bytes) -> bool:
 
 
 async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: str = "") -> None:
-    given = dict(failure.trailers)
-    body = json.dumps({"error": failure.text, "request_id": given[ID_HEADER]}).encode()
+    trailers = dict(failure.trailers)
+    body = json.dumps({"error": failure.text, "request_id": trailers[ID_HEADER]}).encode()
     headers: Headers = [(b"content-type", b"application/json"), NOSNIFF, (b"content-length", str(len(body)).encode())]
-    headers.append((ID, given[ID_HEADER].encode()))
+    headers.append((ID, trailers[ID_HEADER].encode()))
     await send({"type": f"{before}http.response.start", "status": status, "headers": headers})
     await send({"type": f"{before}http.response.body", "body": body})
 
 
 class _Wire:
-    """What goes back to the caller. `hold` counts the bytes of answers that a caller is slow to take."""
+    """Response side of a call. `hold` counts the bytes of responses that a client is slow to read."""
 
     __slots__ = ("_hold", "_send", "_started")
 
@@ -254,7 +260,7 @@ class _Wire:
         self._send, self._hold, self._started = send, hold, False
 
     async def only(self, data: bytes) -> None:
-        """The one answer of a unary call, and the end."""
+        """Send the one message of a unary call, and end the response."""
         self._started = True
         await self._send(START)
         if len(data) <= SMALL:
@@ -264,14 +270,15 @@ class _Wire:
         await self._send(OK)
 
     async def message(self, data: bytes) -> None:
-        """One of a stream's."""
+        """Send one message of a stream."""
         if not self._started:
             self._started = True
             await self._send(START)
         await self._body(data, more=True)
 
     async def _body(self, data: bytes, *, more: bool) -> None:
-        """A server takes some bytes of each connection ahead; what is larger waits here until they are taken."""
+        """Send a message. A server takes some bytes of each connection ahead; a larger message waits here until they
+        are taken."""
         if len(data) <= SMALL:
             await self._send({"type": BODY, "body": framing.frame(data), "more_body": more})
             return
@@ -283,14 +290,15 @@ class _Wire:
             self._hold(-len(data))
 
     async def end(self) -> None:
-        """After all messages."""
+        """End the response after all messages."""
         if not self._started:
             await self._send(START)
         await self._send({"type": BODY, "body": b"", "more_body": False})
         await self._send(OK)
 
     async def fail(self, failure: CallFailed) -> None:
-        """Instead of `end`. In trailers even where there was no answer: what servers make of headers alone differs."""
+        """End the response with a failure. It is sent in trailers even without a message, because servers treat
+        headers alone differently."""
         if not self._started:
             await self._send(START)
         last = framing.status(failure.code, failure.text, failure.trailers)
@@ -299,28 +307,32 @@ class _Wire:
 
 
 class _Request:
-    """One call as it comes in."""
+    """Request side of a call, while it arrives."""
 
-    __slots__ = ("_packed", "_part", "_receive", "_scope", "arrival", "guarded", "path")
+    __slots__ = ("_open_request", "_packed", "_receive", "_scope", "arrival", "guarded", "path")
 
-    def __init__(self, scope: Event, receive: Receive, part: Callable[[Hashable, str, RequestMetadata], Part]) -> None:
-        self._scope, self.path, self._receive, self._part = scope, scope["path"], receive, part
+    def __init__(
+        self, scope: Event, receive: Receive, part: Callable[[Hashable, str, RequestMetadata], IncomingRequest]
+    ) -> None:
+        self._scope, self.path, self._receive, self._open_request = scope, scope["path"], receive, part
         self._packed: bytes | None = None
-        self.arrival, self.guarded = UNTOLD, False
+        self.arrival, self.guarded = NO_METADATA, False
 
     def read(self, headers: dict[bytes, bytes]) -> None:
-        """Those of READ. Raises CallFailed for what means nothing."""
+        """Read the headers in READ. Raises CallFailed for an invalid header."""
         seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
-        told = [(name, headers[name]) for name in ASKED if name in headers]
-        if SHOWN in headers:  # each of them, so that a second credential is seen
-            told += [one for one in self._scope["headers"] if one[0] == SHOWN and one not in told]
+        pairs = [(name, headers[name]) for name in METADATA_HEADERS if name in headers]
+        if CREDENTIAL_HEADER in headers:  # each of them, so that a second credential is seen
+            pairs += [
+                header for header in self._scope["headers"] if header[0] == CREDENTIAL_HEADER and header not in pairs
+            ]
         self.arrival = RequestMetadata(
-            tuple(framing.metadata(told)) if told else (), seconds, authenticator.presented(self._scope)
+            tuple(framing.metadata(pairs)) if pairs else (), seconds, authenticator.presented(self._scope)
         )
 
     async def message(self, limit: int) -> bytes:
-        """The one message of a unary call. Raises CallFailed, or Gone."""
+        """The one message of a unary call. Raises CallFailed, or ClientDisconnected."""
         first = await self._receive()
         alone = framing.alone(first.get("body", b""), limit)
         if alone is None:
@@ -333,23 +345,23 @@ class _Request:
         return alone
 
     async def _only(self, limit: int, *begun: Event) -> bytes:
-        found: list[bytes] = []
+        payloads: list[bytes] = []
         async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
             async for data in messages:
-                if found:
+                if payloads:
                     raise framing.failed(Code.INTERNAL, "a unary call has one message, this one has more")
-                found.append(data)
-        if not found:
+                payloads.append(data)
+        if not payloads:
             raise framing.failed(Code.INTERNAL, "a unary call has one message, this one none")
-        return found[0]
+        return payloads[0]
 
     async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
         """All messages, until the client is done; `begun` are events that arrived already. The transport counts the
-        bytes of an incomplete message. Raises CallFailed, or Gone."""
+        bytes of an incomplete message. Raises CallFailed, or ClientDisconnected."""
         messages = Messages(limit, self._packed)
         more, before = True, list(begun)
         client = self._scope.get("client")
-        with self._part(client, client[0] if client else "", self.arrival) as part:
+        with self._open_request(client, client[0] if client else "", self.arrival) as part:
             try:
                 while more:
                     event = before.pop(0) if before else await part.more(self._receive())
@@ -370,8 +382,9 @@ class _Request:
             await read.wait()
         await self._receive()
 
-    async def beside(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
-        """What comes of it, unless the caller goes away before, which is looked for once all is `read`. Raises Gone."""
+    async def unless_disconnected(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
+        """Return the result of `answering`, unless the client disconnects first. The transport watches for that once
+        all is `read`. Raises ClientDisconnected."""
         work = asyncio.ensure_future(answering)
         gone = asyncio.ensure_future(self._after(read))
         try:
@@ -392,7 +405,7 @@ Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 
 class Watched:
-    """An application that is cancelled when its caller goes away, once the request is whole."""
+    """ASGI application that is cancelled if its client disconnects after the complete request."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -423,9 +436,14 @@ class Watched:
 
 
 class Calls:
-    """The calls of a transport, each of which must arrive whole within so many `seconds`; one timer looks after all,
-    since each is there at once, as a rule. `most`: that may be on their way at once: each takes memory. Where there
-    are more, the one that is on its way for longest is given up, so that nobody can shut others out."""
+    """Registry of the calls of a transport, with a time limit for the arrival of each.
+
+        seconds  time within which each call must arrive completely; one timer checks all calls
+        most     number of calls that may arrive at the same time, since each takes memory
+
+    If more than `most` calls arrive, the server rejects the call that has been arriving for the longest time. So no
+    client can shut others out.
+    """
 
     def __init__(self, seconds: float, most: int) -> None:
         self._seconds, self._most = seconds, most
@@ -436,32 +454,32 @@ class Calls:
         self._cut: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> asyncio.Task[Any]:
-        """The task that runs, as a call that comes in."""
+        """Register the running task as a call that arrives."""
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
         self._all.add(task)
         self._coming[task] = loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._look, loop)
+            self._timer = loop.call_later(self._seconds, self._reject_late, loop)
         if len(self._coming) > self._most:
             words = f"more than {self._most} requests are on their way, and this one is the slowest; try again later"
             self._give_up(next(iter(self._coming)), CallFailed(Code.RESOURCE_EXHAUSTED, words, (PUSHBACK,)))
         return task
 
     def whole(self, task: asyncio.Task[Any]) -> None:
-        """It is there, or may take as long as it likes."""
+        """The call has arrived completely, or has no time limit."""
         self._coming.pop(task, None)
 
     def end(self, task: asyncio.Task[Any]) -> None:
-        """It is answered."""
+        """The call is answered."""
         self._all.discard(task)
         self._coming.pop(task, None)
         self._given_up.pop(task, None)
         self._cut.discard(task)
 
     def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
-        """What to say where the task was cancelled because its call did not come."""
+        """The failure to report if the task was cancelled because its call did not arrive."""
         return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
     def cut(self) -> None:
@@ -483,13 +501,13 @@ class Calls:
         self._given_up[task] = failure
         task.cancel()
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Those that began first come first."""
+    def _reject_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reject the calls that have not arrived in time, the oldest first."""
         self._timer, now = None, loop.time()
         words = f"the request did not arrive whole within {self._seconds:g} s"
         for task, since in tuple(self._coming.items()):
             if since + self._seconds > now:
                 # Each look takes time for all: not one at every single one's own moment.
-                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._look, loop)
+                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._reject_late, loop)
                 return
             self._give_up(task, framing.failed(Code.DEADLINE_EXCEEDED, words))

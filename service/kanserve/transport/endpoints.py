@@ -1,4 +1,4 @@
-"""The ports of a server, the reason if one cannot be opened, and the connection limit of a transport."""
+"""Ports of a server, the reason why a port cannot be opened, and the connection limit of a transport."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ _inherited: dict[int, int] = {}  # port -> file descriptor
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port that a server listens on: its `name` in words, the `flag` that chooses it, and its address."""
+    """Port that a server listens on.
+
+    name  words for messages, such as "gRPC port"
+    flag  flag that chooses the port
+    host  address or host name
+    port  number
+    """
 
     name: str
     flag: str
@@ -64,21 +70,21 @@ class Port:
         return ConfigError(f"{self.name}: {self.place} cannot be listened on: {why}", hint=advice)
 
 
-def every(settings: Settings) -> tuple[Port, ...]:
+def server_ports(settings: Settings) -> tuple[Port, ...]:
     """All ports that a server with these settings listens on. Raises ConfigError if two ports are the same."""
     ports = [Port.grpc(settings), *([Port.http(settings)] if settings.http_port is not None else [])]
     ports.append(Port.metrics(settings))
     names: dict[tuple[str, int], str] = {}
-    for one in ports:
-        first = names.setdefault((one.host, one.port), one.name)
-        if one.port and first != one.name:
+    for port in ports:
+        first = names.setdefault((port.host, port.port), port.name)
+        if port.port and first != port.name:
             raise ConfigError(
-                f"{one.name}: {one.place} is the {first} already", hint=f"take another port with {one.flag}"
+                f"{port.name}: {port.place} is the {first} already", hint=f"take another port with {port.flag}"
             )
     return tuple(ports)
 
 
-def tried(port: Port) -> ConfigError | None:
+def bind_error(port: Port) -> ConfigError | None:
     """The error of a port, if it has one. The function binds the port for a moment and accepts no connection."""
     bare = port.host.strip("[]")
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
@@ -102,7 +108,7 @@ def shared(port: int) -> bool:
     return port in _inherited
 
 
-def keep(port: Port) -> socket.socket:
+def reserve(port: Port) -> socket.socket:
     """A port for processes that bind sockets of their own to it; this one takes no connection. Raises ConfigError."""
     return _bound(port, listens=False)
 
@@ -113,13 +119,13 @@ def bind(port: Port, keepalive: float) -> socket.socket:
     Its connections take over that TCP looks for the peer after `keepalive` silent seconds, and gives it up after
     two thirds as many again.
     """
-    made = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2000 * keepalive))
-    return made
+    listener = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2000 * keepalive))
+    return listener
 
 
 def _bound(port: Port, *, listens: bool) -> socket.socket:
@@ -128,23 +134,23 @@ def _bound(port: Port, *, listens: bool) -> socket.socket:
     try:
         if listens:
             return socket.create_server((bare, port.port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
-        made = socket.socket(family)
+        listener = socket.socket(family)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            made.bind((bare, port.port))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((bare, port.port))
         except OSError:
-            made.close()
+            listener.close()
             raise
     except OSError as error:
         raise port.refused(error) from error
-    return made
+    return listener
 
 
 def _seconds(value: float) -> int:
     return min(max(1, round(value)), LONGEST)
 
 
-def allowed(connections: int, listeners: int) -> int:
+def connection_limit(connections: int, listeners: int) -> int:
     """As many connections to each listener as the open files of the process allow, with a line in the log where those
     are fewer."""
     granted = max(1, resources.connections(connections * listeners) // listeners)
@@ -163,8 +169,12 @@ tls_log = logs.get_logger("tls")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS material of a transport. `client_ca` signs the clients' certificates; None: any client. `expires`: when
-    the certificate does, in seconds since 1970."""
+    """TLS material of a transport.
+
+    identity   certificate chain and private key
+    client_ca  certificates, as PEM, that sign the clients' certificates; None: clients need none
+    expires    end of validity of the certificate, in seconds since 1970
+    """
 
     identity: pem.Identity
     client_ca: bytes | None
@@ -172,27 +182,27 @@ class Tls:
 
 
 def load(settings: Settings) -> Tls | None:
-    """None: in the clear. Says in the log until when the certificate is valid. Raises ConfigError."""
-    found = read(settings)
-    if found is not None:
-        told(found, settings)
-    return found
+    """Read the TLS material, and log until when the certificate is valid. None without TLS. Raises ConfigError."""
+    tls = read(settings)
+    if tls is not None:
+        log_certificate(tls, settings)
+    return tls
 
 
-def told(found: Tls, settings: Settings) -> None:
-    """The line of a certificate that is served from now on."""
-    until = datetime.datetime.fromtimestamp(found.expires, datetime.UTC)
+def log_certificate(tls: Tls, settings: Settings) -> None:
+    """Log the certificate that the server uses from now on."""
+    until = datetime.datetime.fromtimestamp(tls.expires, datetime.UTC)
     tls_log.info(
         "tls_certificate_loaded",
         certificate=str(settings.tls_cert),
         expires=f"{until:%Y-%m-%dT%H:%M:%SZ}",
-        callers_show_one=found.client_ca is not None,
+        callers_show_one=tls.client_ca is not None,
     )
 
 
 def read(settings: Settings) -> Tls | None:
-    """What the files hold now. Raises ConfigError for what no server could use: an expired certificate, a key of
-    another one, half of a rotation."""
+    """The current contents of the TLS files. Raises ConfigError for an expired certificate, a key of another
+    certificate, or a half-finished rotation."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a transport is: it turns connections into calls of the guarded methods, and knows no method."""
+"""Factory of the transports, and their common interface."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from kanserve.transport.asgi import Application
 from kanserve.transport.endpoints import Port, Tls
 
 
-class Door(Protocol):
-    """One transport. Needs a running event loop; `start` once, then `stop` once."""
+class Transport(Protocol):
+    """Interface of one transport. It needs a running event loop. Call `start` once, then `stop` once."""
 
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         ...
 
-    async def renew(self, found: Tls) -> None:
-        """Show these certificates in every handshake from now on. Raises ConfigError; then those before stay."""
+    async def renew(self, tls: Tls) -> None:
+        """Use these certificates in every new handshake. Raises ConfigError, and then the previous ones stay in use."""
         ...
 
     async def stop(self, grace: float | None) -> None:
@@ -44,16 +44,22 @@ Pages = Callable[[], Application]
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where a server listens. `http` None: nowhere."""
+    """Port numbers that a server listens on. `http` is None without HTTP."""
 
     grpc: int
     http: int | None
 
 
 class Transports:
-    """All transports of a server as one. `both`: the first speaks HTTP too; `tls`: what they show."""
+    """All transports of a server, with the interface of one.
 
-    def __init__(self, first: Door, second: Door | None, *, both: bool, tls: Tls | None = None) -> None:
+    first   transport of gRPC
+    second  transport of HTTP, if HTTP has its own port
+    both    whether the first transport also speaks HTTP
+    tls     TLS material in use
+    """
+
+    def __init__(self, first: Transport, second: Transport | None, *, both: bool, tls: Tls | None = None) -> None:
         self._first, self._second, self._both = first, second, both
         self.tls = tls
 
@@ -68,12 +74,12 @@ class Transports:
             await self._first.stop(None)
             raise
 
-    async def renew(self, found: Tls) -> None:
+    async def renew(self, tls: Tls) -> None:
         """As a transport's."""
-        await self._first.renew(found)
+        await self._first.renew(tls)
         if self._second is not None:
-            await self._second.renew(found)
-        self.tls = found
+            await self._second.renew(tls)
+        self.tls = tls
 
     async def stop(self, grace: float | None) -> None:
         """As a transport's."""
@@ -85,9 +91,9 @@ def build(settings: Settings, services: Services, pages: Pages) -> Transports:
     """The transports that are named. `pages` makes the application of HTTP. Raises ConfigError."""
     both = settings.transport == "asgi"
     shown = endpoints.load(settings)
-    connections = endpoints.allowed(settings.max_connections, listeners=1 if settings.http_port is None else 2)
+    connections = endpoints.connection_limit(settings.max_connections, listeners=1 if settings.http_port is None else 2)
 
-    def asgi(port: Port) -> Door:
+    def asgi(port: Port) -> Transport:
         return _asgi(settings, services, pages, port, connections, shown)
 
     first = asgi(Port.grpc(settings)) if both else _grpcio(settings, services, connections, shown)
@@ -95,13 +101,13 @@ def build(settings: Settings, services: Services, pages: Pages) -> Transports:
     return Transports(first, second, both=both, tls=shown)
 
 
-def settled(settings: Settings) -> Settings:
-    """With the transport that is taken."""
-    return settings.model_copy(update={"transport": taken(settings.transport)})
+def with_transport(settings: Settings) -> Settings:
+    """The settings with `auto` replaced by the chosen transport."""
+    return settings.model_copy(update={"transport": resolve_transport(settings.transport)})
 
 
-def taken(transport: str) -> str:
-    """`auto`: asgi where what it needs is installed."""
+def resolve_transport(transport: str) -> str:
+    """The name of a transport. For `auto`, it is asgi if the packages that it needs are installed."""
     if transport != "auto":
         return transport
     lacking = missing()
@@ -111,13 +117,13 @@ def taken(transport: str) -> str:
 
 
 def missing() -> list[str]:
-    """Packages that what speaks HTTP needs and that are not installed."""
+    """Packages that HTTP needs and that are not installed."""
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _asgi(
     settings: Settings, services: Services, pages: Pages, port: Port, connections: int, shown: Tls | None
-) -> Door:
+) -> Transport:
     lacking = missing()
     if lacking:
         raise ConfigError(
@@ -129,7 +135,7 @@ def _asgi(
     return H2corn(settings, services, pages(), port, connections, shown)
 
 
-def _grpcio(settings: Settings, services: Services, connections: int, shown: Tls | None) -> Door:
+def _grpcio(settings: Settings, services: Services, connections: int, shown: Tls | None) -> Transport:
     from kanserve.transport.grpc_aio import Grpcio
 
     return Grpcio(settings, services, connections, shown)

@@ -53,8 +53,11 @@ def alone(data: bytes, limit: int) -> bytes | None:
 
 
 class Messages:
-    """Takes the bytes of one call as they come, gives its messages. `limit`: bytes of one message,
-    unpacked; `encoding`: the call's grpc-encoding, or nothing."""
+    """Decoder from the bytes of one call to its messages.
+
+    limit     bytes of one message, unpacked
+    encoding  the call's grpc-encoding; None without compression
+    """
 
     __slots__ = ("_buffer", "_encoding", "_limit", "_wanted", "size")
 
@@ -70,20 +73,20 @@ class Messages:
         self.size = self._buffer.size
         if self.size < self._wanted:
             return
-        found, at = self._buffer.take(), 0
-        while (end := at + self._end(found, at)) <= len(found):
-            message = found[at + PREFIX.size : end]
-            packed, at = found[at], end
-            self.size = len(found) - at
+        content, at = self._buffer.take(), 0
+        while (end := at + self._end(content, at)) <= len(content):
+            message = content[at + PREFIX.size : end]
+            packed, at = content[at], end
+            self.size = len(content) - at
             yield self._packed(message) if packed else message
         self._wanted = end - at
-        self._buffer.add(found[at:])
+        self._buffer.add(content[at:])
 
-    def _end(self, found: bytes, at: int) -> int:
+    def _end(self, content: bytes, at: int) -> int:
         """Bytes of the frame that begins at `at`, or of its prefix if that is not complete. Raises CallFailed."""
-        if len(found) - at < PREFIX.size:
+        if len(content) - at < PREFIX.size:
             return PREFIX.size
-        packed, length = PREFIX.unpack_from(found, at)
+        packed, length = PREFIX.unpack_from(content, at)
         if length > self._limit:
             raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self._limit})")
         if packed > 1:
@@ -103,7 +106,7 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A compressed message that may have at most `limit` bytes unpacked."""
+    """Compressed message whose unpacked size may be at most `limit` bytes."""
 
     data: bytes
     encoding: str
@@ -127,10 +130,10 @@ def failed(code: Code, text: str) -> CallFailed:
 
 def timeout(value: bytes) -> float:
     """Seconds. Raises CallFailed for what is no grpc-timeout."""
-    found = TIMEOUT.fullmatch(value)
-    if found is None:
+    match = TIMEOUT.fullmatch(value)
+    if match is None:
         raise failed(Code.INTERNAL, "grpc-timeout is up to eight digits and one of H, M, S, m, u, n")
-    return int(found[1]) * UNITS[found[2]]
+    return int(match[1]) * UNITS[match[2]]
 
 
 def encoding(value: bytes | None) -> bytes | None:

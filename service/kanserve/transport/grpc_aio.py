@@ -1,4 +1,4 @@
-"""gRPC by grpc.aio: a connection's calls become bytes for the guarded methods, and their answers go back."""
+"""Transport on grpc.aio: it passes the bytes of each call to the guarded methods and sends their responses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
 
 
 class Grpcio:
-    """A transport that is not bound yet. Needs a running event loop."""
+    """Transport on grpc.aio that is not bound yet. It needs a running event loop."""
 
     def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
         self._port = Port.grpc(settings)
@@ -88,7 +88,7 @@ class Grpcio:
             bound = 0
         if not bound:
             taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # if the port is free again by now
-            raise endpoints.tried(self._port) or self._port.refused(taken)
+            raise endpoints.bind_error(self._port) or self._port.refused(taken)
         await self._server.start()
         return bound
 
@@ -103,13 +103,14 @@ class Grpcio:
         return grpc.dynamic_ssl_server_credentials(_configured(tls), self._take, require_client_authentication=shown)
 
     def _take(self) -> grpc.ServerCertificateConfiguration:
-        """By gRPC, in a handshake: what is new since the last one, or None, which its stubs do not know of."""
+        """The new certificates since the last handshake, or None, which the stubs of gRPC do not allow. gRPC calls
+        this in a handshake."""
         renewed, self._renewed = self._renewed, None
         return cast(grpc.ServerCertificateConfiguration, renewed)
 
-    async def renew(self, found: Tls) -> None:
-        """In every handshake from now on."""
-        self._renewed = _configured(found)
+    async def renew(self, tls: Tls) -> None:
+        """Use these certificates in every new handshake."""
+        self._renewed = _configured(tls)
 
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
@@ -122,8 +123,8 @@ def _worth_a_line(line: logging.LogRecord) -> bool:
     return not str(line.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
 
 
-def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(found.identity.key, found.identity.chain)], found.client_ca)
+def _configured(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.identity.key, tls.identity.chain)], tls.client_ca)
 
 
 def _readers(settings: Settings) -> Readers:
@@ -133,7 +134,7 @@ def _readers(settings: Settings) -> Readers:
 
 
 class _Router(grpc.GenericRpcHandler):
-    """A handler by the full name of the method."""
+    """Table from the full name of a method to its handler."""
 
     def __init__(self, services: Services, arrival: Arrived, readers: Readers) -> None:
         self._methods = {path: _handler(method, arrival, readers) for path, method in services.methods.items()}
@@ -183,7 +184,7 @@ def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handle
 async def _message(method: Guarded, shown: RequestMetadata, context: Context, readers: Readers) -> bytes:
     """The only message of a call. If the method rejects the caller, the transport reads none of it. Raises
     CallFailed."""
-    if method.strange is not None and method.strange(shown):
+    if method.rejects_caller is not None and method.rejects_caller(shown):
         return b""
     try:
         # Not by the iterator, which holds each message until the garbage collector runs.
@@ -222,14 +223,14 @@ def _arrival(context: Context) -> RequestMetadata:
 
 
 def _certified(context: Context) -> RequestMetadata:
-    """With the certificate that the caller has shown."""
+    """The metadata of a call, with the certificate that the client has presented."""
     shown = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
     return RequestMetadata(context.invocation_metadata() or (), _remaining(context), shown)
 
 
 def _remaining(context: Context) -> float | None:
-    """Seconds until the deadline. grpc.aio reckons them by the wall clock: where none are left and the call is alive,
-    that clock has jumped, and core, which has a timer of its own, ends the call in time."""
+    """Seconds until the deadline. grpc.aio computes them from the wall clock. If none are left and the call is
+    alive, that clock has jumped. Core has its own timer, and ends the call in time."""
     left = context.time_remaining()
     return None if left is not None and left <= 0 else left
 
@@ -251,7 +252,11 @@ T = TypeVar("T")
 
 
 class Readers:
-    """At most `most` calls read at once, and `waiting` more wait. The methods need a running event loop."""
+    """Limiter of the calls that read their message at the same time. Its methods need a running event loop.
+
+    most     number of calls that read
+    waiting  number of calls that wait for their turn
+    """
 
     def __init__(self, most: int, waiting: int) -> None:
         self._free, self._waiting = most, waiting
@@ -287,7 +292,7 @@ class Readers:
         self._queues.setdefault(connection, deque()).append(turn)
         self._count += 1
         if self._timer is None:
-            self._timer = loop.call_later(PATIENCE, self._look, loop)
+            self._timer = loop.call_later(PATIENCE, self._reject_slow, loop)
         try:
             await turn
         except asyncio.CancelledError:
@@ -332,22 +337,26 @@ class Readers:
         if not turn.done():
             turn.set_exception(failure)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _reject_slow(self, loop: asyncio.AbstractEventLoop) -> None:
         """Reject calls that read for too long, at most one for each waiting call."""
         self._timer, now = None, loop.time()
         if not self._count:
             return
-        late = [(task, one) for task, one in self._reading.items() if now >= one.since + PATIENCE and not one.refused]
+        late = [
+            (task, reader)
+            for task, reader in self._reading.items()
+            if now >= reader.since + PATIENCE and not reader.refused
+        ]
         many = Counter(reader.connection for _, reader in late)
         for _ in range(min(self._count, len(late))):
             ((heaviest, _),) = many.most_common(1)
             many[heaviest] -= 1
             _give_up(late, heaviest)
-        self._timer = loop.call_later(PATIENCE / 10, self._look, loop)
+        self._timer = loop.call_later(PATIENCE / 10, self._reject_slow, loop)
 
 
 class _Reader:
-    """A call that reads its message since `since`."""
+    """Call that has been reading its message since `since`."""
 
     __slots__ = ("connection", "refused", "since")
 
@@ -357,7 +366,9 @@ class _Reader:
 
 def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) -> None:
     """Reject the slowest reader of that connection."""
-    task, reader = next((task, one) for task, one in late if one.connection == connection and not one.refused)
+    task, reader = next(
+        (task, candidate) for task, candidate in late if candidate.connection == connection and not candidate.refused
+    )
     reader.refused = True
     task.cancel()
 

@@ -1,4 +1,4 @@
-"""The ASGI transport on h2corn: HTTP/2 and HTTP/1 in Rust, on this loop and one thread of its own."""
+"""ASGI transport on h2corn: HTTP/2 and HTTP/1 in Rust, on this event loop and one thread of its own."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ log = logs.get_logger("transport")
 
 
 class H2corn:
-    """A transport that is not bound yet.
+    """Transport on h2corn that is not bound yet.
 
-    h2corn reads certificates when a server starts, and never again. So new ones have a server of their own, which
-    accepts from the same socket, and the one before sends its callers over: a GOAWAY after what they have in flight.
+    h2corn reads certificates only when a server starts. So new certificates get a new server, which accepts from the
+    same socket. The previous server sends a GOAWAY to its clients after their in-flight calls.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class H2corn:
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
-        self._apart = services.apart
+        self._hold_responses = services.hold_responses
         self._listener: socket.socket | None = None
         self._carriers: list[_Carrier] = []  # the last takes new connections
         self._screen = contextlib.ExitStack()
@@ -67,7 +67,7 @@ class H2corn:
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         _hush()
-        asyncio.get_running_loop().set_exception_handler(_unless_told)
+        asyncio.get_running_loop().set_exception_handler(_handle_loop_error)
         self._listener = endpoints.bind(self._port, self._settings.keepalive_seconds)
         self._screen.enter_context(logs.screened(_reports_departure))
         try:
@@ -79,7 +79,7 @@ class H2corn:
         return int(self._listener.getsockname()[1])
 
     async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
-        """A server more. Raises ConfigError."""
+        """Start one more server. Raises ConfigError."""
         carrier = _Carrier(self._application, self._settings, self._connections, listener.fileno(), tls)
         self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
         try:
@@ -88,12 +88,13 @@ class H2corn:
             self._carriers.remove(carrier)
             raise
 
-    async def renew(self, found: Tls) -> None:
-        """In every handshake from now on. Calls on open connections have `drain_grace_seconds` to end."""
+    async def renew(self, tls: Tls) -> None:
+        """Use these certificates in every new handshake. Calls on open connections have `drain_grace_seconds` to
+        end."""
         if self._listener is None or not self._carriers or self._carriers[-1].ending:
             return
-        await self._carry(self._listener, found)
-        async with self._apart(NEWS):
+        await self._carry(self._listener, tls)
+        async with self._hold_responses(NEWS):
             for carrier in self._carriers[:-1]:
                 carrier.end()
         self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
@@ -118,7 +119,7 @@ class H2corn:
 
 
 class _Carrier:
-    """One server of h2corn: from `start` until `end`, and what its callers have in flight then."""
+    """h2corn server from `start` to `end`, including the calls that are in flight at the end."""
 
     def __init__(self, application: Any, settings: Settings, connections: int, listener: int, tls: Tls | None) -> None:
         self._files = _Files(tls)
@@ -137,10 +138,10 @@ class _Carrier:
             raise ConfigError(f"h2corn does not start: {error}") from error
 
     async def _serve(self) -> None:
-        """Until `end`. A server that cannot accept a connection, as without a free file, ends by itself; the port
-        stays bound meanwhile, and callers wait."""
+        """Serve until `end`. A server that cannot accept a connection, for example because no file descriptor is
+        free, exits; then another one starts. The port stays bound meanwhile, and clients wait."""
         loop = asyncio.get_running_loop()
-        told = -QUIET
+        last_failure = -QUIET
         with contextlib.closing(self._files):
             while not self.ending:
                 try:
@@ -149,9 +150,9 @@ class _Carrier:
                     reason = str(error)
                 else:
                     return
-                if loop.time() - told > QUIET and not self.ending:
+                if loop.time() - last_failure > QUIET and not self.ending:
                     log.error("connections_lost", reason=reason, advice="allow more open files (ulimit -n)")
-                told = loop.time()
+                last_failure = loop.time()
                 await asyncio.sleep(0 if self.ending else AGAIN)
 
     def end(self) -> None:
@@ -162,7 +163,7 @@ class _Carrier:
 
 
 class _Files:
-    """Certificates under names that h2corn can read, again too, while the files on disk may be half-way to others."""
+    """Copies of the certificates that h2corn can read again, even while the original files are being rotated."""
 
     def __init__(self, tls: Tls | None) -> None:
         self._held: list[pem.Held] = []
@@ -175,9 +176,9 @@ class _Files:
         return self._held[-1].path
 
     def close(self) -> None:
-        """Once no server starts from them any more."""
-        for one in self._held:
-            one.close()
+        """Remove the copies, when no server starts from them any more."""
+        for file in self._held:
+            file.close()
 
 
 def _hush() -> None:
@@ -207,14 +208,15 @@ def _reports_departure(line: str) -> bool:
 def _report(text: str) -> dict[str, Any]:
     """h2corn's line of JSON; empty for other text."""
     try:
-        found = json.loads(text)
+        report = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return report if isinstance(report, dict) else {}
 
 
-def _unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The loop's exception handler: what ends a server is told once, and not for each of its connections."""
+def _handle_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The loop's exception handler. An OS error of h2corn is logged once, when the server ends, and not for each
+    connection."""
     error = context.get("exception")
     if not (isinstance(error, OSError) and RUST_IO.search(str(error))):
         loop.default_exception_handler(context)

@@ -1,4 +1,5 @@
-"""The metrics port: GET and HEAD on /metrics, on a thread of its own so that load cannot hide it; packed if asked."""
+"""HTTP server of the metrics port: GET and HEAD on /metrics, on its own thread, compressed if the client accepts
+that."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ log = logs.get_logger("metrics")
 
 
 class MetricsServer:
-    """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
+    """HTTP server for /metrics on its own thread, so that load on the event loop does not delay it."""
 
     def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float) -> None:
         """Bind. A silent client is dropped after `scrape_timeout` seconds. Raises OSError if the
@@ -74,7 +75,7 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """What the thread does."""
+        """Answer a request on its thread, and then free its place."""
         try:
             super().process_request_thread(request, client_address)
         finally:

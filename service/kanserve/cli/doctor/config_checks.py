@@ -110,12 +110,12 @@ def _readers(key: Path) -> Iterator[Finding]:
 def check_ports(settings: Settings) -> Iterator[Finding]:
     """One finding a port. Each is bound for a moment; nobody is answered there."""
     try:
-        ports = endpoints.every(settings)
+        ports = endpoints.server_ports(settings)
     except ConfigError as error:
         yield _problem(error)
         return
     for port in ports:
-        if wrong := endpoints.tried(port):
+        if wrong := endpoints.bind_error(port):
             yield _problem(wrong)
         else:
             yield ok(port.name, f"{port.place} is free" if port.port else f"any free port of {port.host}")
