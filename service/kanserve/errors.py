@@ -192,6 +192,6 @@ def let_go(error: BaseException) -> None:
     request's message, and often the error too. Such a cycle keeps the message until the garbage collector runs."""
     chain = [error]
     while chain:
-        one = chain.pop()
-        chain += [before for before in (one.__cause__, one.__context__) if before is not None]
-        one.__cause__ = one.__context__ = one.__traceback__ = None
+        current = chain.pop()
+        chain += [before for before in (current.__cause__, current.__context__) if before is not None]
+        current.__cause__ = current.__context__ = current.__traceback__ = None

@@ -95,12 +95,12 @@ def through(
     reference [1, S, D], for nodes that are as there; None: not known, and such a node has no part in what follows.
     Raises steps.UnknownStep."""
     multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
-    found = np.zeros(())
+    total = np.zeros(())
     for part, e_x, e_r, slope in zip(chosen, x.edges, r.edges, steep, strict=True):
         h_x, h_r = read(part, x.nodes), read(part, r.nodes)
         rates = quotients(e_x, e_r, h_x, h_r, slope)
-        found = found + _back(part.pre_steps, x.nodes, r.nodes, np.matmul(multipliers, rates.transpose(0, 2, 1)))
-    return np.asarray(found)
+        total = total + _back(part.pre_steps, x.nodes, r.nodes, np.matmul(multipliers, rates.transpose(0, 2, 1)))
+    return np.asarray(total)
 
 
 def carried(layer: LayerInfo, x: LayerActivations, r: LayerActivations, multipliers: Floats) -> Floats:
@@ -121,11 +121,11 @@ def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.ui
     chosen = np.argpartition(-size, k - 1, axis=2)[:, :, :k]
     order = np.argsort(-np.take_along_axis(size, chosen, axis=2), axis=2, kind="stable")
     chosen = np.take_along_axis(chosen, order, axis=2)
-    found = np.take_along_axis(flat, chosen, axis=2)
+    carried = np.take_along_axis(flat, chosen, axis=2)
     others = flat.copy()
     np.put_along_axis(others, chosen, 0.0, axis=2)
     source, destination = np.divmod(chosen, destinations)
-    return source.astype(np.uint32), destination.astype(np.uint32), found, others.sum(axis=2)
+    return source.astype(np.uint32), destination.astype(np.uint32), carried, others.sum(axis=2)
 
 
 def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats | None) -> Floats:
@@ -139,26 +139,28 @@ def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats 
 def slopes(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats | None]:
     """Of each part the slope of its edges between two rows [1, n] that differ a little in every node; None where a
     step before it looks at all nodes at once."""
-    found: list[Floats | None] = []
+    result: list[Floats | None] = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
         if any(step.kind in MIXING or step.function in MIXING for step in part.pre_steps):
-            found.append(None)
+            result.append(None)
             continue
-        apart = read(part, above.nodes) - read(part, below.nodes)
+        distance = read(part, above.nodes) - read(part, below.nodes)
         with np.errstate(all="ignore"):
-            found.append(np.where(apart == 0, 0.0, 1.0)[:, :, None] * (high - low) / (apart + (apart == 0))[:, :, None])
-    return found
+            result.append(
+                np.where(distance == 0, 0.0, 1.0)[:, :, None] * (high - low) / (distance + (distance == 0))[:, :, None]
+            )
+    return result
 
 
 def gradients(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats]:
     """Of each part the slope of its edges [B, S, D] over what they read, between rows [B, n] that are a little apart;
     0 where what they read is the same in both."""
-    found = []
+    result = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
-        apart = (read(part, above.nodes) - read(part, below.nodes))[:, :, None]
+        distance = (read(part, above.nodes) - read(part, below.nodes))[:, :, None]
         with np.errstate(all="ignore"):
-            found.append(np.where(apart == 0, 0.0, (high - low) / np.where(apart == 0, 1.0, apart)))
-    return found
+            result.append(np.where(distance == 0, 0.0, (high - low) / np.where(distance == 0, 1.0, distance)))
+    return result
 
 
 MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "softmax", "log_softmax", "product"})
@@ -166,10 +168,10 @@ MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "softmax", 
 
 def _forth(chain: Sequence[NodeStep], v: Floats) -> list[Floats]:
     """`v`, and what each step gives."""
-    found = [v]
+    values = [v]
     for step in chain:
-        found.append(step_rules.evaluate(step, found[-1]))
-    return found
+        values.append(step_rules.evaluate(step, values[-1]))
+    return values
 
 
 def _back(chain: Sequence[NodeStep], x: Floats, r: Floats, multipliers: Floats) -> Floats:

@@ -81,8 +81,8 @@ class Bounds:
     @property
     def definition(self) -> str:
         """Of the layer, such as "grid"; "grid+reference" where some nodes have a grid and some have none."""
-        found = sorted(set(self.definitions) - {Definition.NONE})
-        return "+".join(found) or str(Definition.NONE)
+        kinds = sorted(set(self.definitions) - {Definition.NONE})
+        return "+".join(kinds) or str(Definition.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,10 @@ def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamp
     wanted[nodes[used]] = True
     seen = _of_reference(baseline, wanted & ~gridded) if baseline is not None and baseline.cells else None
     known = np.isfinite(seen.low) if seen is not None else np.zeros(width, np.bool_)
-    found = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
+    definitions = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
     if seen is not None and known.any():
         scales.append(seen)
-    return Bounds(tuple(scales), tuple(map(Definition, found.tolist())))
+    return Bounds(tuple(scales), tuple(map(Definition, definitions.tolist())))
 
 
 def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
@@ -152,19 +152,19 @@ def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
 def outside(limits: Bounds, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
     """[N]: which of nodes [N, n] have one outside, and nothing else, for every request there is."""
     values = nodes.astype(np.float64)
-    found = np.zeros(len(values), np.bool_)
+    flags = np.zeros(len(values), np.bool_)
     for scale in limits.scales:
         with np.errstate(all="ignore"):
             read, room = scale.read(values), scale.cell * NEAR
             there = (read >= scale.first - room) & (read <= scale.last + room)
-        found |= (~there & np.isfinite(scale.low)).any(axis=1)
-    return found
+        flags |= (~there & np.isfinite(scale.low)).any(axis=1)
+    return flags
 
 
 def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[float, float, float]:
     """Of nodes [n] one that is outside: what the grid reads of it, and from where to where its functions reach; of the
     grid that it is farthest outside of."""
-    found: list[tuple[float, tuple[float, float, float]]] = []
+    places: list[tuple[float, tuple[float, float, float]]] = []
     values = nodes.astype(np.float64)[None]
     for scale in limits.scales:
         zones, beyond = _held(scale, values)
@@ -172,8 +172,8 @@ def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[floa
             read = scale.read(values)
         for at in np.flatnonzero((scale.nodes == node) & (zones[0] == Zone.OUTSIDE)).tolist():
             place = (float(read[0, at]), float(scale.first[at]), float(scale.last[at]))
-            found.append((float(beyond[0, at]), place))
-    return max(found)[1]
+            places.append((float(beyond[0, at]), place))
+    return max(places)[1]
 
 
 def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
@@ -193,16 +193,16 @@ def _of_grids(
     layer: LayerInfo, pre_steps: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
 ) -> list[Scale]:
     """One for each basis that has a grid."""
-    found = []
+    scales = []
     for basis in layer.bases:
         if basis.per_edge or not basis.knots:
             continue
         known = [grids.of_knots(basis.kind, basis.functions, row) for row in basis.knots]
         rows = known * layer.sources if len(known) == 1 else known
-        ends = [(one.first, one.low, one.high, one.last, one.cell) if one else (np.nan,) * 5 for one in rows]
+        ends = [(grid.first, grid.low, grid.high, grid.last, grid.cell) if grid else (np.nan,) * 5 for grid in rows]
         table = np.where(used[:, None], np.array(ends), np.nan)
-        found.append(Scale((*pre_steps, *basis.pre_steps), nodes, *table.T))
-    return [scale for scale in found if np.isfinite(scale.low).any()]
+        scales.append(Scale((*pre_steps, *basis.pre_steps), nodes, *table.T))
+    return [scale for scale in scales if np.isfinite(scale.low).any()]
 
 
 def _of_reference(baseline: NodeBaseline, wanted: NDArray[np.bool_]) -> Scale:
@@ -240,9 +240,9 @@ def _fits(scale: Scale, width: int) -> bool:
 def _columns(layer: LayerInfo, width: int) -> tuple[int, ...]:
     """Raises Unfit."""
     try:
-        found = curves.columns(layer)
+        columns = curves.columns(layer)
     except IndexError as error:
         raise Unfit from error
-    if len(found) != layer.sources or not all(0 <= at < width for at in found):
+    if len(columns) != layer.sources or not all(0 <= at < width for at in columns):
         raise Unfit
-    return found
+    return columns

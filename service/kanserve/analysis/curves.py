@@ -49,11 +49,11 @@ class Domain:
 def columns(layer: LayerInfo) -> tuple[int, ...]:
     """Which of the nodes that the layer is given each of its sources is, [S]. The layer is of class A: what else is
     done to its nodes before they are its sources, is done to each by itself."""
-    found: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
     for step in layer.pre_steps:
         if step.kind == "select":
-            found = tuple(found[at] for at in step.indices) if found else step.indices
-    return found or tuple(range(layer.sources))
+            indices = tuple(indices[at] for at in step.indices) if indices else step.indices
+    return indices or tuple(range(layer.sources))
 
 
 def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
@@ -69,12 +69,12 @@ def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
 
 def centre(layer: LayerInfo, width: int) -> Floats | None:
     """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
-    found = domain(layer, None)
+    limits = domain(layer, None)
     which = list(columns(layer))
-    if set(found.origins) != {Origin.GRID} or not all(at < width for at in which):
+    if set(limits.origins) != {Origin.GRID} or not all(at < width for at in which):
         return None
     middle = np.zeros(width)
-    middle[which] = (found.low + found.high) / 2
+    middle[which] = (limits.low + limits.high) / 2
     return middle
 
 
@@ -148,9 +148,9 @@ def all_parts(
 def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> Iterator[tuple[slice, slice]]:
     """Positions in both lists, whose curves make about a block each: sources together, as many as fit; of one source
     alone the destinations in parts."""
-    one = max(1, points * 4)
-    columns = max(1, min(len(destinations), BLOCK // one))
-    rows = max(1, BLOCK // (one * columns)) if columns == len(destinations) else 1
+    curve_bytes = max(1, points * 4)
+    columns = max(1, min(len(destinations), BLOCK // curve_bytes))
+    rows = max(1, BLOCK // (curve_bytes * columns)) if columns == len(destinations) else 1
     for first in range(0, len(sources), rows):
         for second in range(0, len(destinations), columns):
             yield slice(first, first + rows), slice(second, second + columns)

@@ -67,14 +67,14 @@ def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_r
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = ((q, p), (p, middle), (q, middle))
-        of_both, of_p, of_q = [np.where(there, np.log(one / other), 0.0) for one, other in pairs]
+        of_both, of_p, of_q = [np.where(there, np.log(part / other), 0.0) for part, other in pairs]
     level = {int(length): chi_squared(1 - LEVEL / nodes, int(length) - 1) for length in set(window.lengths.tolist())}
     return Drift(
         psi=((q - p) * of_both).sum(axis=1),
         js=((p * of_p).sum(axis=1) + (q * of_q).sum(axis=1)) / 2 / math.log(2),
         wasserstein=np.abs(np.cumsum(q - p, axis=1)).sum(axis=1),
         psi_threshold=(1 / max(window_rows, 1) + 1 / max(baseline_rows, 1))
-        * np.array([level[int(one)] for one in window.lengths]),
+        * np.array([level[int(length)] for length in window.lengths]),
         out_of_range=_outside(window.counts, window.lengths),
         baseline_out_of_range=_outside(reference, window.lengths),
     )
@@ -113,10 +113,10 @@ class Origin(enum.StrEnum):
 
 def core(layer: LayerInfo, node: int) -> Span | None:
     """The ends of the grid of a node that the layer is given; None where it has no knots."""
-    found = grids.knots(layer, node)
-    if found is None:
+    entry = grids.knots(layer, node)
+    if entry is None:
         return None
-    basis, knots = found
+    basis, knots = entry
     grid = grids.of_knots(basis.kind, basis.functions, knots)
     return None if grid is None else (grid.low, grid.high)
 

@@ -82,16 +82,16 @@ def formulas(
     shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
     _require(only, list(itertools.chain.from_iterable(shown.values())))
     nodes = _atoms(inputs)
-    found: list[Formula] = []
+    result: list[Formula] = []
     for index, layer in enumerate(layers):
         names = called[index]
         chosen = set((only if index in shown else ()) or names)
         wanted = [at for at, name in enumerate(names) if name in chosen]
         nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
         if index in shown:
-            found += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
+            result += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
             nodes = _atoms(names)
-    return tuple(found)
+    return tuple(result)
 
 
 def _atoms(names: Sequence[str]) -> list[Linear]:
@@ -156,10 +156,10 @@ def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
 def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
     """What names are called in a formula: themselves where Python would read each as a variable of its own, with _ for
     what it would not, else x0, x1 ..."""
-    found = [re.sub(r"\W+", "_", name).strip("_") for name in names]
+    cleaned = [re.sub(r"\W+", "_", name).strip("_") for name in names]
     odd = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist}
-    good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in found)
-    return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
+    good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in cleaned)
+    return cleaned if cleaned and good and len(set(cleaned)) == count else [f"{letter}{at}" for at in range(count)]
 
 
 def _sums(
@@ -258,8 +258,8 @@ def sources(layer: LayerInfo, destination: int) -> list[int]:
 
 def named(expressions: Iterable[str]) -> list[tuple[int, int, int]]:
     """The edges [layer, source, destination] that formulas have by name, each once."""
-    found = {edge for expression in expressions for edge in NAME.findall(expression)}
-    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in found)
+    edges = {edge for expression in expressions for edge in NAME.findall(expression)}
+    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in edges)
 
 
 def check(index: int, layer: LayerInfo, *, partial: bool) -> None:

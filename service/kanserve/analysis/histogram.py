@@ -49,8 +49,8 @@ class Cells:
         """[N, n]: in which cell each of the finite values is, on a bound in the one above it, on the last in the
         last."""
         if self.steps is None:
-            found: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
-            return np.asarray(found - (values == self.last))
+            indices: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
+            return np.asarray(indices - (values == self.last))
         # Where a cell of equal ones would be, which rounding, or a tenth of a cell, makes wrong by one at most.
         with np.errstate(over="ignore"):
             about = np.floor((values - self.bounds[0]) / self.steps) + 1
@@ -86,7 +86,7 @@ def split(bounds: Sequence[float], times: int) -> list[float]:
     """Bounds of so many equal cells for each."""
     at = np.arange(times) / times
     own = (low * (1 - at) + high * at for low, high in itertools.pairwise(bounds))
-    return [*(float(one) for cell in own for one in cell), bounds[-1]]
+    return [*(float(bound) for cell in own for bound in cell), bounds[-1]]
 
 
 class Window:

@@ -162,7 +162,7 @@ def strongest_each(values: Floats, k: int) -> NDArray[np.intp]:
     magnitude = np.where(np.isnan(magnitude), np.inf, magnitude)
     if not 0 < k < magnitude.shape[1]:
         return np.argsort(-magnitude, axis=1, kind="stable")[:, :k]
-    return np.stack([_first(one, k) for one in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
+    return np.stack([_first(row, k) for row in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
 
 
 def _first(strength: Floats, k: int) -> NDArray[np.intp]:
@@ -221,13 +221,13 @@ def on_the_way(
         reached.append(_through(_through(_through(reached[at], active[at]), onward), links[at + 1]))
     wanted = [results(layers[-1])[:, end]]  # the destinations of each layer, the last first
     for at in reversed(range(len(between))):
-        given = _through(_through(wanted[-1], active[at + 1].T), links[at + 1].T)
-        wanted.append(_through(given, between[at].T))
-    found = []
+        needed = _through(_through(wanted[-1], active[at + 1].T), links[at + 1].T)
+        wanted.append(_through(needed, between[at].T))
+    result = []
     for flags, there, back in zip(active, reached, reversed(wanted), strict=True):
         on = flags & there[:, None] & back[None]
-        found.append((_true(on.any(axis=1)), _true(on.any(axis=0))))
-    return found
+        result.append((_true(on.any(axis=1)), _true(on.any(axis=0))))
+    return result
 
 
 def _through(flags: Flags, links: Flags) -> Flags:
@@ -238,8 +238,8 @@ def _through(flags: Flags, links: Flags) -> Flags:
 def _between(layer: LayerInfo, width: int) -> Flags:
     """[D, n]: which sum goes into which of so many nodes of the next layer; all into all where the steps between do not
     say."""
-    found = results(layer)
-    return found if found.shape[1] == width else np.ones((layer.destinations, width), bool)
+    links = results(layer)
+    return links if links.shape[1] == width else np.ones((layer.destinations, width), bool)
 
 
 def edges(layer: LayerInfo) -> Flags:
@@ -253,10 +253,10 @@ def edges(layer: LayerInfo) -> Flags:
 def sources(layer: LayerInfo, width: int) -> Flags:
     """[n, S]: which of so many nodes goes into which source, whatever basis reads it."""
     chains = [(*layer.pre_steps, *basis.pre_steps) for basis in layer.bases] or [layer.pre_steps]
-    found = [_handed(chain, width) for chain in chains]
+    links = [_handed(chain, width) for chain in chains]
     shape = (width, layer.sources)
-    found = [one if one.shape == shape else np.ones(shape, bool) for one in found]
-    return np.asarray(np.logical_or.reduce(found))
+    links = [link if link.shape == shape else np.ones(shape, bool) for link in links]
+    return np.asarray(np.logical_or.reduce(links))
 
 
 def results(layer: LayerInfo) -> Flags:
@@ -266,10 +266,10 @@ def results(layer: LayerInfo) -> Flags:
 
 def _handed(chain: Sequence[NodeStep], width: int) -> Flags:
     """[width, m] through all steps."""
-    found: Flags = np.eye(width, dtype=bool)
+    links: Flags = np.eye(width, dtype=bool)
     for step in chain:
-        found = (found @ _step(step, found.shape[1])).astype(bool)
-    return found
+        links = (links @ _step(step, links.shape[1])).astype(bool)
+    return links
 
 
 def _step(step: NodeStep, width: int) -> Flags:

@@ -48,14 +48,14 @@ class Reducer:
     def result(self) -> tuple[tuple[str, NDArray[np.float32]], ...]:
         """By name, in the order that was asked for: [...]; quantiles [Q, ...]; histogram [bins, ...], and after it the
         bounds of its bins [bins + 1, ...]. NaN where nothing was seen."""
-        found: list[tuple[str, NDArray[np.float32]]] = []
+        figures: list[tuple[str, NDArray[np.float32]]] = []
         for name in self._names:
             if name == HISTOGRAM:
                 counts, bounds = histogram(self._all(), self._bins)
-                found += [(HISTOGRAM, _float32(counts)), (BOUNDS, _float32(bounds))]
+                figures += [(HISTOGRAM, _float32(counts)), (BOUNDS, _float32(bounds))]
             else:
-                found.append((name, _float32(FIGURES[name](self))))
-        return tuple(found)
+                figures.append((name, _float32(FIGURES[name](self))))
+        return tuple(figures)
 
     def _all(self) -> Floats:
         return np.concatenate(self._kept) if self._kept else np.zeros((0, *self._edges))
@@ -81,11 +81,11 @@ class Reducer:
 
 FIGURES: Mapping[str, Callable[[Reducer], NDArray[np.float64]]] = MappingProxyType(
     {
-        "mean": lambda one: one._per_value(one._sum),
-        "mean_magnitude": lambda one: one._per_value(one._magnitude),
+        "mean": lambda reducer: reducer._per_value(reducer._sum),
+        "mean_magnitude": lambda reducer: reducer._per_value(reducer._magnitude),
         "std": Reducer._std,
-        "min": lambda one: one._seen(one._low),
-        "max": lambda one: one._seen(one._high),
+        "min": lambda reducer: reducer._seen(reducer._low),
+        "max": lambda reducer: reducer._seen(reducer._high),
         QUANTILES: Reducer._at,
     }
 )

@@ -73,7 +73,7 @@ class Scores:
 def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Sequence[int]) -> list[Scores]:
     """The scores of each layer. `widths`: how many nodes each layer is given, and the number of outputs."""
     score = np.full(widths[-1], 1 / widths[-1])
-    found: list[Scores] = []
+    results: list[Scores] = []
     for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
         for step in reversed(layer.post_steps):
             score = _before(step, score)
@@ -82,8 +82,8 @@ def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Se
         score = edges.sum(axis=1)
         for step in reversed(layer.pre_steps):
             score = _before(step, score, width)
-        found.append(Scores(edges, score))
-    return found[::-1]
+        results.append(Scores(edges, score))
+    return results[::-1]
 
 
 def _before(step: NodeStep, score: ScoreArray, width: int = 0) -> ScoreArray:
@@ -125,21 +125,21 @@ class Weighted:
             return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
-def sums(layer: LayerInfo, edges: Floats, given: Floats | None) -> tuple[Floats, bool]:
+def sums(layer: LayerInfo, edges: Floats, spreads: Floats | None) -> tuple[Floats, bool]:
     """[D]: how much the sums of a layer's edges move, whose spreads are `edges` [S, D], and whether that was counted:
-    from the spreads `given` of what it gives to the next layer, or as the answer; None where these are not known."""
-    known = None if given is None else _undone(layer, given)
+    from the spreads `spreads` of what it gives to the next layer, or as the answer; None where these are not known."""
+    known = None if spreads is None else _undone(layer, spreads)
     if known is not None and len(known) == edges.shape[1]:
         return known, True
     with np.errstate(all="ignore"):
         return np.sqrt((edges**2).sum(axis=0)), False
 
 
-def _undone(layer: LayerInfo, given: Floats) -> Floats | None:
+def _undone(layer: LayerInfo, spreads: Floats) -> Floats | None:
     """Before the steps after the layer; None where one of them cannot be undone for spreads alone."""
     for step in reversed(layer.post_steps):
         scale = np.abs(np.array(step.scale))
-        if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(given)):
+        if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(spreads)):
             return None
-        given = given / scale if len(scale) else given
-    return given
+        spreads = spreads / scale if len(scale) else spreads
+    return spreads

@@ -130,10 +130,10 @@ class _Select(_Rule):
         return v[:, self._columns]
 
     def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
-        found = np.zeros((*multipliers.shape[:2], x.shape[1]))
+        result = np.zeros((*multipliers.shape[:2], x.shape[1]))
         for at, column in enumerate(self._columns):  # one may be taken twice
-            found[:, :, column] += multipliers[:, :, at]
-        return found
+            result[:, :, column] += multipliers[:, :, at]
+        return result
 
 
 class _Affine(_Rule):
@@ -155,10 +155,10 @@ class _Product(_Rule):
         return np.stack([v[:, part].prod(axis=1) for part in self._parts()], axis=1)
 
     def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
-        found = np.empty((*multipliers.shape[:2], x.shape[1]))
+        result = np.empty((*multipliers.shape[:2], x.shape[1]))
         for at, part in enumerate(self._parts()):
-            found[:, :, part] = multipliers[:, :, at : at + 1] * _others(x[:, part], r[:, part])[:, None]
-        return found
+            result[:, :, part] = multipliers[:, :, at : at + 1] * _others(x[:, part], r[:, part])[:, None]
+        return result
 
     def _parts(self) -> list[slice]:
         ends = np.cumsum(self._sizes).tolist()
@@ -170,12 +170,12 @@ def _others(x: Floats, r: Floats) -> Floats:
     Gauss's points are exact."""
     count = x.shape[1]
     points, weights = np.polynomial.legendre.leggauss(count // 2 + 1)
-    found = np.zeros_like(x)
+    products = np.zeros_like(x)
     for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
         between = r + point * (x - r)
         for at in range(count):
-            found[:, at] += weight * np.delete(between, at, axis=1).prod(axis=1)
-    return found
+            products[:, at] += weight * np.delete(between, at, axis=1).prod(axis=1)
+    return products
 
 
 class _Norm(_Rule):
@@ -200,14 +200,14 @@ class _Norm(_Rule):
         rows, outputs, width = multipliers.shape
         (u_x, d_x), (u_r, d_r) = self._apart(x), self._apart(r)
         u, inverse = (u_x + u_r) / 2, (1 / d_x + 1 / d_r) / 2
-        given = (multipliers * self._scale).reshape(rows, outputs, self._groups, -1)
+        grouped = (multipliers * self._scale).reshape(rows, outputs, self._groups, -1)
         # 1 / d falls by 1 / (d_x d_r (d_x + d_r)) for each unit of the mean square, and that grows by 2 u / n.
         fall = -2 / (u.shape[2] * d_x * d_r * (d_x + d_r))
-        along = (given * u[:, None]).sum(axis=3, keepdims=True)
-        found = given * inverse[:, None] + along * (fall * u)[:, None]
+        along = (grouped * u[:, None]).sum(axis=3, keepdims=True)
+        result = grouped * inverse[:, None] + along * (fall * u)[:, None]
         if self._centred:
-            found -= found.mean(axis=3, keepdims=True)
-        return np.asarray(found.reshape(rows, outputs, width))
+            result -= result.mean(axis=3, keepdims=True)
+        return np.asarray(result.reshape(rows, outputs, width))
 
 
 class _RowRange(_Rule):
@@ -219,17 +219,17 @@ class _RowRange(_Rule):
         (low_x, high_x), (low_r, high_r) = ((v.min(1, keepdims=True), v.max(1, keepdims=True)) for v in (x, r))
         d_x, d_r = high_x - low_x, high_r - low_r
         u, inverse = ((x - low_x) + (r - low_r)) / 2, (1 / d_x + 1 / d_r) / 2
-        found = 2 * multipliers * inverse[:, None]
+        result = 2 * multipliers * inverse[:, None]
         lowest, highest = _shares(x, r), _shares(-x, -r)
-        total = found.sum(axis=2, keepdims=True)
+        total = result.sum(axis=2, keepdims=True)
         along = (2 * multipliers * u[:, None]).sum(axis=2, keepdims=True)
         spread = (highest - lowest) / (d_x * d_r)
-        return np.asarray(found - total * lowest[:, None] - along * spread[:, None])
+        return np.asarray(result - total * lowest[:, None] - along * spread[:, None])
 
 
 def _shares(x: Floats, r: Floats) -> Floats:
     """[B, n]: for which part of the straight line from r to x each node is the smallest."""
-    found = np.zeros_like(x)
+    shares = np.zeros_like(x)
     for row, (end, start) in enumerate(zip(x, r, strict=True)):
         steep = end - start
         at, least = 0.0, int(np.lexsort((steep, start))[0])
@@ -239,9 +239,9 @@ def _shares(x: Floats, r: Floats) -> Floats:
             meets = (start[faster] - start[least]) / (steep[least] - steep[faster])
             order = np.lexsort((steep[faster], meets))
             until = min(1.0, float(meets[order[0]])) if len(order) else 1.0
-            found[row, least] += until - at
+            shares[row, least] += until - at
             at, least = until, int(faster[order[0]]) if len(order) else least
-    return found
+    return shares
 
 
 class _Softmax(_Rule):

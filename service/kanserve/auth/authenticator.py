@@ -126,38 +126,38 @@ class Authenticator:
             return NOBODY
 
     def _caller(self, shown: RequestCredentials) -> tuple[Principal, Bucket | None]:
-        given = [value for key, value in shown.metadata if key == HEADER]
-        if not given:
+        headers = [value for key, value in shown.metadata if key == HEADER]
+        if not headers:
             return self._certified(shown.certificate) if self._certificates else (NOBODY, None)
-        value = given[0]
-        if len(given) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
+        value = headers[0]
+        if len(headers) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
             raise Unauthenticated("the authorization is to be one `Bearer TOKEN`")
         token = value[len(SCHEME) :].lstrip(" ")
         if not TOKEN.fullmatch(token):
             raise Unauthenticated("the token is not known here")
         mark = hashlib.sha256(token.encode()).hexdigest().encode()
-        found = self._known.get(mark) or self._look(mark)
-        _valid(found[0])
-        return found
+        caller = self._known.get(mark) or self._look(mark)
+        _valid(caller[0])
+        return caller
 
     def _look(self, mark: bytes) -> tuple[Principal, Bucket | None]:
         """Each is compared, in a time that does not tell how much of it fits."""
         entry: Entry | None = None
-        for known, one in self._tokens:
+        for known, candidate in self._tokens:
             if hmac.compare_digest(known, mark):
-                entry = one
+                entry = candidate
         if entry is None:
             raise Unauthenticated("the token is not known here")
-        found = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
-        return found
+        caller = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
+        return caller
 
     def _certified(self, certificate: str | bytes) -> tuple[Principal, Bucket | None]:
         """The first entry of the file, in its order, that names the certificate."""
         names = self._names(certificate) if certificate else ()
-        found = [self._certificates[name] for name in names if name in self._certificates]
-        if not found:
+        entries = [self._certificates[name] for name in names if name in self._certificates]
+        if not entries:
             return NOBODY, None
-        _, entry = min(found, key=lambda one: one[0])
+        _, entry = min(entries, key=lambda ranked: ranked[0])
         return entry.principal, self._buckets.get(entry.principal.name)
 
 
@@ -336,10 +336,10 @@ def of(certificate: str | bytes) -> frozenset[str]:
 
     data = certificate.encode() if isinstance(certificate, str) else certificate
     try:
-        found = x509.load_pem_x509_certificate(data).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        extension = x509.load_pem_x509_certificate(data).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
         return frozenset()
-    names = found.value
+    names = extension.value
     uris = {uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if ":" in uri}
     others = {*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.RFC822Name)}
     addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}

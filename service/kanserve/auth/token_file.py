@@ -108,12 +108,12 @@ def _guarded(folder: Path, path: Path) -> None:
 
 def read(data: bytes, path: Path) -> Credentials:
     """The contents of `path`. Raises ConfigError, which never quotes what may be a token."""
-    found = parse(data, path)
-    if not found.tokens and not found.certificates:
+    credentials = parse(data, path)
+    if not credentials.tokens and not credentials.certificates:
         raise ConfigError(
             f"the file of tokens {path} names nobody: `kanserve token new NAME --roles infer --tokens {path}` makes one"
         )
-    return found
+    return credentials
 
 
 def parse(data: bytes, path: Path) -> Credentials:
@@ -146,8 +146,8 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
 
 def _place(error: tomllib.TOMLDecodeError) -> str:
     """Where, without the text that stands there: the parser quotes it in some cases."""
-    found = re.search(r"\(at .*?\)$", str(error))
-    return f"a syntax error {found[0]}" if found else "a syntax error"
+    match = re.search(r"\(at .*?\)$", str(error))
+    return f"a syntax error {match[0]}" if match else "a syntax error"
 
 
 def _distinct(values: Iterable[str], what: str, where: str) -> None:

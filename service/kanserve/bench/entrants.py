@@ -39,7 +39,7 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
     the largest that it is in the manifest's reference rows."""
     rng = np.random.default_rng(seed)
     known = verify.feeds(manifest) if manifest.reference.inputs else {}
-    found = {}
+    feeds = {}
     for tensor in verify.tensors(manifest.inputs):
         size = tensor.shape[1:]
         low, high = _seen(known.get(tensor.name), size)
@@ -49,8 +49,8 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
                     _narrow(layer, low, high)
         values = rng.uniform(low, high, (rows, *size))
         kind = DTYPES[tensor.datatype]
-        found[tensor.name] = (values.round() if kind.kind in "iu" else values).astype(kind)
-    return found
+        feeds[tensor.name] = (values.round() if kind.kind in "iu" else values).astype(kind)
+    return feeds
 
 
 def _seen(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
@@ -165,18 +165,18 @@ def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | N
     feeds, expected = verify.feeds(manifest), verify.answers(manifest)
     worst, count = 0.0, len(expected[0])
     for start in range(0, count, rows):
-        found = answer(repeated(feeds, rows, start))
+        outputs = answer(repeated(feeds, rows, start))
         at = (np.arange(rows) + start) % count
-        errors = [error(one, right[at], right) for one, right in zip(found, expected, strict=True)]
+        errors = [error(output, right[at], right) for output, right in zip(outputs, expected, strict=True)]
         worst = max(worst, *errors)
     return worst
 
 
-def error(found: Array, expected: Array, scale: Array) -> float:
+def error(actual: Array, expected: Array, scale: Array) -> float:
     """The largest difference, relative to the largest magnitude of `scale`; infinite where it cannot be told."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    difference = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
     largest = float(np.abs(scale.astype(np.float64)).max(initial=0.0))
     if difference == 0:
         return 0.0
@@ -201,8 +201,8 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
     def threads(count: int) -> tuple[Answer, str]:
         session = backend.create(graph, device=device, threads=count)
 
-        def answer(given: Feeds) -> list[Array]:
-            (rows,) = given.values()
+        def answer(inputs: Feeds) -> list[Array]:
+            (rows,) = inputs.values()
             return session.run([maker.RESULT], {maker.GIVEN: rows})
 
         return answer, one_run(count)
@@ -255,13 +255,13 @@ def edges(layers: Sequence[LayerInfo]) -> int:
     return sum(layer.active_edges * math.prod(layer.positions) for layer in layers)
 
 
-def mlp_widths(given: int, result: int, layers: int, wanted: int) -> tuple[int, ...]:
+def mlp_widths(inputs: int, result: int, layers: int, wanted: int) -> tuple[int, ...]:
     """Of an MLP with as many layers, and at least one hidden one, whose parameters are nearest to `wanted`: all hidden
     layers as wide, at least one node."""
     hidden = max(1, layers - 1)
 
     def widths(width: int) -> tuple[int, ...]:
-        return (given, *itertools.repeat(width, hidden), result)
+        return (inputs, *itertools.repeat(width, hidden), result)
 
     low, high = 1, 2
     while mlp_parameters(widths(high)) < wanted:
@@ -269,7 +269,7 @@ def mlp_widths(given: int, result: int, layers: int, wanted: int) -> tuple[int, 
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if mlp_parameters(widths(middle)) < wanted else (low, middle)
-    return min(widths(low), widths(high), key=lambda one: abs(mlp_parameters(one) - wanted))
+    return min(widths(low), widths(high), key=lambda candidate: abs(mlp_parameters(candidate) - wanted))
 
 
 def mlp_parameters(widths: Sequence[int]) -> int:

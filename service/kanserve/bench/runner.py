@@ -88,8 +88,8 @@ def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settin
         else Absent(TORCH, f"it is timed on the CPU alone, and the model is on {settings.device}"),
     ]
     return Field(
-        (model, *(one for one in others if isinstance(one, Entrant))),
-        tuple(one for one in others if isinstance(one, Absent)),
+        (model, *(entrant for entrant in others if isinstance(entrant, Entrant))),
+        tuple(entrant for entrant in others if isinstance(entrant, Absent)),
     )
 
 
@@ -111,7 +111,7 @@ def run(
         report(done, total, place)
 
     for count in threads:
-        ready = [(one, *one.threads(count)) for one in taking_part]
+        ready = [(entrant, *entrant.threads(count)) for entrant in taking_part]
         for rows in batches:
             place = f"{count} threads, {rows} rows"
             yield from _one(ready, repeated(feeds, rows), count, rows, rounds, functools.partial(after, place))
@@ -233,15 +233,17 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     except maker.Unfit as error:
         return Absent(TORCH, f"{error}: the library's own module is not at hand, and no other was written for it")
 
-    def answer(given: Feeds) -> list[Array]:
-        (rows,) = given.values()
+    def answer(inputs: Feeds) -> list[Array]:
+        (rows,) = inputs.values()
         return [evaluate(rows)]
 
     exact, _ = check.threads(1)
-    (model,), (found,) = exact(feeds), answer(feeds)
-    apart = max(entrants.error(found, model, model), check.check(answer, len(found)) or 0.0)
-    if not apart <= EQUAL:
-        return Absent(TORCH, f"rebuilt from the edges, it differs from the model by {apart:.1e}, more than {EQUAL:g}")
+    (model,), (rebuilt,) = exact(feeds), answer(feeds)
+    difference = max(entrants.error(rebuilt, model, model), check.check(answer, len(rebuilt)) or 0.0)
+    if not difference <= EQUAL:
+        return Absent(
+            TORCH, f"rebuilt from the edges, it differs from the model by {difference:.1e}, more than {EQUAL:g}"
+        )
 
     def threads(count: int) -> tuple[Answer, str]:
         maker.use(count)
@@ -250,7 +252,7 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     return Entrant(
         TORCH,
         f"{maker.version()}, the same layers in efficient-kan's form, rebuilt from the edges; the model's own answers "
-        f"to {apart:.1e}",
+        f"to {difference:.1e}",
         check.against,
         check.tolerance,
         threads,
@@ -274,9 +276,9 @@ def _unfit(manifest: Manifest) -> str:
 
 def _edges(session: Session, layer: LayerInfo, x: Any) -> Any:
     """[M, S] -> [M, S, D], float64."""
-    (given,) = session.inputs
-    nodes = x.astype(DTYPES[given.datatype])
+    (tensor,) = session.inputs
+    nodes = x.astype(DTYPES[tensor.datatype])
     parts = [
-        session.run([layer.edges_tensor], {given.name: nodes[at : at + PIECE]})[0] for at in range(0, len(x), PIECE)
+        session.run([layer.edges_tensor], {tensor.name: nodes[at : at + PIECE]})[0] for at in range(0, len(x), PIECE)
     ]
     return np.concatenate(parts).astype(np.float64)

@@ -60,9 +60,9 @@ class Told:
         return False if False in known else (None if None in known else True)
 
 
-def document(told: Told) -> dict[str, Any]:
+def document(measurement: Told) -> dict[str, Any]:
     """For JSON."""
-    model = told.manifest
+    model = measurement.manifest
     return {
         "model": model.name,
         "version": str(model.version),
@@ -72,16 +72,16 @@ def document(told: Told) -> dict[str, Any]:
         "widths": list(model.widths),
         "parameters": entrants.parameters(model.layers),
         "edges": entrants.edges(model.layers),
-        "machine": told.machine,
-        "input": told.rows,
-        "rounds": told.rounds,
-        "right": told.right,
+        "machine": measurement.machine,
+        "input": measurement.rows,
+        "rounds": measurement.rounds,
+        "right": measurement.right,
         "entrants": [
-            {"name": one.name, "about": one.about, "against": one.against, "tolerance": one.tolerance}
-            for one in told.field.entrants
+            {"name": entrant.name, "about": entrant.about, "against": entrant.against, "tolerance": entrant.tolerance}
+            for entrant in measurement.field.entrants
         ],
-        "left_out": [asdict(one) for one in told.field.absent],
-        "results": [_result(time) for time in told.times],
+        "left_out": [asdict(entrant) for entrant in measurement.field.absent],
+        "results": [_result(time) for time in measurement.times],
     }
 
 
@@ -94,27 +94,28 @@ def _result(time: Time) -> dict[str, Any]:
     }
 
 
-def table(told: Told) -> Table:
+def table(measurement: Told) -> Table:
     """A line a time, those of one number of threads and rows together."""
-    machine = told.machine
+    machine = measurement.machine
     where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
-    found = Table(
-        told.title,
+    rows = Table(
+        measurement.title,
         ("threads", "rows", "what", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours", "error"),
         numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
         caption=(
-            told.manifest.claim,
-            *filter(None, (told.manifest.approximation.text,)),
-            *(_about(told, one) for one in told.field.entrants),
-            *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
-            f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
-            f"{where}, {told.runtime}",
-            *filter(None, (told.busy,)),
+            measurement.manifest.claim,
+            *filter(None, (measurement.manifest.approximation.text,)),
+            *(_about(measurement, entrant) for entrant in measurement.field.entrants),
+            *(f"{entrant.name} was left out: {entrant.why}" for entrant in measurement.field.absent),
+            f"{measurement.rows}; in turns, {measurement.rounds} rounds; errors are the largest, relative to the "
+            "largest answer",
+            f"{where}, {measurement.runtime}",
+            *filter(None, (measurement.busy,)),
         ),
     )
-    for time in told.times:
+    for time in measurement.times:
         spread = time.seconds
-        found.add(
+        rows.add(
             str(time.threads),
             str(time.rows),
             time.name,
@@ -125,33 +126,33 @@ def table(told: Told) -> Table:
             UNKNOWN if time.error is None else f"{time.error:.1e}{'' if time.right else f' {WRONG}'}",
             style="red" if time.right is False else "",
         )
-    return found
+    return rows
 
 
-def picture(told: Told) -> Scene:
+def picture(measurement: Told) -> Scene:
     """Rows a second over the rows of a run."""
     every = []
-    for threads in dict.fromkeys(time.threads for time in told.times):
-        for name in dict.fromkeys(time.name for time in told.times):
-            own = [time for time in told.times if (time.name, time.threads) == (name, threads)]
+    for threads in dict.fromkeys(time.threads for time in measurement.times):
+        for name in dict.fromkeys(time.name for time in measurement.times):
+            own = [time for time in measurement.times if (time.name, time.threads) == (name, threads)]
             points = tuple((t.rows, t.rows / t.seconds.upper, t.rows_per_second, t.rows / t.seconds.lower) for t in own)
             every.append(Rates(f"{name}, {threads} thread{'s' * (threads > 1)} ({_worst(own)})", points))
-    machine = told.machine
+    machine = measurement.machine
     caption = "; ".join(
         (
-            f"{machine['processor']}, {machine['cores']} cores, {told.runtime}, {machine['date']}",
+            f"{machine['processor']}, {machine['cores']} cores, {measurement.runtime}, {machine['date']}",
             "bars: quartiles",
             "in brackets: the largest error",
         )
     )
-    return figures.throughput_scene(told.title, caption, every)
+    return figures.throughput_scene(measurement.title, caption, every)
 
 
-def _about(told: Told, one: Entrant) -> str:
+def _about(measurement: Told, entrant: Entrant) -> str:
     """Who it is, how it ran on so many threads, and against what its errors are."""
-    ways = dict.fromkeys(time.how for time in told.times if time.name == one.name)
+    ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
     how = "".join(f"; {way}" for way in ways)
-    return f"{one.name}: {one.about}{how}; error against {one.against}, {one.tolerance:g} is allowed"
+    return f"{entrant.name}: {entrant.about}{how}; error against {entrant.against}, {entrant.tolerance:g} is allowed"
 
 
 def _worst(times: Sequence[Time]) -> str:

@@ -42,21 +42,21 @@ class Layer:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[B, S] -> [B, D]."""
-        found = functional.linear(bases(x, self.knots, self.degree).flatten(1), self.spline, self.bias)
+        output = functional.linear(bases(x, self.knots, self.degree).flatten(1), self.spline, self.bias)
         for name, weight in self.base.items():
-            found = found + functional.linear(SINGLE[name](x), weight)
-        return found
+            output = output + functional.linear(SINGLE[name](x), weight)
+        return output
 
 
 def bases(x: torch.Tensor, knots: torch.Tensor, degree: int) -> torch.Tensor:
     """B-splines by the Cox-de Boor recursion, [B, S] -> [B, S, K], as efficient-kan writes it."""
     u = x.unsqueeze(-1)
-    found = ((u >= knots[:, :-1]) & (u < knots[:, 1:])).to(x.dtype)
+    values = ((u >= knots[:, :-1]) & (u < knots[:, 1:])).to(x.dtype)
     for p in range(1, degree + 1):
-        left = (u - knots[:, : -p - 1]) / (knots[:, p:-1] - knots[:, : -p - 1]) * found[..., :-1]
-        right = (knots[:, p + 1 :] - u) / (knots[:, p + 1 :] - knots[:, 1:-p]) * found[..., 1:]
-        found = left + right
-    return found
+        left = (u - knots[:, : -p - 1]) / (knots[:, p:-1] - knots[:, : -p - 1]) * values[..., :-1]
+        right = (knots[:, p + 1 :] - u) / (knots[:, p + 1 :] - knots[:, 1:-p]) * values[..., 1:]
+        values = left + right
+    return values
 
 
 def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -> Callable[[Any], Any]:
@@ -128,11 +128,11 @@ def _layer(layer: LayerInfo, edges: Edges, kind: torch.dtype) -> Layer:
     columns = [bases(wide, exact, degree), *(SINGLE[name](wide)[..., None] for name in names)]
     design = torch.cat(columns, dim=2).permute(1, 0, 2)  # [S, M, K + base]
     values = torch.from_numpy(edges(x)).permute(1, 0, 2)  # [S, M, D]
-    found = torch.linalg.lstsq(design, values).solution.permute(2, 0, 1)  # [D, S, K + base]
+    weights = torch.linalg.lstsq(design, values).solution.permute(2, 0, 1)  # [D, S, K + base]
     return Layer(
         exact.to(kind),
         degree,
-        found[..., : spline.functions].flatten(1).contiguous().to(kind),
-        {name: found[..., spline.functions + at].contiguous().to(kind) for at, name in enumerate(names)},
+        weights[..., : spline.functions].flatten(1).contiguous().to(kind),
+        {name: weights[..., spline.functions + at].contiguous().to(kind) for at, name in enumerate(names)},
         torch.tensor(layer.bias, dtype=kind) if layer.bias else None,
     )

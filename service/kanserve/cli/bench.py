@@ -65,18 +65,18 @@ def run(args: argparse.Namespace) -> int:
     """0, or 1 where answers were wrong. Raises CommandError."""
     output_results.check(args.plot, plot.SUFFIXES, option="--plot")
     with _version(args) as (bundle, manifest):
-        told = _measured(args, bundle, manifest)
-    scene = summary.picture(told)
+        measurement = _measured(args, bundle, manifest)
+    scene = summary.picture(measurement)
     if args.plot:
         plot.write(args.plot, scene)
     if args.json:
-        print_json(summary.document(told))
+        print_json(summary.document(measurement))
     else:
-        summary.table(told).show()
+        summary.table(measurement).show()
         for line in render.lines(scene, COLUMNS):
             say(line)
-    if told.right is False:
-        wrong = ", ".join(dict.fromkeys(time.name for time in told.times if time.right is False))
+    if measurement.right is False:
+        wrong = ", ".join(dict.fromkeys(time.name for time in measurement.times if time.right is False))
         note(f"the answers of {wrong} are wrong; their times say nothing")
         return Exit.FAILED
     return Exit.DONE
@@ -135,13 +135,13 @@ def _rows(args: argparse.Namespace, manifest: Manifest) -> tuple[Feeds, str]:
     tensors = verify.tensors(manifest.inputs)
     if not args.input:
         return entrants.drawn(manifest, max(args.batch)), DRAWN
-    given = input_rows.contents(args.input)
-    found = input_rows.rows_for_all(tensors, given, array=args.array, names=manifest.names)
-    feeds = found if isinstance(found, dict) else {tensors[0].name: found}
+    source = input_rows.contents(args.input)
+    rows = input_rows.rows_for_all(tensors, source, array=args.array, names=manifest.names)
+    feeds = rows if isinstance(rows, dict) else {tensors[0].name: rows}
     count = len(next(iter(feeds.values())))
     if not count:
-        raise InputError(f"{given.name} holds no row")
-    return feeds, f"the {count} rows of {given.name}, again and again"
+        raise InputError(f"{source.name} holds no row")
+    return feeds, f"the {count} rows of {source.name}, again and again"
 
 
 def _count(text: str) -> int:

@@ -76,8 +76,8 @@ def _holds_numbers(kind: Any) -> bool:
 def _parquet(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:
     from pyarrow import parquet
 
-    found = parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-    return found.schema_arrow, found.metadata.num_rows, found.iter_batches(batch_size=ROWS)
+    table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+    return table.schema_arrow, table.metadata.num_rows, table.iter_batches(batch_size=ROWS)
 
 
 def _arrow(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:

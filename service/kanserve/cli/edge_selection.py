@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def edges(described: Description, args: argparse.Namespace) -> Chosen:
     """What the options say. A feature means the first layer, a class the last, where no layer is named. Raises
     InputError."""
-    asked, last = layers(described, args.layer), len(described.layers) - 1
+    selected, last = layers(described, args.layer), len(described.layers) - 1
     sources, features = _nodes(described, "--source", args.source)
     destinations, classes = _nodes(described, "--destination", args.destination)
     meant = {at for at, named in ((0, features), (last, classes)) if named}
@@ -59,17 +59,17 @@ def edges(described: Description, args: argparse.Namespace) -> Chosen:
             "from one to the other; `kanserve edges --path` shows those on the ways between"
         )
     for at in meant:
-        if any(layer not in (at, described.layers[at].name) for layer in asked):
+        if any(layer not in (at, described.layers[at].name) for layer in selected):
             named = (features or classes)[0]
             raise InputError(f"{named!r} is a node of layer {at}: leave --layer out, or name nodes by index")
-    return Chosen(asked or tuple(meant), sources, destinations)
+    return Chosen(selected or tuple(meant), sources, destinations)
 
 
 def _nodes(described: Description, option: str, texts: Iterable[str]) -> tuple[tuple[int, ...], list[str]]:
     """Indices, and those texts that were names. Raises InputError."""
     known = _names(described, option)
-    found = {text: _node(option, text, known) for text in texts}
-    return tuple(sorted(set(found.values()))), [text for text in found if text in known]
+    indices = {text: _node(option, text, known) for text in texts}
+    return tuple(sorted(set(indices.values()))), [text for text in indices if text in known]
 
 
 def _names(described: Description, option: str) -> dict[str, int]:

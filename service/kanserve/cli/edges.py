@@ -64,10 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    given = input_rows.contents(args.input)
+    source = input_rows.contents(args.input)
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         chosen, path = edge_selection.edges(described, args), _path(args, described)
         with tables.bar("edges", unit="rows", at_once=False) as report:
             answers = chunking.edges(
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         _write(args, described, layers)
     elif args.json:
-        asked = document(described, survey.layers, chunking.count(rows))
-        print_json({**asked, "edges": strongest(described, survey)})
+        header = document(described, survey.layers, chunking.count(rows))
+        print_json({**header, "edges": strongest(described, survey)})
     else:
         table(described, survey, chunking.count(rows)).show()
     return Exit.DONE
@@ -111,8 +111,8 @@ def _write(args: argparse.Namespace, described: Description, layers: list[LayerV
     output_results.write(args.output, arrays)
     if args.json:
         row_count = len(layers[0].values) if layers else 0
-        asked = document(described, [layer.layer for layer in layers], row_count)
-        print_json({**asked, "output": args.output, "shapes": output_results.shapes(arrays)})
+        header = document(described, [layer.layer for layer in layers], row_count)
+        print_json({**header, "output": args.output, "shapes": output_results.shapes(arrays)})
     else:
         note(output_results.summary(args.output, arrays))
 

@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    asked = args.name  # a checkpoint's path, in whose place its model's name comes
+    target = args.name  # a checkpoint's path, in whose place its model's name comes
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
     inputs, outputs = _variables(described)
@@ -63,16 +63,16 @@ def run(args: argparse.Namespace) -> int:
         written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
     except FormulaError as error:
         raise CommandError(
-            f"{_title(described)}: {error}", hint=_hint(error, args, asked), kind="FormulaError"
+            f"{_title(described)}: {error}", hint=_hint(error, args, target), kind="FormulaError"
         ) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
     elif args.latex:
         names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
-        _print(zip(names, written, strict=True), _about(asked, lines, sign="%", called=r"\varphi_{L,I,J}"))
+        _print(zip(names, written, strict=True), _about(target, lines, sign="%", called=r"\varphi_{L,I,J}"))
     else:
         shown = ((line.name, line.expression) for line in lines)
-        _print(shown, _about(asked, lines, sign="#", called="phi_L_I_J"))
+        _print(shown, _about(target, lines, sign="#", called="phi_L_I_J"))
     return Exit.DONE
 
 

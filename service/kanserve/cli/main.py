@@ -89,12 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, also of usage errors. --help and --version exit by themselves."""
     # gRPC core writes lines of its own, with a peer's bytes in them as they came; what matters is in our words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    given = list(sys.argv[1:] if argv is None else argv)
-    name = next((argument for argument in given if not argument.startswith("-")), "")
-    return program.run(f"{PROGRAM} {name}" if name in COMMANDS else PROGRAM, given, lambda: _run(name, given))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    return program.run(f"{PROGRAM} {name}" if name in COMMANDS else PROGRAM, arguments, lambda: _run(name, arguments))
 
 
-def _run(name: str, given: list[str]) -> int:
+def _run(name: str, arguments: list[str]) -> int:
     """Find, load and run the command."""
     if name and name not in COMMANDS:
         raise program.UsageError(
@@ -104,7 +104,7 @@ def _run(name: str, given: list[str]) -> int:
         )
     modules = {name: load(name)} if name else {}
     whole, parsers = _build(modules)
-    args = program.parse(whole, given, command=parsers.get(name))
+    args = program.parse(whole, arguments, command=parsers.get(name))
     return int(modules[name].run(args))
 
 

@@ -97,8 +97,8 @@ def _meant(args: argparse.Namespace) -> tuple[Path | None, str]:
         if args.url_given:
             raise InputError("a REPOSITORY folder and --url are given: expected one of them")
         return Path(args.where), args.name or ""
-    for option, given in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
-        if given:
+    for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
+        if value:
             hint = session.server_advice(args, args.where or "")
             raise CommandError(f"{option} is for a REPOSITORY folder; a server has loaded its models", hint=hint)
     return None, args.where or ""
@@ -117,14 +117,14 @@ def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
     if not known:
         names = [detail.entry.name for detail in every]
         raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
-    asked = [detail for detail in known if args.model_version in ("", detail.entry.version)]
-    if not asked:
+    matches = [detail for detail in known if args.model_version in ("", detail.entry.version)]
+    if not matches:
         versions = ", ".join(detail.entry.version for detail in known)
         raise InputError(f"{repository}: {name} has the versions {versions}, not {args.model_version}")
-    entry = asked[-1].entry
+    entry = matches[-1].entry
     if entry.state not in inventory.USABLE:
         raise InputError(f"{repository}: {name} version {entry.version} is {entry.state}: {entry.reason}")
-    return asked[-1]
+    return matches[-1]
 
 
 def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:

@@ -82,12 +82,12 @@ def token(args: argparse.Namespace) -> str:
     if not args.token_file:
         return os.environ.get("KANSERVE_TOKEN", "").strip()
     try:
-        found = safe_files.first_line(args.token_file, TOKEN_BYTES).decode("ascii").strip()
+        text = safe_files.first_line(args.token_file, TOKEN_BYTES).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the token file {args.token_file} cannot be read: {why(error)}") from error
-    if not found:
+    if not text:
         raise InputError(f"the token file {args.token_file} is empty")
-    return found
+    return text
 
 
 def why(error: OSError | UnicodeDecodeError) -> str:

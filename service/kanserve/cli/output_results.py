@@ -188,7 +188,9 @@ class Lines:
         rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
         finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
         documents = (dict(zip(outputs, row, strict=True)) for row in rows)
-        lines = (json.dumps(one if finite else jsonable(one), allow_nan=False) + "\n" for one in documents)
+        lines = (
+            json.dumps(document if finite else jsonable(document), allow_nan=False) + "\n" for document in documents
+        )
         self._file.write("".join(lines).encode())
 
     def end(self) -> None:

@@ -50,9 +50,9 @@ def _client(args: argparse.Namespace, *, own: bool) -> Client:
     """`own`: this command has started the server, which needs neither certificates nor a token."""
     if own:
         return Client(args.url, timeout=args.timeout)
-    given = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
+    options = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
     try:
-        return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **given)
+        return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **options)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -131,8 +131,8 @@ def server_advice(args: argparse.Namespace, word: str) -> str:
         return f"for the folder here, give {_place(word)}{leave}"
     if not getattr(args, "files", False):
         return ""
-    found = [word + suffix for suffix in ("", *SUFFIXES) if is_here(word + suffix)]
-    return f"for the checkpoint in this folder, give {_place(found[0])}{leave}" if found else ""
+    candidates = [word + suffix for suffix in ("", *SUFFIXES) if is_here(word + suffix)]
+    return f"for the checkpoint in this folder, give {_place(candidates[0])}{leave}" if candidates else ""
 
 
 def _is_place(word: str) -> bool:
@@ -170,11 +170,11 @@ def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, 
         raise CommandError(f"there is no file {path}", hint=_missing(path), exit_code=Exit.WRONG)
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
         note(f"{path}: exporting it, and {then} for this command")
-        told = _export(path, Path(folder) / MODELS, rows)
-        note(f"  {told['family']}, {told['verified']}")
-        for name, value in told["options"]["assumed"].items():
+        report = _export(path, Path(folder) / MODELS, rows)
+        note(f"  {report['family']}, {report['verified']}")
+        for name, value in report["options"]["assumed"].items():
             note(f"  assumed: {name} = {value}")
-        yield Path(folder), told["name"]
+        yield Path(folder), report["name"]
 
 
 def _missing(path: str) -> str:
@@ -269,12 +269,12 @@ def check(where: str, seconds: float) -> None:
     try:
         connection.request("GET", "/ui/")
         answer = connection.getresponse()
-        found = answer.getheader("content-type", "").startswith("text/html") and answer.status == http.client.OK
+        is_page = answer.getheader("content-type", "").startswith("text/html") and answer.status == http.client.OK
     except (OSError, http.client.HTTPException):
-        found = False
+        is_page = False
     finally:
         connection.close()
-    if not found:
+    if not is_page:
         raise CommandError(
             f"there is no page at {where}",
             hint="asgi serves HTTP on gRPC's port; grpcio needs `serve --http-port PORT`, and this command --page",

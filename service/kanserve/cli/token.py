@@ -78,15 +78,17 @@ def _new(args: argparse.Namespace) -> int:
         raise InputError(f"--roles is missing: {', '.join(Role)}")
     if args.stdin and args.output is not None:
         raise InputError("--output writes a new token, and --stdin gives one that is already stored somewhere")
-    given = _given() if args.stdin else ""
+    supplied = _given() if args.stdin else ""
     with _output(args.output, force=args.force) as put:
-        token = token_editor.new(args.tokens, args.name, args.roles, token=given, expires=args.expires, rate=args.rate)
+        token = token_editor.new(
+            args.tokens, args.name, args.roles, token=supplied, expires=args.expires, rate=args.rate
+        )
         try:
             put(token)
         except OSError:
             token_editor.revoke(args.tokens, args.name)  # the token reached no user
             raise
-    _tell(args, "" if given or args.output is not None else token)
+    _tell(args, "" if supplied or args.output is not None else token)
     return Exit.DONE
 
 
@@ -136,18 +138,18 @@ def _given() -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    found = token_file.load(args.tokens)
-    callers = [_caller(entry, "token") for entry in found.tokens]
-    callers += [_caller(entry, entry.mark) for entry in found.certificates]
+    credentials = token_file.load(args.tokens)
+    callers = [_caller(entry, "token") for entry in credentials.tokens]
+    callers += [_caller(entry, entry.mark) for entry in credentials.certificates]
     if args.json:
         print_json({"callers": callers})
         return Exit.DONE
     from kanexport.contract.cli.tables import Table
 
     table = Table("", ("name", "shows", "roles", "expires", "calls per second", "state"))
-    for one in callers:
-        never, unbounded = one["expires"] or "never", one["rate"] or "any"
-        table.add(one["name"], one["shows"], ", ".join(one["roles"]), never, str(unbounded), one["state"])
+    for caller in callers:
+        never, unbounded = caller["expires"] or "never", caller["rate"] or "any"
+        table.add(caller["name"], caller["shows"], ", ".join(caller["roles"]), never, str(unbounded), caller["state"])
     table.show()
     return Exit.DONE
 
@@ -185,8 +187,8 @@ def _roles(text: str) -> list[Role]:
 
 def _time(text: str) -> datetime.datetime:
     """An argparse type: a date, a time with a zone, or days from now."""
-    if found := DAYS.fullmatch(text):
-        return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=int(found[1]))
+    if match := DAYS.fullmatch(text):
+        return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=int(match[1]))
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:

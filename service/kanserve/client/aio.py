@@ -83,11 +83,11 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
         return base.connect_awaited(self.url, tls)
 
-    async def _ask(self, asked: Request[T]) -> T:
+    async def _ask(self, request: Request[T]) -> T:
         """Send it, and before it what has to be known. Raises ClientError."""
-        while isinstance(asked, Chained):
-            asked = asked.then(await self._ask(asked.first))
-        return await self._do(asked)
+        while isinstance(request, Chained):
+            request = request.then(await self._ask(request.first))
+        return await self._do(request)
 
     async def _do(self, call: Call[T]) -> T:
         """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.

@@ -82,8 +82,8 @@ class Peer(ABC, Generic[C]):
 
     def _send(self, call: Call[Any]) -> Any:
         """What sends the call, by gRPC's own ways."""
-        found: Any = self._channel
-        shape = found.unary_stream if call.stream else found.unary_unary
+        channel: Any = self._channel
+        shape = channel.unary_stream if call.stream else channel.unary_unary
         return shape(call.path, request_serializer=None, response_deserializer=call.parse)
 
     def _attempts(self, call: Call[Any]) -> Attempts:
@@ -117,9 +117,9 @@ def push_back(error: grpc.RpcError) -> float | None:
 
 def as_method(method: M, make: Callable[..., Request[Any]]) -> M:
     """Known to `help` by the name, the arguments and the words of what makes its call, and by what comes of it."""
-    told = inspect.signature(make)
-    result = str(told.return_annotation).removeprefix("Call[").removeprefix("Ask[").removesuffix("]")
-    shown = told.replace(parameters=[SELF, *told.parameters.values()], return_annotation=result)
+    signature = inspect.signature(make)
+    result = str(signature.return_annotation).removeprefix("Call[").removeprefix("Request[").removesuffix("]")
+    shown = signature.replace(parameters=[SELF, *signature.parameters.values()], return_annotation=result)
     functools.update_wrapper(method, make)
     vars(method).update(__signature__=shown)
     return method
@@ -276,6 +276,6 @@ def not_connected(details: str, *, secure: bool) -> str:
     if "connect" not in details:
         return ""
     for pattern, words in FAILURES:
-        if found := re.search(pattern, details):
-            return words.format(*found.groups())
+        if match := re.search(pattern, details):
+            return words.format(*match.groups())
     return CLOSED_MEANS[secure] if CLOSED in details else ""

@@ -128,10 +128,10 @@ def infer(
     may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
     is looked up each time. `parameters` of the request: {"kan.explain_top_k": 5} has the server tell why,
     {"kan.coverage": True} where the rows are."""
-    asked = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
+    build = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
     if isinstance(tensors, str):
-        return _after_model(tensors, version, asked)
-    return asked(tensors, model=model)
+        return _after_model(tensors, version, build)
+    return build(tensors, model=model)
 
 
 def inference(
@@ -150,8 +150,8 @@ def inference(
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
     request = oip.ModelInferRequest(model_name=model, model_version=version)
-    for tensor, given in pairs(tensors, rows):
-        array = np.asarray(given, DTYPES[tensor.datatype])
+    for tensor, values in pairs(tensors, rows):
+        array = np.asarray(values, DTYPES[tensor.datatype])
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
@@ -219,17 +219,17 @@ def by_name(
 ) -> Callable[Concatenate[Description | str, P], Request[R]]:
     """The same for a model's name in the place of its description, which is then asked for, each time."""
 
-    def asked(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
+    def make_request(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
         if isinstance(described, str):
-            return Chained(describe(described), lambda found: make(found, *args, **kwargs))
+            return Chained(describe(described), lambda description: make(description, *args, **kwargs))
         return make(described, *args, **kwargs)
 
-    functools.update_wrapper(asked, make)
-    told = inspect.signature(make)
-    first, *others = told.parameters.values()
+    functools.update_wrapper(make_request, make)
+    signature = inspect.signature(make)
+    first, *others = signature.parameters.values()
     either = first.replace(annotation=f"{first.annotation} | str")
-    vars(asked).update(__signature__=told.replace(parameters=[either, *others]))
-    return asked
+    vars(make_request).update(__signature__=signature.replace(parameters=[either, *others]))
+    return make_request
 
 
 @by_name
@@ -259,9 +259,9 @@ def edges(
 
 
 @by_name
-def estimate(described: Description, /, row_count: int, **asked: Any) -> Call[Estimate]:
+def estimate(described: Description, /, row_count: int, **query: Any) -> Call[Estimate]:
     """What `edges` of so many rows would take, asked in the same way; nothing is computed."""
-    request = edges_.edges_request(described, {"row_count": row_count}, **asked)
+    request = edges_.edges_request(described, {"row_count": row_count}, **query)
     request.estimate_only = True
     return Call(f"{KAN}QueryEdges", request, kan.QueryEdgesResponse.FromString, edges_.estimate)
 
@@ -385,6 +385,6 @@ def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
     """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
     rows = of_frame(rows, described.names)
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
-    asked = {"model": described.name, "version": described.version}
-    call = inference(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
+    target = {"model": described.name, "version": described.version}
+    call = inference(tensors, rows, **target, parameters={coverage_.PARAMETER: True})
     return Call(call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer)))

@@ -137,7 +137,7 @@ def explain(
     each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
     most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))
     most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, described.inputs)))
-    found = explanations.joined(
+    explanation = explanations.joined(
         split(
             client,
             rows,
@@ -146,7 +146,7 @@ def explain(
             progress,
         )
     )
-    return dataclasses.replace(found, index=called)
+    return dataclasses.replace(explanation, index=called)
 
 
 def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
@@ -255,8 +255,8 @@ def edges(
     ways = dict.fromkeys(wanted, (sources, destinations))
     if path is not None:
         none = part(rows, slice(0, 0))
-        found = patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
-        ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in found}
+        on_path = patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
+        ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in on_path}
     for done, index in enumerate(wanted):
         report = shifted(progress, done, len(wanted))
         if path is not None and not all(ways[index]):

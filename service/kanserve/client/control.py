@@ -61,20 +61,20 @@ def shadow(
     return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed))
 
 
-def _shadowed(found: kan.ShadowReport) -> ShadowReport:
+def _shadowed(report: kan.ShadowReport) -> ShadowReport:
     return ShadowReport(
-        found.model_name,
-        found.model_version,
-        found.baseline_version,
-        found.running,
-        found.share,
-        found.tolerance,
-        found.requests,
-        found.rows,
-        found.rows_out_of_tolerance,
-        found.requests_dropped,
-        found.requests_failed,
-        found.largest_difference,
+        report.model_name,
+        report.model_version,
+        report.baseline_version,
+        report.running,
+        report.share,
+        report.tolerance,
+        report.requests,
+        report.rows,
+        report.rows_out_of_tolerance,
+        report.requests_dropped,
+        report.requests_failed,
+        report.largest_difference,
     )
 
 

@@ -97,8 +97,8 @@ def packed(described: Description, rows: Any) -> dict[str, Any]:
     if not isinstance(rows, Mapping) and len(described.inputs) == 1:
         array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
         return {"rows": array.tobytes(), "row_count": len(array)}
-    given = pairs(described.inputs, rows)
-    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in given}
+    named_rows = pairs(described.inputs, rows)
+    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in named_rows}
     inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
     return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
 

@@ -159,8 +159,8 @@ def request(
     if isinstance(reference, str):
         message.reference = reference
     else:
-        given = packed(described, reference)
-        message.reference_rows, message.reference_count = given["rows"], given["row_count"]
+        fields = packed(described, reference)
+        message.reference_rows, message.reference_count = fields["rows"], fields["row_count"]
     return message
 
 

@@ -59,8 +59,8 @@ class Description:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """What a row is on its way, as `manifest.row_shapes` has it."""
-        given, result = ([tensor.shape for tensor in tensors] for tensors in (self.inputs, self.outputs))
-        return manifest.row_shapes(given, self.layers, result)
+        inputs, result = ([tensor.shape for tensor in tensors] for tensors in (self.inputs, self.outputs))
+        return manifest.row_shapes(inputs, self.layers, result)
 
     @property
     def input(self) -> TensorInfo:
@@ -113,7 +113,7 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         out_of_range_policy=answer.out_of_range_policy or AS_TRAINED,
         zones=tuple(map(_zone, answer.verification.zones)),
         tolerances=(answer.verification.outputs_tolerance, answer.verification.edges_tolerance),
-        files=tuple(SourceFile(name=one.name, sha256=one.sha256) for one in answer.source.files),
+        files=tuple(SourceFile(name=file.name, sha256=file.sha256) for file in answer.source.files),
         exporter=answer.source.exporter_version,
         given=dict(answer.source.options_given),
     )
@@ -221,17 +221,17 @@ def in_words(config: Any) -> str:
 def names_of(parameters: Mapping[str, Any]) -> Names:
     """What people call the model's numbers, of a ModelConfig's parameters; no names where it tells none."""
     features, units, classes = (_list(parameters, f"kan.{what}") for what in ("features", "units", "classes"))
-    told = "kan.description" in parameters
-    return Names(features, units, classes, parameters["kan.description"].string_value if told else "")
+    has_description = "kan.description" in parameters
+    return Names(features, units, classes, parameters["kan.description"].string_value if has_description else "")
 
 
 def _list(parameters: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """Asking a map of messages for what it has not would put it there."""
     try:
-        found = json.loads(parameters[key].string_value) if key in parameters else []
+        values = json.loads(parameters[key].string_value) if key in parameters else []
     except ValueError:
         return ()
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    return tuple(map(str, values)) if isinstance(values, list) else ()
 
 
 def _batching(batching: Any, most: int) -> list[str]:

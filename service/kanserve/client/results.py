@@ -150,7 +150,7 @@ def joined(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
     layers: dict[int, list[kan.CurveBlock]] = {}
     for block in blocks:
         layers.setdefault(block.layer, []).append(block)
-    return tuple(_layer_curves(at, found) for at, found in layers.items())
+    return tuple(_layer_curves(at, layer_blocks) for at, layer_blocks in layers.items())
 
 
 def _layer_curves(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
@@ -158,7 +158,7 @@ def _layer_curves(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
     for block in blocks:
         rows.setdefault(tuple(block.sources), []).append(block)
     columns, *_ = rows.values()  # the same for all
-    ends = [found[0] for found in rows.values()]
+    ends = [row[0] for row in rows.values()]
     return LayerCurves(
         layer=at,
         sources=tuple(itertools.chain.from_iterable(rows)),
@@ -167,7 +167,7 @@ def _layer_curves(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
         phi=_array(rows.values(), lambda block: block.phi),
         derivative=_array(rows.values(), lambda block: block.derivative) if blocks[0].derivative else None,
         domains=tuple(itertools.chain.from_iterable(end.domains for end in ends)),
-        parts={one.kind: _array(rows.values(), _phi_of(at)) for at, one in enumerate(blocks[0].parts)},
+        parts={part.kind: _array(rows.values(), _phi_of(at)) for at, part in enumerate(blocks[0].parts)},
         extrema=_extrema(rows.values()) if blocks[0].extrema else None,
     )
 
@@ -177,9 +177,10 @@ def _extrema(rows: Iterable[Sequence[kan.CurveBlock]]) -> tuple[Any, Any]:
         return np.concatenate(
             [
                 np.concatenate(
-                    [np.frombuffer(getattr(one, of), dtype).reshape(len(one.sources), -1, 2) for one in found], axis=1
+                    [np.frombuffer(getattr(block, of), dtype).reshape(len(block.sources), -1, 2) for block in row],
+                    axis=1,
                 )
-                for found in rows
+                for row in rows
             ]
         )
 
@@ -191,7 +192,7 @@ def _phi_of(part: int) -> Callable[[kan.CurveBlock], bytes]:
 
 
 def _array(rows: Iterable[Sequence[kan.CurveBlock]], of: Callable[[kan.CurveBlock], bytes]) -> Any:
-    return np.concatenate([np.concatenate([_part(block, of(block)) for block in found], axis=1) for found in rows])
+    return np.concatenate([np.concatenate([_part(block, of(block)) for block in row], axis=1) for row in rows])
 
 
 def _part(block: kan.CurveBlock, data: bytes) -> Any:
@@ -232,8 +233,8 @@ def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[La
 
 def estimate(answer: kan.QueryEdgesResponse) -> Estimate:
     """What a query would take."""
-    found = answer.estimate
-    return Estimate(found.response_bytes, found.max_response_bytes, found.evaluations, found.max_evaluations)
+    message = answer.estimate
+    return Estimate(message.response_bytes, message.max_response_bytes, message.evaluations, message.max_evaluations)
 
 
 def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
@@ -255,7 +256,9 @@ def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
         else None,
         residual_destinations=tuple(layer.residual_destinations),
         nodes=_floats(layer.nodes, (*lead, layer.node_count)) if layer.node_count else None,
-        reductions={one.kind: _floats(one.values, tuple(one.shape)) for one in layer.reductions},
+        reductions={
+            reduction.kind: _floats(reduction.values, tuple(reduction.shape)) for reduction in layer.reductions
+        },
     )
 
 
@@ -293,8 +296,8 @@ class Scores:
 
 def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeScoresRequest:
     """The message that asks for them; without rows, over those of the export, or over what is asked for."""
-    given = {} if rows is None else packed(described, rows)
-    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **given)
+    fields = {} if rows is None else packed(described, rows)
+    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **fields)
 
 
 def scores_of(answer: kan.EdgeScoresResponse) -> Scores:

@@ -110,18 +110,18 @@ def node_name(described: Description, layer: int, at: int) -> str:
 
 def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
     """The message that asks for them."""
-    given = {} if rows is None else packed(described, rows)
-    return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **given)
+    fields = {} if rows is None else packed(described, rows)
+    return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **fields)
 
 
-def compared(found: Statistics, name: str) -> Statistics:
+def compared(statistics: Statistics, name: str) -> Statistics:
     """The same. Raises NotSupported where there is nothing to compare with."""
-    if not found.baseline_rows:
+    if not statistics.baseline_rows:
         raise errors.of(
             "FAILED_PRECONDITION",
             f"model '{name}' has nothing to compare with: its export was given no rows (kanserve export --baseline)",
         )
-    return found
+    return statistics
 
 
 def of(answer: kan.GetStatisticsResponse) -> Statistics:
@@ -150,7 +150,7 @@ def updates(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
 
 def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
     numbers = (part.psi, part.js, part.wasserstein, part.psi_threshold, part.out_of_range, part.baseline_out_of_range)
-    psi, js, wasserstein, psi_threshold, out_of_range, baseline = (np.frombuffer(one, "<f8") for one in numbers)
+    psi, js, wasserstein, psi_threshold, out_of_range, baseline = (np.frombuffer(data, "<f8") for data in numbers)
     bounds = np.split(np.frombuffer(part.bounds, "<f8"), np.cumsum(part.bound_counts)[:-1])
     nonfinite = np.frombuffer(part.nonfinite, "<u8")
     bounds = bounds * len(nonfinite) if len(bounds) == 1 else bounds

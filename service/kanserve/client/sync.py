@@ -80,11 +80,11 @@ class Client(Peer[grpc.Channel]):
     def _open(self, tls: base.Tls) -> grpc.Channel:
         return base.connect(self.url, tls)
 
-    def _ask(self, asked: Request[T]) -> T:
+    def _ask(self, request: Request[T]) -> T:
         """Send it, and before it what has to be known. Raises ClientError."""
-        while isinstance(asked, Chained):
-            asked = asked.then(self._ask(asked.first))
-        return self._do(asked)
+        while isinstance(request, Chained):
+            request = request.then(self._ask(request.first))
+        return self._do(request)
 
     def _do(self, call: Call[T]) -> T:
         """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.

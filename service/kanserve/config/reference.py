@@ -63,15 +63,15 @@ COLUMNS = ("setting", "default", "values", "meaning", "applied by")
 
 def properties() -> dict[str, dict[str, Any]]:
     """The schema of each setting by name, in the order of `Settings`. No null: a TOML file has none."""
-    found = {}
-    for name, given in Settings.model_json_schema()["properties"].items():
-        said = {BOUNDS.get(key, key): value for key, value in _present(given).items()}
-        kept = {key: said[key] for key in KEPT if said.get(key) is not None}
-        if given.get("metavar") == "BYTES":
+    schemas = {}
+    for name, schema in Settings.model_json_schema()["properties"].items():
+        flat = {BOUNDS.get(key, key): value for key, value in _present(schema).items()}
+        kept = {key: flat[key] for key in KEPT if flat.get(key) is not None}
+        if schema.get("metavar") == "BYTES":
             number = {key: kept.pop(key) for key in ("type", "minimum", "maximum")}
             kept["anyOf"] = [number, {"type": "string", "pattern": SIZE}]
-        found[name] = kept
-    return found
+        schemas[name] = kept
+    return schemas
 
 
 def schema() -> dict[str, Any]:
@@ -116,9 +116,9 @@ def texts() -> dict[str, str]:
     return {PAGE: page(), SCHEMA: json_text(schema(), indent=2) + "\n", EVENTS_PAGE: events_page()}
 
 
-def _present(given: dict[str, Any]) -> dict[str, Any]:
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
     """A setting that may be absent, as it is where it is there."""
-    return {**given, **next((one for one in given.get("anyOf", ()) if one.get("type") != "null"), {})}
+    return {**schema, **next((option for option in schema.get("anyOf", ()) if option.get("type") != "null"), {})}
 
 
 def _cells(name: str, said: dict[str, Any]) -> Iterator[str]:

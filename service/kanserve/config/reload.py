@@ -71,18 +71,18 @@ class Reload(Changes):
 
     async def _looked(self) -> Change:
         try:
-            found = await asyncio.to_thread(self._read)
+            settings = await asyncio.to_thread(self._read)
         except ConfigError as error:
             reason = str(error)
         else:
-            return self._taken(found)
+            return self._taken(settings)
         log.error("settings_reload_failed", reason=reason)
         return Change(self._live, refused=True, waiting=self._waiting)
 
-    def _taken(self, found: Settings) -> Change:
-        before, self._live = self._live, live(found)
+    def _taken(self, settings: Settings) -> Change:
+        before, self._live = self._live, live(settings)
         changed = {name: value for name, value in self._live.items() if value != before[name]}
-        self._waiting = tuple(name for name in differences(self._given, found) if name not in LIVE)
+        self._waiting = tuple(name for name in differences(self._given, settings) if name not in LIVE)
         log.info("settings_reloaded", **{"changed": changed} if changed else {"changed": "nothing"})
         if self._waiting:
             log.warning("settings_pending_restart", settings=list(self._waiting))
@@ -94,6 +94,6 @@ def live(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in LIVE}
 
 
-def differences(one: Settings, other: Settings) -> list[str]:
+def differences(first: Settings, other: Settings) -> list[str]:
     """The names of settings that have another value."""
-    return [name for name in Settings.model_fields if getattr(one, name) != getattr(other, name)]
+    return [name for name in Settings.model_fields if getattr(first, name) != getattr(other, name)]

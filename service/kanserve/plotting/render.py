@@ -111,7 +111,7 @@ def _draw(image: Any, draw: Any, item: Item, times: int) -> None:
             draw.line(points, _mixed(item.colour, item.opacity), max(1, round(item.width * times)), joint="curve")
         case Box():
             place = [item.x * times, item.y * times, (item.x + item.width) * times, (item.y + item.height) * times]
-            fill, stroke = (_mixed(one, item.opacity) if one else None for one in (item.fill, item.stroke))
+            fill, stroke = (_mixed(colour, item.opacity) if colour else None for colour in (item.fill, item.stroke))
             draw.rectangle(place, fill, stroke, times)
         case Dot():
             x, y, radius = item.x * times, item.y * times, item.radius * times

@@ -124,9 +124,9 @@ def read(data: bytes) -> OperatorConfig:
     except text_format.ParseError as error:
         raise _refused(f"cannot be read, at line:column {error}") from error
     for field, allowed in PLATFORMS.items():
-        found = getattr(message, field)
-        if found not in allowed:
-            raise _refused(f"has {field} {found!r}; this is a model for {allowed[1]!r}")
+        value = getattr(message, field)
+        if value not in allowed:
+            raise _refused(f"has {field} {value!r}; this is a model for {allowed[1]!r}")
     if _exporters(message):
         del message.instance_group[:], message.parameters[THREADS]
     if message.max_batch_size < 0:
@@ -141,7 +141,7 @@ def read(data: bytes) -> OperatorConfig:
         versions=_versions(message),
         inputs=tuple(map(_tensor, message.input)),
         outputs=tuple(map(_tensor, message.output)),
-        labels=tuple(Labels(found.name, _beside(found)) for found in message.output if found.label_filename),
+        labels=tuple(Labels(value.name, _beside(value)) for value in message.output if value.label_filename),
         unused=tuple(dict.fromkeys(_unused(message))),
     )
 
@@ -163,40 +163,40 @@ def _refused(what: str) -> LoadError:
 
 
 def _batching(message: Any) -> Batching:
-    found = message.dynamic_batching
-    levels = _levels(found)
-    if found.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
+    batching = message.dynamic_batching
+    levels = _levels(batching)
+    if batching.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
         raise _refused("has preserve_ordering, which allows neither several priority_levels nor timeout_action DELAY")
-    usual = found.default_priority_level
-    if found.priority_levels and not 1 <= usual <= found.priority_levels:
-        raise _refused(f"has default_priority_level {usual}; 1 to {found.priority_levels} was expected")
+    usual = batching.default_priority_level
+    if batching.priority_levels and not 1 <= usual <= batching.priority_levels:
+        raise _refused(f"has default_priority_level {usual}; 1 to {batching.priority_levels} was expected")
     return Batching(
-        found.max_queue_delay_microseconds / 1e6,
-        _preferred(found.preferred_batch_size, message.max_batch_size),
+        batching.max_queue_delay_microseconds / 1e6,
+        _preferred(batching.preferred_batch_size, message.max_batch_size),
         levels,
-        usual - 1 if found.priority_levels else 0,
-        found.preserve_ordering,
+        usual - 1 if batching.priority_levels else 0,
+        batching.preserve_ordering,
     )
 
 
 def _preferred(sizes: Iterable[int], most: int) -> tuple[int, ...]:
     """Ascending; `most`: the file's own max_batch_size, 0 if it has none."""
-    found = tuple(sorted(set(sizes)))
-    if found and (found[0] < 1 or 0 < most < found[-1]):
-        raise _refused(f"has preferred_batch_size {list(found)[:8]}; 1 to {most or 'the largest batch'} was expected")
-    return found
+    ordered = tuple(sorted(set(sizes)))
+    if ordered and (ordered[0] < 1 or 0 < most < ordered[-1]):
+        raise _refused(f"has preferred_batch_size {list(ordered)[:8]}; 1 to {most or 'the largest batch'} was expected")
+    return ordered
 
 
-def _levels(found: Any) -> tuple[PriorityLevel, ...]:
-    if found.priority_levels > MOST:
-        raise _refused(f"has {found.priority_levels} priority_levels; at most {MOST} are served")
-    for key in found.priority_queue_policy:
-        if not 1 <= key <= found.priority_levels:
-            raise _refused(f"has a priority_queue_policy for level {key} of {found.priority_levels} priority_levels")
-    usual = _level(found.default_queue_policy) if found.HasField("default_queue_policy") else PriorityLevel()
+def _levels(batching: Any) -> tuple[PriorityLevel, ...]:
+    if batching.priority_levels > MOST:
+        raise _refused(f"has {batching.priority_levels} priority_levels; at most {MOST} are served")
+    for key in batching.priority_queue_policy:
+        if not 1 <= key <= batching.priority_levels:
+            raise _refused(f"has a priority_queue_policy for level {key} of {batching.priority_levels} priority_levels")
+    usual = _level(batching.default_queue_policy) if batching.HasField("default_queue_policy") else PriorityLevel()
     return tuple(
-        _level(found.priority_queue_policy[level]) if level in found.priority_queue_policy else usual
-        for level in range(1, max(1, found.priority_levels) + 1)
+        _level(batching.priority_queue_policy[level]) if level in batching.priority_queue_policy else usual
+        for level in range(1, max(1, batching.priority_levels) + 1)
     )
 
 
@@ -243,10 +243,10 @@ def _versions(message: Any) -> VersionPolicy:
     return ALL
 
 
-def _tensor(found: Any) -> TensorInfo:
+def _tensor(tensor: Any) -> TensorInfo:
     """A data type that is not given is an empty one."""
-    datatype = pb.DataType.Name(found.data_type).removeprefix("TYPE_") if found.data_type else ""
-    return TensorInfo(found.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(found.dims))
+    datatype = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_") if tensor.data_type else ""
+    return TensorInfo(tensor.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(tensor.dims))
 
 
 def _beside(output: Any) -> str:

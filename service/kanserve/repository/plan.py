@@ -35,9 +35,9 @@ class Known:
         """It serves what was read."""
         return Known(tried, serves=True)
 
-    def same(self, found: Fingerprint) -> bool:
+    def same(self, fingerprint: Fingerprint) -> bool:
         """Whether what was tried last lies there still."""
-        return self.tried is not None and self.tried.facts == found.facts
+        return self.tried is not None and self.tried.facts == fingerprint.facts
 
     def failed(self, tried: Fingerprint, now: float) -> Known:
         """What was read is refused. The same print waits longer each time; another one begins anew."""
@@ -72,10 +72,10 @@ def plan(
     `chosen`: of models, the version that answers by default because somebody said so; it stays."""
     there: dict[str, dict[int, Fingerprint]] = {}
     kept: dict[str, dict[int, Known]] = {}
-    for (name, version), found in prints.items():
-        there.setdefault(name, {})[version] = found
-    for (name, version), one in known.items():
-        kept.setdefault(name, {})[version] = one
+    for (name, version), fingerprint in prints.items():
+        there.setdefault(name, {})[version] = fingerprint
+    for (name, version), state in known.items():
+        kept.setdefault(name, {})[version] = state
     return [
         Action(step, (name, version))
         for name in sorted(there.keys() | kept.keys())
@@ -89,7 +89,7 @@ def left_out(
 ) -> dict[Key, VersionPolicy]:
     """Versions that are there and that their policies do not want, with these."""
     there: dict[str, set[int]] = {}
-    for name, version in (*prints, *(key for key, one in known.items() if one.serves)):
+    for name, version in (*prints, *(key for key, state in known.items() if state.serves)):
         there.setdefault(name, set()).add(version)
     served = {name: policy.served(there.get(name, ())) for name, policy in policies.items()}
     return {key: policies[key[0]] for key in prints if key[1] not in served[key[0]]}
@@ -98,7 +98,7 @@ def left_out(
 def _of_model(
     there: Mapping[int, Fingerprint], known: Mapping[int, Known], policy: VersionPolicy, now: float
 ) -> Iterator[tuple[Step, int]]:
-    serving = {version for version, one in known.items() if one.serves}
+    serving = {version for version, state in known.items() if state.serves}
     # What serves counts as there: to lose files is no reason to serve another version.
     wanted = policy.served(there.keys() | serving)
     for version in sorted(there.keys() | known.keys()):
@@ -109,17 +109,17 @@ def _of_model(
         yield from ((Step.LEAVE, version) for version in sorted(serving - wanted))
 
 
-def _of_version(one: Known, found: Fingerprint | None, wanted: bool, now: float) -> Step:
-    if found is None:
-        return _without_files(one)
+def _of_version(state: Known, fingerprint: Fingerprint | None, wanted: bool, now: float) -> Step:
+    if fingerprint is None:
+        return _without_files(state)
     if not wanted:
-        return Step.KEEP if one.serves else Step.FORGET
-    if one.missing:
+        return Step.KEEP if state.serves else Step.FORGET
+    if state.missing:
         return Step.RETURN
-    return Step.LOAD if one.tried != found or (one.refused and now >= one.again) else Step.KEEP
+    return Step.LOAD if state.tried != fingerprint or (state.refused and now >= state.again) else Step.KEEP
 
 
-def _without_files(one: Known) -> Step:
-    if not one.serves:
+def _without_files(state: Known) -> Step:
+    if not state.serves:
         return Step.FORGET
-    return Step.KEEP if one.missing else Step.MISS
+    return Step.KEEP if state.missing else Step.MISS

@@ -53,7 +53,7 @@ class Snapshot:
         """What was there of these models; None: of all."""
         if names is None:
             return self
-        prints = {key: found for key, found in self.prints.items() if key[0] in names}
+        prints = {key: fingerprint for key, fingerprint in self.prints.items() if key[0] in names}
         return replace(self, prints=prints)
 
 
@@ -70,7 +70,7 @@ class Scanner:
     def look(self) -> Snapshot:
         """Everything that is there now. Raises ConfigError if the repository is not a readable directory."""
         candidates = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
-        found: dict[Key, Candidate] = {}
+        entries: dict[Key, Candidate] = {}
         prints: dict[Key, Fingerprint] = {}
         policies: dict[str, VersionPolicy] = {}
         configs: dict[str, bytes] = {}
@@ -82,11 +82,11 @@ class Scanner:
             key = (name, candidate.version)
             with contextlib.suppress(OSError):  # it went away meanwhile
                 prints[key] = _print(_folder(candidate), configs[name])
-                found[key] = candidate
+                entries[key] = candidate
             if at % EVERY == 0:
                 time.sleep(BREATH)
-        self._told = {name: told for name, told in self._told.items() if name in policies}
-        return Snapshot(found, prints, policies)
+        self._told = {name: cached for name, cached in self._told.items() if name in policies}
+        return Snapshot(entries, prints, policies)
 
     def again(self, candidate: Candidate) -> Fingerprint | None:
         """The print of one version now; None where it is gone."""
@@ -110,13 +110,13 @@ class Scanner:
         refused for it."""
         if not facts:
             return self._policy
-        told = self._told.get(candidate.name)
-        if told is None or told[0] != facts:
+        cached = self._told.get(candidate.name)
+        if cached is None or cached[0] != facts:
             policy = ALL
             with contextlib.suppress(LoadError, OSError):
                 policy = layout.config(candidate).versions
-            told = self._told[candidate.name] = (facts, policy)
-        return self._policy if told[1] == ALL else told[1]
+            cached = self._told[candidate.name] = (facts, policy)
+        return self._policy if cached[1] == ALL else cached[1]
 
 
 def _folder(candidate: Candidate) -> str:
@@ -163,13 +163,13 @@ def pause(poll: float, took: float) -> float | None:
     return max(poll, SHARE * took) if poll > 0 else None
 
 
-async def due(asked: asyncio.Event, seconds: float | None) -> bool:
-    """Wait so long, or until `asked`, which is taken back; whether it was asked for."""
+async def due(requested: asyncio.Event, seconds: float | None) -> bool:
+    """Wait so long, or until `requested`, which is taken back; whether it was asked for."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asked.wait(), seconds)
-    found = asked.is_set()
-    asked.clear()
-    return found
+        await asyncio.wait_for(requested.wait(), seconds)
+    was_requested = requested.is_set()
+    requested.clear()
+    return was_requested
 
 
 def remove_stale_exports(repository: Path) -> list[str]:

@@ -115,7 +115,7 @@ def _wrapped(session: Any, device: str) -> OrtSession:
     if session.get_providers()[0] != PROVIDERS[device]:
         raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
     tensors = (*session.get_inputs(), *session.get_outputs())
-    kind = Bfloat16Session if any(DATATYPES.get(one.type) == BF16 for one in tensors) else OrtSession
+    kind = Bfloat16Session if any(DATATYPES.get(tensor.type) == BF16 for tensor in tensors) else OrtSession
     try:
         return kind(session)
     except UnicodeDecodeError as error:  # the name of a tensor, or of one of its extents
@@ -167,9 +167,9 @@ class Bfloat16Session(OrtSession):
 
     def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         values = {name: self._value(name, array) for name, array in feeds.items()}
-        found = self._session.run_with_ort_values(outputs, values)
+        results = self._session.run_with_ort_values(outputs, values)
         return [
-            _bits(value) if name in self._short else value.numpy() for name, value in zip(outputs, found, strict=True)
+            _bits(value) if name in self._short else value.numpy() for name, value in zip(outputs, results, strict=True)
         ]
 
     def _value(self, name: str, array: Array) -> Any:

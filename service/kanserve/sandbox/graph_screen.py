@@ -103,7 +103,7 @@ def _called(node: pb.Node) -> str:
 def _flow(graph: pb.Graph) -> Iterator[str]:
     """From the inputs on: nothing is used before it is there, or made twice, and no size follows from a value."""
     depth = dict.fromkeys((tensor.name for tensor in graph.initializer), 0)
-    values = {given.name for given in graph.input} - depth.keys()
+    values = {entry.name for entry in graph.input} - depth.keys()
     depth.update(dict.fromkeys(values, 0))
     for node in graph.node:
         if fault := _misplaced(node, depth):
@@ -123,13 +123,13 @@ def _sizes(node: pb.Node) -> list[str]:
 def _misplaced(node: pb.Node, depth: dict[str, int]) -> str:
     """What is wrong with the place of an operator after those that made the tensors of `depth`, to which its own are
     added: how many operators are before each."""
-    taken, made = (list(filter(None, names)) for names in (node.input, node.output))
-    if missing := [one for one in taken if one not in depth]:
+    inputs, outputs = (list(filter(None, names)) for names in (node.input, node.output))
+    if missing := [name for name in inputs if name not in depth]:
         return f"{_called(node)} takes {missing[0][:80]!r}, which nothing before it makes"
-    if twice := depth.keys() & made:
+    if twice := depth.keys() & outputs:
         return f"{min(twice)[:80]!r} is made twice"
-    deep = 1 + max((depth[one] for one in taken), default=0)
-    depth.update(dict.fromkeys(made, deep))
+    deep = 1 + max((depth[name] for name in inputs), default=0)
+    depth.update(dict.fromkeys(outputs, deep))
     return f"more than {DEPTH} operators follow one another" if deep > DEPTH else ""
 
 

@@ -81,13 +81,13 @@ class SandboxClient:
 
     async def _words(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
         """The first thing that is said about it."""
-        asked = await self._process()
+        requests = await self._process()
         memory = await _written(job, files)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours:
             try:
-                socket.send_fds(asked, [job.most.to_bytes(8, "little")], [memory, theirs.fileno()])
+                socket.send_fds(requests, [job.most.to_bytes(8, "little")], [memory, theirs.fileno()])
             except OSError as error:
                 raise Lost from error
             finally:
@@ -131,9 +131,9 @@ def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _ended(process: subprocess.Popen[bytes], asked: socket.socket) -> None:
+def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
     """It ends with its socket, and with it those that it forked."""
-    asked.close()
+    requests.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1)
         return

@@ -57,33 +57,33 @@ class Running:
 def main() -> None:
     """Until nobody is there to ask."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then lets go of the socket
-    asked = socket.socket(fileno=0)
+    requests = socket.socket(fileno=0)
     base.load(sys.argv[1])
     gc.collect()
     gc.freeze()  # or each process would copy every page that a collection of its own looks at
-    asked.send(b"+")
+    requests.send(b"+")
     running: list[Running] = []
     while True:
-        for one in [one for one in running if _ended(one)]:
-            running.remove(one)
-        if not select.select([asked], [], [], PAUSE / 1000 if running else None)[0]:
+        for child in [child for child in running if _ended(child)]:
+            running.remove(child)
+        if not select.select([requests], [], [], PAUSE / 1000 if running else None)[0]:
             continue
-        message, descriptors, _, _ = socket.recv_fds(asked, 16, 2)
+        message, descriptors, _, _ = socket.recv_fds(requests, 16, 2)
         if len(descriptors) != 2:
             break
-        running.append(_forked(asked, running, int.from_bytes(message, "little"), *descriptors))
-    for one in running:
-        os.kill(one.pid, signal.SIGKILL)
+        running.append(_forked(requests, running, int.from_bytes(message, "little"), *descriptors))
+    for child in running:
+        os.kill(child.pid, signal.SIGKILL)
 
 
-def _forked(asked: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
+def _forked(requests: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
     pid = os.fork()
     if pid:
         os.close(memory)
         return Running(pid, socket.socket(fileno=back), most)
     reply = socket.socket(fileno=back)
     try:
-        asked.close()
+        requests.close()
         for other in others:
             other.reply.close()
         run(memory, reply)
@@ -93,20 +93,20 @@ def _forked(asked: socket.socket, others: list[Running], most: int, memory: int,
         os._exit(0)
 
 
-def _ended(one: Running) -> bool:
+def _ended(child: Running) -> bool:
     """Whether it is gone; what became of it is said then. One that has too much, or that nobody waits for, is ended."""
-    pid, status = os.waitpid(one.pid, os.WNOHANG)
+    pid, status = os.waitpid(child.pid, os.WNOHANG)
     if pid:
         with contextlib.suppress(OSError):
-            one.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
-        one.reply.close()
+            child.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+        child.reply.close()
         return True
-    if _deserted(one.reply):
-        os.kill(one.pid, signal.SIGKILL)
-    elif one.most and _resident(one.pid) > one.most:
+    if _deserted(child.reply):
+        os.kill(child.pid, signal.SIGKILL)
+    elif child.most and _resident(child.pid) > child.most:
         with contextlib.suppress(OSError):
-            one.reply.sendall(b'{"memory": ""}\n')
-        os.kill(one.pid, signal.SIGKILL)
+            child.reply.sendall(b'{"memory": ""}\n')
+        os.kill(child.pid, signal.SIGKILL)
     return False
 
 
@@ -226,9 +226,9 @@ def _graphs(manifest: Manifest | None) -> list[str]:
     """The files that are graphs, also the one that is handed on and never served."""
     if manifest is None:
         return [contract.MODEL_FILE]
-    told = [variant.file for variant in manifest.variants]
-    told += [manifest.explanations.file] if manifest.explanations.file else []
-    return list(dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in manifest.layers))))
+    files = [variant.file for variant in manifest.variants]
+    files += [manifest.explanations.file] if manifest.explanations.file else []
+    return list(dict.fromkeys((contract.MODEL_FILE, *files, *(layer.edges_file for layer in manifest.layers))))
 
 
 def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:

@@ -19,7 +19,7 @@ def together(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
     """Inputs one after the other along the rows; of one request as they are."""
     if len(feeds) == 1:
         return feeds[0]
-    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+    return {name: np.concatenate([request[name] for request in feeds]) for name in feeds[0]}
 
 
 def part(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:

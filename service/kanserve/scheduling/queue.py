@@ -26,11 +26,11 @@ class PriorityLevel:
     override: bool = True
     delays: bool = False
 
-    def patience(self, arrived: float, asked: float | None) -> float | None:
-        """Until when a request waits that `asked` for so many seconds (None: it said nothing)."""
-        if asked is None and self.timeout is None:
+    def patience(self, arrived: float, requested: float | None) -> float | None:
+        """Until when a request waits that `requested` for so many seconds (None: it said nothing)."""
+        if requested is None and self.timeout is None:
             return None
-        wanted = [seconds for seconds in (self.timeout, asked if self.override else None) if seconds is not None]
+        wanted = [seconds for seconds in (self.timeout, requested if self.override else None) if seconds is not None]
         return arrived + min(wanted) if wanted else None
 
 
@@ -103,10 +103,10 @@ def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
 def _sums(rows: Sequence[int], most: int) -> list[int]:
     """The rows of the first, of the first two, and so on, as far as they fit; at least one."""
     sums = [rows[0]]
-    for one in rows[1:]:
-        if sums[-1] + one > most:
+    for count in rows[1:]:
+        if sums[-1] + count > most:
             break
-        sums.append(sums[-1] + one)
+        sums.append(sums[-1] + count)
     return sums
 
 
@@ -160,15 +160,15 @@ class _Lane(Generic[T]):
         before = (*self.delayed, *self.intime)
         self.intime.clear()
         self.delayed.clear()
-        for one in before:
-            if one.deadline is not None and now > one.deadline:
-                late.append(one)
-            elif one.patience is None or now <= one.patience:
-                self.intime.append(one)
+        for request in before:
+            if request.deadline is not None and now > request.deadline:
+                late.append(request)
+            elif request.patience is None or now <= request.patience:
+                self.intime.append(request)
             elif impatient is None:
-                self.delayed.append(one)
+                self.delayed.append(request)
             else:
-                impatient.append(one)
+                impatient.append(request)
 
 
 class Queue(Generic[T]):
@@ -183,29 +183,29 @@ class Queue(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, one: Waiting[T]) -> bool:
+    def add(self, request: Waiting[T]) -> bool:
         """Whether there was room."""
-        lane, most = self._lanes[one.level], self._policy.levels[one.level].most
-        if (self._count and self._bytes + one.size > self._max_bytes) or 0 < most <= len(lane):
+        lane, most = self._lanes[request.level], self._policy.levels[request.level].most
+        if (self._count and self._bytes + request.size > self._max_bytes) or 0 < most <= len(lane):
             return False
-        lane.intime.append(one)
+        lane.intime.append(request)
         self._count += 1
-        self._bytes += one.size
-        self.rows += one.rows
-        for end in (one.patience, one.deadline):
+        self._bytes += request.size
+        self.rows += request.rows
+        for end in (request.patience, request.deadline):
             if end is not None and end < self._soonest:
                 self._soonest = end
         return True
 
-    def remove(self, one: Waiting[T]) -> bool:
+    def remove(self, request: Waiting[T]) -> bool:
         """One whose caller has gone. Whether it was still waiting."""
-        lane = self._lanes[one.level]
+        lane = self._lanes[request.level]
         for part in (lane.intime, lane.delayed):
             try:
-                part.remove(one)
+                part.remove(request)
             except ValueError:
                 continue
-            self._left(one)
+            self._left(request)
             return True
         return False
 
@@ -221,9 +221,9 @@ class Queue(Generic[T]):
             return over
         for lane, level in zip(self._lanes, self._policy.levels, strict=True):
             lane.sort(now, over.late, None if level.delays else over.impatient)
-        for one in (*over.late, *over.impatient):
-            self._left(one)
-        self._soonest = min((_end(one, now) for one in self._line()), default=math.inf)
+        for request in (*over.late, *over.impatient):
+            self._left(request)
+        self._soonest = min((_end(request, now) for request in self._line()), default=math.inf)
         return over
 
     def take(self, now: float, most: int | None = None) -> tuple[list[Waiting[T]], float | None]:
@@ -248,29 +248,29 @@ class Queue(Generic[T]):
         for part in self._parts():
             while part and len(taken) < count:
                 taken.append(part.popleft())
-        for one in taken:
-            self._left(one)
+        for request in taken:
+            self._left(request)
         return taken
 
-    def _left(self, one: Waiting[T]) -> None:
+    def _left(self, request: Waiting[T]) -> None:
         self._count -= 1
-        self._bytes -= one.size
-        self.rows -= one.rows
+        self._bytes -= request.size
+        self.rows -= request.rows
         if not self._count:
             self._soonest = math.inf
 
     def _choice(self, now: float, most: int | None) -> Choice:
         line = self._line()
         first = next(line)
-        together = [first, *itertools.takewhile(lambda one: one.key == first.key, line)]
+        together = [first, *itertools.takewhile(lambda request: request.key == first.key, line)]
         policy = self._policy
-        oldest = min(one.arrived for one in together) if policy.delay else first.arrived
-        choice = choose(policy, [one.rows for one in together], oldest, now, most)
+        oldest = min(request.arrived for request in together) if policy.delay else first.arrived
+        choice = choose(policy, [request.rows for request in together], oldest, now, most)
         others = len(together) < self._count  # behind them: nothing can join this batch any more
         return Choice(len(together)) if others and not choice.count else choice
 
 
-def _end(one: Waiting[T], after: float = -math.inf) -> float:
+def _end(request: Waiting[T], after: float = -math.inf) -> float:
     """When its time is over: the first of its two ends that is later than `after`."""
-    ends = [end for end in (one.patience, one.deadline) if end is not None and end >= after]
+    ends = [end for end in (request.patience, request.deadline) if end is not None and end >= after]
     return min(ends, default=math.inf)

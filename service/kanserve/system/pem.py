@@ -53,11 +53,11 @@ class Held:
 
 def identity(cert: Path, key: Path) -> Identity:
     """A pair that fits together. Each file is read once: what is checked is what is used. Raises PemError."""
-    found = Identity(_read(cert, CERTIFICATE, "certificate"), _read(key, KEY, "private key"))
-    if ENCRYPTED in found.key:
+    pair = Identity(_read(cert, CERTIFICATE, "certificate"), _read(key, KEY, "private key"))
+    if ENCRYPTED in pair.key:
         raise PemError(f"the private key {key} is encrypted: a key without a password was expected")
-    _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), found, cert, key)
-    return found
+    _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), pair, cert, key)
+    return pair
 
 
 def authorities(path: Path) -> bytes:
@@ -70,17 +70,17 @@ def authorities(path: Path) -> bytes:
     return data
 
 
-def served(found: Identity, cert: Path, key: Path) -> float:
+def served(pair: Identity, cert: Path, key: Path) -> float:
     """Until when a server may show the pair of these files, in seconds since 1970. Raises PemError.
 
     The standard library reads a certificate's dates only as part of a handshake, so one is held
     in memory, with a client that trusts this certificate alone.
     """
-    server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), found, cert, key)
+    server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair, cert, key)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.load_verify_locations(cadata=_text(found.chain))
+    client.load_verify_locations(cadata=_text(pair.chain))
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     caller, answerer = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
     try:
@@ -111,9 +111,9 @@ def _read(path: Path, begin: bytes, what: str) -> bytes:
     return data
 
 
-def _loaded(context: ssl.SSLContext, found: Identity, cert: Path, key: Path) -> ssl.SSLContext:
+def _loaded(context: ssl.SSLContext, pair: Identity, cert: Path, key: Path) -> ssl.SSLContext:
     """`cert` and `key`: what the files are called where something is wrong with them."""
-    with contextlib.closing(Held(found.chain)) as chain, contextlib.closing(Held(found.key)) as own:
+    with contextlib.closing(Held(pair.chain)) as chain, contextlib.closing(Held(pair.key)) as own:
         try:
             context.load_cert_chain(chain.path, own.path, password="")
         except ssl.SSLError as error:

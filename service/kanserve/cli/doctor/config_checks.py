@@ -27,17 +27,18 @@ TOKEN_EXPIRY_WARNING = 21 * 86400  # seconds
 def check_callers(settings: Settings) -> Iterator[Finding]:
     """One finding for the file, one for each token that has expired or soon will. No token is shown: none is there."""
     try:
-        found = authenticator.read(settings)
+        credentials = authenticator.read(settings)
     except ConfigError as error:
         yield problem(ABOUT_CALLERS, str(error), "correct the file; `kanserve token new` makes a token")
         return
-    if found is None:
+    if credentials is None:
         yield _anyone(settings)
         return
     yield ok(
-        ABOUT_CALLERS, f"{settings.tokens} has {len(found.tokens)} tokens and {len(found.certificates)} certificates"
+        ABOUT_CALLERS,
+        f"{settings.tokens} has {len(credentials.tokens)} tokens and {len(credentials.certificates)} certificates",
     )
-    for entry in found.tokens:
+    for entry in credentials.tokens:
         expires = entry.principal.expires
         if expires is not None and expires < time.time() + TOKEN_EXPIRY_WARNING:
             when = "has expired" if expires < time.time() else f"expires on {time.ctime(expires)}"
@@ -88,8 +89,8 @@ def _authorities(path: Path) -> Iterator[Finding]:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
-    for found in context.get_ca_certs():
-        yield _lasting(about, path, ssl.cert_time_to_seconds(str(found["notAfter"])))
+    for certificate in context.get_ca_certs():
+        yield _lasting(about, path, ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
 def _lasting(about: str, path: Path, end: float) -> Finding:

@@ -45,11 +45,11 @@ def installation() -> Iterator[Finding]:
 
 def _unfit() -> Iterator[Finding]:
     for requirement in _needed():
-        found = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
-        if not found:
+        version = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
+        if not version:
             yield problem("packages", f"{requirement.name} is not installed", f"pip install '{requirement.name}'")
-        elif not requirement.specifier.contains(found, prereleases=True):
-            text = f"{requirement.name} {found}; kanserve was made for {requirement.specifier}"
+        elif not requirement.specifier.contains(version, prereleases=True):
+            text = f"{requirement.name} {version}; kanserve was made for {requirement.specifier}"
             yield warning("packages", text, f"pip install '{requirement.name}{requirement.specifier}'")
 
 
@@ -63,8 +63,8 @@ def _needed() -> Iterator[Requirement]:
 
 def _versions() -> Iterator[str]:
     for name in ("onnxruntime", "onnxruntime-gpu", "h2corn", "grpcio"):
-        if found := _version(name):
-            yield f"{name} {found}"
+        if version := _version(name):
+            yield f"{name} {version}"
 
 
 def _version(name: str) -> str:

@@ -22,18 +22,18 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
     """One finding for each version, and for the memory that they take."""
     repository = settings.repository
     try:
-        found = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
+        entries = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
     except InputError as error:
         yield problem(ABOUT, error.message, "let the server's user read the folder and its files")
         return
-    served = [entry for entry in found if _serves(entry, settings)]
+    served = [entry for entry in entries if _serves(entry, settings)]
     if not served:
         yield problem(
             ABOUT,
             f"{repository} has no version that can be served",
             f"`kanserve export CHECKPOINT --repository {repository} --name NAME` makes one",
         )
-    for entry in found:
+    for entry in entries:
         yield _judged(entry, settings)
     yield room(sum(entry.size or 0 for entry in served), settings, memory.available())
     yield from _left_behind(repository)

@@ -122,8 +122,8 @@ def _version(entry: IndexEntry, *, others: bool) -> Finding:
     named = f"{entry.name} version {entry.version or 'none'}"
     if entry.state == READY:
         return ok(ABOUT, f"{named} serves")
-    found = warning if others else problem
-    return found(
+    finding = warning if others else problem
+    return finding(
         ABOUT,
         f"{named} is {entry.state}: {entry.reason or 'no reason is told'}",
         "read the log event model_load_failed",
