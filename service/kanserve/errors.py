@@ -187,7 +187,7 @@ class BackendError(KanserveError):
     """The runtime failed while running a graph. The text is for the log alone."""
 
 
-def let_go(error: BaseException) -> None:
+def drop_tracebacks(error: BaseException) -> None:
     """Drop the tracebacks of an error, of its cause and of its context, after they are logged. Their frames hold the
     request's message, and often the error too. Such a cycle keeps the message until the garbage collector runs."""
     chain = [error]

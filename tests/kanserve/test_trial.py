@@ -245,12 +245,12 @@ def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monke
 
 def test_a_process_that_cannot_start_is_told() -> None:
     with pytest.raises(LoadError, match="ended twice"):
-        asyncio.run(pool.SandboxClient("nope").ask(JOB, {}))
+        asyncio.run(pool.SandboxClient("nope").validate(JOB, {}))
 
 
 def test_a_bug_is_told_with_its_place() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)process\.py.*KeyError: 'model\.onnx'") as caught:
-        asyncio.run(pool.SandboxClient("ort").ask(JOB, {}))
+        asyncio.run(pool.SandboxClient("ort").validate(JOB, {}))
     assert "Traceback" in str(caught.value)
 
 

@@ -142,7 +142,7 @@ def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
     zones = np.full(values.shape, Zone.UNKNOWN, np.uint8)
     cells = np.zeros(values.shape)
     for scale in limits.scales:
-        zone, beyond = _held(scale, values)
+        zone, beyond = _locate(scale, values)
         # A node may be several sources.
         np.maximum.at(zones.T, scale.nodes, zone.T)
         np.maximum.at(cells.T, scale.nodes, beyond.T)
@@ -167,7 +167,7 @@ def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[floa
     places: list[tuple[float, tuple[float, float, float]]] = []
     values = nodes.astype(np.float64)[None]
     for scale in limits.scales:
-        zones, beyond = _held(scale, values)
+        zones, beyond = _locate(scale, values)
         with np.errstate(all="ignore"):
             read = scale.read(values)
         for at in np.flatnonzero((scale.nodes == node) & (zones[0] == Zone.OUTSIDE)).tolist():
@@ -176,7 +176,7 @@ def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[floa
     return max(places)[1]
 
 
-def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
+def _locate(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
     """[N, S] of zones and cells."""
     with np.errstate(all="ignore"):
         read = scale.read(values)

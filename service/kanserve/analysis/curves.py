@@ -78,7 +78,7 @@ def centre(layer: LayerInfo, width: int) -> Floats | None:
     return middle
 
 
-def asked(low: float, high: float, sources: int) -> Domain:
+def requested(low: float, high: float, sources: int) -> Domain:
     """The same for every source."""
     return Domain(np.full(sources, low), np.full(sources, high), (Origin.REQUESTED,) * sources)
 
@@ -111,7 +111,7 @@ def grid(domain: Domain, points: int, dtype: np.dtype[Any]) -> Floats:
     return np.asarray(domain.low + (domain.high - domain.low) * at, dtype).astype(np.float64)
 
 
-def beside(x: Floats, domain: Domain, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
+def neighbours(x: Floats, domain: Domain, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
     """The points a little below and above each of `x` [N, S], as `dtype` can hold them."""
     step = np.maximum((domain.high - domain.low) * STEP, 4 * np.spacing(np.abs(x).astype(dtype)).astype(np.float64))
     below, above = (np.asarray(x + side, dtype).astype(np.float64) for side in (-step, step))
@@ -177,7 +177,7 @@ def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
     return where, value
 
 
-def around(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
+def extremum_interval(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
     """Between which of its points [N, S, D] each edge has its smallest finite value, or its largest: the neighbours
     [S, D] of the one where it is."""
     at = _best(values, largest=largest)

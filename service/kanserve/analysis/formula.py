@@ -95,7 +95,7 @@ def formulas(
 
 
 def _atoms(names: Sequence[str]) -> list[Linear]:
-    return [Linear.of(Text(name, ATOM)) for name in names]
+    return [Linear.from_text(Text(name, ATOM)) for name in names]
 
 
 def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
@@ -204,7 +204,7 @@ def _function(text: str, inner: Linear, digits: int) -> Linear:
         return inner
     if text == "0":
         return Linear()
-    return Linear.of(applied(text, inner.render(digits), digits))
+    return Linear.from_text(applied(text, inner.render(digits), digits))
 
 
 def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: int) -> list[Linear]:
@@ -295,4 +295,4 @@ def calls(index: int, destination: int, nodes: Sequence[tuple[int, Linear]], dig
             raise TooLong
         text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", ATOM)
         length += len(text.text) - SHORTEST
-        yield Linear.of(text)
+        yield Linear.from_text(text)

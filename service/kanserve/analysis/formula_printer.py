@@ -72,7 +72,7 @@ class Linear:
     constant: float = 0.0
 
     @classmethod
-    def of(cls, text: Text) -> Linear:
+    def from_text(cls, text: Text) -> Linear:
         """One text by itself."""
         return cls(((1.0, text),))
 

@@ -35,7 +35,7 @@ class Cells:
     steps: Floats | None
 
     @classmethod
-    def of(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
+    def from_bounds(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
         """Ascending bounds of each node's cells, or one row for all."""
         rows = list(bounds) * nodes if len(bounds) == 1 else list(bounds)
         longest = max(map(len, rows))

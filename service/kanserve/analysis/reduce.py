@@ -64,14 +64,14 @@ class Reducer:
         with np.errstate(all="ignore"):
             return np.asarray(total / self._moments.count if self._moments.count else np.full(self._edges, np.nan))
 
-    def _seen(self, extreme: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _or_nan(self, extreme: NDArray[np.float64]) -> NDArray[np.float64]:
         return extreme if self._moments.count else np.full(self._edges, np.nan)
 
     def _std(self) -> NDArray[np.float64]:
         spread = self._moments.std() if self._moments.count else np.asarray(np.nan)
         return np.broadcast_to(spread, self._edges)
 
-    def _at(self) -> NDArray[np.float64]:
+    def _quantile_figures(self) -> NDArray[np.float64]:
         values = self._all()
         if not len(values):
             return np.full((len(self._quantiles), *self._edges), np.nan)
@@ -84,9 +84,9 @@ FIGURES: Mapping[str, Callable[[Reducer], NDArray[np.float64]]] = MappingProxyTy
         "mean": lambda reducer: reducer._per_value(reducer._sum),
         "mean_magnitude": lambda reducer: reducer._per_value(reducer._magnitude),
         "std": Reducer._std,
-        "min": lambda reducer: reducer._seen(reducer._low),
-        "max": lambda reducer: reducer._seen(reducer._high),
-        QUANTILES: Reducer._at,
+        "min": lambda reducer: reducer._or_nan(reducer._low),
+        "max": lambda reducer: reducer._or_nan(reducer._high),
+        QUANTILES: Reducer._quantile_figures,
     }
 )
 ALL = (*FIGURES, HISTOGRAM)

@@ -74,7 +74,7 @@ def evaluate(step: NodeStep, v: Floats) -> Floats:
 
 def backpropagate_multipliers(step: NodeStep, x: Floats, r: Floats, multipliers: Floats) -> Floats:
     """[B, O, m] -> [B, O, n] for x and r [B, n]. Raises UnknownStep."""
-    return _rule(step).pulled(x, r, multipliers)
+    return _rule(step).backpropagate_multipliers(x, r, multipliers)
 
 
 def _rule(step: NodeStep) -> _Rule:
@@ -96,7 +96,7 @@ class _Rule(ABC):
     def evaluate(self, v: Floats) -> Floats: ...
 
     @abstractmethod
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats: ...
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats: ...
 
 
 class _Each(_Rule):
@@ -108,7 +108,7 @@ class _Each(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return self._function(v)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         return np.asarray(multipliers * secant(self._function, x, r)[:, None])
 
 
@@ -129,7 +129,7 @@ class _Select(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return v[:, self._columns]
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         result = np.zeros((*multipliers.shape[:2], x.shape[1]))
         for at, column in enumerate(self._columns):  # one may be taken twice
             result[:, :, column] += multipliers[:, :, at]
@@ -143,7 +143,7 @@ class _Affine(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return np.asarray(v * self._scale + self._bias)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         return np.asarray(multipliers * self._scale)
 
 
@@ -154,7 +154,7 @@ class _Product(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return np.stack([v[:, part].prod(axis=1) for part in self._parts()], axis=1)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         result = np.empty((*multipliers.shape[:2], x.shape[1]))
         for at, part in enumerate(self._parts()):
             result[:, :, part] = multipliers[:, :, at : at + 1] * _others(x[:, part], r[:, part])[:, None]
@@ -185,20 +185,20 @@ class _Norm(_Rule):
         self._scale, self._bias, self._epsilon = np.array(step.scale), np.array(step.bias), step.epsilon
         self._groups, self._centred = groups, centred
 
-    def _apart(self, v: Floats) -> tuple[Floats, Floats]:
+    def _centred_and_deviation(self, v: Floats) -> tuple[Floats, Floats]:
         """[B, G, n / G] of the runs, less their means, and their deviations [B, G, 1]."""
         runs = v.reshape(len(v), self._groups, -1)
         apart = runs - runs.mean(axis=2, keepdims=True) if self._centred else runs
         return apart, np.sqrt((apart**2).mean(axis=2, keepdims=True) + self._epsilon)
 
     def evaluate(self, v: Floats) -> Floats:
-        apart, deviation = self._apart(v)
+        apart, deviation = self._centred_and_deviation(v)
         even = (apart / deviation).reshape(v.shape) * self._scale
         return np.asarray(even + self._bias if self._bias.size else even)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         rows, outputs, width = multipliers.shape
-        (u_x, d_x), (u_r, d_r) = self._apart(x), self._apart(r)
+        (u_x, d_x), (u_r, d_r) = self._centred_and_deviation(x), self._centred_and_deviation(r)
         u, inverse = (u_x + u_r) / 2, (1 / d_x + 1 / d_r) / 2
         grouped = (multipliers * self._scale).reshape(rows, outputs, self._groups, -1)
         # 1 / d falls by 1 / (d_x d_r (d_x + d_r)) for each unit of the mean square, and that grows by 2 u / n.
@@ -215,7 +215,7 @@ class _RowRange(_Rule):
         low, high = v.min(axis=1, keepdims=True), v.max(axis=1, keepdims=True)
         return np.asarray(2 * (v - low) / (high - low) - 1)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         (low_x, high_x), (low_r, high_r) = ((v.min(1, keepdims=True), v.max(1, keepdims=True)) for v in (x, r))
         d_x, d_r = high_x - low_x, high_r - low_r
         u, inverse = ((x - low_x) + (r - low_r)) / 2, (1 / d_x + 1 / d_r) / 2
@@ -253,7 +253,7 @@ class _Softmax(_Rule):
         logarithm = apart - np.log(np.exp(apart).sum(axis=1, keepdims=True))
         return np.asarray(logarithm if self._log else np.exp(logarithm))
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         top = np.maximum(x.max(axis=1, keepdims=True), r.max(axis=1, keepdims=True))  # the same for both
         e_x, e_r = np.exp(x - top), np.exp(r - top)
         s_x, s_r = e_x.sum(axis=1, keepdims=True), e_r.sum(axis=1, keepdims=True)

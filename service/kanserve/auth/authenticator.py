@@ -61,7 +61,7 @@ class Authenticator:
         rates = {entry.principal.name: entry.rate for entry in entries if entry.rate is not None}
         self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
         for permit in tuple(self._open):
-            permit.look()
+            permit.check()
 
     def admit(self, need: Need, shown: RequestCredentials) -> Principal:
         """Who calls. Raises Unauthenticated, Forbidden, RateLimited."""
@@ -83,7 +83,7 @@ class Authenticator:
             return True
         return False
 
-    def again(self, caller: Principal) -> None:
+    def admit_next(self, caller: Principal) -> None:
         """One more request on a stream of theirs. Raises RateLimited, Unauthenticated."""
         self.still(caller)
         bucket = self._buckets.get(caller.name)
@@ -114,7 +114,7 @@ class Authenticator:
         self._timer = None
         ending = [permit for permit in self._open if permit.caller.expires is not None]
         for permit in ending:
-            permit.look()
+            permit.check()
         if ending:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
@@ -136,11 +136,11 @@ class Authenticator:
         if not TOKEN.fullmatch(token):
             raise Unauthenticated("the token is not known here")
         mark = hashlib.sha256(token.encode()).hexdigest().encode()
-        caller = self._known.get(mark) or self._look(mark)
+        caller = self._known.get(mark) or self._lookup(mark)
         _valid(caller[0])
         return caller
 
-    def _look(self, mark: bytes) -> tuple[Principal, Bucket | None]:
+    def _lookup(self, mark: bytes) -> tuple[Principal, Bucket | None]:
         """Each is compared, in a time that does not tell how much of it fits."""
         entry: Entry | None = None
         for known, candidate in self._tokens:
@@ -191,18 +191,18 @@ class Permit:
             return
         assert self._task is not None
         if self._task.uncancel() <= self._before:  # otherwise another cancellation takes precedence
-            raise self._again()
+            raise self._renewed_error()
 
     def _check(self) -> None:
         if self._reason is not None:
-            raise self._again()
+            raise self._renewed_error()
         self._gate.still(self.caller)
 
-    def _again(self) -> Unauthenticated:
+    def _renewed_error(self) -> Unauthenticated:
         """A new error with the same reason, because an error that was raised before keeps its traceback."""
         return Unauthenticated(str(self._reason))
 
-    def look(self) -> None:
+    def check(self) -> None:
         """End the stream if its credential is no longer valid."""
         if self._reason is not None:
             return
@@ -278,8 +278,8 @@ def build(settings: Settings) -> Authenticator | None:
     credentials = read(settings)
     if credentials is None:
         return None
-    told(credentials, settings)
-    return Authenticator(credentials, of)
+    log_loaded(credentials, settings)
+    return Authenticator(credentials, certificate_names)
 
 
 def read(settings: Settings) -> Credentials | None:
@@ -307,7 +307,7 @@ def _check(credentials: Credentials, settings: Settings) -> None:
         )
 
 
-def told(credentials: Credentials, settings: Settings) -> None:
+def log_loaded(credentials: Credentials, settings: Settings) -> None:
     """The line of a file that is in effect from now on."""
     counts = {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
     log.info("token_file_loaded", file=str(settings.tokens), **counts)
@@ -330,7 +330,7 @@ def presented(scope: MutableMapping[str, Any]) -> str:
 
 
 @functools.lru_cache(MOST)
-def of(certificate: str | bytes) -> frozenset[str]:
+def certificate_names(certificate: str | bytes) -> frozenset[str]:
     """The URIs, DNS names, addresses and mail addresses of a PEM certificate; nothing for one that cannot be read."""
     from cryptography import x509
 

@@ -42,7 +42,7 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
     feeds = {}
     for tensor in verify.tensors(manifest.inputs):
         size = tensor.shape[1:]
-        low, high = _seen(known.get(tensor.name), size)
+        low, high = _ranges(known.get(tensor.name), size)
         if len(size) == 1:
             for layer in manifest.layers:
                 if layer.node_tensor == tensor.name:
@@ -53,7 +53,7 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
     return feeds
 
 
-def _seen(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
+def _ranges(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
     """From where to where, [*size] each."""
     if known is None:
         return np.full(size, -SOME), np.full(size, SOME)
@@ -99,7 +99,7 @@ class Entrant:
     edges: int = 0  # of a row
 
 
-def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
+def kanserve_entrant(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
     """The exported graph, in pieces and on threads as a server with these settings runs one request."""
     names = tuple(tensor.name for tensor in manifest.outputs)
 
@@ -113,7 +113,7 @@ def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Setting
         helpers = way.instances - 1
         pool = ThreadPoolExecutor(helpers)
         how = f"{way.instances} runs at once, of {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
-        return functools.partial(_apart, session, names, way.piece_rows, pool, helpers), how
+        return functools.partial(_in_threads, session, names, way.piece_rows, pool, helpers), how
 
     return Entrant(
         OURS,
@@ -137,7 +137,7 @@ def _alone(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> 
     return _result(batch)
 
 
-def _apart(
+def _in_threads(
     session: Session, names: Sequence[str], piece: int, pool: ThreadPoolExecutor, helpers: int, feeds: Feeds
 ) -> list[Array]:
     """Pieces by several threads, this one among them."""

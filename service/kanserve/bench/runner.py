@@ -74,7 +74,7 @@ class Field:
 
 def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings, feeds: Feeds) -> Field:
     """For one version, whose own `manifest` is given. Raises LoadError for graphs that do not load."""
-    model = entrants.ours(bundle, manifest, backend, settings)
+    model = entrants.kanserve_entrant(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
         return backend.create(

@@ -21,7 +21,7 @@ WRONG, UNKNOWN = "WRONG", "not known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Measurement:
     """What a measurement is of. `rows`: in words, what was run; `runtime`: its name and version; `load`: how many
     threads of the machine, on average, ran or waited for a core when it began."""
 
@@ -60,7 +60,7 @@ class Told:
         return False if False in known else (None if None in known else True)
 
 
-def document(measurement: Told) -> dict[str, Any]:
+def document(measurement: Measurement) -> dict[str, Any]:
     """For JSON."""
     model = measurement.manifest
     return {
@@ -94,7 +94,7 @@ def _result(time: Time) -> dict[str, Any]:
     }
 
 
-def table(measurement: Told) -> Table:
+def table(measurement: Measurement) -> Table:
     """A line a time, those of one number of threads and rows together."""
     machine = measurement.machine
     where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
@@ -129,7 +129,7 @@ def table(measurement: Told) -> Table:
     return rows
 
 
-def picture(measurement: Told) -> Scene:
+def picture(measurement: Measurement) -> Scene:
     """Rows a second over the rows of a run."""
     every = []
     for threads in dict.fromkeys(time.threads for time in measurement.times):
@@ -148,7 +148,7 @@ def picture(measurement: Told) -> Scene:
     return figures.throughput_scene(measurement.title, caption, every)
 
 
-def _about(measurement: Told, entrant: Entrant) -> str:
+def _about(measurement: Measurement, entrant: Entrant) -> str:
     """Who it is, how it ran on so many threads, and against what its errors are."""
     ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
     how = "".join(f"; {way}" for way in ways)

@@ -13,7 +13,7 @@ from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanexport.contract.manifest import Manifest
 from kanserve.bench import entrants, runner, summary
 from kanserve.bench.entrants import Feeds
-from kanserve.bench.summary import Told
+from kanserve.bench.summary import Measurement
 from kanserve.cli import input_rows, inventory, output_results, plot, session
 from kanserve.cli.options import InputError, add_json_option, add_row_options
 from kanserve.config import sources
@@ -96,7 +96,7 @@ def _version(args: argparse.Namespace) -> Iterator[tuple[Bundle, Manifest]]:
     yield inventory.version(args.repository, args.name, args.model_version)
 
 
-def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Told:
+def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Measurement:
     threads = args.threads or tuple(sorted({1, budget()}))
     if max(args.batch) > manifest.max_batch_size:
         raise InputError(f"--batch {max(args.batch)}: the model takes {manifest.max_batch_size} rows at most")
@@ -119,7 +119,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> T
             )
     except KanserveError as error:
         raise InputError(f"{manifest.name} version {manifest.version} does not run here: {error}") from error
-    return Told(
+    return Measurement(
         manifest=manifest,
         field=taking_part,
         times=times,

@@ -39,7 +39,7 @@ class Table:
     def parts(self) -> Iterator[Any]:
         """Numbers [rows, columns], in the order of the file. Raises InputError, which names the row and the column."""
         done = 0
-        with _words(self.name):
+        with _readable_errors(self.name):
             for batch in self.batches:
                 for start in range(0, batch.num_rows, ROWS):
                     part = batch.slice(start, ROWS)
@@ -52,7 +52,7 @@ class Table:
 def opened(name: str, form: str, file: BinaryIO) -> Table:
     """The table in a `file`. Raises InputError."""
     check(name, form)
-    with _words(name):
+    with _readable_errors(name):
         if form == ".parquet":
             schema, rows, batches = _parquet(file)
         else:
@@ -122,7 +122,7 @@ def _column(name: str, column: str, values: Any, above: int) -> Any:
 
 
 @contextlib.contextmanager
-def _words(name: str) -> Iterator[None]:
+def _readable_errors(name: str) -> Iterator[None]:
     """Turn errors of pyarrow about a file into InputError."""
     import pyarrow as pa
 

@@ -73,7 +73,7 @@ def _print(args: argparse.Namespace, described: Description, result: Coverage) -
     else:
         layers(described, result).show()
         if (result.cells > 0).any():
-            beyond(described, result, args.show).show()
+            out_of_grid_nodes(described, result, args.show).show()
 
 
 LEGEND = "extended: outside the grid, in reach of its outermost functions; out of grid: outside that"
@@ -157,7 +157,7 @@ def layers(described: Description, result: Coverage) -> Table:
     return table
 
 
-def beyond(described: Description, result: Coverage, show: int) -> Table:
+def out_of_grid_nodes(described: Description, result: Coverage, show: int) -> Table:
     """The nodes that are beyond their grids on some rows, one a row."""
     every = [node for node in nodes(described, result) if node.out_of_grid or node.extended_grid]
     table = Table(

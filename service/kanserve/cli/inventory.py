@@ -115,7 +115,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         verified_error=answer.verified_error,
         verification_basis=answer.verification_basis,
         verified=answer.claim,
-        assumed=dict(answer.assumed),
+        assumed=dict(answer.options_assumed),
         serving=serving,
         out_of_range_policy=answer.out_of_range_policy,
     )

@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 2 if a version of a folder is INVALID. Raises CommandError."""
-    folder, name = _meant(args)
+    folder, name = _target(args)
     source = str(folder) if folder else args.url
     if name:
         detail = _of_folder(folder, name, args) if folder else _of_server(name, args)
@@ -90,7 +90,7 @@ def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
     return Exit.WRONG
 
 
-def _meant(args: argparse.Namespace) -> tuple[Path | None, str]:
+def _target(args: argparse.Namespace) -> tuple[Path | None, str]:
     """The folder and the name. A single word is a folder if it is a path by the rule in `nearby`. Raises
     CommandError."""
     if args.where is not None and (args.name is not None or session.is_path_for(args, args.where)):

@@ -142,7 +142,7 @@ class Shapes:
         self._sink.end()
 
 
-class Kept:
+class Buffered:
     """Keeps all outputs in memory, and passes them to `write` at the end, with the column names of each output."""
 
     def __init__(self, write: Write) -> None:
@@ -236,17 +236,17 @@ def opened(target: str | None, names: Sequence[str], *, keep: Write | None = Non
     passes all outputs to `keep`, if given. Raises CommandError."""
     form = Path(target).suffix.lower() if target else ""
     if target and form in (".csv", ".npy", ".jsonl"):
-        with _words(target), atomic.opened(Path(target)) as file:
+        with _readable_errors(target), atomic.opened(Path(target)) as file:
             yield from _filled(_sink(form, file))
         return
     if target:
-        sink: Sink = Kept(lambda outputs, columns: write(target, outputs, columns))
+        sink: Sink = Buffered(lambda outputs, columns: write(target, outputs, columns))
     elif keep is not None:
-        sink = Kept(keep)
+        sink = Buffered(keep)
     elif len(names) == 1:
         sink = Csv(emit)
     else:
-        sink = Kept(_one_below_the_other)
+        sink = Buffered(_one_below_the_other)
     yield from _filled(sink)
 
 
@@ -268,7 +268,7 @@ def _sink(form: str, file: BinaryIO) -> Sink:
 
 
 @contextlib.contextmanager
-def _words(target: str) -> Iterator[None]:
+def _readable_errors(target: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

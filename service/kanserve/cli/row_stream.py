@@ -29,7 +29,7 @@ PART_BYTES = 2**23  # bytes of an .npy file that are read at once
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class Source:
     """An open file, or stdin: its name for messages, its form such as ".csv"."""
 
     name: str
@@ -58,12 +58,12 @@ class Rows:
 
 
 @contextlib.contextmanager
-def opened(source: str) -> Iterator[Given]:
+def opened(source: str) -> Iterator[Source]:
     """Open a file by its name, or stdin ("-"), before the client sends a request. Raises InputError."""
     if source == "-":
         first = sys.stdin.buffer.read(csv_columns.PART)
         file: Any = io.BufferedReader(_Joined(first, sys.stdin.buffer))
-        yield Given("stdin", input_rows.form_of(first), file, seekable=False)
+        yield Source("stdin", input_rows.form_of(first), file, seekable=False)
         return
     form = input_rows.form_named(source)
     try:
@@ -73,7 +73,7 @@ def opened(source: str) -> Iterator[Given]:
     with file:
         if form in columnar.SUFFIXES:
             columnar.check(source, form)
-        yield Given(source, form, file, file.seekable())
+        yield Source(source, form, file, file.seekable())
 
 
 class _Joined(io.RawIOBase):
@@ -90,7 +90,7 @@ class _Joined(io.RawIOBase):
         return self._first.readinto(buffer) or self._file.readinto(buffer)  # type: ignore[attr-defined]  # of BufferedIOBase
 
 
-def rows(tensors: Sequence[TensorInfo], source: Given, *, array: str = "", names: Names = UNNAMED) -> Rows:
+def rows(tensors: Sequence[TensorInfo], source: Source, *, array: str = "", names: Names = UNNAMED) -> Rows:
     """Rows for all inputs of a model, as `input_rows.rows_for_all` gives them. Raises InputError, also during the
     iteration over the parts."""
     if len(tensors) == 1:
@@ -104,7 +104,7 @@ def rows(tensors: Sequence[TensorInfo], source: Given, *, array: str = "", names
     return Rows(iter([whole]), input_rows.count(whole), lambda: "")
 
 
-def _csv(tensor: TensorInfo, source: Given, names: Names) -> Rows:
+def _csv(tensor: TensorInfo, source: Source, names: Names) -> Rows:
     with _csv_errors():
         table = csv_columns.Table(source.name, source.file)
     return Rows(_parts(tensor, source, table.header, names, _csv_parts(table)), 0, source.share)
@@ -125,7 +125,7 @@ def _csv_errors() -> Iterator[None]:
         raise InputError(f"the rows cannot be read: {error.strerror}") from error
 
 
-def _table(tensor: TensorInfo, source: Given, names: Names) -> Rows:
+def _table(tensor: TensorInfo, source: Source, names: Names) -> Rows:
     file = source.file if source.seekable else io.BytesIO(source.file.read())
     table = columnar.opened(source.name, source.form, file)
     share = (lambda: "") if table.rows else source.share
@@ -133,7 +133,7 @@ def _table(tensor: TensorInfo, source: Given, names: Names) -> Rows:
 
 
 def _parts(
-    tensor: TensorInfo, source: Given, header: Sequence[str], names: Names, chunks: Iterator[Any]
+    tensor: TensorInfo, source: Source, header: Sequence[str], names: Names, chunks: Iterator[Any]
 ) -> Iterator[Any]:
     """Parts of columns as rows of the model, in the order of its features."""
     above, order = 0, None
@@ -147,7 +147,7 @@ def _parts(
         above += len(numbers)
 
 
-def _npy(tensor: TensorInfo, source: Given) -> Rows:
+def _npy(tensor: TensorInfo, source: Source) -> Rows:
     def mapped() -> Any:
         try:
             values = np.lib.format.open_memmap(source.name, mode="r")

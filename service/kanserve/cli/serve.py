@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
         loaded = sources.load(flags, config=args.config)
     except ConfigError as error:
         if args.check:
-            return _told([problem("settings", str(error), "correct them")], as_json=args.json)
+            return _report_findings([problem("settings", str(error), "correct them")], as_json=args.json)
         raise _ended(error) from error
     if args.check:
         from kanserve.cli.doctor.config_checks import ahead  # a server needs none of it
 
-        return _told(list(ahead(loaded)), as_json=args.json)
+        return _report_findings(list(ahead(loaded)), as_json=args.json)
     if args.show_config:
         _show(loaded, as_json=args.json)
         return Exit.DONE
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         logs.release()
 
 
-def _told(findings: list[Finding], *, as_json: bool) -> int:
+def _report_findings(findings: list[Finding], *, as_json: bool) -> int:
     """What `--check` prints, and the exit code."""
     if as_json:
         print_json(check_results.document(findings))

@@ -165,7 +165,9 @@ def _layers(described: Description, statistics: Statistics) -> Table:
         ),
     )
     for part in statistics.nodes:
-        table.add(_layer(described, part), str(len(part.mean)), *_shares(part), *_lost(part), _worst(described, part))
+        table.add(
+            _layer(described, part), str(len(part.mean)), *_shares(part), *_nonfinite(part), _worst(described, part)
+        )
     return table
 
 
@@ -185,7 +187,7 @@ def _shares(part: NodeStatistics) -> list[str]:
     return [f"{count / counts.sum():.1%}" if counts.sum() else "-" for count in counts]
 
 
-def _lost(part: NodeStatistics) -> list[str]:
+def _nonfinite(part: NodeStatistics) -> list[str]:
     return [str(int(part.nonfinite.sum()))]
 
 

@@ -78,7 +78,7 @@ def _new(args: argparse.Namespace) -> int:
         raise InputError(f"--roles is missing: {', '.join(Role)}")
     if args.stdin and args.output is not None:
         raise InputError("--output writes a new token, and --stdin gives one that is already stored somewhere")
-    supplied = _given() if args.stdin else ""
+    supplied = _from_stdin() if args.stdin else ""
     with _output(args.output, force=args.force) as put:
         token = token_editor.new(
             args.tokens, args.name, args.roles, token=supplied, expires=args.expires, rate=args.rate
@@ -88,11 +88,11 @@ def _new(args: argparse.Namespace) -> int:
         except OSError:
             token_editor.revoke(args.tokens, args.name)  # the token reached no user
             raise
-    _tell(args, "" if supplied or args.output is not None else token)
+    _report(args, "" if supplied or args.output is not None else token)
     return Exit.DONE
 
 
-def _tell(args: argparse.Namespace, token: str) -> None:
+def _report(args: argparse.Namespace, token: str) -> None:
     """Print the new token's name and place. `token`: "" if the command must not show it."""
     if args.json:
         written = None if args.output is None else str(args.output)
@@ -127,7 +127,7 @@ def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
 
 
-def _given() -> str:
+def _from_stdin() -> str:
     token = sys.stdin.readline().strip()
     if not token_file.SHORTEST <= len(token) <= token_file.LONGEST or not token.isascii() or not token.isprintable():
         raise InputError(

@@ -23,7 +23,7 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P
     """A method that makes a call of its arguments, and awaits the answer."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._ask(make(*args, **kwargs))
+        return await self._perform(make(*args, **kwargs))
 
     return as_method(method, make)
 
@@ -83,10 +83,10 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
         return base.connect_awaited(self.url, tls)
 
-    async def _ask(self, request: Request[T]) -> T:
+    async def _perform(self, request: Request[T]) -> T:
         """Send it, and before it what has to be known. Raises ClientError."""
         while isinstance(request, Chained):
-            request = request.then(await self._ask(request.first))
+            request = request.then(await self._perform(request.first))
         return await self._do(request)
 
     async def _do(self, call: Call[T]) -> T:

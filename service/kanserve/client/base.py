@@ -64,7 +64,7 @@ class Peer(ABC, Generic[C]):
         self.url = url
         self.timeout = _seconds("timeout", timeout)
         self.retries = retries
-        tls = Tls.of(ca, cert, key, server_name)
+        tls = Tls.from_files(ca, cert, key, server_name)
         self._secure = is_secure(url, tls)
         self._metadata = carried(token, url, secure=self._secure, in_clear=token_in_clear)
         self._channel = self._open(tls)
@@ -93,16 +93,16 @@ class Peer(ABC, Generic[C]):
         """What gRPC raised, in our words."""
         code, details = error.code().name, error.details() or "no explanation was given"
         if code == "UNAVAILABLE" and (why := not_connected(details, secure=self._secure)):
-            return errors.of(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
+            return errors.from_status(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
         if code == "UNAVAILABLE" and "connect" in details.lower():
-            return errors.of(code, f"no server answers at {self.url}", unreachable=True)
+            return errors.from_status(code, f"no server answers at {self.url}", unreachable=True)
         words = {
             "UNAVAILABLE": f"the server at {self.url} is not available: {details}",
             "DEADLINE_EXCEEDED": f"no answer from {self.url} within {self.timeout:g} s",
             "UNIMPLEMENTED": f"the server at {self.url} does not offer {call.path.rpartition('/')[2]}: {details}",
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
-        return errors.of(code, words.get(code, plain), push_back=push_back(error))
+        return errors.from_status(code, words.get(code, plain), push_back=push_back(error))
 
 
 def push_back(error: grpc.RpcError) -> float | None:
@@ -191,14 +191,16 @@ class Tls:
     server_name: str
 
     @classmethod
-    def of(cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str) -> Tls:
+    def from_files(
+        cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str
+    ) -> Tls:
         """Raises ValueError for half a pair."""
         if bool(cert) != bool(key):
             raise ValueError("a certificate (cert) and its private key (key) go together, and one is missing")
         return cls(_path(ca), _path(cert), _path(key), server_name)
 
     @property
-    def wanted(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything was given."""
         return bool(self.ca or self.cert or self.server_name)
 
@@ -232,17 +234,17 @@ def _path(name: str | Path | None) -> Path | None:
 
 def is_secure(url: str, tls: Tls) -> bool:
     """Whether TLS is meant. Raises ValueError where the address says no, and the rest yes."""
-    if url.startswith(PLAIN) and tls.wanted:
+    if url.startswith(PLAIN) and tls.enabled:
         raise ValueError(
             f"{url} is an address without TLS, and certificates or a server name were given: "
             f"{SECURE}{url.removeprefix(PLAIN)} is one with it"
         )
-    return url.startswith(SECURE) or tls.wanted
+    return url.startswith(SECURE) or tls.enabled
 
 
 def connect(url: str, tls: Tls) -> grpc.Channel:
     """A channel that connects when it is first used. Raises ValueError, also for files that do not serve."""
-    target, credentials, options = _asked(url, tls)
+    target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.insecure_channel(target, options=options)
     return grpc.secure_channel(target, credentials, options=options)
@@ -250,13 +252,13 @@ def connect(url: str, tls: Tls) -> grpc.Channel:
 
 def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
     """The same for the event loop that runs."""
-    target, credentials, options = _asked(url, tls)
+    target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
     return grpc.aio.secure_channel(target, credentials, options=options)
 
 
-def _asked(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
+def _channel_target(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
     """The address as gRPC has it, whom to trust there (None: no TLS), and the channel's options. Raises ValueError."""
     target = url.removeprefix(SECURE).removeprefix(PLAIN)
     if not is_secure(url, tls):

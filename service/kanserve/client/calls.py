@@ -156,7 +156,7 @@ def inference(
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
-    params.say(request.parameters, parameters)
+    params.write_parameters(request.parameters, parameters)
     return Call(
         f"{INFERENCE}ModelInfer",
         request,
@@ -196,11 +196,11 @@ def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answ
     arrays = {}
     for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
         if output.datatype not in DTYPES:
-            raise errors.of(
+            raise errors.from_status(
                 "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays, params.said(answer.parameters), names, index)
+    return Answer(answer.model_version, arrays, params.read_parameters(answer.parameters), names, index)
 
 
 R = TypeVar("R")
@@ -319,7 +319,7 @@ def explain(
         f"{KAN}Explain",
         request,
         kan.ExplainResponse.FromString,
-        lambda answer: explain_.of(answer, described, rows),
+        lambda answer: explain_.from_pb(answer, described, rows),
     )
 
 
@@ -343,7 +343,7 @@ def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
         f"{KAN}GetStatistics",
         request,
         kan.GetStatisticsResponse.FromString,
-        lambda answer: statistics_.compared(statistics_.of(answer), described.name),
+        lambda answer: statistics_.compared(statistics_.from_pb(answer), described.name),
     )
 
 
@@ -351,7 +351,7 @@ def statistics(name: str, version: str = "", *, source: str = "total") -> Call[S
     """What the inputs, the nodes inside and the answers of a model's traffic are: of all rows that were looked into
     ("total"), or of the latest ("live"). Raises NotSupported where nothing is looked into."""
     request = kan.GetStatisticsRequest(model_name=name, model_version=version, source=source)
-    return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.of)
+    return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.from_pb)
 
 
 def watch_statistics(

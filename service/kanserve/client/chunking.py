@@ -75,7 +75,7 @@ class _Stream:
             for rows in parts:
                 start, total = 0, count(rows)
                 while start < total:
-                    piece = part(rows, slice(start, start + self._fitting(rows)))
+                    piece = select_rows(rows, slice(start, start + self._fitting(rows)))
                     while len(self._waiting) >= self._window:
                         yield from self._next()
                     self._waiting.append((piece, self._begun(piece)))
@@ -165,7 +165,7 @@ def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progre
     start = 0
     while start < total or not parts:
         try:
-            parts.append(patient(client, call, part(rows, slice(start, start + size))))
+            parts.append(patient(client, call, select_rows(rows, slice(start, start + size))))
         except TooLarge:
             if size == 1 or total - start < 2:
                 raise
@@ -207,7 +207,7 @@ def count(rows: Any) -> int:
     return max(map(len, rows.values()), default=0) if isinstance(rows, Mapping) else len(rows)
 
 
-def part(rows: Any, which: slice) -> Any:
+def select_rows(rows: Any, which: slice) -> Any:
     return {name: array[which] for name, array in rows.items()} if isinstance(rows, Mapping) else rows[which]
 
 
@@ -254,7 +254,7 @@ def edges(
         raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from None
     ways = dict.fromkeys(wanted, (sources, destinations))
     if path is not None:
-        none = part(rows, slice(0, 0))
+        none = select_rows(rows, slice(0, 0))
         on_path = patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
         ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in on_path}
     for done, index in enumerate(wanted):
@@ -304,7 +304,7 @@ class _LayerQuery:
         """
         edges = min(top_k, self.layer.sources * self.layer.destinations)
         fit = self._most_values(2 * edges) // (edges * math.prod(self.layer.positions) or 1)
-        parts = self._ask(rows, fit, self.sources, self.destinations, top_k, self.progress)
+        parts = self._query(rows, fit, self.sources, self.destinations, top_k, self.progress)
         if len(parts) == 1:
             return parts[0]
         peaks: dict[tuple[int, int], float] = {}
@@ -357,7 +357,7 @@ class _LayerQuery:
         """The edges to one group of destinations, for all rows."""
         width = len(destinations) or self.layer.destinations
         fit = self._most_values(self._width(sources) + width) // (self._per_destination(sources) * width or 1)
-        parts = self._ask(rows, fit, sources, destinations, 0, progress)
+        parts = self._query(rows, fit, sources, destinations, 0, progress)
         values = np.concatenate([part.values for part in parts])
         return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
 
@@ -373,7 +373,7 @@ class _LayerQuery:
         names = (indices + len(self.layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
         return max(0, self.described.max_response_bytes - names) // query_plan.VALUE_BYTES
 
-    def _ask(
+    def _query(
         self,
         rows: Any,
         fit: int,

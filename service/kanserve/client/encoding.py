@@ -72,7 +72,7 @@ def of_frame(rows: Any, names: Names) -> Any:
     try:
         order = names.order(columns)
     except NamingError as error:
-        raise errors.of("INVALID_ARGUMENT", str(error)) from None
+        raise errors.from_status("INVALID_ARGUMENT", str(error)) from None
     numbers = np.asarray(rows.to_numpy())
     return numbers if order is None else numbers[:, order]
 
@@ -109,18 +109,20 @@ def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[T
         return [(tensors, rows)]
     if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
         names = ", ".join(tensor.name for tensor in tensors)
-        raise errors.of("INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected")
+        raise errors.from_status(
+            "INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected"
+        )
     return [(tensor, rows[tensor.name]) for tensor in tensors]
 
 
-def say(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
+def write_parameters(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
     """Put them into a message's map."""
     for name, value in parameters.items():
         kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string"
         setattr(message[name], f"{kind}_param", value)
 
 
-def said(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
+def read_parameters(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
     """Those of a message's map; one without a value is not there."""
     kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in message.items()}
     return {name: getattr(message[name], kind) for name, kind in kinds.items() if kind is not None}

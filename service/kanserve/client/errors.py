@@ -105,7 +105,7 @@ BY_CODE: dict[str, type[ClientError]] = {
 INPUT_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION")
 
 
-def of(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
+def from_status(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
     """The error for a gRPC status. `push_back`: seconds that the server asks the client to wait, infinite for "never",
     None without push-back. A limit on one request has no push-back. A limit on all requests has one."""
     if code == "RESOURCE_EXHAUSTED" and push_back is not None:

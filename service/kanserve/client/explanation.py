@@ -164,7 +164,7 @@ def request(
     return message
 
 
-def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
+def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
     """The answer for some rows as plain values."""
     outputs = len(answer.outputs)
     name = described.names.feature if answer.nodes_are_inputs else lambda at: f"layer {answer.layer}, node {at}"

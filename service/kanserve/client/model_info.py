@@ -23,13 +23,16 @@ from kanserve.types import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A served KAN. `verification_basis` is a key of `manifest.VERIFICATION_BASES`, and `claim` says
-    so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
-    its file did not tell, by name, `given`: what its user said; `names`: what people call its numbers. `zones`: the
-    largest errors of each group of rows it was verified with; `files`: what it was made from.
+    """Description of a served KAN.
 
-    A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
-    `edges_tensor` are, being the server's own business.
+    `verified_error`       the largest relative output error over the finite test regions
+    `verification_basis`   a key of `manifest.VERIFICATION_BASES`
+    `claim`                the verification basis in words
+    `options_assumed`      by name, the export options that the exporter assumed
+    `options_given`        by name, the export options that the user gave
+    `names`                the names of features, units and classes
+    `zones`                the largest errors of each group of verification rows
+    `files`                the source files of the export
     """
 
     name: str
@@ -47,14 +50,14 @@ class Description:
     notes: tuple[str, ...]
     verification_basis: str
     claim: str
-    assumed: Mapping[str, str]
+    options_assumed: Mapping[str, str]
     names: Names = UNNAMED
     out_of_range_policy: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     zones: tuple[Zone, ...] = ()
     tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
     files: tuple[SourceFile, ...] = ()
     exporter: str = ""  # its version
-    given: Mapping[str, str] = field(default_factory=dict)
+    options_given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -108,14 +111,14 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         notes=tuple(answer.notes),
         verification_basis=answer.verification.basis,
         claim=answer.verification.claim,
-        assumed=dict(answer.source.options_assumed),
+        options_assumed=dict(answer.source.options_assumed),
         names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
         out_of_range_policy=answer.out_of_range_policy or AS_TRAINED,
         zones=tuple(map(_zone, answer.verification.zones)),
         tolerances=(answer.verification.outputs_tolerance, answer.verification.edges_tolerance),
         files=tuple(SourceFile(name=file.name, sha256=file.sha256) for file in answer.source.files),
         exporter=answer.source.exporter_version,
-        given=dict(answer.source.options_given),
+        options_given=dict(answer.source.options_given),
     )
 
 

@@ -117,14 +117,14 @@ def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
 def compared(statistics: Statistics, name: str) -> Statistics:
     """The same. Raises NotSupported where there is nothing to compare with."""
     if not statistics.baseline_rows:
-        raise errors.of(
+        raise errors.from_status(
             "FAILED_PRECONDITION",
             f"model '{name}' has nothing to compare with: its export was given no rows (kanserve export --baseline)",
         )
     return statistics
 
 
-def of(answer: kan.GetStatisticsResponse) -> Statistics:
+def from_pb(answer: kan.GetStatisticsResponse) -> Statistics:
     """The answer as plain values."""
     return Statistics(
         version=answer.model_version,
@@ -145,7 +145,7 @@ def of(answer: kan.GetStatisticsResponse) -> Statistics:
 def updates(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
     """The messages of a watch as plain values."""
     for message in messages:
-        yield Update(of(message.statistics), message.end_reason)
+        yield Update(from_pb(message.statistics), message.end_reason)
 
 
 def _nodes(part: kan.NodeStatistics) -> NodeStatistics:

@@ -27,7 +27,7 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]
     """A method that makes a call of its arguments, and waits for the answer."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._ask(make(*args, **kwargs))
+        return self._perform(make(*args, **kwargs))
 
     return as_method(method, make)
 
@@ -80,10 +80,10 @@ class Client(Peer[grpc.Channel]):
     def _open(self, tls: base.Tls) -> grpc.Channel:
         return base.connect(self.url, tls)
 
-    def _ask(self, request: Request[T]) -> T:
+    def _perform(self, request: Request[T]) -> T:
         """Send it, and before it what has to be known. Raises ClientError."""
         while isinstance(request, Chained):
-            request = request.then(self._ask(request.first))
+            request = request.then(self._perform(request.first))
         return self._do(request)
 
     def _do(self, call: Call[T]) -> T:

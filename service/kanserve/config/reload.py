@@ -33,16 +33,16 @@ class Changes:
     def __init__(self) -> None:
         self._takers: list[Callable[[Change], None]] = []
 
-    def tell(self, taker: Callable[[Change], None]) -> None:
+    def subscribe(self, taker: Callable[[Change], None]) -> None:
         """Have it called with every change."""
         self._takers.append(taker)
 
-    def came(self, change: Change) -> None:
+    def publish(self, change: Change) -> None:
         """Tell everyone."""
         for taker in self._takers:
             taker(change)
 
-    def asked(self) -> None:
+    def request(self) -> None:
         """To look for changes: whoever passes them on does."""
 
 
@@ -58,7 +58,7 @@ class Reload(Changes):
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
-    def asked(self) -> None:
+    def request(self) -> None:
         """Read again, soon; asked while that goes on, once more after it."""
         self._again = True
         if self._task is None or self._task.done():
@@ -67,19 +67,19 @@ class Reload(Changes):
     async def _run(self) -> None:
         while self._again:
             self._again = False
-            self.came(await self._looked())
+            self.publish(await self._reread())
 
-    async def _looked(self) -> Change:
+    async def _reread(self) -> Change:
         try:
             settings = await asyncio.to_thread(self._read)
         except ConfigError as error:
             reason = str(error)
         else:
-            return self._taken(settings)
+            return self._apply(settings)
         log.error("settings_reload_failed", reason=reason)
         return Change(self._live, refused=True, waiting=self._waiting)
 
-    def _taken(self, settings: Settings) -> Change:
+    def _apply(self, settings: Settings) -> Change:
         before, self._live = self._live, live(settings)
         changed = {name: value for name, value in self._live.items() if value != before[name]}
         self._waiting = tuple(name for name in differences(self._given, settings) if name not in LIVE)

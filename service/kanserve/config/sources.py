@@ -50,7 +50,7 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, str]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Which settings come from where, but for defaults."""
         by_origin: dict[str, list[str]] = {}
         for name, origin in self.origins.items():

@@ -33,7 +33,7 @@ from kanserve.errors import (
     QueueFull,
     RateLimited,
     Unsupported,
-    let_go,
+    drop_tracebacks,
 )
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
@@ -70,8 +70,8 @@ class CallFailed(Exception):
         self.trailers = trailers
 
     def forget(self) -> None:
-        """Drop the tracebacks of this error, as `let_go` does."""
-        let_go(self)
+        """Drop the tracebacks of this error, as `drop_tracebacks` does."""
+        drop_tracebacks(self)
 
 
 class ClientDisconnected(Exception):
@@ -216,12 +216,12 @@ class Interceptor:
                 response = await method(data, call)
             except BaseException as error:
                 if self._lifecycle.held and isinstance(error, Exception):
-                    await self._lifecycle.part()
+                    await self._lifecycle.wait_released()
                 self.leave(size, probe=probe)
                 self.ended(series, call, error, time.perf_counter() - started, (size, 0), probe=probe)
                 raise
             if self._lifecycle.held:
-                await self._lifecycle.part()
+                await self._lifecycle.wait_released()
             self.leave(size, probe=probe)
             self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
             return response
@@ -318,7 +318,7 @@ class Interceptor:
     def again(self, caller: Principal) -> None:
         """Raises what turns away one more request on a stream of theirs."""
         if self._gate is not None:
-            self._gate.again(caller)
+            self._gate.admit_next(caller)
         self.admit(probe=False)
 
     @property
@@ -327,8 +327,8 @@ class Interceptor:
         return self._lifecycle.closing
 
     def apart(self, seconds: float) -> AbstractAsyncContextManager[None]:
-        """Calls that end meanwhile wait, as `Lifecycle.apart` says."""
-        return self._lifecycle.apart(seconds)
+        """Calls that end meanwhile wait, as `Lifecycle.hold` says."""
+        return self._lifecycle.hold(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
         """A call begins, with so many bytes that stay until it leaves."""

@@ -66,7 +66,7 @@ def compute(
     wanted = [name for name in dict.fromkeys(names) if name not in rows]
     found: list[list[LayerCoverage]] = [[] for _ in names]
     for start in range(0, len(next(iter(rows.values()))), max(1, step)):
-        part = batching.part(rows, start, start + max(1, step))
+        part = batching.select_rows(rows, start, start + max(1, step))
         values = dict(part) | (dict(zip(wanted, session.run(wanted, part), strict=True)) if wanted else {})
         for at, name in enumerate(names):
             limits = known.of(manifest, at, values[name].shape[-1])

@@ -91,7 +91,7 @@ class _Before(Window):
     so that their mean and standard deviation are those of the rows."""
 
     def __init__(self, found: NodeBaseline) -> None:
-        super().__init__(Cells.of(found.cells, len(found.counts)))
+        super().__init__(Cells.from_bounds(found.cells, len(found.counts)))
         for node, counts in enumerate(found.counts):
             self.counts[node, : len(counts)] = counts
         self.nonfinite = np.array(found.nonfinite, np.int64)

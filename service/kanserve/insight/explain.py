@@ -103,7 +103,7 @@ def compute(
     bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, given))
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
     for start in range(0, _count(rows), step):
-        seen = _seen(session, manifest, chain, batching.part(rows, start, start + step))
+        seen = _seen(session, manifest, chain, batching.select_rows(rows, start, start + step))
         if method == GRADIENT:
             yield None
             found, ways = _gradient_x_input(chain, seen, bases, outputs), list[Floats]()
@@ -128,7 +128,7 @@ def _bases(
     """Of each row of a reference, which are kept where it has a name."""
     found = []
     for at in range(_count(given)):
-        found.append(_base(session, manifest, prepared.chain, batching.part(given, at, at + 1)))
+        found.append(_base(session, manifest, prepared.chain, batching.select_rows(given, at, at + 1)))
         yield None
     if name and sum(base.nbytes for base in found) <= KEPT:
         prepared.bases[name] = found

@@ -87,7 +87,7 @@ class Sandbox:
         """Wait until another process has parsed the texts of a version. Raises what `passed` does."""
         if self._settings.load_check:
             files = found.files()
-            await self._asker.ask(replace(self._job(None, files), texts=True), files)
+            await self._asker.validate(replace(self._job(None, files), texts=True), files)
 
     async def passed(self, bundle: Bundle) -> None:
         """Until it has. Raises LoadError with the reason why it has not, ConfigError for a device that is not there.
@@ -96,7 +96,7 @@ class Sandbox:
             await asyncio.to_thread(check_manifest, bundle.manifest)
         if self._settings.load_check:
             job = await asyncio.to_thread(self._job, bundle, bundle.files)
-            await self._asker.ask(job, bundle.files)
+            await self._asker.validate(job, bundle.files)
 
     def close(self) -> None:
         """Let the process go that versions are tried in."""

@@ -165,7 +165,7 @@ class Rollout:
         """What is there; of models that nobody asked for, only the index learns."""
         started = time.perf_counter()
         try:
-            look = await asyncio.to_thread(self._looker.look)
+            look = await asyncio.to_thread(self._looker.scan)
         finally:
             self._took = time.perf_counter() - started
             self._metrics.number("kanserve_repository_scan_seconds").labels().set(self._took)
@@ -301,7 +301,7 @@ class Rollout:
 
     async def _failed(self, key: Key, candidate: Candidate, seen: Fingerprint, reason: LoadReason, text: str) -> None:
         known = self._known[key]
-        now = await asyncio.to_thread(self._looker.again, candidate)
+        now = await asyncio.to_thread(self._looker.fingerprint, candidate)
         if self._poll and (now is None or now.facts != seen.facts):
             return  # it was written meanwhile, and says nothing yet: the next look sees it
         self._known[key] = known.failed(seen, time.monotonic())

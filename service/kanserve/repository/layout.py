@@ -103,7 +103,7 @@ class Texts:
         return {name: data for name, data in named.items() if data is not None}
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> Texts:
+    def from_files(cls, files: Mapping[str, bytes]) -> Texts:
         """The texts from such files."""
         return cls(files.get(pbtxt.FILE_NAME), files.get(contract.FILE_NAME), files.get(contract.NUMBERS_FILE))
 
@@ -222,22 +222,22 @@ def _root(repository: Path) -> Path:
 def _single(candidate: Candidate) -> Candidate:
     """The folder is the model; a manifest, where there is one, knows the name better. What it is that cannot be read
     is left to its load, which says why."""
-    name, version = said(candidate)
+    name, version = heading(candidate)
     return replace(
         candidate, name=name or candidate.name, version=candidate.version if candidate.steps else version or 1
     )
 
 
-def said(candidate: Candidate) -> tuple[str, int]:
+def heading(candidate: Candidate) -> tuple[str, int]:
     """What the manifest says of a folder that is a model: its name and version; "" and 0 where it cannot be read."""
     with contextlib.suppress(OSError):
         about = candidate.root.joinpath(*candidate.steps, contract.FILE_NAME).lstat()
-        return _told(candidate, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+        return _heading(candidate, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     return "", 0
 
 
 @functools.lru_cache(64)
-def _told(candidate: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
+def _heading(candidate: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
     """A manifest's name and version, while the facts of its file stay; "" and 0 where it is none. Raises OSError."""
     with contextlib.suppress(ManifestError, LoadError):
         with _opened(candidate.root, candidate.steps) as directory:

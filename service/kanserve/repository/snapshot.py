@@ -64,10 +64,10 @@ class Scanner:
         self, repository: Path, *, plain_onnx: bool = False, hard_links: bool = False, policy: VersionPolicy = ALL
     ) -> None:
         self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
-        self._told: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
+        self._policies: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
         self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, what it last said
 
-    def look(self) -> Snapshot:
+    def scan(self) -> Snapshot:
         """Everything that is there now. Raises ConfigError if the repository is not a readable directory."""
         candidates = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
         entries: dict[Key, Candidate] = {}
@@ -85,10 +85,10 @@ class Scanner:
                 entries[key] = candidate
             if at % EVERY == 0:
                 time.sleep(BREATH)
-        self._told = {name: cached for name, cached in self._told.items() if name in policies}
+        self._policies = {name: cached for name, cached in self._policies.items() if name in policies}
         return Snapshot(entries, prints, policies)
 
-    def again(self, candidate: Candidate) -> Fingerprint | None:
+    def fingerprint(self, candidate: Candidate) -> Fingerprint | None:
         """The print of one version now; None where it is gone."""
         try:
             return _print(_folder(candidate), _config_facts(candidate))
@@ -100,7 +100,7 @@ class Scanner:
         steps = candidate.steps
         if len(steps) > 1:
             return candidate
-        if layout.said(candidate) != ("", 0):
+        if layout.heading(candidate) != ("", 0):
             self._names[steps] = (candidate.name, candidate.version)
         name, version = self._names.get(steps, (candidate.name, candidate.version))
         return replace(candidate, name=name, version=version)
@@ -110,12 +110,12 @@ class Scanner:
         refused for it."""
         if not facts:
             return self._policy
-        cached = self._told.get(candidate.name)
+        cached = self._policies.get(candidate.name)
         if cached is None or cached[0] != facts:
             policy = ALL
             with contextlib.suppress(LoadError, OSError):
                 policy = layout.config(candidate).versions
-            cached = self._told[candidate.name] = (facts, policy)
+            cached = self._policies[candidate.name] = (facts, policy)
         return self._policy if cached[1] == ALL else cached[1]
 
 

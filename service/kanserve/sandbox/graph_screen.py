@@ -71,7 +71,7 @@ def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
         yield "it has sparse tensors"
     for node in graph.node:
         yield from _of_node(node, kernel=kernel)
-    yield from _flow(graph)
+    yield from _dataflow_faults(graph)
     size = model.ByteSize()
     model.DiscardUnknownFields()
     if model.ByteSize() != size:
@@ -100,7 +100,7 @@ def _called(node: pb.Node) -> str:
     return f"{node.op_type[:80]} {node.name[:80]!r}"
 
 
-def _flow(graph: pb.Graph) -> Iterator[str]:
+def _dataflow_faults(graph: pb.Graph) -> Iterator[str]:
     """From the inputs on: nothing is used before it is there, or made twice, and no size follows from a value."""
     depth = dict.fromkeys((tensor.name for tensor in graph.initializer), 0)
     values = {entry.name for entry in graph.input} - depth.keys()

@@ -101,7 +101,7 @@ def _ended(child: Running) -> bool:
             child.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
         child.reply.close()
         return True
-    if _deserted(child.reply):
+    if _abandoned(child.reply):
         os.kill(child.pid, signal.SIGKILL)
     elif child.most and _resident(child.pid) > child.most:
         with contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ def _ended(child: Running) -> bool:
     return False
 
 
-def _deserted(reply: socket.socket) -> bool:
+def _abandoned(reply: socket.socket) -> bool:
     poll = select.poll()
     poll.register(reply, 0)
     return bool(poll.poll(0))
@@ -164,14 +164,14 @@ def limit(job: Job) -> None:
 
 def parse(job: Job, files: Mapping[str, bytes]) -> None:
     """Parse the texts before the server does. This process has limits on time and memory. Raises LoadError."""
-    manifest = Texts.of(files).judge()
+    manifest = Texts.from_files(files).judge()
     if manifest is not None:
         check_manifest(manifest)
 
 
 def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     """The structure first, then the runtime. Raises LoadError, ConfigError, ResourceExhausted."""
-    manifest = _slim(job)
+    manifest = _strip_for_sandbox(job)
     layers = () if manifest is None else manifest.layers
     beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
     sizes = {name: len(data) for name, data in beside.items()}
@@ -190,7 +190,7 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
         verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
 
 
-def _slim(job: Job) -> Manifest | None:
+def _strip_for_sandbox(job: Job) -> Manifest | None:
     """The manifest that the server has made, of any size."""
     if job.manifest is None:
         return None
@@ -235,7 +235,7 @@ def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
     inputs, outputs = session.inputs, session.outputs
     if manifest is not None:
         verify.check_graph(manifest, session)
-        verify.prove(manifest, session)
+        verify.check_reference(manifest, session)
         inputs, outputs = verify.tensors(manifest.inputs), verify.tensors(manifest.outputs)
     _batch(session, inputs, [tensor.name for tensor in outputs], rows)
 

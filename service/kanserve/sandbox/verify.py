@@ -66,7 +66,7 @@ def _fits(claim: TensorInfo, actual: TensorInfo) -> bool:
     )
 
 
-def prove(manifest: Manifest, session: Session) -> None:
+def check_reference(manifest: Manifest, session: Session) -> None:
     """The reference rows give the reference answers, within their tolerance. Raises LoadError."""
     reference = manifest.reference
     wanted = tensors(manifest.outputs)
@@ -93,13 +93,13 @@ def check_explained(manifest: Manifest, session: Session) -> None:
         raise LoadError(LoadReason.MISMATCH, f"{explanations.file} does not take what the model takes")
     if name := _unlike(claims, outputs):
         raise LoadError(LoadReason.MISMATCH, f"{explanations.file} has no output like the manifest's '{name}'")
-    named(explanations.file, functools.partial(prove, manifest, session))
+    named(explanations.file, functools.partial(check_reference, manifest, session))
 
 
-def named(file: str, prove: Callable[[], None]) -> None:
+def named(file: str, check: Callable[[], None]) -> None:
     """A proof of one of several graphs; its LoadError names the file."""
     try:
-        prove()
+        check()
     except LoadError as error:
         raise LoadError(error.reason, f"{file}: {error}") from error
 

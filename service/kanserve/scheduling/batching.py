@@ -15,14 +15,14 @@ from kanserve.types import Array
 ALIGNED = 64  # bytes; the widest registers'
 
 
-def together(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+def joined(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
     """Inputs one after the other along the rows; of one request as they are."""
     if len(feeds) == 1:
         return feeds[0]
     return {name: np.concatenate([request[name] for request in feeds]) for name in feeds[0]}
 
 
-def part(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+def select_rows(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
     """Rows of every input, as views where they begin as the whole does. Elsewhere a copy: with its input at an odd
     address the runtime adds up in another order, and the same row has other last bits."""
     return {
@@ -32,7 +32,7 @@ def part(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
     }
 
 
-def apart(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
+def split(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
     """By request, its rows of every output, as views."""
     if len(rows) == 1:
         return [list(outputs)]
@@ -84,7 +84,7 @@ class Batch:
 
     def _merge(self) -> None:
         self.begun = time.perf_counter_ns()
-        self._whole = together(self._feeds)
+        self._whole = joined(self._feeds)
         self.merged = time.perf_counter_ns()
 
     def _take(self, left: deque[tuple[int, int]], whole: Mapping[str, Array]) -> None:
@@ -94,7 +94,7 @@ class Batch:
                 start, stop = left.popleft()
             except IndexError:
                 return
-            self._parts[start] = self._execute(self._outputs, part(whole, start, stop))
+            self._parts[start] = self._execute(self._outputs, select_rows(whole, start, stop))
             if len(self._parts) == self.pieces:
                 self.result = self._joined()
                 self.ended = time.perf_counter_ns()

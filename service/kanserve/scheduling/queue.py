@@ -26,7 +26,7 @@ class PriorityLevel:
     override: bool = True
     delays: bool = False
 
-    def patience(self, arrived: float, requested: float | None) -> float | None:
+    def queue_deadline(self, arrived: float, requested: float | None) -> float | None:
         """Until when a request waits that `requested` for so many seconds (None: it said nothing)."""
         if requested is None and self.timeout is None:
             return None
@@ -122,7 +122,7 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)  # not frozen: each request makes one
 class Waiting(Generic[T]):
     """One request. `key`: only equal ones run together; `size`: bytes; times on one clock, in seconds: when
-    it `arrived`, until when it may wait (`patience`), and when its caller gives up (`deadline`); `level`: of
+    it `arrived`, until when it may wait (`queue_deadline`), and when its caller gives up (`deadline`); `level`: of
     its policy's."""
 
     ticket: T
@@ -130,17 +130,17 @@ class Waiting(Generic[T]):
     rows: int
     size: int
     arrived: float
-    patience: float | None = None
+    queue_deadline: float | None = None
     deadline: float | None = None
     level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Expired(Generic[T]):
-    """Those that are not run: the caller of the `late` gave up, the `impatient` waited for too long."""
+    """Those that are not run: the caller of the `late` gave up, the `timed_out` waited for too long."""
 
     late: list[Waiting[T]]
-    impatient: list[Waiting[T]]
+    timed_out: list[Waiting[T]]
 
 
 class _Lane(Generic[T]):
@@ -155,20 +155,20 @@ class _Lane(Generic[T]):
     def __len__(self) -> int:
         return len(self.intime) + len(self.delayed)
 
-    def sort(self, now: float, late: list[Waiting[T]], impatient: list[Waiting[T]] | None) -> None:
-        """Move out those whose time is over; without `impatient` those that waited too long stay, delayed."""
+    def sort(self, now: float, late: list[Waiting[T]], timed_out: list[Waiting[T]] | None) -> None:
+        """Move out those whose time is over; without `timed_out` those that waited too long stay, delayed."""
         before = (*self.delayed, *self.intime)
         self.intime.clear()
         self.delayed.clear()
         for request in before:
             if request.deadline is not None and now > request.deadline:
                 late.append(request)
-            elif request.patience is None or now <= request.patience:
+            elif request.queue_deadline is None or now <= request.queue_deadline:
                 self.intime.append(request)
-            elif impatient is None:
+            elif timed_out is None:
                 self.delayed.append(request)
             else:
-                impatient.append(request)
+                timed_out.append(request)
 
 
 class Queue(Generic[T]):
@@ -192,7 +192,7 @@ class Queue(Generic[T]):
         self._count += 1
         self._bytes += request.size
         self.rows += request.rows
-        for end in (request.patience, request.deadline):
+        for end in (request.queue_deadline, request.deadline):
             if end is not None and end < self._soonest:
                 self._soonest = end
         return True
@@ -220,8 +220,8 @@ class Queue(Generic[T]):
         if now <= self._soonest:
             return over
         for lane, level in zip(self._lanes, self._policy.levels, strict=True):
-            lane.sort(now, over.late, None if level.delays else over.impatient)
-        for request in (*over.late, *over.impatient):
+            lane.sort(now, over.late, None if level.delays else over.timed_out)
+        for request in (*over.late, *over.timed_out):
             self._left(request)
         self._soonest = min((_end(request, now) for request in self._line()), default=math.inf)
         return over
@@ -272,5 +272,5 @@ class Queue(Generic[T]):
 
 def _end(request: Waiting[T], after: float = -math.inf) -> float:
     """When its time is over: the first of its two ends that is later than `after`."""
-    ends = [end for end in (request.patience, request.deadline) if end is not None and end >= after]
+    ends = [end for end in (request.queue_deadline, request.deadline) if end is not None and end >= after]
     return min(ends, default=math.inf)

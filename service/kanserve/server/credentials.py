@@ -133,7 +133,7 @@ class Renewal:
     async def _admit(self, found: Credentials) -> None:
         if self._gate is not None:
             self._gate.take(found)
-            authenticator.told(found, self._settings)
+            authenticator.log_loaded(found, self._settings)
 
     def _expires(self, found: Tls) -> None:
         self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(found.expires)

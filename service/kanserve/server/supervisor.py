@@ -62,8 +62,8 @@ async def serve(
         crew = Supervisor(settings, listeners, page, metrics.port)
         signals.again.append(crew.look)
         if changes is not None:
-            changes.tell(crew.change)
-            signals.again.append(changes.asked)
+            changes.subscribe(crew.change)
+            signals.again.append(changes.request)
         try:
             addresses = await crew.begin(signals.stop)
             if addresses:

@@ -82,7 +82,7 @@ async def _listen(place: app.WorkerContext, changes: Changes) -> None:
     while line := await reader.readline():
         said = json.loads(line)
         if "change" in said:
-            changes.came(Change(**said["change"]))
+            changes.publish(Change(**said["change"]))
         elif "order" in said:
             place.relay.orders.put_nowait(said["order"])
         elif "look" in said:

@@ -17,7 +17,7 @@ ENDS = ("answered", "refused", "cut_off", "cancelled")
 class Lifecycle:
     """`waiting`: not ready yet, for others that start beside. `draining`: not ready any more, still answering.
     `closed`: new requests are turned away, which those who wait for `closing` are told. `held`: whatever ends waits
-    for `parted`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
+    for `released`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
     calls (grpc/grpc#41785). `cutting`: calls that are in flight are cut off. `stuck`: something in here will never
     end; the process has to. `ends`: the number of calls per kind of end, while it was draining."""
 
@@ -28,7 +28,7 @@ class Lifecycle:
     cutting: bool = False
     stuck: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    parted: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
 
     def ended(self, error: BaseException | None) -> None:
@@ -41,7 +41,7 @@ class Lifecycle:
         self.ends[end] += 1
 
     @property
-    def willing(self) -> bool:
+    def accepting(self) -> bool:
         """Whether it may say that it is ready."""
         return not (self.waiting or self.draining)
 
@@ -50,13 +50,13 @@ class Lifecycle:
         self.closed = True
         self.closing.set()
 
-    async def part(self) -> None:
+    async def wait_released(self) -> None:
         """Where something is `held`: until it no longer is. The end of a call is near, and is not cancelled here."""
         with contextlib.suppress(asyncio.CancelledError):
-            await self.parted.wait()
+            await self.released.wait()
 
     @contextlib.asynccontextmanager
-    async def apart(self, seconds: float) -> AsyncIterator[None]:
+    async def hold(self, seconds: float) -> AsyncIterator[None]:
         """`held` for a moment, so long before and after what is done here, while the server goes on."""
         self.held = True
         try:
@@ -64,10 +64,10 @@ class Lifecycle:
             yield
             await asyncio.sleep(seconds)
         finally:
-            self.let_go()
-            self.parted = asyncio.Event()
+            self.release()
+            self.released = asyncio.Event()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The port is closed."""
         self.held = False
-        self.parted.set()
+        self.released.set()

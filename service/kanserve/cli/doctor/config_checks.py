@@ -160,7 +160,7 @@ def check_state_directory(settings: Settings) -> Iterator[Finding]:
 def ahead(loaded: Loaded, *, running: bool = False) -> Iterator[Finding]:
     """Settings that are right, and what they name and need. Starts nothing. `running`: a server may have the ports."""
     settings = loaded.settings
-    yield ok("settings", loaded.told())
+    yield ok("settings", loaded.summary())
     yield from check_certificates(settings)
     yield from check_callers(settings)
     if not running:

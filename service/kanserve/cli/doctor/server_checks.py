@@ -138,12 +138,12 @@ def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
         except (OSError, ValueError) as error:
             failed.append(f"{source.url}: {error}")
         else:
-            yield from _told(source, page)
+            yield from _metrics_findings(source, page)
             return
     yield warning("metrics", "; ".join(failed), "name their address with --metrics; --token-file says who asks")
 
 
-def _told(source: Source, page: str) -> Iterator[Finding]:
+def _metrics_findings(source: Source, page: str) -> Iterator[Finding]:
     said = [
         warning("metrics", f"{count:g} {words}", advice)
         for name, label, words, advice in COUNTED
