@@ -1,4 +1,5 @@
-"""`kanserve bench NAME`: how fast a model runs on this machine, beside an MLP of as many parameters and torch."""
+"""Command `kanserve bench NAME`: execution time of a model on this machine, next to an MLP of equal size and
+PyTorch."""
 
 from __future__ import annotations
 
@@ -131,7 +132,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> M
 
 
 def _rows(args: argparse.Namespace, manifest: Manifest) -> tuple[Feeds, str]:
-    """By input, and what they are in words."""
+    """Rows by input, and their description in words."""
     tensors = verify.tensors(manifest.inputs)
     if not args.input:
         return entrants.drawn(manifest, max(args.batch)), DRAWN

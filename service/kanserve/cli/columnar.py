@@ -1,4 +1,4 @@
-"""Parquet, Arrow IPC and Feather files as rows of numbers, part by part. The first one imports pyarrow."""
+"""Reader of Parquet, Arrow IPC and Feather files in chunks of rows. The first file that it opens imports pyarrow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(name: str, form: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file of columns. `rows`: the number of rows, 0 if it is not known before they are read."""
+    """Columnar file. `rows`: the number of rows, 0 if it is not known before they are read."""
 
     name: str
     columns: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`kanserve completion bash`: a script with which a shell completes commands, flags and choices."""
+"""Command `kanserve completion bash`: a shell script that completes commands, flags and choices."""
 
 from __future__ import annotations
 
@@ -45,7 +45,13 @@ COMMON = ("--help", "--version")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """An option: its name, what it is for, whether a value follows and which are possible."""
+    """Command line option.
+
+    name         such as "--json"
+    help         its help text
+    takes_value  True if a value follows
+    choices      the possible values
+    """
 
     name: str
     help: str
@@ -55,7 +61,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What one command can be followed by: flags, and choices of its argument."""
+    """Words that can follow one command: flags, and choices of its argument."""
 
     flags: tuple[Flag, ...]
     choices: tuple[str, ...]

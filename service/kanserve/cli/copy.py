@@ -1,4 +1,4 @@
-"""`kanserve copy NAME FROM TO`: a version of a model under another number."""
+"""Command `kanserve copy NAME FROM TO`: copy of a model version under another number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve coverage NAME --input rows.csv`: where rows are on the grids of a model."""
+"""Command `kanserve coverage NAME --input rows.csv`: grid coverage of rows, by layer and node."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node that a layer is given, over some rows: shares of them, at all positions."""
+    """Coverage of one input node of a layer: shares of the rows, at all positions."""
 
     layer: int
     at: int
@@ -117,13 +117,13 @@ def document(described: Description, result: Coverage) -> dict[str, Any]:
 
 
 def coverage_arrays(result: Coverage) -> dict[str, Any]:
-    """What a file holds."""
+    """Arrays of the output file by name."""
     zones = {f"zones_{at}": zones for at, zones in enumerate(result.zones)}
     return {"counts": result.counts, "worst": result.worst, "cells": result.cells, **zones}
 
 
 def nodes(described: Description, result: Coverage) -> list[Node]:
-    """Those that are held against something, those first that are outside most often."""
+    """Nodes with a defined range. Those that are out of grid most often come first."""
     every = []
     for layer, zones in enumerate(result.zones):
         flat = zones.reshape(-1, zones.shape[-1])

@@ -1,4 +1,4 @@
-"""`kanserve curves NAME`: what every edge gives, whatever its source is."""
+"""Command `kanserve curves NAME`: the function of every edge over its source."""
 
 from __future__ import annotations
 
@@ -129,8 +129,11 @@ DOMAINS = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One edge: `phi` [N] over `x` [N], its extremes on these points, and where they are; NaN where nothing is
-    finite."""
+    """Curve of one edge.
+
+    x    [N], the points
+    phi  [N], the values; NaN where nothing is finite
+    """
 
     layer: int
     source: int
@@ -144,7 +147,7 @@ class Curve:
 
     @property
     def spread(self) -> float:
-        """How far apart its extremes are; infinite where it has a value that is not finite."""
+        """Difference between the largest and the smallest value; infinite if a value is not finite."""
         return float(np.ptp(self.phi.astype(np.float64))) if np.isfinite(self.phi).all() else np.inf
 
     def extreme(self, which: Any) -> tuple[float, float]:

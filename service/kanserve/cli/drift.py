@@ -1,4 +1,4 @@
-"""`kanserve drift NAME`: whether data are still what they were."""
+"""Command `kanserve drift NAME`: drift of the data from the baseline."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of some, in words and numbers."""
+    """Drift of one node, with its name."""
 
     name: str
     of: NodeStatistics
@@ -150,7 +150,7 @@ def _over_threshold(statistics: Statistics) -> str:
 
 
 def _counts(described: Description, statistics: Statistics) -> Iterator[str]:
-    """How many have drifted, of each kind."""
+    """Number of drifted nodes, of each kind."""
     inside = described.family == HYBRID
     for part in statistics.nodes:
         kind = "answers" if part.layer == OUTPUT else f"nodes of layer {part.layer}"

@@ -1,4 +1,4 @@
-"""Which edges a command means: `--layer`, `--source`, `--destination`, and inputs and outputs by their names."""
+"""Selection of edges on the command line: `--layer`, `--source`, `--destination`, with inputs and outputs by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 10  # names in an error
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Layers by index or name, nodes by index; none means all."""
+    """Selected layers by index or name, and selected nodes by index. Empty means all."""
 
     layers: tuple[int | str, ...]
     sources: tuple[int, ...]
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def edges(described: Description, args: argparse.Namespace) -> Chosen:
-    """What the options say. A feature means the first layer, a class the last, where no layer is named. Raises
+    """Selection of the options. Without --layer, a feature means the first layer and a class the last. Raises
     InputError."""
     selected, last = layers(described, args.layer), len(described.layers) - 1
     sources, features = _nodes(described, "--source", args.source)
@@ -73,7 +73,7 @@ def _nodes(described: Description, option: str, texts: Iterable[str]) -> tuple[t
 
 
 def _names(described: Description, option: str) -> dict[str, int]:
-    """Of the nodes at this side of the network that have one."""
+    """Indices of the named nodes at this side of the network."""
     first, last = described.layers[0], described.layers[-1]
     if option == "--source":
         names = [described.source(0, at) for at in range(first.sources)]
@@ -120,8 +120,8 @@ def _hint(text: str, known: Sequence[str]) -> str:
 
 
 def layers(described: Description, texts: Iterable[str]) -> tuple[int | str, ...]:
-    """What --layer means: a name, if a layer has it (the children of a torch Sequential are named by numbers), else an
-    index."""
+    """Layers that --layer selects. A value is a name if a layer has it (the children of a torch Sequential are named
+    by numbers), otherwise an index."""
     names = {layer.name for layer in described.layers}
     return tuple(
         dict.fromkeys(

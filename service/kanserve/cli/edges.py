@@ -1,4 +1,4 @@
-"""`kanserve edges NAME --input rows.npy`: what every edge of the network did with rows."""
+"""Command `kanserve edges NAME --input rows.npy`: edge values of the network for some rows."""
 
 from __future__ import annotations
 
@@ -131,10 +131,13 @@ BINS = 16
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """One edge over all rows and positions: mean magnitude and extremes of phi, and a
-    histogram of its finite values in 16 equal parts of minimum to maximum.
+    """Statistics of one edge over all rows and positions.
 
-    `share` is its part of the summed mean magnitudes of the edges that were asked for in its layer.
+    mean_abs   mean magnitude of phi
+    share      part of the summed mean magnitudes of the queried edges of its layer
+    minimum    smallest value of phi
+    maximum    largest value of phi
+    histogram  counts of the finite values in 16 equal parts of minimum to maximum
     """
 
     layer: int
@@ -151,8 +154,12 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The answer to an edge query in figures. `layers` were asked, by index; `total` edges are
-    in them, of which `strongest` holds some, strongest first."""
+    """Summary of the response to an edge query.
+
+    layers     indices of the queried layers
+    total      number of edges in them
+    strongest  the strongest edges, in descending order
+    """
 
     layers: tuple[int, ...]
     total: int
@@ -235,7 +242,7 @@ LEGEND = (
 
 
 def document(described: Description, layers: Sequence[int], row_count: int) -> dict[str, Any]:
-    """What a query asked, for JSON: the model, the rows, the layers by index."""
+    """Edge query as JSON: the model, the rows, the layers by index."""
     return {
         "model": described.name,
         "version": described.version,
@@ -301,7 +308,7 @@ def bars(counts: Sequence[int]) -> str:
 
 
 def _remarks(described: Description, layers: Sequence[int]) -> list[str]:
-    """What a reader must know of the layers in the table."""
+    """Remarks about the layers in the table."""
     mixed = [str(at) for at in layers if described.layers[at].edge_class == "B"]
     spread = [
         f"layer {at} runs at {' x '.join(map(str, described.layers[at].positions))}"

@@ -1,4 +1,4 @@
-"""`kanserve explain NAME --input rows.npy`: why the predictions came out."""
+"""Command `kanserve explain NAME --input rows.npy`: feature attributions of predictions."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def document(described: Description, explanation: Explanation) -> dict[str, Any]
 
 
 def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
-    """What a file holds."""
+    """Arrays of the output file by name."""
     return {
         "contributions": explanation.contributions,
         "base": explanation.base,

@@ -1,4 +1,4 @@
-"""`kanserve formula NAME`: the closed form of a model whose edges are symbolic; in part, where some are numeric."""
+"""Command `kanserve formula NAME`: closed form of a model with symbolic edges, or of its symbolic part."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> s
 
 
 def _variables(described: Description) -> tuple[list[str], list[str]]:
-    """What inputs and outputs are called in a formula."""
+    """Names of inputs and outputs in a formula."""
     names = described.names
     return (
         formula.tokens(names.features, "x", described.input.shape[-1]),
@@ -133,7 +133,7 @@ def _title(described: Description) -> str:
 
 
 def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
-    """What to do where there is no such formula; `model`: as it was asked for."""
+    """Advice for a formula that does not exist. `model`: the name as the user typed it."""
     if isinstance(error, UnknownLine):
         inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
         return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")

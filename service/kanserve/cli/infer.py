@@ -1,4 +1,4 @@
-"""`kanserve infer NAME --input rows.npy`: rows in, outputs out."""
+"""Command `kanserve infer NAME --input rows.npy`: outputs of a model for rows of a file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reading rows of numbers: .npy, .npz, .csv, .json, tables of columns such as .parquet, or stdin.
+"""Reader of numeric rows from .npy, .npz, .csv, .json, columnar files or stdin.
 
-Every refusal names the file, what was found and what was expected.
+Every error names the file, the value found and the expected value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ SPECIAL_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": f
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A file that was read and not looked at: a name for messages, its form such as ".csv", the bytes."""
+    """File that was read and not parsed.
+
+    name  its name for messages
+    form  its format, such as ".csv"
+    data  its bytes
+    """
 
     name: str
     form: str
@@ -117,7 +122,7 @@ def _table(source: Contents) -> tuple[Any, Sequence[str]]:
 
 
 def count(rows: Any) -> int:
-    """How many rows `rows_for_all` gave."""
+    """Number of rows that `rows_for_all` returned."""
     return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
 
@@ -204,7 +209,7 @@ def _archive(source: Contents) -> Iterator[Any]:
 
 
 def _array_name(file: str, names: list[str], tensor: TensorInfo, array: str) -> str:
-    """Which array of an .npz holds the rows. Raises InputError."""
+    """Name of the array of an .npz that has the rows. Raises InputError."""
     wanted = array or (names[0] if len(names) == 1 else tensor.name)
     if wanted in names:
         return wanted

@@ -1,9 +1,8 @@
-"""What a server serves or a folder holds: one entry for every version of every model.
+"""Inventory of a server or a repository folder: one entry for every version of every model.
 
-A folder is judged by the server's own rules: `repository.layout` for names, files and
-their sha256, `repository.check` for the manifest, and, when it is asked for and a runtime
-is installed, `sandbox` for the graph and the reference rows. An entry says which of
-these were asked.
+The command checks a folder by the server's own rules. `repository.layout` checks names, files and their sha256, and
+`repository.validation` checks the manifest. On request, and if a runtime is installed, `sandbox` checks the graph
+and the reference rows. An entry says which of these checks were done.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ FILE_BYTES = 2**30  # the default of the server's max_file_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One model version. Unknown facts are empty, NaN or None."""
+    """Inventory entry of one model version. Unknown facts are empty, NaN or None."""
 
     name: str
     version: str
@@ -67,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One model version with its layers."""
+    """Inventory entry of one model version with its layers."""
 
     entry: Entry
     layers: tuple[LayerInfo, ...]

@@ -1,7 +1,6 @@
-"""The command line: the table of commands, each loaded when it is named.
+"""Main program: the table of commands. It imports a command when the user names it.
 
-What a command's end means, and the text of its errors, is `kanexport.contract`'s business, as
-for `python -m kanexport`.
+`kanexport.contract` defines exit codes and error texts, as for `python -m kanexport`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ PROGRAM = "kanserve"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A module with `configure(parser)` and `run(args) -> int`, and the extra it needs."""
+    """Entry of the command table: a module with `configure(parser)` and `run(args) -> int`, and the extra that it
+    needs."""
 
     module: str
     summary: str
@@ -78,7 +78,7 @@ EPILOG = f"""examples:
 
 
 class _Version(Action):
-    """Looks the version up when it is asked for, not at every start."""
+    """Argparse action of `--version`. It looks the version up on use, not at every start."""
 
     def __call__(self, parser: ArgumentParser, *_: Any) -> None:
         print(f"{PROGRAM} {importlib.metadata.version('kanserve')}")

@@ -1,4 +1,4 @@
-"""`kanserve models`: what a server serves or a folder holds; with a NAME, one model layer by layer."""
+"""Command `kanserve models`: the models of a server or a folder, or the layers of one model."""
 
 from __future__ import annotations
 
@@ -184,13 +184,13 @@ def _classes(entry: Entry) -> str:
 
 
 def _kinds(entries: Sequence[Entry]) -> list[str]:
-    """What the words in the column "against" mean."""
+    """Legend of the column "against"."""
     kinds = {entry.verification_basis for entry in entries}
     return [f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds]
 
 
 def _claims(entries: Sequence[Entry]) -> list[str]:
-    """What each was verified against, and what was assumed."""
+    """Verification basis and assumed options of each version."""
     facts = [", ".join(f"{key}={value}" for key, value in entry.assumed.items()) for entry in entries]
     lines = (
         *(entry.verified for entry in entries if entry.verified),

@@ -1,4 +1,4 @@
-"""Results: arrays into .npz, .npy, .csv or .json files, or onto stdout as CSV."""
+"""Writers of results: arrays into .npz, .npy, .csv or .json files, or to stdout as CSV."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ SUFFIXES = (*OUTPUT_SUFFIXES, ".jsonl")
 
 
 class Sink(Protocol):
-    """Takes the outputs of consecutive rows."""
+    """Consumer of the outputs of consecutive rows."""
 
     def add(self, answer: Answer) -> None:
         """Take the outputs of the next rows."""
@@ -120,14 +120,14 @@ class Sink(Protocol):
 
 
 class Shapes:
-    """A sink that counts: the shape of each output."""
+    """Sink that records the shape of each output."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink, self.shapes = sink, dict[str, list[int]]()
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return max((shape[0] for shape in self.shapes.values() if shape), default=0)
 
     def add(self, answer: Answer) -> None:
@@ -143,7 +143,8 @@ class Shapes:
 
 
 class Buffered:
-    """Keeps all outputs in memory, and passes them to `write` at the end, with the column names of each output."""
+    """Sink that keeps all outputs in memory. At the end it passes them to `write` with the column names of each
+    output."""
 
     def __init__(self, write: Write) -> None:
         self._write, self._parts = write, list[dict[str, Any]]()
@@ -161,7 +162,7 @@ class Buffered:
 
 
 class Csv:
-    """Passes CSV text to `write`, with a header above the first rows."""
+    """Sink that passes CSV text to `write`, with a header above the first rows."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._header = write, True
@@ -177,7 +178,7 @@ class Csv:
 
 
 class Lines:
-    """One JSON object per row, with each output by its name."""
+    """Sink that writes one JSON object per row, with each output by its name."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -198,7 +199,7 @@ class Lines:
 
 
 class Npy:
-    """One array. The sink rewrites the header at the end, when the number of rows is known."""
+    """Sink for one array. It rewrites the header at the end, when the number of rows is known."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._target = file

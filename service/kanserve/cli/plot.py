@@ -1,4 +1,4 @@
-"""`kanserve plot NAME -o net.svg`: the network, or one edge of it, as a picture."""
+"""Command `kanserve plot NAME -o net.svg`: picture of the network or of one edge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve report NAME -o report.html`: a served KAN as one file that can be mailed."""
+"""Command `kanserve report NAME -o report.html`: report on a served KAN as one HTML file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Rows of a file, part by part. The command reads a large file in bounded memory, while the server computes earlier
-rows.
+"""Stream of the rows of a file, in chunks. A large file takes bounded memory while the server computes earlier rows.
 
 CSV, Parquet, Arrow IPC, Feather and .npy files have parts. The command reads the other forms, and stdin except for CSV,
 as a whole.
@@ -30,7 +29,12 @@ PART_BYTES = 2**23  # bytes of an .npy file that are read at once
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open file, or stdin: its name for messages, its form such as ".csv"."""
+    """Open file or stdin.
+
+    name      its name for messages
+    form      its format, such as ".csv"
+    seekable  True if the command can read it again
+    """
 
     name: str
     form: str
@@ -42,15 +46,18 @@ class Source:
         return Contents(self.name, self.form, self.file.read())
 
     def share(self) -> str:
-        """How much of a file is read, such as "41% of rows.csv"; "" for stdin."""
+        """Share of the file that was read, such as "41% of rows.csv"; "" for stdin."""
         size = os.fstat(self.file.fileno()).st_size if self.seekable else 0
         return f"{self.file.tell() / size:.0%} of {self.name} read" if size else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Parts of rows as `chunking.stream` takes them. `total`: the number of rows, 0 if it is not known; `share`: how
-    much is read, in words."""
+    """Chunks of rows as `chunking.stream` takes them.
+
+    total  the number of rows, 0 if it is not known
+    share  the share of the file that was read, in words
+    """
 
     parts: Iterator[Any]
     total: int

@@ -1,4 +1,4 @@
-"""`kanserve scores NAME --input rows.npy`: which inputs and edges matter over a batch."""
+"""Command `kanserve scores NAME --input rows.npy`: importance of inputs and edges over a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection of a client command: what its errors mean for the command line."""
+"""Connection of a client command, with the translation of its errors for the command line."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _missing(path: str) -> str:
 
 
 def _export(path: str, repository: Path, rows: str | None) -> Any:
-    """What `kanserve export --json` says."""
+    """Output of `kanserve export --json` for the checkpoint."""
     names = ["--features", rows] if rows and _has_header(rows) else []
     done = _run("export", path, "--repository", str(repository), "--json", *names)
     document = json.loads(done.stdout)
@@ -252,8 +252,8 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # one of them, where a brow
 
 
 def ui_address(url: str, *path: str, secure: bool = False, version: str = "") -> str:
-    """Of a server's port that speaks gRPC and HTTP, such as 127.0.0.1:8001 or grpcs://kan.example:443; `path`: what
-    follows /ui/."""
+    """Address of the web UI for a server's port that speaks gRPC and HTTP, such as 127.0.0.1:8001. `path`: the part
+    after /ui/."""
     scheme = "https" if secure or url.startswith(SECURE) else "http"
     place = "/".join(urllib.parse.quote(part, safe="") for part in path)
     query = f"?version={urllib.parse.quote(version, safe='')}" if version else ""

@@ -1,4 +1,5 @@
-"""`kanserve shadow NAME [VERSION]`: mirror the traffic to another version, and report how far its outputs differ."""
+"""Command `kanserve shadow NAME [VERSION]`: shadow deployment of another version, with a report of output
+differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve stats NAME`: what a model is asked, and what becomes of it inside."""
+"""Command `kanserve stats NAME`: statistics of the live traffic of a model, by layer and node."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _worst(described: Description, part: NodeStatistics) -> str:
 
 
 def _nodes(described: Description, statistics: Statistics, show: int) -> Table:
-    """Those first that are outside most."""
+    """Table of nodes. Those that are out of grid most often come first."""
     every = [(part, at, share) for part in statistics.nodes for at, share in enumerate(_outside(part))]
     every.sort(key=lambda entry: (-float(entry[2]), entry[0].layer == OUTPUT))
     numbers = ("mean", "std", "min", "max", "out of grid")

@@ -1,4 +1,4 @@
-"""`kanserve token new|list|revoke`: the file that says who may call a server."""
+"""Command `kanserve token new|list|revoke`: management of the token file of a server."""
 
 from __future__ import annotations
 

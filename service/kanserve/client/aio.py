@@ -1,4 +1,4 @@
-"""The client that is awaited: the methods of `Client`, for asyncio."""
+"""Asyncio client with the methods of `Client`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P
 
 
 class AsyncClient(Peer[grpc.aio.Channel]):
-    """A connection to one server, of the event loop that runs where it is made; calls may run at the same time. Close
-    it, or use it in an `async with` statement."""
+    """Connection to one server, bound to the event loop that runs when it is created; calls may run at the same
+    time. Close it, or use it in an `async with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)

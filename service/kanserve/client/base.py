@@ -1,4 +1,4 @@
-"""Whom a client calls, and how long it tries: what the clients that wait and those that await have in common."""
+"""Shared base of the blocking and the asyncio client: address, TLS, retries and error translation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the
 
 
 class Peer(ABC, Generic[C]):
-    """An address, its channel, and what goes with every call to it."""
+    """Address of a server, its channel, and the metadata of every call to it."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Peer(ABC, Generic[C]):
         return other
 
     def _send(self, call: Call[Any]) -> Any:
-        """What sends the call, by gRPC's own ways."""
+        """Callable of gRPC that sends the call."""
         channel: Any = self._channel
         shape = channel.unary_stream if call.stream else channel.unary_unary
         return shape(call.path, request_serializer=None, response_deserializer=call.parse)
@@ -90,7 +90,7 @@ class Peer(ABC, Generic[C]):
         return Attempts(self.timeout, self.retries if call.again else 0)
 
     def _translated(self, call: Call[Any], error: grpc.RpcError) -> ClientError:
-        """What gRPC raised, in our words."""
+        """Client error for an error of gRPC."""
         code, details = error.code().name, error.details() or "no explanation was given"
         if code == "UNAVAILABLE" and (why := not_connected(details, secure=self._secure)):
             return errors.from_status(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
@@ -126,7 +126,7 @@ def as_method(method: M, make: Callable[..., Request[Any]]) -> M:
 
 
 class Attempts:
-    """One call's tries: how long the next may take, and whether there is one."""
+    """Retry budget of one call: the timeout of the next attempt, and whether there is one."""
 
     def __init__(self, timeout: float, retries: int) -> None:
         self._deadline = time.monotonic() + timeout
@@ -183,7 +183,7 @@ CLOSED_MEANS = {
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files and names; None and "": not given."""
+    """PEM files and the server name of a TLS connection. None and "" mean unset."""
 
     ca: Path | None
     cert: Path | None

@@ -1,7 +1,6 @@
-"""Every call there is, as a value: what is sent where, and what its answer means.
+"""Client calls as values: the method, the request message and the interpretation of the response.
 
-Nothing is sent here; those of KanService are in `kan_calls`. `Client` and `AsyncClient` have a method for each, and
-differ in how they wait.
+This module sends nothing. `Client` and `AsyncClient` have one method for each call and differ in how they wait.
 """
 
 from __future__ import annotations
@@ -45,8 +44,15 @@ HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """`request` goes to the method at `path`, whose messages `parse` reads; `result` makes the answer of the message,
-    of a `stream` from the list of them. `again`: it may be sent twice without harm."""
+    """Description of one call.
+
+    path     the gRPC method
+    request  the request message
+    parse    decoder of a response message
+    result   converter of the response message, or of the list of messages of a stream
+    stream   True if the response is a stream
+    again    True if a retry is harmless
+    """
 
     path: str
     request: Message | bytes
@@ -57,13 +63,13 @@ class Call(Generic[T]):
 
     @property
     def data(self) -> bytes:
-        """What is sent."""
+        """Serialized request message."""
         return self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
 class Chained(Generic[T]):
-    """What is asked once `first` is answered: `then` makes it of the answer."""
+    """Call that depends on the result of another one. `then` makes it from the result of `first`."""
 
     first: Call[Any] | Chained[Any]
     then: Callable[[Any], Call[T] | Chained[T]]
@@ -260,7 +266,7 @@ def edges(
 
 @by_name
 def estimate(described: Description, /, row_count: int, **query: Any) -> Call[Estimate]:
-    """What `edges` of so many rows would take, asked in the same way; nothing is computed."""
+    """Estimated cost of `edges` for `row_count` rows, with the same arguments. The server computes no edge."""
     request = edges_.edges_request(described, {"row_count": row_count}, **query)
     request.estimate_only = True
     return Call(f"{KAN}QueryEdges", request, kan.QueryEdgesResponse.FromString, edges_.estimate)
@@ -307,11 +313,14 @@ def explain(
     method: str = "",
     path_top_k: int = 0,
 ) -> Call[Explanation]:
-    """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
-    "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
-    `method`: "rescale", the usual one, or "gradient_x_input". `path_top_k`: number of edges of each layer
-    with the largest share of the difference, in `Explanation.path`. Raises NotSupported for a model that cannot be
-    decomposed, and TooLarge."""
+    """Feature attributions of the predictions for `rows` [rows, ...]: see Explanation. Raises NotSupported for a
+    model that cannot be decomposed, and TooLarge.
+
+    reference   "mean", "zeros", "grid_center", or rows of the caller; "": the server's default
+    outputs     the explained outputs; empty: all
+    method      "rescale", the default, or "gradient_x_input"
+    path_top_k  number of edges of each layer with the largest share of the difference, in `Explanation.path`
+    """
     request = explain_.request(
         described, rows, reference=reference, outputs=outputs, method=method, path_top_k=path_top_k
     )
@@ -325,19 +334,22 @@ def explain(
 
 @by_name
 def scores(described: Description, /, rows: Any = None, *, source: str = "") -> Call[Scores]:
-    """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows of the
-    export. "live": over the counted traffic of the model. "baseline": over the counted rows that the export was given.
-    "best": over the baseline if there is one, otherwise over the reference rows. Raises NotSupported for a module with
-    KAN layers in it."""
+    """Importance of each edge, node and input over `rows` [rows, ...], two or more. Raises NotSupported for a module
+    with KAN layers in it. Instead of rows:
+
+    None        the reference rows of the export
+    "live"      the counted traffic of the model
+    "baseline"  the counted baseline rows of the export
+    "best"      the baseline if there is one, otherwise the reference rows
+    """
     request = scores_.scores_request(described, rows, source)
     return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.scores_of)
 
 
 @by_name
 def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
-    """What the inputs, the nodes inside and the answers are over `rows` [rows, ...], beside what they were on the rows
-    that the export was given; None: over the latest that the model was asked. Raises NotSupported where the export was
-    given none."""
+    """Drift of inputs, hidden nodes and outputs over `rows` [rows, ...] from the baseline of the export. None: the
+    latest rows of the live traffic. Raises NotSupported if the export has no baseline."""
     request = statistics_.request(described, rows)
     return Call(
         f"{KAN}GetStatistics",
@@ -348,8 +360,8 @@ def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
 
 
 def statistics(name: str, version: str = "", *, source: str = "total") -> Call[Statistics]:
-    """What the inputs, the nodes inside and the answers of a model's traffic are: of all rows that were looked into
-    ("total"), or of the latest ("live"). Raises NotSupported where nothing is looked into."""
+    """Statistics of inputs, hidden nodes and outputs of a model's traffic: of all analysed rows ("total"), or of the
+    latest ("live"). Raises NotSupported if the server analyses no traffic."""
     request = kan.GetStatisticsRequest(model_name=name, model_version=version, source=source)
     return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.from_pb)
 
@@ -382,7 +394,7 @@ def reset_statistics(name: str, version: str = "") -> Call[float]:
 
 @by_name
 def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
-    """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
+    """Grid coverage of the nodes of `rows` [rows, ...] in each layer: see Coverage."""
     rows = of_frame(rows, described.names)
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
     target = {"model": described.name, "version": described.version}

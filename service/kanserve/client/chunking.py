@@ -1,4 +1,4 @@
-"""Many rows: split into requests that the server's limits allow, joined again.
+"""Splitter of many rows into requests within the server's limits, and joiner of their responses.
 
 If the server rejects a request as too large, the client halves it. This covers a server whose limits are tighter than
 it announces. If the server rejects a request for its rate, the client repeats it after the time that the server states.
@@ -89,7 +89,7 @@ class _Stream:
                 pending.cancel()
 
     def _fitting(self, rows: Any) -> int:
-        """How many rows the next request has."""
+        """Number of rows of the next request."""
         most = min(self._model.max_batch_size or count(rows), self._most or count(rows))
         return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
 
@@ -198,12 +198,12 @@ def _sleep(error: RateLimited, *, until: float) -> None:
 
 
 def rows_of(answer: Answer) -> int:
-    """How many rows an answer is for."""
+    """Number of rows of a response."""
     return max(map(len, answer.outputs.values()), default=0)
 
 
 def count(rows: Any) -> int:
-    """How many rows an array holds, or each of several by name."""
+    """Number of rows of an array, or of each array in a mapping by name."""
     return max(map(len, rows.values()), default=0) if isinstance(rows, Mapping) else len(rows)
 
 
@@ -273,7 +273,7 @@ def _none(described: Description, index: int, rows: int) -> LayerValues:
 
 
 class _LayerQuery:
-    """One layer's edges over all rows."""
+    """Edge query of one layer over all rows."""
 
     def __init__(
         self,
@@ -369,7 +369,7 @@ class _LayerQuery:
         return self._width(sources) * math.prod(self.layer.positions)
 
     def _most_values(self, indices: int) -> int:
-        """How many values fit one answer that names so many nodes."""
+        """Number of values that fit one response that names so many nodes."""
         names = (indices + len(self.layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
         return max(0, self.described.max_response_bytes - names) // query_plan.VALUE_BYTES
 

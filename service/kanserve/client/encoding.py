@@ -1,4 +1,4 @@
-"""Answers as DataFrames, and what else of other packages is there or politely missing."""
+"""Conversion between arrays, DataFrames and messages. Optional packages are imported on use."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_frame(rows: Any) -> bool:
 
 
 def index_of(rows: Any) -> Any:
-    """What a DataFrame calls its rows; None where it is none, or has no such names, as polars'."""
+    """Row labels of a DataFrame; None for other types, and for frames without labels, such as polars frames."""
     return getattr(rows, "index", None) if is_frame(rows) else None
 
 
@@ -82,7 +82,7 @@ def _numbered(columns: Sequence[str]) -> bool:
 
 
 def _outside() -> int:
-    """How many frames the code outside this package is above the caller, as `warnings.warn` counts."""
+    """Number of stack frames above the caller up to the code outside this package, as `warnings.warn` counts."""
     level, frame = 1, inspect.currentframe()
     frame = frame.f_back if frame else None
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):
@@ -123,6 +123,6 @@ def write_parameters(message: Any, parameters: Mapping[str, ParameterValue]) -> 
 
 
 def read_parameters(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
-    """Those of a message's map; one without a value is not there."""
+    """Parameters of a message's map. A parameter without a value is omitted."""
     kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in message.items()}
     return {name: getattr(message[name], kind) for name, kind in kinds.items() if kind is not None}

@@ -1,6 +1,6 @@
-"""A served KAN as a client knows it: the answer of DescribeModel in the manifest's own nouns.
+"""Description of a served KAN: the response of DescribeModel in the terms of the manifest.
 
-The way back of `grpc_api/model_codec.py`, which a client installation cannot import.
+This module is the inverse of `grpc_api/model_codec.py`, which a client installation cannot import.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Description:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What a row is on its way, as `manifest.row_shapes` has it."""
+        """Shapes of a row from layer to layer, as `manifest.row_shapes` returns them."""
         inputs, result = ([tensor.shape for tensor in tensors] for tensors in (self.inputs, self.outputs))
         return manifest.row_shapes(inputs, self.layers, result)
 
@@ -210,7 +210,7 @@ def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...
 
 
 def in_words(config: Any) -> str:
-    """Of a ModelConfig; empty where it tells nothing, as another server's may."""
+    """Serving options of a ModelConfig in words; empty for a server that does not state them."""
     parts = []
     instances = sum(group.count for group in config.instance_group)
     if instances:
@@ -222,7 +222,7 @@ def in_words(config: Any) -> str:
 
 
 def names_of(parameters: Mapping[str, Any]) -> Names:
-    """What people call the model's numbers, of a ModelConfig's parameters; no names where it tells none."""
+    """Names of features, units and classes in the parameters of a ModelConfig; no names if the server states none."""
     features, units, classes = (_list(parameters, f"kan.{what}") for what in ("features", "units", "classes"))
     has_description = "kan.description" in parameters
     return Names(features, units, classes, parameters["kan.description"].string_value if has_description else "")

@@ -1,4 +1,4 @@
-"""What a server answers, as plain values."""
+"""Results of client calls as plain values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kanserve.types import EdgeOptions, Estimate, ParameterValue, TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What inference needs to know, and how it is done. `max_batch_size` 0: no batch dimension is promised."""
+    """Metadata that inference needs. `max_batch_size` 0: the model promises no batch dimension."""
 
     name: str
     versions: tuple[str, ...]
@@ -36,7 +36,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """A model version of the server's repository, whether or not it serves."""
+    """Entry of the repository index: a model version, whether or not it serves."""
 
     name: str
     version: str
@@ -46,8 +46,14 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Outputs of an inference by name, and the version that computed them. `parameters`: what was said of them;
-    `names`: what people call the numbers, of a ServedModel; `index`: what a DataFrame called its rows."""
+    """Response to an inference request.
+
+    version     the version that computed the outputs
+    outputs     arrays by output name
+    parameters  response parameters by name
+    names       names of features, units and classes of the model
+    index       row labels of a DataFrame
+    """
 
     version: str
     outputs: dict[str, Any]
@@ -77,13 +83,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LayerValues:
-    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or of the
-    strongest edges [rows, *positions, k], whose sources and destinations are [k], or, where every row has its own,
-    [rows, *positions, k].
+    """Edge values of one layer.
 
-    `residual` [rows, *positions, destinations]: the sum of the layer's other edges for each of `residual_destinations`.
-    `nodes` [rows, *positions, n]: the input vector of the layer. `reductions`: reductions over rows and positions by
-    name, instead of values. None, or empty, unless requested.
+    values      float32 [rows, *positions, sources, destinations], or [rows, *positions, k] for the strongest edges
+    sources     indices; [k] for the strongest edges, or [rows, *positions, k] if every row has its own
+    residual    [rows, *positions, destinations]: the sum of the other edges for each of `residual_destinations`
+    nodes       [rows, *positions, n]: the input vector of the layer
+    reductions  by name, reductions over rows and positions, instead of values
+
+    The last three are None or empty unless requested.
     """
 
     layer: int
@@ -98,10 +106,15 @@ class LayerValues:
 
 @dataclass(frozen=True, slots=True)
 class LayerCurves:
-    """Curves of some edges of a layer: `phi` [S, D, N], float32, over `x` [S, N] of each source, and perhaps its
-    `derivative`; `parts`: what each basis of the layer, or `symbolic`, has of phi. `domains` [S]: where the range of
-    each source comes from, one of requested, grid, reference, assumed. `extrema`, if asked for: where each curve is
-    smallest and largest [S, D, 2], and what it is there."""
+    """Curves of some edges of a layer.
+
+    x           [S, N], the points of each source
+    phi         float32 [S, D, N]
+    derivative  float32 [S, D, N], if requested
+    domains     [S], the origin of each range: requested, grid, reference or assumed
+    parts       by basis, or `symbolic`, its part of phi
+    extrema     positions and values [S, D, 2] of the minimum and the maximum, if requested
+    """
 
     layer: int
     sources: tuple[int, ...]
@@ -232,7 +245,7 @@ def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[La
 
 
 def estimate(answer: kan.QueryEdgesResponse) -> Estimate:
-    """What a query would take."""
+    """Estimated cost of a query."""
     message = answer.estimate
     return Estimate(message.response_bytes, message.max_response_bytes, message.evaluations, message.max_evaluations)
 
@@ -268,8 +281,12 @@ def _floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """`edges` [S, D] and `nodes` [n], what a layer is given: pykan's edge_scores and node_scores. `std` [S, D]: the
-    standard deviation of each edge's values. All float32."""
+    """Importance scores of a layer, as pykan's edge_scores and node_scores. All arrays are float32.
+
+    edges  [S, D]
+    std    [S, D], the standard deviation of each edge's values
+    nodes  [n], of the input nodes of the layer
+    """
 
     layer: int
     edges: NDArray[np.float32]
@@ -279,8 +296,12 @@ class LayerScores:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of all layers, over `row_count` rows: the caller's ("rows"), the reference rows of the export ("reference"), or
-    those of the model's live traffic that were analysed ("live"). `notes`: what a reader should know."""
+    """Importance scores of all layers.
+
+    source     the rows: "rows" of the caller, "reference" rows of the export, or analysed "live" traffic
+    row_count  number of rows
+    notes      remarks for the reader
+    """
 
     version: str
     source: str
@@ -290,7 +311,7 @@ class Scores:
 
     @property
     def features(self) -> NDArray[np.float32]:
-        """Of the model's inputs: pykan's feature_score."""
+        """Importance of the model's inputs: pykan's feature_score."""
         return self.layers[0].nodes
 
 

@@ -1,4 +1,4 @@
-"""The client that waits: one method a call, plain values in and out.
+"""Blocking client: one method per call, with plain values as arguments and results.
 
 Every call has a deadline. The client retries only UNAVAILABLE and rate limits. It translates each gRPC error once, into
 a ClientError (`kanserve.client.errors`).
@@ -33,7 +33,7 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]
 
 
 class Client(Peer[grpc.Channel]):
-    """A connection to one server. Close it, or use it in a `with` statement."""
+    """Connection to one server. Close it, or use it in a `with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -111,8 +111,8 @@ class Client(Peer[grpc.Channel]):
 
 
 class Pending(Generic[T]):
-    """A call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
-    calls before it waits for this answer."""
+    """Call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
+    calls before it waits for this response."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`kanserve doctor`: what is wrong with this machine, a repository, the settings and a running server, in words."""
+"""Command `kanserve doctor`: faults of the machine, a repository, the settings and a running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call: the file of tokens, by the server's own rules, and what is in it that no longer lets anybody in."""
+"""Checks of the settings: certificates, the token file, ports and the state directory, by the server's own rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine under a server: Python and packages, the runtime and its device, threads, open files, the clock."""
+"""Checks of the machine: Python and packages, the runtime and its device, threads, open files and the clock."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _unfit() -> Iterator[Finding]:
 
 
 def _needed() -> Iterator[Requirement]:
-    """Of the client, and what the server needs beside."""
+    """Requirements of the client and of the server."""
     for text in importlib.metadata.requires("kanserve") or ():
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": EXTRA}):
@@ -98,7 +98,7 @@ def runtime(settings: Settings) -> Iterator[Finding]:
 
 
 def transport(settings: Settings) -> Finding:
-    """What speaks HTTP, where it is asked for."""
+    """Finding about the transport that the settings name."""
     lacking = ", ".join(factory.missing())
     if lacking and (settings.transport == "asgi" or settings.http_port is not None):
         text = f"{lacking} is not installed, which transport = asgi and http_port need"

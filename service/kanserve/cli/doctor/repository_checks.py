@@ -1,4 +1,4 @@
-"""A repository of models: each version by the server's own rules, and what exports have left behind."""
+"""Checks of a model repository: each version by the server's own rules, and remains of interrupted exports."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _judged(entry: Entry, settings: Settings) -> Finding:
 
 
 def _left_behind(repository: Path) -> Iterator[Finding]:
-    """What the next export of the same model would sweep."""
+    """Remains that the next export of the same model would remove."""
     try:
         left = sorted({*repository.glob(LEFT), *repository.glob(f"*/{LEFT}")})
     except OSError:

@@ -1,4 +1,4 @@
-"""A server that runs: whether it answers, what it serves, and what its metrics say has gone wrong."""
+"""Checks of a running server: its response, its versions and the failures in its metrics."""
 
 from __future__ import annotations
 
@@ -39,8 +39,13 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Settings of TLS: PEM files (None: the usual authorities, no client certificate), and the name in the server's
-    certificate, if that is not the host."""
+    """TLS settings.
+
+    ca    PEM file; None: the default authorities
+    cert  PEM file; None: no client certificate
+    key   PEM file; None: no client certificate
+    name  the name in the server's certificate, if that is not the host
+    """
 
     ca: Path | None = None
     cert: Path | None = None
@@ -50,8 +55,12 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A host and port that may have the metrics page of the server. `trust`: use TLS; `headers`: the client's
-    credentials."""
+    """Host and port that may have the metrics page of the server.
+
+    address  host and port
+    trust    TLS settings; None: no TLS
+    headers  the client's credentials
+    """
 
     address: str
     trust: Trust | None = None
@@ -84,7 +93,7 @@ class Source:
 
 
 class _Secure(http.client.HTTPSConnection):
-    """An HTTPS connection that checks the certificate for a given name."""
+    """HTTPS connection that checks the certificate for a given name."""
 
     def __init__(self, address: str, trust: Trust) -> None:
         context = ssl.create_default_context(cafile=trust.ca)
