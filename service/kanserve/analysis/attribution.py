@@ -1,11 +1,12 @@
-"""What each input of a row has to do with an answer: the difference from a reference's answer, given to the inputs.
+"""Feature attributions: distribution of the difference from a reference prediction among the inputs.
 
-Reference-difference propagation ("rescale", Shrikumar et al. 2017, DeepLIFT), for which a KAN is made: the value of an
-edge depends on its source alone, so that the difference phi(x) - phi(r) falls to that source wholly, whatever phi is.
-Over the edges of a layer the differences add up to the node's, over the layers multipliers are chained, and the
-contributions of the inputs add up to f(x) - f(r). Between layers the rules of `steps` hold.
+The method is reference-difference propagation ("rescale", Shrikumar et al. 2017, DeepLIFT), which suits a KAN. The
+value of an edge depends on its source only. The difference phi(x) - phi(r) therefore belongs to that source,
+whatever phi is. The differences of a layer's edges add up to the difference of the node. Multipliers are chained
+over the layers, and the contributions of the inputs add up to f(x) - f(r). `step_rules` has the rules between
+layers.
 
-Shapes: B rows, O outputs, n nodes that a layer is given, S sources, D destinations, m results of a layer.
+Shapes: B rows, O outputs, n input nodes of a layer, S sources, D destinations, m results of a layer.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanserve.analysis import step_rules
 
 Floats = NDArray[np.float64]
-# Of a node's magnitude: x is the reference. Edges are known to a float32's precision, so that the slope there, where it
-# is known, says more than a quotient; where it is not, the quotient loses nothing but its meaning.
+# Relative distance below which x counts as equal to the reference, with a known slope and without one. Edges have
+# float32 precision, so that a known slope is more accurate than a quotient of small differences.
 NEAR, NEAREST = 1e-4, 1e-9
 
 
 class NoParts(ValueError):
-    """The edge values of a layer are known in total only, where the parts of its bases are needed."""
+    """Layer whose edge values are known in total only, where the parts of its bases are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bases of a layer that read the same: `pre_steps`, the steps between the layer's nodes and what they read;
-    `tensors`: whose values of the edge graph they are, () for all that are in no other part."""
+    """Bases of a layer that read the same values.
+
+    pre_steps  the steps between the layer's nodes and the values that the bases read
+    tensors    names of their tensors of the edge graph; empty: all tensors that are in no other part
+    """
 
     pre_steps: tuple[NodeStep, ...]
     tensors: tuple[str, ...]
@@ -40,7 +44,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LayerActivations:
-    """A layer at some rows: its `nodes` [B, n], and the values of its edges [B, S, D], those of each part."""
+    """Activations of a layer for some rows.
+
+    nodes  [B, n]
+    edges  by part, the edge values [B, S, D]
+    """
 
     nodes: Floats
     edges: tuple[Floats, ...]
@@ -137,8 +145,8 @@ def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats 
 
 
 def slopes(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats | None]:
-    """Of each part the slope of its edges between two rows [1, n] that differ a little in every node; None where a
-    step before it looks at all nodes at once."""
+    """Slopes of the edges of each part, between two rows [1, n] that differ a little in every node. None for a part
+    with a step before it that mixes nodes."""
     result: list[Floats | None] = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
         if any(step.kind in MIXING or step.function in MIXING for step in part.pre_steps):
@@ -153,8 +161,8 @@ def slopes(chosen: Sequence[Part], below: LayerActivations, above: LayerActivati
 
 
 def gradients(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats]:
-    """Of each part the slope of its edges [B, S, D] over what they read, between rows [B, n] that are a little apart;
-    0 where what they read is the same in both."""
+    """Slopes [B, S, D] of the edges of each part, between rows [B, n] that differ a little. 0 where the values that
+    the edges read are the same in both."""
     result = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
         distance = (read(part, above.nodes) - read(part, below.nodes))[:, :, None]

@@ -1,6 +1,6 @@
-"""Edge functions on a grid: over which values of its source a curve goes, and its slope. Arrays in, arrays out.
+"""Edge functions on a grid of points: the domain of a curve, and its slope. Arrays in, arrays out.
 
-Shapes: N points, S sources, D destinations; a layer is given [N, n] nodes, of which a source is one.
+Shapes: N points, S sources, D destinations; the input nodes of a layer are [N, n], and each source is one of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 class Origin(enum.StrEnum):
-    """Where the range of a curve comes from."""
+    """Origin of the range of a curve."""
 
     REQUESTED = "requested"
     GRID = "grid"
@@ -39,7 +39,7 @@ class Origin(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """From `low` to `high` [S], each for the reason `origins` [S] gives."""
+    """Range of each source, from `low` to `high` [S]. `origins` [S]: the origin of each range."""
 
     low: Floats
     high: Floats
@@ -47,8 +47,8 @@ class Domain:
 
 
 def columns(layer: LayerInfo) -> tuple[int, ...]:
-    """Which of the nodes that the layer is given each of its sources is, [S]. The layer is of class A: what else is
-    done to its nodes before they are its sources, is done to each by itself."""
+    """Input node of each source of the layer, [S]. The layer is of class A: every other step before its sources is
+    elementwise."""
     indices: tuple[int, ...] = ()
     for step in layer.pre_steps:
         if step.kind == "select":
@@ -57,10 +57,10 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
 
 
 def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
-    """Over which values of its sources the layer's edges are of interest. `seen` [R, S]: what they were on some rows.
+    """Domain of each source of the layer. `seen` [R, S]: the values of the sources for some rows.
 
-    A source with knots has its grid, the extended one, unless a step stands between the two: the knots are then not in
-    units of the node. Otherwise what was seen, and else -1 to 1.
+    A source with knots has its extended grid, unless a step stands between the two: the knots are then not in units
+    of the node. Otherwise the domain is the range of `seen`, and without it -1 to 1.
     """
     ranges = [_grid(layer, at) or _reference(seen, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)]
     low, high, origins = zip(*ranges, strict=True)
@@ -125,8 +125,8 @@ def slope(below: Floats, above: Floats, left: NDArray[np.floating], right: NDArr
 
 
 def named_parts(layer: LayerInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a layer's edges are made of, by kind; and the outputs of its edge graph that have some of them apart. A
-    layer with one kind needs none; one whose export does not tell its bases apart is one part, named after all."""
+    """Kinds of a layer's parts, and the outputs of its edge graph for some of them. A layer with one kind needs no
+    outputs. If the export does not separate its bases, the layer is one part, named after all kinds."""
     apart = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
     symbolic = (SYMBOLIC,) * bool(layer.symbolic)
     if not apart:
@@ -178,8 +178,8 @@ def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
 
 
 def extremum_interval(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
-    """Between which of its points [N, S, D] each edge has its smallest finite value, or its largest: the neighbours
-    [S, D] of the one where it is."""
+    """Neighbours [S, D], among the points [N, S, D], of the point with the smallest or the largest finite value of
+    each edge."""
     at = _best(values, largest=largest)
     low, high = (np.take_along_axis(x, np.clip(at + side, 0, len(x) - 1)[None], axis=0)[0] for side in (-1, 1))
     return low, high

@@ -1,9 +1,9 @@
-"""The closed form of a network whose edges are symbolic, as text; in part, where some are numeric.
+"""Closed form of a network with symbolic edges, as text. With numeric edges, a partial form.
 
-An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
-are carried out on the text, so that an output is a formula of the inputs alone. Affine values
-are multiplied out, and straight lines run into the sums they belong to. A numeric edge has no
-closed form: it is refused, or, in part, a function with a name (`numeric`).
+An edge contributes mask * (c * f(a * x + b) + d). Sums, products, selections and affine steps are applied to the
+text, so that an output is a formula of the inputs alone. Affine values are multiplied out, and straight lines are
+merged into the sums that they belong to. A numeric edge has no closed form: it is an error or, in a partial form, a
+function with a name (`numeric`).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ STEP_TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """`name` = `expression`. Names are x0, x1, ... for inputs, y0, ... for outputs, and
-    h1_0, ... for the nodes between, by layer, where those are asked for."""
+    """Formula of one node: `name` = `expression`. Inputs are x0, x1, ..., and outputs are y0, .... Hidden nodes are
+    h1_0, ..., by layer, if requested."""
 
     name: str
     expression: str
@@ -99,7 +99,7 @@ def _atoms(names: Sequence[str]) -> list[Linear]:
 
 
 def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
-    """What the nodes are called that each layer gives."""
+    """Names of the nodes after each layer."""
     widths = [_width(layer) for layer in layers]
     between = {at: [f"h{at + 1}_{node}" for node in range(width)] for at, width in enumerate(widths[:-1])}
     return between | {len(layers) - 1: list(outputs or tokens((), "y", widths[-1]))}
@@ -112,7 +112,7 @@ def _require(only: Sequence[str], known: Sequence[str]) -> None:
 
 
 class UnknownLine(FormulaError):
-    """No formula is called so. `known`: what they are called."""
+    """Name that no formula has. `known`: the names of the formulas."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"there is no formula {name[:80]!r}")
@@ -122,7 +122,7 @@ class UnknownLine(FormulaError):
 def _layer(
     index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
 ) -> list[Linear]:
-    """What a layer gives; right where it is `wanted`."""
+    """Expressions of the nodes after a layer; valid for the `wanted` ones."""
     if layer.positions:
         raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
     check(index, layer, partial=partial)
@@ -134,7 +134,7 @@ def _layer(
 
 
 def _width(layer: LayerInfo) -> int:
-    """How many nodes a layer gives."""
+    """Number of nodes after a layer."""
     width = layer.destinations
     for step in layer.post_steps:
         width = len(step.indices) if step.kind in ("select", "product") else width
@@ -154,8 +154,8 @@ def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
 
 
 def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
-    """What names are called in a formula: themselves where Python would read each as a variable of its own, with _ for
-    what it would not, else x0, x1 ..."""
+    """Names as variables of a formula, with _ for characters that Python does not allow. If a name is not a valid
+    and unique variable, all are x0, x1 ..."""
     cleaned = [re.sub(r"\W+", "_", name).strip("_") for name in names]
     odd = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist}
     good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in cleaned)
@@ -165,8 +165,8 @@ def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
 def _sums(
     index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
 ) -> list[Linear]:
-    """What the edges of a layer add up to, with its bias, for the destinations that are needed. `nodes`: what symbolic
-    edges read, and numeric ones."""
+    """Sums of the edges of a layer, with its bias, for the destinations that are needed. `nodes`: the values that
+    symbolic edges read, and those that numeric edges read."""
     read, seen = nodes
     symbolic: list[list[SymbolicEdge]] = [[] for _ in range(layer.destinations)]
     for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
@@ -250,7 +250,7 @@ MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "module", "
 
 
 def sources(layer: LayerInfo, destination: int) -> list[int]:
-    """Those whose edges to a destination are not symbolic alone."""
+    """Sources with an edge to a destination that is not purely symbolic."""
     if not layer.bases:
         return []
     return [at for at in range(layer.sources) if not layer.mask or layer.mask[at][destination] != 0]

@@ -1,9 +1,9 @@
-"""What nodes were over some rows, in memory that does not grow: how many values lay in each cell, and their moments.
+"""Histogram of node values in bounded memory: counts per bin, and moments of each bin.
 
-Counts add up exactly, over windows and processes; the moments of each cell do but for rounding. They are what makes a
-few wide cells as good as many narrow ones for all that is derived from a histogram: see `points`.
+Counts add up exactly, over windows and processes; the moments of each bin do so up to rounding. With the moments, a
+few wide bins are as good as many narrow ones for all figures that are derived from a histogram: see `points`.
 
-Shapes: N rows, n nodes, K cells, of which the outer two have no end.
+Shapes: N rows, n nodes, K bins; the outer two have no end.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ ALIKE = 0.1  # of a cell: how far a bound may be from where that of equal cells 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """In which values of n nodes are counted: so many of K in `lengths` [n], the rest are none's. `bounds` [K - 1, n],
-    infinite beyond a node's own; `last` [n], its last; `middles` [n, K], what values of a cell are reckoned from.
-    `steps` [n]: how wide the cells are, where all of a node are alike, but for a tenth; None where some are not."""
+    """Histogram bins of n nodes, padded to K.
+
+    bounds   [K - 1, n], infinite beyond a node's own bounds
+    lengths  [n], the number of bins of each node
+    last     [n], the last bound
+    middles  [n, K], the origin of the moments of each bin
+    steps    [n], the width of the bins if those of a node are equal up to a tenth; None if some are not
+    """
 
     bounds: Floats
     lengths: Counts
@@ -90,8 +95,14 @@ def split(bounds: Sequence[float], times: int) -> list[float]:
 
 
 class Window:
-    """What some nodes were: `counts` [n, K] of values; `nonfinite` [n], which are in no cell; `sums` and `squares`
-    [n, K] of what the values of each cell are apart from its middle; `min` and `max` [n], the extremes."""
+    """Histogram of some nodes.
+
+    counts     [n, K], number of values
+    nonfinite  [n], number of values that are not finite and in no bin
+    sums       [n, K], sums of the deviations from the middle of the bin
+    squares    [n, K], sums of the squares of these deviations
+    min, max   [n], the extremes
+    """
 
     def __init__(self, cells: Cells) -> None:
         nodes = cells.shape[0]
@@ -127,7 +138,7 @@ class Window:
         self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
 
     def plus(self, other: Window) -> Window:
-        """What both were; of the same cells."""
+        """Sum of two windows with the same bins."""
         both = copy.copy(self)
         for name in ("counts", "nonfinite", "sums", "squares"):
             setattr(both, name, getattr(self, name) + getattr(other, name))

@@ -1,7 +1,6 @@
-"""Which edges a query means, how large the answer is, and picking them out.
+"""Plan of an edge query: the selected edges, the size of the response, and the selection from edge values.
 
-Shapes: N times that a layer runs, rows x positions; S sources, D destinations; s and
-d the selected ones; k edges.
+Shapes: N executions of a layer, rows x positions; S sources, D destinations; s and d the selected ones; k edges.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What a selection needs to know of a layer. `nodes`: how many it is given."""
+    """Facts of a layer that a selection needs. `nodes`: number of its input nodes."""
 
     sources: int
     destinations: int
@@ -41,7 +40,7 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What is asked of one layer. `nodes`: how many it is given."""
+    """Part of the query for one layer. `nodes`: number of its input nodes."""
 
     layer: int
     sources: tuple[int, ...]
@@ -52,12 +51,12 @@ class LayerPlan:
 
     @property
     def top_k(self) -> int:
-        """How many edges are kept at most; 0: all."""
+        """Largest number of edges to keep; 0: all."""
         return min(self.options.top_k, len(self.sources) * len(self.destinations))
 
     @property
     def picked(self) -> bool:
-        """Which edges are kept is known when all were seen."""
+        """True if the selection needs the values of all edges first."""
         return bool(self.top_k or self.options.min_magnitude) and not self.options.per_row
 
     def shape(self, rows: int) -> tuple[int, ...]:
@@ -211,8 +210,8 @@ WHOLE = frozenset({"softmax", "log_softmax"})  # functions of all nodes of a row
 def on_the_way(
     layers: Sequence[LayerInfo], widths: Sequence[int], start: int, end: int
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Of each layer the sources and destinations of the edges between node `start` that the first is given and result
-    `end` of the last; none where no way leads through. `widths`: how many nodes each layer is given."""
+    """Sources and destinations, by layer, of the edges on the paths from input node `start` of the first layer to
+    result `end` of the last. Both are empty if there is no path. `widths`: number of input nodes of each layer."""
     links = [sources(layer, width) for layer, width in zip(layers, widths, strict=True)]
     active = [edges(layer) for layer in layers]
     between = [_between(layer, width) for layer, width in zip(layers, widths[1:], strict=False)]

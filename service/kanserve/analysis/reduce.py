@@ -1,6 +1,6 @@
-"""Values over many rows as a few figures: mean, spread, extremes, quantiles and histogram of each edge.
+"""Reductions of edge values over many rows: mean, spread, extremes, quantiles and histogram of each edge.
 
-Shapes: N times that a layer runs, rows x positions; the axes of the edges [...] are kept as they come.
+Shapes: N executions of a layer, rows x positions; the axes of the edges [...] are kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ USUAL, BINS, MOST_BINS = (0.05, 0.25, 0.5, 0.75, 0.95), 16, 256
 
 
 class Reducer:
-    """Figures of numbers [...] over N, one piece after the other. A value that is not a number makes all of its edge's
-    figures NaN; the histogram counts finite values alone."""
+    """Accumulator of figures of numbers [...] over N, one chunk after the other. A value that is not a number makes
+    all figures of its edge NaN; the histogram counts only finite values."""
 
     def __init__(self, names: Sequence[str], edges: tuple[int, ...], quantiles: Sequence[float], bins: int) -> None:
         """`names`: some of ALL; `edges`: the shape [...]."""
@@ -46,8 +46,8 @@ class Reducer:
             self._kept.append(values)
 
     def result(self) -> tuple[tuple[str, NDArray[np.float32]], ...]:
-        """By name, in the order that was asked for: [...]; quantiles [Q, ...]; histogram [bins, ...], and after it the
-        bounds of its bins [bins + 1, ...]. NaN where nothing was seen."""
+        """Figures by name, in the requested order: [...]; quantiles [Q, ...]; histogram [bins, ...], followed by the
+        bounds of its bins [bins + 1, ...]. NaN if there was no value."""
         figures: list[tuple[str, NDArray[np.float32]]] = []
         for name in self._names:
             if name == HISTOGRAM:

@@ -1,14 +1,15 @@
-"""Which edges, nodes and inputs matter over a batch: pykan's attribution scores, from spreads alone.
+"""Importance of edges, nodes and inputs over a batch: pykan's attribution scores, computed from spreads.
 
-A destination's score is divided among its edges by how much each of them moves, compared with how much their sum moves:
+The score of a destination is divided among its edges by the spread of each edge, relative to the spread of their
+sum:
 
     edge_ij = node_j std(phi_ij) / (std(sum_i phi_ij) + 1e-4)        node_i = sum_j edge_ij
 
-from the outputs, which share a score of 1, back to the inputs (pykan, MultKAN.attribute; std divides by rows - 1). A
-product's factors have its score each; other steps pass scores through. Spreads do not add up, so that scores of a layer
-have no fixed sum.
+The recursion goes from the outputs, which share a score of 1, back to the inputs (pykan, MultKAN.attribute; std
+divides by rows - 1). Each factor of a product has the score of the product; other steps pass scores through. Spreads
+do not add up, so that the scores of a layer have no fixed sum.
 
-Shapes: S sources, D destinations, n nodes that a layer is given, O outputs.
+Shapes: S sources, D destinations, n input nodes of a layer, O outputs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LEAST = 1e-4  # what a spread is never less than
 
 
 class Moments:
-    """Spread of numbers [...] over rows, one piece of rows after the other."""
+    """Accumulator of the spread of numbers [...] over rows, one chunk of rows after the other."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,7 +57,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How much a layer's edges [S, D] and their sums [D] move."""
+    """Standard deviations of a layer's edges [S, D] and of their sums [D]."""
 
     edges: ScoreArray
     sums: ScoreArray
@@ -64,7 +65,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of a layer's edges [S, D], and of the nodes that it is given [n]."""
+    """Scores of a layer's edges [S, D] and of its input nodes [n]."""
 
     edges: ScoreArray
     nodes: ScoreArray
@@ -98,7 +99,7 @@ def _before(step: NodeStep, score: ScoreArray, width: int = 0) -> ScoreArray:
 
 
 class Weighted:
-    """Spread of numbers [S, D] over points that stand for so many values each, one piece of points after the other."""
+    """Accumulator of the spread of numbers [S, D] over weighted points, one chunk of points after the other."""
 
     def __init__(self, sources: int, destinations: int) -> None:
         shape = sources, destinations

@@ -1,22 +1,22 @@
-"""The steps between edges, on arrays: what they give, and how a difference of what they give falls to what they took.
+"""Rules of the steps between edges, on arrays: their values, and the propagation of differences.
 
-A step takes v [B, n] and gives w [B, m]. For two values of v, x and r, `pulled` turns multipliers of w's differences
-into multipliers of v's: with M [B, O, m] it gives N [B, O, n] so that
+A step takes v [B, n] and gives w [B, m]. For two values of v, x and r, `backpropagate_multipliers` turns multipliers
+of w's differences into multipliers of v's. With M [B, O, m] it gives N [B, O, n] so that
 
     sum_k N_ok (x_k - r_k)  =  sum_j M_oj (w_j(x) - w_j(r))
 
-exactly, but for rounding. The rules, one for each kind:
+exactly, up to rounding. The rules by kind of step:
 
-    select             a difference is that of its column
-    affine             scale times as much
-    function and the   each node by itself: (f(x) - f(r)) / (x - r), and where x is r the derivative
+    select             the multiplier of its column
+    affine             the multiplier times the scale
+    function and the   elementwise: (f(x) - f(r)) / (x - r), and the derivative if x is r
     like
     product            u v, with both differences: mean of v times that of u, and mean of u times that of v; of several
                        factors the integral on the straight line from r to x, which is Shapley's value (Owen 1972)
-    norms              a product of u = x - mean and of 1 / deviation, as above; the deviation's difference falls to its
-                       squares, which are products again
-    rowrange           a product of x - min and of 1 / (max - min); an extreme's falls to the nodes that are it on the
-                       straight line, each for as long as it is
+    norms              a product of u = x - mean and of 1 / deviation, as above; the difference of the deviation
+                       belongs to its squares, which are products again
+    rowrange           a product of x - min and of 1 / (max - min); the difference of an extreme belongs to the
+                       nodes that attain it on the straight line, each in proportion
     softmax            a product of exp(v) and of 1 / their sum
 """
 
@@ -39,7 +39,7 @@ ROOT2, GELU = np.sqrt(2.0), np.sqrt(2 / np.pi)
 
 
 class UnknownStep(ValueError):
-    """A step that this program cannot take apart; the text says which."""
+    """Step without a rule here; the text names it."""
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -90,7 +90,7 @@ def _rule(step: NodeStep) -> _Rule:
 
 
 class _Rule(ABC):
-    """A step with its numbers."""
+    """Step with its numbers."""
 
     @abstractmethod
     def evaluate(self, v: Floats) -> Floats: ...
@@ -100,7 +100,7 @@ class _Rule(ABC):
 
 
 class _Each(_Rule):
-    """A function of every node by itself."""
+    """Elementwise function."""
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -179,7 +179,7 @@ def _others(x: Floats, r: Floats) -> Floats:
 
 
 class _Norm(_Rule):
-    """Of runs of nodes, `centred` or not."""
+    """Normalisation of groups of nodes, `centred` or not."""
 
     def __init__(self, step: NodeStep, *, groups: int, centred: bool) -> None:
         self._scale, self._bias, self._epsilon = np.array(step.scale), np.array(step.bias), step.epsilon

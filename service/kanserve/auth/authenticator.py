@@ -1,4 +1,4 @@
-"""Whether a call may pass: who calls, by token or certificate, and whether that is enough for what is called."""
+"""Authentication and authorization of calls, by token or client certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
 
 
 class RequestCredentials(Protocol):
-    """What a call shows of its caller: metadata, and the certificate of its connection as PEM ("": none)."""
+    """Credentials of a request: its metadata, and the certificate of its connection as PEM ("": none)."""
 
     @property
     def metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
@@ -38,10 +38,11 @@ class RequestCredentials(Protocol):
 
 
 class Authenticator:
-    """Decides once per call whether the caller may make it. `names` returns the names in a certificate. `take` replaces
-    all credentials at once.
+    """Access decision for calls, once per call. `names` returns the names in a certificate. `take` replaces all
+    credentials at once.
 
-    A stream outlives the check of its call, so each open stream holds a `Permit`."""
+    A stream outlives the check of its call, so each open stream holds a `Permit`.
+    """
 
     def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
         self._names = names
@@ -64,7 +65,7 @@ class Authenticator:
             permit.check()
 
     def admit(self, need: Need, shown: RequestCredentials) -> Principal:
-        """Who calls. Raises Unauthenticated, Forbidden, RateLimited."""
+        """Authenticated caller of an allowed call. Raises Unauthenticated, Forbidden, RateLimited."""
         if need is ANYONE:
             return self.known(shown)
         caller, bucket = self._caller(shown)
@@ -84,7 +85,7 @@ class Authenticator:
         return False
 
     def admit_next(self, caller: Principal) -> None:
-        """One more request on a stream of theirs. Raises RateLimited, Unauthenticated."""
+        """Admit one more message of a caller's stream. Raises RateLimited, Unauthenticated."""
         self.still(caller)
         bucket = self._buckets.get(caller.name)
         if bucket is not None:
@@ -141,7 +142,7 @@ class Authenticator:
         return caller
 
     def _lookup(self, mark: bytes) -> tuple[Principal, Bucket | None]:
-        """Each is compared, in a time that does not tell how much of it fits."""
+        """Entry of a token. Every comparison takes constant time."""
         entry: Entry | None = None
         for known, candidate in self._tokens:
             if hmac.compare_digest(known, mark):
@@ -162,11 +163,12 @@ class Authenticator:
 
 
 class Permit:
-    """The permission of one stream: a context around each wait of the stream for its next message, on the event loop.
+    """Permission of one stream: a context around each wait of the stream for its next message, on the event loop.
 
     Entering it raises Unauthenticated if the credential was revoked, changed or has expired. If that happens inside the
     context, the permit cancels the wait at once and raises Unauthenticated. An idle stream therefore ends too. A stream
-    that is sending ends after that message. Call `close` last."""
+    that is sending ends after that message. Call `close` last.
+    """
 
     __slots__ = ("_before", "_gate", "_inside", "_reason", "_task", "caller")
 
@@ -219,7 +221,7 @@ class Permit:
 
 
 class Bucket:
-    """So many calls per second, and as many at once as one second has."""
+    """Token bucket of one caller: a number of calls per second, and a burst of one second's calls."""
 
     __slots__ = ("_left", "_name", "_rate", "_since")
 
@@ -238,12 +240,12 @@ class Bucket:
 
 
 def unlisted(shown: RequestCredentials) -> Principal:
-    """What stands before a method or route that the table does not have. Raises Forbidden."""
+    """Check before a method or route that the table of permissions does not have. Raises Forbidden."""
     raise Forbidden("nobody may call this: the server's table of access does not have it")
 
 
 def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], Principal] | None:
-    """What a call of the method or route passes; None: nothing, on a server without credentials."""
+    """Check that a call of the method or route passes; None on a server without credentials."""
     if name not in NEEDS:
         return unlisted
     if gate is None:
@@ -283,7 +285,7 @@ def build(settings: Settings) -> Authenticator | None:
 
 
 def read(settings: Settings) -> Credentials | None:
-    """What the file says now; None: none is named. Raises ConfigError."""
+    """Contents of the token file; None if the settings name none. Raises ConfigError."""
     if settings.tokens is None:
         return None
     credentials = token_file.load(settings.tokens)
@@ -308,7 +310,7 @@ def _check(credentials: Credentials, settings: Settings) -> None:
 
 
 def log_loaded(credentials: Credentials, settings: Settings) -> None:
-    """The line of a file that is in effect from now on."""
+    """Log the token file that is in effect from now on."""
     counts = {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
     log.info("token_file_loaded", file=str(settings.tokens), **counts)
 
@@ -317,7 +319,7 @@ MOST = 1024  # certificates whose names are remembered
 
 
 def missing_name() -> str:
-    """What is to be installed before certificates can be read, or ""."""
+    """Name of the package that reading certificates needs, or ""."""
     return "" if importlib.util.find_spec("cryptography") else "cryptography"
 
 

@@ -1,4 +1,4 @@
-"""The file of tokens, changed by the command: a caller more, a caller less. What else stands in it stays."""
+"""Editor of the token file: it adds or removes one caller and keeps all other text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of tokens: who may call with which roles. A token itself is never in it, only its sha256.
+"""Token file: callers with their roles. The file contains the sha256 of a token, not the token itself.
 
     [[token]]                                  [[certificate]]
     name = "dashboard"                         name = "trainer"
@@ -7,8 +7,7 @@
     expires = 2027-01-01T00:00:00Z             rate = 10.0
     rate = 100.0
 
-A plain sha256 is right here: tokens are 32 random bytes, so there is nothing to guess that a slow hash would make
-dear, and every call would pay for it.
+A plain sha256 is enough: tokens are 32 random bytes, and a slow hash would cost time in every call.
 """
 
 from __future__ import annotations
@@ -45,8 +44,11 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One caller. `mark`: the sha256 of a token as hexadecimal, or the name in a certificate; `rate`: calls per
-    second, None: any."""
+    """Caller in the token file.
+
+    mark  sha256 of a token as hexadecimal, or the name in a certificate
+    rate  calls per second; None: unlimited
+    """
 
     principal: Principal
     own: frozenset[Role]
@@ -56,7 +58,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a file says."""
+    """Contents of a token file."""
 
     tokens: tuple[Entry, ...]
     certificates: tuple[Entry, ...]
@@ -68,7 +70,7 @@ def make() -> str:
 
 
 def digest(token: str) -> str:
-    """What the file has of a token."""
+    """Digest of a token, as in the file."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -145,7 +147,7 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _place(error: tomllib.TOMLDecodeError) -> str:
-    """Where, without the text that stands there: the parser quotes it in some cases."""
+    """Position of a syntax error, without the text there, which the parser quotes in some cases."""
     match = re.search(r"\(at .*?\)$", str(error))
     return f"a syntax error {match[0]}" if match else "a syntax error"
 

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: how each is run with so many threads, and what its answers should be."""
+"""Systems compared by the benchmark: how each one runs on some threads, and the reference for its outputs."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def repeated(feeds: Feeds, rows: int, start: int = 0) -> dict[str, Array]:
 
 
 def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
-    """By input, each number evenly: inside its grid where the first layer reads it as it is, else between the least and
-    the largest that it is in the manifest's reference rows."""
+    """Random rows by input, uniform per number. The range is the grid if the first layer reads the number directly,
+    otherwise the range in the manifest's reference rows."""
     rng = np.random.default_rng(seed)
     known = verify.feeds(manifest) if manifest.reference.inputs else {}
     feeds = {}
@@ -54,7 +54,7 @@ def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
 
 
 def _ranges(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """From where to where, [*size] each."""
+    """Lower and upper bounds, [*size] each."""
     if known is None:
         return np.full(size, -SOME), np.full(size, SOME)
     values = known.astype(np.float64)
@@ -78,7 +78,7 @@ OURS, MLP, TORCH = "kanserve", "mlp", "torch eager"
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Who was left out, and why."""
+    """System that the benchmark excludes, and the reason."""
 
     name: str
     why: str
@@ -86,9 +86,13 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """`threads` makes it ready for so many; what that gives answers feeds. `how`: how it runs then, in words.
-    `check`: the largest error of its answers in runs of so many rows, relative to the largest magnitude of each output
-    (None where nothing is known to hold it against), and `against` what that is. It is right up to `tolerance`."""
+    """System that takes part in the benchmark.
+
+    threads    prepares the system for a number of threads; returns a function from inputs to outputs, and a description
+    check      largest output error in runs of so many rows, relative to the largest magnitude of each output; or None
+    against    the reference of that error
+    tolerance  the largest error that counts as right
+    """
 
     name: str
     about: str
@@ -127,7 +131,7 @@ def kanserve_entrant(bundle: Bundle, manifest: Manifest, backend: Backend, setti
 
 
 def one_run(threads: int) -> str:
-    """How something runs, in words."""
+    """Description of a run in words."""
     return f"one run on {threads} thread{'s' * (threads > 1)}"
 
 
@@ -256,8 +260,8 @@ def edges(layers: Sequence[LayerInfo]) -> int:
 
 
 def mlp_widths(inputs: int, result: int, layers: int, wanted: int) -> tuple[int, ...]:
-    """Of an MLP with as many layers, and at least one hidden one, whose parameters are nearest to `wanted`: all hidden
-    layers as wide, at least one node."""
+    """Widths of the MLP with as many layers, and at least one hidden layer, whose number of parameters is nearest to
+    `wanted`. All hidden layers have the same width."""
     hidden = max(1, layers - 1)
 
     def widths(width: int) -> tuple[int, ...]:

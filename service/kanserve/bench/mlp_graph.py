@@ -1,5 +1,7 @@
-"""An MLP as a graph: matrix products with biases, and ReLU between them. Random weights: only its time is of interest,
-and that its answers are right."""
+"""ONNX graph of an MLP: matrix products with biases, and ReLU between them.
+
+Weights are random, because the benchmark uses only its time and the correctness of its outputs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ TYPES = {"FP32": onnx.TensorProto.FLOAT, "FP64": onnx.TensorProto.DOUBLE}
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """`weights` [n, m] and `biases` [m] of every layer, in `datatype`, FP32 or FP64."""
+    """MLP with the weights of its layers.
+
+    weights   [n, m] for each layer
+    biases    [m] for each layer
+    datatype  FP32 or FP64
+    """
 
     weights: tuple[NDArray[np.floating], ...]
     biases: tuple[NDArray[np.floating], ...]

@@ -1,4 +1,4 @@
-"""Every entrant with every number of threads and rows: in turns, with its error."""
+"""Benchmark runner: every system with every number of threads and rows, interleaved, with its error."""
 
 from __future__ import annotations
 
@@ -34,8 +34,14 @@ CPU = "cpu"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
-    """Of one entrant on `threads` threads with `rows` rows a run: `seconds` of a run; `ratio`: how many times as long
-    as the first entrant takes; `error` as of Entrant."""
+    """Measured time of one system.
+
+    threads  number of threads
+    rows     rows of a run
+    seconds  seconds of a run
+    ratio    time relative to the first system
+    error    output error, as in Entrant
+    """
 
     name: str
     how: str
@@ -66,7 +72,7 @@ class Time:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who takes part, the model itself first, and who does not."""
+    """Systems compared, the model itself first, and systems excluded."""
 
     entrants: tuple[Entrant, ...]
     absent: tuple[Absent, ...]
@@ -151,7 +157,7 @@ QUARTERS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the seconds of one call: quartiles and median over the rounds."""
+    """Quartiles and median of the seconds of one call over the rounds."""
 
     lower: float
     median: float
@@ -182,12 +188,12 @@ def _turn(call: Callable[[], object], least: float) -> float:
 
 
 def spread(seconds: NDArray[np.float64]) -> Spread:
-    """Of [rounds]."""
+    """Quartiles and median of seconds [rounds]."""
     return Spread(*map(float, np.quantile(seconds, QUARTERS)))
 
 
 def ratio(seconds: NDArray[np.float64], ours: NDArray[np.float64]) -> float:
-    """How many times as long as ours: the median over the rounds, each compared with its own neighbours."""
+    """Time relative to the model: the median over the rounds, each compared with its own neighbours."""
     return float(np.median(seconds / ours))
 
 

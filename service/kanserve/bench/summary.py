@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs."""
+"""Summary of a benchmark: table, JSON document and plot."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ WRONG, UNKNOWN = "WRONG", "not known"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a measurement is of. `rows`: in words, what was run; `runtime`: its name and version; `load`: how many
-    threads of the machine, on average, ran or waited for a core when it began."""
+    """Benchmark result with its circumstances.
+
+    rows     the input rows in words
+    runtime  name and version of the runtime
+    load     threads of the machine that ran or waited for a core at the start, on average
+    """
 
     manifest: Manifest
     field: Field
@@ -41,12 +45,12 @@ class Measurement:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """Where it was measured, and when."""
+        """Machine and date of the measurement."""
         return runner.facts(self.runtime, self.load)
 
     @property
     def busy(self) -> str:
-        """What is to be said where others had the cores too."""
+        """Remark about other load on the cores; empty without such load."""
         if self.load <= BUSY * len(os.sched_getaffinity(0)):
             return ""
         return (
@@ -149,7 +153,7 @@ def picture(measurement: Measurement) -> Scene:
 
 
 def _about(measurement: Measurement, entrant: Entrant) -> str:
-    """Who it is, how it ran on so many threads, and against what its errors are."""
+    """Description of a system: how it ran on some threads, and the reference of its errors."""
     ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
     how = "".join(f"; {way}" for way in ways)
     return f"{entrant.name}: {entrant.about}{how}; error against {entrant.against}, {entrant.tolerance:g} is allowed"

@@ -1,8 +1,8 @@
-"""The same layers in torch, evaluated eagerly in the form of efficient-kan, which is the fastest of the published ones.
+"""Eager PyTorch form of a model's layers, in the style of efficient-kan, the fastest of the published libraries.
 
-A version holds graphs, not the module that was trained. What torch needs is found from the edges: each is a sum of the
-functions that the manifest names, so values of it at enough places give its coefficients. Before any time is taken the
-result has to give the model's own answers to 1e-5; whoever uses this says what was compared with what.
+A version holds graphs, not the trained module. This module therefore fits the coefficients of the functions that the
+manifest names to the values of each edge. Before a measurement, the result must agree with the model's outputs to
+1e-5.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ MOST = 2**28  # bytes of edge values at these places
 
 
 class Unfit(ValueError):
-    """A model that this form cannot say; the text says why."""
+    """Model that this form cannot represent; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`knots` [S, T]; `spline` [D, S * K]; `base` by function [D, S]; `bias` [D]."""
+    """Layer with its coefficients.
+
+    knots   [S, T]
+    spline  [D, S * K]
+    base    by function, [D, S]
+    bias    [D]
+    """
 
     knots: torch.Tensor
     degree: int
@@ -60,7 +66,7 @@ def bases(x: torch.Tensor, knots: torch.Tensor, degree: int) -> torch.Tensor:
 
 
 def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -> Callable[[Any], Any]:
-    """Of the layers one after the other, [B, n] -> [B, m], numpy to numpy. Raises Unfit."""
+    """Network of the layers, [B, n] -> [B, m], numpy to numpy. Raises Unfit."""
     kind = torch.float64 if double else torch.float32
     stack = []
     for at, (layer, values) in enumerate(zip(layers, edges, strict=True)):

@@ -331,7 +331,7 @@ def converted(name: str, rows: Any, datatype: str, *, above: int = 0) -> Any:
     rows from the start of the file, so it adds `above`."""
     with np.errstate(over="ignore", invalid="ignore"):
         result = rows.astype(DTYPES[datatype])
-    # What is finite stays so, and whole numbers stay the same.
+    # Finite numbers stay finite, and whole numbers stay the same.
     lost = np.isfinite(rows) & ~np.isfinite(result) if result.dtype.kind == "f" else result != rows
     if lost.any():
         at = tuple(int(i) for i in np.argwhere(lost)[0])

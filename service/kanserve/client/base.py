@@ -164,7 +164,7 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 PLAIN, SECURE = "grpc://", "grpcs://"
-# What gRPC core says of a connection that was not made -> what that means; the first that is found counts.
+# Messages of gRPC core for a failed connection -> the cause in words; the first match counts.
 FAILURES = (
     (r"Hostname Verification", "its certificate is for another name; server_name (--server-name) says which is meant"),
     (r"WRONG_VERSION_NUMBER", "it does not speak TLS"),

@@ -75,7 +75,7 @@ def properties() -> dict[str, dict[str, Any]]:
 
 
 def schema() -> dict[str, Any]:
-    """Of the TOML file, as editors read it."""
+    """JSON schema of the TOML file, for editors."""
     return {
         "$schema": DRAFT,
         "title": "kanserve.toml",

@@ -1,6 +1,6 @@
-"""Settings that change while the server runs: read again when it is asked to, taken over where that is possible.
+"""Hot reload of settings: read again on request, and applied where that is possible.
 
-What is broken changes nothing: the server goes on with the settings that it has. What takes a restart is named.
+A faulty source changes nothing: the server keeps its settings. The log names settings that need a restart.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ log = logs.get_logger("settings")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one reading came to. `live`: the settings that may change, all of them; `refused`: they could not be
-    read, and are as before; `waiting`: that have another value now and take a restart."""
+    """Result of one reload.
+
+    live     all reloadable settings with their values
+    refused  True if the settings could not be read; the values are unchanged
+    waiting  names of changed settings that need a restart
+    """
 
     live: Mapping[str, Any]
     refused: bool = False
@@ -28,26 +32,26 @@ class Change:
 
 
 class Changes:
-    """Changes that somebody else finds, and passes on by `came`."""
+    """Publisher of changes that another process finds and passes on with `publish`."""
 
     def __init__(self) -> None:
         self._takers: list[Callable[[Change], None]] = []
 
     def subscribe(self, taker: Callable[[Change], None]) -> None:
-        """Have it called with every change."""
+        """Call `taker` with every change from now on."""
         self._takers.append(taker)
 
     def publish(self, change: Change) -> None:
-        """Tell everyone."""
+        """Pass a change to all subscribers."""
         for taker in self._takers:
             taker(change)
 
     def request(self) -> None:
-        """To look for changes: whoever passes them on does."""
+        """Do nothing. `Reload` overrides this method to read the settings again."""
 
 
 class Reload(Changes):
-    """The settings as they were given, and as `read` finds them later. Use from one event loop."""
+    """Publisher of changes that `read` finds, compared with the settings of the start. Use it from one event loop."""
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         """`read` raises ConfigError; it is called in a thread."""
@@ -59,7 +63,7 @@ class Reload(Changes):
         self._again = False
 
     def request(self) -> None:
-        """Read again, soon; asked while that goes on, once more after it."""
+        """Read the settings again soon. A request during a reload starts one more reload after it."""
         self._again = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -90,7 +94,7 @@ class Reload(Changes):
 
 
 def live(settings: Settings) -> dict[str, Any]:
-    """Those that may change while the server runs."""
+    """Reloadable settings by name."""
     return {name: getattr(settings, name) for name in LIVE}
 
 

@@ -1,7 +1,6 @@
-"""Where settings come from: flags, environment, a TOML file, defaults, in this order.
+"""Sources of settings, in this order: flags, environment, a TOML file, defaults.
 
-Every value knows its origin, so that `kanserve serve --show-config` can say
-why a setting is what it is.
+Every value has its origin, which `kanserve serve --show-config` prints.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CLIENTS = (
     *("KANSERVE_URL", "KANSERVE_CA", "KANSERVE_CERT", "KANSERVE_KEY", "KANSERVE_SERVER_NAME"),
     *("KANSERVE_TOKEN", "KANSERVE_TOKEN_FILE"),
 )
-# What Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
+# Variables that Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
 # A plain KANSERVE_SOMETHING_PORT is Kubernetes' only if it holds a URL: it may be a setting, or a misspelt one.
 KUBERNETES = re.compile(
     r"KANSERVE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
@@ -45,13 +44,13 @@ PATHS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each came from: "flag", "environment", a file name, or "default"."""
+    """Settings with the origin of each: "flag", "environment", a file name, or "default"."""
 
     settings: Settings
     origins: Mapping[str, str]
 
     def summary(self) -> str:
-        """Which settings come from where, but for defaults."""
+        """Settings by origin in words, except for defaults."""
         by_origin: dict[str, list[str]] = {}
         for name, origin in self.origins.items():
             by_origin.setdefault(origin, []).append(name)

@@ -1,4 +1,5 @@
-"""A network of too many edges for lines: a field a layer, a dot of colour an edge, dark where it matters."""
+"""Scenes for large networks, single edges and throughput. A large network has one field per layer and one cell per
+edge."""
 
 from __future__ import annotations
 
@@ -123,7 +124,7 @@ def edge_scene(
 
 
 def _room(phi: NDArray[np.float64]) -> tuple[float, float]:
-    """From where to where the values go, and a little more: never nothing, however large a flat curve is."""
+    """Range of the values with a margin; never empty, however large a flat curve is."""
     shown = phi[np.isfinite(phi)]
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
     more = max((high - low) * 0.05, 1e-6 * max(abs(low), abs(high))) or 0.5
@@ -151,7 +152,11 @@ ROOM = 0.05  # of a decade, around all that is drawn
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """`points`: rows of a run, and rows a second: lower quartile, median, upper quartile; all above 0."""
+    """Throughput of one system. All numbers are above 0.
+
+    name    its name
+    points  rows of a run, then rows per second: lower quartile, median, upper quartile
+    """
 
     name: str
     points: tuple[tuple[int, float, float, float], ...]
@@ -159,7 +164,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Powers of ten: of rows from `start` to `end`, of rates from `low` to `high`."""
+    """Axes in powers of ten: rows from `start` to `end`, rates from `low` to `high`."""
 
     start: float
     end: float

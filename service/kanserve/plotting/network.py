@@ -1,4 +1,4 @@
-"""A network as pykan draws it: inputs at the bottom, a small curve on each edge, edges as opaque as they matter."""
+"""Network view in the style of pykan: inputs at the bottom, a small curve on each edge, opacity shows importance."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def scene(network: Network) -> Scene:
 
 
 def places(count: int, width: float) -> list[float]:
-    """Of so many nodes in a row."""
+    """Horizontal positions of `count` nodes in a row."""
     room = width - 2 * MARGIN
     return [MARGIN + room * (at + 0.5) / count for at in range(count)]
 
 
 def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[float], floor: float) -> None:
-    """From a row of nodes to the next, the box of each edge between."""
+    """Draw the edges from one row of nodes to the next, with the box of each edge."""
     sources, destinations = layer.scores.shape
     opacity, curved = layer.opacity(), sources * destinations <= CURVES
     boxes = places(sources * destinations, canvas.width)
@@ -98,7 +98,7 @@ def _factors(groups: Sequence[int]) -> set[int]:
 
 
 def _ends(groups: Sequence[int], above: Sequence[float]) -> list[float]:
-    """Where the edges of each destination end: at its node, or beside those that it is multiplied with."""
+    """End points of the edges of each destination: its node, or a point next to the other factors of a product."""
     return [
         x + (BESIDE * (at - (size - 1) / 2) if size > 1 else 0.0)
         for x, size in zip(above, groups, strict=True)

@@ -1,4 +1,4 @@
-"""A scene as SVG: one file, without fonts, scripts or anything from elsewhere."""
+"""Renderer of a scene as SVG, PNG or characters. An SVG is one file, without fonts, scripts or external resources."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def lines(scene: Scene, width: int) -> list[str]:
 
 
 def _outline(item: Item) -> Sequence[tuple[float, float]]:
-    """What is drawn of it, as a line in points; nothing of what is too faint."""
+    """Drawn outline of an item, as points; empty for an item that is too faint."""
     match item:
         case Line() if item.opacity >= FAINT:
             return item.points

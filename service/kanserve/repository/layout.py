@@ -1,11 +1,9 @@
-"""What lies in a repository folder: candidates by name, then bytes, read once and checked.
+"""Layout of a repository folder: candidates by name, then file bytes, read once and checked.
 
-Two layouts: Triton's `<name>/<version>/...` and the single model that KServe
-mounts, where the folder itself is the model (`1/manifest.json`, or the files at
-the top). The folder may be a symbolic link and is resolved once a scan, and so is
-the `..data` link of a ConfigMap mount, which Kubernetes swaps in one step; below
-it no link is followed. Names that do not match are ignored, the exporter's hidden
-temporary folders among them.
+There are two layouts: Triton's `<name>/<version>/...`, and the single model that KServe mounts. There the folder
+itself is the model (`1/manifest.json`, or the files at the top). The folder may be a symbolic link, which is
+resolved once per scan. So is the `..data` link of a ConfigMap mount, which Kubernetes swaps atomically. No link
+below is followed. Names that do not match are ignored, such as the exporter's hidden temporary folders.
 """
 
 from __future__ import annotations
@@ -36,8 +34,11 @@ MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Se
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A version directory as found. `steps` lead to it from the repository root; `hard_links`: whether its files may
-    have other names as well."""
+    """Version directory in a repository.
+
+    steps       path components from the repository root
+    hard_links  True if its files may have other names as well
+    """
 
     name: str
     version: int
@@ -48,10 +49,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The bytes of one version, each file hashed against the manifest.
+    """Bytes of one version, each file checked against the manifest.
 
-    `manifest` is None for a plain ONNX file; `digest` is the graph's sha256; `config`: what the operator's
-    config.pbtxt says, which no manifest lists; `content`: a hash of both.
+    manifest  None for a plain ONNX file
+    digest    sha256 of the graph
+    config    contents of the operator's config.pbtxt, which no manifest lists
+    content   hash of the manifest and the config
     """
 
     name: str
@@ -91,7 +94,7 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The texts of a version, read and not parsed: the bytes of its files by name."""
+    """Text files of a version, read and not parsed: their bytes by name."""
 
     config: bytes | None = None
     manifest: bytes | None = None
@@ -170,7 +173,7 @@ def manifest(candidate: Candidate) -> Manifest:
 
 
 def config(candidate: Candidate) -> OperatorConfig:
-    """What the model's config.pbtxt says; nothing, where there is none. Raises LoadError, OSError."""
+    """Operator config of the model; an empty one if there is no config.pbtxt. Raises LoadError, OSError."""
     return _labelled(candidate, _config_bytes(candidate))
 
 
@@ -195,8 +198,8 @@ def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
 
 
 def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
-    """Those that their model's config.pbtxt leaves out, with its version_policy in words. Where it cannot be
-    read none is: each will be refused for that."""
+    """Candidates that the version_policy of their config.pbtxt excludes, with the policy in words. An unreadable
+    config excludes none, because each load fails for it."""
     models: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         models.setdefault(candidate.name, []).append(candidate)
@@ -210,7 +213,7 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
 
 
 def _root(repository: Path) -> Path:
-    """Where the models are, all links followed. Raises OSError."""
+    """Folder of the models, with all links resolved. Raises OSError."""
     root = repository.resolve(strict=True)
     mounted = root / MOUNTED
     if not mounted.is_symlink():
@@ -220,8 +223,8 @@ def _root(repository: Path) -> Path:
 
 
 def _single(candidate: Candidate) -> Candidate:
-    """The folder is the model; a manifest, where there is one, knows the name better. What it is that cannot be read
-    is left to its load, which says why."""
+    """Candidate of a folder that is itself the model. Its manifest, if there is one, names it. A load reports an
+    unreadable folder."""
     name, version = heading(candidate)
     return replace(
         candidate, name=name or candidate.name, version=candidate.version if candidate.steps else version or 1
@@ -229,7 +232,7 @@ def _single(candidate: Candidate) -> Candidate:
 
 
 def heading(candidate: Candidate) -> tuple[str, int]:
-    """What the manifest says of a folder that is a model: its name and version; "" and 0 where it cannot be read."""
+    """Name and version in the manifest of a folder that is a model; "" and 0 if the manifest cannot be read."""
     with contextlib.suppress(OSError):
         about = candidate.root.joinpath(*candidate.steps, contract.FILE_NAME).lstat()
         return _heading(candidate, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
@@ -273,7 +276,7 @@ def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
 def _verified(
     candidate: Candidate, directory: int, known: Texts, max_file_bytes: int, options: OperatorConfig
 ) -> tuple[Bundle, bytes]:
-    """What was read, and in short: the manifest's bytes, which name the hashes of all others."""
+    """Verified bundle, and the manifest's bytes, which name the hashes of all other files."""
     manifest = known.judge()
     assert manifest is not None
     assert known.manifest is not None
@@ -325,7 +328,7 @@ def _numbered(candidate: Candidate, version: int) -> str:
 
 
 def _beside(candidate: Candidate, options: OperatorConfig) -> set[str]:
-    """What may lie in the folder of a version beside what its manifest lists."""
+    """Names that the folder of a version may have in addition to the files of its manifest."""
     if candidate.steps:
         return {contract.FILE_NAME}
     return {contract.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in options.labels)}

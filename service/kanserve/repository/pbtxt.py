@@ -1,8 +1,8 @@
-"""An operator's `config.pbtxt`: Triton's `model_config.proto` as text, and what of it has a meaning here.
+"""Parser of an operator's `config.pbtxt`: Triton's `model_config.proto` as text, limited to the supported fields.
 
-It lies beside the versions, no manifest lists it, and an operator may edit it: it says how a model is served, never
-what it computes. Fields without a meaning here are named in a warning. Source of fields and rules: Triton's model
-configuration guide, and the checks of its `model_config_utils.cc`.
+The file is next to the versions, no manifest lists it, and an operator may edit it. It says how a model is served,
+not what it computes. A warning names unsupported fields. Source of fields and rules: Triton's model configuration
+guide, and the checks of its `model_config_utils.cc`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kanserve.types import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """The `latest` so many (0: not this), the `specific` ones, or all."""
+    """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all."""
 
     latest: int = 0
     specific: tuple[int, ...] | None = None
@@ -36,7 +36,7 @@ class VersionPolicy:
         return "all" if self.specific is None else f"specific {', '.join(map(str, self.specific)) or 'none'}"
 
     def served(self, versions: Collection[int]) -> set[int]:
-        """Those of `versions` that are served."""
+        """Versions of `versions` that are served."""
         if self.latest:
             return set(sorted(versions)[-self.latest :])
         return set(versions) if self.specific is None else set(versions) & set(self.specific)
@@ -46,7 +46,7 @@ ALL = VersionPolicy()
 
 
 def parse(text: str) -> VersionPolicy:
-    """From a setting: `all`, `latest:N` or `specific:1,3`."""
+    """Version policy of a setting: `all`, `latest:N` or `specific:1,3`."""
     kind, _, numbers = text.partition(":")
     if kind == "latest":
         return VersionPolicy(latest=int(numbers))
@@ -60,7 +60,7 @@ PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx"
 THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST = 1024  # priority levels, each with queues of its own; instances; threads
-# What has a meaning here, by message.
+# Supported fields, by message.
 KNOWN = {
     "ModelConfig": {
         *("name", "platform", "backend", "max_batch_size", "version_policy", "input", "output", "parameters"),
@@ -74,7 +74,7 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """`dynamic_batching`: as in `scheduling.queue.Policy`."""
+    """Contents of `dynamic_batching`, as in `scheduling.queue.Policy`."""
 
     delay: float = 0.0
     preferred: tuple[int, ...] = ()
@@ -85,7 +85,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the values of an output are called, in their order: the `lines` of a file beside config.pbtxt."""
+    """Class labels of an output, in their order: the `lines` of a file next to config.pbtxt."""
 
     output: str
     file: str
@@ -94,9 +94,15 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
-    """What a `config.pbtxt` says; 0, None and nothing where it says nothing. `device`: cpu or cuda; `threads`: of
-    one run; `inputs` and `outputs`: without the batch; `labels`: their lines are read by `layout`; `unused`: fields
-    that have no meaning here."""
+    """Contents of a `config.pbtxt`. Unset fields are 0, None or empty.
+
+    device   cpu or cuda
+    threads  number of threads of one run
+    inputs   input tensors, without the batch dimension
+    outputs  output tensors, without the batch dimension
+    labels   label files; `layout` reads their lines
+    unused   names of unsupported fields
+    """
 
     name: str = ""
     max_batch_size: int = 0
@@ -115,7 +121,8 @@ SILENT = OperatorConfig()
 
 
 def read(data: bytes) -> OperatorConfig:
-    """From the bytes of the file. Raises LoadError saying where it is no config, or cannot work."""
+    """Operator config from the bytes of the file. Raises LoadError for invalid text, or for a config that cannot
+    work."""
     message = pb.ModelConfig()
     try:
         text_format.Parse(data.decode(), message)
@@ -210,7 +217,7 @@ def _level(policy: Any) -> PriorityLevel:
 
 
 def _instances(message: Any) -> int:
-    """Of all groups together; a group that gives no count is one."""
+    """Number of instances of all groups; a group without a count has one."""
     counts = [group.count for group in message.instance_group]
     if min(counts, default=0) < 0 or sum(counts) > MOST:
         raise _refused(f"has instance_group counts {', '.join(map(str, counts))[:80]}; up to {MOST} was expected")

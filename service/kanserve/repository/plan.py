@@ -1,7 +1,7 @@
-"""What is to be done, from what is there, what is served and what was tried: a pure function.
+"""Reconciliation plan: the next steps from the files, the served versions and earlier attempts. A pure function.
 
-The rules: what serves goes on serving, whatever becomes of its files; what is new or changed is tried once, and again
-later if it was refused; a version that its policy no longer wants leaves only when all that are wanted serve.
+The rules: a served version keeps serving, whatever happens to its files. A new or changed version is tried once, and
+again later if it was rejected. A version that its policy excludes is unloaded only when all wanted versions serve.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ FIRST, LONGEST = 1.0, 300.0  # seconds until what was refused is tried again; do
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What became of a version. `tried`: the print of what was read last; `serves`: something of it does;
-    `missing`: it does, and its files are gone; `refused`: so often in a row was what lies there, and it is tried
-    `again` at that time, on the monotonic clock."""
+    """State of a version.
+
+    tried    fingerprint of the files that were read last
+    serves   True if the version serves
+    missing  True if it serves and its files are gone
+    refused  number of rejections of the current files in a row
+    again    time of the next attempt, on the monotonic clock
+    """
 
     tried: Fingerprint | None = None
     serves: bool = False
@@ -40,21 +45,28 @@ class Known:
         return self.tried is not None and self.tried.facts == fingerprint.facts
 
     def failed(self, tried: Fingerprint, now: float) -> Known:
-        """What was read is refused. The same print waits longer each time; another one begins anew."""
+        """State after a rejection. The same fingerprint waits longer each time; another one starts over."""
         count = self.refused + 1 if self.same(tried) else 1
         return replace(self, tried=tried, refused=count, again=now + min(LONGEST, FIRST * 2 ** min(count - 1, 20)))
 
 
 class Step(enum.Enum):
-    """KEEP: nothing. LOAD: read and try it. MISS: its files went. RETURN: they came back, and are tried. LEAVE: it is
-    to serve no more. FORGET: it never served, and is not there or not wanted any more."""
+    """Step of a plan.
+
+    KEEP    nothing to do
+    LOAD    read and try the version
+    MISS    its files are gone
+    RETURN  its files are back, and are tried
+    LEAVE   unload the version
+    FORGET  it does not serve, and its files are gone or it is not wanted any more
+    """
 
     KEEP, LOAD, MISS, RETURN, LEAVE, FORGET = range(6)
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A step, and with which version."""
+    """Step for one version."""
 
     step: Step
     key: Key
@@ -67,9 +79,12 @@ def plan(
     now: float,
     chosen: Mapping[str, int] = NONE_CHOSEN,
 ) -> list[Action]:
-    """By model and version, loads in ascending order. `policies`: those of models that are there; all versions are
-    wanted of others. `now`: on the clock of `Known.again`; infinite tries everything again that was refused.
-    `chosen`: of models, the version that answers by default because somebody said so; it stays."""
+    """Actions by model and version, with loads in ascending order.
+
+    policies  version policies by model; other models serve all versions
+    now       time on the clock of `Known.again`; infinite: try all rejected versions again
+    chosen    by model, the default version that an operator chose, which is not unloaded
+    """
     there: dict[str, dict[int, Fingerprint]] = {}
     kept: dict[str, dict[int, Known]] = {}
     for (name, version), fingerprint in prints.items():
@@ -99,7 +114,7 @@ def _of_model(
     there: Mapping[int, Fingerprint], known: Mapping[int, Known], policy: VersionPolicy, now: float
 ) -> Iterator[tuple[Step, int]]:
     serving = {version for version, state in known.items() if state.serves}
-    # What serves counts as there: to lose files is no reason to serve another version.
+    # A served version counts as there: lost files are no reason to serve another version.
     wanted = policy.served(there.keys() | serving)
     for version in sorted(there.keys() | known.keys()):
         step = _of_version(known.get(version, Known()), there.get(version), version in wanted, now)

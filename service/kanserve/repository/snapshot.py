@@ -1,7 +1,7 @@
-"""One look at a repository: which versions there are, and facts by which a change shows without reading any file.
+"""Snapshot of a repository: its versions, and facts that reveal a change without reading files.
 
-What the file system tells of a version's files (names, sizes, inodes, times) becomes a `Print`; whoever replaces,
-rewrites or touches one of them changes it. Files are read and hashed only where a print changed.
+The facts of a version's files (names, sizes, inodes, times) make a `Fingerprint`. Replacing, rewriting or touching a
+file changes it. The server reads and hashes files only if the fingerprint changed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ BREATH, EVERY = 0.0005, 64  # seconds of a pause after so many versions: a large
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """`facts` of a version's files and those beside its versions, condensed; `size`: bytes of the version's files.
-    `fresh`: one was written so lately that the next write may not show; `growing`: there is no manifest and one was
-    written lately, so it may be half of itself."""
+    """Fingerprint of a version's files and of those next to its versions.
+
+    facts    hash of the file facts
+    size     bytes of the version's files
+    fresh    True if a file was written so recently that the next write may not show
+    growing  True if there is no manifest and a file was written recently, so that the version may be incomplete
+    """
 
     facts: bytes
     size: int = 0
@@ -43,14 +47,14 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was there. `policies` by model, as its config.pbtxt has it; where it says nothing, the server's."""
+    """Contents of a repository at one time. `policies`: by model, the policy of its config.pbtxt, or the server's."""
 
     candidates: Mapping[Key, Candidate]
     prints: Mapping[Key, Fingerprint]
     policies: Mapping[str, VersionPolicy]
 
     def only(self, names: Collection[str] | None) -> Snapshot:
-        """What was there of these models; None: of all."""
+        """Snapshot of these models; None: of all."""
         if names is None:
             return self
         prints = {key: fingerprint for key, fingerprint in self.prints.items() if key[0] in names}
@@ -58,7 +62,8 @@ class Snapshot:
 
 
 class Scanner:
-    """Looks at one repository; blocks, so use it on a thread. `policy`: where no config.pbtxt has one."""
+    """Scanner of one repository. It blocks, so use it on a thread. `policy`: the policy of models without one in
+    config.pbtxt."""
 
     def __init__(
         self, repository: Path, *, plain_onnx: bool = False, hard_links: bool = False, policy: VersionPolicy = ALL
@@ -68,7 +73,7 @@ class Scanner:
         self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, what it last said
 
     def scan(self) -> Snapshot:
-        """Everything that is there now. Raises ConfigError if the repository is not a readable directory."""
+        """Current snapshot. Raises ConfigError if the repository is not a readable directory."""
         candidates = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
         entries: dict[Key, Candidate] = {}
         prints: dict[Key, Fingerprint] = {}
@@ -89,7 +94,7 @@ class Scanner:
         return Snapshot(entries, prints, policies)
 
     def fingerprint(self, candidate: Candidate) -> Fingerprint | None:
-        """The print of one version now; None where it is gone."""
+        """Current fingerprint of one version; None if it is gone."""
         try:
             return _print(_folder(candidate), _config_facts(candidate))
         except OSError:
@@ -142,7 +147,8 @@ def _print(folder: str, config: bytes) -> Fingerprint:
 
 
 def _config_facts(candidate: Candidate) -> bytes:
-    """Of config.pbtxt and the files that it may name, which lie beside the versions; nothing where there is none."""
+    """Facts of config.pbtxt and of the files that it may name, which are next to the versions; empty if there is
+    none."""
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError), os.scandir(os.path.join(candidate.root, *candidate.steps[:-1])) as entries:
         for entry in entries:
@@ -173,8 +179,8 @@ async def due(requested: asyncio.Event, seconds: float | None) -> bool:
 
 
 def remove_stale_exports(repository: Path) -> list[str]:
-    """The names of what was there, of a repository and the folders in it. Blocks. What a running export works on
-    stays, and so does all in a repository that is not to be written."""
+    """Remove the remains of interrupted exports in a repository and its folders, and return their names. Blocks.
+    Files of a running export stay, and so does everything in a read-only repository."""
     try:
         folders = [path for path in sorted(repository.iterdir()) if not path.name.startswith(".") and path.is_dir()]
     except OSError:  # whoever reads it next says so

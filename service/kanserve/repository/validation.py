@@ -1,4 +1,4 @@
-"""What the server relies on in a manifest, without a runtime: also asked by `kanserve models FOLDER`."""
+"""Validation of a manifest, without a runtime. The server and `kanserve models FOLDER` share it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVED_CLASSES = ("A", "B")
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """What can be said without running the graph. Raises LoadError."""
+    """Check everything that needs no execution of the graph. Raises LoadError."""
     check(manifest)
     _check_names(manifest)
     _check_class("the model", manifest.edge_class)
@@ -81,7 +81,7 @@ def _check_out_of_range(manifest: Manifest) -> None:
 
 
 def _check_approximation(approximation: Approximation) -> None:
-    """What it says of itself is no more than a bound on rounding, and was kept."""
+    """Check that the claimed error is a rounding error within its bound. Raises LoadError."""
     if approximation.quantize not in ("", INT8, FP16_WEIGHTS):
         raise LoadError(
             LoadReason.MANIFEST, f"approximation is {approximation.quantize[:40]!r}, expected {INT8} or {FP16_WEIGHTS}"
@@ -202,7 +202,7 @@ def _names(manifest: Manifest) -> Iterator[str]:
 
 
 def _explanations(manifest: Manifest) -> Iterator[str]:
-    """What the graph gives that nothing here runs, but people read of."""
+    """Faults of the explanation graph, which the server does not run."""
     explanations = manifest.explanations
     yield from _within(
         "the number of explained tensors",

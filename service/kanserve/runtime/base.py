@@ -1,7 +1,7 @@
-"""What runs a graph. One file per runtime, found by its name.
+"""Interface of runtimes that execute graphs. One file per runtime, found by its name.
 
-A session is made from bytes that were already read and checked, never from a
-path: a runtime that maps files would be at the mercy of whoever writes them.
+A session is made from bytes that were already read and checked, not from a path. A runtime that maps files would
+depend on everyone who can write them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["NOTHING", "Backend", "Session", "load", "names"]
 
 
 class Session(Protocol):
-    """A prepared graph. `run` may be called from several threads at once."""
+    """Prepared graph. Several threads may call `run` at once."""
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -42,7 +42,7 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A module of this package."""
+    """Interface of a module of this package."""
 
     def version(self) -> str:
         """Name and version of the runtime."""

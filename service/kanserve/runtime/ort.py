@@ -1,4 +1,4 @@
-"""ONNX Runtime: sessions from bytes, on the device that was asked for or not at all."""
+"""Sessions of ONNX Runtime: from bytes, on the requested device or with an error."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _wrapped(session: Any, device: str) -> OrtSession:
 
 
 class OrtSession:
-    """One InferenceSession. Implements `base.Session`."""
+    """Session with one InferenceSession of ONNX Runtime. Implements `base.Session`."""
 
     def __init__(self, session: Any) -> None:
         """Raises LoadError for a tensor type that has no protocol datatype."""
@@ -152,8 +152,8 @@ class OrtSession:
 
 
 class Bfloat16Session(OrtSession):
-    """With tensors of bfloat16. numpy has no such type, so the runtime takes and gives their bit patterns where
-    they lie in memory."""
+    """Session with bfloat16 tensors. numpy has no such type, so the runtime reads and writes their bit patterns in
+    place."""
 
     def __init__(self, session: Any) -> None:
         """Raises LoadError for what this runtime cannot be handed."""
@@ -223,7 +223,7 @@ def _map(options: Any, beside: Mapping[str, bytes]) -> None:
 
 
 def _anonymous(text: str) -> str:
-    """What the runtime says of a run, without numbers and quoted words that may be a caller's tensor; the node's name
+    """Error text of a run, without numbers and quoted words that may come from a client's tensor. The node's name
     and the kind of error stay."""
     head, mark, rest = text.partition(STATUS)
     return head + mark + VALUES.sub("#", rest) if mark else VALUES.sub("#", text)
@@ -237,7 +237,7 @@ def _info(node: Any) -> TensorInfo:
 
 
 def _refusal(text: str) -> LoadError:
-    """What a person can act on. The runtime's own text may hold paths."""
+    """Error with a text that the user can act on. The runtime's own text may contain paths."""
     if "external" in text.lower():
         return LoadError(
             LoadReason.RUNTIME, "the graph keeps weights in files that are not the version's own (external data)"

@@ -1,4 +1,4 @@
-"""The server side of a load check: starts the process that forks, sends requests and reads replies asynchronously."""
+"""Server side of a load check: it starts the forking process, sends requests and reads replies asynchronously."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # nobody for
 
 
 class ProcessLost(Exception):
-    """The process that forks has ended."""
+    """End of the forking process."""
 
 
 class SandboxClient:
-    """Tries versions, each in a process of its own. On one event loop at a time."""
+    """Client of the sandbox, which checks each version in a process of its own. Use it on one event loop at a time."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
@@ -44,8 +44,8 @@ class SandboxClient:
         self._idle: asyncio.TimerHandle | None = None
 
     async def validate(self, job: Job, files: Mapping[str, bytes]) -> None:
-        """Until a version has passed. Raises LoadError with what is wrong with it, ConfigError for a device that is
-        not there."""
+        """Wait for the load check of a version. Raises LoadError with its fault, and ConfigError for a missing
+        device."""
         async with self._turn:
             self._busy += 1
             if self._idle is not None:
@@ -80,7 +80,7 @@ class SandboxClient:
         raise LoadError(LoadReason.INTERNAL, "the sandbox process ended twice; load_check = false loads without")
 
     async def _reply(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
-        """The first thing that is said about it."""
+        """First reply of the sandbox process."""
         requests = await self._process()
         memory = await _written(job, files)
         ours, theirs = socket.socketpair()

@@ -1,11 +1,11 @@
-"""A process that has everything imported and forks one more for each version that is to be tried.
+"""Sandbox process that has everything imported and forks a child for each load check.
 
     python -m kanserve.sandbox.process BACKEND       on descriptor 0: a socket to the server
 
-A message is how many bytes of memory it may take, with two descriptors: memory with a job, and a socket on which the
-answer goes back. The process that is forked answers (`child`); this one adds how it ended. It has no threads and no
-session of a runtime, and so may be forked; it ends with the server's end of its socket, and takes those that it forked
-with it.
+A message is the number of bytes of memory that the child may use, with two descriptors: shared memory with the job,
+and a socket for the reply. The child replies, and this process adds how the child ended. It has no threads
+and no session of a runtime, so that it may fork. It ends with the server's end of its socket, and then kills its
+children.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process that tries a version; `most`: bytes that it may have."""
+    """Child process with a load check in progress. `most`: limit of its memory in bytes."""
 
     pid: int
     reply: socket.socket
@@ -55,7 +55,7 @@ class Running:
 
 
 def main() -> None:
-    """Until nobody is there to ask."""
+    """Serve requests until the server closes its socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then lets go of the socket
     requests = socket.socket(fileno=0)
     base.load(sys.argv[1])
@@ -147,8 +147,8 @@ def run(memory: int, reply: socket.socket) -> None:
 
 
 def limit(job: Job) -> None:
-    """What the kernel holds this process to from here on. Memory of a GPU's driver looks like much more than it is:
-    there who forked this process looks at what it has."""
+    """Set the kernel's limits of this process. Memory of a GPU driver looks larger than it is, so the parent process
+    checks the resident memory in that case."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, job.seconds)
@@ -251,7 +251,7 @@ def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str],
 
 
 def _nodes(name: str, graph: Session, session: Session, sources: int) -> int:
-    """How long the vector is that feeds a layer: as its graph says, or the model's, or as many as it has sources."""
+    """Length of the input vector of a layer: from its graph, the model's graph, or its number of sources."""
     known = (*graph.inputs, *session.outputs, *session.inputs)
     lengths = [tensor.shape[-1] for tensor in known if tensor.name == name and tensor.shape]
     return next((length for length in lengths if length > 0), sources)

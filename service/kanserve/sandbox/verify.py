@@ -1,4 +1,4 @@
-"""Whether a graph is what its manifest says, and computes here what it computed when it was exported."""
+"""Verification of a graph against its manifest, and of its outputs against the reference outputs of the export."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _unlike(claims: tuple[TensorInfo, ...], actual: dict[str, TensorInfo]) -> st
 
 
 def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
-    """What feeds a layer is there, [rows, *positions, nodes]. Raises LoadError."""
+    """Check that the tensor that feeds a layer exists with the shape [rows, *positions, nodes]. Raises LoadError."""
     if node is None:
         raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
     expected = TensorInfo(node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
@@ -67,7 +67,7 @@ def _fits(claim: TensorInfo, actual: TensorInfo) -> bool:
 
 
 def check_reference(manifest: Manifest, session: Session) -> None:
-    """The reference rows give the reference answers, within their tolerance. Raises LoadError."""
+    """Check that the reference rows give the reference outputs within their tolerance. Raises LoadError."""
     reference = manifest.reference
     wanted = tensors(manifest.outputs)
     if not reference.inputs:

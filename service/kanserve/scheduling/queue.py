@@ -1,8 +1,8 @@
-"""When a batch is made, and of what: Triton's dynamic batcher as a function of what waits and of the time.
+"""Request queue and batch formation: Triton's dynamic batcher as a function of the waiting requests and the time.
 
 Source: Triton's model configuration guide, "Dynamic Batcher", and its `model_config.proto`: preferred_batch_size,
-max_queue_delay_microseconds, priority_levels and ModelQueuePolicy. With no delay, the default, whatever waits is
-one batch and nothing waits for more.
+max_queue_delay_microseconds, priority_levels and ModelQueuePolicy. With no delay, the default, all waiting requests
+make one batch, and none waits for more.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from typing import Generic, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class PriorityLevel:
-    """What holds for the requests of one priority. `most`: that wait (0: no bound of its own); `timeout`: seconds
-    that one may wait (None: for ever); `override`: a request may ask for less; `delays`: one that waited too
-    long comes after all others of its level, instead of being refused."""
+    """Queue policy of one priority level.
+
+    most      largest number of waiting requests; 0: no limit of its own
+    timeout   seconds that a request may wait; None: unlimited
+    override  True if a request may ask for a shorter timeout
+    delays    True if a timed-out request moves behind all others of its level, instead of a rejection
+    """
 
     most: int = 0
     timeout: float | None = None
@@ -27,7 +31,7 @@ class PriorityLevel:
     delays: bool = False
 
     def queue_deadline(self, arrived: float, requested: float | None) -> float | None:
-        """Until when a request waits that `requested` for so many seconds (None: it said nothing)."""
+        """End of the wait of a request that asks for a timeout of `requested` seconds (None: it does not ask)."""
         if requested is None and self.timeout is None:
             return None
         wanted = [seconds for seconds in (self.timeout, requested if self.override else None) if seconds is not None]
@@ -36,9 +40,15 @@ class PriorityLevel:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`max_rows`: of one batch; `delay`: seconds that the first may wait for others; `preferred`: numbers of
-    rows that are worth waiting for, ascending; `levels`: by priority, the first is served first; `usual`: the
-    level of a request that asks for none; `ordered`: answers leave in the order in which requests came."""
+    """Batching policy of a model.
+
+    max_rows   largest number of rows of a batch
+    delay      seconds that the first request may wait for others
+    preferred  preferred numbers of rows, ascending
+    levels     queue policies by priority; the first is served first
+    usual      level of a request without a priority
+    ordered    True if responses keep the order of the requests
+    """
 
     max_rows: int
     delay: float = 0.0
@@ -48,7 +58,7 @@ class Policy:
     ordered: bool = False
 
     def level(self, priority: int) -> int:
-        """Where a request belongs: 1 is the highest priority; 0, and one that does not exist, are the default's."""
+        """Level of a request: 1 is the highest priority; 0 and priorities that do not exist mean the default."""
         return priority - 1 if 1 <= priority <= len(self.levels) else self.usual
 
     @property
@@ -59,19 +69,22 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`count`: how many of those that wait, the first ones, run now as one batch. With 0, `wake` is when to
-    ask again, on the clock that `now` is of."""
+    """Decision on the next batch.
+
+    count  number of waiting requests, from the first, that run now as one batch
+    wake   if `count` is 0, time of the next decision, on the clock of `now`
+    """
 
     count: int
     wake: float | None = None
 
 
 def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most: int | None = None) -> Choice:
-    """What to do with requests of so many `rows`, in their order, that may run together; the first that came
-    did so at `oldest`. `most`: rows of this batch, if fewer than usual. One that is larger runs alone.
+    """Decision for waiting requests of `rows` rows each, in their order, that may run together. `oldest`: arrival of
+    the first. `most`: limit of the rows of this batch, if below the policy's. A larger request runs alone.
 
-    A preferred size is taken as soon as it is there, the largest of several; one that the next request would
-    pass is not waited for. When the delay is over, everything that fits goes, whatever its size.
+    A preferred size runs as soon as it is there, the largest of several. The batch does not wait for a preferred
+    size that the next request would exceed. After the delay, all requests that fit run, whatever their size.
     """
     if not rows:
         return Choice(0)
@@ -89,7 +102,8 @@ def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most:
 
 
 def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
-    """How many of the first requests make a preferred size or, if none do, come before the largest is passed."""
+    """Number of the first requests that make a preferred size or, if none do, that come before the largest is
+    exceeded."""
     if not sizes:
         return 0
     fitting = [count for count, total in enumerate(sums, 1) if total in sizes]
@@ -121,9 +135,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)  # not frozen: each request makes one
 class Waiting(Generic[T]):
-    """One request. `key`: only equal ones run together; `size`: bytes; times on one clock, in seconds: when
-    it `arrived`, until when it may wait (`queue_deadline`), and when its caller gives up (`deadline`); `level`: of
-    its policy's."""
+    """Request in the queue. Times are in seconds on one clock.
+
+    key             only requests with equal keys run together
+    size            bytes
+    arrived         time of its arrival
+    queue_deadline  end of its wait; None: unlimited
+    deadline        time at which its client gives up
+    level           its level in the policy
+    """
 
     ticket: T
     key: Hashable
@@ -137,14 +157,14 @@ class Waiting(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Expired(Generic[T]):
-    """Those that are not run: the caller of the `late` gave up, the `timed_out` waited for too long."""
+    """Requests that do not run: the clients of the `late` ones gave up, the `timed_out` ones waited too long."""
 
     late: list[Waiting[T]]
     timed_out: list[Waiting[T]]
 
 
 class _Lane(Generic[T]):
-    """One priority: those in time, and behind them those that waited too long but are served all the same."""
+    """Queue of one priority: requests in time, and behind them delayed requests that waited too long."""
 
     __slots__ = ("delayed", "intime")
 
@@ -172,7 +192,7 @@ class _Lane(Generic[T]):
 
 
 class Queue(Generic[T]):
-    """`max_bytes` bound what waits; `rows` are all of its rows."""
+    """Queue of requests. `max_bytes` limits their bytes; `rows` is the number of their rows."""
 
     def __init__(self, policy: Policy, max_bytes: int) -> None:
         self._policy, self._max_bytes = policy, max_bytes
@@ -215,7 +235,8 @@ class Queue(Generic[T]):
         return self._soonest
 
     def expire(self, now: float) -> Expired[T]:
-        """Those whose time is over: they wait no more, unless their level serves them behind the others."""
+        """Remove and return the expired requests. A level with `delays` moves its timed-out requests behind the
+        others instead."""
         over: Expired[T] = Expired([], [])
         if now <= self._soonest:
             return over
@@ -271,6 +292,6 @@ class Queue(Generic[T]):
 
 
 def _end(request: Waiting[T], after: float = -math.inf) -> float:
-    """When its time is over: the first of its two ends that is later than `after`."""
+    """Expiry of a request: the first of its two ends that is later than `after`."""
     ends = [end for end in (request.queue_deadline, request.deadline) if end is not None and end >= after]
     return min(ends, default=math.inf)

@@ -1,6 +1,6 @@
-"""Certificates and keys in PEM files, looked into before anything is bound or connected.
+"""Certificates and keys in PEM files, checked before the server binds or the client connects.
 
-What reads them in earnest (gRPC core, rustls) says little about a file that is wrong, and some of it late.
+The libraries that use them (gRPC core, rustls) report little about a faulty file, and some of it late.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ EXPIRED, EARLY = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_V
 
 
 class PemError(ValueError):
-    """A file that is not the certificate or key that it should be; the text names the file."""
+    """Invalid certificate or key file; the text names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate with what signed it, and its private key: the bytes of both files."""
+    """Certificate chain and private key: the bytes of both files."""
 
     chain: bytes
     key: bytes
 
 
 class Held:
-    """Bytes under a path of their own, for those who read files alone: what was checked cannot change until `close`."""
+    """Copy of bytes under a path of its own, for libraries that read only files. The contents cannot change until
+    `close`."""
 
     def __init__(self, data: bytes) -> None:
         in_memory = hasattr(os, "memfd_create")  # Linux
@@ -71,10 +72,10 @@ def authorities(path: Path) -> bytes:
 
 
 def served(pair: Identity, cert: Path, key: Path) -> float:
-    """Until when a server may show the pair of these files, in seconds since 1970. Raises PemError.
+    """Expiry of the certificate of the pair, in seconds since 1970. Raises PemError.
 
-    The standard library reads a certificate's dates only as part of a handshake, so one is held
-    in memory, with a client that trusts this certificate alone.
+    The standard library reads a certificate's dates only as part of a handshake. This function therefore does one in
+    memory, with a client that trusts only this certificate.
     """
     server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair, cert, key)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -124,7 +125,7 @@ def _loaded(context: ssl.SSLContext, pair: Identity, cert: Path, key: Path) -> s
 
 
 def _text(data: bytes) -> str:
-    """What OpenSSL takes: comments may be anything."""
+    """PEM text that OpenSSL accepts, in spite of comments with any bytes."""
     return data.decode("ascii", "ignore")
 
 

@@ -1,5 +1,4 @@
-"""How many threads this process may use, as the scheduler and the cgroup allow, which of them go first, and what they
-run now.
+"""CPU resources of the process: usable threads, thread priorities, and the current work of each thread.
 
 `os.cpu_count()` tells about the machine, not about the container, and a runtime
 that starts 64 threads on a quota of 2 is throttled, not fast.
@@ -31,7 +30,7 @@ _numbers = itertools.count()
 
 
 def running() -> dict[int, str]:
-    """What the threads of every watched pool run now, a number each, and the name of its pool."""
+    """Current work of the threads of every watched pool: a number for each run, and the name of its pool."""
     return dict(_running)
 
 
@@ -46,7 +45,7 @@ async def alone(work: Callable[[], T]) -> T:
 
 
 class Pool(ThreadPoolExecutor):
-    """Threads that tell what they run."""
+    """Thread pool that reports its current work."""
 
     def __init__(self, most: int, name: str, nice: int) -> None:
         super().__init__(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
