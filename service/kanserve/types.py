@@ -231,7 +231,7 @@ class Estimate:
 
     @property
     def within_limits(self) -> bool:
-        """Whether the query would be answered."""
+        """True if the query is within the server's limits."""
         return self.response_bytes <= self.max_response_bytes and self.evaluations <= self.max_evaluations
 
 

@@ -160,7 +160,7 @@ def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
 
 
 def outside(limits: Bounds, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """[N]: which of nodes [N, n] have one outside, and nothing else, for every request there is."""
+    """Flags [N] of the vectors of nodes [N, n] with an out-of-range node. It computes only that, for every request."""
     values = nodes.astype(np.float64)
     flags = np.zeros(len(values), np.bool_)
     for scale in limits.scales:
@@ -202,7 +202,7 @@ def _locate(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
 def _of_grids(
     layer: LayerInfo, pre_steps: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
 ) -> list[Scale]:
-    """One for each basis that has a grid."""
+    """Scales of all bases that have a grid."""
     scales = []
     for basis in layer.bases:
         if basis.per_edge or not basis.knots:
@@ -234,7 +234,7 @@ def _used(layer: LayerInfo) -> NDArray[np.bool_]:
 
 
 def _fits(scale: Scale, width: int) -> bool:
-    """Whether this program knows the steps before the basis. Raises Unfit."""
+    """True if this program knows the steps before the basis. Raises Unfit."""
     try:
         with np.errstate(all="ignore"):
             read = scale.read(np.zeros((1, width)))

@@ -79,7 +79,7 @@ def centre(layer: LayerInfo, width: int) -> Floats | None:
 
 
 def requested(low: float, high: float, sources: int) -> Domain:
-    """The same for every source."""
+    """Domain with the same range for every source."""
     return Domain(np.full(sources, low), np.full(sources, high), (Origin.REQUESTED,) * sources)
 
 
@@ -139,7 +139,7 @@ def named_parts(layer: LayerInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def all_parts(
     layer: LayerInfo, total: NDArray[np.floating], own: Sequence[NDArray[np.floating]]
 ) -> list[NDArray[np.floating]]:
-    """In the order of the kinds: those that the graph tells apart, and what is left for the symbolic functions."""
+    """Parts in the order of the kinds: those with an output of the graph, and the rest for the symbolic functions."""
     if not own:
         return [total]
     return [*own, *([total - sum(own, np.zeros((), total.dtype))] if layer.symbolic else [])]

@@ -72,10 +72,18 @@ def formulas(
     partial: bool = False,
     only: Sequence[str] = (),
 ) -> tuple[Formula, ...]:
-    """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the nodes before it.
-    `inputs` and `outputs`: what they are called. `digits` are significant. `partial`: numeric edges are functions with
-    a name. `only`: the formulas that are wanted, by name; none named, all. Raises FormulaError naming the first numeric
-    edge if not `partial`, the step or function that has no closed form, or a name of `only` that no formula has."""
+    """Formulas of the outputs in terms of the inputs.
+
+    inputs    names of the inputs
+    outputs   names of the outputs
+    digits    significant digits
+    by_layer  one formula for each node, in terms of the nodes before it
+    partial   numeric edges are functions with a name
+    only      names of the requested formulas; empty: all
+
+    Raises FormulaError with the first numeric edge unless `partial`, with a step or function without a closed form,
+    or with a name in `only` that no formula has.
+    """
     if not layers:
         raise FormulaError("the model has no KAN layer that is described")
     called = _called(layers, outputs)
@@ -230,7 +238,7 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
 
 
 def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
-    """Each node between two ends."""
+    """Nodes clipped to a range."""
     texts = (
         f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
         for low, high in zip(step.scale, step.bias, strict=True)
@@ -282,7 +290,7 @@ def _first(layer: LayerInfo) -> tuple[int, int] | None:
 
 
 def _mixes(layer: LayerInfo) -> bool:
-    """Whether an edge reads more than its source."""
+    """True if an edge reads more than its source."""
     steps = (*layer.pre_steps, *(step for basis in layer.bases for step in basis.pre_steps))
     return layer.edge_class == "B" or any(step.kind in MIXING or step.function in MIXING for step in steps)
 

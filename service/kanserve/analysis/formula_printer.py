@@ -53,12 +53,12 @@ class Text:
             raise TooLong
 
     def within(self, rank: int) -> str:
-        """In parentheses, if it binds more loosely than that."""
+        """Text in parentheses if it binds more loosely than `rank`."""
         return self.text if self.rank >= rank else f"({self.text})"
 
 
 def number(value: float, digits: int) -> Text:
-    """With so many significant digits; from `EXACT` on, the shortest text that reads back the same."""
+    """Number with so many significant digits; from `EXACT` on, the shortest text that reads back the same."""
     text = repr(value) if digits >= EXACT else f"{value:.{digits}g}"
     text = text.removesuffix(".0")
     return Text(text, SIGN if text.startswith("-") else ATOM)
@@ -73,7 +73,7 @@ class Linear:
 
     @classmethod
     def from_text(cls, text: Text) -> Linear:
-        """One text by itself."""
+        """Linear expression of a single text."""
         return cls(((1.0, text),))
 
     def affine(self, scale: float, shift: float) -> Linear:
@@ -81,7 +81,7 @@ class Linear:
         return Linear(tuple((scale * factor, text) for factor, text in self.terms), self.constant * scale + shift)
 
     def render(self, digits: int) -> Text:
-        """As text, the constant last."""
+        """Text of the expression, the constant last."""
         (negative, first), *rest = self._magnitudes(digits)
         if not rest and not negative:
             return first

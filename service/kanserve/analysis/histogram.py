@@ -146,7 +146,7 @@ class Window:
         return both
 
     def folded(self, cells: Cells, times: int) -> Window:
-        """The same in the cells that its own were split from, each in so many."""
+        """Histogram in coarser bins, each of which was split into `times` bins."""
         whole, count = Window(cells), cells.shape[1]
         starts = np.concatenate([[0], 1 + times * np.arange(count - 1)])
         into = np.repeat(np.arange(count), np.diff([*starts, self.counts.shape[1]]))

@@ -49,7 +49,7 @@ class Part:
     rank: int
 
     def within(self, rank: int) -> str:
-        """In parentheses, if it binds more loosely than that."""
+        """Text in parentheses if it binds more loosely than `rank`."""
         return self.text if self.rank >= rank else rf"\left({self.text}\right)"
 
 
@@ -108,7 +108,7 @@ def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
 
 
 def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
-    """One line for each condition, and the last for what is left."""
+    """Case distinction with one line for each condition, and the last for the rest."""
     lines = []
     while isinstance(node, ast.IfExp):
         if not isinstance(node.test, ast.Compare):
@@ -123,7 +123,7 @@ def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
 
 
 def _number(value: float) -> Part:
-    """As Python writes it, a power of ten apart."""
+    """Number in Python's notation, with its power of ten separate."""
     mantissa, _, exponent = repr(value).removesuffix(".0").partition("e")
     if not exponent:
         return Part(mantissa, ATOM)

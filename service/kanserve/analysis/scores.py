@@ -137,7 +137,7 @@ def sums(layer: LayerInfo, edges: Floats, spreads: Floats | None) -> tuple[Float
 
 
 def _undone(layer: LayerInfo, spreads: Floats) -> Floats | None:
-    """Before the steps after the layer; None where one of them cannot be undone for spreads alone."""
+    """Spreads before the steps after the layer; None if a step cannot be inverted for spreads."""
     for step in reversed(layer.post_steps):
         scale = np.abs(np.array(step.scale))
         if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(spreads)):

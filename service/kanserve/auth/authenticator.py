@@ -75,7 +75,7 @@ class Authenticator:
         return caller
 
     def refuses(self, need: Need, shown: RequestCredentials) -> bool:
-        """Whether `admit` would, for who calls, and not for how often."""
+        """True if `admit` would reject the caller; rate limits are not checked."""
         if need is ANYONE:
             return False
         try:
@@ -230,7 +230,7 @@ class Bucket:
         self._left, self._since = max(1.0, rate), time.monotonic()
 
     def take(self) -> None:
-        """One call. Raises RateLimited."""
+        """Take one call from the bucket. Raises RateLimited."""
         now = time.monotonic()
         self._left = min(max(1.0, self._rate), self._left + (now - self._since) * self._rate)
         self._since = now

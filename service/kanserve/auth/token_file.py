@@ -119,7 +119,7 @@ def read(data: bytes, path: Path) -> Credentials:
 
 
 def parse(data: bytes, path: Path) -> Credentials:
-    """As `read`, and a file that names nobody is one too."""
+    """Contents as `read` returns them; a file without callers is valid here."""
     where = f"the file of tokens {path}"
     document = _document(data, where)
     tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)

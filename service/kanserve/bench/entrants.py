@@ -163,7 +163,8 @@ def _result(batch: Batch) -> list[Array]:
 
 
 def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | None:
-    """Over all reference rows, in runs of `rows` rows each: the last begins with the first of them again."""
+    """Largest error over all reference rows, in runs of `rows` rows each. The last run starts again with the first
+    rows."""
     if not manifest.reference.inputs:
         return None
     feeds, expected = verify.feeds(manifest), verify.answers(manifest)

@@ -79,7 +79,7 @@ class Field:
 
 
 def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings, feeds: Feeds) -> Field:
-    """For one version, whose own `manifest` is given. Raises LoadError for graphs that do not load."""
+    """Systems compared for one version with its `manifest`. Raises LoadError for graphs that do not load."""
     model = entrants.kanserve_entrant(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
@@ -177,7 +177,7 @@ def measure(
 
 
 def _turn(call: Callable[[], object], least: float) -> float:
-    """After one call that is not counted: it finds the caches as others left them."""
+    """Seconds of a call, after an uncounted one that warms the caches."""
     time.sleep(PAUSE)
     call()
     count, begun = 0, time.perf_counter()
@@ -211,7 +211,7 @@ def facts(runtime: str, load: float) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """As Linux calls it, else the architecture."""
+    """Name of the processor on Linux, otherwise the architecture."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")

@@ -39,7 +39,7 @@ class Measurement:
 
     @property
     def title(self) -> str:
-        """Such as "digits version 1: efficient-kan, 64 → 16 → 10"."""
+        """Title, such as "digits version 1: efficient-kan, 64 → 16 → 10"."""
         model = self.manifest
         return f"{model.name} version {model.version}: {model.source.family}, {' → '.join(map(str, model.widths))}"
 
@@ -59,13 +59,13 @@ class Measurement:
 
     @property
     def right(self) -> bool | None:
-        """Whether all answers were; None where some could be held against nothing, and no other was wrong."""
+        """True if all outputs were right; None if some have no reference and no other was wrong."""
         known = {time.right for time in self.times}
         return False if False in known else (None if None in known else True)
 
 
 def document(measurement: Measurement) -> dict[str, Any]:
-    """For JSON."""
+    """JSON document of the measurement."""
     model = measurement.manifest
     return {
         "model": model.name,
@@ -99,7 +99,7 @@ def _result(time: Time) -> dict[str, Any]:
 
 
 def table(measurement: Measurement) -> Table:
-    """A line a time, those of one number of threads and rows together."""
+    """Table with one line per time, grouped by numbers of threads and rows."""
     machine = measurement.machine
     where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
     rows = Table(
@@ -173,7 +173,7 @@ def _us(seconds: float) -> str:
 
 
 def large(value: float | None) -> str:
-    """With three digits, such as 2.31M."""
+    """Number with three digits, such as 2.31M."""
     if value is None:
         return ""
     for unit, times in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -85,7 +85,7 @@ def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -
 
 
 def use(threads: int) -> None:
-    """For all that torch does from here on."""
+    """Set the number of threads of torch from here on."""
     torch.set_num_threads(threads)
 
 

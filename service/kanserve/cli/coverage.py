@@ -94,7 +94,7 @@ class Node:
 
 
 def document(described: Description, result: Coverage) -> dict[str, Any]:
-    """For JSON: all that there is but the arrays."""
+    """JSON document of everything except the arrays."""
     return {
         "model": described.name,
         "version": result.version,
@@ -134,7 +134,7 @@ def nodes(described: Description, result: Coverage) -> list[Node]:
 
 
 def layers(described: Description, result: Coverage) -> Table:
-    """One row a layer."""
+    """Table with one row per layer."""
     rows = len(result.counts)
     table = Table(
         f"{described.name} version {result.version}: {rows} rows, {int(result.out_of_grid.any(axis=1).sum())} with a "

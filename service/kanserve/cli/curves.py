@@ -183,7 +183,7 @@ def _curves(described: Description, layer: LayerCurves) -> Iterator[Curve]:
 
 
 def document(described: Description, edge_curves: Sequence[Curve], shown: int) -> dict[str, Any]:
-    """For JSON: the model, and the first of the curves in numbers."""
+    """JSON document: the model, and the first of the curves in numbers."""
     return {
         "model": described.name,
         "version": described.version,
@@ -214,7 +214,7 @@ def _numbers(described: Description, curve: Curve) -> dict[str, Any]:
 
 
 def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> Table:
-    """One edge a row."""
+    """Table with one row per edge."""
     rows = Table(
         f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
         ("edge", "from", "curve of φ", "to", "φ least", "at", "φ most", "at ", "symbolic"),
@@ -236,7 +236,7 @@ def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> T
 
 
 def name(described: Description, curve: Curve) -> str:
-    """Such as "0: alcohol → 3"."""
+    """Name of an edge, such as "0: alcohol → 3"."""
     source, destination = (
         described.source(curve.layer, curve.source),
         described.destination(curve.layer, curve.destination),
@@ -245,7 +245,7 @@ def name(described: Description, curve: Curve) -> str:
 
 
 def picture(described: Description, curve: Curve) -> list[str]:
-    """One edge, large."""
+    """Lines of a large text plot of one edge."""
     (_, least), (_, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
     lines = text_tables.picture(curve.phi, WIDTH, HEIGHT)
     marks = [f"{most:.4g}", *[""] * (len(lines) - 2), f"{least:.4g}"]

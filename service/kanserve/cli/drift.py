@@ -78,7 +78,7 @@ class Node:
 
 
 def nodes(described: Description, statistics: Statistics) -> list[Node]:
-    """All, those first that moved most."""
+    """All nodes in descending order of drift."""
     every = [
         Node(node_name(described, part.layer, at), part, at) for part in statistics.nodes for at in range(len(part.psi))
     ]
@@ -86,7 +86,7 @@ def nodes(described: Description, statistics: Statistics) -> list[Node]:
 
 
 def drift_document(described: Description, statistics: Statistics) -> dict[str, Any]:
-    """For JSON: every node."""
+    """JSON document with every node."""
     every = nodes(described, statistics)
     return {
         "model": described.name,
@@ -119,7 +119,7 @@ def drift_document(described: Description, statistics: Statistics) -> dict[str, 
 
 
 def table(described: Description, statistics: Statistics, show: int) -> Table:
-    """One node a row, those first that moved most."""
+    """Table with one row per node, in descending order of drift."""
     every = nodes(described, statistics)
     rows = Table(
         f"{described.name} version {statistics.version}: {_over_threshold(statistics)}, "

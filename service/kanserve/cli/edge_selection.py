@@ -25,7 +25,7 @@ class Chosen:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Each may be repeated."""
+    """Add the options of a selection. Each may be repeated."""
     several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NODE"}
     parser.add_argument(
         "--layer",

@@ -120,7 +120,7 @@ def _print(args: argparse.Namespace, described: Description, rows: Any, explanat
 
 
 def _reference(args: argparse.Namespace, described: Description) -> Any:
-    """Its name, or its rows. Raises InputError."""
+    """Reference by its name, or as rows. Raises InputError."""
     if args.reference in ("", *CHOICES):
         return args.reference
     if not Path(args.reference).is_file():
@@ -147,7 +147,7 @@ REFERENCES = {
 
 
 def document(described: Description, explanation: Explanation) -> dict[str, Any]:
-    """For JSON: all that there is but the arrays."""
+    """JSON document of everything except the arrays."""
     return {
         "model": described.name,
         "version": explanation.version,

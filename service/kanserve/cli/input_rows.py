@@ -286,7 +286,7 @@ def shaped(name: str, values: Any, tensor: TensorInfo) -> Any:
 
 
 def streams(tensor: TensorInfo, width: int) -> bool:
-    """Whether rows of `width` numbers fit a model's input part by part. They do not if a whole file may be one row."""
+    """True if rows of `width` numbers fit a model's input in chunks. They do not if a whole file may be one row."""
     extents = tensor.shape[1:]
     return len(extents) == 1 or (ANY not in extents and width == math.prod(extents))
 
@@ -304,7 +304,7 @@ def _as_rows(values: Any, expected: tuple[int, ...]) -> Any:
 
 
 def _as_vectors(values: Any, size: int) -> Any:
-    """One axis alone is one row, or many rows of one number for a model that takes one."""
+    """Values with a row axis. A single axis is one row, or many rows of one number for a model that takes one."""
     if values.ndim != 1:
         return values
     return values[:, None] if size == 1 else values[None, :]

@@ -75,18 +75,22 @@ class Detail:
 
 
 def of_server(client: Client) -> list[Entry]:
-    """One entry per version that the server's index names. Raises ClientError."""
+    """Inventory entries of all versions in the server's index. Raises ClientError."""
     return [_served(client, indexed) for indexed in client.index()]
 
 
 def of_folder(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Entry]:
-    """One entry per version. With `load`, each that may be served is loaded; `hard_links` as of the server.
-    Raises InputError if there is no such folder, MissingPackage if nothing is installed that could load."""
+    """Inventory entries of all versions in a folder. Raises InputError if there is no such folder, MissingPackage if
+    no runtime is installed.
+
+    load        load each version that may be served
+    hard_links  as the server's setting
+    """
     return [detail.entry for detail in details(repository, load=load, hard_links=hard_links)]
 
 
 def details(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Detail]:
-    """As `of_folder`, with the layers of what reads."""
+    """Inventory entries as `of_folder`, with the layers of the readable versions."""
     candidates = _scan(repository, plain=False, hard_links=hard_links)
     left_out = layout.left_out(candidates)
     plain = [
@@ -168,7 +172,7 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
 
 
 def _load(candidate: Candidate, bundle: Bundle) -> None:
-    """By name: the client alone is installed without what the server needs to load."""
+    """Load a version. The import is dynamic, because a client installation lacks the server's packages."""
     suggest.load("models --load", "kanserve.models.admission", "serve").load(candidate, bundle)
 
 
@@ -230,7 +234,7 @@ FILE, FOLDER = 0o644, 0o755  # modes of a copy, before the umask
 
 
 def holds(repository: Path, name: str) -> bool:
-    """Whether there is a model of this name in a folder that there is."""
+    """True if the folder exists and has a model of this name."""
     return repository.is_dir() and any(candidate.name == name for candidate in _scan_folder(repository))
 
 

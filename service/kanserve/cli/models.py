@@ -142,8 +142,8 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
 
 
 def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Table:
-    """One row a version; `source` is the folder or the server's address. `whole`: with all that is
-    known of their verification."""
+    """Table with one row per version. `source` is the folder or the server's address. `whole`: with all facts of
+    their verification."""
     checked = inventory.COMPLETE in {entry.state for entry in entries}
     versions = Table(
         f"models of {source}",

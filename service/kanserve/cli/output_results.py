@@ -60,17 +60,17 @@ def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def array(values: Any) -> Any:
-    """For a file: what is not an array yet."""
+    """Values as an array, for a file."""
     return np.asarray(values)
 
 
 def summary(target: str, arrays: Mapping[str, Any]) -> str:
-    """Such as "y.npz: y [5, 2]"."""
+    """Summary of a file, such as "y.npz: y [5, 2]"."""
     return written(target, shapes(arrays))
 
 
 def written(target: str, shapes: Mapping[str, Sequence[int]]) -> str:
-    """The same text, from shapes by name."""
+    """Summary of a file from shapes by name."""
     return f"{target}: {', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}"
 
 
@@ -131,14 +131,14 @@ class Shapes:
         return max((shape[0] for shape in self.shapes.values() if shape), default=0)
 
     def add(self, answer: Answer) -> None:
-        """As of any sink."""
+        """Add the outputs of the next rows."""
         self._sink.add(answer)
         for name, array in answer.outputs.items():
             shape = self.shapes.setdefault(name, [0, *array.shape[1:]])
             shape[0] += len(array)
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
         self._sink.end()
 
 
@@ -151,12 +151,12 @@ class Buffered:
         self._columns: Columns = {}
 
     def add(self, answer: Answer) -> None:
-        """As of any sink."""
+        """Add the outputs of the next rows."""
         self._parts.append(answer.outputs)
         self._columns = self._columns or answer.columns()
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
         names = self._parts[0] if self._parts else {}
         self._write({name: np.concatenate([part[name] for part in self._parts]) for name in names}, self._columns)
 
@@ -168,13 +168,13 @@ class Csv:
         self._write, self._header = write, True
 
     def add(self, answer: Answer) -> None:
-        """As of any sink, of one output."""
+        """Add the rows of the only output."""
         ((name, values),) = answer.outputs.items()
         self._write(csv_text(values, answer.columns()[name], header=self._header))
         self._header = False
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
 
 
 class Lines:
@@ -184,7 +184,7 @@ class Lines:
         self._file = file
 
     def add(self, answer: Answer) -> None:
-        """As of any sink."""
+        """Add the outputs of the next rows."""
         outputs = answer.outputs
         rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
         finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
@@ -195,7 +195,7 @@ class Lines:
         self._file.write("".join(lines).encode())
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
 
 
 class Npy:
@@ -208,7 +208,7 @@ class Npy:
         self._begin = self._file.tell()
 
     def add(self, answer: Answer) -> None:
-        """As of any sink, of one output."""
+        """Add the rows of the only output."""
         (values,) = answer.outputs.values()
         if not self._rows:
             self._row = values[:0]
@@ -217,7 +217,7 @@ class Npy:
         self._file.write(np.ascontiguousarray(values).data)
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
         self._head()
         if self._file is not self._target:
             with self._file:

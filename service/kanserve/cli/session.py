@@ -96,13 +96,14 @@ LAST = 3  # lines of its log in an error
 
 
 def is_path(word: str) -> bool:
-    """Whether an argument is a path and not the name of a served model. Existing files do not change the result."""
+    """True if an argument is a path and not the name of a served model. Existing files do not change the result."""
     return _is_place(word) or word.lower().endswith(SUFFIXES)
 
 
 def is_path_for(args: argparse.Namespace, word: str) -> bool:
-    """The same for a command with `--url`. If `--url` is given, a word without a separator is a name, also with a
-    suffix. Raises InputError for a path next to `--url`, because that server does not take files."""
+    """True if an argument is a path, for a command with `--url`. If `--url` is given, a word without a separator is
+    a name, also with a suffix. Raises InputError for a path next to `--url`, because that server does not take
+    files."""
     if not args.url_given:
         return is_path(word)
     if _is_place(word):
@@ -114,7 +115,7 @@ def is_path_for(args: argparse.Namespace, word: str) -> bool:
 
 
 def is_here(path: str) -> bool:
-    """Whether a checkpoint is at a path: a file, or the files of pykan whose names begin with the path."""
+    """True if a checkpoint is at a path: a file, or the files of pykan whose names begin with the path."""
     try:
         return Path(path).is_file() or any(Path(path + part).is_file() for part in PARTS)
     except OSError:  # the name is too long for a file

@@ -107,7 +107,7 @@ LEGEND = (
 
 
 def stats_document(described: Description, statistics: Statistics) -> dict[str, Any]:
-    """For JSON: every node."""
+    """JSON document with every node."""
     return {
         "model": described.name,
         "version": statistics.version,

@@ -74,8 +74,8 @@ class Peer(ABC, Generic[C]):
         """The channel. Raises ValueError."""
 
     def within(self: S, seconds: float) -> S:
-        """The same connection, whose calls may take so long: `client.within(0.2).infer(...)`. Closing one closes both.
-        Raises ValueError."""
+        """Client on the same connection, whose calls may take so long: `client.within(0.2).infer(...)`. Closing one
+        closes both. Raises ValueError."""
         other = copy.copy(self)
         other.timeout = _seconds("seconds", seconds)
         return other
@@ -116,7 +116,8 @@ def push_back(error: grpc.RpcError) -> float | None:
 
 
 def as_method(method: M, make: Callable[..., Request[Any]]) -> M:
-    """Known to `help` by the name, the arguments and the words of what makes its call, and by what comes of it."""
+    """Give the method the name, signature and docstring of the function that makes its call, and its result type,
+    for `help`."""
     signature = inspect.signature(make)
     result = str(signature.return_annotation).removeprefix("Call[").removeprefix("Request[").removesuffix("]")
     shown = signature.replace(parameters=[SELF, *signature.parameters.values()], return_annotation=result)
@@ -201,7 +202,7 @@ class Tls:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything was given."""
+        """True if any option of TLS is set."""
         return bool(self.ca or self.cert or self.server_name)
 
 
@@ -220,7 +221,7 @@ def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tupl
 
 
 def _here(url: str) -> bool:
-    """Whether an address is this machine's own."""
+    """True if an address is this machine's own."""
     host = url.removeprefix(PLAIN).rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -233,7 +234,7 @@ def _path(name: str | Path | None) -> Path | None:
 
 
 def is_secure(url: str, tls: Tls) -> bool:
-    """Whether TLS is meant. Raises ValueError where the address says no, and the rest yes."""
+    """True if the connection uses TLS. Raises ValueError if address and options contradict each other."""
     if url.startswith(PLAIN) and tls.enabled:
         raise ValueError(
             f"{url} is an address without TLS, and certificates or a server name were given: "
@@ -251,7 +252,7 @@ def connect(url: str, tls: Tls) -> grpc.Channel:
 
 
 def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
-    """The same for the event loop that runs."""
+    """Channel for the event loop that runs."""
     target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
@@ -274,7 +275,7 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 
 def not_connected(details: str, *, secure: bool) -> str:
-    """Why there is no connection, where a server was found and that is not its load; else ""."""
+    """Cause of a failed connection if a server was found and its load is not the cause; otherwise ""."""
     if "connect" not in details:
         return ""
     for pattern, words in FAILURES:

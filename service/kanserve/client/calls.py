@@ -89,7 +89,7 @@ def health(service: str = "") -> Call[str]:
 
 
 def ready() -> Call[bool]:
-    """Whether the server says it is ready for inference."""
+    """Readiness of the server for inference."""
     return Call(
         f"{INFERENCE}ServerReady",
         oip.ServerReadyRequest(),
@@ -129,11 +129,16 @@ def infer(
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Request[Answer]:
-    """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
-    as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
-    may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
-    is looked up each time. `parameters` of the request: {"kan.explain_top_k": 5} has the server tell why,
-    {"kan.coverage": True} where the rows are."""
+    """Inference request. The result has the outputs as arrays by name.
+
+    tensors     a ServedModel (`client.model(name)`), a model's name, which is looked up each time, or the inputs
+    rows        rows of the input, or a mapping by name for several inputs
+    model       the model's name; with a ServedModel or a name in `tensors`, it is not needed
+    outputs     names of the requested outputs; empty: all
+    parameters  request parameters, such as {"kan.explain_top_k": 5} for attributions and {"kan.coverage": True}
+
+    With a ServedModel, rows may be a DataFrame, whose columns are put in the model's order.
+    """
     build = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
     if isinstance(tensors, str):
         return _after_model(tensors, version, build)
@@ -149,7 +154,7 @@ def inference(
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Call[Answer]:
-    """The same of what is known of a model."""
+    """Inference call for known inputs, with the arguments of `infer`."""
     names, called = UNNAMED, index_of(rows)
     if isinstance(tensors, ServedModel):
         names = tensors.names
@@ -223,7 +228,7 @@ def describe(name: str, version: str = "") -> Call[Description]:
 def by_name(
     make: Callable[Concatenate[Description, P], Call[R]],
 ) -> Callable[Concatenate[Description | str, P], Request[R]]:
-    """The same for a model's name in the place of its description, which is then asked for, each time."""
+    """Decorator: the call also takes a model's name in place of its description, which it then requests each time."""
 
     def make_request(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
         if isinstance(described, str):
@@ -250,10 +255,13 @@ def edges(
     path: tuple[int, int] | None = None,
     **wanted: Any,
 ) -> Call[tuple[LayerValues, ...]]:
-    """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the model's input; of a model with
-    several a mapping by their names. Layers by index or by name; the answer has the indices first. `path`: only edges
-    on the paths from an input to an output. `wanted`: the fields of `kanserve.types.EdgeOptions`: top_k, per_row,
-    min_magnitude, residual, nodes, reductions, quantiles, bins."""
+    """Edge query: values of the selected edges for `rows` [rows, ...].
+
+    rows    shaped as the model's input; for several inputs a mapping by name
+    layers  indices or names of layers; the response has the indices first
+    path    an input and an output: only the edges on the paths between them
+    wanted  the fields of `kanserve.types.EdgeOptions`, such as top_k, per_row, residual, nodes and reductions
+    """
     chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
     request = edges_.edges_request(described, packed(described, rows), **chosen, **wanted)
     return Call(
@@ -369,9 +377,13 @@ def statistics(name: str, version: str = "", *, source: str = "total") -> Call[S
 def watch_statistics(
     name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
 ) -> Call[Iterator[Update]]:
-    """The same now and after every `interval` seconds (0: 2), so many `updates` at most (0: until the version is
-    replaced, or the server ends): the last one says why. No deadline; leave the loop to end it. Raises as
-    `statistics`."""
+    """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
+    deadline; leave the loop to end it. Raises as `statistics`.
+
+    updates  largest number of updates; 0: until the version is replaced or the server ends
+
+    The last update says why the watch ended.
+    """
     request = kan.WatchStatisticsRequest(
         model_name=name, model_version=version, source=source, interval=interval, updates=updates
     )

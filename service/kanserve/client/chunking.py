@@ -131,7 +131,7 @@ def explain(
     method: str = "",
     progress: Progress | None = None,
 ) -> Explanation:
-    """As `Client.explain`, for any number of rows. Raises ClientError."""
+    """Explanation as `Client.explain` returns it, for any number of rows. Raises ClientError."""
     called, rows = index_of(rows), of_frame(rows, described.names)
     width = max(1, *(math.prod(tensor.shape[1:]) for tensor in described.inputs))
     each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
@@ -150,7 +150,7 @@ def explain(
 
 
 def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
-    """As `Client.coverage`, for any number of rows. Raises ClientError."""
+    """Coverage as `Client.coverage` returns it, for any number of rows. Raises ClientError."""
     rows = of_frame(rows, described.names)
     fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
     most = min(fits, described.max_rows, described.max_batch_size or fits)
@@ -178,8 +178,8 @@ def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progre
 
 
 def patient(client: Client, call: Callable[[Any], T], rows: Any) -> T:
-    """One call of the `client`, repeated while the server limits the rate, for as long as a call may take. Raises
-    ClientError."""
+    """Result of one call of the `client`, repeated while the server limits the rate, within the timeout of a call.
+    Raises ClientError."""
     until = time.monotonic() + client.timeout
     while True:
         try:

@@ -43,7 +43,7 @@ def table(values: Any, names: Sequence[str], *, index: Any = None) -> Any:
 
 
 def is_frame(rows: Any) -> bool:
-    """Whether rows are a DataFrame, pandas' or polars'."""
+    """True if rows are a DataFrame of pandas or polars."""
     return hasattr(rows, "columns") and hasattr(rows, "to_numpy")
 
 
@@ -104,7 +104,7 @@ def packed(described: Description, rows: Any) -> dict[str, Any]:
 
 
 def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[TensorInfo, Any]]:
-    """Each input with its rows. Raises InvalidInput where rows of one are missing."""
+    """Inputs with their rows. Raises InvalidInput if rows of an input are missing."""
     if isinstance(tensors, TensorInfo):
         return [(tensors, rows)]
     if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):

@@ -34,7 +34,7 @@ class ClientError(Exception):
 
     @property
     def input_is_wrong(self) -> bool:
-        """Whether the request itself is to blame and cannot succeed as it is."""
+        """True if the request itself is wrong and cannot succeed unchanged."""
         return self.code in INPUT_CODES
 
 

@@ -128,9 +128,12 @@ class Explanation:
         }
 
     def to_shap(self, output: int | str | None = None) -> Any:
-        """The same as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(found.to_shap(0))`. Where inputs
-        work together these are not Shapley's values: docs/explaining.md says how they differ. Raises ImportError where
-        shap is not installed, ValueError as `to_dict`, and for a method whose contributions add up to nothing."""
+        """Attributions as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(result.to_shap(0))`. For
+        inputs that interact these are not Shapley's values: docs/explaining.md describes the difference.
+
+        Raises ImportError if shap is not installed, ValueError as `to_dict`, and ValueError for a method whose
+        contributions do not add up.
+        """
         if self.method == GRADIENT:
             raise ValueError(
                 "slopes times inputs do not add up to the predictions, which shap's plots take for granted: explain by "

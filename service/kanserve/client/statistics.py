@@ -129,7 +129,7 @@ def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
 
 
 def compared(statistics: Statistics, name: str) -> Statistics:
-    """The same. Raises NotSupported where there is nothing to compare with."""
+    """Statistics with a baseline, unchanged. Raises NotSupported if there is none."""
     if not statistics.baseline_rows:
         raise errors.from_status(
             "FAILED_PRECONDITION",

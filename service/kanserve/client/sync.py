@@ -54,8 +54,13 @@ class Client(Peer[grpc.Channel]):
     def watch_statistics(
         self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> Iterator[Update]:
-        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
-        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
+        deadline; leave the loop to end it.
+
+        updates  largest number of updates; 0: until the version is replaced or the server ends
+
+        The last update says why the watch ended.
+        """
         call = calls.watch_statistics(name, version, source=source, interval=interval, updates=updates)
         messages = self._send(call)(call.data, metadata=self._metadata)
         try:

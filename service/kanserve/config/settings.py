@@ -512,7 +512,7 @@ class Settings(BaseSettings):
 
     @property
     def certified(self) -> bool:
-        """Whether callers may be told by the certificates that they show."""
+        """True if client certificates may identify callers."""
         return self.tokens is not None and self.tls_client_ca is not None
 
     @field_validator("repository")
@@ -565,7 +565,7 @@ LIVE = tuple(
 # NOTE: the metrics address has no such rule: it is read-only, holds no tensor
 # contents, and exists to be scraped from another machine.
 def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine alone."""
+    """True if only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -100,7 +100,7 @@ def _read_environment() -> dict[str, Any]:
 
 
 def _is_ours(name: str, value: str) -> bool:
-    """Whether a variable is meant for the server: neither the client's nor one of Kubernetes'."""
+    """True if a variable is a setting of the server: neither the client's nor one of Kubernetes."""
     if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
         return False
     return not (name.endswith("_PORT") and KUBERNETES_URL.match(value))

@@ -209,7 +209,7 @@ def _axes(scene: Scene, frame: _Frame, rows: Sequence[int]) -> None:
 
 
 def _curve(scene: Scene, frame: _Frame, at: int, series: Rates) -> None:
-    """And its line in the legend."""
+    """Draw the curve of one system, and its line in the legend."""
     colour, letter, level = COLOURS[at % len(COLOURS)], LETTERS[at % len(LETTERS)], THROUGHPUT_TOP + 14 + 18 * at
     scene.add(Line(((INNER + 10, level - 4), (INNER + 26, level - 4)), colour, 2.0))
     scene.add(Words(INNER + 32, level, shortened(f"{letter} {series.name}", 40), 10, "start"))
@@ -221,7 +221,7 @@ def _curve(scene: Scene, frame: _Frame, at: int, series: Rates) -> None:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """One, two and five times the powers of ten between the two; of a wide range the powers alone."""
+    """One, two and five times the powers of ten between the two; in a wide range only the powers."""
     steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
     return list(_within(low, high, steps))
 

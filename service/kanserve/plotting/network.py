@@ -117,7 +117,7 @@ def _products(canvas: Scene, groups: Sequence[int], ends: Sequence[float], above
 
 
 def _curve(canvas: Scene, curve: Curve, x: float, y: float, size: float, colour: str, opacity: float) -> None:
-    """In the box around x and y, from its smallest value to its largest."""
+    """Draw the curve in the box around x and y, from its smallest value to its largest."""
     phi = curve.phi.astype(np.float64)
     finite = np.isfinite(phi)
     if not finite.any():

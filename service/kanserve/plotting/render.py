@@ -133,7 +133,7 @@ def _font(size: int) -> Any:
 
 @functools.cache
 def _mixed(colour: str, opacity: float) -> tuple[int, ...]:
-    """On white."""
+    """Colour on a white background."""
     return tuple(round(part * opacity + 255 * (1 - opacity)) for part in ImageColor.getrgb(colour)[:3])
 
 

@@ -80,7 +80,7 @@ class Scene:
     items: list[Item] = field(default_factory=list)
 
     def add(self, *items: Item) -> None:
-        """On top of what there is."""
+        """Add items on top of the others."""
         self.items.extend(items)
 
 

@@ -154,7 +154,7 @@ def read(data: bytes) -> OperatorConfig:
 
 
 def _exporters(message: Any) -> bool:
-    """Whether what it says about runs is the exporter's, for Triton, as it was: no operator's word."""
+    """True if the options of execution are those that the exporter wrote for Triton, not an operator's."""
     usual = pb.ModelInstanceGroup(
         name=contract.TRITON_RUNS, count=contract.TRITON_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU
     )

@@ -37,11 +37,11 @@ class Known:
     again: float = math.inf
 
     def accepted(self, tried: Fingerprint) -> Known:
-        """It serves what was read."""
+        """State after a successful load."""
         return Known(tried, serves=True)
 
     def same(self, fingerprint: Fingerprint) -> bool:
-        """Whether what was tried last lies there still."""
+        """True if the files are those of the last attempt."""
         return self.tried is not None and self.tried.facts == fingerprint.facts
 
     def failed(self, tried: Fingerprint, now: float) -> Known:

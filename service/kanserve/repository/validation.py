@@ -221,7 +221,7 @@ def _within(what: str, value: int, least: int, most: int) -> Iterator[str]:
 
 
 def _number(value: int) -> str:
-    """In full, unless nobody would read it."""
+    """Number in full, unless it is too long to read."""
     return str(value) if abs(value) < 10**18 else f"{'-' if value < 0 else ''}2^{abs(value).bit_length() - 1} or more"
 
 
@@ -285,7 +285,7 @@ def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:
 
 
 def baseline_faults(manifest: Manifest) -> Iterator[str]:
-    """In words; none at all is fine."""
+    """Faults of the baseline in words; none for a valid one."""
     baseline = manifest.baseline
     if not baseline.rows:
         return

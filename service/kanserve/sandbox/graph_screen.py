@@ -233,7 +233,7 @@ def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -
 
 
 def _placed(tensor: pb.Tensor, facts: Mapping[str, str], held: int) -> Iterator[str]:
-    """In a file of `held` bytes."""
+    """Faults of external data in a file of `held` bytes."""
     size, _ = TYPES.get(tensor.data_type, (0, ""))
     needed = math.prod(tensor.dims) * size
     offset, length = (_number(facts.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(needed))))

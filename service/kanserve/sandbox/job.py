@@ -90,7 +90,7 @@ def take(memory: int) -> tuple[Job, dict[str, bytes]]:
 
 
 def _read(memory: int, at: int, size: int) -> bytes:
-    """In one piece, where the system gives one."""
+    """Bytes of the memory, in one piece if the system permits."""
     data = os.pread(memory, size, at)
     while len(data) < size:
         data += os.pread(memory, size - len(data), at + len(data))

@@ -132,7 +132,7 @@ def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
 
 
 def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
-    """It ends with its socket, and with it those that it forked."""
+    """End the process, and with it its children, by closing its socket."""
     requests.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1)

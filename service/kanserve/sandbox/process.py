@@ -94,7 +94,8 @@ def _forked(requests: socket.socket, others: list[Running], most: int, memory: i
 
 
 def _ended(child: Running) -> bool:
-    """Whether it is gone; what became of it is said then. One that has too much, or that nobody waits for, is ended."""
+    """True if the child has exited; then its exit code is reported. A child with too much memory or without a reader
+    is killed."""
     pid, status = os.waitpid(child.pid, os.WNOHANG)
     if pid:
         with contextlib.suppress(OSError):
@@ -205,7 +206,7 @@ def _try_kernel(
     manifest: Manifest | None,
     create: Callable[[bytes], Session],
 ) -> None:
-    """As the model's graph, the one by operators of a library. Raises LoadError, ResourceExhausted."""
+    """Check the graph with custom operators of a library, as the model's graph. Raises LoadError, ResourceExhausted."""
     data = files.get(KERNEL_FILE)
     if data is not None:
         graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)

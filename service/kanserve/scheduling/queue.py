@@ -204,7 +204,7 @@ class Queue(Generic[T]):
         return self._count
 
     def add(self, request: Waiting[T]) -> bool:
-        """Whether there was room."""
+        """Add a request. Returns False if the queue is full."""
         lane, most = self._lanes[request.level], self._policy.levels[request.level].most
         if (self._count and self._bytes + request.size > self._max_bytes) or 0 < most <= len(lane):
             return False
@@ -218,7 +218,7 @@ class Queue(Generic[T]):
         return True
 
     def remove(self, request: Waiting[T]) -> bool:
-        """One whose caller has gone. Whether it was still waiting."""
+        """Remove a request whose client has gone. Returns True if it was still waiting."""
         lane = self._lanes[request.level]
         for part in (lane.intime, lane.delayed):
             try:
@@ -255,7 +255,7 @@ class Queue(Generic[T]):
         return self._first(choice.count), choice.wake
 
     def _parts(self) -> list[deque[Waiting[T]]]:
-        """In the order in which they are served."""
+        """Parts of the queue in the order of service."""
         return [part for lane in self._lanes for part in (lane.intime, lane.delayed) if part]
 
     def _line(self) -> Iterator[Waiting[T]]:

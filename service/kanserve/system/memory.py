@@ -58,8 +58,8 @@ async def give_back() -> None:
 
 
 async def _keep(statm: int) -> None:
-    """In the middle of a burst little can be given back, so it is tried again, ever later. `statm` is opened once: a
-    process may have no descriptors left."""
+    """Return memory repeatedly, at growing intervals, because little can be returned during a burst. `statm` is
+    opened once, because a process may have no descriptors left."""
     try:
         low, wait, left = _resident(statm), LATEST, LATEST
         while True:

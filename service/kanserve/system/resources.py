@@ -52,7 +52,7 @@ class Pool(ThreadPoolExecutor):
         self._name = name
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> Future[T]:
-        """As of Executor."""
+        """Submit a function as `Executor.submit` does."""
         return super().submit(_noted, self._name, functools.partial(work, *args, **named))
 
 
@@ -66,7 +66,7 @@ def _noted(name: str, work: Callable[[], T]) -> T:
 
 
 def watched(most: int, name: str, nice: int) -> Pool:
-    """As `pool`, for runs of graphs: one that never ends is seen."""
+    """Pool as `pool` makes it, for executions of graphs, so that the watchdog sees hung ones."""
     return Pool(most, name, nice)
 
 

@@ -29,7 +29,7 @@ class Finding:
 
 
 def ok(about: str, text: str) -> Finding:
-    """As it should be."""
+    """Finding without a fault."""
     return Finding(Level.OK, about, text)
 
 
@@ -44,7 +44,7 @@ def problem(about: str, text: str, advice: str) -> Finding:
 
 
 def well(findings: Iterable[Finding]) -> bool:
-    """Whether none is a problem."""
+    """True if no finding is a problem."""
     return all(finding.level is not Level.PROBLEM for finding in findings)
 
 

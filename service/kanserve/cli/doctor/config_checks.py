@@ -25,7 +25,8 @@ TOKEN_EXPIRY_WARNING = 21 * 86400  # seconds
 
 
 def check_callers(settings: Settings) -> Iterator[Finding]:
-    """One finding for the file, one for each token that has expired or soon will. No token is shown: none is there."""
+    """Findings about the token file: one for the file, and one for each token that has expired or soon will. The
+    file has no token to show."""
     try:
         credentials = authenticator.read(settings)
     except ConfigError as error:
@@ -64,7 +65,7 @@ CERTIFICATE_EXPIRY_WARNING = 21 * DAY  # seconds; a certificate of 90 days is re
 
 
 def check_certificates(settings: Settings) -> Iterator[Finding]:
-    """One finding for each thing that is wrong, else one for each certificate."""
+    """Findings about certificates: one for each fault, otherwise one for each certificate."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None or key is None:
         yield ok("TLS", "none: the ports are in the clear")
@@ -109,7 +110,7 @@ def _readers(key: Path) -> Iterator[Finding]:
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
-    """One finding a port. Each is bound for a moment; nobody is answered there."""
+    """Findings about ports, one each. The check binds each port for a moment and serves nothing there."""
     try:
         ports = endpoints.every(settings)
     except ConfigError as error:
@@ -131,7 +132,7 @@ ABOUT_STATE = "statistics"
 
 
 def check_state_directory(settings: Settings) -> Iterator[Finding]:
-    """Nothing where none is asked for. A folder that is not there yet is made where its parent lets it."""
+    """Finding about the state directory; none if the settings name none. The server creates a missing directory."""
     if settings.state_dir is None:
         return
     try:

@@ -19,7 +19,7 @@ AGAIN = "export it again (`kanserve export ... --force`), or move its folder awa
 
 
 def check_repository(settings: Settings) -> Iterator[Finding]:
-    """One finding for each version, and for the memory that they take."""
+    """Findings about the repository: one for each version, and one for the memory of all."""
     repository = settings.repository
     try:
         entries = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
