@@ -61,14 +61,16 @@ class LayerActivations:
 
 def parts(layer: LayerInfo) -> tuple[Part, ...]:
     """Raises NoParts for a layer whose bases read different things, if it is not told which part is whose."""
-    apart = [basis for basis in layer.bases if basis.pre_steps]
-    if not apart:
+    separate = [basis for basis in layer.bases if basis.pre_steps]
+    if not separate:
         return (Part(layer.pre_steps, ()),)
     if len(layer.bases) == 1 and not layer.symbolic:
-        return (Part((*layer.pre_steps, *apart[0].pre_steps), ()),)
+        return (Part((*layer.pre_steps, *separate[0].pre_steps), ()),)
     if not any(basis.edges_tensor for basis in layer.bases):
         raise NoParts
-    own = [Part((*layer.pre_steps, *basis.pre_steps), (basis.edges_tensor,)) for basis in apart if basis.edges_tensor]
+    own = [
+        Part((*layer.pre_steps, *basis.pre_steps), (basis.edges_tensor,)) for basis in separate if basis.edges_tensor
+    ]
     return (*own, Part(layer.pre_steps, ()))
 
 
@@ -115,8 +117,8 @@ def carried(layer: LayerInfo, x: LayerActivations, r: LayerActivations, multipli
     """[B, O, m] of the layer's results -> [B, O, S, D]: what each edge has of the outputs' differences. Raises
     steps.UnknownStep."""
     multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
-    apart = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
-    return np.asarray(multipliers[:, :, None, :] * apart[:, None])
+    difference = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
+    return np.asarray(multipliers[:, :, None, :] * difference[:, None])
 
 
 def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Floats, Floats]:
@@ -138,10 +140,10 @@ def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.ui
 
 def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats | None) -> Floats:
     """[B, S, D]: by how much each edge's value grew for a unit of what it reads, from h_r to h_x [B, S]."""
-    apart = (h_x - h_r)[:, :, None]
-    near = np.abs(apart) <= (NEAREST if slope is None else NEAR) * np.maximum(np.abs(h_r), 1.0)[:, :, None]
+    difference = (h_x - h_r)[:, :, None]
+    near = np.abs(difference) <= (NEAREST if slope is None else NEAR) * np.maximum(np.abs(h_r), 1.0)[:, :, None]
     with np.errstate(all="ignore"):
-        return np.where(near, 0.0 if slope is None else slope, (e_x - e_r) / np.where(near, 1.0, apart))
+        return np.where(near, 0.0 if slope is None else slope, (e_x - e_r) / np.where(near, 1.0, difference))
 
 
 def slopes(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats | None]:

@@ -136,13 +136,13 @@ def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamp
     gridded = np.zeros(width, np.bool_)
     for scale in scales:
         gridded[nodes[np.isfinite(scale.low)]] = True
-    wanted = np.zeros(width, np.bool_)
-    wanted[nodes[used]] = True
-    seen = _of_reference(baseline, wanted & ~gridded) if baseline is not None and baseline.cells else None
-    known = np.isfinite(seen.low) if seen is not None else np.zeros(width, np.bool_)
+    needed = np.zeros(width, np.bool_)
+    needed[nodes[used]] = True
+    observed = _of_reference(baseline, needed & ~gridded) if baseline is not None and baseline.cells else None
+    known = np.isfinite(observed.low) if observed is not None else np.zeros(width, np.bool_)
     definitions = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
-    if seen is not None and known.any():
-        scales.append(seen)
+    if observed is not None and known.any():
+        scales.append(observed)
     return Bounds(tuple(scales), tuple(map(Definition, definitions.tolist())))
 
 
@@ -215,12 +215,12 @@ def _of_grids(
     return [scale for scale in scales if np.isfinite(scale.low).any()]
 
 
-def _of_reference(baseline: NodeBaseline, wanted: NDArray[np.bool_]) -> Scale:
-    """Ranges of the `wanted` nodes in the baseline: from the first bin to the last."""
-    rows = baseline.cells * len(wanted) if len(baseline.cells) == 1 else baseline.cells
+def _of_reference(baseline: NodeBaseline, needed: NDArray[np.bool_]) -> Scale:
+    """Ranges of the `needed` nodes in the baseline: from the first bin to the last."""
+    rows = baseline.cells * len(needed) if len(baseline.cells) == 1 else baseline.cells
     ends = np.array([(row[0], row[-1], (row[-1] - row[0]) / max(1, len(row) - 1)) for row in rows])
-    low, high, cell = np.where(wanted[:, None], ends, np.nan).T
-    return Scale((), np.arange(len(wanted)), low, low, high, high, cell)
+    low, high, cell = np.where(needed[:, None], ends, np.nan).T
+    return Scale((), np.arange(len(needed)), low, low, high, high, cell)
 
 
 def _used(layer: LayerInfo) -> NDArray[np.bool_]:

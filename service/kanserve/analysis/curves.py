@@ -56,13 +56,15 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
     return indices or tuple(range(layer.sources))
 
 
-def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
-    """Domain of each source of the layer. `seen` [R, S]: the values of the sources for some rows.
+def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
+    """Domain of each source of the layer. `observed` [R, S]: the values of the sources for some rows.
 
     A source with knots has its extended grid, unless a step stands between the two: the knots are then not in units
-    of the node. Otherwise the domain is the range of `seen`, and without it -1 to 1.
+    of the node. Otherwise the domain is the range of `observed`, and without it -1 to 1.
     """
-    ranges = [_grid(layer, at) or _reference(seen, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)]
+    ranges = [
+        _grid(layer, at) or _reference(observed, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)
+    ]
     low, high, origins = zip(*ranges, strict=True)
     return Domain(np.array(low), np.array(high), tuple(origins))
 
@@ -92,10 +94,10 @@ def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
     return (*_widened(knots[0], knots[-1], MARGIN), Origin.GRID) if knots else None
 
 
-def _reference(seen: Floats | None, source: int) -> tuple[float, float, Origin] | None:
-    if seen is None:
+def _reference(observed: Floats | None, source: int) -> tuple[float, float, Origin] | None:
+    if observed is None:
         return None
-    values = seen[:, source]
+    values = observed[:, source]
     values = values[np.isfinite(values)]
     return (*_widened(float(values.min()), float(values.max()), AROUND), Origin.REFERENCE) if len(values) else None
 
@@ -127,13 +129,13 @@ def slope(below: Floats, above: Floats, left: NDArray[np.floating], right: NDArr
 def named_parts(layer: LayerInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Kinds of a layer's parts, and the outputs of its edge graph for some of them. A layer with one kind needs no
     outputs. If the export does not separate its bases, the layer is one part, named after all kinds."""
-    apart = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
+    separate = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
     symbolic = (SYMBOLIC,) * bool(layer.symbolic)
-    if not apart:
+    if not separate:
         return ("+".join((*(basis.kind for basis in layer.bases), *symbolic)) or NOTHING,), ()
-    kinds = [kind for kind, _ in apart]
+    kinds = [kind for kind, _ in separate]
     named = (kind if kinds.count(kind) == 1 else f"{kind}{at}" for at, kind in enumerate(kinds))
-    return (*named, *symbolic), tuple(name for _, name in apart)
+    return (*named, *symbolic), tuple(name for _, name in separate)
 
 
 def all_parts(
@@ -164,8 +166,8 @@ def between(low: Floats, high: Floats) -> Floats:
 
 def _best(values: Floats, *, largest: bool) -> NDArray[np.intp]:
     """[N, S, D] -> [S, D]: the place of the smallest finite value, or the largest."""
-    held = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
-    return np.asarray(held.argmax(axis=0) if largest else held.argmin(axis=0))
+    finite = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
+    return np.asarray(finite.argmax(axis=0) if largest else finite.argmin(axis=0))
 
 
 def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:

@@ -94,10 +94,10 @@ def formulas(
     for index, layer in enumerate(layers):
         names = called[index]
         chosen = set((only if index in shown else ()) or names)
-        wanted = [at for at, name in enumerate(names) if name in chosen]
-        nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
+        needed = [at for at, name in enumerate(names) if name in chosen]
+        nodes = _layer(index, layer, nodes, needed, digits=digits, partial=partial)
         if index in shown:
-            result += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
+            result += [Formula(names[at], nodes[at].render(digits).text) for at in needed]
             nodes = _atoms(names)
     return tuple(result)
 
@@ -128,16 +128,16 @@ class UnknownLine(FormulaError):
 
 
 def _layer(
-    index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
+    index: int, layer: LayerInfo, nodes: list[Linear], needed: Sequence[int], *, digits: int, partial: bool
 ) -> list[Linear]:
-    """Expressions of the nodes after a layer; valid for the `wanted` ones."""
+    """Expressions of the nodes after a layer; valid for the `needed` ones."""
     if layer.positions:
         raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
     check(index, layer, partial=partial)
     # A numeric edge is a function of its node as the layer is given it, but for which that is.
     seen = _steps(index, [step for step in layer.pre_steps if step.kind == "select"], nodes, digits)
     read = _steps(index, layer.pre_steps, nodes, digits) if layer.symbolic else seen
-    sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
+    sums = _sums(index, layer, (read, seen), _needed(layer, needed), digits)
     return _steps(index, layer.post_steps, sums, digits)
 
 
@@ -149,9 +149,9 @@ def _width(layer: LayerInfo) -> int:
     return width
 
 
-def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
+def _needed(layer: LayerInfo, requested: Sequence[int]) -> set[int]:
     """The destinations that some nodes come from."""
-    needed = set(wanted)
+    needed = set(requested)
     for step in reversed(layer.post_steps):
         if step.kind == "select":
             needed = {step.indices[at] for at in needed}

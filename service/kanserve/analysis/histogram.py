@@ -46,9 +46,9 @@ class Cells:
         longest = max(map(len, rows))
         padded = np.array([(*row, *[np.inf] * (longest - len(row))) for row in rows])
         lengths, last = np.array([len(row) + 1 for row in rows]), np.array([row[-1] for row in rows])
-        held = np.minimum(padded, last[:, None])
-        middles = np.concatenate([held[:, :1], held[:, :-1] / 2 + held[:, 1:] / 2, held[:, -1:]], axis=1)
-        return cls(padded.T, lengths, last, middles, _steps(held, lengths))
+        clipped = np.minimum(padded, last[:, None])
+        middles = np.concatenate([clipped[:, :1], clipped[:, :-1] / 2 + clipped[:, 1:] / 2, clipped[:, -1:]], axis=1)
+        return cls(padded.T, lengths, last, middles, _steps(clipped, lengths))
 
     def places(self, values: Floats) -> Counts:
         """[N, n]: in which cell each of the finite values is, on a bound in the one above it, on the last in the
@@ -131,8 +131,8 @@ class Window:
         flat, own = (places + np.arange(nodes) * cells)[finite], values[finite]
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
         with np.errstate(over="ignore"):
-            apart = own - self.cells.middles.ravel()[flat]
-            for kept, what in ((self.sums, apart), (self.squares, apart**2)):
+            deviation = own - self.cells.middles.ravel()[flat]
+            for kept, what in ((self.sums, deviation), (self.squares, deviation**2)):
                 kept += np.bincount(flat, weights=what, minlength=kept.size).reshape(kept.shape)
         self.min = np.minimum(self.min, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
         self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
@@ -150,10 +150,10 @@ class Window:
         whole, count = Window(cells), cells.shape[1]
         starts = np.concatenate([[0], 1 + times * np.arange(count - 1)])
         into = np.repeat(np.arange(count), np.diff([*starts, self.counts.shape[1]]))
-        apart = np.where(self.cells.there, self.cells.middles - cells.middles[:, into], 0.0)
+        shift = np.where(self.cells.there, self.cells.middles - cells.middles[:, into], 0.0)
         with np.errstate(over="ignore", invalid="ignore"):
-            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
-            sums = self.sums + self.counts * apart
+            squares = self.squares + 2 * shift * self.sums + self.counts * shift**2
+            sums = self.sums + self.counts * shift
         parts = (("counts", self.counts), ("sums", sums), ("squares", squares))
         for name, values in parts:
             setattr(whole, name, np.add.reduceat(values, starts, axis=1))
@@ -171,8 +171,8 @@ class Window:
         with np.errstate(all="ignore"):
             count = self.values.astype(np.float64)
             mean = (self.counts * self.cells.middles + self.sums).sum(axis=1) / count
-            apart = self.cells.middles - mean[:, None]
-            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
+            deviation = self.cells.middles - mean[:, None]
+            squares = self.squares + 2 * deviation * self.sums + self.counts * deviation**2
             variance = squares.sum(axis=1) / np.where(count > 1, count - 1, np.nan)
         return mean, np.sqrt(np.maximum(variance, 0.0))
 

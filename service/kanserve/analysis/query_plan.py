@@ -67,17 +67,15 @@ class LayerPlan:
     def response_bytes(self, rows: int) -> int:
         """An upper bound of the bytes on the wire, known before anything is computed; but for edges of a magnitude,
         which are few or many."""
-        wanted, times = self.options, rows * math.prod(self.positions)
-        unknown = wanted.min_magnitude and not self.top_k
+        extra, times = self.options, rows * math.prod(self.positions)
+        unknown = extra.min_magnitude and not self.top_k
         edges = 0 if unknown else math.prod(self.shape(1)[1 + len(self.positions) :])
         indices = len(self.positions) + (2 * self.top_k or len(self.sources) + len(self.destinations))
-        if wanted.reductions:
-            count = (
-                len(wanted.reductions) + len(wanted.quantiles) + 2 * wanted.bins * ("histogram" in wanted.reductions)
-            )
+        if extra.reductions:
+            count = len(extra.reductions) + len(extra.quantiles) + 2 * extra.bins * ("histogram" in extra.reductions)
             return count * edges * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
-        numbers = edges * (3 if wanted.per_row else 1)
-        numbers += len(self.destinations) * wanted.residual + self.nodes * wanted.nodes
+        numbers = edges * (3 if extra.per_row else 1)
+        numbers += len(self.destinations) * extra.residual + self.nodes * extra.nodes
         return times * numbers * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
 
 
@@ -103,7 +101,7 @@ def plan(
     return tuple(plans)
 
 
-def find(names: Sequence[str], wanted: Sequence[int | str]) -> tuple[int, ...]:
+def find(names: Sequence[str], selection: Sequence[int | str]) -> tuple[int, ...]:
     """Indices of the layers meant by index or by name, in this order; all if none is
     named. `names` are those of the model's layers, "" for one without. A name that
     several layers have means all of them. Raises BadRequest naming those there are.
@@ -113,7 +111,7 @@ def find(names: Sequence[str], wanted: Sequence[int | str]) -> tuple[int, ...]:
         if name:
             named.setdefault(name, []).append(at)
     chosen: list[int] = []
-    for item in wanted:
+    for item in selection:
         if not isinstance(item, str):
             chosen.append(item)
         elif item in named:
@@ -177,16 +175,16 @@ def largest(values: Floats, k: int) -> NDArray[np.int32]:
     return order[:, :, :k].astype(np.int32)
 
 
-def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
-    if not wanted:
+def _resolve(requested: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
+    if not requested:
         return tuple(range(size))
-    for index in wanted:
+    for index in requested:
         if not 0 <= index < size:
             raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
-    if len(set(wanted)) != len(wanted):
-        twice = collections.Counter(wanted).most_common(1)[0][0]
+    if len(set(requested)) != len(requested):
+        twice = collections.Counter(requested).most_common(1)[0][0]
         raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
-    return tuple(wanted)
+    return tuple(requested)
 
 
 def _known(names: Sequence[str], count: int) -> str:
@@ -218,12 +216,12 @@ def on_the_way(
     reached = [links[0][start]]  # the sources of each layer
     for at, onward in enumerate(between):
         reached.append(_through(_through(_through(reached[at], active[at]), onward), links[at + 1]))
-    wanted = [results(layers[-1])[:, end]]  # the destinations of each layer, the last first
+    targets = [results(layers[-1])[:, end]]  # the destinations of each layer, the last first
     for at in reversed(range(len(between))):
-        needed = _through(_through(wanted[-1], active[at + 1].T), links[at + 1].T)
-        wanted.append(_through(needed, between[at].T))
+        needed = _through(_through(targets[-1], active[at + 1].T), links[at + 1].T)
+        targets.append(_through(needed, between[at].T))
     result = []
-    for flags, there, back in zip(active, reached, reversed(wanted), strict=True):
+    for flags, there, back in zip(active, reached, reversed(targets), strict=True):
         on = flags & there[:, None] & back[None]
         result.append((_true(on.any(axis=1)), _true(on.any(axis=0))))
     return result

@@ -43,9 +43,9 @@ class Moments:
         if self._first is None:
             self._first = values[0].astype(np.float64)
         with np.errstate(all="ignore"):
-            apart = values - self._first
-            self._sum = self._sum + apart.sum(axis=0)
-            self._squares = self._squares + (apart**2).sum(axis=0)
+            deviation = values - self._first
+            self._sum = self._sum + deviation.sum(axis=0)
+            self._squares = self._squares + (deviation**2).sum(axis=0)
         self.count += len(values)
 
     def std(self) -> ScoreArray:
@@ -114,9 +114,9 @@ class Weighted:
             self._first = np.where(at & ~self._begun, value, self._first)  # a large mean would swallow a small spread
             self._begun |= at
             with np.errstate(all="ignore"):
-                apart = np.where(at, value - self._first, 0.0)
-                self._sum += weight[:, None] * apart
-                self._squares += weight[:, None] * apart**2
+                deviation = np.where(at, value - self._first, 0.0)
+                self._sum += weight[:, None] * deviation
+                self._squares += weight[:, None] * deviation**2
         self._count += weights.sum(axis=0)[:, None]
 
     def std(self) -> Floats:

@@ -115,8 +115,8 @@ class _Each(_Rule):
 def secant(function: Function, x: Floats, r: Floats) -> Floats:
     """(f(x) - f(r)) / (x - r), element by element; where x is r, or nearly, the derivative between them."""
     with np.errstate(all="ignore"):
-        apart = x - r
-        near = np.abs(apart) <= NEAR * np.maximum(np.maximum(np.abs(x), np.abs(r)), 1.0)
+        difference = x - r
+        near = np.abs(difference) <= NEAR * np.maximum(np.maximum(np.abs(x), np.abs(r)), 1.0)
         middle, reach = (x + r) / 2, 1e-5 * np.maximum(np.abs(x), 1.0)
         high, low = np.where(near, middle + reach, x), np.where(near, middle - reach, r)
         return np.asarray((function(high) - function(low)) / (high - low))
@@ -188,12 +188,12 @@ class _Norm(_Rule):
     def _centred_and_deviation(self, v: Floats) -> tuple[Floats, Floats]:
         """[B, G, n / G] of the runs, less their means, and their deviations [B, G, 1]."""
         runs = v.reshape(len(v), self._groups, -1)
-        apart = runs - runs.mean(axis=2, keepdims=True) if self._centred else runs
-        return apart, np.sqrt((apart**2).mean(axis=2, keepdims=True) + self._epsilon)
+        centred = runs - runs.mean(axis=2, keepdims=True) if self._centred else runs
+        return centred, np.sqrt((centred**2).mean(axis=2, keepdims=True) + self._epsilon)
 
     def evaluate(self, v: Floats) -> Floats:
-        apart, deviation = self._centred_and_deviation(v)
-        even = (apart / deviation).reshape(v.shape) * self._scale
+        centred, deviation = self._centred_and_deviation(v)
+        even = (centred / deviation).reshape(v.shape) * self._scale
         return np.asarray(even + self._bias if self._bias.size else even)
 
     def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
@@ -249,8 +249,8 @@ class _Softmax(_Rule):
         self._log = log
 
     def evaluate(self, v: Floats) -> Floats:
-        apart = v - v.max(axis=1, keepdims=True)
-        logarithm = apart - np.log(np.exp(apart).sum(axis=1, keepdims=True))
+        shifted = v - v.max(axis=1, keepdims=True)
+        logarithm = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return np.asarray(logarithm if self._log else np.exp(logarithm))
 
     def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:

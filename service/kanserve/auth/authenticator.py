@@ -64,22 +64,22 @@ class Authenticator:
         for permit in tuple(self._open):
             permit.check()
 
-    def admit(self, need: Need, shown: RequestCredentials) -> Principal:
+    def admit(self, need: Need, credentials: RequestCredentials) -> Principal:
         """Authenticated caller of an allowed call. Raises Unauthenticated, Forbidden, RateLimited."""
         if need is ANYONE:
-            return self.known(shown)
-        caller, bucket = self._caller(shown)
+            return self.known(credentials)
+        caller, bucket = self._caller(credentials)
         require(caller, need)
         if bucket is not None:
             bucket.take()
         return caller
 
-    def refuses(self, need: Need, shown: RequestCredentials) -> bool:
+    def refuses(self, need: Need, credentials: RequestCredentials) -> bool:
         """True if `admit` would reject the caller; rate limits are not checked."""
         if need is ANYONE:
             return False
         try:
-            require(self._caller(shown)[0], need)
+            require(self._caller(credentials)[0], need)
         except (Unauthenticated, Forbidden):
             return True
         return False
@@ -119,17 +119,17 @@ class Authenticator:
         if ending:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
-    def known(self, shown: RequestCredentials) -> Principal:
+    def known(self, credentials: RequestCredentials) -> Principal:
         """The caller, or NOBODY if the gate does not know the credential. Raises nothing."""
         try:
-            return self._caller(shown)[0]
+            return self._caller(credentials)[0]
         except Unauthenticated:
             return NOBODY
 
-    def _caller(self, shown: RequestCredentials) -> tuple[Principal, Bucket | None]:
-        headers = [value for key, value in shown.metadata if key == HEADER]
+    def _caller(self, credentials: RequestCredentials) -> tuple[Principal, Bucket | None]:
+        headers = [value for key, value in credentials.metadata if key == HEADER]
         if not headers:
-            return self._certified(shown.certificate) if self._certificates else (NOBODY, None)
+            return self._certified(credentials.certificate) if self._certificates else (NOBODY, None)
         value = headers[0]
         if len(headers) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
             raise Unauthenticated("the authorization is to be one `Bearer TOKEN`")
@@ -239,7 +239,7 @@ class Bucket:
         self._left -= 1
 
 
-def unlisted(shown: RequestCredentials) -> Principal:
+def unlisted(credentials: RequestCredentials) -> Principal:
     """Check before a method or route that the table of permissions does not have. Raises Forbidden."""
     raise Forbidden("nobody may call this: the server's table of access does not have it")
 
@@ -251,20 +251,20 @@ def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredent
     if gate is None:
         return None
     need = NEEDS[name]
-    return lambda shown: gate.admit(need, shown)
+    return lambda credentials: gate.admit(need, credentials)
 
 
-def stranger(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], bool] | None:
-    """Asked before a request is read; None: there are no strangers here."""
+def credential_check(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], bool] | None:
+    """Check of a caller before the server reads the request; None: no check."""
     if gate is None or name not in NEEDS:
         return None
     need = NEEDS[name]
-    return lambda shown: gate.refuses(need, shown)
+    return lambda credentials: gate.refuses(need, credentials)
 
 
-def name(gate: Authenticator | None, shown: RequestCredentials) -> str:
+def name(gate: Authenticator | None, credentials: RequestCredentials) -> str:
     """The name of the caller, for counts; "" if the caller has no known name."""
-    return "" if gate is None else gate.known(shown).name
+    return "" if gate is None else gate.known(credentials).name
 
 
 def _valid(caller: Principal) -> None:

@@ -196,8 +196,8 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
         maker = suggest.load("bench", "kanserve.bench.mlp_graph", "export")
     except suggest.MissingPackage as missing:
         return Absent(MLP, f"{missing.message}; {missing.hint}")
-    wanted = parameters(manifest.layers)
-    widths = mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), wanted)
+    target = parameters(manifest.layers)
+    widths = mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), target)
     network = maker.random(widths, manifest.input.datatype)
     graph = network.graph()
     (x,) = feeds.values()
@@ -218,7 +218,7 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
 
     return Entrant(
         MLP,
-        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters beside {wanted}",
+        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters beside {target}",
         "its own float64 evaluation of the rows",
         manifest.reference.tolerance,
         threads,
@@ -260,21 +260,21 @@ def edges(layers: Sequence[LayerInfo]) -> int:
     return sum(layer.active_edges * math.prod(layer.positions) for layer in layers)
 
 
-def mlp_widths(inputs: int, result: int, layers: int, wanted: int) -> tuple[int, ...]:
+def mlp_widths(inputs: int, result: int, layers: int, target: int) -> tuple[int, ...]:
     """Widths of the MLP with as many layers, and at least one hidden layer, whose number of parameters is nearest to
-    `wanted`. All hidden layers have the same width."""
+    `target`. All hidden layers have the same width."""
     hidden = max(1, layers - 1)
 
     def widths(width: int) -> tuple[int, ...]:
         return (inputs, *itertools.repeat(width, hidden), result)
 
     low, high = 1, 2
-    while mlp_parameters(widths(high)) < wanted:
+    while mlp_parameters(widths(high)) < target:
         high *= 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if mlp_parameters(widths(middle)) < wanted else (low, middle)
-    return min(widths(low), widths(high), key=lambda candidate: abs(mlp_parameters(candidate) - wanted))
+        low, high = (middle, high) if mlp_parameters(widths(middle)) < target else (low, middle)
+    return min(widths(low), widths(high), key=lambda candidate: abs(mlp_parameters(candidate) - target))
 
 
 def mlp_parameters(widths: Sequence[int]) -> int:

@@ -101,7 +101,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> M
     threads = args.threads or tuple(sorted({1, budget()}))
     if max(args.batch) > manifest.max_batch_size:
         raise InputError(f"--batch {max(args.batch)}: the model takes {manifest.max_batch_size} rows at most")
-    feeds, said = _rows(args, manifest)
+    feeds, row_source = _rows(args, manifest)
     load = os.getloadavg()[0]
     try:
         settings = sources.load({}, without={"repository": Path()}).settings
@@ -124,7 +124,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> M
         manifest=manifest,
         field=taking_part,
         times=times,
-        rows=said,
+        rows=row_source,
         rounds=args.rounds,
         runtime=backend.version(),
         load=load,

@@ -52,17 +52,17 @@ def edges(described: Description, args: argparse.Namespace) -> Chosen:
     selected, last = layers(described, args.layer), len(described.layers) - 1
     sources, features = _nodes(described, "--source", args.source)
     destinations, classes = _nodes(described, "--destination", args.destination)
-    meant = {at for at, named in ((0, features), (last, classes)) if named}
-    if len(meant) > 1:
+    named_layers = {at for at, named in ((0, features), (last, classes)) if named}
+    if len(named_layers) > 1:
         raise InputError(
             f"{features[0]!r} is a source of layer 0 and {classes[0]!r} a destination of layer {last}: no edge goes "
             "from one to the other; `kanserve edges --path` shows those on the ways between"
         )
-    for at in meant:
+    for at in named_layers:
         if any(layer not in (at, described.layers[at].name) for layer in selected):
             named = (features or classes)[0]
             raise InputError(f"{named!r} is a node of layer {at}: leave --layer out, or name nodes by index")
-    return Chosen(selected or tuple(meant), sources, destinations)
+    return Chosen(selected or tuple(named_layers), sources, destinations)
 
 
 def _nodes(described: Description, option: str, texts: Iterable[str]) -> tuple[tuple[int, ...], list[str]]:

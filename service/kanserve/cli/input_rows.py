@@ -131,19 +131,19 @@ def rows_for_all(tensors: Sequence[TensorInfo], source: Contents, *, array: str 
     an .npz or a JSON object with all of them. Raises InputError."""
     if len(tensors) == 1:
         return rows_for(tensors[0], source, array=array, names=names)
-    wanted = [tensor.name for tensor in tensors]
+    expected = [tensor.name for tensor in tensors]
     if array:
-        raise InputError(f"--array picks one array; the model has the inputs {', '.join(wanted)}")
-    arrays = _several(source, wanted)
-    if set(arrays) != set(wanted):
+        raise InputError(f"--array picks one array; the model has the inputs {', '.join(expected)}")
+    arrays = _several(source, expected)
+    if set(arrays) != set(expected):
         raise InputError(
-            f"{source.name} holds {', '.join(arrays) or 'no array'}; the model has the inputs {', '.join(wanted)}"
+            f"{source.name} holds {', '.join(arrays) or 'no array'}; the model has the inputs {', '.join(expected)}"
         )
     rows = {tensor.name: fit(f"{source.name}, {tensor.name}", arrays[tensor.name], tensor) for tensor in tensors}
     counts = {name: len(array) for name, array in rows.items()}
     if len(set(counts.values())) > 1:
-        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise InputError(f"{source.name}: the inputs differ in their number of rows: {shown}")
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InputError(f"{source.name}: the inputs differ in their number of rows: {counted}")
     return rows
 
 
@@ -210,9 +210,9 @@ def _archive(source: Contents) -> Iterator[Any]:
 
 def _array_name(file: str, names: list[str], tensor: TensorInfo, array: str) -> str:
     """Name of the array of an .npz that has the rows. Raises InputError."""
-    wanted = array or (names[0] if len(names) == 1 else tensor.name)
-    if wanted in names:
-        return wanted
+    expected = array or (names[0] if len(names) == 1 else tensor.name)
+    if expected in names:
+        return expected
     if array and names:
         raise InputError(f"{file} has no array {array!r}", hint=advice(array, names, what="it holds"))
     raise InputError(

@@ -238,10 +238,9 @@ def holds(repository: Path, name: str) -> bool:
     return repository.is_dir() and any(candidate.name == name for candidate in _scan_folder(repository))
 
 
-def version(repository: Path, name: str, wanted: str) -> tuple[Bundle, Manifest]:
-    """The files of the version `wanted`, or of the highest, and what it says of itself, as the server would take them.
-    Raises InputError."""
-    return _loaded(repository, _candidate(repository, name, wanted))
+def version(repository: Path, name: str, requested: str) -> tuple[Bundle, Manifest]:
+    """Files and manifest of the version `requested`, or of the highest, checked as by the server. Raises InputError."""
+    return _loaded(repository, _candidate(repository, name, requested))
 
 
 def copied(repository: Path, name: str, source: str, target: str, *, force: bool) -> Manifest:
@@ -320,16 +319,16 @@ def _loaded(repository: Path, candidate: Candidate) -> tuple[Bundle, Manifest]:
     return bundle, bundle.manifest
 
 
-def _candidate(repository: Path, name: str, wanted: str) -> Candidate:
+def _candidate(repository: Path, name: str, requested: str) -> Candidate:
     every = _scan_folder(repository)
     known = [candidate for candidate in every if candidate.name == name]
     if not known:
         names = sorted({candidate.name for candidate in every})
         raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
-    matches = [candidate for candidate in known if wanted in ("", str(candidate.version))]
+    matches = [candidate for candidate in known if requested in ("", str(candidate.version))]
     if not matches:
         versions = ", ".join(str(candidate.version) for candidate in known)
-        raise InputError(f"{repository}: {name} has the versions {versions}, not {wanted}")
+        raise InputError(f"{repository}: {name} has the versions {versions}, not {requested}")
     return matches[-1]
 
 

@@ -108,11 +108,11 @@ class Peer(ABC, Generic[C]):
 def push_back(error: grpc.RpcError) -> float | None:
     """Seconds that the server asks the client to wait; infinite for "never", None without push-back."""
     trailers: Any = error.trailing_metadata()
-    said = dict(trailers or ()).get(PUSH_BACK)
-    if said is None:
+    value = dict(trailers or ()).get(PUSH_BACK)
+    if value is None:
         return None
     # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
-    return int(said) / 1000 if isinstance(said, str) and said.isascii() and said.isdigit() else math.inf
+    return int(value) / 1000 if isinstance(value, str) and value.isascii() and value.isdigit() else math.inf
 
 
 def as_method(method: M, make: Callable[..., Request[Any]]) -> M:

@@ -253,7 +253,7 @@ def edges(
     sources: Sequence[int] = (),
     destinations: Sequence[int] = (),
     path: tuple[int, int] | None = None,
-    **wanted: Any,
+    **options: Any,
 ) -> Call[tuple[LayerValues, ...]]:
     """Edge query: values of the selected edges for `rows` [rows, ...].
 
@@ -263,7 +263,7 @@ def edges(
     wanted  the fields of `kanserve.types.EdgeOptions`, such as top_k, per_row, residual, nodes and reductions
     """
     chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
-    request = edges_.edges_request(described, packed(described, rows), **chosen, **wanted)
+    request = edges_.edges_request(described, packed(described, rows), **chosen, **options)
     return Call(
         f"{KAN}QueryEdges",
         request,

@@ -249,16 +249,16 @@ def edges(
     """
     rows = of_frame(rows, described.names)
     try:
-        wanted = query_plan.find([layer.name for layer in described.layers], layers)
+        indices = query_plan.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
         raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from None
-    ways = dict.fromkeys(wanted, (sources, destinations))
+    ways = dict.fromkeys(indices, (sources, destinations))
     if path is not None:
         none = select_rows(rows, slice(0, 0))
-        on_path = patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
+        on_path = patient(client, lambda part: client.edges(described, part, layers=indices, path=path), none)
         ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in on_path}
-    for done, index in enumerate(wanted):
-        report = shifted(progress, done, len(wanted))
+    for done, index in enumerate(indices):
+        report = shifted(progress, done, len(indices))
         if path is not None and not all(ways[index]):
             yield _none(described, index, count(rows))
             continue

@@ -220,10 +220,10 @@ def edges_request(
     sources: Sequence[int] = (),
     destinations: Sequence[int] = (),
     path: tuple[int, int] | None = None,
-    **wanted: Any,
+    **options: Any,
 ) -> kan.QueryEdgesRequest:
-    """`fields`: those of the rows; `wanted`: those of Wanted. Layers by index or by name."""
-    what = EdgeOptions(**wanted)
+    """`fields`: those of the rows; `options`: those of Wanted. Layers by index or by name."""
+    what = EdgeOptions(**options)
     message = kan.QueryEdgesRequest(
         model_name=described.name,
         model_version=described.version,

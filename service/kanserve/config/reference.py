@@ -121,28 +121,28 @@ def _present(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, **next((option for option in schema.get("anyOf", ()) if option.get("type") != "null"), {})}
 
 
-def _cells(name: str, said: dict[str, Any]) -> Iterator[str]:
+def _cells(name: str, schema: dict[str, Any]) -> Iterator[str]:
     field = Settings.model_fields[name]
     shown = field.json_schema_extra
     unit = str(shown["metavar"]) if isinstance(shown, dict) else "FOLDER"
     yield f"`{name}`"
     yield "-" if field.is_required() else value_text(field.default, unit)
-    yield _allowed(said, unit)
-    yield said["description"].replace("|", "\\|")
+    yield _allowed(schema, unit)
+    yield schema["description"].replace("|", "\\|")
     yield "SIGHUP" if name in LIVE else "restart"
 
 
-def _allowed(said: dict[str, Any], unit: str) -> str:
-    if "enum" in said:
-        return ", ".join(said["enum"])
-    if "pattern" in said:
+def _allowed(schema: dict[str, Any], unit: str) -> str:
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if "pattern" in schema:
         return "see there"
-    bounds = said["anyOf"][0] if "anyOf" in said else said
+    bounds = schema["anyOf"][0] if "anyOf" in schema else schema
     if bounds.get("maximum") == MOST and unit == "N":
         return f"{bounds['minimum']} or more"
     if "minimum" in bounds:
         return f"{value_text(bounds['minimum'], unit)} to {value_text(bounds['maximum'], unit)}"
-    return {"boolean": "true, false", "string": "text"}[said["type"]] if unit != "FILE" else "a file"
+    return {"boolean": "true, false", "string": "text"}[schema["type"]] if unit != "FILE" else "a file"
 
 
 def value_text(value: Any, unit: str) -> str:

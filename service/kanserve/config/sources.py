@@ -92,8 +92,8 @@ def _read_environment() -> dict[str, Any]:
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
     if unknown := sorted(ours - known):
-        meant = sorted({*known, *CLIENTS})
-        problems = (f"{name} in the environment: {advice(name, meant, prefix=ENV_PREFIX)}" for name in unknown)
+        candidates = sorted({*known, *CLIENTS})
+        problems = (f"{name} in the environment: {advice(name, candidates, prefix=ENV_PREFIX)}" for name in unknown)
         raise ConfigError("; ".join(f"unknown setting {problem}" for problem in problems))
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
     return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}

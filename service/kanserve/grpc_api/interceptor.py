@@ -282,7 +282,7 @@ class Interceptor:
     def strange(self, name: str) -> Callable[[RequestMetadata], bool] | None:
         """What tells, before a request is read, that it will be refused for who calls; `name` as in the table of
         access."""
-        return access.stranger(self._gate, name)
+        return access.credential_check(self._gate, name)
 
     def _admission(self, name: str) -> Callable[[RequestMetadata], Principal] | None:
         self.names.add(name)

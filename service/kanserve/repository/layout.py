@@ -138,10 +138,10 @@ def _texts(candidate: Candidate, directory: int) -> Texts:
     entries = os.listdir(directory)
     if contract.FILE_NAME not in entries:
         return Texts()
-    said = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+    data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
     if contract.NUMBERS_FILE not in entries:
-        return Texts(manifest=said)
-    return Texts(manifest=said, numbers=_read(candidate, directory, contract.NUMBERS_FILE, serialization.LIMIT))
+        return Texts(manifest=data)
+    return Texts(manifest=data, numbers=_read(candidate, directory, contract.NUMBERS_FILE, serialization.LIMIT))
 
 
 def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) -> Bundle:

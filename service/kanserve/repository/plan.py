@@ -115,19 +115,19 @@ def _of_model(
 ) -> Iterator[tuple[Step, int]]:
     serving = {version for version, state in known.items() if state.serves}
     # A served version counts as there: lost files are no reason to serve another version.
-    wanted = policy.served(there.keys() | serving)
+    selected = policy.served(there.keys() | serving)
     for version in sorted(there.keys() | known.keys()):
-        step = _of_version(known.get(version, Known()), there.get(version), version in wanted, now)
+        step = _of_version(known.get(version, Known()), there.get(version), version in selected, now)
         if step is not Step.FORGET or version in known:
             yield step, version
-    if wanted and wanted <= serving:
-        yield from ((Step.LEAVE, version) for version in sorted(serving - wanted))
+    if selected and selected <= serving:
+        yield from ((Step.LEAVE, version) for version in sorted(serving - selected))
 
 
-def _of_version(state: Known, fingerprint: Fingerprint | None, wanted: bool, now: float) -> Step:
+def _of_version(state: Known, fingerprint: Fingerprint | None, selected: bool, now: float) -> Step:
     if fingerprint is None:
         return _without_files(state)
-    if not wanted:
+    if not selected:
         return Step.KEEP if state.serves else Step.FORGET
     if state.missing:
         return Step.RETURN

@@ -232,15 +232,15 @@ def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -
         yield from _placed(tensor, facts, beside[location])
 
 
-def _placed(tensor: pb.Tensor, facts: Mapping[str, str], held: int) -> Iterator[str]:
-    """Faults of external data in a file of `held` bytes."""
+def _placed(tensor: pb.Tensor, facts: Mapping[str, str], size_limit: int) -> Iterator[str]:
+    """Faults of external data in a file of `size_limit` bytes."""
     size, _ = TYPES.get(tensor.data_type, (0, ""))
     needed = math.prod(tensor.dims) * size
     offset, length = (_number(facts.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(needed))))
-    if not size or offset < 0 or length != needed or offset + needed > held:
+    if not size or offset < 0 or length != needed or offset + needed > size_limit:
         yield (
             f"has {needed} bytes by its shape, and says that it has {length} at {offset} of {facts['location']}, "
-            f"which has {held} (external data)"
+            f"which has {size_limit} (external data)"
         )
 
 

@@ -177,8 +177,8 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
     if words.get("ended") == -signal.SIGALRM:
         raise LoadError(LoadReason.TIME, _late(job))
     if "memory" in words or words.get("ended") == -signal.SIGKILL or words.get("reason") == LoadReason.MEMORY:
-        said = words.get("text", "the sandbox process was killed")
-        raise LoadError(LoadReason.MEMORY, f"{said}, of which {job.most} bytes are granted (load_memory_bytes)")
+        cause = words.get("text", "the sandbox process was killed")
+        raise LoadError(LoadReason.MEMORY, f"{cause}, of which {job.most} bytes are granted (load_memory_bytes)")
     if "ended" in words:
         raise LoadError(LoadReason.CRASH, f"it crashed the sandbox process{_how(int(words['ended']))}")
     raise LoadError(LoadReason(str(words["reason"])), str(words["text"]))

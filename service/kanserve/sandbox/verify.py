@@ -69,18 +69,18 @@ def _fits(claim: TensorInfo, actual: TensorInfo) -> bool:
 def check_reference(manifest: Manifest, session: Session) -> None:
     """Check that the reference rows give the reference outputs within their tolerance. Raises LoadError."""
     reference = manifest.reference
-    wanted = tensors(manifest.outputs)
+    output_tensors = tensors(manifest.outputs)
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
     rows, expected = feeds(manifest), answers(manifest)
     try:
-        outputs = session.run([tensor.name for tensor in wanted], rows)
+        outputs = session.run([tensor.name for tensor in output_tensors], rows)
     except ResourceExhausted as error:
         raise LoadError(LoadReason.MEMORY, "there is not enough memory to run the reference rows") from error
     except KanserveError as error:
         raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
-    for tensor, answer, output in zip(wanted, expected, outputs, strict=True):
-        _compare("" if len(wanted) == 1 else f" of '{tensor.name}'", answer, output, reference.tolerance)
+    for tensor, answer, output in zip(output_tensors, expected, outputs, strict=True):
+        _compare("" if len(output_tensors) == 1 else f" of '{tensor.name}'", answer, output, reference.tolerance)
 
 
 def check_explained(manifest: Manifest, session: Session) -> None:

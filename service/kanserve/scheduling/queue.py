@@ -34,8 +34,8 @@ class PriorityLevel:
         """End of the wait of a request that asks for a timeout of `requested` seconds (None: it does not ask)."""
         if requested is None and self.timeout is None:
             return None
-        wanted = [seconds for seconds in (self.timeout, requested if self.override else None) if seconds is not None]
-        return arrived + min(wanted) if wanted else None
+        timeouts = [seconds for seconds in (self.timeout, requested if self.override else None) if seconds is not None]
+        return arrived + min(timeouts) if timeouts else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,17 +122,17 @@ def _ratio(quota: str, period: str) -> float | None:
 RESERVED = 64
 
 
-def connections(wanted: int) -> int:
-    """`wanted`, or fewer where the system's limit on open files allows no more, at least 1.
+def connections(requested: int) -> int:
+    """`requested`, or fewer where the system's limit on open files allows no more, at least 1.
 
     Raises the process' own limit first, as far as the system lets it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + RESERVED
+    needed = requested + RESERVED
     if _below(soft, needed):
         soft = min(needed, hard) if _below(hard, needed) else needed
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, soft - RESERVED) if _below(soft, needed) else wanted
+    return max(1, soft - RESERVED) if _below(soft, needed) else requested
 
 
 def _below(limit: int, needed: int) -> bool:

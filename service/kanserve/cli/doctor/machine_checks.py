@@ -32,11 +32,11 @@ def installation() -> Iterator[Finding]:
     """Python, and the packages that the server needs, against what kanserve was made for."""
     metadata = importlib.metadata.metadata("kanserve")
     here = ".".join(map(str, sys.version_info[:3]))
-    wanted = SpecifierSet(metadata["Requires-Python"] or "")
-    if wanted.contains(here):
+    requirement = SpecifierSet(metadata["Requires-Python"] or "")
+    if requirement.contains(here):
         yield ok("Python", f"{here}, kanserve {metadata['Version']}")
     else:
-        yield problem("Python", f"{here}; kanserve takes {wanted}", "install kanserve with another Python")
+        yield problem("Python", f"{here}; kanserve takes {requirement}", "install kanserve with another Python")
     bad = list(_unfit())
     yield from bad
     if not bad:
@@ -76,7 +76,7 @@ def _version(name: str) -> str:
 
 def runtime(settings: Settings) -> Iterator[Finding]:
     """The backend, the device that was asked for, and that nothing is told to anybody."""
-    said = os.environ.get(TELEMETRY)
+    text = os.environ.get(TELEMETRY)
     try:
         backend = base.load(settings.backend)
         backend.check(settings.device)
@@ -87,10 +87,10 @@ def runtime(settings: Settings) -> Iterator[Finding]:
         yield problem("runtime", f"{settings.backend} cannot be imported: {error}", "install kanserve with [serve]")
         return
     yield ok("runtime", f"{backend.version()} runs on {settings.device}")
-    if said not in (None, "1"):
+    if text not in (None, "1"):
         yield warning(
             "telemetry",
-            f"{TELEMETRY}={said} in the environment: kanserve sets it to 1 for itself, other programs report",
+            f"{TELEMETRY}={text} in the environment: kanserve sets it to 1 for itself, other programs report",
             f"unset it, or {TELEMETRY}=1",
         )
     else:

@@ -153,12 +153,12 @@ def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
 
 
 def _metrics_findings(source: Source, page: str) -> Iterator[Finding]:
-    said = [
+    warnings = [
         warning("metrics", f"{count:g} {words}", advice)
         for name, label, words, advice in COUNTED
         if (count := _sum(page, name, label))
     ]
-    yield from said or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
+    yield from warnings or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
 
 
 def _sum(page: str, name: str, label: str) -> float:
