@@ -194,19 +194,19 @@ def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytes
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "read", rate=1), tmp_path)
-    strange = access.stranger(asked, "inference.GRPCInferenceService/ServerMetadata")
+    strange = access.credential_check(asked, "inference.GRPCInferenceService/ServerMetadata")
     assert strange is not None
     assert [strange(shown(GOOD)) for _ in range(5)] == [False] * 5  # and it does not count
     assert strange(shown())
     assert strange(shown("x" * 50))
-    forbidden = access.stranger(asked, "inference.GRPCInferenceService/ModelInfer")
+    forbidden = access.credential_check(asked, "inference.GRPCInferenceService/ModelInfer")
     assert forbidden is not None
     assert forbidden(shown(GOOD))
-    health = access.stranger(asked, "grpc.health.v1.Health/Check")
+    health = access.credential_check(asked, "grpc.health.v1.Health/Check")
     assert health is not None
     assert not health(shown())
-    assert access.stranger(None, "inference.GRPCInferenceService/ModelInfer") is None
-    assert access.stranger(asked, "new.Service/Method") is None
+    assert access.credential_check(None, "inference.GRPCInferenceService/ModelInfer") is None
+    assert access.credential_check(asked, "new.Service/Method") is None
 
 
 def test_roles_and_what_they_include() -> None:
