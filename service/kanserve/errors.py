@@ -126,7 +126,7 @@ class ResourceExhausted(KanserveError):
 
 
 class LimitReached(ResourceExhausted):
-    """A limit on all requests, or on all requests of one caller. The same request may pass later, and the response
+    """Limit on all requests, or on all requests of one caller. The same request may pass later, and the response
     states when."""
 
 

@@ -24,7 +24,7 @@ class Reducer:
     all figures of its edge NaN; the histogram counts only finite values."""
 
     def __init__(self, names: Sequence[str], edges: tuple[int, ...], quantiles: Sequence[float], bins: int) -> None:
-        """`names`: some of ALL; `edges`: the shape [...]."""
+        """Create a reducer for the figures `names` (some of ALL) of values with the shape `edges` [...]."""
         self._names, self._edges = tuple(names), edges
         self._quantiles, self._bins = tuple(quantiles), bins
         self._moments = Moments()

@@ -198,7 +198,11 @@ def ratio(seconds: NDArray[np.float64], ours: NDArray[np.float64]) -> float:
 
 
 def facts(runtime: str, load: float) -> dict[str, Any]:
-    """`runtime`: its name and version; `load`: threads of the machine, on average, that ran or waited for a core."""
+    """Facts of the machine and the software.
+
+    runtime  name and version of the runtime
+    load     threads of the machine that ran or waited for a core, on average
+    """
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Run:
-    """The versions that computed the rows, in the order of the rows, and the total time."""
+    """Versions that computed the rows, in the order of the rows, and the total time."""
 
     versions: list[str]
     seconds: float

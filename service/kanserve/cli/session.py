@@ -164,9 +164,12 @@ def served(args: argparse.Namespace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, str]]:
-    """Meanwhile the folder has the checkpoint as a model in its `MODELS`, of this name. `rows`: a file whose header, if
-    it has one, names the features; `then`: what is done with the model. Raises CommandError with what the export
-    says."""
+    """Temporary repository with the exported checkpoint, and the name of its model. Raises CommandError with the
+    text of the export.
+
+    rows  a file whose header, if it has one, names the features
+    then  the purpose of the export, for the message
+    """
     if not is_here(path) and not Path(path).exists():
         raise CommandError(f"there is no file {path}", hint=_missing(path), exit_code=Exit.WRONG)
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:

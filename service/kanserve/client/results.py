@@ -222,7 +222,11 @@ def edges_request(
     path: tuple[int, int] | None = None,
     **options: Any,
 ) -> kan.QueryEdgesRequest:
-    """`fields`: those of the rows; `options`: those of Wanted. Layers by index or by name."""
+    """Request message of an edge query, with layers by index or by name.
+
+    fields   the fields of the rows
+    options  the fields of `EdgeOptions`
+    """
     what = EdgeOptions(**options)
     message = kan.QueryEdgesRequest(
         model_name=described.name,

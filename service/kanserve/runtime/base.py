@@ -60,10 +60,12 @@ class Backend(Protocol):
         library: str = "",
         optimization: str = ANY,
     ) -> Session:
-        """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
-        other. `library`: the path of one with further operators; `optimization`: how far the
-        runtime may change the graph, as the manifest says. Raises LoadError, and ConfigError for a device that
-        is not there."""
+        """Prepare a graph. Raises LoadError, and ConfigError for a missing device.
+
+        beside        the files, by name, that may hold its weights; the graph reads no other file
+        library       path of a library with custom operators
+        optimization  optimization level of the runtime, as in the manifest
+        """
 
 
 def names() -> list[str]:

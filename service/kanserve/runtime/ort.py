@@ -85,11 +85,12 @@ def create(
     library: str = "",
     optimization: str = ANY,
 ) -> OrtSession:
-    """Prepare a graph from its bytes, and those of the files that it keeps weights in. `library`: the path of one with
-    further operators. `optimization`: how far the runtime may change the graph, as the manifest says.
+    """Prepare a graph from its bytes. Raises ConfigError if `device` has no provider here, LoadError if the runtime
+    rejects the graph.
 
-    Raises ConfigError if `device` has no provider here, LoadError if the runtime
-    refuses the graph.
+    beside        the files, by name, that hold its weights
+    library       path of a library with custom operators
+    optimization  optimization level of the runtime, as in the manifest
     """
     check(device)
     provider = (PROVIDERS[device], EXACT[device])

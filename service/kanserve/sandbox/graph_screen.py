@@ -34,8 +34,12 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 
 
 def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> None:
-    """The graph in the file `name`. `beside`: the files that may hold its weights, with their sizes; not `strict`: any
-    operator may be in it; `kernel`: that of `custom_ops` may. Raises LoadError."""
+    """Check the graph in the file `name`. Raises LoadError.
+
+    beside  sizes of the files that may hold its weights, by name
+    strict  apply the operator allowlist
+    kernel  accept the operator of `custom_ops`
+    """
     try:
         model = pb.Model.FromString(data)
     except DecodeError as error:

@@ -80,8 +80,12 @@ class Choice:
 
 
 def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most: int | None = None) -> Choice:
-    """Decision for waiting requests of `rows` rows each, in their order, that may run together. `oldest`: arrival of
-    the first. `most`: limit of the rows of this batch, if below the policy's. A larger request runs alone.
+    """Decision for waiting requests of `rows` rows each, in their order, that may run together. A larger request
+    than the limit runs alone.
+
+    oldest  arrival of the first request
+    now     current time
+    most    limit of the rows of this batch; None: the policy's
 
     A preferred size runs as soon as it is there, the largest of several. The batch does not wait for a preferred
     size that the next request would exceed. After the delay, all requests that fit run, whatever their size.

@@ -21,7 +21,7 @@ class TooLong(ValueError):
 
 
 def unpacked(data: bytes, encoding: str, limit: int) -> bytes:
-    """`encoding`: a key of WINDOWS; `limit`: bytes that may come out. Raises Corrupt, TooLong."""
+    """Decompressed bytes, at most `limit`. `encoding` is a key of WINDOWS. Raises Corrupt, TooLong."""
     stream = zlib.decompressobj(WINDOWS[encoding])
     try:
         plain = stream.decompress(data, limit + 1)
