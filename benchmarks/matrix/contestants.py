@@ -84,7 +84,7 @@ def exported(work: Work, checkpoint: Path, *, name: str = NAME, **options: Any) 
 def served(work: Work, version: Path, truth: Truth, name: str = OURS) -> Entrant:
     """In the pieces and on the threads of a server."""
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
-    entrant = entrants.ours(bundle, manifest, work.backend, work.settings)
+    entrant = entrants.kanserve_entrant(bundle, manifest, work.backend, work.settings)
     return dataclasses.replace(truth.holds(entrant), name=name)
 
 

@@ -1,4 +1,4 @@
-"""kanserve: a request becomes arrays, the arrays meet a session, answers go home.
+"""Python package of kanserve: the client library, the command line and the server.
 
     from kanserve import Client
 

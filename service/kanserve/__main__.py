@@ -1,4 +1,4 @@
-"""`python -m kanserve` is the command `kanserve`."""
+"""Entry point of `python -m kanserve`, which runs the command `kanserve`."""
 
 from kanserve.cli.main import main
 

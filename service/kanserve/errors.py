@@ -34,12 +34,12 @@ import enum
 
 
 class KanserveError(Exception):
-    """The root: whatever derives from it was raised on purpose."""
+    """Root of all errors that kanserve raises on purpose."""
 
 
 class ConfigError(KanserveError):
-    """Settings that cannot work, found before the server starts anything. `hint`: what to do, if the text does not say
-    it."""
+    """Settings that cannot work. The server finds them before it starts. `hint`: the remedy, if the text does not
+    say it."""
 
     def __init__(self, text: str, *, hint: str = "") -> None:
         super().__init__(text)
@@ -47,7 +47,7 @@ class ConfigError(KanserveError):
 
 
 class LoadReason(enum.StrEnum):
-    """Why a version was not loaded: the values of the metric label `reason`."""
+    """Reasons why a version was not loaded: the values of the metric label `reason`."""
 
     MANIFEST = "manifest"
     CONFIG = "config"
@@ -65,7 +65,7 @@ class LoadReason(enum.StrEnum):
 
 
 class LoadError(KanserveError):
-    """A version that cannot be served. `reason` is the label, the text the explanation."""
+    """Failure to load a version. `reason` is the label, the text is the explanation."""
 
     def __init__(self, reason: LoadReason, text: str) -> None:
         super().__init__(text)
@@ -73,47 +73,47 @@ class LoadError(KanserveError):
 
 
 class BadRequest(KanserveError):
-    """The request is invalid; a retry fails again."""
+    """Invalid request; a retry fails again."""
 
 
 class NotFound(KanserveError):
-    """No such model or version."""
+    """Unknown model or version."""
 
 
 class Unavailable(KanserveError):
-    """The server cannot answer now; a retry may succeed."""
+    """Temporary inability of the server to respond; a retry may succeed."""
 
 
 class QueueFull(Unavailable):
-    """Too many requests wait for this model."""
+    """Full request queue of a model."""
 
     def __init__(self) -> None:
         super().__init__("Exceeds maximum queue size")
 
 
 class QueueTimeout(Unavailable):
-    """The request's own `timeout` passed while it waited; it was not run."""
+    """Expired queue timeout of a request. The server did not execute the request."""
 
     def __init__(self) -> None:
         super().__init__("Request timeout expired")
 
 
 class Draining(Unavailable):
-    """The server no longer takes requests."""
+    """Graceful shutdown in progress: the server accepts no new requests."""
 
     def __init__(self) -> None:
         super().__init__("GRPC server is shutting down and has stopped accepting new requests.")
 
 
 class DeadlineExceeded(KanserveError):
-    """The caller's deadline passed while the request waited; it was not run."""
+    """Expired client deadline of a queued request. The server did not execute the request."""
 
     def __init__(self) -> None:
         super().__init__("the deadline passed before the request was run")
 
 
 class ServerDeadlineExceeded(DeadlineExceeded):
-    """The call took longer than the server lets any take."""
+    """Expired time limit of the server for one call."""
 
     def __init__(self, seconds: float) -> None:
         KanserveError.__init__(
@@ -122,34 +122,34 @@ class ServerDeadlineExceeded(DeadlineExceeded):
 
 
 class ResourceExhausted(KanserveError):
-    """The request asks for more than a limit allows; the text tells how to ask for less."""
+    """Request that exceeds a limit; the text tells how to ask for less."""
 
 
 class LimitReached(ResourceExhausted):
-    """A limit on all requests, or on all requests of one caller. The same request may pass later, and the response
+    """Limit on all requests, or on all requests of one caller. The same request may pass later, and the response
     states when."""
 
 
 class WatchesLimited(LimitReached):
-    """The limit of open watches is reached; a retry may succeed."""
+    """Limit of open watches reached; a retry may succeed."""
 
 
 class ConcurrencyLimited(LimitReached):
-    """The limit of concurrent calls is reached; a retry may succeed."""
+    """Limit of concurrent calls reached; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
 
 
 class InflightBytesLimited(LimitReached):
-    """The messages of all calls reach the limit of bytes; a retry may succeed."""
+    """Limit of bytes of all messages in flight reached; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
 
 
 class RequestBufferLimited(LimitReached):
-    """Incomplete requests reach the limit of bytes; a retry may succeed."""
+    """Limit of bytes of incomplete requests reached; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
         super().__init__(
@@ -159,7 +159,7 @@ class RequestBufferLimited(LimitReached):
 
 
 class RateLimited(LimitReached):
-    """The caller has reached its rate limit; a retry may succeed."""
+    """Rate limit of the caller reached; a retry may succeed."""
 
     def __init__(self, name: str, rate: float, wait: float) -> None:
         """`wait`: seconds until the server accepts the next call of this caller."""
@@ -168,30 +168,30 @@ class RateLimited(LimitReached):
 
 
 class Unauthenticated(KanserveError):
-    """No valid credential. The text never contains the credential."""
+    """Missing or invalid credential. The text never contains the credential."""
 
 
 class Forbidden(KanserveError):
-    """The caller is authenticated but lacks the role."""
+    """Missing role of an authenticated caller."""
 
 
 class FailedPrecondition(KanserveError):
-    """The model exists but does not support the request."""
+    """Request that the model does not support."""
 
 
 class Unsupported(KanserveError):
-    """The protocol defines the request, and this server does not implement it."""
+    """Request that the protocol defines and this server does not implement."""
 
 
 class BackendError(KanserveError):
-    """The runtime failed while running a graph. The text is for the log alone."""
+    """Failure of the runtime while it executed a graph. The text is for the log only."""
 
 
-def let_go(error: BaseException) -> None:
+def drop_tracebacks(error: BaseException) -> None:
     """Drop the tracebacks of an error, of its cause and of its context, after they are logged. Their frames hold the
     request's message, and often the error too. Such a cycle keeps the message until the garbage collector runs."""
     chain = [error]
     while chain:
-        one = chain.pop()
-        chain += [before for before in (one.__cause__, one.__context__) if before is not None]
-        one.__cause__ = one.__context__ = one.__traceback__ = None
+        current = chain.pop()
+        chain += [before for before in (current.__cause__, current.__context__) if before is not None]
+        current.__cause__ = current.__context__ = current.__traceback__ = None

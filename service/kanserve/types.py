@@ -1,4 +1,4 @@
-"""The nouns between wire and model: plain data, no behaviour beyond lookup."""
+"""Plain data types between transports and models, without behaviour beyond lookup."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NUMPY_DTYPES: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A graph input or output: -1 stands for any size."""
+    """Name, datatype and shape of a graph input or output; -1 stands for any size."""
 
     name: str
     datatype: str
@@ -62,7 +62,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """An input as sent: claims beside the bytes, nothing checked against a model yet."""
+    """Input tensor as the client sent it. Nothing is checked against a model yet."""
 
     name: str
     datatype: str
@@ -72,7 +72,7 @@ class InputTensor:
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """An output as computed."""
+    """Output tensor as the model computed it."""
 
     name: str
     datatype: str
@@ -82,8 +82,11 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class Insight:
-    """What is to be told beside an answer: of each row where its nodes are on their grids (`coverage`), and of each of
-    its outputs the `top_k` inputs that have most to do with it."""
+    """Insights that a client requests with an inference.
+
+    coverage  the position of each row's nodes on their grids
+    top_k     number of inputs with the largest attribution to each output of each row; 0: none
+    """
 
     coverage: bool = False
     top_k: int = 0
@@ -91,8 +94,13 @@ class Insight:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One inference. `outputs` empty asks for all; `classes`: of which outputs so many are wanted as text;
-    times are on the monotonic clock. `insight`: what else is wanted, by `caller`, as in EdgeRequest."""
+    """Inference request. Times are on the monotonic clock.
+
+    outputs  names of the requested outputs; empty: all
+    classes  by output, the number of classes that the response has as text
+    insight  the insights to compute; None: none
+    caller   name of the authenticated caller; empty if there is none
+    """
 
     model: str
     version: str
@@ -109,7 +117,11 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """The answer; `version` is the one that was used. `parameters`: what is said of it, by name."""
+    """Inference response.
+
+    version     the version that computed the outputs
+    parameters  the response parameters by name
+    """
 
     model: str
     version: int
@@ -123,15 +135,16 @@ ONLY = ""  # in an edge query, the input of a model that has one
 
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
-    """What an edge query is to tell of the edges that it means, beside or instead of their values for each row.
+    """Options of an edge query: selection and reduction of the edge values.
 
-    top_k          so many edges of each layer, those of largest magnitude over rows and positions; 0: all
-    per_row        of every row and position by itself
-    min_magnitude  edges that reach it for some row
-    residual       what else adds up to each destination
-    nodes          what the layers are given
-    reductions     over rows and positions, instead of values: names of `analysis/reduce`, with `quantiles`, each from
-                   0 to 1, and so many `bins` of the histogram
+    top_k          number of edges of each layer with the largest magnitude over rows and positions; 0: all
+    per_row        selection of the edges for every row and position by itself
+    min_magnitude  least magnitude that an edge reaches for some row
+    residual       add the sum of the other edges for each destination
+    nodes          add the input vectors of the layers
+    reductions     reductions over rows and positions, instead of values: names of `analysis/reduce`
+    quantiles      quantiles of the reduction, each from 0 to 1
+    bins           number of bins of the histogram
     """
 
     top_k: int = 0
@@ -149,9 +162,13 @@ PLAIN = EdgeOptions()  # the values, and all of them
 
 @dataclass(frozen=True, slots=True)
 class EdgeRequest:
-    """An edge query. `rows` are packed, [row_count, ...], by the input's name, or `ONLY`; empty
-    lists mean all. Layers are given by index or by name. `path`: edges on the ways from this input to that output.
-    `caller`: its name, if it showed one."""
+    """Edge query.
+
+    rows    by input name, or `ONLY`: packed rows [row_count, ...]
+    layers  indices or names; this and other empty lists mean all
+    path    an input and an output: only the edges on the paths between them
+    caller  name of the authenticated caller; empty if there is none
+    """
 
     model: str
     version: str
@@ -169,16 +186,16 @@ class EdgeRequest:
 
 @dataclass(frozen=True, slots=True)
 class LayerEdges:
-    """Edge values of one layer: float32 [B, *positions, S, D], or [B, *positions, k]
-    when edges were picked.
+    """Edge values of one layer: float32 [B, *positions, S, D], or [B, *positions, k] for selected edges.
 
-    `sources` and `destinations` name the axes; of picked edges they pair up, one edge
-    per column, strongest first. Where every row has its own, `per_row` holds them, [B, *positions, k], and both
-    are empty.
-
-    `residual` [B, *positions, d]: the sum of the layer's other edges for each of `residual_destinations`. `nodes`
-    [B, *positions, n]. `reductions`: by name, [..., S, D] or [..., k]. With reductions, `values` is empty.
-    `picked`: the edges are a list. `first_row`: of a part of an answer.
+    sources       [S], or [k] for selected edges, which pair up with `destinations`, strongest first
+    destinations  [D] or [k]
+    per_row       [B, *positions, k], if every row has its own edges; `sources` and `destinations` are empty then
+    residual      [B, *positions, d]: the sum of the layer's other edges for each of `residual_destinations`
+    nodes         [B, *positions, n]: the input vector of the layer
+    reductions    by name, [..., S, D] or [..., k]; `values` is empty then
+    picked        True if the edges are a list
+    first_row     index of the first row, in one part of a response
     """
 
     layer: int
@@ -195,15 +212,20 @@ class LayerEdges:
 
     @property
     def nbytes(self) -> int:
-        """Of its arrays."""
+        """Size of all arrays in bytes."""
         parts = [*(self.per_row or ()), self.residual, self.nodes, *(array for _, array in self.reductions)]
         return int(self.values.nbytes + sum(part.nbytes for part in parts if part is not None))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an edge query takes, before anything is computed: bytes of its answer, at most, and edge evaluations; and
-    how much one may take of each."""
+    """Estimated cost of an edge query, before execution.
+
+    response_bytes      upper bound of the size of the response
+    max_response_bytes  the server's limit of that size
+    evaluations         number of edge evaluations
+    max_evaluations     the server's limit of that number
+    """
 
     response_bytes: int
     max_response_bytes: int
@@ -212,13 +234,13 @@ class Estimate:
 
     @property
     def within_limits(self) -> bool:
-        """Whether the query would be answered."""
+        """True if the query is within the server's limits."""
         return self.response_bytes <= self.max_response_bytes and self.evaluations <= self.max_evaluations
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeResponse:
-    """The answer to an edge query."""
+    """Response to an edge query."""
 
     model: str
     version: int
@@ -229,8 +251,11 @@ class EdgeResponse:
 
 @dataclass(frozen=True, slots=True)
 class CurveRequest:
-    """Which curves: edges as in EdgeRequest, at so many `points` (0: as usual) from the first to the last of `span`;
-    None: over each source's own domain."""
+    """Request for edge curves. The edges are named as in EdgeRequest.
+
+    points  number of points of each curve; 0: the default
+    span    first and last point; None: each source's own domain
+    """
 
     model: str
     version: str
@@ -248,9 +273,15 @@ class CurveRequest:
 
 @dataclass(frozen=True, slots=True)
 class CurveBlock:
-    """Curves of some edges of a layer: `x` [S, N] of each source, `phi` and perhaps `derivative` [S, D, N], float32;
-    `domains` [S]: where the range of each source comes from; `parts`: what each basis has of `phi`, by its kind;
-    `extrema` [S, D, 2]: where it is smallest and largest, and what it is there."""
+    """Curves of some edges of a layer.
+
+    x           [S, N], the points of each source
+    phi         float32 [S, D, N]
+    derivative  float32 [S, D, N], if requested
+    domains     [S], the origin of the range of each source
+    parts       by kind of basis, its part of `phi`
+    extrema     [S, D, 2], the positions and values of the minimum and the maximum
+    """
 
     layer: int
     sources: tuple[int, ...]
@@ -265,9 +296,14 @@ class CurveBlock:
 
 @dataclass(frozen=True, slots=True)
 class ExplainRequest:
-    """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
-    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others; by which `method`, empty:
-    the usual one. `path_top_k`: number of edges of each layer with the largest share; 0: none."""
+    """Request for feature attributions. Rows are packed as in EdgeRequest.
+
+    outputs         indices of the explained outputs; empty: all
+    reference       name of the reference; or see `reference_rows`
+    reference_rows  packed reference rows of the client
+    method          name of the method; empty: the default
+    path_top_k      number of edges of each layer with the largest share; 0: none
+    """
 
     model: str
     version: str
@@ -286,9 +322,13 @@ class ExplainRequest:
 
 @dataclass(frozen=True, slots=True)
 class LayerPath:
-    """The edges of a layer that carried most of a difference, k of every row and output, strongest first: their
-    `sources` and `destinations` [B, O, k], what each carried, `values` [B, O, k], and what all others did, `residual`
-    [B, O]."""
+    """Edges of a layer with the largest shares of a difference: k for each row and output, strongest first.
+
+    sources       [B, O, k]
+    destinations  [B, O, k]
+    values        [B, O, k], the share of each edge
+    residual      [B, O], the share of all other edges
+    """
 
     layer: int
     sources: NDArray[np.uint32]
@@ -299,9 +339,14 @@ class LayerPath:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Explanation of some rows: `contributions` [B, n, O] of the nodes that `layer` is given, which may be the model's
-    inputs (`nodes_are_inputs`); `base` [O], the prediction of the reference; `predictions` [B, O]. All float64. `path`:
-    one entry for each explained layer, if requested."""
+    """Feature attributions of some rows. All arrays are float64.
+
+    contributions     [B, n, O], of the input nodes of `layer`
+    nodes_are_inputs  True if these nodes are the model's inputs
+    base              [O], the prediction for the reference
+    predictions       [B, O]
+    path              one entry for each explained layer, if requested
+    """
 
     layer: int
     nodes_are_inputs: bool
@@ -318,8 +363,12 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """Of a layer over a batch: `edges` [S, D], what each edge matters; `std` [S, D], the standard deviation of its
-    values; `nodes` [n], what each node that the layer is given matters. All float32."""
+    """Importance scores of a layer over a batch. All arrays are float32.
+
+    edges  [S, D], importance of each edge
+    std    [S, D], standard deviation of the edge values
+    nodes  [n], importance of each input node of the layer
+    """
 
     layer: int
     edges: NDArray[np.float32]
@@ -329,10 +378,11 @@ class LayerScores:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a version is, for metadata, configuration and description.
+    """Metadata of a version, for metadata, configuration and description.
 
-    `node_tensors`: what feeds the layers and is no input. `manifest` is None for a plain ONNX file. With
-    `max_batch_size` 0 the first dimension is not a batch.
+    max_batch_size  0: the first dimension is not a batch
+    manifest        None for a plain ONNX file
+    node_tensors    tensors that feed the layers and are no model inputs
     """
 
     name: str
@@ -347,7 +397,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """One line of the repository index. `reason` is empty while all is well."""
+    """Entry of the repository index. `reason` is empty if the version has no fault."""
 
     name: str
     version: int
@@ -357,11 +407,15 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A served KAN, as a client or a report describes it.
+    """Description of a served KAN, for clients and reports.
 
-    `verification_basis` is a key of `manifest.VERIFICATION_BASES`. `claim` is the same in words. `assumed`: options
-    that the exporter assumed, by name. `given`: options that its user gave. `names`: the names of features and
-    classes. `zones`: the largest errors of each group of rows in the verification. `files`: the exported files.
+    verification_basis  a key of `manifest.VERIFICATION_BASES`
+    claim               the verification basis in words
+    options_assumed     by name, the export options that the exporter assumed
+    options_given       by name, the export options that the user gave
+    names               the names of features, units and classes
+    zones               the largest errors of each group of verification rows
+    files               the source files of the export
 
     The `edge_class` of a layer is never empty. The server does not send the `node_tensor`, `edges_file` and
     `edges_tensor` of a layer: a client has empty ones.
@@ -381,14 +435,14 @@ class Description:
     notes: tuple[str, ...]
     verification_basis: str
     claim: str
-    assumed: Mapping[str, str]
+    options_assumed: Mapping[str, str]
     names: Names = UNNAMED
     out_of_range_policy: str = AS_TRAINED  # a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     zones: tuple[Zone, ...] = ()
     tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
     files: tuple[SourceFile, ...] = ()
     exporter: str = ""  # its version
-    given: Mapping[str, str] = field(default_factory=dict)
+    options_given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verified_error(self) -> float:

@@ -108,11 +108,13 @@ def sans(*given: x509.GeneralName) -> bytes:
 def test_names_of_a_certificate() -> None:
     uri, dns = x509.UniformResourceIdentifier("spiffe://a/b"), x509.DNSName("a.example")
     address = x509.IPAddress(ipaddress.ip_address("10.0.0.1"))
-    assert authenticator.of(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
+    assert authenticator.certificate_names(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
         *("spiffe://a/b", "a.example", "10.0.0.1", "a@b.example")
     }
-    assert authenticator.of(sans(x509.DNSName("spiffe://a/b"))) == frozenset()  # no URI, whatever it looks like
-    assert authenticator.of(sans()) == authenticator.of("no certificate") == frozenset()
+    assert (
+        authenticator.certificate_names(sans(x509.DNSName("spiffe://a/b"))) == frozenset()
+    )  # no URI, whatever it looks like
+    assert authenticator.certificate_names(sans()) == authenticator.certificate_names("no certificate") == frozenset()
 
 
 def test_certificates_that_nothing_here_can_read_are_told_at_the_start(

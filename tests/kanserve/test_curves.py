@@ -86,7 +86,7 @@ NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 @given(low=NUMBERS, width=st.floats(1e-3, 1e6), points=st.integers(2, 200))
 def test_a_grid_has_its_ends_and_goes_up(low: float, width: float, points: int) -> None:
-    domain = curves.asked(low, low + width, 3)
+    domain = curves.requested(low, low + width, 3)
     x = curves.grid(domain, points, np.dtype(np.float64))
     assert x.shape == (points, 3)
     np.testing.assert_allclose(x[0], low)
@@ -94,14 +94,14 @@ def test_a_grid_has_its_ends_and_goes_up(low: float, width: float, points: int) 
     assert (np.diff(x, axis=0) > 0).all() or width / points < np.spacing(abs(low) + width)
     single = curves.grid(domain, points, F32)
     np.testing.assert_array_equal(single, single.astype(np.float32))
-    below, above = curves.beside(single, domain, F32)
+    below, above = curves.neighbours(single, domain, F32)
     assert (below < single).all()
     assert (single < above).all()
 
 
 @given(arrays.arrays(np.float64, (5, 3), elements=st.floats(-3, 3)), st.floats(-5, 5), st.floats(-5, 5))
 def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: float) -> None:
-    below, above = curves.beside(x, curves.asked(-3.0, 3.0, 3), np.dtype(np.float64))
+    below, above = curves.neighbours(x, curves.requested(-3.0, 3.0, 3), np.dtype(np.float64))
     left, right = (np.repeat((steep * at + shift)[:, :, None], 2, axis=2) for at in (below, above))
     np.testing.assert_allclose(curves.slope(below, above, left, right), steep, atol=1e-9)
 
@@ -117,7 +117,7 @@ def test_an_extreme_is_found_between_the_points(speed: np.ndarray, largest: bool
     x = np.broadcast_to(points[:, None, None], (101, 2, 3))
     values = wave(x)
     for _ in range(curves.ROUNDS):
-        x = curves.between(*curves.around(x, values, largest=largest))
+        x = curves.between(*curves.extremum_interval(x, values, largest=largest))
         values = wave(x)
     where, value = curves.best(x, values, largest=largest)
     fine = wave(np.linspace(-4, 4, 40_001)[:, None, None])

@@ -38,7 +38,7 @@ def counted(values: np.ndarray, bounds: tuple[float, ...] = BOUNDS) -> NodeBasel
 
 
 def empty(baseline: NodeBaseline) -> Window:
-    return Window(Cells.of(baseline.cells, len(baseline.counts)))
+    return Window(Cells.from_bounds(baseline.cells, len(baseline.counts)))
 
 
 @settings(deadline=None)

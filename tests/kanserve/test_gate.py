@@ -68,17 +68,17 @@ def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
     assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"
     caller = asked.admit(Role.INFER, shown(GOOD))
     asked.take(token_file.load(tmp_path / "t"))
-    asked.again(caller)  # the same as before
+    asked.admit_next(caller)  # the same as before
     tokenfile.save(tmp_path / "t", tokenfile.block("ci", GOOD, "infer", "admin"))
     asked.take(token_file.load(tmp_path / "t"))
     with pytest.raises(Unauthenticated, match="ci is not known here any more, or not as before"):
-        asked.again(caller)
+        asked.admit_next(caller)
     assert asked.admit(Role.ADMIN, shown(GOOD)).name == "ci"
     asked.take(Credentials((), ()))
     with pytest.raises(Unauthenticated, match="not known here"):
         asked.admit(Role.INFER, shown(GOOD))
     with pytest.raises(Unauthenticated, match="any more"):
-        asked.again(caller)
+        asked.admit_next(caller)
 
 
 def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(Unauthenticated, match="the token of ci has expired"):
         asked.admit(Role.INFER, shown(GOOD))
     with pytest.raises(Unauthenticated):  # and a stream that is open
-        asked.again(caller)
+        asked.admit_next(caller)
 
 
 def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,20 +98,20 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
     asked = gate(tokenfile.block("ci", GOOD, "infer", rate=4) + tokenfile.block("b", "x" * 50, "read"), tmp_path)
     caller = asked.admit(Role.INFER, shown(GOOD))
     for _ in range(3):
-        asked.again(caller)
+        asked.admit_next(caller)
     with pytest.raises(RateLimited, match="ci may ask 4 times per second"):
         asked.admit(Role.INFER, shown(GOOD))
     assert asked.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
-    asked.again(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
+    asked.admit_next(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
     now[0] += 0.25
     asked.admit(Role.INFER, shown(GOOD))
     with pytest.raises(RateLimited):
-        asked.again(caller)
+        asked.admit_next(caller)
     now[0] += 1000
     for _ in range(4):
-        asked.again(caller)
+        asked.admit_next(caller)
     with pytest.raises(RateLimited):
-        asked.again(caller)
+        asked.admit_next(caller)
 
 
 @pytest.mark.parametrize(
@@ -194,19 +194,19 @@ def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytes
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "read", rate=1), tmp_path)
-    strange = access.stranger(asked, "inference.GRPCInferenceService/ServerMetadata")
+    strange = access.credential_check(asked, "inference.GRPCInferenceService/ServerMetadata")
     assert strange is not None
     assert [strange(shown(GOOD)) for _ in range(5)] == [False] * 5  # and it does not count
     assert strange(shown())
     assert strange(shown("x" * 50))
-    forbidden = access.stranger(asked, "inference.GRPCInferenceService/ModelInfer")
+    forbidden = access.credential_check(asked, "inference.GRPCInferenceService/ModelInfer")
     assert forbidden is not None
     assert forbidden(shown(GOOD))
-    health = access.stranger(asked, "grpc.health.v1.Health/Check")
+    health = access.credential_check(asked, "grpc.health.v1.Health/Check")
     assert health is not None
     assert not health(shown())
-    assert access.stranger(None, "inference.GRPCInferenceService/ModelInfer") is None
-    assert access.stranger(asked, "new.Service/Method") is None
+    assert access.credential_check(None, "inference.GRPCInferenceService/ModelInfer") is None
+    assert access.credential_check(asked, "new.Service/Method") is None
 
 
 def test_roles_and_what_they_include() -> None:

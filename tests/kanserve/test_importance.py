@@ -63,7 +63,7 @@ def test_what_has_no_weight_may_be_anything() -> None:
     st.tuples(NUMBERS, NUMBERS),
 )
 def test_of_a_straight_edge_the_spread_is_exact(rows: np.ndarray, line: tuple[float, float]) -> None:
-    window = Window(Cells.of(((-2.0, 0.0, 1.0),), 1))
+    window = Window(Cells.from_bounds(((-2.0, 0.0, 1.0),), 1))
     window.add(rows)
     x, weights = window.points()
     weighted = Weighted(1, 1)

@@ -50,11 +50,11 @@ def test_the_folder_may_be_the_model(tmp_path: Path, steps: str) -> None:
 def test_a_folder_that_is_the_model_and_does_not_say_which(tmp_path: Path) -> None:
     toy.write(tmp_path, "digits", 3, directory=tmp_path / "models")
     (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
-    assert layout.said(candidate) == ("digits", 3)
+    assert layout.heading(candidate) == ("digits", 3)
     toy.edit(tmp_path / "models", name="../digits")
-    assert layout.said(candidate) == ("", 0)
+    assert layout.heading(candidate) == ("", 0)
     (tmp_path / "models" / contract.FILE_NAME).unlink()
-    assert layout.said(candidate) == ("", 0)
+    assert layout.heading(candidate) == ("", 0)
 
 
 def test_a_mounted_folder_is_the_one_that_its_link_names(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ DELAYED = Policy(8, levels=(PriorityLevel(delays=True, most=3),))
 
 def test_a_level_counts_those_that_waited_too_long_too() -> None:
     queue: Queue[str] = Queue(DELAYED, 99)
-    queue.add(one("a", patience=1.0))
-    queue.add(one("b", patience=1.0))
+    queue.add(one("a", queue_deadline=1.0))
+    queue.add(one("b", queue_deadline=1.0))
     queue.expire(2.0)
     assert queue.add(one("c"))
     assert not queue.add(one("d"))  # two behind, one before
@@ -39,29 +39,29 @@ def test_bytes_are_bounded_by_their_sum() -> None:
 @pytest.mark.parametrize("now", [1.0, 1.0 + 1e-9])
 def test_who_may_wait_until_a_moment_may_wait_in_it(now: float) -> None:
     over = now > 1.0
-    for times in ({"patience": 1.0}, {"deadline": 1.0}):
+    for times in ({"queue_deadline": 1.0}, {"deadline": 1.0}):
         queue: Queue[str] = Queue(Policy(8), 99)
         queue.add(one("a", **times))
-        queue.add(one("b", patience=0.5))  # whose end has the queue look
+        queue.add(one("b", queue_deadline=0.5))  # whose end has the queue look
         found = queue.expire(now)
-        assert "a" in tickets([*found.late, *found.impatient]) if over else tickets(found.impatient) == ["b"]
+        assert "a" in tickets([*found.late, *found.timed_out]) if over else tickets(found.timed_out) == ["b"]
         assert tickets(queue.take(now)[0]) == ([] if over else ["a"])
 
 
 def test_nothing_is_looked_at_before_the_first_end() -> None:
     queue: Queue[str] = Queue(Policy(8), 99)
-    waiting = one("a", patience=1.0)
+    waiting = one("a", queue_deadline=1.0)
     queue.add(waiting)
-    waiting.patience = 0.1  # nobody is told
+    waiting.queue_deadline = 0.1  # nobody is told
     assert queue.expire(0.5) == Expired([], [])
     assert queue.expire(1.0) == Expired([], [])
-    assert tickets(queue.expire(1.5).impatient) == ["a"]
+    assert tickets(queue.expire(1.5).timed_out) == ["a"]
 
 
 def test_the_next_end_is_that_of_those_who_are_left() -> None:
     queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(delays=True),)), 99)
-    queue.add(one("a", patience=1.0, deadline=5.0))
-    queue.add(one("b", patience=3.0))
+    queue.add(one("a", queue_deadline=1.0, deadline=5.0))
+    queue.add(one("b", queue_deadline=3.0))
     queue.expire(2.0)
     assert queue.soonest == 3.0
     queue.expire(4.0)
@@ -99,8 +99,8 @@ def test_equal_keys_need_not_be_one_object() -> None:
 
 def test_all_levels_are_gone_through_in_order() -> None:
     queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(delays=True), PriorityLevel(delays=True))), 99)
-    for name, level, patience in (("a", 0, 1.0), ("b", 0, None), ("c", 1, 1.0), ("d", 1, None)):
-        queue.add(one(name, level=level, patience=patience))
+    for name, level, queue_deadline in (("a", 0, 1.0), ("b", 0, None), ("c", 1, 1.0), ("d", 1, None)):
+        queue.add(one(name, level=level, queue_deadline=queue_deadline))
     queue.expire(2.0)
     assert tickets(queue.take(2.0)[0]) == ["b", "a", "d", "c"]
 

@@ -143,11 +143,11 @@ def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
 
     async def ask() -> None:
         reload = Reload(found[0], lambda: found.pop(0))
-        reload.tell(seen.append)
-        reload.asked()
-        reload.asked()
+        reload.subscribe(seen.append)
+        reload.request()
+        reload.request()
         await asyncio.sleep(0.05)
-        reload.asked()
+        reload.request()
         while len(seen) < 2:
             await asyncio.sleep(0.01)
 
@@ -164,7 +164,7 @@ def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None
 
     async def ask() -> None:
         reload = Reload(settings, lambda: sources.load(flags, config=file).settings)
-        reload.tell(seen.append)
+        reload.subscribe(seen.append)
         for text in (
             "max_watch_streams = 6\ndrain_delay_seconds = 2.5\n",
             "drain_delay_seconds = false2\n",
@@ -172,12 +172,12 @@ def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None
             "",
         ):
             file.write_text(text)
-            reload.asked()
+            reload.request()
             wanted = len(seen) + 1
             while len(seen) < wanted:
                 await asyncio.sleep(0.01)
         file.unlink()
-        reload.asked()
+        reload.request()
         while len(seen) < 5:
             await asyncio.sleep(0.01)
 

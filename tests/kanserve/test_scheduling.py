@@ -88,7 +88,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 
 def test_who_has_gone_is_found_wherever_it_waits() -> None:
     queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=1, delays=True),)), 99)
-    intime, late = one("a", patience=9.0), one("b", patience=0.5)
+    intime, late = one("a", queue_deadline=9.0), one("b", queue_deadline=0.5)
     for each in (intime, late):
         assert queue.add(each)
     queue.expire(0.7)  # one of them waits behind all others now
@@ -115,12 +115,12 @@ def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
 
 def test_those_whose_time_is_over_are_not_run() -> None:
     queue: Queue[str] = Queue(Policy(8), 99)
-    queue.add(one("late", deadline=1.0, patience=0.5))
-    queue.add(one("impatient", patience=1.0))
-    queue.add(one("patient", patience=3.0, deadline=3.0))
+    queue.add(one("late", deadline=1.0, queue_deadline=0.5))
+    queue.add(one("impatient", queue_deadline=1.0))
+    queue.add(one("patient", queue_deadline=3.0, deadline=3.0))
     assert queue.soonest == 0.5
     over = queue.expire(2.0)
-    assert (tickets(over.late), tickets(over.impatient)) == (["late"], ["impatient"])
+    assert (tickets(over.late), tickets(over.timed_out)) == (["late"], ["impatient"])
     assert queue.soonest == 3.0
     assert tickets(queue.take(2.0)[0]) == ["patient"]
 
@@ -135,15 +135,15 @@ def test_priorities_come_first_and_may_share_a_batch() -> None:
 
 def test_those_that_waited_too_long_may_come_last_instead() -> None:
     queue: Queue[str] = Queue(Policy(1, levels=(PriorityLevel(delays=True), PriorityLevel())), 99)
-    for name, patience, level in (("a", 1.0, 0), ("b", None, 0), ("c", 1.5, 0), ("low", None, 1)):
-        queue.add(one(name, patience=patience, level=level))
+    for name, queue_deadline, level in (("a", 1.0, 0), ("b", None, 0), ("c", 1.5, 0), ("low", None, 1)):
+        queue.add(one(name, queue_deadline=queue_deadline, level=level))
     for now in (1.2, 2.0):
         assert queue.expire(now) == Expired([], [])
     assert [tickets(queue.take(2.0)[0]) for _ in range(4)] == [["b"], ["a"], ["c"], ["low"]]
 
 
 @pytest.mark.parametrize(
-    ("level", "asked", "patience"),
+    ("level", "asked", "queue_deadline"),
     [
         (PriorityLevel(), None, None),
         (PriorityLevel(), 2.0, 12.0),
@@ -154,8 +154,8 @@ def test_those_that_waited_too_long_may_come_last_instead() -> None:
         (PriorityLevel(override=False), 0.5, None),
     ],
 )
-def test_how_long_a_request_waits(level: PriorityLevel, asked: float | None, patience: float | None) -> None:
-    assert level.patience(10.0, asked) == patience
+def test_how_long_a_request_waits(level: PriorityLevel, asked: float | None, queue_deadline: float | None) -> None:
+    assert level.queue_deadline(10.0, asked) == queue_deadline
 
 
 def test_a_priority_that_does_not_exist_is_the_default() -> None:
@@ -202,8 +202,8 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
             _, rows, key, priority, left = act
             level = policy.level(priority % len(policy.levels) + 1)
             deadline = None if left is None else now + left
-            patience = policy.levels[level].patience(now, None)
-            new = Waiting(len(waiting) + len(ended), key, rows, rows % 3, now, patience, deadline, level)
+            queue_deadline = policy.levels[level].queue_deadline(now, None)
+            new = Waiting(len(waiting) + len(ended), key, rows, rows % 3, now, queue_deadline, deadline, level)
             same = [each for each in waiting.values() if each.level == level]
             full = 0 < policy.levels[level].most <= len(same)
             heavy = bool(waiting) and sum(each.size for each in waiting.values()) + new.size > 8
@@ -226,18 +226,18 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
             for each in over.late:
                 assert each.deadline is not None
                 assert each.deadline < now
-            for each in over.impatient:
-                assert each.patience is not None
-                assert each.patience < now
+            for each in over.timed_out:
+                assert each.queue_deadline is not None
+                assert each.queue_deadline < now
                 assert not policy.levels[each.level].delays
             for each in batch:
                 assert each.deadline is None or each.deadline >= now
             assert len({each.key for each in batch}) <= 1
             assert len(batch) <= 1 or sum(each.rows for each in batch) <= min(policy.max_rows, act[1] or 99)
             assert [each.level for each in batch] == sorted(each.level for each in batch)
-            intime = [each.ticket for each in batch if each.patience is None or each.patience >= now]
+            intime = [each.ticket for each in batch if each.queue_deadline is None or each.queue_deadline >= now]
             assert len(policy.levels) > 1 or intime == sorted(intime)
-            for each in (*over.late, *over.impatient, *batch):
+            for each in (*over.late, *over.timed_out, *batch):
                 ended.append(waiting.pop(each.ticket).ticket)
             assert batch or not waiting or (policy.delay and wake is not None and now < wake <= now + policy.delay)
         assert (len(queue), queue.rows) == (len(waiting), sum(each.rows for each in waiting.values()))
@@ -262,9 +262,9 @@ def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
 def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
-    joined = batching.together(feeds)["x"]
+    joined = batching.joined(feeds)["x"]
     assert len(joined) == sum(rows)
-    for feed, (answer,) in zip(feeds, batching.apart([joined], rows), strict=True):
+    for feed, (answer,) in zip(feeds, batching.split([joined], rows), strict=True):
         np.testing.assert_array_equal(answer, feed["x"])
 
 
@@ -274,7 +274,7 @@ def test_a_piece_begins_where_the_runtime_reads_it_as_it_reads_a_whole(
     rows: int, width: int, start: int, count: int
 ) -> None:
     x = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
-    piece = batching.part({"x": x}, start, start + count)["x"]
+    piece = batching.select_rows({"x": x}, start, start + count)["x"]
     np.testing.assert_array_equal(piece, x[start : start + count])
     assert piece.size == 0 or (piece.ctypes.data - x.ctypes.data) % batching.ALIGNED == 0 or piece.base is None
 

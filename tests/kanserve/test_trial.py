@@ -177,7 +177,7 @@ async def grandchildren(trial: Sandbox, wanted: int) -> list[int]:
     end = time.monotonic() + 20
     while time.monotonic() < end:
         await asyncio.sleep(0.02)
-        if trial._asker._asked is not None:
+        if trial._asker._requests is not None:
             pid = forker(trial)
             children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
             if len(children) == wanted:
@@ -247,12 +247,12 @@ def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monke
 
 def test_a_process_that_cannot_start_is_told() -> None:
     with pytest.raises(LoadError, match="ended twice"):
-        asyncio.run(pool.SandboxClient("nope").ask(JOB, {}))
+        asyncio.run(pool.SandboxClient("nope").validate(JOB, {}))
 
 
 def test_a_bug_is_told_with_its_place() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)process\.py.*KeyError: 'model\.onnx'") as caught:
-        asyncio.run(pool.SandboxClient("ort").ask(JOB, {}))
+        asyncio.run(pool.SandboxClient("ort").validate(JOB, {}))
     assert "Traceback" in str(caught.value)
 
 

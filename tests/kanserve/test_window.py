@@ -21,7 +21,7 @@ ROWS = hnp.arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), element
 
 
 def counted(rows: np.ndarray) -> Window:
-    window = Window(Cells.of(BOUNDS, 2))
+    window = Window(Cells.from_bounds(BOUNDS, 2))
     window.add(rows)
     return window
 
@@ -77,9 +77,9 @@ def test_points_stand_for_the_values_where_a_function_is_a_parabola(
 @settings(deadline=None)
 @given(ROWS, st.integers(1, 4))
 def test_cells_that_were_split_fold_into_what_would_have_been_counted(rows: np.ndarray, times: int) -> None:
-    fine = Window(Cells.of([split(row, times) for row in BOUNDS], 2))
+    fine = Window(Cells.from_bounds([split(row, times) for row in BOUNDS], 2))
     fine.add(rows)
-    same(fine.folded(Cells.of(BOUNDS, 2), times), counted(rows))
+    same(fine.folded(Cells.from_bounds(BOUNDS, 2), times), counted(rows))
 
 
 def test_what_stands_still_has_points_that_do() -> None:
@@ -97,7 +97,7 @@ def test_cells_that_are_alike_are_found_without_a_search(values: list[float], ce
     bounds = np.linspace(-3, 4, cells + 1)
     step = bounds[1] - bounds[0]
     bounds[1:-1] += step * np.array(moved[: cells - 1])
-    own = Cells.of((bounds.tolist(),), 1)
+    own = Cells.from_bounds((bounds.tolist(),), 1)
     assert (own.steps is not None) == all(abs(one) <= 0.1 for one in moved[: cells - 1])
     column = np.concatenate([np.array(values), bounds, np.nextafter(bounds, -9), np.nextafter(bounds, 9)])
     expected = np.searchsorted(bounds, column, side="right") - (column == bounds[-1])
@@ -135,7 +135,7 @@ def test_the_grid_ends_where_the_spline_was_trained(
 
 
 def test_values_are_inside_on_the_extension_and_outside() -> None:
-    window = Window(Cells.of((KNOTS,), 2))
+    window = Window(Cells.from_bounds((KNOTS,), 2))
     window.add(np.array([[-3.5, -3.5], [-3.0, 0.0], [-1.0, 0.5], [0.99, 3.0], [1.0, np.nan], [3.1, 9.0]]))
     found = drift.zones(window, [(-1.0, 1.0), None])
     assert found.tolist() == [[2, 2, 2], [3, 0, 2]]

@@ -49,7 +49,7 @@ def _read(repository: Path) -> int:
     """How many versions were read whole."""
     looker, whole = Scanner(repository), 0
     try:
-        look = looker.look()
+        look = looker.scan()
     except ConfigError:
         return 0
     for candidate in look.candidates.values():

@@ -1,11 +1,12 @@
-"""What each input of a row has to do with an answer: the difference from a reference's answer, given to the inputs.
+"""Feature attributions: distribution of the difference from a reference prediction among the inputs.
 
-Reference-difference propagation ("rescale", Shrikumar et al. 2017, DeepLIFT), for which a KAN is made: the value of an
-edge depends on its source alone, so that the difference phi(x) - phi(r) falls to that source wholly, whatever phi is.
-Over the edges of a layer the differences add up to the node's, over the layers multipliers are chained, and the
-contributions of the inputs add up to f(x) - f(r). Between layers the rules of `steps` hold.
+The method is reference-difference propagation ("rescale", Shrikumar et al. 2017, DeepLIFT), which suits a KAN. The
+value of an edge depends on its source only. The difference phi(x) - phi(r) therefore belongs to that source,
+whatever phi is. The differences of a layer's edges add up to the difference of the node. Multipliers are chained
+over the layers, and the contributions of the inputs add up to f(x) - f(r). `step_rules` has the rules between
+layers.
 
-Shapes: B rows, O outputs, n nodes that a layer is given, S sources, D destinations, m results of a layer.
+Shapes: B rows, O outputs, n input nodes of a layer, S sources, D destinations, m results of a layer.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanserve.analysis import step_rules
 
 Floats = NDArray[np.float64]
-# Of a node's magnitude: x is the reference. Edges are known to a float32's precision, so that the slope there, where it
-# is known, says more than a quotient; where it is not, the quotient loses nothing but its meaning.
+# Relative distance below which x counts as equal to the reference, with a known slope and without one. Edges have
+# float32 precision, so that a known slope is more accurate than a quotient of small differences.
 NEAR, NEAREST = 1e-4, 1e-9
 
 
 class NoParts(ValueError):
-    """The edge values of a layer are known in total only, where the parts of its bases are needed."""
+    """Layer whose edge values are known in total only, where the parts of its bases are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bases of a layer that read the same: `pre_steps`, the steps between the layer's nodes and what they read;
-    `tensors`: whose values of the edge graph they are, () for all that are in no other part."""
+    """Bases of a layer that read the same values.
+
+    pre_steps  the steps between the layer's nodes and the values that the bases read
+    tensors    names of their tensors of the edge graph; empty: all tensors that are in no other part
+    """
 
     pre_steps: tuple[NodeStep, ...]
     tensors: tuple[str, ...]
@@ -40,7 +44,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LayerActivations:
-    """A layer at some rows: its `nodes` [B, n], and the values of its edges [B, S, D], those of each part."""
+    """Activations of a layer for some rows.
+
+    nodes  [B, n]
+    edges  by part, the edge values [B, S, D]
+    """
 
     nodes: Floats
     edges: tuple[Floats, ...]
@@ -53,14 +61,16 @@ class LayerActivations:
 
 def parts(layer: LayerInfo) -> tuple[Part, ...]:
     """Raises NoParts for a layer whose bases read different things, if it is not told which part is whose."""
-    apart = [basis for basis in layer.bases if basis.pre_steps]
-    if not apart:
+    separate = [basis for basis in layer.bases if basis.pre_steps]
+    if not separate:
         return (Part(layer.pre_steps, ()),)
     if len(layer.bases) == 1 and not layer.symbolic:
-        return (Part((*layer.pre_steps, *apart[0].pre_steps), ()),)
+        return (Part((*layer.pre_steps, *separate[0].pre_steps), ()),)
     if not any(basis.edges_tensor for basis in layer.bases):
         raise NoParts
-    own = [Part((*layer.pre_steps, *basis.pre_steps), (basis.edges_tensor,)) for basis in apart if basis.edges_tensor]
+    own = [
+        Part((*layer.pre_steps, *basis.pre_steps), (basis.edges_tensor,)) for basis in separate if basis.edges_tensor
+    ]
     return (*own, Part(layer.pre_steps, ()))
 
 
@@ -95,20 +105,20 @@ def through(
     reference [1, S, D], for nodes that are as there; None: not known, and such a node has no part in what follows.
     Raises steps.UnknownStep."""
     multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
-    found = np.zeros(())
+    total = np.zeros(())
     for part, e_x, e_r, slope in zip(chosen, x.edges, r.edges, steep, strict=True):
         h_x, h_r = read(part, x.nodes), read(part, r.nodes)
         rates = quotients(e_x, e_r, h_x, h_r, slope)
-        found = found + _back(part.pre_steps, x.nodes, r.nodes, np.matmul(multipliers, rates.transpose(0, 2, 1)))
-    return np.asarray(found)
+        total = total + _back(part.pre_steps, x.nodes, r.nodes, np.matmul(multipliers, rates.transpose(0, 2, 1)))
+    return np.asarray(total)
 
 
 def carried(layer: LayerInfo, x: LayerActivations, r: LayerActivations, multipliers: Floats) -> Floats:
     """[B, O, m] of the layer's results -> [B, O, S, D]: what each edge has of the outputs' differences. Raises
     steps.UnknownStep."""
     multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
-    apart = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
-    return np.asarray(multipliers[:, :, None, :] * apart[:, None])
+    difference = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
+    return np.asarray(multipliers[:, :, None, :] * difference[:, None])
 
 
 def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Floats, Floats]:
@@ -121,44 +131,46 @@ def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.ui
     chosen = np.argpartition(-size, k - 1, axis=2)[:, :, :k]
     order = np.argsort(-np.take_along_axis(size, chosen, axis=2), axis=2, kind="stable")
     chosen = np.take_along_axis(chosen, order, axis=2)
-    found = np.take_along_axis(flat, chosen, axis=2)
+    carried = np.take_along_axis(flat, chosen, axis=2)
     others = flat.copy()
     np.put_along_axis(others, chosen, 0.0, axis=2)
     source, destination = np.divmod(chosen, destinations)
-    return source.astype(np.uint32), destination.astype(np.uint32), found, others.sum(axis=2)
+    return source.astype(np.uint32), destination.astype(np.uint32), carried, others.sum(axis=2)
 
 
 def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats | None) -> Floats:
     """[B, S, D]: by how much each edge's value grew for a unit of what it reads, from h_r to h_x [B, S]."""
-    apart = (h_x - h_r)[:, :, None]
-    near = np.abs(apart) <= (NEAREST if slope is None else NEAR) * np.maximum(np.abs(h_r), 1.0)[:, :, None]
+    difference = (h_x - h_r)[:, :, None]
+    near = np.abs(difference) <= (NEAREST if slope is None else NEAR) * np.maximum(np.abs(h_r), 1.0)[:, :, None]
     with np.errstate(all="ignore"):
-        return np.where(near, 0.0 if slope is None else slope, (e_x - e_r) / np.where(near, 1.0, apart))
+        return np.where(near, 0.0 if slope is None else slope, (e_x - e_r) / np.where(near, 1.0, difference))
 
 
 def slopes(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats | None]:
-    """Of each part the slope of its edges between two rows [1, n] that differ a little in every node; None where a
-    step before it looks at all nodes at once."""
-    found: list[Floats | None] = []
+    """Slopes of the edges of each part, between two rows [1, n] that differ a little in every node. None for a part
+    with a step before it that mixes nodes."""
+    result: list[Floats | None] = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
         if any(step.kind in MIXING or step.function in MIXING for step in part.pre_steps):
-            found.append(None)
+            result.append(None)
             continue
-        apart = read(part, above.nodes) - read(part, below.nodes)
+        distance = read(part, above.nodes) - read(part, below.nodes)
         with np.errstate(all="ignore"):
-            found.append(np.where(apart == 0, 0.0, 1.0)[:, :, None] * (high - low) / (apart + (apart == 0))[:, :, None])
-    return found
+            result.append(
+                np.where(distance == 0, 0.0, 1.0)[:, :, None] * (high - low) / (distance + (distance == 0))[:, :, None]
+            )
+    return result
 
 
 def gradients(chosen: Sequence[Part], below: LayerActivations, above: LayerActivations) -> list[Floats]:
-    """Of each part the slope of its edges [B, S, D] over what they read, between rows [B, n] that are a little apart;
-    0 where what they read is the same in both."""
-    found = []
+    """Slopes [B, S, D] of the edges of each part, between rows [B, n] that differ a little. 0 where the values that
+    the edges read are the same in both."""
+    result = []
     for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
-        apart = (read(part, above.nodes) - read(part, below.nodes))[:, :, None]
+        distance = (read(part, above.nodes) - read(part, below.nodes))[:, :, None]
         with np.errstate(all="ignore"):
-            found.append(np.where(apart == 0, 0.0, (high - low) / np.where(apart == 0, 1.0, apart)))
-    return found
+            result.append(np.where(distance == 0, 0.0, (high - low) / np.where(distance == 0, 1.0, distance)))
+    return result
 
 
 MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "softmax", "log_softmax", "product"})
@@ -166,10 +178,10 @@ MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "softmax", 
 
 def _forth(chain: Sequence[NodeStep], v: Floats) -> list[Floats]:
     """`v`, and what each step gives."""
-    found = [v]
+    values = [v]
     for step in chain:
-        found.append(step_rules.evaluate(step, found[-1]))
-    return found
+        values.append(step_rules.evaluate(step, values[-1]))
+    return values
 
 
 def _back(chain: Sequence[NodeStep], x: Floats, r: Floats, multipliers: Floats) -> Floats:

@@ -1,14 +1,14 @@
-"""Whether what a layer is given lies where its functions were made for: node by node, and by how far not.
+"""Grid coverage: the position of each input node of a layer relative to its grid, and its distance from the grid.
 
     inside      on the grid itself
-    extension   beside it, where the functions of the outermost cells still reach
-    outside     where nothing but an edge's base is left; what is no number is outside, infinitely far
-    unknown     no edge reads the node, or there is nothing to hold it against
+    extension   on the extended grid, where the functions of the outermost grid intervals are not zero
+    outside     beyond it, where only an edge's base is left; values that are not numbers are infinitely far outside
+    unknown     no edge reads the node, or it has no range
 
-A node is held against the grids of all bases that read it, in the units in which they do: what stands before a basis,
-such as a normalisation, is done to the node first. It is where the grid says that it is farthest from. A node without a
-grid is held against what it was on the baseline rows of the export (`--baseline`), beside which there is no
-extension: a cell is then one of the parts in which those were counted. `Definition` says which of the two it was.
+A node is compared with the grids of all bases that read it, in the units that they read: the steps before a basis,
+such as a normalisation, apply first. The grid that it is farthest from decides. A node without a grid is compared
+with its range in the baseline rows of the export (`--baseline`). That range has no extension, and a cell is one of
+its histogram bins. `Definition` names the range.
 
 Shapes: N vectors of n nodes; S sources.
 """
@@ -38,13 +38,13 @@ class Unfit(ValueError):
 
 
 class Zone(enum.IntEnum):
-    """Where a node is: the larger, the farther out."""
+    """Position of a node relative to its range; a larger value is farther out."""
 
     UNKNOWN, INSIDE, EXTENSION, OUTSIDE = range(4)
 
 
 class Definition(enum.StrEnum):
-    """What a node was held against."""
+    """Origin of the range of a node."""
 
     GRID = "grid"
     REFERENCE = "reference"
@@ -53,8 +53,12 @@ class Definition(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The ranges of `nodes` [S] of a layer after the steps `pre_steps`, each [S]: from `low` to `high`, the grid, and
-    around it from `first` to `last`, the extended grid, NaN if there is none. `cell`: the width of a grid interval."""
+    """Ranges of the `nodes` [S] of a layer after the steps `pre_steps`. All other arrays are [S].
+
+    low, high    the grid
+    first, last  the extended grid; NaN if there is none
+    cell         width of a grid interval
+    """
 
     pre_steps: tuple[NodeStep, ...]
     nodes: NDArray[np.intp]
@@ -73,21 +77,25 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of a layer: all scales of its nodes, and by which of them each was defined, [n]."""
+    """Ranges of the nodes of a layer: all scales, and the origin [n] of each node's range."""
 
     scales: tuple[Scale, ...]
     definitions: tuple[Definition, ...]
 
     @property
     def definition(self) -> str:
-        """Of the layer, such as "grid"; "grid+reference" where some nodes have a grid and some have none."""
-        found = sorted(set(self.definitions) - {Definition.NONE})
-        return "+".join(found) or str(Definition.NONE)
+        """Origin of the layer's ranges, such as "grid"; "grid+reference" if only some nodes have a grid."""
+        kinds = sorted(set(self.definitions) - {Definition.NONE})
+        return "+".join(kinds) or str(Definition.NONE)
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """`zones` and `cells` [N, n]: where each node is, and by how many cells it is beyond the grid; 0 inside."""
+    """Positions of nodes.
+
+    zones  [N, n], the zone of each node
+    cells  [N, n], its distance from the grid in grid intervals; 0 in grid
+    """
 
     zones: Zones
     cells: Floats
@@ -116,9 +124,11 @@ class Coverage:
 
 
 def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamped: bool = False) -> Bounds:
-    """Of the `width` nodes that the layer is given; `baseline`: what they were on the export's reference. `clamped`:
-    the layer's last step before its edges keeps its nodes on the grid, and is left out to say which were not. Raises
-    Unfit."""
+    """Ranges of the `width` input nodes of a layer. Raises Unfit.
+
+    baseline  statistics of the nodes in the baseline rows of the export
+    clamped   True if the layer's last step before its edges clamps its nodes to the grid; that step is then ignored
+    """
     pre_steps = layer.pre_steps[:-1] if clamped else layer.pre_steps
     used = _used(layer)
     nodes = np.array(_columns(layer, width), np.intp)
@@ -126,23 +136,23 @@ def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamp
     gridded = np.zeros(width, np.bool_)
     for scale in scales:
         gridded[nodes[np.isfinite(scale.low)]] = True
-    wanted = np.zeros(width, np.bool_)
-    wanted[nodes[used]] = True
-    seen = _of_reference(baseline, wanted & ~gridded) if baseline is not None and baseline.cells else None
-    known = np.isfinite(seen.low) if seen is not None else np.zeros(width, np.bool_)
-    found = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
-    if seen is not None and known.any():
-        scales.append(seen)
-    return Bounds(tuple(scales), tuple(map(Definition, found.tolist())))
+    needed = np.zeros(width, np.bool_)
+    needed[nodes[used]] = True
+    observed = _of_reference(baseline, needed & ~gridded) if baseline is not None and baseline.cells else None
+    known = np.isfinite(observed.low) if observed is not None else np.zeros(width, np.bool_)
+    definitions = np.where(gridded, Definition.GRID, np.where(known, Definition.REFERENCE, Definition.NONE))
+    if observed is not None and known.any():
+        scales.append(observed)
+    return Bounds(tuple(scales), tuple(map(Definition, definitions.tolist())))
 
 
 def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
-    """Where nodes [N, n] are."""
+    """Positions of nodes [N, n]."""
     values = nodes.astype(np.float64)
     zones = np.full(values.shape, Zone.UNKNOWN, np.uint8)
     cells = np.zeros(values.shape)
     for scale in limits.scales:
-        zone, beyond = _held(scale, values)
+        zone, beyond = _locate(scale, values)
         # A node may be several sources.
         np.maximum.at(zones.T, scale.nodes, zone.T)
         np.maximum.at(cells.T, scale.nodes, beyond.T)
@@ -150,33 +160,33 @@ def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
 
 
 def outside(limits: Bounds, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """[N]: which of nodes [N, n] have one outside, and nothing else, for every request there is."""
+    """Flags [N] of the vectors of nodes [N, n] with an out-of-range node. It computes only that, for every request."""
     values = nodes.astype(np.float64)
-    found = np.zeros(len(values), np.bool_)
+    flags = np.zeros(len(values), np.bool_)
     for scale in limits.scales:
         with np.errstate(all="ignore"):
             read, room = scale.read(values), scale.cell * NEAR
             there = (read >= scale.first - room) & (read <= scale.last + room)
-        found |= (~there & np.isfinite(scale.low)).any(axis=1)
-    return found
+        flags |= (~there & np.isfinite(scale.low)).any(axis=1)
+    return flags
 
 
 def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[float, float, float]:
-    """Of nodes [n] one that is outside: what the grid reads of it, and from where to where its functions reach; of the
-    grid that it is farthest outside of."""
-    found: list[tuple[float, tuple[float, float, float]]] = []
+    """Position of an out-of-range node, of nodes [n]: the value that the grid reads, and both ends of its extended
+    range. With several grids, the one that it is farthest from."""
+    places: list[tuple[float, tuple[float, float, float]]] = []
     values = nodes.astype(np.float64)[None]
     for scale in limits.scales:
-        zones, beyond = _held(scale, values)
+        zones, beyond = _locate(scale, values)
         with np.errstate(all="ignore"):
             read = scale.read(values)
         for at in np.flatnonzero((scale.nodes == node) & (zones[0] == Zone.OUTSIDE)).tolist():
             place = (float(read[0, at]), float(scale.first[at]), float(scale.last[at]))
-            found.append((float(beyond[0, at]), place))
-    return max(found)[1]
+            places.append((float(beyond[0, at]), place))
+    return max(places)[1]
 
 
-def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
+def _locate(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
     """[N, S] of zones and cells."""
     with np.errstate(all="ignore"):
         read = scale.read(values)
@@ -192,25 +202,25 @@ def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
 def _of_grids(
     layer: LayerInfo, pre_steps: tuple[NodeStep, ...], nodes: NDArray[np.intp], used: NDArray[np.bool_]
 ) -> list[Scale]:
-    """One for each basis that has a grid."""
-    found = []
+    """Scales of all bases that have a grid."""
+    scales = []
     for basis in layer.bases:
         if basis.per_edge or not basis.knots:
             continue
         known = [grids.of_knots(basis.kind, basis.functions, row) for row in basis.knots]
         rows = known * layer.sources if len(known) == 1 else known
-        ends = [(one.first, one.low, one.high, one.last, one.cell) if one else (np.nan,) * 5 for one in rows]
+        ends = [(grid.first, grid.low, grid.high, grid.last, grid.cell) if grid else (np.nan,) * 5 for grid in rows]
         table = np.where(used[:, None], np.array(ends), np.nan)
-        found.append(Scale((*pre_steps, *basis.pre_steps), nodes, *table.T))
-    return [scale for scale in found if np.isfinite(scale.low).any()]
+        scales.append(Scale((*pre_steps, *basis.pre_steps), nodes, *table.T))
+    return [scale for scale in scales if np.isfinite(scale.low).any()]
 
 
-def _of_reference(baseline: NodeBaseline, wanted: NDArray[np.bool_]) -> Scale:
-    """What the nodes were, the `wanted` ones: from the first cell to the last."""
-    rows = baseline.cells * len(wanted) if len(baseline.cells) == 1 else baseline.cells
+def _of_reference(baseline: NodeBaseline, needed: NDArray[np.bool_]) -> Scale:
+    """Ranges of the `needed` nodes in the baseline: from the first bin to the last."""
+    rows = baseline.cells * len(needed) if len(baseline.cells) == 1 else baseline.cells
     ends = np.array([(row[0], row[-1], (row[-1] - row[0]) / max(1, len(row) - 1)) for row in rows])
-    low, high, cell = np.where(wanted[:, None], ends, np.nan).T
-    return Scale((), np.arange(len(wanted)), low, low, high, high, cell)
+    low, high, cell = np.where(needed[:, None], ends, np.nan).T
+    return Scale((), np.arange(len(needed)), low, low, high, high, cell)
 
 
 def _used(layer: LayerInfo) -> NDArray[np.bool_]:
@@ -224,7 +234,7 @@ def _used(layer: LayerInfo) -> NDArray[np.bool_]:
 
 
 def _fits(scale: Scale, width: int) -> bool:
-    """Whether this program knows the steps before the basis. Raises Unfit."""
+    """True if this program knows the steps before the basis. Raises Unfit."""
     try:
         with np.errstate(all="ignore"):
             read = scale.read(np.zeros((1, width)))
@@ -240,9 +250,9 @@ def _fits(scale: Scale, width: int) -> bool:
 def _columns(layer: LayerInfo, width: int) -> tuple[int, ...]:
     """Raises Unfit."""
     try:
-        found = curves.columns(layer)
+        columns = curves.columns(layer)
     except IndexError as error:
         raise Unfit from error
-    if len(found) != layer.sources or not all(0 <= at < width for at in found):
+    if len(columns) != layer.sources or not all(0 <= at < width for at in columns):
         raise Unfit
-    return found
+    return columns

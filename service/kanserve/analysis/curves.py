@@ -1,6 +1,6 @@
-"""Edge functions on a grid: over which values of its source a curve goes, and its slope. Arrays in, arrays out.
+"""Edge functions on a grid of points: the domain of a curve, and its slope. Arrays in, arrays out.
 
-Shapes: N points, S sources, D destinations; a layer is given [N, n] nodes, of which a source is one.
+Shapes: N points, S sources, D destinations; the input nodes of a layer are [N, n], and each source is one of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 class Origin(enum.StrEnum):
-    """Where the range of a curve comes from."""
+    """Origin of the range of a curve."""
 
     REQUESTED = "requested"
     GRID = "grid"
@@ -40,7 +40,7 @@ class Origin(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """From `low` to `high` [S], each for the reason `origins` [S] gives."""
+    """Range of each source, from `low` to `high` [S]. `origins` [S]: the origin of each range."""
 
     low: Floats
     high: Floats
@@ -48,39 +48,41 @@ class Domain:
 
 
 def columns(layer: LayerInfo) -> tuple[int, ...]:
-    """Which of the nodes that the layer is given each of its sources is, [S]. The layer is of class A: what else is
-    done to its nodes before they are its sources, is done to each by itself."""
-    found: tuple[int, ...] = ()
+    """Input node of each source of the layer, [S]. The layer is of class A: every other step before its sources is
+    elementwise."""
+    indices: tuple[int, ...] = ()
     for step in layer.pre_steps:
         if step.kind == "select":
-            found = tuple(found[at] for at in step.indices) if found else step.indices
-    return found or tuple(range(layer.sources))
+            indices = tuple(indices[at] for at in step.indices) if indices else step.indices
+    return indices or tuple(range(layer.sources))
 
 
-def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
-    """Over which values of its sources the layer's edges are of interest. `seen` [R, S]: what they were on some rows.
+def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
+    """Domain of each source of the layer. `observed` [R, S]: the values of the sources for some rows.
 
-    A source with knots has its grid, the extended one, unless a step stands between the two: the knots are then not in
-    units of the node. Otherwise what was seen, and else -1 to 1.
+    A source with knots has its extended grid, unless a step stands between the two: the knots are then not in units
+    of the node. Otherwise the domain is the range of `observed`, and without it -1 to 1.
     """
-    ranges = [_grid(layer, at) or _reference(seen, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)]
+    ranges = [
+        _grid(layer, at) or _reference(observed, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)
+    ]
     low, high, origins = zip(*ranges, strict=True)
     return Domain(np.array(low), np.array(high), tuple(origins))
 
 
 def centre(layer: LayerInfo, width: int) -> Floats | None:
     """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
-    found = domain(layer, None)
+    limits = domain(layer, None)
     which = list(columns(layer))
-    if set(found.origins) != {Origin.GRID} or not all(at < width for at in which):
+    if set(limits.origins) != {Origin.GRID} or not all(at < width for at in which):
         return None
     middle = np.zeros(width)
-    middle[which] = (found.low + found.high) / 2
+    middle[which] = (limits.low + limits.high) / 2
     return middle
 
 
-def asked(low: float, high: float, sources: int) -> Domain:
-    """The same for every source."""
+def requested(low: float, high: float, sources: int) -> Domain:
+    """Domain with the same range for every source."""
     return Domain(np.full(sources, low), np.full(sources, high), (Origin.REQUESTED,) * sources)
 
 
@@ -93,10 +95,10 @@ def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
     return (*_widened(knots[0], knots[-1], MARGIN), Origin.GRID) if knots else None
 
 
-def _reference(seen: Floats | None, source: int) -> tuple[float, float, Origin] | None:
-    if seen is None:
+def _reference(observed: Floats | None, source: int) -> tuple[float, float, Origin] | None:
+    if observed is None:
         return None
-    values = seen[:, source]
+    values = observed[:, source]
     values = values[np.isfinite(values)]
     return (*_widened(float(values.min()), float(values.max()), AROUND), Origin.REFERENCE) if len(values) else None
 
@@ -112,7 +114,7 @@ def grid(domain: Domain, points: int, dtype: np.dtype[Any]) -> Floats:
     return np.asarray(domain.low + (domain.high - domain.low) * at, dtype).astype(np.float64)
 
 
-def beside(x: Floats, domain: Domain, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
+def neighbours(x: Floats, domain: Domain, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
     """The points a little below and above each of `x` [N, S], as `dtype` can hold them."""
     step = np.maximum((domain.high - domain.low) * STEP, 4 * np.spacing(np.abs(x).astype(dtype)).astype(np.float64))
     below, above = (np.asarray(x + side, dtype).astype(np.float64) for side in (-step, step))
@@ -126,21 +128,21 @@ def slope(below: Floats, above: Floats, left: NDArray[np.floating], right: NDArr
 
 
 def named_parts(layer: LayerInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a layer's edges are made of, by kind; and the outputs of its edge graph that have some of them apart. A
-    layer with one kind needs none; one whose export does not tell its bases apart is one part, named after all."""
-    apart = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
+    """Kinds of a layer's parts, and the outputs of its edge graph for some of them. A layer with one kind needs no
+    outputs. If the export does not separate its bases, the layer is one part, named after all kinds."""
+    separate = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
     symbolic = (SYMBOLIC,) * bool(layer.symbolic)
-    if not apart:
+    if not separate:
         return ("+".join((*(basis.kind for basis in layer.bases), *symbolic)) or NOTHING,), ()
-    kinds = [kind for kind, _ in apart]
+    kinds = [kind for kind, _ in separate]
     named = (kind if kinds.count(kind) == 1 else f"{kind}{at}" for at, kind in enumerate(kinds))
-    return (*named, *symbolic), tuple(name for _, name in apart)
+    return (*named, *symbolic), tuple(name for _, name in separate)
 
 
 def all_parts(
     layer: LayerInfo, total: NDArray[np.floating], own: Sequence[NDArray[np.floating]]
 ) -> list[NDArray[np.floating]]:
-    """In the order of the kinds: those that the graph tells apart, and what is left for the symbolic functions."""
+    """Parts in the order of the kinds: those with an output of the graph, and the rest for the symbolic functions."""
     if not own:
         return [total]
     return [*own, *([total - sum(own, np.zeros((), total.dtype))] if layer.symbolic else [])]
@@ -149,9 +151,9 @@ def all_parts(
 def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> Iterator[tuple[slice, slice]]:
     """Positions in both lists, whose curves make about a block each: sources together, as many as fit; of one source
     alone the destinations in parts."""
-    one = max(1, points * 4)
-    columns = max(1, min(len(destinations), BLOCK // one))
-    rows = max(1, BLOCK // (one * columns)) if columns == len(destinations) else 1
+    curve_bytes = max(1, points * 4)
+    columns = max(1, min(len(destinations), BLOCK // curve_bytes))
+    rows = max(1, BLOCK // (curve_bytes * columns)) if columns == len(destinations) else 1
     for first in range(0, len(sources), rows):
         for second in range(0, len(destinations), columns):
             yield slice(first, first + rows), slice(second, second + columns)
@@ -202,8 +204,8 @@ def between(low: Floats, high: Floats) -> Floats:
 
 def _best(values: Floats, *, largest: bool) -> NDArray[np.intp]:
     """[N, S, D] -> [S, D]: the place of the smallest finite value, or the largest."""
-    held = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
-    return np.asarray(held.argmax(axis=0) if largest else held.argmin(axis=0))
+    finite = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
+    return np.asarray(finite.argmax(axis=0) if largest else finite.argmin(axis=0))
 
 
 def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
@@ -215,9 +217,9 @@ def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
     return where, value
 
 
-def around(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
-    """Between which of its points [N, S, D] each edge has its smallest finite value, or its largest: the neighbours
-    [S, D] of the one where it is."""
+def extremum_interval(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
+    """Neighbours [S, D], among the points [N, S, D], of the point with the smallest or the largest finite value of
+    each edge."""
     at = _best(values, largest=largest)
     low, high = (np.take_along_axis(x, np.clip(at + side, 0, len(x) - 1)[None], axis=0)[0] for side in (-1, 1))
     return low, high

@@ -1,18 +1,18 @@
-"""How far what the nodes are now is from what they were: on counts in cells, with what chance alone would give.
+"""Drift of nodes from a baseline: measures on histogram counts, with their threshold without drift.
 
-For each node, from its counts in a reference of m rows and in a window of n rows, as shares p and q with half a value
-added to each count:
+For each node, p and q are the shares of values per bin, in a baseline of m rows and in a window of n rows. Half a
+value is added to each count.
 
     PSI            sum (q - p) ln(q / p), the population stability index
     JS             Jensen-Shannon divergence in bits, 0 to 1
-    Wasserstein    sum |Q - P| of the cumulated shares: by how many cells the values moved on average
+    Wasserstein    sum |Q - P| of the cumulated shares: the number of bins that values moved on average
     out of range   the share of values below the first bound and above the last
 
-Where nothing has changed, PSI is about (1/n + 1/m) times a chi-squared number with as many degrees as there are cells
+Without drift, PSI is about (1/n + 1/m) times a chi-squared number, whose degrees of freedom are the number of bins
 less one (Yurdakul 2018). `psi_threshold` is the 99th percentile of PSI without drift, for all nodes of a layer
 together. Windows of a few rows therefore raise no false alarm.
 
-Shapes: n nodes, K cells, of which the outer two have no end.
+Shapes: n nodes, K bins; the outer two have no end.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ LEVEL = 0.01  # of windows in which nothing has changed, and which are taken for
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Drift of some nodes, each [n]. `psi_threshold`: the 99th percentile of `psi` without drift.
-    `baseline_out_of_range`: the share of out-of-range values in the baseline."""
+    """Drift of some nodes; every array is [n].
+
+    psi_threshold          99th percentile of `psi` without drift
+    baseline_out_of_range  share of out-of-range values in the baseline
+    """
 
     psi: Floats
     js: Floats
@@ -67,14 +70,14 @@ def compare(baseline: NodeBaseline, baseline_rows: int, window: Window, window_r
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = ((q, p), (p, middle), (q, middle))
-        of_both, of_p, of_q = [np.where(there, np.log(one / other), 0.0) for one, other in pairs]
+        of_both, of_p, of_q = [np.where(there, np.log(part / other), 0.0) for part, other in pairs]
     level = {int(length): chi_squared(1 - LEVEL / nodes, int(length) - 1) for length in set(window.lengths.tolist())}
     return Drift(
         psi=((q - p) * of_both).sum(axis=1),
         js=((p * of_p).sum(axis=1) + (q * of_q).sum(axis=1)) / 2 / math.log(2),
         wasserstein=np.abs(np.cumsum(q - p, axis=1)).sum(axis=1),
         psi_threshold=(1 / max(window_rows, 1) + 1 / max(baseline_rows, 1))
-        * np.array([level[int(one)] for one in window.lengths]),
+        * np.array([level[int(length)] for length in window.lengths]),
         out_of_range=_outside(window.counts, window.lengths),
         baseline_out_of_range=_outside(reference, window.lengths),
     )
@@ -93,7 +96,7 @@ def _outside(counts: Counts, lengths: Counts) -> Floats:
 
 
 def chi_squared(share: float, degrees: int) -> float:
-    """What a chi-squared number stays below with this probability (Wilson and Hilferty 1931)."""
+    """Quantile of the chi-squared distribution (Wilson and Hilferty 1931)."""
     if degrees < 1:
         return 0.0
     part = 2 / (9 * degrees)
@@ -104,7 +107,7 @@ Span = tuple[float, float]
 
 
 class Origin(enum.StrEnum):
-    """Where the cells of a node come from."""
+    """Origin of the histogram bins of a node."""
 
     GRID = "grid"  # its knots
     REFERENCE = "reference"  # what it was on the rows that the export was given
@@ -113,10 +116,10 @@ class Origin(enum.StrEnum):
 
 def core(layer: LayerInfo, node: int) -> Span | None:
     """The ends of the grid of a node that the layer is given; None where it has no knots."""
-    found = grids.knots(layer, node)
-    if found is None:
+    entry = grids.knots(layer, node)
+    if entry is None:
         return None
-    basis, knots = found
+    basis, knots = entry
     grid = grids.of_knots(basis.kind, basis.functions, knots)
     return None if grid is None else (grid.low, grid.high)
 

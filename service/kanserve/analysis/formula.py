@@ -1,9 +1,9 @@
-"""The closed form of a network whose edges are symbolic, as text; in part, where some are numeric.
+"""Closed form of a network with symbolic edges, as text. With numeric edges, a partial form.
 
-An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
-are carried out on the text, so that an output is a formula of the inputs alone. Affine values
-are multiplied out, and straight lines run into the sums they belong to. A numeric edge has no
-closed form: it is refused, or, in part, a function with a name (`numeric`).
+An edge contributes mask * (c * f(a * x + b) + d). Sums, products, selections and affine steps are applied to the
+text, so that an output is a formula of the inputs alone. Affine values are multiplied out, and straight lines are
+merged into the sums that they belong to. A numeric edge has no closed form: it is an error or, in a partial form, a
+function with a name (`numeric`).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ STEP_TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """`name` = `expression`. Names are x0, x1, ... for inputs, y0, ... for outputs, and
-    h1_0, ... for the nodes between, by layer, where those are asked for."""
+    """Formula of one node: `name` = `expression`. Inputs are x0, x1, ..., and outputs are y0, .... Hidden nodes are
+    h1_0, ..., by layer, if requested."""
 
     name: str
     expression: str
@@ -72,34 +72,42 @@ def formulas(
     partial: bool = False,
     only: Sequence[str] = (),
 ) -> tuple[Formula, ...]:
-    """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the nodes before it.
-    `inputs` and `outputs`: what they are called. `digits` are significant. `partial`: numeric edges are functions with
-    a name. `only`: the formulas that are wanted, by name; none named, all. Raises FormulaError naming the first numeric
-    edge if not `partial`, the step or function that has no closed form, or a name of `only` that no formula has."""
+    """Formulas of the outputs in terms of the inputs.
+
+    inputs    names of the inputs
+    outputs   names of the outputs
+    digits    significant digits
+    by_layer  one formula for each node, in terms of the nodes before it
+    partial   numeric edges are functions with a name
+    only      names of the requested formulas; empty: all
+
+    Raises FormulaError with the first numeric edge unless `partial`, with a step or function without a closed form,
+    or with a name in `only` that no formula has.
+    """
     if not layers:
         raise FormulaError("the model has no KAN layer that is described")
     called = _called(layers, outputs)
     shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
     _require(only, list(itertools.chain.from_iterable(shown.values())))
     nodes = _atoms(inputs)
-    found: list[Formula] = []
+    result: list[Formula] = []
     for index, layer in enumerate(layers):
         names = called[index]
         chosen = set((only if index in shown else ()) or names)
-        wanted = [at for at, name in enumerate(names) if name in chosen]
-        nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
+        needed = [at for at, name in enumerate(names) if name in chosen]
+        nodes = _layer(index, layer, nodes, needed, digits=digits, partial=partial)
         if index in shown:
-            found += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
+            result += [Formula(names[at], nodes[at].render(digits).text) for at in needed]
             nodes = _atoms(names)
-    return tuple(found)
+    return tuple(result)
 
 
 def _atoms(names: Sequence[str]) -> list[Linear]:
-    return [Linear.of(Text(name, ATOM)) for name in names]
+    return [Linear.from_text(Text(name, ATOM)) for name in names]
 
 
 def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
-    """What the nodes are called that each layer gives."""
+    """Names of the nodes after each layer."""
     widths = [_width(layer) for layer in layers]
     between = {at: [f"h{at + 1}_{node}" for node in range(width)] for at, width in enumerate(widths[:-1])}
     return between | {len(layers) - 1: list(outputs or tokens((), "y", widths[-1]))}
@@ -112,7 +120,7 @@ def _require(only: Sequence[str], known: Sequence[str]) -> None:
 
 
 class UnknownLine(FormulaError):
-    """No formula is called so. `known`: what they are called."""
+    """Name that no formula has. `known`: the names of the formulas."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"there is no formula {name[:80]!r}")
@@ -120,30 +128,30 @@ class UnknownLine(FormulaError):
 
 
 def _layer(
-    index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
+    index: int, layer: LayerInfo, nodes: list[Linear], needed: Sequence[int], *, digits: int, partial: bool
 ) -> list[Linear]:
-    """What a layer gives; right where it is `wanted`."""
+    """Expressions of the nodes after a layer; valid for the `needed` ones."""
     if layer.positions:
         raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
     check(index, layer, partial=partial)
     # A numeric edge is a function of its node as the layer is given it, but for which that is.
     seen = _steps(index, [step for step in layer.pre_steps if step.kind == "select"], nodes, digits)
     read = _steps(index, layer.pre_steps, nodes, digits) if layer.symbolic else seen
-    sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
+    sums = _sums(index, layer, (read, seen), _needed(layer, needed), digits)
     return _steps(index, layer.post_steps, sums, digits)
 
 
 def _width(layer: LayerInfo) -> int:
-    """How many nodes a layer gives."""
+    """Number of nodes after a layer."""
     width = layer.destinations
     for step in layer.post_steps:
         width = len(step.indices) if step.kind in ("select", "product") else width
     return width
 
 
-def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
+def _needed(layer: LayerInfo, requested: Sequence[int]) -> set[int]:
     """The destinations that some nodes come from."""
-    needed = set(wanted)
+    needed = set(requested)
     for step in reversed(layer.post_steps):
         if step.kind == "select":
             needed = {step.indices[at] for at in needed}
@@ -154,19 +162,19 @@ def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
 
 
 def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
-    """What names are called in a formula: themselves where Python would read each as a variable of its own, with _ for
-    what it would not, else x0, x1 ..."""
-    found = [re.sub(r"\W+", "_", name).strip("_") for name in names]
+    """Names as variables of a formula, with _ for characters that Python does not allow. If a name is not a valid
+    and unique variable, all are x0, x1 ..."""
+    cleaned = [re.sub(r"\W+", "_", name).strip("_") for name in names]
     odd = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist}
-    good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in found)
-    return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
+    good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in cleaned)
+    return cleaned if cleaned and good and len(set(cleaned)) == count else [f"{letter}{at}" for at in range(count)]
 
 
 def _sums(
     index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
 ) -> list[Linear]:
-    """What the edges of a layer add up to, with its bias, for the destinations that are needed. `nodes`: what symbolic
-    edges read, and numeric ones."""
+    """Sums of the edges of a layer, with its bias, for the destinations that are needed. `nodes`: the values that
+    symbolic edges read, and those that numeric edges read."""
     read, seen = nodes
     symbolic: list[list[SymbolicEdge]] = [[] for _ in range(layer.destinations)]
     for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
@@ -204,7 +212,7 @@ def _function(text: str, inner: Linear, digits: int) -> Linear:
         return inner
     if text == "0":
         return Linear()
-    return Linear.of(applied(text, inner.render(digits), digits))
+    return Linear.from_text(applied(text, inner.render(digits), digits))
 
 
 def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: int) -> list[Linear]:
@@ -230,7 +238,7 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
 
 
 def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
-    """Each node between two ends."""
+    """Nodes clipped to a range."""
     texts = (
         f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
         for low, high in zip(step.scale, step.bias, strict=True)
@@ -250,7 +258,7 @@ MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "module", "
 
 
 def sources(layer: LayerInfo, destination: int) -> list[int]:
-    """Those whose edges to a destination are not symbolic alone."""
+    """Sources with an edge to a destination that is not purely symbolic."""
     if not layer.bases:
         return []
     return [at for at in range(layer.sources) if not layer.mask or layer.mask[at][destination] != 0]
@@ -258,8 +266,8 @@ def sources(layer: LayerInfo, destination: int) -> list[int]:
 
 def named(expressions: Iterable[str]) -> list[tuple[int, int, int]]:
     """The edges [layer, source, destination] that formulas have by name, each once."""
-    found = {edge for expression in expressions for edge in NAME.findall(expression)}
-    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in found)
+    edges = {edge for expression in expressions for edge in NAME.findall(expression)}
+    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in edges)
 
 
 def check(index: int, layer: LayerInfo, *, partial: bool) -> None:
@@ -282,7 +290,7 @@ def _first(layer: LayerInfo) -> tuple[int, int] | None:
 
 
 def _mixes(layer: LayerInfo) -> bool:
-    """Whether an edge reads more than its source."""
+    """True if an edge reads more than its source."""
     steps = (*layer.pre_steps, *(step for basis in layer.bases for step in basis.pre_steps))
     return layer.edge_class == "B" or any(step.kind in MIXING or step.function in MIXING for step in steps)
 
@@ -295,4 +303,4 @@ def calls(index: int, destination: int, nodes: Sequence[tuple[int, Linear]], dig
             raise TooLong
         text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", ATOM)
         length += len(text.text) - SHORTEST
-        yield Linear.of(text)
+        yield Linear.from_text(text)

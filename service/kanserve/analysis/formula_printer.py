@@ -1,6 +1,6 @@
-"""Formulas as text: how numbers, signs, sums, products and functions are written, in Python's syntax.
+"""Printer of formulas in Python's syntax: numbers, signs, sums, products and functions.
 
-Parts know how tightly they bind; a function's expression is parsed, and nothing is ever executed.
+Each text knows its operator precedence. A function's expression is parsed; nothing is executed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ COMPARISONS: dict[type, str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE
 
 
 class FormulaError(ValueError):
-    """There is no closed form, or it is too long; the text says where and why."""
+    """Missing closed form, or one that is too long; the text says where and why."""
 
 
 class TooLong(FormulaError):
-    """A formula that nobody could read, nor should a machine hold."""
+    """Formula that is too long to read and to hold."""
 
     def __init__(self) -> None:
         super().__init__(f"the formula has more than {LIMIT} characters")
@@ -43,7 +43,7 @@ class TooLong(FormulaError):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A part of a formula and how tightly it binds: "a + b" needs parentheses before "* c"."""
+    """Part of a formula with its operator precedence: "a + b" needs parentheses before "* c"."""
 
     text: str
     rank: int
@@ -53,12 +53,12 @@ class Text:
             raise TooLong
 
     def within(self, rank: int) -> str:
-        """In parentheses, if it binds more loosely than that."""
+        """Text in parentheses if it binds more loosely than `rank`."""
         return self.text if self.rank >= rank else f"({self.text})"
 
 
 def number(value: float, digits: int) -> Text:
-    """With so many significant digits; from `EXACT` on, the shortest text that reads back the same."""
+    """Number with so many significant digits; from `EXACT` on, the shortest text that reads back the same."""
     text = repr(value) if digits >= EXACT else f"{value:.{digits}g}"
     text = text.removesuffix(".0")
     return Text(text, SIGN if text.startswith("-") else ATOM)
@@ -66,14 +66,14 @@ def number(value: float, digits: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """constant + the sum of factor * text."""
+    """Linear expression: constant + the sum of factor * text."""
 
     terms: tuple[tuple[float, Text], ...] = ()
     constant: float = 0.0
 
     @classmethod
-    def of(cls, text: Text) -> Linear:
-        """One text by itself."""
+    def from_text(cls, text: Text) -> Linear:
+        """Linear expression of a single text."""
         return cls(((1.0, text),))
 
     def affine(self, scale: float, shift: float) -> Linear:
@@ -81,7 +81,7 @@ class Linear:
         return Linear(tuple((scale * factor, text) for factor, text in self.terms), self.constant * scale + shift)
 
     def render(self, digits: int) -> Text:
-        """As text, the constant last."""
+        """Text of the expression, the constant last."""
         (negative, first), *rest = self._magnitudes(digits)
         if not rest and not negative:
             return first

@@ -1,9 +1,9 @@
-"""What nodes were over some rows, in memory that does not grow: how many values lay in each cell, and their moments.
+"""Histogram of node values in bounded memory: counts per bin, and moments of each bin.
 
-Counts add up exactly, over windows and processes; the moments of each cell do but for rounding. They are what makes a
-few wide cells as good as many narrow ones for all that is derived from a histogram: see `points`.
+Counts add up exactly, over windows and processes; the moments of each bin do so up to rounding. With the moments, a
+few wide bins are as good as many narrow ones for all figures that are derived from a histogram: see `points`.
 
-Shapes: N rows, n nodes, K cells, of which the outer two have no end.
+Shapes: N rows, n nodes, K bins; the outer two have no end.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ ALIKE = 0.1  # of a cell: how far a bound may be from where that of equal cells 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """In which values of n nodes are counted: so many of K in `lengths` [n], the rest are none's. `bounds` [K - 1, n],
-    infinite beyond a node's own; `last` [n], its last; `middles` [n, K], what values of a cell are reckoned from.
-    `steps` [n]: how wide the cells are, where all of a node are alike, but for a tenth; None where some are not."""
+    """Histogram bins of n nodes, padded to K.
+
+    bounds   [K - 1, n], infinite beyond a node's own bounds
+    lengths  [n], the number of bins of each node
+    last     [n], the last bound
+    middles  [n, K], the origin of the moments of each bin
+    steps    [n], the width of the bins if those of a node are equal up to a tenth; None if some are not
+    """
 
     bounds: Floats
     lengths: Counts
@@ -35,22 +40,22 @@ class Cells:
     steps: Floats | None
 
     @classmethod
-    def of(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
+    def from_bounds(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
         """Ascending bounds of each node's cells, or one row for all."""
         rows = list(bounds) * nodes if len(bounds) == 1 else list(bounds)
         longest = max(map(len, rows))
         padded = np.array([(*row, *[np.inf] * (longest - len(row))) for row in rows])
         lengths, last = np.array([len(row) + 1 for row in rows]), np.array([row[-1] for row in rows])
-        held = np.minimum(padded, last[:, None])
-        middles = np.concatenate([held[:, :1], held[:, :-1] / 2 + held[:, 1:] / 2, held[:, -1:]], axis=1)
-        return cls(padded.T, lengths, last, middles, _steps(held, lengths))
+        clipped = np.minimum(padded, last[:, None])
+        middles = np.concatenate([clipped[:, :1], clipped[:, :-1] / 2 + clipped[:, 1:] / 2, clipped[:, -1:]], axis=1)
+        return cls(padded.T, lengths, last, middles, _steps(clipped, lengths))
 
     def places(self, values: Floats) -> Counts:
         """[N, n]: in which cell each of the finite values is, on a bound in the one above it, on the last in the
         last."""
         if self.steps is None:
-            found: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
-            return np.asarray(found - (values == self.last))
+            indices: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
+            return np.asarray(indices - (values == self.last))
         # Where a cell of equal ones would be, which rounding, or a tenth of a cell, makes wrong by one at most.
         with np.errstate(over="ignore"):
             about = np.floor((values - self.bounds[0]) / self.steps) + 1
@@ -86,12 +91,18 @@ def split(bounds: Sequence[float], times: int) -> list[float]:
     """Bounds of so many equal cells for each."""
     at = np.arange(times) / times
     own = (low * (1 - at) + high * at for low, high in itertools.pairwise(bounds))
-    return [*(float(one) for cell in own for one in cell), bounds[-1]]
+    return [*(float(bound) for cell in own for bound in cell), bounds[-1]]
 
 
 class Window:
-    """What some nodes were: `counts` [n, K] of values; `nonfinite` [n], which are in no cell; `sums` and `squares`
-    [n, K] of what the values of each cell are apart from its middle; `min` and `max` [n], the extremes."""
+    """Histogram of some nodes.
+
+    counts     [n, K], number of values
+    nonfinite  [n], number of values that are not finite and in no bin
+    sums       [n, K], sums of the deviations from the middle of the bin
+    squares    [n, K], sums of the squares of these deviations
+    min, max   [n], the extremes
+    """
 
     def __init__(self, cells: Cells) -> None:
         nodes = cells.shape[0]
@@ -120,14 +131,14 @@ class Window:
         flat, own = (places + np.arange(nodes) * cells)[finite], values[finite]
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
         with np.errstate(over="ignore"):
-            apart = own - self.cells.middles.ravel()[flat]
-            for kept, what in ((self.sums, apart), (self.squares, apart**2)):
+            deviation = own - self.cells.middles.ravel()[flat]
+            for kept, what in ((self.sums, deviation), (self.squares, deviation**2)):
                 kept += np.bincount(flat, weights=what, minlength=kept.size).reshape(kept.shape)
         self.min = np.minimum(self.min, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
         self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
 
     def plus(self, other: Window) -> Window:
-        """What both were; of the same cells."""
+        """Sum of two windows with the same bins."""
         both = copy.copy(self)
         for name in ("counts", "nonfinite", "sums", "squares"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
@@ -135,14 +146,14 @@ class Window:
         return both
 
     def folded(self, cells: Cells, times: int) -> Window:
-        """The same in the cells that its own were split from, each in so many."""
+        """Histogram in coarser bins, each of which was split into `times` bins."""
         whole, count = Window(cells), cells.shape[1]
         starts = np.concatenate([[0], 1 + times * np.arange(count - 1)])
         into = np.repeat(np.arange(count), np.diff([*starts, self.counts.shape[1]]))
-        apart = np.where(self.cells.there, self.cells.middles - cells.middles[:, into], 0.0)
+        shift = np.where(self.cells.there, self.cells.middles - cells.middles[:, into], 0.0)
         with np.errstate(over="ignore", invalid="ignore"):
-            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
-            sums = self.sums + self.counts * apart
+            squares = self.squares + 2 * shift * self.sums + self.counts * shift**2
+            sums = self.sums + self.counts * shift
         parts = (("counts", self.counts), ("sums", sums), ("squares", squares))
         for name, values in parts:
             setattr(whole, name, np.add.reduceat(values, starts, axis=1))
@@ -160,8 +171,8 @@ class Window:
         with np.errstate(all="ignore"):
             count = self.values.astype(np.float64)
             mean = (self.counts * self.cells.middles + self.sums).sum(axis=1) / count
-            apart = self.cells.middles - mean[:, None]
-            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
+            deviation = self.cells.middles - mean[:, None]
+            squares = self.squares + 2 * deviation * self.sums + self.counts * deviation**2
             variance = squares.sum(axis=1) / np.where(count > 1, count - 1, np.nan)
         return mean, np.sqrt(np.maximum(variance, 0.0))
 

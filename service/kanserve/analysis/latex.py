@@ -1,7 +1,7 @@
-"""Formulas as LaTeX: what `formula` writes in Python's syntax, for a page. Needs amsmath.
+"""Printer of formulas as LaTeX, from the Python syntax that `formula` writes. Needs amsmath.
 
-A text is parsed and written anew; each part knows how tightly it binds on a page, which is not as it binds in Python:
-a fraction and a root need no parentheses around what they hold, and a function's value needs some before a power.
+A text is parsed and printed again. Precedence differs from Python's: a fraction and a root need no parentheses
+around their contents, and a function's value needs some before a power.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ JOINED = frozenset("-'`,?!")  # signs of which two beside each other become anot
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a formula and how tightly it binds."""
+    """Part of a formula with its operator precedence."""
 
     text: str
     rank: int
 
     def within(self, rank: int) -> str:
-        """In parentheses, if it binds more loosely than that."""
+        """Text in parentheses if it binds more loosely than `rank`."""
         return self.text if self.rank >= rank else rf"\left({self.text}\right)"
 
 
 def escaped(name: str) -> str:
-    """A name as it is read, in LaTeX's text mode: nothing of it is a command. What cannot be printed is a space."""
+    """Name as literal text in LaTeX's text mode. Characters that cannot be printed become spaces."""
     out: list[str] = []
     for sign, before in zip(name, ["", *name], strict=False):
         if sign in JOINED and before in JOINED:
             out.append("{}")
         printed = sign if sign.isprintable() and not sign.isspace() else " "
-        # Of several spaces LaTeX makes one, and at an end none.
+        # LaTeX collapses several spaces into one, and drops spaces at an end.
         out.append(SPECIAL.get(printed, r"\ " if printed == " " else printed))
     return "".join(out)
 
@@ -77,7 +77,7 @@ def symbol(token: str, name: str = "") -> str:
 
 
 def symbols(tokens: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Of variables by token; `names`: what people call them, if they do."""
+    """LaTeX symbols of variables by token. `names`: the names of the variables, if there are any."""
     return {token: symbol(token, names[at] if names else "") for at, token in enumerate(tokens)}
 
 
@@ -108,7 +108,7 @@ def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
 
 
 def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
-    """One line for each condition, and the last for what is left."""
+    """Case distinction with one line for each condition, and the last for the rest."""
     lines = []
     while isinstance(node, ast.IfExp):
         if not isinstance(node.test, ast.Compare):
@@ -123,7 +123,7 @@ def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
 
 
 def _number(value: float) -> Part:
-    """As Python writes it, a power of ten apart."""
+    """Number in Python's notation, with its power of ten separate."""
     mantissa, _, exponent = repr(value).removesuffix(".0").partition("e")
     if not exponent:
         return Part(mantissa, ATOM)

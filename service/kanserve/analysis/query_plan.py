@@ -1,7 +1,6 @@
-"""Which edges a query means, how large the answer is, and picking them out.
+"""Plan of an edge query: the selected edges, the size of the response, and the selection from edge values.
 
-Shapes: N times that a layer runs, rows x positions; S sources, D destinations; s and
-d the selected ones; k edges.
+Shapes: N executions of a layer, rows x positions; S sources, D destinations; s and d the selected ones; k edges.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What a selection needs to know of a layer. `nodes`: how many it is given."""
+    """Facts of a layer that a selection needs. `nodes`: number of its input nodes."""
 
     sources: int
     destinations: int
@@ -41,7 +40,7 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What is asked of one layer. `nodes`: how many it is given."""
+    """Part of the query for one layer. `nodes`: number of its input nodes."""
 
     layer: int
     sources: tuple[int, ...]
@@ -52,12 +51,12 @@ class LayerPlan:
 
     @property
     def top_k(self) -> int:
-        """How many edges are kept at most; 0: all."""
+        """Largest number of edges to keep; 0: all."""
         return min(self.options.top_k, len(self.sources) * len(self.destinations))
 
     @property
     def picked(self) -> bool:
-        """Which edges are kept is known when all were seen."""
+        """True if the selection needs the values of all edges first."""
         return bool(self.top_k or self.options.min_magnitude) and not self.options.per_row
 
     def shape(self, rows: int) -> tuple[int, ...]:
@@ -68,17 +67,15 @@ class LayerPlan:
     def response_bytes(self, rows: int) -> int:
         """An upper bound of the bytes on the wire, known before anything is computed; but for edges of a magnitude,
         which are few or many."""
-        wanted, times = self.options, rows * math.prod(self.positions)
-        unknown = wanted.min_magnitude and not self.top_k
+        extra, times = self.options, rows * math.prod(self.positions)
+        unknown = extra.min_magnitude and not self.top_k
         edges = 0 if unknown else math.prod(self.shape(1)[1 + len(self.positions) :])
         indices = len(self.positions) + (2 * self.top_k or len(self.sources) + len(self.destinations))
-        if wanted.reductions:
-            count = (
-                len(wanted.reductions) + len(wanted.quantiles) + 2 * wanted.bins * ("histogram" in wanted.reductions)
-            )
+        if extra.reductions:
+            count = len(extra.reductions) + len(extra.quantiles) + 2 * extra.bins * ("histogram" in extra.reductions)
             return count * edges * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
-        numbers = edges * (3 if wanted.per_row else 1)
-        numbers += len(self.destinations) * wanted.residual + self.nodes * wanted.nodes
+        numbers = edges * (3 if extra.per_row else 1)
+        numbers += len(self.destinations) * extra.residual + self.nodes * extra.nodes
         return times * numbers * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
 
 
@@ -104,7 +101,7 @@ def plan(
     return tuple(plans)
 
 
-def find(names: Sequence[str], wanted: Sequence[int | str]) -> tuple[int, ...]:
+def find(names: Sequence[str], selection: Sequence[int | str]) -> tuple[int, ...]:
     """Indices of the layers meant by index or by name, in this order; all if none is
     named. `names` are those of the model's layers, "" for one without. A name that
     several layers have means all of them. Raises BadRequest naming those there are.
@@ -114,7 +111,7 @@ def find(names: Sequence[str], wanted: Sequence[int | str]) -> tuple[int, ...]:
         if name:
             named.setdefault(name, []).append(at)
     chosen: list[int] = []
-    for item in wanted:
+    for item in selection:
         if not isinstance(item, str):
             chosen.append(item)
         elif item in named:
@@ -162,7 +159,7 @@ def strongest_each(values: Floats, k: int) -> NDArray[np.intp]:
     magnitude = np.where(np.isnan(magnitude), np.inf, magnitude)
     if not 0 < k < magnitude.shape[1]:
         return np.argsort(-magnitude, axis=1, kind="stable")[:, :k]
-    return np.stack([_first(one, k) for one in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
+    return np.stack([_first(row, k) for row in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
 
 
 def _first(strength: Floats, k: int) -> NDArray[np.intp]:
@@ -178,16 +175,16 @@ def largest(values: Floats, k: int) -> NDArray[np.int32]:
     return order[:, :, :k].astype(np.int32)
 
 
-def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
-    if not wanted:
+def _resolve(requested: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
+    if not requested:
         return tuple(range(size))
-    for index in wanted:
+    for index in requested:
         if not 0 <= index < size:
             raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
-    if len(set(wanted)) != len(wanted):
-        twice = collections.Counter(wanted).most_common(1)[0][0]
+    if len(set(requested)) != len(requested):
+        twice = collections.Counter(requested).most_common(1)[0][0]
         raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
-    return tuple(wanted)
+    return tuple(requested)
 
 
 def _known(names: Sequence[str], count: int) -> str:
@@ -211,23 +208,23 @@ WHOLE = frozenset({"softmax", "log_softmax"})  # functions of all nodes of a row
 def on_the_way(
     layers: Sequence[LayerInfo], widths: Sequence[int], start: int, end: int
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Of each layer the sources and destinations of the edges between node `start` that the first is given and result
-    `end` of the last; none where no way leads through. `widths`: how many nodes each layer is given."""
+    """Sources and destinations, by layer, of the edges on the paths from input node `start` of the first layer to
+    result `end` of the last. Both are empty if there is no path. `widths`: number of input nodes of each layer."""
     links = [sources(layer, width) for layer, width in zip(layers, widths, strict=True)]
     active = [edges(layer) for layer in layers]
     between = [_between(layer, width) for layer, width in zip(layers, widths[1:], strict=False)]
     reached = [links[0][start]]  # the sources of each layer
     for at, onward in enumerate(between):
         reached.append(_through(_through(_through(reached[at], active[at]), onward), links[at + 1]))
-    wanted = [results(layers[-1])[:, end]]  # the destinations of each layer, the last first
+    targets = [results(layers[-1])[:, end]]  # the destinations of each layer, the last first
     for at in reversed(range(len(between))):
-        given = _through(_through(wanted[-1], active[at + 1].T), links[at + 1].T)
-        wanted.append(_through(given, between[at].T))
-    found = []
-    for flags, there, back in zip(active, reached, reversed(wanted), strict=True):
+        needed = _through(_through(targets[-1], active[at + 1].T), links[at + 1].T)
+        targets.append(_through(needed, between[at].T))
+    result = []
+    for flags, there, back in zip(active, reached, reversed(targets), strict=True):
         on = flags & there[:, None] & back[None]
-        found.append((_true(on.any(axis=1)), _true(on.any(axis=0))))
-    return found
+        result.append((_true(on.any(axis=1)), _true(on.any(axis=0))))
+    return result
 
 
 def _through(flags: Flags, links: Flags) -> Flags:
@@ -238,8 +235,8 @@ def _through(flags: Flags, links: Flags) -> Flags:
 def _between(layer: LayerInfo, width: int) -> Flags:
     """[D, n]: which sum goes into which of so many nodes of the next layer; all into all where the steps between do not
     say."""
-    found = results(layer)
-    return found if found.shape[1] == width else np.ones((layer.destinations, width), bool)
+    links = results(layer)
+    return links if links.shape[1] == width else np.ones((layer.destinations, width), bool)
 
 
 def edges(layer: LayerInfo) -> Flags:
@@ -253,10 +250,10 @@ def edges(layer: LayerInfo) -> Flags:
 def sources(layer: LayerInfo, width: int) -> Flags:
     """[n, S]: which of so many nodes goes into which source, whatever basis reads it."""
     chains = [(*layer.pre_steps, *basis.pre_steps) for basis in layer.bases] or [layer.pre_steps]
-    found = [_handed(chain, width) for chain in chains]
+    links = [_handed(chain, width) for chain in chains]
     shape = (width, layer.sources)
-    found = [one if one.shape == shape else np.ones(shape, bool) for one in found]
-    return np.asarray(np.logical_or.reduce(found))
+    links = [link if link.shape == shape else np.ones(shape, bool) for link in links]
+    return np.asarray(np.logical_or.reduce(links))
 
 
 def results(layer: LayerInfo) -> Flags:
@@ -266,10 +263,10 @@ def results(layer: LayerInfo) -> Flags:
 
 def _handed(chain: Sequence[NodeStep], width: int) -> Flags:
     """[width, m] through all steps."""
-    found: Flags = np.eye(width, dtype=bool)
+    links: Flags = np.eye(width, dtype=bool)
     for step in chain:
-        found = (found @ _step(step, found.shape[1])).astype(bool)
-    return found
+        links = (links @ _step(step, links.shape[1])).astype(bool)
+    return links
 
 
 def _step(step: NodeStep, width: int) -> Flags:

@@ -1,6 +1,6 @@
-"""Values over many rows as a few figures: mean, spread, extremes, quantiles and histogram of each edge.
+"""Reductions of edge values over many rows: mean, spread, extremes, quantiles and histogram of each edge.
 
-Shapes: N times that a layer runs, rows x positions; the axes of the edges [...] are kept as they come.
+Shapes: N executions of a layer, rows x positions; the axes of the edges [...] are kept.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ USUAL, BINS, MOST_BINS = (0.05, 0.25, 0.5, 0.75, 0.95), 16, 256
 
 
 class Reducer:
-    """Figures of numbers [...] over N, one piece after the other. A value that is not a number makes all of its edge's
-    figures NaN; the histogram counts finite values alone."""
+    """Accumulator of figures of numbers [...] over N, one chunk after the other. A value that is not a number makes
+    all figures of its edge NaN; the histogram counts only finite values."""
 
     def __init__(self, names: Sequence[str], edges: tuple[int, ...], quantiles: Sequence[float], bins: int) -> None:
-        """`names`: some of ALL; `edges`: the shape [...]."""
+        """Create a reducer for the figures `names` (some of ALL) of values with the shape `edges` [...]."""
         self._names, self._edges = tuple(names), edges
         self._quantiles, self._bins = tuple(quantiles), bins
         self._moments = Moments()
@@ -46,16 +46,16 @@ class Reducer:
             self._kept.append(values)
 
     def result(self) -> tuple[tuple[str, NDArray[np.float32]], ...]:
-        """By name, in the order that was asked for: [...]; quantiles [Q, ...]; histogram [bins, ...], and after it the
-        bounds of its bins [bins + 1, ...]. NaN where nothing was seen."""
-        found: list[tuple[str, NDArray[np.float32]]] = []
+        """Figures by name, in the requested order: [...]; quantiles [Q, ...]; histogram [bins, ...], followed by the
+        bounds of its bins [bins + 1, ...]. NaN if there was no value."""
+        figures: list[tuple[str, NDArray[np.float32]]] = []
         for name in self._names:
             if name == HISTOGRAM:
                 counts, bounds = histogram(self._all(), self._bins)
-                found += [(HISTOGRAM, _float32(counts)), (BOUNDS, _float32(bounds))]
+                figures += [(HISTOGRAM, _float32(counts)), (BOUNDS, _float32(bounds))]
             else:
-                found.append((name, _float32(FIGURES[name](self))))
-        return tuple(found)
+                figures.append((name, _float32(FIGURES[name](self))))
+        return tuple(figures)
 
     def _all(self) -> Floats:
         return np.concatenate(self._kept) if self._kept else np.zeros((0, *self._edges))
@@ -64,14 +64,14 @@ class Reducer:
         with np.errstate(all="ignore"):
             return np.asarray(total / self._moments.count if self._moments.count else np.full(self._edges, np.nan))
 
-    def _seen(self, extreme: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _or_nan(self, extreme: NDArray[np.float64]) -> NDArray[np.float64]:
         return extreme if self._moments.count else np.full(self._edges, np.nan)
 
     def _std(self) -> NDArray[np.float64]:
         spread = self._moments.std() if self._moments.count else np.asarray(np.nan)
         return np.broadcast_to(spread, self._edges)
 
-    def _at(self) -> NDArray[np.float64]:
+    def _quantile_figures(self) -> NDArray[np.float64]:
         values = self._all()
         if not len(values):
             return np.full((len(self._quantiles), *self._edges), np.nan)
@@ -81,12 +81,12 @@ class Reducer:
 
 FIGURES: Mapping[str, Callable[[Reducer], NDArray[np.float64]]] = MappingProxyType(
     {
-        "mean": lambda one: one._per_value(one._sum),
-        "mean_magnitude": lambda one: one._per_value(one._magnitude),
+        "mean": lambda reducer: reducer._per_value(reducer._sum),
+        "mean_magnitude": lambda reducer: reducer._per_value(reducer._magnitude),
         "std": Reducer._std,
-        "min": lambda one: one._seen(one._low),
-        "max": lambda one: one._seen(one._high),
-        QUANTILES: Reducer._at,
+        "min": lambda reducer: reducer._or_nan(reducer._low),
+        "max": lambda reducer: reducer._or_nan(reducer._high),
+        QUANTILES: Reducer._quantile_figures,
     }
 )
 ALL = (*FIGURES, HISTOGRAM)

@@ -1,14 +1,15 @@
-"""Which edges, nodes and inputs matter over a batch: pykan's attribution scores, from spreads alone.
+"""Importance of edges, nodes and inputs over a batch: pykan's attribution scores, computed from spreads.
 
-A destination's score is divided among its edges by how much each of them moves, compared with how much their sum moves:
+The score of a destination is divided among its edges by the spread of each edge, relative to the spread of their
+sum:
 
     edge_ij = node_j std(phi_ij) / (std(sum_i phi_ij) + 1e-4)        node_i = sum_j edge_ij
 
-from the outputs, which share a score of 1, back to the inputs (pykan, MultKAN.attribute; std divides by rows - 1). A
-product's factors have its score each; other steps pass scores through. Spreads do not add up, so that scores of a layer
-have no fixed sum.
+The recursion goes from the outputs, which share a score of 1, back to the inputs (pykan, MultKAN.attribute; std
+divides by rows - 1). Each factor of a product has the score of the product; other steps pass scores through. Spreads
+do not add up, so that the scores of a layer have no fixed sum.
 
-Shapes: S sources, D destinations, n nodes that a layer is given, O outputs.
+Shapes: S sources, D destinations, n input nodes of a layer, O outputs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LEAST = 1e-4  # what a spread is never less than
 
 
 class Moments:
-    """Spread of numbers [...] over rows, one piece of rows after the other."""
+    """Accumulator of the spread of numbers [...] over rows, one chunk of rows after the other."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -42,9 +43,9 @@ class Moments:
         if self._first is None:
             self._first = values[0].astype(np.float64)
         with np.errstate(all="ignore"):
-            apart = values - self._first
-            self._sum = self._sum + apart.sum(axis=0)
-            self._squares = self._squares + (apart**2).sum(axis=0)
+            deviation = values - self._first
+            self._sum = self._sum + deviation.sum(axis=0)
+            self._squares = self._squares + (deviation**2).sum(axis=0)
         self.count += len(values)
 
     def std(self) -> ScoreArray:
@@ -56,7 +57,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How much a layer's edges [S, D] and their sums [D] move."""
+    """Standard deviations of a layer's edges [S, D] and of their sums [D]."""
 
     edges: ScoreArray
     sums: ScoreArray
@@ -64,7 +65,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of a layer's edges [S, D], and of the nodes that it is given [n]."""
+    """Scores of a layer's edges [S, D] and of its input nodes [n]."""
 
     edges: ScoreArray
     nodes: ScoreArray
@@ -73,7 +74,7 @@ class Scores:
 def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Sequence[int]) -> list[Scores]:
     """The scores of each layer. `widths`: how many nodes each layer is given, and the number of outputs."""
     score = np.full(widths[-1], 1 / widths[-1])
-    found: list[Scores] = []
+    results: list[Scores] = []
     for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
         for step in reversed(layer.post_steps):
             score = _before(step, score)
@@ -82,8 +83,8 @@ def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Se
         score = edges.sum(axis=1)
         for step in reversed(layer.pre_steps):
             score = _before(step, score, width)
-        found.append(Scores(edges, score))
-    return found[::-1]
+        results.append(Scores(edges, score))
+    return results[::-1]
 
 
 def _before(step: NodeStep, score: ScoreArray, width: int = 0) -> ScoreArray:
@@ -98,7 +99,7 @@ def _before(step: NodeStep, score: ScoreArray, width: int = 0) -> ScoreArray:
 
 
 class Weighted:
-    """Spread of numbers [S, D] over points that stand for so many values each, one piece of points after the other."""
+    """Accumulator of the spread of numbers [S, D] over weighted points, one chunk of points after the other."""
 
     def __init__(self, sources: int, destinations: int) -> None:
         shape = sources, destinations
@@ -113,9 +114,9 @@ class Weighted:
             self._first = np.where(at & ~self._begun, value, self._first)  # a large mean would swallow a small spread
             self._begun |= at
             with np.errstate(all="ignore"):
-                apart = np.where(at, value - self._first, 0.0)
-                self._sum += weight[:, None] * apart
-                self._squares += weight[:, None] * apart**2
+                deviation = np.where(at, value - self._first, 0.0)
+                self._sum += weight[:, None] * deviation
+                self._squares += weight[:, None] * deviation**2
         self._count += weights.sum(axis=0)[:, None]
 
     def std(self) -> Floats:
@@ -125,21 +126,21 @@ class Weighted:
             return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
-def sums(layer: LayerInfo, edges: Floats, given: Floats | None) -> tuple[Floats, bool]:
+def sums(layer: LayerInfo, edges: Floats, spreads: Floats | None) -> tuple[Floats, bool]:
     """[D]: how much the sums of a layer's edges move, whose spreads are `edges` [S, D], and whether that was counted:
-    from the spreads `given` of what it gives to the next layer, or as the answer; None where these are not known."""
-    known = None if given is None else _undone(layer, given)
+    from the spreads `spreads` of what it gives to the next layer, or as the answer; None where these are not known."""
+    known = None if spreads is None else _undone(layer, spreads)
     if known is not None and len(known) == edges.shape[1]:
         return known, True
     with np.errstate(all="ignore"):
         return np.sqrt((edges**2).sum(axis=0)), False
 
 
-def _undone(layer: LayerInfo, given: Floats) -> Floats | None:
-    """Before the steps after the layer; None where one of them cannot be undone for spreads alone."""
+def _undone(layer: LayerInfo, spreads: Floats) -> Floats | None:
+    """Spreads before the steps after the layer; None if a step cannot be inverted for spreads."""
     for step in reversed(layer.post_steps):
         scale = np.abs(np.array(step.scale))
-        if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(given)):
+        if step.kind != "affine" or not scale.all() or len(scale) not in (0, 1, len(spreads)):
             return None
-        given = given / scale if len(scale) else given
-    return given
+        spreads = spreads / scale if len(scale) else spreads
+    return spreads

@@ -1,22 +1,22 @@
-"""The steps between edges, on arrays: what they give, and how a difference of what they give falls to what they took.
+"""Rules of the steps between edges, on arrays: their values, and the propagation of differences.
 
-A step takes v [B, n] and gives w [B, m]. For two values of v, x and r, `pulled` turns multipliers of w's differences
-into multipliers of v's: with M [B, O, m] it gives N [B, O, n] so that
+A step takes v [B, n] and gives w [B, m]. For two values of v, x and r, `backpropagate_multipliers` turns multipliers
+of w's differences into multipliers of v's. With M [B, O, m] it gives N [B, O, n] so that
 
     sum_k N_ok (x_k - r_k)  =  sum_j M_oj (w_j(x) - w_j(r))
 
-exactly, but for rounding. The rules, one for each kind:
+exactly, up to rounding. The rules by kind of step:
 
-    select             a difference is that of its column
-    affine             scale times as much
-    function and the   each node by itself: (f(x) - f(r)) / (x - r), and where x is r the derivative
+    select             the multiplier of its column
+    affine             the multiplier times the scale
+    function and the   elementwise: (f(x) - f(r)) / (x - r), and the derivative if x is r
     like
     product            u v, with both differences: mean of v times that of u, and mean of u times that of v; of several
                        factors the integral on the straight line from r to x, which is Shapley's value (Owen 1972)
-    norms              a product of u = x - mean and of 1 / deviation, as above; the deviation's difference falls to its
-                       squares, which are products again
-    rowrange           a product of x - min and of 1 / (max - min); an extreme's falls to the nodes that are it on the
-                       straight line, each for as long as it is
+    norms              a product of u = x - mean and of 1 / deviation, as above; the difference of the deviation
+                       belongs to its squares, which are products again
+    rowrange           a product of x - min and of 1 / (max - min); the difference of an extreme belongs to the
+                       nodes that attain it on the straight line, each in proportion
     softmax            a product of exp(v) and of 1 / their sum
 """
 
@@ -39,7 +39,7 @@ ROOT2, GELU = np.sqrt(2.0), np.sqrt(2 / np.pi)
 
 
 class UnknownStep(ValueError):
-    """A step that this program cannot take apart; the text says which."""
+    """Step without a rule here; the text names it."""
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -74,7 +74,7 @@ def evaluate(step: NodeStep, v: Floats) -> Floats:
 
 def backpropagate_multipliers(step: NodeStep, x: Floats, r: Floats, multipliers: Floats) -> Floats:
     """[B, O, m] -> [B, O, n] for x and r [B, n]. Raises UnknownStep."""
-    return _rule(step).pulled(x, r, multipliers)
+    return _rule(step).backpropagate_multipliers(x, r, multipliers)
 
 
 def _rule(step: NodeStep) -> _Rule:
@@ -90,17 +90,17 @@ def _rule(step: NodeStep) -> _Rule:
 
 
 class _Rule(ABC):
-    """A step with its numbers."""
+    """Step with its numbers."""
 
     @abstractmethod
     def evaluate(self, v: Floats) -> Floats: ...
 
     @abstractmethod
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats: ...
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats: ...
 
 
 class _Each(_Rule):
-    """A function of every node by itself."""
+    """Elementwise function."""
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -108,15 +108,15 @@ class _Each(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return self._function(v)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         return np.asarray(multipliers * secant(self._function, x, r)[:, None])
 
 
 def secant(function: Function, x: Floats, r: Floats) -> Floats:
     """(f(x) - f(r)) / (x - r), element by element; where x is r, or nearly, the derivative between them."""
     with np.errstate(all="ignore"):
-        apart = x - r
-        near = np.abs(apart) <= NEAR * np.maximum(np.maximum(np.abs(x), np.abs(r)), 1.0)
+        difference = x - r
+        near = np.abs(difference) <= NEAR * np.maximum(np.maximum(np.abs(x), np.abs(r)), 1.0)
         middle, reach = (x + r) / 2, 1e-5 * np.maximum(np.abs(x), 1.0)
         high, low = np.where(near, middle + reach, x), np.where(near, middle - reach, r)
         return np.asarray((function(high) - function(low)) / (high - low))
@@ -129,11 +129,11 @@ class _Select(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return v[:, self._columns]
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
-        found = np.zeros((*multipliers.shape[:2], x.shape[1]))
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+        result = np.zeros((*multipliers.shape[:2], x.shape[1]))
         for at, column in enumerate(self._columns):  # one may be taken twice
-            found[:, :, column] += multipliers[:, :, at]
-        return found
+            result[:, :, column] += multipliers[:, :, at]
+        return result
 
 
 class _Affine(_Rule):
@@ -143,7 +143,7 @@ class _Affine(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return np.asarray(v * self._scale + self._bias)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         return np.asarray(multipliers * self._scale)
 
 
@@ -154,11 +154,11 @@ class _Product(_Rule):
     def evaluate(self, v: Floats) -> Floats:
         return np.stack([v[:, part].prod(axis=1) for part in self._parts()], axis=1)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
-        found = np.empty((*multipliers.shape[:2], x.shape[1]))
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+        result = np.empty((*multipliers.shape[:2], x.shape[1]))
         for at, part in enumerate(self._parts()):
-            found[:, :, part] = multipliers[:, :, at : at + 1] * _others(x[:, part], r[:, part])[:, None]
-        return found
+            result[:, :, part] = multipliers[:, :, at : at + 1] * _others(x[:, part], r[:, part])[:, None]
+        return result
 
     def _parts(self) -> list[slice]:
         ends = np.cumsum(self._sizes).tolist()
@@ -170,44 +170,44 @@ def _others(x: Floats, r: Floats) -> Floats:
     Gauss's points are exact."""
     count = x.shape[1]
     points, weights = np.polynomial.legendre.leggauss(count // 2 + 1)
-    found = np.zeros_like(x)
+    products = np.zeros_like(x)
     for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
         between = r + point * (x - r)
         for at in range(count):
-            found[:, at] += weight * np.delete(between, at, axis=1).prod(axis=1)
-    return found
+            products[:, at] += weight * np.delete(between, at, axis=1).prod(axis=1)
+    return products
 
 
 class _Norm(_Rule):
-    """Of runs of nodes, `centred` or not."""
+    """Normalisation of groups of nodes, `centred` or not."""
 
     def __init__(self, step: NodeStep, *, groups: int, centred: bool) -> None:
         self._scale, self._bias, self._epsilon = np.array(step.scale), np.array(step.bias), step.epsilon
         self._groups, self._centred = groups, centred
 
-    def _apart(self, v: Floats) -> tuple[Floats, Floats]:
+    def _centred_and_deviation(self, v: Floats) -> tuple[Floats, Floats]:
         """[B, G, n / G] of the runs, less their means, and their deviations [B, G, 1]."""
         runs = v.reshape(len(v), self._groups, -1)
-        apart = runs - runs.mean(axis=2, keepdims=True) if self._centred else runs
-        return apart, np.sqrt((apart**2).mean(axis=2, keepdims=True) + self._epsilon)
+        centred = runs - runs.mean(axis=2, keepdims=True) if self._centred else runs
+        return centred, np.sqrt((centred**2).mean(axis=2, keepdims=True) + self._epsilon)
 
     def evaluate(self, v: Floats) -> Floats:
-        apart, deviation = self._apart(v)
-        even = (apart / deviation).reshape(v.shape) * self._scale
+        centred, deviation = self._centred_and_deviation(v)
+        even = (centred / deviation).reshape(v.shape) * self._scale
         return np.asarray(even + self._bias if self._bias.size else even)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         rows, outputs, width = multipliers.shape
-        (u_x, d_x), (u_r, d_r) = self._apart(x), self._apart(r)
+        (u_x, d_x), (u_r, d_r) = self._centred_and_deviation(x), self._centred_and_deviation(r)
         u, inverse = (u_x + u_r) / 2, (1 / d_x + 1 / d_r) / 2
-        given = (multipliers * self._scale).reshape(rows, outputs, self._groups, -1)
+        grouped = (multipliers * self._scale).reshape(rows, outputs, self._groups, -1)
         # 1 / d falls by 1 / (d_x d_r (d_x + d_r)) for each unit of the mean square, and that grows by 2 u / n.
         fall = -2 / (u.shape[2] * d_x * d_r * (d_x + d_r))
-        along = (given * u[:, None]).sum(axis=3, keepdims=True)
-        found = given * inverse[:, None] + along * (fall * u)[:, None]
+        along = (grouped * u[:, None]).sum(axis=3, keepdims=True)
+        result = grouped * inverse[:, None] + along * (fall * u)[:, None]
         if self._centred:
-            found -= found.mean(axis=3, keepdims=True)
-        return np.asarray(found.reshape(rows, outputs, width))
+            result -= result.mean(axis=3, keepdims=True)
+        return np.asarray(result.reshape(rows, outputs, width))
 
 
 class _RowRange(_Rule):
@@ -215,21 +215,21 @@ class _RowRange(_Rule):
         low, high = v.min(axis=1, keepdims=True), v.max(axis=1, keepdims=True)
         return np.asarray(2 * (v - low) / (high - low) - 1)
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         (low_x, high_x), (low_r, high_r) = ((v.min(1, keepdims=True), v.max(1, keepdims=True)) for v in (x, r))
         d_x, d_r = high_x - low_x, high_r - low_r
         u, inverse = ((x - low_x) + (r - low_r)) / 2, (1 / d_x + 1 / d_r) / 2
-        found = 2 * multipliers * inverse[:, None]
+        result = 2 * multipliers * inverse[:, None]
         lowest, highest = _shares(x, r), _shares(-x, -r)
-        total = found.sum(axis=2, keepdims=True)
+        total = result.sum(axis=2, keepdims=True)
         along = (2 * multipliers * u[:, None]).sum(axis=2, keepdims=True)
         spread = (highest - lowest) / (d_x * d_r)
-        return np.asarray(found - total * lowest[:, None] - along * spread[:, None])
+        return np.asarray(result - total * lowest[:, None] - along * spread[:, None])
 
 
 def _shares(x: Floats, r: Floats) -> Floats:
     """[B, n]: for which part of the straight line from r to x each node is the smallest."""
-    found = np.zeros_like(x)
+    shares = np.zeros_like(x)
     for row, (end, start) in enumerate(zip(x, r, strict=True)):
         steep = end - start
         at, least = 0.0, int(np.lexsort((steep, start))[0])
@@ -239,9 +239,9 @@ def _shares(x: Floats, r: Floats) -> Floats:
             meets = (start[faster] - start[least]) / (steep[least] - steep[faster])
             order = np.lexsort((steep[faster], meets))
             until = min(1.0, float(meets[order[0]])) if len(order) else 1.0
-            found[row, least] += until - at
+            shares[row, least] += until - at
             at, least = until, int(faster[order[0]]) if len(order) else least
-    return found
+    return shares
 
 
 class _Softmax(_Rule):
@@ -249,11 +249,11 @@ class _Softmax(_Rule):
         self._log = log
 
     def evaluate(self, v: Floats) -> Floats:
-        apart = v - v.max(axis=1, keepdims=True)
-        logarithm = apart - np.log(np.exp(apart).sum(axis=1, keepdims=True))
+        shifted = v - v.max(axis=1, keepdims=True)
+        logarithm = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return np.asarray(logarithm if self._log else np.exp(logarithm))
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
         top = np.maximum(x.max(axis=1, keepdims=True), r.max(axis=1, keepdims=True))  # the same for both
         e_x, e_r = np.exp(x - top), np.exp(r - top)
         s_x, s_r = e_x.sum(axis=1, keepdims=True), e_r.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Whether a call may pass: who calls, by token or certificate, and whether that is enough for what is called."""
+"""Authentication and authorization of calls, by token or client certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
 
 
 class RequestCredentials(Protocol):
-    """What a call shows of its caller: metadata, and the certificate of its connection as PEM ("": none)."""
+    """Credentials of a request: its metadata, and the certificate of its connection as PEM ("": none)."""
 
     @property
     def metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
@@ -38,10 +38,11 @@ class RequestCredentials(Protocol):
 
 
 class Authenticator:
-    """Decides once per call whether the caller may make it. `names` returns the names in a certificate. `take` replaces
-    all credentials at once.
+    """Access decision for calls, once per call. `names` returns the names in a certificate. `take` replaces all
+    credentials at once.
 
-    A stream outlives the check of its call, so each open stream holds a `Permit`."""
+    A stream outlives the check of its call, so each open stream holds a `Permit`.
+    """
 
     def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
         self._names = names
@@ -61,30 +62,30 @@ class Authenticator:
         rates = {entry.principal.name: entry.rate for entry in entries if entry.rate is not None}
         self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
         for permit in tuple(self._open):
-            permit.look()
+            permit.check()
 
-    def admit(self, need: Need, shown: RequestCredentials) -> Principal:
-        """Who calls. Raises Unauthenticated, Forbidden, RateLimited."""
+    def admit(self, need: Need, credentials: RequestCredentials) -> Principal:
+        """Authenticated caller of an allowed call. Raises Unauthenticated, Forbidden, RateLimited."""
         if need is ANYONE:
-            return self.known(shown)
-        caller, bucket = self._caller(shown)
+            return self.known(credentials)
+        caller, bucket = self._caller(credentials)
         require(caller, need)
         if bucket is not None:
             bucket.take()
         return caller
 
-    def refuses(self, need: Need, shown: RequestCredentials) -> bool:
-        """Whether `admit` would, for who calls, and not for how often."""
+    def refuses(self, need: Need, credentials: RequestCredentials) -> bool:
+        """True if `admit` would reject the caller; rate limits are not checked."""
         if need is ANYONE:
             return False
         try:
-            require(self._caller(shown)[0], need)
+            require(self._caller(credentials)[0], need)
         except (Unauthenticated, Forbidden):
             return True
         return False
 
-    def again(self, caller: Principal) -> None:
-        """One more request on a stream of theirs. Raises RateLimited, Unauthenticated."""
+    def admit_next(self, caller: Principal) -> None:
+        """Admit one more message of a caller's stream. Raises RateLimited, Unauthenticated."""
         self.still(caller)
         bucket = self._buckets.get(caller.name)
         if bucket is not None:
@@ -114,59 +115,60 @@ class Authenticator:
         self._timer = None
         ending = [permit for permit in self._open if permit.caller.expires is not None]
         for permit in ending:
-            permit.look()
+            permit.check()
         if ending:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
-    def known(self, shown: RequestCredentials) -> Principal:
+    def known(self, credentials: RequestCredentials) -> Principal:
         """The caller, or NOBODY if the gate does not know the credential. Raises nothing."""
         try:
-            return self._caller(shown)[0]
+            return self._caller(credentials)[0]
         except Unauthenticated:
             return NOBODY
 
-    def _caller(self, shown: RequestCredentials) -> tuple[Principal, Bucket | None]:
-        given = [value for key, value in shown.metadata if key == HEADER]
-        if not given:
-            return self._certified(shown.certificate) if self._certificates else (NOBODY, None)
-        value = given[0]
-        if len(given) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
+    def _caller(self, credentials: RequestCredentials) -> tuple[Principal, Bucket | None]:
+        headers = [value for key, value in credentials.metadata if key == HEADER]
+        if not headers:
+            return self._certified(credentials.certificate) if self._certificates else (NOBODY, None)
+        value = headers[0]
+        if len(headers) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
             raise Unauthenticated("the authorization is to be one `Bearer TOKEN`")
         token = value[len(SCHEME) :].lstrip(" ")
         if not TOKEN.fullmatch(token):
             raise Unauthenticated("the token is not known here")
         mark = hashlib.sha256(token.encode()).hexdigest().encode()
-        found = self._known.get(mark) or self._look(mark)
-        _valid(found[0])
-        return found
+        caller = self._known.get(mark) or self._lookup(mark)
+        _valid(caller[0])
+        return caller
 
-    def _look(self, mark: bytes) -> tuple[Principal, Bucket | None]:
-        """Each is compared, in a time that does not tell how much of it fits."""
+    def _lookup(self, mark: bytes) -> tuple[Principal, Bucket | None]:
+        """Entry of a token. Every comparison takes constant time."""
         entry: Entry | None = None
-        for known, one in self._tokens:
+        for known, candidate in self._tokens:
             if hmac.compare_digest(known, mark):
-                entry = one
+                entry = candidate
         if entry is None:
             raise Unauthenticated("the token is not known here")
-        found = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
-        return found
+        caller = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
+        return caller
 
     def _certified(self, certificate: str | bytes) -> tuple[Principal, Bucket | None]:
         """The first entry of the file, in its order, that names the certificate."""
         names = self._names(certificate) if certificate else ()
-        found = [self._certificates[name] for name in names if name in self._certificates]
-        if not found:
+        entries = [self._certificates[name] for name in names if name in self._certificates]
+        if not entries:
             return NOBODY, None
-        _, entry = min(found, key=lambda one: one[0])
+        _, entry = min(entries, key=lambda ranked: ranked[0])
         return entry.principal, self._buckets.get(entry.principal.name)
 
 
 class Permit:
-    """The permission of one stream: a context around each wait of the stream for its next message, on the event loop.
+    """Permission of one stream: a context around each wait of the stream for its next message, on the event loop.
 
     Entering it raises Unauthenticated if the credential was revoked, changed or has expired. If that happens inside the
     context, the permit cancels the wait at once and raises Unauthenticated. An idle stream therefore ends too. A stream
-    that is sending ends after that message. Call `close` last."""
+    that is sending ends after that message. Call `close` last.
+    """
 
     __slots__ = ("_before", "_gate", "_inside", "_reason", "_task", "caller")
 
@@ -191,18 +193,18 @@ class Permit:
             return
         assert self._task is not None
         if self._task.uncancel() <= self._before:  # otherwise another cancellation takes precedence
-            raise self._again()
+            raise self._renewed_error()
 
     def _check(self) -> None:
         if self._reason is not None:
-            raise self._again()
+            raise self._renewed_error()
         self._gate.still(self.caller)
 
-    def _again(self) -> Unauthenticated:
+    def _renewed_error(self) -> Unauthenticated:
         """A new error with the same reason, because an error that was raised before keeps its traceback."""
         return Unauthenticated(str(self._reason))
 
-    def look(self) -> None:
+    def check(self) -> None:
         """End the stream if its credential is no longer valid."""
         if self._reason is not None:
             return
@@ -219,7 +221,7 @@ class Permit:
 
 
 class Bucket:
-    """So many calls per second, and as many at once as one second has."""
+    """Token bucket of one caller: a number of calls per second, and a burst of one second's calls."""
 
     __slots__ = ("_left", "_name", "_rate", "_since")
 
@@ -228,7 +230,7 @@ class Bucket:
         self._left, self._since = max(1.0, rate), time.monotonic()
 
     def take(self) -> None:
-        """One call. Raises RateLimited."""
+        """Take one call from the bucket. Raises RateLimited."""
         now = time.monotonic()
         self._left = min(max(1.0, self._rate), self._left + (now - self._since) * self._rate)
         self._since = now
@@ -237,32 +239,32 @@ class Bucket:
         self._left -= 1
 
 
-def unlisted(shown: RequestCredentials) -> Principal:
-    """What stands before a method or route that the table does not have. Raises Forbidden."""
+def unlisted(credentials: RequestCredentials) -> Principal:
+    """Check before a method or route that the table of permissions does not have. Raises Forbidden."""
     raise Forbidden("nobody may call this: the server's table of access does not have it")
 
 
 def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], Principal] | None:
-    """What a call of the method or route passes; None: nothing, on a server without credentials."""
+    """Check that a call of the method or route passes; None on a server without credentials."""
     if name not in NEEDS:
         return unlisted
     if gate is None:
         return None
     need = NEEDS[name]
-    return lambda shown: gate.admit(need, shown)
+    return lambda credentials: gate.admit(need, credentials)
 
 
-def stranger(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], bool] | None:
-    """Asked before a request is read; None: there are no strangers here."""
+def credential_check(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], bool] | None:
+    """Check of a caller before the server reads the request; None: no check."""
     if gate is None or name not in NEEDS:
         return None
     need = NEEDS[name]
-    return lambda shown: gate.refuses(need, shown)
+    return lambda credentials: gate.refuses(need, credentials)
 
 
-def name(gate: Authenticator | None, shown: RequestCredentials) -> str:
+def name(gate: Authenticator | None, credentials: RequestCredentials) -> str:
     """The name of the caller, for counts; "" if the caller has no known name."""
-    return "" if gate is None else gate.known(shown).name
+    return "" if gate is None else gate.known(credentials).name
 
 
 def _valid(caller: Principal) -> None:
@@ -278,12 +280,12 @@ def build(settings: Settings) -> Authenticator | None:
     credentials = read(settings)
     if credentials is None:
         return None
-    told(credentials, settings)
-    return Authenticator(credentials, of)
+    log_loaded(credentials, settings)
+    return Authenticator(credentials, certificate_names)
 
 
 def read(settings: Settings) -> Credentials | None:
-    """What the file says now; None: none is named. Raises ConfigError."""
+    """Contents of the token file; None if the settings name none. Raises ConfigError."""
     if settings.tokens is None:
         return None
     credentials = token_file.load(settings.tokens)
@@ -307,8 +309,8 @@ def _check(credentials: Credentials, settings: Settings) -> None:
         )
 
 
-def told(credentials: Credentials, settings: Settings) -> None:
-    """The line of a file that is in effect from now on."""
+def log_loaded(credentials: Credentials, settings: Settings) -> None:
+    """Log the token file that is in effect from now on."""
     counts = {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
     log.info("token_file_loaded", file=str(settings.tokens), **counts)
 
@@ -317,7 +319,7 @@ MOST = 1024  # certificates whose names are remembered
 
 
 def missing_name() -> str:
-    """What is to be installed before certificates can be read, or ""."""
+    """Name of the package that reading certificates needs, or ""."""
     return "" if importlib.util.find_spec("cryptography") else "cryptography"
 
 
@@ -330,16 +332,16 @@ def presented(scope: MutableMapping[str, Any]) -> str:
 
 
 @functools.lru_cache(MOST)
-def of(certificate: str | bytes) -> frozenset[str]:
+def certificate_names(certificate: str | bytes) -> frozenset[str]:
     """The URIs, DNS names, addresses and mail addresses of a PEM certificate; nothing for one that cannot be read."""
     from cryptography import x509
 
     data = certificate.encode() if isinstance(certificate, str) else certificate
     try:
-        found = x509.load_pem_x509_certificate(data).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        extension = x509.load_pem_x509_certificate(data).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
         return frozenset()
-    names = found.value
+    names = extension.value
     uris = {uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if ":" in uri}
     others = {*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.RFC822Name)}
     addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}

@@ -1,6 +1,7 @@
-"""Which role every method and every route needs. What is not here is refused, whoever asks.
+"""Required role of every method and every route. The server rejects all calls that are not listed.
 
-`rpc/guard` looks a method or route up once, when it is put behind the guard; a test holds this against all that exist.
+`grpc_api/interceptor` looks a method or route up once, when it wraps it. A test compares this table with all methods
+and routes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Roles, what each includes, and what a caller who lacks one is told."""
+"""Roles, the roles that each includes, and the error text for a missing role."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from kanserve.errors import Forbidden, Unauthenticated
 
 
 class Role(enum.StrEnum):
-    """What a caller may do. Whoever may run a model may also read what it takes; nothing else includes another role,
-    but for `admin`, which includes all."""
+    """Permission of a caller. `infer` and `interpret` include `read`, and `admin` includes all roles."""
 
     READ = "read"  # names, states, inputs and outputs, statistics
     INFER = "infer"  # run models
@@ -28,9 +27,13 @@ INCLUDES: dict[Role, frozenset[Role]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, by the name in the file of tokens, with every role that theirs include. `known` False: nobody that
-    showed a credential. `expires`: seconds since 1970. `mark`: the credential as in the file, so that another one under
-    the same name is another caller."""
+    """Caller, by its name in the token file.
+
+    roles    all roles, with those that they include
+    known    False for a caller without a credential
+    expires  seconds since 1970, or None
+    mark     the credential as in the file, so that another one under the same name is another caller
+    """
 
     name: str
     roles: frozenset[Role]

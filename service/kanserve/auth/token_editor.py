@@ -1,4 +1,4 @@
-"""The file of tokens, changed by the command: a caller more, a caller less. What else stands in it stays."""
+"""Editor of the token file: it adds or removes one caller and keeps all other text."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def new(
     """A caller more, at the end of the file, which is made where it is not there. Returns its token: `token`, or
     a new one. Raises ConfigError; then the file is as it was."""
     token_file.named(name, "the new token")
-    given = token or token_file.make()
+    value = token or token_file.make()
     lines = ["[[token]]", f'name = "{name}"', f"roles = {json.dumps(roles)}"]
-    lines.append(f'sha256 = "{token_file.digest(given)}"')
+    lines.append(f'sha256 = "{token_file.digest(value)}"')
     if expires is not None:
         lines.append(f"expires = {expires.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}")
     if rate is not None:
@@ -48,7 +48,7 @@ def new(
         more = (begin + "\n".join(lines) + "\n").encode()
         token_file.read(before + more, path)
         file.write(more)  # in one piece: a server that looks meanwhile sees the old file or the new
-    return given
+    return value
 
 
 def revoke(path: Path, name: str) -> None:
@@ -59,7 +59,7 @@ def revoke(path: Path, name: str) -> None:
         if name not in names:
             raise ConfigError(f"the file of tokens {path} has no {name[:64]!r}: {advice(name, sorted(names))}")
         text = data.decode()
-        begins = [found.start() for found in BLOCK.finditer(text)]
+        begins = [match.start() for match in BLOCK.finditer(text)]
         parts = [text[: begins[0]], *(text[at:end] for at, end in zip(begins, [*begins[1:], len(text)], strict=True))]
         kept = "".join(part for part in parts if _name(part) != name).encode()
         if _names(kept, path) != names - {name}:
@@ -69,13 +69,13 @@ def revoke(path: Path, name: str) -> None:
 
 
 def _names(data: bytes, path: Path) -> set[str]:
-    found = token_file.parse(data, path)
-    return {entry.principal.name for entry in (*found.tokens, *found.certificates)}
+    credentials = token_file.parse(data, path)
+    return {entry.principal.name for entry in (*credentials.tokens, *credentials.certificates)}
 
 
 def _name(block: str) -> str:
-    found = CALLER_NAME.search(block)
-    return (found[1] or found[2] or "") if found else ""
+    match = CALLER_NAME.search(block)
+    return (match[1] or match[2] or "") if match else ""
 
 
 def _folder(path: Path) -> safe_files.Folder:

@@ -1,4 +1,4 @@
-"""The file of tokens: who may call with which roles. A token itself is never in it, only its sha256.
+"""Token file: callers with their roles. The file contains the sha256 of a token, not the token itself.
 
     [[token]]                                  [[certificate]]
     name = "dashboard"                         name = "trainer"
@@ -7,8 +7,7 @@
     expires = 2027-01-01T00:00:00Z             rate = 10.0
     rate = 100.0
 
-A plain sha256 is right here: tokens are 32 random bytes, so there is nothing to guess that a slow hash would make
-dear, and every call would pay for it.
+A plain sha256 is enough: tokens are 32 random bytes, and a slow hash would cost time in every call.
 """
 
 from __future__ import annotations
@@ -45,8 +44,11 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One caller. `mark`: the sha256 of a token as hexadecimal, or the name in a certificate; `rate`: calls per
-    second, None: any."""
+    """Caller in the token file.
+
+    mark  sha256 of a token as hexadecimal, or the name in a certificate
+    rate  calls per second; None: unlimited
+    """
 
     principal: Principal
     own: frozenset[Role]
@@ -56,7 +58,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a file says."""
+    """Contents of a token file."""
 
     tokens: tuple[Entry, ...]
     certificates: tuple[Entry, ...]
@@ -68,7 +70,7 @@ def make() -> str:
 
 
 def digest(token: str) -> str:
-    """What the file has of a token."""
+    """Digest of a token, as in the file."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -108,16 +110,16 @@ def _guarded(folder: Path, path: Path) -> None:
 
 def read(data: bytes, path: Path) -> Credentials:
     """The contents of `path`. Raises ConfigError, which never quotes what may be a token."""
-    found = parse(data, path)
-    if not found.tokens and not found.certificates:
+    credentials = parse(data, path)
+    if not credentials.tokens and not credentials.certificates:
         raise ConfigError(
             f"the file of tokens {path} names nobody: `kanserve token new NAME --roles infer --tokens {path}` makes one"
         )
-    return found
+    return credentials
 
 
 def parse(data: bytes, path: Path) -> Credentials:
-    """As `read`, and a file that names nobody is one too."""
+    """Contents as `read` returns them; a file without callers is valid here."""
     where = f"the file of tokens {path}"
     document = _document(data, where)
     tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)
@@ -145,9 +147,9 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _place(error: tomllib.TOMLDecodeError) -> str:
-    """Where, without the text that stands there: the parser quotes it in some cases."""
-    found = re.search(r"\(at .*?\)$", str(error))
-    return f"a syntax error {found[0]}" if found else "a syntax error"
+    """Position of a syntax error, without the text there, which the parser quotes in some cases."""
+    match = re.search(r"\(at .*?\)$", str(error))
+    return f"a syntax error {match[0]}" if match else "a syntax error"
 
 
 def _distinct(values: Iterable[str], what: str, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: how each is run with so many threads, and what its answers should be."""
+"""Systems compared by the benchmark: how each one runs on some threads, and the reference for its outputs."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def repeated(feeds: Feeds, rows: int, start: int = 0) -> dict[str, Array]:
 
 
 def drawn(manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
-    """By input, each number evenly: inside its grid where the first layer reads it as it is, else between the least and
-    the largest that it is in the manifest's reference rows."""
+    """Random rows by input, uniform per number. The range is the grid if the first layer reads the number directly,
+    otherwise the range in the manifest's reference rows."""
     rng = np.random.default_rng(seed)
     known = verify.feeds(manifest) if manifest.reference.inputs else {}
-    found = {}
+    feeds = {}
     for tensor in verify.tensors(manifest.inputs):
         size = tensor.shape[1:]
-        low, high = _seen(known.get(tensor.name), size)
+        low, high = _ranges(known.get(tensor.name), size)
         if len(size) == 1:
             for layer in manifest.layers:
                 if layer.node_tensor == tensor.name:
                     _narrow(layer, low, high)
         values = rng.uniform(low, high, (rows, *size))
         kind = DTYPES[tensor.datatype]
-        found[tensor.name] = (values.round() if kind.kind in "iu" else values).astype(kind)
-    return found
+        feeds[tensor.name] = (values.round() if kind.kind in "iu" else values).astype(kind)
+    return feeds
 
 
-def _seen(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """From where to where, [*size] each."""
+def _ranges(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Lower and upper bounds, [*size] each."""
     if known is None:
         return np.full(size, -SOME), np.full(size, SOME)
     values = known.astype(np.float64)
@@ -78,7 +78,7 @@ OURS, MLP, TORCH = "kanserve", "mlp", "torch eager"
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Who was left out, and why."""
+    """System that the benchmark excludes, and the reason."""
 
     name: str
     why: str
@@ -86,9 +86,13 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """`threads` makes it ready for so many; what that gives answers feeds. `how`: how it runs then, in words.
-    `check`: the largest error of its answers in runs of so many rows, relative to the largest magnitude of each output
-    (None where nothing is known to hold it against), and `against` what that is. It is right up to `tolerance`."""
+    """System that takes part in the benchmark.
+
+    threads    prepares the system for a number of threads; returns a function from inputs to outputs, and a description
+    check      largest output error in runs of so many rows, relative to the largest magnitude of each output; or None
+    against    the reference of that error
+    tolerance  the largest error that counts as right
+    """
 
     name: str
     about: str
@@ -99,7 +103,7 @@ class Entrant:
     edges: int = 0  # of a row
 
 
-def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
+def kanserve_entrant(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
     """The exported graph, in pieces and on threads as a server with these settings runs one request."""
     names = tuple(tensor.name for tensor in manifest.outputs)
 
@@ -113,7 +117,7 @@ def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Setting
         helpers = way.instances - 1
         pool = ThreadPoolExecutor(helpers)
         how = f"{way.instances} runs at once, of {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
-        return functools.partial(_apart, session, names, way.piece_rows, pool, helpers), how
+        return functools.partial(_in_threads, session, names, way.piece_rows, pool, helpers), how
 
     return Entrant(
         OURS,
@@ -127,7 +131,7 @@ def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Setting
 
 
 def one_run(threads: int) -> str:
-    """How something runs, in words."""
+    """Description of a run in words."""
     return f"one run on {threads} thread{'s' * (threads > 1)}"
 
 
@@ -137,7 +141,7 @@ def _alone(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> 
     return _result(batch)
 
 
-def _apart(
+def _in_threads(
     session: Session, names: Sequence[str], piece: int, pool: ThreadPoolExecutor, helpers: int, feeds: Feeds
 ) -> list[Array]:
     """Pieces by several threads, this one among them."""
@@ -159,24 +163,25 @@ def _result(batch: Batch) -> list[Array]:
 
 
 def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | None:
-    """Over all reference rows, in runs of `rows` rows each: the last begins with the first of them again."""
+    """Largest error over all reference rows, in runs of `rows` rows each. The last run starts again with the first
+    rows."""
     if not manifest.reference.inputs:
         return None
     feeds, expected = verify.feeds(manifest), verify.answers(manifest)
     worst, count = 0.0, len(expected[0])
     for start in range(0, count, rows):
-        found = answer(repeated(feeds, rows, start))
+        outputs = answer(repeated(feeds, rows, start))
         at = (np.arange(rows) + start) % count
-        errors = [error(one, right[at], right) for one, right in zip(found, expected, strict=True)]
+        errors = [error(output, right[at], right) for output, right in zip(outputs, expected, strict=True)]
         worst = max(worst, *errors)
     return worst
 
 
-def error(found: Array, expected: Array, scale: Array) -> float:
+def error(actual: Array, expected: Array, scale: Array) -> float:
     """The largest difference, relative to the largest magnitude of `scale`; infinite where it cannot be told."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    difference = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
     largest = float(np.abs(scale.astype(np.float64)).max(initial=0.0))
     if difference == 0:
         return 0.0
@@ -191,8 +196,8 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
         maker = suggest.load("bench", "kanserve.bench.mlp_graph", "export")
     except suggest.MissingPackage as missing:
         return Absent(MLP, f"{missing.message}; {missing.hint}")
-    wanted = parameters(manifest.layers)
-    widths = mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), wanted)
+    target = parameters(manifest.layers)
+    widths = mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), target)
     network = maker.random(widths, manifest.input.datatype)
     graph = network.graph()
     (x,) = feeds.values()
@@ -201,8 +206,8 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
     def threads(count: int) -> tuple[Answer, str]:
         session = create_session(backend, {MODEL_FILE: graph}, None, MODEL_FILE, device=device, threads=count)
 
-        def answer(given: Feeds) -> list[Array]:
-            (rows,) = given.values()
+        def answer(inputs: Feeds) -> list[Array]:
+            (rows,) = inputs.values()
             return session.run([maker.RESULT], {maker.GIVEN: rows})
 
         return answer, one_run(count)
@@ -213,7 +218,7 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
 
     return Entrant(
         MLP,
-        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters beside {wanted}",
+        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters beside {target}",
         "its own float64 evaluation of the rows",
         manifest.reference.tolerance,
         threads,
@@ -255,21 +260,21 @@ def edges(layers: Sequence[LayerInfo]) -> int:
     return sum(layer.active_edges * math.prod(layer.positions) for layer in layers)
 
 
-def mlp_widths(given: int, result: int, layers: int, wanted: int) -> tuple[int, ...]:
-    """Of an MLP with as many layers, and at least one hidden one, whose parameters are nearest to `wanted`: all hidden
-    layers as wide, at least one node."""
+def mlp_widths(inputs: int, result: int, layers: int, target: int) -> tuple[int, ...]:
+    """Widths of the MLP with as many layers, and at least one hidden layer, whose number of parameters is nearest to
+    `target`. All hidden layers have the same width."""
     hidden = max(1, layers - 1)
 
     def widths(width: int) -> tuple[int, ...]:
-        return (given, *itertools.repeat(width, hidden), result)
+        return (inputs, *itertools.repeat(width, hidden), result)
 
     low, high = 1, 2
-    while mlp_parameters(widths(high)) < wanted:
+    while mlp_parameters(widths(high)) < target:
         high *= 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if mlp_parameters(widths(middle)) < wanted else (low, middle)
-    return min(widths(low), widths(high), key=lambda one: abs(mlp_parameters(one) - wanted))
+        low, high = (middle, high) if mlp_parameters(widths(middle)) < target else (low, middle)
+    return min(widths(low), widths(high), key=lambda candidate: abs(mlp_parameters(candidate) - target))
 
 
 def mlp_parameters(widths: Sequence[int]) -> int:

@@ -1,5 +1,7 @@
-"""An MLP as a graph: matrix products with biases, and ReLU between them. Random weights: only its time is of interest,
-and that its answers are right."""
+"""ONNX graph of an MLP: matrix products with biases, and ReLU between them.
+
+Weights are random, because the benchmark uses only its time and the correctness of its outputs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ TYPES = {"FP32": onnx.TensorProto.FLOAT, "FP64": onnx.TensorProto.DOUBLE}
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """`weights` [n, m] and `biases` [m] of every layer, in `datatype`, FP32 or FP64."""
+    """MLP with the weights of its layers.
+
+    weights   [n, m] for each layer
+    biases    [m] for each layer
+    datatype  FP32 or FP64
+    """
 
     weights: tuple[NDArray[np.floating], ...]
     biases: tuple[NDArray[np.floating], ...]
@@ -29,11 +36,11 @@ class Mlp:
 
     def evaluate(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """[B, n] -> [B, m] in float64, by numpy: what the graph is held against."""
-        found = x.astype(np.float64)
+        values = x.astype(np.float64)
         for at, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            found = np.maximum(found, 0.0) if at else found
-            found = found @ weight.astype(np.float64) + bias.astype(np.float64)
-        return found
+            values = np.maximum(values, 0.0) if at else values
+            values = values @ weight.astype(np.float64) + bias.astype(np.float64)
+        return values
 
     def graph(self) -> bytes:
         """[B, n] `GIVEN` -> [B, m] `RESULT`."""
@@ -49,8 +56,8 @@ class Mlp:
             helper.make_tensor_value_info(name, TYPES[self.datatype], ["rows", width])
             for name, width in ((GIVEN, len(self.weights[0])), (RESULT, len(self.biases[-1])))
         ]
-        made = helper.make_graph(nodes, "mlp", ends[:1], ends[1:], constants)
-        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        graph = helper.make_graph(nodes, "mlp", ends[:1], ends[1:], constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
         data: bytes = model.SerializeToString()
         return data
 

@@ -1,4 +1,4 @@
-"""Every entrant with every number of threads and rows: in turns, with its error."""
+"""Benchmark runner: every system with every number of threads and rows, interleaved, with its error."""
 
 from __future__ import annotations
 
@@ -33,8 +33,14 @@ CPU = "cpu"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
-    """Of one entrant on `threads` threads with `rows` rows a run: `seconds` of a run; `ratio`: how many times as long
-    as the first entrant takes; `error` as of Entrant."""
+    """Measured time of one system.
+
+    threads  number of threads
+    rows     rows of a run
+    seconds  seconds of a run
+    ratio    time relative to the first system
+    error    output error, as in Entrant
+    """
 
     name: str
     how: str
@@ -65,15 +71,15 @@ class Time:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who takes part, the model itself first, and who does not."""
+    """Systems compared, the model itself first, and systems excluded."""
 
     entrants: tuple[Entrant, ...]
     absent: tuple[Absent, ...]
 
 
 def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings, feeds: Feeds) -> Field:
-    """For one version, whose own `manifest` is given. Raises LoadError for graphs that do not load."""
-    model = entrants.ours(bundle, manifest, backend, settings)
+    """Systems compared for one version with its `manifest`. Raises LoadError for graphs that do not load."""
+    model = entrants.kanserve_entrant(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
         return create_session(backend, bundle.files, manifest, file, device=CPU, threads=1)
@@ -85,8 +91,8 @@ def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settin
         else Absent(TORCH, f"it is timed on the CPU alone, and the model is on {settings.device}"),
     ]
     return Field(
-        (model, *(one for one in others if isinstance(one, Entrant))),
-        tuple(one for one in others if isinstance(one, Absent)),
+        (model, *(entrant for entrant in others if isinstance(entrant, Entrant))),
+        tuple(entrant for entrant in others if isinstance(entrant, Absent)),
     )
 
 
@@ -108,7 +114,7 @@ def run(
         report(done, total, place)
 
     for count in threads:
-        ready = [(one, *one.threads(count)) for one in taking_part]
+        ready = [(entrant, *entrant.threads(count)) for entrant in taking_part]
         for rows in batches:
             place = f"{count} threads, {rows} rows"
             yield from _one(ready, repeated(feeds, rows), count, rows, rounds, functools.partial(after, place))
@@ -148,7 +154,7 @@ QUARTERS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the seconds of one call: quartiles and median over the rounds."""
+    """Quartiles and median of the seconds of one call over the rounds."""
 
     lower: float
     median: float
@@ -168,7 +174,7 @@ def measure(
 
 
 def _turn(call: Callable[[], object], least: float) -> float:
-    """After one call that is not counted: it finds the caches as others left them."""
+    """Seconds of a call, after an uncounted one that warms the caches."""
     time.sleep(PAUSE)
     call()
     count, begun = 0, time.perf_counter()
@@ -179,17 +185,21 @@ def _turn(call: Callable[[], object], least: float) -> float:
 
 
 def spread(seconds: NDArray[np.float64]) -> Spread:
-    """Of [rounds]."""
+    """Quartiles and median of seconds [rounds]."""
     return Spread(*map(float, np.quantile(seconds, QUARTERS)))
 
 
 def ratio(seconds: NDArray[np.float64], ours: NDArray[np.float64]) -> float:
-    """How many times as long as ours: the median over the rounds, each compared with its own neighbours."""
+    """Time relative to the model: the median over the rounds, each compared with its own neighbours."""
     return float(np.median(seconds / ours))
 
 
 def facts(runtime: str, load: float) -> dict[str, Any]:
-    """`runtime`: its name and version; `load`: threads of the machine, on average, that ran or waited for a core."""
+    """Facts of the machine and the software.
+
+    runtime  name and version of the runtime
+    load     threads of the machine that ran or waited for a core, on average
+    """
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
@@ -202,7 +212,7 @@ def facts(runtime: str, load: float) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """As Linux calls it, else the architecture."""
+    """Name of the processor on Linux, otherwise the architecture."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -230,15 +240,17 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     except maker.Unfit as error:
         return Absent(TORCH, f"{error}: the library's own module is not at hand, and no other was written for it")
 
-    def answer(given: Feeds) -> list[Array]:
-        (rows,) = given.values()
+    def answer(inputs: Feeds) -> list[Array]:
+        (rows,) = inputs.values()
         return [evaluate(rows)]
 
     exact, _ = check.threads(1)
-    (model,), (found,) = exact(feeds), answer(feeds)
-    apart = max(entrants.error(found, model, model), check.check(answer, len(found)) or 0.0)
-    if not apart <= EQUAL:
-        return Absent(TORCH, f"rebuilt from the edges, it differs from the model by {apart:.1e}, more than {EQUAL:g}")
+    (model,), (rebuilt,) = exact(feeds), answer(feeds)
+    difference = max(entrants.error(rebuilt, model, model), check.check(answer, len(rebuilt)) or 0.0)
+    if not difference <= EQUAL:
+        return Absent(
+            TORCH, f"rebuilt from the edges, it differs from the model by {difference:.1e}, more than {EQUAL:g}"
+        )
 
     def threads(count: int) -> tuple[Answer, str]:
         maker.use(count)
@@ -247,7 +259,7 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     return Entrant(
         TORCH,
         f"{maker.version()}, the same layers in efficient-kan's form, rebuilt from the edges; the model's own answers "
-        f"to {apart:.1e}",
+        f"to {difference:.1e}",
         check.against,
         check.tolerance,
         threads,
@@ -271,9 +283,9 @@ def _unfit(manifest: Manifest) -> str:
 
 def _edges(session: Session, layer: LayerInfo, x: Any) -> Any:
     """[M, S] -> [M, S, D], float64."""
-    (given,) = session.inputs
-    nodes = x.astype(DTYPES[given.datatype])
+    (tensor,) = session.inputs
+    nodes = x.astype(DTYPES[tensor.datatype])
     parts = [
-        session.run([layer.edges_tensor], {given.name: nodes[at : at + PIECE]})[0] for at in range(0, len(x), PIECE)
+        session.run([layer.edges_tensor], {tensor.name: nodes[at : at + PIECE]})[0] for at in range(0, len(x), PIECE)
     ]
     return np.concatenate(parts).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs."""
+"""Summary of a benchmark: table, JSON document and plot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ WRONG, UNKNOWN = "WRONG", "not known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a measurement is of. `rows`: in words, what was run; `runtime`: its name and version; `load`: how many
-    threads of the machine, on average, ran or waited for a core when it began."""
+class Measurement:
+    """Benchmark result with its circumstances.
+
+    rows     the input rows in words
+    runtime  name and version of the runtime
+    load     threads of the machine that ran or waited for a core at the start, on average
+    """
 
     manifest: Manifest
     field: Field
@@ -35,18 +39,18 @@ class Told:
 
     @property
     def title(self) -> str:
-        """Such as "digits version 1: efficient-kan, 64 → 16 → 10"."""
+        """Title, such as "digits version 1: efficient-kan, 64 → 16 → 10"."""
         model = self.manifest
         return f"{model.name} version {model.version}: {model.source.family}, {' → '.join(map(str, model.widths))}"
 
     @property
     def machine(self) -> dict[str, Any]:
-        """Where it was measured, and when."""
+        """Machine and date of the measurement."""
         return runner.facts(self.runtime, self.load)
 
     @property
     def busy(self) -> str:
-        """What is to be said where others had the cores too."""
+        """Remark about other load on the cores; empty without such load."""
         if self.load <= BUSY * len(os.sched_getaffinity(0)):
             return ""
         return (
@@ -55,14 +59,14 @@ class Told:
 
     @property
     def right(self) -> bool | None:
-        """Whether all answers were; None where some could be held against nothing, and no other was wrong."""
+        """True if all outputs were right; None if some have no reference and no other was wrong."""
         known = {time.right for time in self.times}
         return False if False in known else (None if None in known else True)
 
 
-def document(told: Told) -> dict[str, Any]:
-    """For JSON."""
-    model = told.manifest
+def document(measurement: Measurement) -> dict[str, Any]:
+    """JSON document of the measurement."""
+    model = measurement.manifest
     return {
         "model": model.name,
         "version": str(model.version),
@@ -72,16 +76,16 @@ def document(told: Told) -> dict[str, Any]:
         "widths": list(model.widths),
         "parameters": entrants.parameters(model.layers),
         "edges": entrants.edges(model.layers),
-        "machine": told.machine,
-        "input": told.rows,
-        "rounds": told.rounds,
-        "right": told.right,
+        "machine": measurement.machine,
+        "input": measurement.rows,
+        "rounds": measurement.rounds,
+        "right": measurement.right,
         "entrants": [
-            {"name": one.name, "about": one.about, "against": one.against, "tolerance": one.tolerance}
-            for one in told.field.entrants
+            {"name": entrant.name, "about": entrant.about, "against": entrant.against, "tolerance": entrant.tolerance}
+            for entrant in measurement.field.entrants
         ],
-        "left_out": [asdict(one) for one in told.field.absent],
-        "results": [_result(time) for time in told.times],
+        "left_out": [asdict(entrant) for entrant in measurement.field.absent],
+        "results": [_result(time) for time in measurement.times],
     }
 
 
@@ -94,27 +98,28 @@ def _result(time: Time) -> dict[str, Any]:
     }
 
 
-def table(told: Told) -> Table:
-    """A line a time, those of one number of threads and rows together."""
-    machine = told.machine
+def table(measurement: Measurement) -> Table:
+    """Table with one line per time, grouped by numbers of threads and rows."""
+    machine = measurement.machine
     where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
-    found = Table(
-        told.title,
+    rows = Table(
+        measurement.title,
         ("threads", "rows", "what", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours", "error"),
         numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
         caption=(
-            told.manifest.claim,
-            *filter(None, (told.manifest.approximation.text,)),
-            *(_about(told, one) for one in told.field.entrants),
-            *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
-            f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
-            f"{where}, {told.runtime}",
-            *filter(None, (told.busy,)),
+            measurement.manifest.claim,
+            *filter(None, (measurement.manifest.approximation.text,)),
+            *(_about(measurement, entrant) for entrant in measurement.field.entrants),
+            *(f"{entrant.name} was left out: {entrant.why}" for entrant in measurement.field.absent),
+            f"{measurement.rows}; in turns, {measurement.rounds} rounds; errors are the largest, relative to the "
+            "largest answer",
+            f"{where}, {measurement.runtime}",
+            *filter(None, (measurement.busy,)),
         ),
     )
-    for time in told.times:
+    for time in measurement.times:
         spread = time.seconds
-        found.add(
+        rows.add(
             str(time.threads),
             str(time.rows),
             time.name,
@@ -125,33 +130,33 @@ def table(told: Told) -> Table:
             UNKNOWN if time.error is None else f"{time.error:.1e}{'' if time.right else f' {WRONG}'}",
             style="red" if time.right is False else "",
         )
-    return found
+    return rows
 
 
-def picture(told: Told) -> Scene:
+def picture(measurement: Measurement) -> Scene:
     """Rows a second over the rows of a run."""
     every = []
-    for threads in dict.fromkeys(time.threads for time in told.times):
-        for name in dict.fromkeys(time.name for time in told.times):
-            own = [time for time in told.times if (time.name, time.threads) == (name, threads)]
+    for threads in dict.fromkeys(time.threads for time in measurement.times):
+        for name in dict.fromkeys(time.name for time in measurement.times):
+            own = [time for time in measurement.times if (time.name, time.threads) == (name, threads)]
             points = tuple((t.rows, t.rows / t.seconds.upper, t.rows_per_second, t.rows / t.seconds.lower) for t in own)
             every.append(Rates(f"{name}, {threads} thread{'s' * (threads > 1)} ({_worst(own)})", points))
-    machine = told.machine
+    machine = measurement.machine
     caption = "; ".join(
         (
-            f"{machine['processor']}, {machine['cores']} cores, {told.runtime}, {machine['date']}",
+            f"{machine['processor']}, {machine['cores']} cores, {measurement.runtime}, {machine['date']}",
             "bars: quartiles",
             "in brackets: the largest error",
         )
     )
-    return figures.throughput_scene(told.title, caption, every)
+    return figures.throughput_scene(measurement.title, caption, every)
 
 
-def _about(told: Told, one: Entrant) -> str:
-    """Who it is, how it ran on so many threads, and against what its errors are."""
-    ways = dict.fromkeys(time.how for time in told.times if time.name == one.name)
+def _about(measurement: Measurement, entrant: Entrant) -> str:
+    """Description of a system: how it ran on some threads, and the reference of its errors."""
+    ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
     how = "".join(f"; {way}" for way in ways)
-    return f"{one.name}: {one.about}{how}; error against {one.against}, {one.tolerance:g} is allowed"
+    return f"{entrant.name}: {entrant.about}{how}; error against {entrant.against}, {entrant.tolerance:g} is allowed"
 
 
 def _worst(times: Sequence[Time]) -> str:
@@ -168,7 +173,7 @@ def _us(seconds: float) -> str:
 
 
 def large(value: float | None) -> str:
-    """With three digits, such as 2.31M."""
+    """Number with three digits, such as 2.31M."""
     if value is None:
         return ""
     for unit, times in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -1,8 +1,8 @@
-"""The same layers in torch, evaluated eagerly in the form of efficient-kan, which is the fastest of the published ones.
+"""Eager PyTorch form of a model's layers, in the style of efficient-kan, the fastest of the published libraries.
 
-A version holds graphs, not the module that was trained. What torch needs is found from the edges: each is a sum of the
-functions that the manifest names, so values of it at enough places give its coefficients. Before any time is taken the
-result has to give the model's own answers to 1e-5; whoever uses this says what was compared with what.
+A version holds graphs, not the trained module. This module therefore fits the coefficients of the functions that the
+manifest names to the values of each edge. Before a measurement, the result must agree with the model's outputs to
+1e-5.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ MOST = 2**28  # bytes of edge values at these places
 
 
 class Unfit(ValueError):
-    """A model that this form cannot say; the text says why."""
+    """Model that this form cannot represent; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`knots` [S, T]; `spline` [D, S * K]; `base` by function [D, S]; `bias` [D]."""
+    """Layer with its coefficients.
+
+    knots   [S, T]
+    spline  [D, S * K]
+    base    by function, [D, S]
+    bias    [D]
+    """
 
     knots: torch.Tensor
     degree: int
@@ -42,25 +48,25 @@ class Layer:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[B, S] -> [B, D]."""
-        found = functional.linear(bases(x, self.knots, self.degree).flatten(1), self.spline, self.bias)
+        output = functional.linear(bases(x, self.knots, self.degree).flatten(1), self.spline, self.bias)
         for name, weight in self.base.items():
-            found = found + functional.linear(SINGLE[name](x), weight)
-        return found
+            output = output + functional.linear(SINGLE[name](x), weight)
+        return output
 
 
 def bases(x: torch.Tensor, knots: torch.Tensor, degree: int) -> torch.Tensor:
     """B-splines by the Cox-de Boor recursion, [B, S] -> [B, S, K], as efficient-kan writes it."""
     u = x.unsqueeze(-1)
-    found = ((u >= knots[:, :-1]) & (u < knots[:, 1:])).to(x.dtype)
+    values = ((u >= knots[:, :-1]) & (u < knots[:, 1:])).to(x.dtype)
     for p in range(1, degree + 1):
-        left = (u - knots[:, : -p - 1]) / (knots[:, p:-1] - knots[:, : -p - 1]) * found[..., :-1]
-        right = (knots[:, p + 1 :] - u) / (knots[:, p + 1 :] - knots[:, 1:-p]) * found[..., 1:]
-        found = left + right
-    return found
+        left = (u - knots[:, : -p - 1]) / (knots[:, p:-1] - knots[:, : -p - 1]) * values[..., :-1]
+        right = (knots[:, p + 1 :] - u) / (knots[:, p + 1 :] - knots[:, 1:-p]) * values[..., 1:]
+        values = left + right
+    return values
 
 
 def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -> Callable[[Any], Any]:
-    """Of the layers one after the other, [B, n] -> [B, m], numpy to numpy. Raises Unfit."""
+    """Network of the layers, [B, n] -> [B, m], numpy to numpy. Raises Unfit."""
     kind = torch.float64 if double else torch.float32
     stack = []
     for at, (layer, values) in enumerate(zip(layers, edges, strict=True)):
@@ -79,7 +85,7 @@ def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -
 
 
 def use(threads: int) -> None:
-    """For all that torch does from here on."""
+    """Set the number of threads of torch from here on."""
     torch.set_num_threads(threads)
 
 
@@ -128,11 +134,11 @@ def _layer(layer: LayerInfo, edges: Edges, kind: torch.dtype) -> Layer:
     columns = [bases(wide, exact, degree), *(SINGLE[name](wide)[..., None] for name in names)]
     design = torch.cat(columns, dim=2).permute(1, 0, 2)  # [S, M, K + base]
     values = torch.from_numpy(edges(x)).permute(1, 0, 2)  # [S, M, D]
-    found = torch.linalg.lstsq(design, values).solution.permute(2, 0, 1)  # [D, S, K + base]
+    weights = torch.linalg.lstsq(design, values).solution.permute(2, 0, 1)  # [D, S, K + base]
     return Layer(
         exact.to(kind),
         degree,
-        found[..., : spline.functions].flatten(1).contiguous().to(kind),
-        {name: found[..., spline.functions + at].contiguous().to(kind) for at, name in enumerate(names)},
+        weights[..., : spline.functions].flatten(1).contiguous().to(kind),
+        {name: weights[..., spline.functions + at].contiguous().to(kind) for at, name in enumerate(names)},
         torch.tensor(layer.bias, dtype=kind) if layer.bias else None,
     )

@@ -1,1 +1,1 @@
-"""The command line of kanserve: one module per command, and the parts that commands share."""
+"""Command line of kanserve: one module per command, and the modules that commands share."""

@@ -1,4 +1,5 @@
-"""`kanserve bench NAME`: how fast a model runs on this machine, beside an MLP of as many parameters and torch."""
+"""Command `kanserve bench NAME`: execution time of a model on this machine, next to an MLP of equal size and
+PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanexport.contract.manifest import Manifest
 from kanserve.bench import entrants, runner, summary
 from kanserve.bench.entrants import Feeds
-from kanserve.bench.summary import Told
+from kanserve.bench.summary import Measurement
 from kanserve.cli import input_rows, inventory, output_results, plot, session
 from kanserve.cli.options import InputError, add_json_option, add_row_options
 from kanserve.config import sources
@@ -65,18 +66,18 @@ def run(args: argparse.Namespace) -> int:
     """0, or 1 where answers were wrong. Raises CommandError."""
     output_results.check(args.plot, plot.SUFFIXES, option="--plot")
     with _version(args) as (bundle, manifest):
-        told = _measured(args, bundle, manifest)
-    scene = summary.picture(told)
+        measurement = _measured(args, bundle, manifest)
+    scene = summary.picture(measurement)
     if args.plot:
         plot.write(args.plot, scene)
     if args.json:
-        print_json(summary.document(told))
+        print_json(summary.document(measurement))
     else:
-        summary.table(told).show()
+        summary.table(measurement).show()
         for line in render.lines(scene, COLUMNS):
             say(line)
-    if told.right is False:
-        wrong = ", ".join(dict.fromkeys(time.name for time in told.times if time.right is False))
+    if measurement.right is False:
+        wrong = ", ".join(dict.fromkeys(time.name for time in measurement.times if time.right is False))
         note(f"the answers of {wrong} are wrong; their times say nothing")
         return Exit.FAILED
     return Exit.DONE
@@ -96,11 +97,11 @@ def _version(args: argparse.Namespace) -> Iterator[tuple[Bundle, Manifest]]:
     yield inventory.version(args.repository, args.name, args.model_version)
 
 
-def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Told:
+def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Measurement:
     threads = args.threads or tuple(sorted({1, budget()}))
     if max(args.batch) > manifest.max_batch_size:
         raise InputError(f"--batch {max(args.batch)}: the model takes {manifest.max_batch_size} rows at most")
-    feeds, said = _rows(args, manifest)
+    feeds, row_source = _rows(args, manifest)
     load = os.getloadavg()[0]
     try:
         settings = sources.load({}, without={"repository": Path()}).settings
@@ -119,11 +120,11 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> T
             )
     except KanserveError as error:
         raise InputError(f"{manifest.name} version {manifest.version} does not run here: {error}") from error
-    return Told(
+    return Measurement(
         manifest=manifest,
         field=taking_part,
         times=times,
-        rows=said,
+        rows=row_source,
         rounds=args.rounds,
         runtime=backend.version(),
         load=load,
@@ -131,17 +132,17 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> T
 
 
 def _rows(args: argparse.Namespace, manifest: Manifest) -> tuple[Feeds, str]:
-    """By input, and what they are in words."""
+    """Rows by input, and their description in words."""
     tensors = verify.tensors(manifest.inputs)
     if not args.input:
         return entrants.drawn(manifest, max(args.batch)), DRAWN
-    given = input_rows.contents(args.input)
-    found = input_rows.rows_for_all(tensors, given, array=args.array, names=manifest.names)
-    feeds = found if isinstance(found, dict) else {tensors[0].name: found}
+    source = input_rows.contents(args.input)
+    rows = input_rows.rows_for_all(tensors, source, array=args.array, names=manifest.names)
+    feeds = rows if isinstance(rows, dict) else {tensors[0].name: rows}
     count = len(next(iter(feeds.values())))
     if not count:
-        raise InputError(f"{given.name} holds no row")
-    return feeds, f"the {count} rows of {given.name}, again and again"
+        raise InputError(f"{source.name} holds no row")
+    return feeds, f"the {count} rows of {source.name}, again and again"
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Parquet, Arrow IPC and Feather files as rows of numbers, part by part. The first one imports pyarrow."""
+"""Reader of Parquet, Arrow IPC and Feather files in chunks of rows. The first file that it opens imports pyarrow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(name: str, form: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file of columns. `rows`: the number of rows, 0 if it is not known before they are read."""
+    """Columnar file. `rows`: the number of rows, 0 if it is not known before they are read."""
 
     name: str
     columns: tuple[str, ...]
@@ -39,7 +39,7 @@ class Table:
     def parts(self) -> Iterator[Any]:
         """Numbers [rows, columns], in the order of the file. Raises InputError, which names the row and the column."""
         done = 0
-        with _words(self.name):
+        with _readable_errors(self.name):
             for batch in self.batches:
                 for start in range(0, batch.num_rows, ROWS):
                     part = batch.slice(start, ROWS)
@@ -52,7 +52,7 @@ class Table:
 def opened(name: str, form: str, file: BinaryIO) -> Table:
     """The table in a `file`. Raises InputError."""
     check(name, form)
-    with _words(name):
+    with _readable_errors(name):
         if form == ".parquet":
             schema, rows, batches = _parquet(file)
         else:
@@ -76,8 +76,8 @@ def _holds_numbers(kind: Any) -> bool:
 def _parquet(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:
     from pyarrow import parquet
 
-    found = parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-    return found.schema_arrow, found.metadata.num_rows, found.iter_batches(batch_size=ROWS)
+    table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+    return table.schema_arrow, table.metadata.num_rows, table.iter_batches(batch_size=ROWS)
 
 
 def _arrow(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:
@@ -122,7 +122,7 @@ def _column(name: str, column: str, values: Any, above: int) -> Any:
 
 
 @contextlib.contextmanager
-def _words(name: str) -> Iterator[None]:
+def _readable_errors(name: str) -> Iterator[None]:
     """Turn errors of pyarrow about a file into InputError."""
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""`kanserve completion bash`: a script with which a shell completes commands, flags and choices.
+"""Command `kanserve completion bash`: a shell script that completes commands, flags and choices.
 
 Own code of 120 lines: shtab completes the same words, but takes twice the time (17 ms, not 8, in bash) and adds a
 dependency of 1,764 lines to the base install. argcomplete starts Python at each TAB (0.4 s).
@@ -49,7 +49,13 @@ COMMON = ("--help", "--version")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """An option: its name, what it is for, whether a value follows and which are possible."""
+    """Command line option.
+
+    name         such as "--json"
+    help         its help text
+    takes_value  True if a value follows
+    choices      the possible values
+    """
 
     name: str
     help: str
@@ -59,7 +65,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What one command can be followed by: flags, and choices of its argument."""
+    """Words that can follow one command: flags, and choices of its argument."""
 
     flags: tuple[Flag, ...]
     choices: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`kanserve copy NAME FROM TO`: a version of a model under another number."""
+"""Command `kanserve copy NAME FROM TO`: copy of a model version under another number."""
 
 from __future__ import annotations
 
@@ -34,9 +34,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    made = inventory.copied(args.repository, args.name, args.source, args.target, force=args.force)
+    manifest = inventory.copied(args.repository, args.name, args.source, args.target, force=args.force)
     if args.json:
-        print_json({"model": made.name, "version": str(made.version), "from": args.source, "files": len(made.files)})
+        print_json(
+            {
+                "model": manifest.name,
+                "version": str(manifest.version),
+                "from": args.source,
+                "files": len(manifest.files),
+            }
+        )
     else:
-        say(f"{made.name}: version {made.version} is a copy of version {args.source}, compared with its hashes")
+        say(f"{manifest.name}: version {manifest.version} is a copy of version {args.source}, compared with its hashes")
     return Exit.DONE

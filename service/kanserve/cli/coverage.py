@@ -1,4 +1,4 @@
-"""`kanserve coverage NAME --input rows.csv`: where rows are on the grids of a model."""
+"""Command `kanserve coverage NAME --input rows.csv`: grid coverage of rows, by layer and node."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    given = input_rows.contents(args.input)
+    source = input_rows.contents(args.input)
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        rows: Any = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        rows: Any = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         with tables.bar("coverage", unit="rows", at_once=False) as report:
-            found = chunking.coverage(client, described, rows, progress=report)
+            result = chunking.coverage(client, described, rows, progress=report)
     if args.output:
-        output_results.write(args.output, coverage_arrays(found))
-    _print(args, described, found)
+        output_results.write(args.output, coverage_arrays(result))
+    _print(args, described, result)
     return Exit.DONE
 
 
-def _print(args: argparse.Namespace, described: Description, found: Coverage) -> None:
-    arrays = coverage_arrays(found)
+def _print(args: argparse.Namespace, described: Description, result: Coverage) -> None:
+    arrays = coverage_arrays(result)
     if args.json:
         small = {name: arrays[name].tolist() for name in ("counts", "worst", "cells")}
         what = {"output": args.output, "shapes": output_results.shapes(arrays)} if args.output else small
-        print_json({**document(described, found), **what})
+        print_json({**document(described, result), **what})
     elif args.output:
         note(output_results.summary(args.output, arrays))
     else:
-        layers(described, found).show()
-        if (found.cells > 0).any():
-            beyond(described, found, args.show).show()
+        layers(described, result).show()
+        if (result.cells > 0).any():
+            out_of_grid_nodes(described, result, args.show).show()
 
 
 LEGEND = "extended: outside the grid, in reach of its outermost functions; out of grid: outside that"
@@ -83,7 +83,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node that a layer is given, over some rows: shares of them, at all positions."""
+    """Coverage of one input node of a layer: shares of the rows, at all positions."""
 
     layer: int
     at: int
@@ -93,15 +93,15 @@ class Node:
     out_of_grid: float
 
 
-def document(described: Description, found: Coverage) -> dict[str, Any]:
-    """For JSON: all that there is but the arrays."""
+def document(described: Description, result: Coverage) -> dict[str, Any]:
+    """JSON document of everything except the arrays."""
     return {
         "model": described.name,
-        "version": found.version,
+        "version": result.version,
         "digest": described.digest,
-        "rows": len(found.counts),
-        "rows_out_of_grid": int(found.out_of_grid.any(axis=1).sum()),
-        "layers": [_layer(described, found, at) for at in range(len(found.definitions))],
+        "rows": len(result.counts),
+        "rows_out_of_grid": int(result.out_of_grid.any(axis=1).sum()),
+        "layers": [_layer(described, result, at) for at in range(len(result.definitions))],
         "nodes": [
             {
                 "layer": node.layer,
@@ -111,21 +111,21 @@ def document(described: Description, found: Coverage) -> dict[str, Any]:
                 "extended_grid": node.extended_grid,
                 "out_of_grid": node.out_of_grid,
             }
-            for node in nodes(described, found)
+            for node in nodes(described, result)
         ],
     }
 
 
-def coverage_arrays(found: Coverage) -> dict[str, Any]:
-    """What a file holds."""
-    zones = {f"zones_{at}": zones for at, zones in enumerate(found.zones)}
-    return {"counts": found.counts, "worst": found.worst, "cells": found.cells, **zones}
+def coverage_arrays(result: Coverage) -> dict[str, Any]:
+    """Arrays of the output file by name."""
+    zones = {f"zones_{at}": zones for at, zones in enumerate(result.zones)}
+    return {"counts": result.counts, "worst": result.worst, "cells": result.cells, **zones}
 
 
-def nodes(described: Description, found: Coverage) -> list[Node]:
-    """Those that are held against something, those first that are outside most often."""
+def nodes(described: Description, result: Coverage) -> list[Node]:
+    """Nodes with a defined range. Those that are out of grid most often come first."""
     every = []
-    for layer, zones in enumerate(found.zones):
+    for layer, zones in enumerate(result.zones):
         flat = zones.reshape(-1, zones.shape[-1])
         shares = [(flat == zone).mean(axis=0) for zone in (INSIDE, EXTENSION, OUTSIDE)]
         for at in np.flatnonzero((flat != UNKNOWN).any(axis=0)).tolist():
@@ -133,18 +133,18 @@ def nodes(described: Description, found: Coverage) -> list[Node]:
     return sorted(every, key=lambda node: (-node.out_of_grid, -node.extended_grid, node.layer, node.at))
 
 
-def layers(described: Description, found: Coverage) -> Table:
-    """One row a layer."""
-    rows = len(found.counts)
+def layers(described: Description, result: Coverage) -> Table:
+    """Table with one row per layer."""
+    rows = len(result.counts)
     table = Table(
-        f"{described.name} version {found.version}: {rows} rows, {int(found.out_of_grid.any(axis=1).sum())} with a "
+        f"{described.name} version {result.version}: {rows} rows, {int(result.out_of_grid.any(axis=1).sum())} with a "
         "node out of grid",
         ("layer", "definition", "in grid", "extended", "out of grid", "rows out", "farthest", "cells beyond"),
         numbers=("layer", "in grid", "extended", "out of grid", "rows out", "cells beyond"),
-        caption=(LEGEND, *((UNHELD,) * ("none" in found.definitions))),
+        caption=(LEGEND, *((UNHELD,) * ("none" in result.definitions))),
     )
-    for at in range(len(found.definitions)):
-        facts = _layer(described, found, at)
+    for at in range(len(result.definitions)):
+        facts = _layer(described, result, at)
         far = facts["farthest"]
         table.add(
             str(at),
@@ -157,9 +157,9 @@ def layers(described: Description, found: Coverage) -> Table:
     return table
 
 
-def beyond(described: Description, found: Coverage, show: int) -> Table:
+def out_of_grid_nodes(described: Description, result: Coverage, show: int) -> Table:
     """The nodes that are beyond their grids on some rows, one a row."""
-    every = [node for node in nodes(described, found) if node.out_of_grid or node.extended_grid]
+    every = [node for node in nodes(described, result) if node.out_of_grid or node.extended_grid]
     table = Table(
         "nodes beyond their grids",
         ("node", "extended", "out of grid", ""),
@@ -171,26 +171,26 @@ def beyond(described: Description, found: Coverage, show: int) -> Table:
     return table
 
 
-def _layer(described: Description, found: Coverage, at: int) -> dict[str, Any]:
+def _layer(described: Description, result: Coverage, at: int) -> dict[str, Any]:
     """The facts of one layer; shares are of the nodes that are held against something."""
-    total = found.counts[:, at].sum(axis=0)
+    total = result.counts[:, at].sum(axis=0)
     known = int(total.sum())
     shares = dict(zip(ZONES, total.tolist(), strict=True))
     return {
         "layer": at,
-        "definition": found.definitions[at],
+        "definition": result.definitions[at],
         **{zone: count / known if known else None for zone, count in shares.items()},
-        "rows_out_of_grid": int(found.out_of_grid[:, at].sum()),
-        "farthest": _farthest(described, found, at),
+        "rows_out_of_grid": int(result.out_of_grid[:, at].sum()),
+        "farthest": _farthest(described, result, at),
     }
 
 
-def _farthest(described: Description, found: Coverage, at: int) -> dict[str, Any] | None:
+def _farthest(described: Description, result: Coverage, at: int) -> dict[str, Any] | None:
     """The node that is the farthest beyond its grid on any row, None if none is."""
-    cells = found.cells[:, at]
+    cells = result.cells[:, at]
     if not (cells > 0).any():
         return None
     row = int(cells.argmax())
-    width = found.zones[at].shape[-1]
-    node = int(found.worst[row, at]) % width
+    width = result.zones[at].shape[-1]
+    node = int(result.worst[row, at]) % width
     return {"row": row, "node": node, "name": node_name(described, at, node), "cells": float(cells[row])}

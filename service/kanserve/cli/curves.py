@@ -1,4 +1,4 @@
-"""`kanserve curves NAME`: what every edge gives, whatever its source is."""
+"""Command `kanserve curves NAME`: the function of every edge over its source."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ def run(args: argparse.Namespace) -> int:
             derivative=args.derivative,
             parts=args.parts,
         )
-    found = curves(described, layers)
+    edge_curves = curves(described, layers)
     if args.output:
-        _write(args, described, layers, found)
+        _write(args, described, layers, edge_curves)
     elif args.json:
-        print_json(document(described, found, args.show))
-    elif len(found) == 1:
-        for line in picture(described, found[0]):
+        print_json(document(described, edge_curves, args.show))
+    elif len(edge_curves) == 1:
+        for line in picture(described, edge_curves[0]):
             say(line)
     else:
-        table(described, found, args.show).show()
+        table(described, edge_curves, args.show).show()
     return Exit.DONE
 
 
@@ -88,14 +88,14 @@ def _write(
     args: argparse.Namespace,
     described: Description,
     layers: Sequence[LayerCurves],
-    found: Sequence[Curve],
+    edge_curves: Sequence[Curve],
 ) -> None:
-    arrays = dict(_one(found[0]) if len(found) == 1 else _several(layers))
+    arrays = dict(_one(edge_curves[0]) if len(edge_curves) == 1 else _several(layers))
     output_results.write(args.output, arrays)
     if args.json:
-        asked = document(described, found, 0)
-        del asked["curves"]
-        print_json({**asked, "output": args.output, "shapes": output_results.shapes(arrays)})
+        summary = document(described, edge_curves, 0)
+        del summary["curves"]
+        print_json({**summary, "output": args.output, "shapes": output_results.shapes(arrays)})
     else:
         note(output_results.summary(args.output, arrays))
 
@@ -128,8 +128,11 @@ DOMAINS = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One edge: `phi` [N] over `x` [N], its extremes on these points, and where they are; NaN where nothing is
-    finite."""
+    """Curve of one edge.
+
+    x    [N], the points
+    phi  [N], the values; NaN where nothing is finite
+    """
 
     layer: int
     source: int
@@ -143,7 +146,7 @@ class Curve:
 
     @property
     def spread(self) -> float:
-        """How far apart its extremes are; infinite where it has a value that is not finite."""
+        """Difference between the largest and the smallest value; infinite if a value is not finite."""
         return float(np.ptp(self.phi.astype(np.float64))) if np.isfinite(self.phi).all() else np.inf
 
     def extreme(self, which: Any) -> tuple[float, float]:
@@ -157,8 +160,8 @@ class Curve:
 
 def curves(described: Description, layers: Sequence[LayerCurves]) -> list[Curve]:
     """Every edge, those first that move most."""
-    found = [curve for layer in layers for curve in _curves(described, layer)]
-    return sorted(found, key=lambda one: (-one.spread, one.layer, one.source, one.destination))
+    edge_curves = [curve for layer in layers for curve in _curves(described, layer)]
+    return sorted(edge_curves, key=lambda curve: (-curve.spread, curve.layer, curve.source, curve.destination))
 
 
 def _curves(described: Description, layer: LayerCurves) -> Iterator[Curve]:
@@ -178,77 +181,80 @@ def _curves(described: Description, layer: LayerCurves) -> Iterator[Curve]:
             )
 
 
-def document(described: Description, found: Sequence[Curve], shown: int) -> dict[str, Any]:
-    """For JSON: the model, and the first of the curves in numbers."""
+def document(described: Description, edge_curves: Sequence[Curve], shown: int) -> dict[str, Any]:
+    """JSON document: the model, and the first of the curves in numbers."""
     return {
         "model": described.name,
         "version": described.version,
         "digest": described.digest,
-        "edges": len(found),
-        "curves": [_numbers(described, one) for one in found[:shown]],
+        "edges": len(edge_curves),
+        "curves": [_numbers(described, curve) for curve in edge_curves[:shown]],
     }
 
 
-def _numbers(described: Description, one: Curve) -> dict[str, Any]:
+def _numbers(described: Description, curve: Curve) -> dict[str, Any]:
     numbers = {
-        "layer": one.layer,
-        "source": one.source,
-        "source_name": described.source(one.layer, one.source),
-        "destination": one.destination,
-        "destination_name": described.destination(one.layer, one.destination),
-        "symbolic": one.symbolic,
-        "domain": one.domain,
-        "minimum_at": one.extreme(np.nanargmin)[0],
-        "minimum": one.extreme(np.nanargmin)[1],
-        "maximum_at": one.extreme(np.nanargmax)[0],
-        "maximum": one.extreme(np.nanargmax)[1],
-        "x": one.x.tolist(),
-        "phi": one.phi.tolist(),
+        "layer": curve.layer,
+        "source": curve.source,
+        "source_name": described.source(curve.layer, curve.source),
+        "destination": curve.destination,
+        "destination_name": described.destination(curve.layer, curve.destination),
+        "symbolic": curve.symbolic,
+        "domain": curve.domain,
+        "minimum_at": curve.extreme(np.nanargmin)[0],
+        "minimum": curve.extreme(np.nanargmin)[1],
+        "maximum_at": curve.extreme(np.nanargmax)[0],
+        "maximum": curve.extreme(np.nanargmax)[1],
+        "x": curve.x.tolist(),
+        "phi": curve.phi.tolist(),
     }
-    more = {} if one.derivative is None else {"derivative": one.derivative.tolist()}
-    return {**numbers, **more, **{f"phi_{kind}": values.tolist() for kind, values in one.parts.items()}}
+    more = {} if curve.derivative is None else {"derivative": curve.derivative.tolist()}
+    return {**numbers, **more, **{f"phi_{kind}": values.tolist() for kind, values in curve.parts.items()}}
 
 
-def table(described: Description, found: Sequence[Curve], shown: int) -> Table:
-    """One edge a row."""
+def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> Table:
+    """Table with one row per edge."""
     rows = Table(
         f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
         ("edge", "from", "curve of φ", "to", "φ least", "at", "φ most", "at ", "symbolic"),
         numbers=("from", "φ least", "at", "φ most", "at "),
         caption=(
-            f"{min(shown, len(found))} of {len(found)} edges, those first whose φ moves most",
-            *(f"{domain}: {DOMAINS[domain]}" for domain in dict.fromkeys(one.domain for one in found[:shown])),
+            f"{min(shown, len(edge_curves))} of {len(edge_curves)} edges, those first whose φ moves most",
+            *(
+                f"{domain}: {DOMAINS[domain]}"
+                for domain in dict.fromkeys(curve.domain for curve in edge_curves[:shown])
+            ),
         ),
     )
-    for one in found[:shown]:
-        (least_at, least), (most_at, most) = one.extreme(np.nanargmin), one.extreme(np.nanargmax)
+    for curve in edge_curves[:shown]:
+        (least_at, least), (most_at, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
         numbers = (f"{number:.4g}" for number in (least, least_at, most, most_at))
-        ends = f"{one.x[0]:.4g}", f"{one.x[-1]:.4g} ({one.domain})"
-        rows.add(name(described, one), ends[0], text_tables.line(one.phi, BARS), ends[1], *numbers, one.symbolic)
+        ends = f"{curve.x[0]:.4g}", f"{curve.x[-1]:.4g} ({curve.domain})"
+        rows.add(name(described, curve), ends[0], text_tables.line(curve.phi, BARS), ends[1], *numbers, curve.symbolic)
     return rows
 
 
-def name(described: Description, one: Curve) -> str:
-    """Such as "0: alcohol → 3"."""
+def name(described: Description, curve: Curve) -> str:
+    """Name of an edge, such as "0: alcohol → 3"."""
     source, destination = (
-        described.source(one.layer, one.source),
-        described.destination(one.layer, one.destination),
+        described.source(curve.layer, curve.source),
+        described.destination(curve.layer, curve.destination),
     )
-    return f"{one.layer}: {source} → {destination}"
+    return f"{curve.layer}: {source} → {destination}"
 
 
-def picture(described: Description, one: Curve) -> list[str]:
-    """One edge, large."""
-    (_, least), (_, most) = one.extreme(np.nanargmin), one.extreme(np.nanargmax)
-    lines = text_tables.picture(one.phi, WIDTH, HEIGHT)
+def picture(described: Description, curve: Curve) -> list[str]:
+    """Lines of a large text plot of one edge."""
+    (_, least), (_, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
+    lines = text_tables.picture(curve.phi, WIDTH, HEIGHT)
     marks = [f"{most:.4g}", *[""] * (len(lines) - 2), f"{least:.4g}"]
     room = max(map(len, marks))
-    ends = f"{one.x[0]:.4g}", f"{one.x[-1]:.4g}"
+    ends = f"{curve.x[0]:.4g}", f"{curve.x[-1]:.4g}"
     return [
-        f"{described.name} version {described.version}, edge {name(described, one)}"
-        + (f" ({one.symbolic})" if one.symbolic else ""),
+        f"{described.name} version {described.version}, edge {name(described, curve)}"
+        + (f" ({curve.symbolic})" if curve.symbolic else ""),
         *(f"{mark:>{room}} ┤{line}" for mark, line in zip(marks, lines, strict=True)),
         " " * room + " └" + "─" * WIDTH,
         " " * (room + 2) + ends[0] + ends[1].rjust(WIDTH - len(ends[0])),
-        f"x from {ends[0]} to {ends[1]}: {DOMAINS[one.domain]}",
+        f"x from {ends[0]} to {ends[1]}: {DOMAINS[curve.domain]}",
     ]

@@ -1,4 +1,4 @@
-"""`kanserve drift NAME`: whether data are still what they were."""
+"""Command `kanserve drift NAME`: drift of the data from the baseline."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    given = input_rows.contents(args.input) if args.input else None
+    source = input_rows.contents(args.input) if args.input else None
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         rows: Any = None
-        if given is not None:
-            rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
-        found = client.drift(described, rows)
+        if source is not None:
+            rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
+        statistics = client.drift(described, rows)
     if args.json:
-        print_json(drift_document(described, found))
+        print_json(drift_document(described, statistics))
     else:
-        table(described, found, args.show).show()
+        table(described, statistics, args.show).show()
     return Exit.DONE
 
 
@@ -61,7 +61,7 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of some, in words and numbers."""
+    """Drift of one node, with its name."""
 
     name: str
     of: NodeStatistics
@@ -77,62 +77,62 @@ class Node:
         return float(self.of.psi[self.at] / self.of.psi_threshold[self.at]) if self.of.psi_threshold[self.at] else 0.0
 
 
-def nodes(described: Description, found: Statistics) -> list[Node]:
-    """All, those first that moved most."""
+def nodes(described: Description, statistics: Statistics) -> list[Node]:
+    """All nodes in descending order of drift."""
     every = [
-        Node(node_name(described, part.layer, at), part, at) for part in found.nodes for at in range(len(part.psi))
+        Node(node_name(described, part.layer, at), part, at) for part in statistics.nodes for at in range(len(part.psi))
     ]
-    return sorted(every, key=lambda one: -one.excess)
+    return sorted(every, key=lambda node: -node.excess)
 
 
-def drift_document(described: Description, found: Statistics) -> dict[str, Any]:
-    """For JSON: every node."""
-    every = nodes(described, found)
+def drift_document(described: Description, statistics: Statistics) -> dict[str, Any]:
+    """JSON document with every node."""
+    every = nodes(described, statistics)
     return {
         "model": described.name,
-        "version": found.version,
+        "version": statistics.version,
         "digest": described.digest,
-        "source": found.source,
-        "rows": found.row_count,
-        "rows_seen": found.rows_seen,
-        "seconds": found.seconds,
-        "baseline": found.baseline,
-        "baseline_rows": found.baseline_rows,
-        "drifted": sum(one.drifted for one in every),
+        "source": statistics.source,
+        "rows": statistics.row_count,
+        "rows_seen": statistics.rows_seen,
+        "seconds": statistics.seconds,
+        "baseline": statistics.baseline,
+        "baseline_rows": statistics.baseline_rows,
+        "drifted": sum(node.drifted for node in every),
         "nodes": [
             {
-                "name": one.name,
-                "layer": one.of.layer,
-                "node": one.at,
-                "drifted": one.drifted,
-                "psi": float(one.of.psi[one.at]),
-                "psi_threshold": float(one.of.psi_threshold[one.at]),
-                "js": float(one.of.js[one.at]),
-                "wasserstein": float(one.of.wasserstein[one.at]),
-                "out_of_range": float(one.of.out_of_range[one.at]),
-                "baseline_out_of_range": float(one.of.baseline_out_of_range[one.at]),
-                "nonfinite": int(one.of.nonfinite[one.at]),
+                "name": node.name,
+                "layer": node.of.layer,
+                "node": node.at,
+                "drifted": node.drifted,
+                "psi": float(node.of.psi[node.at]),
+                "psi_threshold": float(node.of.psi_threshold[node.at]),
+                "js": float(node.of.js[node.at]),
+                "wasserstein": float(node.of.wasserstein[node.at]),
+                "out_of_range": float(node.of.out_of_range[node.at]),
+                "baseline_out_of_range": float(node.of.baseline_out_of_range[node.at]),
+                "nonfinite": int(node.of.nonfinite[node.at]),
             }
-            for one in every
+            for node in every
         ],
     }
 
 
-def table(described: Description, found: Statistics, show: int) -> Table:
-    """One node a row, those first that moved most."""
-    every = nodes(described, found)
+def table(described: Description, statistics: Statistics, show: int) -> Table:
+    """Table with one row per node, in descending order of drift."""
+    every = nodes(described, statistics)
     rows = Table(
-        f"{described.name} version {found.version}: {_over_threshold(found)}, "
-        f"beside {found.baseline_rows} of {found.baseline}",
+        f"{described.name} version {statistics.version}: {_over_threshold(statistics)}, "
+        f"beside {statistics.baseline_rows} of {statistics.baseline}",
         ("node", "drifted", "PSI", "threshold", "cells moved", "out of range", "baseline", "values now"),
         numbers=("PSI", "threshold", "cells moved", "out of range", "baseline"),
-        caption=(*_counts(described, found), *LEGEND),
+        caption=(*_counts(described, statistics), *LEGEND),
     )
-    for one in every[:show]:
-        part, at = one.of, one.at
+    for node in every[:show]:
+        part, at = node.of, node.at
         rows.add(
-            one.name,
-            "yes" if one.drifted else "no",
+            node.name,
+            "yes" if node.drifted else "no",
             f"{part.psi[at]:.3g}",
             f"{part.psi_threshold[at]:.3g}",
             f"{part.wasserstein[at]:.2g}",
@@ -143,16 +143,16 @@ def table(described: Description, found: Statistics, show: int) -> Table:
     return rows
 
 
-def _over_threshold(found: Statistics) -> str:
-    if found.source == "live":
-        return f"the latest {found.row_count} rows of some {found.rows_seen} in {found.seconds:.0f} s"
-    return f"{found.row_count} rows"
+def _over_threshold(statistics: Statistics) -> str:
+    if statistics.source == "live":
+        return f"the latest {statistics.row_count} rows of some {statistics.rows_seen} in {statistics.seconds:.0f} s"
+    return f"{statistics.row_count} rows"
 
 
-def _counts(described: Description, found: Statistics) -> Iterator[str]:
-    """How many have drifted, of each kind."""
+def _counts(described: Description, statistics: Statistics) -> Iterator[str]:
+    """Number of drifted nodes, of each kind."""
     inside = described.family == HYBRID
-    for part in found.nodes:
+    for part in statistics.nodes:
         kind = "answers" if part.layer == OUTPUT else f"nodes of layer {part.layer}"
         kind = "inputs" if part.layer == 0 and not inside else kind
         lost = int(part.nonfinite.sum())

@@ -1,4 +1,4 @@
-"""Which edges a command means: `--layer`, `--source`, `--destination`, and inputs and outputs by their names."""
+"""Selection of edges on the command line: `--layer`, `--source`, `--destination`, with inputs and outputs by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 10  # names in an error
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Layers by index or name, nodes by index; none means all."""
+    """Selected layers by index or name, and selected nodes by index. Empty means all."""
 
     layers: tuple[int | str, ...]
     sources: tuple[int, ...]
@@ -25,7 +25,7 @@ class Chosen:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Each may be repeated."""
+    """Add the options of a selection. Each may be repeated."""
     several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NODE"}
     parser.add_argument(
         "--layer",
@@ -47,33 +47,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def edges(described: Description, args: argparse.Namespace) -> Chosen:
-    """What the options say. A feature means the first layer, a class the last, where no layer is named. Raises
+    """Selection of the options. Without --layer, a feature means the first layer and a class the last. Raises
     InputError."""
-    asked, last = layers(described, args.layer), len(described.layers) - 1
+    selected, last = layers(described, args.layer), len(described.layers) - 1
     sources, features = _nodes(described, "--source", args.source)
     destinations, classes = _nodes(described, "--destination", args.destination)
-    meant = {at for at, named in ((0, features), (last, classes)) if named}
-    if len(meant) > 1:
+    named_layers = {at for at, named in ((0, features), (last, classes)) if named}
+    if len(named_layers) > 1:
         raise InputError(
             f"{features[0]!r} is a source of layer 0 and {classes[0]!r} a destination of layer {last}: no edge goes "
             "from one to the other; `kanserve edges --path` shows those on the ways between"
         )
-    for at in meant:
-        if any(layer not in (at, described.layers[at].name) for layer in asked):
+    for at in named_layers:
+        if any(layer not in (at, described.layers[at].name) for layer in selected):
             named = (features or classes)[0]
             raise InputError(f"{named!r} is a node of layer {at}: leave --layer out, or name nodes by index")
-    return Chosen(asked or tuple(meant), sources, destinations)
+    return Chosen(selected or tuple(named_layers), sources, destinations)
 
 
 def _nodes(described: Description, option: str, texts: Iterable[str]) -> tuple[tuple[int, ...], list[str]]:
     """Indices, and those texts that were names. Raises InputError."""
     known = _names(described, option)
-    found = {text: _node(option, text, known) for text in texts}
-    return tuple(sorted(set(found.values()))), [text for text in found if text in known]
+    indices = {text: _node(option, text, known) for text in texts}
+    return tuple(sorted(set(indices.values()))), [text for text in indices if text in known]
 
 
 def _names(described: Description, option: str) -> dict[str, int]:
-    """Of the nodes at this side of the network that have one."""
+    """Indices of the named nodes at this side of the network."""
     first, last = described.layers[0], described.layers[-1]
     if option == "--source":
         names = [described.source(0, at) for at in range(first.sources)]
@@ -120,8 +120,8 @@ def _hint(text: str, known: Sequence[str]) -> str:
 
 
 def layers(described: Description, texts: Iterable[str]) -> tuple[int | str, ...]:
-    """What --layer means: a name, if a layer has it (the children of a torch Sequential are named by numbers), else an
-    index."""
+    """Layers that --layer selects. A value is a name if a layer has it (the children of a torch Sequential are named
+    by numbers), otherwise an index."""
     names = {layer.name for layer in described.layers}
     return tuple(
         dict.fromkeys(

@@ -1,4 +1,4 @@
-"""`kanserve edges NAME --input rows.npy`: what every edge of the network did with rows."""
+"""Command `kanserve edges NAME --input rows.npy`: edge values of the network for some rows."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    given = input_rows.contents(args.input)
+    source = input_rows.contents(args.input)
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         chosen, path = edge_selection.edges(described, args), _path(args, described)
         with tables.bar("edges", unit="rows", at_once=False) as report:
             answers = chunking.edges(
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         _write(args, described, layers)
     elif args.json:
-        asked = document(described, survey.layers, chunking.count(rows))
-        print_json({**asked, "edges": strongest(described, survey)})
+        header = document(described, survey.layers, chunking.count(rows))
+        print_json({**header, "edges": strongest(described, survey)})
     else:
         table(described, survey, chunking.count(rows)).show()
     return Exit.DONE
@@ -111,8 +111,8 @@ def _write(args: argparse.Namespace, described: Description, layers: list[LayerV
     output_results.write(args.output, arrays)
     if args.json:
         row_count = len(layers[0].values) if layers else 0
-        asked = document(described, [layer.layer for layer in layers], row_count)
-        print_json({**asked, "output": args.output, "shapes": output_results.shapes(arrays)})
+        header = document(described, [layer.layer for layer in layers], row_count)
+        print_json({**header, "output": args.output, "shapes": output_results.shapes(arrays)})
     else:
         note(output_results.summary(args.output, arrays))
 
@@ -131,10 +131,13 @@ BINS = 16
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """One edge over all rows and positions: mean magnitude and extremes of phi, and a
-    histogram of its finite values in 16 equal parts of minimum to maximum.
+    """Statistics of one edge over all rows and positions.
 
-    `share` is its part of the summed mean magnitudes of the edges that were asked for in its layer.
+    mean_abs   mean magnitude of phi
+    share      part of the summed mean magnitudes of the queried edges of its layer
+    minimum    smallest value of phi
+    maximum    largest value of phi
+    histogram  counts of the finite values in 16 equal parts of minimum to maximum
     """
 
     layer: int
@@ -151,8 +154,12 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The answer to an edge query in figures. `layers` were asked, by index; `total` edges are
-    in them, of which `strongest` holds some, strongest first."""
+    """Summary of the response to an edge query.
+
+    layers     indices of the queried layers
+    total      number of edges in them
+    strongest  the strongest edges, in descending order
+    """
 
     layers: tuple[int, ...]
     total: int
@@ -235,7 +242,7 @@ LEGEND = (
 
 
 def document(described: Description, layers: Sequence[int], row_count: int) -> dict[str, Any]:
-    """What a query asked, for JSON: the model, the rows, the layers by index."""
+    """Edge query as JSON: the model, the rows, the layers by index."""
     return {
         "model": described.name,
         "version": described.version,
@@ -301,7 +308,7 @@ def bars(counts: Sequence[int]) -> str:
 
 
 def _remarks(described: Description, layers: Sequence[int]) -> list[str]:
-    """What a reader must know of the layers in the table."""
+    """Remarks about the layers in the table."""
     mixed = [str(at) for at in layers if described.layers[at].edge_class == "B"]
     spread = [
         f"layer {at} runs at {' x '.join(map(str, described.layers[at].positions))}"

@@ -1,4 +1,4 @@
-"""`kanserve explain NAME --input rows.npy`: why the predictions came out."""
+"""Command `kanserve explain NAME --input rows.npy`: feature attributions of predictions."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
-    given = input_rows.contents(args.input)
+    source = input_rows.contents(args.input)
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         if args.row is not None and args.row >= chunking.count(rows):
             raise InputError(f"--row {args.row}: {args.input} has {chunking.count(rows)} rows, numbered from 0")
         rows = rows if args.row is None else rows[args.row : args.row + 1]
         with tables.bar("explain", unit="rows", at_once=False) as report:
-            found = chunking.explain(
+            explanation = chunking.explain(
                 client,
                 described,
                 rows,
@@ -93,34 +93,34 @@ def run(args: argparse.Namespace) -> int:
                 progress=report,
             )
     if args.output:
-        output_results.write(args.output, explanation_arrays(found))
-    _print(args, described, rows, found)
+        output_results.write(args.output, explanation_arrays(explanation))
+    _print(args, described, rows, explanation)
     return Exit.DONE
 
 
-def _print(args: argparse.Namespace, described: Description, rows: Any, found: Explanation) -> None:
-    arrays = explanation_arrays(found)
+def _print(args: argparse.Namespace, described: Description, rows: Any, explanation: Explanation) -> None:
+    arrays = explanation_arrays(explanation)
     if args.json:
         what = (
             {"output": args.output, "shapes": output_results.shapes(arrays)}
             if args.output
             else {name: array.tolist() for name, array in arrays.items()}
         )
-        print_json({**document(described, found), **what})
+        print_json({**document(described, explanation), **what})
     elif args.output:
         note(output_results.summary(args.output, arrays))
-        for line in found.notes:
+        for line in explanation.notes:
             note(line)
     elif len(rows) == 1:
-        which = range(len(found.outputs)) if args.of else [int(found.predictions[0].argmax())]
+        which = range(len(explanation.outputs)) if args.of else [int(explanation.predictions[0].argmax())]
         for at in which:
-            of_row(described, found, rows, args.row or 0, at, args.show).show()
+            of_row(described, explanation, rows, args.row or 0, at, args.show).show()
     else:
-        of_all(described, found, args.show).show()
+        of_all(described, explanation, args.show).show()
 
 
 def _reference(args: argparse.Namespace, described: Description) -> Any:
-    """Its name, or its rows. Raises InputError."""
+    """Reference by its name, or as rows. Raises InputError."""
     if args.reference in ("", *CHOICES):
         return args.reference
     if not Path(args.reference).is_file():
@@ -128,8 +128,8 @@ def _reference(args: argparse.Namespace, described: Description) -> Any:
             f"--reference {args.reference}: neither one of {', '.join(CHOICES)} nor a file of rows"
             + _hint(args.reference, CHOICES)
         )
-    given = input_rows.contents(args.reference)
-    return input_rows.rows_for_all(described.inputs, given, names=described.names)
+    source = input_rows.contents(args.reference)
+    return input_rows.rows_for_all(described.inputs, source, names=described.names)
 
 
 def _hint(text: str, known: Sequence[str]) -> str:
@@ -146,71 +146,71 @@ REFERENCES = {
 }
 
 
-def document(described: Description, found: Explanation) -> dict[str, Any]:
-    """For JSON: all that there is but the arrays."""
+def document(described: Description, explanation: Explanation) -> dict[str, Any]:
+    """JSON document of everything except the arrays."""
     return {
         "model": described.name,
-        "version": found.version,
+        "version": explanation.version,
         "digest": described.digest,
-        "method": found.method,
-        "reference": found.reference,
-        "layer": found.layer,
-        "nodes_are_inputs": found.nodes_are_inputs,
-        "inputs": found.names,
-        "outputs": found.output_names,
-        "rows": len(found.predictions),
-        "largest_completeness_error": float(np.max(found.completeness_error, initial=0.0)),
-        "notes": found.notes,
+        "method": explanation.method,
+        "reference": explanation.reference,
+        "layer": explanation.layer,
+        "nodes_are_inputs": explanation.nodes_are_inputs,
+        "inputs": explanation.names,
+        "outputs": explanation.output_names,
+        "rows": len(explanation.predictions),
+        "largest_completeness_error": float(np.max(explanation.completeness_error, initial=0.0)),
+        "notes": explanation.notes,
     }
 
 
-def explanation_arrays(found: Explanation) -> dict[str, Any]:
-    """What a file holds."""
+def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
+    """Arrays of the output file by name."""
     return {
-        "contributions": found.contributions,
-        "base": found.base,
-        "predictions": found.predictions,
-        "completeness_error": found.completeness_error,
+        "contributions": explanation.contributions,
+        "base": explanation.base,
+        "predictions": explanation.predictions,
+        "completeness_error": explanation.completeness_error,
     }
 
 
-def of_row(described: Description, found: Explanation, rows: Any, row: int, which: int, show: int) -> Table:
+def of_row(described: Description, explanation: Explanation, rows: Any, row: int, which: int, show: int) -> Table:
     """The only row, the `row`-th of the caller, and one of its outputs: from base to prediction, strongest first."""
-    names, given = found.names, found.contributions[0, :, which]
-    values = np.asarray(rows[0]).reshape(-1) if found.nodes_are_inputs else None
-    order = np.argsort(-np.where(np.isnan(given), np.inf, np.abs(given)), kind="stable")
+    names, contributions = explanation.names, explanation.contributions[0, :, which]
+    values = np.asarray(rows[0]).reshape(-1) if explanation.nodes_are_inputs else None
+    order = np.argsort(-np.where(np.isnan(contributions), np.inf, np.abs(contributions)), kind="stable")
     table = Table(
-        f"{described.name} version {found.version}, row {row}: {found.output_names[which]} = "
-        f"{found.predictions[0, which]:.6g}",
+        f"{described.name} version {explanation.version}, row {row}: {explanation.output_names[which]} = "
+        f"{explanation.predictions[0, which]:.6g}",
         ("input", "value", "contribution", ""),
         numbers=("value", "contribution"),
-        caption=_caption(found, float(found.completeness_error[0, which])),
+        caption=_caption(explanation, float(explanation.completeness_error[0, which])),
     )
-    largest = float(np.nanmax(np.abs(given), initial=0.0))
-    table.add("base", "", f"{found.base[which]:.6g}", "")
+    largest = float(np.nanmax(np.abs(contributions), initial=0.0))
+    table.add("base", "", f"{explanation.base[which]:.6g}", "")
     for at in order[:show].tolist():
         value = "" if values is None else f"{values[at]:.4g}"
-        table.add(names[at], value, f"{given[at]:+.6g}", bar(float(given[at]), largest))
+        table.add(names[at], value, f"{contributions[at]:+.6g}", bar(float(contributions[at]), largest))
     if len(order) > show:
-        rest = float(given[order[show:]].sum())
+        rest = float(contributions[order[show:]].sum())
         table.add(f"{len(order) - show} {OTHERS}", "", f"{rest:+.6g}", bar(rest, largest))
-    table.add("prediction", "", f"{found.predictions[0, which]:.6g}", "")
+    table.add("prediction", "", f"{explanation.predictions[0, which]:.6g}", "")
     return table
 
 
-def of_all(described: Description, found: Explanation, show: int) -> Table:
+def of_all(described: Description, explanation: Explanation, show: int) -> Table:
     """Several rows: how much each input has to do with the outputs, on average."""
-    strength = np.abs(found.contributions).mean(axis=0)
+    strength = np.abs(explanation.contributions).mean(axis=0)
     overall = strength.mean(axis=1)
     order = np.argsort(-np.where(np.isnan(overall), np.inf, overall), kind="stable")
-    names, of = found.names, found.output_names
+    names, of = explanation.names, explanation.output_names
     table = Table(
-        f"{described.name} version {found.version}: {len(found.predictions)} rows, {len(of)} outputs",
+        f"{described.name} version {explanation.version}: {len(explanation.predictions)} rows, {len(of)} outputs",
         ("input", "mean |contribution|", "", "most to"),
         numbers=("mean |contribution|",),
         caption=(
             f"{min(show, len(order))} of {len(order)} inputs; --row N shows one row",
-            *_caption(found, float(np.max(found.completeness_error, initial=0.0))),
+            *_caption(explanation, float(np.max(explanation.completeness_error, initial=0.0))),
         ),
     )
     largest = float(np.nanmax(overall, initial=0.0))
@@ -220,10 +220,10 @@ def of_all(described: Description, found: Explanation, show: int) -> Table:
     return table
 
 
-def _caption(found: Explanation, error: float) -> Sequence[str]:
+def _caption(explanation: Explanation, error: float) -> Sequence[str]:
     return (
-        f"against {REFERENCES.get(found.reference, found.reference)}, by {found.method}; "
+        f"against {REFERENCES.get(explanation.reference, explanation.reference)}, by {explanation.method}; "
         f"base and contributions miss the prediction by {error:.1e}"
-        + (" at most" if len(found.predictions) > 1 else ""),
-        *found.notes,
+        + (" at most" if len(explanation.predictions) > 1 else ""),
+        *explanation.notes,
     )

@@ -1,4 +1,4 @@
-"""`kanserve formula NAME`: the closed form of a model whose edges are symbolic; in part, where some are numeric."""
+"""Command `kanserve formula NAME`: closed form of a model with symbolic edges, or of its symbolic part."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    asked = args.name  # a checkpoint's path, in whose place its model's name comes
+    target = args.name  # a checkpoint's path, in whose place its model's name comes
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
     inputs, outputs = _variables(described)
@@ -63,16 +63,16 @@ def run(args: argparse.Namespace) -> int:
         written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
     except FormulaError as error:
         raise CommandError(
-            f"{_title(described)}: {error}", hint=_hint(error, args, asked), kind="FormulaError"
+            f"{_title(described)}: {error}", hint=_hint(error, args, target), kind="FormulaError"
         ) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
     elif args.latex:
         names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
-        _print(zip(names, written, strict=True), _about(asked, lines, sign="%", called=r"\varphi_{L,I,J}"))
+        _print(zip(names, written, strict=True), _about(target, lines, sign="%", called=r"\varphi_{L,I,J}"))
     else:
         shown = ((line.name, line.expression) for line in lines)
-        _print(shown, _about(asked, lines, sign="#", called="phi_L_I_J"))
+        _print(shown, _about(target, lines, sign="#", called="phi_L_I_J"))
     return Exit.DONE
 
 
@@ -92,7 +92,7 @@ def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> s
 
 
 def _variables(described: Description) -> tuple[list[str], list[str]]:
-    """What inputs and outputs are called in a formula."""
+    """Names of inputs and outputs in a formula."""
     names = described.names
     return (
         formula.tokens(names.features, "x", described.input.shape[-1]),
@@ -133,7 +133,7 @@ def _title(described: Description) -> str:
 
 
 def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
-    """What to do where there is no such formula; `model`: as it was asked for."""
+    """Advice for a formula that does not exist. `model`: the name as the user typed it."""
     if isinstance(error, UnknownLine):
         inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
         return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")

@@ -1,4 +1,4 @@
-"""`kanserve health`: 0 when a server (or one of its services) is serving. For probes without a shell."""
+"""Command `kanserve health`: health check for probes without a shell. It exits with 0 if the server is serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve infer NAME --input rows.npy`: rows in, outputs out."""
+"""Command `kanserve infer NAME --input rows.npy`: outputs of a model for rows of a file."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
     output_results.check(args.output, output_results.SUFFIXES)
     kept: dict[str, Any] = {}
     keep = (lambda outputs, _: kept.update(outputs)) if args.json else None
-    with row_stream.opened(args.input) as given, session.connection(args, model=args.name) as client:
+    with row_stream.opened(args.input) as source, session.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
         names = tuple(output.name for output in model.outputs)
         output_results.check_count(args.output, names)
-        rows = row_stream.rows(model.inputs, given, array=args.array, names=model.names)
+        rows = row_stream.rows(model.inputs, source, array=args.array, names=model.names)
         with output_results.opened(args.output, names, keep=keep) as sink:
             ran = _infer(args, client, model, rows, sink)
     _print(args, ran, sink, kept)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Run:
-    """The versions that computed the rows, in the order of the rows, and the total time."""
+    """Versions that computed the rows, in the order of the rows, and the total time."""
 
     versions: list[str]
     seconds: float

@@ -1,6 +1,6 @@
-"""Reading rows of numbers: .npy, .npz, .csv, .json, tables of columns such as .parquet, or stdin.
+"""Reader of numeric rows from .npy, .npz, .csv, .json, columnar files or stdin.
 
-Every refusal names the file, what was found and what was expected.
+Every error names the file, the value found and the expected value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ SPECIAL_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": f
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A file that was read and not looked at: a name for messages, its form such as ".csv", the bytes."""
+    """File that was read and not parsed.
+
+    name  its name for messages
+    form  its format, such as ".csv"
+    data  its bytes
+    """
 
     name: str
     form: str
@@ -50,12 +55,12 @@ def contents(source: str) -> Contents:
         return Contents("stdin", form_of(data), data)
     form = form_named(source)
     try:
-        found = Contents(source, form, Path(source).read_bytes())
+        result = Contents(source, form, Path(source).read_bytes())
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
     if form in columnar.SUFFIXES:
         columnar.check(source, form)
-    return found
+    return result
 
 
 def form_named(source: str) -> str:
@@ -69,18 +74,18 @@ def form_named(source: str) -> str:
     return suffix
 
 
-def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
+def rows_for(tensor: TensorInfo, source: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
     """Rows for the input `tensor`, [rows, *tensor.shape[1:]], in its dtype. Raises InputError.
 
     A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
     `array` picks one array of an .npz. If the features have `names`, the columns of a table, or of a CSV with a header,
     get their order.
     """
-    if given.form != ".csv" and given.form not in columnar.SUFFIXES:
-        return fit(given.name, _numbers_of(given, tensor, array), tensor)
-    numbers, header = _table(given)
-    order = order_of(given.name, header, numbers.shape[1], names)
-    return fit(given.name, numbers if order is None else numbers[:, order], tensor)
+    if source.form != ".csv" and source.form not in columnar.SUFFIXES:
+        return fit(source.name, _numbers_of(source, tensor, array), tensor)
+    numbers, header = _table(source)
+    order = order_of(source.name, header, numbers.shape[1], names)
+    return fit(source.name, numbers if order is None else numbers[:, order], tensor)
 
 
 def order_of(name: str, header: Sequence[str], width: int, names: Names) -> list[int] | None:
@@ -105,54 +110,54 @@ def order_of(name: str, header: Sequence[str], width: int, names: Names) -> list
         ) from error
 
 
-def _table(given: Contents) -> tuple[Any, Sequence[str]]:
+def _table(source: Contents) -> tuple[Any, Sequence[str]]:
     """The numbers [rows, columns] of a file, and the names of the columns. Raises InputError."""
     try:
-        if given.form == ".csv":
-            return csv_columns.whole(given.name, given.data)
+        if source.form == ".csv":
+            return csv_columns.whole(source.name, source.data)
     except csv_text.CsvError as error:
         raise InputError(str(error)) from error
-    table = columnar.opened(given.name, given.form, io.BytesIO(given.data))
+    table = columnar.opened(source.name, source.form, io.BytesIO(source.data))
     return np.concatenate(list(table.parts())), table.columns
 
 
 def count(rows: Any) -> int:
-    """How many rows `rows_for_all` gave."""
+    """Number of rows that `rows_for_all` returned."""
     return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
 
-def rows_for_all(tensors: Sequence[TensorInfo], given: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
+def rows_for_all(tensors: Sequence[TensorInfo], source: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
     """Rows for all inputs of a model: as `rows_for` for one; for several a dictionary by their names, from
     an .npz or a JSON object with all of them. Raises InputError."""
     if len(tensors) == 1:
-        return rows_for(tensors[0], given, array=array, names=names)
-    wanted = [tensor.name for tensor in tensors]
+        return rows_for(tensors[0], source, array=array, names=names)
+    expected = [tensor.name for tensor in tensors]
     if array:
-        raise InputError(f"--array picks one array; the model has the inputs {', '.join(wanted)}")
-    found = _several(given, wanted)
-    if set(found) != set(wanted):
+        raise InputError(f"--array picks one array; the model has the inputs {', '.join(expected)}")
+    arrays = _several(source, expected)
+    if set(arrays) != set(expected):
         raise InputError(
-            f"{given.name} holds {', '.join(found) or 'no array'}; the model has the inputs {', '.join(wanted)}"
+            f"{source.name} holds {', '.join(arrays) or 'no array'}; the model has the inputs {', '.join(expected)}"
         )
-    rows = {one.name: fit(f"{given.name}, {one.name}", found[one.name], one) for one in tensors}
+    rows = {tensor.name: fit(f"{source.name}, {tensor.name}", arrays[tensor.name], tensor) for tensor in tensors}
     counts = {name: len(array) for name, array in rows.items()}
     if len(set(counts.values())) > 1:
-        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise InputError(f"{given.name}: the inputs differ in their number of rows: {shown}")
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InputError(f"{source.name}: the inputs differ in their number of rows: {counted}")
     return rows
 
 
-def _several(given: Contents, names: Sequence[str]) -> dict[str, Any]:
+def _several(source: Contents, names: Sequence[str]) -> dict[str, Any]:
     """All arrays of a file by name. Raises InputError."""
-    if given.form == ".npz":
-        with _archive(given) as archive:
+    if source.form == ".npz":
+        with _archive(source) as archive:
             return {name: archive[name] for name in archive.files}
-    if given.form == ".json":
-        document = _document(given.name, _text(given))
+    if source.form == ".json":
+        document = _document(source.name, _text(source))
         if isinstance(document, dict):
-            return {name: _json_rows(f"{given.name}, {name}", value) for name, value in document.items()}
+            return {name: _json_rows(f"{source.name}, {name}", value) for name, value in document.items()}
     raise InputError(
-        f"{given.name} holds one array; the model has the inputs {', '.join(names)}",
+        f"{source.name} holds one array; the model has the inputs {', '.join(names)}",
         hint="an .npz with an array for each, or a JSON object with a list of rows for each",
     )
 
@@ -165,49 +170,49 @@ def form_of(data: bytes) -> str:
     return ".json" if data.lstrip()[:1] in (b"[", b"{") else ".csv"
 
 
-def _numbers_of(given: Contents, tensor: TensorInfo, array: str) -> Any:
+def _numbers_of(source: Contents, tensor: TensorInfo, array: str) -> Any:
     """The file's numbers in the shape that it has. Raises InputError."""
-    if given.form == ".npy":
-        return _npy(given)
-    if given.form == ".npz":
-        return _npz(given, tensor, array)
-    return _json(given.name, _text(given))
+    if source.form == ".npy":
+        return _npy(source)
+    if source.form == ".npz":
+        return _npz(source, tensor, array)
+    return _json(source.name, _text(source))
 
 
-def _text(given: Contents) -> str:
+def _text(source: Contents) -> str:
     try:
-        return csv_text.decode(given.name, given.data)
+        return csv_text.decode(source.name, source.data)
     except csv_text.CsvError as error:
         raise InputError(str(error)) from error
 
 
-def _npy(given: Contents) -> Any:
+def _npy(source: Contents) -> Any:
     try:
-        return np.lib.format.read_array(io.BytesIO(given.data), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(source.data), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{given.name} is not an .npy file of numbers: {error}") from error
+        raise InputError(f"{source.name} is not an .npy file of numbers: {error}") from error
 
 
-def _npz(given: Contents, tensor: TensorInfo, array: str) -> Any:
-    with _archive(given) as archive:
-        return archive[_array_name(given.name, list(archive.files), tensor, array)]
+def _npz(source: Contents, tensor: TensorInfo, array: str) -> Any:
+    with _archive(source) as archive:
+        return archive[_array_name(source.name, list(archive.files), tensor, array)]
 
 
 @contextlib.contextmanager
-def _archive(given: Contents) -> Iterator[Any]:
+def _archive(source: Contents) -> Iterator[Any]:
     """An open .npz. Raises InputError, also where an array of it cannot be read."""
     try:
-        with np.load(io.BytesIO(given.data), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(source.data), allow_pickle=False) as archive:
             yield archive
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{given.name} is not an .npz file of numbers: {error}") from error
+        raise InputError(f"{source.name} is not an .npz file of numbers: {error}") from error
 
 
 def _array_name(file: str, names: list[str], tensor: TensorInfo, array: str) -> str:
-    """Which array of an .npz holds the rows. Raises InputError."""
-    wanted = array or (names[0] if len(names) == 1 else tensor.name)
-    if wanted in names:
-        return wanted
+    """Name of the array of an .npz that has the rows. Raises InputError."""
+    expected = array or (names[0] if len(names) == 1 else tensor.name)
+    if expected in names:
+        return expected
     if array and names:
         raise InputError(f"{file} has no array {array!r}", hint=advice(array, names, what="it holds"))
     raise InputError(
@@ -281,7 +286,7 @@ def shaped(name: str, values: Any, tensor: TensorInfo) -> Any:
 
 
 def streams(tensor: TensorInfo, width: int) -> bool:
-    """Whether rows of `width` numbers fit a model's input part by part. They do not if a whole file may be one row."""
+    """True if rows of `width` numbers fit a model's input in chunks. They do not if a whole file may be one row."""
     extents = tensor.shape[1:]
     return len(extents) == 1 or (ANY not in extents and width == math.prod(extents))
 
@@ -299,14 +304,14 @@ def _as_rows(values: Any, expected: tuple[int, ...]) -> Any:
 
 
 def _as_vectors(values: Any, size: int) -> Any:
-    """One axis alone is one row, or many rows of one number for a model that takes one."""
+    """Values with a row axis. A single axis is one row, or many rows of one number for a model that takes one."""
     if values.ndim != 1:
         return values
     return values[:, None] if size == 1 else values[None, :]
 
 
-def _matches(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return len(found) == len(expected) and all(want in (ANY, have) for want, have in zip(expected, found, strict=True))
+def _matches(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(want in (ANY, have) for want, have in zip(expected, shape, strict=True))
 
 
 def _shape_found(rows: Any) -> str:
@@ -325,11 +330,11 @@ def converted(name: str, rows: Any, datatype: str, *, above: int = 0) -> Any:
     """`rows` in the dtype of `datatype`. Raises InputError for the first number that does not fit. The error counts
     rows from the start of the file, so it adds `above`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = rows.astype(DTYPES[datatype])
-    # What is finite stays so, and whole numbers stay the same.
-    lost = np.isfinite(rows) & ~np.isfinite(found) if found.dtype.kind == "f" else found != rows
+        result = rows.astype(DTYPES[datatype])
+    # Finite numbers stay finite, and whole numbers stay the same.
+    lost = np.isfinite(rows) & ~np.isfinite(result) if result.dtype.kind == "f" else result != rows
     if lost.any():
         at = tuple(int(i) for i in np.argwhere(lost)[0])
         place = [above + at[0], *at[1:]]
         raise InputError(f"{name}, value {place}: {rows[at]!s} does not fit into {datatype}")
-    return found
+    return result

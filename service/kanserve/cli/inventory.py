@@ -1,9 +1,8 @@
-"""What a server serves or a folder holds: one entry for every version of every model.
+"""Inventory of a server or a repository folder: one entry for every version of every model.
 
-A folder is judged by the server's own rules: `repository.layout` for names, files and
-their sha256, `repository.check` for the manifest, and, when it is asked for and a runtime
-is installed, `sandbox` for the graph and the reference rows. An entry says which of
-these were asked.
+The command checks a folder by the server's own rules. `repository.layout` checks names, files and their sha256, and
+`repository.validation` checks the manifest. On request, and if a runtime is installed, `sandbox` checks the graph
+and the reference rows. An entry says which of these checks were done.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ FILE_BYTES = 2**30  # the default of the server's max_file_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One model version. Unknown facts are empty, NaN or None."""
+    """Inventory entry of one model version. Unknown facts are empty, NaN or None."""
 
     name: str
     version: str
@@ -67,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One model version with its layers."""
+    """Inventory entry of one model version with its layers."""
 
     entry: Entry
     layers: tuple[LayerInfo, ...]
@@ -76,24 +75,30 @@ class Detail:
 
 
 def of_server(client: Client) -> list[Entry]:
-    """One entry per version that the server's index names. Raises ClientError."""
+    """Inventory entries of all versions in the server's index. Raises ClientError."""
     return [_served(client, indexed) for indexed in client.index()]
 
 
 def of_folder(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Entry]:
-    """One entry per version. With `load`, each that may be served is loaded; `hard_links` as of the server.
-    Raises InputError if there is no such folder, MissingPackage if nothing is installed that could load."""
+    """Inventory entries of all versions in a folder. Raises InputError if there is no such folder, MissingPackage if
+    no runtime is installed.
+
+    load        load each version that may be served
+    hard_links  as the server's setting
+    """
     return [detail.entry for detail in details(repository, load=load, hard_links=hard_links)]
 
 
 def details(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Detail]:
-    """As `of_folder`, with the layers of what reads."""
-    found = _scan(repository, plain=False, hard_links=hard_links)
-    left_out = layout.left_out(found)
-    plain = [candidate for candidate in _scan(repository, plain=True, hard_links=hard_links) if candidate not in found]
-    every = [_judged(one, left_out.get(one), load=load) for one in found]
+    """Inventory entries as `of_folder`, with the layers of the readable versions."""
+    candidates = _scan(repository, plain=False, hard_links=hard_links)
+    left_out = layout.left_out(candidates)
+    plain = [
+        candidate for candidate in _scan(repository, plain=True, hard_links=hard_links) if candidate not in candidates
+    ]
+    every = [_judged(candidate, left_out.get(candidate), load=load) for candidate in candidates]
     every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
-    places = {candidate.steps for candidate in (*found, *plain)}
+    places = {candidate.steps for candidate in (*candidates, *plain)}
     if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
         every += _ignored(repository, places)
     return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
@@ -113,7 +118,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         verified_error=answer.verified_error,
         verification_basis=answer.verification_basis,
         verified=answer.claim,
-        assumed=dict(answer.assumed),
+        assumed=dict(answer.options_assumed),
         serving=serving,
         out_of_range_policy=answer.out_of_range_policy,
     )
@@ -167,7 +172,7 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
 
 
 def _load(candidate: Candidate, bundle: Bundle) -> None:
-    """By name: the client alone is installed without what the server needs to load."""
+    """Load a version. The import is dynamic, because a client installation lacks the server's packages."""
     suggest.load("models --load", "kanserve.models.admission", "serve").load(candidate, bundle)
 
 
@@ -229,42 +234,43 @@ FILE, FOLDER = 0o644, 0o755  # modes of a copy, before the umask
 
 
 def holds(repository: Path, name: str) -> bool:
-    """Whether there is a model of this name in a folder that there is."""
-    return repository.is_dir() and any(found.name == name for found in _scan_folder(repository))
+    """True if the folder exists and has a model of this name."""
+    return repository.is_dir() and any(candidate.name == name for candidate in _scan_folder(repository))
 
 
-def version(repository: Path, name: str, wanted: str) -> tuple[Bundle, Manifest]:
-    """The files of the version `wanted`, or of the highest, and what it says of itself, as the server would take them.
-    Raises InputError."""
-    return _loaded(repository, _candidate(repository, name, wanted))
+def version(repository: Path, name: str, requested: str) -> tuple[Bundle, Manifest]:
+    """Files and manifest of the version `requested`, or of the highest, checked as by the server. Raises InputError."""
+    return _loaded(repository, _candidate(repository, name, requested))
 
 
 def copied(repository: Path, name: str, source: str, target: str, *, force: bool) -> Manifest:
     """Copy the version `source` to the number `target`, completely or not at all. The manifest of the copy has the new
     number. The command reads the copy back and verifies it before the copy appears. `force`: replace an existing
     version. Raises InputError if the source cannot be copied, CommandError if the target cannot be written."""
-    found = _candidate(repository, name, source)
-    if not layout.VERSION.fullmatch(target) or int(target) == found.version:
+    candidate = _candidate(repository, name, source)
+    if not layout.VERSION.fullmatch(target) or int(target) == candidate.version:
         raise InputError(f"version {target[:30]} is not usable: another number from 1 was expected")
-    if not found.steps:
+    if not candidate.steps:
         raise InputError(f"{repository} is itself one version, expected a folder of versions")
-    home = found.root.joinpath(*found.steps[:-1])
-    bundle, _ = _loaded(repository, found)
+    home = candidate.root.joinpath(*candidate.steps[:-1])
+    bundle, _ = _loaded(repository, candidate)
     try:
-        made = replace(layout.manifest(found), version=int(target))  # its long lists stay in their own file
+        manifest = replace(layout.manifest(candidate), version=int(target))  # its long lists stay in their own file
         _check_free(home, target, force=force)
         with temp_dirs.staging_path(home) as staging:
-            _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(made)})
-            _loaded(repository, Candidate(name, made.version, staging, (target,)))
-            with temp_dirs.locked(found.root):
+            _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(manifest)})
+            _loaded(repository, Candidate(name, manifest.version, staging, (target,)))
+            with temp_dirs.locked(candidate.root):
                 _check_free(home, target, force=force)
                 _place(staging / target, home / target)
     except (LoadError, contract.ManifestError) as error:
-        raise InputError(f"{repository}: {name} version {found.version} changed while it was read: {error}") from error
+        raise InputError(
+            f"{repository}: {name} version {candidate.version} changed while it was read: {error}"
+        ) from error
     except OSError as error:
         why = error.strerror or error
         raise CommandError(f"{home / target} cannot be written: {why}", exit_code=Exit.FAILED) from error
-    return made
+    return manifest
 
 
 def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
@@ -301,29 +307,29 @@ def _check_free(home: Path, target: str, *, force: bool) -> None:
         )
 
 
-def _loaded(repository: Path, found: Candidate) -> tuple[Bundle, Manifest]:
+def _loaded(repository: Path, candidate: Candidate) -> tuple[Bundle, Manifest]:
     """The files and the manifest of a version. Raises InputError with the reason."""
     try:
-        bundle = layout.load(found, FILE_BYTES)
+        bundle = layout.load(candidate, FILE_BYTES)
         if bundle.manifest is None:
-            raise InputError(f"{repository}: the manifest of {found.name} went away while it was read")
+            raise InputError(f"{repository}: the manifest of {candidate.name} went away while it was read")
         check_manifest(bundle.manifest)
     except LoadError as error:
-        raise InputError(f"{repository}: {found.name} version {found.version}: {error}") from error
+        raise InputError(f"{repository}: {candidate.name} version {candidate.version}: {error}") from error
     return bundle, bundle.manifest
 
 
-def _candidate(repository: Path, name: str, wanted: str) -> Candidate:
+def _candidate(repository: Path, name: str, requested: str) -> Candidate:
     every = _scan_folder(repository)
-    known = [found for found in every if found.name == name]
+    known = [candidate for candidate in every if candidate.name == name]
     if not known:
-        names = sorted({found.name for found in every})
+        names = sorted({candidate.name for candidate in every})
         raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
-    asked = [found for found in known if wanted in ("", str(found.version))]
-    if not asked:
-        versions = ", ".join(str(found.version) for found in known)
-        raise InputError(f"{repository}: {name} has the versions {versions}, not {wanted}")
-    return asked[-1]
+    matches = [candidate for candidate in known if requested in ("", str(candidate.version))]
+    if not matches:
+        versions = ", ".join(str(candidate.version) for candidate in known)
+        raise InputError(f"{repository}: {name} has the versions {versions}, not {requested}")
+    return matches[-1]
 
 
 def _scan_folder(repository: Path) -> list[Candidate]:

@@ -1,7 +1,6 @@
-"""The command line: the table of commands, each loaded when it is named.
+"""Main program: the table of commands. It imports a command when the user names it.
 
-What a command's end means, and the text of its errors, is `kanexport.contract`'s business, as
-for `python -m kanexport`.
+`kanexport.contract` defines exit codes and error texts, as for `python -m kanexport`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ PROGRAM = "kanserve"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A module with `configure(parser)` and `run(args) -> int`, and the extra it needs."""
+    """Entry of the command table: a module with `configure(parser)` and `run(args) -> int`, and the extra that it
+    needs."""
 
     module: str
     summary: str
@@ -78,7 +78,7 @@ EPILOG = f"""examples:
 
 
 class _Version(Action):
-    """Looks the version up when it is asked for, not at every start."""
+    """Argparse action of `--version`. It looks the version up on use, not at every start."""
 
     def __call__(self, parser: ArgumentParser, *_: Any) -> None:
         print(f"{PROGRAM} {importlib.metadata.version('kanserve')}")
@@ -89,12 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, also of usage errors. --help and --version exit by themselves."""
     # gRPC core writes lines of its own, with a peer's bytes in them as they came; what matters is in our words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    given = list(sys.argv[1:] if argv is None else argv)
-    name = next((argument for argument in given if not argument.startswith("-")), "")
-    return program.run(f"{PROGRAM} {name}" if name in COMMANDS else PROGRAM, given, lambda: _run(name, given))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    return program.run(f"{PROGRAM} {name}" if name in COMMANDS else PROGRAM, arguments, lambda: _run(name, arguments))
 
 
-def _run(name: str, given: list[str]) -> int:
+def _run(name: str, arguments: list[str]) -> int:
     """Find, load and run the command."""
     if name and name not in COMMANDS:
         raise program.UsageError(
@@ -104,7 +104,7 @@ def _run(name: str, given: list[str]) -> int:
         )
     modules = {name: load(name)} if name else {}
     whole, parsers = _build(modules)
-    args = program.parse(whole, given, command=parsers.get(name))
+    args = program.parse(whole, arguments, command=parsers.get(name))
     return int(modules[name].run(args))
 
 

@@ -1,4 +1,4 @@
-"""`kanserve models`: what a server serves or a folder holds; with a NAME, one model layer by layer."""
+"""Command `kanserve models`: the models of a server or a folder, or the layers of one model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 2 if a version of a folder is INVALID. Raises CommandError."""
-    folder, name = _meant(args)
+    folder, name = _target(args)
     source = str(folder) if folder else args.url
     if name:
         detail = _of_folder(folder, name, args) if folder else _of_server(name, args)
@@ -90,15 +90,15 @@ def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
     return Exit.WRONG
 
 
-def _meant(args: argparse.Namespace) -> tuple[Path | None, str]:
+def _target(args: argparse.Namespace) -> tuple[Path | None, str]:
     """The folder and the name. A single word is a folder if it is a path by the rule in `nearby`. Raises
     CommandError."""
     if args.where is not None and (args.name is not None or session.is_path_for(args, args.where)):
         if args.url_given:
             raise InputError("a REPOSITORY folder and --url are given: expected one of them")
         return Path(args.where), args.name or ""
-    for option, given in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
-        if given:
+    for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
+        if value:
             hint = session.server_advice(args, args.where or "")
             raise CommandError(f"{option} is for a REPOSITORY folder; a server has loaded its models", hint=hint)
     return None, args.where or ""
@@ -117,14 +117,14 @@ def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
     if not known:
         names = [detail.entry.name for detail in every]
         raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
-    asked = [detail for detail in known if args.model_version in ("", detail.entry.version)]
-    if not asked:
+    matches = [detail for detail in known if args.model_version in ("", detail.entry.version)]
+    if not matches:
         versions = ", ".join(detail.entry.version for detail in known)
         raise InputError(f"{repository}: {name} has the versions {versions}, not {args.model_version}")
-    entry = asked[-1].entry
+    entry = matches[-1].entry
     if entry.state not in inventory.USABLE:
         raise InputError(f"{repository}: {name} version {entry.version} is {entry.state}: {entry.reason}")
-    return asked[-1]
+    return matches[-1]
 
 
 def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
@@ -142,8 +142,8 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
 
 
 def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Table:
-    """One row a version; `source` is the folder or the server's address. `whole`: with all that is
-    known of their verification."""
+    """Table with one row per version. `source` is the folder or the server's address. `whole`: with all facts of
+    their verification."""
     checked = inventory.COMPLETE in {entry.state for entry in entries}
     versions = Table(
         f"models of {source}",
@@ -184,13 +184,13 @@ def _classes(entry: Entry) -> str:
 
 
 def _kinds(entries: Sequence[Entry]) -> list[str]:
-    """What the words in the column "against" mean."""
+    """Legend of the column "against"."""
     kinds = {entry.verification_basis for entry in entries}
     return [f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds]
 
 
 def _claims(entries: Sequence[Entry]) -> list[str]:
-    """What each was verified against, and what was assumed."""
+    """Verification basis and assumed options of each version."""
     facts = [", ".join(f"{key}={value}" for key, value in entry.assumed.items()) for entry in entries]
     lines = (
         *(entry.verified for entry in entries if entry.verified),

@@ -1,4 +1,4 @@
-"""`kanserve open NAME`: the observatory page of a served KAN, in the browser."""
+"""Command `kanserve open NAME`: the web UI page of a served KAN, in the browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: their errors and their options. Imports nothing heavy."""
+"""Errors and options that all commands share. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ TLS_OPTIONS = (
 
 
 def default_url() -> str:
-    """Where the client looks. On one machine, client and server are configured by the same
-    variables; a port that is a URL is Kubernetes', for a Service called kanserve-grpc."""
+    """Default address of the server. On one machine, the same variables configure client and server. A port that is
+    a URL comes from Kubernetes, for a Service called kanserve-grpc."""
     port = os.environ.get("KANSERVE_GRPC_PORT", "")
     return os.environ.get("KANSERVE_URL") or f"127.0.0.1:{port if port.isdecimal() else 8001}"
 
 
 class CommandError(Failure):
-    """A command that ends here. Its kind is what went wrong: a client error's or a setting's class."""
+    """Failure that ends a command. `kind` names the cause: the class of a client error or of a settings error."""
 
 
 class InputError(CommandError):
-    """A file or an argument that cannot be what it should be."""
+    """Invalid file or argument."""
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,8 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 class _Url(argparse.Action):
-    """The action of `--url`. It sets `url_given`, because an address from the environment variable is not typed."""
+    """Argparse action of `--url`. It sets `url_given`, because an address from the environment variable is not
+    typed."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         namespace.url, namespace.url_given = values, True
@@ -77,21 +78,21 @@ def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = Non
 
 
 def token(args: argparse.Namespace) -> str:
-    """Of the client's options, or "". Not an option itself: what is typed there, everyone on the machine can read.
-    Raises InputError."""
+    """Token from the token file or the environment, or "". There is no option for the token itself, because everyone
+    on the machine can read a command line. Raises InputError."""
     if not args.token_file:
         return os.environ.get("KANSERVE_TOKEN", "").strip()
     try:
-        found = safe_files.first_line(args.token_file, TOKEN_BYTES).decode("ascii").strip()
+        text = safe_files.first_line(args.token_file, TOKEN_BYTES).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the token file {args.token_file} cannot be read: {why(error)}") from error
-    if not found:
+    if not text:
         raise InputError(f"the token file {args.token_file} is empty")
-    return found
+    return text
 
 
 def why(error: OSError | UnicodeDecodeError) -> str:
-    """What went wrong with a file, without its name or contents."""
+    """Cause of a file error, without the file's name or contents."""
     return str(error.strerror) if isinstance(error, OSError) else "it is no text"
 
 

@@ -1,4 +1,4 @@
-"""Results: arrays into .npz, .npy, .csv or .json files, or onto stdout as CSV."""
+"""Writers of results: arrays into .npz, .npy, .csv or .json files, or to stdout as CSV."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def array(values: Any) -> Any:
-    """For a file: what is not an array yet."""
+    """Values as an array, for a file."""
     return np.asarray(values)
 
 
 def summary(target: str, arrays: Mapping[str, Any]) -> str:
-    """Such as "y.npz: y [5, 2]"."""
+    """Summary of a file, such as "y.npz: y [5, 2]"."""
     return written(target, shapes(arrays))
 
 
 def written(target: str, shapes: Mapping[str, Sequence[int]]) -> str:
-    """The same text, from shapes by name."""
+    """Summary of a file from shapes by name."""
     return f"{target}: {', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}"
 
 
@@ -108,7 +108,7 @@ SUFFIXES = (*OUTPUT_SUFFIXES, ".jsonl")
 
 
 class Sink(Protocol):
-    """Takes the outputs of consecutive rows."""
+    """Consumer of the outputs of consecutive rows."""
 
     def add(self, answer: Answer) -> None:
         """Take the outputs of the next rows."""
@@ -120,83 +120,86 @@ class Sink(Protocol):
 
 
 class Shapes:
-    """A sink that counts: the shape of each output."""
+    """Sink that records the shape of each output."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink, self.shapes = sink, dict[str, list[int]]()
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return max((shape[0] for shape in self.shapes.values() if shape), default=0)
 
     def add(self, answer: Answer) -> None:
-        """As of any sink."""
+        """Add the outputs of the next rows."""
         self._sink.add(answer)
         for name, array in answer.outputs.items():
             shape = self.shapes.setdefault(name, [0, *array.shape[1:]])
             shape[0] += len(array)
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
         self._sink.end()
 
 
-class Kept:
-    """Keeps all outputs in memory, and passes them to `write` at the end, with the column names of each output."""
+class Buffered:
+    """Sink that keeps all outputs in memory. At the end it passes them to `write` with the column names of each
+    output."""
 
     def __init__(self, write: Write) -> None:
         self._write, self._parts = write, list[dict[str, Any]]()
         self._columns: Columns = {}
 
     def add(self, answer: Answer) -> None:
-        """As of any sink."""
+        """Add the outputs of the next rows."""
         self._parts.append(answer.outputs)
         self._columns = self._columns or answer.columns()
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
         names = self._parts[0] if self._parts else {}
         self._write({name: np.concatenate([part[name] for part in self._parts]) for name in names}, self._columns)
 
 
 class Csv:
-    """Passes CSV text to `write`, with a header above the first rows."""
+    """Sink that passes CSV text to `write`, with a header above the first rows."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._header = write, True
 
     def add(self, answer: Answer) -> None:
-        """As of any sink, of one output."""
+        """Add the rows of the only output."""
         ((name, values),) = answer.outputs.items()
         self._write(csv_text(values, answer.columns()[name], header=self._header))
         self._header = False
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
 
 
 class Lines:
-    """One JSON object per row, with each output by its name."""
+    """Sink that writes one JSON object per row, with each output by its name."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def add(self, answer: Answer) -> None:
-        """As of any sink."""
+        """Add the outputs of the next rows."""
         outputs = answer.outputs
         rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
         finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
         documents = (dict(zip(outputs, row, strict=True)) for row in rows)
-        lines = (json.dumps(one if finite else jsonable(one), allow_nan=False) + "\n" for one in documents)
+        lines = (
+            json.dumps(document if finite else jsonable(document), allow_nan=False) + "\n" for document in documents
+        )
         self._file.write("".join(lines).encode())
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
 
 
 class Npy:
-    """One array. The sink rewrites the header at the end, when the number of rows is known."""
+    """Sink for one array. It rewrites the header at the end, when the number of rows is known."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._target = file
@@ -205,7 +208,7 @@ class Npy:
         self._begin = self._file.tell()
 
     def add(self, answer: Answer) -> None:
-        """As of any sink, of one output."""
+        """Add the rows of the only output."""
         (values,) = answer.outputs.values()
         if not self._rows:
             self._row = values[:0]
@@ -214,7 +217,7 @@ class Npy:
         self._file.write(np.ascontiguousarray(values).data)
 
     def end(self) -> None:
-        """As of any sink."""
+        """Finish the output."""
         self._head()
         if self._file is not self._target:
             with self._file:
@@ -234,17 +237,17 @@ def opened(target: str | None, names: Sequence[str], *, keep: Write | None = Non
     passes all outputs to `keep`, if given. Raises CommandError."""
     form = Path(target).suffix.lower() if target else ""
     if target and form in (".csv", ".npy", ".jsonl"):
-        with _words(target), atomic.opened(Path(target)) as file:
+        with _readable_errors(target), atomic.opened(Path(target)) as file:
             yield from _filled(_sink(form, file))
         return
     if target:
-        sink: Sink = Kept(lambda outputs, columns: write(target, outputs, columns))
+        sink: Sink = Buffered(lambda outputs, columns: write(target, outputs, columns))
     elif keep is not None:
-        sink = Kept(keep)
+        sink = Buffered(keep)
     elif len(names) == 1:
         sink = Csv(emit)
     else:
-        sink = Kept(_one_below_the_other)
+        sink = Buffered(_one_below_the_other)
     yield from _filled(sink)
 
 
@@ -266,7 +269,7 @@ def _sink(form: str, file: BinaryIO) -> Sink:
 
 
 @contextlib.contextmanager
-def _words(target: str) -> Iterator[None]:
+def _readable_errors(target: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`kanserve plot NAME -o net.svg`: the network, or one edge of it, as a picture."""
+"""Command `kanserve plot NAME -o net.svg`: picture of the network or of one edge."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
         raise InputError("--source and --destination go with --layer: together they name an edge")
     rows: Any = None
     if args.input:
-        given = input_rows.contents(args.input)
-        rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        source = input_rows.contents(args.input)
+        rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
     scores = client.scores(described, rows)
     request = on_network_request(described)
     return content.drawn(described, scores, curves(client, request) if request is not None else ())
@@ -97,7 +97,7 @@ def _edge(args: argparse.Namespace, client: Client, described: Description) -> S
     chosen = edge_selection.edges(described, args)
     if not (len(chosen.layers) == len(chosen.sources) == len(chosen.destinations) == 1):
         raise InputError("one edge is drawn: give one --layer, one --source and one --destination, or none of them")
-    (found,) = client.curves(
+    (curve,) = client.curves(
         described.name,
         described.version,
         layers=chosen.layers,
@@ -105,7 +105,7 @@ def _edge(args: argparse.Namespace, client: Client, described: Description) -> S
         destinations=chosen.destinations,
         points=LARGE,
     )
-    return content.one_edge(described, found)
+    return content.one_edge(described, curve)
 
 
 SUFFIXES = (".svg", ".png")

@@ -1,4 +1,4 @@
-"""`kanserve promote NAME [VERSION]`: which version answers requests that name none."""
+"""Command `kanserve promote NAME [VERSION]`: choice of the default version of a model."""
 
 from __future__ import annotations
 

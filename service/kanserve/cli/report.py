@@ -1,4 +1,4 @@
-"""`kanserve report NAME -o report.html`: a served KAN as one file that can be mailed."""
+"""Command `kanserve report NAME -o report.html`: report on a served KAN as one HTML file."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".html",))
-    given = input_rows.contents(args.input) if args.input else None
+    source = input_rows.contents(args.input) if args.input else None
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         rows: Any = None
-        if given is not None:
-            rows = input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        if source is not None:
+            rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         plan = selection.plan(described, client.scores(described, rows))
         curves = {request: plot.curves(client, request) for request in plan.requests}
     text = page.html(content.report(plan, curves))

@@ -1,4 +1,4 @@
-"""`kanserve rollback NAME`: the version answers that did before."""
+"""Command `kanserve rollback NAME`: return to the previous default version."""
 
 from __future__ import annotations
 

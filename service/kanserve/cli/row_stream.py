@@ -1,5 +1,4 @@
-"""Rows of a file, part by part. The command reads a large file in bounded memory, while the server computes earlier
-rows.
+"""Stream of the rows of a file, in chunks. A large file takes bounded memory while the server computes earlier rows.
 
 CSV, Parquet, Arrow IPC, Feather and .npy files have parts. The command reads the other forms, and stdin except for CSV,
 as a whole.
@@ -29,8 +28,13 @@ PART_BYTES = 2**23  # bytes of an .npy file that are read at once
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """An open file, or stdin: its name for messages, its form such as ".csv"."""
+class Source:
+    """Open file or stdin.
+
+    name      its name for messages
+    form      its format, such as ".csv"
+    seekable  True if the command can read it again
+    """
 
     name: str
     form: str
@@ -42,15 +46,18 @@ class Given:
         return Contents(self.name, self.form, self.file.read())
 
     def share(self) -> str:
-        """How much of a file is read, such as "41% of rows.csv"; "" for stdin."""
+        """Share of the file that was read, such as "41% of rows.csv"; "" for stdin."""
         size = os.fstat(self.file.fileno()).st_size if self.seekable else 0
         return f"{self.file.tell() / size:.0%} of {self.name} read" if size else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Parts of rows as `chunking.stream` takes them. `total`: the number of rows, 0 if it is not known; `share`: how
-    much is read, in words."""
+    """Chunks of rows as `chunking.stream` takes them.
+
+    total  the number of rows, 0 if it is not known
+    share  the share of the file that was read, in words
+    """
 
     parts: Iterator[Any]
     total: int
@@ -58,12 +65,12 @@ class Rows:
 
 
 @contextlib.contextmanager
-def opened(source: str) -> Iterator[Given]:
+def opened(source: str) -> Iterator[Source]:
     """Open a file by its name, or stdin ("-"), before the client sends a request. Raises InputError."""
     if source == "-":
         first = sys.stdin.buffer.read(csv_columns.PART)
         file: Any = io.BufferedReader(_Joined(first, sys.stdin.buffer))
-        yield Given("stdin", input_rows.form_of(first), file, seekable=False)
+        yield Source("stdin", input_rows.form_of(first), file, seekable=False)
         return
     form = input_rows.form_named(source)
     try:
@@ -73,7 +80,7 @@ def opened(source: str) -> Iterator[Given]:
     with file:
         if form in columnar.SUFFIXES:
             columnar.check(source, form)
-        yield Given(source, form, file, file.seekable())
+        yield Source(source, form, file, file.seekable())
 
 
 class _Joined(io.RawIOBase):
@@ -90,24 +97,24 @@ class _Joined(io.RawIOBase):
         return self._first.readinto(buffer) or self._file.readinto(buffer)  # type: ignore[attr-defined]  # of BufferedIOBase
 
 
-def rows(tensors: Sequence[TensorInfo], given: Given, *, array: str = "", names: Names = UNNAMED) -> Rows:
+def rows(tensors: Sequence[TensorInfo], source: Source, *, array: str = "", names: Names = UNNAMED) -> Rows:
     """Rows for all inputs of a model, as `input_rows.rows_for_all` gives them. Raises InputError, also during the
     iteration over the parts."""
     if len(tensors) == 1:
-        if given.form == ".csv":
-            return _csv(tensors[0], given, names)
-        if given.form in columnar.SUFFIXES:
-            return _table(tensors[0], given, names)
-        if given.form == ".npy" and given.seekable:
-            return _npy(tensors[0], given)
-    whole = input_rows.rows_for_all(tensors, given.contents(), array=array, names=names)
+        if source.form == ".csv":
+            return _csv(tensors[0], source, names)
+        if source.form in columnar.SUFFIXES:
+            return _table(tensors[0], source, names)
+        if source.form == ".npy" and source.seekable:
+            return _npy(tensors[0], source)
+    whole = input_rows.rows_for_all(tensors, source.contents(), array=array, names=names)
     return Rows(iter([whole]), input_rows.count(whole), lambda: "")
 
 
-def _csv(tensor: TensorInfo, given: Given, names: Names) -> Rows:
+def _csv(tensor: TensorInfo, source: Source, names: Names) -> Rows:
     with _csv_errors():
-        table = csv_columns.Table(given.name, given.file)
-    return Rows(_parts(tensor, given, table.header, names, _csv_parts(table)), 0, given.share)
+        table = csv_columns.Table(source.name, source.file)
+    return Rows(_parts(tensor, source, table.header, names, _csv_parts(table)), 0, source.share)
 
 
 def _csv_parts(table: csv_columns.Table) -> Iterator[Any]:
@@ -125,42 +132,42 @@ def _csv_errors() -> Iterator[None]:
         raise InputError(f"the rows cannot be read: {error.strerror}") from error
 
 
-def _table(tensor: TensorInfo, given: Given, names: Names) -> Rows:
-    file = given.file if given.seekable else io.BytesIO(given.file.read())
-    table = columnar.opened(given.name, given.form, file)
-    share = (lambda: "") if table.rows else given.share
-    return Rows(_parts(tensor, given, table.columns, names, table.parts()), table.rows, share)
+def _table(tensor: TensorInfo, source: Source, names: Names) -> Rows:
+    file = source.file if source.seekable else io.BytesIO(source.file.read())
+    table = columnar.opened(source.name, source.form, file)
+    share = (lambda: "") if table.rows else source.share
+    return Rows(_parts(tensor, source, table.columns, names, table.parts()), table.rows, share)
 
 
 def _parts(
-    tensor: TensorInfo, given: Given, header: Sequence[str], names: Names, found: Iterator[Any]
+    tensor: TensorInfo, source: Source, header: Sequence[str], names: Names, chunks: Iterator[Any]
 ) -> Iterator[Any]:
     """Parts of columns as rows of the model, in the order of its features."""
     above, order = 0, None
-    for numbers in found:
+    for numbers in chunks:
         if not above:
             if not input_rows.streams(tensor, numbers.shape[1]):
-                numbers = np.concatenate([numbers, *found])
-            order = input_rows.order_of(given.name, header, numbers.shape[1], names)
+                numbers = np.concatenate([numbers, *chunks])
+            order = input_rows.order_of(source.name, header, numbers.shape[1], names)
         numbers = numbers if order is None else numbers[:, order]
-        yield input_rows.fit(given.name, numbers, tensor, above=above)
+        yield input_rows.fit(source.name, numbers, tensor, above=above)
         above += len(numbers)
 
 
-def _npy(tensor: TensorInfo, given: Given) -> Rows:
+def _npy(tensor: TensorInfo, source: Source) -> Rows:
     def mapped() -> Any:
         try:
-            values = np.lib.format.open_memmap(given.name, mode="r")
+            values = np.lib.format.open_memmap(source.name, mode="r")
         except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{given.name} is not an .npy file of numbers: {error}") from error
-        return input_rows.shaped(given.name, values, tensor)
+            raise InputError(f"{source.name} is not an .npy file of numbers: {error}") from error
+        return input_rows.shaped(source.name, values, tensor)
 
-    found = mapped()
-    size, total = max(1, PART_BYTES // max(1, found[:1].nbytes)), len(found)
+    array = mapped()
+    size, total = max(1, PART_BYTES // max(1, array[:1].nbytes)), len(array)
 
     def parts() -> Iterator[Any]:
         for start in range(0, max(1, total), size):
             part = mapped()[start : start + size]  # a new map each time: pages of a read map stay in memory
-            yield input_rows.converted(given.name, part, tensor.datatype, above=start)
+            yield input_rows.converted(source.name, part, tensor.datatype, above=start)
 
     return Rows(parts(), total, lambda: "")

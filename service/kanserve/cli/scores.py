@@ -1,4 +1,4 @@
-"""`kanserve scores NAME --input rows.npy`: which inputs and edges matter over a batch."""
+"""Command `kanserve scores NAME --input rows.npy`: importance of inputs and edges over a batch."""
 
 from __future__ import annotations
 
@@ -46,29 +46,29 @@ def run(args: argparse.Namespace) -> int:
     output_results.check(args.output, (".npz",))
     if args.live and args.input:
         raise InputError("--live is over the model's traffic, --input over rows of yours: give one of them")
-    given = input_rows.contents(args.input) if args.input else None
+    source = input_rows.contents(args.input) if args.input else None
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         rows = (
             None
-            if given is None
-            else input_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+            if source is None
+            else input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         )
-        found = client.scores(described, rows, source="live" if args.live else "")
-    arrays = dict(_arrays(found))
+        scores = client.scores(described, rows, source="live" if args.live else "")
+    arrays = dict(_arrays(scores))
     if args.output:
         output_results.write(args.output, arrays)
         note(output_results.summary(args.output, arrays))
     if args.json:
-        print_json(text_tables.scores_document(described, found, args.show))
+        print_json(text_tables.scores_document(described, scores, args.show))
     elif not args.output:
-        text_tables.features(described, found, args.show).show()
-        text_tables.edges(described, found, args.show).show()
+        text_tables.features(described, scores, args.show).show()
+        text_tables.edges(described, scores, args.show).show()
     return Exit.DONE
 
 
-def _arrays(found: Scores) -> Iterator[tuple[str, Any]]:
-    for layer in found.layers:
+def _arrays(scores: Scores) -> Iterator[tuple[str, Any]]:
+    for layer in scores.layers:
         yield f"layer{layer.layer}_edge_scores", layer.edges
         yield f"layer{layer.layer}_std", layer.std
         yield f"layer{layer.layer}_node_scores", layer.nodes

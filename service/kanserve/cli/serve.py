@@ -1,4 +1,4 @@
-"""`kanserve serve REPOSITORY`: settings, logs, then the server until a signal ends it."""
+"""Command `kanserve serve REPOSITORY`: the server, from its settings to the signal that ends it."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
         loaded = sources.load(flags, config=args.config)
     except ConfigError as error:
         if args.check:
-            return _told([problem("settings", str(error), "correct them")], as_json=args.json)
+            return _report_findings([problem("settings", str(error), "correct them")], as_json=args.json)
         raise _ended(error) from error
     if args.check:
         from kanserve.cli.doctor.config_checks import ahead  # a server needs none of it
 
-        return _told(list(ahead(loaded)), as_json=args.json)
+        return _report_findings(list(ahead(loaded)), as_json=args.json)
     if args.show_config:
         _show(loaded, as_json=args.json)
         return Exit.DONE
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
         logs.release()
 
 
-def _told(findings: list[Finding], *, as_json: bool) -> int:
-    """What `--check` prints, and the exit code."""
+def _report_findings(findings: list[Finding], *, as_json: bool) -> int:
+    """Print the findings as `--check` does, and return the exit code."""
     if as_json:
         print_json(check_results.document(findings))
     else:
@@ -110,14 +110,14 @@ def _ended(error: KanserveError) -> CommandError:
 
 
 def _kind(metavar: str) -> dict[str, Any]:
-    """How argparse takes a value of this name: a switch without one, a choice as in "cpu|cuda"."""
+    """Argparse options for a metavar: a switch without one, a choice for one such as "cpu|cuda"."""
     if not metavar:
         return {"action": argparse.BooleanOptionalAction}
     return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar else {})}
 
 
 def _announce(addresses: Mapping[str, str]) -> None:
-    """What `--json` prints once the server is ready: for scripts that asked for port 0."""
+    """Print the line of `--json` once the server is ready, for scripts that use port 0."""
     print_json({"state": "serving", **addresses, "pid": os.getpid()})
 
 

@@ -1,4 +1,4 @@
-"""The connection of a client command: what its errors mean for the command line."""
+"""Connection of a client command, with the translation of its errors for the command line."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def _client(args: argparse.Namespace, *, own: bool) -> Client:
     """`own`: this command has started the server, which needs neither certificates nor a token."""
     if own:
         return Client(args.url, timeout=args.timeout)
-    given = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
+    options = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
     try:
-        return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **given)
+        return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **options)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -96,13 +96,14 @@ LAST = 3  # lines of its log in an error
 
 
 def is_path(word: str) -> bool:
-    """Whether an argument is a path and not the name of a served model. Existing files do not change the result."""
+    """True if an argument is a path and not the name of a served model. Existing files do not change the result."""
     return _is_place(word) or word.lower().endswith(SUFFIXES)
 
 
 def is_path_for(args: argparse.Namespace, word: str) -> bool:
-    """The same for a command with `--url`. If `--url` is given, a word without a separator is a name, also with a
-    suffix. Raises InputError for a path next to `--url`, because that server does not take files."""
+    """True if an argument is a path, for a command with `--url`. If `--url` is given, a word without a separator is
+    a name, also with a suffix. Raises InputError for a path next to `--url`, because that server does not take
+    files."""
     if not args.url_given:
         return is_path(word)
     if _is_place(word):
@@ -114,7 +115,7 @@ def is_path_for(args: argparse.Namespace, word: str) -> bool:
 
 
 def is_here(path: str) -> bool:
-    """Whether a checkpoint is at a path: a file, or the files of pykan whose names begin with the path."""
+    """True if a checkpoint is at a path: a file, or the files of pykan whose names begin with the path."""
     try:
         return Path(path).is_file() or any(Path(path + part).is_file() for part in PARTS)
     except OSError:  # the name is too long for a file
@@ -131,8 +132,8 @@ def server_advice(args: argparse.Namespace, word: str) -> str:
         return f"for the folder here, give {_place(word)}{leave}"
     if not getattr(args, "files", False):
         return ""
-    found = [word + suffix for suffix in ("", *SUFFIXES) if is_here(word + suffix)]
-    return f"for the checkpoint in this folder, give {_place(found[0])}{leave}" if found else ""
+    candidates = [word + suffix for suffix in ("", *SUFFIXES) if is_here(word + suffix)]
+    return f"for the checkpoint in this folder, give {_place(candidates[0])}{leave}" if candidates else ""
 
 
 def _is_place(word: str) -> bool:
@@ -163,18 +164,21 @@ def served(args: argparse.Namespace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, str]]:
-    """Meanwhile the folder has the checkpoint as a model in its `MODELS`, of this name. `rows`: a file whose header, if
-    it has one, names the features; `then`: what is done with the model. Raises CommandError with what the export
-    says."""
+    """Temporary repository with the exported checkpoint, and the name of its model. Raises CommandError with the
+    text of the export.
+
+    rows  a file whose header, if it has one, names the features
+    then  the purpose of the export, for the message
+    """
     if not is_here(path) and not Path(path).exists():
         raise CommandError(f"there is no file {path}", hint=_missing(path), exit_code=Exit.WRONG)
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
         note(f"{path}: exporting it, and {then} for this command")
-        told = _export(path, Path(folder) / MODELS, rows)
-        note(f"  {told['family']}, {told['verified']}")
-        for name, value in told["options"]["assumed"].items():
+        report = _export(path, Path(folder) / MODELS, rows)
+        note(f"  {report['family']}, {report['verified']}")
+        for name, value in report["options"]["assumed"].items():
             note(f"  assumed: {name} = {value}")
-        yield Path(folder), told["name"]
+        yield Path(folder), report["name"]
 
 
 def _missing(path: str) -> str:
@@ -184,7 +188,7 @@ def _missing(path: str) -> str:
 
 
 def _export(path: str, repository: Path, rows: str | None) -> Any:
-    """What `kanserve export --json` says."""
+    """Output of `kanserve export --json` for the checkpoint."""
     names = ["--features", rows] if rows and _has_header(rows) else []
     done = _run("export", path, "--repository", str(repository), "--json", *names)
     document = json.loads(done.stdout)
@@ -252,8 +256,8 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # one of them, where a brow
 
 
 def ui_address(url: str, *path: str, secure: bool = False, version: str = "") -> str:
-    """Of a server's port that speaks gRPC and HTTP, such as 127.0.0.1:8001 or grpcs://kan.example:443; `path`: what
-    follows /ui/."""
+    """Address of the web UI for a server's port that speaks gRPC and HTTP, such as 127.0.0.1:8001. `path`: the part
+    after /ui/."""
     scheme = "https" if secure or url.startswith(SECURE) else "http"
     place = "/".join(urllib.parse.quote(part, safe="") for part in path)
     query = f"?version={urllib.parse.quote(version, safe='')}" if version else ""
@@ -269,12 +273,12 @@ def check(where: str, seconds: float) -> None:
     try:
         connection.request("GET", "/ui/")
         answer = connection.getresponse()
-        found = answer.getheader("content-type", "").startswith("text/html") and answer.status == http.client.OK
+        is_page = answer.getheader("content-type", "").startswith("text/html") and answer.status == http.client.OK
     except (OSError, http.client.HTTPException):
-        found = False
+        is_page = False
     finally:
         connection.close()
-    if not found:
+    if not is_page:
         raise CommandError(
             f"there is no page at {where}",
             hint="asgi serves HTTP on gRPC's port; grpcio needs `serve --http-port PORT`, and this command --page",

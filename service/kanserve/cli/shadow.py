@@ -1,4 +1,5 @@
-"""`kanserve shadow NAME [VERSION]`: mirror the traffic to another version, and report how far its outputs differ."""
+"""Command `kanserve shadow NAME [VERSION]`: shadow deployment of another version, with a report of output
+differences."""
 
 from __future__ import annotations
 
@@ -41,23 +42,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     with session.connection(args, model=args.name) as client:
-        found = control.shadow(
+        report = control.shadow(
             client, args.name, args.version, share=args.share, tolerance=args.tolerance, stop=args.stop
         )
     if args.json:
-        print_json(asdict(found))
+        print_json(asdict(report))
         return Exit.DONE
-    state = "runs" if found.running else "has stopped"
+    state = "runs" if report.running else "has stopped"
     say(
-        f"{found.model}: the shadow of version {found.version} {state}; baseline version {found.baseline_version}, "
-        f"{found.share:.0%} of the requests"
+        f"{report.model}: the shadow of version {report.version} {state}; baseline version {report.baseline_version}, "
+        f"{report.share:.0%} of the requests"
     )
-    part = found.rows_out_of_tolerance / found.rows if found.rows else 0.0
+    part = report.rows_out_of_tolerance / report.rows if report.rows else 0.0
     say(
-        f"{found.rows} rows of {found.requests} requests, {found.rows_out_of_tolerance} ({part:.2%}) out of tolerance "
-        f"{found.tolerance:.3g}"
+        f"{report.rows} rows of {report.requests} requests, {report.rows_out_of_tolerance} ({part:.2%}) out of "
+        f"tolerance {report.tolerance:.3g}"
     )
-    say(f"largest difference {found.largest_difference:.3g}, relative to the largest output of a row, or to 1")
-    if found.requests_dropped or found.requests_failed:
-        say(f"{found.requests_dropped} requests were dropped, {found.requests_failed} failed")
+    say(f"largest difference {report.largest_difference:.3g}, relative to the largest output of a row, or to 1")
+    if report.requests_dropped or report.requests_failed:
+        say(f"{report.requests_dropped} requests were dropped, {report.requests_failed} failed")
     return Exit.DONE

@@ -1,4 +1,4 @@
-"""`kanserve stats NAME`: what a model is asked, and what becomes of it inside."""
+"""Command `kanserve stats NAME`: statistics of the live traffic of a model, by layer and node."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
         elif args.watch:
             _watch(client, args)
         else:
-            found = client.statistics(args.name, args.model_version, source=_over(args))
-            _show(client.describe(args.name, found.version), found, args)
+            statistics = client.statistics(args.name, args.model_version, source=_over(args))
+            _show(client.describe(args.name, statistics.version), statistics, args)
     return Exit.DONE
 
 
@@ -90,11 +90,11 @@ def _watch(client: Client, args: argparse.Namespace) -> None:
             note(f"no more: {update.end_reason}")
 
 
-def _show(described: Description, found: Statistics, args: argparse.Namespace) -> None:
+def _show(described: Description, statistics: Statistics, args: argparse.Namespace) -> None:
     if args.json:
-        print_json(stats_document(described, found))
+        print_json(stats_document(described, statistics))
         return
-    for table in tables(described, found, args.show):
+    for table in tables(described, statistics, args.show):
         table.show()
 
 
@@ -106,19 +106,19 @@ LEGEND = (
 )
 
 
-def stats_document(described: Description, found: Statistics) -> dict[str, Any]:
-    """For JSON: every node."""
+def stats_document(described: Description, statistics: Statistics) -> dict[str, Any]:
+    """JSON document with every node."""
     return {
         "model": described.name,
-        "version": found.version,
-        "digest": found.digest,
-        "source": found.source,
-        "rows": found.row_count,
-        "rows_seen": found.rows_seen,
-        "seconds": found.seconds,
-        "since": found.since,
-        "processes": found.processes,
-        "classes": {described.names.output(at): count for at, count in enumerate(found.classes.tolist())},
+        "version": statistics.version,
+        "digest": statistics.digest,
+        "source": statistics.source,
+        "rows": statistics.row_count,
+        "rows_seen": statistics.rows_seen,
+        "seconds": statistics.seconds,
+        "since": statistics.since,
+        "processes": statistics.processes,
+        "classes": {described.names.output(at): count for at, count in enumerate(statistics.classes.tolist())},
         "layers": [
             {
                 "layer": part.layer,
@@ -126,7 +126,7 @@ def stats_document(described: Description, found: Statistics) -> dict[str, Any]:
                 "nonfinite": int(part.nonfinite.sum()),
                 **dict(zip(ZONES, part.zones.sum(axis=0).tolist(), strict=True)),
             }
-            for part in found.nodes
+            for part in statistics.nodes
         ],
     }
 
@@ -143,29 +143,31 @@ def _node(described: Description, part: NodeStatistics, at: int) -> dict[str, An
     }
 
 
-def tables(described: Description, found: Statistics, show: int) -> Iterator[Table]:
+def tables(described: Description, statistics: Statistics, show: int) -> Iterator[Table]:
     """Layers; the nodes that are outside most; which answers came."""
-    yield _layers(described, found)
-    yield _nodes(described, found, show)
-    if found.classes.size and found.classes.sum():
-        yield _classes(described, found, show)
+    yield _layers(described, statistics)
+    yield _nodes(described, statistics, show)
+    if statistics.classes.size and statistics.classes.sum():
+        yield _classes(described, statistics, show)
 
 
-def _layers(described: Description, found: Statistics) -> Table:
-    began = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    what = "the latest" if found.source == "live" else "all"
+def _layers(described: Description, statistics: Statistics) -> Table:
+    began = datetime.fromtimestamp(statistics.since, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    what = "the latest" if statistics.source == "live" else "all"
     table = Table(
-        f"{described.name} version {found.version}: {found.rows_seen} rows since {began} UTC",
+        f"{described.name} version {statistics.version}: {statistics.rows_seen} rows since {began} UTC",
         ("", "nodes", *NAMES, "not finite", "farthest out"),
         numbers=("nodes", *NAMES, "not finite"),
         caption=(
-            f"{what} {found.row_count} rows that were analysed, by {found.processes} process"
-            + ("es" if found.processes != 1 else ""),
+            f"{what} {statistics.row_count} rows that were analysed, by {statistics.processes} process"
+            + ("es" if statistics.processes != 1 else ""),
             *LEGEND,
         ),
     )
-    for part in found.nodes:
-        table.add(_layer(described, part), str(len(part.mean)), *_shares(part), *_lost(part), _worst(described, part))
+    for part in statistics.nodes:
+        table.add(
+            _layer(described, part), str(len(part.mean)), *_shares(part), *_nonfinite(part), _worst(described, part)
+        )
     return table
 
 
@@ -185,7 +187,7 @@ def _shares(part: NodeStatistics) -> list[str]:
     return [f"{count / counts.sum():.1%}" if counts.sum() else "-" for count in counts]
 
 
-def _lost(part: NodeStatistics) -> list[str]:
+def _nonfinite(part: NodeStatistics) -> list[str]:
     return [str(int(part.nonfinite.sum()))]
 
 
@@ -201,16 +203,16 @@ def _worst(described: Description, part: NodeStatistics) -> str:
     return f"{node_name(described, part.layer, at)}, {shares[at]:.1%} out of grid" if shares[at] else ""
 
 
-def _nodes(described: Description, found: Statistics, show: int) -> Table:
-    """Those first that are outside most."""
-    every = [(part, at, share) for part in found.nodes for at, share in enumerate(_outside(part))]
-    every.sort(key=lambda one: (-float(one[2]), one[0].layer == OUTPUT))
+def _nodes(described: Description, statistics: Statistics, show: int) -> Table:
+    """Table of nodes. Those that are out of grid most often come first."""
+    every = [(part, at, share) for part in statistics.nodes for at, share in enumerate(_outside(part))]
+    every.sort(key=lambda entry: (-float(entry[2]), entry[0].layer == OUTPUT))
     numbers = ("mean", "std", "min", "max", "out of grid")
     table = Table(
         "", ("node", *numbers, "values"), numbers=numbers, caption=(f"{min(show, len(every))} of {len(every)} nodes",)
     )
     for part, at, share in every[:show]:
-        moments = [_number(float(one[at])) for one in (part.mean, part.std, part.min, part.max)]
+        moments = [_number(float(column[at])) for column in (part.mean, part.std, part.min, part.max)]
         counts = part.counts[at].astype(float)
         outside = f"{share:.1%}" if part.origins[at] != DRAWN and counts.any() else "-"
         table.add(node_name(described, part.layer, at), *moments, outside, line(counts, 24) if counts.any() else "")
@@ -221,8 +223,8 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "-"
 
 
-def _classes(described: Description, found: Statistics, show: int) -> Table:
-    counts = found.classes
+def _classes(described: Description, statistics: Statistics, show: int) -> Table:
+    counts = statistics.classes
     order = np.argsort(-counts, kind="stable")[:show]
     what = "class" if described.names.classes else "largest"
     table = Table(

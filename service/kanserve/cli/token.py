@@ -1,4 +1,4 @@
-"""`kanserve token new|list|revoke`: the file that says who may call a server."""
+"""Command `kanserve token new|list|revoke`: management of the token file of a server."""
 
 from __future__ import annotations
 
@@ -78,19 +78,21 @@ def _new(args: argparse.Namespace) -> int:
         raise InputError(f"--roles is missing: {', '.join(Role)}")
     if args.stdin and args.output is not None:
         raise InputError("--output writes a new token, and --stdin gives one that is already stored somewhere")
-    given = _given() if args.stdin else ""
+    supplied = _from_stdin() if args.stdin else ""
     with _output(args.output, force=args.force) as put:
-        token = token_editor.new(args.tokens, args.name, args.roles, token=given, expires=args.expires, rate=args.rate)
+        token = token_editor.new(
+            args.tokens, args.name, args.roles, token=supplied, expires=args.expires, rate=args.rate
+        )
         try:
             put(token)
         except OSError:
             token_editor.revoke(args.tokens, args.name)  # the token reached no user
             raise
-    _tell(args, "" if given or args.output is not None else token)
+    _report(args, "" if supplied or args.output is not None else token)
     return Exit.DONE
 
 
-def _tell(args: argparse.Namespace, token: str) -> None:
+def _report(args: argparse.Namespace, token: str) -> None:
     """Print the new token's name and place. `token`: "" if the command must not show it."""
     if args.json:
         written = None if args.output is None else str(args.output)
@@ -125,7 +127,7 @@ def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
 
 
-def _given() -> str:
+def _from_stdin() -> str:
     token = sys.stdin.readline().strip()
     if not token_file.SHORTEST <= len(token) <= token_file.LONGEST or not token.isascii() or not token.isprintable():
         raise InputError(
@@ -136,18 +138,18 @@ def _given() -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    found = token_file.load(args.tokens)
-    callers = [_caller(entry, "token") for entry in found.tokens]
-    callers += [_caller(entry, entry.mark) for entry in found.certificates]
+    credentials = token_file.load(args.tokens)
+    callers = [_caller(entry, "token") for entry in credentials.tokens]
+    callers += [_caller(entry, entry.mark) for entry in credentials.certificates]
     if args.json:
         print_json({"callers": callers})
         return Exit.DONE
     from kanexport.contract.cli.tables import Table
 
     table = Table("", ("name", "shows", "roles", "expires", "calls per second", "state"))
-    for one in callers:
-        never, unbounded = one["expires"] or "never", one["rate"] or "any"
-        table.add(one["name"], one["shows"], ", ".join(one["roles"]), never, str(unbounded), one["state"])
+    for caller in callers:
+        never, unbounded = caller["expires"] or "never", caller["rate"] or "any"
+        table.add(caller["name"], caller["shows"], ", ".join(caller["roles"]), never, str(unbounded), caller["state"])
     table.show()
     return Exit.DONE
 
@@ -185,8 +187,8 @@ def _roles(text: str) -> list[Role]:
 
 def _time(text: str) -> datetime.datetime:
     """An argparse type: a date, a time with a zone, or days from now."""
-    if found := DAYS.fullmatch(text):
-        return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=int(found[1]))
+    if match := DAYS.fullmatch(text):
+        return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=int(match[1]))
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:

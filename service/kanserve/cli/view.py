@@ -1,4 +1,4 @@
-"""`kanserve view FOLDER`: the observatory page over a repository that nobody serves."""
+"""Command `kanserve view FOLDER`: the web UI over a repository that no server serves."""
 
 from __future__ import annotations
 

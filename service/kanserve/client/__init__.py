@@ -1,1 +1,1 @@
-"""The Python client: arrays in, arrays out. `from kanserve import Client`, or AsyncClient."""
+"""Python client: arrays in, arrays out. `from kanserve import Client`, or AsyncClient."""

@@ -1,4 +1,4 @@
-"""The client that is awaited: the methods of `Client`, for asyncio."""
+"""Asyncio client with the methods of `Client`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P
     """A method that makes a call of its arguments, and awaits the answer."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._ask(make(*args, **kwargs))
+        return await self._perform(make(*args, **kwargs))
 
     return as_method(method, make)
 
 
 class AsyncClient(Peer[grpc.aio.Channel]):
-    """A connection to one server, of the event loop that runs where it is made; calls may run at the same time. Close
-    it, or use it in an `async with` statement."""
+    """Connection to one server, bound to the event loop that runs when it is created; calls may run at the same
+    time. Close it, or use it in an `async with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -51,8 +51,13 @@ class AsyncClient(Peer[grpc.aio.Channel]):
     async def watch_statistics(
         self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> AsyncIterator[Update]:
-        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
-        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
+        deadline; leave the loop to end it.
+
+        updates  largest number of updates; 0: until the version is replaced or the server ends
+
+        The last update says why the watch ended.
+        """
         call = calls.watch_statistics(name, version, source=source, interval=interval, updates=updates)
         messages = self._send(call)(call.data, metadata=self._metadata)
         try:
@@ -83,11 +88,11 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
         return base.connect_awaited(self.url, tls)
 
-    async def _ask(self, asked: Request[T]) -> T:
+    async def _perform(self, request: Request[T]) -> T:
         """Send it, and before it what has to be known. Raises ClientError."""
-        while isinstance(asked, Chained):
-            asked = asked.then(await self._ask(asked.first))
-        return await self._do(asked)
+        while isinstance(request, Chained):
+            request = request.then(await self._perform(request.first))
+        return await self._do(request)
 
     async def _do(self, call: Call[T]) -> T:
         """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.

@@ -1,4 +1,4 @@
-"""Whom a client calls, and how long it tries: what the clients that wait and those that await have in common."""
+"""Shared base of the blocking and the asyncio client: address, TLS, retries and error translation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the
 
 
 class Peer(ABC, Generic[C]):
-    """An address, its channel, and what goes with every call to it."""
+    """Address of a server, its channel, and the metadata of every call to it."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Peer(ABC, Generic[C]):
         self.url = url
         self.timeout = _seconds("timeout", timeout)
         self.retries = retries
-        tls = Tls.of(ca, cert, key, server_name)
+        tls = Tls.from_files(ca, cert, key, server_name)
         self._secure = is_secure(url, tls)
         self._metadata = carried(token, url, secure=self._secure, in_clear=token_in_clear)
         self._channel = self._open(tls)
@@ -74,59 +74,60 @@ class Peer(ABC, Generic[C]):
         """The channel. Raises ValueError."""
 
     def within(self: S, seconds: float) -> S:
-        """The same connection, whose calls may take so long: `client.within(0.2).infer(...)`. Closing one closes both.
-        Raises ValueError."""
+        """Client on the same connection, whose calls may take so long: `client.within(0.2).infer(...)`. Closing one
+        closes both. Raises ValueError."""
         other = copy.copy(self)
         other.timeout = _seconds("seconds", seconds)
         return other
 
     def _send(self, call: Call[Any]) -> Any:
-        """What sends the call, by gRPC's own ways."""
-        found: Any = self._channel
-        shape = found.unary_stream if call.stream else found.unary_unary
+        """Callable of gRPC that sends the call."""
+        channel: Any = self._channel
+        shape = channel.unary_stream if call.stream else channel.unary_unary
         return shape(call.path, request_serializer=None, response_deserializer=call.parse)
 
     def _attempts(self, call: Call[Any]) -> Attempts:
         return Attempts(self.timeout, self.retries if call.again else 0)
 
     def _translated(self, call: Call[Any], error: grpc.RpcError) -> ClientError:
-        """What gRPC raised, in our words."""
+        """Client error for an error of gRPC."""
         code, details = error.code().name, error.details() or "no explanation was given"
         if code == "UNAVAILABLE" and (why := not_connected(details, secure=self._secure)):
-            return errors.of(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
+            return errors.from_status(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
         if code == "UNAVAILABLE" and "connect" in details.lower():
-            return errors.of(code, f"no server answers at {self.url}", unreachable=True)
+            return errors.from_status(code, f"no server answers at {self.url}", unreachable=True)
         words = {
             "UNAVAILABLE": f"the server at {self.url} is not available: {details}",
             "DEADLINE_EXCEEDED": f"no answer from {self.url} within {self.timeout:g} s",
             "UNIMPLEMENTED": f"the server at {self.url} does not offer {call.path.rpartition('/')[2]}: {details}",
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
-        return errors.of(code, words.get(code, plain), push_back=push_back(error))
+        return errors.from_status(code, words.get(code, plain), push_back=push_back(error))
 
 
 def push_back(error: grpc.RpcError) -> float | None:
     """Seconds that the server asks the client to wait; infinite for "never", None without push-back."""
     trailers: Any = error.trailing_metadata()
-    said = dict(trailers or ()).get(PUSH_BACK)
-    if said is None:
+    value = dict(trailers or ()).get(PUSH_BACK)
+    if value is None:
         return None
     # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
-    return int(said) / 1000 if isinstance(said, str) and said.isascii() and said.isdigit() else math.inf
+    return int(value) / 1000 if isinstance(value, str) and value.isascii() and value.isdigit() else math.inf
 
 
 def as_method(method: M, make: Callable[..., Request[Any]]) -> M:
-    """Known to `help` by the name, the arguments and the words of what makes its call, and by what comes of it."""
-    told = inspect.signature(make)
-    result = str(told.return_annotation).removeprefix("Call[").removeprefix("Ask[").removesuffix("]")
-    shown = told.replace(parameters=[SELF, *told.parameters.values()], return_annotation=result)
+    """Give the method the name, signature and docstring of the function that makes its call, and its result type,
+    for `help`."""
+    signature = inspect.signature(make)
+    result = str(signature.return_annotation).removeprefix("Call[").removeprefix("Request[").removesuffix("]")
+    shown = signature.replace(parameters=[SELF, *signature.parameters.values()], return_annotation=result)
     functools.update_wrapper(method, make)
     vars(method).update(__signature__=shown)
     return method
 
 
 class Attempts:
-    """One call's tries: how long the next may take, and whether there is one."""
+    """Retry budget of one call: the timeout of the next attempt, and whether there is one."""
 
     def __init__(self, timeout: float, retries: int) -> None:
         self._deadline = time.monotonic() + timeout
@@ -164,7 +165,7 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 PLAIN, SECURE = "grpc://", "grpcs://"
-# What gRPC core says of a connection that was not made -> what that means; the first that is found counts.
+# Messages of gRPC core for a failed connection -> the cause in words; the first match counts.
 FAILURES = (
     (r"Hostname Verification", "its certificate is for another name; server_name (--server-name) says which is meant"),
     (r"WRONG_VERSION_NUMBER", "it does not speak TLS"),
@@ -183,7 +184,7 @@ CLOSED_MEANS = {
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files and names; None and "": not given."""
+    """PEM files and the server name of a TLS connection. None and "" mean unset."""
 
     ca: Path | None
     cert: Path | None
@@ -191,15 +192,17 @@ class Tls:
     server_name: str
 
     @classmethod
-    def of(cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str) -> Tls:
+    def from_files(
+        cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str
+    ) -> Tls:
         """Raises ValueError for half a pair."""
         if bool(cert) != bool(key):
             raise ValueError("a certificate (cert) and its private key (key) go together, and one is missing")
         return cls(_path(ca), _path(cert), _path(key), server_name)
 
     @property
-    def wanted(self) -> bool:
-        """Whether anything was given."""
+    def enabled(self) -> bool:
+        """True if any option of TLS is set."""
         return bool(self.ca or self.cert or self.server_name)
 
 
@@ -218,7 +221,7 @@ def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tupl
 
 
 def _here(url: str) -> bool:
-    """Whether an address is this machine's own."""
+    """True if an address is this machine's own."""
     host = url.removeprefix(PLAIN).rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -231,32 +234,32 @@ def _path(name: str | Path | None) -> Path | None:
 
 
 def is_secure(url: str, tls: Tls) -> bool:
-    """Whether TLS is meant. Raises ValueError where the address says no, and the rest yes."""
-    if url.startswith(PLAIN) and tls.wanted:
+    """True if the connection uses TLS. Raises ValueError if address and options contradict each other."""
+    if url.startswith(PLAIN) and tls.enabled:
         raise ValueError(
             f"{url} is an address without TLS, and certificates or a server name were given: "
             f"{SECURE}{url.removeprefix(PLAIN)} is one with it"
         )
-    return url.startswith(SECURE) or tls.wanted
+    return url.startswith(SECURE) or tls.enabled
 
 
 def connect(url: str, tls: Tls) -> grpc.Channel:
     """A channel that connects when it is first used. Raises ValueError, also for files that do not serve."""
-    target, credentials, options = _asked(url, tls)
+    target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.insecure_channel(target, options=options)
     return grpc.secure_channel(target, credentials, options=options)
 
 
 def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
-    """The same for the event loop that runs."""
-    target, credentials, options = _asked(url, tls)
+    """Channel for the event loop that runs."""
+    target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
     return grpc.aio.secure_channel(target, credentials, options=options)
 
 
-def _asked(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
+def _channel_target(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
     """The address as gRPC has it, whom to trust there (None: no TLS), and the channel's options. Raises ValueError."""
     target = url.removeprefix(SECURE).removeprefix(PLAIN)
     if not is_secure(url, tls):
@@ -272,10 +275,10 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 
 def not_connected(details: str, *, secure: bool) -> str:
-    """Why there is no connection, where a server was found and that is not its load; else ""."""
+    """Cause of a failed connection if a server was found and its load is not the cause; otherwise ""."""
     if "connect" not in details:
         return ""
     for pattern, words in FAILURES:
-        if found := re.search(pattern, details):
-            return words.format(*found.groups())
+        if match := re.search(pattern, details):
+            return words.format(*match.groups())
     return CLOSED_MEANS[secure] if CLOSED in details else ""

@@ -1,7 +1,6 @@
-"""Every call there is, as a value: what is sent where, and what its answer means.
+"""Client calls as values: the method, the request message and the interpretation of the response.
 
-Nothing is sent here; those of KanService are in `kan_calls`. `Client` and `AsyncClient` have a method for each, and
-differ in how they wait.
+This module sends nothing. `Client` and `AsyncClient` have one method for each call and differ in how they wait.
 """
 
 from __future__ import annotations
@@ -45,8 +44,15 @@ HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """`request` goes to the method at `path`, whose messages `parse` reads; `result` makes the answer of the message,
-    of a `stream` from the list of them. `again`: it may be sent twice without harm."""
+    """Description of one call.
+
+    path     the gRPC method
+    request  the request message
+    parse    decoder of a response message
+    result   converter of the response message, or of the list of messages of a stream
+    stream   True if the response is a stream
+    again    True if a retry is harmless
+    """
 
     path: str
     request: Message | bytes
@@ -57,13 +63,13 @@ class Call(Generic[T]):
 
     @property
     def data(self) -> bytes:
-        """What is sent."""
+        """Serialized request message."""
         return self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
 class Chained(Generic[T]):
-    """What is asked once `first` is answered: `then` makes it of the answer."""
+    """Call that depends on the result of another one. `then` makes it from the result of `first`."""
 
     first: Call[Any] | Chained[Any]
     then: Callable[[Any], Call[T] | Chained[T]]
@@ -83,7 +89,7 @@ def health(service: str = "") -> Call[str]:
 
 
 def ready() -> Call[bool]:
-    """Whether the server says it is ready for inference."""
+    """Readiness of the server for inference."""
     return Call(
         f"{INFERENCE}ServerReady",
         oip.ServerReadyRequest(),
@@ -123,15 +129,20 @@ def infer(
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Request[Answer]:
-    """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
-    as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
-    may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
-    is looked up each time. `parameters` of the request: {"kan.explain_top_k": 5} has the server tell why,
-    {"kan.coverage": True} where the rows are."""
-    asked = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
+    """Inference request. The result has the outputs as arrays by name.
+
+    tensors     a ServedModel (`client.model(name)`), a model's name, which is looked up each time, or the inputs
+    rows        rows of the input, or a mapping by name for several inputs
+    model       the model's name; with a ServedModel or a name in `tensors`, it is not needed
+    outputs     names of the requested outputs; empty: all
+    parameters  request parameters, such as {"kan.explain_top_k": 5} for attributions and {"kan.coverage": True}
+
+    With a ServedModel, rows may be a DataFrame, whose columns are put in the model's order.
+    """
+    build = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
     if isinstance(tensors, str):
-        return _after_model(tensors, version, asked)
-    return asked(tensors, model=model)
+        return _after_model(tensors, version, build)
+    return build(tensors, model=model)
 
 
 def inference(
@@ -143,20 +154,20 @@ def inference(
     outputs: Sequence[str] = (),
     parameters: Mapping[str, ParameterValue] = NONE,
 ) -> Call[Answer]:
-    """The same of what is known of a model."""
+    """Inference call for known inputs, with the arguments of `infer`."""
     names, called = UNNAMED, index_of(rows)
     if isinstance(tensors, ServedModel):
         names = tensors.names
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
     request = oip.ModelInferRequest(model_name=model, model_version=version)
-    for tensor, given in pairs(tensors, rows):
-        array = np.asarray(given, DTYPES[tensor.datatype])
+    for tensor, values in pairs(tensors, rows):
+        array = np.asarray(values, DTYPES[tensor.datatype])
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
-    params.say(request.parameters, parameters)
+    params.write_parameters(request.parameters, parameters)
     return Call(
         f"{INFERENCE}ModelInfer",
         request,
@@ -196,11 +207,11 @@ def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answ
     arrays = {}
     for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
         if output.datatype not in DTYPES:
-            raise errors.of(
+            raise errors.from_status(
                 "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays, params.said(answer.parameters), names, index)
+    return Answer(answer.model_version, arrays, params.read_parameters(answer.parameters), names, index)
 
 
 R = TypeVar("R")
@@ -217,19 +228,19 @@ def describe(name: str, version: str = "") -> Call[Description]:
 def by_name(
     make: Callable[Concatenate[Description, P], Call[R]],
 ) -> Callable[Concatenate[Description | str, P], Request[R]]:
-    """The same for a model's name in the place of its description, which is then asked for, each time."""
+    """Decorator: the call also takes a model's name in place of its description, which it then requests each time."""
 
-    def asked(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
+    def make_request(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
         if isinstance(described, str):
-            return Chained(describe(described), lambda found: make(found, *args, **kwargs))
+            return Chained(describe(described), lambda description: make(description, *args, **kwargs))
         return make(described, *args, **kwargs)
 
-    functools.update_wrapper(asked, make)
-    told = inspect.signature(make)
-    first, *others = told.parameters.values()
+    functools.update_wrapper(make_request, make)
+    signature = inspect.signature(make)
+    first, *others = signature.parameters.values()
     either = first.replace(annotation=f"{first.annotation} | str")
-    vars(asked).update(__signature__=told.replace(parameters=[either, *others]))
-    return asked
+    vars(make_request).update(__signature__=signature.replace(parameters=[either, *others]))
+    return make_request
 
 
 @by_name
@@ -242,14 +253,17 @@ def edges(
     sources: Sequence[int] = (),
     destinations: Sequence[int] = (),
     path: tuple[int, int] | None = None,
-    **wanted: Any,
+    **options: Any,
 ) -> Call[tuple[LayerValues, ...]]:
-    """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the model's input; of a model with
-    several a mapping by their names. Layers by index or by name; the answer has the indices first. `path`: only edges
-    on the paths from an input to an output. `wanted`: the fields of `kanserve.types.EdgeOptions`: top_k, per_row,
-    min_magnitude, residual, nodes, reductions, quantiles, bins."""
+    """Edge query: values of the selected edges for `rows` [rows, ...].
+
+    rows    shaped as the model's input; for several inputs a mapping by name
+    layers  indices or names of layers; the response has the indices first
+    path    an input and an output: only the edges on the paths between them
+    wanted  the fields of `kanserve.types.EdgeOptions`, such as top_k, per_row, residual, nodes and reductions
+    """
     chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
-    request = edges_.edges_request(described, packed(described, rows), **chosen, **wanted)
+    request = edges_.edges_request(described, packed(described, rows), **chosen, **options)
     return Call(
         f"{KAN}QueryEdges",
         request,
@@ -259,9 +273,9 @@ def edges(
 
 
 @by_name
-def estimate(described: Description, /, row_count: int, **asked: Any) -> Call[Estimate]:
-    """What `edges` of so many rows would take, asked in the same way; nothing is computed."""
-    request = edges_.edges_request(described, {"row_count": row_count}, **asked)
+def estimate(described: Description, /, row_count: int, **query: Any) -> Call[Estimate]:
+    """Estimated cost of `edges` for `row_count` rows, with the same arguments. The server computes no edge."""
+    request = edges_.edges_request(described, {"row_count": row_count}, **query)
     request.estimate_only = True
     return Call(f"{KAN}QueryEdges", request, kan.QueryEdgesResponse.FromString, edges_.estimate)
 
@@ -307,11 +321,14 @@ def explain(
     method: str = "",
     path_top_k: int = 0,
 ) -> Call[Explanation]:
-    """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
-    "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
-    `method`: "rescale", the usual one, or "gradient_x_input". `path_top_k`: number of edges of each layer
-    with the largest share of the difference, in `Explanation.path`. Raises NotSupported for a model that cannot be
-    decomposed, and TooLarge."""
+    """Feature attributions of the predictions for `rows` [rows, ...]: see Explanation. Raises NotSupported for a
+    model that cannot be decomposed, and TooLarge.
+
+    reference   "mean", "zeros", "grid_center", or rows of the caller; "": the server's default
+    outputs     the explained outputs; empty: all
+    method      "rescale", the default, or "gradient_x_input"
+    path_top_k  number of edges of each layer with the largest share of the difference, in `Explanation.path`
+    """
     request = explain_.request(
         described, rows, reference=reference, outputs=outputs, method=method, path_top_k=path_top_k
     )
@@ -319,47 +336,54 @@ def explain(
         f"{KAN}Explain",
         request,
         kan.ExplainResponse.FromString,
-        lambda answer: explain_.of(answer, described, rows),
+        lambda answer: explain_.from_pb(answer, described, rows),
     )
 
 
 @by_name
 def scores(described: Description, /, rows: Any = None, *, source: str = "") -> Call[Scores]:
-    """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows of the
-    export. "live": over the counted traffic of the model. "baseline": over the counted rows that the export was given.
-    "best": over the baseline if there is one, otherwise over the reference rows. Raises NotSupported for a module with
-    KAN layers in it."""
+    """Importance of each edge, node and input over `rows` [rows, ...], two or more. Raises NotSupported for a module
+    with KAN layers in it. Instead of rows:
+
+    None        the reference rows of the export
+    "live"      the counted traffic of the model
+    "baseline"  the counted baseline rows of the export
+    "best"      the baseline if there is one, otherwise the reference rows
+    """
     request = scores_.scores_request(described, rows, source)
     return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.scores_of)
 
 
 @by_name
 def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
-    """What the inputs, the nodes inside and the answers are over `rows` [rows, ...], beside what they were on the rows
-    that the export was given; None: over the latest that the model was asked. Raises NotSupported where the export was
-    given none."""
+    """Drift of inputs, hidden nodes and outputs over `rows` [rows, ...] from the baseline of the export. None: the
+    latest rows of the live traffic. Raises NotSupported if the export has no baseline."""
     request = statistics_.request(described, rows)
     return Call(
         f"{KAN}GetStatistics",
         request,
         kan.GetStatisticsResponse.FromString,
-        lambda answer: statistics_.compared(statistics_.of(answer), described.name),
+        lambda answer: statistics_.compared(statistics_.from_pb(answer), described.name),
     )
 
 
 def statistics(name: str, version: str = "", *, source: str = "total") -> Call[Statistics]:
-    """What the inputs, the nodes inside and the answers of a model's traffic are: of all rows that were looked into
-    ("total"), or of the latest ("live"). Raises NotSupported where nothing is looked into."""
+    """Statistics of inputs, hidden nodes and outputs of a model's traffic: of all analysed rows ("total"), or of the
+    latest ("live"). Raises NotSupported if the server analyses no traffic."""
     request = kan.GetStatisticsRequest(model_name=name, model_version=version, source=source)
-    return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.of)
+    return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.from_pb)
 
 
 def watch_statistics(
     name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
 ) -> Call[Iterator[Update]]:
-    """The same now and after every `interval` seconds (0: 2), so many `updates` at most (0: until the version is
-    replaced, or the server ends): the last one says why. No deadline; leave the loop to end it. Raises as
-    `statistics`."""
+    """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
+    deadline; leave the loop to end it. Raises as `statistics`.
+
+    updates  largest number of updates; 0: until the version is replaced or the server ends
+
+    The last update says why the watch ended.
+    """
     request = kan.WatchStatisticsRequest(
         model_name=name, model_version=version, source=source, interval=interval, updates=updates
     )
@@ -382,9 +406,9 @@ def reset_statistics(name: str, version: str = "") -> Call[float]:
 
 @by_name
 def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
-    """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
+    """Grid coverage of the nodes of `rows` [rows, ...] in each layer: see Coverage."""
     rows = of_frame(rows, described.names)
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
-    asked = {"model": described.name, "version": described.version}
-    call = inference(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
+    target = {"model": described.name, "version": described.version}
+    call = inference(tensors, rows, **target, parameters={coverage_.PARAMETER: True})
     return Call(call.path, call.request, call.parse, lambda answer: coverage_.coverage_of(call.result(answer)))

@@ -1,4 +1,4 @@
-"""Many rows: split into requests that the server's limits allow, joined again.
+"""Splitter of many rows into requests within the server's limits, and joiner of their responses.
 
 If the server rejects a request as too large, the client halves it. This covers a server whose limits are tighter than
 it announces. If the server rejects a request for its rate, the client repeats it after the time that the server states.
@@ -74,7 +74,7 @@ class _Stream:
             for rows in parts:
                 start, total = 0, count(rows)
                 while start < total:
-                    piece = part(rows, slice(start, start + self._fitting(rows)))
+                    piece = select_rows(rows, slice(start, start + self._fitting(rows)))
                     while len(self._waiting) >= self._window:
                         yield from self._next()
                     self._waiting.append((piece, self._begun(piece)))
@@ -88,7 +88,7 @@ class _Stream:
                 pending.cancel()
 
     def _fitting(self, rows: Any) -> int:
-        """How many rows the next request has."""
+        """Number of rows of the next request."""
         most = min(self._model.max_batch_size or count(rows), self._most or count(rows))
         return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
 
@@ -130,13 +130,13 @@ def explain(
     method: str = "",
     progress: Progress | None = None,
 ) -> Explanation:
-    """As `Client.explain`, for any number of rows. Raises ClientError."""
+    """Explanation as `Client.explain` returns it, for any number of rows. Raises ClientError."""
     called, rows = index_of(rows), of_frame(rows, described.names)
     width = max(1, *(math.prod(tensor.shape[1:]) for tensor in described.inputs))
     each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
     most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))
     most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, described.inputs)))
-    found = explanations.joined(
+    explanation = explanations.joined(
         split(
             client,
             rows,
@@ -145,11 +145,11 @@ def explain(
             progress,
         )
     )
-    return dataclasses.replace(found, index=called)
+    return dataclasses.replace(explanation, index=called)
 
 
 def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
-    """As `Client.coverage`, for any number of rows. Raises ClientError."""
+    """Coverage as `Client.coverage` returns it, for any number of rows. Raises ClientError."""
     rows = of_frame(rows, described.names)
     fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
     most = min(fits, described.max_rows, described.max_batch_size or fits)
@@ -164,7 +164,7 @@ def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progre
     start = 0
     while start < total or not parts:
         try:
-            parts.append(patient(client, call, part(rows, slice(start, start + size))))
+            parts.append(patient(client, call, select_rows(rows, slice(start, start + size))))
         except TooLarge:
             if size == 1 or total - start < 2:
                 raise
@@ -177,8 +177,8 @@ def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progre
 
 
 def patient(client: Client, call: Callable[[Any], T], rows: Any) -> T:
-    """One call of the `client`, repeated while the server limits the rate, for as long as a call may take. Raises
-    ClientError."""
+    """Result of one call of the `client`, repeated while the server limits the rate, within the timeout of a call.
+    Raises ClientError."""
     until = time.monotonic() + client.timeout
     while True:
         try:
@@ -197,16 +197,16 @@ def _sleep(error: RateLimited, *, until: float) -> None:
 
 
 def rows_of(answer: Answer) -> int:
-    """How many rows an answer is for."""
+    """Number of rows of a response."""
     return max(map(len, answer.outputs.values()), default=0)
 
 
 def count(rows: Any) -> int:
-    """How many rows an array holds, or each of several by name."""
+    """Number of rows of an array, or of each array in a mapping by name."""
     return max(map(len, rows.values()), default=0) if isinstance(rows, Mapping) else len(rows)
 
 
-def part(rows: Any, which: slice) -> Any:
+def select_rows(rows: Any, which: slice) -> Any:
     return {name: array[which] for name, array in rows.items()} if isinstance(rows, Mapping) else rows[which]
 
 
@@ -248,16 +248,16 @@ def edges(
     """
     rows = of_frame(rows, described.names)
     try:
-        wanted = query_plan.find([layer.name for layer in described.layers], layers)
+        indices = query_plan.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
         raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from None
-    ways = dict.fromkeys(wanted, (sources, destinations))
+    ways = dict.fromkeys(indices, (sources, destinations))
     if path is not None:
-        none = part(rows, slice(0, 0))
-        found = patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
-        ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in found}
-    for done, index in enumerate(wanted):
-        report = shifted(progress, done, len(wanted))
+        none = select_rows(rows, slice(0, 0))
+        on_path = patient(client, lambda part: client.edges(described, part, layers=indices, path=path), none)
+        ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in on_path}
+    for done, index in enumerate(indices):
+        report = shifted(progress, done, len(indices))
         if path is not None and not all(ways[index]):
             yield _none(described, index, count(rows))
             continue
@@ -272,7 +272,7 @@ def _none(described: Description, index: int, rows: int) -> LayerValues:
 
 
 class _LayerQuery:
-    """One layer's edges over all rows."""
+    """Edge query of one layer over all rows."""
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class _LayerQuery:
         """
         edges = min(top_k, self.layer.sources * self.layer.destinations)
         fit = self._most_values(2 * edges) // (edges * math.prod(self.layer.positions) or 1)
-        parts = self._ask(rows, fit, self.sources, self.destinations, top_k, self.progress)
+        parts = self._query(rows, fit, self.sources, self.destinations, top_k, self.progress)
         if len(parts) == 1:
             return parts[0]
         peaks: dict[tuple[int, int], float] = {}
@@ -356,7 +356,7 @@ class _LayerQuery:
         """The edges to one group of destinations, for all rows."""
         width = len(destinations) or self.layer.destinations
         fit = self._most_values(self._width(sources) + width) // (self._per_destination(sources) * width or 1)
-        parts = self._ask(rows, fit, sources, destinations, 0, progress)
+        parts = self._query(rows, fit, sources, destinations, 0, progress)
         values = np.concatenate([part.values for part in parts])
         return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
 
@@ -368,11 +368,11 @@ class _LayerQuery:
         return self._width(sources) * math.prod(self.layer.positions)
 
     def _most_values(self, indices: int) -> int:
-        """How many values fit one answer that names so many nodes."""
+        """Number of values that fit one response that names so many nodes."""
         names = (indices + len(self.layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
         return max(0, self.described.max_response_bytes - names) // query_plan.VALUE_BYTES
 
-    def _ask(
+    def _query(
         self,
         rows: Any,
         fit: int,

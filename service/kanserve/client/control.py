@@ -1,4 +1,4 @@
-"""What an operator asks of a server: which version answers, and how another one does on the same traffic."""
+"""Control calls of an operator: the default version of a model, and shadow deployments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kanserve.pb import kan_pb2 as kan
 
 @dataclass(frozen=True, slots=True)
 class VersionChoice:
-    """The version of a model that answers requests without one, and the one that did before."""
+    """Default version of a model, and the previous default version."""
 
     model: str
     version: str
@@ -33,8 +33,7 @@ def rollback(client: Client, name: str) -> VersionChoice:
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """What a version did on the traffic of the one that answers. A difference is a row's largest, by the largest of
-    its answer or 1."""
+    """Result of a shadow deployment. A difference is the largest of a row, relative to its largest output or to 1."""
 
     model: str
     version: str
@@ -61,20 +60,20 @@ def shadow(
     return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed))
 
 
-def _shadowed(found: kan.ShadowReport) -> ShadowReport:
+def _shadowed(report: kan.ShadowReport) -> ShadowReport:
     return ShadowReport(
-        found.model_name,
-        found.model_version,
-        found.baseline_version,
-        found.running,
-        found.share,
-        found.tolerance,
-        found.requests,
-        found.rows,
-        found.rows_out_of_tolerance,
-        found.requests_dropped,
-        found.requests_failed,
-        found.largest_difference,
+        report.model_name,
+        report.model_version,
+        report.baseline_version,
+        report.running,
+        report.share,
+        report.tolerance,
+        report.requests,
+        report.rows,
+        report.rows_out_of_tolerance,
+        report.requests_dropped,
+        report.requests_failed,
+        report.largest_difference,
     )
 
 

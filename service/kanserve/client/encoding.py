@@ -1,4 +1,4 @@
-"""Answers as DataFrames, and what else of other packages is there or politely missing."""
+"""Conversion between arrays, DataFrames and messages. Optional packages are imported on use."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def table(values: Any, names: Sequence[str], *, index: Any = None) -> Any:
 
 
 def is_frame(rows: Any) -> bool:
-    """Whether rows are a DataFrame, pandas' or polars'."""
+    """True if rows are a DataFrame of pandas or polars."""
     return hasattr(rows, "columns") and hasattr(rows, "to_numpy")
 
 
 def index_of(rows: Any) -> Any:
-    """What a DataFrame calls its rows; None where it is none, or has no such names, as polars'."""
+    """Row labels of a DataFrame; None for other types, and for frames without labels, such as polars frames."""
     return getattr(rows, "index", None) if is_frame(rows) else None
 
 
@@ -71,7 +71,7 @@ def of_frame(rows: Any, names: Names) -> Any:
     try:
         order = names.order(columns)
     except NamingError as error:
-        raise errors.of("INVALID_ARGUMENT", str(error)) from None
+        raise errors.from_status("INVALID_ARGUMENT", str(error)) from None
     numbers = np.asarray(rows.to_numpy())
     return numbers if order is None else numbers[:, order]
 
@@ -81,7 +81,7 @@ def _numbered(columns: Sequence[str]) -> bool:
 
 
 def _outside() -> int:
-    """How many frames the code outside this package is above the caller, as `warnings.warn` counts."""
+    """Number of stack frames above the caller up to the code outside this package, as `warnings.warn` counts."""
     level, frame = 1, inspect.currentframe()
     frame = frame.f_back if frame else None
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):
@@ -96,30 +96,32 @@ def packed(described: Description, rows: Any) -> dict[str, Any]:
     if not isinstance(rows, Mapping) and len(described.inputs) == 1:
         array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
         return {"rows": array.tobytes(), "row_count": len(array)}
-    given = pairs(described.inputs, rows)
-    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in given}
+    named_rows = pairs(described.inputs, rows)
+    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in named_rows}
     inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
     return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
 
 
 def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[TensorInfo, Any]]:
-    """Each input with its rows. Raises InvalidInput where rows of one are missing."""
+    """Inputs with their rows. Raises InvalidInput if rows of an input are missing."""
     if isinstance(tensors, TensorInfo):
         return [(tensors, rows)]
     if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
         names = ", ".join(tensor.name for tensor in tensors)
-        raise errors.of("INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected")
+        raise errors.from_status(
+            "INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected"
+        )
     return [(tensor, rows[tensor.name]) for tensor in tensors]
 
 
-def say(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
+def write_parameters(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
     """Put them into a message's map."""
     for name, value in parameters.items():
         kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string"
         setattr(message[name], f"{kind}_param", value)
 
 
-def said(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
-    """Those of a message's map; one without a value is not there."""
+def read_parameters(message: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    """Parameters of a message's map. A parameter without a value is omitted."""
     kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in message.items()}
     return {name: getattr(message[name], kind) for name, kind in kinds.items() if kind is not None}

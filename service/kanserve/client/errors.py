@@ -1,4 +1,4 @@
-"""What a call can end with, as classes to catch.
+"""Error classes of the client.
 
 ClientError             carries `code`, the name of the gRPC status
 ├── Refused             the server will not do this; asking again gives the same answer
@@ -26,7 +26,7 @@ import math
 
 
 class ClientError(Exception):
-    """A call that failed, in words for the user. `code` is the gRPC status name, such as "NOT_FOUND"."""
+    """Failed call, with a text for the user. `code` is the gRPC status name, such as "NOT_FOUND"."""
 
     def __init__(self, text: str, *, code: str) -> None:
         super().__init__(text)
@@ -34,59 +34,59 @@ class ClientError(Exception):
 
     @property
     def input_is_wrong(self) -> bool:
-        """Whether the request itself is to blame and cannot succeed as it is."""
+        """True if the request itself is wrong and cannot succeed unchanged."""
         return self.code in INPUT_CODES
 
 
 class Refused(ClientError):
-    """The server understood the request and will not do it."""
+    """Request that the server understood and rejected."""
 
 
 class InvalidInput(Refused):
-    """The request is wrong: a name of a tensor or layer, a shape, a type, a value."""
+    """Wrong request: the name of a tensor or layer, a shape, a type or a value."""
 
 
 class NotFound(Refused):
-    """No such model or version."""
+    """Unknown model or version."""
 
 
 class NotAllowed(Refused):
-    """The caller may not do this: no token or certificate was shown, none that is known, or one that lacks the role."""
+    """Missing permission: no token or certificate was presented, none that is known, or one that lacks the role."""
 
 
 class TooLarge(Refused):
-    """The request or its answer is larger than a limit allows."""
+    """Request or response that exceeds a limit."""
 
 
 class NotSupported(Refused):
-    """The model cannot do this (such as edges of a plain ONNX graph), or the server does not offer it."""
+    """Request that the model cannot serve (such as edges of a plain ONNX graph), or that the server does not offer."""
 
 
 class NoAnswer(ClientError):
-    """There was no answer; the same call may succeed later."""
+    """Missing response; the same call may succeed later."""
 
 
 class Unavailable(NoAnswer):
-    """The server cannot answer now."""
+    """Temporary inability of the server to respond."""
 
 
 class Unreachable(Unavailable):
-    """Nothing answers at the address."""
+    """Address without a server."""
 
 
 class RateLimited(NoAnswer):
-    """More calls, or more bytes at once, than the server allows. `retry_after`: seconds that the server asks the client
-    to wait; None if the server states "never"."""
+    """Exceeded limit of the rate of calls, or of their bytes at once. `retry_after`: seconds that the server asks
+    the client to wait; None if the server states "never"."""
 
     retry_after: float | None = None
 
 
 class DeadlineExceeded(NoAnswer):
-    """No answer within the client's timeout."""
+    """Missing response within the client's timeout."""
 
 
 class ServerFailed(ClientError):
-    """Something went wrong in the server, or between it and the client."""
+    """Failure in the server, or between the server and the client."""
 
 
 # gRPC status name -> class; what is not named here is ServerFailed.
@@ -105,7 +105,7 @@ BY_CODE: dict[str, type[ClientError]] = {
 INPUT_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION")
 
 
-def of(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
+def from_status(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
     """The error for a gRPC status. `push_back`: seconds that the server asks the client to wait, infinite for "never",
     None without push-back. A limit on one request has no push-back. A limit on all requests has one."""
     if code == "RESOURCE_EXHAUSTED" and push_back is not None:

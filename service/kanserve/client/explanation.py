@@ -1,4 +1,4 @@
-"""Where the nodes of rows are on their grids, as plain arrays: what kan.coverage tells beside an answer."""
+"""Grid coverage and feature attributions as plain arrays."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ UNKNOWN, INSIDE, EXTENSION, OUTSIDE = map(int, Zone)  # the zones
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """For B rows and L layers.
+    """Grid coverage of B rows in L layers.
 
-    `definitions` [L]: what the nodes that each layer is given were held against: grid, reference, grid+reference, or
-    none. `counts` [B, L, 3]: how many of them are inside, in the extension and outside; `worst` [B, L]: the one that is
-    farthest beyond its grid, -1 where none is, and `cells` [B, L] by how many cells. `zones`: of each layer
-    [B, *positions, n], 0 unknown, 1 inside, 2 extension, 3 outside.
+    definitions  [L], the origin of the range of each layer's input nodes: grid, reference, grid+reference or none
+    counts       [B, L, 3], number of nodes in grid, on the extended grid and out of grid
+    worst        [B, L], the node that is farthest beyond its grid; -1: none is
+    cells        [B, L], its distance from the grid in grid intervals
+    zones        by layer, [B, *positions, n]: 0 unknown, 1 in grid, 2 extended grid, 3 out of grid
     """
 
     version: str
@@ -47,7 +48,7 @@ class Coverage:
 
 
 def coverage_of(answer: Answer) -> Coverage:
-    """What is told beside an answer."""
+    """Grid coverage that a response has in its parameters."""
     arrays: dict[str, Any] = {name: answer.outputs[f"{PARAMETER}.{name}"] for name in ("counts", "worst", "cells")}
     definitions = tuple(str(answer.parameters[f"{PARAMETER}.definition"]).split(","))
     zones = tuple(answer.outputs[f"{PARAMETER}.zones.{at}"] for at in range(len(definitions)))
@@ -55,7 +56,7 @@ def coverage_of(answer: Answer) -> Coverage:
 
 
 def joined_coverage(parts: Sequence[Coverage]) -> Coverage:
-    """Of consecutive rows, as one."""
+    """Coverage of consecutive rows, joined."""
     counts, worst, cells = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "worst", "cells")
     )
@@ -69,16 +70,21 @@ GRADIENT = "gradient_x_input"
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`base` [O] + the sum over n of `contributions` [B, n, O] = `predictions` [B, O], but for `completeness_error`
-    [B, O].
+    """Feature attributions of B rows: `base` + the sum of `contributions` over n = `predictions`, except for
+    `completeness_error`.
 
-    `base` is the prediction of the `reference`. The contributions belong to the input nodes of `layer`: the model's
-    inputs (`nodes_are_inputs`), except for a module with KAN layers at its end. `outputs`: indices of the O outputs.
-    `notes`: sentences for the reader.
-
-    `rows` [B, n]: the numbers that the contributions are of, as they were asked; None where those are no rows of one
-    input. `names` and `output_names`: what to call the n and the O; `index`: what a DataFrame called its rows.
-    `path`: of each explained layer the edges that carried most, where they were asked for.
+    base                [O], the prediction for the `reference`
+    contributions       [B, n, O], of the input nodes of `layer`
+    nodes_are_inputs    False for a module with KAN layers at its end: these nodes are not the model's inputs
+    outputs             [O], indices of the explained outputs
+    predictions         [B, O]
+    completeness_error  [B, O]
+    notes               sentences for the reader
+    rows                [B, n], the explained rows; None if they are not rows of one input
+    names               [n], names of the nodes
+    output_names        [O], names of the outputs
+    index               row labels of a DataFrame
+    path                by explained layer, the edges with the largest shares, if requested
     """
 
     version: str
@@ -99,9 +105,16 @@ class Explanation:
     path: tuple[LayerPath, ...] = ()
 
     def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
-        """What shap calls these numbers: `values` [B, n], or [B, n, O] of several outputs, `base_values` [B] or [B, O],
-        `data` [B, n] or None, `feature_names`, and `output_names`, one name or a list. `output`: of this one alone, by
-        its name or its number in the model. Raises ValueError for one that was not explained."""
+        """Arrays under the names that shap uses. Raises ValueError for an output that was not explained.
+
+        output          only this output, by its name or its number in the model
+
+        values          [B, n], or [B, n, O] for several outputs
+        base_values     [B] or [B, O]
+        data            [B, n] or None
+        feature_names   [n]
+        output_names    one name or a list
+        """
         at = self._at(output) if output is not None or len(self.outputs) == 1 else slice(None)
         names: Any = self.output_names[at]
         base = np.tile(self.base, (len(self.predictions), 1))
@@ -114,9 +127,12 @@ class Explanation:
         }
 
     def to_shap(self, output: int | str | None = None) -> Any:
-        """The same as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(found.to_shap(0))`. Where inputs
-        work together these are not Shapley's values: docs/explaining.md says how they differ. Raises ImportError where
-        shap is not installed, ValueError as `to_dict`, and for a method whose contributions add up to nothing."""
+        """Attributions as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(result.to_shap(0))`. For
+        inputs that interact these are not Shapley's values: docs/explaining.md describes the difference.
+
+        Raises ImportError if shap is not installed, ValueError as `to_dict`, and ValueError for a method whose
+        contributions do not add up.
+        """
         if self.method == GRADIENT:
             raise ValueError(
                 "slopes times inputs do not add up to the predictions, which shap's plots take for granted: explain by "
@@ -134,7 +150,7 @@ class Explanation:
         return encoding.table(self.contributions[:, :, self._at(output)], self.names, index=self.index)
 
     def _at(self, output: int | str | None) -> int:
-        """Which of the O an output of the model is; None: the only one. Raises ValueError."""
+        """Position of an output of the model among the O outputs; None: the only one. Raises ValueError."""
         if output is None:
             return 0
         known: Sequence[int | str] = self.output_names if isinstance(output, str) else self.outputs
@@ -158,12 +174,12 @@ def request(
     if isinstance(reference, str):
         message.reference = reference
     else:
-        given = packed(described, reference)
-        message.reference_rows, message.reference_count = given["rows"], given["row_count"]
+        fields = packed(described, reference)
+        message.reference_rows, message.reference_count = fields["rows"], fields["row_count"]
     return message
 
 
-def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
+def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
     """The answer for some rows as plain values."""
     outputs = len(answer.outputs)
     name = described.names.feature if answer.nodes_are_inputs else lambda at: f"layer {answer.layer}, node {at}"

@@ -1,6 +1,6 @@
-"""A served KAN as a client knows it: the answer of DescribeModel in the manifest's own nouns.
+"""Description of a served KAN: the response of DescribeModel in the terms of the manifest.
 
-The way back of `grpc_api/model_codec.py`, which a client installation cannot import.
+This module is the inverse of `grpc_api/model_codec.py`, which a client installation cannot import.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         notes=tuple(answer.notes),
         verification_basis=answer.verification.basis,
         claim=answer.verification.claim,
-        assumed=dict(answer.source.options_assumed),
+        options_assumed=dict(answer.source.options_assumed),
         names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
         out_of_range_policy=answer.out_of_range_policy or AS_TRAINED,
         zones=tuple(map(_zone, answer.verification.zones)),
         tolerances=(answer.verification.outputs_tolerance, answer.verification.edges_tolerance),
-        files=tuple(SourceFile(name=one.name, sha256=one.sha256) for one in answer.source.files),
+        files=tuple(SourceFile(name=file.name, sha256=file.sha256) for file in answer.source.files),
         exporter=answer.source.exporter_version,
-        given=dict(answer.source.options_given),
+        options_given=dict(answer.source.options_given),
     )
 
 
@@ -135,7 +135,7 @@ def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...
 
 
 def in_words(config: Any) -> str:
-    """Of a ModelConfig; empty where it tells nothing, as another server's may."""
+    """Serving options of a ModelConfig in words; empty for a server that does not state them."""
     parts = []
     instances = sum(group.count for group in config.instance_group)
     if instances:
@@ -147,19 +147,19 @@ def in_words(config: Any) -> str:
 
 
 def names_of(parameters: Mapping[str, Any]) -> Names:
-    """What people call the model's numbers, of a ModelConfig's parameters; no names where it tells none."""
+    """Names of features, units and classes in the parameters of a ModelConfig; no names if the server states none."""
     features, units, classes = (_list(parameters, f"kan.{what}") for what in ("features", "units", "classes"))
-    told = "kan.description" in parameters
-    return Names(features, units, classes, parameters["kan.description"].string_value if told else "")
+    has_description = "kan.description" in parameters
+    return Names(features, units, classes, parameters["kan.description"].string_value if has_description else "")
 
 
 def _list(parameters: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """Asking a map of messages for what it has not would put it there."""
     try:
-        found = json.loads(parameters[key].string_value) if key in parameters else []
+        values = json.loads(parameters[key].string_value) if key in parameters else []
     except ValueError:
         return ()
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    return tuple(map(str, values)) if isinstance(values, list) else ()
 
 
 def _batching(batching: Any, most: int) -> list[str]:

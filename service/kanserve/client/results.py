@@ -200,8 +200,8 @@ def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[La
 
 def estimate(answer: kan.QueryEdgesResponse) -> Estimate:
     """What a query would take."""
-    found = answer.estimate
-    return Estimate(found.response_bytes, found.max_response_bytes, found.evaluations, found.max_evaluations)
+    message = answer.estimate
+    return Estimate(message.response_bytes, message.max_response_bytes, message.evaluations, message.max_evaluations)
 
 
 def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
@@ -223,7 +223,7 @@ def _layer_edges(described: Description, layer: kan.LayerEdges) -> LayerValues:
         else None,
         residual_destinations=tuple(layer.residual_destinations),
         nodes=_floats(layer.nodes, (*lead, layer.node_count)) if layer.node_count else None,
-        reductions={one.kind: _floats(one.values, tuple(one.shape)) for one in layer.reductions},
+        reductions={part.kind: _floats(part.values, tuple(part.shape)) for part in layer.reductions},
     )
 
 
@@ -232,9 +232,9 @@ def _floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.
 
 
 def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeScoresRequest:
-    """The message that asks for them; without rows, over those of the export, or over what is asked for."""
-    given = {} if rows is None else packed(described, rows)
-    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **given)
+    """The request message; without rows, `source` names the rows."""
+    fields = {} if rows is None else packed(described, rows)
+    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, source=source, **fields)
 
 
 def scores_of(answer: kan.EdgeScoresResponse) -> Scores:

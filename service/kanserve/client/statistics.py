@@ -1,4 +1,4 @@
-"""What a model's numbers are over rows, beside what they were: the answer of GetStatistics as plain arrays."""
+"""Statistics of a model's nodes and their drift from the baseline, as plain arrays."""
 
 from __future__ import annotations
 
@@ -23,15 +23,22 @@ ZONES = ("in_grid", "extended_grid", "out_of_grid")
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
-    """Of the nodes that `layer` is given, the inputs for 0, or of the answers (-1); each array [n].
+    """Statistics of the input nodes of `layer`, or of the outputs (-1). Each array has one entry per node [n].
 
-    `psi`, `js` (bits) and `wasserstein` (bins): the drift of the window from the baseline. `psi_threshold`: the 99th
-    percentile of psi without drift, for all of these nodes together. `out_of_range`, `baseline_out_of_range`: the share
-    of values outside the bins, in the window and in the baseline. All of these are empty without a baseline.
-    `nonfinite`: number of values that are not finite. `bounds` and `counts`: for each node, the bins, and the number of
-    values below them, in each, and above them. `zones` [n, 3]: number of values in the grid, on the extended grid and
-    out of the grid. `origins`: origin of the bins, "grid", "reference" or "drawn" (out of range has no meaning then).
-    `mean`, `std`, `min` and `max` of the finite values.
+    psi                    population stability index against the baseline
+    js                     Jensen-Shannon divergence in bits
+    wasserstein            Wasserstein distance in bins
+    psi_threshold          99th percentile of psi without drift, for all of these nodes together
+    out_of_range           share of values outside the bins, in the window
+    baseline_out_of_range  share of values outside the bins, in the baseline
+    nonfinite              number of values that are not finite
+    bounds                 by node, the bounds of the bins
+    counts                 by node, the number of values below the bins, in each bin, and above them
+    zones                  [n, 3], number of values in the grid, on the extended grid and out of the grid
+    origins                origin of the bins: "grid", "reference" or "drawn" (out of range has no meaning then)
+    mean, std, min, max    moments and extremes of the finite values
+
+    Without a baseline, the six arrays up to `baseline_out_of_range` are empty.
     """
 
     layer: int
@@ -59,10 +66,17 @@ class NodeStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Over `row_count` rows, those given, the latest of the traffic or all of it that was looked into (`over`: rows,
-    live or total), beside the `baseline_rows` of the file `baseline` that the export was given, if it was. Of traffic:
-    `rows_seen` were answered in `seconds`, `since` when, in seconds since the epoch, counted by so many `processes`.
-    `classes` [C]: in how many answers each number was the largest; empty where that says nothing."""
+    """Statistics of a model over `row_count` rows.
+
+    source         the rows: "rows" of the caller, the latest "live" traffic, or the "total" analysed traffic
+    baseline       name of the baseline file of the export, if there is one
+    baseline_rows  number of its rows
+    rows_seen      number of rows of the traffic
+    seconds        time in which the model served them
+    since          start of that time, in seconds since the epoch
+    processes      number of processes that counted
+    classes        [C], how often each output number was the largest; empty if that has no meaning
+    """
 
     version: str
     source: str
@@ -93,14 +107,14 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One of a watch; with the last one, why it was: `ended`, else empty."""
+    """Message of a watch. `end_reason` of the last message says why the watch ended; it is empty before."""
 
     statistics: Statistics
     end_reason: str
 
 
 def node_name(described: Description, layer: int, at: int) -> str:
-    """What people call a node, or where it is."""
+    """Name of a node, or its position if it has none."""
     if layer == OUTPUT:
         return described.names.output(at)
     if layer == 0 and described.family != HYBRID:
@@ -110,21 +124,21 @@ def node_name(described: Description, layer: int, at: int) -> str:
 
 def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
     """The message that asks for them."""
-    given = {} if rows is None else packed(described, rows)
-    return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **given)
+    fields = {} if rows is None else packed(described, rows)
+    return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **fields)
 
 
-def compared(found: Statistics, name: str) -> Statistics:
-    """The same. Raises NotSupported where there is nothing to compare with."""
-    if not found.baseline_rows:
-        raise errors.of(
+def compared(statistics: Statistics, name: str) -> Statistics:
+    """Statistics with a baseline, unchanged. Raises NotSupported if there is none."""
+    if not statistics.baseline_rows:
+        raise errors.from_status(
             "FAILED_PRECONDITION",
             f"model '{name}' has nothing to compare with: its export was given no rows (kanserve export --baseline)",
         )
-    return found
+    return statistics
 
 
-def of(answer: kan.GetStatisticsResponse) -> Statistics:
+def from_pb(answer: kan.GetStatisticsResponse) -> Statistics:
     """The answer as plain values."""
     return Statistics(
         version=answer.model_version,
@@ -145,12 +159,12 @@ def of(answer: kan.GetStatisticsResponse) -> Statistics:
 def updates(messages: Iterable[kan.StatisticsUpdate]) -> Iterator[Update]:
     """The messages of a watch as plain values."""
     for message in messages:
-        yield Update(of(message.statistics), message.end_reason)
+        yield Update(from_pb(message.statistics), message.end_reason)
 
 
 def _nodes(part: kan.NodeStatistics) -> NodeStatistics:
     numbers = (part.psi, part.js, part.wasserstein, part.psi_threshold, part.out_of_range, part.baseline_out_of_range)
-    psi, js, wasserstein, psi_threshold, out_of_range, baseline = (np.frombuffer(one, "<f8") for one in numbers)
+    psi, js, wasserstein, psi_threshold, out_of_range, baseline = (np.frombuffer(data, "<f8") for data in numbers)
     bounds = np.split(np.frombuffer(part.bounds, "<f8"), np.cumsum(part.bound_counts)[:-1])
     nonfinite = np.frombuffer(part.nonfinite, "<u8")
     bounds = bounds * len(nonfinite) if len(bounds) == 1 else bounds

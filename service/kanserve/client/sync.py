@@ -1,4 +1,4 @@
-"""The client that waits: one method a call, plain values in and out.
+"""Blocking client: one method per call, with plain values as arguments and results.
 
 Every call has a deadline. The client retries only UNAVAILABLE and rate limits. It translates each gRPC error once, into
 a ClientError (`kanserve.client.errors`).
@@ -27,13 +27,13 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]
     """A method that makes a call of its arguments, and waits for the answer."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._ask(make(*args, **kwargs))
+        return self._perform(make(*args, **kwargs))
 
     return as_method(method, make)
 
 
 class Client(Peer[grpc.Channel]):
-    """A connection to one server. Close it, or use it in a `with` statement."""
+    """Connection to one server. Close it, or use it in a `with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -54,8 +54,13 @@ class Client(Peer[grpc.Channel]):
     def watch_statistics(
         self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> Iterator[Update]:
-        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
-        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
+        deadline; leave the loop to end it.
+
+        updates  largest number of updates; 0: until the version is replaced or the server ends
+
+        The last update says why the watch ended.
+        """
         call = calls.watch_statistics(name, version, source=source, interval=interval, updates=updates)
         messages = self._send(call)(call.data, metadata=self._metadata)
         try:
@@ -80,11 +85,11 @@ class Client(Peer[grpc.Channel]):
     def _open(self, tls: base.Tls) -> grpc.Channel:
         return base.connect(self.url, tls)
 
-    def _ask(self, asked: Request[T]) -> T:
+    def _perform(self, request: Request[T]) -> T:
         """Send it, and before it what has to be known. Raises ClientError."""
-        while isinstance(asked, Chained):
-            asked = asked.then(self._ask(asked.first))
-        return self._do(asked)
+        while isinstance(request, Chained):
+            request = request.then(self._perform(request.first))
+        return self._do(request)
 
     def _do(self, call: Call[T]) -> T:
         """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
@@ -111,8 +116,8 @@ class Client(Peer[grpc.Channel]):
 
 
 class Pending(Generic[T]):
-    """A call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
-    calls before it waits for this answer."""
+    """Call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
+    calls before it waits for this response."""
 
     def __init__(
         self,

@@ -63,19 +63,19 @@ COLUMNS = ("setting", "default", "values", "meaning", "applied by")
 
 def properties() -> dict[str, dict[str, Any]]:
     """The schema of each setting by name, in the order of `Settings`. No null: a TOML file has none."""
-    found = {}
-    for name, given in Settings.model_json_schema()["properties"].items():
-        said = {BOUNDS.get(key, key): value for key, value in _present(given).items()}
-        kept = {key: said[key] for key in KEPT if said.get(key) is not None}
-        if given.get("metavar") == "BYTES":
+    schemas = {}
+    for name, schema in Settings.model_json_schema()["properties"].items():
+        flat = {BOUNDS.get(key, key): value for key, value in _present(schema).items()}
+        kept = {key: flat[key] for key in KEPT if flat.get(key) is not None}
+        if schema.get("metavar") == "BYTES":
             number = {key: kept.pop(key) for key in ("type", "minimum", "maximum")}
             kept["anyOf"] = [number, {"type": "string", "pattern": SIZE}]
-        found[name] = kept
-    return found
+        schemas[name] = kept
+    return schemas
 
 
 def schema() -> dict[str, Any]:
-    """Of the TOML file, as editors read it."""
+    """JSON schema of the TOML file, for editors."""
     return {
         "$schema": DRAFT,
         "title": "kanserve.toml",
@@ -116,33 +116,33 @@ def texts() -> dict[str, str]:
     return {PAGE: page(), SCHEMA: json_text(schema(), indent=2) + "\n", EVENTS_PAGE: events_page()}
 
 
-def _present(given: dict[str, Any]) -> dict[str, Any]:
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
     """A setting that may be absent, as it is where it is there."""
-    return {**given, **next((one for one in given.get("anyOf", ()) if one.get("type") != "null"), {})}
+    return {**schema, **next((option for option in schema.get("anyOf", ()) if option.get("type") != "null"), {})}
 
 
-def _cells(name: str, said: dict[str, Any]) -> Iterator[str]:
+def _cells(name: str, schema: dict[str, Any]) -> Iterator[str]:
     field = Settings.model_fields[name]
     shown = field.json_schema_extra
     unit = str(shown["metavar"]) if isinstance(shown, dict) else "FOLDER"
     yield f"`{name}`"
     yield "-" if field.is_required() else value_text(field.default, unit)
-    yield _allowed(said, unit)
-    yield said["description"].replace("|", "\\|")
+    yield _allowed(schema, unit)
+    yield schema["description"].replace("|", "\\|")
     yield "SIGHUP" if name in LIVE else "restart"
 
 
-def _allowed(said: dict[str, Any], unit: str) -> str:
-    if "enum" in said:
-        return ", ".join(said["enum"])
-    if "pattern" in said:
+def _allowed(schema: dict[str, Any], unit: str) -> str:
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if "pattern" in schema:
         return "see there"
-    bounds = said["anyOf"][0] if "anyOf" in said else said
+    bounds = schema["anyOf"][0] if "anyOf" in schema else schema
     if bounds.get("maximum") == MOST and unit == "N":
         return f"{bounds['minimum']} or more"
     if "minimum" in bounds:
         return f"{value_text(bounds['minimum'], unit)} to {value_text(bounds['maximum'], unit)}"
-    return {"boolean": "true, false", "string": "text"}[said["type"]] if unit != "FILE" else "a file"
+    return {"boolean": "true, false", "string": "text"}[schema["type"]] if unit != "FILE" else "a file"
 
 
 def value_text(value: Any, unit: str) -> str:

@@ -1,6 +1,6 @@
-"""Settings that change while the server runs: read again when it is asked to, taken over where that is possible.
+"""Hot reload of settings: read again on request, and applied where that is possible.
 
-What is broken changes nothing: the server goes on with the settings that it has. What takes a restart is named.
+A faulty source changes nothing: the server keeps its settings. The log names settings that need a restart.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ log = logs.get_logger("settings")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one reading came to. `live`: the settings that may change, all of them; `refused`: they could not be
-    read, and are as before; `waiting`: that have another value now and take a restart."""
+    """Result of one reload.
+
+    live     all reloadable settings with their values
+    refused  True if the settings could not be read; the values are unchanged
+    waiting  names of changed settings that need a restart
+    """
 
     live: Mapping[str, Any]
     refused: bool = False
@@ -28,26 +32,26 @@ class Change:
 
 
 class Changes:
-    """Changes that somebody else finds, and passes on by `came`."""
+    """Publisher of changes that another process finds and passes on with `publish`."""
 
     def __init__(self) -> None:
         self._takers: list[Callable[[Change], None]] = []
 
-    def tell(self, taker: Callable[[Change], None]) -> None:
-        """Have it called with every change."""
+    def subscribe(self, taker: Callable[[Change], None]) -> None:
+        """Call `taker` with every change from now on."""
         self._takers.append(taker)
 
-    def came(self, change: Change) -> None:
-        """Tell everyone."""
+    def publish(self, change: Change) -> None:
+        """Pass a change to all subscribers."""
         for taker in self._takers:
             taker(change)
 
-    def asked(self) -> None:
-        """To look for changes: whoever passes them on does."""
+    def request(self) -> None:
+        """Do nothing. `Reload` overrides this method to read the settings again."""
 
 
 class Reload(Changes):
-    """The settings as they were given, and as `read` finds them later. Use from one event loop."""
+    """Publisher of changes that `read` finds, compared with the settings of the start. Use it from one event loop."""
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         """`read` raises ConfigError; it is called in a thread."""
@@ -58,8 +62,8 @@ class Reload(Changes):
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
-    def asked(self) -> None:
-        """Read again, soon; asked while that goes on, once more after it."""
+    def request(self) -> None:
+        """Read the settings again soon. A request during a reload starts one more reload after it."""
         self._again = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -67,22 +71,22 @@ class Reload(Changes):
     async def _run(self) -> None:
         while self._again:
             self._again = False
-            self.came(await self._looked())
+            self.publish(await self._reread())
 
-    async def _looked(self) -> Change:
+    async def _reread(self) -> Change:
         try:
-            found = await asyncio.to_thread(self._read)
+            settings = await asyncio.to_thread(self._read)
         except ConfigError as error:
             reason = str(error)
         else:
-            return self._taken(found)
+            return self._apply(settings)
         log.error("settings_reload_failed", reason=reason)
         return Change(self._live, refused=True, waiting=self._waiting)
 
-    def _taken(self, found: Settings) -> Change:
-        before, self._live = self._live, live(found)
+    def _apply(self, settings: Settings) -> Change:
+        before, self._live = self._live, live(settings)
         changed = {name: value for name, value in self._live.items() if value != before[name]}
-        self._waiting = tuple(name for name in differences(self._given, found) if name not in LIVE)
+        self._waiting = tuple(name for name in differences(self._given, settings) if name not in LIVE)
         log.info("settings_reloaded", **{"changed": changed} if changed else {"changed": "nothing"})
         if self._waiting:
             log.warning("settings_pending_restart", settings=list(self._waiting))
@@ -90,10 +94,10 @@ class Reload(Changes):
 
 
 def live(settings: Settings) -> dict[str, Any]:
-    """Those that may change while the server runs."""
+    """Reloadable settings by name."""
     return {name: getattr(settings, name) for name in LIVE}
 
 
-def differences(one: Settings, other: Settings) -> list[str]:
+def differences(first: Settings, other: Settings) -> list[str]:
     """The names of settings that have another value."""
-    return [name for name in Settings.model_fields if getattr(one, name) != getattr(other, name)]
+    return [name for name in Settings.model_fields if getattr(first, name) != getattr(other, name)]

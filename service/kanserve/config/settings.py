@@ -1,6 +1,6 @@
-"""Every setting of the server and every limit: what it means, its default, what it may be.
+"""Settings and limits of the server: meaning, default and range of each.
 
-Where values come from is the business of `config/sources.py`: flags, environment, a TOML file.
+`config/sources.py` reads their values from flags, the environment and a TOML file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)]
 
 
 class Group(enum.StrEnum):
-    """The headings of `kanserve serve --help`."""
+    """Headings of `kanserve serve --help`."""
 
     ADDRESSES = "addresses"
     TLS = "TLS"
@@ -67,7 +67,7 @@ class Group(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FlagForm:
-    """How `kanserve serve --help` shows a setting: under which heading, and what its value is called."""
+    """Form of a setting in `kanserve serve --help`: its heading and the name of its value."""
 
     group: str
     metavar: str
@@ -85,10 +85,10 @@ def setting(
 
 
 class Settings(BaseSettings):
-    """One frozen value per server process. Build it with `sources.load`, or directly in tests.
+    """Immutable settings of one server process. Build them with `sources.load`, or directly in tests.
 
-    Every limit that an operator may want to set is here; what is fixed by the protocol is
-    a constant where it binds.
+    All limits that an operator may want to set are here. A limit that the protocol fixes is a constant next to its
+    use.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
@@ -497,8 +497,8 @@ class Settings(BaseSettings):
 
     @property
     def exposed(self) -> str:
-        """What is wrong with an address that other machines reach, or "". TLS alone tells callers who the server is; it
-        keeps nobody out."""
+        """Fault of an address that other machines reach, or "". TLS proves the server's identity to callers; it
+        keeps no caller out."""
         if is_loopback(self.host):
             return ""
         if self.tls_cert is None:
@@ -512,7 +512,7 @@ class Settings(BaseSettings):
 
     @property
     def certified(self) -> bool:
-        """Whether callers may be told by the certificates that they show."""
+        """True if client certificates may identify callers."""
         return self.tokens is not None and self.tls_client_ca is not None
 
     @field_validator("repository")
@@ -538,8 +538,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
-            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
-            raise ValueError(f"{given} is set and {missing} is not: a certificate and its key go together")
+            present, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"{present} is set and {missing} is not: a certificate and its key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca is set and tls_cert is not: callers show certificates over TLS only")
         return self
@@ -565,7 +565,7 @@ LIVE = tuple(
 # NOTE: the metrics address has no such rule: it is read-only, holds no tensor
 # contents, and exists to be scraped from another machine.
 def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine alone."""
+    """True if only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,7 +1,6 @@
-"""Where settings come from: flags, environment, a TOML file, defaults, in this order.
+"""Sources of settings, in this order: flags, environment, a TOML file, defaults.
 
-Every value knows its origin, so that `kanserve serve --show-config` can say
-why a setting is what it is.
+Every value has its origin, which `kanserve serve --show-config` prints.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CLIENTS = (
     *("KANSERVE_URL", "KANSERVE_CA", "KANSERVE_CERT", "KANSERVE_KEY", "KANSERVE_SERVER_NAME"),
     *("KANSERVE_TOKEN", "KANSERVE_TOKEN_FILE"),
 )
-# What Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
+# Variables that Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
 # A plain KANSERVE_SOMETHING_PORT is Kubernetes' only if it holds a URL: it may be a setting, or a misspelt one.
 KUBERNETES = re.compile(
     r"KANSERVE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
@@ -45,18 +44,20 @@ PATHS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each came from: "flag", "environment", a file name, or "default"."""
+    """Settings with the origin of each: "flag", "environment", a file name, or "default"."""
 
     settings: Settings
     origins: Mapping[str, str]
 
-    def told(self) -> str:
-        """Which settings come from where, but for defaults."""
-        given: dict[str, list[str]] = {}
+    def summary(self) -> str:
+        """Settings by origin in words, except for defaults."""
+        by_origin: dict[str, list[str]] = {}
         for name, origin in self.origins.items():
-            given.setdefault(origin, []).append(name)
-        given.pop(DEFAULT, None)
-        return "; ".join(f"from {origin}: {', '.join(names)}" for origin, names in given.items()) or "defaults alone"
+            by_origin.setdefault(origin, []).append(name)
+        by_origin.pop(DEFAULT, None)
+        return (
+            "; ".join(f"from {origin}: {', '.join(names)}" for origin, names in by_origin.items()) or "defaults alone"
+        )
 
 
 def load(flags: Mapping[str, Any], *, config: Path | None = None, without: Mapping[str, Any] = NOTHING) -> Loaded:
@@ -91,15 +92,15 @@ def _read_environment() -> dict[str, Any]:
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
     if unknown := sorted(ours - known):
-        meant = sorted({*known, *CLIENTS})
-        found = (f"{name} in the environment: {advice(name, meant, prefix=ENV_PREFIX)}" for name in unknown)
-        raise ConfigError("; ".join(f"unknown setting {one}" for one in found))
+        candidates = sorted({*known, *CLIENTS})
+        problems = (f"{name} in the environment: {advice(name, candidates, prefix=ENV_PREFIX)}" for name in unknown)
+        raise ConfigError("; ".join(f"unknown setting {problem}" for problem in problems))
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
     return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}
 
 
 def _is_ours(name: str, value: str) -> bool:
-    """Whether a variable is meant for the server: neither the client's nor one of Kubernetes'."""
+    """True if a variable is a setting of the server: neither the client's nor one of Kubernetes."""
     if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
         return False
     return not (name.endswith("_PORT") and KUBERNETES_URL.match(value))
@@ -109,7 +110,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     """The file's keys; relative paths are relative to the file."""
     try:
         text = safe_files.read(path, LARGEST, links=True).decode()
-        found = dict(InitSettingsSource(Settings, tomllib.loads(text))())
+        values = dict(InitSettingsSource(Settings, tomllib.loads(text))())
     except FileNotFoundError as error:
         raise ConfigError(f"configuration file {path} is not there") from error
     except RecursionError:
@@ -119,9 +120,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
     for name in PATHS:
-        if isinstance(found.get(name), str):
-            found[name] = path.parent / found[name]
-    return found
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
+    return values
 
 
 def _unknown(key: str, origin: str) -> str:
@@ -131,16 +132,16 @@ def _unknown(key: str, origin: str) -> str:
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     """Pydantic's findings, one line each, in our words and with the origin."""
     lines = []
-    for found in error.errors(include_url=False):
-        message = found["msg"].removeprefix("Value error, ")
-        if not found["loc"]:
+    for fault in error.errors(include_url=False):
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:
             lines.append(message)
             continue
-        key = str(found["loc"][0])
-        if found["type"] == "missing":
+        key = str(fault["loc"][0])
+        if fault["type"] == "missing":
             lines.append(
                 f"{key} is not set: give it as an argument, as {ENV_PREFIX}{key.upper()}, or in a --config file"
             )
         else:
-            lines.append(f"{key} = {found['input']!s} (from {origins[key]}): {message}")
+            lines.append(f"{key} = {fault['input']!s} (from {origins[key]}): {message}")
     return "; ".join(lines)

@@ -223,7 +223,7 @@ class Executor:
         over = self._queue.expire(now)
         for entry in over.late:
             self._fail(entry.ticket, DeadlineExceeded())
-        for entry in over.impatient:
+        for entry in over.timed_out:
             self._fail(entry.ticket, QueueTimeout())
 
     def _most(self) -> int | None:
@@ -277,7 +277,7 @@ class Executor:
                 else:
                     self._begin([job], loop)
             return
-        answers = batching.apart(batch.result, [job.rows for job in jobs])
+        answers = batching.split(batch.result, [job.rows for job in jobs])
         output_ns = time.perf_counter_ns() - batch.ended
         timing = Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, output_ns)
         self._metrics.executed(batch.rows, timing)
@@ -314,10 +314,10 @@ def _answer(future: asyncio.Future[Run], run: Run) -> None:
 def _waiting(job: Job, limits: Limits, policy: Policy) -> Waiting[Job]:
     arrived = time.monotonic()
     level = policy.level(limits.priority)
-    patience = policy.levels[level].patience(arrived, limits.queue_timeout)
+    queue_deadline = policy.levels[level].queue_deadline(arrived, limits.queue_timeout)
     shapes = tuple((name, array.shape[1:]) for name, array in job.feeds.items())
     size = sum(array.nbytes * (STRING if array.dtype.hasobject else 1) for array in job.feeds.values())
-    return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, patience, limits.deadline, level)
+    return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, queue_deadline, limits.deadline, level)
 
 
 T = TypeVar("T", bound=Hashable)

@@ -33,7 +33,7 @@ from kanserve.errors import (
     QueueFull,
     RateLimited,
     Unsupported,
-    let_go,
+    drop_tracebacks,
 )
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
@@ -70,8 +70,8 @@ class CallFailed(Exception):
         self.trailers = trailers
 
     def forget(self) -> None:
-        """Drop the tracebacks of this error, as `let_go` does."""
-        let_go(self)
+        """Drop the tracebacks of this error, as `drop_tracebacks` does."""
+        drop_tracebacks(self)
 
 
 class ClientDisconnected(Exception):
@@ -235,12 +235,12 @@ class Interceptor:
                 response = await method(data, call)
             except BaseException as error:
                 if self._lifecycle.held and isinstance(error, Exception):
-                    await self._lifecycle.part()
+                    await self._lifecycle.wait_released()
                 self.leave(size, probe=probe)
                 self.ended(series, call, error, time.perf_counter() - started, (size, 0), probe=probe)
                 raise
             if self._lifecycle.held:
-                await self._lifecycle.part()
+                await self._lifecycle.wait_released()
             self.leave(size, probe=probe)
             self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
             return response
@@ -301,7 +301,7 @@ class Interceptor:
     def rejects_caller(self, name: str) -> Callable[[RequestMetadata], bool] | None:
         """A check whether a method rejects a caller before its request is read. `name`: as in the table of
         permissions."""
-        return access.stranger(self._gate, name)
+        return access.credential_check(self._gate, name)
 
     def _admission(self, name: str) -> Callable[[RequestMetadata], Principal] | None:
         self.names.add(name)
@@ -337,7 +337,7 @@ class Interceptor:
     def admit_next_message(self, caller: Principal) -> None:
         """Check whether a stream of this caller may send one more request. Raises the reason if not."""
         if self._gate is not None:
-            self._gate.again(caller)
+            self._gate.admit_next(caller)
         self.admit(probe=False)
 
     @property
@@ -346,8 +346,8 @@ class Interceptor:
         return self._lifecycle.closing
 
     def hold_responses(self, seconds: float) -> AbstractAsyncContextManager[None]:
-        """A context during which calls that end wait, as in `Lifecycle.apart`."""
-        return self._lifecycle.apart(seconds)
+        """A context during which calls that end wait, as in `Lifecycle.hold`."""
+        return self._lifecycle.hold(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
         """A call begins, whose `size` bytes count until it ends."""

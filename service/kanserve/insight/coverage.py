@@ -75,7 +75,7 @@ def compute(
     missing = [name for name in dict.fromkeys(names) if name not in rows]
     layers: list[list[LayerCoverage]] = [[] for _ in names]
     for start in range(0, len(next(iter(rows.values()))), max(1, step)):
-        part = batching.part(rows, start, start + max(1, step))
+        part = batching.select_rows(rows, start, start + max(1, step))
         values = dict(part) | (dict(zip(missing, session.run(missing, part), strict=True)) if missing else {})
         for at, name in enumerate(names):
             limits = known.layer_bounds(manifest, at, values[name].shape[-1])

@@ -36,7 +36,7 @@ def compute(
     for plan in plans:
         layer = manifest.layers[plan.layer]
         if request.span is not None:
-            domain = curves.asked(*request.span, layer.sources)
+            domain = curves.requested(*request.span, layer.sources)
         else:
             domain = curves.domain(layer, _seen(session, layer, rows))
         yield None
@@ -92,7 +92,7 @@ def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, request: CurveReq
 
 def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Generator[None, None, Floats]:
     """[N, s, d]"""
-    below, above = curves.beside(x, domain, DTYPES[graph.node_input.datatype])
+    below, above = curves.neighbours(x, domain, DTYPES[graph.node_input.datatype])
     (left,) = yield from _values(graph, plan, below)
     (right,) = yield from _values(graph, plan, above)
     chosen = list(plan.sources)
@@ -110,7 +110,11 @@ def _extrema(
         wide = np.broadcast_to(x[:, list(plan.sources), None], phi.shape).astype(np.float64)
         values = phi.astype(np.float64)
         for _ in range(curves.ROUNDS):
-            wide = curves.between(*curves.around(wide, values, largest=largest)).astype(dtype).astype(np.float64)
+            wide = (
+                curves.between(*curves.extremum_interval(wide, values, largest=largest))
+                .astype(dtype)
+                .astype(np.float64)
+            )
             values = yield from _apart(graph, plan, wide)
         extrema.append(curves.best(wide, values, largest=largest))
     where, value = (np.stack([pair[at] for pair in extrema], axis=-1) for at in (0, 1))

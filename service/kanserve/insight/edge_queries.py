@@ -92,7 +92,7 @@ class Nodes:
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
         for start in range(0, self.count, self._step):
-            piece = batching.part(self._rows, start, start + self._step)
+            piece = batching.select_rows(self._rows, start, start + self._step)
             nodes = self._kept.get(start) if self._kept is not None else None
             if nodes is None:
                 nodes = dict(piece)

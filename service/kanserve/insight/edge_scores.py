@@ -91,7 +91,7 @@ class _Before(Window):
     values so that their mean and standard deviation are those of the rows."""
 
     def __init__(self, baseline: NodeBaseline) -> None:
-        super().__init__(Cells.of(baseline.cells, len(baseline.counts)))
+        super().__init__(Cells.from_bounds(baseline.cells, len(baseline.counts)))
         for node, counts in enumerate(baseline.counts):
             self.counts[node, : len(counts)] = counts
         self.nonfinite = np.array(baseline.nonfinite, np.int64)

@@ -108,7 +108,7 @@ def compute(
     bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, reference_rows))
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
     for start in range(0, _count(rows), step):
-        activations = _seen(session, manifest, chain, batching.part(rows, start, start + step))
+        activations = _seen(session, manifest, chain, batching.select_rows(rows, start, start + step))
         if method == GRADIENT:
             yield None
             contributions, paths = _gradient_x_input(chain, activations, bases, outputs), list[Floats]()
@@ -133,7 +133,7 @@ def _bases(
     """The reference rows, which are cached if the reference has a name."""
     bases = []
     for at in range(_count(reference_rows)):
-        bases.append(_base(session, manifest, prepared.chain, batching.part(reference_rows, at, at + 1)))
+        bases.append(_base(session, manifest, prepared.chain, batching.select_rows(reference_rows, at, at + 1)))
         yield None
     if name and sum(base.nbytes for base in bases) <= KEPT:
         prepared.bases[name] = bases

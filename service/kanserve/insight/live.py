@@ -263,7 +263,7 @@ class TrafficSampler:
         count = len(next(iter(rows.values())))
         for start in range(0, count, ROWS):
             with contextlib.suppress(KanserveError):  # of requests that could be answered: for want of memory
-                self._take(batching.part(rows, start, start + ROWS))
+                self._take(batching.select_rows(rows, start, start + ROWS))
         cost = (time.thread_time() - begun) / max(count, 1)
         self._cost = cost if not self._cost else 0.8 * self._cost + 0.2 * cost
 

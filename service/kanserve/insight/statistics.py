@@ -142,7 +142,7 @@ def compute(
     nodes, count = Nodes(manifest, session.run), len(next(iter(rows.values())))
     tally = nodes.empty()
     for start in range(0, count, max(1, step)):
-        tally = tally.plus(nodes.count(session.run, batching.part(rows, start, start + max(1, step))))
+        tally = tally.plus(nodes.count(session.run, batching.select_rows(rows, start, start + max(1, step))))
         yield None
     yield nodes.compared(tally), tally.classes
 
@@ -214,13 +214,13 @@ def _part(
     if before is None and len(set(bounds)) == 1:
         bounds = bounds[:1]
     fine, times = _fine(bounds, nodes)
-    return Part(at, tensor, bounds, Cells.of(bounds, nodes), fine, times, origins, cores, before)
+    return Part(at, tensor, bounds, Cells.from_bounds(bounds, nodes), fine, times, origins, cores, before)
 
 
 def _fine(bounds: tuple[tuple[float, ...], ...], nodes: int) -> tuple[Cells, int]:
     """The intervals in which values are counted, and how many of these make one interval of the bounds."""
     times = SPLIT if max(map(len, bounds)) <= FEW else 1
-    return Cells.of([split(row, times) for row in bounds], nodes), times
+    return Cells.from_bounds([split(row, times) for row in bounds], nodes), times
 
 
 def _drawn(manifest: Manifest) -> dict[str, Array]:

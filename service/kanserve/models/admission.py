@@ -87,7 +87,7 @@ class Sandbox:
         """Wait until another process has parsed the texts of a version. Raises what `validate` does."""
         if self._settings.load_check:
             files = texts.files()
-            await self._asker.ask(replace(self._job(None, files), texts=True), files)
+            await self._asker.validate(replace(self._job(None, files), texts=True), files)
 
     async def validate(self, bundle: Bundle) -> None:
         """Wait until a version has passed its load check. Raises LoadError with the reason of a failure, and
@@ -96,7 +96,7 @@ class Sandbox:
             await asyncio.to_thread(check_manifest, bundle.manifest)
         if self._settings.load_check:
             job = await asyncio.to_thread(self._job, bundle, bundle.files)
-            await self._asker.ask(job, bundle.files)
+            await self._asker.validate(job, bundle.files)
 
     def close(self) -> None:
         """Let the process go that versions are tried in."""

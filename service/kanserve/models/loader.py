@@ -79,7 +79,7 @@ class Loader:
         check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
-            verify.prove(bundle.manifest, session)
+            verify.check_reference(bundle.manifest, session)
             graphs = self._graphs(bundle, bundle.manifest)
         if way is None:
             session, way = self._way(bundle, info, session, of_bundle)
@@ -194,7 +194,7 @@ class Loader:
         (variant,) = manifest.variants
         session = self._create(bundle, variant.file, threads=threads)
         verify.named(variant.file, functools.partial(verify.check_graph, manifest, session))
-        verify.named(variant.file, functools.partial(verify.prove, manifest, session))
+        verify.named(variant.file, functools.partial(verify.check_reference, manifest, session))
         return session
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
@@ -294,7 +294,7 @@ class Graphs:
         try:
             session = self.sessions(by_kernel=True)(threads)
             verify.check_graph(info.manifest, session)
-            verify.prove(info.manifest, session)
+            verify.check_reference(info.manifest, session)
         except KanserveError as error:
             log.warning(
                 "custom_kernel_disabled", file=KERNEL_FILE, model=info.name, version=info.version, reason=str(error)

@@ -169,7 +169,7 @@ class Reconciler:
         """The snapshot of the repository. Models that are not requested get only an index entry."""
         started = time.perf_counter()
         try:
-            scan = await asyncio.to_thread(self._scanner.look)
+            scan = await asyncio.to_thread(self._scanner.scan)
         finally:
             self._took = time.perf_counter() - started
             self._metrics.number("kanserve_repository_scan_seconds").labels().set(self._took)
@@ -307,7 +307,7 @@ class Reconciler:
         self, key: Key, candidate: Candidate, fingerprint: Fingerprint, reason: LoadReason, text: str
     ) -> None:
         known = self._known[key]
-        now = await asyncio.to_thread(self._scanner.again, candidate)
+        now = await asyncio.to_thread(self._scanner.fingerprint, candidate)
         if self._poll and (now is None or now.facts != fingerprint.facts):
             return  # it was written meanwhile, and says nothing yet: the next look sees it
         self._known[key] = known.failed(fingerprint, time.monotonic())

@@ -1,8 +1,8 @@
 """Logs on stderr, as lines of JSON or as colored lines for a terminal.
 
 A thread writes them (`Sink`), so that a slow reader of stderr does not block the server.
-Own code: `Sink` has 70 lines. `logging.handlers.QueueHandler` takes 36 us a line with its record, not 2, its queue counts lines
-and not bytes, and its listener waits without end at exit if nobody reads the log.
+Own code: `Sink` has 70 lines. `logging.handlers.QueueHandler` takes 36 us per line with its record, not 2. Its queue
+counts lines instead of bytes, and its listener waits without end at exit if nobody reads the log.
 
 If `CALL` is set, each line names that call.
 """

@@ -1,4 +1,5 @@
-"""A network of too many edges for lines: a field a layer, a dot of colour an edge, dark where it matters."""
+"""Scenes for large networks, single edges and throughput. A large network has one field per layer and one cell per
+edge."""
 
 from __future__ import annotations
 
@@ -37,32 +38,30 @@ CELL = 14.0  # the most of a row
 def matrix_scene(network: Network) -> Scene:
     """Layer by layer from the top, sources across, destinations down."""
     heights = [min(LARGEST_CELL, max(LEAST_CELL, CELL * layer.scores.shape[1])) for layer in network.layers]
-    found = Scene(MATRIX_WIDTH, MATRIX_TOP + sum(heights) + GAP * len(heights) + MATRIX_BOTTOM, network.title)
-    found.add(
+    scene = Scene(MATRIX_WIDTH, MATRIX_TOP + sum(heights) + GAP * len(heights) + MATRIX_BOTTOM, network.title)
+    scene.add(
         Words(MATRIX_MARGIN, 24, shortened(network.title, 100), 15, "start"),
-        Words(MATRIX_MARGIN, found.height - 10, shortened(network.caption, 130), 10, "start", GREY),
+        Words(MATRIX_MARGIN, scene.height - 10, shortened(network.caption, 130), 10, "start", GREY),
     )
     y = MATRIX_TOP + 14
     for at, (layer, height) in enumerate(zip(network.layers, heights, strict=True)):
         sources, destinations = layer.scores.shape
-        given = "inputs" if at == 0 else "nodes"
-        found.add(
-            Words(
-                MATRIX_MARGIN, y - 6, f"layer {at}: {sources} {given} across, {destinations} nodes down", 11, "start"
-            ),
+        kind = "inputs" if at == 0 else "nodes"
+        scene.add(
+            Words(MATRIX_MARGIN, y - 6, f"layer {at}: {sources} {kind} across, {destinations} nodes down", 11, "start"),
             Field(MATRIX_MARGIN, y, MATRIX_WIDTH - 2 * MATRIX_MARGIN, height, colours(layer)),
             Box(MATRIX_MARGIN, y, MATRIX_WIDTH - 2 * MATRIX_MARGIN, height, "", GREY),
         )
         last = at == len(network.layers) - 1
         if last and len(network.outputs) == destinations and height / destinations >= 9:
-            found.add(
+            scene.add(
                 *(
                     Words(MATRIX_MARGIN - 6, y + height * (row + 0.7) / destinations, shortened(name, 9), 9, "end")
                     for row, name in enumerate(network.outputs)
                 )
             )
         y += height + GAP
-    return found
+    return scene
 
 
 def colours(layer: Layer) -> NDArray[np.uint8]:
@@ -89,7 +88,7 @@ def edge_scene(
     title: str, caption: str, names: tuple[str, str], curve: Curve, knots: Sequence[float], colour: str
 ) -> Scene:
     """`names`: of the source and of what the edge leads to."""
-    found = Scene(EDGE_WIDTH, EDGE_HEIGHT, title)
+    scene = Scene(EDGE_WIDTH, EDGE_HEIGHT, title)
     phi = curve.phi.astype(np.float64)
     low, high = _room(phi)
     start, end = float(curve.x[0]), float(curve.x[-1])
@@ -101,31 +100,31 @@ def edge_scene(
     def down(y: float) -> float:
         return bottom - (bottom - EDGE_TOP) * (y - low) / (high - low)
 
-    found.add(
+    scene.add(
         Words(EDGE_LEFT, 22, shortened(title, 80), 14, "start"),
         Words(EDGE_LEFT, EDGE_HEIGHT - 8, caption, 10, "start", GREY),
     )
-    found.add(Box(EDGE_LEFT, EDGE_TOP, right - EDGE_LEFT, bottom - EDGE_TOP, "", GREY))
+    scene.add(Box(EDGE_LEFT, EDGE_TOP, right - EDGE_LEFT, bottom - EDGE_TOP, "", GREY))
     for x in ticks(start, end):
         at = across(x)
-        found.add(Line(((at, bottom), (at, bottom + 5)), GREY), Words(at, bottom + 18, f"{x:.4g}", 10))
+        scene.add(Line(((at, bottom), (at, bottom + 5)), GREY), Words(at, bottom + 18, f"{x:.4g}", 10))
     for y in ticks(low, high):
         at = down(y)
-        found.add(
+        scene.add(
             Line(((EDGE_LEFT - 5, at), (EDGE_LEFT, at)), GREY), Words(EDGE_LEFT - 8, at + 4, f"{y:.4g}", 10, "end")
         )
     for knot in knots:
         if start <= knot <= end:
-            found.add(Line(((across(knot), bottom - 7), (across(knot), bottom)), BLUE, 1.5))
-    found.add(Words((EDGE_LEFT + right) / 2, bottom + 34, shortened(names[0], 60), 11))
-    found.add(Words(EDGE_LEFT, EDGE_TOP - 8, f"φ, to {shortened(names[1], 60)}", 11, "start"))
+            scene.add(Line(((across(knot), bottom - 7), (across(knot), bottom)), BLUE, 1.5))
+    scene.add(Words((EDGE_LEFT + right) / 2, bottom + 34, shortened(names[0], 60), 11))
+    scene.add(Words(EDGE_LEFT, EDGE_TOP - 8, f"φ, to {shortened(names[1], 60)}", 11, "start"))
     for part in pieces(phi):
-        found.add(Line(tuple((across(float(curve.x[at])), down(float(phi[at]))) for at in part), colour, 2.0))
-    return found
+        scene.add(Line(tuple((across(float(curve.x[at])), down(float(phi[at]))) for at in part), colour, 2.0))
+    return scene
 
 
 def _room(phi: NDArray[np.float64]) -> tuple[float, float]:
-    """From where to where the values go, and a little more: never nothing, however large a flat curve is."""
+    """Range of the values with a margin; never empty, however large a flat curve is."""
     shown = phi[np.isfinite(phi)]
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
     more = max((high - low) * 0.05, 1e-6 * max(abs(low), abs(high))) or 0.5
@@ -153,7 +152,11 @@ ROOM = 0.05  # of a decade, around all that is drawn
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """`points`: rows of a run, and rows a second: lower quartile, median, upper quartile; all above 0."""
+    """Throughput of one system. All numbers are above 0.
+
+    name    its name
+    points  rows of a run, then rows per second: lower quartile, median, upper quartile
+    """
 
     name: str
     points: tuple[tuple[int, float, float, float], ...]
@@ -161,7 +164,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Powers of ten: of rows from `start` to `end`, of rates from `low` to `high`."""
+    """Axes in powers of ten: rows from `start` to `end`, rates from `low` to `high`."""
 
     start: float
     end: float
@@ -177,48 +180,48 @@ class _Frame:
 
 def throughput_scene(title: str, caption: str, every: Sequence[Rates]) -> Scene:
     """Raises ValueError without a point."""
-    found = Scene(THROUGHPUT_WIDTH, THROUGHPUT_HEIGHT, title)
-    rows = sorted({point[0] for one in every for point in one.points})
-    rates = [rate for one in every for point in one.points for rate in point[1:]]
+    scene = Scene(THROUGHPUT_WIDTH, THROUGHPUT_HEIGHT, title)
+    rows = sorted({point[0] for series in every for point in series.points})
+    rates = [rate for series in every for point in series.points for rate in point[1:]]
     low, high = (math.log10(pick(rates)) for pick in (min, max))
     frame = _Frame(math.log10(rows[0]) - ROOM, math.log10(rows[-1]) + ROOM, low - ROOM, high + ROOM)
-    found.add(Words(THROUGHPUT_LEFT, 22, shortened(title, 90), 14, "start"))
-    found.add(Words(THROUGHPUT_LEFT, THROUGHPUT_HEIGHT - 8, shortened(caption, 130), 10, "start", GREY))
-    _axes(found, frame, rows)
-    for at, one in enumerate(every):
-        _curve(found, frame, at, one)
-    return found
+    scene.add(Words(THROUGHPUT_LEFT, 22, shortened(title, 90), 14, "start"))
+    scene.add(Words(THROUGHPUT_LEFT, THROUGHPUT_HEIGHT - 8, shortened(caption, 130), 10, "start", GREY))
+    _axes(scene, frame, rows)
+    for at, series in enumerate(every):
+        _curve(scene, frame, at, series)
+    return scene
 
 
-def _axes(found: Scene, frame: _Frame, rows: Sequence[int]) -> None:
-    found.add(Box(THROUGHPUT_LEFT, THROUGHPUT_TOP, INNER - THROUGHPUT_LEFT, FLOOR - THROUGHPUT_TOP, "", GREY))
-    found.add(Words(THROUGHPUT_LEFT, THROUGHPUT_TOP - 8, "rows a second", 11, "start"))
-    found.add(Words((THROUGHPUT_LEFT + INNER) / 2, FLOOR + 34, "rows of a run", 11))
+def _axes(scene: Scene, frame: _Frame, rows: Sequence[int]) -> None:
+    scene.add(Box(THROUGHPUT_LEFT, THROUGHPUT_TOP, INNER - THROUGHPUT_LEFT, FLOOR - THROUGHPUT_TOP, "", GREY))
+    scene.add(Words(THROUGHPUT_LEFT, THROUGHPUT_TOP - 8, "rows a second", 11, "start"))
+    scene.add(Words((THROUGHPUT_LEFT + INNER) / 2, FLOOR + 34, "rows of a run", 11))
     for count in rows:
         at = frame.across(count)
-        found.add(Line(((at, FLOOR), (at, FLOOR + 5)), GREY), Words(at, FLOOR + 18, str(count), 10))
+        scene.add(Line(((at, FLOOR), (at, FLOOR + 5)), GREY), Words(at, FLOOR + 18, str(count), 10))
     for rate in decades(10**frame.low, 10**frame.high):
         at = frame.down(rate)
-        found.add(
+        scene.add(
             Line(((THROUGHPUT_LEFT - 5, at), (THROUGHPUT_LEFT, at)), GREY),
             Words(THROUGHPUT_LEFT - 8, at + 4, f"{rate:,.10g}", 10, "end"),
         )
 
 
-def _curve(found: Scene, frame: _Frame, at: int, one: Rates) -> None:
-    """And its line in the legend."""
+def _curve(scene: Scene, frame: _Frame, at: int, series: Rates) -> None:
+    """Draw the curve of one system, and its line in the legend."""
     colour, letter, level = COLOURS[at % len(COLOURS)], LETTERS[at % len(LETTERS)], THROUGHPUT_TOP + 14 + 18 * at
-    found.add(Line(((INNER + 10, level - 4), (INNER + 26, level - 4)), colour, 2.0))
-    found.add(Words(INNER + 32, level, shortened(f"{letter} {one.name}", 40), 10, "start"))
-    places = [(frame.across(count), *map(frame.down, three)) for count, *three in one.points]
-    found.add(Line(tuple((x, middle) for x, _, middle, _ in places), colour, 2.0))
+    scene.add(Line(((INNER + 10, level - 4), (INNER + 26, level - 4)), colour, 2.0))
+    scene.add(Words(INNER + 32, level, shortened(f"{letter} {series.name}", 40), 10, "start"))
+    places = [(frame.across(count), *map(frame.down, three)) for count, *three in series.points]
+    scene.add(Line(tuple((x, middle) for x, _, middle, _ in places), colour, 2.0))
     for x, lower, middle, upper in places:
-        found.add(Line(((x, lower), (x, upper)), colour, 1.0), Dot(x, middle, 3.0, colour))
-        found.add(Words(x, middle - 6, letter, 9, "middle", colour))
+        scene.add(Line(((x, lower), (x, upper)), colour, 1.0), Dot(x, middle, 3.0, colour))
+        scene.add(Words(x, middle - 6, letter, 9, "middle", colour))
 
 
 def decades(low: float, high: float) -> list[float]:
-    """One, two and five times the powers of ten between the two; of a wide range the powers alone."""
+    """One, two and five times the powers of ten between the two; in a wide range only the powers."""
     steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
     return list(_within(low, high, steps))
 

@@ -1,4 +1,4 @@
-"""A network as pykan draws it: inputs at the bottom, a small curve on each edge, edges as opaque as they matter."""
+"""Network view in the style of pykan: inputs at the bottom, a small curve on each edge, opacity shows importance."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ def scene(network: Network) -> Scene:
     curved = [layer.scores.size for layer in network.layers if layer.scores.size <= CURVES]
     width = max(WIDTH, 2 * MARGIN + 26.0 * max(rows), 2 * MARGIN + (LEAST + 4) * max(curved, default=0))
     height = TOP + BETWEEN * len(network.layers) + BOTTOM
-    found = Scene(width, height, network.title)
-    found.add(
+    canvas = Scene(width, height, network.title)
+    canvas.add(
         Words(MARGIN, 24, shortened(network.title, 100), 15, "start"),
         Words(MARGIN, height - 10, shortened(network.caption, CAPTION), 10, "start", GREY),
     )
     for at, layer in enumerate(network.layers):
         floor = height - BOTTOM - BETWEEN * at
-        _layer(found, layer, places(rows[at], width), places(rows[at + 1], width), floor)
+        _layer(canvas, layer, places(rows[at], width), places(rows[at + 1], width), floor)
     for at, count in enumerate(rows):
         y = height - BOTTOM - BETWEEN * at
-        found.add(*(Dot(x, y, min(5.0, 200 / count + 1.5)) for x in places(count, width)))
-    _names(found, network.inputs, height - BOTTOM + 20)
-    _names(found, network.outputs, height - BOTTOM - BETWEEN * len(network.layers) - 12)
-    return found
+        canvas.add(*(Dot(x, y, min(5.0, 200 / count + 1.5)) for x in places(count, width)))
+    _names(canvas, network.inputs, height - BOTTOM + 20)
+    _names(canvas, network.outputs, height - BOTTOM - BETWEEN * len(network.layers) - 12)
+    return canvas
 
 
 def places(count: int, width: float) -> list[float]:
-    """Of so many nodes in a row."""
+    """Horizontal positions of `count` nodes in a row."""
     room = width - 2 * MARGIN
     return [MARGIN + room * (at + 0.5) / count for at in range(count)]
 
 
-def _layer(found: Scene, layer: Layer, below: Sequence[float], above: Sequence[float], floor: float) -> None:
-    """From a row of nodes to the next, the box of each edge between."""
+def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[float], floor: float) -> None:
+    """Draw the edges from one row of nodes to the next, with the box of each edge."""
     sources, destinations = layer.scores.shape
     opacity, curved = layer.opacity(), sources * destinations <= CURVES
-    boxes = places(sources * destinations, found.width)
-    size = min(MOST, max(LEAST, 0.8 * (found.width - 2 * MARGIN) / (sources * destinations)))
+    boxes = places(sources * destinations, canvas.width)
+    size = min(MOST, max(LEAST, 0.8 * (canvas.width - 2 * MARGIN) / (sources * destinations)))
     top, ends = floor - BETWEEN, _ends(layer.groups, above)
     factors = _factors(layer.groups)
     order = np.argsort(opacity, axis=None, kind="stable")  # what matters most lies on top
@@ -78,17 +78,17 @@ def _layer(found: Scene, layer: Layer, below: Sequence[float], above: Sequence[f
         start = below[layer.columns[source]], floor
         end = ends[destination], top + (BESIDE if destination in factors else 0)
         if not curved:
-            found.add(Line((start, end), colour, 0.8, shown))
+            canvas.add(Line((start, end), colour, 0.8, shown))
             continue
         x, y = boxes[edge], floor - BELOW
-        found.add(
+        canvas.add(
             Line((start, (x, y + size / 2)), colour, 1.2, shown), Line(((x, y - size / 2), end), colour, 1.2, shown)
         )
-        found.add(Box(x - size / 2, y - size / 2, size, size, WHITE, colour, max(shown, 0.15)))
+        canvas.add(Box(x - size / 2, y - size / 2, size, size, WHITE, colour, max(shown, 0.15)))
         curve = layer.curves.get((source, destination))
         if curve is not None:
-            _curve(found, curve, x, y, size, colour, max(shown, 0.15))
-    _products(found, layer.groups, ends, above, top)
+            _curve(canvas, curve, x, y, size, colour, max(shown, 0.15))
+    _products(canvas, layer.groups, ends, above, top)
 
 
 def _factors(groups: Sequence[int]) -> set[int]:
@@ -98,7 +98,7 @@ def _factors(groups: Sequence[int]) -> set[int]:
 
 
 def _ends(groups: Sequence[int], above: Sequence[float]) -> list[float]:
-    """Where the edges of each destination end: at its node, or beside those that it is multiplied with."""
+    """End points of the edges of each destination: its node, or a point next to the other factors of a product."""
     return [
         x + (BESIDE * (at - (size - 1) / 2) if size > 1 else 0.0)
         for x, size in zip(above, groups, strict=True)
@@ -106,18 +106,18 @@ def _ends(groups: Sequence[int], above: Sequence[float]) -> list[float]:
     ]
 
 
-def _products(found: Scene, groups: Sequence[int], ends: Sequence[float], above: Sequence[float], top: float) -> None:
+def _products(canvas: Scene, groups: Sequence[int], ends: Sequence[float], above: Sequence[float], top: float) -> None:
     for x, size in zip(above, groups, strict=True):
         if size > 1:
-            found.add(Words(x + 12, top + 4, TIMES, 12, "start"))
+            canvas.add(Words(x + 12, top + 4, TIMES, 12, "start"))
     nodes = [x for x, size in zip(above, groups, strict=True) for _ in range(size)]
     for factor in sorted(_factors(groups)):
         end = ends[factor], top + BESIDE
-        found.add(Line((end, (nodes[factor], top)), BLACK, 1.2), Dot(*end, 2.0))
+        canvas.add(Line((end, (nodes[factor], top)), BLACK, 1.2), Dot(*end, 2.0))
 
 
-def _curve(found: Scene, curve: Curve, x: float, y: float, size: float, colour: str, opacity: float) -> None:
-    """In the box around x and y, from its smallest value to its largest."""
+def _curve(canvas: Scene, curve: Curve, x: float, y: float, size: float, colour: str, opacity: float) -> None:
+    """Draw the curve in the box around x and y, from its smallest value to its largest."""
     phi = curve.phi.astype(np.float64)
     finite = np.isfinite(phi)
     if not finite.any():
@@ -127,13 +127,13 @@ def _curve(found: Scene, curve: Curve, x: float, y: float, size: float, colour: 
     across = np.linspace(x - inner / 2, x + inner / 2, len(phi))
     down = y + inner / 2 - inner * (phi - low) / (high - low) if high > low else np.full(len(phi), y)
     for part in pieces(phi):
-        found.add(Line(tuple((float(across[at]), float(down[at])) for at in part), colour, 1.4, opacity))
+        canvas.add(Line(tuple((float(across[at]), float(down[at])) for at in part), colour, 1.4, opacity))
 
 
-def _names(found: Scene, names: Sequence[str], y: float) -> None:
+def _names(canvas: Scene, names: Sequence[str], y: float) -> None:
     """Below or above a row of nodes, as long as there is room, or each some nodes apart."""
-    room = (found.width - 2 * MARGIN) / len(names)
+    room = (canvas.width - 2 * MARGIN) / len(names)
     step = max(1, round(18 / room))
-    for at, (x, name) in enumerate(zip(places(len(names), found.width), names, strict=True)):
+    for at, (x, name) in enumerate(zip(places(len(names), canvas.width), names, strict=True)):
         if at % step == 0:
-            found.add(Words(x, y, shortened(name, max(3, int(room * step / 6.5))), 11))
+            canvas.add(Words(x, y, shortened(name, max(3, int(room * step / 6.5))), 11))

@@ -1,4 +1,4 @@
-"""A scene as SVG: one file, without fonts, scripts or anything from elsewhere."""
+"""Renderer of a scene as SVG, PNG or characters. An SVG is one file, without fonts, scripts or external resources."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _draw(image: Any, draw: Any, item: Item, times: int) -> None:
             draw.line(points, _mixed(item.colour, item.opacity), max(1, round(item.width * times)), joint="curve")
         case Box():
             place = [item.x * times, item.y * times, (item.x + item.width) * times, (item.y + item.height) * times]
-            fill, stroke = (_mixed(one, item.opacity) if one else None for one in (item.fill, item.stroke))
+            fill, stroke = (_mixed(colour, item.opacity) if colour else None for colour in (item.fill, item.stroke))
             draw.rectangle(place, fill, stroke, times)
         case Dot():
             x, y, radius = item.x * times, item.y * times, item.radius * times
@@ -133,7 +133,7 @@ def _font(size: int) -> Any:
 
 @functools.cache
 def _mixed(colour: str, opacity: float) -> tuple[int, ...]:
-    """On white."""
+    """Colour on a white background."""
     return tuple(round(part * opacity + 255 * (1 - opacity)) for part in ImageColor.getrgb(colour)[:3])
 
 
@@ -164,7 +164,7 @@ def lines(scene: Scene, width: int) -> list[str]:
 
 
 def _outline(item: Item) -> Sequence[tuple[float, float]]:
-    """What is drawn of it, as a line in points; nothing of what is too faint."""
+    """Drawn outline of an item, as points; empty for an item that is too faint."""
     match item:
         case Line() if item.opacity >= FAINT:
             return item.points

@@ -1,4 +1,4 @@
-"""What a picture is made of, in points from the top left corner."""
+"""Elements of a picture, in points from the top left corner, and the network that a picture shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLACK, RED, PURPLE, GREY, BLUE, WHITE = "#111111", "#cc2222", "#7733aa", "#88888
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Through some points. `opacity` 0 to 1."""
+    """Line through some points. `opacity`: 0 to 1."""
 
     points: tuple[tuple[float, float], ...]
     colour: str = BLACK
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle; an empty `fill` or `stroke` is none."""
+    """Rectangle; an empty `fill` or `stroke` is not drawn."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A filled circle."""
+    """Filled circle."""
 
     x: float
     y: float
@@ -46,7 +46,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`text` at its baseline; `anchor`: which part of it is at x, start, middle or end."""
+    """Text at its baseline. `anchor`: the part of it that is at x: start, middle or end."""
 
     x: float
     y: float
@@ -72,7 +72,7 @@ Item = Line | Box | Dot | Words | Field
 
 @dataclass(slots=True)
 class Scene:
-    """`title` says in words what can be seen."""
+    """Picture with its items. `title` is its description in words."""
 
     width: float
     height: float
@@ -80,7 +80,7 @@ class Scene:
     items: list[Item] = field(default_factory=list)
 
     def add(self, *items: Item) -> None:
-        """On top of what there is."""
+        """Add items on top of the others."""
         self.items.extend(items)
 
 
@@ -95,7 +95,7 @@ BETA = 3.0  # pykan's: an edge is as opaque as tanh(3 score)
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """`phi` [N] over `x` [N]."""
+    """Curve of one edge: `phi` [N] over `x` [N]."""
 
     x: NDArray[np.float64]
     phi: NDArray[np.floating]
@@ -103,9 +103,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`scores` [S, D] of its edges, and of which it is told that they are symbolic or numeric [S, D]. `columns` [S]:
-    which of the nodes it is given each source is; `groups`: how many destinations each node after it multiplies, one
-    each where none are multiplied; `curves` by (source, destination)."""
+    """Layer of the network view.
+
+    scores    [S, D], importance of its edges
+    symbolic  [S, D], True for symbolic edges
+    numeric   [S, D], True for numeric edges
+    columns   [S], the input node of each source
+    groups    for each node after the layer, the number of destinations that it multiplies; 1: no product
+    curves    curves by (source, destination)
+    """
 
     scores: NDArray[np.floating]
     symbolic: NDArray[np.bool_]
@@ -122,8 +128,8 @@ class Layer:
         return BLACK if numeric else ""
 
     def opacity(self) -> NDArray[np.float64]:
-        """[S, D]: tanh(3 score), as pykan has it. Of many edges all scores are small, and where lines lie over one
-        another only a few can be told apart: the square of the share of the largest."""
+        """Opacity [S, D]: tanh(3 score), as in pykan. With many edges, all scores are small and lines overlap; the
+        opacity is then the square of the share of the largest score."""
         scores = np.nan_to_num(self.scores.astype(np.float64), nan=1.0)
         if scores.size <= MANY:
             return np.asarray(np.tanh(BETA * scores))
@@ -132,7 +138,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`title` and `caption` in words; `inputs` and `outputs`: what they are called."""
+    """Network with the texts of its picture.
+
+    title    heading
+    caption  text below the picture
+    inputs   names of the inputs
+    outputs  names of the outputs
+    """
 
     title: str
     caption: str
@@ -142,7 +154,7 @@ class Network:
 
     @property
     def edges(self) -> int:
-        """How many there are."""
+        """Number of edges."""
         return sum(layer.scores.size for layer in self.layers)
 
 

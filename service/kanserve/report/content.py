@@ -123,8 +123,8 @@ def _formula(described: Description) -> Sequence[Facts]:
 def _source(described: Description) -> Facts:
     lines = [
         *(("File", f"{one.name}, sha256 {one.sha256}") for one in described.files),
-        *(("Said by its user", f"{name} = {value}") for name, value in sorted(described.given.items())),
-        *(("Assumed", f"{name} = {value}") for name, value in sorted(described.assumed.items())),
+        *(("Said by its user", f"{name} = {value}") for name, value in sorted(described.options_given.items())),
+        *(("Assumed", f"{name} = {value}") for name, value in sorted(described.options_assumed.items())),
         *([("Exporter", described.exporter)] if described.exporter else []),
         ("Rows outside", described.out_of_range_policy),
         ("Limits", f"{described.max_batch_size} rows of a request, {described.max_rows} of an edge query"),

@@ -145,7 +145,7 @@ def _listed(items: list[str]) -> str:
 OVER = {
     "rows": "the rows that were given",
     "live": "of the model's live traffic that were analysed",
-    "baseline": "that the export was given (--reference), as it has counted them",
+    "baseline": "that the export was given (--baseline), as it has counted them",
     "reference": "the rows that the export was proved with, which are no data: --input has yours",
 }
 

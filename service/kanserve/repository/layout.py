@@ -1,11 +1,9 @@
-"""What lies in a repository folder: candidates by name, then bytes, read once and checked.
+"""Layout of a repository folder: candidates by name, then file bytes, read once and checked.
 
-Two layouts: Triton's `<name>/<version>/...` and the single model that KServe
-mounts, where the folder itself is the model (`1/manifest.json`, or the files at
-the top). The folder may be a symbolic link and is resolved once a scan, and so is
-the `..data` link of a ConfigMap mount, which Kubernetes swaps in one step; below
-it no link is followed. Names that do not match are ignored, the exporter's hidden
-temporary folders among them.
+There are two layouts: Triton's `<name>/<version>/...`, and the single model that KServe mounts. There the folder
+itself is the model (`1/manifest.json`, or the files at the top). The folder may be a symbolic link, which is
+resolved once per scan. So is the `..data` link of a ConfigMap mount, which Kubernetes swaps atomically. No link
+below is followed. Names that do not match are ignored, such as the exporter's hidden temporary folders.
 """
 
 from __future__ import annotations
@@ -36,8 +34,11 @@ MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Se
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A version directory as found. `steps` lead to it from the repository root; `hard_links`: whether its files may
-    have other names as well."""
+    """Version directory in a repository.
+
+    steps       path components from the repository root
+    hard_links  True if its files may have other names as well
+    """
 
     name: str
     version: int
@@ -48,10 +49,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The bytes of one version, each file hashed against the manifest.
+    """Bytes of one version, each file checked against the manifest.
 
-    `manifest` is None for a plain ONNX file; `digest` is the graph's sha256; `config`: what the operator's
-    config.pbtxt says, which no manifest lists; `content`: a hash of both.
+    manifest  None for a plain ONNX file
+    digest    sha256 of the graph
+    config    contents of the operator's config.pbtxt, which no manifest lists
+    content   hash of the manifest and the config
     """
 
     name: str
@@ -91,7 +94,7 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The texts of a version, read and not parsed: the bytes of its files by name."""
+    """Text files of a version, read and not parsed: their bytes by name."""
 
     config: bytes | None = None
     manifest: bytes | None = None
@@ -103,7 +106,7 @@ class Texts:
         return {name: data for name, data in named.items() if data is not None}
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> Texts:
+    def from_files(cls, files: Mapping[str, bytes]) -> Texts:
         """The texts from such files."""
         return cls(files.get(pbtxt.FILE_NAME), files.get(contract.FILE_NAME), files.get(contract.NUMBERS_FILE))
 
@@ -124,9 +127,9 @@ class Texts:
 def texts(candidate: Candidate) -> Texts:
     """The texts that the server parses before it reads anything else. Raises LoadError."""
     try:
-        told = _config_bytes(candidate)
+        config_bytes = _config_bytes(candidate)
         with _opened(candidate.root, candidate.steps) as directory:
-            return replace(_texts(candidate, directory), config=told)
+            return replace(_texts(candidate, directory), config=config_bytes)
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
 
@@ -135,27 +138,27 @@ def _texts(candidate: Candidate, directory: int) -> Texts:
     entries = os.listdir(directory)
     if contract.FILE_NAME not in entries:
         return Texts()
-    said = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+    data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
     if contract.NUMBERS_FILE not in entries:
-        return Texts(manifest=said)
-    return Texts(manifest=said, numbers=_read(candidate, directory, contract.NUMBERS_FILE, serialization.LIMIT))
+        return Texts(manifest=data)
+    return Texts(manifest=data, numbers=_read(candidate, directory, contract.NUMBERS_FILE, serialization.LIMIT))
 
 
-def load(candidate: Candidate, max_file_bytes: int, found: Texts | None = None) -> Bundle:
+def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) -> Bundle:
     """Read one version: every listed file once, compared with size and sha256. A file beyond
-    `max_file_bytes` is refused. `found`: the texts of it that were read before, and tried.
+    `max_file_bytes` is refused. `known`: the texts of it that were read before, and tried.
 
     Raises LoadError with the reason; what it says names files by base name only.
     """
-    found = found or texts(candidate)
+    known = known or texts(candidate)
     try:
-        told = _labelled(candidate, found.config)
+        options = _labelled(candidate, known.config)
         with _opened(candidate.root, candidate.steps) as directory:
-            if found.manifest is None:
-                bundle, said = _plain(candidate, directory, max_file_bytes, told)
+            if known.manifest is None:
+                bundle, summary = _plain(candidate, directory, max_file_bytes, options)
             else:
-                bundle, said = _verified(candidate, directory, found, max_file_bytes, told)
-        return replace(bundle, content=hashlib.sha256(said + repr(told).encode()).hexdigest())
+                bundle, summary = _verified(candidate, directory, known, max_file_bytes, options)
+        return replace(bundle, content=hashlib.sha256(summary + repr(options).encode()).hexdigest())
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
     except ManifestError as error:
@@ -170,7 +173,7 @@ def manifest(candidate: Candidate) -> Manifest:
 
 
 def config(candidate: Candidate) -> OperatorConfig:
-    """What the model's config.pbtxt says; nothing, where there is none. Raises LoadError, OSError."""
+    """Operator config of the model; an empty one if there is no config.pbtxt. Raises LoadError, OSError."""
     return _labelled(candidate, _config_bytes(candidate))
 
 
@@ -183,20 +186,20 @@ def _config_bytes(candidate: Candidate) -> bytes | None:
 
 def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
     """The operator's config, with the lines of the label files that it names."""
-    told = SILENT if data is None else pbtxt.read(data)
-    if not told.labels:
-        return told
+    options = SILENT if data is None else pbtxt.read(data)
+    if not options.labels:
+        return options
     with _opened(candidate.root, candidate.steps[:-1]) as directory:
         labels = (
-            replace(one, lines=pbtxt.lines(one.file, _read(candidate, directory, one.file, pbtxt.LABELS_LIMIT)))
-            for one in told.labels
+            replace(entry, lines=pbtxt.lines(entry.file, _read(candidate, directory, entry.file, pbtxt.LABELS_LIMIT)))
+            for entry in options.labels
         )
-        return replace(told, labels=tuple(labels))
+        return replace(options, labels=tuple(labels))
 
 
 def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
-    """Those that their model's config.pbtxt leaves out, with its version_policy in words. Where it cannot be
-    read none is: each will be refused for that."""
+    """Candidates that the version_policy of their config.pbtxt excludes, with the policy in words. An unreadable
+    config excludes none, because each load fails for it."""
     models: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         models.setdefault(candidate.name, []).append(candidate)
@@ -210,7 +213,7 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
 
 
 def _root(repository: Path) -> Path:
-    """Where the models are, all links followed. Raises OSError."""
+    """Folder of the models, with all links resolved. Raises OSError."""
     root = repository.resolve(strict=True)
     mounted = root / MOUNTED
     if not mounted.is_symlink():
@@ -219,28 +222,30 @@ def _root(repository: Path) -> Path:
     return inside if inside.parent == root and inside.is_dir() else root
 
 
-def _single(found: Candidate) -> Candidate:
-    """The folder is the model; a manifest, where there is one, knows the name better. What it is that cannot be read
-    is left to its load, which says why."""
-    name, version = said(found)
-    return replace(found, name=name or found.name, version=found.version if found.steps else version or 1)
+def _single(candidate: Candidate) -> Candidate:
+    """Candidate of a folder that is itself the model. Its manifest, if there is one, names it. A load reports an
+    unreadable folder."""
+    name, version = heading(candidate)
+    return replace(
+        candidate, name=name or candidate.name, version=candidate.version if candidate.steps else version or 1
+    )
 
 
-def said(found: Candidate) -> tuple[str, int]:
-    """What the manifest says of a folder that is a model: its name and version; "" and 0 where it cannot be read."""
+def heading(candidate: Candidate) -> tuple[str, int]:
+    """Name and version in the manifest of a folder that is a model; "" and 0 if the manifest cannot be read."""
     with contextlib.suppress(OSError):
-        about = found.root.joinpath(*found.steps, contract.FILE_NAME).lstat()
-        return _told(found, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+        about = candidate.root.joinpath(*candidate.steps, contract.FILE_NAME).lstat()
+        return _heading(candidate, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     return "", 0
 
 
 @functools.lru_cache(64)
-def _told(found: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
+def _heading(candidate: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
     """A manifest's name and version, while the facts of its file stay; "" and 0 where it is none. Raises OSError."""
     with contextlib.suppress(ManifestError, LoadError):
-        with _opened(found.root, found.steps) as directory:
-            said = _read(found, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
-        name, version = contract.heading(said)
+        with _opened(candidate.root, candidate.steps) as directory:
+            data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+        name, version = contract.heading(data)
         if NAME.fullmatch(name):
             return name, version
     return "", 0
@@ -269,12 +274,12 @@ def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
 
 
 def _verified(
-    candidate: Candidate, directory: int, found: Texts, max_file_bytes: int, told: OperatorConfig
+    candidate: Candidate, directory: int, known: Texts, max_file_bytes: int, options: OperatorConfig
 ) -> tuple[Bundle, bytes]:
-    """What was read, and in short: the manifest's bytes, which name the hashes of all others."""
-    manifest = found.judge()
+    """Verified bundle, and the manifest's bytes, which name the hashes of all other files."""
+    manifest = known.judge()
     assert manifest is not None
-    assert found.manifest is not None
+    assert known.manifest is not None
     if manifest.name != candidate.name:
         raise LoadError(
             LoadReason.MANIFEST,
@@ -282,25 +287,25 @@ def _verified(
         )
     if manifest.version != candidate.version:
         raise LoadError(LoadReason.MANIFEST, _numbered(candidate, manifest.version))
-    files = _files(candidate, directory, found, manifest, max_file_bytes, told)
+    files = _files(candidate, directory, known, manifest, max_file_bytes, options)
     graph = manifest.file(contract.MODEL_FILE).sha256
-    return Bundle(manifest.name, manifest.version, manifest, files, graph, told), found.manifest
+    return Bundle(manifest.name, manifest.version, manifest, files, graph, options), known.manifest
 
 
 def _files(
-    candidate: Candidate, directory: int, found: Texts, manifest: Manifest, most: int, told: OperatorConfig
+    candidate: Candidate, directory: int, known: Texts, manifest: Manifest, most: int, options: OperatorConfig
 ) -> dict[str, bytes]:
     """The files that the manifest lists. Raises LoadError, also if the folder has other files."""
     listed = {entry.path for entry in manifest.files}
-    unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, told))
+    unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, options))
     if unlisted:
         raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")
     files: dict[str, bytes] = {}
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
             raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
-        if entry.path == contract.NUMBERS_FILE and found.numbers is not None:
-            data = found.numbers
+        if entry.path == contract.NUMBERS_FILE and known.numbers is not None:
+            data = known.numbers
         else:
             data = _read(candidate, directory, entry.path, most, expected=entry.size)
         digest = hashlib.sha256(data).hexdigest()
@@ -313,26 +318,28 @@ def _files(
     return files
 
 
-def _numbered(candidate: Candidate, said: int) -> str:
+def _numbered(candidate: Candidate, version: int) -> str:
     """The error text for a folder whose manifest has another version number, with the remedy."""
-    found = f"the manifest says version {said}, the folder {candidate.version}"
-    if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(said))):
-        command = f"kanserve copy {candidate.name} {said} {candidate.version} --force"
-        return f"{found}: `{command}` makes a copy that is valid"
-    return f"{found}: call the folder {said}, or export under this version"
+    contradiction = f"the manifest says version {version}, the folder {candidate.version}"
+    if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(version))):
+        command = f"kanserve copy {candidate.name} {version} {candidate.version} --force"
+        return f"{contradiction}: `{command}` makes a copy that is valid"
+    return f"{contradiction}: call the folder {version}, or export under this version"
 
 
-def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:
-    """What may lie in the folder of a version beside what its manifest lists."""
+def _beside(candidate: Candidate, options: OperatorConfig) -> set[str]:
+    """Names that the folder of a version may have in addition to the files of its manifest."""
     if candidate.steps:
         return {contract.FILE_NAME}
-    return {contract.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in told.labels)}
+    return {contract.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in options.labels)}
 
 
-def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: OperatorConfig) -> tuple[Bundle, bytes]:
+def _plain(candidate: Candidate, directory: int, max_file_bytes: int, options: OperatorConfig) -> tuple[Bundle, bytes]:
     data = _read(candidate, directory, contract.MODEL_FILE, max_file_bytes)
     digest = hashlib.sha256(data).hexdigest()
-    return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, told), digest.encode()
+    return Bundle(
+        candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, options
+    ), digest.encode()
 
 
 def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:

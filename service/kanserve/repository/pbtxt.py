@@ -1,8 +1,8 @@
-"""An operator's `config.pbtxt`: Triton's `model_config.proto` as text, and what of it has a meaning here.
+"""Parser of an operator's `config.pbtxt`: Triton's `model_config.proto` as text, limited to the supported fields.
 
-It lies beside the versions, no manifest lists it, and an operator may edit it: it says how a model is served, never
-what it computes. Fields without a meaning here are named in a warning. Source of fields and rules: Triton's model
-configuration guide, and the checks of its `model_config_utils.cc`.
+The file is next to the versions, no manifest lists it, and an operator may edit it. It says how a model is served,
+not what it computes. A warning names unsupported fields. Source of fields and rules: Triton's model configuration
+guide, and the checks of its `model_config_utils.cc`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kanserve.types import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """The `latest` so many (0: not this), the `specific` ones, or all."""
+    """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all."""
 
     latest: int = 0
     specific: tuple[int, ...] | None = None
@@ -36,7 +36,7 @@ class VersionPolicy:
         return "all" if self.specific is None else f"specific {', '.join(map(str, self.specific)) or 'none'}"
 
     def served(self, versions: Collection[int]) -> set[int]:
-        """Those of `versions` that are served."""
+        """Versions of `versions` that are served."""
         if self.latest:
             return set(sorted(versions)[-self.latest :])
         return set(versions) if self.specific is None else set(versions) & set(self.specific)
@@ -46,7 +46,7 @@ ALL = VersionPolicy()
 
 
 def parse(text: str) -> VersionPolicy:
-    """From a setting: `all`, `latest:N` or `specific:1,3`."""
+    """Version policy of a setting: `all`, `latest:N` or `specific:1,3`."""
     kind, _, numbers = text.partition(":")
     if kind == "latest":
         return VersionPolicy(latest=int(numbers))
@@ -60,7 +60,7 @@ PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx"
 THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST = 1024  # priority levels, each with queues of its own; instances; threads
-# What has a meaning here, by message.
+# Supported fields, by message.
 KNOWN = {
     "ModelConfig": {
         *("name", "platform", "backend", "max_batch_size", "version_policy", "input", "output", "parameters"),
@@ -74,7 +74,7 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """`dynamic_batching`: as in `scheduling.queue.Policy`."""
+    """Contents of `dynamic_batching`, as in `scheduling.queue.Policy`."""
 
     delay: float = 0.0
     preferred: tuple[int, ...] = ()
@@ -85,7 +85,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the values of an output are called, in their order: the `lines` of a file beside config.pbtxt."""
+    """Class labels of an output, in their order: the `lines` of a file next to config.pbtxt."""
 
     output: str
     file: str
@@ -94,9 +94,15 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
-    """What a `config.pbtxt` says; 0, None and nothing where it says nothing. `device`: cpu or cuda; `threads`: of
-    one run; `inputs` and `outputs`: without the batch; `labels`: their lines are read by `layout`; `unused`: fields
-    that have no meaning here."""
+    """Contents of a `config.pbtxt`. Unset fields are 0, None or empty.
+
+    device   cpu or cuda
+    threads  number of threads of one run
+    inputs   input tensors, without the batch dimension
+    outputs  output tensors, without the batch dimension
+    labels   label files; `layout` reads their lines
+    unused   names of unsupported fields
+    """
 
     name: str = ""
     max_batch_size: int = 0
@@ -115,7 +121,8 @@ SILENT = OperatorConfig()
 
 
 def read(data: bytes) -> OperatorConfig:
-    """From the bytes of the file. Raises LoadError saying where it is no config, or cannot work."""
+    """Operator config from the bytes of the file. Raises LoadError for invalid text, or for a config that cannot
+    work."""
     message = pb.ModelConfig()
     try:
         text_format.Parse(data.decode(), message)
@@ -124,9 +131,9 @@ def read(data: bytes) -> OperatorConfig:
     except text_format.ParseError as error:
         raise _refused(f"cannot be read, at line:column {error}") from error
     for field, allowed in PLATFORMS.items():
-        found = getattr(message, field)
-        if found not in allowed:
-            raise _refused(f"has {field} {found!r}; this is a model for {allowed[1]!r}")
+        value = getattr(message, field)
+        if value not in allowed:
+            raise _refused(f"has {field} {value!r}; this is a model for {allowed[1]!r}")
     if _exporters(message):
         del message.instance_group[:], message.parameters[THREADS]
     if message.max_batch_size < 0:
@@ -141,13 +148,13 @@ def read(data: bytes) -> OperatorConfig:
         versions=_versions(message),
         inputs=tuple(map(_tensor, message.input)),
         outputs=tuple(map(_tensor, message.output)),
-        labels=tuple(Labels(found.name, _beside(found)) for found in message.output if found.label_filename),
+        labels=tuple(Labels(value.name, _beside(value)) for value in message.output if value.label_filename),
         unused=tuple(dict.fromkeys(_unused(message))),
     )
 
 
 def _exporters(message: Any) -> bool:
-    """Whether what it says about runs is the exporter's, for Triton, as it was: no operator's word."""
+    """True if the options of execution are those that the exporter wrote for Triton, not an operator's."""
     usual = pb.ModelInstanceGroup(
         name=contract.TRITON_RUNS, count=contract.TRITON_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU
     )
@@ -163,40 +170,40 @@ def _refused(what: str) -> LoadError:
 
 
 def _batching(message: Any) -> Batching:
-    found = message.dynamic_batching
-    levels = _levels(found)
-    if found.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
+    batching = message.dynamic_batching
+    levels = _levels(batching)
+    if batching.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
         raise _refused("has preserve_ordering, which allows neither several priority_levels nor timeout_action DELAY")
-    usual = found.default_priority_level
-    if found.priority_levels and not 1 <= usual <= found.priority_levels:
-        raise _refused(f"has default_priority_level {usual}; 1 to {found.priority_levels} was expected")
+    usual = batching.default_priority_level
+    if batching.priority_levels and not 1 <= usual <= batching.priority_levels:
+        raise _refused(f"has default_priority_level {usual}; 1 to {batching.priority_levels} was expected")
     return Batching(
-        found.max_queue_delay_microseconds / 1e6,
-        _preferred(found.preferred_batch_size, message.max_batch_size),
+        batching.max_queue_delay_microseconds / 1e6,
+        _preferred(batching.preferred_batch_size, message.max_batch_size),
         levels,
-        usual - 1 if found.priority_levels else 0,
-        found.preserve_ordering,
+        usual - 1 if batching.priority_levels else 0,
+        batching.preserve_ordering,
     )
 
 
 def _preferred(sizes: Iterable[int], most: int) -> tuple[int, ...]:
     """Ascending; `most`: the file's own max_batch_size, 0 if it has none."""
-    found = tuple(sorted(set(sizes)))
-    if found and (found[0] < 1 or 0 < most < found[-1]):
-        raise _refused(f"has preferred_batch_size {list(found)[:8]}; 1 to {most or 'the largest batch'} was expected")
-    return found
+    ordered = tuple(sorted(set(sizes)))
+    if ordered and (ordered[0] < 1 or 0 < most < ordered[-1]):
+        raise _refused(f"has preferred_batch_size {list(ordered)[:8]}; 1 to {most or 'the largest batch'} was expected")
+    return ordered
 
 
-def _levels(found: Any) -> tuple[PriorityLevel, ...]:
-    if found.priority_levels > MOST:
-        raise _refused(f"has {found.priority_levels} priority_levels; at most {MOST} are served")
-    for key in found.priority_queue_policy:
-        if not 1 <= key <= found.priority_levels:
-            raise _refused(f"has a priority_queue_policy for level {key} of {found.priority_levels} priority_levels")
-    usual = _level(found.default_queue_policy) if found.HasField("default_queue_policy") else PriorityLevel()
+def _levels(batching: Any) -> tuple[PriorityLevel, ...]:
+    if batching.priority_levels > MOST:
+        raise _refused(f"has {batching.priority_levels} priority_levels; at most {MOST} are served")
+    for key in batching.priority_queue_policy:
+        if not 1 <= key <= batching.priority_levels:
+            raise _refused(f"has a priority_queue_policy for level {key} of {batching.priority_levels} priority_levels")
+    usual = _level(batching.default_queue_policy) if batching.HasField("default_queue_policy") else PriorityLevel()
     return tuple(
-        _level(found.priority_queue_policy[level]) if level in found.priority_queue_policy else usual
-        for level in range(1, max(1, found.priority_levels) + 1)
+        _level(batching.priority_queue_policy[level]) if level in batching.priority_queue_policy else usual
+        for level in range(1, max(1, batching.priority_levels) + 1)
     )
 
 
@@ -210,7 +217,7 @@ def _level(policy: Any) -> PriorityLevel:
 
 
 def _instances(message: Any) -> int:
-    """Of all groups together; a group that gives no count is one."""
+    """Number of instances of all groups; a group without a count has one."""
     counts = [group.count for group in message.instance_group]
     if min(counts, default=0) < 0 or sum(counts) > MOST:
         raise _refused(f"has instance_group counts {', '.join(map(str, counts))[:80]}; up to {MOST} was expected")
@@ -243,10 +250,10 @@ def _versions(message: Any) -> VersionPolicy:
     return ALL
 
 
-def _tensor(found: Any) -> TensorInfo:
+def _tensor(tensor: Any) -> TensorInfo:
     """A data type that is not given is an empty one."""
-    datatype = pb.DataType.Name(found.data_type).removeprefix("TYPE_") if found.data_type else ""
-    return TensorInfo(found.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(found.dims))
+    datatype = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_") if tensor.data_type else ""
+    return TensorInfo(tensor.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(tensor.dims))
 
 
 def _beside(output: Any) -> str:

@@ -1,7 +1,7 @@
-"""What is to be done, from what is there, what is served and what was tried: a pure function.
+"""Reconciliation plan: the next steps from the files, the served versions and earlier attempts. A pure function.
 
-The rules: what serves goes on serving, whatever becomes of its files; what is new or changed is tried once, and again
-later if it was refused; a version that its policy no longer wants leaves only when all that are wanted serve.
+The rules: a served version keeps serving, whatever happens to its files. A new or changed version is tried once, and
+again later if it was rejected. A version that its policy excludes is unloaded only when all wanted versions serve.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ FIRST, LONGEST = 1.0, 300.0  # seconds until what was refused is tried again; do
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What became of a version. `tried`: the print of what was read last; `serves`: something of it does;
-    `missing`: it does, and its files are gone; `refused`: so often in a row was what lies there, and it is tried
-    `again` at that time, on the monotonic clock."""
+    """State of a version.
+
+    tried    fingerprint of the files that were read last
+    serves   True if the version serves
+    missing  True if it serves and its files are gone
+    refused  number of rejections of the current files in a row
+    again    time of the next attempt, on the monotonic clock
+    """
 
     tried: Fingerprint | None = None
     serves: bool = False
@@ -32,29 +37,36 @@ class Known:
     again: float = math.inf
 
     def accepted(self, tried: Fingerprint) -> Known:
-        """It serves what was read."""
+        """State after a successful load."""
         return Known(tried, serves=True)
 
-    def same(self, found: Fingerprint) -> bool:
-        """Whether what was tried last lies there still."""
-        return self.tried is not None and self.tried.facts == found.facts
+    def same(self, fingerprint: Fingerprint) -> bool:
+        """True if the files are those of the last attempt."""
+        return self.tried is not None and self.tried.facts == fingerprint.facts
 
     def failed(self, tried: Fingerprint, now: float) -> Known:
-        """What was read is refused. The same print waits longer each time; another one begins anew."""
+        """State after a rejection. The same fingerprint waits longer each time; another one starts over."""
         count = self.refused + 1 if self.same(tried) else 1
         return replace(self, tried=tried, refused=count, again=now + min(LONGEST, FIRST * 2 ** min(count - 1, 20)))
 
 
 class Step(enum.Enum):
-    """KEEP: nothing. LOAD: read and try it. MISS: its files went. RETURN: they came back, and are tried. LEAVE: it is
-    to serve no more. FORGET: it never served, and is not there or not wanted any more."""
+    """Step of a plan.
+
+    KEEP    nothing to do
+    LOAD    read and try the version
+    MISS    its files are gone
+    RETURN  its files are back, and are tried
+    LEAVE   unload the version
+    FORGET  it does not serve, and its files are gone or it is not wanted any more
+    """
 
     KEEP, LOAD, MISS, RETURN, LEAVE, FORGET = range(6)
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A step, and with which version."""
+    """Step for one version."""
 
     step: Step
     key: Key
@@ -67,15 +79,18 @@ def plan(
     now: float,
     chosen: Mapping[str, int] = NONE_CHOSEN,
 ) -> list[Action]:
-    """By model and version, loads in ascending order. `policies`: those of models that are there; all versions are
-    wanted of others. `now`: on the clock of `Known.again`; infinite tries everything again that was refused.
-    `chosen`: of models, the version that answers by default because somebody said so; it stays."""
+    """Actions by model and version, with loads in ascending order.
+
+    policies  version policies by model; other models serve all versions
+    now       time on the clock of `Known.again`; infinite: try all rejected versions again
+    chosen    by model, the default version that an operator chose, which is not unloaded
+    """
     there: dict[str, dict[int, Fingerprint]] = {}
     kept: dict[str, dict[int, Known]] = {}
-    for (name, version), found in prints.items():
-        there.setdefault(name, {})[version] = found
-    for (name, version), one in known.items():
-        kept.setdefault(name, {})[version] = one
+    for (name, version), fingerprint in prints.items():
+        there.setdefault(name, {})[version] = fingerprint
+    for (name, version), state in known.items():
+        kept.setdefault(name, {})[version] = state
     return [
         Action(step, (name, version))
         for name in sorted(there.keys() | kept.keys())
@@ -89,7 +104,7 @@ def left_out(
 ) -> dict[Key, VersionPolicy]:
     """Versions that are there and that their policies do not want, with these."""
     there: dict[str, set[int]] = {}
-    for name, version in (*prints, *(key for key, one in known.items() if one.serves)):
+    for name, version in (*prints, *(key for key, state in known.items() if state.serves)):
         there.setdefault(name, set()).add(version)
     served = {name: policy.served(there.get(name, ())) for name, policy in policies.items()}
     return {key: policies[key[0]] for key in prints if key[1] not in served[key[0]]}
@@ -98,28 +113,28 @@ def left_out(
 def _of_model(
     there: Mapping[int, Fingerprint], known: Mapping[int, Known], policy: VersionPolicy, now: float
 ) -> Iterator[tuple[Step, int]]:
-    serving = {version for version, one in known.items() if one.serves}
-    # What serves counts as there: to lose files is no reason to serve another version.
-    wanted = policy.served(there.keys() | serving)
+    serving = {version for version, state in known.items() if state.serves}
+    # A served version counts as there: lost files are no reason to serve another version.
+    selected = policy.served(there.keys() | serving)
     for version in sorted(there.keys() | known.keys()):
-        step = _of_version(known.get(version, Known()), there.get(version), version in wanted, now)
+        step = _of_version(known.get(version, Known()), there.get(version), version in selected, now)
         if step is not Step.FORGET or version in known:
             yield step, version
-    if wanted and wanted <= serving:
-        yield from ((Step.LEAVE, version) for version in sorted(serving - wanted))
+    if selected and selected <= serving:
+        yield from ((Step.LEAVE, version) for version in sorted(serving - selected))
 
 
-def _of_version(one: Known, found: Fingerprint | None, wanted: bool, now: float) -> Step:
-    if found is None:
-        return _without_files(one)
-    if not wanted:
-        return Step.KEEP if one.serves else Step.FORGET
-    if one.missing:
+def _of_version(state: Known, fingerprint: Fingerprint | None, selected: bool, now: float) -> Step:
+    if fingerprint is None:
+        return _without_files(state)
+    if not selected:
+        return Step.KEEP if state.serves else Step.FORGET
+    if state.missing:
         return Step.RETURN
-    return Step.LOAD if one.tried != found or (one.refused and now >= one.again) else Step.KEEP
+    return Step.LOAD if state.tried != fingerprint or (state.refused and now >= state.again) else Step.KEEP
 
 
-def _without_files(one: Known) -> Step:
-    if not one.serves:
+def _without_files(state: Known) -> Step:
+    if not state.serves:
         return Step.FORGET
-    return Step.KEEP if one.missing else Step.MISS
+    return Step.KEEP if state.missing else Step.MISS

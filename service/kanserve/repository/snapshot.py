@@ -1,7 +1,7 @@
-"""One look at a repository: which versions there are, and facts by which a change shows without reading any file.
+"""Snapshot of a repository: its versions, and facts that reveal a change without reading files.
 
-What the file system tells of a version's files (names, sizes, inodes, times) becomes a `Print`; whoever replaces,
-rewrites or touches one of them changes it. Files are read and hashed only where a print changed.
+The facts of a version's files (names, sizes, inodes, times) make a `Fingerprint`. Replacing, rewriting or touching a
+file changes it. The server reads and hashes files only if the fingerprint changed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ BREATH, EVERY = 0.0005, 64  # seconds of a pause after so many versions: a large
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """`facts` of a version's files and those beside its versions, condensed; `size`: bytes of the version's files.
-    `fresh`: one was written so lately that the next write may not show; `growing`: there is no manifest and one was
-    written lately, so it may be half of itself."""
+    """Fingerprint of a version's files and of those next to its versions.
+
+    facts    hash of the file facts
+    size     bytes of the version's files
+    fresh    True if a file was written so recently that the next write may not show
+    growing  True if there is no manifest and a file was written recently, so that the version may be incomplete
+    """
 
     facts: bytes
     size: int = 0
@@ -43,34 +47,35 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was there. `policies` by model, as its config.pbtxt has it; where it says nothing, the server's."""
+    """Contents of a repository at one time. `policies`: by model, the policy of its config.pbtxt, or the server's."""
 
     candidates: Mapping[Key, Candidate]
     prints: Mapping[Key, Fingerprint]
     policies: Mapping[str, VersionPolicy]
 
     def only(self, names: Collection[str] | None) -> Snapshot:
-        """What was there of these models; None: of all."""
+        """Snapshot of these models; None: of all."""
         if names is None:
             return self
-        prints = {key: found for key, found in self.prints.items() if key[0] in names}
+        prints = {key: fingerprint for key, fingerprint in self.prints.items() if key[0] in names}
         return replace(self, prints=prints)
 
 
 class Scanner:
-    """Looks at one repository; blocks, so use it on a thread. `policy`: where no config.pbtxt has one."""
+    """Scanner of one repository. It blocks, so use it on a thread. `policy`: the policy of models without one in
+    config.pbtxt."""
 
     def __init__(
         self, repository: Path, *, plain_onnx: bool = False, hard_links: bool = False, policy: VersionPolicy = ALL
     ) -> None:
         self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
-        self._told: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
+        self._policies: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
         self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, what it last said
 
-    def look(self) -> Snapshot:
-        """Everything that is there now. Raises ConfigError if the repository is not a readable directory."""
+    def scan(self) -> Snapshot:
+        """Current snapshot. Raises ConfigError if the repository is not a readable directory."""
         candidates = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
-        found: dict[Key, Candidate] = {}
+        entries: dict[Key, Candidate] = {}
         prints: dict[Key, Fingerprint] = {}
         policies: dict[str, VersionPolicy] = {}
         configs: dict[str, bytes] = {}
@@ -82,14 +87,14 @@ class Scanner:
             key = (name, candidate.version)
             with contextlib.suppress(OSError):  # it went away meanwhile
                 prints[key] = _print(_folder(candidate), configs[name])
-                found[key] = candidate
+                entries[key] = candidate
             if at % EVERY == 0:
                 time.sleep(BREATH)
-        self._told = {name: told for name, told in self._told.items() if name in policies}
-        return Snapshot(found, prints, policies)
+        self._policies = {name: cached for name, cached in self._policies.items() if name in policies}
+        return Snapshot(entries, prints, policies)
 
-    def again(self, candidate: Candidate) -> Fingerprint | None:
-        """The print of one version now; None where it is gone."""
+    def fingerprint(self, candidate: Candidate) -> Fingerprint | None:
+        """Current fingerprint of one version; None if it is gone."""
         try:
             return _print(_folder(candidate), _config_facts(candidate))
         except OSError:
@@ -100,7 +105,7 @@ class Scanner:
         steps = candidate.steps
         if len(steps) > 1:
             return candidate
-        if layout.said(candidate) != ("", 0):
+        if layout.heading(candidate) != ("", 0):
             self._names[steps] = (candidate.name, candidate.version)
         name, version = self._names.get(steps, (candidate.name, candidate.version))
         return replace(candidate, name=name, version=version)
@@ -110,13 +115,13 @@ class Scanner:
         refused for it."""
         if not facts:
             return self._policy
-        told = self._told.get(candidate.name)
-        if told is None or told[0] != facts:
+        cached = self._policies.get(candidate.name)
+        if cached is None or cached[0] != facts:
             policy = ALL
             with contextlib.suppress(LoadError, OSError):
                 policy = layout.config(candidate).versions
-            told = self._told[candidate.name] = (facts, policy)
-        return self._policy if told[1] == ALL else told[1]
+            cached = self._policies[candidate.name] = (facts, policy)
+        return self._policy if cached[1] == ALL else cached[1]
 
 
 def _folder(candidate: Candidate) -> str:
@@ -142,7 +147,8 @@ def _print(folder: str, config: bytes) -> Fingerprint:
 
 
 def _config_facts(candidate: Candidate) -> bytes:
-    """Of config.pbtxt and the files that it may name, which lie beside the versions; nothing where there is none."""
+    """Facts of config.pbtxt and of the files that it may name, which are next to the versions; empty if there is
+    none."""
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError), os.scandir(os.path.join(candidate.root, *candidate.steps[:-1])) as entries:
         for entry in entries:
@@ -163,18 +169,18 @@ def pause(poll: float, took: float) -> float | None:
     return max(poll, SHARE * took) if poll > 0 else None
 
 
-async def due(asked: asyncio.Event, seconds: float | None) -> bool:
-    """Wait so long, or until `asked`, which is taken back; whether it was asked for."""
+async def due(requested: asyncio.Event, seconds: float | None) -> bool:
+    """Wait so long, or until `requested`, which is taken back; whether it was asked for."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asked.wait(), seconds)
-    found = asked.is_set()
-    asked.clear()
-    return found
+        await asyncio.wait_for(requested.wait(), seconds)
+    was_requested = requested.is_set()
+    requested.clear()
+    return was_requested
 
 
 def remove_stale_exports(repository: Path) -> list[str]:
-    """The names of what was there, of a repository and the folders in it. Blocks. What a running export works on
-    stays, and so does all in a repository that is not to be written."""
+    """Remove the remains of interrupted exports in a repository and its folders, and return their names. Blocks.
+    Files of a running export stay, and so does everything in a read-only repository."""
     try:
         folders = [path for path in sorted(repository.iterdir()) if not path.name.startswith(".") and path.is_dir()]
     except OSError:  # whoever reads it next says so

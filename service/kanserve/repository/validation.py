@@ -1,4 +1,4 @@
-"""What the server relies on in a manifest, without a runtime: also asked by `kanserve models FOLDER`."""
+"""Validation of a manifest, without a runtime. The server and `kanserve models FOLDER` share it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVED_CLASSES = ("A", "B")
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """What can be said without running the graph. Raises LoadError."""
+    """Check everything that needs no execution of the graph. Raises LoadError."""
     check(manifest)
     _check_names(manifest)
     _check_class("the model", manifest.edge_class)
@@ -58,15 +58,15 @@ def check_manifest(manifest: Manifest) -> None:
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 
 
-def _check_optimization(found: str) -> None:
-    if found not in (ANY, BASIC):
-        raise LoadError(LoadReason.MANIFEST, f"optimization is {found[:40]!r}, expected {ANY!r} or {BASIC!r}")
+def _check_optimization(optimization: str) -> None:
+    if optimization not in (ANY, BASIC):
+        raise LoadError(LoadReason.MANIFEST, f"optimization is {optimization[:40]!r}, expected {ANY!r} or {BASIC!r}")
 
 
-def _check_basis(found: str) -> None:
-    if found not in VERIFICATION_BASES:
+def _check_basis(basis: str) -> None:
+    if basis not in VERIFICATION_BASES:
         known = ", ".join(VERIFICATION_BASES)
-        raise LoadError(LoadReason.MANIFEST, f"verification.basis is {found[:40]!r}, expected one of {known}")
+        raise LoadError(LoadReason.MANIFEST, f"verification.basis is {basis[:40]!r}, expected one of {known}")
 
 
 def _check_out_of_range(manifest: Manifest) -> None:
@@ -80,16 +80,19 @@ def _check_out_of_range(manifest: Manifest) -> None:
         raise LoadError(LoadReason.MANIFEST, "out_of_range is 'clamp', but nothing keeps the inputs of the first layer")
 
 
-def _check_approximation(found: Approximation) -> None:
-    """What it says of itself is no more than a bound on rounding, and was kept."""
-    if found.quantize not in ("", INT8, FP16_WEIGHTS):
+def _check_approximation(approximation: Approximation) -> None:
+    """Check that the claimed error is a rounding error within its bound. Raises LoadError."""
+    if approximation.quantize not in ("", INT8, FP16_WEIGHTS):
         raise LoadError(
-            LoadReason.MANIFEST, f"approximation is {found.quantize[:40]!r}, expected {INT8} or {FP16_WEIGHTS}"
+            LoadReason.MANIFEST, f"approximation is {approximation.quantize[:40]!r}, expected {INT8} or {FP16_WEIGHTS}"
         )
-    if not 0 <= found.error <= found.max_error < 1 or bool(found.quantize) != bool(found.max_error):
+    if not 0 <= approximation.error <= approximation.max_error < 1 or bool(approximation.quantize) != bool(
+        approximation.max_error
+    ):
         raise LoadError(
             LoadReason.MANIFEST,
-            f"approximation has an error of {found.error:g} of {found.max_error:g} allowed, expected 0 to below 1",
+            f"approximation has an error of {approximation.error:g} of {approximation.max_error:g} allowed, "
+            "expected 0 to below 1",
         )
 
 
@@ -123,28 +126,28 @@ def check_config(
     missing = {tensor.name for tensor in inputs} - {tensor.name for tensor in config.inputs}
     if config.inputs and missing:
         raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} lacks the input '{min(missing)}'")
-    for what, given, found in (("input", config.inputs, inputs), ("output", config.outputs, outputs)):
-        known = {tensor.name: tensor for tensor in found}
-        for tensor in given:
+    for what, configured, expected in (("input", config.inputs, inputs), ("output", config.outputs, outputs)):
+        known = {tensor.name: tensor for tensor in expected}
+        for tensor in configured:
             _check_tensor(what, tensor, known, skip=1 if batched else 0)
 
 
-def _check_tensor(what: str, given: TensorInfo, known: dict[str, Tensor], skip: int) -> None:
-    if given.name not in known:
+def _check_tensor(what: str, configured: TensorInfo, known: dict[str, Tensor], skip: int) -> None:
+    if configured.name not in known:
         raise LoadError(
             LoadReason.CONFIG,
-            f"{FILE_NAME} has the {what} '{given.name}', the model {', '.join(map(repr, known))}",
+            f"{FILE_NAME} has the {what} '{configured.name}', the model {', '.join(map(repr, known))}",
         )
-    found = known[given.name]
-    shape = found.shape[skip:]
-    fits = len(given.shape) == len(shape) and all(
-        want == have or -1 in (want, have) for want, have in zip(given.shape, shape, strict=True)
+    expected = known[configured.name]
+    shape = expected.shape[skip:]
+    fits = len(configured.shape) == len(shape) and all(
+        want == have or -1 in (want, have) for want, have in zip(configured.shape, shape, strict=True)
     )
-    if (given.shape and not fits) or given.datatype not in ("", found.datatype):
+    if (configured.shape and not fits) or configured.datatype not in ("", expected.datatype):
         raise LoadError(
             LoadReason.CONFIG,
-            f"{FILE_NAME} says that the {what} '{given.name}' is {given.datatype} {list(given.shape)}, "
-            f"the model says {found.datatype} {list(shape)}",
+            f"{FILE_NAME} says that the {what} '{configured.name}' is {configured.datatype} {list(configured.shape)}, "
+            f"the model says {expected.datatype} {list(shape)}",
         )
 
 
@@ -199,24 +202,27 @@ def _names(manifest: Manifest) -> Iterator[str]:
 
 
 def _explanations(manifest: Manifest) -> Iterator[str]:
-    """What the graph gives that nothing here runs, but people read of."""
-    told = manifest.explanations
+    """Faults of the explanation graph, which the server does not run."""
+    explanations = manifest.explanations
     yield from _within(
-        "the number of explained tensors", len(told.tensors), 1 if told.file else 0, TENSORS + 2 * LAYERS
+        "the number of explained tensors",
+        len(explanations.tensors),
+        1 if explanations.file else 0,
+        TENSORS + 2 * LAYERS,
     )
-    for tensor in told.tensors:
+    for tensor in explanations.tensors:
         yield from _tensor(tensor)
         yield from _within(f"the layer of '{tensor.name}'", tensor.layer, -1, len(manifest.layers) - 1)
 
 
-def _within(what: str, found: int, least: int, most: int) -> Iterator[str]:
-    if not least <= found <= most:
-        yield f"{what} is {_number(found)}, expected {least} to {most}"
+def _within(what: str, value: int, least: int, most: int) -> Iterator[str]:
+    if not least <= value <= most:
+        yield f"{what} is {_number(value)}, expected {least} to {most}"
 
 
-def _number(found: int) -> str:
-    """In full, unless nobody would read it."""
-    return str(found) if abs(found) < 10**18 else f"{'-' if found < 0 else ''}2^{abs(found).bit_length() - 1} or more"
+def _number(value: int) -> str:
+    """Number in full, unless it is too long to read."""
+    return str(value) if abs(value) < 10**18 else f"{'-' if value < 0 else ''}2^{abs(value).bit_length() - 1} or more"
 
 
 def _tensor(tensor: TensorSpec | ExplainedTensor) -> Iterator[str]:
@@ -279,20 +285,20 @@ def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:
 
 
 def baseline_faults(manifest: Manifest) -> Iterator[str]:
-    """In words; none at all is fine."""
-    found = manifest.baseline
-    if not found.rows:
+    """Faults of the baseline in words; none for a valid one."""
+    baseline = manifest.baseline
+    if not baseline.rows:
         return
-    if len(found.layers) != len(manifest.layers):
-        yield f"the baseline has {len(found.layers)} layers, expected {len(manifest.layers)}"
+    if len(baseline.layers) != len(manifest.layers):
+        yield f"the baseline has {len(baseline.layers)} layers, expected {len(manifest.layers)}"
     numbers = sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in manifest.inputs)
-    if len(found.mean) != numbers:
-        yield f"the baseline's mean has {len(found.mean)} numbers, expected {numbers}"
-    if len(found.outputs) != len(manifest.outputs):
-        yield f"the baseline has {len(found.outputs)} outputs, expected {len(manifest.outputs)}"
+    if len(baseline.mean) != numbers:
+        yield f"the baseline's mean has {len(baseline.mean)} numbers, expected {numbers}"
+    if len(baseline.outputs) != len(manifest.outputs):
+        yield f"the baseline has {len(baseline.outputs)} outputs, expected {len(manifest.outputs)}"
     parts = [
-        *((f"layer {at}", one) for at, one in enumerate(found.layers)),
-        *(("output", one) for one in found.outputs),
+        *((f"layer {at}", layer) for at, layer in enumerate(baseline.layers)),
+        *(("output", layer) for layer in baseline.outputs),
     ]
     yield from (f"{name}: {fault}" for name, part in parts if (fault := _part(part)))
 
@@ -306,9 +312,9 @@ def _part(layer: NodeBaseline) -> str:
     if not all(map(_ascending, layer.cells)):
         return "the bounds of the baseline's cells do not ascend"
     cells = layer.cells * nodes if len(layer.cells) == 1 else layer.cells
-    fit = all(len(one) == len(own) + 1 and min(one) >= 0 for one, own in zip(layer.counts, cells, strict=True))
+    fit = all(len(counts) == len(own) + 1 and min(counts) >= 0 for counts, own in zip(layer.counts, cells, strict=True))
     return "" if fit else "the baseline's counts are not those of its cells"
 
 
 def _ascending(bounds: Sequence[float]) -> bool:
-    return len(bounds) > 1 and all(one < following for one, following in itertools.pairwise(bounds))
+    return len(bounds) > 1 and all(bound < following for bound, following in itertools.pairwise(bounds))

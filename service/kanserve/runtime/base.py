@@ -1,7 +1,7 @@
-"""What runs a graph. One file per runtime, found by its name.
+"""Interface of runtimes that execute graphs. One file per runtime, found by its name.
 
-A session is made from bytes that were already read and checked, never from a
-path: a runtime that maps files would be at the mercy of whoever writes them.
+A session is made from bytes that were already read and checked, not from a path. A runtime that maps files would
+depend on everyone who can write them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["NOTHING", "Backend", "Session", "create_session", "load", "names"]
 
 
 class Session(Protocol):
-    """A prepared graph. `run` may be called from several threads at once."""
+    """Prepared graph. Several threads may call `run` at once."""
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -42,7 +42,7 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A module of this package."""
+    """Interface of a module of this package."""
 
     def version(self) -> str:
         """Name and version of the runtime."""
@@ -60,10 +60,12 @@ class Backend(Protocol):
         library: str = "",
         optimization: str = ANY,
     ) -> Session:
-        """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
-        other. `library`: the path of one with further operators; `optimization`: how far the
-        runtime may change the graph, as the manifest says. Raises LoadError, and ConfigError for a device that
-        is not there."""
+        """Prepare a graph. Raises LoadError, and ConfigError for a missing device.
+
+        beside        the files, by name, that may hold its weights; the graph reads no other file
+        library       path of a library with custom operators
+        optimization  optimization level of the runtime, as in the manifest
+        """
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: sessions from bytes, on the device that was asked for or not at all."""
+"""Sessions of ONNX Runtime: from bytes, on the requested device or with an error."""
 
 from __future__ import annotations
 
@@ -85,11 +85,12 @@ def create(
     library: str = "",
     optimization: str = ANY,
 ) -> OrtSession:
-    """Prepare a graph from its bytes, and those of the files that it keeps weights in. `library`: the path of one with
-    further operators. `optimization`: how far the runtime may change the graph, as the manifest says.
+    """Prepare a graph from its bytes. Raises ConfigError if `device` has no provider here, LoadError if the runtime
+    rejects the graph.
 
-    Raises ConfigError if `device` has no provider here, LoadError if the runtime
-    refuses the graph.
+    beside        the files, by name, that hold its weights
+    library       path of a library with custom operators
+    optimization  optimization level of the runtime, as in the manifest
     """
     check(device)
     provider = (PROVIDERS[device], EXACT[device])
@@ -115,7 +116,7 @@ def _wrapped(session: Any, device: str) -> OrtSession:
     if session.get_providers()[0] != PROVIDERS[device]:
         raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
     tensors = (*session.get_inputs(), *session.get_outputs())
-    kind = Bfloat16Session if any(DATATYPES.get(one.type) == BF16 for one in tensors) else OrtSession
+    kind = Bfloat16Session if any(DATATYPES.get(tensor.type) == BF16 for tensor in tensors) else OrtSession
     try:
         return kind(session)
     except UnicodeDecodeError as error:  # the name of a tensor, or of one of its extents
@@ -123,7 +124,7 @@ def _wrapped(session: Any, device: str) -> OrtSession:
 
 
 class OrtSession:
-    """One InferenceSession. Implements `base.Session`."""
+    """Session with one InferenceSession of ONNX Runtime. Implements `base.Session`."""
 
     def __init__(self, session: Any) -> None:
         """Raises LoadError for a tensor type that has no protocol datatype."""
@@ -152,8 +153,8 @@ class OrtSession:
 
 
 class Bfloat16Session(OrtSession):
-    """With tensors of bfloat16. numpy has no such type, so the runtime takes and gives their bit patterns where
-    they lie in memory."""
+    """Session with bfloat16 tensors. numpy has no such type, so the runtime reads and writes their bit patterns in
+    place."""
 
     def __init__(self, session: Any) -> None:
         """Raises LoadError for what this runtime cannot be handed."""
@@ -167,9 +168,9 @@ class Bfloat16Session(OrtSession):
 
     def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         values = {name: self._value(name, array) for name, array in feeds.items()}
-        found = self._session.run_with_ort_values(outputs, values)
+        results = self._session.run_with_ort_values(outputs, values)
         return [
-            _bits(value) if name in self._short else value.numpy() for name, value in zip(outputs, found, strict=True)
+            _bits(value) if name in self._short else value.numpy() for name, value in zip(outputs, results, strict=True)
         ]
 
     def _value(self, name: str, array: Array) -> Any:
@@ -223,7 +224,7 @@ def _map(options: Any, beside: Mapping[str, bytes]) -> None:
 
 
 def _anonymous(text: str) -> str:
-    """What the runtime says of a run, without numbers and quoted words that may be a caller's tensor; the node's name
+    """Error text of a run, without numbers and quoted words that may come from a client's tensor. The node's name
     and the kind of error stay."""
     head, mark, rest = text.partition(STATUS)
     return head + mark + VALUES.sub("#", rest) if mark else VALUES.sub("#", text)
@@ -237,7 +238,7 @@ def _info(node: Any) -> TensorInfo:
 
 
 def _refusal(text: str) -> LoadError:
-    """What a person can act on. The runtime's own text may hold paths."""
+    """Error with a text that the user can act on. The runtime's own text may contain paths."""
     if "external" in text.lower():
         return LoadError(
             LoadReason.RUNTIME, "the graph keeps weights in files that are not the version's own (external data)"

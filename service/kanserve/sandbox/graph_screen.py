@@ -1,7 +1,7 @@
-"""The structure of a graph, before a runtime sees it: operators that are known, data that is there once.
+"""Structural check of a graph before a runtime reads it: known operators, and each tensor defined once.
 
-A runtime's own checks are for graphs that are wrong by accident; this is for those that somebody made to harm. The
-file is parsed by protobuf with the part of ONNX's description that matters here (`proto/onnx_graph.proto`).
+A runtime's own checks are for accidental faults; this check is for graphs that are made to do harm. Protobuf parses
+the file with the part of ONNX's schema that matters here (`proto/onnx_graph.proto`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 
 
 def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> None:
-    """The graph in the file `name`. `beside`: the files that may hold its weights, with their sizes; not `strict`: any
-    operator may be in it; `kernel`: that of `custom_ops` may. Raises LoadError."""
+    """Check the graph in the file `name`. Raises LoadError.
+
+    beside  sizes of the files that may hold its weights, by name
+    strict  apply the operator allowlist
+    kernel  accept the operator of `custom_ops`
+    """
     try:
         model = pb.Model.FromString(data)
     except DecodeError as error:
@@ -59,7 +63,7 @@ def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, ke
 
 
 def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
-    """What only operators of ONNX's own domain, in one flat graph, do not have."""
+    """Faults under the operator allowlist: a graph must be flat and use only operators of ONNX's own domain."""
     graph = model.graph
     if model.functions or model.training_info:
         yield "it has functions or training steps of its own"
@@ -71,7 +75,7 @@ def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
         yield "it has sparse tensors"
     for node in graph.node:
         yield from _of_node(node, kernel=kernel)
-    yield from _flow(graph)
+    yield from _dataflow_faults(graph)
     size = model.ByteSize()
     model.DiscardUnknownFields()
     if model.ByteSize() != size:
@@ -100,10 +104,11 @@ def _called(node: pb.Node) -> str:
     return f"{node.op_type[:80]} {node.name[:80]!r}"
 
 
-def _flow(graph: pb.Graph) -> Iterator[str]:
-    """From the inputs on: nothing is used before it is there, or made twice, and no size follows from a value."""
+def _dataflow_faults(graph: pb.Graph) -> Iterator[str]:
+    """Faults of the data flow, from the inputs on: use before definition, double definition, or a size that depends
+    on a value."""
     depth = dict.fromkeys((tensor.name for tensor in graph.initializer), 0)
-    values = {given.name for given in graph.input} - depth.keys()
+    values = {entry.name for entry in graph.input} - depth.keys()
     depth.update(dict.fromkeys(values, 0))
     for node in graph.node:
         if fault := _misplaced(node, depth):
@@ -116,20 +121,20 @@ def _flow(graph: pb.Graph) -> Iterator[str]:
 
 
 def _sizes(node: pb.Node) -> list[str]:
-    """What says how large that is what it makes."""
+    """Names of the inputs that determine the size of a node's output."""
     return [node.input[at] for at in SIZES.get(node.op_type, ()) if at < len(node.input)]
 
 
 def _misplaced(node: pb.Node, depth: dict[str, int]) -> str:
-    """What is wrong with the place of an operator after those that made the tensors of `depth`, to which its own are
-    added: how many operators are before each."""
-    taken, made = (list(filter(None, names)) for names in (node.input, node.output))
-    if missing := [one for one in taken if one not in depth]:
+    """Fault in the place of an operator after those that made the tensors of `depth`. The function adds its own
+    tensors, with the number of operators before each."""
+    inputs, outputs = (list(filter(None, names)) for names in (node.input, node.output))
+    if missing := [name for name in inputs if name not in depth]:
         return f"{_called(node)} takes {missing[0][:80]!r}, which nothing before it makes"
-    if twice := depth.keys() & made:
+    if twice := depth.keys() & outputs:
         return f"{min(twice)[:80]!r} is made twice"
-    deep = 1 + max((depth[one] for one in taken), default=0)
-    depth.update(dict.fromkeys(made, deep))
+    deep = 1 + max((depth[name] for name in inputs), default=0)
+    depth.update(dict.fromkeys(outputs, deep))
     return f"more than {DEPTH} operators follow one another" if deep > DEPTH else ""
 
 
@@ -142,7 +147,7 @@ def _of_graph(graph: pb.Graph, beside: Mapping[str, int], *, strict: bool) -> It
 
 
 def _of_nodes(nodes: Iterable[pb.Node], beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
-    """What stands in attributes."""
+    """Faults of tensors in attributes."""
     for attribute in (attribute for node in nodes for attribute in node.attribute):
         for tensor in (*_one(attribute, "t"), *attribute.tensors):
             yield from tensor_faults(tensor, {}, strict=strict)
@@ -153,7 +158,7 @@ def _of_nodes(nodes: Iterable[pb.Node], beside: Mapping[str, int], *, strict: bo
 
 
 def _one(message: Any, field: str) -> tuple[Any, ...]:
-    """What is in a field, if anything is."""
+    """Value of a field in a tuple; an empty tuple if it is not set."""
     return (getattr(message, field),) if message.HasField(field) else ()
 
 
@@ -182,7 +187,11 @@ TYPES: Mapping[int, tuple[int, str]] = {
 
 
 def tensor_faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
-    """What is wrong with it. `beside`: files that may hold data, with their sizes; `strict`: only of known types."""
+    """Faults of a tensor.
+
+    beside  sizes of the files that may hold data, by name
+    strict  accept only known types
+    """
     yield from (f"tensor {tensor.name[:80]!r} {fault}" for fault in _faults(tensor, beside, strict=strict))
 
 
@@ -214,7 +223,7 @@ def _inside(tensor: pb.Tensor, fields: list[str]) -> Iterator[str]:
 
 
 def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -> Iterator[str]:
-    """Where in which file it says that it lies."""
+    """Faults in the location of external data."""
     facts = {entry.key: entry.value for entry in tensor.external_data}
     location = facts.get("location", "")
     if fields or tensor.HasField("raw_data"):
@@ -227,18 +236,18 @@ def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -
         yield from _placed(tensor, facts, beside[location])
 
 
-def _placed(tensor: pb.Tensor, facts: Mapping[str, str], held: int) -> Iterator[str]:
-    """In a file of `held` bytes."""
+def _placed(tensor: pb.Tensor, facts: Mapping[str, str], size_limit: int) -> Iterator[str]:
+    """Faults of external data in a file of `size_limit` bytes."""
     size, _ = TYPES.get(tensor.data_type, (0, ""))
     needed = math.prod(tensor.dims) * size
     offset, length = (_number(facts.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(needed))))
-    if not size or offset < 0 or length != needed or offset + needed > held:
+    if not size or offset < 0 or length != needed or offset + needed > size_limit:
         yield (
             f"has {needed} bytes by its shape, and says that it has {length} at {offset} of {facts['location']}, "
-            f"which has {held} (external data)"
+            f"which has {size_limit} (external data)"
         )
 
 
 def _number(text: str) -> int:
-    """Of a few decimal digits; else -1."""
+    """Number of a few decimal digits; otherwise -1."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1

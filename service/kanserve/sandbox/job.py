@@ -1,7 +1,7 @@
-"""What a process that tries a version is told, and what it says: bytes in memory that both see, and lines of JSON.
+"""Messages between the server and a sandbox process: a job in shared memory, and replies as lines of JSON.
 
-The memory begins with the length of a JSON document in 8 bytes, then the document, then the files one after the other.
-The files are the very bytes that the server has hashed, and will load.
+The memory begins with the length of a JSON document in 8 bytes, then the document, then the files one after the
+other. The files are the same bytes that the server has hashed and will load.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ OWN_OPERATORS, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its li
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
-    beside what the files take) are its limits; `strict`: as the setting `graph_allowlist` has it; `library`:
-    of further operators, for the graph in a file of its own that has some ("": that is not loaded); `texts`: the files
-    are those of `layout.Texts`, and the process only parses them."""
+    """Load check of one version.
+
+    files    sizes of the files, by name
+    rows     check a batch of rows
+    seconds  time limit
+    memory   limit of memory in bytes, in addition to the files
+    strict   the setting `graph_allowlist`
+    library  library of custom operators for the graph that needs one; "": do not load it
+    texts    the files are those of `layout.Texts`, and the process only parses them
+    """
 
     backend: str
     device: str
@@ -84,7 +90,7 @@ def take(memory: int) -> tuple[Job, dict[str, bytes]]:
 
 
 def _read(memory: int, at: int, size: int) -> bytes:
-    """In one piece, where the system gives one."""
+    """Bytes of the memory, in one piece if the system permits."""
     data = os.pread(memory, size, at)
     while len(data) < size:
         data += os.pread(memory, size - len(data), at + len(data))

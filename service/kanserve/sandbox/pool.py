@@ -1,4 +1,4 @@
-"""The server side of a load check: starts the process that forks, sends requests and reads replies asynchronously."""
+"""Server side of a load check: it starts the forking process, sends requests and reads replies asynchronously."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ OWN = "KANSERVE_"  # variables that are no affair of what is tried
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # nobody forks beside others
 
 
-class Lost(Exception):
-    """The process that forks has ended."""
+class ProcessLost(Exception):
+    """End of the forking process."""
 
 
 class SandboxClient:
-    """Tries versions, each in a process of its own. On one event loop at a time."""
+    """Client of the sandbox, which checks each version in a process of its own. Use it on one event loop at a time."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._starting = asyncio.Lock()
-        self._asked: socket.socket | None = None
+        self._requests: socket.socket | None = None
         self._end: weakref.finalize[[subprocess.Popen[bytes], socket.socket], SandboxClient] | None = None
         self._busy = 0
         self._idle: asyncio.TimerHandle | None = None
 
-    async def ask(self, job: Job, files: Mapping[str, bytes]) -> None:
-        """Until a version has passed. Raises LoadError with what is wrong with it, ConfigError for a device that is
-        not there."""
+    async def validate(self, job: Job, files: Mapping[str, bytes]) -> None:
+        """Wait for the load check of a version. Raises LoadError with its fault, and ConfigError for a missing
+        device."""
         async with self._turn:
             self._busy += 1
             if self._idle is not None:
                 self._idle.cancel()
             try:
-                await self._ask(job, files)
+                await self._validate(job, files)
             finally:
                 self._busy -= 1
                 if not self._busy:
@@ -61,13 +61,13 @@ class SandboxClient:
         """Let the process go that forks. Another comes with the next load check."""
         if self._end is not None:
             self._end()
-        self._asked = self._end = None
+        self._requests = self._end = None
 
-    async def _ask(self, job: Job, files: Mapping[str, bytes]) -> None:
+    async def _validate(self, job: Job, files: Mapping[str, bytes]) -> None:
         for _ in range(2):
             try:
-                words = await self._words(job, files)
-            except Lost:
+                words = await self._reply(job, files)
+            except ProcessLost:
                 self.close()  # it may have been killed: the next one has another try
             except OSError as error:
                 raise LoadError(
@@ -79,31 +79,31 @@ class SandboxClient:
                 return
         raise LoadError(LoadReason.INTERNAL, "the sandbox process ended twice; load_check = false loads without")
 
-    async def _words(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
-        """The first thing that is said about it."""
-        asked = await self._process()
+    async def _reply(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
+        """First reply of the sandbox process."""
+        requests = await self._process()
         memory = await _written(job, files)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours:
             try:
-                socket.send_fds(asked, [job.most.to_bytes(8, "little")], [memory, theirs.fileno()])
+                socket.send_fds(requests, [job.most.to_bytes(8, "little")], [memory, theirs.fileno()])
             except OSError as error:
-                raise Lost from error
+                raise ProcessLost from error
             finally:
                 os.close(memory)
                 theirs.close()
             try:
                 async with asyncio.timeout(job.seconds + GRACE):
-                    return await _heard(ours)
+                    return await _read_reply(ours)
             except TimeoutError as error:
                 self.close()
                 raise LoadError(LoadReason.TIME, _late(job)) from error
 
     async def _process(self) -> socket.socket:
-        """The socket to the process that forks, which is started where there is none. Raises Lost, OSError."""
+        """The socket to the process that forks, which is started where there is none. Raises ProcessLost, OSError."""
         async with self._starting:
-            if self._asked is None:
+            if self._requests is None:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with contextlib.ExitStack() as undo:
                     undo.callback(ours.close)
@@ -113,10 +113,10 @@ class SandboxClient:
                     ours.setblocking(False)
                     async with asyncio.timeout(STARTING):
                         if not await asyncio.get_running_loop().sock_recv(ours, 1):
-                            raise Lost
+                            raise ProcessLost
                     undo.pop_all()
-                self._asked = ours
-            return self._asked
+                self._requests = ours
+            return self._requests
 
 
 def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
@@ -131,9 +131,9 @@ def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _ended(process: subprocess.Popen[bytes], asked: socket.socket) -> None:
-    """It ends with its socket, and with it those that it forked."""
-    asked.close()
+def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
+    """End the process, and with it its children, by closing its socket."""
+    requests.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1)
         return
@@ -151,12 +151,12 @@ async def _written(job: Job, files: Mapping[str, bytes]) -> int:
         raise
 
 
-async def _heard(reply: socket.socket) -> dict[str, str | int]:
+async def _read_reply(reply: socket.socket) -> dict[str, str | int]:
     loop, heard = asyncio.get_running_loop(), b""
     while b"\n" not in heard and len(heard) < WORDS:
         more = await loop.sock_recv(reply, WORDS)
         if not more:
-            raise Lost
+            raise ProcessLost
         heard += more
     words: dict[str, str | int] = json.loads(heard.partition(b"\n")[0])
     return words
@@ -177,8 +177,8 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
     if words.get("ended") == -signal.SIGALRM:
         raise LoadError(LoadReason.TIME, _late(job))
     if "memory" in words or words.get("ended") == -signal.SIGKILL or words.get("reason") == LoadReason.MEMORY:
-        said = words.get("text", "the sandbox process was killed")
-        raise LoadError(LoadReason.MEMORY, f"{said}, of which {job.most} bytes are granted (load_memory_bytes)")
+        cause = words.get("text", "the sandbox process was killed")
+        raise LoadError(LoadReason.MEMORY, f"{cause}, of which {job.most} bytes are granted (load_memory_bytes)")
     if "ended" in words:
         raise LoadError(LoadReason.CRASH, f"it crashed the sandbox process{_how(int(words['ended']))}")
     raise LoadError(LoadReason(str(words["reason"])), str(words["text"]))

@@ -1,11 +1,11 @@
-"""A process that has everything imported and forks one more for each version that is to be tried.
+"""Sandbox process that has everything imported and forks a child for each load check.
 
     python -m kanserve.sandbox.process BACKEND       on descriptor 0: a socket to the server
 
-A message is how many bytes of memory it may take, with two descriptors: memory with a job, and a socket on which the
-answer goes back. The process that is forked answers (`child`); this one adds how it ended. It has no threads and no
-session of a runtime, and so may be forked; it ends with the server's end of its socket, and takes those that it forked
-with it.
+A message is the number of bytes of memory that the child may use, with two descriptors: shared memory with the job,
+and a socket for the reply. The child replies, and this process adds how the child ended. It has no threads
+and no session of a runtime, so that it may fork. It ends with the server's end of its socket, and then kills its
+children.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process that tries a version; `most`: bytes that it may have."""
+    """Child process with a load check in progress. `most`: limit of its memory in bytes."""
 
     pid: int
     reply: socket.socket
@@ -55,35 +55,35 @@ class Running:
 
 
 def main() -> None:
-    """Until nobody is there to ask."""
+    """Serve requests until the server closes its socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then lets go of the socket
-    asked = socket.socket(fileno=0)
+    requests = socket.socket(fileno=0)
     base.load(sys.argv[1])
     gc.collect()
     gc.freeze()  # or each process would copy every page that a collection of its own looks at
-    asked.send(b"+")
+    requests.send(b"+")
     running: list[Running] = []
     while True:
-        for one in [one for one in running if _ended(one)]:
-            running.remove(one)
-        if not select.select([asked], [], [], PAUSE / 1000 if running else None)[0]:
+        for child in [child for child in running if _ended(child)]:
+            running.remove(child)
+        if not select.select([requests], [], [], PAUSE / 1000 if running else None)[0]:
             continue
-        message, descriptors, _, _ = socket.recv_fds(asked, 16, 2)
+        message, descriptors, _, _ = socket.recv_fds(requests, 16, 2)
         if len(descriptors) != 2:
             break
-        running.append(_forked(asked, running, int.from_bytes(message, "little"), *descriptors))
-    for one in running:
-        os.kill(one.pid, signal.SIGKILL)
+        running.append(_forked(requests, running, int.from_bytes(message, "little"), *descriptors))
+    for child in running:
+        os.kill(child.pid, signal.SIGKILL)
 
 
-def _forked(asked: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
+def _forked(requests: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
     pid = os.fork()
     if pid:
         os.close(memory)
         return Running(pid, socket.socket(fileno=back), most)
     reply = socket.socket(fileno=back)
     try:
-        asked.close()
+        requests.close()
         for other in others:
             other.reply.close()
         run(memory, reply)
@@ -93,24 +93,25 @@ def _forked(asked: socket.socket, others: list[Running], most: int, memory: int,
         os._exit(0)
 
 
-def _ended(one: Running) -> bool:
-    """Whether it is gone; what became of it is said then. One that has too much, or that nobody waits for, is ended."""
-    pid, status = os.waitpid(one.pid, os.WNOHANG)
+def _ended(child: Running) -> bool:
+    """True if the child has exited; then its exit code is reported. A child with too much memory or without a reader
+    is killed."""
+    pid, status = os.waitpid(child.pid, os.WNOHANG)
     if pid:
         with contextlib.suppress(OSError):
-            one.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
-        one.reply.close()
+            child.reply.sendall(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+        child.reply.close()
         return True
-    if _deserted(one.reply):
-        os.kill(one.pid, signal.SIGKILL)
-    elif one.most and _resident(one.pid) > one.most:
+    if _abandoned(child.reply):
+        os.kill(child.pid, signal.SIGKILL)
+    elif child.most and _resident(child.pid) > child.most:
         with contextlib.suppress(OSError):
-            one.reply.sendall(b'{"memory": ""}\n')
-        os.kill(one.pid, signal.SIGKILL)
+            child.reply.sendall(b'{"memory": ""}\n')
+        os.kill(child.pid, signal.SIGKILL)
     return False
 
 
-def _deserted(reply: socket.socket) -> bool:
+def _abandoned(reply: socket.socket) -> bool:
     poll = select.poll()
     poll.register(reply, 0)
     return bool(poll.poll(0))
@@ -147,8 +148,8 @@ def run(memory: int, reply: socket.socket) -> None:
 
 
 def limit(job: Job) -> None:
-    """What the kernel holds this process to from here on. Memory of a GPU's driver looks like much more than it is:
-    there who forked this process looks at what it has."""
+    """Set the kernel's limits of this process. Memory of a GPU driver looks larger than it is, so the parent process
+    checks the resident memory in that case."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, job.seconds)
@@ -164,14 +165,14 @@ def limit(job: Job) -> None:
 
 def parse(job: Job, files: Mapping[str, bytes]) -> None:
     """Parse the texts before the server does. This process has limits on time and memory. Raises LoadError."""
-    manifest = Texts.of(files).judge()
+    manifest = Texts.from_files(files).judge()
     if manifest is not None:
         check_manifest(manifest)
 
 
 def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     """The structure first, then the runtime. Raises LoadError, ConfigError, ResourceExhausted."""
-    manifest = _slim(job)
+    manifest = _strip_for_sandbox(job)
     layers = () if manifest is None else manifest.layers
     sizes = {name: len(data) for name, data in files.items() if name == contract.WEIGHTS_FILE}
     for name in _graphs(manifest):
@@ -189,7 +190,7 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
         verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
 
 
-def _slim(job: Job) -> Manifest | None:
+def _strip_for_sandbox(job: Job) -> Manifest | None:
     """The manifest that the server has made, of any size."""
     if job.manifest is None:
         return None
@@ -204,7 +205,7 @@ def _try_kernel(
     manifest: Manifest | None,
     create: Callable[[str], Session],
 ) -> None:
-    """As the model's graph, the one by operators of a library. Raises LoadError, ResourceExhausted."""
+    """Check the graph with custom operators of a library, as the model's graph. Raises LoadError, ResourceExhausted."""
     data = files.get(KERNEL_FILE)
     if data is not None:
         graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
@@ -223,16 +224,16 @@ def _graphs(manifest: Manifest | None) -> list[str]:
     """The files that are graphs, also the one that is handed on and never served."""
     if manifest is None:
         return [contract.MODEL_FILE]
-    told = [variant.file for variant in manifest.variants]
-    told += [manifest.explanations.file] if manifest.explanations.file else []
-    return list(dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in manifest.layers))))
+    files = [variant.file for variant in manifest.variants]
+    files += [manifest.explanations.file] if manifest.explanations.file else []
+    return list(dict.fromkeys((contract.MODEL_FILE, *files, *(layer.edges_file for layer in manifest.layers))))
 
 
 def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
     inputs, outputs = session.inputs, session.outputs
     if manifest is not None:
         verify.check_graph(manifest, session)
-        verify.prove(manifest, session)
+        verify.check_reference(manifest, session)
         inputs, outputs = verify.tensors(manifest.inputs), verify.tensors(manifest.outputs)
     _batch(session, inputs, [tensor.name for tensor in outputs], rows)
 
@@ -248,7 +249,7 @@ def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str],
 
 
 def _nodes(name: str, graph: Session, session: Session, sources: int) -> int:
-    """How long the vector is that feeds a layer: as its graph says, or the model's, or as many as it has sources."""
+    """Length of the input vector of a layer: from its graph, the model's graph, or its number of sources."""
     known = (*graph.inputs, *session.outputs, *session.inputs)
     lengths = [tensor.shape[-1] for tensor in known if tensor.name == name and tensor.shape]
     return next((length for length in lengths if length > 0), sources)

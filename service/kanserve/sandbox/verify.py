@@ -1,4 +1,4 @@
-"""Whether a graph is what its manifest says, and computes here what it computed when it was exported."""
+"""Verification of a graph against its manifest, and of its outputs against the reference outputs of the export."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def tensors(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:
 
 def check_graph(manifest: Manifest, session: Session) -> None:
     """The graph has the tensors of the manifest. Raises LoadError."""
-    given, wanted = tensors(manifest.inputs), tensors(manifest.outputs)
+    expected, results = tensors(manifest.inputs), tensors(manifest.outputs)
     inputs = {tensor.name: tensor for tensor in session.inputs}
     outputs = {tensor.name: tensor for tensor in session.outputs}
-    if len(inputs) != len(given) or _unlike(given, inputs):
-        listed = ", ".join(f"'{tensor.name}'" for tensor in given)
+    if len(inputs) != len(expected) or _unlike(expected, inputs):
+        listed = ", ".join(f"'{tensor.name}'" for tensor in expected)
         raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's {listed}")
-    if name := _unlike(wanted, outputs):
+    if name := _unlike(results, outputs):
         raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{name}'")
     for at, layer in enumerate(manifest.layers):
         node = inputs.get(layer.node_tensor) or outputs.get(layer.node_tensor)
         _check_node(at, layer, node)
 
 
-def _unlike(claims: tuple[TensorInfo, ...], found: dict[str, TensorInfo]) -> str:
+def _unlike(claims: tuple[TensorInfo, ...], actual: dict[str, TensorInfo]) -> str:
     """The first that the graph does not have as it is claimed, or nothing."""
-    fits = (claim.name in found and _fits(claim, found[claim.name]) for claim in claims)
+    fits = (claim.name in actual and _fits(claim, actual[claim.name]) for claim in claims)
     return next((claim.name for claim, fit in zip(claims, fits, strict=True) if not fit), "")
 
 
 def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
-    """What feeds a layer is there, [rows, *positions, nodes]. Raises LoadError."""
+    """Check that the tensor that feeds a layer exists with the shape [rows, *positions, nodes]. Raises LoadError."""
     if node is None:
         raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
     expected = TensorInfo(node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
@@ -56,50 +56,50 @@ def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
         )
 
 
-def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
+def _fits(claim: TensorInfo, actual: TensorInfo) -> bool:
     """Same type and rank, a free batch, and no dimension that contradicts the claim."""
     return (
-        claim.datatype == found.datatype
-        and len(claim.shape) == len(found.shape) > 1
-        and claim.shape[0] == found.shape[0] == -1
-        and all(want == have or have == -1 for want, have in zip(claim.shape, found.shape, strict=True))
+        claim.datatype == actual.datatype
+        and len(claim.shape) == len(actual.shape) > 1
+        and claim.shape[0] == actual.shape[0] == -1
+        and all(want == have or have == -1 for want, have in zip(claim.shape, actual.shape, strict=True))
     )
 
 
-def prove(manifest: Manifest, session: Session) -> None:
-    """The reference rows give the reference answers, within their tolerance. Raises LoadError."""
+def check_reference(manifest: Manifest, session: Session) -> None:
+    """Check that the reference rows give the reference outputs within their tolerance. Raises LoadError."""
     reference = manifest.reference
-    wanted = tensors(manifest.outputs)
+    output_tensors = tensors(manifest.outputs)
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
     rows, expected = feeds(manifest), answers(manifest)
     try:
-        found = session.run([tensor.name for tensor in wanted], rows)
+        outputs = session.run([tensor.name for tensor in output_tensors], rows)
     except ResourceExhausted as error:
         raise LoadError(LoadReason.MEMORY, "there is not enough memory to run the reference rows") from error
     except KanserveError as error:
         raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
-    for tensor, answer, one in zip(wanted, expected, found, strict=True):
-        _compare("" if len(wanted) == 1 else f" of '{tensor.name}'", answer, one, reference.tolerance)
+    for tensor, answer, output in zip(output_tensors, expected, outputs, strict=True):
+        _compare("" if len(output_tensors) == 1 else f" of '{tensor.name}'", answer, output, reference.tolerance)
 
 
 def check_explained(manifest: Manifest, session: Session) -> None:
     """The explaining graph takes what the model takes, gives what the manifest says, and answers the reference rows as
     the model does. Raises LoadError."""
-    told, given = manifest.explanations, tensors(manifest.inputs)
-    claims = tuple(TensorInfo(tensor.name, tensor.datatype, tensor.shape) for tensor in told.tensors)
+    explanations, expected = manifest.explanations, tensors(manifest.inputs)
+    claims = tuple(TensorInfo(tensor.name, tensor.datatype, tensor.shape) for tensor in explanations.tensors)
     inputs, outputs = ({tensor.name: tensor for tensor in part} for part in (session.inputs, session.outputs))
-    if len(inputs) != len(given) or _unlike(given, inputs):
-        raise LoadError(LoadReason.MISMATCH, f"{told.file} does not take what the model takes")
+    if len(inputs) != len(expected) or _unlike(expected, inputs):
+        raise LoadError(LoadReason.MISMATCH, f"{explanations.file} does not take what the model takes")
     if name := _unlike(claims, outputs):
-        raise LoadError(LoadReason.MISMATCH, f"{told.file} has no output like the manifest's '{name}'")
-    named(told.file, functools.partial(prove, manifest, session))
+        raise LoadError(LoadReason.MISMATCH, f"{explanations.file} has no output like the manifest's '{name}'")
+    named(explanations.file, functools.partial(check_reference, manifest, session))
 
 
-def named(file: str, prove: Callable[[], None]) -> None:
+def named(file: str, check: Callable[[], None]) -> None:
     """A proof of one of several graphs; its LoadError names the file."""
     try:
-        prove()
+        check()
     except LoadError as error:
         raise LoadError(error.reason, f"{file}: {error}") from error
 
@@ -115,26 +115,26 @@ def answers(manifest: Manifest) -> list[NDArray[np.float64]]:
 
 def feeds(manifest: Manifest) -> dict[str, Array]:
     """The reference rows by input, [R, ...] each. Raises LoadError."""
-    given = tensors(manifest.inputs)
+    inputs = tensors(manifest.inputs)
     try:
         flat = np.asarray(manifest.reference.inputs, np.float64)
     except ValueError as error:
         raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
     return {
         tensor.name: rows.astype(DTYPES[tensor.datatype])
-        for tensor, rows in zip(given, _parts(flat, given), strict=True)
+        for tensor, rows in zip(inputs, _parts(flat, inputs), strict=True)
     }
 
 
-def _compare(what: str, expected: NDArray[np.float64], found: Array, tolerance: float) -> None:
+def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance: float) -> None:
     """Raises LoadError where an output is not what the manifest says."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         raise LoadError(
             LoadReason.REFERENCE,
-            f"reference outputs{what} have shape {list(found.shape)}, not {list(expected.shape)}",
+            f"reference outputs{what} have shape {list(actual.shape)}, not {list(expected.shape)}",
         )
     scale = float(np.abs(expected).max(initial=0.0))
-    error_found = float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))
+    error_found = float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0))
     # Written so that NaN fails.
     if not error_found <= tolerance * scale:
         raise LoadError(
@@ -159,22 +159,22 @@ def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[N
 def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None:
     """The edge graph of a layer takes one vector of so many nodes, and gives an edge for each source and destination.
     Raises LoadError."""
-    (given,) = session.inputs if len(session.inputs) == 1 else (None,)
-    if given is None or given.name != layer.node_tensor or given.datatype not in FLOATS:
+    (tensor,) = session.inputs if len(session.inputs) == 1 else (None,)
+    if tensor is None or tensor.name != layer.node_tensor or tensor.datatype not in FLOATS:
         raise LoadError(
             LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} does not take '{layer.node_tensor}', or not alone"
         )
     if missing := _wanted(layer) - {tensor.name for tensor in session.outputs}:
         raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
     try:
-        (found,) = session.run([layer.edges_tensor], {given.name: np.zeros((1, nodes), DTYPES[given.datatype])})
+        (edges,) = session.run([layer.edges_tensor], {tensor.name: np.zeros((1, nodes), DTYPES[tensor.datatype])})
     except KanserveError as error:
         raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} cannot compute one vector") from error
     expected = (1, layer.sources, layer.destinations)
-    if found.shape != expected or found.dtype.kind != "f":
+    if edges.shape != expected or edges.dtype.kind != "f":
         raise LoadError(
             LoadReason.MISMATCH,
-            f"layer {at}: {layer.edges_file} gives {found.dtype} {list(found.shape)}, expected {list(expected)}",
+            f"layer {at}: {layer.edges_file} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}",
         )
 
 

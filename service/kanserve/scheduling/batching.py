@@ -1,4 +1,4 @@
-"""Several requests as one run of a graph, and its outputs as their answers."""
+"""Batches: several requests as one execution of a graph, and its outputs divided among their responses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kanserve.types import Array
 ALIGNED = 64  # bytes; the widest registers'
 
 
-def together(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """Inputs one after the other along the rows; of one request as they are."""
+def joined(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Inputs of all requests, concatenated along the rows; those of one request unchanged."""
     if len(feeds) == 1:
         return feeds[0]
-    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+    return {name: np.concatenate([request[name] for request in feeds]) for name in feeds[0]}
 
 
-def part(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+def select_rows(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
     """Rows of every input, as views where they begin as the whole does. Elsewhere a copy: with its input at an odd
     address the runtime adds up in another order, and the same row has other last bits."""
     return {
@@ -32,8 +32,8 @@ def part(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
     }
 
 
-def apart(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
-    """By request, its rows of every output, as views."""
+def split(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
+    """Rows of every output by request, as views."""
     if len(rows) == 1:
         return [list(outputs)]
     ends = np.cumsum(rows)
@@ -44,12 +44,16 @@ Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 
 
 class Batch:
-    """`feeds`: of its requests, which ran together; `piece`: rows of one run at most (0: it may not be parted). Pieces
-    are about equal: none is a lone row, which a runtime adds up in another order than several.
+    """Batch of requests that execute together.
 
-    `work` may be called by several threads at once: each takes the next piece until none is left. When all
-    have come back, `result` has every row of the outputs, or `error` says why not; and when it `begun`, was
-    one input (`merged`) and `ended`, in nanoseconds of perf_counter.
+    feeds  the inputs of each request
+    piece  largest number of rows of one execution; 0: no division
+
+    Chunks are about equal. None has a single row, which a runtime adds up in another order than several rows.
+
+    Several threads may call `work` at once: each takes the next chunk until none is left. When all have returned,
+    `result` has every row of the outputs, or `error` has the fault. `begun`, `merged` (one input) and `ended` are in
+    nanoseconds of perf_counter.
     """
 
     def __init__(
@@ -68,7 +72,8 @@ class Batch:
         self.begun = self.merged = self.ended = 0
 
     def work(self) -> None:
-        """On any thread. Whatever is raised is kept: the callers would wait for ever otherwise."""
+        """Execute chunks; callable on any thread. The batch keeps every exception, because the requests would wait
+        forever otherwise."""
         try:
             if self._left is None or self._merging is None:
                 self._merge()
@@ -84,7 +89,7 @@ class Batch:
 
     def _merge(self) -> None:
         self.begun = time.perf_counter_ns()
-        self._whole = together(self._feeds)
+        self._whole = joined(self._feeds)
         self.merged = time.perf_counter_ns()
 
     def _take(self, left: deque[tuple[int, int]], whole: Mapping[str, Array]) -> None:
@@ -94,7 +99,7 @@ class Batch:
                 start, stop = left.popleft()
             except IndexError:
                 return
-            self._parts[start] = self._execute(self._outputs, part(whole, start, stop))
+            self._parts[start] = self._execute(self._outputs, select_rows(whole, start, stop))
             if len(self._parts) == self.pieces:
                 self.result = self._joined()
                 self.ended = time.perf_counter_ns()

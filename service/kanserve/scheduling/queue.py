@@ -1,8 +1,8 @@
-"""When a batch is made, and of what: Triton's dynamic batcher as a function of what waits and of the time.
+"""Request queue and batch formation: Triton's dynamic batcher as a function of the waiting requests and the time.
 
 Source: Triton's model configuration guide, "Dynamic Batcher", and its `model_config.proto`: preferred_batch_size,
-max_queue_delay_microseconds, priority_levels and ModelQueuePolicy. With no delay, the default, whatever waits is
-one batch and nothing waits for more.
+max_queue_delay_microseconds, priority_levels and ModelQueuePolicy. With no delay, the default, all waiting requests
+make one batch, and none waits for more.
 """
 
 from __future__ import annotations
@@ -17,28 +17,38 @@ from typing import Generic, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class PriorityLevel:
-    """What holds for the requests of one priority. `most`: that wait (0: no bound of its own); `timeout`: seconds
-    that one may wait (None: for ever); `override`: a request may ask for less; `delays`: one that waited too
-    long comes after all others of its level, instead of being refused."""
+    """Queue policy of one priority level.
+
+    most      largest number of waiting requests; 0: no limit of its own
+    timeout   seconds that a request may wait; None: unlimited
+    override  True if a request may ask for a shorter timeout
+    delays    True if a timed-out request moves behind all others of its level, instead of a rejection
+    """
 
     most: int = 0
     timeout: float | None = None
     override: bool = True
     delays: bool = False
 
-    def patience(self, arrived: float, asked: float | None) -> float | None:
-        """Until when a request waits that `asked` for so many seconds (None: it said nothing)."""
-        if asked is None and self.timeout is None:
+    def queue_deadline(self, arrived: float, requested: float | None) -> float | None:
+        """End of the wait of a request that asks for a timeout of `requested` seconds (None: it does not ask)."""
+        if requested is None and self.timeout is None:
             return None
-        wanted = [seconds for seconds in (self.timeout, asked if self.override else None) if seconds is not None]
-        return arrived + min(wanted) if wanted else None
+        timeouts = [seconds for seconds in (self.timeout, requested if self.override else None) if seconds is not None]
+        return arrived + min(timeouts) if timeouts else None
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`max_rows`: of one batch; `delay`: seconds that the first may wait for others; `preferred`: numbers of
-    rows that are worth waiting for, ascending; `levels`: by priority, the first is served first; `usual`: the
-    level of a request that asks for none; `ordered`: answers leave in the order in which requests came."""
+    """Batching policy of a model.
+
+    max_rows   largest number of rows of a batch
+    delay      seconds that the first request may wait for others
+    preferred  preferred numbers of rows, ascending
+    levels     queue policies by priority; the first is served first
+    usual      level of a request without a priority
+    ordered    True if responses keep the order of the requests
+    """
 
     max_rows: int
     delay: float = 0.0
@@ -48,7 +58,7 @@ class Policy:
     ordered: bool = False
 
     def level(self, priority: int) -> int:
-        """Where a request belongs: 1 is the highest priority; 0, and one that does not exist, are the default's."""
+        """Level of a request: 1 is the highest priority; 0 and priorities that do not exist mean the default."""
         return priority - 1 if 1 <= priority <= len(self.levels) else self.usual
 
     @property
@@ -59,19 +69,26 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`count`: how many of those that wait, the first ones, run now as one batch. With 0, `wake` is when to
-    ask again, on the clock that `now` is of."""
+    """Decision on the next batch.
+
+    count  number of waiting requests, from the first, that run now as one batch
+    wake   if `count` is 0, time of the next decision, on the clock of `now`
+    """
 
     count: int
     wake: float | None = None
 
 
 def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most: int | None = None) -> Choice:
-    """What to do with requests of so many `rows`, in their order, that may run together; the first that came
-    did so at `oldest`. `most`: rows of this batch, if fewer than usual. One that is larger runs alone.
+    """Decision for waiting requests of `rows` rows each, in their order, that may run together. A larger request
+    than the limit runs alone.
 
-    A preferred size is taken as soon as it is there, the largest of several; one that the next request would
-    pass is not waited for. When the delay is over, everything that fits goes, whatever its size.
+    oldest  arrival of the first request
+    now     current time
+    most    limit of the rows of this batch; None: the policy's
+
+    A preferred size runs as soon as it is there, the largest of several. The batch does not wait for a preferred
+    size that the next request would exceed. After the delay, all requests that fit run, whatever their size.
     """
     if not rows:
         return Choice(0)
@@ -89,7 +106,8 @@ def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most:
 
 
 def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
-    """How many of the first requests make a preferred size or, if none do, come before the largest is passed."""
+    """Number of the first requests that make a preferred size or, if none do, that come before the largest is
+    exceeded."""
     if not sizes:
         return 0
     fitting = [count for count, total in enumerate(sums, 1) if total in sizes]
@@ -103,10 +121,10 @@ def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
 def _sums(rows: Sequence[int], most: int) -> list[int]:
     """The rows of the first, of the first two, and so on, as far as they fit; at least one."""
     sums = [rows[0]]
-    for one in rows[1:]:
-        if sums[-1] + one > most:
+    for count in rows[1:]:
+        if sums[-1] + count > most:
             break
-        sums.append(sums[-1] + one)
+        sums.append(sums[-1] + count)
     return sums
 
 
@@ -121,30 +139,36 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)  # not frozen: each request makes one
 class Waiting(Generic[T]):
-    """One request. `key`: only equal ones run together; `size`: bytes; times on one clock, in seconds: when
-    it `arrived`, until when it may wait (`patience`), and when its caller gives up (`deadline`); `level`: of
-    its policy's."""
+    """Request in the queue. Times are in seconds on one clock.
+
+    key             only requests with equal keys run together
+    size            bytes
+    arrived         time of its arrival
+    queue_deadline  end of its wait; None: unlimited
+    deadline        time at which its client gives up
+    level           its level in the policy
+    """
 
     ticket: T
     key: Hashable
     rows: int
     size: int
     arrived: float
-    patience: float | None = None
+    queue_deadline: float | None = None
     deadline: float | None = None
     level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Expired(Generic[T]):
-    """Those that are not run: the caller of the `late` gave up, the `impatient` waited for too long."""
+    """Requests that do not run: the clients of the `late` ones gave up, the `timed_out` ones waited too long."""
 
     late: list[Waiting[T]]
-    impatient: list[Waiting[T]]
+    timed_out: list[Waiting[T]]
 
 
 class _Lane(Generic[T]):
-    """One priority: those in time, and behind them those that waited too long but are served all the same."""
+    """Queue of one priority: requests in time, and behind them delayed requests that waited too long."""
 
     __slots__ = ("delayed", "intime")
 
@@ -155,24 +179,24 @@ class _Lane(Generic[T]):
     def __len__(self) -> int:
         return len(self.intime) + len(self.delayed)
 
-    def sort(self, now: float, late: list[Waiting[T]], impatient: list[Waiting[T]] | None) -> None:
-        """Move out those whose time is over; without `impatient` those that waited too long stay, delayed."""
+    def sort(self, now: float, late: list[Waiting[T]], timed_out: list[Waiting[T]] | None) -> None:
+        """Move out those whose time is over; without `timed_out` those that waited too long stay, delayed."""
         before = (*self.delayed, *self.intime)
         self.intime.clear()
         self.delayed.clear()
-        for one in before:
-            if one.deadline is not None and now > one.deadline:
-                late.append(one)
-            elif one.patience is None or now <= one.patience:
-                self.intime.append(one)
-            elif impatient is None:
-                self.delayed.append(one)
+        for request in before:
+            if request.deadline is not None and now > request.deadline:
+                late.append(request)
+            elif request.queue_deadline is None or now <= request.queue_deadline:
+                self.intime.append(request)
+            elif timed_out is None:
+                self.delayed.append(request)
             else:
-                impatient.append(one)
+                timed_out.append(request)
 
 
 class Queue(Generic[T]):
-    """`max_bytes` bound what waits; `rows` are all of its rows."""
+    """Queue of requests. `max_bytes` limits their bytes; `rows` is the number of their rows."""
 
     def __init__(self, policy: Policy, max_bytes: int) -> None:
         self._policy, self._max_bytes = policy, max_bytes
@@ -183,29 +207,29 @@ class Queue(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, one: Waiting[T]) -> bool:
-        """Whether there was room."""
-        lane, most = self._lanes[one.level], self._policy.levels[one.level].most
-        if (self._count and self._bytes + one.size > self._max_bytes) or 0 < most <= len(lane):
+    def add(self, request: Waiting[T]) -> bool:
+        """Add a request. Returns False if the queue is full."""
+        lane, most = self._lanes[request.level], self._policy.levels[request.level].most
+        if (self._count and self._bytes + request.size > self._max_bytes) or 0 < most <= len(lane):
             return False
-        lane.intime.append(one)
+        lane.intime.append(request)
         self._count += 1
-        self._bytes += one.size
-        self.rows += one.rows
-        for end in (one.patience, one.deadline):
+        self._bytes += request.size
+        self.rows += request.rows
+        for end in (request.queue_deadline, request.deadline):
             if end is not None and end < self._soonest:
                 self._soonest = end
         return True
 
-    def remove(self, one: Waiting[T]) -> bool:
-        """One whose caller has gone. Whether it was still waiting."""
-        lane = self._lanes[one.level]
+    def remove(self, request: Waiting[T]) -> bool:
+        """Remove a request whose client has gone. Returns True if it was still waiting."""
+        lane = self._lanes[request.level]
         for part in (lane.intime, lane.delayed):
             try:
-                part.remove(one)
+                part.remove(request)
             except ValueError:
                 continue
-            self._left(one)
+            self._left(request)
             return True
         return False
 
@@ -215,15 +239,16 @@ class Queue(Generic[T]):
         return self._soonest
 
     def expire(self, now: float) -> Expired[T]:
-        """Those whose time is over: they wait no more, unless their level serves them behind the others."""
+        """Remove and return the expired requests. A level with `delays` moves its timed-out requests behind the
+        others instead."""
         over: Expired[T] = Expired([], [])
         if now <= self._soonest:
             return over
         for lane, level in zip(self._lanes, self._policy.levels, strict=True):
-            lane.sort(now, over.late, None if level.delays else over.impatient)
-        for one in (*over.late, *over.impatient):
-            self._left(one)
-        self._soonest = min((_end(one, now) for one in self._line()), default=math.inf)
+            lane.sort(now, over.late, None if level.delays else over.timed_out)
+        for request in (*over.late, *over.timed_out):
+            self._left(request)
+        self._soonest = min((_end(request, now) for request in self._line()), default=math.inf)
         return over
 
     def take(self, now: float, most: int | None = None) -> tuple[list[Waiting[T]], float | None]:
@@ -234,7 +259,7 @@ class Queue(Generic[T]):
         return self._first(choice.count), choice.wake
 
     def _parts(self) -> list[deque[Waiting[T]]]:
-        """In the order in which they are served."""
+        """Parts of the queue in the order of service."""
         return [part for lane in self._lanes for part in (lane.intime, lane.delayed) if part]
 
     def _line(self) -> Iterator[Waiting[T]]:
@@ -248,29 +273,29 @@ class Queue(Generic[T]):
         for part in self._parts():
             while part and len(taken) < count:
                 taken.append(part.popleft())
-        for one in taken:
-            self._left(one)
+        for request in taken:
+            self._left(request)
         return taken
 
-    def _left(self, one: Waiting[T]) -> None:
+    def _left(self, request: Waiting[T]) -> None:
         self._count -= 1
-        self._bytes -= one.size
-        self.rows -= one.rows
+        self._bytes -= request.size
+        self.rows -= request.rows
         if not self._count:
             self._soonest = math.inf
 
     def _choice(self, now: float, most: int | None) -> Choice:
         line = self._line()
         first = next(line)
-        together = [first, *itertools.takewhile(lambda one: one.key == first.key, line)]
+        together = [first, *itertools.takewhile(lambda request: request.key == first.key, line)]
         policy = self._policy
-        oldest = min(one.arrived for one in together) if policy.delay else first.arrived
-        choice = choose(policy, [one.rows for one in together], oldest, now, most)
+        oldest = min(request.arrived for request in together) if policy.delay else first.arrived
+        choice = choose(policy, [request.rows for request in together], oldest, now, most)
         others = len(together) < self._count  # behind them: nothing can join this batch any more
         return Choice(len(together)) if others and not choice.count else choice
 
 
-def _end(one: Waiting[T], after: float = -math.inf) -> float:
-    """When its time is over: the first of its two ends that is later than `after`."""
-    ends = [end for end in (one.patience, one.deadline) if end is not None and end >= after]
+def _end(request: Waiting[T], after: float = -math.inf) -> float:
+    """Expiry of a request: the first of its two ends that is later than `after`."""
+    ends = [end for end in (request.queue_deadline, request.deadline) if end is not None and end >= after]
     return min(ends, default=math.inf)

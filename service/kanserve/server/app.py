@@ -266,7 +266,7 @@ class App:
         stopping = asyncio.create_task(self._door.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
         await _pause(hurry, HELD)
-        self.lifecycle.let_go()
+        self.lifecycle.release()
         await asyncio.wait({stopping, hurried}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not stopping.done():
@@ -320,8 +320,8 @@ async def serve(
     app.lifecycle.waiting = place is not None
     signals.on_hangup.append(app.rescan_requested.set)
     if changes is not None:
-        changes.tell(app.change)
-        signals.on_hangup.append(changes.asked)
+        changes.subscribe(app.change)
+        signals.on_hangup.append(changes.request)
     watch = app.watch(signals.stop)
     late = place is not None and place.late
     if late:

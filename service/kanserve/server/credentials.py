@@ -141,7 +141,7 @@ class Renewal:
     async def _admit(self, credentials: Credentials) -> None:
         if self._gate is not None:
             self._gate.take(credentials)
-            authenticator.told(credentials, self._settings)
+            authenticator.log_loaded(credentials, self._settings)
 
     def _expires(self, tls: Tls) -> None:
         self._metrics.number("kanserve_certificate_expiration_timestamp_seconds").labels().set(tls.expires)

@@ -63,8 +63,8 @@ async def serve(
         crew = Supervisor(settings, listeners, page, metrics.port)
         signals.on_hangup.append(crew.rescan)
         if changes is not None:
-            changes.tell(crew.change)
-            signals.on_hangup.append(changes.asked)
+            changes.subscribe(crew.change)
+            signals.on_hangup.append(changes.request)
         try:
             addresses = await crew.begin(signals.stop)
             if addresses:

@@ -89,7 +89,7 @@ async def _listen(place: app.WorkerContext, changes: Changes) -> None:
     while line := await reader.readline():
         message = json.loads(line)
         if "change" in message:
-            changes.came(Change(**message["change"]))
+            changes.publish(Change(**message["change"]))
         elif "order" in message:
             place.relay.orders.put_nowait(message["order"])
         elif "look" in message:

@@ -31,7 +31,7 @@ class Catalogue:
 
     def ready(self) -> bool:
         """Everything that was found is loaded, and the server is not on its way out."""
-        return self.registry.ready and self.lifecycle.willing
+        return self.registry.ready and self.lifecycle.accepting
 
     def model_ready(self, name: str, version: str) -> bool:
         """Whether a version can be used now, which one that is not there cannot. Raises BadRequest."""
@@ -39,7 +39,7 @@ class Catalogue:
             entry = self.registry.entry(name, version)
         except (NotFound, Unavailable):
             return False
-        return entry.state is State.READY and self.lifecycle.willing
+        return entry.state is State.READY and self.lifecycle.accepting
 
     def info(self, name: str, version: str) -> tuple[ModelInfo, list[int]]:
         """A version, and all ready versions of its model. Raises what `Registry.resolve` does."""

@@ -34,14 +34,14 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
         notes=manifest.notes,
         verification_basis=manifest.verification_basis,
         claim=manifest.claim,
-        assumed=manifest.source.options_assumed,
+        options_assumed=manifest.source.options_assumed,
         names=manifest.names,
         out_of_range_policy=manifest.out_of_range,
         zones=manifest.verification.zones,
         tolerances=(manifest.verification.outputs_tolerance, manifest.verification.edges_tolerance),
         files=manifest.source.files,
         exporter=manifest.exporter_version,
-        given=manifest.source.options_given,
+        options_given=manifest.source.options_given,
     )
 
 

@@ -1,4 +1,4 @@
-"""gzip and deflate as gRPC and HTTP have them, with a bound on what comes out."""
+"""gzip and deflate codecs of gRPC and HTTP, with a limit on the decompressed size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LEVEL = 1  # of 9: tensors shrink little, and what text can lose it loses at onc
 
 
 class Corrupt(ValueError):
-    """The bytes are no such stream, or not the whole of one."""
+    """Invalid or incomplete compressed stream."""
 
 
 class TooLong(ValueError):
-    """More comes out than was allowed."""
+    """Decompressed size that exceeds the limit."""
 
 
 def unpacked(data: bytes, encoding: str, limit: int) -> bytes:
-    """`encoding`: a key of WINDOWS; `limit`: bytes that may come out. Raises Corrupt, TooLong."""
+    """Decompressed bytes, at most `limit`. `encoding` is a key of WINDOWS. Raises Corrupt, TooLong."""
     stream = zlib.decompressobj(WINDOWS[encoding])
     try:
         plain = stream.decompress(data, limit + 1)
@@ -50,7 +50,7 @@ def packed(data: bytes, encoding: str) -> bytes:
 
 
 def chosen(accepted: str) -> str:
-    """Of the encodings that Accept-Encoding names (RFC 9110, 12.5.3), the one here with the highest weight, or ""."""
+    """Supported encoding with the highest weight among those that Accept-Encoding names (RFC 9110, 12.5.3), or ""."""
     best, weight = "", 0.0
     for item in accepted.lower().split(",")[:16]:
         name, _, rest = item.partition(";")

@@ -1,4 +1,4 @@
-"""Where the process is between its start and its end; one object, set by `server/app.py`."""
+"""Lifecycle state of the server process; one object, which `server/app.py` changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ ENDS = ("answered", "refused", "cut_off", "cancelled")
 
 @dataclass(slots=True)
 class Lifecycle:
-    """`waiting`: not ready yet, for others that start beside. `draining`: not ready any more, still answering.
-    `closed`: new requests are turned away, which those who wait for `closing` are told. `held`: whatever ends waits
-    for `parted`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
-    calls (grpc/grpc#41785). `cutting`: calls that are in flight are cut off. `stuck`: something in here will never
-    end; the process has to. `ends`: the number of calls per kind of end, while it was draining."""
+    """Lifecycle state of a server process.
+
+    waiting   True while the process waits for others that start with it; it is not ready
+    draining  True while it still responds but is not ready any more
+    closed    True if it rejects new requests
+    held      True while the ends of calls wait for `released`, because the port closes (see `hold`)
+    cutting   True while it cuts off calls in flight
+    stuck     True if a task will not end, so that the process has to exit
+    closing   event that `closed` becomes true
+    released  event that the port is closed
+    ends      number of calls by kind of end, while draining
+
+    Without `held`, a client could send its next request in the moment in which the port closes. gRPC core cancels
+    such calls (grpc/grpc#41785).
+    """
 
     waiting: bool = False
     draining: bool = False
@@ -28,7 +38,7 @@ class Lifecycle:
     cutting: bool = False
     stuck: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    parted: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
 
     def ended(self, error: BaseException | None) -> None:
@@ -41,33 +51,33 @@ class Lifecycle:
         self.ends[end] += 1
 
     @property
-    def willing(self) -> bool:
-        """Whether it may say that it is ready."""
+    def accepting(self) -> bool:
+        """True if the process may report ready."""
         return not (self.waiting or self.draining)
 
     def close(self) -> None:
-        """From now on `closed`."""
+        """Set `closed` and its event."""
         self.closed = True
         self.closing.set()
 
-    async def part(self) -> None:
-        """Where something is `held`: until it no longer is. The end of a call is near, and is not cancelled here."""
+    async def wait_released(self) -> None:
+        """Wait until nothing is `held`. The end of a call is near, so this method ignores a cancellation."""
         with contextlib.suppress(asyncio.CancelledError):
-            await self.parted.wait()
+            await self.released.wait()
 
     @contextlib.asynccontextmanager
-    async def apart(self, seconds: float) -> AsyncIterator[None]:
-        """`held` for a moment, so long before and after what is done here, while the server goes on."""
+    async def hold(self, seconds: float) -> AsyncIterator[None]:
+        """Set `held` for `seconds` before and after the body, while the server goes on."""
         self.held = True
         try:
             await asyncio.sleep(seconds)
             yield
             await asyncio.sleep(seconds)
         finally:
-            self.let_go()
-            self.parted = asyncio.Event()
+            self.release()
+            self.released = asyncio.Event()
 
-    def let_go(self) -> None:
-        """The port is closed."""
+    def release(self) -> None:
+        """Record that the port is closed."""
         self.held = False
-        self.parted.set()
+        self.released.set()

@@ -1,4 +1,4 @@
-"""What Python and glibc do with memory by themselves, and a server should not: pauses, and a burst held for ever."""
+"""Memory tuning of Python and glibc: garbage collection pauses, and the return of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def share() -> None:
 
 
 def settle() -> None:
-    """What is loaded now stays: the garbage collector need not look at it again. A full collection of a server
-    took 40 ms on two cores, in which nobody was answered. Requests leave no cycles, so the young are looked at
-    less often than by default."""
+    """Exclude all loaded objects from garbage collection. A full collection of a server took 40 ms on two cores, in
+    which it responded to no request. Requests leave no cycles, so young objects are collected less often than by
+    default."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG)
@@ -50,16 +50,16 @@ def trim() -> None:
 
 
 async def give_back() -> None:
-    """Until it is cancelled, give back what glibc keeps of a burst: of large messages, or of connections that were
-    reset by the thousand, which gRPC's core allocates for. Ends where this is not glibc, or there is no /proc."""
+    """Return freed memory of glibc to the system, until cancelled. Such memory remains after large messages, and
+    after connections that were reset by the thousand. The function returns at once without glibc or /proc."""
     with contextlib.suppress(FileNotFoundError):
         if TRIM is not None:
             await _keep(os.open("/proc/self/statm", os.O_RDONLY))
 
 
 async def _keep(statm: int) -> None:
-    """In the middle of a burst little can be given back, so it is tried again, ever later. `statm` is opened once: a
-    process may have no descriptors left."""
+    """Return memory repeatedly, at growing intervals, because little can be returned during a burst. `statm` is
+    opened once, because a process may have no descriptors left."""
     try:
         low, wait, left = _resident(statm), LATEST, LATEST
         while True:

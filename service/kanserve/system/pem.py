@@ -1,6 +1,6 @@
-"""Certificates and keys in PEM files, looked into before anything is bound or connected.
+"""Certificates and keys in PEM files, checked before the server binds or the client connects.
 
-What reads them in earnest (gRPC core, rustls) says little about a file that is wrong, and some of it late.
+The libraries that use them (gRPC core, rustls) report little about a faulty file, and some of it late.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ EXPIRED, EARLY = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_V
 
 
 class PemError(ValueError):
-    """A file that is not the certificate or key that it should be; the text names the file."""
+    """Invalid certificate or key file; the text names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate with what signed it, and its private key: the bytes of both files."""
+    """Certificate chain and private key: the bytes of both files."""
 
     chain: bytes
     key: bytes
 
 
 class Held:
-    """Bytes under a path of their own, for those who read files alone: what was checked cannot change until `close`."""
+    """Copy of bytes under a path of its own, for libraries that read only files. The contents cannot change until
+    `close`."""
 
     def __init__(self, data: bytes) -> None:
         in_memory = hasattr(os, "memfd_create")  # Linux
@@ -53,11 +54,11 @@ class Held:
 
 def identity(cert: Path, key: Path) -> Identity:
     """A pair that fits together. Each file is read once: what is checked is what is used. Raises PemError."""
-    found = Identity(_read(cert, CERTIFICATE, "certificate"), _read(key, KEY, "private key"))
-    if ENCRYPTED in found.key:
+    pair = Identity(_read(cert, CERTIFICATE, "certificate"), _read(key, KEY, "private key"))
+    if ENCRYPTED in pair.key:
         raise PemError(f"the private key {key} is encrypted: a key without a password was expected")
-    _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), found, cert, key)
-    return found
+    _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), pair, cert, key)
+    return pair
 
 
 def authorities(path: Path) -> bytes:
@@ -70,17 +71,17 @@ def authorities(path: Path) -> bytes:
     return data
 
 
-def served(found: Identity, cert: Path, key: Path) -> float:
-    """Until when a server may show the pair of these files, in seconds since 1970. Raises PemError.
+def served(pair: Identity, cert: Path, key: Path) -> float:
+    """Expiry of the certificate of the pair, in seconds since 1970. Raises PemError.
 
-    The standard library reads a certificate's dates only as part of a handshake, so one is held
-    in memory, with a client that trusts this certificate alone.
+    The standard library reads a certificate's dates only as part of a handshake. This function therefore does one in
+    memory, with a client that trusts only this certificate.
     """
-    server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), found, cert, key)
+    server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair, cert, key)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.load_verify_locations(cadata=_text(found.chain))
+    client.load_verify_locations(cadata=_text(pair.chain))
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     caller, answerer = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
     try:
@@ -111,9 +112,9 @@ def _read(path: Path, begin: bytes, what: str) -> bytes:
     return data
 
 
-def _loaded(context: ssl.SSLContext, found: Identity, cert: Path, key: Path) -> ssl.SSLContext:
+def _loaded(context: ssl.SSLContext, pair: Identity, cert: Path, key: Path) -> ssl.SSLContext:
     """`cert` and `key`: what the files are called where something is wrong with them."""
-    with contextlib.closing(Held(found.chain)) as chain, contextlib.closing(Held(found.key)) as own:
+    with contextlib.closing(Held(pair.chain)) as chain, contextlib.closing(Held(pair.key)) as own:
         try:
             context.load_cert_chain(chain.path, own.path, password="")
         except ssl.SSLError as error:
@@ -124,7 +125,7 @@ def _loaded(context: ssl.SSLContext, found: Identity, cert: Path, key: Path) -> 
 
 
 def _text(data: bytes) -> str:
-    """What OpenSSL takes: comments may be anything."""
+    """PEM text that OpenSSL accepts, in spite of comments with any bytes."""
     return data.decode("ascii", "ignore")
 
 

@@ -1,5 +1,4 @@
-"""How many threads this process may use, as the scheduler and the cgroup allow, which of them go first, and what they
-run now.
+"""CPU resources of the process: usable threads, thread priorities, and the current work of each thread.
 
 `os.cpu_count()` tells about the machine, not about the container, and a runtime
 that starts 64 threads on a quota of 2 is throttled, not fast.
@@ -31,7 +30,7 @@ _numbers = itertools.count()
 
 
 def running() -> dict[int, str]:
-    """What the threads of every watched pool run now, a number each, and the name of its pool."""
+    """Current work of the threads of every watched pool: a number for each run, and the name of its pool."""
     return dict(_running)
 
 
@@ -46,14 +45,14 @@ async def alone(work: Callable[[], T]) -> T:
 
 
 class Pool(ThreadPoolExecutor):
-    """Threads that tell what they run."""
+    """Thread pool that reports its current work."""
 
     def __init__(self, most: int, name: str, nice: int) -> None:
         super().__init__(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
         self._name = name
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> Future[T]:
-        """As of Executor."""
+        """Submit a function as `Executor.submit` does."""
         return super().submit(_noted, self._name, functools.partial(work, *args, **named))
 
 
@@ -67,7 +66,7 @@ def _noted(name: str, work: Callable[[], T]) -> T:
 
 
 def watched(most: int, name: str, nice: int) -> Pool:
-    """As `pool`, for runs of graphs: one that never ends is seen."""
+    """Pool as `pool` makes it, for executions of graphs, so that the watchdog sees hung ones."""
     return Pool(most, name, nice)
 
 
@@ -123,17 +122,17 @@ def _ratio(quota: str, period: str) -> float | None:
 RESERVED = 64
 
 
-def connections(wanted: int) -> int:
-    """`wanted`, or fewer where the system's limit on open files allows no more, at least 1.
+def connections(requested: int) -> int:
+    """`requested`, or fewer where the system's limit on open files allows no more, at least 1.
 
     Raises the process' own limit first, as far as the system lets it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + RESERVED
+    needed = requested + RESERVED
     if _below(soft, needed):
         soft = min(needed, hard) if _below(hard, needed) else needed
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, soft - RESERVED) if _below(soft, needed) else wanted
+    return max(1, soft - RESERVED) if _below(soft, needed) else requested
 
 
 def _below(limit: int, needed: int) -> bool:

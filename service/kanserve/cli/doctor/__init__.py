@@ -1,1 +1,1 @@
-"""The command `kanserve doctor`: checks of machine, repository, settings and a running server."""
+"""Command `kanserve doctor`: checks of machine, repository, settings and a running server."""

@@ -1,4 +1,4 @@
-"""One thing that was looked at: what was found, and what to do about it."""
+"""Findings of the checks, with their severity and the advice for the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kanexport.contract.cli.tables import Table
 
 
 class Level(enum.StrEnum):
-    """A warning may be on purpose; with a problem a server does not start, or does not do its work."""
+    """Severity of a finding. A warning may be on purpose; a problem prevents a start or a part of the service."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,7 +20,7 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`about` says what was looked at, `advice` what to do where that is not well."""
+    """Result of one check. `about` names the subject, `advice` says what to do if it is not in order."""
 
     level: Level
     about: str
@@ -29,7 +29,7 @@ class Finding:
 
 
 def ok(about: str, text: str) -> Finding:
-    """As it should be."""
+    """Finding without a fault."""
     return Finding(Level.OK, about, text)
 
 
@@ -44,7 +44,7 @@ def problem(about: str, text: str, advice: str) -> Finding:
 
 
 def well(findings: Iterable[Finding]) -> bool:
-    """Whether none is a problem."""
+    """True if no finding is a problem."""
     return all(finding.level is not Level.PROBLEM for finding in findings)
 
 
@@ -52,7 +52,7 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 
 
 def document(findings: Sequence[Finding]) -> dict[str, Any]:
-    """What `--json` prints."""
+    """Findings as the document that `--json` prints."""
     return {"well": well(findings), "findings": [asdict(finding) for finding in findings]}
 
 

@@ -1,4 +1,4 @@
-"""`kanserve doctor`: what is wrong with this machine, a repository, the settings and a running server, in words."""
+"""Command `kanserve doctor`: faults of the machine, a repository, the settings and a running server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0, or 1 where there is a problem."""
-    findings = list(_found(args))
+    findings = list(_findings(args))
     if args.json:
         print_json(check_results.document(findings))
     else:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return Exit.DONE if well(findings) else Exit.FAILED
 
 
-def _found(args: argparse.Namespace) -> Iterator[Finding]:
+def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from machine_checks.installation()
     yield machine_checks.clock()
     flags: dict[str, Any] = {"repository": Path(args.repository)} if args.repository else {}
@@ -82,7 +82,7 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     """Places that may have its metrics: first the port of the request, which is surely its own, then the usual port."""
     if args.metrics:
         return [Source(args.metrics)]
-    tls = Tls.of(args.ca, args.cert, args.key, args.server_name)
+    tls = Tls.from_files(args.ca, args.cert, args.key, args.server_name)
     secure = base.is_secure(args.url, tls)
     shown = dict(base.carried(token(args), args.url, secure=secure, in_clear=args.token_in_clear))
     shared = args.url.rpartition("//")[2]

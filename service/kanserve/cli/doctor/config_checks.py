@@ -1,4 +1,4 @@
-"""Who may call: the file of tokens, by the server's own rules, and what is in it that no longer lets anybody in."""
+"""Checks of the settings: certificates, the token file, ports and the state directory, by the server's own rules."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ TOKEN_EXPIRY_WARNING = 21 * 86400  # seconds
 
 
 def check_callers(settings: Settings) -> Iterator[Finding]:
-    """One finding for the file, one for each token that has expired or soon will. No token is shown: none is there."""
+    """Findings about the token file: one for the file, and one for each token that has expired or soon will. The
+    file has no token to show."""
     try:
-        found = authenticator.read(settings)
+        credentials = authenticator.read(settings)
     except ConfigError as error:
         yield problem(ABOUT_CALLERS, str(error), "correct the file; `kanserve token new` makes a token")
         return
-    if found is None:
+    if credentials is None:
         yield _anyone(settings)
         return
     yield ok(
-        ABOUT_CALLERS, f"{settings.tokens} has {len(found.tokens)} tokens and {len(found.certificates)} certificates"
+        ABOUT_CALLERS,
+        f"{settings.tokens} has {len(credentials.tokens)} tokens and {len(credentials.certificates)} certificates",
     )
-    for entry in found.tokens:
+    for entry in credentials.tokens:
         expires = entry.principal.expires
         if expires is not None and expires < time.time() + TOKEN_EXPIRY_WARNING:
             when = "has expired" if expires < time.time() else f"expires on {time.ctime(expires)}"
@@ -63,7 +65,7 @@ CERTIFICATE_EXPIRY_WARNING = 21 * DAY  # seconds; a certificate of 90 days is re
 
 
 def check_certificates(settings: Settings) -> Iterator[Finding]:
-    """One finding for each thing that is wrong, else one for each certificate."""
+    """Findings about certificates: one for each fault, otherwise one for each certificate."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None or key is None:
         yield ok("TLS", "none: the ports are in the clear")
@@ -88,8 +90,8 @@ def _authorities(path: Path) -> Iterator[Finding]:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
-    for found in context.get_ca_certs():
-        yield _lasting(about, path, ssl.cert_time_to_seconds(str(found["notAfter"])))
+    for certificate in context.get_ca_certs():
+        yield _lasting(about, path, ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
 def _lasting(about: str, path: Path, end: float) -> Finding:
@@ -108,7 +110,7 @@ def _readers(key: Path) -> Iterator[Finding]:
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
-    """One finding a port. Each is bound for a moment; nobody is answered there."""
+    """Findings about ports, one each. The check binds each port for a moment and serves nothing there."""
     try:
         ports = endpoints.server_ports(settings)
     except ConfigError as error:
@@ -130,7 +132,7 @@ ABOUT_STATE = "statistics"
 
 
 def check_state_directory(settings: Settings) -> Iterator[Finding]:
-    """Nothing where none is asked for. A folder that is not there yet is made where its parent lets it."""
+    """Finding about the state directory; none if the settings name none. The server creates a missing directory."""
     if settings.state_dir is None:
         return
     try:
@@ -159,7 +161,7 @@ def check_state_directory(settings: Settings) -> Iterator[Finding]:
 def ahead(loaded: Loaded, *, running: bool = False) -> Iterator[Finding]:
     """Settings that are right, and what they name and need. Starts nothing. `running`: a server may have the ports."""
     settings = loaded.settings
-    yield ok("settings", loaded.told())
+    yield ok("settings", loaded.summary())
     yield from check_certificates(settings)
     yield from check_callers(settings)
     if not running:

@@ -1,4 +1,4 @@
-"""The machine under a server: Python and packages, the runtime and its device, threads, open files, the clock."""
+"""Checks of the machine: Python and packages, the runtime and its device, threads, open files and the clock."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def installation() -> Iterator[Finding]:
     """Python, and the packages that the server needs, against what kanserve was made for."""
     metadata = importlib.metadata.metadata("kanserve")
     here = ".".join(map(str, sys.version_info[:3]))
-    wanted = SpecifierSet(metadata["Requires-Python"] or "")
-    if wanted.contains(here):
+    requirement = SpecifierSet(metadata["Requires-Python"] or "")
+    if requirement.contains(here):
         yield ok("Python", f"{here}, kanserve {metadata['Version']}")
     else:
-        yield problem("Python", f"{here}; kanserve takes {wanted}", "install kanserve with another Python")
+        yield problem("Python", f"{here}; kanserve takes {requirement}", "install kanserve with another Python")
     bad = list(_unfit())
     yield from bad
     if not bad:
@@ -45,16 +45,16 @@ def installation() -> Iterator[Finding]:
 
 def _unfit() -> Iterator[Finding]:
     for requirement in _needed():
-        found = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
-        if not found:
+        version = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
+        if not version:
             yield problem("packages", f"{requirement.name} is not installed", f"pip install '{requirement.name}'")
-        elif not requirement.specifier.contains(found, prereleases=True):
-            text = f"{requirement.name} {found}; kanserve was made for {requirement.specifier}"
+        elif not requirement.specifier.contains(version, prereleases=True):
+            text = f"{requirement.name} {version}; kanserve was made for {requirement.specifier}"
             yield warning("packages", text, f"pip install '{requirement.name}{requirement.specifier}'")
 
 
 def _needed() -> Iterator[Requirement]:
-    """Of the client, and what the server needs beside."""
+    """Requirements of the client and of the server."""
     for text in importlib.metadata.requires("kanserve") or ():
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": EXTRA}):
@@ -63,8 +63,8 @@ def _needed() -> Iterator[Requirement]:
 
 def _versions() -> Iterator[str]:
     for name in ("onnxruntime", "onnxruntime-gpu", "h2corn", "grpcio"):
-        if found := _version(name):
-            yield f"{name} {found}"
+        if version := _version(name):
+            yield f"{name} {version}"
 
 
 def _version(name: str) -> str:
@@ -76,7 +76,7 @@ def _version(name: str) -> str:
 
 def runtime(settings: Settings) -> Iterator[Finding]:
     """The backend, the device that was asked for, and that nothing is told to anybody."""
-    said = os.environ.get(TELEMETRY)
+    text = os.environ.get(TELEMETRY)
     try:
         backend = base.load(settings.backend)
         backend.check(settings.device)
@@ -87,10 +87,10 @@ def runtime(settings: Settings) -> Iterator[Finding]:
         yield problem("runtime", f"{settings.backend} cannot be imported: {error}", "install kanserve with [serve]")
         return
     yield ok("runtime", f"{backend.version()} runs on {settings.device}")
-    if said not in (None, "1"):
+    if text not in (None, "1"):
         yield warning(
             "telemetry",
-            f"{TELEMETRY}={said} in the environment: kanserve sets it to 1 for itself, other programs report",
+            f"{TELEMETRY}={text} in the environment: kanserve sets it to 1 for itself, other programs report",
             f"unset it, or {TELEMETRY}=1",
         )
     else:
@@ -98,7 +98,7 @@ def runtime(settings: Settings) -> Iterator[Finding]:
 
 
 def transport(settings: Settings) -> Finding:
-    """What speaks HTTP, where it is asked for."""
+    """Finding about the transport that the settings name."""
     lacking = ", ".join(factory.missing())
     if lacking and (settings.transport == "asgi" or settings.http_port is not None):
         text = f"{lacking} is not installed, which transport = asgi and http_port need"

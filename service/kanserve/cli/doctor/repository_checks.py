@@ -1,4 +1,4 @@
-"""A repository of models: each version by the server's own rules, and what exports have left behind."""
+"""Checks of a model repository: each version by the server's own rules, and remains of interrupted exports."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ AGAIN = "export it again (`kanserve export ... --force`), or move its folder awa
 
 
 def check_repository(settings: Settings) -> Iterator[Finding]:
-    """One finding for each version, and for the memory that they take."""
+    """Findings about the repository: one for each version, and one for the memory of all."""
     repository = settings.repository
     try:
-        found = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
+        entries = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
     except InputError as error:
         yield problem(ABOUT, error.message, "let the server's user read the folder and its files")
         return
-    served = [entry for entry in found if _serves(entry, settings)]
+    served = [entry for entry in entries if _serves(entry, settings)]
     if not served:
         yield problem(
             ABOUT,
             f"{repository} has no version that can be served",
             f"`kanserve export CHECKPOINT --repository {repository} --name NAME` makes one",
         )
-    for entry in found:
+    for entry in entries:
         yield _judged(entry, settings)
     yield room(sum(entry.size or 0 for entry in served), settings, memory.available())
     yield from _left_behind(repository)
@@ -83,7 +83,7 @@ def _judged(entry: Entry, settings: Settings) -> Finding:
 
 
 def _left_behind(repository: Path) -> Iterator[Finding]:
-    """What the next export of the same model would sweep."""
+    """Remains that the next export of the same model would remove."""
     try:
         left = sorted({*repository.glob(LEFT), *repository.glob(f"*/{LEFT}")})
     except OSError:

@@ -1,4 +1,4 @@
-"""A server that runs: whether it answers, what it serves, and what its metrics say has gone wrong."""
+"""Checks of a running server: its response, its versions and the failures in its metrics."""
 
 from __future__ import annotations
 
@@ -39,8 +39,13 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Settings of TLS: PEM files (None: the usual authorities, no client certificate), and the name in the server's
-    certificate, if that is not the host."""
+    """TLS settings.
+
+    ca    PEM file; None: the default authorities
+    cert  PEM file; None: no client certificate
+    key   PEM file; None: no client certificate
+    name  the name in the server's certificate, if that is not the host
+    """
 
     ca: Path | None = None
     cert: Path | None = None
@@ -50,8 +55,12 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A host and port that may have the metrics page of the server. `trust`: use TLS; `headers`: the client's
-    credentials."""
+    """Host and port that may have the metrics page of the server.
+
+    address  host and port
+    trust    TLS settings; None: no TLS
+    headers  the client's credentials
+    """
 
     address: str
     trust: Trust | None = None
@@ -84,7 +93,7 @@ class Source:
 
 
 class _Secure(http.client.HTTPSConnection):
-    """An HTTPS connection that checks the certificate for a given name."""
+    """HTTPS connection that checks the certificate for a given name."""
 
     def __init__(self, address: str, trust: Trust) -> None:
         context = ssl.create_default_context(cafile=trust.ca)
@@ -122,8 +131,8 @@ def _version(entry: IndexEntry, *, others: bool) -> Finding:
     named = f"{entry.name} version {entry.version or 'none'}"
     if entry.state == READY:
         return ok(ABOUT, f"{named} serves")
-    found = warning if others else problem
-    return found(
+    finding = warning if others else problem
+    return finding(
         ABOUT,
         f"{named} is {entry.state}: {entry.reason or 'no reason is told'}",
         "read the log event model_load_failed",
@@ -138,18 +147,18 @@ def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
         except (OSError, ValueError) as error:
             failed.append(f"{source.url}: {error}")
         else:
-            yield from _told(source, page)
+            yield from _metrics_findings(source, page)
             return
     yield warning("metrics", "; ".join(failed), "name their address with --metrics; --token-file says who asks")
 
 
-def _told(source: Source, page: str) -> Iterator[Finding]:
-    said = [
+def _metrics_findings(source: Source, page: str) -> Iterator[Finding]:
+    warnings = [
         warning("metrics", f"{count:g} {words}", advice)
         for name, label, words, advice in COUNTED
         if (count := _sum(page, name, label))
     ]
-    yield from said or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
+    yield from warnings or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
 
 
 def _sum(page: str, name: str, label: str) -> float:
