@@ -61,14 +61,10 @@ def convert(
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export a module, which is unchanged afterwards.
+    """Export a module and restore it. Raises ExportError, and changes nothing then.
 
-    example   rows [B, ...]: a tensor or array, a tuple of them, or a dictionary by forward's parameters; the best rows
-              are like real data, because the verification uses them
+    example   rows [B, ...] like real data: a tensor or array, a tuple of them, or a dictionary by forward's parameters
     recorded  outputs of the trained model, which the exporter compares with the graph
-    phase     receives a text on each step that begins
-
-    Raises ExportError; then nothing changed.
     """
     _check(target)
     x, wiring = inputs.rows(example, unwrapped(module))
