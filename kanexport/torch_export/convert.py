@@ -81,6 +81,8 @@ def convert(
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _edges_only(whole, plan, x, names, why),
     ).best(plan)
+    facts = {"options_given": options, "options_assumed": assumed or {}}
+    source = Source(family=HYBRID, family_reason=_reason(plan), dtype=stored, files=files, **facts)
     model = VerifiedModel(
         lowered=lowered,
         proof=proof,
@@ -89,14 +91,7 @@ def convert(
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
         signature=Signature(plan.ports, target.dtype),
-        source=Source(
-            family=HYBRID,
-            family_reason=_reason(plan),
-            dtype=stored,
-            files=files,
-            options_given=options,
-            options_assumed=assumed or {},
-        ),
+        source=source,
         notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
