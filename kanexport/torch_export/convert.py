@@ -61,15 +61,10 @@ def convert(
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export a module, which is unchanged afterwards.
-
-    example   rows [B, ...]: a tensor or array, a tuple of them, or a dictionary by forward's parameters; the best rows
-              are like real data, because the verification uses them
-    recorded  outputs of the trained model, which the exporter compares with the graph
-    phase     receives a text on each step that begins
-
-    Raises ExportError; then nothing changed.
-    """
+    """Export a module, unchanged afterwards, from example rows [B, ...], which are best like real data. `example`: a
+    tensor, an array, a tuple of them, or a dictionary by forward's parameters. `recorded`: the trained model's outputs,
+    which the exporter compares with the graph. `phase` receives a text on each step. Raises ExportError, and changes
+    nothing then."""
     _check(target)
     x, wiring = inputs.rows(example, unwrapped(module))
     whole = Whole(unwrapped(module), wiring)

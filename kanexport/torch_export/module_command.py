@@ -50,15 +50,13 @@ def run(
     expected_outputs: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export the module that a factory makes.
+    """Export the module that a factory makes. Raises ExportError; then nothing was written.
 
     factory           "package.module:function"
     example           file of rows; otherwise rows are random ones of `input_shape`, otherwise the factory's, otherwise
                       random ones of a shape that the exporter finds by trying
     expected_outputs  files with the trained model's outputs
     phase             receives a text on each step that begins
-
-    Raises ExportError; then nothing was written.
     """
     target.check()
     with _importable(Path.cwd()), printing_to_stderr():
