@@ -175,7 +175,7 @@ async def grandchildren(trial: Sandbox, wanted: int) -> list[int]:
     end = time.monotonic() + 20
     while time.monotonic() < end:
         await asyncio.sleep(0.02)
-        if trial._asker._asked is not None:
+        if trial._asker._requests is not None:
             pid = forker(trial)
             children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
             if len(children) == wanted:
