@@ -144,7 +144,7 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
         assert (found.source, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
         assert [len(part.psi) for part in found.nodes] == [0, 0, 0]
         assert "kanserve_drift_psi_ratio{" not in server.metrics()  # what would be normal is not known
-        with pytest.raises(NotSupported, match="kanserve export --reference"):
+        with pytest.raises(NotSupported, match="kanserve export --baseline"):
             client.drift(client.describe("toy"))
 
 

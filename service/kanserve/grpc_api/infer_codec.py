@@ -86,7 +86,7 @@ def request_from_pb(
     classes = []
     for output in message.outputs:
         if output.parameters:
-            classes += infer_parameters.classes(output.name, _plain(output.parameters))
+            classes += _classes(output)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
     inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_contents_bytes)
@@ -130,6 +130,16 @@ def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
     if any(given) and not all(given):
         raise BadRequest(f"{first} and {second} go together: give both, or none")
     return (getattr(message, first), getattr(message, second)) if all(given) else None
+
+
+def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> list[tuple[str, int]]:
+    """The number of classes that a request wants of an output. It reads only the parameters that decide."""
+    if infer_parameters.CLASSES not in output.parameters:
+        infer_parameters.check_tensor(output.name, output.parameters)
+        return []
+    names = (infer_parameters.CLASSES, infer_parameters.SHARED_MEMORY)
+    decisive = {name: output.parameters[name] for name in names if name in output.parameters}
+    return infer_parameters.classes(output.name, _plain(decisive))
 
 
 def _plain(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:

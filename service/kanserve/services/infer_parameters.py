@@ -15,7 +15,7 @@ from kanserve.types import Insight
 # A few megabytes can name a million tensors; reading them would block the event loop for seconds.
 COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_contents": 64}
 DIMENSION_LIMIT = 16
-CLASSES = "classification"  # a parameter of an output
+CLASSES, SHARED_MEMORY = "classification", "shared_memory_region"  # parameters of an output
 PREFIX, COVERAGE, TOP_K = "kan.", "kan.coverage", "kan.explain_top_k"
 MOST_TOP_K = 20
 # Parameters of Triton and kanserve -> accepted members of InferParameter, and their names in errors.
@@ -80,8 +80,8 @@ def classes(name: str, parameters: Mapping[str, Parameter]) -> list[tuple[str, i
     if CLASSES not in parameters:
         check_tensor(name, parameters)
         return []
-    if "shared_memory_region" in parameters:
-        raise BadRequest(f"output can't set both 'shared_memory_region' and '{CLASSES}'")
+    if SHARED_MEMORY in parameters:
+        raise BadRequest(f"output can't set both '{SHARED_MEMORY}' and '{CLASSES}'")
     kind, value = parameters[CLASSES]
     if kind != "int64_param":
         raise BadRequest(f"invalid value type for '{CLASSES}' parameter, expected int64_param")
