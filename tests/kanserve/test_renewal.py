@@ -31,7 +31,7 @@ def may(server: Server, token: str) -> bool:
 def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first = token_file.new(path, "first", [Role.READ])
+    first = token_editor.new(path, "first", [Role.READ])
     with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=0.05) as server:
         assert may(server, first)
         second = token_editor.new(path, "second", [Role.READ])
@@ -67,7 +67,7 @@ def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Pa
     """The server sees a change of time or size within a twentieth of `credential_poll_seconds`."""
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first, _ = (token_file.new(path, name, [Role.READ]) for name in ("first", "second"))
+    first, _ = (token_editor.new(path, name, [Role.READ]) for name in ("first", "second"))
     with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=60) as server:
         assert may(server, first)
         token_editor.revoke(path, "first")
@@ -106,9 +106,9 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     """And not only the timer."""
     path = tmp_path / "tokens.toml"
-    first = token_file.new(path, "first", [Role.READ])
+    first = token_editor.new(path, "first", [Role.READ])
     with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--credential-poll-seconds", "3600") as server:
-        second = token_file.new(path, "second", [Role.READ])
+        second = token_editor.new(path, "second", [Role.READ])
         assert not answered(server, second)
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.lines("token_file_loaded")) == 4)  # both, at the start and now
