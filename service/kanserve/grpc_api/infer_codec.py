@@ -79,14 +79,15 @@ def request_from_pb(
     """ModelInferRequest -> InferRequest. Raises BadRequest, ResourceExhausted, Unsupported."""
     for name, limit in infer_parameters.COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
-    options = infer_parameters.options(_plain(message.parameters))
+    options = infer_parameters.options({key: _parameter(each) for key, each in message.parameters.items()})
     for tensor in message.inputs:
         at_most("shape", tensor.shape, infer_parameters.DIMENSION_LIMIT)
         infer_parameters.check_tensor(tensor.name, tensor.parameters)
     classes = []
     for output in message.outputs:
         if output.parameters:
-            classes += _classes(output)
+            read = functools.partial(_named, output.parameters)
+            classes += infer_parameters.classes(output.name, output.parameters, read)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
     inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_contents_bytes)
@@ -132,23 +133,13 @@ def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
     return (getattr(message, first), getattr(message, second)) if all(present) else None
 
 
-def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> list[tuple[str, int]]:
-    """The number of classes that a request wants of an output. It reads only the parameters that decide."""
-    if infer_parameters.CLASSES not in output.parameters:
-        infer_parameters.check_tensor(output.name, output.parameters)
-        return []
-    names = (infer_parameters.CLASSES, infer_parameters.SHARED_MEMORY)
-    decisive = {name: output.parameters[name] for name in names if name in output.parameters}
-    return infer_parameters.classes(output.name, _plain(decisive))
+def _named(parameters: Mapping[str, pb.InferParameter], key: str) -> Parameter:
+    return _parameter(parameters[key])
 
 
-def _plain(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
-    """Parameters of a message as plain values."""
-    plain = {}
-    for key, parameter in parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        plain[key] = Parameter(kind, getattr(parameter, kind)) if kind else Parameter("", None)
-    return plain
+def _parameter(parameter: pb.InferParameter) -> Parameter:
+    kind = parameter.WhichOneof("parameter_choice")
+    return Parameter(kind, getattr(parameter, kind)) if kind else Parameter("", None)
 
 
 def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputTensor, ...]:

@@ -93,7 +93,11 @@ def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
     options = infer_parameters.options(draft.parameters)
     for tensor, parameters in zip(draft.inputs, draft.input_parameters, strict=True):
         infer_parameters.check_tensor(tensor.name, parameters)
-    classes = [pair for name, parameters in draft.outputs for pair in infer_parameters.classes(name, parameters)]
+    classes = [
+        pair
+        for name, parameters in draft.outputs
+        for pair in infer_parameters.classes(name, parameters, parameters.__getitem__)
+    ]
     return InferRequest(
         model=draft.model,
         version=draft.version,

@@ -5,7 +5,7 @@ The order of the checks and their texts are Triton's, so that a client that was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
 from typing import NamedTuple
 
 from kanexport.contract.cli.suggest import advice
@@ -79,14 +79,18 @@ def check_tensor(name: str, keys: Iterable[str]) -> None:
             raise Unsupported(f"tensor '{name}': shared memory is not supported; send the tensor in the request")
 
 
-def classes(name: str, parameters: Mapping[str, Parameter]) -> list[tuple[str, int]]:
-    """The number of classes that a request wants of an output, if any. Raises BadRequest, Unsupported."""
-    if CLASSES not in parameters:
-        check_tensor(name, parameters)
+def classes(name: str, keys: Collection[str], read: Callable[[str], Parameter]) -> list[tuple[str, int]]:
+    """The number of classes that a request wants of an output, if any. Raises BadRequest, Unsupported.
+
+    keys  names of the output's parameters
+    read  gives the value of one; it is called only for parameters that decide, because an output may have many
+    """
+    if CLASSES not in keys:
+        check_tensor(name, keys)
         return []
-    if SHARED_MEMORY in parameters:
+    if SHARED_MEMORY in keys:
         raise BadRequest(f"output can't set both '{SHARED_MEMORY}' and '{CLASSES}'")
-    kind, value = parameters[CLASSES]
+    kind, value = read(CLASSES)
     if kind != "int64_param":
         raise BadRequest(f"invalid value type for '{CLASSES}' parameter, expected int64_param")
     if _integer(value) <= 0:
