@@ -42,7 +42,7 @@ demo: setup ## Export real checkpoints, serve them, ask, stop
 # Its environment has all of .venv, and beside it what is too large for that.
 notebook: setup ## Run examples/*.ipynb, from training with pykan to drift, and shap's plots; where there is torch
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
-		$(NOTEBOOK_VENV)/bin/python -m pytest -q tests/test_notebook.py tests/cli/test_shap.py \
+		$(NOTEBOOK_VENV)/bin/python -m pytest -q tests/test_notebook.py tests/kanserve/client/test_explanation.py \
 		tests/benchmarks/test_published.py --no-skip 'make notebook'; \
 	else echo "torch is left out here (TORCH=1 takes it), so that pykan trains nothing: the notebook was not run"; fi
 
@@ -74,7 +74,7 @@ $(AUDIT_VENV)/bin/pip-audit:
 	@$(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/$(PIP) 'pip-audit>=2.9,<3'
 
 mutate: setup $(MUTATE_VENV)/bin/cosmic-ray ## Change pure modules one spot at a time; the tests should notice (MODULE=... for one)
-	@$(BIN)/python tests/mutate.py $(MUTATE_VENV)/bin $(MODULE)
+	@$(BIN)/python tools/mutate.py $(MUTATE_VENV)/bin $(MODULE)
 
 check: setup ## Format, lint, strict types, generated code
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
@@ -89,7 +89,7 @@ format: setup ## Format the code
 
 # Hours. What is there in full for this commit is not run again: interrupt it, and go on later.
 reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
-	@$(BIN)/python -m tests.reliability --resume $(ARGS)
+	@$(BIN)/python -m tools.reliability --resume $(ARGS)
 
 # In the notebook's environment, for pykan and matplotlib. Ten minutes; what is there for this commit is kept.
 bench: setup ## Measure the whole matrix, for docs/performance.md and README.md (ARGS="--only uniform --quick")
@@ -105,7 +105,7 @@ families: setup ## Measure every family against its library, and write the READM
 
 .PHONY: new-family
 new-family: setup ## Write a family to begin with: make new-family NAME=mykan
-	@$(BIN)/python tests/new_family "$(NAME)"
+	@$(BIN)/python tools/new_family "$(NAME)"
 
 # protoc's package needs a newer protobuf than tritonclient allows, hence its own environment.
 proto: setup ## Regenerate service/kanserve/pb from proto/

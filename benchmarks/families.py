@@ -29,10 +29,7 @@ import torch
 from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import hybrid_modules  # noqa: E402 - beside the tests
-from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
+sys.path.insert(0, str(ROOT))
 
 from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - after the path
@@ -41,10 +38,12 @@ from kanserve.client import chunking  # noqa: E402 - as above
 from kanserve.client.errors import NotSupported  # noqa: E402 - as above
 from kanserve.client.sync import Client  # noqa: E402 - as above
 from kanserve.types import Description  # noqa: E402 - as above
+from tests.support import torch_modules  # noqa: E402 - beside the tests
+from tests.support.golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
 
 HYBRIDS = {
-    "hybrid-cnn-efficient-kan": hybrid_modules.GoldenCnn,
-    "hybrid-transformer-fastkan": hybrid_modules.GoldenTransformer,
+    "hybrid-cnn-efficient-kan": torch_modules.GoldenCnn,
+    "hybrid-transformer-fastkan": torch_modules.GoldenTransformer,
 }
 BEGIN, END = "<!-- families: written by `make families` -->\n", "<!-- end of families -->"
 STOP_SECONDS = 30

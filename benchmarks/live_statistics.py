@@ -51,7 +51,7 @@ from kanserve.insight.statistics import Nodes  # noqa: E402 - as above
 from kanserve.models.loader import NICE  # noqa: E402 - as above
 from kanserve.runtime import base  # noqa: E402 - as above
 from kanserve.services import kan  # noqa: E402 - as above
-from tests.golden_cases import Case, cases  # noqa: E402 - as above
+from tests.support.golden_cases import Case, cases  # noqa: E402 - as above
 
 NETWORKS = {"[64, 64, 10]": (64, 64, 10), "[784, 64, 10]": (784, 64, 10)}
 MODES = ("off", "sampled", "full")

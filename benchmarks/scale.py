@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 Floats = npt.NDArray[np.floating]
 
@@ -166,7 +166,7 @@ def large(shapes: Sequence[Shape]) -> None:
 
 def golden() -> None:
     """Print the CPU seconds of every golden export, each the least of three, and their sum."""
-    from golden_cases import cases
+    from tests.support.golden_cases import cases
 
     total = 0.0
     for case in cases():

@@ -31,7 +31,7 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
-from tests.cli.running import checkpoint  # noqa: E402 - after the path is set
+from tests.support.command_line import checkpoint  # noqa: E402 - after the path is set
 
 KANSERVE = (sys.executable, "-m", "kanserve")
 LOOP = """

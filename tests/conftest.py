@@ -17,7 +17,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import torch_table  # noqa: E402 - found by the line above
+from tests.support import onnx_registry_cache  # noqa: E402 - found by the line above
 
 ERRORS: dict[str, tuple[float, str]] = {}
 
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    torch_table.keep()
+    onnx_registry_cache.keep()
 
 
 def forbidden_skips(config: pytest.Config) -> list[str]:

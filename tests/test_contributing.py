@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from golden_cases import OWN
 
 from kanexport.formats import checkpoint
+from tests.support.golden_cases import OWN
 
 pytestmark = pytest.mark.slow
 

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 
 from kanserve import Client
 from kanserve.client.errors import ClientError
 from kanserve.config.settings import Settings
 from kanserve.grpc_api.call_context import CODES
+from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 
 pytestmark = pytest.mark.slow
 

@@ -261,7 +261,7 @@ def infer(release: Release, program: str, address: str, server: subprocess.Popen
         float(np.abs(outputs - expected).max() / np.abs(expected).max()) if outputs.shape == expected.shape else np.inf
     )
     if not error <= TOLERANCE:
-        advice = "run `make test ARGS=tests/end_to_end`"
+        advice = "run `make test ARGS=tests/integration`"
         raise ReleaseError(f"the served outputs have a relative error of {error:.1e}, expected {TOLERANCE:.0e}", advice)
     return error
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 import pages  # noqa: E402 - beside this folder
 import scale  # noqa: E402 - as above

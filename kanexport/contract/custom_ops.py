@@ -1,7 +1,7 @@
 """Custom operator of `kanserve-kernel`, and the allowlist of ONNX operators that compute tensors from tensors.
 
 The server's structural screen refuses any other, and the exporter says so before it writes one. Standard library only.
-A new release of ONNX brings new names; `tests/kanserve/test_screen.py` holds both tables against it.
+A new release of ONNX brings new names; `tests/kanserve/sandbox/test_graph_screen.py` holds both tables against it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import yaml
-from golden_cases import BESIDE, OWN, cases
+
+from tests.support.golden_cases import BESIDE, OWN, cases
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def _names(facts: Mapping[str, Any], libraries: Path | None) -> dict[str, Any]:
     if clone is None or not (clone / facts["file"]).is_file():
         raise Missing(f"{facts['repository']} is not here; {WHERE}")
     # The oracle knows how to take a file that would train, or that names packages without need.
-    from tests.oracle import public_upstream
+    from tools.oracle import public_upstream
 
     known = set(sys.modules)
     try:

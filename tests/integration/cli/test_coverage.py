@@ -1,0 +1,108 @@
+"""`kanserve coverage`: tables, JSON and files say the same, and what stands beside an answer in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanserve import Client
+from kanserve.client import chunking
+from kanserve.client.errors import InvalidInput
+from tests.support.command_line import Server, document, kanserve
+
+# Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
+ROWS = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, 0.2], [-2.6, 0.3, 1.2], [0.0, 1.2, 0.0]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("coverage") / "rows.npy"
+    np.save(path, ROWS)
+    return path
+
+
+def test_the_table_of_layers_and_of_the_nodes_that_are_beyond(server: Server, rows: Path) -> None:
+    done = kanserve("coverage", "tiny", "--input", rows, "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("tiny version 1: 4 rows, ")
+    (first,) = (line.split() for line in lines if line.startswith("    0 ") or line.lstrip().startswith("0  grid"))
+    assert first[:6] == ["0", "grid", "66.7%", "25.0%", "8.3%", "1"]
+    assert first[6:] == ["x0,", "row", "2", "4"]
+    below = [line.split() for line in lines[lines.index("nodes beyond their grids") :]]
+    assert ["x0", "0.0%", "25.0%"] in [words[:3] for words in below]
+    assert ["x1", "50.0%", "0.0%"] in [words[:3] for words in below]
+    short = kanserve("coverage", "tiny", "--input", rows, "--show", 1, "--url", server.url).stdout
+    assert "1 of " in short
+
+
+def test_rows_inside_have_one_table(server: Server, tmp_path: Path) -> None:
+    tried = np.random.default_rng(0).uniform(-1, 1, (400, 3)).astype(np.float32)
+    with Client(server.url) as client:
+        inside = (chunking.coverage(client, client.describe("tiny"), tried).cells == 0).all(axis=1)
+    np.save(tmp_path / "inside.npy", tried[inside][:2])
+    done = kanserve("coverage", "tiny", "--input", tmp_path / "inside.npy", "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert ("0 with a node out of grid" in done.stdout, "beyond their grids" in done.stdout) == (True, False)
+
+
+def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: Path) -> None:
+    target = tmp_path / "c.npz"
+    written = document(kanserve("coverage", "tiny", "--input", rows, "--output", target, "--json", "--url", server.url))
+    said = document(kanserve("coverage", "tiny", "--input", rows, "--json", "--url", server.url))
+    shapes = {"counts": [4, 2, 3], "worst": [4, 2], "cells": [4, 2], "zones_0": [4, 3], "zones_1": [4, 4]}
+    assert written["shapes"] == shapes
+    with np.load(target, allow_pickle=False) as arrays:
+        for name in ("counts", "worst", "cells"):
+            np.testing.assert_array_equal(arrays[name], said[name])
+        np.testing.assert_array_equal(arrays["zones_0"], [[1, 1, 1], [1, 2, 1], [3, 1, 2], [1, 2, 1]])
+        np.testing.assert_array_equal((arrays["zones_1"] == 3).sum(axis=1), arrays["counts"][:, 1, 2])
+    first = said["layers"][0]
+    assert first["farthest"] == {"row": 2, "node": 0, "name": "x0", "cells": pytest.approx(4, abs=1e-5)}
+    assert (first["definition"], first["rows_out_of_grid"]) == ("grid", 1)
+    assert [first[zone] for zone in ("in_grid", "extended_grid", "out_of_grid")] == pytest.approx(
+        [8 / 12, 3 / 12, 1 / 12]
+    )
+    top = said["nodes"][0]
+    assert len(said["nodes"]) == 7
+    assert top["out_of_grid"] == max(node["out_of_grid"] for node in said["nodes"])
+
+
+def test_more_rows_than_one_answer_holds(server: Server, rows: Path, tmp_path: Path) -> None:
+    """The server answers at most 16 KiB and 500 rows: 1200 are several."""
+    np.save(tmp_path / "many.npy", np.tile(ROWS, (300, 1)))
+    ask = ("--json", "--url", server.url)
+    few = document(kanserve("coverage", "tiny", "--input", rows, *ask))
+    many = document(kanserve("coverage", "tiny", "--input", tmp_path / "many.npy", *ask))
+    assert many["rows"] == 1200
+    np.testing.assert_array_equal(many["counts"], few["counts"] * 300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [(("--output", "c.csv"), "the name must end in .npz"), (("--model-version", "9"), "version 9")],
+)
+def test_what_is_refused(server: Server, rows: Path, arguments: tuple[object, ...], text: str) -> None:
+    done = kanserve("coverage", "tiny", "--input", rows, *arguments, "--url", server.url)
+    assert (done.returncode != 0, text in done.stderr) == (True, True), done.stderr
+
+
+def test_from_python(server: Server) -> None:
+    with Client(server.url) as client:
+        described = client.describe("tiny")
+        found = client.coverage(described, ROWS)
+        assert found.definitions == ("grid", "grid")
+        assert found.out_of_grid[:, 0].tolist() == [False, False, True, False]
+        both = chunking.coverage(client, described, ROWS)
+        np.testing.assert_array_equal(both.counts, found.counts)
+        answer = client.infer(client.model("tiny"), ROWS, parameters={"kan.explain_top_k": 2})
+        assert answer.parameters["kan.explain.reference"] == "grid_center"
+        assert answer.parameters["kan.explain.nodes_are_inputs"] is True
+        total = answer.outputs["kan.explain.base"] + answer.outputs["kan.explain.residual"]
+        total = total + answer.outputs["kan.explain.values"].sum(axis=2)
+        np.testing.assert_allclose(total, answer.outputs["y"], atol=1e-4)
+        assert not client.infer(client.model("tiny"), ROWS).parameters
+        with pytest.raises(InvalidInput, match=r"did you mean 'kan\.coverage'"):
+            client.infer(client.model("tiny"), ROWS, parameters={"kan.coverge": True})

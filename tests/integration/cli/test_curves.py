@@ -1,0 +1,107 @@
+"""`kanserve curves`: a picture of one edge, a table of several, the file, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.client.sync import Client
+from kanserve.report import text_tables
+from tests.support.command_line import Server, document, kanserve
+
+
+def test_one_edge_is_a_picture(server: Server) -> None:
+    done = kanserve("curves", "tiny", "--layer", 0, "--source", 2, "--destination", 1, "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    title, *lines = done.stdout.splitlines()
+    assert title == "tiny version 1, edge 0: x2 → 1"
+    assert sum("┤" in line for line in lines) == 12
+    assert any(0x2800 < ord(character) <= 0x28FF for character in done.stdout)
+    assert lines[-1].endswith("its grid, to the outermost knots and 2 % more")
+
+
+def test_several_are_a_table(server: Server) -> None:
+    done = kanserve("curves", "tiny", "--show", 3, "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 20 edges, those first whose φ moves most" in done.stdout
+    assert sum(any(bar in line for bar in text_tables.BARS) for line in done.stdout.splitlines()) == 3
+
+
+def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
+    said = document(kanserve("curves", "tiny", "--layer", 1, "--points", 9, "--json", "--url", server.url))
+    assert said["edges"] == 8
+    spread = [max(one["phi"]) - min(one["phi"]) for one in said["curves"]]
+    assert spread == sorted(spread, reverse=True)
+    for one in said["curves"]:
+        assert (len(one["x"]), one["domain"]) == (9, "grid")
+        assert one["maximum"] == max(one["phi"])
+        assert one["minimum_at"] == one["x"][int(np.argmin(one["phi"]))]
+
+
+def test_the_file_of_one_edge_and_of_several(server: Server, tmp_path: Path) -> None:
+    one, all_of = tmp_path / "one.npz", tmp_path / "all.npz"
+    edge = ("--layer", 0, "--source", 2, "--destination", 1)
+    more = ("--derivative", "--parts")
+    said = document(kanserve("curves", "tiny", *edge, "--output", one, *more, "--json", "--url", server.url))
+    whole = {"x": [101], "phi": [101], "derivative": [101], "phi_bspline": [101], "phi_silu": [101]}
+    assert said["shapes"] == whole
+    assert kanserve("curves", "tiny", "--output", all_of, "--url", server.url).returncode == 0
+    with np.load(one) as single, np.load(all_of) as several:
+        np.testing.assert_array_equal(single["phi"], several["layer0_phi"][2, 1])
+        np.testing.assert_array_equal(single["x"], several["layer0_x"][2])
+        assert several["layer1_sources"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(single["phi_bspline"] + single["phi_silu"], single["phi"], atol=1e-6)
+        slope = np.gradient(single["phi"].astype(np.float64), single["x"])
+        np.testing.assert_allclose(single["derivative"][1:-1], slope[1:-1], atol=0.05 * np.abs(slope).max())
+
+
+def test_edges_at_the_points_of_a_curve_are_the_curve(server: Server) -> None:
+    with Client(server.url) as client:
+        described = client.describe("tiny")
+        (layer, *_) = client.curves("tiny", layers=[0], points=7, span=(-1.5, 1.5))
+        rows = layer.x.T.astype(np.float32)
+        (edges,) = client.edges(described, rows, layers=[0])
+        np.testing.assert_array_equal(edges.values.transpose(1, 2, 0), layer.phi)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--points", 1), "--points 1: a curve has 2 points or more"),
+        (("--points", 5000), "a curve has 2 to 1024 points"),
+        (("--range", 1, 0), "curves go from low to a higher high"),
+        (("--layer", "head"), "layer 'head' does not exist"),
+        (("--output", "curves.csv"), "the name must end in .npz"),
+    ],
+)
+def test_what_is_refused(server: Server, arguments: tuple[object, ...], text: str) -> None:
+    done = kanserve("curves", "tiny", *arguments, "--url", server.url)
+    assert (done.returncode, text in done.stderr) == (2, True), done.stderr
+
+
+def test_more_than_an_answer_may_hold_says_how_to_ask_for_less(server: Server) -> None:
+    done = kanserve("curves", "tiny", "--points", 1000, "--url", server.url)
+    assert done.returncode == 1
+    assert "(20 edges x 1000 numbers), the limit is 16384; ask for fewer layers, sources, destinations" in done.stderr
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=2, max_size=300))
+def test_any_curve_can_be_drawn(values: list[float]) -> None:
+    drawn = text_tables.line(np.array(values), 24)
+    assert len(drawn) == min(24, len(values))
+    assert set(drawn) <= {*text_tables.BARS, text_tables.NO_VALUE}
+    picture = text_tables.picture(np.array(values), 20, 5)
+    assert [len(line) for line in picture] == [20] * 5
+    assert all(0x2800 <= ord(character) <= 0x28FF for line in picture for character in line)
+
+
+def test_a_straight_line_is_drawn_as_one() -> None:
+    assert text_tables.line(np.arange(8), 8) == text_tables.BARS
+    assert text_tables.line(np.ones(4), 4) == text_tables.BARS[4] * 4
+    assert text_tables.line(np.array([0.0, np.nan, 1.0]), 3) == "▁·█"
+    rising = text_tables.picture(np.arange(8.0), 4, 2)
+    assert rising == ["⠀⠀⣠⠞", "⣠⠞⠁⠀"]

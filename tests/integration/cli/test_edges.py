@@ -1,0 +1,143 @@
+"""`kanserve edges`: the file, the table, selections, and rows beyond one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanserve.client import chunking
+from kanserve.client.sync import Client
+from tests.support.command_line import Server, document, kanserve, program
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, ROWS)
+    return path
+
+
+def ask(server: Server, rows: Path, target: Path, *arguments: object) -> dict[str, Any]:
+    """The arrays of the file that `edges --output` writes."""
+    document(kanserve("edges", "tiny", "--input", rows, "--output", target, "--url", server.url, "--json", *arguments))
+    with np.load(target, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def test_the_file_holds_every_edge_and_they_sum_to_the_output(server: Server, rows: Path, tmp_path: Path) -> None:
+    found = ask(server, rows, tmp_path / "edges.npz")
+    shapes = {name: (array.shape, array.dtype) for name, array in found.items()}
+    assert shapes == {
+        "layer0_edges": ((20, 3, 4), np.dtype("float32")),
+        "layer1_edges": ((20, 4, 2), np.dtype("float32")),
+    }
+    answer = document(kanserve("infer", "tiny", "--input", rows, "--url", server.url, "--json"))
+    np.testing.assert_allclose(found["layer1_edges"].sum(axis=1), answer["outputs"]["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_one_layer_alone(server: Server, rows: Path, tmp_path: Path) -> None:
+    everything = ask(server, rows, tmp_path / "all.npz")
+    found = ask(server, rows, tmp_path / "edges.npz", "--layer", 1)
+    assert list(found) == ["layer1_edges"]
+    np.testing.assert_array_equal(found["layer1_edges"], everything["layer1_edges"])
+
+
+def test_a_selection_says_which_nodes_it_holds(server: Server, rows: Path, tmp_path: Path) -> None:
+    everything = ask(server, rows, tmp_path / "all.npz")
+    found = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--source", 2, "--source", 0, "--destination", 3)
+    sources, destinations = found["layer0_sources"], found["layer0_destinations"]
+    assert (sorted(sources), list(destinations)) == ([0, 2], [3])
+    np.testing.assert_array_equal(found["layer0_edges"], everything["layer0_edges"][:, sources][:, :, destinations])
+
+
+def strongest(values: Any, k: int) -> tuple[Any, Any]:
+    """Indices of the k edges of largest magnitude, strongest first."""
+    order = np.argsort(-np.abs(values).max(axis=0).ravel(), kind="stable")[:k]
+    return np.unravel_index(order, values.shape[1:])
+
+
+def test_top_k_names_the_strongest_edges(server: Server, rows: Path, tmp_path: Path) -> None:
+    everything = ask(server, rows, tmp_path / "all.npz")["layer0_edges"]
+    found = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--top-k", 5)
+    sources, destinations = strongest(everything, 5)
+    np.testing.assert_array_equal(found["layer0_sources"], sources)
+    np.testing.assert_array_equal(found["layer0_destinations"], destinations)
+    np.testing.assert_array_equal(found["layer0_edges"], everything[:, sources, destinations])
+
+
+def test_rows_beyond_the_bounds_travel_in_parts(server: Server, tmp_path: Path) -> None:
+    # 16 KiB hold 341 rows of 12 edges, and a query has at most 500 rows.
+    many = np.random.default_rng(4).uniform(-3, 3, (1200, 3)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", many)
+    everything = ask(server, tmp_path / "rows.npy", tmp_path / "all.npz")["layer0_edges"]
+    assert everything.shape == (1200, 3, 4)
+    np.save(tmp_path / "last.npy", many[1190:])
+    last = ask(server, tmp_path / "last.npy", tmp_path / "last.npz")["layer0_edges"]
+    np.testing.assert_allclose(everything[1190:], last, rtol=1e-6)
+    found = ask(server, tmp_path / "rows.npy", tmp_path / "top.npz", "--layer", 0, "--top-k", 4)
+    sources, destinations = strongest(everything, 4)
+    np.testing.assert_array_equal(found["layer0_sources"], sources)
+    np.testing.assert_array_equal(found["layer0_destinations"], destinations)
+    np.testing.assert_allclose(found["layer0_edges"], everything[:, sources, destinations], rtol=1e-6)
+
+
+def test_progress_counts_every_row_once(server: Server) -> None:
+    seen: list[tuple[int, int]] = []
+    with Client(server.url) as client:
+        described = client.describe("tiny")
+        rows = np.zeros((1200, 3), np.float32)
+        for _ in chunking.edges(client, described, rows, progress=lambda done, total: seen.append((done, total))):
+            pass
+    assert seen[-1] == (2400, 2400)
+    assert seen == sorted(seen)
+
+
+def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp_path: Path) -> None:
+    everything = ask(server, rows, tmp_path / "all.npz")["layer0_edges"]
+    arguments = ("edges", "tiny", "--input", rows, "--layer", 0, "--show", 3, "--url", server.url)
+    done = program(*arguments)
+    assert done.returncode == 0
+    mean = np.abs(everything).mean(axis=0)
+    source, destination = np.unravel_index(mean.argmax(), mean.shape)
+    first = next(line for line in done.stdout.splitlines() if "→" in line and line.lstrip().startswith("0:"))
+    assert first.split()[:4] == ["0:", f"x{source}", "→", str(destination)]
+    assert f"{mean.max():.4g}" in first
+    assert "3 of 12 edges" in done.stdout
+    edges = document(kanserve(*arguments, "--json"))["edges"]
+    assert [edges[0]["source"], edges[0]["destination"]] == [source, destination]
+    assert edges[0]["mean_abs"] == pytest.approx(float(mean.max()), rel=1e-5)
+    assert sum(edges[0]["histogram"]) == 20
+
+
+def test_non_finite_rows_still_make_a_table(server: Server) -> None:
+    arguments = ("edges", "tiny", "--input", "-", "--url", server.url)
+    found = document(kanserve(*arguments, "--json", stdin=b'[["NaN", 0, "Infinity"]]'))
+    assert found["edges"][0]["mean_abs"] in ("NaN", "Infinity")
+    assert kanserve(*arguments, stdin=b'[["NaN", 0, "Infinity"]]').returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--layer", 7), "layer 7 does not exist: the model has 2 layers, numbered 0 to 1"),
+        (("--layer", 0, "--source", 99), "99"),
+        (("--layer", 0, "--destination", 99), "99"),
+        (
+            ("--layer", "head"),
+            "layer 'head' does not exist: the model's 2 layers have no names, they are numbered 0 to 1",
+        ),
+        (("--output", "edges.csv"), ".npz"),
+    ],
+)
+def test_what_is_not_there_is_named(arguments: tuple[object, ...], says: str, server: Server, rows: Path) -> None:
+    done = kanserve("edges", "tiny", "--input", rows, "--url", server.url, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,229 @@
+"""`kanserve models` and `kanserve health`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.contract import manifest
+from kanserve.cli import inventory
+from kanserve.config.settings import Settings
+from tests.support.command_line import Server, document, kanserve, program, serving
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_server_tells_what_it_serves(server: Server) -> None:
+    (row,) = document(program("models", "--url", server.url, "--json"))["models"]
+    facts = {key: row[key] for key in ("name", "version", "state", "family", "widths", "edge_class")}
+    assert facts == {
+        "name": "tiny",
+        "version": "1",
+        "state": "READY",
+        "family": "efficient-kan",
+        "widths": [3, 4, 2],
+        "edge_class": "A",
+    }
+    assert 0 < row["verified_error"] < 1e-5
+
+
+def test_a_folder_tells_what_it_holds(repository: Path) -> None:
+    (row,) = document(kanserve("models", repository, "--json"))["models"]
+    assert (row["state"], row["family"], row["widths"]) == ("COMPLETE", "efficient-kan", [3, 4, 2])
+    assert row["size"] == sum(
+        path.stat().st_size for path in (repository / "tiny" / "1").iterdir() if path.name != "manifest.json"
+    )
+    done = kanserve("models", repository)
+    assert "3 → 4 → 2" in done.stdout
+    assert done.stderr == ""
+
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "edges_l0.onnx").read_bytes())
+    data[-1] ^= 1
+    (folder / "edges_l0.onnx").write_bytes(data)
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    """Another manifest, as `dataclasses.replace` changes it."""
+
+    def change(folder: Path) -> None:
+        loaded = dataclasses.replace(manifest.load(folder), **changes)
+        (folder / manifest.FILE_NAME).write_bytes(manifest.dumps(loaded))
+
+    return change
+
+
+def reference(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        edit(reference=dataclasses.replace(manifest.load(folder).reference, **changes))(folder)
+
+    return change
+
+
+def nan_reference(folder: Path) -> None:
+    """A number of the reference outputs becomes NaN, which our own writer refuses to write."""
+    document = json.loads((folder / "manifest.json").read_text())
+    document["reference"]["outputs"][0][0] = math.nan
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def unlist_edges(folder: Path) -> None:
+    """The layer's file is neither there nor listed."""
+    (folder / "edges_l1.onnx").unlink()
+    kept = [entry for entry in manifest.load(folder).files if entry.path != "edges_l1.onnx"]
+    edit(files=tuple(kept))(folder)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
+    "not JSON": (lambda folder: (folder / "manifest.json").write_text("{") and None, "not JSON", []),
+    "a changed byte": (flip, "edges_l0.onnx has sha256", []),
+    "more bytes": (
+        lambda folder: (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"more") and None,
+        "model.onnx has",
+        [],
+    ),
+    "an unlisted file": (lambda folder: (folder / "notes").write_text("x") and None, "notes is not listed", []),
+    "a missing file": (lambda folder: (folder / "edges_l1.onnx").unlink(), "edges_l1.onnx is missing", []),
+    "another name": (edit(name="other"), "the manifest says 'other'", []),
+    "another version": (edit(version=7), "the manifest says version 7", []),
+    "no edges file": (unlist_edges, "'edges_l1.onnx' is not a listed file", ["names", "files"]),
+    "class C": (edit(edge_class="C"), "edge class C", ["names", "files"]),
+    "no batch": (edit(max_batch_size=0), "max_batch_size is 0", ["names", "files"]),
+    "a NaN reference": (nan_reference, "NaN is not allowed", []),
+    "an uneven reference": (reference(outputs=()), "other inputs than outputs", ["names", "files"]),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[dict[str, Any]]]:
+    """A good version and one for each way to be broken: what the folder tells of them, and what a server does."""
+    folder = tmp_path_factory.mktemp("broken")
+    shutil.copytree(repository, folder / "models")
+    for version, (change, _, _) in enumerate(BROKEN.values(), 2):
+        shutil.copytree(repository / "tiny" / "1", folder / "models" / "tiny" / str(version))
+        edit(version=version)(folder / "models" / "tiny" / str(version))
+        change(folder / "models" / "tiny" / str(version))
+    with serving(folder / "models", folder / "log") as server:
+        entries = document(kanserve("models", "--url", server.url, "--json"))["models"]
+    return list(inventory.of_folder(folder / "models")), entries
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_version_that_the_server_refuses_is_invalid(
+    what: str, broken: tuple[list[Any], list[dict[str, Any]]]
+) -> None:
+    """And the server says the same of it."""
+    _, says, checked = BROKEN[what]
+    version = str(2 + list(BROKEN).index(what))
+    listed, served = broken
+    assert len(listed) == 1 + len(BROKEN)
+    good, bad = (next(one for one in listed if one.version == wanted) for wanted in ("1", version))
+    assert (good.state, good.checked) == ("COMPLETE", ("names", "files", "manifest"))
+    assert (bad.state, list(bad.checked)) == ("INVALID", checked)
+    assert says in bad.reason
+    refused = next(entry for entry in served if entry["version"] == version)
+    assert refused["state"] != "READY"
+    assert says in refused["reason"]
+
+
+def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "tiny", tmp_path / "tiny")
+    shutil.copytree(repository / "tiny" / "1", tmp_path / "tiny" / "3")
+    (tmp_path / "tiny" / "3" / "manifest.json").unlink()
+    for place in ("tiny/2", "tiny/05", "odd name/1"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "odd name" / "1" / "manifest.json").write_text("{}")
+    (tmp_path / "tiny" / "4").symlink_to(tmp_path / "tiny" / "1")
+    entries = document(kanserve("models", tmp_path, "--json"))["models"]
+    assert {(entry["name"], entry["version"]): entry["state"] for entry in entries} == {
+        ("tiny", "1"): "COMPLETE",
+        ("tiny", "2"): "IGNORED",
+        ("tiny", "3"): "PLAIN",
+        ("tiny", "4"): "IGNORED",
+        ("tiny", "05"): "IGNORED",
+        ("odd name", "1"): "IGNORED",
+    }
+    reasons = {entry["version"]: entry["reason"] for entry in entries if entry["name"] == "tiny"}
+    assert "neither manifest.json nor model.onnx" in reasons["2"]
+    assert "without leading zeros" in reasons["05"]
+    assert "follows no link" in reasons["4"]
+    done = kanserve("models", tmp_path, "tiny", "--model-version", "3")
+    assert done.returncode == 2
+    assert "tiny version 3 is PLAIN" in done.stderr
+
+
+def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
+    folder = tmp_path / "models" / "tiny" / "2"
+    edit(version=2)(folder)
+    reference(outputs=((1.0, 2.0),) * len(manifest.load(folder).reference.outputs))(folder)
+    states = [entry.state for entry in inventory.of_folder(tmp_path / "models")]
+    assert states == ["COMPLETE", "COMPLETE"]  # which promises nothing about the graph
+    good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json", "--allow-invalid"))["models"]
+    assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
+    assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
+    assert "reference rows differ" in bad["reason"]
+    assert "--load also tries the graph" in kanserve("models", tmp_path / "models").stdout
+    assert "--load also tries" not in kanserve("models", tmp_path / "models", "--load").stdout
+
+
+def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_path: Path) -> None:
+    """The table and the document stay the same."""
+    shutil.copytree(repository, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
+    flip(tmp_path / "models" / "tiny" / "2")
+    whole = kanserve("models", tmp_path / "models")
+    assert (whole.returncode, "INVALID" in whole.stdout, "COMPLETE" in whole.stdout) == (2, True, True)
+    assert "tiny version 2: INVALID" in whole.stderr
+    told = kanserve("models", tmp_path / "models", "--json")
+    states = [entry["state"] for entry in json.loads(told.stdout)["models"]]
+    assert (told.returncode, states) == (2, ["COMPLETE", "INVALID"])
+    allowed = kanserve("models", tmp_path / "models", "--allow-invalid")
+    assert (allowed.returncode, allowed.stdout, allowed.stderr) == (0, whole.stdout, "")
+    assert kanserve("models", tmp_path / "models", "tiny", "--model-version", "2").returncode == 2
+
+
+def test_options_of_a_folder_are_refused_of_a_server() -> None:
+    for option in ("--load", "--allow-invalid"):
+        done = kanserve("models", option, "--url", "127.0.0.1:1")
+        assert (done.returncode, f"{option} is for a REPOSITORY folder" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_folder_that_is_one_model(repository: Path) -> None:
+    (entry,) = inventory.of_folder(repository / "tiny" / "1")
+    assert (entry.name, entry.version, entry.state) == ("tiny", "1", "COMPLETE")
+
+
+def test_files_of_a_folder_are_read_up_to_the_servers_limit() -> None:
+    assert Settings.model_fields["max_file_bytes"].default == inventory.FILE_BYTES
+
+
+def test_a_missing_folder_is_wrong_input(tmp_path: Path) -> None:
+    done = kanserve("models", tmp_path / "none", "--json")
+    assert done.returncode == 2
+    assert "is not a folder" in done.stderr
+
+
+def test_health_is_an_exit_code(server: Server) -> None:
+    done = kanserve("health", "--url", server.url)
+    assert (done.returncode, done.stdout) == (0, "SERVING\n")
+    assert document(kanserve("health", "--url", server.url, "--service", "tiny", "--json"))["state"] == "SERVING"
+    assert kanserve("health", "--url", server.url, "--service", "nobody").returncode != 0
+    assert kanserve("health", "--url", "127.0.0.1:1").returncode == 1
+
+
+def test_one_environment_serves_server_and_probe(server: Server) -> None:
+    port = server.url.rpartition(":")[2]
+    assert program("health", KANSERVE_GRPC_PORT=port).returncode == 0
+    assert kanserve("health", KANSERVE_URL=server.url).returncode == 0
+    done = kanserve("models", "--help", KANSERVE_GRPC_PORT="tcp://10.0.0.7:8001")  # of a Service called kanserve-grpc
+    assert "here 127.0.0.1:8001" in " ".join(done.stdout.split())

@@ -1,0 +1,205 @@
+"""Names from an export to every table: given once, told by the server, used for rows, edges, formulas and answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kanexport.contract.naming import Names
+from kanserve import Client
+from kanserve.pb import grpc_service_pb2 as oip
+from tests.support.command_line import document, kanserve
+from tests.support.golden_cases import cases
+from tests.support.server_process import Server, serving
+
+WINE = next(case for case in cases() if case.name == "efficient-kan-wine-update-grid")
+HELLO = next(case for case in cases() if case.name == "pykan-hello-symbolic")
+FEATURES = [f"measured {at}" for at in range(12)] + ["colour, deep"]
+CLASSES = ["barolo", "grignolino", "barbera"]
+
+
+def write(path: Path, names: list[str], rows: np.ndarray) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows.tolist()])
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("names")
+    header = write(folder / "header.csv", FEATURES, np.zeros((1, 13)))
+    given = ["--features", header, "--units", "g/l" + ",g/l" * 12, "--classes", ",".join(CLASSES)]
+    done = kanserve(
+        *("export", WINE.path, "--repository", folder / "models", "--name", "wine", *given),
+        *("--description", "Which of three wines."),
+    )
+    assert done.returncode == 0, done.stderr
+    path, name = HELLO.path, "hello"
+    done = kanserve(
+        *("export", path, "--repository", folder / "models", "--name", name, "--features", "Width, the height (m)"),
+        *("--classes", "lambda"),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "models"
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[Server]:
+    with serving(models, http_port=0) as running:
+        yield running
+
+
+def test_columns_find_their_places(server: Server, tmp_path: Path) -> None:
+    rows = WINE.reference()["x"][:4].astype(np.float32)
+    order = np.random.default_rng(1).permutation(13)
+    right = write(tmp_path / "right.csv", FEATURES, rows)
+    moved = write(tmp_path / "moved.csv", [FEATURES[at] for at in order], rows[:, order])
+    bare = write(tmp_path / "bare.csv", list(map(str, rows[0])), rows[1:])
+    answers = [kanserve("infer", "wine", "--url", server.address, "--input", path) for path in (right, moved)]
+    assert answers[0].stdout == answers[1].stdout
+    assert answers[0].stdout.splitlines()[0].split(",") == CLASSES
+    plain = kanserve("infer", "wine", "--url", server.address, "--input", bare)
+    assert plain.stdout == answers[0].stdout
+    edges = [
+        document(kanserve("edges", "wine", "--url", server.address, "--input", path, "--json"))
+        for path in (right, moved)
+    ]
+    assert edges[0] == edges[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([*FEATURES[:12], "color, deep"], "there is no column 'colour, deep'; there is 'color, deep'"),
+        ([*FEATURES, "more"], "the column 'more' is no feature of the model"),
+        (FEATURES[:12], "there is no column 'colour, deep'"),
+    ],
+)
+def test_other_columns_are_refused(server: Server, tmp_path: Path, names: list[str], says: str) -> None:
+    path = write(tmp_path / "rows.csv", names, np.zeros((2, len(names))))
+    for command in ("infer", "edges"):
+        done = kanserve(command, "wine", "--url", server.address, "--input", path)
+        assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+@pytest.mark.parametrize("columns", [12, 14])
+def test_a_header_of_another_length_moves_nothing(server: Server, tmp_path: Path, columns: int) -> None:
+    """As R writes row names: without this every column would be taken for its neighbour."""
+    path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, columns)))
+    done = kanserve("infer", "wine", "--url", server.address, "--input", path)
+    says = f"the header names 13 columns, the rows below it have {columns}"
+    assert (done.returncode, says in done.stderr, done.stdout) == (2, True, ""), done.stderr
+
+
+def test_every_table_has_them(server: Server, models: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", FEATURES, WINE.reference()["x"][:2].astype(np.float32))
+    edges = kanserve("edges", "wine", "--url", server.address, "--input", path, "--show", "96").stdout
+    for shown in (*FEATURES, *CLASSES):
+        assert shown in edges
+    for told in (kanserve("models", "wine", "--url", server.address), kanserve("models", models, "wine")):
+        assert "Which of three wines." in told.stdout
+        assert "features: measured 0 [g/l], measured 1 [g/l]" in told.stdout
+        assert "classes: barolo, grignolino, barbera" in told.stdout
+    found = document(kanserve("models", "wine", "--url", server.address, "--json"))["model"]["names"]
+    assert found == document(kanserve("models", models, "wine", "--json"))["model"]["names"]
+    assert (found["features"], found["classes"]) == (FEATURES, CLASSES)
+    (strongest, *_) = document(
+        kanserve("edges", "wine", "--url", server.address, "--input", path, "--layer", "1", "--json")
+    )["edges"]
+    assert strongest["destination_name"] == CLASSES[strongest["destination"]]
+
+
+def test_clients_are_told(server: Server) -> None:
+    with Client(server.address) as client:
+        described, model = client.describe("wine"), client.model("wine")
+    assert described.names == model.names
+    assert model.names.features == tuple(FEATURES)
+    assert model.names.units == ("g/l",) * 13
+    assert model.names.description == "Which of three wines."
+
+
+def test_stock_clients_are_told(server: Server) -> None:
+    """In ModelMetadata, where MLServer has parameters: lists as JSON over gRPC, as lists over HTTP."""
+    asked = oip.ModelMetadataRequest(name="wine").SerializeToString()
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
+        found = oip.ModelMetadataResponse.FromString(call(asked, timeout=10)).parameters
+    assert json.loads(found["kan.features"].string_param) == FEATURES
+    assert json.loads(found["kan.classes"].string_param) == CLASSES
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/wine", timeout=10) as answer:
+        told = json.load(answer)["parameters"]
+    units, words = ["g/l"] * 13, "Which of three wines."
+    assert told == {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES, "kan.description": words}
+
+
+def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", FEATURES, WINE.reference()["x"][:2].astype(np.float32))
+
+    def edges(*words: str) -> list[tuple[int, int, int]]:
+        found = document(kanserve("edges", "wine", "--url", server.address, "--input", path, "--json", *words))
+        return sorted((edge["layer"], edge["source"], edge["destination"]) for edge in found["edges"])
+
+    width = len(edges("--source", FEATURES[12], "--show", "99"))
+    assert edges("--source", FEATURES[12], "--show", "99") == [(0, 12, at) for at in range(width)]
+    assert edges("--destination", "grignolino", "--show", "99") == [(1, at, 1) for at in range(width)]
+    ways = edges("--path", FEATURES[12], "grignolino", "--show", "99")
+    assert ways == [(0, 12, at) for at in range(width)] + [(1, at, 1) for at in range(width)]
+    curve = document(kanserve("curves", "wine", "--url", server.address, "--json", "--source", FEATURES[3]))
+    assert {(one["layer"], one["source"]) for one in curve["curves"]} == {(0, 3)}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--source", "colour"), "neither an index nor a name; there are measured 0, "),
+        (("--source", "measured  1"), "did you mean 'measured 1'?"),
+        (("--source", FEATURES[0], "--destination", CLASSES[0]), "no edge goes from one to the other"),
+        (("--layer", "1", "--source", FEATURES[0]), "'measured 0' is a node of layer 0"),
+        (("--path", "nothing", "0"), "the model has the inputs measured 0, "),
+        (("--path", "0", "barbara"), "did you mean 'barbera'?"),
+        (("--path", "0", "0", "--source", "1"), "--path has its own sources and destinations"),
+    ],
+)
+def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, 13)))
+    done = kanserve("edges", "wine", "--url", server.address, "--input", path, *words)
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+def test_names_of_several_outputs() -> None:
+    """Classes count over all outputs in order; without classes, names begin with the name of their output."""
+    sizes = {"kind": 2, "size": 1}
+    assert Names(classes=("a", "b", "c")).columns(sizes) == {"kind": ("a", "b"), "size": ("c",)}
+    assert Names().columns(sizes) == {"kind": ("kind0", "kind1"), "size": ("size0",)}
+    assert Names(classes=("a", "b")).columns({"logits": 3}) == {"logits": ("y0", "y1", "y2")}
+
+
+def test_a_formula_is_of_the_features(server: Server) -> None:
+    line = kanserve("formula", "hello", "--url", server.address).stdout
+    assert "Width" in line
+    assert "the_height_m" in line
+    assert line.startswith("y0 = "), "lambda is a word of Python's"
+    assert document(kanserve("formula", "hello", "--url", server.address, "--json"))["inputs"] == [
+        "Width",
+        "the_height_m",
+    ]
+
+
+def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: Path) -> None:
+    for given, says in (
+        (("--features", "a,b"), "2 features are given, and a row of the model has 13 numbers"),
+        (("--classes", "a,b,a"), "classes: 'a' is there twice"),
+        (("--features", tmp_path / "none.csv"), "cannot be read: No such file or directory"),
+    ):
+        done = kanserve("export", WINE.path, "--repository", tmp_path / "models", "--name", "wine", *given)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "models").exists()
+    done = kanserve("export", tmp_path, "--recursive", "--repository", tmp_path / "models", "--features", "a")
+    assert (done.returncode, "names are of one model, not of a folder" in done.stderr) == (2, True)

@@ -1,0 +1,188 @@
+"""`kanserve serve`: settings and their origins, refusals, the way it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanserve.observability import log_events
+from tests.support import attacks
+from tests.support.command_line import CLEAN, document, kanserve, program, serving
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kanserve.toml"
+    file.write_text('threads = 1\nmax_edge_query_rows = 7\nlog_level = "error"\nmax_request_bytes = "2MiB"\n')
+    arguments = ("serve", repository, "--config", file, "--show-config", "--log-level", "debug", "--reflection")
+    shown = document(program(*arguments, "--json", KANSERVE_MAX_EDGE_QUERY_ROWS="9", KANSERVE_LOG_LEVEL="info"))
+    assert shown["log_level"] == {"value": "debug", "origin": "flag"}
+    assert shown["reflection"] == {"value": True, "origin": "flag"}
+    assert shown["max_edge_query_rows"] == {"value": 9, "origin": "environment"}
+    assert shown["threads"] == {"value": 1, "origin": str(file)}
+    assert shown["max_request_bytes"] == {"value": 2 * 2**20, "origin": str(file)}
+    assert shown["grpc_port"] == {"value": 8001, "origin": "default"}
+    table = program(*arguments)
+    assert table.returncode == 0
+    assert any("threads" in line and str(file) in line for line in table.stdout.splitlines())
+
+
+def test_a_relative_repository_belongs_to_its_file(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "kanserve.toml"
+    file.write_text('repository = "models"\n')
+    shown = document(kanserve("serve", "--config", file, "--show-config", "--json"))
+    assert Path(shown["repository"]["value"]) == tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("gprc_port = 1\n", "did you mean 'grpc_port'?"),
+        ("grpc_port = 70000\n", "grpc_port = 70000"),
+        ("grpc_port = \n", "is not TOML"),
+        ('device = "tpu"\n', "'cpu' or 'cuda'"),
+        ("max_request_bytes = 10\n", "max_request_bytes = 10"),
+    ],
+)
+def test_a_bad_file_is_explained(text: str, says: str, repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kanserve.toml"
+    file.write_text(text)
+    done = kanserve("serve", repository, "--config", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert str(file) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "repository is not set"),
+        (("nowhere",), "nowhere is not a folder"),
+        ((".", "--config", "none.toml"), "none.toml is not there"),
+        ((".", "--grpc-port", "many"), "grpc_port = many (from flag)"),
+        ((".", "--host", "0.0.0.0"), "neither TLS nor authentication"),
+        ((".", "--grpc", "1"), "unrecognized arguments"),
+        ((".", "--device", "tpu"), "argument --device: invalid choice: 'tpu'"),
+    ],
+)
+def test_a_bad_command_is_explained(arguments: tuple[str, ...], says: str) -> None:
+    done = kanserve("serve", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("KANSERVE_GPRC_PORT", "did you mean 'KANSERVE_GRPC_PORT'?"),
+        ("KANSERVE_URI", "did you mean 'KANSERVE_URL'?"),
+        ("KANSERVE_MAX_ROWS", "did you mean 'KANSERVE_MAX_"),
+        ("KANSERVE_XYZ", "known: KANSERVE_ACCESS_LOG, "),
+        ("kanserve_thread", "did you mean 'KANSERVE_THREADS'?"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_that_names_the_nearest(variable: str, says: str, repository: Path) -> None:
+    done = kanserve("serve", repository, "--show-config", "--json", **{variable: "1"})
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["kind"]) == (2, "ConfigError")
+    assert f"unknown setting {variable.upper()} in the environment: {says}" in error["message"]
+
+
+def test_what_kubernetes_sets_for_a_service_is_left_alone(repository: Path) -> None:
+    """For Services called kanserve and kanserve-metrics; the latter's URL is no port of ours."""
+    variables = {
+        "KANSERVE_PORT": "tcp://10.0.0.7:8001",
+        "KANSERVE_SERVICE_HOST": "10.0.0.7",
+        "KANSERVE_SERVICE_PORT": "8001",
+        "KANSERVE_SERVICE_PORT_GRPC": "8001",
+        "KANSERVE_PORT_8001_TCP": "tcp://10.0.0.7:8001",
+        "KANSERVE_PORT_8001_TCP_PROTO": "tcp",
+        "KANSERVE_PORT_8001_TCP_PORT": "8001",
+        "KANSERVE_PORT_8001_TCP_ADDR": "10.0.0.7",
+        "KANSERVE_METRICS_PORT": "tcp://10.0.0.8:8002",
+        "KANSERVE_METRICS_SERVICE_HOST": "10.0.0.8",
+        "KANSERVE_METRICS_PORT_8002_TCP_ADDR": "10.0.0.8",
+        "KANSERVE_CANARY_PORT": "tcp://10.0.0.9:8001",
+        "KANSERVE_URL": "elsewhere:8001",
+        "KANSERVE_THREADS": "3",
+    }
+    shown = document(kanserve("serve", repository, "--show-config", "--json", **variables))
+    assert {name for name, entry in shown.items() if entry["origin"] == "environment"} == {"threads"}
+    assert shown["metrics_port"]["value"] == 8002
+
+
+def test_other_machines_only_on_purpose(repository: Path) -> None:
+    shown = document(kanserve("serve", repository, "--host", "0.0.0.0", "--insecure", "--show-config", "--json"))
+    assert shown["host"]["value"] == "0.0.0.0"
+
+
+def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
+    """gRPC core would, with the text of a GOAWAY."""
+    with serving(repository, tmp_path / "log", "--transport", "grpcio") as running:
+        goaway = attacks.frame(attacks.GOAWAY, 0, 0, bytes(7) + b"\x07\xfbforged\n")
+        with attacks.connect(int(running.url.rpartition(":")[2])) as peer:
+            peer.sendall(goaway + attacks.frame(attacks.PING, 0, 0, b"12345678"))
+            found = b""
+            while b"12345678" not in found:
+                found += peer.recv(65536)
+    assert b"forged" not in (tmp_path / "log").read_bytes()
+
+
+def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
+    """The server logs before it imports the runtime, before it loads models, and then every few seconds."""
+    code = (
+        "import sys; from kanserve.cli import main, serve\n"
+        "assert not {'onnxruntime', 'grpc', 'numpy'} & set(sys.modules)\n"
+        "import kanserve.models.events as events; events.EVERY = 0.02\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    given = ("serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json", "--log-format", "json")
+    command = [sys.executable, "-c", code, *given, "--drain-delay-seconds", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline(), process.stderr.read()
+        finally:
+            process.terminate()
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events[0] == "server_starting"
+    assert (lines[0]["repository"], lines[0]["workers"]) == (str(repository), 1)
+    order = [
+        events.index(one)
+        for one in ("server_starting", "server_listening", "models_loading", "model_loaded", "server_ready")
+    ]
+    assert order == sorted(order)
+    (first,) = [line for line in lines if line["event"] == "models_loading"]
+    more = [line for line in lines if line["event"] == "model_loading"]
+    assert (first["versions"], first["message"]) == (1, log_events.EVENTS["models_loading"].message)
+    assert more, "nothing was said while the version loaded"
+    assert {(line["model"], line["version"], line["done"], line["of"]) for line in more} == {("tiny", 1, 0, 1)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(number: signal.Signals, repository: Path, tmp_path: Path) -> None:
+    with serving(repository, tmp_path / "log", "--log-format", "json") as running:
+        running.process.send_signal(number)
+        assert running.process.wait(20) == 0
+        assert running.process.stdout is not None
+        assert running.process.stdout.read() == ""  # one document was printed at the start, nothing after
+        events = [json.loads(line)["event"] for line in running.log.read_text().splitlines()]
+    assert events[-1] == "server_stopped"
+
+
+def test_logs_for_people(repository: Path, tmp_path: Path) -> None:
+    with serving(repository, tmp_path / "log", "--log-format", "console") as running:
+        program("health", "--url", running.url)
+    assert log_events.EVENTS["model_loaded"].message in running.log.read_text()
+    assert "event=model_loaded" in running.log.read_text()
+    assert not running.log.read_text().startswith("{")

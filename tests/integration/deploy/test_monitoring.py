@@ -1,0 +1,246 @@
+"""The monitoring files: well-formed, tested by promtool, and about metrics that a running server exports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import yaml
+
+from tests.support.command_line import checkpoint, document, kanserve, serving
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+MONITORING = ROOT / "service" / "deploy" / "monitoring"
+RULES = MONITORING / "prometheus" / "rules.yml"
+DASHBOARD = MONITORING / "grafana" / "kanserve.json"
+# What a metric of ours, or one that the Python client or Prometheus itself adds, can be called.
+METRIC = re.compile(r"\b(?:nv|grpc|kanserve|process)_[a-z0-9_]+")
+HISTOGRAM_SUFFIX = re.compile(r"_(bucket|sum|count)$")
+
+PANEL = {
+    "type": "object",
+    "required": ["id", "type", "title", "gridPos"],
+    "properties": {
+        "id": {"type": "integer", "minimum": 1},
+        "type": {"enum": ["row", "timeseries", "stat", "table", "heatmap"]},
+        "title": {"type": "string", "minLength": 1},
+        "gridPos": {
+            "type": "object",
+            "required": ["x", "y", "w", "h"],
+            "properties": {
+                "x": {"type": "integer", "minimum": 0, "maximum": 23},
+                "y": {"type": "integer", "minimum": 0},
+                "w": {"type": "integer", "minimum": 1, "maximum": 24},
+                "h": {"type": "integer", "minimum": 1},
+            },
+        },
+        "targets": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["refId", "expr", "legendFormat", "datasource"],
+                "properties": {"expr": {"type": "string", "minLength": 1}, "refId": {"pattern": "^[A-Z]$"}},
+            },
+        },
+    },
+    "if": {"properties": {"type": {"const": "row"}}},
+    "else": {"required": ["targets", "datasource", "fieldConfig"]},
+}
+SCHEMA = {
+    "type": "object",
+    "required": ["id", "uid", "title", "schemaVersion", "refresh", "time", "templating", "panels"],
+    "properties": {
+        "id": {"type": "null"},  # Grafana gives it; a number would overwrite somebody's dashboard
+        "uid": {"const": "kanserve"},
+        "schemaVersion": {"type": "integer", "minimum": 39},
+        "panels": {"type": "array", "items": PANEL},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Any:
+    return json.loads(DASHBOARD.read_text())
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of all samples of a server with one model, before anybody asked it anything."""
+    folder = tmp_path_factory.mktemp("deploy")
+    state = checkpoint(folder / "tiny.safetensors", (2, 2))
+    np.save(folder / "train.npy", np.zeros((5, 2)))
+    reference = ("--baseline", folder / "train.npy", "--out-of-range", "flag", "--classes", "cat,dog")
+    document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", *reference, "--json"))
+    with (
+        serving(folder / "models", folder / "log") as server,
+        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer,
+    ):
+        text = answer.read().decode()
+    return {re.split(r"[{ ]", line, maxsplit=1)[0] for line in text.splitlines() if line and line[0] != "#"}
+
+
+def test_the_dashboard_has_the_shape_that_grafana_reads(dashboard: Any) -> None:
+    jsonschema.validate(dashboard, SCHEMA)
+    names = [variable["name"] for variable in dashboard["templating"]["list"]]
+    assert names == ["datasource", "job", "instance", "model", "version"]
+    rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
+    assert rows == ["Overview", "Latency", "Models", "Resources", "Edge queries", "Data"]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_panels_do_not_overlap(dashboard: Any) -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
+            assert cell not in taken, f"{panel['title']} lies over {taken[cell]}"
+            taken[cell] = panel["title"]
+
+
+def test_every_rate_follows_the_zoom(dashboard: Any) -> None:
+    for panel, expression in queries(dashboard):
+        windows = re.findall(r"\[([^]]+)\]", expression)
+        assert set(windows) <= {"$__rate_interval"}, panel
+        assert "$job" in expression, panel
+
+
+def test_the_dashboard_is_what_its_maker_writes() -> None:
+    made = runpy.run_path(str(MONITORING / "grafana" / "make.py"))["text"]()
+    assert made == DASHBOARD.read_text(), "run `python service/deploy/monitoring/grafana/make.py`"
+
+
+def test_every_metric_of_the_dashboard_is_exported(dashboard: Any, exported: set[str]) -> None:
+    named = set(METRIC.findall(json.dumps([expression for _, expression in queries(dashboard)])))
+    named |= set(METRIC.findall(json.dumps([v.get("definition") for v in dashboard["templating"]["list"]])))
+    assert len(named) > 20
+    assert sorted(named - known(exported)) == []
+
+
+def test_every_metric_of_the_rules_is_exported(rules: list[dict[str, Any]], exported: set[str]) -> None:
+    named = set(METRIC.findall(" ".join(rule["expr"] for rule in rules)))
+    assert len(named) > 10
+    assert sorted(named - known(exported)) == []
+
+
+def known(exported: set[str]) -> set[str]:
+    """Sample names, and the label names that look like metrics."""
+    return exported | {"grpc_method", "grpc_code", "grpc_service", "grpc_type"}
+
+
+def test_the_check_itself_finds_a_misspelt_metric(exported: set[str]) -> None:
+    assert set(METRIC.findall("rate(nv_inference_request_sucess[5m])")) - known(exported)
+
+
+def test_every_histogram_is_asked_by_its_buckets(rules: list[dict[str, Any]], exported: set[str]) -> None:
+    histograms = {name.removesuffix("_bucket") for name in exported if name.endswith("_bucket")}
+    for rule in rules:
+        for name in METRIC.findall(rule["expr"]):
+            assert name not in histograms, f"{name} is a histogram: {rule}"
+            assert HISTOGRAM_SUFFIX.sub("", name) in histograms or name in known(exported)
+
+
+def test_every_recorded_series_that_is_used_is_recorded(rules: list[dict[str, Any]]) -> None:
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    used = set(re.findall(r"kanserve:[a-z_]+:[a-z0-9]+", " ".join(rule["expr"] for rule in rules)))
+    assert sorted(used - recorded) == []
+
+
+def test_every_alert_is_explained_in_the_runbook(rules: list[dict[str, Any]]) -> None:
+    alerts = [rule for rule in rules if "alert" in rule]
+    headings = re.findall(r"^## (.+)$", (MONITORING / "runbook.md").read_text(), re.MULTILINE)
+    assert [alert["alert"] for alert in alerts] == headings
+    for alert in alerts:
+        assert alert["labels"]["severity"] in ("page", "ticket", "info")
+        link, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        assert anchor == alert["alert"].lower()
+        assert (ROOT / link.partition("/blob/main/")[2]).is_file()
+
+
+def test_every_line_of_level_error_is_explained_in_the_runbook() -> None:
+    headings = re.findall(r"^### `(.+)`$", (MONITORING / "runbook.md").read_text(), re.MULTILINE)
+    lines = set()
+    for path in (ROOT / "service" / "kanserve").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("log.error", "log.exception", "log.critical"):
+                assert isinstance(call.args[0], ast.Constant), f"{path.name}: the runbook cannot name what is not fixed"
+                lines.add(call.args[0].value)
+    assert len(lines) > 5
+    assert sorted(lines) == sorted(headings)
+
+
+def test_every_alert_is_tested(rules: list[dict[str, Any]]) -> None:
+    tests = (MONITORING / "prometheus" / "rules_test.yml").read_text()
+    # The three slower burn rates differ from the first in numbers alone.
+    slower = [f"KanserveErrorBudgetBurnsIn{days}Days" for days in (5, 10, 30)]
+    untested = [rule["alert"] for rule in rules if "alert" in rule and rule["alert"] not in tests]
+    assert untested == slower
+
+
+@pytest.fixture
+def promtool() -> str:
+    """The path of Prometheus' own checker. CI installs it, and forbids this skip (`--no-skip promtool`)."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")],
+    ids=["config", "rules", "alerts"],
+)
+def test_promtool(promtool: str, arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [promtool, *arguments], cwd=MONITORING / "prometheus", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def test_every_query_of_the_dashboard_is_promql(promtool: str, dashboard: Any, tmp_path: Path) -> None:
+    expressions = [expression.replace("$__rate_interval", "5m") for _, expression in queries(dashboard)]
+    rules = [{"record": f"query:{at}", "expr": expression} for at, expression in enumerate(expressions)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_reads_the_servers_own_page(promtool: str, tmp_path: Path) -> None:
+    state = checkpoint(tmp_path / "tiny.safetensors", (2, 1))
+    document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "tiny", "--json"))
+    with (
+        serving(tmp_path / "models", tmp_path / "log") as server,
+        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer,
+    ):
+        page = answer.read()
+    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60)
+    # Complaints about Triton's names (no _total, microseconds) are the price of being Triton's drop-in.
+    ours = [line for line in done.stderr.decode().splitlines() if not line.startswith("nv_")]
+    assert ours == []
+
+
+def queries(dashboard: Any) -> list[tuple[str, str]]:
+    """(panel title, expression) of every target."""
+    return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]

@@ -1,0 +1,479 @@
+"""Files that kanserve opens by name in folders that others may write, and files that the server owns. The tests put
+every kind of file in every such place: kanserve does not wait, reads within a limit, and changes no other file."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import ssl
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kanexport.bundle import baseline
+from kanexport.contract import atomic, safe_files
+from kanexport.errors import CheckpointError, OptionError, RepositoryError
+from kanexport.formats import checkpoint
+from kanserve.auth import token_editor, token_file
+from kanserve.auth.roles import Role
+from kanserve.cli import options
+from kanserve.cli.options import InputError
+from kanserve.client.sync import Client
+from kanserve.config import sources
+from kanserve.errors import ConfigError, LoadError
+from kanserve.insight import store
+from kanserve.repository import layout
+from kanserve.system import pem
+from tests.kanserve.insight.test_live import draw, until
+from tests.kanserve.insight.test_store import FILE, kept, shelf
+from tests.support import toy_model
+from tests.support.command_line import kanserve
+from tests.support.nth_failure import packed
+from tests.support.server_process import serving
+
+SECONDS = 5.0  # for one read of a file, on a busy machine
+SECRET = b"somebody else's\n" * 4
+FOREIGN = 4711  # a user id
+ROOT = os.geteuid() == 0
+
+SYMLINK, HARD_LINK, FIFO, DEVICE, SOCKET = "symlink", "hard link", "FIFO", "device", "socket"
+DIRECTORY, HUGE, NESTED = "directory", "huge file", "nested brackets"
+WRITABLE, OWNER, UNREADABLE = "parent that everyone can write", "foreign owner", "unreadable"
+
+
+def fresh(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(path.name + "-before"))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(path))
+
+
+def device(path: Path) -> None:
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+    except PermissionError:
+        pytest.skip("only root makes a device")
+
+
+def huge(path: Path) -> None:
+    path.touch(0o600)
+    os.truncate(path, 2**36)
+
+
+def nested(path: Path) -> None:
+    path.touch(0o600)
+    path.write_text("[" * 200_000)
+
+
+def writable(path: Path, victim: Path) -> None:
+    atomic.write(path, victim.read_bytes(), mode=0o600)
+    path.parent.chmod(0o777)
+
+
+def foreign(path: Path, victim: Path) -> None:
+    if not ROOT:
+        pytest.skip("only root gives files away")
+    atomic.write(path, victim.read_bytes(), mode=0o600)
+    os.chown(path, FOREIGN, FOREIGN)
+
+
+def unreadable(path: Path, victim: Path) -> None:
+    atomic.write(path, victim.read_bytes(), mode=0o000)
+
+
+CAPABILITY_VERSION, OVERRIDES = 0x20080522, 0b110  # linux/capability.h: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+
+@contextlib.contextmanager
+def modes_hold() -> Iterator[None]:
+    """File modes bind this thread, even if root runs the tests: the thread gives up two capabilities for a while."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+
+    def call(function: Callable[..., int]) -> None:
+        if function(header, sets) != 0:
+            raise OSError(ctypes.get_errno(), "capabilities")
+
+    call(libc.capget)
+    effective = sets[0]
+    sets[0] = effective & ~OVERRIDES
+    call(libc.capset)
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        call(libc.capset)
+
+
+MAKE: dict[str, Callable[[Path, Path], object]] = {
+    SYMLINK: lambda path, victim: path.symlink_to(victim),
+    HARD_LINK: lambda path, victim: os.link(victim, path),
+    FIFO: lambda path, victim: os.mkfifo(path, 0o600),
+    DEVICE: lambda path, victim: device(path),
+    SOCKET: lambda path, victim: bound(path),
+    DIRECTORY: lambda path, victim: path.mkdir(),
+    HUGE: lambda path, victim: huge(path),
+    NESTED: lambda path, victim: nested(path),
+    WRITABLE: writable,
+    OWNER: foreign,
+    UNREADABLE: unreadable,
+}
+NAMED = frozenset({SYMLINK, HARD_LINK, WRITABLE, OWNER})  # the user named the file
+FOUND = frozenset({WRITABLE, OWNER})  # others may write the folder; kanserve checks the bytes
+OWNED: frozenset[str] = frozenset()  # no other user may have access to it
+
+
+@dataclass(frozen=True)
+class Place:
+    """`use` makes valid files in a folder, yields the file, and then reads or writes it. It raises one of `errors` if
+    kanserve rejects the file. `takes`: the kinds that kanserve accepts."""
+
+    use: Callable[[Path], Iterator[Path]]
+    takes: frozenset[str]
+    errors: tuple[type[Exception], ...]
+
+
+def read_settings(folder: Path) -> Iterator[Path]:
+    path = folder / "settings.toml"
+    path.write_text('log_level = "info"\n')
+    yield path
+    sources.load({"repository": folder}, config=path)
+
+
+def read_tokens(folder: Path) -> Iterator[Path]:
+    token_editor.new(folder / "tokens", "ci", [Role.INFER])
+    yield folder / "tokens"
+    token_file.load(folder / "tokens")
+
+
+def change_tokens(folder: Path) -> Iterator[Path]:
+    token_editor.new(folder / "tokens", "ci", [Role.INFER])
+    yield folder / "tokens"
+    token_editor.new(folder / "tokens", "b", [Role.INFER])
+
+
+def revoke_tokens(folder: Path) -> Iterator[Path]:
+    for name in "ab":
+        token_editor.new(folder / "tokens", name, [Role.INFER])
+    yield folder / "tokens"
+    token_editor.revoke(folder / "tokens", "b")
+
+
+def read_certificates(folder: Path) -> Iterator[Path]:
+    (folder / "ca.pem").write_bytes(pem.CERTIFICATE)
+    yield folder / "ca.pem"
+    try:
+        pem.authorities(folder / "ca.pem")
+    except pem.PemError as error:
+        if not isinstance(error.__cause__, ssl.SSLError):  # kanserve read it; it has only a first line
+            raise OSError(str(error)) from error
+
+
+def read_own_token(folder: Path) -> Iterator[Path]:
+    (folder / "token").write_text("secret\n")
+    yield folder / "token"
+    options.token(options.argparse.Namespace(token_file=str(folder / "token")))
+
+
+def read_statistics(folder: Path) -> Iterator[Path]:
+    shelf(folder / "state").write(kept(draw(3)))
+    yield folder / "state" / FILE
+    if shelf(folder / "state").own() is None:
+        raise OSError("refused")
+
+
+def write_statistics(folder: Path) -> Iterator[Path]:
+    shelf(folder / "state").write(kept(draw(3)))
+    yield folder / "state" / FILE
+    one = shelf(folder / "state")
+    one.write(kept(draw(4)))
+    if one._keeping.logged:
+        raise OSError("refused")
+
+
+def repository_file(name: str) -> Callable[[Path], Iterator[Path]]:
+    def use(folder: Path) -> Iterator[Path]:
+        packed(folder / "models")
+        (folder / "models" / "toy" / "labels").write_text("a\nb\n")
+        config = folder / "models" / "toy" / "config.pbtxt"
+        config.write_text(config.read_text().replace('name: "y"', 'name: "y" label_filename: "labels"'))
+        yield folder / "models" / "toy" / name
+        for found in layout.scan(folder / "models", plain_onnx=False):
+            layout.load(found, 2**20)
+
+    return use
+
+
+def the_models_own_folder(folder: Path) -> Iterator[Path]:
+    """A folder that is the model: each scan reads the name from its manifest."""
+    toy_model.write(folder, directory=folder / "models")
+    yield folder / "models" / "manifest.json"
+    (found,) = layout.scan(folder / "models", plain_onnx=False)
+    layout.load(found, 2**20)
+
+
+def export_beside(folder: Path) -> Iterator[Path]:
+    packed(folder / "models")
+    yield folder / "models" / "toy" / "config.pbtxt"
+    packed(folder / "models", 2)
+
+
+def read_checkpoint(folder: Path) -> Iterator[Path]:
+    (folder / "model.pt").write_bytes(b"nothing")
+    yield folder / "model.pt"
+    try:
+        checkpoint._read(folder / "model.pt")
+    except CheckpointError as error:
+        raise OSError(str(error)) from error
+
+
+def read_rows(folder: Path) -> Iterator[Path]:
+    (folder / "rows.csv").write_text("1,2\n3,4\n")
+    yield folder / "rows.csv"
+    baseline.load(folder / "rows.csv")
+
+
+PLACES = {
+    "settings": Place(read_settings, NAMED, (ConfigError,)),
+    "tokens, read": Place(read_tokens, NAMED - {WRITABLE}, (ConfigError,)),
+    # A user who does not own the directory, and root: see `disk.Folder`.
+    "tokens, one more": Place(change_tokens, OWNED, (ConfigError,)),
+    "tokens, one less": Place(revoke_tokens, OWNED, (ConfigError,)),
+    "certificates": Place(read_certificates, NAMED, (OSError,)),
+    "a caller's token": Place(read_own_token, NAMED, (InputError,)),
+    "statistics, read": Place(read_statistics, OWNED, (OSError,)),
+    "statistics, written": Place(write_statistics, frozenset({HUGE, NESTED, UNREADABLE}), (OSError,)),  # replaced
+    "manifest": Place(repository_file("1/manifest.json"), FOUND, (LoadError,)),
+    "graph": Place(repository_file("1/model.onnx"), FOUND, (LoadError,)),
+    "config": Place(repository_file("config.pbtxt"), FOUND, (LoadError,)),
+    "labels": Place(repository_file("labels"), FOUND | {NESTED}, (LoadError,)),  # labels are text
+    "manifest of the folder": Place(the_models_own_folder, FOUND, (LoadError,)),
+    "config, of an export": Place(export_beside, FOUND | {HARD_LINK}, (RepositoryError,)),
+    "checkpoint": Place(read_checkpoint, NAMED | {NESTED}, (OSError,)),
+    "rows": Place(read_rows, NAMED, (OptionError,)),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    made = tmp_path / "place"
+    made.mkdir()
+    yield made
+    for path in (made, *made.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("place", PLACES)
+def test_every_kind_in_every_place(place: str, kind: str, folder: Path, tmp_path: Path) -> None:
+    asked = PLACES[place]
+    using = asked.use(folder)
+    path = next(using)
+    victim = tmp_path / "victim"
+    victim.write_bytes(path.read_bytes() if kind in asked.takes or kind in (WRITABLE, OWNER) else SECRET)
+    victim.chmod(0o600)
+    before = victim.read_bytes()
+    fresh(path)
+    MAKE[kind](path, victim)
+    started, refused = time.monotonic(), False
+    with modes_hold() if kind == UNREADABLE else contextlib.nullcontext():
+        try:
+            next(using, None)
+        except asked.errors:
+            refused = True
+    assert time.monotonic() - started < SECONDS
+    assert refused is (kind not in asked.takes)
+    assert victim.read_bytes() == before
+
+
+STEPS = ("", "statistics", "statistics/toy", "statistics/toy/1")
+INSTEAD: dict[str, Callable[[Path, Path], object]] = {
+    SYMLINK: lambda path, victim: path.symlink_to(victim),
+    FIFO: lambda path, victim: os.mkfifo(path),
+    "file": lambda path, victim: path.write_text("no folder"),
+    "dangling link": lambda path, victim: path.symlink_to(victim / "nowhere"),
+    "writable by everyone": lambda path, victim: (path.mkdir(), path.chmod(0o777)),
+    "sticky": lambda path, victim: (path.mkdir(), path.chmod(0o1777)),
+    OWNER: lambda path, victim: (path.mkdir(), os.chown(path, FOREIGN, FOREIGN) if ROOT else pytest.skip("root alone")),
+    "another group's": lambda path, victim: (
+        path.mkdir(),
+        os.chown(path, -1, FOREIGN) if ROOT else pytest.skip("root alone"),
+        path.chmod(0o770),
+    ),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("kind", INSTEAD)
+def test_every_folder_of_the_state_directory(
+    kind: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(store.log, "warning", lambda event, **facts: said.append(facts["reason"]))
+    victim = tmp_path / "victim"
+    victim.mkdir(0o700)
+    path = tmp_path / "state" / step
+    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    INSTEAD[kind](path, victim)
+    one = shelf(tmp_path / "state")
+    assert (one.own(), one.others(), one.mark()) == (None, [], 0.0)
+    for _ in range(2):
+        one.write(kept(draw(3)))
+    assert len(said) == 1, said
+    assert list(victim.iterdir()) == []
+    assert not list((tmp_path / "state").rglob("*.tally"))
+
+
+def test_a_server_serves_whatever_lies_in_its_state_directory(tmp_path: Path) -> None:
+    """One directory has a FIFO, a link to a file of others, nested brackets and an endless file, one per version."""
+    state, victim = tmp_path / "state", tmp_path / "victim"
+    victim.write_bytes(SECRET)
+    for version, make in enumerate((MAKE[FIFO], MAKE[SYMLINK], MAKE[NESTED], MAKE[HUGE]), 1):
+        toy_model.write(tmp_path / "models", version=version)
+        place = state / "statistics" / "toy" / str(version) / "0.tally"
+        place.parent.mkdir(parents=True)
+        make(place, victim)
+    with serving(tmp_path / "models", state_dir=str(state)) as server, Client(server.address) as client:
+        assert client.ready()
+        server.infer(draw(8))
+        until(lambda: client.statistics("toy").row_count == 8)
+        assert server.stop() == 0
+        told = [
+            line for line in server.lines() if line["event"] in ("statistics_read_failed", "statistics_write_failed")
+        ]
+    assert len(told) == 4
+    assert all(line["level"] == "warning" for line in told)
+    assert victim.read_bytes() == SECRET
+
+
+def test_a_token_goes_to_a_file_of_its_owner_alone(tmp_path: Path) -> None:
+    path, out = tmp_path / "tokens", tmp_path / "ci.token"
+    more = ("--roles", "infer", "--tokens", path, "--output", out)
+    done = kanserve("token", "new", "ci", *more)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    token = out.read_text().strip()
+    assert token_file.digest(token) in path.read_text()
+    again = kanserve("token", "new", "b", *more)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci"]  # the command made no token
+    assert kanserve("token", "new", "b", *more, "--force").returncode == 0
+    assert (token_file.digest(out.read_text().strip()) in path.read_text(), out.read_text() != token) == (True, True)
+    out.unlink()
+    victim = tmp_path / "victim"
+    victim.write_bytes(SECRET)
+    out.symlink_to(victim)
+    for force in ((), ("--force",)):
+        linked = kanserve("token", "new", "c", *more, *force)
+        assert linked.returncode == 2, linked.stderr
+    assert victim.read_bytes() == SECRET
+    assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci", "b"]
+    assert kanserve("token", "new", "c", *more[:-1], tmp_path / "no" / "t").returncode == 2
+
+
+def test_what_is_written_has_the_owner_and_mode_of_what_was_there(tmp_path: Path) -> None:
+    if not ROOT:
+        pytest.skip("only root gives files away")
+    path = tmp_path / "tokens"
+    for name in "ab":
+        token_editor.new(path, name, [Role.INFER])
+    for one in (tmp_path, path):
+        os.chown(one, FOREIGN, FOREIGN)
+    path.chmod(0o640)
+    token_editor.revoke(path, "a")  # root revokes in a directory of that user
+    about = path.stat()
+    assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (FOREIGN, FOREIGN, 0o640)
+
+
+def test_what_is_open_already_is_read_as_it_comes(tmp_path: Path) -> None:
+    """A shell opens such a file for `--token-file <(pass show token)`."""
+    back, front = os.pipe()
+    os.write(front, b"secret\nmore\n")
+    os.close(front)
+    try:
+        assert safe_files.first_line(f"/dev/fd/{back}", 100) == b"secret\n"
+    finally:
+        os.close(back)
+
+
+def test_a_copy_is_of_files_links_and_folders_alone(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "in").mkdir(parents=True)
+    target.mkdir()
+    (source / "in" / "file").write_bytes(SECRET)
+    os.utime(source / "in" / "file", ns=(5, 7))
+    (source / "in" / "link").symlink_to("/nowhere")
+    with safe_files.directory(source) as old, safe_files.directory(target) as new:
+        safe_files.copy("in", old, new)
+        assert (target / "in" / "file").read_bytes() == SECRET
+        assert (target / "in" / "file").stat().st_mtime_ns == 7
+        assert (target / "in" / "link").readlink() == Path("/nowhere")
+        os.mkfifo(source / "pipe")
+        with pytest.raises(safe_files.UnsafeFile, match="a FIFO"):
+            safe_files.copy("pipe", old, new)
+
+
+def appended(path: Path, most: int) -> bytes:
+    with safe_files.Folder(path.parent).append(path.name) as descriptor:
+        return os.pread(descriptor, most, 0)
+
+
+def owned(path: Path, most: int) -> bytes:
+    return safe_files.Folder(path.parent).read(path.name, most)
+
+
+@pytest.mark.parametrize("read", [safe_files.read, safe_files.beginning, appended, owned])
+@pytest.mark.parametrize("kind", [SYMLINK, FIFO])
+def test_a_file_that_is_replaced_after_its_check_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, int], bytes], kind: str
+) -> None:
+    """Somebody replaces the file between the check and the open, which no check by name can see."""
+    path, victim, check = tmp_path / "folder" / "file", tmp_path / "victim", safe_files.check_regular
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"own")
+    victim.write_bytes(SECRET)
+
+    def checked(*given: object, **named: object) -> None:
+        check(*given, **named)  # type: ignore[arg-type]  # as it was called
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
+            os.mkfifo(path) if kind == FIFO else path.symlink_to(victim)
+
+    monkeypatch.setattr(safe_files, "check_regular", checked)
+    began = time.monotonic()
+    with pytest.raises(OSError, match=r"symbolic link|FIFO"):
+        read(path, 1000)
+    assert time.monotonic() - began < SECONDS
+
+
+def test_an_export_writes_where_it_began_whoever_moves_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link replaces the hidden folder as soon as it is open: the export does not write to the link's target."""
+    victim, create = tmp_path / "victim", safe_files.create
+    (victim / "1").mkdir(parents=True)
+
+    def swapped(*given: object, **named: object) -> None:
+        for staging in (tmp_path / "models").glob(".kanexport-*"):
+            if not staging.is_symlink():
+                staging.rename(tmp_path / "aside")
+                staging.symlink_to(victim)
+        create(*given, **named)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(safe_files, "create", swapped)
+    with contextlib.suppress(RepositoryError):
+        packed(tmp_path / "models")
+    assert [path.name for path in victim.rglob("*")] == ["1"]

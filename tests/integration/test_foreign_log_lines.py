@@ -1,0 +1,261 @@
+"""Every line that a server writes has one form, whoever says it; and a stderr that is closed, full or stalled costs
+lines alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.observability import log_events
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.kanserve.server.test_supervisor import value
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, START, request, wait_until
+
+pytestmark = pytest.mark.slow
+
+DATA = request(np.zeros((1, 3), np.float32), id="x" * 100).SerializeToString()
+DROPPED = "kanserve_log_lines_dropped_total"
+WORDS = """
+import asyncio, gc, logging, sys, threading, warnings
+from kanserve.observability import logs
+logs.configure("json", sys.argv[1])
+logging.getLogger("some.library").warning("a library's %s", "line")
+logging.getLogger("some.library").debug("not ours to print")
+warnings.warn("old", DeprecationWarning)
+print("printed", "words", file=sys.stderr)
+sys.stderr.write("without an end")
+def fail(): raise ValueError("of a thread")
+thread = threading.Thread(target=fail, name="worker-7"); thread.start(); thread.join()
+class Late:
+    def __del__(self): raise ValueError("of a finaliser")
+Late(); gc.collect()
+async def main():
+    loop = asyncio.get_running_loop()
+    def called(): raise ValueError("of a callback")
+    loop.call_soon(called)
+    task = loop.create_task(asyncio.sleep(0)); await task
+    async def bad(): raise ValueError("of a task")
+    lost = loop.create_task(bad()); await asyncio.sleep(0.01); del lost; gc.collect()
+asyncio.run(main())
+sys.stderr.flush()
+raise ValueError("of the program")
+"""
+
+
+def words(level: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", WORDS, level], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == ""
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_whoever_speaks_speaks_in_the_same_form() -> None:
+    lines = words("info")
+    assert all({"event", "message", "level", "timestamp", "component"} <= set(line) for line in lines)
+    said = [(line["component"], line["level"], line.get("text", line["message"])) for line in lines]
+    assert ("some.library", "warning", "a library's line") in said
+    assert ("python", "warning", "old") in said
+    assert ("python", "warning", "printed words") in said
+    assert ("python", "warning", "without an end") in said
+    assert ("python", "error", log_events.EVENTS["unhandled_exception"].message) in said
+    traces = [line["exception"] for line in lines if "exception" in line]
+    for origin in ("thread", "finaliser", "callback", "task", "program"):
+        assert sum(f"ValueError: of a {origin}" in t or f"ValueError: of the {origin}" in t for t in traces) == 1, (
+            origin
+        )
+    assert any(line.get("thread") == "worker-7" for line in lines)
+    assert any(
+        line["component"] == "asyncio" and "Task exception was never retrieved" in line["message"] for line in lines
+    )
+    assert {line["event"] for line in lines} <= log_events.EVENTS.keys()
+
+
+def test_the_level_holds_for_all_of_them() -> None:
+    assert {line["level"] for line in words("error")} == {"error"}
+
+
+LONG = """
+import sys
+from kanserve.observability import logs
+logs.configure(sys.argv[1])
+def fail(n):
+    return fail(n - 1) if n else 1 / 0
+try:
+    fail(900)
+except ZeroDivisionError as error:
+    logs.get_logger("test").error("x" * 10**5, exc_info=error)
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_line_is_long(form: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LONG, form], capture_output=True, text=True, timeout=60)
+    assert 1000 < len(done.stderr) < 2**17
+    if form == "json":
+        (line,) = map(json.loads, done.stderr.splitlines())
+        assert line["exception"].startswith("Traceback")
+        assert line["exception"].endswith("division by zero")
+        assert max(map(len, line.values())) < 8300
+
+
+FULL = """
+import ctypes, faulthandler, logging, os, subprocess, sys, threading, time, warnings
+from kanserve.observability import logs
+from kanserve.server import watchdog
+logs.configure("json", "info")
+libc, begun = ctypes.CDLL(None), time.monotonic()
+for _ in range(64):
+    libc.write(2, b"x" * 8192, 8192)  # as a library does, without our log
+print("full", flush=True)
+log = logs.get_logger("test")
+for _ in range(500):
+    log.info("a line of ours", text="x" * 4096)
+warnings.warn("Python's", UserWarning)
+logging.getLogger("some.library").error("a library's")
+print("printed", file=sys.stderr)
+def fail(): raise ValueError("a traceback")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+faulthandler.dump_traceback(2)
+child = "import os, contextlib\\nwith contextlib.suppress(OSError): os.write(2, b'x' * 9000)"
+subprocess.run([sys.executable, "-c", child], timeout=20)
+print(time.monotonic() - begun, logs.dropped(), flush=True)
+watchdog.end()
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal", "socket", "pipe without /proc"])
+def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
+    """Writes of kanserve, Python, a C library and a child do not block without a reader. Inherited flags stay."""
+    program = FULL.replace("logs.configure", "from kanserve.observability import logs\nlogs.configure", 1)
+    if kind == "terminal":
+        reader, writer = os.openpty()
+    elif kind == "socket":
+        reader, writer = (one.detach() for one in socket.socketpair())
+    else:
+        reader, writer = os.pipe()
+    if "without" in kind:
+        program = program.replace("logs.configure", "logs.os.open = lambda *a: os.stat('/none')\nlogs.configure", 1)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60
+        )
+        assert done.returncode == 70, done.stdout
+        seconds, dropped = done.stdout.split()[1:]
+        assert float(seconds) < 30
+        assert int(dropped) > 100
+        assert os.get_blocking(writer)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+SOCKET = (
+    b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_upgrades_are_refused_and_fill_no_stderr(tmp_path: Path, transport: str) -> None:
+    """An unauthenticated client sends a thousand upgrades while stderr is full."""
+    pytest.importorskip("h2corn")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    settings = {"transport": transport, **({"http_port": 0} if transport == "grpcio" else {})}
+    with started(tmp_path, "", writer, **settings) as (process, addresses):
+        host, _, port = addresses["http"].rpartition(":")
+        for at in range(1000):
+            with socket.create_connection((host, int(port)), timeout=20) as peer:
+                peer.sendall(SOCKET)
+                said = peer.recv(4096)
+            assert at or said.startswith(b"HTTP/1.1 501 ")
+            assert at or b"does not upgrade a connection" in said
+        with grpc.insecure_channel(addresses["grpc"]) as channel:
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+@contextlib.contextmanager
+def started(
+    folder: Path, redirect: str, stderr: int | None = None, **settings: Any
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A server whose stderr is as the shell's `redirect` says."""
+    toy_model.write(folder)
+    options = {"repository": str(folder), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0, **settings}
+    command = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-c", START, json.dumps(options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=stderr) as process:
+        try:
+            assert process.stdout is not None
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def page(addresses: dict[str, str]) -> str:
+    with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("redirect", "workers", "transport"),
+    [
+        ("2>/dev/full", 1, "asgi"),
+        ("2>/dev/full", 1, "grpcio"),
+        ("2>/dev/full", 2, "asgi"),
+        ("0<&- 2>&-", 1, "asgi"),
+    ],
+)
+def test_a_stderr_that_takes_nothing_costs_lines_alone(
+    tmp_path: Path, redirect: str, workers: int, transport: str
+) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    settings = {"access_log": "all", "transport": transport, "workers": workers, "threads": workers}
+    with started(tmp_path, redirect, **settings) as (process, addresses):
+        with grpc.insecure_channel(addresses["grpc"]) as channel:
+            infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
+            for _ in range(200):
+                answer = pb.ModelInferResponse.FromString(infer(DATA, timeout=20))
+                assert answer.model_name == "toy"
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(b"\xff\xff", timeout=20)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20) == b"\x08\x01"
+        wait_until(lambda: value(page(addresses), DROPPED) > 200)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_reader_that_leaves_costs_lines_alone(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with started(tmp_path, "", writer, access_log="all") as (process, addresses):
+        os.close(writer)
+        os.close(reader)
+        with grpc.insecure_channel(addresses["grpc"]) as channel:
+            for _ in range(50):
+                channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+        wait_until(lambda: value(page(addresses), DROPPED) >= 50)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

@@ -1,0 +1,200 @@
+"""Checkpoint to answer: every golden case through real clients in their own processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http
+
+from kanserve.client import chunking
+from kanserve.client.errors import NotSupported
+from kanserve.client.sync import Client
+from tests.support.command_line import document, kanserve, program
+from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
+
+pytestmark = pytest.mark.slow
+
+# The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
+CLIENT = """
+import sys
+import numpy as np
+import tritonclient.grpc as triton
+
+url, rows_file, answers_file = sys.argv[1:]
+client, answers = triton.InferenceServerClient(url), {}
+assert client.is_server_ready()
+for name, rows in np.load(rows_file).items():
+    metadata = client.get_model_metadata(name)
+    assert client.is_model_ready(name)
+    tensor = triton.InferInput(metadata.inputs[0].name, list(rows.shape), metadata.inputs[0].datatype)
+    tensor.set_data_from_numpy(rows)
+    answers[name] = client.infer(name, [tensor]).as_numpy(metadata.outputs[0].name)
+assert "kanserve" not in sys.modules
+np.savez(answers_file, **answers)
+"""
+
+CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def answers(served, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("client")
+    np.savez(folder / "rows.npz", **{case.name: case.reference()["x"] for case in cases()})
+    arguments = [served.url, str(folder / "rows.npz"), str(folder / "answers.npz")]
+    done = subprocess.run([sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "answers.npz") as arrays:
+        return dict(arrays)
+
+
+@CASES
+def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray], state_error) -> None:
+    y, expected = answers[case.name], case.reference()["y64"]
+    assert y.dtype == np.float32
+    for group, rows in case.facts["row_groups"].items():
+        error = relative_error(y[rows], expected[rows])
+        state_error("served outputs, relative", error, f"{case.name}, {group}")
+        assert error <= case.tolerance, group
+
+
+@CASES
+@pytest.mark.parametrize("binary", [True, False], ids=["bytes", "JSON"])
+def test_outputs_over_http_are_the_same_bits(case: Case, served, answers: dict[str, np.ndarray], binary: bool) -> None:
+    if not served.http:
+        pytest.skip("no h2corn")
+    rows = case.reference()["x"]
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        metadata = client.get_model_metadata(case.name)
+        tensor = tritonclient.http.InferInput(metadata["inputs"][0]["name"], list(rows.shape), "FP32")
+        tensor.set_data_from_numpy(rows, binary_data=binary)
+        name = metadata["outputs"][0]["name"]
+        wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=binary)]
+        found = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
+    np.testing.assert_array_equal(found.view(np.uint32), answers[case.name].view(np.uint32))
+
+
+@CASES
+def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path, state_error) -> None:
+    reference = case.reference()
+    np.save(tmp_path / "rows.npy", reference["x"])
+    command = ["edges", case.name, "--url", served.url]
+    if case == cases()[0]:  # by the program in a process of its own, and the others by its main function
+        done = program(*command, "--input", "rows.npy", "--output", "edges.npz", cwd=tmp_path)
+    else:
+        done = kanserve(*command, "--input", tmp_path / "rows.npy", "--output", tmp_path / "edges.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "edges.npz") as arrays:
+        found = dict(arrays)
+    for index in range(case.facts["layers"]):
+        values, expected = found[f"layer{index}_edges"], reference[f"layer{index}_edges"]
+        assert values.dtype == np.float32
+        assert values.shape == expected.shape
+        error = relative_error(values, expected)
+        state_error("served edges, relative to the layer", error, f"{case.name}, layer {index}")
+        assert error <= EDGE_TOLERANCE
+        scale = np.maximum(np.abs(expected), 1.0)
+        assert np.nanmax(np.abs(values - expected) / scale) <= EDGE_TOLERANCE
+
+
+@CASES
+def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> None:
+    """Where a curve begins at what a source was in a row, it begins with that row's edge value."""
+    reference = case.reference()
+    finite = [row for row in range(len(reference["x"])) if np.isfinite(reference["x"][row]).all()]
+    with Client(served.url) as client:
+        for at, layer in enumerate(client.describe(case.name).layers):
+            if layer.edge_class != "A":
+                with pytest.raises(NotSupported, match=f"layer {at} of model '{case.name}' is of edge class B"):
+                    client.curves(case.name, layers=[at])
+                continue
+            expected = reference[f"layer{at}_edges"]
+            scale = np.nanmax(np.abs(np.where(np.isfinite(expected), expected, 0)))
+            for row in finite[:: max(1, len(finite) // 3)][:3]:
+                for source in {0, layer.sources // 2, layer.sources - 1}:
+                    x = float(np.float32(reference[f"layer{at}_in"][row, source]))
+                    (found,) = client.curves(case.name, layers=[at], sources=[source], points=2, span=(x, x + 1))
+                    assert found.x[0, 0] == x
+                    error = np.abs(found.phi[0, :, 0] - expected[row, source]).max() / scale
+                    state_error("curves, relative to the layer", error, f"{case.name}, layer {at}")
+                    assert error <= EDGE_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("pykan-mult-affine", ["bspline", "silu"]),
+        ("pykan-hello-pruned", ["bspline", "silu"]),
+        ("pykan-hello-symbolic", ["symbolic"]),
+        ("efficient-kan-digits", ["bspline", "silu"]),
+        ("fourierkan-breast-cancer", ["fourier"]),
+    ],
+)
+def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served) -> None:
+    with Client(served.url) as client:
+        for layer in client.curves(name, points=33, parts=True):
+            assert [kind for part in layer.parts for kind in part.split("+")] == kinds or name.endswith("symbolic")
+            total = sum(values.astype(np.float64) for values in layer.parts.values())
+            np.testing.assert_allclose(total, layer.phi, rtol=1e-4, atol=1e-5 * np.abs(layer.phi).max())
+        assert client.curves(name, points=3)[0].parts == {}
+
+
+@CASES
+def test_contributions_add_up_to_the_prediction(case: Case, served, state_error) -> None:
+    """Of every row that is finite, against each reference that there is."""
+    x = case.reference()["x"]
+    rows = x[np.isfinite(x).all(axis=1)]
+    with Client(served.url) as client:
+        described = client.describe(case.name)
+        for reference in ("", "zeros", rows[:3]):
+            found = chunking.explain(client, described, rows, reference=reference)
+            assert found.contributions.shape == (len(rows), x.shape[1], len(found.outputs))
+            assert found.nodes_are_inputs
+            total = found.base + found.contributions.sum(axis=1)
+            largest = np.abs(found.predictions).max()
+            missed = np.abs(total - found.predictions)
+            np.testing.assert_allclose(missed, found.completeness_error, rtol=0, atol=1e-9 * largest)
+            error = found.completeness_error.max() / largest
+            state_error("contributions miss the prediction, relative", error, f"{case.name}, {found.reference}")
+            assert error < 1e-5
+        np.testing.assert_array_equal(
+            found.predictions, chunking.infer(client, client.model(case.name), rows).outputs["y"]
+        )
+        for at, row in enumerate(rows[:3]):  # of the reference itself there is nothing to explain
+            same = client.explain(described, row[None], reference=row[None])
+            np.testing.assert_array_equal(same.contributions, 0.0)
+            np.testing.assert_allclose(same.base, found.predictions[at], rtol=1e-5, atol=1e-6 * largest)
+
+
+with np.load(Path(__file__).parents[1] / "golden" / "scores" / "pykan.npz") as archive:
+    PYKAN = dict(archive)
+
+
+@pytest.mark.parametrize("name", sorted({key.partition("/")[0] for key in PYKAN}))
+def test_scores_are_pykan_s(name: str, served, state_error) -> None:
+    """Of the same rows, by pykan itself: edge_scores, node_scores, and feature_score, which is those of layer 0."""
+    (case,) = (case for case in cases() if case.name == name)
+    rows = case.reference()["x"][case.facts["row_groups"]["inside"]]
+    with Client(served.url) as client:
+        found = client.scores(client.describe(name), rows)
+    assert (found.source, found.row_count) == ("rows", len(rows))
+    for layer in found.layers:
+        for what, values in (("edge_scores", layer.edges), ("node_scores", layer.nodes)):
+            expected = PYKAN[f"{name}/layer{layer.layer}_{what}"]
+            assert values.shape == expected.shape
+            error = np.abs(values - expected).max()
+            state_error("scores, against pykan's", error, f"{name}, {what}")
+            assert error < 1e-4
+    np.testing.assert_array_equal(found.features, found.layers[0].nodes)
+
+
+@pytest.mark.parametrize("where", ["server", "folder"])
+def test_widths_count_nodes_after_multiplication(served, where: str) -> None:
+    place = ["--url", served.url] if where == "server" else [str(served.repository)]
+    listed = {model["name"]: model for model in document(kanserve("models", *place, "--json"))["models"]}
+    assert listed["pykan-mult-affine"]["widths"] == [2, 3, 1]  # two sums and a product, of four subnodes
+    assert listed["efficient-kan-digits"]["widths"] == [64, 16, 10]
+    assert (listed["efficient-kan-digits"]["size"] is None) == (where == "server")  # not on the wire

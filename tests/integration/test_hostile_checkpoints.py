@@ -1,0 +1,158 @@
+"""Hostile and broken files: nothing runs, each is a typed error, quickly and in little memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any
+
+import pytest
+
+from kanexport.detection import detect
+from kanexport.errors import CheckpointError, ExportError
+from kanexport.formats import checkpoint
+from kanexport.lowering import lower
+from kanexport.options import Options
+from kanexport.verify import verify
+from tests.support import hostile_files
+from tests.support.checkpoint_mutations import MUTATIONS, mutate
+from tests.support.golden_cases import ROOT, Case, cases
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 2.0  # of processor time
+MEMORY = 500 * 1024  # KiB
+MESSAGE = 2000  # characters
+RUNNER = ROOT / "tests" / "hostile_run.py"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process of its own tells after exporting the whole corpus."""
+    folder = tmp_path_factory.mktemp("hostile")
+    hostile_files.write(folder, hostile_files.corpus(folder / "canary"))
+    command = [sys.executable, str(RUNNER), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    left = sorted(path.name for path in folder.iterdir() if not path.name.isdecimal())
+    return {**json.loads(done.stdout), "left": left}
+
+
+def test_every_file_of_the_corpus_is_a_typed_error(told: dict[str, Any]) -> None:
+    assert len(told["results"]) > 200
+    wrong = {
+        result["name"]: result["error"]
+        for result in told["results"]
+        if result["error"] is None or result["error"]["kind"].startswith("UNTYPED")
+    }
+    assert wrong == {}
+
+
+def test_none_takes_long_and_all_together_little_memory(told: dict[str, Any]) -> None:
+    slow = {result["name"]: result["seconds"] for result in told["results"] if result["seconds"] > SECONDS}
+    assert slow == {}
+    assert told["peak_kib"] < MEMORY
+
+
+def test_nothing_is_run_loaded_or_written(told: dict[str, Any]) -> None:
+    assert {result["name"]: result["seen"] for result in told["results"] if result["seen"]} == {}
+    assert told["left"] == ["list.json"]
+
+
+def test_messages_are_short_and_hold_no_traceback(told: dict[str, Any]) -> None:
+    for result in told["results"]:
+        error = result["error"]
+        assert 10 < len(error["message"]) < MESSAGE, result["name"]
+        assert len(error["hint"]) < MESSAGE, result["name"]
+        assert "Traceback" not in error["message"], result["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pickle: global reduce", "os.system"),
+        ("format: plain pickle as model.joblib", "neither a torch.save archive nor safetensors"),
+        ("format: torch of before 1.6", "before 1.6"),
+        ("format: TorchScript", "TorchScript"),
+        ("pickle: key 0 and key '0'", "two values under the name '0'"),
+        ("zip: bomb by ratio", "would unpack to"),
+        ("zip: cut in half", "cut off"),
+        ("tensors: functions without end", "100000 functions"),
+        ("tensors: degree without end", "splines of degree"),
+        ("tensors: layers without end", "9001 efficient-kan layers"),
+        ("tensors: a degree of 4000", "degree 4000, more than 1000"),
+        ("tensors: a grid for every edge", "2001 different grids"),
+        ("tensors: points without end", "30002 functions"),
+        ("tensors: tensors without end", "more than 30000"),
+        ("config: a name that is code", "x']=1;import os#"),
+        ("config: widths of gigabytes", "width"),
+        ("steps: an unknown library", "'numpy'"),
+    ],
+)
+def test_the_error_is_the_one_that_fits(told: dict[str, Any], name: str, text: str) -> None:
+    error = next(result["error"] for result in told["results"] if result["name"] == name)
+    assert text in error["message"]
+
+
+def _attempt(case: Case, tensors: dict[str, Any], *, prove: bool) -> ExportError | None:
+    """Read, lower and, if asked, prove the case with other tensors; the typed error if there is one."""
+    options = Options.parse(case.options)
+    loaded = dataclasses.replace(checkpoint.load(case.path), tensors=tensors)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reader, _ = detect.detect(loaded, None)
+            kan = detect.read(reader, loaded, options)
+            options.finish(reader.FAMILY)
+            lowered = lower.lower(kan, "float32")
+            if prove:
+                verify.verify(kan, lowered, "float32")
+    except ExportError as error:
+        return error
+    return None
+
+
+def _names_its_place(message: str, keys: list[str]) -> bool:
+    """Whether a message says where: a key, the prefix or the last name of one, a layer, an edge, a step."""
+    parts = {part for key in keys for part in (key, key.rpartition(".")[0], key.rpartition(".")[2]) if part}
+    return bool(re.search(r"\b(layer|edge|step)s?\b", message)) or any(part in message for part in parts)
+
+
+@pytest.mark.parametrize("case", [c for c in cases() if not c.name.startswith("hybrid")], ids=lambda case: case.name)
+def test_spoilt_tensors_are_exported_with_their_proof_or_refused_by_name(case: Case) -> None:
+    """Every golden checkpoint, one tensor dropped, turned, cut, grown, emptied, renamed,
+    of another type, not finite, ..."""
+    rng = random.Random(case.name)
+    tensors = checkpoint.load(case.path).tensors
+    proofs = 2
+    for kind in sorted(MUTATIONS) * 2:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, about what is done here on purpose
+            what, spoilt = mutate(rng, tensors, kind=kind)
+        started = time.process_time()
+        prove = proofs > 0 and kind in ("tiny", "negative", "integers", "floats", "shuffle")
+        error = _attempt(case, spoilt, prove=prove)
+        proofs -= prove and error is None
+        assert time.process_time() - started < SECONDS, what
+        if error is not None and not isinstance(error, CheckpointError):
+            assert 10 < len(error.message) < MESSAGE, what
+            assert _names_its_place(error.message, [*tensors, *spoilt]), (what, error.message)
+
+
+def test_nothing_in_the_product_can_run_a_file() -> None:
+    """No pickle, no joblib, no YAML loader but the inert one, no torch.load but of plain weights."""
+    forbidden = re.compile(
+        r"weights_only\s*=\s*False|pickle\.loads?\b|Unpickler|joblib|yaml\.(full_|unsafe_)?load\(|(?<!\.)\b(eval|exec)\("
+        r"|allow_pickle=(?!False)|marshal\.loads|torch\.load\((?!.*weights_only=True)"
+    )
+    for folder in ("kanexport", "service/kanserve"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                code = line.split("#")[0]
+                assert not forbidden.search(code), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

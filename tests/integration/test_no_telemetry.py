@@ -1,0 +1,122 @@
+"""onnxruntime's telemetry stays off: no file, no thread, no attempt to reach anybody.
+
+Each is held against a control that imports onnxruntime before kanserve can forbid it. Should a
+control fail, onnxruntime has changed: what these tests look for is no longer what its telemetry does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).parents[1] / "support"
+CHECKPOINT = FOLDER.parent / "golden" / "checkpoints" / "efficient-kan-digits" / "model.pt"
+STARTED = """
+import importlib, os, sys, numpy
+before = len(os.listdir("/proc/self/task"))
+importlib.import_module(sys.argv[1])
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def namespace() -> list[str] | None:
+    """The command that starts another in a network namespace of its own, if this machine permits one."""
+    for command in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        try:
+            if subprocess.run([*command, "true"], capture_output=True, timeout=30).returncode == 0:
+                return command
+        except FileNotFoundError:
+            return None
+    return None
+
+
+def fresh(home: Path) -> dict[str, str]:
+    """An environment with an empty home that says nothing about telemetry.
+
+    Nor whether this is a CI's machine: onnxruntime keeps quiet by itself where CI is set.
+    """
+    home.mkdir()
+    kept = ("PATH", "PYTHON", "LD_", "OPENBLAS_", "COVERAGE_", "COV_")
+    return {k: v for k, v in os.environ.items() if k.startswith(kept)} | {"HOME": str(home), "TMPDIR": str(home)}
+
+
+def files(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
+
+
+def started(module: str, environment: dict[str, str]) -> int:
+    """How many threads importing it starts, after numpy's."""
+    done = subprocess.run([sys.executable, "-c", STARTED, module], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("module", ["kanexport.verify.graph_runner", "kanserve.runtime.ort"])
+def test_importing_the_runtime_starts_no_thread_and_writes_no_file(module: str, tmp_path: Path) -> None:
+    assert started(module, fresh(tmp_path / "quiet")) == 0
+    assert files(tmp_path / "quiet") == []
+
+
+def test_a_word_in_the_environment_cannot_switch_it_on(tmp_path: Path) -> None:
+    environment = fresh(tmp_path / "home") | {"ORT_DISABLE_TELEMETRY": "0"}
+    assert started("kanserve.runtime.ort", environment) == 0
+    assert files(tmp_path / "home") == []
+
+
+def test_the_control_starts_a_thread_and_writes_files(tmp_path: Path) -> None:
+    assert started("onnxruntime", fresh(tmp_path / "loud")) > 0
+    assert [name for name in files(tmp_path / "loud") if name.endswith("/deviceid")]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    return seen({kind: tmp_path_factory.mktemp(kind) for kind in ("quiet", "loud")})
+
+
+def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """What `silence.py` saw, quiet and loud, and the files that each left at home. They run at the same time."""
+    inside = namespace()
+    running = {}
+    for kind, folder in folders.items():
+        folder.mkdir(exist_ok=True)
+        environment = fresh(folder / "home") | {"OWN_NAMESPACE": str(int(inside is not None))}
+        command = [*(inside or []), sys.executable, str(FOLDER / "telemetry_probe.py"), str(folder), str(CHECKPOINT)]
+        process = subprocess.Popen(
+            [*command, *(["loud"] if kind == "loud" else [])],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running[kind] = (process, folder / "home")
+    found = {}
+    for kind, (process, home) in running.items():
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        found[kind] = (json.loads(output), files(home))
+    return found
+
+
+def test_an_export_a_server_and_a_request_leave_nothing(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:
+    facts, left = scenes["quiet"]
+    assert (left, facts["server_opened"], facts["server_code"]) == ([], [], 0)
+    control, loud = scenes["loud"]
+    assert [name for name in loud if name.endswith("/deviceid")]
+    assert [name for name in control["server_opened"] if name.endswith("onnxruntime.db")]
+    assert facts["export_threads"] < control["export_threads"]
+
+
+def test_nobody_is_asked_over_the_network(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:
+    """The control looks a host up nine seconds after the import; the quiet server is watched longer than that."""
+    if scenes["quiet"][0]["without_route"] is None:
+        pytest.skip("no network namespace of its own is permitted here (unshare --net)")
+    assert scenes["quiet"][0]["without_route"] == 0
+    assert scenes["loud"][0]["without_route"] > 0

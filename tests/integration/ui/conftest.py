@@ -1,0 +1,100 @@
+"""A real Chromium before a real server; every page is watched for errors, broken policy and requests to elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.command_line import program
+from tests.support.server_process import Server, serving
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
+WIDTH, HEIGHT = 1280, 860
+
+
+@dataclass
+class Seen:
+    """What went wrong on a page, beside what a test expects: words in `expected` are of messages that are no harm."""
+
+    messages: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def harm(self) -> list[str]:
+        return self.elsewhere + [one for one in self.messages if not any(word in one for word in self.expected)]
+
+
+def chromium() -> str:
+    """The program, or ""."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), "")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Ends with the module: an event loop runs beneath it, beside which `asyncio.run` of other tests would fail."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    pytest.importorskip("h2corn")
+    if not (found := chromium()):
+        pytest.skip("chromium is not on this machine (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two exports of real checkpoints: one with symbolic edges, one with digits."""
+    folder = tmp_path_factory.mktemp("ui")
+    rows = folder / "reference.npy"
+    np.save(rows, np.random.default_rng(3).normal(0, 0.5, (400, 2)).astype(np.float32))
+    named = ("--features", "length,width", "--baseline", str(rows))
+    for name, case, *flags in (
+        ("hello", "pykan-hello-symbolic/model", *named),
+        ("digits", "efficient-kan-digits/model.pt"),
+    ):
+        done = program("export", GOLDEN / case, "--repository", folder / "models", "--name", name, *flags)
+        assert done.returncode == 0, done.stderr
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    pytest.importorskip("h2corn")
+    with serving(repository, transport="asgi") as running:
+        yield running
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server, seen: Seen) -> Iterator[Any]:
+    """A page of a context of its own; `page.goto("ui/")` is of the server."""
+    context = browser.new_context(base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT})
+    yield watched(context, f"http://{server.http}/", seen)
+    context.close()
+    assert seen.harm() == []
+
+
+def watched(context: Any, own: str, seen: Seen) -> Any:
+    """A new page whose console, exceptions and requests go into `seen`."""
+    page = context.new_page()
+    page.on("console", lambda message: message.type == "error" and seen.messages.append(message.text))
+    page.on("pageerror", lambda error: seen.messages.append(str(error)))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((own, "blob:", "data:")) else seen.elsewhere.append(request.url),
+    )
+    page.set_default_timeout(15_000)
+    return page

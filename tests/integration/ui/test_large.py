@@ -1,0 +1,129 @@
+"""Fifty thousand edges and a million: they open, move without a halt, zoom to curves, and are sorted and searched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
+from tests.support import toy_wide_model
+from tests.support.server_process import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+BUSY = "main:not([aria-busy]) h1"
+SPACE = "\N{NARROW NO-BREAK SPACE}"  # between thousands
+FACTOR = 4  # of the figures that are promised, which are a quiet machine's
+# Tasks that kept the page from answering, in milliseconds.
+TASKS = """window.tasks = [];
+new PerformanceObserver((list) => tasks.push(...list.getEntries().map((one) => one.duration)))
+  .observe({ type: 'longtask', buffered: true });"""
+# Lengths of frames while the wheel turns and the pointer moves, in milliseconds.
+FRAMES = """async (seconds) => {
+  const found = [];
+  const canvas = document.querySelector('canvas');
+  const box = canvas.getBoundingClientRect();
+  for (let last = performance.now(), end = last + 1000 * seconds; last < end;) {
+    const clientX = box.left + box.width * (0.3 + 0.2 * Math.sin(found.length / 9));
+    const where = { clientX, clientY: box.top + box.height / 2, cancelable: true };
+    canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: 40 * Math.cos(found.length / 15), ...where }));
+    canvas.dispatchEvent(new PointerEvent('pointermove', where));
+    const now = await new Promise(requestAnimationFrame);
+    found.push(now - last);
+    last = now;
+  }
+  return found.sort((a, b) => a - b);
+}"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`many`, of fifty thousand edges, and `wide`, of a million."""
+    pytest.importorskip("h2corn")
+    models = tmp_path_factory.mktemp("large")
+    toy_wide_model.write(models, 224, "many")
+    toy_wide_model.write(models, 1000)
+    with serving(models, transport="asgi") as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any, large: Server, seen: Seen) -> Iterator[Any]:
+    own = f"http://{large.http}/"
+    context = browser.new_context(base_url=own, viewport={"width": WIDTH, "height": HEIGHT})
+    page = watched(context, own, seen)
+    page.add_init_script(TASKS)
+    yield page
+    context.close()
+    assert seen.harm() == []
+
+
+@pytest.mark.parametrize(("name", "edges", "seconds"), [("many", 224**2, 2.0), ("wide", 10**6, 5.0)])
+def test_they_open_and_move(page: Any, name: str, edges: int, seconds: float) -> None:
+    begun = time.monotonic()
+    page.goto(f"ui/{name}")
+    page.locator(BUSY).wait_for()
+    assert time.monotonic() - begun < FACTOR * seconds
+    assert f"{edges:,} edges that can add something".replace(",", SPACE) in page.locator("main").inner_text()
+    page.get_by_text("1 to 25 of").wait_for()
+    assert max(page.evaluate("tasks.splice(0)"), default=0) < FACTOR * 200
+    frames = page.evaluate(FRAMES, 1)
+    assert frames[len(frames) // 2] < FACTOR * 1000 / 30
+    assert max(page.evaluate("tasks"), default=0) < FACTOR * 200
+
+
+def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
+    page.goto("ui/many")
+    page.locator(BUSY).wait_for()
+    canvas = page.get_by_role("application")
+    canvas.focus()
+    before = canvas.screenshot()
+    with page.expect_request("**/curves"):
+        for _ in range(12):
+            page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    wait_until(lambda: canvas.screenshot() != before)
+    assert "x1 → y1" in page.locator(".told").inner_text()
+    assert page.locator("#said").inner_text().startswith("x1")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="x1 → y1").wait_for()
+
+
+def test_a_million_are_sorted_and_searched(page: Any) -> None:
+    page.goto("ui/wide")
+    page.locator(BUSY).wait_for()
+    rows = page.get_by_role("region", name="Edges of a layer").locator("tbody tr")
+    page.get_by_text("1 to 25 of").wait_for()
+    strong = [float(row.locator("td").last.inner_text()) for row in rows.all()]
+    assert strong == sorted(strong, reverse=True)
+    assert rows.first.inner_text().split("\t")[0].replace("x", "").split(" → y")[0].isdecimal()
+    page.get_by_label("Find a node").fill("x77")
+    page.get_by_text(f"of 11{SPACE}000").wait_for()  # x77 and x770 to x779, each with 1000
+    page.get_by_role("button", name="More").click()
+    page.get_by_text("26 to 50 of").wait_for()
+
+
+def test_the_shade_of_an_edge_is_what_it_matters(page: Any, large: Server) -> None:
+    """The matrix, point by point, against the list: the strongest edge is the darkest."""
+    page.goto("ui/wide")
+    page.locator(BUSY).wait_for()
+    page.get_by_text("1 to 25 of").wait_for()
+    link = page.get_by_role("region", name="Edges of a layer").locator("tbody a").first
+    source, destination = (int(part[1:]) for part in link.inner_text().split(" → "))
+    assert link.get_attribute("href") == f"ui/wide/edge/0/{source}/{destination}"
+    colour = page.evaluate(
+        """([source, destination]) => {
+          const canvas = document.querySelector('canvas');
+          const [left, top] = [92, 74];
+          const cell = Math.min((canvas.clientWidth - left) / 1000, (canvas.clientHeight - top) / 1000);
+          const place = [left + source * cell - 1, top + destination * cell - 1];
+          const { data } = canvas.getContext('2d').getImageData(...place, 3, 3);
+          return Math.min(...data.filter((_, at) => at % 4 === 0));
+        }""",
+        [source, destination],
+    )
+    assert colour < 200

@@ -1,0 +1,136 @@
+"""The map: an edge is found, opened and folded; also of fifty thousand and of a million; and the edge by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.integration.ui.conftest import Seen
+from tests.support.server_process import Server, wait_until
+
+pytestmark = pytest.mark.slow
+
+BUSY = "main:not([aria-busy]) h1"
+
+
+def opened(page: Any, address: str) -> None:
+    page.goto(address)
+    page.locator(BUSY).wait_for()
+
+
+def test_click_an_edge(page: Any) -> None:
+    opened(page, "ui/hello")
+    assert page.locator(".network .edge .curve").count() == 3
+    assert {"length", "width", "y0"} <= set(page.locator(".network text").all_text_contents())
+    assert page.locator(".network text").evaluate_all("(all) => all.map((one) => getComputedStyle(one).stroke)") == (
+        ["none"] * 4
+    )
+    page.get_by_role("link", name="length → node 0 of layer 1: symbolic").locator(".box").click()
+    page.get_by_role("heading", name="length → node 0 of layer 1").wait_for()
+    assert page.url.endswith("/ui/hello/edge/0/0/0")
+    page.go_back()
+    page.get_by_role("heading", name="hello, version 1").wait_for()
+
+
+def test_the_map_says_what_matters(page: Any) -> None:
+    opened(page, "ui/hello")
+    rows = page.get_by_role("region", name="Edges of a layer").locator("tbody tr")
+    values = [float(row.locator("td").last.inner_text()) for row in rows.all()]
+    assert len(values) == 2
+    assert values == sorted(values, reverse=True)
+    page.get_by_label("Find a node").fill("wid")
+    wait_until(lambda: rows.count() == 1)
+    assert rows.first.inner_text().startswith("width")
+    assert page.locator(".network .edge").count() == 1
+
+
+def test_what_leads_to_a_node_folds(page: Any) -> None:
+    opened(page, "ui/hello")
+    assert page.locator(".network .edge").count() == 3
+    node = page.get_by_role("button", name="node 0 of layer 1: fold")
+    node.focus()
+    page.keyboard.press("Enter")
+    wait_until(lambda: page.locator(".network .edge").count() == 1)
+    assert page.locator(".network .spot.folded").count() == 1
+    page.keyboard.press("Enter")  # the focus is still there
+    wait_until(lambda: page.locator(".network .edge").count() == 3)
+
+
+def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
+    server.infer(np.full((50, 64), 40.0, np.float32), model="digits")
+    opened(page, "ui/digits?as=diagram")
+    page.locator(".network .spot.glows").first.wait_for(timeout=12_000)
+    assert "outside the grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
+
+
+def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
+    opened(page, "ui/digits/edge/0/10/3")
+    assert page.locator("svg .line.part").count() == 2
+    assert page.locator("svg .knot").count() == 12
+    page.get_by_label("slope").check()
+    assert page.locator("svg .line.slope").count() == 1
+    page.get_by_label("knots").uncheck()
+    assert page.locator("svg .knot").count() == 0
+    with page.expect_download() as found:
+        page.get_by_role("button", name="Save as CSV").click()
+    table = np.genfromtxt(found.value.path(), delimiter=",", names=True)
+    assert table.dtype.names == ("x", "phi", "bspline", "silu", "slope")
+    np.testing.assert_allclose(table["phi"], table["bspline"] + table["silu"], atol=1e-6)
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("heading", name="x10 → node 4 of layer 1").wait_for()
+
+
+def test_an_edge_has_what_its_input_was(page: Any, server: Server) -> None:
+    server.infer(np.random.default_rng(1).normal(0.3, 0.5, (100, 2)).astype(np.float32), model="hello")
+    opened(page, "ui/hello/edge/0/1/0")
+    page.locator("svg .seen.live").wait_for()
+    assert page.locator("svg .seen.reference").count() == 1
+    assert page.get_by_text("Reference: 400 values").count() == 1
+    assert "Formula" in page.locator("dl").inner_text()
+
+
+def test_the_curve_is_drawn_where_it_is(page: Any) -> None:
+    """To a hundredth of a pixel, against the server's own numbers; so is the thumbnail of the map, to a tenth."""
+    opened(page, "ui/digits/edge/0/10/3")
+    asked = {"layers": [0], "sources": [10], "destinations": [3], "points": 257}
+    answer = page.request.post("v1/kan/models/digits/curves", data=asked)
+    (block,) = answer.json()["blocks"]
+    drawn = path(page.locator("svg .line.total").first.get_attribute("d"))
+    assert placed(drawn[:, 0], np.array(block["x"][0])) < 0.011
+    assert placed(drawn[:, 1], np.array(block["phi"][0][0])) < 0.011
+    opened(page, "ui/hello")
+    (block,) = page.request.post("v1/kan/models/hello/curves", data={"layers": [1], "points": 33}).json()["blocks"]
+    drawn = path(page.locator(".edge[href='ui/hello/edge/1/0/0'] .curve").get_attribute("d"))
+    assert placed(drawn[:, 1], np.array(block["phi"][0][0])) < 0.11
+
+
+def path(text: str | None) -> np.ndarray:
+    """Points of a path without gaps."""
+    assert text is not None
+    assert text.count("M") == 1
+    return np.array([tuple(map(float, pair.split())) for pair in text.removeprefix("M").split("L")])
+
+
+def placed(pixels: np.ndarray, values: np.ndarray) -> float:
+    """How far pixels are from the straight scale that fits best, at most."""
+    fit = np.polyfit(values, pixels, 1)
+    return float(np.abs(np.polyval(fit, values) - pixels).max())
+
+
+def test_pictures_are_saved(page: Any, tmp_path: Path) -> None:
+    opened(page, "ui/digits/edge/0/10/3")
+    for name, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as found:
+            page.get_by_role("button", name=f"Save as {name}").click()
+        data = Path(found.value.path()).read_bytes()
+        assert data.startswith(begins)
+        assert len(data) > 5000
+
+
+def test_an_edge_that_is_not_there(page: Any, seen: Seen) -> None:
+    page.goto("ui/hello/edge/0/9/0")
+    page.get_by_role("heading", name="There is no such thing").wait_for()
+    assert "hello version 1 has no edge 0/9/0" in page.get_by_role("alert").inner_text()

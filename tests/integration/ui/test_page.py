@@ -1,0 +1,259 @@
+"""The page as a viewer meets it: with a token, by keys alone, dark, narrow, behind a prefix, and when it goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
+from tests.support import token_files, toy_model
+from tests.support.server_process import serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+BUSY = "main:not([aria-busy]) h1"
+VIEWS = ("ui/", "ui/hello", "ui/digits", "ui/digits/edge/0/10/3")
+
+
+def test_from_the_root_to_a_model(page: Any) -> None:
+    page.goto("")
+    page.get_by_role("heading", name="Models").wait_for()
+    assert page.url.endswith("/ui/")
+    page.get_by_role("link", name="hello").click()
+    page.get_by_role("heading", name="hello, version 1").wait_for()
+    assert page.title() == "Map \N{EN DASH} hello \N{EN DASH} kanserve"
+    page.locator("#model").select_option("digits")
+    page.get_by_role("heading", name="digits, version 1").wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="hello, version 1").wait_for()
+
+
+def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
+    seen.expected.append("404")
+    page.goto("ui/nothing")
+    page.get_by_role("heading", name="There is no such thing").wait_for()
+    assert "nothing" in page.get_by_role("alert").inner_text()
+    assert page.get_by_role("button", name="Try again").count() == 1
+
+
+@pytest.mark.parametrize("address", VIEWS)
+def test_it_fits_a_phone_and_both_colours(page: Any, address: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(address)
+    page.locator(BUSY).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    colours = []
+    for _ in range(2):
+        colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert contrast(*page.evaluate(COLOURS)) >= 4.5
+        page.locator("#theme").click()
+    assert colours[0] != colours[1]
+    page.reload()
+    page.locator(BUSY).wait_for()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == colours[0]  # twice is back
+
+
+COLOURS = (
+    "['quiet', 'paper'].map((name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim())"
+)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's, of two colours as #rrggbb."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_system_decides_on_dark_until_the_viewer_does(browser: Any, server: Any) -> None:
+    context = browser.new_context(base_url=f"http://{server.http}/", color_scheme="dark")
+    page = context.new_page()
+    page.goto("ui/")
+    page.locator(BUSY).wait_for()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.emulate_media(color_scheme="light")
+    wait_until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
+    context.close()
+
+
+def test_by_keys_alone(page: Any) -> None:
+    page.goto("ui/hello")
+    page.locator(BUSY).wait_for()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.network .edge')"):
+            break
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/edge/**")
+    page.locator("main:not([aria-busy]) h1", has_text="→").wait_for()
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+@pytest.mark.parametrize("address", VIEWS)
+def test_axe_finds_nothing(page: Any, address: str) -> None:
+    """By axe-core, in both colours."""
+    axe = pytest.importorskip("axe_playwright_python")
+    page.goto(address)
+    page.locator(BUSY).wait_for()
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
+    for rules in ("{}", "{ runOnly: ['color-contrast'] }"):
+        found = page.evaluate(f"axe.run({rules}).then((found) => found.violations)")
+        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+        page.locator("#theme").click()
+
+
+def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_path: Path) -> None:
+    made = token_files.write(tmp_path / "tokens.toml")
+    toy_model.write(tmp_path / "models")
+    seen = Seen(expected=["401", "403"])
+    with serving(tmp_path / "models", transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
+        own = f"http://{server.http}/"
+        context = browser.new_context(base_url=own)
+        page = watched(context, own, seen)
+        addresses: list[str] = []
+        page.on("request", lambda request: addresses.append(request.url))
+        page.goto("ui/toy")
+        dialog = page.get_by_role("dialog", name="A token is needed")
+        dialog.wait_for()
+        page.locator("#token-value").fill("kan_" + "a" * 43)
+        page.keyboard.press("Enter")
+        page.get_by_text("The server did not take the last one").wait_for()
+        page.locator("#token-value").fill(made["read"])
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="This token may not see that").wait_for()
+        assert "the role interpret" in page.get_by_role("alert").inner_text()
+        page.evaluate("sessionStorage.clear()")
+        page.get_by_role("button", name="Try again").click()
+        page.locator("#token-value").fill(made["interpret"])
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="toy, version 1").wait_for()
+        page.reload()
+        page.get_by_role("heading", name="toy, version 1").wait_for()
+        assert not dialog.is_visible()
+        assert not any(token in address for token in made.values() for address in addresses)
+        assert page.evaluate("JSON.stringify(localStorage) + document.cookie").find(made["interpret"]) < 0
+        context.close()
+    assert seen.harm() == []
+
+
+def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_path: Path) -> None:
+    toy_model.write(tmp_path / "models")
+    seen = Seen(expected=["net::ERR", "503"])
+    with serving(tmp_path / "models", transport="asgi", repository_poll_seconds=1) as server:
+        own = f"http://{server.http}/"
+        context = browser.new_context(base_url=own)
+        page = watched(context, own, seen)
+        page.goto("ui/toy")
+        page.get_by_role("heading", name="toy, version 1").wait_for()
+        page.wait_for_timeout(500)  # it follows the traffic by then
+        toy_model.write(tmp_path / "models", version=2)
+        page.get_by_text("version 2 answers now").wait_for(timeout=30_000)
+        page.get_by_role("button", name="Show what is now").click()
+        page.get_by_role("heading", name="toy, version 2").wait_for()
+        server.stop()
+        page.locator("#model").dispatch_event("change")
+        page.get_by_role("heading", name="The server does not answer").wait_for()
+        context.close()
+    assert seen.harm() == []
+
+
+def test_a_tab_that_nobody_sees_asks_nothing(page: Any, seen: Seen) -> None:
+    with page.expect_request("**/watch*"):
+        page.goto("ui/hello/edge/0/0/0")
+    page.locator("svg .seen").first.wait_for()
+    look = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    look += " document.dispatchEvent(new Event('visibilitychange')); }"
+    with page.expect_event("requestfailed", lambda request: "/watch" in request.url):
+        page.evaluate(look, True)
+    with page.expect_request("**/watch*"):
+        page.evaluate(look, False)
+    assert seen.harm() == []
+
+
+class Prefixed(http.server.BaseHTTPRequestHandler):
+    """A proxy that has the server behind /team/kan, and lets no stream of events through."""
+
+    upstream = ""
+
+    def do_GET(self) -> None:
+        self._pass()
+
+    def do_POST(self) -> None:
+        self._pass()
+
+    def _pass(self) -> None:
+        assert self.path.startswith("/team/kan/")
+        if "/watch" in self.path:
+            self.send_error(502)
+            return
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        connection = http.client.HTTPConnection(self.upstream, timeout=20)
+        kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
+        with contextlib.closing(connection), contextlib.suppress(OSError):  # of a browser that has gone on
+            connection.request(self.command, self.path.removeprefix("/team/kan"), body, kept)
+            with connection.getresponse() as answer:
+                data = answer.read()
+                self.send_response(answer.status)
+                for key, value in answer.getheaders():
+                    if key.lower() not in ("transfer-encoding", "content-length", "connection"):
+                        self.send_header(key, value)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    def log_message(self, *parts: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def proxied(upstream: str) -> Iterator[str]:
+    handler = type("Handler", (Prefixed,), {"upstream": upstream})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_address[1]}/team/kan/"
+        proxy.shutdown()
+
+
+def test_behind_a_prefix_that_nobody_told_it_of(browser: Any, server: Any) -> None:
+    seen = Seen(expected=["502"])
+    with proxied(server.http) as own:
+        context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+        page = watched(context, own, seen)
+        page.goto(own)
+        page.get_by_role("link", name="hello").click()
+        page.get_by_role("heading", name="hello, version 1").wait_for()
+        assert page.url == f"{own}ui/hello/map?version=1"
+        page.goto(f"{own}ui/hello/edge/0/0/0")
+        page.locator("svg .line.total").wait_for()
+        page.get_by_text("Reference: 400 values").wait_for()  # by asking, since no events come through
+        context.close()
+    assert seen.harm() == []
+
+
+def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
+    """That it is at work, and not only sent."""
+    seen.expected += ["Content Security Policy", "Refused"]
+    page.goto("ui/")
+    page.locator(BUSY).wait_for()
+    page.evaluate(
+        "const one = document.createElement('script'); one.textContent = 'window.got = 1'; document.body.append(one)"
+    )
+    assert page.evaluate("window.got") is None
+    wait_until(lambda: bool(seen.messages))

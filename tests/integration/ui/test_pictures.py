@@ -1,0 +1,29 @@
+"""The pictures in the documents are what the page looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from tests.support.server_process import serving
+from tools import ui_pictures
+
+pytestmark = pytest.mark.slow
+
+TOLERANCE = 0.02  # of 1: fonts differ by machine; the picture of another view is 0.05 and more away
+
+
+def test_the_pictures_in_the_documents_are_of_this_page(browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    known = {path.stem: Image.open(path) for path in ui_pictures.DOCS.glob("observatory-*.png")}
+    with serving(ui_pictures.write(tmp_path), transport="asgi") as server:
+        ui_pictures.ask(server)
+        taken = dict(ui_pictures.take(browser, server))
+    assert set(taken) <= set(known)
+    for name, picture in taken.items():
+        assert ui_pictures.apart(picture, known[name]) < TOLERANCE, f"`python -m tools.ui_pictures` takes {name} anew"
+        others = [other for other in taken.values() if other is not picture]
+        assert min(ui_pictures.apart(other, known[name]) for other in (*others, ImageOps.invert(picture))) > TOLERANCE

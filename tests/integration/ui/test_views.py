@@ -1,0 +1,339 @@
+"""Explain, drift, operations and card in a real browser, held against what the client says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.client.sync import Client
+from tests.integration.ui.conftest import GOLDEN, HEIGHT, WIDTH, Seen, watched
+from tests.support import token_files
+from tests.support.command_line import program
+from tests.support.server_process import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+ROW = [0.3, -0.2]
+
+
+@pytest.fixture(scope="module")
+def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of this module's own, in which versions come."""
+    folder = tmp_path_factory.mktemp("views") / "models"
+    shutil.copytree(repository, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own(models: Path) -> Iterator[Server]:
+    """A server that looks at every row, and keeps some."""
+    pytest.importorskip("h2corn")
+    with serving(models, transport="asgi", statistics="full", sample_rows=20, repository_poll_seconds=0.2) as running:
+        yield running
+
+
+def opened(browser: Any, server: Server, seen: Seen, path: str, **options: Any) -> Any:
+    context = browser.new_context(
+        base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT}, **options
+    )
+    page = watched(context, f"http://{server.http}/", seen)
+    page.goto(path)
+    return page
+
+
+@pytest.fixture
+def at(browser: Any, own: Server, seen: Seen) -> Iterator[Callable[[str], Any]]:
+    pages: list[Any] = []
+
+    def go(path: str, **options: Any) -> Any:
+        pages.append(opened(browser, own, seen, path, **options))
+        return pages[-1]
+
+    yield go
+    for page in pages:
+        page.context.close()
+    assert seen.harm() == []
+
+
+def explained(server: Server, row: list[float], **asked: Any) -> Any:
+    with Client(server.address) as client:
+        return client.explain("hello", np.array([row], np.float32), **asked)
+
+
+def big(page: Any) -> float:
+    return float(page.locator(".big strong").inner_text())
+
+
+def test_which_input_moved_a_prediction_is_said_at_once(at: Any, own: Server) -> None:
+    page = at(f"ui/hello/explain#row={ROW[0]},{ROW[1]}")
+    page.get_by_role("heading", name="What each input had to do with it").wait_for()
+    truth = explained(own, ROW)
+    assert big(page) == pytest.approx(truth.predictions[0, 0], rel=1e-3)
+    strongest = int(np.abs(truth.contributions[0, :, 0]).argmax())
+    story = page.locator(".story").inner_text()
+    assert story.startswith(f"{('length', 'width')[strongest]} = ")
+    shown = [
+        text.rsplit(": ", 1)[1].replace("\N{MINUS SIGN}", "-")
+        for text in page.locator(".waterfall .step title").all_text_contents()
+    ]
+    order = np.argsort(-np.abs(truth.contributions[0, :, 0]))
+    np.testing.assert_allclose([float(one) for one in shown], truth.contributions[0, order, 0], rtol=2e-2, atol=1e-6)
+    assert page.locator(".cover.good").count() == 1
+    assert page.locator(".dots figure").count() == 3  # of three edges
+    assert page.locator(".path .flow").count() == 3
+
+
+def test_a_slider_moves_the_prediction_and_the_dots(at: Any, own: Server) -> None:
+    page = at(f"ui/hello/explain#row={ROW[0]},{ROW[1]}")
+    page.locator(".dots figure").first.wait_for()
+    dots = page.locator(".dots .here circle")
+    before, places = big(page), [(one.get_attribute("cx"), one.get_attribute("cy")) for one in dots.all()]
+    slider = page.get_by_role("slider", name="length, slider")
+    slider.focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    shown = "document.querySelector('.big strong').textContent"
+    page.wait_for_function(f"before => Math.abs(Number({shown}) - before) > 0.01", arg=before)
+    value = float(slider.input_value())
+    assert value > ROW[0]
+    page.wait_for_function("value => location.hash.startsWith(`#row=${value}`)", arg=float(f"{value:.9g}"))
+    assert big(page) == pytest.approx(explained(own, [value, ROW[1]]).predictions[0, 0], rel=1e-3)
+    assert [(one.get_attribute("cx"), one.get_attribute("cy")) for one in dots.all()] != places
+
+
+def test_a_link_leads_back_and_goes_to_no_log(at: Any, own: Server) -> None:
+    page = at("ui/hello/explain")
+    page.locator(".waterfall").wait_for()
+    page.get_by_role("textbox", name="length").fill("0.6125")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => location.hash.includes('0.6125')")
+    page.get_by_label("Compared with").select_option("zeros")
+    page.wait_for_function("() => location.hash.includes('reference=zeros')")
+    page.get_by_role("button", name="Copy a link to this").wait_for()
+    shown, address = page.locator(".big").inner_text(), page.url.split("/", 3)[3]
+    again = at(address)
+    again.locator(".waterfall").wait_for()
+    assert again.locator(".big").inner_text() == shown
+    assert "zeros" in shown
+    assert "0.6125" not in own.log.read_text()
+
+
+def test_a_row_is_pasted_and_what_is_wrong_with_one_is_said(at: Any) -> None:
+    page = at("ui/hello/explain")
+    page.get_by_text("Paste a row").click()
+
+    def paste(text: str) -> None:
+        page.get_by_label("A row as JSON or CSV").fill(text)
+        page.get_by_role("button", name="Explain this row").click()
+
+    for text, value in (
+        ('{"width": 0.5, "length": -0.25}', "-0.25"),
+        ("[[0.125, 0.5], [9, 9]]", "0.125"),
+        ("width;length\n0.5;0.75", "0.75"),
+        ("0.375, 0.5", "0.375"),
+    ):
+        paste(text)
+        page.wait_for_function("value => document.querySelector('[aria-label=\"length\"]').value === value", arg=value)
+        page.wait_for_function("value => location.hash.startsWith(`#row=${value},0.5`)", arg=value)
+    before = page.url
+    for text, words in (
+        ("", "nothing to read"),
+        ("1,2,3", "3 numbers, the model takes 2"),
+        ('{"length": 1, "widht": 2}', "no input widht"),
+        ('{"length": 1}', "width is missing"),
+        ('{"length": 1, "width": "x"}', "width is no number"),
+        ("{", "no JSON"),
+        ("a,b\n1,2", "no input a"),
+    ):
+        paste(text)
+        page.get_by_role("alert").filter(has_text=words).wait_for()
+    assert page.url == before
+
+
+def test_a_row_beyond_the_grid_has_a_warning(at: Any) -> None:
+    page = at("ui/hello/explain#row=30,0.1")
+    page.locator(".cover.bad").filter(has_text="length = 30 is outside").wait_for()
+    assert page.locator(".here.past").count() >= 1
+
+
+def test_a_model_of_many_inputs_has_a_search_and_one_bar_for_the_rest(at: Any) -> None:
+    row = ",".join(str(round(value, 3)) for value in np.random.default_rng(2).normal(0, 0.5, 64))
+    page = at(f"ui/digits/explain#row={row}&output=3")
+    page.locator(".waterfall .step.rest").wait_for()
+    assert "54 other inputs" in page.locator(".waterfall .step.rest").text_content()
+    assert page.locator(".input").count() == 30
+    page.get_by_role("searchbox").fill("x63")
+    assert page.locator(".input").count() == 1
+    assert page.locator(".big").inner_text().startswith("y3 ")
+
+
+def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any, own: Server) -> None:
+    random = np.random.default_rng(5)
+
+    def asked(shift: float) -> None:
+        for _ in range(4):
+            own.infer(random.normal([shift, 0], 0.5, (150, 2)).astype(np.float32), "hello")
+
+    asked(0.0)
+    page = at("ui/hello/drift")
+    page.locator(".verdict.good").filter(has_text="Yes.").wait_for()
+    page.get_by_text("against 400 rows of reference.npy").wait_for()
+    asked(1.5)
+    page.locator(".verdict.bad").filter(has_text="No. 1 of 2 inputs has moved: length").wait_for()
+    assert page.locator("tr.chosen").inner_text().startswith("length")
+    assert page.locator(".node-view .now").count() > 0
+    assert page.locator(".node-view path.before").count() == 1
+    page.get_by_role("button", name="width", exact=True).click()
+    page.get_by_role("heading", name="width inputs").wait_for()
+    page.get_by_text("In Prometheus").click()
+    expression = page.locator("code.query").first.inner_text()
+    assert expression == 'max by (layer) (kanserve_drift_psi_ratio{model="hello", version="1"})'
+    assert "kanserve_drift_psi_ratio" in own.metrics()
+    with page.expect_download() as saved:
+        page.locator(".table").get_by_role("button", name="Save as CSV").click()
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[0].startswith("node,where,psi_ratio,psi")
+    assert lines[1].startswith("length,inputs,")
+
+    page.goto("ui/hello/explain")
+    page.get_by_text("Pick a row of the traffic").click()
+    page.locator(".sampled li button").first.wait_for()
+    assert page.locator(".sampled li").count() == 20
+    page.locator(".sampled li button").nth(3).click()
+    page.wait_for_function("() => location.hash.startsWith('#row=')")
+
+
+def test_without_a_reference_drift_says_so(at: Any) -> None:
+    page = at("ui/digits/drift")
+    page.locator(".verdict").filter(has_text="There is nothing to compare with").wait_for()
+    assert "--baseline" in page.locator(".verdict").inner_text()
+    assert page.locator(".chart").count() == 0, "no chart without anything in it"
+
+
+def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> None:
+    page = at("ui/ops")
+    page.get_by_role("heading", name="Versions", exact=True).wait_for()
+    page.locator("svg.chart text").filter(has_text="nothing in this time").first.wait_for()  # never an empty picture
+    for _ in range(5):
+        own.infer(np.zeros((3, 2), np.float32), "hello")
+    with pytest.raises(grpc.RpcError):
+        own.infer(np.zeros((3, 7), np.float32), "hello")
+    page.get_by_role("heading", name="Requests a second").wait_for()
+    page.locator(".ops-rates svg.chart").wait_for()
+    page.locator(".ops-errors td").filter(has_text="INVALID_ARGUMENT").first.wait_for()
+    assert page.locator(".ops-history tr").filter(has_text="loaded").count() >= 2
+    page.get_by_label("Times of").select_option(label="hello 1")
+    page.locator(".ops-batches svg .bar:not([height='0'])").first.wait_for()
+    assert page.locator(".ops-versions tbody tr").count() == 2
+
+
+def test_a_card_says_how_the_export_was_proved_and_saves_the_report(at: Any) -> None:
+    page = at("ui/hello/card")
+    page.get_by_role("heading", name="Zones of the proof").wait_for()
+    assert "sin(" in page.locator("code.query").first.inner_text()
+    page.wait_for_function("() => [...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save all of it as one file").click()
+    text = Path(saved.value.path()).read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert "Zones of the proof" in text
+    with page.expect_download() as picture:
+        page.get_by_role("button", name="Save as PNG").first.click()
+    assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+NAMELESS = """() => [...document.querySelectorAll(
+    'button, input, select, textarea, main a, main img, main svg[role]')]
+  .filter((one) => one.offsetParent !== null || one.ownerSVGElement !== undefined)
+  .filter((one) => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length || one.alt))
+  .map((one) => one.outerHTML.slice(0, 120))"""
+WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.mark.parametrize("path", ["ui/hello/explain#row=0.3,0.1", "ui/hello/drift", "ui/ops", "ui/hello/card"])
+def test_on_a_phone_in_the_dark_and_by_name(at: Any, path: str) -> None:
+    page = at(path, color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.reload()
+    page.locator("main h2").first.wait_for()
+    page.wait_for_timeout(300)
+    assert page.evaluate(WIDE) <= 1
+    assert page.evaluate(NAMELESS) == []
+    ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(ids) == len(set(ids))
+    assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.parametrize("path", ["ui/hello/explain#row=30,0.1", "ui/hello/drift", "ui/ops", "ui/hello/card"])
+def test_axe_finds_nothing(browser: Any, own: Server, seen: Seen, path: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    page = opened(browser, own, seen, path, bypass_csp=True)
+    page.locator("main h2").first.wait_for()
+    page.wait_for_timeout(300)
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
+    for _ in range(2):
+        found = page.evaluate("axe.run().then((found) => found.violations)")
+        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+        page.locator("#theme").click()
+    page.context.close()
+    assert seen.harm() == []
+
+
+def test_another_version_under_an_open_page_is_told(at: Any, own: Server, models: Path, seen: Seen) -> None:
+    page, drift = at("ui/hello/explain#row=0.3,0.1"), at("ui/hello/drift")
+    page.locator(".waterfall").wait_for()
+    drift.locator(".verdict").filter(has_not_text="Waiting").wait_for()
+    made = ("--repository", models, "--name", "hello", "--version", "2", "--features", "length,width")
+    done = program("export", GOLDEN / "pykan-hello-symbolic/model", *made)
+    assert done.returncode == 0, done.stderr
+    drift.locator("#banner").filter(has_text="version 2 answers now").wait_for()
+    page.get_by_role("slider", name="length, slider").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#banner").filter(has_text="Version 2 of hello answers now").wait_for()
+    page.get_by_role("button", name="Show what is now").click()
+    page.locator(".waterfall").wait_for()
+    assert page.locator("#banner").is_hidden()
+
+
+def test_roles_are_asked_for_and_a_server_that_goes_is_told(
+    browser: Any, repository: Path, tmp_path: Path, seen: Seen
+) -> None:
+    tokens = token_files.write(tmp_path / "tokens.toml")
+    seen.expected += ["401", "403", "ERR_"]  # what the browser says of answers that are refused, or do not come
+    with serving(repository, transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
+        page = opened(browser, server, seen, "ui/ops")
+        token = page.get_by_role("textbox", name="Token")
+        token.fill(tokens["read"])
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Versions", exact=True).wait_for()  # the role read is enough
+        page.goto("ui/hello/explain")
+        page.get_by_role("heading", name="This token may not see that").wait_for()
+        assert "interpret" in page.get_by_role("alert").first.inner_text()
+        assert tokens["read"] not in page.url
+        page.evaluate("token => sessionStorage.setItem('kanserve-token', token)", tokens["interpret"])
+        page.goto("ui/hello/explain#row=0.1,0.1")
+        page.reload()
+        page.locator(".waterfall").wait_for()
+        page.get_by_text("Pick a row of the traffic").click()
+        page.locator(".sampled").filter(has_text="--sample-rows").wait_for()
+        drift = watched(page.context, f"http://{server.http}/", seen)
+        drift.goto("ui/hello/drift")
+        drift.evaluate("token => sessionStorage.setItem('kanserve-token', token)", tokens["interpret"])
+        drift.reload()
+        drift.locator(".verdict").filter(has_text="No row of the traffic").wait_for()
+        shown = page.locator(".big").inner_text()
+        server.process.kill()
+        drift.locator(".alarm").filter(has_text="asks again").wait_for()
+        page.get_by_role("slider", name="length, slider").focus()
+        page.keyboard.press("ArrowRight")
+        page.locator(".alarm").filter(has_text="What is shown is the answer before").wait_for()
+        assert page.locator(".big").inner_text() == shown
+        page.context.close()
+    wait_until(lambda: server.process.poll() is not None)
+    assert seen.harm() == []

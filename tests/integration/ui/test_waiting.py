@@ -1,0 +1,158 @@
+"""The web UI shows a skeleton while the server computes, and its start page lists facts of each model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport.contract.manifest import arrows
+from kanserve.client.sync import Client
+from tests.integration.ui.conftest import Seen
+from tests.support.server_process import Server, wait_until
+
+DONE = "main:not([aria-busy]) h1"
+LEFT = ".skeleton, .doing, .bone"
+
+
+class Held:
+    """Holds the response to a request of the page until the test releases it."""
+
+    def __init__(self, page: Any, pattern: str) -> None:
+        self._routes: list[Any] = []
+        self._held = True
+        page.route(pattern, self._came)
+
+    def _came(self, route: Any) -> None:
+        if self._held and route.request.resource_type in ("fetch", "xhr"):
+            self._routes.append(route)
+        else:
+            route.continue_()
+
+    def let_go(self) -> None:
+        self._held = False
+        for route in self._routes:
+            route.continue_()
+
+
+@pytest.mark.parametrize(
+    ("address", "held", "words", "boxes"),
+    [
+        ("ui/hello/card", "**/report", "makes the report of hello: what its 3 edges matter", 8),
+        ("ui/ops", "**/v1/kan/operations", "requests, times, batches and errors", 10),
+        ("ui/hello/explain", "**/explain", "contributions of 2 inputs", 5),
+        ("ui/hello/explain", "**/curves", "where the 2 inputs of hello range", 5),
+        ("ui/hello/card", "**/v1/kan/models/hello", "describes hello", 8),
+        ("ui/hello", "**/scores", "computes what each edge matters", 2),
+        ("ui/", "**/v1/kan/overview", "the drift of every version", 2),
+        ("ui/hello", "**/repository/index", "which models there are", 5),
+    ],
+)
+def test_a_view_shows_its_layout_and_what_is_computed(
+    page: Any, address: str, held: str, words: str, boxes: int
+) -> None:
+    answer = Held(page, held)
+    page.goto(address)
+    page.locator("main").get_by_text(words).first.wait_for()
+    assert page.locator(".bone").count() >= boxes
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    answer.let_go()
+    page.locator(DONE).wait_for()
+    wait_until(lambda: page.locator(LEFT).count() == 0)
+
+
+def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any, seen: Seen) -> None:
+    seen.expected.append("503")
+    answer = Held(page, "**/report")
+    page.goto("ui/hello/card")
+    page.locator(".doing", has_text=re.compile(r"[2-9]\s?s$")).wait_for()
+    page.route("**/report", lambda route: route.fulfill(status=503, json={"error": "not now"}))
+    page.get_by_role("link", name="Drift").click()
+    page.get_by_role("heading", name="Does the traffic of hello").wait_for()
+    assert page.locator(".skeleton").count() == 0, "of the view that was left"
+    page.get_by_role("link", name="Card").click()
+    page.get_by_role("heading", name="The server has too much to do").wait_for()
+    assert page.locator(LEFT).count() == 0
+    answer.let_go()
+
+
+SLOW_CLOCK = "const real = setTimeout; window.setTimeout = (act, wait, ...rest) => real(act, wait * 1000, ...rest);"
+COUNT_FRAMES = """
+window.frames_seen = 0;
+window.skeletons_seen = 0;
+const look = () => {
+  window.frames_seen += 1;
+  window.skeletons_seen += document.querySelectorAll('.skeleton').length;
+  requestAnimationFrame(look);
+};
+requestAnimationFrame(look);
+"""
+
+
+def wait_for_frames(page: Any, count: int) -> None:
+    """Wait until the browser painted `count` more frames. The page's policy forbids wait_for_function."""
+    enough = page.evaluate("window.frames_seen") + count
+    wait_until(lambda: page.evaluate("window.frames_seen") >= enough)
+
+
+def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
+    """The clock of the page is slowed, so that each answer is quick. A skeleton would be in a painted frame."""
+    page.goto("ui/hello")
+    page.locator(DONE).wait_for()
+    page.evaluate(f"(() => {{ {SLOW_CLOCK} {COUNT_FRAMES} }})()")
+    answer = Held(page, "**/repository/index")
+    page.get_by_role("link", name="Drift").click()
+    wait_for_frames(page, 10)
+    answer.let_go()
+    page.get_by_role("heading", name="Does the traffic of hello").wait_for()
+    wait_for_frames(page, 3)
+    assert page.evaluate("window.skeletons_seen") == 0
+
+
+def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
+    rng = np.random.default_rng(1)
+    server.infer(rng.normal(0, 0.5, (40, 2)).astype(np.float32), model="hello")
+
+    def cells(name: str) -> dict[str, str]:
+        heads = [one.inner_text() for one in page.locator("thead th").all()]
+        row = page.locator("tbody tr", has=page.get_by_role("link", name=name, exact=True))
+        return dict(zip(heads, [one.inner_text() for one in row.locator("td").all()], strict=True))
+
+    def shown() -> dict[str, str]:
+        page.goto("ui/")
+        page.locator(DONE).wait_for()
+        return cells("hello")
+
+    wait_until(lambda: re.match(r"[1-9]", shown()["Requests"]) and "\N{MULTIPLICATION SIGN}" in shown()["Drift"], 30)
+    hello, digits = shown(), cells("digits")
+    with Client(server.address) as client:
+        described = client.describe("hello")
+    assert (hello["State"], hello["Family"]) == ("ready, default", described.family)
+    assert hello["Shape"] == arrows(described.shapes)
+    words, _, figure = hello["Verified against"].partition(" (")
+    assert words == "file"
+    assert float(figure.rstrip(")")) == pytest.approx(described.verified_error, rel=0.05)
+    assert (digits["Shape"], digits["Drift"]) == ("64 → 16 → 10", "no baseline")
+    page.get_by_role("link", name=hello["Verified against"]).click()
+    page.get_by_role("heading", name="What it was verified against").wait_for()
+
+
+def test_importance_is_over_the_baseline_where_there_is_one(page: Any, server: Server) -> None:
+    page.goto("ui/hello")
+    page.get_by_text("over the baseline: 400 rows that the export was given").wait_for()
+    with Client(server.address) as client:
+        expected = client.scores(client.describe("hello"), source="baseline").layers[0].edges
+    found = importance(page)
+    assert found == pytest.approx(float(np.abs(expected).max()), rel=0.02)
+    page.goto("ui/digits")
+    page.get_by_text("which were drawn and are no data").wait_for()
+
+
+def importance(page: Any) -> float:
+    """The largest number in the list of edges of the first layer."""
+    lines = page.locator("h2:text-is('Edges') + div tbody tr")
+    lines.first.wait_for()
+    return max(float(line.split("\t")[-1].replace("\N{MINUS SIGN}", "-")) for line in lines.all_inner_texts())

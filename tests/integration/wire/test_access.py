@@ -1,0 +1,184 @@
+"""Who may call what: the table holds every method and route, and both doors and HTTP refuse by it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from kanserve.auth.permissions import NEEDS
+from kanserve.auth.roles import INCLUDES, Role
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
+from kanserve.grpc_api.interceptor import AccessLog, CallFailed, Interceptor
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.server.app import App
+from kanserve.system.lifecycle import Lifecycle
+from tests.support import auth_matrix, http_client, token_files, toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+CALLERS = ("none", "bad", "expired", *token_files.ROLES)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A server with tokens, and these by caller."""
+
+    server: Server
+    tokens: dict[str, str]
+
+    def metadata(self, caller: str) -> tuple[tuple[str, str], ...]:
+        return token_files.bearer(self.tokens[caller]) if caller in self.tokens else ()
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    pytest.importorskip("h2corn")
+    folder = tmp_path_factory.mktemp("access")
+    made = token_files.write(folder / "tokens.toml") | {"bad": "kan_" + "a" * 43}
+    toy_model.write(folder / "models")
+    port = {} if request.param == "asgi" else {"http_port": 0}
+    settings = {"tokens": str(folder / "tokens.toml"), "reflection": True, "transport": request.param, **port}
+    with serving(folder / "models", **settings) as running:
+        yield Guarded(running, made)
+
+
+def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    toy_model.write(tmp_path)
+
+    async def wired() -> set[str]:
+        app = App(Settings(repository=tmp_path, grpc_port=0, metrics_port=0, reflection=True))
+        return app.guard.names
+
+    there = asyncio.run(wired())
+    assert there == set(NEEDS)
+    assert set(auth_matrix.METHODS) <= there
+
+
+def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
+    async def answer(data: bytes, call: Call) -> bytes:
+        return b"never"
+
+    async def ask() -> CallFailed:
+        guard = Interceptor(
+            Metrics(), Lifecycle(), AccessLog("none"), None, max_inflight_requests=9, max_inflight_bytes=10**6
+        )
+        with pytest.raises(CallFailed) as caught:
+            await guard.unary("new.Service", "Method", answer).answer(b"", RequestMetadata((), None))
+        with pytest.raises(CallFailed) as probed:
+            await guard.unary("new.Service", "Method", answer, probe=True).answer(b"", RequestMetadata((), None))
+        assert probed.value.code is Code.PERMISSION_DENIED
+        return caught.value
+
+    refused = asyncio.run(ask())
+    assert refused.code is Code.PERMISSION_DENIED
+    assert "table of access" in refused.text
+
+
+def test_who_includes_whom() -> None:
+    assert {role: set(INCLUDES[role]) for role in Role} == {
+        Role.READ: {Role.READ},
+        Role.INFER: {Role.INFER, Role.READ},
+        Role.INTERPRET: {Role.INTERPRET, Role.READ},
+        Role.ADMIN: {*Role},
+    }
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_every_method_and_route_by_every_caller(guarded: Guarded, caller: str) -> None:
+    role = caller if caller in token_files.ROLES else ""
+    seen = dict(auth_matrix.methods(guarded.server.channel, role, guarded.metadata(caller)))
+    seen |= dict(auth_matrix.routes(guarded.server.http, role, guarded.metadata(caller)))
+    assert len(seen) > 50
+    assert {name: wrong for name, wrong in seen.items() if wrong} == {}
+
+
+def test_health_tells_strangers_of_the_whole_alone(guarded: Guarded) -> None:
+    def check(service: str, caller: str) -> Any:
+        asked = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+        return guarded.server.call("/grpc.health.v1.Health/Check", asked, metadata=guarded.metadata(caller))
+
+    for caller in ("none", "bad", "expired"):
+        assert check("", caller) == check("liveness", caller) == b"\x08\x01"
+        for named in ("toy", "nobody", "inference.GRPCInferenceService"):
+            with pytest.raises(grpc.RpcError) as caught:
+                check(named, caller)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert check("toy", "read") == b"\x08\x01"
+
+
+def test_a_call_runs_and_its_line_names_who_asked(guarded: Guarded) -> None:
+    rows = np.zeros((2, 3), np.float32)
+    data = guarded.server.call(
+        f"{INFERENCE}ModelInfer", request(rows).SerializeToString(), metadata=guarded.metadata("infer")
+    )
+    assert len(pb.ModelInferResponse.FromString(data).raw_output_contents[0]) == 2 * 2 * 4
+    with pytest.raises(grpc.RpcError):
+        guarded.server.call(f"{INFERENCE}ModelInfer", b"\xff", metadata=guarded.metadata("infer"))
+    wait_until(lambda: any(line.get("caller") == "infer" for line in guarded.server.lines()))
+    log = guarded.server.log.read_text()
+    assert not any(token in log for token in guarded.tokens.values())
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer short", "Bearer " + "a" * 600, "bearer \u00e9" + "a" * 50, ""],
+)
+def test_what_is_no_token(guarded: Guarded, value: str) -> None:
+    for verb in ("GET",):
+        reply = http_client.ask(guarded.server, "/v2", method=verb, authorization=value)
+        assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert value.strip() in ("", "Bearer") or value.split()[-1] not in reply.body.decode()
+
+
+def test_a_good_token_with_more_behind_it_is_none(guarded: Guarded) -> None:
+    good = f"Bearer {guarded.tokens['read']}"
+    assert http_client.ask(guarded.server, "/v2", method="GET", authorization=good).status == 200
+    for more in ("\u00a0", "\u0085", " x", "\tx"):
+        assert http_client.ask(guarded.server, "/v2", method="GET", authorization=good + more).status == 401
+
+
+def test_two_credentials_are_none(guarded: Guarded) -> None:
+    twice = (*guarded.metadata("admin"), *guarded.metadata("infer"))
+    with pytest.raises(grpc.RpcError) as caught:
+        guarded.server.call(f"{INFERENCE}ServerMetadata", b"", metadata=twice)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_nothing_is_read_of_a_stranger(tmp_path: Path, door: str) -> None:
+    """The answer is there before the body, over gRPC and HTTP."""
+    toy_model.write(tmp_path / "models")
+    made = token_files.write(tmp_path / "tokens")
+    chosen = {"transport": door, "tokens": str(tmp_path / "tokens"), "request_read_timeout": 60}
+    with serving(tmp_path / "models", **chosen) as server:
+        for token, status in ((made["read"], b"403"), ("", b"401")) if door == "asgi" else ():
+            shown = f"Authorization: Bearer {token}\r\n" if token else ""
+            head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\n{shown}Content-Length: 1000000\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+                peer.sendall(head.encode())
+                assert status in peer.recv(4096).split(b"\r\n")[0]
+        state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        state.initiate_connection()
+        usual = {":method": "POST", ":scheme": "http", ":path": f"{INFERENCE}ModelInfer", ":authority": "a"}
+        state.send_headers(1, [*usual.items(), ("content-type", "application/grpc"), ("te", "trailers")])
+        seen: dict[str, str] = {}
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+            peer.sendall(state.data_to_send())
+            while "grpc-status" not in seen:
+                for event in state.receive_data(peer.recv(65536)):
+                    seen |= dict(getattr(event, "headers", None) or ())
+        assert seen["grpc-status"] == "16"

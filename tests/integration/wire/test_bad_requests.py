@@ -1,0 +1,170 @@
+"""What a client got wrong, over the wire: the code, the words, and a server that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.errors import Unavailable
+from kanserve.models.registry import Registry
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from kanserve.services.control import Catalogue
+from kanserve.system.lifecycle import Lifecycle
+from tests.support import bad_requests, toy_model
+from tests.support.bad_requests import ROWS, Wrong, typed
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+
+Code = grpc.StatusCode
+
+
+def edges(**fields: object) -> kan_pb2.QueryEdgesRequest:
+    given = {"model_name": "toy", "rows": ROWS.tobytes(), "row_count": 2, **fields}
+    return kan_pb2.QueryEdgesRequest(**given)
+
+
+EDGES: list[tuple[str, kan_pb2.QueryEdgesRequest, Code, str]] = [
+    ("model", edges(model_name="nope"), Code.NOT_FOUND, "Request for unknown model: 'nope' is not found"),
+    ("version", edges(model_version="9"), Code.NOT_FOUND, "version 9 is not found"),
+    ("bytes", edges(row_count=3), Code.INVALID_ARGUMENT, "rows holds 24 bytes, but 3 rows"),
+    ("layer", edges(layers=[2]), Code.INVALID_ARGUMENT, "layer 2 does not exist: the model has 2 layers"),
+    ("name", edges(layer_names=["h"]), Code.INVALID_ARGUMENT, "layer 'h' does not exist: the model's 2 layers have no"),
+    ("source", edges(layers=[0], sources=[3]), Code.INVALID_ARGUMENT, "layer 0 has 3 sources"),
+    ("destination", edges(destinations=[2]), Code.INVALID_ARGUMENT, "layer 1 has 2 destinations"),
+    ("twice", edges(layers=[1, 1]), Code.INVALID_ARGUMENT, "layer 1 is named twice"),
+    (
+        "rows",
+        edges(row_count=5000, rows=b"\0" * 60000),
+        Code.RESOURCE_EXHAUSTED,
+        "one query may have 4096; send fewer rows",
+    ),
+    (
+        "size",
+        edges(row_count=1000, rows=b"\0" * 12000),
+        Code.RESOURCE_EXHAUSTED,
+        "the limit is 65536; ask for fewer layers, sources or destinations, set top_k, or send fewer rows",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _still_serving(server: Server) -> Iterator[None]:
+    yield
+    np.testing.assert_allclose(server.infer(ROWS), toy_model.outputs(ROWS))
+
+
+def refused(server: Server, path: str, data: bytes) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(path, data)
+    details = caught.value.details()
+    assert details
+    assert not any(word in details for word in ("Traceback", "Error", "/work", "/tmp", "site-packages"))
+    return caught.value
+
+
+@pytest.mark.parametrize("case", bad_requests.CASES, ids=lambda case: case.name)
+def test_the_table(server: Server, case: Wrong) -> None:
+    error = refused(server, INFERENCE + case.method, case.message.SerializeToString())
+    assert error.code() is case.code
+    assert case.said(error.details()), error.details()
+
+
+@pytest.mark.parametrize(("message", "code", "text"), [c[1:] for c in EDGES], ids=[c[0] for c in EDGES])
+def test_edge_queries(server: Server, message: kan_pb2.QueryEdgesRequest, code: Code, text: str) -> None:
+    error = refused(server, f"{KAN}QueryEdges", message.SerializeToString())
+    assert error.code() is code
+    assert text in error.details()
+
+
+@pytest.mark.parametrize(
+    ("method", "data"),
+    [
+        ("ModelInfer", b"\xff" * 20),
+        ("ModelInfer", b"\x0b" * 1000),  # groups without end
+        ("ModelInfer", b"\x0a\x05ab"),  # shorter than it says
+        ("ModelInfer", b"\x0a\x02\xff\xfe"),  # not UTF-8
+        ("ModelConfig", b"\x0a\x02\xff\xfe"),
+        ("ModelStatistics", b"\x0a\x05ab"),
+        ("RepositoryIndex", b"\x0a\x05ab"),
+        ("ServerReady", b"\xff" * 20),
+        ("ServerLive", b"\x07"),  # an illegal tag
+    ],
+)
+def test_garbage(server: Server, method: str, data: bytes) -> None:
+    error = refused(server, INFERENCE + method, data)
+    assert error.code() is Code.INVALID_ARGUMENT
+    assert error.details() == f"malformed {method}Request"
+
+
+def test_more_bytes_than_the_limit(server: Server) -> None:
+    error = refused(server, f"{INFERENCE}ModelInfer", b"\0" * (5 * 2**20))
+    assert error.code() is Code.RESOURCE_EXHAUSTED
+
+
+def test_a_model_that_is_not_there_is_not_ready(server: Server) -> None:
+    for name, version in (("nope", ""), ("", ""), ("toy", "9"), ("toy", "0")):
+        data = pb.ModelReadyRequest(name=name, version=version).SerializeToString()
+        assert not pb.ModelReadyResponse.FromString(server.call(f"{INFERENCE}ModelReady", data)).ready
+
+
+def test_zero_rows_are_a_valid_empty_answer(server: Server) -> None:
+    for message in (request(np.zeros((0, 3), np.float32)), typed()):
+        message.inputs[0].shape[:] = [0, 3]
+        answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+        assert list(answer.outputs[0].shape) == [0, 2]
+        assert list(answer.raw_output_contents) == [b""]
+
+
+def test_numbers_that_are_none_are_computed_as_the_model_would(server: Server) -> None:
+    rows = np.array([[np.nan, 0, 1], [np.inf, -np.inf, 0.5], [1, 2, 3]], np.float32)
+    np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), rtol=1e-5, equal_nan=True)
+
+
+def test_typed_contents_are_answered_raw(server: Server) -> None:
+    message = typed(fp32_contents=[1, 2, 3])
+    answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+    expected = toy_model.outputs(np.array([[1, 2, 3]], np.float32))
+    np.testing.assert_allclose(np.frombuffer(answer.raw_output_contents[0], "<f4"), expected[0], rtol=1e-5)
+    assert not answer.outputs[0].HasField("contents")
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def damaged(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Version 1 cannot be loaded; of `half`, version 2 can."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("damaged")
+    for name in ("broken", "half"):
+        toy_model.write(root, name, reference_scale=2.0)
+    toy_model.write(root, "half", version=2)
+    with serving(root, transport=request.param) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "code", "text"),
+    [
+        ("broken", "", Code.NOT_FOUND, "Request for unknown model: 'broken' has no available versions"),
+        ("broken", "1", Code.FAILED_PRECONDITION, "Request for unknown model: 'broken' version 1 failed to load"),
+        ("half", "1", Code.FAILED_PRECONDITION, "Request for unknown model: 'half' version 1 failed to load"),
+    ],
+)
+def test_a_version_that_failed_to_load(damaged: Server, model: str, version: str, code: Code, text: str) -> None:
+    data = request(ROWS, model, model_version=version).SerializeToString()
+    error = refused(damaged, f"{INFERENCE}ModelInfer", data)
+    assert (error.code(), error.details()) == (code, text)
+    ready = pb.ModelReadyRequest(name=model, version=version).SerializeToString()
+    assert not pb.ModelReadyResponse.FromString(damaged.call(f"{INFERENCE}ModelReady", ready)).ready
+    np.testing.assert_allclose(damaged.infer(ROWS, "half"), toy_model.outputs(ROWS))
+
+
+def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
+    registry = Registry()
+    registry.begin_load("toy", 1)
+    for version, text in (("", "'toy' is not at ready state"), ("1", "'toy' version 1 is not at ready state")):
+        with pytest.raises(Unavailable, match=f"^Request for unknown model: {text}$"):
+            registry.resolve("toy", version)
+    assert not Catalogue(registry, Lifecycle()).model_ready("toy", "1")

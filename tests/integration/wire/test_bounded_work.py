@@ -1,0 +1,153 @@
+"""Work is bounded: what a query may compute, and who waits for whom; what is large is not built on the event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.auth import token_file
+from kanserve.grpc_api import kan_codec
+from kanserve.pb import kan_pb2
+from kanserve.transport import framing
+from kanserve.types import EdgeResponse, LayerEdges
+from tests.support import token_files, toy_model, toy_wide_model
+from tests.support.server_process import KAN, Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("bounded")
+    toy_model.write(root)
+    toy_wide_model.write(root, WIDTH)
+    with serving(root, transport=request.param, max_edge_query_evaluations=LIMIT, threads=1) as running:
+        yield running
+
+
+def query(rows: int, **fields: object) -> bytes:
+    packed = np.ones((rows, WIDTH), np.float32).tobytes()
+    return kan_pb2.QueryEdgesRequest(model_name="wide", rows=packed, row_count=rows, **fields).SerializeToString()
+
+
+def seconds(server: Server, data: bytes, timeout: float = 60) -> float:
+    begun = time.monotonic()
+    server.call(f"{KAN}QueryEdges", data, timeout=timeout)
+    return time.monotonic() - begun
+
+
+def test_a_query_that_takes_too_much_is_refused_before_it_begins(server: Server) -> None:
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(f"{KAN}QueryEdges", query(1001, top_k=1))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.details() == (
+        "the query takes 360360000 edge evaluations (1001 rows x 360000 edges of the layers that are asked for, "
+        "counted at each position), the limit is 360000000; send at most 1000 rows, or ask for fewer layers"
+    )
+    assert time.monotonic() - begun < seconds(server, query(1000, top_k=1))
+
+
+def test_queries_take_turns(server: Server) -> None:
+    """A short one does not wait for the whole of a long one that came before."""
+    short, long = query(1, top_k=1), query(200, top_k=1)
+    seconds(server, short)
+    ended: list[str] = []
+
+    def ask(name: str, data: bytes) -> None:
+        server.call(f"{KAN}QueryEdges", data)
+        ended.append(name)
+
+    askers = [threading.Thread(target=ask, args=one) for one in (("long", long), ("long", long))]
+    for asker in askers:
+        asker.start()
+    wait_until(lambda: "kanserve_inflight_requests 2.0" in server.metrics())
+    ask("short", short)
+    for asker in askers:
+        asker.join(60)
+    assert ended == ["short", "long", "long"]
+
+
+def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> None:
+    """One that asks four times is no faster for it than one that asks once."""
+    toy_wide_model.write(tmp_path, WIDTH)
+    token = token_file.make()
+    made = token_files.write(tmp_path / "tokens", more=token_files.block("other", token, "interpret"))
+    greedy, modest = (token_files.bearer(one) for one in (made["interpret"], token))
+    limits = {
+        "max_edge_query_evaluations": LIMIT,
+        "max_edge_queries": 8,
+        "threads": 1,
+        "tokens": str(tmp_path / "tokens"),
+    }
+    with serving(tmp_path, **limits) as server:
+        ask = server.channel.unary_unary(f"{KAN}QueryEdges")
+        ask(query(1, top_k=1), metadata=modest, timeout=60)
+        many = [ask.future(query(60, top_k=1), metadata=greedy, timeout=60) for _ in range(6)]
+        wait_until(lambda: sum(one.done() for one in many) == 2)  # those beyond its half
+        assert {one.code() for one in many if one.done()} == {grpc.StatusCode.UNAVAILABLE}
+        ask(query(60, top_k=1), metadata=modest, timeout=60)
+        assert sum(one.done() for one in many) < 6  # each of the four has had a quarter of the other's turns
+        assert [one.code() for one in many].count(grpc.StatusCode.OK) == 4
+
+
+def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
+    alone = seconds(server, query(1, top_k=1))
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{KAN}QueryEdges", query(1000, top_k=1), timeout=0.05)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    assert seconds(server, query(1, top_k=1)) < alone + 1.0
+
+
+def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
+    """3 MB of edge values, and a description of 1.4 MB, which is kept."""
+    rows = np.linspace(-1, 1, 2 * WIDTH, dtype=np.float32).reshape(2, WIDTH)
+    asked = kan_pb2.QueryEdgesRequest(model_name="wide", rows=rows.tobytes(), row_count=2, id="an id")
+    answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", asked.SerializeToString()))
+    assert (answer.model_name, answer.model_version, answer.id) == ("wide", "1", "an id")
+    (layer,) = answer.layers
+    found = np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
+    np.testing.assert_allclose(found, np.tanh(rows)[:, :, None] * toy_wide_model.weights(WIDTH), rtol=1e-5, atol=1e-9)
+    data = kan_pb2.DescribeModelRequest(model_name="wide").SerializeToString()
+    first, second = (server.call(f"{KAN}DescribeModel", data) for _ in range(2))
+    assert first == second
+    described = kan_pb2.DescribeModelResponse.FromString(first)
+    assert np.frombuffer(described.layers[0].mask, "<f4").sum() == WIDTH * WIDTH
+
+
+def test_the_pieces_of_an_answer_are_the_message() -> None:
+    shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * kan_codec.PIECE + 1))
+    layers = tuple(
+        LayerEdges(at, (at, 300), (7,), np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+        for at, shape in enumerate(shapes)
+    )
+    message = kan_pb2.QueryEdgesResponse(model_name="m", model_version="3", digest="d", id="i")
+    for layer in layers:
+        message.layers.add(
+            layer=layer.layer,
+            shape=layer.values.shape,
+            sources=layer.sources,
+            destinations=layer.destinations,
+            values=layer.values.tobytes(),
+        )
+    assert kan_pb2.QueryEdgesResponse.FromString(kan_codec.packed(EdgeResponse("m", 3, "i", "d", layers))) == message
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 21])
+def test_a_frame_in_parts_is_the_frame(size: int) -> None:
+    message = bytes(range(size))
+    *before, last = list(framing.parts(message, 10))
+    assert b"".join(part for part, _ in (*before, last)) == framing.frame(message)
+    assert [end for _, end in (*before, last)] == [False] * len(before) + [True]

@@ -1,0 +1,118 @@
+"""The settings of connections, by their effect: gRPC core takes unknown options in silence, and h2corn has its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.support import attacks, toy_model
+from tests.support.server_process import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.zeros((1, 3), np.float32)
+KEEPALIVE_TIMER = "02"  # in /proc/net/tcp
+
+
+def kinds(peer: socket.socket, seconds: float) -> list[int]:
+    """The types of the frames that come, until the other side closes or the time is over."""
+    data, end = b"", time.monotonic() + seconds
+    with contextlib.suppress(OSError):
+        while (left := end - time.monotonic()) > 0:
+            peer.settimeout(left)
+            more = peer.recv(65536)
+            if not more:
+                break
+            data += more
+    found = []
+    while len(data) >= 9:
+        found.append(data[3])
+        data = data[9 + int.from_bytes(data[:3], "big") :]
+    return found
+
+
+def own(server: Server) -> grpc.Channel:
+    """A channel with a connection of its own."""
+    return grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
+
+
+def healthy(channel: grpc.Channel, timeout: float) -> bool:
+    try:
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=timeout)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_an_idle_connection_is_closed_in_words(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=door, max_connection_idle_seconds=1.0) as server:
+        server.infer(ROWS)
+        with attacks.connect(server.port) as peer:
+            peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
+            assert attacks.GOAWAY in kinds(peer, 20)
+        assert server.infer(ROWS).shape == (1, 2)  # the client connects again
+
+
+def test_half_a_preface_is_cut_off(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with (
+        serving(tmp_path, transport=door, handshake_timeout=1.0) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as peer,
+    ):
+        peer.sendall(attacks.PREFACE[:10])
+        begun = time.monotonic()
+        kinds(peer, 20)
+        assert time.monotonic() - begun < 15
+
+
+def test_no_more_connections_than_are_allowed(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=door, max_connections=3) as server:
+        server.infer(ROWS)
+        held = [own(server) for _ in range(2)]
+        assert all(healthy(channel, 20) for channel in held)
+        with own(server) as late:
+            assert not healthy(late, 1.5)
+            server.infer(ROWS)
+            held[0].close()
+            wait_until(lambda: healthy(late, 1.5), 30)
+        held[1].close()
+
+
+def test_a_silent_peer_is_asked_for_a_sign_of_life(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=door, keepalive_seconds=1.0) as server, attacks.connect(server.port) as peer:
+        peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
+        if door == "grpcio":
+            assert attacks.PING in kinds(peer, 5)
+        else:
+            wait_until(lambda: timer(server.port, peer.getsockname()[1]) == KEEPALIVE_TIMER)
+
+
+def timer(here: int, there: int) -> str:
+    """Which timer runs on the server's side of a connection."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, _, running, *_ = line.split()
+        if (local[-4:], remote[-4:]) == (f"{here:04X}", f"{there:04X}"):
+            return running[:2]
+    return ""
+
+
+def test_an_old_connection_is_closed_by_grpcio(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(
+        tmp_path, transport="grpcio", max_connection_age_seconds=1.0, max_connection_age_grace_seconds=1.0
+    ) as server:
+        with attacks.connect(server.port) as peer:
+            peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
+            assert attacks.GOAWAY in kinds(peer, 20)
+        for _ in range(30):
+            server.infer(ROWS)
+            time.sleep(0.1)

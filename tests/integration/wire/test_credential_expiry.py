@@ -1,0 +1,354 @@
+"""If a caller's credential is revoked or expires, each open stream of the caller ends, on both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import http.client
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from kanserve.auth import token_file
+from kanserve.auth.authenticator import Authenticator
+from kanserve.auth.permissions import HEALTH, INFERENCE, KAN, NEEDS, REFLECTION
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
+from kanserve.grpc_api.interceptor import AccessLog, CallFailed, Interceptor, Kind
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from kanserve.server.app import App
+from kanserve.system.lifecycle import Lifecycle
+from tests.support import auth_matrix, token_files, toy_model, toy_wide_model
+from tests.support.server_process import Server, request, serving, wait_until
+
+WIDTH, ROWS = 256, 128  # of responses that exceed the buffers of the transports
+SOON = 6.0  # seconds; the server takes less than one after it has seen the change, and the machine may be busy
+LIVES = 6.0  # seconds from the creation of the tokens to their expiry
+ALL = ["read", "infer", "interpret"]
+WATCHED = ("/v1/kan/models/toy/watch", "/v1/kan/models/toy/versions/1/watch")
+ROUTES = {path.replace("toy", "{name}").replace("versions/1", "versions/{version}"): path for path in WATCHED}
+# The first message of each stream. The stream lasts longer than this test, or has more than a reader takes at once.
+FIRST: dict[str, Any] = {
+    f"{KAN}/WatchStatistics": kan_pb2.WatchStatisticsRequest(model_name="toy", interval=3600),
+    f"{KAN}/GetCurves": kan_pb2.GetCurvesRequest(model_name="wide", layers=[0], points=200),
+    f"{KAN}/StreamEdges": kan_pb2.QueryEdgesRequest(
+        model_name="wide", row_count=ROWS, rows=np.zeros((ROWS, WIDTH), "<f4").tobytes(), layers=[0]
+    ),
+    f"{HEALTH}/Watch": health_pb2.HealthCheckRequest(service="toy"),
+    f"{INFERENCE}/ModelStreamInfer": request(np.zeros((1, 3), np.float32)),
+    **{f"{name}/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(list_services="") for name in REFLECTION},
+}
+# A channel with its own connection, whose window stays at 64 KiB: the reader takes no more ahead.
+SMALL_WINDOW = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+ENDING = {f"{KAN}/GetCurves", f"{KAN}/StreamEdges"}
+
+
+class Held(threading.Thread):
+    """Reads the first message of a stream, and the rest to its end once `more` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.begun, self.more, self.over = threading.Event(), threading.Event(), threading.Event()
+        self.ended, self.outcome, self.messages = 0.0, "", 0
+
+    def run(self) -> None:
+        try:
+            self.outcome = self.read()
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            self.outcome = repr(error)
+        finally:
+            self.ended = time.monotonic()
+            self.begun.set()
+
+    def read(self) -> str:
+        raise NotImplementedError
+
+
+class OfGrpc(Held):
+    def __init__(self, server: Server, name: str, token: str) -> None:
+        super().__init__()
+        self._server, self.name, self._token = server, name, token
+
+    def read(self) -> str:
+        message, how = FIRST[self.name], auth_matrix.METHODS[self.name]
+        with grpc.insecure_channel(self._server.address, SMALL_WINDOW) as channel:
+            make = channel.stream_stream if how.client_streaming else channel.unary_stream
+            first = message.SerializeToString()
+            given = self._messages(first) if how.client_streaming else first
+            try:
+                for _ in make(f"/{self.name}")(given, timeout=120, metadata=token_files.bearer(self._token)):
+                    self.messages += 1
+                    self.begun.set()
+                    self.more.wait(60)
+            except grpc.RpcError as error:
+                return f"{error.code().name}: {error.details()}"
+            finally:
+                self.over.set()
+        return "OK"
+
+    def _messages(self, first: bytes) -> Iterator[bytes]:
+        yield first
+        self.over.wait(120)
+
+
+class OfHttp(Held):
+    def __init__(self, server: Server, name: str, token: str) -> None:
+        super().__init__()
+        self._server, self._path, self._token = server, ROUTES[name.partition(" ")[2]], token
+
+    def read(self) -> str:
+        connection = http.client.HTTPConnection(self._server.http, timeout=120)
+        try:
+            headers = {"Authorization": f"Bearer {self._token}"}
+            connection.request("GET", f"{self._path}?interval=3600", headers=headers)
+            answer = connection.getresponse()
+            kind = ""
+            for line in answer:
+                kind = line.decode().partition("event: ")[2].strip() or kind
+                if line.startswith(b"data: "):
+                    self.messages += 1
+                    self.begun.set()
+                    said = json.loads(line[6:])
+                    if kind == "error":
+                        assert not answer.read().strip(b":\n"), "nothing follows the error"
+                        return "UNAUTHENTICATED" if "open another stream" in said["error"] else said["error"]
+            return "OK"
+        finally:
+            connection.close()
+
+
+def streams(tmp_path: Path) -> set[str]:
+    """Every method and route of the server that returns a stream."""
+
+    async def wired() -> set[str]:
+        app = App(Settings(repository=tmp_path, grpc_port=0, metrics_port=0, reflection=True))
+        return app.guard.streams
+
+    return asyncio.run(wired())
+
+
+def test_the_table_of_streams_is_that_of_the_server(tmp_path: Path) -> None:
+    """A new stream needs a test below."""
+    pytest.importorskip("starlette")
+    toy_model.write(tmp_path)
+    assert streams(tmp_path) == {*FIRST, *(f"GET {route}" for route in ROUTES)}
+    offered = {name for name, how in auth_matrix.METHODS.items() if how.server_streaming}
+    assert offered == set(FIRST)
+    assert streams(tmp_path) <= set(NEEDS)
+
+
+def opened(server: Server, token: str) -> dict[str, Held]:
+    """All streams, each on its own connection."""
+    held: dict[str, Held] = {name: OfGrpc(server, name, token) for name in FIRST}
+    held |= {f"GET {route}": OfHttp(server, f"GET {route}", token) for route in ROUTES}
+    for one in held.values():
+        one.start()
+    return held
+
+
+class Guarded:
+    """A server, and the token file that it follows."""
+
+    def __init__(self, server: Server, path: Path, usual: str) -> None:
+        self.server, self._path, self._usual = server, path, usual
+
+    def save(self, *blocks: str) -> None:
+        """Save the file; return when the server has read it."""
+        before = self._taken()
+        self.write(*blocks)
+        wait_until(lambda: self._taken() > before, 20)
+
+    def write(self, *blocks: str) -> None:
+        """Write the file in one step, as `kanserve token` does."""
+        made = self._path.with_name("made")
+        token_files.save(made, "\n".join([self._usual, *blocks]))
+        made.rename(self._path)
+
+    def _taken(self) -> int:
+        return sum(line["event"] == "token_file_loaded" for line in self.server.lines())
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    for name in ("starlette", "h2corn"):
+        pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("streams")
+    toy_model.write(folder / "models")
+    toy_wide_model.write(folder / "models", WIDTH)
+    usual = token_files.block("usual", token_file.make(), "admin")
+    token_files.save(folder / "tokens", usual)
+    settings = {
+        "tokens": str(folder / "tokens"),
+        "reflection": True,
+        "max_response_bytes": 2**26,
+        "credential_poll_seconds": 2,
+    }
+    port = {} if request.param == "asgi" else {"http_port": 0}
+    with serving(folder / "models", transport=request.param, **settings, **port) as server:
+        yield Guarded(server, folder / "tokens", usual)
+
+
+def test_every_stream_ends_when_its_token_is_revoked_or_expires(guarded: Guarded) -> None:
+    revoked, expiring, kept = (token_file.make() for _ in range(3))
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=LIVES)
+    others = (
+        token_files.block("expiring", expiring, *ALL, expires=f"{until:%Y-%m-%dT%H:%M:%S}Z"),
+        token_files.block("kept", kept, *ALL),
+    )
+    guarded.save(token_files.block("revoked", revoked, *ALL), *others)
+    of = {token: opened(guarded.server, token) for token in (expiring, revoked, kept)}
+    for held in of.values():
+        assert all(one.begun.wait(20) for one in held.values())
+        assert not {name: one.outcome for name, one in held.items() if one.outcome}
+    guarded.save(*others)
+    taken = time.monotonic()
+    late = ended(of[revoked], taken)
+    assert not late, f"streams of a token that was revoked: {late}"
+    still = {name: one.outcome for name, one in of[kept].items() if one.outcome}
+    assert not still, "streams of others go on"
+    over = time.monotonic() + until.timestamp() - time.time()
+    for one in of[expiring].values():
+        one.more.wait(max(0.0, over - time.monotonic()))
+    late = ended(of[expiring], over, "expired")
+    assert not late, f"streams of a token that has expired: {late}"
+    assert {name for name, one in of[kept].items() if finished(one)} == ENDING
+    guarded.save()
+    for one in of[kept].values():
+        one.join(20)
+
+
+def finished(stream: Held) -> bool:
+    """Whether the stream of a caller with a valid token runs to its end."""
+    stream.more.set()
+    if isinstance(stream, OfGrpc) and stream.name in ENDING:
+        stream.join(30)
+    return stream.outcome == "OK"
+
+
+def ended(held: dict[str, Held], since: float, says: str = "") -> dict[str, Any]:
+    """The streams that did not end as expected, with their outcome."""
+    wrong = {}
+    for one in held.values():
+        one.more.set()
+    for name, one in held.items():
+        one.join(max(0.1, since + SOON - time.monotonic()))
+        good = one.outcome.startswith("UNAUTHENTICATED") or (says and says in one.outcome)
+        if one.is_alive() or not good or one.ended > since + SOON:
+            wrong[name] = (one.outcome or "still open", one.messages, round(one.ended - since, 2))
+    return wrong
+
+
+def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Guarded) -> None:
+    """The server ends the stream at the next request. For other errors of a request it sends an error and goes on."""
+    token, asked = token_file.make(), threading.Semaphore(0)
+    guarded.save(token_files.block("one", token, "infer"))
+
+    def messages() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield FIRST[f"{INFERENCE}/ModelStreamInfer"].SerializeToString()
+            asked.acquire(timeout=20)
+
+    make = guarded.server.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")
+    answers = make(messages(), timeout=60, metadata=token_files.bearer(token))
+    found = [pb.ModelStreamInferResponse.FromString(next(answers))]
+    guarded.write(token_files.block("one", token_file.make(), "infer"))
+    with pytest.raises(grpc.RpcError) as caught:
+        found.extend(paced(answers, asked))
+    asked.release()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not any(one.error_message for one in found)
+
+
+def paced(answers: Iterator[bytes], asked: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
+    """Wait for a response, and send the next request some time later."""
+    for answer in answers:
+        yield pb.ModelStreamInferResponse.FromString(answer)
+        time.sleep(0.01)
+        asked.release()
+
+
+class Standing:
+    """A guard with a gate, and a stream that sends one message and then waits for ever."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self.gate = Authenticator(self.credentials(text), lambda _: ())
+        self.cleaned = 0
+        guard = Interceptor(
+            Metrics(), Lifecycle(), AccessLog("none"), self.gate, max_inflight_requests=9, max_inflight_bytes=10**6
+        )
+        self.stream = guard.stream(HEALTH, "Watch", Kind.SERVER_STREAM, self.method)
+
+    def credentials(self, text: str) -> token_file.Credentials:
+        token_files.save(self._path, text)
+        return token_file.load(self._path)
+
+    async def method(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.sleep(60)
+        finally:
+            self.cleaned += 1
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    for _ in ():
+        yield b""
+
+
+def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
+    token, other = token_file.make(), token_file.make()
+    text, both = (token_files.block(name, other, "read") for name in ("other", "more"))
+    mine = token_files.block("mine", token, "read")
+
+    async def cut() -> None:
+        standing = Standing(tmp_path / "t", mine + text)
+        arrival = RequestMetadata(token_files.bearer(token), None)
+
+        # A stream that waits ends at once, also if the file has other entries.
+        answers = standing.stream.answers(nothing(), arrival)
+        assert await anext(answers) == b"first"
+        waiting = asyncio.ensure_future(anext(answers))
+        await asyncio.sleep(0)
+        standing.gate.take(standing.credentials(mine + both))
+        await asyncio.sleep(0.01)
+        assert not waiting.done(), "it has not changed"
+        standing.gate.take(standing.credentials(text))
+        with pytest.raises(CallFailed) as caught:
+            await asyncio.wait_for(waiting, 5)
+        assert (caught.value.code, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
+        assert not standing.gate._open
+
+        # If the caller leaves at the same moment, the call is cancelled.
+        standing.gate.take(standing.credentials(mine))
+        answers = standing.stream.answers(nothing(), arrival)
+        await anext(answers)
+        waiting = asyncio.ensure_future(anext(answers))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        standing.gate.take(standing.credentials(text))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert not standing.gate._open
+
+        # A stream that is sending ends with the next message.
+        standing.gate.take(standing.credentials(mine))
+        answers = standing.stream.answers(nothing(), arrival)
+        await anext(answers)
+        standing.gate.take(standing.credentials(text))
+        with pytest.raises(CallFailed, match="mine is not known here any more"):
+            await anext(answers)
+        assert not standing.gate._open
+
+    asyncio.run(cut())

@@ -1,0 +1,227 @@
+"""Who is calling, as our own client and its commands tell it: tokens, and the names in certificates, on both doors."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import importlib.util
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kanserve import AsyncClient, Client, NotAllowed
+from kanserve.auth import authenticator
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from tests.support import certificates, token_files, toy_model
+from tests.support.command_line import document, kanserve, program
+from tests.support.server_process import INFERENCE, Server, launched, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.full((2, 3), 0.25, np.float32)
+CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates.write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    toy_model.write(root)
+    return root
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, dict[str, str]]]:
+    """Callers show a certificate, and perhaps a token."""
+    pytest.importorskip("h2corn")
+    made = token_files.write(files / f"{request.param}.toml", more=CERTIFIED)
+    pems = {
+        "tls_cert": "server.pem",
+        "tls_key": "server.key",
+        "tls_client_ca": "ca.pem",
+        "tokens": f"{request.param}.toml",
+    }
+    given = {name: str(files / file) for name, file in pems.items()}
+    with serving(models, transport=request.param, **given) as server:
+        yield server, made
+
+
+def client(server: Server, files: Path, name: str, **more: str) -> Client:
+    return Client(
+        f"grpcs://{server.address}", ca=files / "ca.pem", cert=files / f"{name}.pem", key=files / f"{name}.key", **more
+    )
+
+
+def test_a_certificate_is_told_by_its_name(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
+    server, made = mutual
+    with client(server, files, "caller") as asking:
+        answer = asking.infer(asking.model("toy").inputs[0], ROWS, model="toy")
+        np.testing.assert_allclose(answer.outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
+        with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
+            asking.describe("toy")
+    with client(server, files, "server") as other:  # of the same authority, and nobody's here
+        assert other.health() == "SERVING"
+        with pytest.raises(NotAllowed, match="no credential was shown") as caught:
+            other.index()
+        assert caught.value.code == "UNAUTHENTICATED"
+    with client(server, files, "caller", token=made["interpret"]) as both:  # a token wins
+        assert both.describe("toy").name == "toy"
+        with pytest.raises(NotAllowed, match="which interpret does not have"):
+            both.infer(both.model("toy").inputs[0], ROWS, model="toy")
+
+
+def test_a_stream_and_a_second_call_are_told_too(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
+    server, _ = mutual
+    pem = {
+        name: (files / name).read_bytes() for name in ("ca.pem", "caller.key", "caller.pem", "server.key", "server.pem")
+    }
+    for name, code in (("caller", grpc.StatusCode.OK), ("server", grpc.StatusCode.UNAUTHENTICATED)):
+        shown = grpc.ssl_channel_credentials(pem["ca.pem"], pem[f"{name}.key"], pem[f"{name}.pem"])
+        with grpc.secure_channel(server.address, shown) as channel:
+            for _ in range(2):
+                call = channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([]), timeout=20)
+                assert call.code() is code
+
+
+def sans(*given: x509.GeneralName) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([]), datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now)
+    if given:
+        made = made.add_extension(x509.SubjectAlternativeName(given), critical=True)
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_names_of_a_certificate() -> None:
+    uri, dns = x509.UniformResourceIdentifier("spiffe://a/b"), x509.DNSName("a.example")
+    address = x509.IPAddress(ipaddress.ip_address("10.0.0.1"))
+    assert authenticator.certificate_names(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
+        *("spiffe://a/b", "a.example", "10.0.0.1", "a@b.example")
+    }
+    assert (
+        authenticator.certificate_names(sans(x509.DNSName("spiffe://a/b"))) == frozenset()
+    )  # no URI, whatever it looks like
+    assert authenticator.certificate_names(sans()) == authenticator.certificate_names("no certificate") == frozenset()
+
+
+def test_certificates_that_nothing_here_can_read_are_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert authenticator.missing_name() == ""
+    assert (
+        authenticator.presented({}),
+        authenticator.presented({"extensions": {"tls": {"client_cert_chain": []}}}),
+    ) == ("", "")
+    token_files.save(tmp_path / "tokens", CERTIFIED)
+    settings = Settings(repository=tmp_path, tokens=tmp_path / "tokens")
+    assert authenticator.build(settings.model_copy(update={"tls_client_ca": tmp_path / "ca.pem"})) is not None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for authority, says in (
+        (None, "tls_client_ca is not set"),
+        (tmp_path / "ca.pem", "needs cryptography: pip install"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            authenticator.build(settings.model_copy(update={"tls_client_ca": authority}))
+
+
+async def awaited(server: Server, token: str) -> None:
+    async with AsyncClient(server.address, token=token) as asking:
+        assert [entry.name for entry in await asking.index()] == ["toy"]
+    async with AsyncClient(server.address) as nobody:
+        with pytest.raises(NotAllowed):
+            await nobody.index()
+
+
+def test_our_awaited_client_shows_its_token_and_its_certificate(
+    mutual: tuple[Server, dict[str, str]], files: Path
+) -> None:
+    server, _ = mutual
+    pems = {"ca": files / "ca.pem", "cert": files / "caller.pem", "key": files / "caller.key"}
+
+    async def ask() -> Any:
+        async with AsyncClient(f"grpcs://{server.address}", **pems) as asking:
+            with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
+                await asking.describe("toy")
+            return (await asking.infer(await asking.model("toy"), ROWS)).outputs["y"]
+
+    np.testing.assert_allclose(asyncio.run(ask()), toy_model.outputs(ROWS), rtol=1e-5)
+
+
+def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
+    made = token_files.write(tmp_path / "tokens")
+    (tmp_path / "mine").write_text(f"{made['infer']}\n")
+    (tmp_path / "rows.csv").write_text("0.25,0.25,0.25\n")
+    with serving(models, tokens=str(tmp_path / "tokens")) as server:
+        with Client(server.address, token=made["infer"]) as asking:
+            assert asking.ready()
+        asyncio.run(awaited(server, made["infer"]))
+        with Client(server.address) as nobody:
+            assert nobody.ready()
+            with pytest.raises(NotAllowed):
+                nobody.describe("toy")
+        infer = ("infer", "toy", "--input", tmp_path / "rows.csv", "--url", server.address, "--json")
+        assert document(kanserve(*infer, "--token-file", tmp_path / "mine"))["outputs"]
+        assert program(*infer, KANSERVE_TOKEN=made["infer"]).returncode == 0
+        refused = kanserve(*infer)
+        assert refused.returncode == 1
+        assert "--token-file FILE says who is calling" in refused.stderr
+        assert made["infer"] not in kanserve(*infer, "--token-file", tmp_path / "mine").stderr
+        listed = document(kanserve("models", "--url", server.address, "--token-file", tmp_path / "mine", "--json"))
+        assert listed["models"][0]["name"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "says"),
+    [
+        ("10.0.0.1:8001", {"token": "t" * 47}, "would travel to 10.0.0.1:8001 in the clear"),
+        ("grpc://example:8001", {"token": "t" * 47}, "in the clear"),
+        ("localhost:8001", {"token": "two words"}, "characters that no token has"),
+        ("localhost:8001", {"token": "t\u00e9"}, "characters that no token has"),
+    ],
+)
+def test_a_token_that_is_not_sent(url: str, more: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        Client(url, **more)
+    assert more["token"] not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "[::1]:1", "localhost:1", "grpc://127.0.0.2:1", "grpcs://example:1"])
+def test_a_token_that_is(url: str) -> None:
+    Client(url, token="t" * 47).close()
+    Client("10.0.0.1:1", token="t" * 47, token_in_clear=True).close()
+
+
+def test_token_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name, says in (("none", "No such file"), ("empty", "is empty"), ("bytes", "it is no text")):
+        done = kanserve("health", "--token-file", tmp_path / name)
+        assert (done.returncode, says in done.stderr) == (2, True)
+
+
+def test_what_is_open_to_others_says_so_at_the_start(models: Path) -> None:
+    with launched(models, host="0.0.0.0", insecure=True) as (process, log):
+        assert process.stdout is not None
+        process.stdout.readline()
+        wait_until(lambda: '"event": "insecure_address"' in log.read_text())
+        assert "there is neither TLS nor authentication" in log.read_text()
+
+
+def test_what_others_may_reach(models: Path) -> None:
+    pair = {"tls_cert": "a", "tls_key": "a"}
+    assert Settings(repository=models, host="0.0.0.0", tokens="t", **pair).exposed == ""
+    assert Settings(repository=models, host="0.0.0.0", tls_client_ca="c", **pair).exposed == ""
+    assert Settings(repository=models, host="::1", tokens="t").exposed == ""

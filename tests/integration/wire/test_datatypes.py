@@ -1,0 +1,228 @@
+"""Every datatype that a plain ONNX may have, through identity graphs, by the real client and by both ways to send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import ml_dtypes
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from onnx import TensorProto, helper
+
+from kanserve.errors import LoadError, LoadReason
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.runtime import ort
+from kanserve.services import validation
+from tests.support.server_process import INFERENCE, Server, serving
+
+Code = grpc.StatusCode
+TINY = 1e-40  # not a normal number
+# Datatype -> ONNX's, the field of typed contents, and rows [2, 3] with what is at its ends.
+KINDS: dict[str, tuple[int, str, np.ndarray]] = {
+    "BOOL": (TensorProto.BOOL, "bool_contents", np.array([[True, False, True], [False, False, True]])),
+    **{
+        f"{sign}{bits}": (
+            getattr(TensorProto, f"{sign}{bits}"),
+            f"{sign.lower()}{'64' if bits == 64 else ''}_contents",
+            np.array([[low, high, 0], [1, 2, 3]], f"{sign.lower()}{bits}"),
+        )
+        for sign in ("INT", "UINT")
+        for bits in (8, 16, 32, 64)
+        for low, high in [(np.iinfo(f"{sign.lower()}{bits}").min, np.iinfo(f"{sign.lower()}{bits}").max)]
+    },
+    "FP16": (TensorProto.FLOAT16, "", np.array([[1.5, -np.inf, 65504], [6e-8, -0.0, np.nan]], np.float16)),
+    "BF16": (TensorProto.BFLOAT16, "", np.array([[1.5, -np.inf, 3e38], [TINY, -0.0, np.nan]], ml_dtypes.bfloat16)),
+    "FP32": (TensorProto.FLOAT, "fp32_contents", np.array([[1.5, -np.inf, 3e38], [TINY, -0.0, np.nan]], np.float32)),
+    "FP64": (TensorProto.DOUBLE, "fp64_contents", np.array([[1.5, -np.inf, 1e308], [5e-324, -0.0, np.nan]])),
+    "BYTES": (
+        TensorProto.STRING,
+        "bytes_contents",
+        np.array([[b"", b"a\0b", b"0"], ["ü".encode(), b" ", b"x" * 300]], object),
+    ),
+}
+
+
+def identity(kind: int, shape: list[object], *, outputs: int = 1) -> bytes:
+    nodes = [helper.make_node("Identity", ["x"], [f"y{at}"]) for at in range(outputs)]
+    given = [helper.make_tensor_value_info("x", kind, shape)]
+    wanted = [helper.make_tensor_value_info(f"y{at}", kind, shape) for at in range(outputs)]
+    return packed(helper.make_graph(nodes, "g", given, wanted))
+
+
+def packed(graph: object) -> bytes:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+def mixed() -> bytes:
+    """BF16 and FP32 in, both and strings out."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["y"]),
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["f", "w"], ["z"]),
+        helper.make_node("Cast", ["z"], ["s"], to=TensorProto.STRING),
+    ]
+    ports = {"x": TensorProto.BFLOAT16, "w": TensorProto.FLOAT, "y": TensorProto.BFLOAT16, "s": TensorProto.STRING}
+    info = {name: helper.make_tensor_value_info(name, kind, ["B", 3]) for name, kind in ports.items()}
+    return packed(helper.make_graph(nodes, "g", [info["x"], info["w"]], [info["y"], info["s"]]))
+
+
+def told(kind: int) -> bytes:
+    """Answers with a string that is not UTF-8."""
+    text = helper.make_tensor("c", TensorProto.STRING, [1], [b"\xff"])
+    given = helper.make_tensor_value_info("x", kind, ["B", 1])
+    wanted = helper.make_tensor_value_info("y", TensorProto.STRING, [1])
+    return packed(helper.make_graph([helper.make_node("Identity", ["c"], ["y"])], "g", [given], [wanted], [text]))
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def plain(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("plain")
+    models = {name.lower(): identity(kind, ["B", 3]) for name, (kind, _, _) in KINDS.items()}
+    models |= {f"{name.lower()}_scalar": identity(kind, []) for name, (kind, _, _) in KINDS.items()}
+    models |= {
+        "mixed": mixed(),
+        "told": told(TensorProto.FLOAT),
+        "twice": identity(TensorProto.STRING, ["B", 3], outputs=2),
+    }
+    for name, graph in models.items():
+        folder = root / name / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(graph)
+    with serving(
+        root, transport=request.param, plain_onnx=True, max_input_strings=600, max_response_bytes=8192
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(plain: Server) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(plain.address) as made:
+        yield made
+
+
+def given(name: str, datatype: str, rows: np.ndarray) -> triton.InferInput:
+    tensor = triton.InferInput(name, list(rows.shape), datatype)
+    tensor.set_data_from_numpy(rows)
+    return tensor
+
+
+def bits(array: np.ndarray) -> object:
+    return array.tolist() if array.dtype.hasobject else (array.shape, array.tobytes())
+
+
+@pytest.mark.parametrize("datatype", KINDS)
+def test_raw_contents_come_back_to_the_bit(client: triton.InferenceServerClient, datatype: str) -> None:
+    rows = KINDS[datatype][2]
+    for array in (rows, rows[:1], np.concatenate([rows] * 20), rows[:0]):
+        answer = client.infer(datatype.lower(), [given("x", datatype, array)])
+        (output,) = answer.get_response().outputs
+        assert (output.datatype, tuple(output.shape)) == (datatype, array.shape)
+        if len(array):  # the client reads an empty answer as no array
+            assert bits(answer.as_numpy("y0")) == bits(array)
+
+
+@pytest.mark.parametrize("datatype", KINDS)
+def test_a_graph_of_one_number(plain: Server, datatype: str) -> None:
+    rows = KINDS[datatype][2]
+    value = validation.joined([rows[1, 2]]) if datatype == "BYTES" else rows[1, 2].tobytes()
+    message = pb.ModelInferRequest(model_name=f"{datatype.lower()}_scalar", raw_input_contents=[value])
+    message.inputs.add(name="x", datatype=datatype)
+    answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+    assert (list(answer.outputs[0].shape), list(answer.raw_output_contents)) == ([], [value])
+
+
+@pytest.mark.parametrize("datatype", [name for name, (_, field, _) in KINDS.items() if field])
+def test_typed_contents_mean_the_same(plain: Server, datatype: str) -> None:
+    _, field, rows = KINDS[datatype]
+    message = pb.ModelInferRequest(model_name=datatype.lower())
+    entry = message.inputs.add(name="x", datatype=datatype, shape=rows.shape)
+    getattr(entry.contents, field).extend(rows.ravel().tolist())
+    answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+    expected = validation.joined(rows.ravel()) if datatype == "BYTES" else rows.tobytes()
+    assert list(answer.raw_output_contents) == [expected]
+
+
+@pytest.mark.parametrize("datatype", KINDS)
+def test_metadata_and_configuration_name_the_type(client: triton.InferenceServerClient, datatype: str) -> None:
+    metadata = client.get_model_metadata(datatype.lower())
+    assert [tensor.datatype for tensor in (*metadata.inputs, *metadata.outputs)] == [datatype] * 2
+    config = client.get_model_config(datatype.lower(), as_json=True)["config"]
+    assert config["input"][0]["data_type"] == ("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}")
+
+
+def test_types_beside_each_other(client: triton.InferenceServerClient) -> None:
+    rows = KINDS["BF16"][2]
+    sent = [given("x", "BF16", rows), given("w", "FP32", np.ones((2, 3), np.float32))]
+    answer = client.infer("mixed", sent)
+    assert bits(answer.as_numpy("y")) == bits(rows)
+    assert answer.as_numpy("s")[0].tolist() == [b"2.5", b"-INF", b"3.0040553e+38"]
+
+
+def sent(data: bytes, *shape: int, datatype: str = "BYTES", model: str = "bytes") -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name=model, raw_input_contents=[data], id="A")
+    message.inputs.add(name="x", datatype=datatype, shape=shape)
+    return message
+
+
+WHERE = "for inference input 'x' for model 'bytes'"
+WRONG = {
+    b"\1\0": f"incomplete string length indicator {WHERE}, expecting 4 bytes but only 2 bytes available.",
+    b"\5\0\0\0ab": f"incomplete string data {WHERE}, expecting string of length 5 but only 2 bytes available",
+    b"\0\0\0\0": f"expected 3 string elements {WHERE}, got 1",
+    b"\0\0\0\0" * 4: f"unexpected number of string elements 4 {WHERE}, expecting 3",
+    b"\1\0\0\0\xff" * 3: f"string 0 {WHERE} is not UTF-8, which the runtime's strings are",
+}
+
+
+def refused(server: Server, message: pb.ModelInferRequest) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(f"{INFERENCE}ModelInfer", message.SerializeToString())
+    return caught.value.code(), caught.value.details()
+
+
+@pytest.mark.parametrize(("data", "text"), WRONG.items())
+def test_strings_that_do_not_fit_their_bytes(plain: Server, data: bytes, text: str) -> None:
+    assert refused(plain, sent(data, 1, 3)) == (Code.INVALID_ARGUMENT, f"[request id: A] {text}")
+
+
+def test_strings_are_bounded_in_number_and_in_bytes(plain: Server) -> None:
+    code, text = refused(plain, sent(b"\0\0\0\0" * 603, 201, 3))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert text.startswith("[request id: A] input 'x' of model 'bytes' has 603 strings, one input may have 600")
+    code, text = refused(plain, sent(validation.joined([b"x" * 3000] * 3), 1, 3))
+    assert (code, text) == (
+        Code.RESOURCE_EXHAUSTED,
+        "output 'y0' takes 9012 bytes, the limit is 8192; send fewer rows in one request",
+    )
+    message = pb.ModelInferRequest(model_name="bytes")
+    message.inputs.add(name="x", datatype="BYTES", shape=[30000, 3]).contents.bytes_contents.extend([b""] * 90000)
+    assert refused(plain, message)[1].startswith("ModelInferRequest has too many fields")
+    message.inputs[0].contents.bytes_contents[:] = [b"x" * 2**20]
+    assert refused(plain, message)[0] is Code.RESOURCE_EXHAUSTED
+
+
+def test_an_answer_that_is_no_text_is_the_models_fault(plain: Server) -> None:
+    code, text = refused(plain, sent(b"1234", 1, 1, datatype="FP32", model="told"))
+    assert code is Code.FAILED_PRECONDITION
+    assert "not UTF-8" in text
+
+
+def test_two_outputs_of_strings(client: triton.InferenceServerClient) -> None:
+    rows = KINDS["BYTES"][2]
+    answer = client.infer("twice", [given("x", "BYTES", rows)], outputs=[triton.InferRequestedOutput("y1")])
+    assert answer.as_numpy("y1").tolist() == rows.tolist()
+    assert answer.as_numpy("y0") is None
+
+
+def test_bf16_and_inputs_of_strings_are_not_loaded_together() -> None:
+    kinds = {"x": TensorProto.BFLOAT16, "w": TensorProto.STRING}
+    given = [helper.make_tensor_value_info(name, kind, ["B"]) for name, kind in kinds.items()]
+    wanted = [helper.make_tensor_value_info(f"{name}_out", kind, ["B"]) for name, kind in kinds.items()]
+    graph = helper.make_graph([helper.make_node("Identity", [n], [f"{n}_out"]) for n in kinds], "g", given, wanted)
+    with pytest.raises(LoadError, match="strings and tensors of BF16") as caught:
+        ort.create(packed(graph), device="cpu", threads=1)
+    assert caught.value.reason is LoadReason.RUNTIME

@@ -1,0 +1,296 @@
+"""What an edge query may ask beside values: against the toy's own definition, over the wire and in parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.analysis import query_plan
+from kanserve.client import chunking
+from kanserve.client.sync import Client
+from kanserve.grpc_api import kan_codec
+from kanserve.pb import kan_pb2
+from kanserve.types import EdgeOptions, EdgeResponse, LayerEdges
+from tests.support import toy_model
+from tests.support.server_process import KAN, Server
+
+ROWS = np.random.default_rng(5).normal(size=(6, 3)).astype("<f4")
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def asked(**fields: Any) -> bytes:
+    rows = fields.pop("rows", ROWS)
+    given = {"model_name": "toy", "rows": rows.tobytes(), "row_count": len(rows), **fields}
+    return kan_pb2.QueryEdgesRequest(**given).SerializeToString()
+
+
+def query(server: Server, **fields: Any) -> kan_pb2.QueryEdgesResponse:
+    return kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", asked(**fields)))
+
+
+def floats(data: bytes, *shape: int) -> np.ndarray:
+    return np.frombuffer(data, "<f4").reshape(shape)
+
+
+def values(layer: kan_pb2.LayerEdges) -> np.ndarray:
+    return floats(layer.values, *layer.shape)
+
+
+def test_every_row_has_its_own_strongest_and_what_is_left_adds_up(server: Server) -> None:
+    for at, layer in enumerate(query(server, top_k=2, per_row=True, residual=True).layers):
+        full = toy_model.edges(ROWS, at)
+        found, rest = values(layer), floats(layer.residual, len(ROWS), -1)
+        sources, destinations = (
+            np.frombuffer(part, "<u4").reshape(found.shape)
+            for part in (layer.per_row_sources, layer.per_row_destinations)
+        )
+        assert list(layer.residual_destinations) == list(range(full.shape[2]))
+        assert not layer.sources
+        for row in range(len(ROWS)):
+            chosen = full[row, sources[row], destinations[row]]
+            np.testing.assert_allclose(found[row], chosen, **CLOSE)
+            assert np.abs(chosen).min() >= np.sort(np.abs(full[row]).ravel())[-2] - 1e-6
+            total = rest[row].copy()
+            np.add.at(total, destinations[row], found[row])
+            np.testing.assert_allclose(total, full[row].sum(axis=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_k": 3}, {"min_magnitude": 0.5}, {"sources": [2], "destinations": [1, 0]}])
+def test_values_and_the_rest_add_up_to_the_sums(server: Server, fields: dict[str, Any]) -> None:
+    (layer,) = query(server, layers=[1], residual=True, **fields).layers
+    full, rest = toy_model.edges(ROWS, 1), floats(layer.residual, len(ROWS), -1)
+    total, found = rest.copy(), values(layer)
+    if found.ndim == 3:
+        total += found.sum(axis=1)
+    else:
+        for column, destination in enumerate(layer.destinations):
+            total[:, list(layer.residual_destinations).index(destination)] += found[:, column]
+    np.testing.assert_allclose(total, full.sum(axis=1)[:, list(layer.residual_destinations)], rtol=1e-4, atol=1e-5)
+
+
+def test_edges_of_a_magnitude(server: Server) -> None:
+    for at, layer in enumerate(query(server, min_magnitude=0.7).layers):
+        strength = np.abs(toy_model.edges(ROWS, at)).max(axis=0)
+        pairs = list(zip(layer.sources, layer.destinations, strict=True))
+        assert set(pairs) == set(zip(*np.nonzero(strength >= 0.7), strict=True))
+        assert [strength[pair] for pair in pairs] == sorted((strength[pair] for pair in pairs), reverse=True)
+    assert values(query(server, layers=[0], min_magnitude=1e9).layers[0]).shape == (6, 0)
+
+
+def test_nodes_are_what_the_layers_are_given(server: Server) -> None:
+    first, second = query(server, nodes=True, top_k=1).layers
+    np.testing.assert_array_equal(floats(first.nodes, -1, first.node_count), ROWS)
+    np.testing.assert_allclose(
+        floats(second.nodes, -1, second.node_count), toy_model.edges(ROWS, 0).sum(axis=1), **CLOSE
+    )
+    empty = query(server, rows=ROWS[:0], nodes=True).layers[0]
+    assert (empty.node_count, empty.nodes) == (3, b"")
+
+
+def test_figures_instead_of_values(server: Server) -> None:
+    names = ["mean", "mean_magnitude", "std", "min", "max", "quantiles", "histogram"]
+    for at, layer in enumerate(query(server, reductions=names, bins=3, quantiles=[0.5, 1]).layers):
+        full = toy_model.edges(ROWS, at)
+        found = {one.kind: floats(one.values, *one.shape) for one in layer.reductions}
+        assert list(found) == [*names, "histogram_bounds"]
+        assert not layer.values
+        np.testing.assert_allclose(found["mean"], full.mean(axis=0), **CLOSE)
+        np.testing.assert_allclose(found["mean_magnitude"], np.abs(full).mean(axis=0), **CLOSE)
+        np.testing.assert_allclose(found["std"], full.std(axis=0, ddof=1), **CLOSE)
+        np.testing.assert_allclose(found["quantiles"], np.quantile(full, [0.5, 1], axis=0), **CLOSE)
+        np.testing.assert_array_equal(found["histogram"].sum(axis=0), len(ROWS))
+    (layer,) = query(server, layers=[0], reductions=["max"], top_k=2).layers
+    strongest = toy_model.edges(ROWS, 0)[:, list(layer.sources), list(layer.destinations)]
+    np.testing.assert_allclose(floats(layer.reductions[0].values, 2), strongest.max(axis=0), **CLOSE)
+
+
+def test_the_ways_between_an_input_and_an_output(server: Server) -> None:
+    first, second = query(server, path_from=2, path_to=1).layers
+    assert (list(first.sources), list(second.destinations)) == ([2], [1])
+    assert list(first.destinations) == list(second.sources) == [0, 1, 2, 3]
+    np.testing.assert_allclose(values(first), toy_model.edges(ROWS, 0)[:, [2]], **CLOSE)
+
+
+def test_an_estimate_computes_nothing_and_is_right(server: Server) -> None:
+    found = query(server, rows=ROWS[:0], row_count=1000, estimate_only=True)
+    assert not found.layers
+    assert found.estimate.evaluations == 1000 * 20
+    assert 80_000 <= found.estimate.response_bytes <= 81_000
+    assert (found.estimate.max_response_bytes, found.estimate.within_limits) == (65536, False)
+    assert query(server, rows=ROWS[:0], row_count=100, estimate_only=True).estimate.within_limits
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"per_row": True}, "per_row needs top_k"),
+        ({"per_row": True, "top_k": 1, "min_magnitude": 1}, "min_magnitude applies to all rows together"),
+        ({"min_magnitude": float("nan")}, "min_magnitude is a number of 0 or more, nan was given"),
+        ({"reductions": ["median"]}, "reduction 'median' is not known; there are mean, "),
+        ({"reductions": ["mean", "mean"]}, "a reduction is named twice"),
+        ({"reductions": ["mean"], "residual": True}, "reductions combine all rows"),
+        ({"quantiles": [0.5]}, "quantiles go with the reduction 'quantiles'"),
+        ({"reductions": ["quantiles"], "quantiles": [1.5]}, "quantiles are at most 101 numbers from 0 to 1"),
+        ({"reductions": ["histogram"], "bins": 1000}, "1 to 256 bins, 1000 were asked for"),
+        ({"path_from": 0}, "path_from and path_to go together"),
+        ({"path_from": 3, "path_to": 0}, "input 3 does not exist: the model has 3 inputs, numbered 0 to 2"),
+        ({"path_from": 0, "path_to": 2}, "output 2 does not exist: the model has 2 outputs"),
+        ({"path_from": 0, "path_to": 0, "sources": [1]}, "a path has its own sources and destinations"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(server: Server, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        query(server, **fields)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_edges_of_a_magnitude_that_are_too_many_are_refused_when_they_are_known(server: Server) -> None:
+    rows = np.ones((1500, 3), "<f4")
+    with pytest.raises(grpc.RpcError, match="edges of layer 0 reach a magnitude of 1e-09") as caught:
+        query(server, rows=rows, layers=[0], min_magnitude=1e-9)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(grpc.RpcError, match="made of all values at once"):
+        query(server, rows=rows, layers=[0], reductions=["histogram"])
+    assert query(server, rows=rows, layers=[0], reductions=["mean"]).layers[0].reductions
+
+
+def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
+    fields = {"nodes": True, "residual": True, "id": "s1"}
+    whole = query(server, **fields)
+    got = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(**fields), timeout=30)
+    streamed = [kan_pb2.QueryEdgesResponse.FromString(one) for one in got]
+    assert {(one.id, one.digest, one.model_version) for one in streamed} == {("s1", whole.digest, whole.model_version)}
+    assert [layer for one in streamed for layer in one.layers] == list(whole.layers)
+    (estimate,) = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(estimate_only=True), timeout=30)
+    assert kan_pb2.QueryEdgesResponse.FromString(estimate).estimate.evaluations == 120
+
+
+def test_the_client_has_it_all_as_arrays(server: Server) -> None:
+    with Client(server.address) as client:
+        described = client.describe("toy")
+        first, second = client.edges(described, ROWS, top_k=2, per_row=True, residual=True, nodes=True)
+        assert first.sources.shape == first.destinations.shape == first.values.shape == (6, 2)
+        assert first.residual is not None
+        np.testing.assert_array_equal(first.nodes, ROWS)
+        total = first.residual.astype(np.float64)
+        np.add.at(total, (np.arange(6)[:, None], first.destinations), first.values)
+        np.testing.assert_allclose(total, second.nodes, rtol=1e-4, atol=1e-5)
+        (figures,) = client.edges(described, ROWS, layers=[1], reductions=("mean", "histogram"), bins=4)
+        np.testing.assert_allclose(figures.reductions["mean"], toy_model.edges(ROWS, 1).mean(axis=0), **CLOSE)
+        assert figures.reductions["histogram"].shape == (4, 4, 2)
+        ways = client.edges(described, ROWS, path=(0, 1))
+        assert [(list(one.sources), list(one.destinations)) for one in ways] == [
+            ([0], [0, 1, 2, 3]),
+            ([0, 1, 2, 3], [1]),
+        ]
+        found = list(chunking.edges(client, described, ROWS, path=(0, 1)))
+        for one, same in zip(found, ways, strict=True):
+            np.testing.assert_array_equal(one.values, same.values)
+        assert client.estimate(described, 10, layers=[0]).evaluations == 120
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> LayerEdges:
+    rows, s, d, k = (draw(st.integers(low, 4)) for low in (0, 1, 1, 1))
+    positions = draw(st.sampled_from([(), (2,), (2, 1)]))
+    lead, picked = (rows, *positions), draw(st.booleans())
+    edges = (k,) if picked else (s, d)
+    each = draw(st.booleans()) and picked
+    index = np.arange(np.prod((*lead, k)), dtype=np.uint32).reshape(*lead, k)
+    named = ((), ()) if each else (tuple(range(k)),) * 2 if picked else (tuple(range(s)), tuple(range(d)))
+    layer = LayerEdges(
+        3,
+        *named,
+        np.arange(np.prod((*lead, *edges)), dtype=np.float32).reshape(*lead, *edges),
+        per_row=(index, index + 1) if each else None,
+        residual=np.ones((*lead, d), np.float32) if draw(st.booleans()) else None,
+        residual_destinations=tuple(range(d)),
+        nodes=np.ones((*lead, 3), np.float32) if draw(st.booleans()) else None,
+        picked=picked,
+    )
+    if draw(st.booleans()) and not each:
+        figures = np.arange(np.prod((2, *edges)), dtype=np.float32).reshape(2, *edges)
+        empty = np.empty((0, *edges), np.float32)
+        layer = dataclasses.replace(
+            layer, values=empty, residual=None, nodes=None, reductions=(("quantiles", figures),)
+        )
+    return layer
+
+
+@given(answers(), st.integers(1, 300))
+def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) -> None:
+    parts = list(kan_codec.divided(layer, most))
+    arrays = [part.values for part in parts] + [array for part in parts for _, array in part.reductions]
+    whole = [layer.values, *(array for _, array in layer.reductions)]
+    assert sorted(np.concatenate([one.ravel() for one in arrays])) == sorted(
+        np.concatenate([one.ravel() for one in whole])
+    )
+    for part in parts:
+        least = part.values.shape[0] <= 1 and all(n == 1 for n in part.values.shape[-1 if part.picked else -2 :])
+        assert part.nbytes <= most or least
+        for name in ("residual", "nodes"):
+            found = getattr(part, name)
+            assert found is None or len(found) == len(part.values)
+        if not part.picked:
+            assert part.values.shape[-2:] == (len(part.sources), len(part.destinations))
+            assert all(array.shape[-2:] == part.values.shape[-2:] for _, array in part.reductions)
+    for name in ("residual", "nodes"):
+        held = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+        expected = getattr(layer, name)
+        assert sum(one.size for one in held) == (0 if expected is None else expected.size)
+    rows = [(part.first_row, len(part.values)) for part in parts]
+    assert not len(layer.values) or {at for start, n in rows for at in range(start, start + n)} == set(
+        range(len(layer.values))
+    )
+
+
+@given(answers())
+def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
+    data = kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
+    (sent,) = kan_pb2.QueryEdgesResponse.FromString(data).layers
+    assert sent.values == layer.values.tobytes()
+    assert tuple(sent.shape) == layer.values.shape
+    assert sent.residual == (b"" if layer.residual is None else layer.residual.tobytes())
+    assert [(one.kind, one.values) for one in sent.reductions] == [(k, a.tobytes()) for k, a in layer.reductions]
+    if layer.per_row is not None:
+        assert (sent.per_row_sources, sent.per_row_destinations) == tuple(part.tobytes() for part in layer.per_row)
+
+
+@given(answers())
+def test_no_answer_is_larger_than_its_bound(layer: LayerEdges) -> None:
+    positions = layer.values.shape[1:-1] if layer.picked else layer.values.shape[1:-2]
+    names = tuple(kind for kind, _ in layer.reductions)
+    wanted = EdgeOptions(
+        top_k=layer.values.shape[-1] if layer.picked else 0,
+        per_row=layer.per_row is not None,
+        residual=layer.residual is not None,
+        nodes=layer.nodes is not None,
+        reductions=names,
+        quantiles=(0.1, 0.9) if names else (),
+    )
+    sources, destinations = layer.sources, layer.destinations
+    if layer.picked:
+        sources, destinations = tuple(range(4)), tuple(range(max(1, len(layer.residual_destinations))))
+    plan = query_plan.LayerPlan(3, sources, destinations, positions, 3, wanted)
+    data = kan_codec.packed(EdgeResponse("", 0, "", "", (layer,)))
+    rows = 0 if names else len(layer.values)
+    assert plan.response_bytes(rows) + 60 >= len(data)
+
+
+@given(st.data())
+def test_the_strongest_of_each_are_those_of_each_alone(data: st.DataObject) -> None:
+    n, s, d, k = (data.draw(st.integers(low, 4)) for low in (0, 1, 1, 1))
+    numbers = st.sampled_from([0.0, 1.0, -1.0, 2.0, float("nan"), -3.0])
+    cube = np.array(data.draw(st.lists(numbers, min_size=n * s * d, max_size=n * s * d)), np.float32).reshape(n, s, d)
+    k = min(k, s * d)
+    found = query_plan.strongest_each(cube, k)
+    assert found.shape == (n, k)
+    for row, chosen in zip(cube, found, strict=True):
+        i, j = query_plan.strongest(query_plan.strengths(row[None]), k)
+        assert chosen.tolist() == (i * d + j).tolist()

@@ -1,0 +1,116 @@
+"""Clients that know nothing of kanserve, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.support.server_process import Server
+
+pytestmark = pytest.mark.slow
+
+TRITON = """
+import sys
+import kanserve.grpc_api.infer_codec, kanserve.transport.grpc_aio  # beside tritonclient, in one process
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+client = triton.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready()
+assert client.is_model_ready("toy") and client.is_model_ready("toy", "1")
+metadata = client.get_server_metadata()
+assert metadata.name == "kanserve" and "statistics" in metadata.extensions
+assert client.get_model_metadata("toy", as_json=True)["inputs"][0]["shape"] == ["-1", "3"]
+assert client.get_model_config("toy").config.max_batch_size == 64
+assert {m.name for m in client.get_model_repository_index().models} == {"toy", "toy64"}
+
+rows = np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3)
+def ask(model="toy", array=rows, **options):
+    kind = {"float32": "FP32", "float64": "FP64", "int32": "INT32"}[array.dtype.name]
+    tensor = triton.InferInput("x", list(array.shape), kind)
+    tensor.set_data_from_numpy(array)
+    return client.infer(model, [tensor], **options)
+
+plain = ask().as_numpy("y")
+assert plain.shape == (5, 2) and plain.dtype == np.float32
+full = ask(outputs=[triton.InferRequestedOutput("y")], request_id="r1", priority=1, timeout=10**6,
+           headers={"x-request-id": "h1"}, compression_algorithm="gzip", client_timeout=10,
+           parameters={"own": "value"})
+assert full.get_response().id == "r1" and np.array_equal(full.as_numpy("y"), plain)
+double = ask("toy64", rows.astype(np.float64)).as_numpy("y")
+assert double.dtype == np.float64 and np.allclose(double, plain, atol=1e-5)
+assert ask(array=rows[:0]).as_numpy("y").shape == (0, 2)
+try:
+    ask(array=rows.astype(np.int32))
+except InferenceServerException as error:
+    assert "data-type is 'INT32', but model 'toy' expects 'FP32'" in error.message(), error
+    assert error.status() == "StatusCode.INVALID_ARGUMENT"
+else:
+    raise AssertionError("a wrong datatype was accepted")
+before = client.get_inference_statistics("toy", "2").model_stats[0].inference_count
+ask()
+assert client.get_inference_statistics("toy", "2").model_stats[0].inference_count == before + 5
+done = []
+tensor = triton.InferInput("x", [1, 3], "FP32"); tensor.set_data_from_numpy(rows[:1])
+client.async_infer("toy", [tensor], lambda result, error: done.append((result, error)))
+import time
+while not done: time.sleep(0.01)
+assert done[0][1] is None
+print("all well")
+"""
+
+KSERVE = """
+import asyncio, sys
+import numpy as np
+from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+async def main():
+    client = InferenceGRPCClient(sys.argv[1])
+    assert await client.is_server_live() and await client.is_server_ready()
+    assert await client.is_model_ready("toy")
+    tensor = InferInput("x", [2, 3], "FP32")
+    tensor.set_data_from_numpy(np.ones((2, 3), np.float32), binary_data=True)
+    answer = await client.infer(InferRequest(model_name="toy", infer_inputs=[tensor]))
+    assert answer.outputs[0].as_numpy().shape == (2, 2)
+    print("all well")
+
+asyncio.run(main())
+"""
+
+
+def run(code: str, server: Server) -> None:
+    found = subprocess.run([sys.executable, "-c", code, server.address], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stdout.strip()) == (0, "all well"), found.stderr
+
+
+def test_tritonclient(server: Server) -> None:
+    run(TRITON, server)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("kserve") is None, reason="kserve is not installed")
+def test_kserve(server: Server) -> None:
+    run(KSERVE, server)
+
+
+def test_perf_analyzer(server: Server) -> None:
+    program = shutil.which("perf_analyzer", path=sysconfig.get_path("scripts")) or shutil.which("perf_analyzer")
+    if program is None:
+        pytest.skip("perf_analyzer has no build for this platform")
+    options = "-m toy -i grpc -b 8 --concurrency-range 1:2 --measurement-interval 500 -s 999 --max-trials 3"
+    found = subprocess.run(
+        [str(Path(program)), *options.split(), "-u", server.address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "Inferences/Second vs. Client Average Batch Latency" in found.stdout
+    assert "Concurrency: 2, throughput:" in found.stdout
+    assert "Server:" in found.stdout  # it read ModelStatistics

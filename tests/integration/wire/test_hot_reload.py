@@ -1,0 +1,288 @@
+"""A repository that changes under a running server: what is good comes in, what is bad disturbs nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanserve.config.settings import Settings
+from kanserve.models.reconciler import Reconciler
+from kanserve.models.registry import Registry, State
+from kanserve.observability.metrics import Metrics
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle, Candidate, Texts
+from kanserve.runtime import base
+from tests.kanserve.grpc_api.test_request_cache import nothing
+from tests.support import reload_tools, toy_model
+from tests.support.server_process import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+POLL = 0.05
+
+
+def serves(server: Server, factor: float, version: str = "") -> None:
+    """Soon."""
+    wait_until(lambda: reload_tools.factor(server, version=version) == factor)
+
+
+def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> None:
+    repository, toys = tmp_path / "models", tmp_path / "made"
+    one, two, three = (reload_tools.write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
+    reload_tools.swap(one, repository / "toy" / "1")
+    with serving(repository, repository_poll_seconds=POLL) as server:
+        assert reload_tools.factor(server) == 2
+        reload_tools.swap(two, repository / "toy" / "2")
+        serves(server, 4)
+        assert reload_tools.factor(server, version="1") == 2
+        reload_tools.swap(three, repository / "toy" / "2")
+        serves(server, 8)
+        assert reload_tools.index(server) == {("toy", "1"): ("READY", ""), ("toy", "2"): ("READY", "")}
+        reload_tools.swap(reload_tools.write(toys / "other", 1.0, name="other", version=7), repository / "other" / "7")
+        wait_until(
+            lambda: (
+                ("other", "7") in reload_tools.index(server) and reload_tools.index(server)["other", "7"][0] == "READY"
+            )
+        )
+        assert reload_tools.ready(server)
+        loaded = [(line["model"], line["version"]) for line in reload_tools.events(server, "model_loaded")]
+        assert loaded == [("toy", 1), ("toy", 2), ("toy", 2), ("other", 7)]
+        text = server.metrics()
+        assert reload_tools.sample(text, 'kanserve_model_loads_total{model="toy",version="2"}') == 2
+        assert text.count('kanserve_model_info{digest="') == 3
+        assert abs(reload_tools.sample(text, "kanserve_repository_change_timestamp_seconds") - time.time()) < 60
+
+
+def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
+    """Every way to be bad is row 14 of the scorecard."""
+    directory = reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
+        reload_tools.truncate(directory / "model.onnx", 40)
+        wait_until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
+        state, reason = reload_tools.index(server)["toy", "1"]
+        assert state == "READY"
+        assert "what was loaded before serves: model.onnx has 40 bytes" in reason
+        assert str(tmp_path) not in reason
+        assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
+        time.sleep(2 * POLL)
+        server.process.send_signal(signal.SIGHUP)  # tried again, and nothing new to say
+        time.sleep(2 * POLL)
+        assert len(reload_tools.events(server, "model_load_failed")) == 1
+        assert reload_tools.shown(server, 'kanserve_model_rejected{model="toy",version="1"}') == 1
+        reload_tools.swap(good, directory)
+        wait_until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
+        assert reload_tools.shown(server, 'kanserve_model_rejected{model="toy",version="1"}') == 0
+        assert len(reload_tools.events(server, "model_loaded")) == 1, "what was put back is what serves"
+
+
+def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
+    directory = reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
+        aside = shutil.copytree(good, tmp_path.parent / f"{tmp_path.name}-aside")
+        shutil.rmtree(directory)
+        missing = 'kanserve_model_files_missing{model="toy",version="1"}'
+        wait_until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
+        assert reload_tools.index(server)["toy", "1"][0] == "READY"
+        assert "not in the repository any more" in reload_tools.index(server)["toy", "1"][1]
+        assert reload_tools.factor(server) == 1
+        reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 16.0), directory)
+        serves(server, 16)
+        assert reload_tools.sample(server.metrics(), missing) == 0
+        shutil.rmtree(aside)
+        time.sleep(3 * POLL)
+        assert [
+            line["event"] for line in reload_tools.events(server, "model_files_missing", "model_files_restored")
+        ] == [
+            "model_files_missing",
+            "model_files_restored",
+        ]
+
+
+def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
+        whole = reload_tools.write(tmp_path.parent / f"{tmp_path.name}-whole", 2.0, version=2)
+        half = tmp_path / "toy" / "2"
+        half.mkdir()
+        for path in sorted(whole.iterdir(), key=lambda path: path.name == contract.FILE_NAME):
+            shutil.copy(path, half)
+            if path.name != contract.FILE_NAME:
+                time.sleep(2 * POLL)
+                assert list(reload_tools.index(server)) == [("toy", "1")]
+        serves(server, 2)
+        assert reload_tools.events(server, "model_load_failed") == []
+
+
+def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
+        toy_model.write(tmp_path, version=2, reference_scale=1.5)
+        wait_until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
+        assert reload_tools.ready(server)
+        assert reload_tools.factor(server) == 1
+        shutil.rmtree(tmp_path / "toy" / "2")
+        wait_until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
+
+
+def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_has_two_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, metrics, read = Registry(), Metrics(), layout.load
+    settings = Settings(repository=tmp_path, load_check=False)
+    reconciler = Reconciler(settings, base.load("ort"), 1, registry, metrics, nothing)
+
+    def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
+        if candidate.version == 2:
+            shutil.rmtree(tmp_path / "toy" / "2")
+        return read(candidate, most, found)
+
+    monkeypatch.setattr(layout, "load", gone)
+
+    async def all_of_it() -> None:
+        toy_model.write(tmp_path)
+        await reconciler.load(asyncio.Event())
+        toy_model.write(tmp_path, version=2)
+        toy_model.write(tmp_path, version=3, reference_scale=1.5)
+        for _ in range(2):
+            await reconciler._scan_and_act(time.monotonic())
+
+    asyncio.run(all_of_it())
+    assert {entry.version: entry.state for entry in registry.entries()} == {1: State.READY, 3: State.UNAVAILABLE}
+    series = {v: [s for s in metrics.text().decode().splitlines() if f'version="{v}"' in s] for v in (1, 2, 3)}
+    assert len(series[1]) > 100
+    assert series[2] == []
+    assert sorted(series[3]) == [
+        'kanserve_model_loaded{model="toy",version="3"} 0.0',
+        'kanserve_model_rejected{model="toy",version="3"} 1.0',
+    ]
+
+
+def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
+    for version in (1, 2):
+        reload_tools.write(tmp_path / "toy" / str(version), 2.0**version, version=version)
+    with serving(tmp_path, repository_poll_seconds=POLL, version_policy="latest:1") as server:
+        assert list(reload_tools.index(server)) == [("toy", "2")]
+        toy_model.write(tmp_path, version=3, reference_scale=1.5)  # does not load: 2 stays
+        wait_until(lambda: len(reload_tools.events(server, "model_load_failed")) == 1)
+        assert reload_tools.factor(server) == 4
+        reload_tools.swap(
+            reload_tools.write(tmp_path.parent / f"{tmp_path.name}-four", 16.0, version=4), tmp_path / "toy" / "4"
+        )
+        serves(server, 16)
+        wait_until(lambda: list(reload_tools.index(server)) == [("toy", "4")])
+        assert [line["version"] for line in reload_tools.events(server, "model_unloaded")] == [2]
+        assert 'version="2"' not in server.metrics()
+
+
+def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
+    """As the kubelet does it: a folder for each content, a link to the one that counts, links to its files."""
+    for at, factor in enumerate((1.0, 2.0)):
+        reload_tools.write(tmp_path / f"..{at}", factor)
+    (tmp_path / "..data").symlink_to("..0")
+    for path in (tmp_path / "..0").iterdir():
+        (tmp_path / path.name).symlink_to(f"..data/{path.name}")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
+        assert reload_tools.factor(server) == 1
+        (tmp_path / "..data_tmp").symlink_to("..1")
+        os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
+        shutil.rmtree(tmp_path / "..0")
+        serves(server, 2)
+        assert list(reload_tools.index(server)) == [("toy", "1")]
+        assert reload_tools.events(server, "model_load_failed", "model_files_missing") == []
+
+
+def test_sighup_looks_at_once(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=0) as server:
+        reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0), tmp_path / "toy" / "1")
+        time.sleep(0.3)
+        assert reload_tools.factor(server) == 1
+        server.process.send_signal(signal.SIGHUP)
+        serves(server, 2)
+
+
+def test_a_repository_that_goes_away(tmp_path: Path) -> None:
+    repository, aside = tmp_path / "models", tmp_path / "aside"
+    reload_tools.write(repository / "toy" / "1")
+    with serving(repository, repository_poll_seconds=POLL) as server:
+        repository.rename(aside)
+        time.sleep(2 * POLL)
+        repository.write_text("")
+        wait_until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 0)
+        time.sleep(3 * POLL)
+        assert len(reload_tools.events(server, "repository_unreadable")) == 1
+        assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
+        repository.unlink()
+        aside.rename(repository)
+        wait_until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 1)
+        assert len(reload_tools.events(server, "model_loaded")) == 1
+
+
+def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
+    models = tmp_path / "mnt" / "models"
+    reload_tools.write(models, name="digits", version=3)
+    with serving(models, repository_poll_seconds=POLL) as server:
+        assert list(reload_tools.index(server)) == [("digits", "3")]
+        reload_tools.write(models, 2.0, name="digits", version=3)  # in place, file by file, as an initializer copies
+        wait_until(lambda: reload_tools.factor(server, "digits") == 2)
+        assert list(reload_tools.index(server)) == [("digits", "3")]
+        reload_tools.truncate(models / contract.FILE_NAME, 50)
+        wait_until(lambda: "what was loaded before serves" in reload_tools.index(server)["digits", "3"][1])
+        assert list(reload_tools.index(server)) == [("digits", "3")]
+        assert reload_tools.factor(server, "digits") == 2
+        assert reload_tools.ready(server)
+
+
+def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
+        assert reload_tools.factor(server) == 1
+        (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 1\n")
+        wait_until(lambda: len(reload_tools.events(server, "model_loaded")) == 2)
+        with pytest.raises(grpc.RpcError, match="batch-size must be <= 1"):
+            reload_tools.factor(server)
+        (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: {\n")
+        wait_until(lambda: "config.pbtxt cannot be read" in reload_tools.index(server)["toy", "1"][1])
+        (tmp_path / "toy" / "config.pbtxt").unlink()
+        wait_until(lambda: len(reload_tools.events(server, "model_loaded")) == 3)
+        assert reload_tools.factor(server) == 1
+
+
+def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL, plain_onnx=True) as server:
+        graph, path = toy_model.graph(), tmp_path / "plain" / "1" / contract.MODEL_FILE
+        path.parent.mkdir(parents=True)
+        for end in (100, 200, len(graph)):
+            path.write_bytes(graph[:end])
+            time.sleep(2 * POLL)
+        assert reload_tools.events(server, "model_load_failed") == []
+        wait_until(lambda: reload_tools.index(server).get(("plain", "1"), ("", ""))[0] == "READY")
+        assert reload_tools.events(server, "model_load_failed") == []
+
+
+def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    for number in range(1000):
+        (tmp_path / f"other-{number}" / "1").mkdir(parents=True)
+    allowed = {1: {reload_tools.answers(1.0)}}
+    with (
+        serving(tmp_path, repository_poll_seconds=POLL, access_log="none") as server,
+        reload_tools.Clients(server, 1, allowed) as asking,
+    ):
+        asking.until(300)
+        assert reload_tools.shown(server, "kanserve_repository_scan_seconds") > 0.002
+        reload_tools.swap(
+            reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0, version=2), tmp_path / "toy" / "2"
+        )
+        wait_until(lambda: ("toy", "2") in reload_tools.index(server))
+    assert asking.failed == []
+    assert asking.slowest < 0.5

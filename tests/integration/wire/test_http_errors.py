@@ -1,0 +1,484 @@
+"""What a client of HTTP got wrong: the status, JSON with the words, and a server that goes on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.integration.wire.test_memory_bounds import resident
+from tests.integration.wire.test_transports import Peer
+from tests.support import bad_requests
+from tests.support.bad_requests import Wrong
+from tests.support.http_client import WAYS, Reply, ask, infer, running, tensor
+from tests.support.server_process import INFERENCE, Server, wait_until
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 2**20  # bytes of a request
+TYPED = 2**18
+HEADER = "inference_header_content_length"
+GET, POST = "GET", "POST"
+PATHS = {
+    "ModelMetadata": (GET, "/v2/models/{name}", ""),
+    "ModelConfig": (GET, "/v2/models/{name}", "/config"),
+    "ModelReady": (GET, "/v2/models/{name}", "/ready"),
+    "ModelStatistics": (GET, "/v2/models/{name}", "/stats"),
+    "RepositoryIndex": (POST, "/v2/repository{repository}", "/index"),
+    "RepositoryModelLoad": (POST, "/v2/repository{repository}/models/{name}", "/load"),
+    "RepositoryModelUnload": (POST, "/v2/repository{repository}/models/{name}", "/unload"),
+}
+
+
+# hypercorn is asked in test_web.py: how a server of HTTP ends a request that it does not read is its own.
+@pytest.fixture(scope="module", params=[way for way in WAYS if way != "hypercorn"])
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    bounds = {"max_request_bytes": LIMIT, "max_typed_contents_bytes": TYPED, "request_read_timeout": 1.0}
+    yield from running(request.param, tmp_path_factory.mktemp("web"), **bounds)
+
+
+@pytest.fixture(autouse=True)
+def _still_serving(web: Server) -> Iterator[None]:
+    yield
+    assert infer(web, {"inputs": [tensor()]}).status == 200
+
+
+def error(reply: Reply) -> str:
+    """The words of an answer that is one."""
+    assert reply.headers["content-type"] == "application/json"
+    words = reply.json["error"]
+    assert reply.json == {"error": words, "request_id": reply.headers["x-request-id"]}
+    assert words
+    assert not any(word in words for word in ("Traceback", "Error", "/work", "/tmp", "site-packages", "kanserve/"))
+    return str(words)
+
+
+def parameters(holder: Any) -> dict[str, Any]:
+    return {key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in holder.parameters.items()}
+
+
+def said(message: pb.ModelInferRequest, *, binary: bool) -> tuple[str, bytes, dict[str, str]]:
+    """Path, body and headers of the same request over HTTP."""
+    inputs = []
+    for one, raw in zip(message.inputs, message.raw_input_contents, strict=True):
+        data = {"parameters": {"binary_data_size": len(raw), **parameters(one)}}
+        if not binary:
+            data = {"data": np.frombuffer(raw, np.float32).tolist(), "parameters": parameters(one)}
+        inputs.append({"name": one.name, "datatype": one.datatype, "shape": list(one.shape), **data})
+    outputs = [{"name": one.name, "parameters": parameters(one)} for one in message.outputs]
+    body = {"id": message.id, "inputs": inputs, "outputs": outputs, "parameters": parameters(message)}
+    text = json.dumps(body).encode()
+    version = f"/versions/{quote(message.model_version)}" if message.model_version else ""
+    path = f"/v2/models/{quote(message.model_name, safe='')}{version}/infer"
+    if not binary:
+        return path, text, {}
+    return path, text + b"".join(message.raw_input_contents), {HEADER: str(len(text))}
+
+
+LONG = 8000  # of a path; servers of HTTP refuse longer ones themselves
+INFER = [case for case in bad_requests.INFER if case.over_http and len(case.message.model_name) < LONG]
+# As a number in JSON only what is one of the type that is named.
+JSON = [case for case in INFER if {one.datatype for one in case.message.inputs} <= {"FP32"}]
+
+
+@pytest.mark.parametrize(
+    ("case", "binary"), [*((c, True) for c in INFER), *((c, False) for c in JSON)], ids=lambda v: getattr(v, "name", v)
+)
+def test_the_table_that_grpc_has_too(web: Server, case: Wrong, binary: bool) -> None:
+    path, body, headers = said(case.message, binary=binary)
+    reply = ask(web, path, body, **headers)
+    assert reply.status == case.status
+    words = error(reply)
+    if "/" not in case.message.model_name:  # such a path is no route
+        assert case.said(words), words
+
+
+def named(case: Wrong) -> bool:
+    """Whether a path can say it: one without a model's name is another path."""
+    return not case.method.startswith("RepositoryModel") or bool(case.message.ListFields())
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in bad_requests.OTHERS if c.method in PATHS and named(c)], ids=lambda case: case.name
+)
+def test_the_table_of_other_methods(web: Server, case: Wrong) -> None:
+    message = case.message
+    name = getattr(message, "name", "") or getattr(message, "model_name", "") or "toy"
+    repository = getattr(message, "repository_name", "")
+    method, path, tail = PATHS[case.method]
+    path = path.format(name=name, repository=f"/{repository}" if repository else "")
+    if version := getattr(message, "version", ""):
+        path += f"/versions/{version}"
+    reply = ask(web, path + tail, method=method)
+    assert reply.status == case.status
+    assert case.said(error(reply))
+
+
+def test_a_path_without_end(web: Server) -> None:
+    assert ask(web, f"/v2/models/{'n' * 100_000}").status in (400, 404, 414, 431)
+
+
+def deep(text: str, depth: int) -> bytes:
+    return (text * depth).encode()
+
+
+def one_input(**changes: Any) -> dict[str, Any]:
+    given = {**tensor(), **changes}
+    return {"inputs": [{key: value for key, value in given.items() if value is not None}]}
+
+
+def data(*values: Any, datatype: str = "FP32") -> dict[str, Any]:
+    return one_input(data=list(values), shape=[1, len(values)], datatype=datatype)
+
+
+MALFORMED = "failed to parse the request JSON buffer"
+BODIES: list[tuple[str, Any, int, str]] = [
+    ("nothing", b"", 400, MALFORMED),
+    ("no JSON", b"\x00\xff\xfe", 400, MALFORMED),
+    ("cut", b'{"inputs": [', 400, MALFORMED),
+    ("more behind", b"{} {}", 400, MALFORMED),
+    ("a list", b"[]", 400, "Unable to parse the request: expected an object, got a list"),
+    ("null", b"null", 400, "expected an object, got null"),
+    ("no inputs", {}, 400, "Unable to parse 'inputs'"),
+    ("inputs no list", {"inputs": {}}, 400, "Unable to parse 'inputs' of the request: expected a list, got an object"),
+    ("input no object", {"inputs": [1]}, 400, "inputs[0]: expected an object, got an integer"),
+    ("many inputs", {"inputs": [tensor()] * 65}, 400, "inputs has 65 entries, at most 64 are allowed"),
+    ("no name", one_input(name=None), 400, "Unable to parse 'name'"),
+    ("name a number", one_input(name=1), 400, "Unable to parse 'name' of an input: expected a string, got an integer"),
+    ("no datatype", one_input(datatype=None), 400, "Unable to parse 'datatype'"),
+    ("datatype none", one_input(datatype="FOO"), 400, "invalid datatype for input x: 'FOO' is none of BOOL"),
+    ("half precision", one_input(datatype="FP16"), 400, "receiving FP16 data via JSON is not supported"),
+    ("no shape", one_input(shape=None), 400, "Unable to parse 'shape'"),
+    ("shape a word", one_input(shape="4,3"), 400, "Unable to parse 'shape'"),
+    ("shape of words", one_input(shape=["4", 3]), 400, "expected an integer, got a string"),
+    ("shape true", one_input(shape=[True, 3]), 400, "expected an integer, got a boolean"),
+    ("shape huge", one_input(shape=[2**64, 3]), 400, "'shape' of input 'x'"),
+    ("no data", one_input(data=None), 400, "Unable to parse 'data'"),
+    ("data a number", one_input(data=1.5), 400, "'data' of input 'x': expected a list, got a number"),
+    ("data words", data("1", "2", "3"), 400, "FP32 takes numbers, got a string"),
+    ("data null", data(1, None, 3), 400, "FP32 takes numbers, got null"),
+    ("data true", data(1, True, 3), 400, "FP32 takes numbers, got a boolean"),
+    ("data objects", data({}, {}, {}), 400, "FP32 takes numbers, got an object"),
+    ("data fractions", data(1, 2.5, 3, datatype="INT32"), 400, "INT32 takes integers, got a number"),
+    ("data too large", data(1, 2**31, 3, datatype="INT32"), 400, "a value does not fit INT32"),
+    ("data below zero", data(1, -1, 3, datatype="UINT8"), 400, "a value does not fit UINT8"),
+    ("data far too large", data(1, 2**200, 3, datatype="INT64"), 400, "INT64"),
+    ("data both ends", data(2**63, -1, 3, datatype="INT64"), 400, "a value does not fit INT64"),
+    ("float too large", data(1, 1e39, 3), 400, "a value does not fit FP32"),
+    ("integer too large", data(1, 10**39, 3), 400, "a value does not fit FP32"),
+    ("exponent", b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1e999]}]}', 400, "infinity"),
+    ("digits", b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[' + b"9" * 5000 + b"]}]}", 400, ""),
+    ("ragged", data([1, 2], 3), 400, "lists and values stand side by side"),
+    ("deep", b'{"inputs":' + deep("[", 30) + deep("]", 30) + b"}", 400, "inputs[0]: expected an object, got a list"),
+    ("too deep", b'{"inputs":' + deep("[", 32) + deep("]", 32) + b"}", 400, "maximum allowed limit (32): 33"),
+    ("deep objects", deep('{"a":', 990) + b"1" + deep("}", 990), 400, "maximum allowed limit (32): 990"),
+    ("deeper", deep("[", 10**5) + deep("]", 10**5), 400, MALFORMED),
+    ("objects without end", deep('{"a":', 6 * 10**4), 400, MALFORMED),
+    ("deep NaN", deep("[", 5000) + b"NaN" + deep("]", 5000), 400, "nested too deep"),
+    ("deep data", one_input(data=json.loads("[" * 40 + "1" + "]" * 40)), 400, "nesting depth exceeds"),
+    ("many lists", b"[" * (2**17 + 1), 400, "lists, objects and colons, at most"),
+    ("many values", one_input(data=[0] * (TYPED + 1)), 413, "values in JSON, at most"),
+    ("many bytes", data(*[0] * (TYPED // 4 + 1)), 413, "as numbers in JSON the limit is"),
+    ("key twice", b'{"inputs": [], "inputs": []}', 400, "the key 'inputs' stands twice in one object"),
+    ("key twice inside", b'{"inputs": [{"name": "x", "name": "y"}]}', 400, "the key 'name' stands twice"),
+    ("key twice, many values", b'{"a":1,"a":2,"d":[' + b"0," * 70000 + b"0]}", 400, "the key 'a' stands twice"),
+    ("key twice, far apart", b'{"a":1,"d":[' + b"0," * 70000 + b'0],"a":2}', 400, "the key 'a' stands twice"),
+    ("NaN in a key, many values", b'{"a NaN":1,"d":[NaN' + b",0" * 70000 + b"]}", 400, "Unable to parse 'inputs'"),
+    ("not closed, many values", b'{"d":[' + b"0," * 70000 + b"0]", 400, MALFORMED),
+    ("a comma too many, many values", b'{"d":[' + b"0," * 70000 + b"]}", 400, MALFORMED),
+    ("one long string", b'{"d":"' + b"x" * (2**20 - 8) + b'"}', 400, "Unable to parse 'inputs'"),
+    ("words as numbers", data("NaN", "Infinity", "nan"), 400, "FP32 takes numbers, got a string"),
+    ("words as integers", data("NaN", 1, 2, datatype="INT32"), 400, "INT32 takes integers, got a string"),
+    ("id a number", {**one_input(), "id": 5}, 400, "Unable to parse 'id' of the request: expected a string"),
+    ("parameters", {**one_input(), "parameters": []}, 400, "'parameters' of the request: expected an object"),
+    ("parameter", {**one_input(), "parameters": {"own": {}}}, 400, "parameter 'own' has invalid type"),
+    ("parameter huge", b'{"x": NaN, "inputs": [], "parameters": {"own": 1' + b"0" * 400 + b"}}", 400, "invalid type"),
+    ("parameter of Triton", {**one_input(), "parameters": {"triton_x": 1}}, 400, "parameter keys starting with"),
+    ("priority", {**one_input(), "parameters": {"priority": -1}}, 400, "'priority'"),
+    ("timeout", {**one_input(), "parameters": {"timeout": "1"}}, 400, "'timeout'"),
+    (
+        "binary wanted",
+        {**one_input(), "parameters": {"binary_data_output": 1}},
+        400,
+        "'binary_data_output': expected a",
+    ),
+    ("output no object", {**one_input(), "outputs": ["y"]}, 400, "outputs[0]: expected an object, got a string"),
+    (
+        "output binary",
+        {**one_input(), "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+        400,
+        "'binary_data'",
+    ),
+    ("size without header", one_input(data=None, parameters={"binary_data_size": 48}), 400, "expecting 48 additional"),
+    (
+        "size below zero",
+        one_input(data=None, parameters={"binary_data_size": -1}),
+        400,
+        "unexpected size for input 'x'",
+    ),
+    ("size and data", one_input(parameters={"binary_data_size": 0}), 400, "has both 'data' and 'binary_data_size'"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "words"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES])
+def test_bodies(web: Server, body: Any, status: int, words: str) -> None:
+    reply = infer(web, body)
+    assert reply.status == status
+    assert words in error(reply)
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        ("x", "Unable to parse Inference-Header-Content-Length, got: x"),
+        ("-1", "Unable to parse Inference-Header-Content-Length, got: -1"),
+        ("9" * 100, "Unable to parse Inference-Header-Content-Length"),
+        ("1000000", "inference header size should be in range"),
+        ("10", MALFORMED),
+    ],
+)
+def test_lengths_of_the_json(web: Server, length: str, words: str) -> None:
+    reply = infer(web, one_input(), **{HEADER: length})
+    assert reply.status == 400
+    assert words in error(reply)
+
+
+def test_bytes_that_belong_to_no_input(web: Server) -> None:
+    text = json.dumps(one_input()).encode()
+    reply = infer(web, text + b"xyz", **{HEADER: str(len(text))})
+    assert (reply.status, error(reply)) == (400, "unexpected additional input data for model 'toy': 3 bytes")
+
+
+NOWHERE = [
+    (GET, "/v1", 404, "Not Found: /v1; the Open Inference Protocol is at /v2"),
+    (GET, "/v2/", 404, "Not Found"),
+    (GET, "/v2/models", 404, "Not Found"),
+    (GET, "/v2/models//ready", 404, "Not Found"),
+    (GET, "/v2/models/toy/versions", 404, "Not Found"),
+    (GET, "/v1/models/toy:predict", 404, "Not Found"),
+    (GET, "/v2/../../etc/passwd", 404, "Not Found"),
+    (GET, "/v2/models/toy/infer", 405, "takes POST"),
+    ("DELETE", "/v2", 405, "Method Not Allowed"),
+    (POST, "/v2/models/toy", 405, "Method Not Allowed"),
+    (POST, "/healthz", 405, "Method Not Allowed"),
+    ("PUT", "/v2/models/toy/infer", 405, "Method Not Allowed"),
+    (POST, "/v2/systemsharedmemory/region/r/register", 501, "system shared memory is not supported by kanserve"),
+    (GET, "/v2/cudasharedmemory/status", 501, "CUDA shared memory is not supported"),
+    (GET, "/v2/trace/setting", 501, "not supported"),
+    (POST, "/v2/logging", 501, "not supported"),
+    (POST, "/v2/models/toy/generate", 501, "not supported"),
+    (POST, f"{INFERENCE}ModelInfer", 415, "is a gRPC method: call it over HTTP/2"),
+    (GET, "/grpc.health.v1.Health/Check", 415, "is a gRPC method"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "words"), NOWHERE, ids=lambda value: str(value)[:40])
+def test_where_nothing_is(web: Server, method: str, path: str, status: int, words: str) -> None:
+    reply = ask(web, path, method=method)
+    assert reply.status == status
+    assert words in error(reply)
+    assert (reply.status == 405) == ("allow" in reply.headers)
+
+
+def test_grpc_by_http_1(web: Server) -> None:
+    reply = ask(web, f"{INFERENCE}ModelInfer", b"\0\0\0\0\0", content_type="application/grpc")
+    assert reply.status == 426
+    assert "gRPC needs HTTP/2" in reply.json["error"]
+
+
+@pytest.mark.parametrize("ready", [b"[]", b"[1]", b'"x"', b'{"ready": 1}', b'{"ready": "true"}'])
+def test_the_index(web: Server, ready: bytes) -> None:
+    reply = ask(web, "/v2/repository/index", ready)
+    assert (reply.status, error(reply)) == (400, "Invalid value for 'ready': expected a boolean, in an object")
+
+
+GOOD = json.dumps(one_input()).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status", "words"),
+    [
+        (GOOD, "br", 501, "content-encoding 'br' is not supported; gzip, deflate are"),
+        (GOOD, "gzip, gzip", 501, "is not supported"),
+        (GOOD, "gzip", 400, "the body is no whole gzip stream"),
+        (gzip.compress(GOOD)[:-4], "gzip", 400, "the body is no whole gzip stream"),
+        (gzip.compress(GOOD) + b"x", "gzip", 400, "the body is no whole gzip stream"),
+        (zlib.compress(GOOD), "gzip", 400, "the body is no whole gzip stream"),
+        (gzip.compress(bytes(100 * LIMIT)), "gzip", 413, "it has more when unpacked"),
+        (zlib.compress(bytes(LIMIT + 1)), "deflate", 413, "it has more when unpacked"),
+    ],
+)
+def test_packed_bodies(web: Server, body: bytes, encoding: str, status: int, words: str) -> None:
+    reply = infer(web, body, content_encoding=encoding)
+    assert reply.status == status
+    assert words in error(reply)
+    assert (status == 501) == (reply.headers.get("accept-encoding") == "gzip, deflate")
+
+
+def test_an_answer_too_large_for_json_goes_as_bytes(web: Server) -> None:
+    """Rows are half as wide again as answers here, so the limit is met by what comes in."""
+    rows = np.zeros((60000, 3), np.float32)
+    assert infer(web, one_input(shape=[60000, 3], data=rows.ravel().tolist())).status == 413
+
+
+class Raw:
+    """A connection by hand."""
+
+    def __init__(self, server: Server) -> None:
+        host, _, port = server.http.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=15)
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def head(self, *headers: str) -> None:
+        lines = ("POST /v2/models/toy/infer HTTP/1.1", "Host: a", *headers, "", "")
+        self.socket.sendall("\r\n".join(lines).encode())
+
+    def reply(self) -> tuple[int, bytes]:
+        """Status and what follows, as far as it came with a Content-Length."""
+        found = b""
+        while b"\r\n\r\n" not in found:
+            part = self.socket.recv(65536)
+            assert part, f"the connection was closed after {found!r}"
+            found += part
+        head, _, body = found.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        while len(body) < length:
+            body += self.socket.recv(65536)
+        return int(head.split()[1]), body
+
+
+def test_a_request_that_says_it_is_too_large_is_not_read(web: Server) -> None:
+    with Raw(web) as peer:
+        peer.head(f"Content-Length: {100 * LIMIT}")
+        status, body = peer.reply()
+    assert status == 413
+    assert f"limit of {LIMIT} bytes" in json.loads(body)["error"]
+
+
+def test_a_request_that_does_not_say_is_cut_at_the_limit(web: Server) -> None:
+    with Raw(web) as peer:
+        peer.head("Transfer-Encoding: chunked")
+        part = b"10000\r\n" + bytes(65536) + b"\r\n"
+        for _ in range(17):
+            peer.socket.sendall(part)
+        status, body = peer.reply()
+    assert status == 413
+    assert "it has more" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("header", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+def test_a_body_that_never_ends(web: Server, header: str) -> None:
+    with Raw(web) as peer:
+        peer.head(header)
+        peer.socket.sendall(b"5\r\n{    \r\n")
+        status, body = peer.reply()
+    assert status == 408
+    assert json.loads(body)["error"] == "the request did not arrive whole within 1 s"
+
+
+def refusals(status: int) -> Callable[[Server], float]:
+    def count(server: Server) -> float:
+        lines = [line for line in server.metrics().splitlines() if line.startswith("http_requests_total")]
+        return sum(float(line.split()[-1]) for line in lines if f'status="{status}"' in line)
+
+    return count
+
+
+def test_refusals_are_counted(web: Server) -> None:
+    for path, body, status in (("/nowhere", None, 404), ("/v2/models/toy/infer", bytes(LIMIT + 1), 413)):
+        count = refusals(status)
+        before = count(web)
+        assert ask(web, path, body).status == status
+        assert count(web) == before + 1
+
+
+def test_no_label_holds_what_a_client_chose(web: Server) -> None:
+    for path in ("/chosen/by/me", "/v2/models/chosen_model", "/v2/logging"):
+        ask(web, path, method="PATCH")
+        ask(web, path)
+    assert "chosen" not in "".join(line for line in web.metrics().splitlines() if line.startswith("http_"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * LIMIT, b"[{}," * (LIMIT // 4), b'{"a":' * (LIMIT // 5), b"[" + b"0," * (LIMIT // 2 - 1), bytes(LIMIT)],
+)
+def test_memory_stays_flat(web: Server, body: bytes) -> None:
+    for _ in range(3):
+        assert infer(web, body).status in (400, 413)
+    before = resident(web)
+    for _ in range(30):
+        assert infer(web, body).status in (400, 413)
+    end = time.monotonic() + 10
+    while resident(web) > before + 16 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert resident(web) <= before + 16
+
+
+def test_callers_that_leave_are_forgotten(web: Server) -> None:
+    for _ in range(50):
+        with Raw(web) as peer:
+            peer.head("Content-Length: 1000")
+            peer.socket.sendall(b"{")
+    inflight = "kanserve_inflight_requests 0.0"
+    wait_until(lambda: inflight in web.metrics())
+
+
+INFER_PATH = "/v2/models/toy/infer"
+
+
+@pytest.fixture
+def peer(web: Server) -> Iterator[Peer]:
+    made = Peer(int(web.http.rpartition(":")[2]))
+    with made.socket:
+        yield made
+
+
+def test_http_2_too_large(peer: Peer) -> None:
+    """And the connection goes on."""
+    stream = peer.open(("content-length", str(100 * LIMIT)), path=INFER_PATH, kind="application/json")
+    assert peer.headers(stream)[":status"] == "413"
+    stream = peer.open(path=INFER_PATH, kind="application/json")
+    peer.send(stream, GOOD)
+    assert peer.headers(stream)[":status"] == "200"
+
+
+def test_http_2_without_an_end(peer: Peer) -> None:
+    stream = peer.open(path=INFER_PATH, kind="application/json")
+    peer.send(stream, b"{", end=False)
+    assert peer.headers(stream)[":status"] == "408"
+
+
+def test_a_grpc_content_type_on_a_path_of_http_is_answered_as_grpc(peer: Peer) -> None:
+    stream = peer.open(path=INFER_PATH)
+    peer.send(stream, b"\0\0\0\0\0")
+    found = peer.headers(stream)
+    assert (found[":status"], found["grpc-status"]) == ("200", "12")
+    assert found["grpc-message"] == "this server has no such method"
+
+
+def test_another_content_type_on_a_grpc_path(peer: Peer) -> None:
+    for kind in ("application/json", "application/grpc-web", "text/plain"):
+        stream = peer.open(kind=kind, end=True)
+        assert peer.headers(stream)[":status"] == "415"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "x"])
+def test_a_body_is_json_whatever_its_type_is_said_to_be(web: Server, kind: str) -> None:
+    """Triton's clients and curl say different ones, or none."""
+    assert infer(web, GOOD, content_type=kind).status == 200
+    assert infer(web, b"a=b", content_type=kind).status == 400

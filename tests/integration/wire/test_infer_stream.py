@@ -1,0 +1,384 @@
+"""ModelStreamInfer by the real client and by hand: order, errors in their place, bounds, cancellation, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from onnx import TensorProto, helper, numpy_helper
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import toy_model
+from tests.support.bad_requests import INFER, Wrong
+from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+Code = grpc.StatusCode
+STREAM = f"{INFERENCE}ModelStreamInfer"
+WIDE = 100_000  # numbers that `wide` gives for one
+MOST = 8  # requests of a stream at once
+
+
+def write_wide(repository: Path) -> None:
+    """x [B, 1] -> y [B, WIDE]."""
+    shape = numpy_helper.from_array(np.array([1, WIDE], np.int64), "shape")
+    nodes = [helper.make_node("Expand", ["x", "shape"], ["y"])]
+    folder = repository / "wide" / "1"
+    folder.mkdir(parents=True)
+    graph = toy_model.model(nodes, [("x", ["B", 1])], [("y", ["B", WIDE])], [shape], TensorProto.FLOAT)
+    (folder / "model.onnx").write_bytes(graph)
+
+
+# hypercorn is asked once, at the end: it takes what a caller does not read without end, and a call that is answered
+# before its request was whole costs it the connection.
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that only these tests trouble."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("stream")
+    toy_model.write(root)
+    toy_model.write_slow(root, steps=4)
+    write_wide(root)
+    settings = {"transport": request.param, "max_stream_requests": MOST, "access_log": "all"}
+    with serving(root, plain_onnx=True, **settings) as running:
+        yield running
+
+
+def rows(at: int) -> np.ndarray:
+    return np.full((1 + at % 5, 3), at / 100, np.float32)
+
+
+def slow(**fields: str) -> pb.ModelInferRequest:
+    return request(np.zeros((1, 1), np.float32), "slow", **fields)
+
+
+def wide(**fields: str) -> pb.ModelInferRequest:
+    return request(np.ones((1, 1), np.float32), "wide", **fields)
+
+
+def opened(server: Server, messages: Any, **options: Any) -> Any:
+    """The answers of a stream, read as they are asked for."""
+    data = (message if isinstance(message, bytes) else message.SerializeToString() for message in messages)
+    return server.channel.stream_stream(STREAM)(data, **{"timeout": 60, **options})
+
+
+def read(data: bytes) -> pb.ModelStreamInferResponse:
+    return pb.ModelStreamInferResponse.FromString(data)
+
+
+def count(server: Server, line: str) -> float:
+    (found,) = [one for one in server.metrics().splitlines() if one.startswith(f"{line} ")]
+    return float(found.split()[-1])
+
+
+def inflight(server: Server) -> float:
+    return count(server, "kanserve_inflight_requests")
+
+
+def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
+    results: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(own.address) as client:
+        client.start_stream(lambda result, error: results.put((result, error)))
+        for at in range(50):
+            tensor = triton.InferInput("x", list(rows(at).shape), "FP32")
+            tensor.set_data_from_numpy(rows(at))
+            client.async_stream_infer("toy", [tensor], request_id=str(at), enable_empty_final_response=at % 2 == 0)
+        for at in range(50):
+            result, error = results.get(timeout=60)
+            assert error is None
+            answer = result.get_response()
+            assert (answer.id, answer.model_name, answer.model_version) == (str(at), "toy", "1")
+            assert answer.parameters["triton_final_response"].bool_param
+            np.testing.assert_allclose(result.as_numpy("y"), toy_model.outputs(rows(at)), rtol=1e-5)
+        assert results.empty()
+
+
+def test_the_client_of_asyncio(own: Server) -> None:
+    asyncio.run(streamed(own))
+
+
+async def streamed(own: Server) -> None:
+    tensor = triton.InferInput("x", list(rows(1).shape), "FP32")
+    tensor.set_data_from_numpy(rows(1))
+
+    async def asked() -> AsyncIterator[dict[str, Any]]:
+        for at in range(10):
+            yield {"model_name": "nope" if at == 5 else "toy", "inputs": [tensor], "request_id": str(at)}
+
+    async with triton_aio.InferenceServerClient(own.address) as client:
+        answers = [one async for one in client.stream_infer(asked())]
+    wrong = [error.message() for _, error in answers if error is not None]
+    assert wrong == ["Request for unknown model: 'nope' is not found"]
+    right = [result.get_response().id for result, error in answers if error is None]
+    assert right == [str(at) for at in range(10) if at != 5]
+
+
+def test_a_quick_request_waits_for_a_slow_one_before_it(own: Server) -> None:
+    sent = [slow(id="slow"), *(request(rows(1), id=str(at)) for at in range(4))]
+    assert [read(data).infer_response.id for data in opened(own, sent)] == ["slow", "0", "1", "2", "3"]
+
+
+def test_what_is_wrong_is_said_in_its_place_and_the_stream_goes_on(own: Server) -> None:
+    cases: list[Wrong] = [case for case in INFER if len(case.message.model_name) < 1000]
+    sent: list[Any] = []
+    for case in cases:
+        sent += [case.message, request(rows(2), id=case.name)]
+    answers = [read(data) for data in opened(own, [*sent, b"\xff" * 20, request(rows(3), id="last")])]
+    assert len(answers) == 2 * len(cases) + 2
+    for case, refused, answered in zip(cases, answers[::2], answers[1::2], strict=False):
+        assert case.said(refused.error_message), refused.error_message
+        assert (refused.infer_response.id, answered.infer_response.id) == (case.message.id, case.name)
+        assert not refused.infer_response.outputs
+        assert not answered.error_message
+        assert len(answered.infer_response.raw_output_contents[0]) == toy_model.outputs(rows(2)).nbytes
+    assert answers[-2].error_message == "malformed ModelInferRequest"
+    assert answers[-1].infer_response.id == "last"
+
+
+def test_the_first_error_ends_the_stream_of_a_caller_who_wants_that(own: Server) -> None:
+    sent = [request(rows(1), id="a"), request(rows(1), "nope", id="b"), request(rows(1), id="c")]
+    answers = opened(own, sent, metadata=(("triton_grpc_error", "true"),))
+    assert read(next(answers)).infer_response.id == "a"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is Code.NOT_FOUND
+    assert caught.value.details() == "Request for unknown model: 'nope' is not found"
+
+
+def test_a_stream_may_be_longer_than_any_message(own: Server) -> None:
+    padded = request(rows(1), id="x" * 2**20).SerializeToString()
+    answers = list(opened(own, [padded] * 12))
+    assert [len(read(data).infer_response.id) for data in answers] == [2**20] * 12
+
+
+def test_a_message_beyond_the_limit_ends_the_stream(own: Server) -> None:
+    answers = opened(own, [request(rows(1), id="a"), bytes(5 * 2**20)])
+    with pytest.raises(grpc.RpcError) as caught:
+        list(answers)
+    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+    wait_until(lambda: inflight(own) == 0)
+
+
+def test_a_stream_without_messages_ends_well(own: Server) -> None:
+    assert list(opened(own, [])) == []
+
+
+def settled(server: Server, line: str) -> float:
+    """A count, once it stands still."""
+    last, since = count(server, line), time.monotonic()
+    while time.monotonic() < since + 1.5:
+        time.sleep(0.1)
+        if (now := count(server, line)) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+def test_who_does_not_read_is_not_worked_for(own: Server) -> None:
+    line = 'nv_inference_request_success{model="wide",version="1"}'
+    before, many = count(own, line), 300
+    answers = opened(own, [wide(id=str(at)) for at in range(many)])
+    assert read(next(answers)).infer_response.id == "0"
+    # What the transport takes in advance, and MOST.
+    assert settled(own, line) - before < many / 2
+    assert 1 <= inflight(own) <= MOST + 2
+    assert [read(data).infer_response.id for data in answers] == [str(at) for at in range(1, many)]
+    assert count(own, line) - before == many
+
+
+def test_who_goes_away_is_not_worked_for(own: Server) -> None:
+    answers = opened(own, [slow(id=str(at)) for at in range(MOST)])
+    wait_until(lambda: inflight(own) >= MOST)
+    answers.cancel()
+    wait_until(lambda: inflight(own) == 0)
+    wait_until(lambda: count(own, 'nv_inference_pending_request_count{model="slow",version="1"}') == 0, 60)
+    np.testing.assert_allclose(own.infer(rows(1)), toy_model.outputs(rows(1)), rtol=1e-5)
+
+
+def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: Server) -> None:
+    """60 clients leave after 0 to 4 responses: each call ends CANCELLED, or OK if the server was faster."""
+    message = request(np.zeros((1, 3), np.float32)).SerializeToString()
+    labels = f'grpc_method="ModelStreamInfer",grpc_service="{INFERENCE.strip("/")}",grpc_type="bidi_stream"'
+
+    def handled() -> dict[str, float]:
+        found = {}
+        for line in own.metrics().splitlines():
+            if line.startswith("grpc_server_handled_total") and labels in line:
+                found[line.partition('grpc_code="')[2].partition('"')[0]] = float(line.split()[-1])
+        return found
+
+    before, seen = handled(), len(own.lines())
+    for number in range(60):
+        done = queue.SimpleQueue[bytes | None]()
+        for _ in range(1 + number % 7):
+            done.put(message)
+        call = own.channel.stream_stream(STREAM)(iter(done.get, None), timeout=30)
+        for _ in range(min(number % 5, 1 + number % 7)):
+            next(call)
+        call.cancel()
+        done.put(None)
+    wait_until(lambda: sum(handled().values()) >= sum(before.values()) + 60 - 60 // 10 and inflight(own) == 0, 30)
+    assert {code for code, number in handled().items() if number != before.get(code, 0)} <= {"CANCELLED", "OK"}
+    assert not [line for line in own.lines()[seen:] if line.get("level") == "error" or "exception" in line]
+
+
+SCREENED = """
+import ctypes, json, os, sys
+from kanserve.observability import logs
+logs.configure("json", "debug")
+from kanserve.transport import h2corn_server
+lines, libc = json.loads(sys.argv[1]), ctypes.CDLL(None)
+def write(text): libc.write(2, text.encode(), len(text.encode()))  # as h2corn does, without our log
+with logs.screened(h2corn_server._reports_departure):
+    for line in lines:
+        write(line + "\\n")
+    write("without an end")
+logs.release()
+write("direct\\n")
+"""
+
+
+def h2corn_line(**facts: object) -> str:
+    return json.dumps({"level": "error", "event": "failed", "pid": 7, "subject": "request", **facts})
+
+
+def test_only_lines_about_a_client_that_left_are_left_out() -> None:
+    """Two details become debug lines, as JSON and as text. Every other line is written unchanged and in order."""
+    pytest.importorskip("h2corn")
+    left = ["stream channel was closed", "connection writer was closed"]
+    kept = [
+        h2corn_line(detail="the application returned without a response"),
+        h2corn_line(detail=f"Traceback: {left[0]}"),
+        h2corn_line(detail=left),
+        h2corn_line(detail=left[0], subject="connection"),
+        h2corn_line(detail=left[1], event="connection_panicked"),
+        f"connection failed: {left[0]}",
+        f"request failed: {left[0]} twice",
+        f"{{ {left[0]}",
+        f'["{left[1]}"]',
+        left[0],
+        "free(): invalid pointer",
+    ]
+    shown = [h2corn_line(detail=detail) for detail in left] + [f"request failed: {detail}" for detail in left]
+    done = subprocess.run(
+        [sys.executable, "-c", SCREENED, json.dumps([*shown[:2], *kept, *shown[2:]])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    own = [json.loads(line) for line in lines if '"component"' in line]
+    assert [(line["level"], line["reason"]) for line in own] == [("debug", detail) for detail in left * 2]
+    assert [line for line in lines if '"component"' not in line] == [*kept, "without an end", "direct"]
+
+
+def test_a_crash_has_last_words_while_lines_are_screened() -> None:
+    program = SCREENED.replace("    for line in lines:", "    os.abort()\n    for line in lines:")
+    pytest.importorskip("h2corn")
+    done = subprocess.run([sys.executable, "-c", program, "[]"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in done.stderr
+
+
+def test_a_deadline_is_the_streams(own: Server) -> None:
+    def endless() -> Iterator[pb.ModelInferRequest]:
+        yield request(rows(1))
+        time.sleep(60)
+
+    answers = opened(own, endless(), timeout=1.5)
+    assert read(next(answers)).infer_response.outputs
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    wait_until(lambda: inflight(own) == 0)
+
+
+def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> None:
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in own.lines() if line.get("method", "").endswith("ModelStreamInfer")]
+
+    before = len(lines())
+    list(opened(own, [request(rows(1)), request(rows(1), "nope"), request(rows(2))]))
+    wait_until(lambda: len(lines()) > before)
+    assert (lines()[-1]["code"], lines()[-1]["requests"], lines()[-1]["refused"]) == ("OK", 3, 1)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path, transport: str) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    write_wide(tmp_path)
+    with serving(
+        tmp_path, plain_onnx=True, transport=transport, max_inflight_bytes=2**21, max_stream_requests=64
+    ) as server:
+        answers = opened(server, [wide() for _ in range(200)])
+        next(answers)
+        settled(server, 'nv_inference_request_success{model="wide",version="1"}')
+        said = {read(data).error_message for data in answers}
+        assert said == {
+            "",
+            "the messages of all calls take more than 2097152 bytes, the server's limit; try again later",
+        }
+        assert len(list(opened(server, [wide()]))) == 1
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport: str) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    toy_model.write_slow(tmp_path)
+    with serving(tmp_path, plain_onnx=True, transport=transport, drain_grace_seconds=60) as server:
+        done = False
+
+        def waiting() -> Iterator[pb.ModelInferRequest]:
+            yield slow(id="a")
+            while not done:
+                time.sleep(0.05)
+
+        answers = opened(server, waiting())
+        idle = opened(server, waiting())
+        assert read(next(idle)).infer_response.id == "a"
+        assert read(next(answers)).infer_response.id == "a"
+        third = opened(server, waiting())
+        wait_until(lambda: count(server, 'nv_inference_pending_request_count{model="slow",version="1"}') == 1)
+        server.process.send_signal(signal.SIGTERM)
+        assert read(next(third)).infer_response.id == "a"
+        for stream in (answers, idle, third):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.code() is Code.UNAVAILABLE
+            assert caught.value.details().startswith("GRPC server is shutting down")
+        done = True
+        assert server.process.wait(30) == 0
+
+
+def test_another_server_streams_as_well(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    toy_model.write_slow(tmp_path, steps=4)
+    with serving(tmp_path, ("tests.support.hypercorn_transport", "Hypercorn"), plain_onnx=True) as other:
+        sent = [request(rows(at), "toy" if at % 7 else "absent", id=str(at)) for at in range(50)]
+        answers = [read(data) for data in opened(other, sent)]
+        assert [answer.infer_response.id for answer in answers] == [message.id for message in sent]
+        for at, answer in enumerate(answers):
+            assert bool(answer.error_message) == (at % 7 == 0)
+            assert answer.error_message or len(answer.infer_response.raw_output_contents[0]) == 8 * len(rows(at))
+        late = opened(other, [slow(id=str(at)) for at in range(100)], timeout=0.5)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(late)
+        assert caught.value.code() is Code.DEADLINE_EXCEEDED
+        wait_until(lambda: inflight(other) == 0)

@@ -1,0 +1,145 @@
+"""The card of a version over HTTP: what `kanserve report` writes, by the same code."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import numpy as np
+import pytest
+
+from kanexport.contract.manifest import SymbolicEdge
+from kanserve.plotting import scenes
+from kanserve.plotting.scenes import BLACK
+from kanserve.report import content
+from tests.support import http_client, toy_model, toy_wide_model
+from tests.support.command_line import program
+from tests.support.server_process import Server, serving, wait_until
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
+CASES = {
+    "hello": "pykan-hello-symbolic/model",
+    "digits": "efficient-kan-digits/model.pt",
+    "norms": "chebykan-digits-layernorm/model.pt",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("h2corn")
+    folder = tmp_path_factory.mktemp("cards")
+    for name, case in CASES.items():
+        done = program("export", GOLDEN / case, "--repository", folder, "--name", name)
+        assert done.returncode == 0, done.stderr
+    with serving(folder, transport="asgi") as running:
+        yield running
+
+
+def card(server: Server, name: str) -> dict[str, Any]:
+    reply = http_client.ask(server, f"/v1/kan/models/{name}/report")
+    assert reply.status == 200, reply.body
+    return {part["heading"]: part for part in reply.json["parts"]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_file_is_that_of_the_command(server: Server, name: str, tmp_path: Path) -> None:
+    reply = http_client.ask(server, f"/v1/kan/models/{name}/report", accept="text/html")
+    assert reply.headers["content-type"].startswith("text/html")
+    assert f'filename="{name}-1.html"' in reply.headers["content-disposition"]
+    done = program("report", name, "-o", tmp_path / "report.html", "--url", server.address)
+    assert done.returncode == 0, done.stderr
+    assert reply.body == (tmp_path / "report.html").read_bytes()
+
+
+def test_what_a_card_tells(server: Server) -> None:
+    found = card(server, "hello")
+    (line,) = found["Formula"]["lines"]
+    assert "sin(" in line[1]
+    assert "exp(" in line[1]
+    zones = found["Zones of the proof"]
+    assert [one[0] for one in zones["lines"]][:2] == ["inside", "extension"]
+    assert len(zones["head"]) == len(zones["lines"][0])
+    files = [text for name, text in found["Where it came from, and its limits"]["lines"] if name == "File"]
+    assert any(text.startswith("model_state, sha256 ") for text in files)
+    assert found["The network"]["pictures"][0]["svg"].startswith("<svg ")
+    assert len(found["The edges that matter most"]["pictures"]) == 3
+    assert "Formula" not in card(server, "digits")
+
+
+def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
+    """The metrics of queries also show that the server makes a card once for several clients."""
+    pytest.importorskip("h2corn")
+    toy_wide_model.write(tmp_path, 300)
+    with serving(tmp_path, transport="asgi", access_log="all") as server:
+        for _ in range(5):  # a fast machine may finish it before the reset
+            reset(server, "/v1/kan/models/wide/report")
+            wait_until(lambda: len(told(server)) > 0, 20)
+            if told(server)[-1]["code"] == "CANCELLED":
+                break
+        else:
+            pytest.fail(f"{told(server)}")
+        paths = ["/v1/kan/models/wide/report"] * 4
+        with ThreadPoolExecutor(4) as pool:
+            replies = list(pool.map(lambda path: http_client.ask(server, path), paths))
+        assert [reply.status for reply in replies] == [200] * 4
+        assert len({reply.body for reply in replies}) == 1
+        begun = time.monotonic()
+        assert http_client.ask(server, paths[0]).body == replies[0].body
+        again = http_client.ask(server, paths[0], accept="text/html")
+        assert again.status == 200
+        assert time.monotonic() - begun < 10
+
+
+def told(server: Server) -> list[dict[str, Any]]:
+    return [line for line in server.lines() if line.get("method", "").endswith("/report")]
+
+
+def reset(server: Server, path: str) -> None:
+    """Send a request over HTTP/2, and reset it while the server answers it."""
+    state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    state.initiate_connection()
+    usual = {":method": "GET", ":scheme": "http", ":path": path, ":authority": "a"}
+    state.send_headers(1, list(usual.items()), end_stream=True)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+        peer.sendall(state.data_to_send())
+        time.sleep(0.05)
+        state.reset_stream(1, 8)
+        peer.sendall(state.data_to_send())
+
+
+def test_edges_are_coloured_as_in_the_network() -> None:
+    """Each edge by itself, and all edges at once."""
+    edge = SymbolicEdge(source=0, destination=1, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
+    layer = toy_model.manifest("toy").layers[0]
+    mask = tuple(
+        tuple(float((row + column) % 2) for column in range(layer.destinations)) for row in range(layer.sources)
+    )
+    for one in (layer, replace(layer, mask=mask), replace(layer, mask=mask, symbolic=(edge,))):
+        symbolic, numeric = content.kinds(one)
+        whole = scenes.Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
+        for source, destination in np.ndindex(symbolic.shape):
+            expected = whole.colour(source, destination) or BLACK
+            assert content.colour(one, source, destination) == expected
+
+
+def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:
+    found = card(server, "norms")
+    assert found["The network"]["pictures"]
+    assert len(card(server, "digits")["The edges that matter most"]["pictures"]) == 24
+
+
+def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:
+    """Answers of little room: no scores, and facts."""
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport="asgi", max_response_bytes=1024) as server:
+        found = card(server, "toy")
+        assert http_client.ask(server, "/v1/kan/models/nobody/report").status == 404
+    assert "What it is" in found

@@ -1,0 +1,204 @@
+"""A model with several inputs and outputs, served: every method that names tensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.client import chunking
+from kanserve.client.errors import InvalidInput
+from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from tests.support.command_line import document, kanserve
+from tests.support.server_process import INFERENCE, KAN, Server, serving
+
+torch = pytest.importorskip("torch")
+
+from kanexport.bundle.publish import Target  # noqa: E402 - as above
+from kanexport.contract import manifest as contract  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
+
+pytestmark = pytest.mark.slow
+
+TYPES = {"tokens": "INT64", "mask": "BOOL", "x": "FP32"}
+
+
+def rows(count: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(count)
+    return {
+        "tokens": rng.integers(11, size=(count, 5)),
+        "mask": rng.random((count, 5)) < 0.8,
+        "x": rng.normal(size=(count, 3)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    torch.manual_seed(0)
+    return several.Reader()
+
+
+@pytest.fixture(scope="module")
+def repository(module: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    convert(module, rows(9), Target(repository=folder, name="text", max_batch_size=16), options={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Server]:
+    with serving(repository) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.address) as made:
+        yield made
+
+
+def exact(module: Any, feeds: dict[str, np.ndarray]) -> Any:
+    with torch.no_grad():
+        return module.double().eval()(*(torch.from_numpy(feeds[name]) for name in TYPES))
+
+
+def request(feeds: dict[str, np.ndarray], *outputs: str) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="text")
+    for name, array in feeds.items():
+        message.inputs.add(name=name, datatype=TYPES[name], shape=array.shape)
+        message.raw_input_contents.append(array.tobytes())
+    for name in outputs:
+        message.outputs.add(name=name)
+    return message
+
+
+def test_tensors_in_any_order_and_outputs_as_asked_for(server: Server, module: Any) -> None:
+    feeds = rows(4)
+    expected = exact(module, feeds)
+    turned = {name: feeds[name] for name in ("x", "tokens", "mask")}
+    data = server.call(f"{INFERENCE}ModelInfer", request(turned, "best", "logits").SerializeToString())
+    answer = pb.ModelInferResponse.FromString(data)
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in answer.outputs] == [
+        ("best", "INT64", [4, 1]),
+        ("logits", "FP32", [4, 3]),
+    ]
+    best, logits = answer.raw_output_contents
+    np.testing.assert_array_equal(np.frombuffer(best, "<i8"), expected.best.numpy())
+    np.testing.assert_allclose(np.frombuffer(logits, "<f4").reshape(4, 3), expected.logits.numpy(), rtol=1e-4)
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, np.ndarray]], pb.ModelInferRequest], str]] = {
+    "missing": (lambda f: request({"x": f["x"], "mask": f["mask"]}), r"missing required input\(s\) \['tokens'\]"),
+    "rows": (lambda f: request(f | {"x": f["x"][:2]}), "batch size does not match other inputs for 'text'"),
+    "shape": (lambda f: request(f | {"tokens": f["tokens"][:, :4]}), r"input 'tokens' .* Expected \[-1,5\]"),
+    "output": (lambda f: request(f, "loss"), "unexpected inference output 'loss'"),
+    "id": (lambda f: request(f | {"tokens": f["tokens"] + 11}), ""),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_said_of_the_tensor(server: Server, what: str) -> None:
+    make, words = WRONG[what]
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(f"{INFERENCE}ModelInfer", make(rows(4)).SerializeToString())
+    assert re.search(words, caught.value.details())
+
+
+def test_a_typed_request(server: Server, module: Any) -> None:
+    feeds = rows(2)
+    message = request(feeds, "logits")
+    del message.raw_input_contents[:]
+    for tensor, field in zip(message.inputs, ("int64_contents", "bool_contents", "fp32_contents"), strict=True):
+        getattr(tensor.contents, field).extend(feeds[tensor.name].ravel().tolist())
+    answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+    found = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(2, 3)
+    np.testing.assert_allclose(found, exact(module, feeds).logits.numpy(), rtol=1e-4)
+
+
+def test_the_model_is_described_with_all_of_its_tensors(client: Client, server: Server) -> None:
+    model, described = client.model("text"), client.describe("text")
+    assert [(one.name, one.datatype, one.shape) for one in model.inputs] == [
+        ("tokens", "INT64", (-1, 5)),
+        ("mask", "BOOL", (-1, 5)),
+        ("x", "FP32", (-1, 3)),
+    ]
+    assert [one.name for one in model.outputs] == ["logits", "hidden", "best"]
+    assert (described.inputs, described.outputs) == (model.inputs, model.outputs)
+    data = server.call(f"{INFERENCE}ModelConfig", pb.ModelConfigRequest(name="text").SerializeToString())
+    config = pb.ModelConfigResponse.FromString(data).config
+    assert [(one.name, list(one.dims)) for one in config.output] == [("logits", [3]), ("hidden", [7]), ("best", [1])]
+    assert config.parameters["kan.widths"].string_value == "13,5x4,7,11"
+
+
+def test_the_client_sends_more_rows_than_a_request_may_have(client: Client, module: Any) -> None:
+    feeds = rows(40)
+    answer = chunking.infer(client, client.model("text"), feeds)
+    expected = exact(module, feeds)
+    np.testing.assert_allclose(answer.outputs["logits"], expected.logits.numpy(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(answer.outputs["best"][:, 0], expected.best.numpy())
+    with pytest.raises(InvalidInput, match="inputs tokens, mask, x: rows by name"):
+        chunking.infer(client, client.model("text"), {"tokens": feeds["tokens"]})
+
+
+def test_edges_of_a_model_with_several_inputs(client: Client, server: Server, module: Any) -> None:
+    feeds = rows(7)
+    (head,) = chunking.edges(client, client.describe("text"), feeds, layers=["head"])
+    np.testing.assert_allclose(head.values.sum(1), exact(module, feeds).logits.numpy(), rtol=1e-3, atol=1e-4)
+    (mixed,) = client.edges(client.describe("text"), feeds, layers=["mix"], top_k=2)
+    assert mixed.values.shape == (7, 5, 2)
+    lone = kan_pb2.QueryEdgesRequest(model_name="text", rows=feeds["x"].tobytes(), row_count=7)
+    half = kan_pb2.QueryEdgesRequest(model_name="text", row_count=7)
+    half.inputs.add(name="x", rows=feeds["x"].tobytes())
+    for message, words in ((lone, "each needs rows, in `inputs`"), (half, "each to be given once; got x")):
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{KAN}QueryEdges", message.SerializeToString())
+        assert words in caught.value.details()
+
+
+def test_the_commands_take_a_file_with_every_input(server: Server, module: Any, tmp_path: Path) -> None:
+    feeds, url = rows(3), ("--url", server.address)
+    path, text = tmp_path / "rows.npz", tmp_path / "rows.json"
+    np.savez(path, **feeds)
+    text.write_text(json.dumps({name: (array * 1).tolist() for name, array in feeds.items()}))
+    answer = document(kanserve("infer", "text", "--input", text, "--json", *url))
+    np.testing.assert_allclose(answer["outputs"]["logits"], exact(module, feeds).logits.numpy(), rtol=1e-3, atol=1e-5)
+    assert document(kanserve("edges", "text", "--input", path, "--json", *url))["rows"] == 3
+    np.savez(path, tokens=feeds["tokens"] + 0.5, mask=feeds["mask"], x=feeds["x"])
+    refused = kanserve("infer", "text", "--input", path, *url)
+    assert (refused.returncode, "tokens, value [0, 0]" in refused.stderr) == (2, True), refused.stderr
+    np.save(tmp_path / "x.npy", feeds["x"])
+    alone = kanserve("infer", "text", "--input", tmp_path / "x.npy", *url)
+    assert "holds one array; the model has the inputs tokens, mask, x" in alone.stderr
+
+
+def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: Path) -> None:
+    """One output's error must not hide behind another's magnitude: `hidden` is a thousand times `logits`."""
+    import dataclasses
+    import shutil
+
+    from kanserve.config.settings import Settings
+    from kanserve.errors import LoadError
+    from kanserve.models.loader import Loader
+    from kanserve.observability.metrics import Metrics
+    from kanserve.repository import layout
+    from kanserve.runtime import base
+
+    shutil.copytree(repository, tmp_path / "r")
+    path = tmp_path / "r" / "text" / "1" / "manifest.json"
+    told = contract.loads(path.read_bytes())
+    first, *rest = told.reference.outputs
+    moved = (first[0] + 0.05, *first[1:])
+    reference = dataclasses.replace(told.reference, outputs=(moved, *rest))
+    path.write_bytes(contract.dumps(dataclasses.replace(told, reference=reference)))
+    bundle = layout.load(layout.scan(tmp_path / "r", plain_onnx=False)[0], 2**30)
+    with pytest.raises(LoadError, match=r"reference rows of 'logits' differ by 0\.05"):
+        Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)

@@ -1,0 +1,241 @@
+"""What a server does with rows outside, as an export chose: flagged, refused, kept on the grid, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.http as triton_http
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import BasisInfo, NodeStep
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import OUT_OF_RANGE_POLICIES
+from kanexport.pipeline import Request, export
+from kanserve.client.sync import Client
+from kanserve.config.settings import Settings
+from kanserve.errors import LoadError, LoadReason
+from kanserve.insight.coverage import InputRangeGuard
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
+from kanserve.observability.series import Number
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.repository import layout
+from kanserve.runtime import base
+from tests.support import http_client, toy_model
+from tests.support.command_line import checkpoint
+from tests.support.golden_cases import cases
+from tests.support.server_process import INFERENCE, Server, request, serving
+
+# Knots from -2.2 to 2.2, of which -1 to 1 are the grid.
+INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
+OUTSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.6], [9.0, 0.0, 2.5], [0.0, 2.1, 0.0]], np.float32)
+REFUSED = (
+    "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (rows outside: 2 of 4); "
+    "its export refuses such rows (--out-of-range reject)"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One network under each policy."""
+    root = tmp_path_factory.mktemp("border")
+    path = checkpoint(root / "m.safetensors", (3, 4, 2))
+    names = Names(("length", "height", "width"), (), (), "")
+    for policy in OUT_OF_RANGE_POLICIES:
+        export(Request(path=path, repository=root / "models", name=policy, out_of_range=policy, names=names))
+    return root / "models"
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    door, chosen = http_client.way(request.param)
+    with serving(models, door, **chosen) as running:
+        yield running
+
+
+def ask(server: Server, model: str, rows: np.ndarray, **parameters: Any) -> pb.ModelInferResponse:
+    tensor = triton.InferInput("x", list(rows.shape), "FP32")
+    tensor.set_data_from_numpy(rows)
+    with triton.InferenceServerClient(server.address) as client:
+        return client.infer(model, [tensor], parameters=parameters or None).get_response()
+
+
+def counted(server: Server, model: str) -> float | None:
+    found = re.search(rf'kanserve_out_of_range_rows_total{{model="{model}",version="1"}} (\S+)', server.metrics())
+    return float(found[1]) if found else None
+
+
+def test_flagged_rows_are_answered_and_told(served: Server) -> None:
+    before = counted(served, "flag")
+    assert before is not None
+    for rows, count in ((OUTSIDE, 2), (INSIDE, 0), (OUTSIDE[2:3], 1)):
+        answer = ask(served, "flag", rows)
+        assert answer.parameters["kan.out_of_range_rows"].int64_param == count
+        assert answer.raw_output_contents == ask(served, "as-trained", rows).raw_output_contents
+    assert counted(served, "flag") == before + 3
+    tensor = triton_http.InferInput("x", [4, 3], "FP32")
+    tensor.set_data_from_numpy(OUTSIDE)
+    with triton_http.InferenceServerClient(served.http) as client:
+        assert client.infer("flag", [tensor]).get_response()["parameters"] == {"kan.out_of_range_rows": 2}
+
+
+def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None:
+    before = counted(served, "reject")
+    assert before is not None
+    for _ in range(3):  # the form of the request is known by then
+        np.testing.assert_array_equal(served.infer(INSIDE, "reject"), served.infer(INSIDE, "as-trained"))
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(OUTSIDE, "reject")
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, REFUSED)
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(OUTSIDE[2:], "reject")
+        assert "row 0: 'length' is 9 where" in caught.value.details()
+    assert counted(served, "reject") == before + 9
+    reply = http_client.infer(served, {"inputs": [http_client.tensor(OUTSIDE)]}, "reject")
+    assert (reply.status, reply.json["error"]) == (400, REFUSED)
+    stream = served.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
+    messages = [request(rows, "reject").SerializeToString() for rows in (INSIDE, OUTSIDE, INSIDE)]
+    answers = [pb.ModelStreamInferResponse.FromString(raw) for raw in stream(iter(messages), timeout=20)]
+    assert [answer.error_message for answer in answers] == ["", REFUSED, ""]
+
+
+def test_what_is_no_number_is_outside(served: Server) -> None:
+    rows = np.array([[np.nan, 0, 0], [0, np.inf, 0]], np.float32)
+    assert ask(served, "flag", rows).parameters["kan.out_of_range_rows"].int64_param == 2
+    with pytest.raises(grpc.RpcError) as caught:
+        served.infer(rows, "reject")
+    assert "row 0: 'length' is nan where" in caught.value.details()
+
+
+def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) -> None:
+    there = np.clip(OUTSIDE, np.float32(-1), np.float32(1))
+    np.testing.assert_allclose(served.infer(OUTSIDE, "clamp"), served.infer(there, "as-trained"), rtol=1e-5, atol=1e-5)
+    answer = ask(served, "clamp", OUTSIDE, **{"kan.coverage": True})
+    assert "kan.out_of_range_rows" not in answer.parameters
+    zones = answer.raw_output_contents[[output.name for output in answer.outputs].index("kan.coverage.zones.0")]
+    # As they were sent, not as the graph keeps them.
+    assert list(zones) == [1, 1, 1, 1, 2, 3, 3, 1, 3, 1, 2, 1]
+    assert counted(served, "clamp") is None
+
+
+def test_as_trained_says_and_counts_nothing(served: Server) -> None:
+    model = "as-trained"
+    answer = ask(served, model, OUTSIDE)
+    assert not answer.parameters
+    assert answer.raw_output_contents == ask(served, "as-trained", OUTSIDE).raw_output_contents
+    assert counted(served, model) is None
+
+
+def test_coverage_and_flag_go_together(served: Server) -> None:
+    answer = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
+    assert set(answer.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
+
+
+def test_the_policy_is_told(served: Server) -> None:
+    with Client(served.address) as client, triton.InferenceServerClient(served.address) as other:
+        for policy in OUT_OF_RANGE_POLICIES:
+            assert client.describe(policy).out_of_range_policy == policy
+            config = other.get_model_config(policy).config
+            assert config.parameters["kan.out_of_range_policy"].string_value == policy
+
+
+def test_curves_and_explanations_of_a_clamped_model_are_those_on_its_grid(served: Server) -> None:
+    with Client(served.address) as client:
+        plain, clamped = (client.describe(name) for name in ("as-trained", "clamp"))
+        one, other = (client.curves(described.name)[0] for described in (plain, clamped))
+        np.testing.assert_array_equal(one.x, other.x)
+        on_grid = np.abs(one.x[0]) <= 1
+        np.testing.assert_allclose(other.phi[..., on_grid], one.phi[..., on_grid], atol=1e-6)
+        first, second = (client.explain(described, INSIDE[:1]) for described in (plain, clamped))
+        assert second.reference == first.reference == "grid_center"
+        np.testing.assert_allclose(second.contributions, first.contributions, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fastkan-digits", "pykan-prune-input"])
+def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None:
+    """After a normalisation, and of the columns that are read."""
+    (case,) = (case for case in cases() if case.name == name)
+    done = export(Request(path=case.path, repository=tmp_path, name="m", options=case.options, out_of_range="reject"))
+    border = InputRangeGuard(done.manifest, Number())
+    width = done.manifest.input.shape[1]
+    rows = np.zeros((3, width), np.float32)
+    rows[1, 2] = 1e6
+    (row,) = np.flatnonzero(border.outside({"x": rows})) if name == "fastkan-digits" else (1,)
+    if name == "pykan-prune-input":
+        read = done.manifest.layers[0].pre_steps[0].indices
+        assert border.outside({"x": rows}).tolist() == [False, 2 in read, False]
+        rows[1] = 0
+        rows[1, read[0]] = -50
+        place = border.place({"x": rows}, 1)
+        assert (place.feature, place.value) == (read[0], -50)
+    else:
+        place = border.place({"x": rows}, int(row))
+        assert (place.row, place.feature) == (1, 2)
+        assert place.value == pytest.approx(8, rel=0.5)  # of 64 equal numbers but one
+    assert place.first < place.last
+    assert not place.first <= place.value <= place.last
+
+
+SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=(tuple(np.linspace(-2.2, 2.2, 12)),))
+UNFIT: dict[str, NodeStep] = {
+    "columns": NodeStep(kind="select", indices=(7, 0, 1)),
+    "numbers": NodeStep(kind="affine", scale=(1.0,) * 5, bias=(0.0,) * 5),
+    "groups": NodeStep(kind="groupnorm", indices=(2,), scale=(1.0,) * 3, bias=(0.0,) * 3),
+}
+
+
+def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path) -> None:
+    """With a border when it is loaded, else when somebody asks; nobody else is disturbed."""
+    for name, step in UNFIT.items():
+        for policy in ("as-trained", "reject"):
+            directory = toy_model.write(tmp_path, f"{name}-{policy}")
+            first, *rest = contract.load(directory).layers
+            layer = dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,))
+            toy_model.edit(directory, layers=(layer, *rest), out_of_range=policy)
+    toy_model.edit(toy_model.write(tmp_path, "ignore"), out_of_range="ignore")
+    toy_model.edit(toy_model.write(tmp_path, "clamp"), out_of_range="clamp")
+    toy_model.edit(toy_model.write(tmp_path, "empty"), layers=())
+    toy_model.write(tmp_path, "good")
+    unfit = "the manifest's steps before layer 0 do not fit the 3 nodes that it is given; export again"
+    with serving(tmp_path) as running:
+        failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "model_load_failed"}
+        assert failed == {
+            **{f"{name}-reject": unfit for name in UNFIT},
+            "ignore": "out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp",
+            "clamp": "out_of_range is 'clamp', but nothing keeps the inputs of the first layer",
+        }
+        for name in UNFIT:
+            assert refusal(running, f"{name}-as-trained", {"kan.coverage": True}) == unfit
+            told = refusal(running, f"{name}-as-trained", {"kan.explain_top_k": 1})
+            assert "layer 0 has steps in its manifest that do not fit its nodes" in told
+        for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
+            assert refusal(running, "empty", parameters) == "model 'empty' has no layers whose nodes are known"
+        assert running.infer(INSIDE, "good").shape == running.infer(INSIDE, "empty").shape == (2, 2)
+
+
+@pytest.mark.parametrize("step", UNFIT.values(), ids=UNFIT)
+def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step: NodeStep) -> None:
+    directory = toy_model.write(tmp_path)
+    first, *rest = contract.load(directory).layers
+    layer = dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,))
+    toy_model.edit(directory, layers=(layer, *rest), out_of_range="reject")
+    (found,) = layout.scan(tmp_path, plain_onnx=False)
+    settings = Settings(repository=tmp_path)
+    with pytest.raises(LoadError, match="do not fit the 3 nodes that it is given; export again") as caught:
+        Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(found, settings.max_file_bytes))
+    assert caught.value.reason is LoadReason.MANIFEST
+
+
+def refusal(server: Server, model: str, parameters: dict[str, Any]) -> str:
+    with pytest.raises(triton.InferenceServerException) as caught:
+        ask(server, model, INSIDE, **parameters)
+    assert caught.value.status() == "StatusCode.FAILED_PRECONDITION"
+    return str(caught.value.message())

@@ -1,0 +1,134 @@
+"""Versions with fewer bits as a server has them: proved when loaded, told as approximate, always the same answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.grpc as triton
+
+from kanexport.contract import manifest as contract
+from kanexport.pipeline import Request, export
+from kanexport.quantization.options import QuantizationOptions
+from kanserve.client.sync import Client
+from kanserve.errors import LoadError, LoadReason
+from kanserve.models import admission
+from kanserve.repository import layout
+from kanserve.repository.validation import check_manifest
+from tests.support.command_line import checkpoint
+from tests.support.server_process import Server, serving
+
+ASKED = {
+    "exact": QuantizationOptions(),
+    "half": QuantizationOptions("fp16-weights"),
+    "int8": QuantizationOptions("int8"),
+}
+ROWS = np.random.default_rng(0).uniform(-1, 1, (40, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One network in every precision, called after it."""
+    root = tmp_path_factory.mktemp("fewer")
+    path = checkpoint(root / "m.safetensors", (6, 8, 3))
+    for name, asked in ASKED.items():
+        export(Request(path=path, repository=root / "models", name=name, quantization=asked))
+    return root / "models"
+
+
+@pytest.fixture(scope="module")
+def served(models: Path) -> Iterator[Server]:
+    with serving(models) as running:
+        yield running
+
+
+def test_answers_are_as_near_as_the_manifest_says_and_always_the_same(served: Server, models: Path) -> None:
+    exact = served.infer(ROWS, "exact")
+    for name in ("half", "int8"):
+        found = served.infer(ROWS, name)
+        error = contract.load(models / name / "1").approximation.max_error
+        assert 0 < np.abs(found - exact).max() <= error * np.abs(exact).max()
+        np.testing.assert_array_equal(served.infer(ROWS, name), found)
+        alone = np.concatenate([served.infer(ROWS[at : at + 1], name) for at in range(len(ROWS))])
+        np.testing.assert_allclose(alone, found, atol=1e-6 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("name", list(ASKED))
+def test_a_model_says_that_it_is_approximate_wherever_it_is_described(served: Server, name: str) -> None:
+    with triton.InferenceServerClient(served.address) as client:
+        parameters = client.get_model_config(name).config.parameters
+    with Client(served.address) as client:
+        notes = client.describe(name).notes
+    if name == "exact":
+        assert "kan.approximation" not in parameters
+        assert not any("APPROXIMATE" in note for note in notes)
+        return
+    told = parameters["kan.approximation"].string_value
+    assert told.startswith("APPROXIMATE, as requested")
+    assert notes[0] == told
+    assert any(note.startswith("edges, curves and explanations are those of the rounded") for note in notes)
+
+
+@pytest.mark.parametrize("name", ["half", "int8"])
+def test_edges_and_explanations_of_what_is_served_tell_how_far_they_miss(served: Server, name: str) -> None:
+    with Client(served.address) as client:
+        described = client.describe(name)
+        explained = client.explain(described, ROWS[:4], outputs=[0])
+    scale = np.abs(served.infer(ROWS, name)).max()
+    assert np.abs(explained.completeness_error).max() <= (1e-5 if name == "half" else 5e-2) * scale
+
+
+def _damaged(models: Path, root: Path) -> Path:
+    """The version in bytes with its codes turned round, and a manifest whose hashes know that."""
+    folder = root / "int8" / "1"
+    folder.mkdir(parents=True)
+    for file in (models / "int8" / "1").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    model = onnx.load(folder / "model.onnx")
+    codes = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8)
+    codes.raw_data = codes.raw_data[::-1]
+    data = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    found = contract.load(folder)
+    files = [
+        dataclasses.replace(one, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        if one.path == "model.onnx"
+        else one
+        for one in found.files
+    ]
+    (folder / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(found, files=tuple(files))))
+    return root
+
+
+def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tmp_path: Path) -> None:
+    (whole,) = (one for one in layout.scan(models, plain_onnx=False, hard_links=True) if one.name == "int8")
+    admission.load(whole, layout.load(whole, 2**30))
+    (damaged,) = layout.scan(_damaged(models, tmp_path), plain_onnx=False, hard_links=True)
+    with pytest.raises(LoadError, match="reference rows differ") as found:
+        admission.load(damaged, layout.load(damaged, 2**30))
+    assert found.value.reason is LoadReason.REFERENCE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantize": "int2"},
+        {"max_error": 1e300},
+        {"max_error": -1.0},
+        {"error": 0.9},
+        {"quantize": ""},
+        {"max_error": 0.0},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_says_what_cannot_be_is_refused(models: Path, change: dict[str, Any]) -> None:
+    found = contract.load(models / "int8" / "1")
+    check_manifest(found)
+    with pytest.raises(LoadError, match="approximation"):
+        check_manifest(dataclasses.replace(found, approximation=dataclasses.replace(found.approximation, **change)))

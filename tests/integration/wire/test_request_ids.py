@@ -1,0 +1,288 @@
+"""Whatever ends without an answer has an id, the caller's own where it gave one, and the log has the same; tensors'
+contents are in no line of it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from tests.integration.wire.test_transports import Peer
+from tests.support import toy_model
+from tests.support.http_client import Reply, ask, infer, tensor
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+INFER = f"{INFERENCE}ModelInfer"
+ROWS = np.zeros((1, 3), np.float32)
+GOOD = request(ROWS).SerializeToString()
+FRAME = struct.pack(">BI", 0, len(GOOD)) + GOOD
+ID = "x-request-id"
+MARKER, WORD, INDEX = 271.828125, "MARKERWORD", 314159265
+TRACES = ("271.82", "2718281", WORD.encode().hex(), WORD, str(INDEX), np.float32(MARKER).tobytes().hex())
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy, and plain graphs that fail for some values: a lookup, and words that are to be numbers."""
+    folder = tmp_path_factory.mktemp("repository")
+    toy_model.write(folder)
+    plain(folder, "lookup", helper.make_node("Gather", ["table", "x"], ["y"]), TensorProto.INT64)
+    plain(folder, "numbers", helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT), TensorProto.STRING)
+    return folder
+
+
+def plain(folder: Path, name: str, node: Any, kind: int) -> None:
+    graph = helper.make_graph(
+        [node],
+        name,
+        [helper.make_tensor_value_info("x", kind, ["B", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 1])],
+        [numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / name / "1").mkdir(parents=True)
+    (folder / name / "1" / "model.onnx").write_bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Where everything has a line."""
+    pytest.importorskip("h2corn")
+    limits = {
+        "max_request_bytes": 65536,
+        "max_response_bytes": 2048,
+        "request_read_timeout": 1.0,
+        "max_typed_contents_bytes": 4096,
+    }
+    told = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
+    with serving(repository, transport=request.param, **limits, **told) as running:
+        yield running
+
+
+def refused(call: Callable[[], object]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+def message(change: Callable[[pb.ModelInferRequest], object], rows: np.ndarray = ROWS, **fields: Any) -> bytes:
+    made = request(rows, **fields)
+    change(made)
+    return made.SerializeToString()
+
+
+def nothing(made: pb.ModelInferRequest) -> None:
+    """As it is."""
+
+
+def columns(made: pb.ModelInferRequest) -> None:
+    made.inputs[0].shape[1] = 7
+
+
+CALLS: dict[str, tuple[str, bytes]] = {
+    "no such model": (INFER, message(nothing, model="nobody")),
+    "a wrong shape": (INFER, message(columns)),
+    "no message": (INFER, b"\xff\xff\xff"),
+    "no such method": (f"{INFERENCE}Nothing", b""),
+    "no shared memory": (f"{INFERENCE}SystemSharedMemoryStatus", b""),
+    "too large an answer": (f"{KAN}QueryEdges", b""),
+    "no such service": ("/grpc.health.v1.Health/Check", b"\n\x06nobody"),
+}
+
+
+@pytest.mark.parametrize("given", ["", "mine-1", "two words", "x" * 129])
+@pytest.mark.parametrize("name", CALLS)
+def test_every_refusal_of_a_call_tells_its_id(busy: Server, name: str, given: str) -> None:
+    path, data = CALLS[name]
+    mine = f"{given}/{name.replace(' ', '-')}" if given == "mine-1" else given
+    error = refused(lambda: busy.call(path, data, metadata=((ID, mine),) if mine else ()))
+    told = dict(error.trailing_metadata())[ID]
+    assert told == mine if given == "mine-1" else re.fullmatch(r"[0-9a-f]{16}", told)
+    in_the_log(busy, told)
+
+
+def in_the_log(server: Server, told: str) -> None:
+    wait_until(lambda: any(line.get("request_id") == told for line in server.lines()))
+
+
+def too_large(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
+    stream = peer.open(*more)
+    peer.send(stream, struct.pack(">BI", 0, 10**6), end=False)
+    return peer.headers(stream)
+
+
+def half(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
+    stream = peer.open(*more)
+    peer.send(stream, FRAME[:-1])
+    return peer.headers(stream)
+
+
+def unknown_packing(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
+    stream = peer.open(("grpc-encoding", "snappy"), *more)
+    peer.send(stream, FRAME)
+    return peer.headers(stream)
+
+
+def no_timeout(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
+    return peer.headers(peer.open(("grpc-timeout", "soon"), *more, end=True))
+
+
+def too_slow(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
+    return peer.headers(peer.open(*more))
+
+
+def too_late(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
+    return peer.headers(peer.open(("grpc-timeout", "100m"), *more))
+
+
+@pytest.mark.parametrize("given", ["", "mine"])
+@pytest.mark.parametrize(
+    "attempt", [too_large, half, unknown_packing, no_timeout, too_slow, too_late], ids=lambda one: one.__name__
+)
+def test_what_ends_in_the_door_has_an_id_too(
+    busy: Server, attempt: Callable[..., dict[str, str]], given: str, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["busy"] == "grpcio":
+        pytest.skip("gRPC core refuses these itself, and sends nothing but its status")
+    mine = f"{given}-{attempt.__name__}" if given else ""
+    peer = Peer(busy.port)
+    with peer.socket:
+        found = attempt(peer, *([(ID, mine)] if mine else ()))
+    assert found["grpc-status"] != "0"
+    assert found[ID] == mine if mine else re.fullmatch(r"[0-9a-f]{16}", found[ID])
+    in_the_log(busy, found[ID])
+
+
+def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
+    method = busy.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
+    wrong = message(nothing, model="nobody")
+    error = refused(
+        lambda: list(method(iter([wrong]), timeout=20, metadata=((ID, "s1"), ("triton_grpc_error", "true"))))
+    )
+    assert dict(error.trailing_metadata())[ID] == "s1"
+    in_the_log(busy, "s1")
+
+
+def raw(server: Server, text: bytes, *, wait: bool = True) -> Reply:
+    host, _, port = server.http.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(text)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+
+
+REQUESTS: dict[str, tuple[int, Callable[..., Reply]]] = {
+    "no such path": (404, lambda server, **h: ask(server, "/nowhere", **h)),
+    "another verb": (405, lambda server, **h: ask(server, "/v2/models/toy/infer", method="GET", **h)),
+    "a method of gRPC": (415, lambda server, **h: ask(server, INFER, b"", **h)),
+    "no such model": (404, lambda server, **h: infer(server, {"inputs": [tensor()]}, "nobody", **h)),
+    "not ready": (400, lambda server, **h: ask(server, "/v2/models/nobody/ready", **h)),
+    "no JSON": (400, lambda server, **h: infer(server, b"{", **h)),
+    "no shared memory": (501, lambda server, **h: ask(server, "/v2/systemsharedmemory/status", **h)),
+    "too large": (413, lambda server, **h: infer(server, b" " * 10**5, **h)),
+    "unknown packing": (501, lambda server, **h: infer(server, b"{}", content_encoding="br", **h)),
+    "broken packing": (400, lambda server, **h: infer(server, b"{}", content_encoding="gzip", **h)),
+    "a bomb": (413, lambda server, **h: infer(server, gzip.compress(bytes(10**6)), content_encoding="gzip", **h)),
+}
+
+
+@pytest.mark.parametrize("given", ["", "mine", "two words"])
+@pytest.mark.parametrize("name", REQUESTS)
+def test_every_refusal_over_http_tells_its_id(busy: Server, name: str, given: str) -> None:
+    status, attempt = REQUESTS[name]
+    mine = f"{given}-{status}-{name.replace(' ', '-')}" if given == "mine" else given
+    reply = attempt(busy, **({"x_request_id": mine} if mine else {}))
+    told = reply.headers[ID]
+    assert (reply.status, reply.json["request_id"]) == (status, told)
+    assert told == mine if given == "mine" else re.fullmatch(r"[0-9a-f]{16}", told)
+    if status != 400 or "ready" not in name:  # an answer, and no failure
+        in_the_log(busy, told)
+
+
+def test_a_body_that_does_not_come_has_an_id(busy: Server) -> None:
+    head = b"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx-request-id: slow\r\n\r\n{"
+    reply = raw(busy, head)
+    assert (reply.status, reply.headers[ID], reply.json["request_id"]) == (408, "slow", "slow")
+
+
+def test_grpc_by_http_1_has_an_id(busy: Server) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\nx-request-id: old\r\n"
+    reply = raw(busy, f"{head}content-length: 0\r\n\r\n".encode())
+    assert (reply.status, reply.headers[ID], reply.json["request_id"]) == (426, "old", "old")
+    in_the_log(busy, "old")
+
+
+def test_no_line_has_what_is_in_a_tensor(repository: Path, door: str) -> None:
+    """A marker in every place that a tensor can be in, and everything that can go wrong with it."""
+    rows = np.full((2, 3), MARKER, np.float32)
+    wide = np.full((2, 7), MARKER, np.float32)
+    limits = {"max_request_bytes": 65536, "max_response_bytes": 65536, "max_typed_contents_bytes": 4096, "http_port": 0}
+    with serving(repository, transport=door, plain_onnx=True, access_log="all", log_level="debug", **limits) as server:
+        for path, data in marked(rows, wide):
+            with contextlib.suppress(grpc.RpcError):
+                server.call(path, data)
+        for body in marked_json(rows, wide):
+            infer(server, body)
+        infer(server, {"inputs": [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [INDEX]}]}, "lookup")
+        infer(server, {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": [WORD]}]}, "numbers")
+        wait_until(lambda: sum(line.get("code") == "INTERNAL" for line in server.lines()) >= 4)
+        assert server.stop() == 0
+        text = server.log.read_text()
+    codes = set(re.findall(r'"code": "(\w+)"', text))
+    assert {"OK", "INVALID_ARGUMENT", "INTERNAL", "RESOURCE_EXHAUSTED"} <= codes
+    assert [trace for trace in TRACES if trace in text] == []
+    assert rows.tobytes()[:4].decode("latin-1") not in text
+    assert "Gather" in text  # what failed is told
+
+
+def marked(rows: np.ndarray, wide: np.ndarray) -> Iterator[tuple[str, bytes]]:
+    """Requests over gRPC."""
+    yield INFER, request(rows).SerializeToString()
+    yield INFER, request(wide).SerializeToString()
+    yield INFER, request(np.full((9000, 3), MARKER, np.float32)).SerializeToString()
+    yield INFER, request(rows).SerializeToString()[:-3]
+    yield INFER, message(lambda made: made.raw_input_contents.append(rows.tobytes()), rows)
+    yield INFER, message(lambda made: made.inputs[0].ClearField("shape"), rows)
+    typed = pb.ModelInferRequest(model_name="toy")
+    typed.inputs.add(name="x", datatype="FP32", shape=[2, 3]).contents.fp32_contents.extend([MARKER] * 5)
+    yield INFER, typed.SerializeToString()
+    typed.inputs[0].contents.fp32_contents.extend([MARKER] * 5000)
+    yield INFER, typed.SerializeToString()
+    lookup = pb.ModelInferRequest(model_name="lookup")
+    lookup.inputs.add(name="x", datatype="INT64", shape=[1, 1])
+    lookup.raw_input_contents.append(np.array([[INDEX]], "<i8").tobytes())
+    yield INFER, lookup.SerializeToString()
+    words = pb.ModelInferRequest(model_name="numbers")
+    words.inputs.add(name="x", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(WORD.encode())
+    yield INFER, words.SerializeToString()
+    words.inputs[0].contents.bytes_contents[0] = b"\xff" + WORD.encode()
+    yield INFER, words.SerializeToString()
+    query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=wide.tobytes(), row_count=2)
+    yield f"{KAN}QueryEdges", query.SerializeToString()
+
+
+def marked_json(rows: np.ndarray, wide: np.ndarray) -> Iterator[Any]:
+    """Bodies over HTTP."""
+    yield {"inputs": [tensor(rows)]}
+    yield {"inputs": [tensor(wide)]}
+    yield {"inputs": [{**tensor(rows), "data": [MARKER, WORD, MARKER]}]}
+    yield {"inputs": [{**tensor(rows), "data": [[MARKER], MARKER]}]}
+    yield b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [271.828125, 271.828125e400, 1]}]}'
+    yield b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [271.828125, MARKERWORD'
+    yield b'{"inputs": [{"name": "x", "datatype": "INT8", "shape": [1, 3], "data": [2718281, 2718281, 2718281]}]}'

@@ -1,0 +1,135 @@
+"""Limits of a caller, over both doors and HTTP: how often, how long, with how many headers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.auth import token_file
+from kanserve.client.aio import AsyncClient
+from kanserve.client.errors import RateLimited
+from kanserve.client.sync import Client
+from kanserve.errors import ServerDeadlineExceeded
+from kanserve.grpc_api.call_context import Call, with_deadline
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import http_client, token_files, toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.zeros((1, 3), np.float32)
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]}
+LONGEST = 0.3
+RATED, FREE = token_file.make(), token_file.make()
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A request waits 5 s for others, and may take 0.3 s; one caller has five calls per second."""
+    pytest.importorskip("h2corn")
+    folder = tmp_path_factory.mktemp("limits")
+    toy_model.write(folder / "models")
+    callers = token_files.block("rated", RATED, "read", rate=5) + token_files.block("free", FREE, "infer")
+    token_files.save(folder / "tokens", callers)
+    port = {} if request.param == "asgi" else {"http_port": 0}
+    limits = {"max_deadline_seconds": LONGEST, "max_queue_delay_microseconds": 5_000_000, "max_header_bytes": 8192}
+    settings = {"tokens": str(folder / "tokens"), "transport": request.param, **port, **limits}
+    with serving(folder / "models", **settings) as running:
+        yield running
+
+
+def test_a_caller_that_asks_too_often(server: Server) -> None:
+    shown = token_files.bearer(RATED)
+    passed, begun, refusals = 0, time.monotonic(), []
+    for _ in range(30):
+        try:
+            server.call(f"{INFERENCE}ServerMetadata", b"", metadata=shown)
+            passed += 1
+        except grpc.RpcError as error:
+            refusals.append(error)
+    assert 5 <= passed <= 6 + 5 * (time.monotonic() - begun)
+    for refusal in refusals:
+        assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "rated may ask 5 times per second" in refusal.details()
+        assert 0 < int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until the next call
+    replies = [http_client.ask(server, "/v2", **dict(shown)) for _ in range(12)]
+    (refused, *_) = [reply for reply in replies if reply.status != 200]
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert http_client.ask(server, "/healthz", **dict(shown)).status == 200
+    assert http_client.ask(server, "/v2", **dict(token_files.bearer(FREE))).status == 200
+
+
+def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> None:
+    url, options = f"127.0.0.1:{server.port}", {"token": RATED, "retries": 20}
+
+    async def awaited() -> list[object]:
+        async with AsyncClient(url, **options) as client:  # type: ignore[arg-type]  # of a table
+            return await asyncio.gather(*(client.index() for _ in range(7)))
+
+    with Client(url, **options) as client, Client(url, token=RATED, retries=0) as hasty:  # type: ignore[arg-type]  # as above
+        expected = client.index()
+        assert [client.index() for _ in range(7)] == [expected] * 7
+        assert asyncio.run(awaited()) == [expected] * 7
+        ask_often = (hasty.index() for _ in range(30))
+        with pytest.raises(RateLimited, match="rated may ask 5 times per second") as caught:
+            list(ask_often)
+    assert caught.value.retry_after is not None
+    assert 0 < caught.value.retry_after <= 0.2
+
+
+@pytest.mark.parametrize("given", [None, 20.0])
+def test_a_deadline_that_is_later_or_absent_is_cut(server: Server, given: float | None) -> None:
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        server.channel.unary_unary(f"{INFERENCE}ModelInfer")(
+            request(ROWS).SerializeToString(), timeout=given, metadata=token_files.bearer(FREE)
+        )
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert LONGEST * 0.9 < time.monotonic() - begun < 4
+
+
+def test_the_same_over_http_and_on_a_stream(server: Server) -> None:
+    begun, shown = time.monotonic(), token_files.bearer(FREE)
+    assert http_client.infer(server, BODY, **dict(shown)).status == 504
+    asked = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
+    stream = server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(asked), timeout=20, metadata=shown)
+    answers = [pb.ModelStreamInferResponse.FromString(data) for data in stream]
+    assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
+    assert all(answer.error_message for answer in answers)
+    assert time.monotonic() - begun < 4
+
+
+def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None:
+    shown = token_files.bearer(FREE)
+    watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=30, metadata=shown)
+    next(watch)
+    server.call(f"{INFERENCE}ServerMetadata", b"", metadata=(*shown, ("x-a", "a" * 6000)))
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(f"{INFERENCE}ServerMetadata", b"", metadata=(*shown, ("x-a", "a" * 12000)))
+    said = caught.value
+    assert said.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or "431" in said.details()
+    assert http_client.ask(server, "/healthz", x_a="a" * 12000).status == 431
+    assert http_client.ask(server, "/healthz", x_a="a" * 6000).status == 200
+    assert watch.is_active()
+    watch.cancel()
+
+
+def test_what_ends_in_time_is_left_alone() -> None:
+    async def method(seconds: float, call: Call) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    async def ask(seconds: float, deadline: float | None, name: str = "any") -> float:
+        return await with_deadline(method, 0.05, name)(seconds, Call("", False, deadline))
+
+    assert asyncio.run(ask(0.0, None)) == 0.0
+    assert asyncio.run(ask(0.1, time.monotonic() + 0.01)) == 0.1  # its own deadline is the door's to keep
+    assert asyncio.run(ask(0.1, None, "inference.GRPCInferenceService/RepositoryModelLoad")) == 0.1
+    with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0.05 s, the server's limit"):
+        asyncio.run(ask(0.2, time.monotonic() + 100))
+    assert with_deadline(method, None, "any") is method

@@ -1,0 +1,137 @@
+"""Over HTTP: statistics as server-sent events, and answers whose arrays are bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import http_client, toy_model
+from tests.support.http_client import Reply, ask
+from tests.support.server_process import Server, wait_until
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("starlette")
+PACKED = "application/octet-stream"
+
+
+@pytest.fixture(scope="module", params=http_client.WAYS)
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from http_client.running(
+        request.param, tmp_path_factory.mktemp("watch"), max_typed_contents_bytes=2000, max_watch_streams=2
+    )
+
+
+@contextlib.contextmanager
+def watching(server: Server, query: str) -> Iterator[Any]:
+    """A response whose events come when they do."""
+    connection = http.client.HTTPConnection(server.http, timeout=20)
+    connection.request("GET", f"/v1/kan/models/toy/watch{query}")
+    answer = connection.getresponse()
+    try:
+        yield answer
+    finally:
+        answer.close()  # the socket is open until both are
+        connection.close()
+
+
+def event(answer: Any) -> dict[str, Any]:
+    line = answer.readline()
+    assert line.startswith(b"data: ")
+    assert answer.readline() == b"\n"
+    return json.loads(line.removeprefix(b"data: "))
+
+
+def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
+    with watching(web, "?source=total&interval=1&updates=2") as answer:
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+        first = event(answer)
+        web.infer(np.zeros((7, 3), np.float32))
+        second = event(answer)
+        assert answer.read() == b""
+    assert first["end_reason"] == ""
+    assert second["end_reason"] == "2 updates were sent"
+    assert [len(node["mean"]) for node in first["statistics"]["nodes"]] == [3, 4, 2]
+    assert second["statistics"]["rows_seen"] >= first["statistics"]["rows_seen"] + 7
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("?every=2", "'every', which is not known"),
+        ("?interval=often", "interval='often', expected a number"),
+        ("?updates=-1", "updates='-1', expected an integer"),
+        ("?interval=0.1", "0.1 seconds between two updates"),
+        ("?source=never", "never"),
+        ("?model_name=toy64", "'model_name', which is not known"),
+    ],
+)
+def test_what_is_refused_has_its_status(web: Server, query: str, words: str) -> None:
+    reply = ask(web, f"/v1/kan/models/toy/watch{query}")
+    assert (reply.status, words in reply.json["error"]) == (400, True), reply.json
+    assert ask(web, "/v1/kan/models/nobody/watch").status == 404
+
+
+def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
+    with watching(web, "?interval=60") as one, watching(web, "?interval=60") as two:
+        assert event(one)["end_reason"] == event(two)["end_reason"] == ""
+        assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 429
+    wait_until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200, 20)
+
+
+def packed(reply: Reply) -> Any:
+    """As a caller reads it: the head, and each array where the head says that it lies."""
+    size = int(reply.headers["inference-header-content-length"])
+    assert size % 8 == 0
+
+    def read(found: dict[str, Any]) -> Any:
+        if "$array" not in found:
+            return found
+        kind, at, *shape = found["$array"]
+        assert at % 8 == 0
+        return np.frombuffer(reply.body, kind, int(np.prod(shape)), size + at).reshape(shape)
+
+    return json.loads(reply.body[:size], object_hook=read)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("toy", None),
+        ("toy/versions/1/curves", {"layers": [0], "points": 9, "derivative": True}),
+        ("toy/scores", {"rows": [[0, 1, 2], [1, 0, 1]]}),
+        ("toy/edges", {"rows": [[0, 1, 2]], "layers": [1]}),
+        ("toy64/explain", {"rows": [[0, 1, 2]]}),
+    ],
+)
+def test_packed_arrays_are_those_of_json(web: Server, path: str, body: Any) -> None:
+    reply = ask(web, f"/v1/kan/models/{path}", body, accept=PACKED, accept_encoding="gzip")
+    assert (reply.status, reply.headers["content-type"]) == (200, PACKED)
+    assert "content-encoding" not in reply.headers
+    assert same(packed(reply), ask(web, f"/v1/kan/models/{path}", body).json)
+
+
+def same(found: Any, expected: Any) -> bool:
+    if isinstance(found, np.ndarray):
+        np.testing.assert_array_equal(found, np.array(expected, found.dtype).reshape(found.shape))
+        return True
+    if isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        return all(same(found[key], expected[key]) for key in found)
+    if isinstance(found, list):
+        return all(same(*pair) for pair in zip(found, expected, strict=True))
+    return bool(found == expected)
+
+
+def test_what_is_too_much_as_numbers_comes_as_bytes(web: Server) -> None:
+    asked = {"layers": [0], "points": 101}
+    refused = ask(web, "/v1/kan/models/toy/curves", asked)
+    assert (refused.status, "Accept: application/octet-stream" in refused.json["error"]) == (413, True)
+    (block,) = packed(ask(web, "/v1/kan/models/toy/curves", asked, accept=PACKED))["blocks"]
+    np.testing.assert_allclose(block["phi"][0, 1], np.tanh(block["x"][0]) * toy_model.W0[0, 1], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,263 @@
+"""TLS on both doors, with real clients: who is let in, who is not and is told why, and what the start refuses."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from grpc_health.v1 import health_pb2
+
+from kanserve import Client, Unreachable
+from kanserve.config import sources
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.transport import endpoints
+from tests.support import certificates, toy_model
+from tests.support.command_line import document, kanserve, program
+from tests.support.server_process import INFERENCE, Server, request, serving
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.full((2, 3), 0.25, np.float32)
+HANDSHAKE_SECONDS = 1.0
+CHECK = b"\x00\x00\x00\x00\x00"  # grpc.health.v1.Health/Check of the whole server, framed
+IS_SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates.write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    toy_model.write(root)
+    return root
+
+
+def secured(models: Path, files: Path, door: str, **settings: Any) -> Any:
+    if door == "asgi":
+        pytest.importorskip("h2corn")
+    pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
+    return serving(models, transport=door, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Encrypted, and open to anyone."""
+    with secured(models, files, request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Open to those whose certificate our authority signed."""
+    with secured(models, files, request.param, tls_client_ca=str(files / "ca.pem")) as running:
+        yield running
+
+
+def url(server: Server) -> str:
+    return f"grpcs://{server.address}"
+
+
+def test_stock_grpc_infers(server: Server, files: Path) -> None:
+    trusted = grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())
+    with grpc.secure_channel(server.address, trusted) as channel:
+        data = channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS).SerializeToString(), timeout=20)
+    found = np.frombuffer(pb.ModelInferResponse.FromString(data).raw_output_contents[0], "<f4").reshape(2, 2)
+    np.testing.assert_allclose(found, toy_model.outputs(ROWS), rtol=1e-5)
+
+
+def test_tritons_client_infers(mutual: Server, files: Path) -> None:
+    names = {"root_certificates": "ca.pem", "private_key": "caller.key", "certificate_chain": "caller.pem"}
+    pems = {name: str(files / file) for name, file in names.items()}
+    with triton.InferenceServerClient(mutual.address, ssl=True, **pems) as client:
+        given = triton.InferInput("x", ROWS.shape, "FP32")
+        given.set_data_from_numpy(ROWS)
+        found = client.infer("toy", [given]).as_numpy("y")
+    np.testing.assert_allclose(found, toy_model.outputs(ROWS), rtol=1e-5)
+
+
+def test_curl_negotiates_http2(server: Server, files: Path) -> None:
+    (files / "check").write_bytes(CHECK)
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    command = ["curl", "-sS", "--cacert", files / "ca.pem", *headers, "--data-binary", f"@{files / 'check'}"]
+    where = f"https://localhost:{server.port}/grpc.health.v1.Health/Check"
+    done = subprocess.run([*command, "-w", "%{http_version}", where], capture_output=True, timeout=30)
+    assert done.stdout == IS_SERVING + b"2", done.stderr
+
+
+def test_our_client_and_its_commands(mutual: Server, files: Path) -> None:
+    given = {name: files / file for name, file in (("ca", "ca.pem"), ("cert", "caller.pem"), ("key", "caller.key"))}
+    with Client(url(mutual), **given) as client:
+        assert client.health() == "SERVING"
+    flags = [item for name, file in given.items() for item in (f"--{name}", file)]
+    assert document(kanserve("health", "--url", mutual.address, *flags, "--json"))["state"] == "SERVING"
+    variables = {f"KANSERVE_{name.upper()}": str(file) for name, file in given.items()}
+    shown = program("models", KANSERVE_URL=url(mutual), KANSERVE_SERVER_NAME="localhost", **variables)
+    assert shown.returncode == 0, shown.stderr
+    assert "toy" in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"ca": "other-ca.pem"}, r"its certificate is not trusted \(unable to get local issuer certificate\)"),
+        ({}, "its certificate is not trusted"),
+        ({"ca": "ca.pem", "server_name": "elsewhere"}, "its certificate is for another name"),
+    ],
+)
+def test_a_server_that_is_not_trusted(server: Server, files: Path, given: dict[str, str], says: str) -> None:
+    named = {key: str(files / value) if key == "ca" else value for key, value in given.items()}
+    with Client(url(server), timeout=10, **named) as client, pytest.raises(Unreachable, match=says):
+        client.health()
+    assert trusted(server, files) == "SERVING"
+
+
+@pytest.mark.parametrize("shown", ["", "stranger", "expired"])
+def test_a_caller_that_may_not_enter(mutual: Server, files: Path, shown: str) -> None:
+    pair = {"cert": files / f"{shown}.pem", "key": files / f"{shown}.key"} if shown else {}
+    with (
+        Client(url(mutual), timeout=10, ca=files / "ca.pem", **pair) as client,
+        pytest.raises(Unreachable, match="it may want a certificate of the caller"),
+    ):
+        client.health()
+    assert trusted(mutual, files, cert=files / "caller.pem", key=files / "caller.key") == "SERVING"
+
+
+def trusted(server: Server, files: Path, **pair: Path) -> str:
+    with Client(url(server), ca=files / "ca.pem", **pair) as client:
+        return client.health()
+
+
+def test_plain_text_is_not_answered(server: Server, files: Path) -> None:
+    with Client(server.address, timeout=10) as client, pytest.raises(Unreachable, match="it may want TLS: grpcs://"):
+        client.health()
+    for said in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(100)):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as peer:
+            peer.sendall(said)
+            assert b"HTTP" not in rest(peer)
+    assert trusted(server, files) == "SERVING"
+
+
+def rest(peer: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    found = b""
+    try:
+        while data := peer.recv(65536):
+            found += data
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def test_a_handshake_that_never_ends_is_cut_off(server: Server, files: Path) -> None:
+    peers = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(20)]
+    begun = time.monotonic()
+    for at, peer in enumerate(peers):
+        peer.sendall(b"\x16\x03\x01\x02\x00\x01\x00"[: at % 8])
+    assert trusted(server, files) == "SERVING"
+    for peer in peers:
+        rest(peer)
+        peer.close()
+    assert time.monotonic() - begun > HANDSHAKE_SECONDS / 2
+    assert trusted(server, files) == "SERVING"
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "client_ca", "says"),
+    [
+        ("none.pem", "server.key", "", "the certificate {0}/none.pem cannot be read: No such file"),
+        ("server.pem", "none.key", "", "the private key {0}/none.key cannot be read: No such file"),
+        ("text.pem", "server.key", "", "{0}/text.pem is no certificate in PEM form"),
+        ("server.pem", "server.pem", "", "{0}/server.pem is no private key in PEM form"),
+        ("cut.pem", "server.key", "", "{0}/cut.pem or its key {0}/server.key cannot be read"),
+        ("server.pem", "caller.key", "", "the private key {0}/caller.key does not belong to the certificate"),
+        ("server.pem", "locked.key", "", "the private key {0}/locked.key is encrypted"),
+        ("expired.pem", "expired.key", "", "the certificate {0}/expired.pem has expired"),
+        ("early.pem", "early.key", "", "the certificate {0}/early.pem is not valid yet"),
+        ("server.pem", "server.key", "cut.pem", "a certificate in {0}/cut.pem cannot be read"),
+    ],
+)
+def test_files_that_do_not_serve_are_refused(
+    files: Path, models: Path, cert: str, key: str, client_ca: str, says: str
+) -> None:
+    given = {
+        "tls_cert": files / cert,
+        "tls_key": files / key,
+        "tls_client_ca": files / client_ca if client_ca else None,
+    }
+    with pytest.raises(ConfigError) as caught:
+        endpoints.load(Settings(repository=models, **given))
+    assert says.format(files) in str(caught.value)
+
+
+@pytest.mark.parametrize("door", ["asgi", "grpcio"])
+def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) -> None:
+    pair = ("--tls-cert", files / "expired.pem", "--tls-key", files / "expired.key")
+    done = program("serve", models, "--transport", door, "--grpc-port", "0", "--metrics-port", "0", *pair)
+    assert done.returncode == 2
+    assert "has expired" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tls_cert": "a"}, "tls_cert is set and tls_key is not"),
+        ({"tls_key": "a"}, "tls_key is set and tls_cert is not"),
+        ({"tls_client_ca": "a"}, "tls_client_ca is set and tls_cert is not"),
+        ({"host": "0.0.0.0", "tls_cert": "a", "tls_key": "a"}, "TLS keeps no caller out"),
+        ({"host": "0.0.0.0"}, "there is neither TLS nor authentication"),
+        ({"host": "0.0.0.0", "tokens": "a"}, "tokens would travel in the clear"),
+    ],
+)
+def test_settings_that_contradict_each_other(models: Path, given: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        sources.load({"repository": models, **given})
+
+
+def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:
+    """And a file's paths are relative to it."""
+    file = tmp_path / "kanserve.toml"
+    file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
+    found = sources.load({"repository": models}, config=file).settings
+    assert (found.host, found.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda files: Client("grpc://a:1", ca=files / "ca.pem"), "is an address without TLS"),
+        (lambda files: Client("a:1", cert=files / "caller.pem"), "go together, and one is missing"),
+        (lambda files: Client("a:1", ca=files / "none.pem"), "cannot be read: No such file"),
+        (lambda files: Client("a:1", cert=files / "caller.pem", key=files / "server.key"), "does not belong to"),
+    ],
+)
+def test_a_client_that_cannot_be(files: Path, make: Callable[[Path], Client], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make(files)
+
+
+def test_a_command_with_a_file_that_is_not_there(files: Path) -> None:
+    done = kanserve("health", "--url", "a:1", "--ca", files / "none.pem")
+    assert (done.returncode, "No such file" in done.stderr) == (2, True)
+
+
+def test_health_watches_over_tls(server: Server, files: Path) -> None:
+    """A stream too."""
+    asked = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
+    with grpc.secure_channel(server.address, grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())) as channel:
+        call = channel.unary_stream("/grpc.health.v1.Health/Watch")(asked, timeout=20)
+        assert health_pb2.HealthCheckResponse.FromString(next(call)).status == health_pb2.HealthCheckResponse.SERVING
+        call.cancel()

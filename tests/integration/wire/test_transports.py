@@ -1,0 +1,348 @@
+"""What every door must do, by real clients and by raw bytes: deadlines, cancellation, compression, bursts, odd peers.
+
+Methods and their errors are in the other files, whose `server` is each door in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+Code = grpc.StatusCode
+INFER = f"{INFERENCE}ModelInfer"
+ROWS = np.full((2, 3), 0.25, np.float32)
+BURST = 2000
+
+
+ASGI = pytest.mark.parametrize("lone", ["asgi", "hypercorn"], indirect=True)
+HYPERCORN = ("tests.support.hypercorn_transport", "Hypercorn")
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
+def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that only these tests trouble."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("lone")
+    toy_model.write(root)
+    foreign = request.param == "hypercorn"
+    chosen = {} if foreign else {"transport": request.param}
+    with serving(root, HYPERCORN if foreign else (), request_read_timeout=1.0, access_log="all", **chosen) as running:
+        yield running
+
+
+def body(rows: np.ndarray = ROWS, **fields: Any) -> bytes:
+    return request(rows, **fields).SerializeToString()
+
+
+def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc.StatusCode:
+    try:
+        server.call(path, data, **options)
+    except grpc.RpcError as error:
+        return error.code()
+    return Code.OK
+
+
+class Peer:
+    """HTTP/2 by hand, for what no client of gRPC would do."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self.state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.state.initiate_connection()
+        self.events: list[Any] = []
+        self.flush()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.state.data_to_send())
+
+    def open(self, *more: tuple[str, str], path: str = INFER, kind: str = "application/grpc", end: bool = False) -> int:
+        stream = self.state.get_next_available_stream_id()
+        headers = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
+        self.state.send_headers(stream, [*headers, ("content-type", kind), ("te", "trailers"), *more], end_stream=end)
+        self.flush()
+        return stream
+
+    def send(self, stream: int, data: bytes, *, end: bool = True) -> None:
+        self.state.send_data(stream, data, end_stream=end)
+        self.flush()
+
+    def headers(self, stream: int) -> dict[str, str]:
+        """All headers and trailers of the answer, once it has ended."""
+        found: dict[str, str] = {}
+        while True:
+            data = self.socket.recv(65536)
+            assert data, "the connection was closed"
+            for event in self.state.receive_data(data):
+                if getattr(event, "stream_id", None) != stream:
+                    continue
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    found.update(event.headers)
+                if isinstance(event, h2.events.StreamEnded):
+                    return found
+                if isinstance(event, h2.events.StreamReset):
+                    return {**found, "reset": str(event.error_code)}
+            self.flush()
+
+
+@pytest.fixture
+def peer(lone: Server) -> Iterator[Peer]:
+    made = Peer(lone.port)
+    with made.socket:
+        yield made
+
+
+def framed(message: bytes, packed: int = 0) -> bytes:
+    return bytes([packed]) + len(message).to_bytes(4, "big") + message
+
+
+@ASGI  # gRPC core ends such a call by itself
+def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) -> None:
+    lone.infer(ROWS)
+
+    def answered() -> float:
+        (line,) = [
+            line for line in lone.metrics().splitlines() if line.startswith('nv_inference_request_success{model="toy"')
+        ]
+        return float(line.split()[-1])
+
+    before = answered()
+    assert before > 0
+    stream = peer.open(("grpc-timeout", "1n"))
+    peer.send(stream, framed(body()))
+    assert peer.headers(stream)["grpc-status"] == str(Code.DEADLINE_EXCEEDED.value[0])
+    assert answered() == before
+
+
+def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
+    """Watch answers once and then waits for changes."""
+    asked = health_pb2.HealthCheckRequest(service="").SerializeToString()
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        list(lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(asked, timeout=0.5))
+    assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    assert 0.4 < time.monotonic() - begun < 5
+
+
+def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:
+    asked = health_pb2.HealthCheckRequest(service="").SerializeToString()
+
+    def cancelled() -> float:
+        lines = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
+        return sum(float(line.split()[-1]) for line in lines if '"CANCELLED"' in line and '"Watch"' in line)
+
+    before = cancelled()
+    for _ in range(5):
+        call = lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(asked)
+        next(call)
+        call.cancel()
+    wait_until(lambda: cancelled() >= before + 5)
+
+
+@pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_requests(lone: Server, kind: grpc.Compression) -> None:
+    rows = np.zeros((8, 3), np.float32)
+    answer = lone.channel.unary_unary(INFER)(body(rows), timeout=10, compression=kind)
+    assert pb.ModelInferResponse.FromString(answer).outputs[0].shape == [8, 2]
+
+
+def test_a_compressed_request_may_not_unpack_beyond_the_limit(lone: Server) -> None:
+    bomb = pb.ModelInferRequest(model_name="toy", id="x" * (5 * 2**20)).SerializeToString()
+    with pytest.raises(grpc.RpcError) as caught:
+        lone.channel.unary_unary(INFER)(bomb, timeout=20, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
+def test_a_message_that_does_not_unpack_is_no_traceback(peer: Peer, lone: Server) -> None:
+    """gRPC core ends such a call by itself, and then rejects the status of the server."""
+    broken = gzip.compress(bytes(2**20))[:-8] + bytes(8)
+    for _ in range(20):
+        stream = peer.open(("grpc-encoding", "gzip"))
+        peer.send(stream, framed(broken, 1))
+        assert peer.headers(stream)["grpc-status"] == str(Code.INTERNAL.value[0])
+    assert code(lone, body()) is Code.OK
+    wait_until(lambda: sum(line.get("code") == "INTERNAL" for line in lone.lines()) >= 20)
+    assert "Traceback" not in lone.log.read_text()
+
+
+# hypercorn resets a stream that was answered before its request was whole, and gRPC core may report the reset.
+@pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
+def test_a_request_beyond_the_limit_is_refused(lone: Server) -> None:
+    assert code(lone, bytes(5 * 2**20)) is Code.RESOURCE_EXHAUSTED
+    assert code(lone, body()) is Code.OK
+
+
+# gRPC core ends the connection.
+@ASGI
+def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) -> None:
+    stream = peer.open(("grpc-encoding", "snappy"))
+    peer.send(stream, framed(b"x", 1))
+    found = peer.headers(stream)
+    assert found["grpc-status"] == str(Code.UNIMPLEMENTED.value[0])
+    assert "gzip" in found["grpc-accept-encoding"]
+
+
+# grpc.aio waits until the connection is old.
+@ASGI
+@pytest.mark.parametrize(
+    ("end", "status", "words"),
+    [
+        (False, Code.DEADLINE_EXCEEDED, "the request did not arrive whole within 1 s"),
+        (True, Code.INTERNAL, "the call ends inside of a message"),
+    ],
+)
+def test_a_message_that_is_not_whole_is_given_up(peer: Peer, end: bool, status: grpc.StatusCode, words: str) -> None:
+    stream = peer.open()
+    peer.send(stream, framed(body())[:-1], end=end)
+    found = peer.headers(stream)
+    assert (found["grpc-status"], found["grpc-message"]) == (str(status.value[0]), words)
+
+
+# grpc.aio takes any content type for its own.
+@ASGI
+def test_another_content_type_is_turned_away(peer: Peer) -> None:
+    stream = peer.open(kind="text/plain")
+    peer.send(stream, framed(body()))
+    found = peer.headers(stream)
+    assert found[":status"] == "415"
+
+
+def test_status_messages_survive_the_wire(lone: Server) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        lone.call(INFER, body(model="ünknöwn % model"))
+    assert "ünknöwn % model" in caught.value.details()
+
+
+def test_binary_metadata_is_taken(lone: Server) -> None:
+    assert code(lone, body(), metadata=(("some-bin", b"\x00\xff"), ("x-request-id", "mine"))) is Code.OK
+    wait_until(lambda: any(line.get("request_id") == "mine" for line in lone.lines()))
+
+
+def test_a_burst_on_a_fresh_channel_loses_nothing(lone: Server) -> None:
+    """Answered, or turned away with a status that is counted; RST_STREAM is neither."""
+
+    async def burst() -> dict[str, int]:
+        outcomes: dict[str, int] = {}
+        async with grpc.aio.insecure_channel(lone.address) as channel:
+            infer = channel.unary_unary(INFER)
+
+            async def one() -> None:
+                try:
+                    await infer(body(), timeout=60)
+                    name = "OK"
+                except grpc.aio.AioRpcError as error:
+                    name = f"{error.code().name}: {error.details()}"
+                outcomes[name] = outcomes.get(name, 0) + 1
+
+            await asyncio.gather(*(one() for _ in range(BURST)))
+        return outcomes
+
+    outcomes = asyncio.run(burst())
+    assert sum(outcomes.values()) == BURST
+    lost = {name: count for name, count in outcomes.items() if not name.startswith(("OK", "RESOURCE_EXHAUSTED"))}
+    assert not lost
+    assert not any("RST_STREAM" in name for name in outcomes)
+
+
+def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
+    peers = [Peer(lone.port) for _ in range(9)]
+    try:
+        for one in peers:
+            for _ in range(100):
+                one.open()
+        data = health_pb2.HealthCheckRequest(service="liveness").SerializeToString()
+        assert code(lone, data, "/grpc.health.v1.Health/Check", timeout=5) is Code.OK
+    finally:
+        for one in peers:
+            one.socket.close()
+
+
+WITHOUT = """
+import sys
+sys.modules["h2corn"] = None
+from kanserve.cli.main import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_auto_takes_asgi(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server:
+        assert code(server, body()) is Code.OK
+        assert server.http == server.address
+
+
+def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
+    """And says so."""
+    toy_model.write(tmp_path)
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay-seconds", "0", "--json")
+    command = [sys.executable, "-c", WITHOUT, "serve", str(tmp_path), *ports]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            where = json.loads(process.stdout.readline())
+            assert "http" not in where
+            with grpc.insecure_channel(where["grpc"]) as channel:
+                channel.unary_unary(INFER)(body(), timeout=20)
+        finally:
+            process.terminate()
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    (said,) = [line for line in lines if line["event"] == "transport_selected"]
+    assert (said["taken"], said["missing"]) == ("grpcio", ["h2corn"])
+
+
+# hypercorn loses the connection where a call is answered before its message is there.
+@pytest.mark.parametrize("lone", ["asgi"], indirect=True)
+def test_what_ends_in_the_door_is_counted_and_told(peer: Peer, lone: Server) -> None:
+    def count(status: str) -> float:
+        labels = f'grpc_code="{status}",grpc_method="ModelInfer",'
+        found = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
+        return sum(float(line.split()[-1]) for line in found if labels in line)
+
+    before = {status: count(status) for status in ("UNIMPLEMENTED", "DEADLINE_EXCEEDED", "INTERNAL")}
+    packed, cut, slow = peer.open(("grpc-encoding", "snappy")), peer.open(), peer.open()
+    peer.send(packed, framed(b"x", 1))
+    peer.send(cut, framed(body())[:-1])
+    peer.headers(slow)
+    assert {status: count(status) - 1 for status in before} == before
+    wait_until(lambda: any("arrive whole" in str(line.get("reason")) for line in lone.lines()))
+
+
+@pytest.mark.parametrize("door", [(), HYPERCORN], ids=["asgi", "hypercorn"])
+def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path, door: tuple[str, ...]) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    chosen = {} if door else {"transport": "asgi"}
+    with serving(tmp_path, door, max_inflight_requests=8, request_read_timeout=30.0, **chosen) as server:
+        crowd = Peer(server.port)
+        opened = [crowd.open() for _ in range(20)]
+        found = crowd.headers(opened[0])
+        assert found["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
+        assert found["grpc-message"].startswith("more than 8 requests are on their way")
+        assert server.infer(ROWS).shape == (2, 2)
+        crowd.socket.close()

@@ -1,0 +1,350 @@
+"""What the page asks beyond KanService: paths of an explanation, coverage, kept rows, how the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanexport.contract.manifest import Zone
+from kanserve.client import control
+from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
+from kanserve.services.operations import Operations
+from tests.kanserve.analysis import test_drift
+from tests.support import http_client, reload_tools, toy_model
+from tests.support.command_line import program
+from tests.support.server_process import KAN, Server, serving, wait_until
+
+ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
+REFERENCE = np.repeat(np.array([[0.1], [-0.3]], np.float32), 3, axis=1)
+MODELS = "/v1/kan/models"
+GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("views")
+    toy_model.write(root)
+    with serving(root, transport="asgi", sample_rows=5, repository_poll_seconds=0.2) as running:
+        yield running
+
+
+def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
+    reply = http_client.ask(server, path, body)
+    return reply.status, reply.json
+
+
+def test_the_edges_that_carried_a_difference_add_up_layer_by_layer(server: Server) -> None:
+    with Client(server.address) as client:
+        found = client.explain("toy", ROWS, reference=REFERENCE, path_top_k=5)
+    apart = found.predictions - found.base
+    assert [layer.values.shape for layer in found.path] == [(3, 2, 5), (3, 2, 5)]
+    for layer in found.path:
+        np.testing.assert_allclose(layer.values.sum(axis=2) + layer.residual, apart, rtol=1e-5, atol=1e-5)
+    # Of the first layer: what tanh(x) moved, by the edge's weight, by what the node has to do with the output.
+    moved = np.tanh(ROWS) - np.tanh(REFERENCE).mean(axis=0)
+    truth = moved[:, :, None, None] * toy_model.W0[None, :, :, None] * toy_model.W1[None, None]  # [B, S, D, O]
+    first = found.path[0]
+    for row, output in np.ndindex(3, 2):
+        ends = first.sources[row, output], first.destinations[row, output]
+        np.testing.assert_allclose(first.values[row, output], truth[row, *ends, output], rtol=1e-4, atol=1e-5)
+        order = np.sort(np.abs(truth[row, :, :, output]).ravel())[::-1][:5]
+        np.testing.assert_allclose(np.abs(first.values[row, output]), order, rtol=1e-4)
+
+
+def test_a_path_of_all_edges_of_many_rows_and_in_json(server: Server) -> None:
+    status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), "path_top_k": 100, "outputs": [1]})
+    assert status == 200
+    assert [np.shape(layer["values"]) for layer in found["path"]] == [(3, 1, 12), (3, 1, 8)]
+    np.testing.assert_allclose(found["path"][0]["residual"], np.zeros((3, 1)), atol=1e-6)
+    status, plain = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist()})
+    assert (status, plain["path"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"path_top_k": 257}, "256 edges"), ({"path_top_k": 1, "method": "gradient_x_input"}, "goes with the method")],
+)
+def test_what_paths_may_not_be(server: Server, asked: dict[str, Any], words: str) -> None:
+    status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), **asked})
+    assert (status, words in found["error"]) == (400, True), found
+
+
+def test_paths_count_towards_the_size_of_an_answer(server: Server, tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    message = kan_pb2.ExplainRequest(model_name="toy", rows=ROWS.tobytes() * 6, row_count=18)
+    with serving(tmp_path, max_response_bytes=2048) as small:
+        small.call(f"{KAN}Explain", message.SerializeToString())
+        message.path_top_k = 12
+        with pytest.raises(grpc.RpcError) as caught:
+            small.call(f"{KAN}Explain", message.SerializeToString())
+    assert "the limit is 2048" in str(caught.value.details())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        (f"{MODELS}/toy/coverage", {}, 400, "no rows"),
+        (f"{MODELS}/toy/coverage", {"rows": [[1, 2]]}, 400, "expected a list of 3"),
+        (f"{MODELS}/nobody/coverage", {"rows": []}, 404, "nobody"),
+        (f"{MODELS}/nobody/rows", None, 404, "nobody"),
+        ("/v1/kan/operations", {"since": "now"}, 400, "since"),
+        ("/v1/kan/operations", {"since": True}, 400, "since"),
+        ("/v1/kan/operations", {"until": 3}, 400, "since"),
+        ("/v1/kan/operations", b'{"since": NaN}', 400, "since"),
+        ("/v1/kan/operations", [1], 400, "since"),
+        ("/v1/kan/operations", b"{", 400, "JSON"),
+    ],
+)
+def test_what_is_refused(server: Server, path: str, body: Any, status: int, words: str) -> None:
+    found, said = ask(server, path, body)
+    assert (found, words in said["error"]) == (status, True), said
+
+
+def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(server: Server) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    begun = time.time()
+    server.infer(rows)
+    wait_until(lambda: len(ask(server, f"{MODELS}/toy/rows")[1]["rows"]) == 5)
+    found = ask(server, f"{MODELS}/toy/rows")[1]
+    assert (found["model_name"], found["model_version"], found["sample_rows"], found["note"]) == ("toy", "1", 5, "")
+    assert all(row["values"]["x"] in rows.tolist() for row in found["rows"])
+    assert all(abs(row["time"] - begun) < 60 for row in found["rows"])
+    http_client.ask(server, f"{MODELS}/toy/statistics/reset", {})
+    assert ask(server, f"{MODELS}/toy/rows")[1]["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({}, "--sample-rows"), ({"sample_rows": 3, "statistics": "off"}, "does not analyse live traffic")],
+)
+def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport="asgi", **settings) as server:
+        server.infer(ROWS)
+        status, said = ask(server, f"{MODELS}/toy/rows")
+        assert (status, said["rows"], words in said["note"]) == (200, [], True), said
+        assert said["has_statistics"] is ("statistics" not in settings)
+
+
+def operations(server: Server, since: float = 0.0) -> Any:
+    status, found = ask(server, "/v1/kan/operations", {"since": since})
+    assert status == 200, found
+    return found
+
+
+def of_toy(found: Any, version: str = "1") -> Any:
+    (own,) = [one for one in found["versions"] if (one["model"], one["version"]) == ("toy", version)]
+    return own
+
+
+def test_operations_are_what_the_metrics_say(server: Server) -> None:
+    first = operations(server)
+    for _ in range(4):
+        server.infer(ROWS)
+    with pytest.raises(grpc.RpcError):
+        server.infer(np.zeros((1, 2), np.float32))
+    time.sleep(1.1)  # readings are a second apart at least
+    found = operations(server)
+    own, before = of_toy(found), of_toy(first)
+    assert (own["state"], own["default"], own["chosen"], own["loads"]) == ("READY", True, False, 1)
+    assert own["total"]["requests"] - before["total"]["requests"] == 4
+    assert own["total"]["requests"] == reload_tools.sample(
+        server.metrics(), 'nv_inference_request_success{model="toy",version="1"}'
+    )
+    assert sum(own["total"]["failures"].values()) > sum(before["total"]["failures"].values())
+    assert own["recent"]["requests"] >= 4
+    assert own["recent"]["p50"] > 0
+    assert sum(one["executions"] for one in own["recent"]["batches"]) == own["recent"]["executions"]
+    (reading,) = operations(server, first["time"])["readings"][-1:]
+    assert reading["to"] - reading["from"] >= 1
+    (rates,) = [one for one in reading["versions"] if one["model"] == "toy"]
+    assert rates["requests_per_second"] == pytest.approx(4 / (reading["to"] - reading["from"]))
+    assert {"OK", "INVALID_ARGUMENT"} <= {
+        one["code"] for one in found["calls"] if one["method"].endswith("GRPCInferenceService/ModelInfer")
+    }
+    assert (found["server"]["ready"], found["server"]["inflight"]) == (True, 1)
+    assert found["server"]["version"]
+
+
+def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    errors = {"outputs_max_abs": 0.0, "edges_max_abs": 0.0, "edges_max_rel": 0.0, "worst_edge": "", "worst_output": ""}
+    zones = [
+        Zone(name=name, rows=5, outputs_max_rel=error, **errors)
+        for name, error in (("inside", 1e-7), ("outside", 3e-7), ("nonfinite", 5e-7))
+    ]
+    directory = toy_model.write(tmp_path)
+    verification = replace(toy_model.manifest("toy").verification, zones=tuple(zones))
+    toy_model.edit(directory, baseline=test_drift.seen(test_drift.ROWS[:200]), verification=verification)
+    toy_model.write(tmp_path, "bare")
+    toy_model.write_slow(tmp_path, "plain", steps=1, size=4)
+    reload_tools.truncate(toy_model.write(tmp_path, "broken") / "manifest.json")
+    with serving(tmp_path, transport="asgi", plain_onnx=True) as server:
+        server.infer(test_drift.ROWS[:40] + 5)
+        drift = 'kanserve_drift_psi_ratio{layer="0",model="toy",version="1"}'
+        wait_until(lambda: reload_tools.shown(server, drift) > 1, 20)
+        time.sleep(1.1)  # the server samples at most once a second
+        status, found = ask(server, "/v1/kan/overview")
+        assert status == 200
+        own = {one["model"]: one for one in found["versions"]}
+        assert set(own) == {"toy", "bare", "plain", "broken"}
+        manifest = toy_model.manifest("toy")
+        toy_ = own["toy"]
+        assert (toy_["family"], toy_["shape"], toy_["verification_basis"]) == (
+            manifest.source.family,
+            "3 → 4 → 2",
+            "reading",
+        )
+        assert (toy_["error"], own["bare"]["error"]) == (3e-7, None)
+        assert (toy_["requests"], toy_["rows"], toy_["default"], toy_["state"]) == (1, 40, True, "READY")
+        assert toy_["drift"] == max(
+            reload_tools.shown(server, drift.replace("0", layer, 1)) for layer in ("0", "1", "output")
+        )
+        assert (own["bare"]["drift"], own["bare"]["requests"]) == (None, 0)
+        assert (own["plain"]["family"], own["plain"]["shape"], own["plain"]["verification_basis"]) == ("", "1 → 1", "")
+        assert (own["broken"]["state"], "shape" in own["broken"]) == ("UNAVAILABLE", False)
+        assert own["broken"]["reason"]
+
+
+class Slow:
+    """A page of metrics that is slow to write."""
+
+    def __init__(self) -> None:
+        self.read, self.go = 0, threading.Event()
+
+    def text(self) -> bytes:
+        self.read += 1
+        self.go.wait(20)
+        return b""
+
+
+def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
+    async def check() -> int:
+        page = Slow()
+        operations_ = Operations(None, None, page)  # type: ignore[arg-type]  # nothing else is asked for
+        for _ in range(5):
+            asking = asyncio.ensure_future(operations_._refresh())
+            await asyncio.sleep(0.01)
+            asking.cancel()
+        asking = asyncio.ensure_future(operations_._refresh())
+        page.go.set()
+        await asyncio.wait_for(asking, 20)
+        return page.read
+
+    assert asyncio.run(check()) == 1
+
+
+def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, transport="asgi", repository_poll_seconds=0.1) as server, Client(server.address) as client:
+        reload_tools.write(tmp_path / "toy" / "2", 2.0, version=2)
+        wait_until(lambda: ("answers by default", "2") in happened(server))
+        control.promote(client, "toy", "1")
+        control.rollback(client, "toy")
+        control.promote(client, "toy", "1")
+        control.shadow(client, "toy", "2")
+        server.infer(ROWS)
+        wait_until(lambda: operations(server)["shadows"][0]["rows"] == 3)
+        (shadow,) = operations(server)["shadows"]
+        assert (shadow["version"], shadow["baseline_version"], shadow["running"]) == ("2", "1", True)
+        assert shadow["rows_out_of_tolerance"] == 3
+        assert shadow["largest_difference"] > 0.1
+        control.shadow(client, "toy", stop=True)
+        assert operations(server)["shadows"][0]["running"] is False
+        reload_tools.write(tmp_path / "broken", version=3)
+        (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
+        (tmp_path / "broken").rename(tmp_path / "toy" / "3")
+        wait_until(lambda: seen(server, "3") and of_toy(operations(server), "3")["state"] == "UNAVAILABLE")
+        (refused,) = [one for one in operations(server)["history"] if one["what"] == "refused"]
+        assert (refused["version"], refused["text"]) == (
+            "3",
+            "integrity: model.onnx has 8 bytes, the manifest says 268",
+        )
+        first = [one for one in happened(server) if one[0] != "refused"]
+        assert first[:6] == [
+            ("loaded", "1"),
+            ("answers by default", "1"),
+            ("loaded", "2"),
+            ("answers by default", "2"),
+            ("answers by default", "1"),
+            ("answers by default", "2"),
+        ]
+        assert of_toy(operations(server))["chosen"] is True
+
+
+def happened(server: Server) -> list[tuple[str, str]]:
+    """The events of the server and the versions that they are about, in their order."""
+    return [(one["what"], one["version"]) for one in operations(server)["history"]][::-1]
+
+
+def seen(server: Server, version: str) -> bool:
+    return any(one["version"] == version for one in operations(server)["versions"])
+
+
+DATA = np.random.default_rng(3).normal(0, 0.5, (300, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real export with rows of reference."""
+    pytest.importorskip("h2corn")
+    folder = tmp_path_factory.mktemp("real")
+    np.save(folder / "rows.npy", DATA)
+    done = program(
+        "export",
+        GOLDEN / "pykan-hello-symbolic/model",
+        *("--repository", folder / "models", "--name", "hello", "--baseline", folder / "rows.npy"),
+    )
+    assert done.returncode == 0, done.stderr
+    with serving(folder / "models", transport="asgi") as running:
+        yield running
+
+
+def test_counts_of_the_baseline_lie_in_the_cells_of_the_window(real: Server) -> None:
+    """'Now' of the very rows that the baseline is of is the baseline."""
+    status, found = ask(real, f"{MODELS}/hello/statistics", {"rows": DATA.tolist()})
+    assert status == 200
+    for nodes in found["nodes"]:
+        assert nodes["counts"] == nodes["baseline_counts"]
+        assert sum(nodes["baseline_counts"]) == 300 * len(nodes["bound_counts"])
+
+
+def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
+    rows = np.array([[0.1, -0.4], [30.0, 0.2]], np.float32)
+    before = reload_tools.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}')
+    status, found = ask(real, f"{MODELS}/hello/coverage", {"rows": rows.tolist(), "id": "c1"})
+    assert (status, found["id"], found["zones"][3]) == (200, "c1", "out_of_grid")
+    assert reload_tools.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}') == before
+    with Client(real.address) as client:
+        same = client.coverage("hello", rows)
+    assert [one["definition"] for one in found["layers"]] == [*same.definitions]
+    for at, one in enumerate(found["layers"]):
+        np.testing.assert_array_equal(one["zones"], same.zones[at])
+        for name in ("counts", "worst", "cells"):
+            np.testing.assert_array_equal(one[name], getattr(same, name)[:, at])
+    assert same.out_of_grid[:, 0].tolist() == [False, True]
+
+
+@pytest.mark.slow
+def test_operations_of_several_workers_are_those_of_all(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport="asgi", workers=2) as server:
+        for _ in range(12):  # each on a connection of its own, which either worker takes
+            body = {"inputs": [http_client.tensor(ROWS)]}
+            assert http_client.infer(server, body).status == 200
+        wait_until(lambda: of_toy(operations(server))["total"]["requests"] == 12)
+        assert operations(server)["server"]["workers"] == 2

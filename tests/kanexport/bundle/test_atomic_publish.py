@@ -1,0 +1,212 @@
+"""An export's last step is one step: config and version appear together or not at all, whatever fails or is killed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanexport.contract import temp_dirs
+from kanexport.errors import RepositoryError
+from kanserve.errors import LoadError
+from kanserve.repository import layout
+from kanserve.repository.snapshot import remove_stale_exports
+from kanserve.repository.validation import check_config
+from tests.support.nth_failure import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
+from tests.support.server_process import serving
+
+pytestmark = pytest.mark.slow
+
+HAMMER = """
+import sys, pathlib
+sys.path[:0] = sys.argv[3:]
+from kanserve.repository.snapshot import remove_stale_exports
+from tests.kanexport.nth_failure import packed
+print("ready", flush=True)
+while True:
+    for version in (1, 2):
+        packed(pathlib.Path(sys.argv[1]), version, int(sys.argv[2]), force=True)
+"""
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.batch}-{case.exchanges}-{case.error.__name__}")
+def test_whichever_call_fails_the_old_or_the_new_is_there(case: Case) -> None:
+    """For all n."""
+    with tempfile.TemporaryDirectory(dir=FAST) as folder:
+        calls = (case.run(Path(folder, "models"), n) for n in itertools.count(1))
+        failed = list(itertools.takewhile(bool, calls))
+    assert len(failed) > 40
+    assert {"open", "mkdir", "fsync", "exchange"} <= set(failed)
+
+
+def test_concurrent_forced_exports_never_disagree(tmp_path: Path) -> None:
+    """Two kinds of one model, again and again: what is there is always wholly one or the other."""
+    packed(tmp_path)
+    end, wrong = time.monotonic() + 2, []
+
+    def again(batch: int) -> None:
+        while time.monotonic() < end:
+            try:
+                packed(tmp_path, 1, batch, force=True)
+            except RepositoryError as error:
+                wrong.append(str(error))
+
+    threads = [threading.Thread(target=again, args=(batch,)) for batch in (WIDE, NARROW)]
+    for thread in threads:
+        thread.start()
+    looks = 0
+    while time.monotonic() < end:
+        looks += _consistent(tmp_path)
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert looks > 100
+    assert agree(tmp_path) in ({1: WIDE}, {1: NARROW})
+    assert hidden(tmp_path) == []
+
+
+def _consistent(repository: Path) -> bool:
+    """Read as a server does, through one open folder: config and version of one moment agree."""
+    home = os.open(repository / "toy", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        parts = []
+        for name in ("config.pbtxt", "1/manifest.json"):
+            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=home), "rb") as file:
+                parts.append(file.read())
+    except FileNotFoundError:
+        return False  # that folder is being removed, and another has its name
+    finally:
+        os.close(home)
+    manifest = contract.loads(parts[1])
+    assert f"max_batch_size: {manifest.max_batch_size}\n".encode() in parts[0]
+    return True
+
+
+def test_killed_at_any_moment_the_next_export_and_the_server_see_whole_versions(tmp_path: Path) -> None:
+    """Two exports that disagree, both killed at moments that drift, five times."""
+    packed(tmp_path)
+    packed(tmp_path, 2)
+    left = 0
+    for kill in range(5):
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", HAMMER, str(tmp_path), str(batch), *sys.path], stdout=subprocess.PIPE
+            )
+            for batch in (WIDE, NARROW)
+        ]
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+        time.sleep(0.007 * (kill + 1))
+        for child in children:
+            child.kill()
+        for child in children:
+            child.communicate()
+        assert set(agree(tmp_path)) == {1, 2}
+        left += len(hidden(tmp_path))
+    assert left, "no kill hit the work: the test shows nothing"
+    packed(tmp_path, 3, agree(tmp_path)[1], force=True)
+    assert hidden(tmp_path) == []
+    for candidate in layout.scan(tmp_path, plain_onnx=False):
+        bundle = layout.load(candidate, 2**20)
+        assert bundle.manifest is not None
+        try:
+            check_config(bundle.config, "toy", bundle.manifest.inputs, bundle.manifest.outputs, batched=True)
+        except LoadError as error:
+            pytest.fail(str(error))
+
+
+def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:
+    """Its lock says so; of another machine without one, its age."""
+    there, old, young = (tmp_path / f"{temp_dirs.HIDDEN}elsewhere-1-{name}" for name in ("held", "old", "young"))
+    for path in (there, old, young):
+        path.mkdir()
+    for path in (there, old):
+        os.utime(path, (0, 0))
+    with temp_dirs.locked(there):
+        assert temp_dirs.sweep(tmp_path) == [old.name]
+    assert temp_dirs.sweep(tmp_path) == [there.name]
+    assert hidden(tmp_path) == [young.name]
+
+
+def test_who_holds_the_last_step_for_ever_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temp_dirs, "PATIENCE", 0.1)
+    packed(tmp_path)
+    with temp_dirs.locked(tmp_path), pytest.raises(RepositoryError, match="another export has held it"):
+        packed(tmp_path, 2)
+    assert hidden(tmp_path) == []
+    packed(tmp_path, 2)
+
+
+def test_what_else_is_in_a_models_folder_stays(tmp_path: Path) -> None:
+    """Also where the whole folder is made anew because the config has to change."""
+    packed(tmp_path)
+    packed(tmp_path, 2)
+    (tmp_path / "toy" / "labels.txt").write_text("a\n")
+    (tmp_path / "toy" / "more" / "deep").mkdir(parents=True)
+    (tmp_path / "toy" / "link").symlink_to("labels.txt")
+    before = {name: data for name, data in state(tmp_path / "toy").items() if not name.startswith(("1/", "config"))}
+    packed(tmp_path, 1, NARROW, force=True)
+    now = state(tmp_path / "toy")
+    assert {name: now[name] for name in before} == before
+    assert (tmp_path / "toy" / "link").is_symlink()
+    assert (tmp_path / "toy" / "more" / "deep").is_dir()
+    assert agree(tmp_path) == {1: NARROW, 2: WIDE}
+
+
+def test_a_server_sweeps_what_nobody_works_on(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = temp_dirs.owner().rpartition("-")[0]
+    packed(tmp_path)
+    dead = [
+        tmp_path / f"{temp_dirs.HIDDEN}{host}-{gone.pid}-a",
+        tmp_path / "toy" / f"{temp_dirs.HIDDEN}{host}-{gone.pid}-b",
+    ]
+    for path in dead:
+        (path / "1").mkdir(parents=True)
+    alive = tmp_path / f"{temp_dirs.HIDDEN}{host}-{os.getppid()}-c"
+    alive.mkdir()
+    with serving(tmp_path) as server:
+        assert [line["left"] for line in server.lines() if line["event"] == "stale_export_removed"] == [
+            path.name for path in dead
+        ]
+    assert hidden(tmp_path) == [alive.name]
+    assert remove_stale_exports(tmp_path / "nowhere") == []
+
+
+def test_whichever_descriptor_does_not_close_what_is_said_is_so(tmp_path: Path) -> None:
+    """If an export reports failure, the old version is in place; if the new version is in place, it reports success."""
+    close, n = os.close, 0
+    while True:
+        packed(tmp_path, 1, force=True)
+        before, n, calls, refused = state(tmp_path), n + 1, 0, False
+
+        def failing(descriptor: int) -> None:
+            nonlocal calls
+            calls += 1
+            close(descriptor)
+            if calls == n:  # noqa: B023  # of this turn
+                raise OSError(5, "Input/output error")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "close", failing)
+            try:
+                packed(tmp_path, 1, NARROW, force=True)
+            except RepositoryError:
+                refused = True
+        if refused:
+            assert state(tmp_path) == before
+        else:
+            assert agree(tmp_path) == {1: NARROW}
+        if calls < n:
+            break
+    assert n > 5

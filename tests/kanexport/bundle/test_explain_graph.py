@@ -1,0 +1,267 @@
+"""`--explain`: a graph that tells with every answer how it came about, in any onnxruntime; and when there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from kanexport.bundle import description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.bundle.publish import Result
+from kanexport.cli import export_command
+from kanexport.contract import manifest as contract
+from kanexport.contract.naming import UNNAMED, Names
+from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.graph.compose import AppendedGraph, joined
+from kanexport.lowering import lower
+from kanexport.lowering.lower import Explained, Lowered
+from kanexport.pipeline import Request, export
+from kanexport.verify import verify
+from kanserve.analysis import attribution
+from kanserve.analysis.step_rules import UnknownStep
+from kanserve.repository import validation
+from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
+from tests.support.small_checkpoints import read
+
+ADAPTED = "pykan-hello-adapted"
+
+
+def case(name: str) -> Case:
+    (found,) = (one for one in cases() if one.name == name)
+    return found
+
+
+def exported(folder: Path, name: str = ADAPTED, **more: Any) -> Result:
+    one = case(name)
+    return export(Request(path=one.path, repository=folder, options=one.options, **{"explain": True, **more}))
+
+
+def run(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    """By its path, as a graph whose weights lie beside it needs."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"x": x}), strict=True))
+
+
+@pytest.fixture(scope="module", params=cases(), ids=lambda one: one.name)
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result]:
+    return request.param, exported(tmp_path_factory.mktemp("models"), request.param.name)
+
+
+def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[Case, Result], state_error: Any) -> None:
+    one, result = golden
+    reference = one.reference()
+    given = run(result.directory / contract.MODEL_FILE, reference["x"])
+    found = run(result.directory / "explain.onnx", reference["x"])
+    for name, values in given.items():
+        np.testing.assert_array_equal(found[name], values)  # to the bit
+    layers = result.manifest.layers
+    for at, layer in enumerate(layers):
+        edges = found[f"layer{at}_edges"]
+        error = relative_error(edges, reference[f"layer{at}_edges"])
+        state_error("edges of explain.onnx, relative", error, f"{one.name}, layer {at}")
+        assert error <= EDGE_TOLERANCE
+        with np.errstate(all="ignore"):
+            sums = edges.astype(np.float64).sum(axis=1) + np.array(layer.bias or 0.0)
+            assert relative_error(sums, reference[f"layer{at}_pre"]) <= EDGE_TOLERANCE
+            try:
+                nodes = attribution.apply_post_steps(layer, sums)
+            except UnknownStep:
+                continue
+            following = found["y" if at == len(layers) - 1 else layers[at + 1].node_tensor]
+            assert relative_error(nodes, following) <= EDGE_TOLERANCE
+
+
+def test_the_manifest_names_every_output_as_it_is(golden: tuple[Case, Result]) -> None:
+    one, result = golden
+    found = run(result.directory / "explain.onnx", one.reference()["x"][:3])
+    told = result.manifest.explanations
+    assert told.file == "explain.onnx"
+    assert {tensor.name: (3, *tensor.shape[1:]) for tensor in told.tensors} == {k: v.shape for k, v in found.items()}
+    assert [tensor.holds for tensor in told.tensors].count("edges") == len(result.manifest.layers)
+    assert result.manifest.file("explain.onnx").sha256
+    assert {zone.name for zone in result.manifest.verification.explaining} >= {"inside", "far", "nonfinite", "single"}
+    assert list(validation.limit_faults(result.manifest)) == []
+    assert contract.loads(contract.dumps(result.manifest)) == result.manifest
+
+
+def test_it_needs_nothing_but_onnxruntime(tmp_path: Path) -> None:
+    """In an interpreter that has neither program, from the file alone: what it says of itself is enough to add up."""
+    names = Names(features=("length", "width"), classes=("area",))
+    result = exported(tmp_path / "models", names=names)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "explain.onnx").write_bytes((result.directory / "explain.onnx").read_bytes())
+    script = """
+import json, sys
+sys.modules.update(dict.fromkeys(("kanexport", "kanserve")))
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("explain.onnx")
+told = json.loads(session.get_modelmeta().custom_metadata_map["kanexport"])
+names = [output.name for output in session.get_outputs()]
+assert names == [output["name"] for output in told["outputs"]]
+found = dict(zip(names, session.run(None, {"x": np.float32([[0.5, -0.25]])})))
+sums = found["layer1_edges"].sum(axis=1)
+print(json.dumps([told["names"]["features"], sums.tolist(), found["y"].tolist(), told["bias"]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path / "alone", capture_output=True, text=True, check=True
+    )
+    features, sums, y, bias = json.loads(done.stdout)
+    assert features == ["length", "width"]
+    assert bias == [[], []]
+    np.testing.assert_allclose(sums, y, rtol=1e-6)
+
+
+def test_layers_are_chosen_by_number_or_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = exported(tmp_path / "chosen", explain=False, explain_layers=("1",)).manifest
+    assert [tensor.name for tensor in chosen.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
+    assert not any("explain.onnx" in note for note in chosen.notes)
+    monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 9)
+    small = exported(tmp_path / "small").manifest
+    assert [tensor.name for tensor in small.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
+    (note,) = small.notes
+    assert "no edges of layer 0: 10 a row are more than 9; --explain-layers takes it too" in note
+    monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 0)
+    bare = exported(tmp_path / "bare").manifest
+    assert [tensor.name for tensor in bare.explanations.tensors] == ["y", "layer1_in"]
+    with pytest.raises(OptionError, match="there is no layer '2', the model has 2"):
+        exported(tmp_path / "none", explain_layers=("2",))
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_the_option_there_is_none(tmp_path: Path) -> None:
+    result = exported(tmp_path, explain=False)
+    assert result.manifest.explanations == contract.NO_EXPLANATIONS
+    assert result.manifest.verification.explaining == ()
+    assert not (result.directory / "explain.onnx").exists()
+
+
+def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = exported(tmp_path / "alone", "efficient-kan-digits")
+    monkeypatch.setattr(lower, "SHARED_FROM", 0)
+    shared = exported(tmp_path / "shared", "efficient-kan-digits")
+    assert (shared.directory / contract.WEIGHTS_FILE).exists()
+    sizes = [one.manifest.file("explain.onnx").size for one in (alone, shared)]
+    assert sizes[1] < sizes[0] / 2
+    x = case("efficient-kan-digits").reference()["x"]
+    own = run(alone.directory / "explain.onnx", x)
+    for name, values in run(shared.directory / "explain.onnx", x).items():
+        np.testing.assert_array_equal(values, own[name])
+
+
+def test_in_float64_it_is_exact(tmp_path: Path) -> None:
+    result = exported(tmp_path, "pykan-ellipj-float64", dtype="float64")
+    reference = case("pykan-ellipj-float64").reference()
+    found = run(result.directory / "explain.onnx", reference["x"].astype(np.float64))
+    for at in range(2):
+        assert relative_error(found[f"layer{at}_edges"], reference[f"layer{at}_edges"]) <= 1e-12
+    assert {tensor.datatype for tensor in result.manifest.explanations.tensors} == {"FP64"}
+
+
+def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
+    """A network, its graphs with an explaining one, and what that is made of."""
+    one = case(name)
+    kan, _ = read(one.path, *one.options)
+    graphs = lower.lower(kan, "float32")
+    layers = description.layers(kan, graphs.node_tensors)
+    made = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
+    parts = [
+        AppendedGraph(graphs.edges[at], layer.edges_tensor, explain_graph.edges_name(at))
+        for at, layer in enumerate(layers)
+    ]
+    return kan, made, parts
+
+
+def proved(kan: Any, made: Lowered, graph: bytes) -> None:
+    assert made.explained is not None
+    changed = dataclasses.replace(made, explained=Explained(graph, made.explained.about))
+    verify.verify(kan, changed, "float32")
+
+
+def test_a_graph_that_tells_other_edges_or_nodes_is_not_written() -> None:
+    kan, made, parts = lowered_of()
+    assert made.explained is not None
+    proved(kan, made, made.explained.graph)
+    wrong = onnx.load_model_from_string(parts[0].graph)
+    largest = max((one for one in wrong.graph.initializer if one.data_type == 1), key=lambda one: len(one.raw_data))
+    largest.raw_data = (np.frombuffer(largest.raw_data, np.float32) * np.float32(1.001)).tobytes()
+    edges = dataclasses.replace(parts[0], graph=wrong.SerializeToString())
+    with pytest.raises(VerificationFailed, match=r"explain\.onnx differs from the checkpoint on inside rows: edges by"):
+        proved(kan, made, joined(made.model, [edges, parts[1]], {}))
+    with pytest.raises(VerificationFailed, match="rows give layer1_edges of shape nothing"):
+        proved(kan, made, joined(made.model, parts[:1], {}))
+    model = onnx.load_model_from_string(made.model)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["before" if name == "layer1_in" else name for name in names]
+    model.graph.node.append(onnx.helper.make_node("Tanh", ["before"], ["layer1_in"]))
+    with pytest.raises(VerificationFailed, match=r"explain\.onnx differs .*layer1_in\["):
+        proved(kan, made, joined(model.SerializeToString(), parts, {}))
+
+
+def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
+    _, made, parts = lowered_of()
+    with pytest.raises(InvalidKan, match="do not fit into one"):
+        joined(made.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
+    with pytest.raises(InvalidKan, match="do not fit into one"):
+        joined(made.model, [parts[0], parts[0]], {})
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(case(ADAPTED).path)
+    assert export_command.main([path, "--repository", str(tmp_path), "--name", "a", "--explain"]) == 0
+    assert "explain.onnx: y, layer1_in, layer0_edges, layer1_edges" in capsys.readouterr().out
+    assert (
+        export_command.main([path, "--repository", str(tmp_path), "--name", "b", "--explain-layers", "1, 0", "--json"])
+        == 0
+    )
+    told = json.loads(capsys.readouterr().out)["explanations"]
+    assert [tensor["layer"] for tensor in told["tensors"] if tensor["holds"] == "edges"] == [0, 1]
+    assert export_command.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
+    assert "--explain-layers are of one model" in capsys.readouterr().err
+
+
+def test_every_model_of_a_folder_may_have_one(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = case("efficient-kan-wine-update-grid").path
+    (tmp_path / "in" / source.name).write_bytes(source.read_bytes())
+    arguments = [str(tmp_path / "in"), "--recursive", "--repository", str(tmp_path / "out"), "--explain"]
+    assert export_command.main(arguments) == 0
+    (found,) = (tmp_path / "out").glob("*/1/explain.onnx")
+    assert contract.load(found.parent).explanations.tensors
+
+
+def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+    from tests.support import torch_modules as modules
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    module = modules.GoldenTransformer()
+    result = kanexport.export(module, x, name="m", repository=tmp_path, explain=True)
+    found = run(result.directory / "explain.onnx", x)
+    assert any(layer.positions for layer in result.manifest.layers)
+    for at, layer in enumerate(result.manifest.layers):
+        nodes = found.get(layer.node_tensor, x)
+        session = onnxruntime.InferenceSession(result.directory / layer.edges_file)
+        (edges,) = session.run([layer.edges_tensor], {layer.node_tensor: nodes.reshape(-1, nodes.shape[-1])})
+        assert found[f"layer{at}_edges"].shape == (8, *layer.positions, layer.sources, layer.destinations)
+        np.testing.assert_array_equal(found[f"layer{at}_edges"].reshape(edges.shape), edges)
+    name = result.manifest.layers[-1].name
+    np.save(tmp_path / "rows.npy", x)
+    rows = tmp_path / "rows.npy"
+    again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name], baseline=rows)
+    assert any("has no contributions: it is a torch module" in note for note in again.manifest.notes)
+    last = len(result.manifest.layers) - 1
+    assert [t.layer for t in again.manifest.explanations.tensors if t.holds == "edges"] == [last]

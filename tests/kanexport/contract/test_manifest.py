@@ -1,0 +1,271 @@
+"""The contract on disk: what is written is read again, and nothing else is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract import manifest
+from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
+from kanexport.pipeline import Request, export
+from tests.support import toy_model
+
+TEXT = st.text(max_size=12)
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def strategy(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of one field's type, as the dataclasses declare it."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return st.lists(strategy(typing.get_args(hint)[0]), max_size=2).map(tuple)
+    if origin is dict:
+        return st.dictionaries(TEXT, TEXT, max_size=2)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return st.builds(hint, **{name: strategy(inner) for name, inner in hints.items()})
+    return {str: TEXT, float: NUMBER, int: st.integers(), bool: st.booleans()}[hint]
+
+
+manifests = strategy(Manifest).map(lambda found: dataclasses.replace(found, format=FORMAT))
+
+
+@given(manifests)
+@settings(max_examples=40, deadline=None)
+def test_what_is_written_is_read(found: Manifest) -> None:
+    assert manifest.loads(manifest.dumps(found)) == found
+
+
+@pytest.fixture(scope="module")
+def real(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, options = golden("pykan-mult-affine")
+    return export(
+        Request(path=path, repository=tmp_path_factory.mktemp("models"), name="real", options=options)
+    ).directory
+
+
+def test_a_real_manifest_survives(real: Path) -> None:
+    found = manifest.load(real)
+    assert manifest.dumps(found) == (real / "manifest.json").read_bytes()
+    assert found.file("model.onnx").size == (real / "model.onnx").stat().st_size
+    with pytest.raises(ManifestError, match=r"other\.onnx is not listed"):
+        found.file("other.onnx")
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every key and to the first entry of every list."""
+    if isinstance(value, dict):
+        return [place for key, item in value.items() for place in [(*path, key), *_places(item, (*path, key))]]
+    if isinstance(value, list) and value:
+        return [(*path, 0), *_places(value[0], (*path, 0))]
+    return []
+
+
+def _changed(document: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> bytes:
+    copy = json.loads(json.dumps(document))
+    holder = copy
+    for step in path[:-1]:
+        holder = holder[step]
+    change(holder, path[-1])
+    return json.dumps(copy).encode()
+
+
+def _free(path: tuple[Any, ...]) -> bool:
+    """Inside a mapping of texts, whose keys may be anything."""
+    return any(
+        step in ("parameters", "options_given", "options_assumed", "options_decided", "alternatives")
+        for step in path[:-1]
+    )
+
+
+def test_every_key_is_needed_and_every_type_is_checked(real: Path) -> None:
+    document = json.loads((real / "manifest.json").read_bytes())
+    places = _places(document)
+    assert len(places) > 80
+    for path in places:
+        if not isinstance(path[-1], int) and not _free(path) and path != ("format",):
+            with pytest.raises(ManifestError, match=f"key '{path[-1]}' is missing"):
+                manifest.loads(_changed(document, path, lambda holder, key: holder.pop(key)))
+        for wrong in (None, "true" if path[-1] == "per_edge" else True):
+            with pytest.raises(ManifestError, match=r"expected|this program reads"):
+                manifest.loads(_changed(document, path, _putter(wrong)))
+
+
+def _putter(value: Any) -> Callable[[Any, Any], None]:
+    return lambda holder, key: holder.__setitem__(key, value)
+
+
+def test_unknown_keys_are_refused_by_name(real: Path) -> None:
+    document = json.loads((real / "manifest.json").read_bytes())
+    holders = {path[:-1] for path in _places(document) if isinstance(path[-1], str) and not _free(path)}
+    for path in holders:
+        with pytest.raises(ManifestError, match="unknown key 'surprise'"):
+            manifest.loads(_changed(document, (*path, "surprise"), _putter(1)))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "1" + "0" * 5000])
+def test_numbers_that_are_not_finite_are_refused(real: Path, number: str) -> None:
+    text = (real / "manifest.json").read_text()
+    changed = text.replace('"outputs_tolerance": 1e-05', f'"outputs_tolerance": {number}')
+    assert changed != text
+    with pytest.raises(ManifestError):
+        manifest.loads(changed.encode())
+
+
+def test_not_finite_numbers_are_never_written(real: Path) -> None:
+    found = manifest.load(real)
+    bad = dataclasses.replace(found, reference=dataclasses.replace(found.reference, tolerance=float("nan")))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        manifest.dumps(bad)
+
+
+@pytest.mark.parametrize("found", [0, 2, 8, -1, "1", None, 1.0, True, [1]])
+def test_another_format_is_refused_with_the_command_that_exports_again(real: Path, found: Any) -> None:
+    document = {**json.loads((real / "manifest.json").read_bytes()), "format": found}
+    with pytest.raises(
+        ManifestError,
+        match=r"format .*, this program reads format 1: .*export the model again with `kanserve export CHECKPOINT",
+    ):
+        manifest.loads(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"5", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}', b"{}"]
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ManifestError, match="manifest"):
+        manifest.loads(data)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@settings(max_examples=200, deadline=None)
+def test_garbage_never_escapes_with_another_error(data: bytes) -> None:
+    with pytest.raises(ManifestError):
+        manifest.loads(data)
+
+
+def test_the_module_brings_no_heavy_library_with_it() -> None:
+    """The server imports it: no numpy, onnx or torch through the back door."""
+    script = "import sys, kanexport.contract.manifest; print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(json.loads(done.stdout.replace("'", '"')))
+    assert "kanexport" in loaded
+    assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "safetensors", "yaml", "rich", "google"}
+
+
+def layer(sources: int, *, positions: tuple[int, ...] = (), pre_steps: tuple[NodeStep, ...] = ()) -> LayerInfo:
+    empty = {name: () for name in ("bases", "post_steps", "mask", "bias", "symbolic")}
+    texts = {name: "" for name in ("node_tensor", "edges_file", "edges_tensor")}
+    return LayerInfo(
+        sources=sources, destinations=2, pre_steps=pre_steps, active_edges=0, positions=positions, **empty, **texts
+    )
+
+
+@pytest.mark.parametrize(
+    ("given_shape", "layers", "words"),
+    [
+        ((-1, 3), (layer(3), layer(4)), "3 → 4 → 2"),
+        ((-1, 9), (layer(3, pre_steps=(NodeStep(kind="select", indices=(0, 4, 8)),)), layer(4)), "9 → 4 → 2"),
+        ((-1, 9), (layer(3), layer(4)), "9 → 3 → 4 → 2"),  # something else stands before the first layer
+        ((-1, 1, 8, 8), (layer(64),), "1x8x8 → 64 → 2"),
+        ((-1, 8, 5), (layer(5, positions=(8,)), layer(7, positions=(8,))), "8x5 → 8x7 → 2"),
+        ((-1, 8, 5), (layer(9, positions=(6, 6)),), "8x5 → 6x6x9 → 2"),
+        ((-1, 1, 8, 8), (), "1x8x8 → 2"),
+    ],
+)
+def test_shapes_on_the_way_of_a_row(given_shape: tuple[int, ...], layers: tuple[LayerInfo, ...], words: str) -> None:
+    assert manifest.arrows(manifest.row_shapes([given_shape], layers, [(-1, 2)])) == words
+
+
+def large() -> Manifest:
+    """With a mask of 120,000 edges, rows of knots of several lengths, and steps of numbers and indices."""
+    rng = random.Random(7)
+    small = toy_model.manifest("toy")
+    mask = tuple(tuple(rng.random() for _ in range(400)) for _ in range(300))
+    knots = tuple(tuple(sorted(rng.random() for _ in range(5 + at % 3))) for at in range(300))
+    basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=knots)
+    steps = (NodeStep(kind="select", indices=tuple(range(300))), NodeStep(kind="affine", scale=(1.5,) * 300))
+    first = dataclasses.replace(small.layers[0], mask=mask, bases=(basis,), pre_steps=steps, bias=(0.0,) * 20)
+    return dataclasses.replace(small, format=FORMAT, layers=(first, *small.layers[1:]))
+
+
+def test_a_large_manifest_has_its_numbers_in_a_file_beside_it() -> None:
+    whole = large()
+    assert len(manifest.dumps(whole)) > manifest.SMALL
+    bare, numbers = manifest.parts(whole)
+    assert numbers is not None
+    assert len(manifest.dumps(bare)) < 10_000
+    assert {one.place.partition(".")[2] for one in bare.stored} == {
+        *("0.mask", "0.bases.0.knots", "0.pre_steps.0.indices", "0.pre_steps.1.scale"),
+    }
+    assert manifest.loads(manifest.dumps(bare), numbers) == whole
+    assert manifest.loads(manifest.dumps(bare)) == bare
+    small = toy_model.manifest("toy")
+    assert manifest.parts(small) == (small, None)
+
+
+def turned(at: int, **changes: Any) -> Callable[[Manifest, bytes], tuple[Manifest, bytes]]:
+    def change(bare: Manifest, numbers: bytes) -> tuple[Manifest, bytes]:
+        stored = list(bare.stored)
+        stored[at] = dataclasses.replace(stored[at], **changes)
+        return dataclasses.replace(bare, stored=tuple(stored)), numbers
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda bare, numbers: (bare, numbers[:-1]), "beyond the file's end"),
+        (lambda bare, numbers: (bare, numbers + bytes(8)), "the file has"),
+        (lambda bare, numbers: (bare, numbers[:-8] + b"\xff" * 8), "a number is not finite"),
+        (lambda bare, numbers: (bare, b"\xff" * 8 + numbers[8:]), "are not"),
+        (turned(0, offset=8), "is not one list after the other"),
+        (turned(1, kind="complex"), "is not one list after the other"),
+        (turned(1, numbers=-1), "is not one list after the other"),
+        (turned(-1, numbers=10**12), "beyond the file's end"),
+        (turned(0, place="files"), "expected an object, found array"),
+        (turned(0, place="layers.x.mask"), "there is no empty list"),
+        (turned(0, place="name.0"), "there is no empty list"),
+        (turned(0, place="notes"), "there is no empty list"),
+        (turned(0, place="layers.0.post_steps"), "expected an object, found"),
+    ],
+)
+def test_numbers_that_are_not_those_of_the_manifest(
+    change: Callable[[Manifest, bytes], tuple[Manifest, bytes]], says: str
+) -> None:
+    bare, numbers = manifest.parts(large())
+    assert numbers is not None
+    bare, numbers = change(bare, numbers)
+    with pytest.raises(ManifestError, match=says):
+        manifest.loads(manifest.dumps(bare), numbers)
+
+
+def test_a_manifest_that_cannot_be_small_is_not_written() -> None:
+    edge = SymbolicEdge(source=0, destination=0, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
+    whole = large()
+    layers = (dataclasses.replace(whole.layers[0], symbolic=(edge,) * 30_000), *whole.layers[1:])
+    with pytest.raises(ManifestError, match="the manifest would have"):
+        manifest.parts(dataclasses.replace(whole, layers=layers))
+
+
+@pytest.mark.parametrize("bracket", [b'{"a":', b"[", b'{"a":[[{"b":'])
+def test_depth_is_counted_before_anything_is_parsed(bracket: bytes) -> None:
+    with pytest.raises(ManifestError, match="nested more than 32 deep"):
+        manifest.loads(bracket * 40 + b"1")
+    for text in (bracket * 250_000, b"[" + b"[]," * 150_000 + b"1]"):
+        with pytest.raises(ManifestError, match="lists and objects, more than 100000"):
+            manifest.loads(text)
+    with pytest.raises(ManifestError, match="this program reads"):  # brackets in a string do not count
+        manifest.loads(b'{"format": "' + b"[{" * 1000 + b'\\"]"}')

@@ -1,0 +1,329 @@
+"""The architecture file: its steps, the network that it gives, and the page about it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.cli import export_command
+from kanexport.detection import architecture_file
+from kanexport.detection.architecture_file import KINDS
+from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
+from kanexport.options import Options
+from kanexport.pipeline import Request, export
+from kanexport.verify import float64_reference
+from tests.support.golden_cases import ROOT, cases
+from tests.support.small_checkpoints import beside_forward, save
+
+PAGE = (ROOT / "docs" / "architecture-file.md").read_text()
+RNG = np.random.default_rng(4)
+
+
+ONE = np.ones(1, np.float32)
+
+
+def cheby(n: int, m: int) -> dict[str, Any]:
+    return {"cheby_coeffs": RNG.normal(size=(n, m, 3)).astype(np.float32)}
+
+
+def fourier(n: int, m: int) -> dict[str, Any]:
+    return {"fouriercoeffs": RNG.normal(size=(2, m, n, 2)).astype(np.float32)}
+
+
+def norm(m: int) -> dict[str, Any]:
+    return {name: RNG.normal(size=m).astype(np.float32) for name in ("weight", "bias")}
+
+
+def under(**parts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{name.strip('_').replace('__', '.')}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.items()
+    }
+
+
+def assembled(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> tuple[Kan, str]:
+    """Steps are given one a line, as in TOML; a line may hold settings after a semicolon."""
+    text = "".join("[[step]]\n" + line.strip().replace("; ", "\n") + "\n" for line in steps.strip().splitlines())
+    (folder / "layers.toml").write_text(text)
+    loaded = checkpoint.load(save(folder, tensors))
+    given = Options.parse(options)
+    found = architecture_file.assemble(loaded, architecture_file.load(folder / "layers.toml"), given)
+    given.finish(found[1])
+    return found
+
+
+def refuse(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        assembled(folder, tensors, steps, *options)
+    return caught.value
+
+
+def kinds(kan: Kan) -> list[str]:
+    found = []
+    for layer in kan.layers:
+        found += [step.describe().kind for step in layer.pre_steps]
+        found += [layer.name or "lone"]
+        found += [step.describe().kind for step in layer.post_steps]
+    return found
+
+
+def test_every_kind_of_step(tmp_path: Path) -> None:
+    batch = norm(4) | {"running_mean": RNG.normal(size=4), "running_var": RNG.uniform(1, 2, size=4)}
+    batch = {key: value.astype(np.float32) for key, value in batch.items()}
+    linear = {"weight": RNG.normal(size=(2, 3)).astype(np.float32), "bias": np.ones(2, np.float32)}
+    tensors = under(
+        a=cheby(3, 4), bn=batch, act={"weight": np.full(1, 0.1, np.float32)}, b=fourier(4, 3), ln=norm(3), head=linear
+    )
+    steps = """
+        select = "columns"; inputs = [4, 0, 2]; of = 5
+        affine = "scaler"; scale = [1, 2.0, 3]; bias = [0, -1, 0.5]
+        layer = "a"
+        batchnorm = "bn"; epsilon = 1e-3
+        prelu = "act"
+        dropout = 0.5
+        layer = "b"; family = "fourierkan"
+        layernorm = "ln"
+        function = "tanh"
+        linear = "head"
+    """
+    kan, family = assembled(tmp_path, tensors, steps)
+    assert family == "chebykan+fourierkan"
+    assert kinds(kan) == ["select", "affine", "a", "affine", "prelu", "b", "layernorm", "function", "head"]
+    assert (kan.n_inputs, kan.n_outputs, kan.notes) == (5, 2, ())
+    x = RNG.normal(size=(7, 5))
+    z = x[:, [4, 0, 2]] * [1, 2, 3] + [0, -1, 0.5]
+    z = np.einsum("bid,iod->bo", np.cos(np.arccos(np.tanh(z))[:, :, None] * np.arange(3)), tensors["a.cheby_coeffs"])
+    b = {key: value.astype(np.float64) for key, value in batch.items()}
+    z = (z - b["running_mean"]) / np.sqrt(b["running_var"] + 1e-3) * b["weight"] + b["bias"]
+    z = np.where(z > 0, z, float(np.float32(0.1)) * z)
+    waves = np.stack([f(z[:, :, None] * [1, 2]) for f in (np.cos, np.sin)])
+    z = np.einsum("dbik,djik->bj", waves, tensors["b.fouriercoeffs"].astype(np.float64))
+    apart = z - z.mean(axis=1, keepdims=True)
+    z = apart / np.sqrt((apart**2).mean(axis=1, keepdims=True) + 1e-5) * tensors["ln.weight"] + tensors["ln.bias"]
+    expected = np.tanh(z) @ linear["weight"].T.astype(np.float64) + 1
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=1e-11)
+    result = export(
+        Request(path=tmp_path / "model.safetensors", repository=tmp_path, architecture=tmp_path / "layers.toml")
+    )
+    assert result.manifest.source.family_reason == "given with --architecture"
+    assert beside_forward(result.manifest.source) == {"layernorm_eps": "1e-5", "fourier_step": "1.0"}
+
+
+def test_tensors_that_no_step_names_are_noted(tmp_path: Path) -> None:
+    tensors = under(kan1=cheby(3, 4), ln1=norm(4), kan2=cheby(4, 2), scaler={"mean": np.zeros(3, np.float32)})
+    tensors["kan1.extra"] = np.ones(2, np.float32)
+    kan, _ = assembled(tmp_path, tensors, 'layer = "kan1"\nlayer = "kan2"')
+    (note,) = kan.notes
+    assert "4 tensors that no step names" in note
+    assert "kan1.extra (2,)" in note
+    kan, _ = assembled(tmp_path, tensors, 'layer = "kan1"\nlayernorm = "ln1"\nlayer = "kan2"')
+    assert "2 tensors" in kan.notes[0]
+
+
+def test_a_lone_layer_a_square_one_and_one_before(tmp_path: Path) -> None:
+    kan, _ = assembled(tmp_path, cheby(3, 3), 'layer = ""\nfunction = "relu"')
+    assert kinds(kan) == ["lone", "function"]
+    kan, _ = assembled(tmp_path, under(ln=norm(3), kan=cheby(3, 3)), 'layernorm = "ln"\nlayer = "kan"')
+    assert kinds(kan) == ["layernorm", "kan"]
+    assert kan.edge_class == "B"
+    same = under(norm=norm(3), kan=cheby(3, 3))
+    kan, _ = assembled(tmp_path, same, 'layer = "kan"\nlayernorm = "norm"\nlayer = "kan"\nlayernorm = "norm"')
+    assert kinds(kan) == ["kan", "layernorm"] * 2  # a module that is used twice
+
+
+def test_the_width_of_the_input_is_that_of_the_first_step(tmp_path: Path) -> None:
+    tensors = under(kan=cheby(2, 1))
+    assert assembled(tmp_path, tensors, 'select = ""; inputs = [3, 1]\nlayer = "kan"')[0].n_inputs == 4
+    assert assembled(tmp_path, tensors, 'function = "tanh"\nlayer = "kan"')[0].n_inputs == 2
+    assert "2 sources, but is given 1" in refuse(tmp_path, tensors, 'select = ""; inputs = [3]\nlayer = "kan"').message
+
+
+def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
+    wide = under(kan={"cheby_coeffs": RNG.normal(size=(3, 2, 3))}, other=norm(2))
+    assert assembled(tmp_path, wide, 'layer = "kan"')[0].dtype == "float64"
+    narrow = under(kan=cheby(3, 2), other={"weight": RNG.normal(size=4)})
+    assert assembled(tmp_path, narrow, 'layer = "kan"')[0].dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "text"),
+    [
+        ('layer = "nowhere"', InvalidKan, "step 1 (layer): no tensor's name starts with 'nowhere.'"),
+        ('layer = "ln"', FamilyError, "step 1 (layer): the tensors under 'ln.' (bias, weight) fit no known KAN layer"),
+        ('layer = "kan"\nlayernorm = "kan"', InvalidKan, "step 2 (layernorm): tensor 'kan.weight' is missing"),
+        ('layer = "kan"\nbatchnorm = "ln"', InvalidKan, "step 2 (batchnorm): tensor 'ln.running_var' is missing"),
+        ('layer = "kan"\nlinear = "ln"', InvalidKan, "step 2 (linear): tensor 'ln.weight' has shape (4,)"),
+        ('layer = "kan"\nprelu = "bare"', InvalidKan, "step 2 (prelu): tensor 'bare.weight' is missing"),
+        ('layer = "kan"\nlayernorm = "ln"', InvalidKan, "a normalisation of 4 nodes is given 2"),
+        ('layer = "kan"\nfunction = "maxout"', InvalidKan, "step 2 (function): unknown base activation 'maxout'"),
+        ('layer = "kan"; family = "pykan"', FamilyError, "'pykan' is not read layer by layer"),
+        ('layer = "kan"; family = "fourierkan"', InvalidKan, "step 1 (layer): layer kan: tensor 'kan.fouriercoeffs'"),
+        ('layer = "kan"\naffine = ""; scale = [1]; bias = [0]', InvalidKan, "node scale has 1 values for 2 nodes"),
+        ('layer = "kan"\naffine = ""; scale = [1, 2]; bias = [0]', InvalidKan, "differ in shape"),
+        ('layer = "kan"\naffine = ""; scale = [nan, 2]; bias = [0, 0]', ExportError, "step 2 (affine)"),
+        ('layer = "kan"\nselect = ""; inputs = [2]', InvalidKan, "column 2 is selected, but there are 2"),
+        ('layer = "kan"\nlayer = "kan"', InvalidKan, "layer 1 has 3 sources, but is given 2"),
+        ('function = "tanh"', InvalidKan, "there is no KAN layer"),
+    ],
+)
+def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportError], text: str) -> None:
+    error = refuse(
+        tmp_path,
+        under(kan=cheby(3, 2), ln=norm(4), bare={"x": ONE, "y": ONE}),
+        steps,
+    )
+    assert isinstance(error, kind)
+    assert text in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "a list of [[step]] tables"),
+        ("[[step]]\nlayer = 'a'\n[other]\nx = 1", "and nothing else"),
+        ("step = 3", "a list of [[step]] tables"),
+        ("step = []", "a list of [[step]] tables"),
+        ("[[step]]\nlayer = 'a", "is not TOML"),
+        ("step = [" * 4000, "is not TOML"),
+        ("[[step]]\nlayer = 'a'\nlayernorm = 'b'", "step 1 (layer, layernorm) must have one of"),
+        ("[[step]]\nattention = 'a'", "step 1 (attention) must have one of"),
+        ("step = [1]", "step 1 (1) must have one of"),
+        ("[[step]]\nlayer = 1", "layer is 1, expected a text"),
+        ("[[step]]\nlayer = 'a'\nepsilon = 1", "step 1 (layer) has no setting 'epsilon'"),
+        ("[[step]]\nlayer = 'a'\nfamily = 1", "family must be a text"),
+        ("[[step]]\nlayernorm = 'a'\nepsilon = -1", "epsilon is -1"),
+        ("[[step]]\nlayernorm = 'a'\nepsilon = true", "epsilon is True"),
+        ("[[step]]\nlayernorm = 'a'\nepsilon = nan", "epsilon is nan"),
+        ("[[step]]\naffine = ''\nscale = [1]", "needs bias = [numbers]"),
+        ("[[step]]\naffine = ''\nscale = []\nbias = [1]", "needs scale = [numbers]"),
+        ("[[step]]\nselect = ''\ninputs = [1.5]", "needs inputs = [numbers]"),
+        ("[[step]]\nselect = ''\ninputs = [true]", "needs inputs = [numbers]"),
+        ("[[step]]\nselect = ''\ninputs = [-1]", "a column outside 0 to 0"),
+        ("[[step]]\nselect = ''\ninputs = [3]\nof = 3", "a column outside 0 to 2"),
+        ("[[step]]\nselect = ''\ninputs = [3]\nof = 'x'", "is of 'x' columns"),
+        ("[[step]]\nselect = ''\ninputs = [123456789012]", "is of 123456789013 columns"),
+    ],
+)
+def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, found: str) -> None:
+    path = tmp_path / "layers.toml"
+    path.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        architecture_file.load(path)
+    assert found in caught.value.message
+    assert str(path) in caught.value.message
+    assert caught.value.hint == "see docs/architecture-file.md"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(OptionError, match=r"cannot be read|is no file"):
+            architecture_file.load(path)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe[[step]]")
+    with pytest.raises(OptionError, match="is not TOML"):
+        architecture_file.load(tmp_path / "bytes.toml")
+    (tmp_path / "large.toml").write_text("#" * (architecture_file.MAX_FILE_BYTES + 1))
+    with pytest.raises(OptionError, match="larger than"):
+        architecture_file.load(tmp_path / "large.toml")
+
+
+VALUES = st.one_of(
+    st.text(max_size=5), st.integers(), st.floats(), st.booleans(), st.lists(st.integers(-2, 9), max_size=4)
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*KINDS, "family", "epsilon", "scale", "bias", "inputs", "of"]), VALUES, max_size=4)
+)
+@settings(max_examples=300, deadline=None)
+def test_a_step_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, step: dict[str, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.toml"
+    lines = [f"{key} = {_toml(value)}" for key, value in step.items()]
+    path.write_text("[[step]]\n" + "\n".join(lines), encoding="utf-8")
+    try:
+        (spec,) = architecture_file.load(path)
+    except OptionError:
+        return
+    assert spec.kind in KINDS
+    assert set(spec.settings) <= KINDS[spec.kind]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(c):08x}" if not 0xD800 <= ord(c) < 0xE000 else "?" for c in value) + '"'
+    return str(value).lower() if isinstance(value, bool | float) else str(value)
+
+
+# The page.
+
+
+def test_the_page_names_every_kind_of_step_and_its_settings() -> None:
+    table = dict(
+        re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## Without an architecture file")[0], re.MULTILINE)
+    )
+    assert set(table) == set(KINDS)
+    for kind, names in KINDS.items():
+        assert all(f"{name} = " in table[kind] for name in names), kind
+
+
+def test_modules_of_the_same_tensors(tmp_path: Path) -> None:
+    """A weight and a bias, a vector and a number, each as the step says that it is."""
+    tensors = under(kan=cheby(3, 4), n=norm(4), v={"g": norm(4)["weight"]}, s={"beta": np.full(1, 1.3, np.float32)})
+    x = RNG.normal(size=(6, 3))
+    coef = tensors["kan.cheby_coeffs"].astype(np.float64)
+    z = np.einsum("bid,iod->bo", np.cos(np.arccos(np.tanh(x))[:, :, None] * np.arange(coef.shape[2])), coef)
+    w, b, g, beta = (tensors[key].astype(np.float64) for key in ("n.weight", "n.bias", "v.g", "s.beta"))
+    halves = z.reshape(-1, 2, 2)
+    apart = (halves - halves.mean(axis=2, keepdims=True)) / np.sqrt(halves.var(axis=2, keepdims=True) + 1e-3)
+    even = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+    powers = np.exp(z)
+    for step, expected in {
+        'rmsnorm = "n"; epsilon = 1e-3': z / np.sqrt((z**2).mean(axis=1, keepdims=True) + 1e-3) * w + b,
+        'rmsnorm = "v"': z / np.sqrt((z**2).mean(axis=1, keepdims=True) + 1e-6) * g,
+        'groupnorm = "n"; groups = 2; epsilon = 1e-3': apart.reshape(z.shape) * w + b,
+        'scaling = "n"': z * w + b,
+        'scaling = "v"': z * g,
+        'scaling = "s"': z * beta,
+        'swish = "s"': z / (1 + np.exp(-beta * z)),
+        'swish = "v"': z / (1 + np.exp(-g * z)),
+        'prelu = "v"': np.where(z > 0, z, g * z),
+        'function = "layernorm"': even,
+        'function = "softmax"': powers / powers.sum(axis=1, keepdims=True),
+        'function = "log_softmax"': z - np.log(powers.sum(axis=1, keepdims=True)),
+    }.items():
+        kan, _ = assembled(tmp_path, tensors, f'layer = "kan"\n{step}')
+        np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=0, atol=1e-12, err_msg=step)
+
+
+def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives what the file's own order gives."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^```sh\nkanserve export (.*?)\n^```", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "layers.toml").write_text(blocks[0])
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    assert export_command.main(shlex.split(command)) == 0
+    case = next(case for case in cases() if case.name == "chebykan-digits-layernorm")
+    plain = export(Request(path=case.path, repository=tmp_path / "plain"))
+    model = tmp_path / "models" / "digits" / "1" / "model.onnx"
+    assert model.read_bytes() == (plain.directory / "model.onnx").read_bytes()
+    for block in blocks[1:]:
+        (tmp_path / "other.toml").write_text(block)
+        assert architecture_file.load(tmp_path / "other.toml")
+
+
+def test_the_second_example_of_the_page(tmp_path: Path) -> None:
+    steps = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
+    (tmp_path / "layers.toml").write_text(steps)
+    loaded = checkpoint.load(save(tmp_path, under(_0=cheby(2, 4), _3=cheby(4, 1))))
+    kan, _ = architecture_file.assemble(loaded, architecture_file.load(tmp_path / "layers.toml"), Options.parse(()))
+    assert kinds(kan) == ["affine", "0", "function", "3"]

@@ -1,0 +1,148 @@
+"""`.keras` files, made by Keras itself (tests/golden/generators/keras_files.py): against its answers, and damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport.detection import detect
+from kanexport.errors import CheckpointError, ExportError, FamilyError
+from kanexport.formats import checkpoint, keras
+from kanexport.ir.model import Kan
+from kanexport.options import Options
+from kanexport.pipeline import Request, export
+from kanexport.verify import float64_reference
+
+FOLDER = Path(__file__).parents[2] / "golden" / "keras"
+CHAIN = FOLDER / "chain.keras"
+
+
+def parts(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(folder: Path, entries: dict[str, bytes]) -> Path:
+    path = folder / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def changed(folder: Path, change: Any, name: str = "chain") -> Path:
+    """The file with another config; `change(model)` works on the parsed one."""
+    entries = parts(FOLDER / f"{name}.keras")
+    model = json.loads(entries[keras.CONFIG])
+    change(model)
+    return packed(folder, entries | {keras.CONFIG: json.dumps(model).encode()})
+
+
+def read(path: Path) -> Kan:
+    loaded = checkpoint.load(path)
+    return detect.read(detect.detect(loaded, None)[0], loaded, Options({}))
+
+
+def refusal(path: Path) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        read(path)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["chain", "functional"])
+def test_it_computes_what_keras_answered(tmp_path: Path, name: str) -> None:
+    result = export(Request(path=FOLDER / f"{name}.keras", repository=tmp_path / "m"))
+    assert result.manifest.source.family == "keras-efficient-kan"
+    assert result.manifest.source.options_assumed["layernorm_eps"] == "1e-3"
+    kan = read(FOLDER / f"{name}.keras")
+    with np.load(FOLDER / f"{name}.npz") as answers:
+        x, y = answers["x"].astype(np.float64), answers["y"]
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=3e-6 * np.abs(y).max())
+
+
+def test_a_model_that_is_no_chain_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    error = refusal(FOLDER / "residual.keras")
+    assert isinstance(error, FamilyError)
+    assert "--module" in error.hint
+
+    def reverse(model: Any) -> None:
+        model["config"]["output_layers"] = ["kan_linear", 0, 0]
+
+    assert "last layer" in refusal(changed(tmp_path, reverse, "functional")).message
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [({"class_name": "Conv1D"}, "Conv1D"), ({"class_name": "ReLU", "config": {"max_value": 6.0}}, "max_value")],
+)
+def test_layers_that_are_not_read_are_named(tmp_path: Path, kind: dict[str, Any], said: str) -> None:
+    def change(model: Any) -> None:
+        model["config"]["layers"].append(kind)
+
+    assert said in refusal(changed(tmp_path, change)).message
+
+
+def test_a_config_that_means_nothing_is_refused(tmp_path: Path) -> None:
+    entries = parts(CHAIN)
+    for config in (b"{", b"[]", b"[" * 100_000, b"{}", b'{"config": {"layers": [1]}}'):
+        assert refusal(packed(tmp_path, entries | {keras.CONFIG: config})).message
+
+    def activation(model: Any) -> None:
+        model["config"]["layers"][2]["config"]["base_activation"] = ["relu"]
+
+    assert "activation" in refusal(changed(tmp_path, activation)).message
+
+
+def test_every_cut_and_every_changed_byte_of_the_weights_is_read_or_refused() -> None:
+    weights = parts(CHAIN)[keras.WEIGHTS]
+    whole = keras.read_hdf5(weights)
+    assert len(whole) > 10
+    outcomes = set()
+    for at in range(0, len(weights), 53):
+        with pytest.raises(CheckpointError):
+            keras.read_hdf5(weights[:at])
+    rng = np.random.default_rng(0)
+    for at in rng.choice(len(weights), 1500, replace=False):
+        damaged = bytearray(weights)
+        damaged[at] ^= int(rng.integers(1, 256))
+        try:
+            outcomes.add(len(keras.read_hdf5(bytes(damaged))) == len(whole))
+        except CheckpointError as error:
+            outcomes.add(error.message)
+    assert True in outcomes
+    assert len(outcomes) > 5
+
+
+def test_other_layouts_of_hdf5_are_named() -> None:
+    weights = bytearray(parts(CHAIN)[keras.WEIGHTS])
+    weights[8] = 3
+    with pytest.raises(CheckpointError, match="superblock 3"):
+        keras.read_hdf5(bytes(weights))
+    with pytest.raises(CheckpointError, match="no HDF5"):
+        keras.read_hdf5(b"text")
+
+
+def test_a_group_inside_of_itself_ends(tmp_path: Path) -> None:
+    """The root's header address is written over the first entry of its own table."""
+    weights = bytearray(parts(CHAIN)[keras.WEIGHTS])
+    (root,) = struct.unpack_from("<Q", weights, 64)
+    at = weights.index(b"SNOD")
+    struct.pack_into("<Q", weights, at + 16, root)
+    with pytest.raises(CheckpointError, match=r"deep|inside of itself|more than it holds"):
+        keras.read_hdf5(bytes(weights))
+
+
+def test_weights_that_unpack_far_too_large_are_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(keras.CONFIG, parts(CHAIN)[keras.CONFIG])
+        archive.writestr(keras.WEIGHTS, keras.MAGIC + bytes(10_000_000))
+    with pytest.raises(CheckpointError, match="unpack"):
+        keras.read(buffer.getvalue())

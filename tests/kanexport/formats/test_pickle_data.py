@@ -1,0 +1,121 @@
+"""The pickle inside a checkpoint is data: hostile ones are refused, and nothing runs."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import struct
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.cli import export_command
+from kanexport.errors import CheckpointError, ExportError, UnsafeCheckpoint
+from kanexport.formats import checkpoint, pickle_data, torch_archive
+from tests.support.hostile_pickles import ENDLESS, MISUSE, attacks, entry, tensor, text
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 2.0
+MEMORY = 64 * 2**20  # bytes
+# What names a thing without calling it is only text, what follows STOP is no part of the pickle, some is just damaged.
+INERT = (
+    *("builtins getattr", "stack global of no text", "build", "build of a class", "after stop", "dotted name"),
+    "numpy scalar",
+)
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    return tmp_path / "canary"
+
+
+def test_the_attacks_are_real(canary: Path) -> None:
+    """Python's own unpickler does run the plain one: the canary can appear."""
+    pickle.loads(attacks(canary)["dumps 2"])
+    assert canary.exists()
+
+
+def load(canary: Path, data: bytes) -> dict[str, Any]:
+    """The tensors of a file."""
+    path = canary.with_name("evil.pt")
+    path.write_bytes(data)
+    return checkpoint.load(path).tensors
+
+
+def test_nothing_a_pickle_asks_for_is_run(canary: Path, torch_zip: Callable[..., bytes]) -> None:
+    for name, data in attacks(canary).items():
+        started = time.perf_counter()
+        with pytest.raises(ExportError) as caught:
+            load(canary, torch_zip(data, {"0": bytes(16)}))
+        assert len(caught.value.message) < 400 + len(str(canary)), name
+        assert isinstance(caught.value, UnsafeCheckpoint) == (name not in INERT), name
+        assert time.perf_counter() - started < SECONDS, name
+        assert not canary.exists(), name
+
+
+@pytest.mark.parametrize("name", ["global reduce", "stack global", "dumps 5", "torch load inside"])
+def test_a_refusal_names_what_was_asked_for_and_advises(name: str, canary: Path) -> None:
+    with pytest.raises(UnsafeCheckpoint, match=r"system|torch\.serialization\.load") as caught:
+        pickle_data.read(attacks(canary)[name])
+    assert "nothing was executed" in caught.value.message
+    assert "state_dict()" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", MISUSE)
+def test_misuse_is_an_error_that_explains(name: str, canary: Path, torch_zip: Callable[..., bytes]) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load(canary, torch_zip(MISUSE[name], {"0": bytes(16)}))
+    assert 20 < len(caught.value.message) - len(str(canary)) < 400
+
+
+def test_the_machine_of_the_misuse_tests_reads_a_good_tensor(torch_zip: Callable[..., bytes]) -> None:
+    data = torch_zip(tensor(b"I1\nI2\n\x85I2\n\x85"), {"0": struct.pack("<4f", 1, 2, 3, 4)})
+    assert torch_archive.read(data)["w"].tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_endless_values_end_quickly_and_small(name: str, canary: Path, torch_zip: Callable[..., bytes]) -> None:
+    data = torch_zip(ENDLESS[name], {"0": bytes(2**20)})
+    tracemalloc.start()
+    started = time.process_time()
+    try:
+        with pytest.raises(CheckpointError):
+            load(canary, data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - started < 4 * SECONDS  # tracemalloc alone takes a multiple
+    assert peak < MEMORY
+
+
+def test_a_whole_module_is_refused_with_the_advice_to_save_its_state_dict(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pt")
+    with pytest.raises(UnsafeCheckpoint, match=r"torch\.nn\.modules\.linear\.Linear") as caught:
+        torch_archive.read((tmp_path / "module.pt").read_bytes())
+    assert "torch.save(model.state_dict()" in caught.value.hint
+
+
+def test_every_protocol_is_read() -> None:
+    value = {"a": [1, -5, 2**70, 1.5, True, None, "text", b"bytes"], "b": {"c": ((), (1,), (1, 2, 3), (1, 2, 3, 4))}}
+    for protocol in range(2, 6):
+        sample = value if protocol >= 3 else {**value, "a": [item for item in value["a"] if item != b"bytes"]}
+        data = pickle.dumps(sample, protocol)
+        assert pickle_data.read(data) == sample, protocol
+        assert pickle_data.read(pickletools.optimize(data)) == sample, protocol
+
+
+def test_names_in_errors_cannot_steer_a_terminal(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = canary.with_name("evil.pt")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", entry(text("os\x1b[2J") + text("x") + b"\x93"))
+    assert export_command.main([str(path), "--repository", str(canary.with_name("models"))]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert "\\x1b[2J" in error

@@ -1,0 +1,203 @@
+"""pykan's singularity-avoiding variants: its formulas, the operators, and whole models."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kanexport.detection import registry
+from kanexport.errors import ExportError, InvalidKan, OptionError
+from kanexport.formats import checkpoint
+from kanexport.functions.elementwise import SYMBOLIC, Unary
+from kanexport.functions.regularized import BROKEN, avoiding
+from kanexport.graph.builder import Graph
+from kanexport.options import Options
+from kanexport.pipeline import Request, Result, export
+from kanexport.verify import float64_reference
+from tests.support.small_checkpoints import beside_forward
+
+NAMES = [name for name in SYMBOLIC if name not in (BROKEN, "sigmoid", "cosh")]
+SAME = {"x", "x^2", "x^3", "x^4", "x^5", "abs", "sin", "cos", "tanh", "sgn", "arctan", "0", "gaussian"}
+LIMITS = [1.0, 2.5, 10.0, 1000.0]
+SPECIAL = np.array([np.nan, np.inf, -np.inf])
+
+
+def upstream(name: str, x: float, limit: float) -> float:
+    """kan/utils.py by cases, for finite x."""
+    size, sign = abs(x), (x > 0) - (x < 0)
+    if name.startswith("1/x") and name != "1/x^0.5":
+        n = int(name[4:] or 1)
+        h = 1 / limit ** (1 / n)
+        return (limit / h * x if n % 2 else limit) if size < h else 1 / x**n
+    if name in ("sqrt", "x^0.5"):
+        h = 1 / limit**2
+        return h / limit * x if size < h else math.sqrt(size) * sign
+    if name in ("1/sqrt(x)", "1/x^0.5"):
+        return limit if size < 1 / limit**2 else 1 / math.sqrt(size)
+    if name == "log":
+        return -limit if size < math.exp(-limit) else math.log(size)
+    if name == "tan":
+        delta, clip = math.pi / 2 - math.atan(limit), x % math.pi
+        return -limit / delta * (clip - math.pi / 2) if abs(clip - math.pi / 2) < delta else math.tan(clip)
+    if name == "arctanh":
+        return limit * sign if size > math.tanh(limit) - 1e-4 else math.atanh(x)
+    if name in ("arcsin", "arccos"):
+        return getattr(math, name.replace("arc", "a"))(min(1.0, max(-1.0, x)))
+    if name == "exp":
+        return limit if x > math.log(limit) else math.exp(x)
+    raise AssertionError(name)
+
+
+def rows(dtype: str) -> np.ndarray:
+    small = 10.0 ** -np.arange(1, 9)
+    x = np.concatenate([np.linspace(-6, 6, 601), small, 1 - small[:4], [80.0, 1e4]])
+    return np.concatenate([x, -x]).astype(dtype).astype(np.float64)
+
+
+def run(function: Unary, x: np.ndarray, dtype: str) -> np.ndarray:
+    g = Graph("f", dtype)
+    model = g.build({"f": (function.emit(g, g.input("x", 1)), (1,))})
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["f"], {"x": x.astype(dtype)[:, None]})[0][:, 0]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_follows_pykan(name: str, limit: float) -> None:
+    function = avoiding(name, limit)
+    if name in SAME:
+        assert function is SYMBOLIC[name]
+        return
+    x = rows("float64")
+    x = x[(x < 700) & (x != 0)]  # pykan's log is minus the largest number at zero, where e^-T is 0
+    expected = np.array([upstream(name, v, limit) for v in x.tolist()])
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(function.evaluate(x), expected, rtol=1e-13, atol=1e-13)
+    assert function.name == name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_compute_the_same(name: str, limit: float, dtype: str) -> None:
+    function = avoiding(name, limit)
+    x = np.concatenate([rows(dtype), [0.0, -0.0]])
+    with np.errstate(all="ignore"):
+        expected = function.evaluate(x)
+        shaken = [function.evaluate(x * (1 + side * np.finfo(dtype).eps)) for side in (-1, 1)]
+    found = run(function, x, dtype)
+    keep = (np.abs(expected) < 1e30) & (np.abs(np.subtract(*shaken)) < 0.05)  # not at a jump, such as sqrt's
+    change = np.abs(np.subtract(*shaken))[keep]
+    error = np.abs(found - expected)[keep]
+    eps = np.finfo(dtype).eps
+    assert (error <= 20 * change + 8 * eps * np.maximum(1, np.abs(expected[keep]))).all()
+    assert keep.mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_values_that_are_not_finite_do_what_they_do_in_pykan(name: str, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    function = avoiding(name, 10.0)
+    with np.errstate(all="ignore"):
+        expected = function.evaluate(SPECIAL)
+    found = run(function, SPECIAL, dtype).astype(np.float64)
+    finite = np.abs(expected) < 1e30
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-6, atol=1e-6)
+    assert torch.sign(torch.tensor(float("nan"))) == 0  # why sgn and the inverse functions are not NaN there
+    zero_at_nan = {"1/x^2", "1/x^4", "1/sqrt(x)", "1/x^0.5", "log", "arctanh", "arcsin", "arccos", "sgn"}
+    assert (expected[0] == 0) == (name in zero_at_nan)
+
+
+def test_exp_is_nan_where_it_would_overflow() -> None:
+    x = np.array([2.0, 3.0, 700.0, 709.7, 709.8, 1e4])
+    with np.errstate(all="ignore"):
+        expected = avoiding("exp", 10.0).evaluate(x)
+    assert expected[1:4].tolist() == [10.0] * 3
+    assert np.isnan(expected[4:]).all()
+    for dtype in ("float32", "float64"):
+        np.testing.assert_array_equal(np.isnan(run(avoiding("exp", 10.0), x, dtype)), [False] * 4 + [True] * 2)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SAME])
+def test_the_expression_is_the_function(name: str) -> None:
+    """The text a client reads, run by Python itself."""
+    function = avoiding(name, 10.0)
+    names = {"pi": math.pi, "sqrt": math.sqrt, "log": math.log, "tan": math.tan, "exp": math.exp, "abs": abs}
+    names |= {"sgn": lambda v: (v > 0) - (v < 0), "arctanh": math.atanh, "arcsin": math.asin, "arccos": math.acos}
+    x = np.linspace(-5, 5, 301)
+    with np.errstate(all="ignore"):
+        expected = function.evaluate(x)
+    code = compile(function.expression, "expression", "eval")
+    found = [eval(code, {"__builtins__": {}}, names | {"x": v}) for v in x.tolist()]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def model(pykan: Any, name: str, mask: float = 1.0) -> Any:
+    toy = pykan([2, 2, 1], seed=4)
+    toy.symbolic(0, 1, 0, name, (1.5, 0.1, -0.7, 0.3), mask)
+    toy.tensors["act_fun.0.mask"][1, 0] = 0
+    return toy
+
+
+def exported(folder: Path, toy: Any, *options: str, dtype: str = "float32") -> Result:
+    return export(Request(path=toy.write(folder), repository=folder / "models", options=options, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["1/x^3", "1/x^4", "sqrt", "1/sqrt(x)", "log", "tan", "arctanh", "arcsin", "exp"])
+def test_models_export_and_the_proof_holds(pykan: Any, tmp_path: Path, name: str, dtype: str) -> None:
+    toy = model(pykan, name)
+    result = exported(tmp_path, toy, "singularity=avoid", dtype=dtype)
+    source = result.manifest.source
+    assert (source.options_given, beside_forward(source)) == ({"singularity": "avoid"}, {"y_th": "10"})
+    (edge,) = result.manifest.layers[0].symbolic
+    assert (edge.function, edge.expression) == (name, avoiding(name, 10.0).expression)
+    assert any("pykan itself fails" in note for note in result.manifest.notes) == (name == "tan")
+    loaded = checkpoint.load(tmp_path / "toy")
+    kan = registry.readers()["pykan"].read(loaded, Options.parse(["singularity=avoid", "y_th=2.5"]))
+    x = np.random.default_rng(0).uniform(-2, 2, size=(40, 2))
+    values = np.concatenate([part for _, part, _ in float64_reference.edges(kan.layers[0], x)])[:, 1, 0]
+    expected = [-0.7 * upstream(name, 1.5 * u + float(np.float32(0.1)), 2.5) + 0.3 for u in x[:, 1].tolist()]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+
+
+def refuse(folder: Path, toy: Any, *options: str) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        exported(folder, toy, *options)
+    assert not (folder / "models").exists()
+    return caught.value
+
+
+def test_the_variant_that_is_broken_in_pykan_is_refused_by_its_edge(pykan: Any, tmp_path: Path) -> None:
+    error = refuse(tmp_path, model(pykan, BROKEN), "singularity=avoid")
+    assert isinstance(error, InvalidKan)
+    assert "edge (0,1,0) uses x^1.5" in error.message
+    result = exported(tmp_path, model(pykan, BROKEN, mask=0.0), "singularity=avoid")
+    assert "edge (0,1,0): its masked symbolic function 'x^1.5' is left out" in result.manifest.notes
+    plain = Options.parse(["singularity=plain"])
+    loaded = checkpoint.load(model(pykan, BROKEN).write(tmp_path))
+    assert registry.readers()["pykan"].read(loaded, plain).layers[0].symbolic
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("singularity=maybe",), "maybe"),
+        (("y_th=10",), "y_th is for"),
+        (("singularity=plain", "y_th=10"), "y_th is for"),
+        (("singularity=avoid", "y_th=0"), "y_th"),
+        (("singularity=avoid", "y_th=1e12"), "y_th"),
+        (("singularity=avoid", "y_th=ten"), "y_th"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(pykan: Any, tmp_path: Path, options: tuple[str, ...], text: str) -> None:
+    error = refuse(tmp_path, model(pykan, "log"), *options)
+    assert isinstance(error, OptionError)
+    assert text in error.message

@@ -1,0 +1,201 @@
+"""Large models: coefficients once on disk, a few times in memory, and the answers that a graph by itself gives."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kanexport.bundle.publish import Result
+from kanexport.contract import manifest as contract
+from kanexport.graph.external_data import PAGE, SHARED_FROM, Weights
+from kanexport.lowering import lower, passes
+from kanexport.pipeline import Request, export
+from kanexport.verify import float64_reference
+from kanserve.repository import layout
+from kanserve.runtime import ort
+from tests.support.golden_cases import Case, cases
+from tests.support.small_checkpoints import save
+
+pytestmark = pytest.mark.slow
+
+MIB = 2**20
+CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
+GOLDEN = [case for case in cases() if case.name in CASES]
+
+# One export, in a process of its own that reports its own peak in bytes.
+EXPORT = """
+import resource, sys
+from pathlib import Path
+from kanexport.pipeline import Request, export
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+export(Request(path=Path(sys.argv[1]), repository=Path(sys.argv[2]), name="m"))
+print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def checkpoint(folder: Path, widths: tuple[int, ...], intervals: int) -> Path:
+    """efficient-kan's, float32, with smooth splines on [-1, 1] and a scaler."""
+    rng = np.random.default_rng(0)
+    knots = (np.arange(-3, intervals + 4) * (2 / intervals) - 1).astype(np.float32)
+    place = np.linspace(-1, 1, intervals + 3, dtype=np.float32)
+    tensors = {}
+    for at, (n, m) in enumerate(itertools.pairwise(widths)):
+        waves = rng.standard_normal((m, n, 1), dtype=np.float32) * np.sin(3 * place)
+        tensors |= {
+            f"layers.{at}.grid": np.tile(knots, (n, 1)),
+            f"layers.{at}.base_weight": rng.standard_normal((m, n), dtype=np.float32) / n,
+            f"layers.{at}.spline_weight": waves / np.float32(n),
+            f"layers.{at}.spline_scaler": 1 + rng.random((m, n), dtype=np.float32),
+        }
+    folder.mkdir(exist_ok=True)
+    return save(folder, tensors)
+
+
+@pytest.fixture(scope="module")
+def middling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, int]:
+    """A checkpoint of 40 MiB, its export, and by how much that process grew, in bytes."""
+    folder = tmp_path_factory.mktemp("middling")
+    path = checkpoint(folder, (300, 330, 2), 100)
+    models = folder / "models"
+    command = [sys.executable, "-P", "-c", EXPORT, str(path), str(models)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=300).stdout
+    base, peak = map(int, printed.split())
+    directory = models / "m" / "1"
+    return path, Result(directory, contract.load(directory)), peak - base
+
+
+def test_coefficients_are_on_disk_once(middling: tuple[Path, Result, int]) -> None:
+    path, result, _ = middling
+    size = path.stat().st_size
+    assert size > 4 * SHARED_FROM
+    files = {entry.path: entry.size for entry in result.manifest.files}
+    assert set(files) == {contract.MODEL_FILE, contract.WEIGHTS_FILE, "edges_l0.onnx", "edges_l1.onnx"}
+    assert files[contract.WEIGHTS_FILE] < size + MIB
+    assert sum(files.values()) < size + MIB
+
+
+def test_an_export_takes_no_more_than_three_times_its_checkpoint(middling: tuple[Path, Result, int]) -> None:
+    """And what the proof's edge values take, which a larger file does not change."""
+    path, _, grown = middling
+    assert grown < 3 * path.stat().st_size + 300 * MIB
+
+
+def test_a_small_model_is_a_graph_by_itself(tmp_path: Path) -> None:
+    result = export(Request(path=checkpoint(tmp_path / "c", (64, 64, 10), 5), repository=tmp_path / "models"))
+    names = {entry.path for entry in result.manifest.files}
+    assert names == {contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx"}
+
+
+def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
+    """Outputs, nodes and every layer's edges, from checked bytes as the server takes them."""
+    (candidate,) = layout.scan(result.directory.parent, plain_onnx=False)
+    files = layout.load(candidate, 2**30).files
+    beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
+
+    def session(name: str) -> ort.OrtSession:
+        return ort.create(files[name], device="cpu", threads=1, beside=beside)
+
+    serving = session(contract.MODEL_FILE)
+    names = [tensor.name for tensor in serving.outputs]
+    found = {"x": x, **dict(zip(names, serving.run(names, {"x": x}), strict=True))}
+    edges = [
+        session(layer.edges_file).run([layer.edges_tensor], {layer.node_tensor: found[layer.node_tensor]})[0]
+        for layer in result.manifest.layers
+    ]
+    return [*(found[name] for name in names), *edges]
+
+
+def same(found: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
+@pytest.mark.parametrize("block", [8_000_000, 60])
+def test_a_shared_file_changes_no_bit_of_an_answer(
+    case: Case, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether one block holds all sources of a layer or not."""
+    dtype = "float64" if "float64" in case.name else "float32"
+    x = case.reference()["x"].astype(dtype)
+
+    def exported(name: str) -> Result:
+        request = Request(path=case.path, repository=tmp_path, name=name, options=case.options, dtype=dtype)
+        return export(request)
+
+    alone = exported("alone")
+    monkeypatch.setattr(lower, "SHARED_FROM", 0)
+    monkeypatch.setattr(passes, "BLOCK_NUMBERS", block)
+    shared = exported("shared")
+    assert contract.WEIGHTS_FILE in {entry.path for entry in shared.manifest.files}
+    same(answers(shared, x), answers(alone, x))
+
+
+def test_a_large_model_runs_where_only_its_path_is_known(middling: tuple[Path, Result, int]) -> None:
+    """As Triton loads it, from the folder as it is."""
+    _, result, _ = middling
+    x = np.random.default_rng(1).uniform(-1, 1, size=(4, 300)).astype(np.float32)
+    session = onnxruntime.InferenceSession(result.directory / contract.MODEL_FILE)
+    (y,) = session.run(["y"], {"x": x})
+    same([y], answers(result, x)[:1])
+    reference = result.manifest.reference
+    (y,) = session.run(["y"], {"x": np.array(reference.inputs, np.float32)})
+    expected = np.array(reference.outputs)
+    assert np.abs(y - expected).max() <= reference.tolerance * np.abs(expected).max()
+
+
+def test_what_is_evaluated_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.support.small_checkpoints import read
+
+    case = next(case for case in GOLDEN if case.name == "efficient-kan-digits")
+    kan, _ = read(case.path)
+    x = case.reference()["x"][:20].astype(np.float64)
+
+    def values() -> list[np.ndarray]:
+        trace = float64_reference.evaluate(kan, x)
+        edges = [np.concatenate([v for _, v, _ in float64_reference.edges(kan.layers[0], x)])]
+        return [trace.y, trace.peak, *edges]
+
+    whole = values()
+    monkeypatch.setattr(float64_reference, "CHUNK_NUMBERS", 7000)
+    for found, expected in zip(values(), whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_rounding_is_drawn_anew_in_every_block() -> None:
+    jitter = float64_reference.Jitter(2.0**-24, 1)
+    one, other = (jitter.shake(np.ones((50, 3)), block) for block in (0, 1))
+    assert not np.array_equal(one, other)
+    np.testing.assert_array_equal(one, jitter.shake(np.ones((50, 3))))
+    assert 0 < np.abs(other - 1).max() <= 2 * jitter.size
+
+
+def test_equal_constants_have_one_place_on_a_page_of_their_own() -> None:
+    weights = Weights()
+    a = np.arange(1000, dtype=np.float32)
+    first, second = weights.keep(a), weights.keep(a + 1)
+    assert weights.keep(a.copy().reshape(10, 100)) == first
+    assert (first.offset, second.offset % PAGE, second.length) == (0, 0, 4000)
+    made = []
+
+    def make() -> np.ndarray:
+        made.append(a)
+        return a * 2
+
+    place = weights.derived((a, 2.0), make)
+    assert weights.derived((a, 2.0), make) == place
+    assert weights.derived((a, 3.0), make) != place
+    assert len(made) == 2
+    content = b"".join(weights.content())
+    assert len(content) == weights.size == 4 * PAGE
+    assert content[place.offset : place.offset + place.length] == (a * 2).tobytes()

@@ -1,0 +1,283 @@
+"""Contributions in `explain.onnx`: they add up, they are those of `kanserve explain`, and when there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.bundle import description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.bundle.publish import Result
+from kanexport.contract.naming import UNNAMED
+from kanexport.errors import VerificationFailed
+from kanexport.ir.model import Kan
+from kanexport.ir.steps import Product
+from kanexport.lowering import attribution as lowered
+from kanexport.lowering import lower
+from kanexport.lowering.attribution import contributions_graph
+from kanexport.lowering.lower import Explained
+from kanexport.pipeline import Request, export
+from kanexport.verify import attribution, float64_reference, graph_runner, verify
+from kanexport.verify.attribution import NoContributions
+from kanserve.insight import explain
+from kanserve.insight.edge_queries import LayerGraph
+from kanserve.runtime import base
+from tests.kanexport.conftest import PykanCheckpoint
+from tests.support.golden_cases import Case, cases, relative_error
+from tests.support.small_checkpoints import read
+
+NONE = {  # of the golden cases: why not
+    "chebykan-digits-layernorm": "has a step 'layernorm'",
+    "fasterkan-wine": "class B",
+    "fastkan-breast-cancer-denominator": "class B",
+    "fastkan-digits": "class B",
+    "fourierkan-breast-cancer": "has a step",
+    "jacobikan-wine": "has a step",
+    "torchkan-digits": "has a step",
+}
+
+
+@pytest.fixture(scope="module", params=cases(), ids=lambda one: one.name)
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result, np.ndarray]:
+    """A case, exported with rows of its own as the reference, and rows that are numbers."""
+    case: Case = request.param
+    x = case.reference()["x"]
+    x = x[np.isfinite(x).all(axis=1)]
+    folder = tmp_path_factory.mktemp("models")
+    np.save(folder / "rows.npy", x[::2])
+    wanted = Request(
+        path=case.path, repository=folder, options=case.options, explain=True, baseline=folder / "rows.npy"
+    )
+    return case, export(wanted), x
+
+
+def told(result: Result, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    session = onnxruntime.InferenceSession(result.directory / "explain.onnx", providers=["CPUExecutionProvider"])
+    y, found = session.run(["y", "contributions"], {"x": x})
+    return y, found.astype(np.float64)
+
+
+def served(result: Result, x: np.ndarray) -> np.ndarray:
+    """What Explain gives, from the model's and the edges' graphs, against the same reference."""
+    manifest, backend = result.manifest, base.load("ort")
+
+    def create(graph: bytes) -> Any:
+        return backend.create(graph, device="cpu", threads=1, beside={})
+
+    graphs = tuple(
+        LayerGraph(layer, lambda layer=layer: create((result.directory / layer.edges_file).read_bytes()))
+        for layer in manifest.layers
+    )
+    reference = np.array([manifest.baseline.mean], x.dtype)
+    pieces = explain.compute(
+        create((result.directory / "model.onnx").read_bytes()),
+        graphs,
+        manifest,
+        explain.Prepared(),
+        {"x": x},
+        ("", {"x": reference}),
+        method="rescale",
+        outputs=range(manifest.outputs[0].shape[1]),
+        chunk_bytes=2**24,
+    )
+    return np.concatenate([piece.contributions for piece in pieces if piece is not None])
+
+
+def test_they_add_up_and_are_those_of_the_service(golden: tuple[Case, Result, np.ndarray], state_error: Any) -> None:
+    case, result, x = golden
+    about = result.manifest.explanations
+    holds = [tensor.holds for tensor in about.tensors]
+    if case.name in NONE:
+        assert "contributions" not in holds
+        assert any("has no contributions" in note and NONE[case.name] in note for note in result.manifest.notes)
+        return
+    assert holds[-1] == "contributions"
+    y, found = told(result, x)
+    assert found.shape == (len(x), x.shape[1], y.shape[1])
+    missed = relative_error(found.sum(axis=1) + np.array(about.base), y)
+    state_error("completeness of explain.onnx, relative", missed, case.name)
+    assert missed <= 1e-5
+    apart = relative_error(found, served(result, x))
+    state_error("contributions of explain.onnx beside Explain's, relative", apart, case.name)
+    assert apart <= 1e-4  # two float32 graphs, which divide by small differences
+
+
+def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
+    """What is beyond it has the part of what it is kept at."""
+    case = next(one for one in cases() if one.name == "pykan-hello-adapted")
+    x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", x)
+    wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, baseline=tmp_path / "rows.npy")
+    result = export(dataclasses.replace(wanted, out_of_range="clamp"))
+    y, found = told(result, x)
+    assert relative_error(found.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
+    assert relative_error(found, served(result, x)) <= 1e-4
+    (_, far) = told(result, np.array([[50, 0.1], [5, 0.1]], np.float32))
+    np.testing.assert_array_equal(far[0], far[1])
+
+
+def test_a_row_that_is_no_number_is_explained_as_none_and_touches_no_other(
+    golden: tuple[Case, Result, np.ndarray],
+) -> None:
+    case, result, x = golden
+    if case.name in NONE:
+        return
+    spoilt = x[:5].copy()
+    spoilt[2, 0] = np.nan
+    y, found = told(result, spoilt)
+    _, plain = told(result, x[:5])
+    scale = np.abs(plain).max()
+    np.testing.assert_allclose(found[[0, 1, 3, 4]], plain[[0, 1, 3, 4]], rtol=0, atol=1e-5 * scale)
+    assert np.isnan(found[2]).any() == np.isnan(y[2]).any()
+
+
+def test_the_file_tells_the_reference_and_its_answer(golden: tuple[Case, Result, np.ndarray]) -> None:
+    case, result, _ = golden
+    session = onnxruntime.InferenceSession(result.directory / "explain.onnx", providers=["CPUExecutionProvider"])
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["kanexport"])
+    assert ("base" in facts) == (case.name not in NONE)
+    if "base" in facts:
+        assert facts["reference"] == list(result.manifest.baseline.mean)
+        (y,) = session.run(["y"], {"x": np.array([facts["reference"]], np.float32)})
+        np.testing.assert_allclose(facts["base"], y[0], rtol=1e-4, atol=1e-5 * np.abs(y).max())
+
+
+def shares(values: list[float], reference: list[float]) -> list[float]:
+    """Shapley's, by all orders: of each factor by how much the product grows when it changes, over its own change."""
+    found = [0.0] * len(values)
+    orders = list(itertools.permutations(range(len(values))))
+    for order in orders:
+        now = list(reference)
+        for at in order:
+            others = float(np.prod([now[other] for other in range(len(now)) if other != at]))
+            found[at] += others / len(orders)
+            now[at] = values[at]
+    return found
+
+
+FACTORS = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=5)
+
+
+@given(st.lists(FACTORS, min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]) -> None:
+    step = Product(tuple(map(len, groups)))
+    x, r = (np.array([[pair[side] for group in groups for pair in group]]) for side in (0, 1))
+    expected = [one for group in groups for one in shares(*map(list, zip(*group, strict=True)))]
+    np.testing.assert_allclose(attribution._others(step, x, r[0])[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def network(seed: int, *, products: bool) -> PykanCheckpoint:
+    """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
+    width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
+    toy = PykanCheckpoint(width, **({"arity": [[], [2, 3], [2]]} if products else {}))
+    toy.rng = np.random.default_rng(seed)
+    for name, values in toy.tensors.items():
+        if name.startswith(("node_", "subnode_")):
+            values[:] = toy.rng.uniform(0.3, 1.5, size=values.shape)
+    toy.symbolic(0, 1, 0, "sin", (1.3, 0.2, 0.7, 0.1))
+    toy.tensors["act_fun.0.mask"][2, 1] = 0
+    return toy
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Kan]:
+    return {
+        products: read(network(3, products=products).write(tmp_path_factory.mktemp("toy")))[0]
+        for products in (False, True)
+    }
+
+
+ROWS = st.lists(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=5)
+
+
+@given(ROWS, st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_in_float64_they_add_up_whatever_the_rows(
+    networks: dict[bool, Kan], rows: list[list[float]], products: bool, there: bool
+) -> None:
+    """Also of rows that are the reference, in part or wholly."""
+    kan, x = networks[products], np.array(rows)
+    anchor = attribution.anchor(kan, x[0] if there else np.array([0.1, -0.2, 0.3]))
+    trace = float64_reference.evaluate(kan, x)
+    found, _ = attribution.contributions(anchor, trace, "float64")
+    scale = np.abs(trace.y).max() + np.abs(found).max() + 1e-3
+    np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, atol=1e-9 * scale)
+    graph = contributions_graph(anchor, ["a", "b"], "float64")
+    edges = {
+        name: np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
+        for name, layer, nodes in zip("ab", kan.layers, trace.inputs, strict=True)
+    }
+    (given,) = graph_runner.run(graph_runner.session(graph), edges).values()
+    np.testing.assert_allclose(given, found, atol=1e-7 * scale)
+    if there:
+        assert np.abs(given[0]).max() <= 1e-9 * scale
+
+
+def test_an_input_that_is_not_read_has_none(tmp_path: Path) -> None:
+    """And one that is read twice has both parts."""
+    kan, _ = read(network(1, products=True).write(tmp_path), "input_id=0,3,0", "n_inputs=5")
+    x = np.random.default_rng(0).normal(size=(6, 5))
+    anchor = attribution.anchor(kan, np.zeros(5))
+    trace = float64_reference.evaluate(kan, x)
+    found, _ = attribution.contributions(anchor, trace, "float64")
+    assert (found[:, [1, 2, 4]] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, rtol=1e-7)
+
+
+def test_wrong_contributions_are_not_written(networks: dict[bool, Kan]) -> None:
+    kan = networks[True]
+    graphs, signature = lower.lower(kan, "float32"), Signature.of_network(kan, "float32")
+    layers = description.layers(kan, graphs.node_tensors)
+    anchor = explain_graph.attribution_baseline(ExplainOptions(True), kan, (0.1, 0.2, 0.3))
+    assert isinstance(anchor, lowered.Anchor)
+    made = explain_graph.add(ExplainOptions(True), graphs, layers, signature, UNNAMED, anchor)
+    verify.verify(kan, made, "float32")
+    assert made.explained is not None
+    other = dataclasses.replace(anchor, row=anchor.row, base=anchor.base * 1.01)
+    for wrong, words in (
+        (attribution.anchor(kan, np.array([0.1, 0.2, 0.31])), r"contributions\[\d+,\d+\]"),
+        (other, "the sum of contributions"),
+    ):
+        claimed = Explained(made.explained.graph, made.explained.about, (), wrong)
+        with pytest.raises(VerificationFailed, match=rf"explain\.onnx differs .*{words}"):
+            verify.verify(kan, dataclasses.replace(made, explained=claimed), "float32")
+
+
+def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NoContributions, match="answers that are not finite"):
+        attribution.anchor(networks[True], np.array([np.nan, 0, 0]))
+    path = network(2, products=False).write(tmp_path)
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    wanted = Request(path=path, repository=tmp_path / "models", baseline=tmp_path / "rows.npy", explain=True)
+    chosen = export(dataclasses.replace(wanted, name="chosen", explain_layers=("1",))).manifest
+    assert [tensor.name for tensor in chosen.explanations.tensors] == [
+        "y",
+        "layer1_in",
+        "layer1_edges",
+        "contributions",
+    ]
+    monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 10)
+    large = export(dataclasses.replace(wanted, name="large")).manifest
+    assert any("explain.onnx has no contributions: layer 0 has 12 edges a row" in note for note in large.notes)
+    unasked = export(dataclasses.replace(wanted, name="unasked", baseline=None)).manifest
+    assert not any("contributions" in note for note in unasked.notes)
+    assert unasked.explanations.base == ()
+
+
+def test_no_rows_have_no_contributions(networks: dict[bool, Kan]) -> None:
+    anchor = attribution.anchor(networks[True], np.zeros(3))
+    graph = contributions_graph(anchor, ["a", "b"], "float32")
+    feeds = {name: np.zeros((0, *link.edges.shape), np.float32) for name, link in zip("ab", anchor.links, strict=True)}
+    (found,) = graph_runner.run(graph_runner.session(graph), feeds).values()
+    assert found.shape == (0, 3, 2)

@@ -1,0 +1,68 @@
+"""For every family: a destination's edges and its bias add up to its node, whatever the row."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kanexport.detection import detect
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
+from kanexport.lowering import lower
+from kanexport.options import Options
+from tests.support.golden_cases import EDGE_TOLERANCE, cases
+
+CASES = {case.facts["family"]: case for case in reversed(cases())}
+
+
+@functools.cache
+def lowered(family: str) -> tuple[Kan, list[onnxruntime.InferenceSession], onnxruntime.InferenceSession]:
+    """The network of a family's case, its edge graphs, and its serving graph, in float64."""
+    case = CASES[family]
+    loaded = checkpoint.load(case.path)
+    reader, _ = detect.detect(loaded, None)
+    kan = detect.read(reader, loaded, Options.parse(case.options))
+    made = lower.lower(kan, "float64")
+    provider = ["CPUExecutionProvider"]
+    sessions = [onnxruntime.InferenceSession(graph, providers=provider) for graph in made.edges]
+    return kan, sessions, onnxruntime.InferenceSession(made.model, providers=provider)
+
+
+@pytest.mark.parametrize("family", sorted(CASES))
+@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.0, 0.1, 1.0, 3.0, 50.0]), rows=st.integers(1, 9))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_edges_and_bias_add_up_to_the_node(family: str, seed: int, scale: float, rows: int) -> None:
+    kan, edge_sessions, session = lowered(family)
+    x = np.random.default_rng(seed).normal(0, scale, size=(rows, kan.n_inputs))
+    names = [output.name for output in session.get_outputs()]
+    found = {"x": x, **dict(zip(names, session.run(names, {"x": x}), strict=True))}
+    tensors = ["x", *(f"layer{at}_in" for at in range(1, len(kan.layers))), "y"]
+    for at, (layer, edges) in enumerate(zip(kan.layers, edge_sessions, strict=True)):
+        (values,) = edges.run(["edges"], {tensors[at]: found[tensors[at]]})
+        assert values.shape == (rows, layer.sources, layer.destinations)
+        node = values.sum(axis=1) + layer.bias
+        for step in layer.post_steps:
+            node = step.evaluate(node)
+        expected = found[tensors[at + 1]]
+        magnitude = max(np.abs(values).max(), np.abs(expected).max(), 1.0)
+        np.testing.assert_allclose(node, expected, rtol=0, atol=1e-9 * magnitude)
+
+
+@pytest.mark.parametrize("family", sorted(CASES))
+def test_the_library_adds_them_up_the_same(family: str) -> None:
+    """Against the library's own sums, in the float32 that is served."""
+    reference = CASES[family].reference()
+    kan, _, _ = lowered(family)
+    made = lower.lower(kan, "float32")
+    for at, graph in enumerate(made.edges):
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        nodes = reference[f"layer{at}_in"].astype(np.float32)
+        (values,) = session.run(["edges"], {made.node_tensors[at]: nodes})
+        pre = reference[f"layer{at}_pre"]
+        error = np.abs(values.sum(axis=1) + kan.layers[at].bias - pre).max() / np.abs(pre).max()
+        assert error <= EDGE_TOLERANCE

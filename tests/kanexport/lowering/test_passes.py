@@ -1,0 +1,144 @@
+"""What costs nothing in a graph: sources without a live edge, and one more edge of a symbolic function."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from kanexport.bases.gaussian import Gaussian
+from kanexport.bases.uniform_bspline import UniformSpline
+from kanexport.functions.wavelets import WAVELETS
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer
+from kanexport.ir.norms import LayerNorm
+from kanexport.lowering import lower, passes
+from kanexport.pipeline import Request, export
+from kanexport.verify import verify
+from tests.kanexport.lowering.test_near_uniform_knots import rounded
+from tests.kanexport.lowering.test_spline_forms import answers, layer, uneven
+from tests.kanexport.lowering.test_symbolic_networks import read
+
+DEAD = [1, 4, 5]
+LIVE = [0, 2, 3, 6, 7]
+
+
+def masked(one: Layer, dead: list[int], *, spreads: bool = True) -> Layer:
+    mask = one.mask.copy()
+    mask[dead] = 0
+    return dataclasses.replace(one, mask=mask, nan_spreads=np.full(mask.shape, spreads))
+
+
+def numbers(model: bytes) -> int:
+    """Of all constants."""
+    return sum(numpy_helper.to_array(one).size for one in onnx.load_from_string(model).graph.initializer)
+
+
+def folder(path: Path, name: str) -> Path:
+    made = path / name
+    made.mkdir()
+    return made
+
+
+def edge_term(sources: int, destinations: int) -> EdgeTerm:
+    rng = np.random.default_rng(0)
+    arrays = (rng.normal(size=(sources, destinations, 2)) for _ in range(3))
+    return EdgeTerm(WAVELETS["mexican_hat"], *arrays)
+
+
+@pytest.mark.parametrize("destinations", [3, 40])
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbolic: bool) -> None:
+    whole = layer(uneven(8, 5), destinations)
+    if symbolic:
+        whole = dataclasses.replace(whole, terms=(*whole.terms, edge_term(8, destinations)))
+    one = masked(whole, DEAD)
+    kan = Kan(8, (one,))
+    made = lower.lower(kan, "float32")
+    verify.verify(kan, made, "float32")
+    _, kept = passes.drop_idle_sources(one)
+    assert kept is not None
+    assert kept.tolist() == LIVE
+    assert numbers(made.model) < 0.7 * numbers(lower.lower(Kan(8, (masked(whole, []),)), "float32").model)
+    x = np.random.default_rng(1).uniform(-1, 1, size=(5, 8)).astype(np.float32)
+    moved = x.copy()
+    moved[:, DEAD] = 0.25
+    assert answers(made.model, x)[0].tobytes() == answers(made.model, moved)[0].tobytes()
+    x[0, 4], x[1, 5], x[2, 0] = np.nan, np.inf, np.nan
+    assert np.isnan(answers(made.model, x)[0]).all(axis=1).tolist() == [True, True, True, False, False]
+
+
+def test_what_would_become_of_nan_otherwise_is_kept() -> None:
+    one = masked(layer(uneven(8, 5), 3), DEAD, spreads=False)
+    assert passes.drop_idle_sources(one)[1] is None  # silu(NaN) * 0 is NaN
+    alone = dataclasses.replace(one, terms=one.terms[1:])
+    assert passes.drop_idle_sources(alone)[1] is not None  # a spline of NaN is zero
+    kan = Kan(8, (alone,))
+    made = lower.lower(kan, "float32")
+    verify.verify(kan, made, "float32")
+    x = np.full((1, 8), 0.3, dtype=np.float32)
+    x[0, 4] = np.nan
+    assert np.isfinite(answers(made.model, x)[0]).all()
+
+
+def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
+    near = masked(layer(rounded(24, 50), 3), list(range(0, 24, 2)))
+    kan = Kan(24, (near,))
+    made = lower.lower(kan, "float32", near=(0,))
+    verify.verify(kan, made, "float32")
+    spline = near.terms[1].basis
+    part, kept = passes.drop_idle_sources(
+        dataclasses.replace(near, terms=(BasisTerm(UniformSpline(spline), near.terms[1].coef),))
+    )
+    assert kept is not None
+    assert part.terms[0].basis.sources == 12
+    centres = BasisTerm(Gaussian(np.linspace(-1, 1, 4), 0.5), np.ones((8, 3, 4)))
+    one = masked(dataclasses.replace(layer(uneven(8, 5), 3), terms=(centres,)), DEAD)
+    assert passes.drop_idle_sources(one)[1] is not None
+    own = BasisTerm(Gaussian(np.tile(np.linspace(-1, 1, 4), (8, 1)), np.full(8, 0.5)), np.ones((8, 3, 4)))
+    assert own.basis.sources == 8
+    assert passes.drop_idle_sources(dataclasses.replace(one, terms=(own,)))[1] is None
+
+
+def test_a_norm_before_a_term_and_few_dead_sources_leave_all_as_it_is() -> None:
+    one = masked(layer(uneven(8, 5), 3), DEAD)
+    norm = LayerNorm(np.ones(8), np.zeros(8), 1e-5)
+    normed = tuple(dataclasses.replace(term, pre_steps=(norm,)) for term in one.terms)
+    assert passes.drop_idle_sources(dataclasses.replace(one, terms=normed))[1] is None
+    assert passes.drop_idle_sources(masked(layer(uneven(20, 5), 3), [7]))[1] is None
+
+
+def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path) -> None:
+    toy = pykan([6, 3, 1])
+    whole = toy.write(folder(tmp_path, "whole"))
+    toy.tensors["act_fun.0.mask"][[1, 2, 4]] = 0
+    for at in (1, 2, 4):
+        for j in range(3):
+            toy.symbolic(0, at, j, "0", (1, 0, 1, 0), 0.0)
+    path = toy.write(folder(tmp_path, "pruned"))
+    kan = read(path)
+    _, kept = passes.drop_idle_sources(kan.layers[0])
+    assert kept is not None
+    assert kept.tolist() == [0, 3, 5]
+    result = export(Request(path=path, repository=tmp_path / "models"))
+    before = export(Request(path=whole, repository=tmp_path / "more"))
+    sizes = [numbers((one.directory / "model.onnx").read_bytes()) for one in (result, before)]
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_the_number_of_operators_does_not_grow_with_the_edges(pykan: Any, tmp_path: Path) -> None:
+    counts = []
+    for at, (n, m) in enumerate(((4, 4), (8, 8), (16, 4))):
+        toy = pykan([n, m, 1], seed=1)
+        for depth, (i, o) in enumerate(((n, m), (m, 1))):
+            toy.tensors[f"act_fun.{depth}.mask"][:] = 0
+            for source, destination in np.ndindex(i, o):
+                name = ("sin", "x^2")[(source + destination) % 2]
+                toy.symbolic(depth, source, destination, name, (1.5, 0.1 * source, 0.5, 0.1))
+        lowered = lower.lower(read(toy.write(folder(tmp_path, str(at)))), "float32")
+        counts.append([len(onnx.load_from_string(model).graph.node) for model in (lowered.model, *lowered.edges)])
+    assert counts[0] == counts[1] == counts[2]

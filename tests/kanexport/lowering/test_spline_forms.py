@@ -1,0 +1,214 @@
+"""`--optimize-for-batch`: splines as a tensor a function where runs are large; the numbers are the other graph's, bit
+by bit."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.bases import bspline
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline, Repeated
+from kanexport.errors import OptionError, VerificationFailed
+from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.lowering import lower, spline_forms
+from kanexport.pipeline import Request, export
+from kanexport.verify import verify
+from tests.support.command_line import kanserve
+from tests.support.golden_cases import cases
+
+WIDE = spline_forms.FEW_DESTINATIONS + 1  # destinations, of which splines are no columns of one product
+ALWAYS = 10**9  # rows for which every layer is large
+ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 1e-40])
+
+
+def layer(basis: BSpline, destinations: int = WIDE, seed: int = 0) -> Layer:
+    rng = np.random.default_rng(seed)
+    shape = (len(basis.extended), destinations)
+    return Layer(
+        terms=(
+            BasisTerm(Activation(ACTIVATIONS["silu"]), rng.normal(size=(*shape, 1))),
+            BasisTerm(basis, rng.normal(size=(*shape, basis.functions))),
+        ),
+        mask=np.ones(shape),
+        bias=rng.normal(size=destinations),
+        nan_spreads=np.zeros(shape, dtype=bool),
+    )
+
+
+def uneven(sources: int, intervals: int, degree: int = 3, seed: int = 0) -> BSpline:
+    """As a grid that was adapted to data."""
+    gaps = np.random.default_rng(seed).uniform(0.05, 1.0, size=(sources, intervals + 2 * degree))
+    knots = np.cumsum(np.concatenate([np.full((sources, 1), -2.0), gaps], axis=1), axis=1)
+    return BSpline(knots.astype(np.float32).astype(np.float64), degree)
+
+
+def answers(model: bytes, x: np.ndarray) -> list[np.ndarray]:
+    return list(onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x}))
+
+
+def operators(model: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(model).graph.node]
+
+
+def same_bits(kan: Kan, dtype: str, x: np.ndarray) -> bool:
+    both = [answers(lower.lower(kan, dtype, rows=rows).model, x.astype(dtype)) for rows in (1, ALWAYS)]
+    return all(a.tobytes() == b.tobytes() for a, b in zip(*both, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("at", range(len(bspline.examples())))
+def test_both_layouts_give_the_same_bits_on_every_kind_of_knots(at: int, dtype: str) -> None:
+    basis = bspline.examples()[at]
+    assert isinstance(basis, BSpline)
+    points = np.concatenate([basis.extended.T, np.nextafter(basis.extended.T, np.inf), basis.extended.T + 0.037])
+    rows = np.concatenate([points, np.tile(ODD[:, None], 3)])
+    assert same_bits(Kan(3, (layer(basis),)), dtype, rows)
+
+
+@given(
+    degree=st.integers(1, 4),
+    gaps=st.lists(st.floats(0, 2, width=32), min_size=3, max_size=14),
+    repeated=st.sampled_from([Repeated.TERM, Repeated.FUNCTION]),
+    rows=st.lists(st.tuples(*[st.floats(width=32)] * 2), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_both_layouts_give_the_same_bits(
+    degree: int, gaps: list[float], repeated: Repeated, rows: list[tuple[float, float]]
+) -> None:
+    count = max(len(gaps), 2 * degree + 1)
+    knots = np.cumsum([-3.0, *np.resize(gaps, count)]).astype(np.float32).astype(np.float64)
+    basis = BSpline(np.stack([knots, knots + 1]), degree, repeated)
+    assert same_bits(Kan(2, (layer(basis),)), "float32", np.array(rows))
+
+
+def test_only_layers_that_are_large_enough_change() -> None:
+    kan = Kan(40, (layer(uneven(40, 5), WIDE), layer(uneven(WIDE, 5), WIDE, seed=1)))
+    plain, wide = (lower.lower(kan, "float32", rows=rows) for rows in (1, spline_forms.MANY // 40))
+    joins = [operators(made.model).count("Concat") for made in (plain, wide)]
+    assert joins == [0, 1]
+    assert wide.edges == plain.edges
+    assert lower.lower(kan, "float32", rows=spline_forms.MANY // 40 - 1).model == plain.model
+
+
+def test_a_uniform_grid_and_too_many_functions_stay_as_they_are() -> None:
+    uniform = BSpline(np.tile(np.linspace(-1, 1, 12), (4, 1)), 3)
+    for basis in (uniform, uneven(4, spline_forms.FUNCTIONS)):
+        kan = Kan(4, (layer(basis),))
+        assert lower.lower(kan, "float32", rows=ALWAYS).model == lower.lower(kan, "float32").model
+
+
+# Sources, functions, rows, and how much faster apart was, as measured (`benchmarks/layouts.py`).
+MEASURED = [
+    (16, 8, 1024, 0.91),
+    (64, 8, 64, 0.83),
+    (64, 8, 256, 1.12),
+    (64, 8, 512, 1.13),
+    (64, 8, 1024, 1.16),
+    (128, 8, 32, 0.84),
+    (128, 8, 256, 1.22),
+    (256, 8, 16, 0.83),
+    (256, 8, 64, 1.19),
+    (256, 8, 128, 1.28),
+    (256, 8, 256, 1.49),
+    (512, 8, 16, 1.09),
+    (512, 8, 64, 1.28),
+    (784, 8, 16, 1.19),
+    (784, 8, 32, 1.23),
+    (784, 8, 64, 1.20),
+    (784, 8, 256, 6.88),
+    (16, 23, 1024, 0.79),
+    (64, 23, 64, 0.84),
+    (64, 23, 512, 1.11),
+    (128, 23, 64, 1.07),
+    (256, 23, 32, 1.04),
+    (256, 23, 128, 1.14),
+    (256, 23, 256, 6.02),
+    (784, 23, 16, 0.97),
+    (784, 23, 64, 1.74),
+    (16, 53, 1024, 0.59),
+    (64, 53, 256, 0.90),
+    (64, 53, 512, 1.77),
+    (128, 53, 64, 0.79),
+    (256, 53, 32, 0.40),
+    (256, 53, 128, 6.62),
+]
+
+
+@pytest.mark.parametrize(("sources", "functions", "rows", "gain"), MEASURED)
+def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
+    sources: int, functions: int, rows: int, gain: float
+) -> None:
+    chosen = spline_forms.unpacked(layer(uneven(sources, functions - 3), 64), rows)
+    assert gain > 1.1 if chosen else gain < 1.25
+
+
+def test_the_graph_that_ships_is_the_graph_that_is_proved() -> None:
+    kan = Kan(6, (layer(uneven(6, 5)), layer(uneven(WIDE, 4), seed=1)))
+    made = lower.lower(kan, "float32", rows=ALWAYS)
+    proof = verify.verify(kan, made, "float32")
+    assert {zone.name for zone in proof.verification.zones} >= {"inside", "extension", "knots", "far", "nonfinite"}
+    other = Kan(6, (layer(uneven(6, 5, seed=2)), layer(uneven(WIDE, 4), seed=1)))
+    with pytest.raises(VerificationFailed):
+        verify.verify(other, made, "float32")
+
+
+def exported(folder: Path, **more: Any) -> Any:
+    (case,) = (case for case in cases() if case.name == "efficient-kan-wine-update-grid")
+    return export(Request(path=case.path, repository=folder, name="m", options=case.options, **more))
+
+
+def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        spline_forms, "FEW_DESTINATIONS", 0
+    )  # there is no trained model of more destinations on uneven knots
+    few, many = (
+        exported(tmp_path / name, max_batch_size=10_000, optimize_for_batch=rows, explain=True)
+        for name, rows in (("a", 1), ("b", 10_000))
+    )
+    models = [(result.directory / "model.onnx").read_bytes() for result in (few, many)]
+    assert operators(models[1]).count("Concat") > operators(models[0]).count("Concat")
+    explaining = [(result.directory / "explain.onnx").read_bytes() for result in (few, many)]
+    (note,) = (note for note in many.manifest.notes if "--optimize-for-batch" in note)
+    assert "made for runs of 10000 rows (--optimize-for-batch): splines of layer" in note
+    assert not any("--optimize-for-batch" in note for note in few.manifest.notes)
+    rng = np.random.default_rng(0)
+    for count, both in itertools.product((1, 7, 300), (models, explaining)):
+        x = rng.normal(size=(count, *few.manifest.inputs[0].shape[1:])).astype(np.float32)
+        a, b = (answers(model, x) for model in both)
+        assert all(one.tobytes() == other.tobytes() for one, other in zip(a, b, strict=True))
+
+
+def test_small_networks_stay_as_they_are_and_the_manifest_says_so(tmp_path: Path) -> None:
+    few, some = (exported(tmp_path / name, optimize_for_batch=rows) for name, rows in (("a", 1), ("b", 64)))
+    assert (few.directory / "model.onnx").read_bytes() == (some.directory / "model.onnx").read_bytes()
+    assert any("no layer of splines is wide enough" in note for note in some.manifest.notes)
+
+
+@pytest.mark.parametrize("rows", [-1, 1025])
+def test_a_batch_beyond_the_maximum_is_refused(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(OptionError, match=f"--optimize-for-batch is {rows}, expected 1 to 1024"):
+        exported(tmp_path, optimize_for_batch=rows)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_optimizes_checkpoints_but_not_modules_for_a_batch(tmp_path: Path) -> None:
+    (case,) = (case for case in cases() if case.name == "efficient-kan-wine-update-grid")
+    to = ("--repository", tmp_path / "models", "--name", "m", "--optimize-for-batch", "64")
+    done = kanserve("export", case.path, *(part for one in case.options for part in ("--option", one)), *to)
+    assert done.returncode == 0, done.stderr
+    assert "made for runs of 64 rows" in " ".join(done.stdout.split())
+    refused = kanserve("export", "--module", "nets:make", *to)
+    assert refused.returncode == 2
+    assert "--optimize-for-batch is for checkpoints that are read as layers" in " ".join(refused.stderr.split())

@@ -1,0 +1,175 @@
+"""Facts that only recorded outputs of the trained model decide, where a first reading fails or a forward is one of
+several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+from kanexport.bundle.publish import Result
+from kanexport.contract import manifest
+from kanexport.errors import ExportError, OpenQuestion, OptionError
+from kanexport.pipeline import Request, export
+from kanexport.verify import float64_reference
+from tests.support.small_checkpoints import read, refuse, save, stacked
+
+RNG = np.random.default_rng(12)
+DEGREE = 3
+STEPS = '[[step]]\nlayer = "a"\n[[step]]\nlayer = "b"\n'
+
+
+def floats(*shape: int) -> Any:
+    return RNG.normal(0, 0.5, size=shape).astype(np.float32)
+
+
+def chebyshev(coef: Any, u: Any) -> Any:
+    """Coefficients [I, O, K] and what the polynomials are taken of, [B, I]."""
+    values = np.stack([special.eval_chebyt(d, u) for d in range(coef.shape[2])], axis=2)
+    return np.einsum("bid,iod->bo", values, coef.astype(np.float64))
+
+
+def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -> Result:
+    np.savez(path.parent / "outputs.npz", x=x, y=y)
+    if architecture:
+        (path.parent / "layers.toml").write_text(architecture)
+    return export(
+        Request(
+            path=path,
+            repository=path.parent / "models",
+            options=options,
+            expected_outputs=(path.parent / "outputs.npz",),
+            architecture=path.parent / "layers.toml" if architecture else None,
+            force=True,
+        )
+    )
+
+
+def moved_ramps(grid: int, k: int, n: int, m: int) -> dict[str, Any]:
+    """A ReLU-KAN layer that training has moved far."""
+    low = np.tile(np.arange(-k, grid) / grid, (n, 1)) + RNG.normal(0, 1, size=(n, grid + k)) / grid
+    return {
+        "phase_low": low.astype(np.float32),
+        "phase_height": (low + np.abs(RNG.normal(1, 0.5, size=low.shape))).astype(np.float32),
+        "equal_size_conv.weight": floats(m, 1, grid + k, n),
+        "equal_size_conv.bias": floats(m),
+    }
+
+
+def test_expected_outputs_tell_k_of_a_relu_kan(tmp_path: Path) -> None:
+    tensors = stacked([moved_ramps(4, 2, 3, 4), moved_ramps(4, 2, 4, 2)])
+    path = save(tmp_path, tensors)
+    question = refuse(tmp_path, tensors)
+    assert isinstance(question, OpenQuestion)
+    assert (question.key, question.among) == ("k", tuple("012345"))
+    kan, _ = read(path, "k=2")
+    assert kan.layers[0].terms[0].basis.rate == 4 * 4**2 / 3**2
+    x = RNG.uniform(-0.5, 1.5, size=(60, 3)).astype(np.float32)
+    result = decided(path, x, float64_reference.evaluate(kan, x.astype(np.float64)).y)
+    assert result.manifest.source.options_decided["k"] == "2"
+    assert result.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_expected_outputs_tell_which_inputs_were_kept(pykan: Any, tmp_path: Path, bare: bool) -> None:
+    toy = pykan([2, 3, 1])
+    pruned = toy.write(tmp_path)
+    kept = [3, 4]
+    path = pruned if not bare else save(tmp_path, toy.tensors)
+    given = ("input_id=3,4", "n_inputs=5")
+    x = RNG.uniform(-1, 1, size=(60, 5)).astype(np.float32)
+    y = float64_reference.evaluate(read(pruned)[0], x[:, kept].astype(np.float64)).y
+    result = decided(path, x, y)
+    assert result.manifest.source.options_decided["input_id"] == "3,4"
+    assert result.manifest.input.shape == (-1, 5)
+    told = export(Request(path=path, repository=tmp_path / "told", options=given))
+    assert (told.directory / "model.onnx").read_bytes() == (result.directory / "model.onnx").read_bytes()
+
+
+def test_too_many_selections_are_not_tried(pykan: Any, tmp_path: Path) -> None:
+    path = pykan([4, 1]).write(tmp_path)
+    x = RNG.uniform(-1, 1, size=(20, 40)).astype(np.float32)
+    with pytest.raises(OpenQuestion, match="reads 4 of 40 inputs") as caught:
+        decided(path, x, x[:, :1])
+    assert caught.value.among == ()
+    assert "--option input_id=" in caught.value.hint
+
+
+def two(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    tensors = {"a.cheby_coeffs": floats(3, 4, DEGREE + 1), "b.jacobi_coeffs": floats(4, 2, DEGREE + 1)}
+    (tmp_path / "layers.toml").write_text(STEPS)
+    return save(tmp_path, tensors), tensors
+
+
+def expected(tensors: dict[str, Any], x: Any) -> Any:
+    """TimeKAN's layer, then JacobiKAN's own."""
+    h = np.tanh(chebyshev(tensors["a.cheby_coeffs"], np.tanh(np.tanh(x))))
+    values = np.stack([special.eval_jacobi(d, 1, 1, h) for d in range(DEGREE + 1)], axis=2)
+    return np.einsum("bid,iod->bo", values, tensors["b.jacobi_coeffs"].astype(np.float64))
+
+
+def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
+    path, tensors = two(tmp_path)
+    x = RNG.normal(size=(50, 3)).astype(np.float32)
+    request = {"path": path, "repository": tmp_path / "m", "architecture": tmp_path / "layers.toml", "force": True}
+    told = export(Request(options=("forward=timekan",), **request))
+    assert told.manifest.source.options_assumed["forward"] == "jacobikan"
+    both = export(Request(options=("forward=timekan,jacobikan",), **request))
+    assert "forward" not in both.manifest.source.options_assumed
+    y = expected(tensors, x.astype(np.float64))
+    assert decided(path, x, y, architecture=STEPS).manifest.source.options_decided["forward"] == "timekan"
+    assert (
+        decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.verification_basis
+        == manifest.EXPECTED_OUTPUTS
+    )
+    with pytest.raises(OptionError, match=r"'timekanx', which no layer .* has") as caught:
+        export(Request(options=("forward=timekanx",), **request))
+    assert "timekan" in caught.value.hint
+
+
+def test_a_forward_for_many_files_is_for_those_that_know_it(tmp_path: Path) -> None:
+    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
+    files = {
+        "chebykan": {"cheby_coeffs": floats(3, 2, 4)},
+        "jacobikan": {"jacobi_coeffs": floats(3, 2, 4)},
+        "wav-kan": waves,
+    }
+    for family, tensors in files.items():
+        (tmp_path / family).mkdir()
+        path = save(tmp_path / family, tensors)
+        request = Request(path=path, repository=tmp_path / "m", name=family, options=("forward=timekan",), shared=True)
+        source = export(request).manifest.source
+        if family == "chebykan":
+            assert (source.options_given, "forward" in source.options_assumed) == ({"forward": "timekan"}, False)
+        else:
+            assert (source.options_given, source.options_assumed["forward"]) == ({}, family)
+
+
+def test_a_forward_that_nobody_knows_is_not_ignored(tmp_path: Path) -> None:
+    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
+    assert isinstance(refuse(tmp_path, waves, "forward=timekan"), OptionError)
+    export(Request(path=save(tmp_path, waves), repository=tmp_path / "m", options=("forward=wav-kan",)))
+
+
+def test_a_reading_that_fails_at_first_is_tried_with_another_forward(tmp_path: Path) -> None:
+    """Coefficients [O, I, K] of layers whose order their names do not tell: read as [I, O, K], none follows."""
+    tensors = {
+        "first.cheby_coeffs": floats(4, 3, 3),
+        "last.cheby_coeffs": floats(5, 4, 3),
+        "end.cheby_coeffs": floats(2, 5, 3),
+    }
+    path, names = save(tmp_path, tensors), ("first", "last", "end")
+    x = RNG.normal(size=(50, 3)).astype(np.float32)
+    y = x.astype(np.float64)
+    for name in names:
+        y = chebyshev(tensors[f"{name}.cheby_coeffs"].transpose(1, 0, 2), np.tanh(y))
+    assert decided(path, x, y).manifest.source.options_decided["forward"] == "oid"
+
+
+def test_where_no_reading_succeeds_the_first_error_is_told(tmp_path: Path) -> None:
+    tensors = {"a.cheby_coeffs": floats(3, 3, 3), "a.extra": floats(7, 7)}
+    with pytest.raises(ExportError, match="extra"):
+        decided(save(tmp_path, tensors), floats(5, 3), floats(5, 3))

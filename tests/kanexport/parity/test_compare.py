@@ -1,0 +1,119 @@
+"""Recorded outputs accept an interpretation only if rounding explains its error; otherwise the exit code is 3."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport.bundle.publish import Result
+from kanexport.contract.manifest import EXPECTED_OUTPUTS
+from kanexport.errors import OutputsDiffer
+from kanexport.parity import compare, data
+from kanexport.pipeline import Request, export
+from tests.support.small_checkpoints import save
+
+ORACLE = Path(__file__).parents[3] / "tools" / "oracle" / "near_readings.py"
+
+Array = np.ndarray
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., Result]:
+    """Export a file, compared with recorded outputs."""
+
+    def run(path: Path, x: Array, y: Array, **more: Any) -> Result:
+        np.savez(tmp_path / "outputs.npz", x=x, y=y)
+        files = (tmp_path / "outputs.npz",)
+        return export(Request(path=path, repository=tmp_path / "models", name="m", expected_outputs=files, **more))
+
+    return run
+
+
+def chebyshev(u: Array, coef: Array) -> Array:
+    """[B, I] -> [B, O] in float32, by the recurrence, as copies of ChebyKAN compute it."""
+    functions = [np.ones_like(u), u]
+    for _ in range(coef.shape[2] - 2):
+        functions.append(2 * u * functions[-1] - functions[-2])
+    return np.einsum("bik,iok->bo", np.stack(functions, axis=-1), coef)
+
+
+@pytest.fixture
+def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
+    """A file, rows that the clamp mostly limits, and the outputs with a clamp that ends this far before 1."""
+    rng = np.random.default_rng(3)
+    coef = rng.normal(size=(4, 2, 9)).astype(np.float32)
+    x = rng.normal(0, 2, size=(120, 4)).astype(np.float32)
+
+    def outputs(short: float) -> Array:
+        end = np.float32(1) - np.float32(short)
+        return chebyshev(np.clip(x, -end, end), coef)
+
+    return {"cheby_coeffs": coef}, x, outputs
+
+
+def test_a_clamp_at_one_is_taken(recorded: Any, clamped: Any, tmp_path: Path) -> None:
+    tensors, x, outputs = clamped
+    document = recorded(save(tmp_path, tensors), x, outputs(0.0)).manifest
+    assert document.verification_basis == EXPECTED_OUTPUTS
+    assert document.source.options_decided["forward"] == "clip"
+
+
+def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, clamped: Any, tmp_path: Path) -> None:
+    tensors, x, outputs = clamped
+    y = outputs(0.0) * (1 + np.float32(2e-5))
+    with pytest.raises(OutputsDiffer, match=r"the nearest is chebykan \(.*\), not the same: off by") as error:
+        recorded(save(tmp_path, tensors), x, y, options=("forward=clip",))
+    assert error.value.exit_code == 3
+    assert "where rounding explains" in error.value.message
+    assert not (tmp_path / "models").exists()
+    tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
+    notes = recorded(save(tmp_path, tensors), x, y, options=("forward=clip",), tolerance=tolerance).manifest.notes
+    told = r"off by up to 2\.\de-05 of a row's largest output, where \d\.\de-0[67] is allowed without the relaxed"
+    assert any(re.search(told, note) for note in notes)
+
+
+def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
+    """The error is not relative to the usual output of the rows."""
+    y = np.array([[1e-3], [1.0], [2.0]])
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
+    recorded = data.load([tmp_path / "a.npz"])
+    given = y + np.array([[1e-6], [0], [0]])
+    found = compare.match(recorded, given, _exact(y), "float32", 5e-5)
+    assert found.max_rel == pytest.approx(1e-3)
+    assert not found.fits
+    assert found.worst == (0,)
+
+
+def _exact(y: Array) -> Any:
+    from kanexport.verify.float64_reference import Trace
+
+    return lambda x, jitter: Trace(y[x[:, 0].astype(int)], (), np.ones(len(x)))
+
+
+@pytest.fixture(scope="module")
+def oracle() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("near_readings", ORACLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_near_readings_are_refused_and_files_alone_name_what_they_may_be(oracle: ModuleType, tmp_path: Path) -> None:
+    """A sample of the oracle's."""
+    trial = oracle.run(tmp_path, seed=7, count=120, search=0, number=60)
+    assert not trial.failures
+    assert trial.counts["near: refused"] > 80
+    assert trial.counts["own readings: accepted"] > 60
+    assert trial.counts["alone: refused as ambiguous"] > 20
+    assert trial.counts["alone: exported, wrong, alternatives named"] > 5

@@ -1,0 +1,441 @@
+"""Recorded outputs of the trained model: the exporter compares an export with them, and they decide open facts."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kanexport.bundle.publish import Result, VerificationBasis, VerifiedModel
+from kanexport.cli import export_command
+from kanexport.contract import manifest
+from kanexport.detection import detect
+from kanexport.errors import OptionError, OutputsDiffer
+from kanexport.formats import checkpoint
+from kanexport.options import Options
+from kanexport.parity import data, resolve
+from kanexport.pipeline import Request, export
+from kanexport.verify import float64_reference
+from tests.support import golden_cases
+from tests.support.golden_cases import Case
+
+CASES = {case.name: case for case in golden_cases.cases()}
+ROOT = Path(__file__).parents[3]
+
+Export = Callable[..., Result]
+
+
+@pytest.fixture
+def case() -> Callable[[str], tuple[Case, dict[str, np.ndarray]]]:
+    return lambda name: (CASES[name], CASES[name].reference())
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Export:
+    """Export a golden case, compared with expected outputs."""
+
+    def run(name: str, x: Any, y: Any, **more: Any) -> Result:
+        np.savez(tmp_path / "outputs.npz", x=x, y=y)
+        return export(
+            Request(
+                path=CASES[name].path,
+                repository=tmp_path / "models",
+                name="m",
+                expected_outputs=(tmp_path / "outputs.npz",),
+                **more,
+            )
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("efficient-kan-wine-update-grid", {"base_activation": "tanh"}),
+        ("wav-kan-dog-breast-cancer", {"wavelet_type": "dog"}),
+        ("fastkan-breast-cancer-denominator", {"base_activation": "gelu", "denominator": "0.8"}),
+        ("fasterkan-wine", {"inv_denominator": "unused"}),
+        ("jacobikan-wine", {"jacobi_a": "1.0"}),
+        ("pykan-hello-symbolic", {}),
+    ],
+)
+def test_recorded_outputs_decide_what_its_file_leaves_open(name: str, told: dict[str, str], held: Export) -> None:
+    reference = CASES[name].reference()
+    document = held(name, reference["x"], reference["y"]).manifest
+    assert document.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
+    assert told.items() <= document.source.options_decided.items()
+    assert not set(told) & set(document.source.options_assumed)
+    (check,) = document.verification.expected_outputs
+    assert check.rows > 0
+    assert check.max_rel < 5e-5
+
+
+def test_without_expected_outputs_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
+    result = export(Request(path=CASES["fastkan-digits"].path, repository=tmp_path, name="m"))
+    document = manifest.load(result.directory)
+    assert document.claim == manifest.VERIFICATION_BASES[manifest.READING]
+    assert "not compared with the trained model" in document.claim
+    assert next(iter(document.source.options_assumed)) == "forward"
+
+
+def test_what_no_reading_gives_is_refused_with_the_nearest_and_nothing_is_written(
+    held: Export, tmp_path: Path, case: Any
+) -> None:
+    _, reference = case("efficient-kan-wine-update-grid")
+    with pytest.raises(OutputsDiffer, match=r"none of \d+ known readings.* is efficient-kan \(") as error:
+        held("efficient-kan-wine-update-grid", reference["x"], np.sin(3 * reference["y"]))
+    assert error.value.exit_code == 3
+    assert "--module" in error.value.hint
+    assert not (tmp_path / "models").exists()
+
+
+def test_one_wrong_output_among_many_is_found(held: Export, case: Any) -> None:
+    _, reference = case("kanx-hello")
+    y = reference["y"].copy()
+    y[3, 0] += 0.01 * np.abs(y).max()
+    with pytest.raises(OutputsDiffer, match="row 3, output 0"):
+        held("kanx-hello", reference["x"], y)
+
+
+def test_what_is_off_by_a_hundredth_is_another_model(held: Export, case: Any) -> None:
+    """No tolerance is offered that would take it."""
+    _, reference = case("kanx-hello")
+    with pytest.raises(OutputsDiffer) as error:
+        held("kanx-hello", reference["x"], 1.01 * reference["y"])
+    assert "--tolerance" not in error.value.hint
+
+
+def test_rows_far_outside_do_not_hide_an_error_at_the_data(held: Export, case: Any) -> None:
+    _, reference = case("kanx-hello")
+    x, y = reference["x"], reference["y"].copy()
+    exact = exported_outputs("kanx-hello", x * 1e6)
+    y[0, 0] += 0.01 * np.abs(y).max()
+    with pytest.raises(OutputsDiffer):
+        held("kanx-hello", np.concatenate([x, x * 1e6]), np.concatenate([y, exact]))
+
+
+def exported_outputs(name: str, x: np.ndarray) -> np.ndarray:
+    """What the golden model means for other rows."""
+    loaded = checkpoint.load(CASES[name].path)
+    kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(CASES[name].options))
+    return float64_reference.evaluate(kan, x.astype(np.float64)).y.astype(np.float32)
+
+
+def test_nan_must_meet_nan(held: Export, case: Any) -> None:
+    _, reference = case("kanx-hello")
+    x, y = reference["x"].copy(), reference["y"].copy()
+    x[0, 0], y[0] = np.nan, np.nan
+    assert held("kanx-hello", x, y).manifest.verification_basis == manifest.EXPECTED_OUTPUTS
+    y[0] = 0.5
+    with pytest.raises(OutputsDiffer, match="row 0"):
+        held("kanx-hello", x, y, version=2)
+
+
+def test_outputs_that_say_nothing_decide_nothing(held: Export, case: Any) -> None:
+    """All the same, not finite, or beyond what rounding leaves of them: some reading would fit anything."""
+    _, reference = case("jacobikan-wine")
+    x, rng = reference["x"], np.random.default_rng(0)
+    for y in (np.zeros_like(reference["y"]), np.ones_like(reference["y"])):
+        with pytest.raises(OutputsDiffer, match="none of 1 known readings") as error:
+            held("jacobikan-wine", x, y)
+        assert "more different numbers" in error.value.hint
+    for rows_, y in ((x, np.full_like(reference["y"], np.nan)), (np.full_like(x, np.nan), reference["y"] * np.nan)):
+        with pytest.raises(OutputsDiffer, match=r"of 0 rows of outputs\.npz with finite outputs, 0 can be compared"):
+            held("jacobikan-wine", rows_, y)
+    with pytest.raises(OutputsDiffer, match=r"which is too few; rounding alone|none of"):
+        held("jacobikan-wine", 1e30 * rng.normal(size=x.shape), reference["y"])
+
+
+def test_a_less_exact_library_is_allowed_by_its_tolerance(held: Export, case: Any) -> None:
+    """flashkan's own float32 run is off by 2e-4."""
+    _, reference = case("flashkan-ellipj")
+    with pytest.raises(OutputsDiffer) as error:
+        held("flashkan-ellipj", reference["x"], reference["y"])
+    tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
+    assert held(
+        "flashkan-ellipj", reference["x"], reference["y"], tolerance=tolerance
+    ).manifest.verification.expected_outputs
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "csv"])
+def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
+    golden, reference = case("efficient-kan-digits")
+    x, y = reference["x"], reference["y"]
+    if form == "npz":
+        np.savez(tmp_path / "a.npz", x=x, y=y)
+        paths = (tmp_path / "a.npz",)
+    elif form == "npy":
+        paths = (tmp_path / "x.npy", tmp_path / "y.npy")
+        np.save(paths[0], x)
+        np.save(paths[1], y)
+    else:
+        names = [f"x{i}" for i in range(x.shape[1])] + [f"y{j}" for j in range(y.shape[1])]
+        table = np.concatenate([x, y], axis=1)
+        np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=",".join(names), comments="", fmt="%.9g")
+        paths = (tmp_path / "a.csv",)
+    loaded = data.load(paths)
+    np.testing.assert_array_equal(loaded.x.astype(np.float32), x)
+    np.testing.assert_array_equal(loaded.y.astype(np.float32), y)
+    assert loaded.dtype == "float32"
+    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=paths))
+    assert result.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
+
+
+def _write(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda p: [p / "missing.npz"], "No such file"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)))], "but no y"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.ones((3, 1)))], "2 rows of x and 3 of y"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.array([["a"], ["b"]]))], "expected real numbers"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2), complex), y=np.ones((2, 1)))], "complex128"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((0, 2)), y=np.ones((0, 1)))], "0 rows"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 5)), y=np.ones((2, 10)))], "rows of 5 numbers.*takes 64"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 64)), y=np.ones((2, 3)))], "3 numbers a row.*gives 10"),
+        (lambda p: [p / "a.npz"] * 3, "3 times"),
+        (lambda p: [_text(p / "a.csv", "a,b\n1,2\n")], "the columns a, b"),
+        (lambda p: [_text(p / "a.csv", "1,2\n3,4\n")], "no header"),
+        (lambda p: [_text(p / "a.npz", "nothing")], "cannot be read"),
+    ],
+)
+def test_expected_outputs_of_another_form_are_refused_by_name(make: Any, text: str, tmp_path: Path) -> None:
+    request = Request(
+        path=CASES["efficient-kan-digits"].path,
+        repository=tmp_path / "m",
+        name="m",
+        expected_outputs=tuple(make(tmp_path)),
+    )
+    with pytest.raises(OptionError, match=text) as error:
+        export(request)
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "m").exists()
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_the_command(tmp_path: Path, capsys: Any, case: Any) -> None:
+    golden, reference = case("wav-kan-dog-breast-cancer")
+    file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
+    arguments = [str(golden.path), "--repository", str(tmp_path / "m"), "--expected-outputs", str(file)]
+    assert export_command.main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"].startswith("verified against the trained model (")
+    assert document["options"]["decided"]["wavelet_type"] == "dog"
+    file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"] + 1)
+    assert export_command.main([*arguments, "--version", "2"]) == 3
+    assert "the trained model's outputs" in capsys.readouterr().err
+    assert not (tmp_path / "m" / "model" / "2").exists()
+    assert export_command.main([str(golden.path.parent), "--recursive", "--expected-outputs", str(file)]) == 2
+
+
+@pytest.mark.parametrize("wanted", [0.8, 1.25, 0.1234567, 3e-5])
+def test_a_number_is_found_as_it_was_written(wanted: float) -> None:
+    assert resolve.likeliest(lambda value: abs(value / wanted - 1), wanted * 3) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_recorded_outputs_of_a_live_module(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    module.train()
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    path = kanexport.record_outputs(module, x, tmp_path / "outputs.npz")
+    assert all(part.training for part in module.modules())
+    loaded = data.load([path])
+    assert loaded.usual.sum() == 20
+    assert len(loaded.x) > 100
+    assert np.abs(loaded.x).max() > 100 * np.abs(x).max()
+    module.eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded.y, module(torch.from_numpy(loaded.x.astype(np.float32))).numpy())
+    assert kanexport.record_outputs(lambda rows: rows**2, x, tmp_path / "f.npz").exists()
+    with pytest.raises(OptionError, match="expected finite real numbers"):
+        kanexport.record_outputs(module, np.array([["a"]]), path)
+    with pytest.raises(OptionError, match="differ in their number of rows: input 20, x1 19"):
+        kanexport.record_outputs(module, (x, x[1:]), path)
+    with pytest.raises(OptionError, match="rows of x are a dictionary") as error:
+        kanexport.record_outputs(module, ({"image": x, "meta": x},), path)
+    assert "lambda image, meta: model({'image': image, 'meta': meta})" in str(error.value.hint)
+
+
+def _of_two_inputs() -> Any:
+    torch = pytest.importorskip("torch")
+    from tests.support.torch_modules import KANLinear
+
+    class Both(torch.nn.Module):
+        """Takes a picture and facts about it, one under a name that files use; returns logits and a class."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = torch.nn.Conv2d(1, 2, 3), KANLinear(8 + 3, 4)
+
+        def forward(self, image: Any, y: Any, *, kind: Any) -> dict[str, Any]:
+            seen = self.conv(image).flatten(1)
+            logits = self.head(torch.cat([seen, y, kind[:, None].to(y.dtype)], dim=1))
+            return {"logits": logits, "top": logits.argmax(1)}
+
+    torch.manual_seed(1)
+    rng = np.random.default_rng(1)
+    rows_ = {
+        "image": rng.normal(size=(12, 1, 4, 4)).astype(np.float32),
+        "y": rng.normal(size=(12, 2)).astype(np.float32),
+        "kind": rng.integers(0, 3, size=12),
+    }
+    return Both(), rows_
+
+
+@pytest.mark.parametrize("form", ["dictionary", "tuple"])
+def test_a_module_of_two_inputs_is_recorded_and_verified(form: str, tmp_path: Path) -> None:
+    module, given = _of_two_inputs()
+    import kanexport
+
+    example = given if form == "dictionary" else (given["image"], given["y"], {"kind": given["kind"]})
+    path = kanexport.record_outputs(module, example, tmp_path / "outputs.npz")
+    with np.load(path) as file:
+        assert set(file.files) == {"image", "x.y", "kind", "y.logits", "y.top", "zone"}
+        assert file["kind"].dtype == np.int64
+        assert set(np.unique(file["kind"])) <= set(given["kind"])
+        assert file["image"].shape[1:] == (1, 4, 4)
+        recorded = {name: file[name] for name in file.files}
+    result = kanexport.export(module, example, name="m", repository=tmp_path / "models", expected_outputs=path)
+    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
+    assert result.manifest.verification.expected_outputs[0].rows == len(recorded["zone"])
+    session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"))
+    usual = recorded["zone"] == "given"
+    feeds = {"image": recorded["image"], "y": recorded["x.y"], "kind": recorded["kind"][:, None]}
+    outputs = session.run(["logits", "top"], {name: value[usual] for name, value in feeds.items()})
+    np.testing.assert_allclose(outputs[0], recorded["y.logits"][usual], atol=1e-5)
+    np.testing.assert_array_equal(outputs[1][:, 0], recorded["y.top"][usual])
+    module.head.base_weight.data += 0.1
+    with pytest.raises(OutputsDiffer, match="the exported graph's output logits differs"):
+        kanexport.export(module, example, name="m", version=2, repository=tmp_path / "models", expected_outputs=path)
+
+
+def test_expected_outputs_of_other_inputs_are_refused_by_name(tmp_path: Path) -> None:
+    module, given = _of_two_inputs()
+    import kanexport
+
+    path = kanexport.record_outputs(module, given, tmp_path / "outputs.npz")
+    request = Request(
+        path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", expected_outputs=(path,)
+    )
+    with pytest.raises(OptionError, match=r"has the inputs image, y, kind, expected one"):
+        export(request)
+    arrays = dict(np.load(path))
+    del arrays["kind"]
+    np.savez(tmp_path / "fewer.npz", **arrays)
+    with pytest.raises(OptionError, match="has the inputs image, y, but no kind; the model has image, y, kind"):
+        kanexport.export(module, given, name="m", repository=tmp_path, expected_outputs=tmp_path / "fewer.npz")
+
+
+def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, case: Any) -> None:
+    golden, reference = case("efficient-kan-digits")
+    x, y = (reference[key][:24].reshape(4, 3, 2, -1) for key in ("x", "y"))
+    file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4), zone=np.array(["given", "far"] * 2))
+    with pytest.raises(OptionError, match="has the inputs x, seed"):
+        data.load([file]).of_network()
+    file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: other arrays may be anything
+    loaded = data.load([file]).of_network()
+    np.testing.assert_array_equal(loaded.x.astype(np.float32), reference["x"][:24])
+    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=(file,)))
+    assert result.manifest.verification.expected_outputs[0].rows == 24
+
+
+def test_inputs_of_any_name_and_outputs_of_any_kind_are_recorded(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+
+    class Odd(torch.nn.Module):
+        def forward(self, file: Any, zone: Any) -> Any:
+            return file @ torch.ones(2, 3), {"loss": file.sum(), "beside": zone > 0}, None
+
+    x = np.ones((5, 2), np.float32)
+    with np.load(kanexport.record_outputs(Odd(), (x, x[:, 0]), tmp_path / "a.npz")) as file:
+        assert set(file.files) == {"file", "x.zone", "y.y0", "y.y1_beside", "zone"}
+    loaded = data.load([tmp_path / "a.npz"])
+    assert [port.name for port in loaded.inputs] == ["file", "zone"]
+    np.testing.assert_array_equal(loaded.of_model(loaded.inputs, loaded.outputs).y, loaded.y)
+    with pytest.raises(OptionError, match=r"gives float32 of shape \(\) for"):
+        kanexport.record_outputs(lambda rows: rows.sum(), x, tmp_path / "b.npz")
+
+
+def test_a_module_of_half_precision_is_asked_in_float32(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+
+    module = torch.nn.Linear(3, 4).to(torch.bfloat16)
+    loaded = data.load([kanexport.record_outputs(module, np.ones((2, 3), np.float32), tmp_path / "outputs.npz")])
+    assert module.weight.dtype == torch.bfloat16
+    expected = module.float()(torch.from_numpy(loaded.x.astype(np.float32)))
+    np.testing.assert_array_equal(loaded.y, expected.detach().numpy())
+
+
+def test_every_sentence_with_verified_says_against_what() -> None:
+    """Nothing that is shown calls a result verified without saying against what."""
+    for folder in ("kanexport", "service/kanserve"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent.name == "pb":
+                continue
+            for text in _shown_texts(path):
+                for at in range(len(text)):
+                    if text.startswith("verified", at) and not _is_name(text):
+                        assert "verified against" in text[at:], f"{path}: {text!r}"
+
+
+def _is_name(text: str) -> bool:
+    """A key of a document or the heading of a column."""
+    return text in ("verified", "verified error", "verified_error")
+
+
+def _shown_texts(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [text for text in constants if isinstance(text, str) and text not in docstrings]
+
+
+@pytest.mark.parametrize(("against", "files"), [("", 0), ("nothing", 0), ("expected-outputs", 0), ("reading", 1)])
+def test_a_claim_says_what_was_done(against: str, files: int) -> None:
+    some = manifest.ParityCheck(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
+    with pytest.raises(OptionError, match="against"):
+        VerificationBasis(against, (some,) * files)
+    assert "claim" in inspect.signature(VerifiedModel).parameters
+    assert inspect.signature(VerifiedModel).parameters["claim"].default is inspect.Parameter.empty
+
+
+def test_a_module_is_held_against_recorded_outputs(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+    from tests.support.torch_modules import KANLinear
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), KANLinear(3, 2))
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    path = kanexport.record_outputs(module, x, tmp_path / "outputs.npz")
+    plain = kanexport.export(module, x, name="m", repository=tmp_path / "models")
+    assert plain.manifest.claim == manifest.VERIFICATION_BASES[manifest.MODULE]
+    result = kanexport.export(module, x, name="m", version=2, repository=tmp_path / "models", expected_outputs=path)
+    assert result.manifest.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
+    with torch.no_grad():
+        module[0].bias += 0.1
+    with pytest.raises(OutputsDiffer, match="row"):
+        kanexport.export(module, x, name="m", version=3, repository=tmp_path / "models", expected_outputs=path)
+    assert not (tmp_path / "models" / "m" / "3").exists()

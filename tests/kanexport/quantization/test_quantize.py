@@ -1,0 +1,378 @@
+"""`--quantize`: what is stored and means, which branches have it, proof and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport import bases
+from kanexport.bases import Basis
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.bundle import baseline
+from kanexport.cli import export_command
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import EXACT, FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
+from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.graph import precision
+from kanexport.graph.builder import Graph
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.quantized_basis import Stepped, stepped
+from kanexport.lowering import lower
+from kanexport.pipeline import Request, export
+from kanexport.quantization import plan, quantize
+from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
+from kanexport.verify import test_points
+from tests.support.command_line import checkpoint
+from tests.support.golden_cases import cases
+from tests.support.small_checkpoints import read
+
+STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
+COMPACT = [basis for basis in STEPPED if basis.compact]
+DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
+SPLINES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
+FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")
+OTHERS = ("sinekan-digits", "chebykan-digits-layernorm", "gr-kan-breast-cancer")
+
+
+def case(name: str) -> Any:
+    return next(found for found in cases() if found.name == name)
+
+
+def network(name: str) -> Kan:
+    return read(case(name).path, *case(name).options)[0]
+
+
+def exported(folder: Path, name: str, **more: Any) -> Any:
+    found = case(name)
+    return export(
+        Request(path=found.path, repository=folder, name=more.pop("called", "m"), options=found.options, **more)
+    )
+
+
+def run(model: bytes, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"x": x.astype(np.float32)})[0]
+
+
+def rounded(kan: Kan, asked: QuantizationOptions) -> tuple[Kan, Any]:
+    """A network in the fewest bits that it can have, and its graphs."""
+    chosen = {
+        (at, index): plan.possible(layer, term, asked.quantize)[0]
+        for at, layer in enumerate(kan.layers)
+        for index, term in enumerate(layer.terms)
+    }
+    served = plan.served(kan, chosen)
+    return served, lower.lower(served, "float32", curves=plan.curves(served))
+
+
+def save(path: Path, rows: np.ndarray) -> baseline.Rows:
+    np.save(path, rows)
+    return baseline.load(path, "--calibration")
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from([1e-30, 1.0, 3e4])
+)
+@settings(max_examples=50, deadline=None)
+def test_rounding_what_was_rounded_changes_nothing(i: int, o: int, k: int, seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.clip(rng.normal(size=(i, o, k)), -2, 2) * size * rng.integers(0, 2, (i, o, k))
+    for how in (precision.HALF, precision.BYTES):
+        once = precision.rounded(values, how)
+        np.testing.assert_array_equal(precision.rounded(once, how), once)
+    unit = precision.scales(values)
+    assert np.abs(precision.codes(values, unit).astype(int)).max(initial=0) <= precision.LARGEST
+    half_a_unit = unit[:, None] * (0.5 + 1e-4)
+    assert (np.abs(precision.rounded(values, precision.BYTES) - values) <= half_a_unit)[..., :].all()
+
+
+def test_what_float16_cannot_hold_is_refused() -> None:
+    with pytest.raises(InvalidKan, match=r"a weight of 7e\+04 is too large for float16"):
+        precision.half(np.array([7e4]))
+
+
+@pytest.mark.parametrize(
+    ("basis", "room"), [*((basis, 1 << 20) for basis in STEPPED), *((basis, 0) for basis in COMPACT)]
+)
+def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, room: int) -> None:
+    sources = basis.sources or 3
+    steps = stepped(basis, sources, room)
+    assert steps is not None
+    support = basis.support(sources)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(*support.outer, size=(200, sources)).astype(np.float32)
+    exact, meant = basis.evaluate(x.astype(float)), steps.evaluate(x.astype(float))
+    # A table's entry is at most half a step of it away from where its value is from.
+    moved = 0.0 if steps.table is None else np.abs(np.diff(steps.table.astype(float), axis=0)).max() * steps.unit
+    assert np.abs(meant - exact).max() <= steps.unit * 0.501 + moved
+    g = Graph("steps", "float32")
+    value = steps.emit(g, g.input("x", sources), sources)
+    session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, sources))}))
+    apart = np.abs(session.run(["y"], {"x": x})[0] - meant)
+    assert np.median(apart) <= 1e-6 * np.abs(meant).max()
+    assert np.count_nonzero(apart > 1e-6) <= 0.01 * apart.size  # on the other side of a step
+    assert apart.max() <= (max(1, moved / steps.unit) + 0.01) * steps.unit
+
+
+@pytest.mark.parametrize("basis", [one for one in STEPPED if stepped(one, 3, 1 << 20).table is not None])
+def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) -> None:
+    steps = stepped(basis, 3, 1 << 20)
+    assert steps is not None
+    assert steps.table is not None
+    assert steps.table.max() <= precision.LARGEST
+    x = np.array([[np.nan, np.inf, -np.inf], [steps.low, steps.high, 3e38]], np.float32)
+    g = Graph("steps", "float32")
+    value = steps.emit(g, g.input("x", 3), 3)
+    session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, 3))}))
+    for found in (session.run(["y"], {"x": x})[0], steps.evaluate(x.astype(float))):
+        assert not np.nan_to_num(found).any()
+        assert np.isnan(found[0, :, 0]).all() == (not basis.compact)
+        assert np.isfinite(found).sum() == found.size - (0 if basis.compact else basis.functions)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "asked", [QuantizationOptions("fp16-weights"), QuantizationOptions("int8")], ids=["half", "int8"]
+)
+def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
+    tmp_path: Path, name: str, asked: QuantizationOptions
+) -> None:
+    result = exported(tmp_path, name, quantization=asked)
+    stored_manifest = contract.load(result.directory)
+    found = stored_manifest.approximation
+    assert found == result.manifest.approximation
+    assert found.quantize == asked.quantize
+    assert 0 < found.error <= found.max_error == MAX_ERROR[asked.quantize]
+    assert stored_manifest.notes[0] == found.text
+    assert found.text.startswith("APPROXIMATE, as requested")
+    assert all(zone.outputs_max_rel <= found.max_error for zone in stored_manifest.verification.zones)
+    assert {branch.form for branch in found.branches} <= {INT8, INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
+    assert any(branch.form == asked.quantize for branch in found.branches)
+    kan = network(name)
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
+    answers = run((result.directory / "model.onnx").read_bytes(), x)
+    assert plan.errors(plan.network_outputs(kan, x), answers.astype(float)).largest <= found.max_error
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_store_bytes_where_they_have_no_sums_of_them(tmp_path: Path, name: str) -> None:
+    found = exported(tmp_path, name, quantization=QuantizationOptions("int8", max_error=0.2)).manifest.approximation
+    assert {branch.form for branch in found.branches} <= {INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
+    assert found.error <= 0.2
+
+
+def test_a_network_without_such_a_branch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VerificationFailed, match="nothing to quantize"):
+        exported(tmp_path, "wav-kan-dog-breast-cancer", quantization=QuantizationOptions("int8"))
+
+
+def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
+    result = exported(tmp_path, WINE)
+    assert result.manifest.approximation == EXACT
+    assert not any("APPROXIMATE" in note for note in result.manifest.notes)
+    types = {tensor.data_type for tensor in onnx.load(result.directory / "model.onnx").graph.initializer}
+    assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize("name", [DIGITS, WINE, "pykan-hello-adapted"])
+def test_an_answer_does_not_depend_on_its_company_or_on_the_run(name: str) -> None:
+    kan = network(name)
+    _, lowered = rounded(kan, QuantizationOptions("int8"))
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"]
+    x = np.concatenate([x, 50 * x])  # with neighbours that are much larger
+    for model in (lower.lower(kan, "float32").model, lowered.model):
+        together = run(model, x)
+        np.testing.assert_array_equal(run(model, x), together)
+        alone = np.concatenate([run(model, x[at : at + 1]) for at in range(len(x))])
+        same = (alone == together) | np.isnan(together)
+        if model != lowered.model and not same.all():
+            return  # sums of floats are in another order here, in the exact export too
+    np.testing.assert_array_equal(alone, together)
+
+
+def layer_of(rng: np.random.Generator, sources: int, destinations: int, intervals: int, *, uneven: bool) -> Layer:
+    """Splines beside a base branch, some edges masked, of weights that differ by much from column to column."""
+    knots = np.tile(np.linspace(-2, 2, intervals + 7), (sources, 1))
+    if uneven:
+        knots = np.sort(knots + rng.uniform(-0.1, 0.1, knots.shape), axis=1)
+    shape = (sources, destinations)
+    size = 10.0 ** rng.integers(-6, 1, size=(1, destinations, 1))
+    terms = (
+        BasisTerm(Activation(ACTIVATIONS["silu"]), size * rng.normal(size=(*shape, 1))),
+        BasisTerm(BSpline(knots.astype(np.float32).astype(float), 3), size * rng.normal(size=(*shape, intervals + 3))),
+    )
+    mask = rng.choice([0.0, 0.3, 1.0], size=shape)
+    return Layer(terms, mask, rng.normal(size=destinations), rng.choice([False, True], size=shape))
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(1, 12), st.booleans(), st.integers(0, 2**31))
+@settings(max_examples=10, deadline=None)
+def test_any_network_is_served_as_what_its_rounded_numbers_mean(
+    widths: list[int], intervals: int, uneven: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    layers = [layer_of(rng, *pair, intervals, uneven=uneven) for pair in itertools.pairwise(widths)]
+    kan = Kan(widths[0], tuple(layers))
+    for asked in (
+        QuantizationOptions("fp16-weights", max_error=0.9),
+        QuantizationOptions("int8", max_error=0.9),
+    ):
+        served, lowered = rounded(kan, asked)
+        # Held against itself: what is left is the rounding of float32, and of values just on a step.
+        found = quantize.verify_quantized(served, served, lowered, (), asked, 1e-5, lambda done, total: None)
+        assert found.reference.inputs
+        assert found.reference.tolerance <= 0.9
+
+
+def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Path) -> None:
+    values = np.load(case(DIGITS).path.parent / "reference.npz")
+    result = exported(
+        tmp_path, DIGITS, quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", values["x"]))
+    )
+    found = run((result.directory / "model.onnx").read_bytes(), values["x"])
+    finite = np.isfinite(values["y64"]).all(axis=1)
+    assert (found[finite].argmax(axis=1) == values["y64"][finite].argmax(axis=1)).all()
+    assert result.manifest.approximation.changed == 0
+    assert result.manifest.approximation.rows_from == "x.npy"
+    assert result.manifest.approximation.rows_sha256
+
+
+def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) -> None:
+    bound = 5e-3
+    found = exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=bound)).manifest.approximation
+    kept = [branch for branch in found.branches if branch.form in (FP16_WEIGHTS, FLOAT32)]
+    assert kept
+    assert any(branch.form == INT8 for branch in found.branches)
+    assert all(branch.first > bound / 2 >= branch.error for branch in kept)
+    assert any("since quantizing only this branch" in note for note in found.notes())
+
+
+def test_too_large_an_error_is_refused_and_names_the_worst_branch(tmp_path: Path) -> None:
+    with pytest.raises(
+        VerificationFailed, match=r"no branch can be quantized .* the worst branch is \w+ of layer \d"
+    ) as found:
+        exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=1e-5))
+    assert "--max-error sets the bound" in found.value.hint
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
+    kan = network(DIGITS)
+    asked = QuantizationOptions("int8")
+    served, lowered = rounded(kan, asked)
+    model = onnx.load_model_from_string(lowered.model)
+    codes = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8)
+    turned = np.frombuffer(codes.raw_data, np.int8).reshape(tuple(codes.dims))[::-1]
+    codes.raw_data = np.ascontiguousarray(turned).tobytes()
+    wrong = dataclasses.replace(lowered, model=model.SerializeToString())
+    quantize.verify_quantized(kan, served, lowered, (), asked, 1e-5, lambda done, total: None)
+    with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
+        quantize.verify_quantized(kan, served, wrong, (), asked, 1e-5, lambda done, total: None)
+    # One code off by a little is far within the error that is allowed, and still seen.
+    codes.raw_data = np.ascontiguousarray(np.clip(turned[::-1].astype(int) + 1, -127, 127).astype(np.int8)).tobytes()
+    with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
+        quantize.verify_quantized(
+            kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), asked, 1e-5, print
+        )
+
+
+def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: Path) -> None:
+    exact = exported(tmp_path, DIGITS, called="exact").directory
+    kan = network(DIGITS)
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
+    for asked, times in ((QuantizationOptions("fp16-weights"), 1.8), (QuantizationOptions("int8"), 1.7)):
+        directory = exported(tmp_path, DIGITS, called=asked.quantize, quantization=asked).directory
+        for file in ("model.onnx", "edges_l0.onnx"):
+            assert (directory / file).stat().st_size * times < (exact / file).stat().st_size
+        edges = onnxruntime.InferenceSession(directory / "edges_l0.onnx").run(["edges"], {"x": x})[0]
+        session = onnxruntime.InferenceSession(directory / "model.onnx")
+        nodes = session.run(["layer1_in"], {"x": x})[0]
+        assert (
+            np.abs(edges.sum(axis=1) - nodes).max()
+            <= (1e-5 if asked.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
+        )
+
+
+def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {}
+    monkeypatch.setattr(lower, "SHARED_FROM", 1024)
+    path = checkpoint(tmp_path / "m.safetensors", (64, 64, 10))
+    for name, asked in (
+        ("exact", QuantizationOptions()),
+        ("half", QuantizationOptions("fp16-weights")),
+        ("int8", QuantizationOptions("int8")),
+    ):
+        result = export(Request(path=path, repository=tmp_path, name=name, quantization=asked))
+        sizes[name] = (result.directory / contract.WEIGHTS_FILE).stat().st_size
+    assert sizes["half"] < sizes["exact"] / 1.8
+    assert sizes["int8"] < sizes["exact"] / 2.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((4, 63)), r"--calibration x.npy has rows of shape \[63\], the model takes \[64\]"),
+        (np.zeros((0, 64)), "--calibration x.npy holds float64 of shape .*, expected 2 to 1000000 rows"),
+        (np.where(np.eye(4, 64), np.nan, 0), "--calibration x.npy has nan in column 0 of row 0"),
+        (np.where(np.eye(4, 64), np.inf, 0), "--calibration x.npy has inf in column 0 of row 0"),
+    ],
+    ids=["width", "empty", "nan", "infinite"],
+)
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        exported(
+            tmp_path / "models",
+            DIGITS,
+            quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", rows)),
+        )
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"quantization": QuantizationOptions("fp16-weights"), "dtype": "float64"}, "exclude each other"),
+        ({"quantization": QuantizationOptions("fp16-weights"), "explain": True}, "exclude each other"),
+        ({"quantization": QuantizationOptions("int4")}, "--quantize is 'int4', expected fp16-weights or int8"),
+        ({"quantization": QuantizationOptions(max_error=0.1)}, "--max-error is for"),
+        ({"quantization": QuantizationOptions("fp16-weights", max_error=float("nan"))}, "--max-error is nan"),
+        ({"quantization": QuantizationOptions("fp16-weights", max_error=0.0)}, "--max-error is 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        exported(tmp_path, WINE, **more)
+
+
+def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: Any, golden: Callable[[str], Any]) -> None:
+    path, options = golden(DIGITS)
+    flags = [text for option in options for text in ("--option", option)]
+    assert export_command.main([str(path), "--repository", str(tmp_path), "--quantize", "int8", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "APPROXIMATE, as requested (int8)" in printed
+    assert "int8-weights" in printed
+    assert (
+        export_command.main(
+            [str(path), "--repository", str(tmp_path), "--quantize", "fp16-weights", "--max-error", "1e-9", "--force"]
+        )
+        == 3
+    )
+    assert "the worst branch is" in capsys.readouterr().err
+
+
+def test_sums_fit_what_adds_them() -> None:
+    assert 2 * precision.LARGEST**2 < 2**15
+    assert precision.DEPTH * precision.LARGEST**2 < 2**31
+    assert isinstance(stepped(COMPACT[0], 3, 0), Stepped)

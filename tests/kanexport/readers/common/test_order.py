@@ -1,0 +1,58 @@
+"""The order of layers: told by numbers or by widths, never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport.errors import FamilyError, OpenQuestion
+from tests.support.small_checkpoints import read, refuse, save
+
+
+def named(**layers: tuple[int, int]) -> Any:
+    """RBF-KAN layers of those names and widths."""
+    rng = np.random.default_rng(0)
+    return {
+        f"{name.replace('_', '.')}.{key}": value.astype(np.float32)
+        for name, (n, m) in layers.items()
+        for key, value in (
+            ("rbf_linear.grid", np.linspace(-1, 1, 3)),
+            ("rbf_linear.spline_weight", rng.normal(size=(n * 3, m))),
+        )
+    }
+
+
+def widths(path: Path) -> list[tuple[int, int]]:
+    return [(layer.sources, layer.destinations) for layer in read(path)[0].layers]
+
+
+def test_numbers_tell(tmp_path: Path) -> None:
+    tensors = named(kan11=(3, 2), kan10=(4, 3), kan9=(2, 4))
+    assert widths(save(tmp_path, tensors)) == [(2, 4), (4, 3), (3, 2)]
+
+
+def test_widths_tell_where_names_do_not(tmp_path: Path) -> None:
+    tensors = named(decoder=(2, 5), encoder=(3, 2))
+    assert widths(save(tmp_path, tensors)) == [(3, 2), (2, 5)]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"encoder": (4, 2), "decoder": (2, 4)},  # either may come first
+        {"linear_q": (4, 4), "linear_k": (4, 4), "linear_v": (4, 4)},  # side by side
+        {"left": (3, 2), "right": (3, 2)},
+        {"kan": (3, 3), "kan2": (3, 3)},
+    ],
+)
+def test_nothing_else_does(tmp_path: Path, layers: dict[str, tuple[int, int]]) -> None:
+    error = refuse(tmp_path, named(**layers))
+    assert isinstance(error, FamilyError | OpenQuestion)
+    assert "does not tell the order" in error.message
+    assert "--architecture" in error.hint
+    first = next(iter(layers))
+    path = tmp_path / "model.safetensors"
+    assert read(path, f"prefix={first.replace('_', '.')}.")[0].widths() == layers[first]

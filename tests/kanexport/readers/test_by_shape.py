@@ -1,0 +1,249 @@
+"""Layers with ambiguous tensor names: without outputs the export lists the candidates; recorded outputs decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport.contract import manifest
+from kanexport.contract.manifest import EXPECTED_OUTPUTS
+from kanexport.errors import MissingFunctions, OpenQuestion, OutputsDiffer
+from kanexport.formats import checkpoint
+from kanexport.pipeline import Request, export
+from kanexport.readers.common import roles
+from kanexport.verify import graph_runner
+from tests.support import golden_cases
+from tests.support.small_checkpoints import refuse, save
+
+Array = np.ndarray
+Tensors = dict[str, Array]
+Forward = Callable[[Array], Array]
+
+N, M, K = 3, 4, 6
+ROWS = 90
+RNG = np.random.default_rng(11)
+
+
+def normal(*shape: int) -> Array:
+    return RNG.normal(0, 0.5, size=shape).astype(np.float32)
+
+
+def functions(first: Array, second: Array, following: Callable[[int, Array, Array], Array], count: int) -> Array:
+    values = [first, second]
+    for at in range(count - 2):
+        values.append(following(at + 1, values[-1], values[-2]))
+    return np.stack(values[:count], axis=-1)
+
+
+def chebyshev(u: Array, count: int = K) -> Array:
+    return functions(np.ones_like(u), u, lambda n, a, b: 2 * u * a - b, count)
+
+
+def legendre(u: Array, count: int = K) -> Array:
+    return functions(np.ones_like(u), u, lambda n, a, b: ((2 * n + 1) * u * a - n * b) / (n + 1), count)
+
+
+def hermite(u: Array, count: int = K) -> Array:
+    return functions(np.ones_like(u), u, lambda n, a, b: u * a - n * b, count)
+
+
+def silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def bspline(x: Array, knots: Array, degree: int = 3) -> Array:
+    """[..., G + k] of x [...] and knots [..., T]."""
+    x = x[..., None]
+    values = ((x >= knots[..., :-1]) & (x < knots[..., 1:])).astype(float)
+    for p in range(1, degree + 1):
+        rise = (x - knots[..., : -p - 1]) / (knots[..., p:-1] - knots[..., : -p - 1])
+        fall = (knots[..., p + 1 :] - x) / (knots[..., p + 1 :] - knots[..., 1:-p])
+        values = rise * values[..., :-1] + fall * values[..., 1:]
+    return values
+
+
+COEF = normal(M, N, K)
+TURNED = np.ascontiguousarray(COEF.transpose(1, 0, 2))
+BASE, BIAS = normal(M, N), normal(M)
+CENTRES, WIDTHS = np.sort(normal(N, K) * 3, axis=1), np.exp(normal(N, K))
+EDGE_CENTRES, EDGE_WIDTHS = 2 * normal(M, N, K), np.exp(normal(M, N, K))
+KNOTS = np.sort(3 * normal(M, N, K + 4), axis=2)
+GRID = np.linspace(-2, 2, K).astype(np.float32)
+SERIES = normal(2, M, N, K)
+STEPS = np.arange(1, K + 1)
+
+
+def summed(values: Array, coef: Array = COEF) -> Array:
+    """[B, I, K] or [B, O, I, K] -> [B, O]."""
+    return np.einsum("bik,oik->bo" if values.ndim == 3 else "boik,oik->bo", values, coef.astype(float))
+
+
+# By description: the tensors, the forward, and the facts that recorded outputs decide (or that the export assumes).
+CASES: dict[str, tuple[Tensors, Forward, dict[str, str]]] = {
+    "Chebyshev polynomials of tanh(x)": (
+        {"coeffs": COEF},
+        lambda x: summed(chebyshev(np.tanh(x))),
+        {"forward": "chebyshev-of-tanh", "roles": "coeffs:oik"},
+    ),
+    "Legendre polynomials of x, sources first": (
+        {"net.weights": TURNED},
+        lambda x: summed(legendre(x)),
+        {"forward": "legendre-of-x", "roles": "weights:iok"},
+    ),
+    "powers of sigmoid(x) with a bias": (
+        {"coef": COEF, "b": BIAS},
+        lambda x: summed(np.stack([(1 / (1 + np.exp(-x))) ** k for k in range(K)], axis=-1)) + BIAS,
+        {"forward": "monomials-of-sigmoid"},
+    ),
+    "Hermite polynomials of probability, of a clamp with an epsilon": (
+        {"coefficients": COEF},
+        lambda x: summed(hermite(np.clip(x, -1 + 1e-3, 1 - 1e-3))),
+        {"forward": "hermite-prob-of-clip-eps", "squash_eps": "1e-3"},
+    ),
+    "a Fourier series": (
+        {"coef": SERIES},
+        lambda x: summed(np.cos(x[:, :, None] * STEPS), SERIES[0]) + summed(np.sin(x[:, :, None] * STEPS), SERIES[1]),
+        {"forward": "fourier-of-x"},
+    ),
+    "Gaussians with centres and widths for each source": (
+        {"w": COEF, "mu": CENTRES, "log_sigma": np.log(WIDTHS)},
+        lambda x: summed(np.exp(-(((x[:, :, None] - CENTRES) / WIDTHS) ** 2) / 2)),
+        {"forward": "gaussian-exp-sigma-of-x"},
+    ),
+    "Gaussians with centres and widths for each edge, and a Linear beside them": (
+        {"alpha": COEF, "c": EDGE_CENTRES, "s": EDGE_WIDTHS, "base.weight": BASE, "base.bias": BIAS},
+        lambda x: summed(np.exp(-EDGE_WIDTHS * (x[:, None, :, None] - EDGE_CENTRES) ** 2)) + silu(x) @ BASE.T + BIAS,
+        {"forward": "gaussian-beta-of-x", "base_activation": "silu"},
+    ),
+    "Gaussians on a row of centres, before a Linear": (
+        {"rbf.centers": GRID, "lin.weight": COEF.reshape(M, N * K), "lin.bias": BIAS},
+        lambda x: summed(np.exp(-(((x[:, :, None] - GRID) / 0.7) ** 2))) + BIAS,
+        {"forward": "gaussian-of-x", "denominator": "0.7"},
+    ),
+    "splines of tanh(x) with knots for each edge, beside W x": (
+        {"ctrl": COEF, "tt": KNOTS, "wb": BASE},
+        lambda x: summed(bspline(np.repeat(np.tanh(x)[:, None], M, axis=1), KNOTS.astype(float))) + x @ BASE.T,
+        {"forward": "bspline-of-tanh", "base_activation": "identity"},
+    ),
+    "one MLP for each source": (
+        {"w1": CENTRES, "b1": WIDTHS, "w2": COEF, "b2": BIAS},
+        lambda x: summed(np.maximum(x[:, :, None] * CENTRES + WIDTHS, 0)) + BIAS,
+        {"forward": "mlp-relu-of-x"},
+    ),
+}
+
+
+def recorded(path: Path, forward: Forward, folder: Path, **more: Any) -> manifest.Manifest:
+    x = np.random.default_rng(5).normal(0, 1.2, size=(ROWS, N)).astype(np.float32)
+    np.savez(folder / "a.npz", x=x, y=forward(x.astype(float)).astype(np.float32))
+    result = export(
+        Request(path=path, repository=folder / "models", name="m", expected_outputs=(folder / "a.npz",), **more)
+    )
+    new = 2 * np.random.default_rng(6).normal(size=(ROWS, N)).astype(np.float32)
+    found = graph_runner.run(graph_runner.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
+    expected = forward(new.astype(float))
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+    return result.manifest
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: Path) -> None:
+    tensors, forward, told = CASES[what]
+    error = refuse(tmp_path, tensors)
+    assert isinstance(error, OpenQuestion)
+    assert "is ambiguous" in error.message
+    assert told["forward"] in error.among
+    assert "--expected-outputs" in error.hint
+    document = recorded(save(tmp_path, tensors), forward, tmp_path)
+    assert document.verification_basis == EXPECTED_OUTPUTS
+    assert told.items() <= {**document.source.options_assumed, **document.source.options_decided}.items()
+
+
+def test_the_user_says_whose_functions_they_are(tmp_path: Path) -> None:
+    """A file of a known family is not ambiguous."""
+    path = save(tmp_path, {"coeffs": COEF})
+    result = export(
+        Request(path=path, repository=tmp_path / "m", name="m", options=("forward=monomials-of-x", "roles=coeffs:oik"))
+    )
+    assert result.manifest.source.family == "by-shape"
+    taylor = export(Request(path=path, repository=tmp_path / "m", name="t", family="taylorkan"))
+    assert taylor.manifest.source.family == "taylorkan"
+
+
+def test_layers_with_a_norm_without_weights_and_an_activation_between(tmp_path: Path) -> None:
+    first, second = normal(5, N, K), normal(2, 5, K)
+
+    def forward(x: Array) -> Array:
+        h = summed(chebyshev(np.tanh(x)), first)
+        h = silu((h - h.mean(axis=1, keepdims=True)) / np.sqrt(h.var(axis=1, keepdims=True) + 1e-5))
+        return summed(chebyshev(np.tanh(h)), second)
+
+    document = recorded(save(tmp_path, {"layers.0.c": first, "layers.1.c": second}), forward, tmp_path)
+    assert document.source.options_decided["between"] == "layernorm-then-silu"
+
+
+def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
+    """Centres have the name of widths, and widths that of centres."""
+    tensors = {"w": COEF, "sigma": CENTRES, "centers": WIDTHS}
+    forward = CASES["Gaussians with centres and widths for each source"][1]
+    path = save(tmp_path, tensors)
+    found = roles.find(checkpoint.load(path).tensors)
+    assert found is not None
+    assert len(found.roles) > 1
+    document = recorded(path, forward, tmp_path)
+    assert "sigma:points" in document.source.options_decided["roles"]
+
+
+def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_function(tmp_path: Path) -> None:
+    """The nearest is not the candidate that is small everywhere."""
+    with pytest.raises(OutputsDiffer, match=r"forward=chebyshev-of-tanh.*not the same") as error:
+        recorded(save(tmp_path, {"coeffs": COEF}), lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path)
+    assert error.value.exit_code == 3
+
+
+def test_functions_of_symbolic_edges_are_found_in_pykans_table(tmp_path: Path) -> None:
+    case = next(case for case in golden_cases.cases() if case.name == "pykan-hello-symbolic")
+    path = save(tmp_path, dict(checkpoint.load(case.path).tensors))
+    error = refuse(tmp_path, dict(checkpoint.load(case.path).tensors))
+    assert isinstance(error, MissingFunctions)
+    reference = case.reference()
+    np.savez(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
+    request = Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",))
+    decided = export(request).manifest.source.options_decided
+    assert [decided[f"symbolic {edge}"] for edge in ("0,0,0", "0,1,0", "1,0,0")] == ["sin", "x^2", "exp"]
+
+
+def test_functions_that_are_in_no_table_are_named_as_missing(tmp_path: Path) -> None:
+    case = next(case for case in golden_cases.cases() if case.name == "pykan-hello-symbolic")
+    tensors = dict(checkpoint.load(case.path).tensors)
+    tensors["symbolic_fun.0.mask"] = 0 * tensors["symbolic_fun.0.mask"]
+    path, x = save(tmp_path, tensors), case.reference()["x"]
+    np.savez(tmp_path / "a.npz", x=x, y=np.sin(7 * x[:, :1]))
+    request = Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",))
+    with pytest.raises(OutputsDiffer, match=r"\(1,0,0\); functions of pykan's table were tried") as error:
+        export(request)
+    assert "--symbolic 1,0,0=NAME" in error.value.hint
+
+
+def test_recorded_rows_tell_how_many_sources_a_lone_layer_of_pykan_has(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    grid = np.sort(rng.normal(size=(N * M, 6)), axis=1).astype(np.float32)
+    tensors = {
+        "coef": normal(N * M, 8),
+        "grid": grid,
+        "scale_base": normal(N * M),
+        "scale_sp": normal(N * M),
+    }
+    assert "--option in_dim" in refuse(tmp_path, tensors).hint
+    path = save(tmp_path, tensors)
+    known = export(Request(path=path, repository=tmp_path / "m", name="known", options=(f"in_dim={N}",)))
+    x = rng.normal(size=(40, 2, N)).astype(np.float32)  # rows over tokens
+    session = graph_runner.session((known.directory / "model.onnx").read_bytes())
+    y = graph_runner.run(session, {"x": x.reshape(-1, N)})["y"].reshape(40, 2, M)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    result = export(Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",)))
+    assert result.manifest.source.options_decided["in_dim"] == str(N)

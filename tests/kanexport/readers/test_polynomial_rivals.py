@@ -1,0 +1,507 @@
+"""Layers that share their tensors with a library and compute something else, and families of polynomials
+with formulas of their own: each reading against its formula, written out here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+from kanexport.detection import detect
+from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.formats import checkpoint
+from kanexport.options import Options
+from kanexport.pipeline import Request, export
+from kanexport.verify import float64_reference
+from tests.support.small_checkpoints import check, read, refuse, save, stacked
+
+X = np.concatenate([np.random.default_rng(1).normal(size=(6, 3)) * size for size in (0.5, 3, 40)] + [np.zeros((1, 3))])
+ODD = np.array([[np.nan, 0.3, 0.3], [0.3, np.inf, 0.3], [0.3, 0.3, -np.inf]])
+DEGREE = 4
+
+
+def coefficients(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def output(path: Path, *options: str, x: Any = X) -> Any:
+    with np.errstate(all="ignore"):
+        return float64_reference.evaluate(read(path, *options)[0], x).y
+
+
+def close(found: Any, expected: Any) -> None:
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.where(finite, 0, expected), np.where(np.isfinite(found), 0, found))
+    scale = np.abs(np.where(finite, expected, 0)).max(axis=1, keepdims=True) + 1e-300
+    np.testing.assert_allclose(np.where(finite, found / scale, 0), np.where(finite, expected / scale, 0), atol=1e-11)
+
+
+def series(values: list[Any], coef: Any) -> Any:
+    """sum over sources and degrees, of values [B, I] by degree and coefficients [I, O, D + 1]."""
+    with np.errstate(all="ignore"):
+        return np.einsum("bid,iod->bo", np.stack(values, axis=-1), coef.astype(np.float64))
+
+
+def chebyshev(u: Any, count: int) -> list[Any]:
+    values = [np.where(np.isnan(u), u, 1.0), u]
+    with np.errstate(all="ignore"):
+        while len(values) < count:
+            values.append(2 * u * values[-1] - values[-2])
+    return values
+
+
+CHEBY: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
+    "chebykan": ((), np.tanh),
+    "timekan": ((), lambda x: np.tanh(np.tanh(x))),
+    "x-kanerf": ((), lambda x: np.clip(np.tanh(x), -1 + 1e-6, 1 - 1e-6)),
+    "x-kanerf, 1e-3": (("cheby_epsilon=1e-3",), lambda x: np.clip(np.tanh(x), -0.999, 0.999)),
+    "clip": ((), lambda x: np.clip(x, -1, 1)),
+    "raw": ((), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("case", CHEBY)
+def test_what_chebyshev_polynomials_are_taken_of(tmp_path: Path, case: str) -> None:
+    options, squash = CHEBY[case]
+    tensors = {"cheby_coeffs": coefficients(3, 2, DEGREE + 1), "arange": np.arange(DEGREE + 1)}
+    path, rows = save(tmp_path, tensors), np.concatenate([X, ODD])
+    expected = series(chebyshev(squash(rows), DEGREE + 1), tensors["cheby_coeffs"])
+    close(output(path, f"forward={case.partition(',')[0]}", *options, x=rows), expected)
+
+
+def test_chebyshev_kan_scales_each_row(tmp_path: Path) -> None:
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4)}
+    path = save(tmp_path, tensors)
+    low, high = X[:-1].min(axis=1, keepdims=True), X[:-1].max(axis=1, keepdims=True)
+    expected = series(chebyshev(2 * (X[:-1] - low) / (high - low) - 1, 4), tensors["cheby_coeffs"])
+    close(output(path, "forward=chebyshev-kan", x=X[:-1]), expected)
+    assert np.isnan(output(path, "forward=chebyshev-kan", x=np.ones((1, 3)))).all()
+    assert read(path, "forward=chebyshev-kan")[0].edge_class == "B"
+    assert read(path)[0].edge_class == "A"
+
+
+def test_factors_of_chebykans(tmp_path: Path) -> None:
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4)}
+    path, coef = save(tmp_path, tensors), tensors["cheby_coeffs"]
+    close(output(path, "forward=mean"), series(chebyshev(np.tanh(X), 4), coef) / 3)
+    close(output(path, "forward=pinns", "cheby_scale=4"), 4 * series(chebyshev(np.tanh(X / 4), 4), coef))
+    second = [special.eval_chebyu(d, np.tanh(X)) for d in range(4)]
+    close(output(path, "forward=second-kind"), series(second, coef))
+    assert isinstance(refuse(tmp_path, tensors, "forward=pinns", "cheby_scale=0"), InvalidKan)
+    assert isinstance(refuse(tmp_path, tensors, "forward=mine"), OptionError)
+
+
+def test_a_trained_scale_is_in_the_file(tmp_path: Path) -> None:
+    numbers = {"tanh_scale": np.array(1.5, np.float32), "tanh_bias": np.array(0.25, np.float32)}
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4), **numbers}
+    close(output(save(tmp_path, tensors)), series(chebyshev(np.tanh(1.5 * X + 0.25), 4), tensors["cheby_coeffs"]))
+
+
+def test_a_copy_that_normalises_inside_is_not_taken_for_chebykan(tmp_path: Path) -> None:
+    norm = {f"layer_norm.{name}": coefficients(3, seed=at) for at, name in enumerate(("weight", "bias"))}
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4), **norm}
+    path, apart = save(tmp_path, tensors), X - X.mean(axis=1, keepdims=True)
+    even = apart / np.sqrt((apart**2).mean(axis=1, keepdims=True) + 1e-5)
+    even = even * norm["layer_norm.weight"].astype(float) + norm["layer_norm.bias"].astype(float)
+    sums = series(chebyshev(np.tanh(even), 4), tensors["cheby_coeffs"])
+    assert read(path)[1] == "chebykan-norm"
+    close(output(path), sums * special.expit(sums))
+    close(output(path, "output_activation=identity"), sums)
+    export(Request(path=path, repository=tmp_path / "m"))
+    rms = {"a.cheby_coeffs": tensors["cheby_coeffs"], "a.norm.weight": norm["layer_norm.weight"]}
+    assert isinstance(refuse(tmp_path, rms, "vector=rmsnorm"), FamilyError)
+
+
+def test_a_copy_with_a_bias(tmp_path: Path) -> None:
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4), "bias": coefficients(2, seed=5)}
+    sums = series(chebyshev(np.tanh(X), 4), tensors["cheby_coeffs"])
+    close(output(save(tmp_path, tensors)), sums + tensors["bias"])
+
+
+def test_other_polynomials_under_the_name_of_the_second_kind(tmp_path: Path) -> None:
+    u = np.tanh(X)
+    for degree in (1, 4):
+        coef = coefficients(3, 2, degree + 1)
+        path = save(tmp_path, {"cheby2_coeffs": coef})
+        close(output(path), series([special.eval_chebyu(d, u) for d in range(degree + 1)], coef))
+        close(output(path, "forward=legendre"), series([special.eval_legendre(d, u) for d in range(degree + 1)], coef))
+        like = [
+            1 + 0 * u,
+            (5 * u - 3) / 2,
+            (35 * u**2 - 30 * u + 3) / 8,
+            (255 * u**3 - 210 * u**2 + 45 * u - 15) / 16,
+            (10395 * u**4 - 10395 * u**3 + 4725 * u**2 - 945 * u + 35) / 128,
+        ]
+        close(output(path, "forward=jacobi-like"), series(like[: degree + 1], coef))
+        export(Request(path=path, repository=tmp_path / "m", options=("forward=jacobi-like",), force=True))
+    assert isinstance(refuse(tmp_path, {"cheby2_coeffs": coefficients(3, 2, 6)}, "forward=legendre"), OptionError)
+
+
+TANH = {"raw": lambda x: x, "clip": lambda x: np.clip(x, -1, 1), "tanh-twice": lambda x: np.tanh(np.tanh(x))}
+NAMES = {"jacobi_coeffs": "jacobi", "legendre_coeffs": "legendre", "hermite_coeffs": "hermite", "lucas_coeffs": "lucas"}
+
+
+def values_of(name: str, u: Any) -> list[Any]:
+    functions = {"legendre": special.eval_legendre, "hermite": special.eval_hermite}
+    if name == "lucas":
+        chain = [2 + 0 * u, u]
+        for _ in range(2):
+            chain.append(u * chain[-1] + chain[-2])
+        return chain
+    if name == "jacobi":
+        return [special.eval_jacobi(d, 1, 1, u) for d in range(4)]
+    return [functions[name](d, u) for d in range(4)]
+
+
+@pytest.mark.parametrize("way", [*TANH, "oid"])
+@pytest.mark.parametrize("key", NAMES)
+def test_copies_with_another_squash_or_other_axes(tmp_path: Path, key: str, way: str) -> None:
+    coef = coefficients(3, 2, 4)
+    path = save(tmp_path, {key: coef.transpose(1, 0, 2) if way == "oid" else coef})
+    expected = series(values_of(NAMES[key], TANH.get(way, np.tanh)(X)), coef)
+    close(output(path, f"forward={way}"), expected)
+
+
+def test_older_and_x_kanerfs_layers(tmp_path: Path) -> None:
+    u = np.tanh(X)
+    coef = coefficients(3, 2, 4)
+    fibonacci = [np.tanh(value) for value in (0 * u, 1 + 0 * u, u, u * u + 1)]
+    close(output(save(tmp_path, {"fib_coeffs": coef}), "forward=x-kanerf"), series(fibonacci, coef))
+    lucas = [np.tanh(value) for value in (2 + 0 * u, u, u * u + 2, u * (u * u + 2) + u)]
+    close(output(save(tmp_path, {"lucas_coeffs": coef}), "forward=first-version"), series(lucas, coef))
+    laguerre = [special.eval_genlaguerre(d, -0.5, u) for d in range(4)]
+    close(output(save(tmp_path, {"laguerre_coeffs": coef}), "laguerre_alpha=-0.5"), series(laguerre, coef))
+
+
+def test_hermite_functions(tmp_path: Path) -> None:
+    coef = coefficients(3, 2, 5)
+    f = np.tanh(X) * (3 + 1)  # sqrt(2 * 4 + 1) + 1
+    bell = np.exp(-(f**2) / 2)
+    norms = [math.sqrt(2**d * math.factorial(d) * math.sqrt(math.pi)) for d in range(5)]
+    values = [special.eval_hermite(d, f) * bell / norms[d] for d in range(5)]
+    close(output(save(tmp_path, {"hermite_coeffs": coef}), "forward=hermite-functions"), series(values, coef))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "key", "more"),
+    [
+        ({"cheby_coeffs": (3, 2, 4)}, "forward", "timekan"),
+        ({"jacobi_coeffs": (3, 2, 4)}, "jacobi_a", "0.5"),
+        ({"jacobi_coeffs": (3, 2, 4)}, "forward", "orthogpolykans"),
+        ({"laguerre_coeffs": (3, 2, 4)}, "laguerre_alpha", "-0.5"),
+        ({"fib_coeffs": (3, 2, 4)}, "forward", "x-kanerf"),
+        ({"fouriercoeffs": (2, 2, 3, 4)}, "fourier_step", repr(2 * math.pi)),
+        ({"fouriercoeffs": (2, 2, 3, 4)}, "forward", "first-version"),
+        ({"lucas_coeffs": (3, 2, 4)}, "forward", "first-version"),
+        ({"wavelet_weights": (2, 3), "scale": (2, 3), "translation": (2, 3)}, "wavelet_type", "shannon"),
+        ({"coeffs": (2, 3, 4)}, "output_activation", "relu"),
+        ({"charlier_coeffs": (3, 2, 4)}, "charlier_a", "2.0"),
+    ],
+)
+def test_what_a_file_leaves_open_is_known(tmp_path: Path, tensors: dict[str, Any], key: str, more: str) -> None:
+    """What answers decide between, and what is told about it."""
+    path = save(tmp_path, {name: coefficients(*shape) for name, shape in tensors.items()})
+    options, loaded = Options.parse(()), checkpoint.load(path)
+    detect.read(detect.detect(loaded, "taylorkan" if "coeffs" in tensors else None)[0], loaded, options)
+    assert key in options.assumed
+    assert more in options.open[key]
+    assert options.assumed[key] not in options.open[key]
+    if key == "forward":
+        assert f"--option forward={more}" in options.alternatives()["forward"]
+        assert next(iter(options.assumed)) == "forward"
+
+
+# P_d of u by its definition, for the families of Basis_Functions: u by name, then P_n from n, u and the earlier.
+def from_start(start: list[Any], following: Callable[[int, Any, list[Any]], Any]) -> Callable[[Any, int], list[Any]]:
+    def make(u: Any, count: int) -> list[Any]:
+        chain = [first(u) for first in start]
+        while len(chain) < count:
+            chain.append(following(len(chain), u, chain))
+        return chain[:count]
+
+    return make
+
+
+def nacci(powers: tuple[int, ...]) -> Callable[[Any, int], list[Any]]:
+    start = [lambda u: 0 * u, *(lambda u, p=p: u**p for p in powers)]
+    return from_start(start, lambda n, u, p: u * p[-1] + sum(p[-len(powers) - 1 : -1]))
+
+
+def one(u: Any) -> Any:
+    return 1 + 0 * u
+
+
+def same(u: Any) -> Any:
+    return u
+
+
+ALPHA, A, B, C, D, Q = (float(np.float32(v)) for v in (0.7, 0.3, -0.4, 0.5, 0.25, 0.6))
+
+
+def askey_wilson(n: int, u: Any, p: list[Any]) -> Any:
+    abcd = A * B * C * D
+    shift = (1 - A * B * Q ** (n - 1)) * (1 - C * D * Q ** (n - 1)) * (1 - abcd * Q ** (2 * n - 2))
+    shift /= (1 - abcd * Q ** (2 * n - 1)) * (1 - abcd * Q ** (2 * n))
+    back = (1 - Q**n) * (1 - A * B * Q ** (n - 1)) * (1 - C * D * Q ** (n - 1)) / (1 - abcd * Q ** (2 * n - 1))
+    return ((2 * u - shift) * p[-1] - back * p[-2]) / (1 - Q**n)
+
+
+def bannai_ito(n: int, u: Any, p: list[Any]) -> Any:
+    s = n + B + C
+    shift, back = (s + n - 1) * (s + n) / (2 * s), -(n + B - 1) * (n + C - 1) / (2 * s)
+    return ((u - shift) * p[-1] - back * p[-2]) / s
+
+
+def meixner_pollaczek(n: int, u: Any, p: list[Any]) -> Any:
+    return ((2 * (n + ALPHA - 1) * math.sin(A) * u + n + 2 * ALPHA - 1) * p[-1] - n * p[-2]) / (n + ALPHA)
+
+
+BELOW = 1 + A * B * C * D * Q**2
+FAMILIES: dict[str, tuple[str, str, dict[str, float], Callable[[Any, int], list[Any]]]] = {
+    "gottliebkan": (
+        "gottlieb",
+        "sigmoid",
+        {"alpha": ALPHA},
+        from_start(
+            [one, lambda u: 2 * ALPHA * u],
+            lambda n, u, p: 2 * (ALPHA + n - 1) * u * p[-1] - (ALPHA + 2 * n - 2) * p[-2],
+        ),
+    ),
+    "boubakerkan": (
+        "boubaker",
+        "sigmoid",
+        {},
+        from_start([one, same], lambda n, u, p: (2 * n - 1) * u * p[-1] - (n - 1) * p[-2]),
+    ),
+    "charlierkan": (
+        "charlier",
+        "sigmoid",
+        {},
+        from_start([one, lambda u: 1 - u], lambda n, u, p: ((2 * n - 1 - u) * p[-1] - (n - 1) * p[-2]) / n),
+    ),
+    "fermatkan": ("fermat", "sigmoid", {}, from_start([one], lambda n, u, p: (u ** (2**n) - 1) / 2)),
+    "vietapellkan": ("vp", "tanh", {}, from_start([lambda u: 2 * one(u), same], lambda n, u, p: u * p[-1] + p[-2])),
+    "narayanakan": ("narayana", "sigmoid", {}, from_start([one, same], lambda n, u, p: u * (p[-1] + p[-2]))),
+    "padokan": ("pado", "sigmoid", {}, from_start([one, same, lambda u: u**2], lambda n, u, p: u * p[-2] + p[-3])),
+    "tribokan": ("tribo", "sigmoid", {}, nacci((0, 1))),
+    "tetranaccikan": ("tetranacci", "sigmoid", {}, nacci((0, 1, 2))),
+    "pentanaccikan": ("pentanacci", "sigmoid", {}, nacci((0, 1, 1, 2))),
+    "hexanaccikan": ("hexanacci", "sigmoid", {}, nacci((0, 1, 2, 2, 3))),
+    "heptanaccikan": ("heptanacci", "sigmoid", {}, nacci((0, 1, 1, 2, 2, 3))),
+    "octanaccikan": ("octanacci", "sigmoid", {}, nacci((0, 1, 2, 2, 3, 3, 4))),
+    "alsalamcarlitzkan": (
+        "al_salam_carlitz",
+        "tanh",
+        {"a": A, "q": Q},
+        from_start([one, lambda u: u - A], lambda n, u, p: (u - (A + Q**n)) * p[-1] - A * Q ** (n - 1) * p[-2]),
+    ),
+    "bannaiitokan": (
+        "bannai_ito",
+        "tanh",
+        {"a": A, "b": B, "c": C},
+        from_start([one, lambda u: (u - A) / (B + C + 1)], bannai_ito),
+    ),
+    "meixnerpollaczekkan": (
+        "meixner_pollaczek",
+        "raw",
+        {"lambda_": ALPHA, "phi": A},
+        from_start([one, lambda u: (2 * ALPHA + 1) * u + (2 * A - 1) * ALPHA], meixner_pollaczek),
+    ),
+    "askeywilsonkan": (
+        "askey_wilson",
+        "raw",
+        {"a": A, "b": B, "c": C, "d": D, "q": Q},
+        from_start([one, lambda u: (2 * (1 + A * B * Q) * u - (A + B) * (1 + C * D * Q)) / BELOW], askey_wilson),
+    ),
+}
+SQUASHES = {"sigmoid": lambda x: special.expit(x), "tanh": np.tanh, "raw": lambda x: x}
+
+
+@pytest.mark.parametrize("degree", [1, 5, 9])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_basis_functions(tmp_path: Path, family: str, degree: int) -> None:
+    key, squash, numbers, polynomials = FAMILIES[family]
+    tensors = {f"{key}_coeffs": coefficients(3, 2, degree + 1)}
+    path = save(tmp_path, tensors | {name: np.array([v], np.float32) for name, v in numbers.items()})
+    rows = np.concatenate([X, ODD[1:]]) if squash != "raw" else X
+    values = polynomials(SQUASHES[squash](rows), degree + 1)
+    close(output(path, x=rows), series(values, tensors[f"{key}_coeffs"]))
+    assert read(path)[1] == family
+
+
+def test_boas_buck(tmp_path: Path) -> None:
+    coef, a, b = coefficients(3, 2, 4), coefficients(4, seed=1), coefficients(4, seed=2)
+    u, (p, q) = special.expit(X), (a.astype(float), b.astype(float))
+    chain = [1 + 0 * u, (p[0] * u - q[0]) / (p[1] - q[1])]
+    for n in (2, 3):
+        chain.append(((p[n - 1] * u - q[n - 1]) * chain[-1] - (p[n - 2] - q[n - 2]) * chain[-2]) / (p[n] - q[n]))
+    close(output(save(tmp_path, {"boas_buck_coeffs": coef, "a": a, "b": b})), series(chain, coef))
+    same_ends = {"boas_buck_coeffs": coef, "a": a, "b": np.concatenate([b[:2], a[2:]])}
+    assert isinstance(refuse(tmp_path, same_ends), InvalidKan)
+
+
+def test_two_layers_of_them_export(tmp_path: Path) -> None:
+    """The graphs are proved, too."""
+    for family in ("gottliebkan", "padokan", "fermatkan", "meixnerpollaczekkan"):
+        key, squash, numbers, polynomials = FAMILIES[family]
+        scale = 0.2 if squash == "raw" else 1.0
+        parts = [{f"{key}_coeffs": coefficients(n, m, 4, seed=n) * np.float32(scale)} for n, m in ((2, 3), (3, 1))]
+        tensors = stacked([part | {k: np.array([v], np.float32) for k, v in numbers.items()} for part in parts])
+
+        def edges(part: Any, row: list[float], key: str = key, squash: str = squash, make: Any = polynomials) -> Any:
+            values = np.stack(make(SQUASHES[squash](np.array(row)), 4), axis=-1)
+            return np.einsum("id,iod->io", values, part[f"{key}_coeffs"])
+
+        manifest = check(save(tmp_path, tensors), tensors, edges, prefixes=["layers.0.", "layers.1."])
+        assert manifest.source.family == family
+        assert manifest.edge_class == "A"
+
+
+@pytest.mark.parametrize(
+    ("option", "normed"),
+    [("", (True, False)), ("layernorm=all", (True, True)), ("layernorm=none", (False, False))],
+)
+def test_gottlieb_layers_of_bsrbf_kan_normalise_all_but_the_last(
+    tmp_path: Path, option: str, normed: tuple[bool, ...]
+) -> None:
+    parts = []
+    for n, m in ((3, 4), (4, 2)):
+        norm = {"layernorm.weight": coefficients(m, seed=7), "layernorm.bias": coefficients(m, seed=8)}
+        parts.append({"gottlieb_coeffs": coefficients(n, m, 3), "alpha": np.array([ALPHA], np.float32), **norm})
+    x = X
+    for part, used in zip(parts, normed, strict=True):
+        x = series(FAMILIES["gottliebkan"][3](special.expit(x), 3), part["gottlieb_coeffs"])
+        if used:
+            apart = x - x.mean(axis=1, keepdims=True)
+            x = apart / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5) * part["layernorm.weight"] + part["layernorm.bias"]
+    close(output(save(tmp_path, stacked(parts)), *filter(None, (option,))), x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_taylor_powers_of_x_itself(tmp_path: Path, bias: bool) -> None:
+    tensors = {"coeffs": coefficients(2, 3, 4)} | ({"bias": coefficients(1, 2)} if bias else {})
+    path, rows = save(tmp_path, tensors), np.concatenate([X, ODD])
+    with np.errstate(all="ignore"):
+        expected = sum(rows[:, None, :] ** d * tensors["coeffs"][None, ..., d].astype(float) for d in range(4)).sum(
+            axis=2
+        )
+    expected = expected + (tensors["bias"] if bias else 0)
+    close(taylor(path, x=rows), expected)
+    close(taylor(path, "output_activation=relu", x=X), np.maximum(expected[: len(X)], 0))
+
+
+def taylor(path: Path, *options: str, x: Any) -> Any:
+    """The test gives the family, since other libraries use the same tensor name."""
+    loaded = checkpoint.load(path)
+    kan = detect.read(detect.detect(loaded, "taylorkan")[0], loaded, Options.parse(options))
+    with np.errstate(all="ignore"):
+        return float64_reference.evaluate(kan, x).y
+
+
+@pytest.mark.parametrize("step", [1.0, 2 * math.pi, 0.5])
+def test_fourier_steps(tmp_path: Path, step: float) -> None:
+    f = coefficients(2, 2, 3, 5)
+    angles = X[:, None, :, None] * step * np.arange(1, 6)
+    expected = (np.cos(angles) * f[0].astype(float) + np.sin(angles) * f[1].astype(float)).sum(axis=(2, 3))
+    np.testing.assert_allclose(
+        output(save(tmp_path, {"fouriercoeffs": f}), f"fourier_step={step!r}"), expected, atol=1e-11
+    )
+
+
+def test_harmonics_that_count_from_0(tmp_path: Path) -> None:
+    f = coefficients(2, 2, 3, 5)
+    angles = X[:, None, :, None] * np.arange(5)
+    expected = (np.cos(angles) * f[0].astype(float) + np.sin(angles) * f[1].astype(float)).sum(axis=(2, 3))
+    path = save(tmp_path, {"fouriercoeffs": f})
+    np.testing.assert_allclose(output(path, "forward=first-version"), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize(("number", "used"), [(3.4, 3), (2.5, 2), (0.0, 1), (5.0, 5)])
+def test_a_trained_number_of_harmonics(tmp_path: Path, number: float, used: int) -> None:
+    f = coefficients(2, 2, 3, 5)
+    path = save(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(number, np.float32)})
+    found = output(path)
+    np.testing.assert_array_equal(found, output(save(tmp_path, {"fouriercoeffs": f[..., :used]})))
+    assert isinstance(refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}), InvalidKan)
+
+
+def wavelets(**more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    shape = (2, 3)
+    tensors = {"wavelet_weights": rng.normal(size=shape), "translation": rng.normal(size=shape)}
+    tensors["scale"] = rng.uniform(0.4, 2, size=shape)
+    return {key: value.astype(np.float32) for key, value in (tensors | more).items()}
+
+
+def dog(tensors: dict[str, Any], factor: Any = 1.0) -> Any:
+    t, s, w = (tensors[key].astype(float) for key in ("translation", "scale", "wavelet_weights"))
+    u = (X[:, None, :] - t) / s
+    return (-u * np.exp(-(u**2) / 2) * w * factor).sum(axis=2)
+
+
+def test_branches_and_factors_of_wav_kans_copies(tmp_path: Path) -> None:
+    tensors = wavelets(weight1=np.random.default_rng(4).normal(size=(2, 3)))
+    path, base = save(tmp_path, tensors), tensors["weight1"].T.astype(float)
+    close(output(path, "wavelet_type=dog"), dog(tensors))
+    close(output(path, "wavelet_type=dog", "base_branch=linear"), dog(tensors) + X @ base)
+    close(output(path, "wavelet_type=dog", "base_branch=added"), dog(tensors) + X * special.expit(X) @ base)
+    factor = 1 / np.sqrt(tensors["scale"].astype(float))
+    close(output(path, "wavelet_type=dog", "wavelet_factor=inverse-sqrt"), dog(tensors, factor))
+    negative = tensors | {"scale": -tensors["scale"]}
+    assert isinstance(refuse(tmp_path, negative, "wavelet_factor=inverse-sqrt"), InvalidKan)
+    error = refuse(tmp_path, tensors, "wavelet_type=bump")
+    assert "--module" in error.hint
+
+
+BASE = {"base_weight": coefficients(2, 3, seed=5), "bias": coefficients(2, seed=6)}
+
+
+def base(x: Any = X) -> Any:
+    return x * special.expit(x) @ BASE["base_weight"].T.astype(float) + BASE["bias"]
+
+
+def test_ikans_chebyshev_and_taylor(tmp_path: Path) -> None:
+    coef = coefficients(2, 3, 5)
+    path = save(tmp_path, {"cheby_coeffs": coef, "cheby_orders": np.arange(5, dtype=np.float32), **BASE})
+    turned = coef.transpose(1, 0, 2)
+    close(output(path), series(chebyshev(np.tanh(np.clip(X, -1, 1)), 5), turned) + base())
+    close(output(path, "forward=tanh"), series(chebyshev(np.tanh(X), 5), turned) + base())
+    powers = save(tmp_path, {"taylor_coeffs": coef, **BASE})
+    close(output(powers), series([X**d for d in range(5)], turned) + base())
+    tanh = series([X**d for d in range(5)], turned) + np.tanh(X) @ BASE["base_weight"].T.astype(float) + BASE["bias"]
+    close(output(powers, "base_activation=tanh"), tanh)
+
+
+@pytest.mark.parametrize(("options", "ahead"), [((), 0), (("forward=ahead",), 1)])
+def test_ikans_jacobi_recurrence(tmp_path: Path, options: tuple[str, ...], ahead: int) -> None:
+    coef, a, b = coefficients(2, 3, 5), 0.5, 2.0
+    u = np.tanh(X)
+    chain = [1 + 0 * u, 0.5 * (2 * (a + 1) * u + a - b)]
+    for n in range(2, 5):
+        k = n - 1 + ahead
+        s = 2 * k + a + b
+        below = (s - 2) * (s - 1) * s
+        first = ((s - 1) * (a * a - b * b) + 2 * k * (k + a + b) * (s - 2) * u) / below
+        chain.append(first * chain[-1] - 2 * (k + a - 1) * (k + b - 1) * s / below * chain[-2])
+    path = save(tmp_path, {"jacobi_coeffs": coef, **BASE})
+    found = output(path, "jacobi_a=0.5", "jacobi_b=2", *options)
+    close(found, series(chain, coef.transpose(1, 0, 2)) + base())
+    assert read(path)[1] == "ikan-jacobi"
+
+
+def test_ikans_fourier_and_wavelets(tmp_path: Path) -> None:
+    f = coefficients(2, 2, 3, 4)
+    angles = X[:, None, :, None] * np.arange(1, 5)
+    expected = (np.cos(angles) * f[0].astype(float) + np.sin(angles) * f[1].astype(float)).sum(axis=(2, 3)) + base()
+    np.testing.assert_allclose(output(save(tmp_path, {"fourier_coeffs": f, **BASE})), expected, atol=1e-11)
+    tensors = wavelets() | BASE
+    path = save(tmp_path, tensors)
+    close(output(path, "wavelet_type=dog"), dog(tensors) + base())
+    t, s, w = (tensors[key].astype(float) for key in ("translation", "scale", "wavelet_weights"))
+    u = (X[:, None, :] - t) / s
+    close(output(path), ((u**2 - 1) * np.exp(-(u**2) / 2) * w).sum(axis=2) + base())

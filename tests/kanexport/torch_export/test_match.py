@@ -1,0 +1,108 @@
+"""Layers that compute what a library computes, except somewhere: none is taken for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+from kanexport.torch_export import match  # noqa: E402 - as above
+from kanexport.torch_export import plan as planning  # noqa: E402 - as above
+from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - as above
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
+from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
+from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
+from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+
+Change = Callable[[Any, Any], Any]  # of a layer's own forward and its input
+
+
+def changed(layer: type, forward: Change, *sizes: float) -> Any:
+    """A layer that does something with its input, or its output, first."""
+    own = type(layer.__name__, (layer,), {"forward": lambda self, x: forward(super(own, self).forward, x)})
+    return own(*sizes)
+
+
+def plan(module: Any, n: int = 4) -> Plan:
+    rows = np.random.default_rng(1).normal(size=(8, n)).astype(np.float32).astype(np.float64)
+    whole = Whole(module)
+    oracle = ReferenceModule.of(whole, rows)
+    with lent(whole, oracle.dtype):
+        return planning.make(whole, oracle, rows, {})
+
+
+def sides(x: Any) -> Any:
+    """Nothing to change, as long as sources have different signs."""
+    return torch.where((x > 0).all(-1, keepdim=True), x.clamp(max=0.5), x)
+
+
+CHANGES: dict[str, Change] = {
+    "clamped at 12 cells": lambda f, x: f(x.clamp(-12 * 0.4, 12 * 0.4)),
+    "clamped at 50": lambda f, x: f(x.clamp(-50, 50)),
+    "clamped at ten thousand": lambda f, x: f(x.clamp(-1e4, 1e4)),
+    "another answer beyond 20": lambda f, x: torch.where((x.abs() > 20).any(-1, keepdim=True), 0.0, f(x)),
+    "another answer where all are positive": lambda f, x: f(sides(x)),
+    "another answer for one large source": lambda f, x: f(torch.where(x.abs() > 5 * x.abs().median(), 0.0, x)),
+    "NaN taken away": lambda f, x: f(torch.nan_to_num(x)),
+    "NaN put in": lambda f, x: f(x) + 0 / (x != 0).any(-1, keepdim=True).to(x.dtype),
+    "infinities taken away": lambda f, x: f(torch.where(x.isinf(), 0.0, x)),
+    "its answer clamped": lambda f, x: f(x).clamp(-1e4, 1e4),
+}
+
+
+@pytest.mark.parametrize("layer", [modules.KANLinear, modules.FastKANLayer])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_differs_far_from_the_rows_is_left_to_torch(change: str, layer: type) -> None:
+    torch.manual_seed(0)
+    found = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)))
+    assert "body.0" not in found.readings or found.readings["body.0"].family == "sampled"
+    assert found.notes[0].startswith("0: looks like a layer of ")
+    assert "differs" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ("clamped at 50", "on rows far from the example's"),
+        ("NaN taken away", "differs in what is not finite on rows far from the example's"),
+    ],
+)
+def test_the_note_says_where(change: str, where: str) -> None:
+    torch.manual_seed(0)
+    assert where in plan(changed(modules.KANLinear, CHANGES[change], 4, 3)).notes[0]
+
+
+@pytest.mark.parametrize("layer", [modules.KANLinear, modules.FastKANLayer])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
+    """Also where it runs in float32 only, and behind a function that keeps its rows near zero."""
+    torch.manual_seed(0)
+    own = (lambda f, x: f(x.float())) if dtype == "float32" else (lambda f, x: f(x))
+    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), changed(layer, own, 5, 3))
+    found = plan(module)
+    assert found.oracle.dtype == getattr(torch, dtype)
+    assert [reading.family for reading in found.readings.values()][1:] in (["efficient-kan"], ["fastkan"])
+    assert not found.notes
+
+
+def test_what_no_row_of_the_module_can_bring_about_is_tried_too() -> None:
+    """Behind tanh the layer never sees 50; its edges may be asked for there all the same."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Tanh(), changed(modules.KANLinear, CHANGES["clamped at 50"], 4, 3))
+    assert "differs from what its tensors tell at 1000 times its range" in plan(module).notes[0]
+
+
+def test_probes_are_made_again_as_the_module_takes_them() -> None:
+    """A layer for eight rows and no other number."""
+    rows = np.random.default_rng(0).normal(size=(11, 4))
+    fixed = changed(modules.KANLinear, lambda f, x: f(x.reshape(8, 4)), 4, 3).double()
+    x = torch.zeros(8, 4, dtype=torch.float64)
+    call = match.Call("", x.numpy(), fixed(x).detach().numpy(), fixed, (x,), {}, 0)
+    pieces = list(match.calls(call, rows))
+    assert [piece.x.shape for piece in pieces] == [(8, 4), (8, 4)]
+    np.testing.assert_array_equal(np.concatenate([piece.x for piece in pieces])[:11], rows)

@@ -1,0 +1,229 @@
+"""`kanserve export --module`: a factory of the user's, and weights from wherever they were saved."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.cli import export_command  # noqa: E402 - as above
+from kanexport.errors import CheckpointError, InvalidKan, OptionError  # noqa: E402 - as above
+from kanexport.options import Options  # noqa: E402 - as above
+from kanexport.torch_export import inputs, module_command  # noqa: E402 - as above
+from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+
+pytestmark = pytest.mark.slow
+
+NETS = """
+import argparse
+import subprocess
+import torch
+from tests.hybrid_modules import KANLinear, Stack
+
+def net(): return Stack(KANLinear(4, 3), KANLinear(3, 2))
+def wrapped(): return torch.nn.DataParallel(net())
+def with_rows(): return net(), torch.randn(9, 4)
+def failing(): raise ValueError("no such data")
+def script(): argparse.ArgumentParser().parse_args(["--lr", "1"])
+def number(): return 3
+
+class Drawn(Stack):
+    # Multiplies by what it drew when it was made.
+    def __init__(self, keep):
+        super().__init__(KANLinear(4, 3))
+        self.register_buffer("factors", torch.rand(4) + 0.5, persistent=keep)
+        self.shift = float(torch.rand(())) if not keep else 0.0
+    def forward(self, x): return super().forward(x * self.factors + self.shift)
+
+def drawn(): return Drawn(keep=False)
+def kept(): return Drawn(keep=True)
+def seeded():
+    torch.manual_seed(3)
+    return Drawn(keep=False)
+
+FACTOR = torch.rand(())
+class Global(Stack):
+    def forward(self, x): return super().forward(x * FACTOR)
+def by_import(): return Global(KANLinear(4, 3))
+
+made = []
+def once():
+    if made: raise RuntimeError("only once")
+    made.append(net())
+    return made[0]
+
+class Talking(Stack):
+    def forward(self, x):
+        print("forward")
+        return super().forward(x)
+def talking():
+    print("factory")
+    subprocess.run(["echo", "a program of its own"])
+    return Talking(KANLinear(4, 3))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    name = f"nets_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return tmp_path
+
+
+def run(folder: Path, factory: str, weights: dict[str, Any] | None = None, shape: str | None = "4") -> Result:
+    path = folder / "weights.pt"
+    if weights is not None:
+        torch.save(weights, path)
+    (nets,) = folder.glob("nets_*.py")
+    target = Target(repository=folder / "models", name="net")
+    return module_command.run(
+        f"{nets.stem}:{factory}",
+        path if weights is not None else None,
+        None,
+        shape,
+        target,
+        Options({}),
+        lambda done, total: None,
+    )
+
+
+def layers() -> Any:
+    torch.manual_seed(5)
+    return modules.Stack(modules.KANLinear(4, 3), modules.KANLinear(3, 2))
+
+
+def first_reference(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    reference = result.manifest.reference
+    return np.array(reference.inputs, np.float64), np.array(reference.outputs, np.float64)
+
+
+@pytest.mark.parametrize("factory", ["net", "wrapped"])
+def test_weights_under_a_trainers_prefix_are_found(folder: Path, factory: str) -> None:
+    """As Lightning saves them, of a compiled module, beside a loss of its own."""
+    module = layers()
+    state = {f"model._orig_mod.{key}": value for key, value in module.state_dict().items()}
+    result = run(folder, factory, {"state_dict": state | {"loss.weight": torch.ones(3)}, "epoch": 3})
+    x, y = first_reference(result)
+    with torch.no_grad():
+        expected = module.double()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+    assert [layer.name for layer in result.manifest.layers] == ["layers.0", "layers.1"]
+
+
+def test_weights_of_another_module_are_refused(folder: Path) -> None:
+    state = layers().state_dict()
+    del state["layers.1.grid"]
+    with pytest.raises(CheckpointError, match=r"1 tensors are missing, 1 are unknown \(-layers.1.grid, \+more\)"):
+        run(folder, "net", {**state, "more": torch.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("failing", r"ValueError: no such data \(nets_\d+.py, line 10, in failing: .*raise ValueError"),
+        ("script", r"SystemExit: 2 \(nets_\d+.py, line 11, in script"),
+        ("number", "returned int, expected a torch.nn.Module"),
+        ("missing", "has no attribute 'missing'"),
+    ],
+)
+def test_a_factory_that_makes_no_module_is_refused(folder: Path, factory: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        run(folder, factory)
+    assert not (folder / "models").exists()
+
+
+def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: Path) -> None:
+    """As `kanserve infer` reads them."""
+    path = folder / "rows.csv"
+    path.write_text("a,b,c,d\n" + "1,2,3,4\n" * 5)
+    np.testing.assert_array_equal(inputs.load(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
+    path.write_text("1,2\n3,x\n")
+    with pytest.raises(OptionError, match=r"rows.csv, line 2, column 2: found 'x'; a number was expected"):
+        inputs.load(path)
+    path.write_text("")
+    with pytest.raises(OptionError, match=r"rows.csv is empty"):
+        inputs.load(path)
+
+
+def test_the_factory_may_give_the_rows(folder: Path) -> None:
+    assert run(folder, "with_rows", shape=None).manifest.verification.zones[0].rows == 9
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("drawn", "it draws factors, shift, which no state dict keeps"),
+        ("by_import", "something in it is drawn that is no attribute"),
+    ],
+)
+def test_what_a_factory_draws_and_nothing_keeps_is_refused(folder: Path, factory: str, message: str) -> None:
+    layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
+    with pytest.raises(InvalidKan, match="answers differently each time .*" + message) as caught:
+        run(folder, factory, layer)
+    assert "register_buffer" in caught.value.hint
+    assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize(("factory", "more"), [("kept", {"factors": torch.ones(4)}), ("seeded", {})])
+def test_what_it_draws_is_fine_where_the_file_or_a_seed_brings_it_back(
+    folder: Path, factory: str, more: dict[str, Any]
+) -> None:
+    layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
+    assert run(folder, factory, {**layer, **more}).manifest.source.options_assumed == {}
+
+
+def test_weights_that_are_drawn_are_told(folder: Path) -> None:
+    assumed = run(folder, "net").manifest.source.options_assumed
+    assert assumed == {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
+
+
+def test_a_factory_that_runs_once_is_told(folder: Path) -> None:
+    (nets,) = folder.glob("nets_*.py")
+    nets.write_text(nets.read_text().replace("made = []", "made = torch.__dict__.setdefault(__name__, [])"))
+    assumed = run(folder, "once", layers().state_dict()).manifest.source.options_assumed
+    assert "cannot be called again: " in assumed["constants"]
+    assert "RuntimeError: only once" in assumed["constants"]
+
+
+def test_nothing_is_printed_to_stdout(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not by the factory, not by forward, not by a program that the factory starts."""
+    run(folder, "talking")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert {"factory", "forward", "a program of its own"} <= set(err.splitlines())
+
+
+def test_each_phase_is_a_line_where_there_is_no_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert (
+        export_command.main(
+            ["--module", f"{next(folder.glob('nets_*.py')).stem}:with_rows", "--repository", str(folder / "phases")]
+        )
+        == 0
+    )
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exporting: ")]
+    assert [line.split()[1] for line in lines] == ["calling", "calling", "looking", "tracing", "verifying"]
+
+
+def test_the_generators_are_as_they_were() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    expected = draw()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    with module_command.other_randomness():
+        assert draw() != expected
+    assert draw() == expected

@@ -1,0 +1,120 @@
+"""NaN and infinities in a module's rows: compared, and what the graph answers in another way is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.errors import InvalidKan  # noqa: E402 - as above
+from kanexport.torch_export import match, nonfinite  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from kanexport.verify.graph_runner import Port  # noqa: E402 - as above
+from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+
+pytestmark = pytest.mark.slow
+
+
+class Recurrent(nn.Module):
+    """onnxruntime's LSTM answers NaN with numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.kan = nn.LSTM(4, 5, batch_first=True), modules.FastKANLayer(5, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.kan(self.rnn(x)[0][:, -1])
+
+
+class Cleaned(nn.Module):
+    """Takes NaN away before its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kan = modules.KANLinear(4, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.kan(torch.nan_to_num(x, posinf=2.0, neginf=-2.0))
+
+
+class Log(nn.Module):
+    """Of negative numbers: NaN."""
+
+    def forward(self, x: Any) -> Any:
+        return torch.log(-x.abs() - 1)
+
+
+def export(module: Any, folder: Path, *shape: int) -> Result:
+    rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
+    return convert(module, rows, Target(repository=folder, name="m"), options={})
+
+
+def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Recurrent(), tmp_path, 3, 4).manifest
+    (note,) = [note for note in manifest.notes if note.startswith("not as torch")]
+    assert "where a row has NaN in the middle, NaN in every place, " in note
+    assert "torch answers NaN and the exported graph answers " in note
+    assert note.endswith(": LSTM of the graph gives numbers for NaN")
+    compared = {zone.name: zone.rows for zone in manifest.verification.zones}
+    assert compared["nonfinite"] == 6  # an infinity in one place, which saturates
+
+
+def test_what_is_taken_away_before_a_layer_is_compared(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Cleaned(), tmp_path, 4).manifest
+    assert [layer.name for layer in manifest.layers] == ["kan"]
+    assert not [note for note in manifest.notes if note.startswith("not as torch")]
+    (zone,) = [zone for zone in manifest.verification.zones if zone.name == "nonfinite"]
+    assert zone.rows == 9
+    assert zone.outputs_max_rel <= 1e-5
+
+
+def test_every_kind_of_difference_is_one_sentence() -> None:
+    rows = match.nonfinite(np.ones((2, 3)), np.ones(3, bool))
+    assert len(rows) == 12
+
+    def exact(row: np.ndarray) -> list[np.ndarray]:
+        if np.isnan(row).all():
+            raise InvalidKan("no NaN, please")
+        return [np.array([[1.0, np.nan if np.isnan(row).any() else np.inf]]), row]
+
+    def graph(row: np.ndarray) -> list[np.ndarray]:
+        return [np.array([[1.0, 0.25 if np.isnan(row).any() else np.inf]]), np.where(row == -np.inf, 0, row)]
+
+    asked = []
+
+    def blame(row: np.ndarray, lost: bool) -> str:
+        asked.append((row, lost))
+        return ": LSTM of the graph gives numbers for NaN"
+
+    alike, notes = nonfinite.differing(rows, exact, graph, blame)
+    ((row, lost),) = asked
+    assert np.isnan(row).any()
+    assert lost
+    assert alike == [name for name in rows if name.startswith("infinity")]
+    assert notes == [
+        "not as torch: where a row has NaN in the middle, NaN in the first place, NaN in the last place, "
+        "torch answers NaN and the exported graph answers 0.25: LSTM of the graph gives numbers for NaN",
+        "not as torch: where a row has -infinity in the middle, -infinity in every place, -infinity in the first "
+        "place, -infinity in the last place, torch feeds layer 0 with -infinity and the exported graph feeds layer 0 "
+        "with 0",
+        "not as torch: where a row has NaN in every place, torch refuses it and the exported graph answers",
+    ]
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 0), (1, 3), (2, 6), (3, 12)])
+def test_each_place_is_spoilt_once_and_ids_are_not(size: int, count: int) -> None:
+    places = match.floating((Port("ids", (2,), "int64"), Port("x", (size,))), np.ones((1, size + 2)))
+    rows = match.nonfinite(np.ones((1, size + 2)), places)
+    assert len({row.tobytes() for row in rows.values()}) == len(rows) == count
+    assert all((row[0, :2] == 1).all() for row in rows.values())
+    far = match.far(np.ones((2, size + 2)), places)
+    assert (far[:, :2] == 1).all()
+    assert (np.abs(far[:, 2:]) >= 10).all()

@@ -1,0 +1,386 @@
+"""Layers that no reader knows: their edges are their own answers, if those add up source by source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, relative_error
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
+from kanexport.torch_export import match, sampled_layer, trace  # noqa: E402 - as above
+from kanexport.torch_export.capture import Call  # noqa: E402 - as above
+from kanexport.torch_export.convert import convert  # noqa: E402 - as above
+from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - as above
+from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
+from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+
+pytestmark = pytest.mark.slow
+
+
+class Bumps(nn.Module):
+    """A basis of nobody's: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""
+
+    def __init__(self, n: int, m: int, kinds: int = 3) -> None:
+        super().__init__()
+        self.bump_coeffs = nn.Parameter(torch.randn(n, m, kinds))
+        self.shift = nn.Parameter(torch.randn(m))
+
+    def basis(self, x: Any) -> Any:
+        k = torch.arange(1, self.bump_coeffs.shape[2])
+        return torch.cat([torch.sin(k * x[..., None]) / (1 + x[..., None] ** 2), x[..., None]], -1)
+
+    def forward(self, x: Any) -> Any:
+        return torch.einsum("...ik,iok->...o", self.basis(x), self.bump_coeffs) + self.shift
+
+
+class Mixed(Bumps):
+    """The same tensors, and a product of two sources."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + 0.01 * (x[..., :1] * x[..., -1:])
+
+
+class Mixer(nn.Module):
+    """Such a layer at every token, with an argument of the call, and a known one inside of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = Bumps(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(torch.tanh(self.first(x)).mean(1))
+
+
+def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
+    rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
+    return convert(module, rows, Target(repository=folder, name="m", **settings), options={})
+
+
+def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Mixer()
+    result = export(module, tmp_path, 5, 4, dtype=dtype)
+    first, _ = result.manifest.layers
+    assert (first.name, first.positions, first.edge_class) == ("first", (5,), "A")
+    assert [(basis.kind, basis.functions) for basis in first.bases] == [("sampled", 1)]
+    assert "first: no reader knows it, and its answers add up source by source" in "\n".join(result.manifest.notes)
+    x = np.random.default_rng(2).normal(scale=20, size=(7, 5, 4)).astype(dtype)
+    found = run(result.directory / "model.onnx", {"x": x})
+    vectors = found[first.node_tensor].reshape(-1, 4)
+    np.testing.assert_array_equal(vectors, x.reshape(-1, 4))
+    edges = run(result.directory / first.edges_file, {first.node_tensor: vectors})[first.edges_tensor]
+    with torch.no_grad():
+        layer = module.double().first
+        exact = layer(torch.from_numpy(vectors).double())
+        phi = torch.einsum("bik,iok->bio", layer.basis(torch.from_numpy(vectors).double()), layer.bump_coeffs)
+        assert relative_error(found["y"], module(torch.from_numpy(x).double()).numpy()) <= OUTPUT_TOLERANCE
+    assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+    assert relative_error(edges.sum(axis=1) + np.asarray(first.bias), exact.numpy()) <= EDGE_TOLERANCE
+
+
+def test_what_does_not_add_up_has_no_edges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(nn.Sequential(Mixed(4, 3), nn.Tanh(), nn.Linear(3, 2)), tmp_path, 4).manifest
+    assert [layer.name for layer in manifest.layers] == ["2"]
+    assert any(
+        note.startswith(
+            "0: has the coefficients of a KAN layer that no reader knows, but differs from the sum of its edges"
+        )
+        for note in manifest.notes
+    )
+
+
+class Another(modules.KANLinear):
+    """efficient-kan's tensors, and a base function of its own, which is in no table."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + torch.sin(3 * x) @ self.base_weight.T
+
+
+def test_a_lookalike_may_have_edges_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Another(4, 3), tmp_path, 4).manifest
+    assert [basis.kind for layer in manifest.layers for basis in layer.bases] == ["sampled"]
+    assert manifest.source.family_reason == "sampled: (itself)"
+    assert manifest.notes[0].startswith("(itself): looks like a layer of efficient-kan, but differs")
+
+
+class Waves(nn.Module):
+    """A weight [m, n] for each edge and no more: sum of sin(w x)."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.rates = nn.Parameter(torch.randn(m, n))
+
+    def forward(self, x: Any) -> Any:
+        return torch.sin(x[..., None, :] * self.rates).sum(-1)
+
+
+class Wrapped(nn.Module):
+    """A layer that sees its row through a norm and as it is, and one in a class that adds nothing to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.base = nn.LayerNorm(4), nn.Linear(4, 3)
+        self.waves = Waves(4, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.waves(self.norm(x)) + self.base(torch.tanh(x))
+
+
+class Around(nn.Module):
+    """Hands its row on."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner, self.out = inner, nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.inner(x))
+
+
+def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Wrapped()
+    result = export(module, tmp_path, 4)
+    (layer,) = result.manifest.layers
+    assert (layer.name, layer.edge_class, result.manifest.edge_class) == ("(itself)", "B", "B")
+    assert [(step.kind, step.function) for basis in layer.bases for step in basis.pre_steps] == [
+        ("module", "LayerNorm")
+    ]
+    x = np.random.default_rng(2).normal(scale=3, size=(6, 4)).astype(np.float32)
+    edges = run(result.directory / layer.edges_file, {layer.node_tensor: x})[layer.edges_tensor]
+    with torch.no_grad():
+        raw = torch.from_numpy(x).double()
+        z = module.double().norm(raw)
+        y = module(raw).numpy()
+        base, b = module.base.weight.T, module.norm.bias
+        phi = torch.sin(z[:, :, None] * module.waves.rates.T) - torch.sin(b[:, None] * module.waves.rates.T)
+        phi = phi + torch.tanh(raw)[:, :, None] * base
+    assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+    assert relative_error(edges.sum(axis=1) + np.asarray(layer.bias or 0), y) <= EDGE_TOLERANCE
+
+
+def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Around(Waves(4, 3)), tmp_path, 4).manifest
+    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
+        ("inner", "sampled"),
+        ("out", "identity"),
+    ]
+
+
+def test_what_is_straight_stays_a_linear_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Around(nn.Linear(4, 3)), tmp_path, 4).manifest
+    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
+        ("inner", "identity"),
+        ("out", "identity"),
+    ]
+
+
+class _Sines(torch.nn.Module):
+    """A layer of sines without a reader; counts the rows that it gets outside of a trace."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.weight, self.rows = torch.nn.Parameter(torch.randn(m, n, 3) / n), [0]
+
+    def forward(self, x: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            self.rows[0] += int(x.numel()) // x.shape[-1]
+        basis = torch.stack([torch.sin(x * k + k * k) for k in range(1, 4)], -1)
+        return torch.einsum("...ik,oik->...o", basis, self.weight)
+
+
+def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
+    """For each vector the layer runs once per source."""
+    torch.manual_seed(0)
+    layer, counts = _Sines(200, 64), []
+    for vectors in (100, 1000):
+        x = np.random.default_rng(0).normal(size=(vectors, 200))
+        layer.double()
+        with torch.no_grad():
+            y = layer(torch.from_numpy(x)).numpy()
+        call = Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)
+        kan, layer.rows[0] = Sampled.of(call).kan(), 0
+        assert match._error(call, kan) < 1e-9
+        counts.append(layer.rows[0])
+    assert counts[0] == counts[1] <= 50 * 200
+
+
+class _Products(torch.nn.Module):
+    """Makes a number for each pair of source and destination of each row, and records how many rows it gets."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(m, n))
+        self.most = 0
+
+    def forward(self, x: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            self.most = max(self.most, int(x.numel()) // x.shape[-1])
+        return torch.sin(self.weight * x[..., None, :]).sum(-1)
+
+
+def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time() -> None:
+    """Otherwise 784 rows of 50176 edges take 315 MB, and each of the layer's operators takes as much."""
+    torch.manual_seed(0)
+    layer = _Products(784, 64).double()
+    x = np.random.default_rng(0).normal(size=(2, 784))
+    with torch.no_grad():
+        y = layer(torch.from_numpy(x)).numpy()
+    layer.most = 0
+    edges = Sampled.of(Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)).edges(x)
+    assert layer.most <= 64
+    np.testing.assert_allclose(edges.sum(1), y, rtol=1e-9)
+    with torch.no_grad():
+        alone = torch.sin(layer.weight * torch.from_numpy(x)[:, None]).numpy().transpose(0, 2, 1)
+    np.testing.assert_allclose(edges, alone, rtol=1e-9, atol=1e-12)
+
+
+class Scaled(Bumps):
+    """Bumps with a factor, which is a buffer or a plain number."""
+
+    def __init__(self, factor: float, *, buffer: bool) -> None:
+        super().__init__(4, 4)
+        self.factor = nn.Buffer(torch.tensor(factor)) if buffer else factor
+
+    def forward(self, x: Any) -> Any:
+        return self.factor * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "blind", "expected"), [(True, False, [1, 0]), (False, False, [0, 3]), (False, True, [1, 2])]
+)
+def test_layers_that_differ_in_their_tensors_only_share_a_trace(
+    buffer: bool, blind: bool, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`expected`: shared traces, and traces of one layer. `blind`: the exporter does not see that plain numbers differ,
+    so only the comparison with the layer protects its edges."""
+    torch.manual_seed(3)
+    layers = [Scaled(factor, buffer=buffer) for factor in (0.3, 0.5, 0.7)]
+    traces = [0, 0]
+
+    def counting(at: int, real: Any) -> Any:
+        def counted(*given: Any) -> Any:
+            traces[at] += 1
+            return real(*given)
+
+        return counted
+
+    monkeypatch.setattr(trace, "opened", counting(0, trace.opened))
+    monkeypatch.setattr(sampled_layer, "graph_of", counting(1, sampled_layer.graph_of))
+    if blind:
+        monkeypatch.setattr(sampled_layer, "_plain", lambda value: None)
+    module = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+    result = export(module, tmp_path, 4)
+    assert traces == expected
+    seen = torch.from_numpy(np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32))
+    with torch.no_grad():
+        for layer, info in zip(layers, result.manifest.layers, strict=True):
+            edges = run(result.directory / info.edges_file, {info.node_tensor: seen.numpy()})[info.edges_tensor]
+            phi = layer.factor * torch.einsum("bik,iok->bio", layer.basis(seen), layer.bump_coeffs)
+            assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+            seen = torch.tanh(layer(seen))
+
+
+SEEN: list[Any] = [torch.zeros(2, dtype=torch.bfloat16)]
+SEEN.append(SEEN)
+
+
+class Pair(nn.Module):
+    """Two layers whose coefficients may be the same tensor, and an attribute that contains itself."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.one, self.other = Bumps(3, 3), Bumps(3, 3)
+        if tied:
+            self.other.bump_coeffs = self.one.bump_coeffs
+        self.seen = SEEN
+
+    def forward(self, x: Any) -> Any:
+        return self.one(x) + self.other(x)
+
+
+def test_layers_with_tied_tensors_share_no_trace_with_others(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    pairs = [Pair(tied=tied) for tied in (True, True, False, False)]
+    calls = [Call("", np.zeros((2, 3)), np.zeros((2, 3)), pair, (torch.zeros(2, 3),), {}, 0) for pair in pairs]
+    kinds = [sampled_layer._kind(Sampled(call, np.zeros(3), np.zeros(3))) for call in calls]
+    assert kinds[0] == kinds[1] != kinds[2] == kinds[3]
+    assert len(export(nn.Sequential(*pairs), tmp_path, 3).manifest.layers) == 4
+
+
+def test_torch_makes_its_table_of_operators_once() -> None:
+    from torch.onnx._internal.exporter import _registration
+
+    before = _registration.ONNXRegistry.__dict__["from_torchlib"]
+    with trace._one_table():
+        first, second = _registration.ONNXRegistry.from_torchlib(), _registration.ONNXRegistry.from_torchlib()
+        key = next(iter(first.functions))
+        first.functions[key].clear()
+        assert second.functions[key]
+        assert _registration.ONNXRegistry.from_torchlib().functions[key] == second.functions[key]
+    assert _registration.ONNXRegistry.__dict__["from_torchlib"] is before
+
+
+def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = several.Regularised(), np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    result = convert(module, x, Target(repository=tmp_path, name="m"), options={})
+    assert [(one.name, one.sources, one.destinations) for one in result.manifest.layers] == [
+        ("first", 4, 6),
+        ("second", 6, 3),
+    ]
+    assert not [note for note in result.manifest.notes if "without edges" in note or "no layer" in note]
+    session = onnxruntime.InferenceSession(str(result.directory / result.manifest.layers[0].edges_file))
+    (edges,) = session.run(None, {result.manifest.layers[0].node_tensor: x})
+    zero, each = (module.first(torch.from_numpy(rows))[2].detach().numpy() for rows in (np.zeros_like(x), x))
+    np.testing.assert_allclose(edges, (each - zero).transpose(0, 2, 1), atol=1e-5)
+
+
+def test_a_convolution_that_branches_on_its_own_buffer_has_edges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(4, 1, 6, 6)).astype(np.float32)
+    module = nn.Sequential(several.Switched(), nn.Flatten(), nn.Linear(48, 2))
+    notes = convert(module, x, Target(repository=tmp_path, name="m"), options={}).manifest
+    assert notes.layers[0].positions == (4, 4)
+    assert [note.partition(":")[0] for note in notes.notes if "KAN convolution" in note] == ["0"]
+    assert not [note for note in notes.notes if "left to torch.onnx" in note]
+
+
+def test_a_layer_without_edges_has_one_note_with_the_reason(tmp_path: Path) -> None:
+    class Sums(several.Regular):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x)[1].sum()
+
+    class Penalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sums, self.layer = Sums(4, 6), modules.KANLinear(4, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x) + self.sums(x[:1] * 0)
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    notes = convert(Penalised(), x, Target(repository=tmp_path, name="m"), options={}).manifest.notes
+    (note,) = [note for note in notes if "sums" in note]
+    assert "has the coefficients of a KAN layer" in note
+    assert note.endswith("it has no edges")

@@ -1,0 +1,170 @@
+"""Contributions through layers, on arrays: against networks whose truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.analysis import attribution
+from kanserve.analysis.attribution import LayerActivations, NoParts, Part
+from tests.support import toy_model
+
+LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
+NORM = (NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=1e-5),)
+SPLINE = BasisInfo(kind="gaussian", functions=8, parameters={}, knots=(), pre_steps=NORM, edges_tensor="edges_term0")
+BASE = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="edges_term1")
+UNTIMED = settings(deadline=None)
+
+
+def made(*bases: BasisInfo, **changes: object) -> LayerInfo:
+    return dataclasses.replace(LAYER, bases=bases, **changes)  # type: ignore[arg-type] # fields of a layer
+
+
+def test_bases_that_read_the_same_are_one_part() -> None:
+    plain = (dataclasses.replace(SPLINE, pre_steps=()), BASE)
+    assert attribution.parts(made(*plain)) == (Part((), ()),)
+    assert attribution.parts(made(*plain, pre_steps=NORM)) == (Part(NORM, ()),)
+
+
+def test_bases_that_read_different_things_are_told_apart() -> None:
+    assert attribution.parts(made(SPLINE, BASE)) == (Part(NORM, ("edges_term0",)), Part((), ()))
+    alone = dataclasses.replace(SPLINE, edges_tensor="")
+    assert attribution.parts(made(alone)) == (Part(NORM, ()),)
+    dead = (alone, BASE)  # the graph has the other's: this one adds nothing
+    assert attribution.parts(made(*dead)) == (Part((), ()),)
+    with pytest.raises(NoParts):  # an edge graph without parts
+        attribution.parts(made(alone, dataclasses.replace(BASE, edges_tensor="")))
+
+
+def test_what_is_in_no_part_of_its_own_is_the_rest() -> None:
+    total, own = np.full((2, 3, 4), 5.0), np.full((2, 3, 4), 2.0)
+    chosen = attribution.parts(made(SPLINE, BASE))
+    first, rest = attribution.divided(chosen, total, {"edges_term0": own})
+    np.testing.assert_array_equal(first, 2.0)
+    np.testing.assert_array_equal(rest, 3.0)
+
+
+def curve(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """[B, S] -> [B, S, D]: sines and squares, of each edge its own."""
+    return np.sin(x[:, :, None] * weights) + 0.3 * weights * x[:, :, None] ** 2
+
+
+def explained(seed: int, after: tuple[NodeStep, ...] = ()) -> tuple[np.ndarray, ...]:
+    """Contributions of a network of two layers with a LayerNorm before one of the first layer's bases; and its answers
+    for the rows and the reference."""
+    rng = np.random.default_rng(seed)
+    layers = (
+        made(SPLINE, BASE, bias=tuple(rng.normal(size=4)), post_steps=after),
+        made(BASE, sources=4, destinations=2),
+    )
+    weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 2))
+
+    def at(nodes: np.ndarray) -> tuple[tuple[LayerActivations, ...], np.ndarray]:
+        read = attribution.read(Part(NORM, ()), nodes)
+        first = LayerActivations(nodes, (curve(weights[0][0], read), curve(weights[0][1], nodes)))
+        hidden = attribution.apply_post_steps(layers[0], first.sums(layers[0]))
+        second = LayerActivations(hidden, (curve(weights[1], hidden),))
+        return (first, second), second.sums(layers[1])
+
+    x, r = rng.normal(size=(5, 3)), rng.normal(size=(1, 3))
+    (seen, answers), (base, answer) = at(x), at(r)
+    multipliers = np.broadcast_to(np.eye(2), (5, 2, 2))
+    for layer, one, zero in reversed(list(zip(layers, seen, base, strict=True))):
+        parts = attribution.parts(layer)
+        multipliers = attribution.through(layer, parts, one, zero, [None] * len(parts), multipliers)
+    return (multipliers * (x - r)[:, None]).sum(axis=2), answers, answer
+
+
+@UNTIMED
+@given(st.integers(0, 10**6))
+def test_contributions_add_up_over_layers_norms_and_products(seed: int) -> None:
+    for after in ((), (NodeStep(kind="function", function="tanh"),)):
+        total, answers, base = explained(seed, after)
+        np.testing.assert_allclose(base + total, answers, rtol=1e-4, atol=1e-4)
+
+
+def test_of_a_sum_of_curves_each_has_its_own() -> None:
+    """One layer: nothing has to be shared, and the truth is known."""
+    rng = np.random.default_rng(3)
+    weights, x, r = rng.normal(size=(3, 4)), rng.normal(size=(6, 3)), rng.normal(size=(1, 3))
+    layer = made(BASE)
+    one, zero = LayerActivations(x, (curve(weights, x),)), LayerActivations(r, (curve(weights, r),))
+    multipliers = attribution.through(
+        layer, attribution.parts(layer), one, zero, [None], np.broadcast_to(np.eye(4), (6, 4, 4))
+    )
+    np.testing.assert_allclose(
+        multipliers * (x - r)[:, None], (curve(weights, x) - curve(weights, r)).transpose(0, 2, 1)
+    )
+
+
+def test_a_node_that_is_as_in_the_reference_has_the_slope_there() -> None:
+    weights = np.ones((3, 1))
+    nodes = np.zeros((1, 3))
+    layer = made(BASE, destinations=1)
+    parts = attribution.parts(layer)
+    below, above = (LayerActivations(nodes + side, (curve(weights, nodes + side),)) for side in (-1e-3, 1e-3))
+    (steep,) = attribution.slopes(parts, below, above)
+    assert steep is not None
+    np.testing.assert_allclose(steep, 1.0, atol=1e-6)  # sin and its square at 0
+    zero = LayerActivations(nodes, (curve(weights, nodes),))
+    for slope, expected in ((steep, 1.0), (None, 0.0)):
+        found = attribution.through(layer, parts, zero, zero, [slope], np.ones((1, 1, 1)))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (
+        attribution.slopes(attribution.parts(made(SPLINE, BASE)), *(LayerActivations(nodes, (steep, steep)),) * 2)[0]
+        is None
+    )
+
+
+AFTER = {
+    "nothing": (),
+    "tanh": (NodeStep(kind="function", function="tanh"),),
+    "product": (NodeStep(kind="product", indices=(2, 1, 1)),),
+    "layernorm": (NodeStep(kind="layernorm", scale=(1.0, 2.0, 1.0, 0.5), bias=(0.0,) * 4, epsilon=1e-5),),
+    "rmsnorm": (NodeStep(kind="rmsnorm", scale=(1.0, 2.0, 1.0, 0.5), epsilon=1e-5),),
+    "softmax": (NodeStep(kind="function", function="softmax"),),
+}
+
+
+@UNTIMED
+@pytest.mark.parametrize("after", AFTER.values(), ids=AFTER)
+@given(seed=st.integers(0, 10**6))
+def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep, ...], seed: int) -> None:
+    """Through a norm before one of the bases, steps, and a second layer; against differences of the whole network."""
+    rng = np.random.default_rng(seed)
+    wide = 3 if after == AFTER["product"] else 4
+    layers = (made(SPLINE, BASE, post_steps=after), made(BASE, sources=wide, destinations=2))
+    weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(wide, 2))
+
+    def first(nodes: np.ndarray) -> LayerActivations:
+        return LayerActivations(
+            nodes, (curve(weights[0][0], attribution.read(Part(NORM, ()), nodes)), curve(weights[0][1], nodes))
+        )
+
+    def second(nodes: np.ndarray) -> LayerActivations:
+        return LayerActivations(nodes, (curve(weights[1], nodes),))
+
+    def network(x: np.ndarray) -> tuple[tuple[LayerActivations, LayerActivations], np.ndarray]:
+        one = first(x)
+        two = second(attribution.apply_post_steps(layers[0], one.sums(layers[0])))
+        return (one, two), two.sums(layers[1])
+
+    x = rng.normal(size=(2, 3))
+    seen, _ = network(x)
+    multipliers = np.broadcast_to(np.eye(2), (2, 2, 2))
+    for layer, at, run in reversed(list(zip(layers, seen, (first, second), strict=True))):
+        parts = attribution.parts(layer)
+        side = 1e-6 * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
+        steep = attribution.gradients(parts, run(at.nodes - side), run(at.nodes + side))
+        multipliers = attribution.through(layer, parts, at, at, steep, multipliers)
+    step = 1e-6 * np.eye(3)
+    expected = np.stack([(network(x + one)[1] - network(x - one)[1]) / 2e-6 for one in step], axis=2)
+    spread = np.std(x, axis=1).min()
+    scale = max(1.0, np.abs(expected).max())
+    if spread > 0.1:  # a norm of equal numbers is steep without end
+        np.testing.assert_allclose(multipliers / scale, expected / scale, atol=2e-4)

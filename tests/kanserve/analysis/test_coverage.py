@@ -1,0 +1,234 @@
+"""Where nodes are: on their grids, beside them and outside; held against a scalar of the definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract import grids
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis import coverage
+from kanserve.analysis.coverage import Definition, Zone
+from tests.support import toy_model
+
+LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
+FAST = settings(deadline=None, max_examples=60)
+INSIDE, EXTENSION, OUTSIDE, UNKNOWN = (int(z) for z in (Zone.INSIDE, Zone.EXTENSION, Zone.OUTSIDE, Zone.UNKNOWN))
+
+
+def spline(*knots: tuple[float, ...], degree: int = 3, pre_steps: tuple[NodeStep, ...] = ()) -> BasisInfo:
+    functions = len(knots[0]) - degree - 1
+    return BasisInfo(kind="bspline", functions=functions, parameters={}, knots=knots, pre_steps=pre_steps)
+
+
+def uniform(low: float, high: float, cells: int = 5, degree: int = 3) -> tuple[float, ...]:
+    step = (high - low) / cells
+    return tuple(low + step * at for at in range(-degree, cells + degree + 1))
+
+
+def layer(*bases: BasisInfo, sources: int = 3, **changes: object) -> LayerInfo:
+    return dataclasses.replace(LAYER, bases=bases, sources=sources, **changes)  # type: ignore[arg-type] # fields of it
+
+
+def seen(*ranges: tuple[float, float]) -> NodeBaseline:
+    """What nodes were between these values, in four parts."""
+    cells = tuple(tuple(np.linspace(low, high, 5).tolist()) for low, high in ranges)
+    none = (0.0,) * len(ranges)
+    return NodeBaseline(
+        cells=cells, counts=((0,) * 6,) * len(ranges), nonfinite=(0,) * len(ranges), mean=none, std=none
+    )
+
+
+def measured(of: LayerInfo, rows: np.ndarray, baseline: NodeBaseline | None = None) -> coverage.Coverage:
+    return coverage.measure(coverage.bounds(of, rows.shape[1], baseline), rows)
+
+
+KNOTS = st.lists(st.floats(-50, 50, width=32), min_size=9, max_size=14, unique=True).map(sorted).map(tuple)
+VALUES = st.lists(st.floats(-200, 200) | st.sampled_from([math.nan, math.inf, -math.inf]), min_size=1, max_size=20)
+
+
+@FAST
+@given(KNOTS, st.integers(1, 3), VALUES)
+def test_a_node_is_where_its_knots_say(knots: tuple[float, ...], degree: int, values: list[float]) -> None:
+    found = measured(layer(spline(knots, degree=degree), sources=1), np.array(values)[:, None])
+    low, high = knots[degree], knots[-1 - degree]
+    cell = (high - low) / (len(knots) - 1 - 2 * degree)
+    for value, zone, cells in zip(values, found.zones[:, 0].tolist(), found.cells[:, 0].tolist(), strict=True):
+        beyond = max(low - value, value - high)
+        if abs(beyond) < 1e-5 * cell or min(abs(value - knots[0]), abs(value - knots[-1])) < 1e-5 * cell:
+            continue
+        expected = INSIDE if beyond < 0 else EXTENSION if knots[0] < value < knots[-1] else OUTSIDE
+        assert zone == expected
+        assert cells == (0 if zone == INSIDE else pytest.approx(beyond / cell) if math.isfinite(value) else math.inf)
+
+
+@FAST
+@given(KNOTS, st.lists(st.floats(-200, 200), min_size=3, max_size=3), st.floats(0.1, 10), st.floats(-10, 10))
+def test_a_step_before_the_basis_changes_units_and_nothing_else(
+    knots: tuple[float, ...], values: list[float], scale: float, bias: float
+) -> None:
+    plain = measured(layer(spline(knots)), np.array([values]))
+    step = NodeStep(kind="affine", scale=(scale,) * 3, bias=(bias,) * 3)
+    given_ = np.array([[(value - bias) / scale for value in values]])
+    for of in (layer(spline(knots, pre_steps=(step,))), layer(spline(knots), pre_steps=(step,))):
+        found = measured(of, given_)
+        np.testing.assert_allclose(found.cells, plain.cells, rtol=1e-6, atol=1e-5)
+        clear = np.abs(plain.cells) > 1e-3
+        near_end = np.abs(np.array([values])[:, :, None] - np.array([knots[0], knots[-1]])).min(axis=2) < 1e-6
+        np.testing.assert_array_equal(found.zones[clear & ~near_end], plain.zones[clear & ~near_end])
+
+
+@FAST
+@given(st.lists(KNOTS, min_size=2, max_size=2), st.floats(-200, 200))
+def test_of_several_grids_the_one_that_it_is_farthest_from(pair: list[tuple[float, ...]], value: float) -> None:
+    bases = [spline(knots) for knots in pair]
+    row = np.full((1, 3), value)
+    apart = [measured(layer(basis), row) for basis in bases]
+    both = measured(layer(*bases), row)
+    np.testing.assert_array_equal(both.zones, np.maximum(*(one.zones for one in apart)))
+    limits = coverage.bounds(layer(*bases), 3, None)
+    assert coverage.outside(limits, row).tolist() == [(both.zones == OUTSIDE).any()]
+    if both.zones[0, 1] == OUTSIDE:
+        read, first, last = coverage.placed(limits, row[0], 1)
+        assert (read, first <= last) == (value, True)
+        assert not first <= read <= last
+    np.testing.assert_array_equal(both.cells, np.maximum(*(one.cells for one in apart)))
+
+
+@FAST
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 8))
+def test_rows_are_apart_and_counts_are_of_them(seed: int, rows: int, nodes: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(scale=3, size=(rows, nodes))
+    found = measured(layer(spline(uniform(-1, 1)), sources=nodes), values)
+    order = rng.permutation(rows)
+    other = measured(layer(spline(uniform(-1, 1)), sources=nodes), values[order])
+    np.testing.assert_array_equal(other.zones, found.zones[order])
+    assert (found.counts.sum(axis=1) == nodes).all()
+    limits = coverage.bounds(layer(spline(uniform(-1, 1)), sources=nodes), nodes, None)
+    np.testing.assert_array_equal(coverage.outside(limits, values), found.counts[:, 2] > 0)
+    for at in range(rows):
+        worst, excess = int(found.worst[at]), float(found.excess[at])
+        assert excess == found.cells[at].max()
+        assert (worst == coverage.NOWHERE) == (excess == 0)
+        assert excess == 0 or found.cells[at, worst] == excess
+    assert ((found.cells == 0) == (found.zones == INSIDE)).all()
+
+
+def test_what_is_no_number_is_outside_by_any_number_of_cells() -> None:
+    found = measured(layer(spline(uniform(-1, 1))), np.array([[math.nan, math.inf, 0.0]]))
+    assert found.zones.tolist() == [[OUTSIDE, OUTSIDE, INSIDE]]
+    assert (found.excess.tolist(), found.worst.tolist()) == ([math.inf], [0])
+
+
+def test_the_ends_of_a_grid_are_on_it() -> None:
+    """Also as float32 has them, which rounds knots to either side."""
+    ends = np.array([[-1, 1, np.float32(1.0000001)]], np.float32)
+    assert measured(layer(spline(uniform(-1, 1))), ends).zones.tolist() == [[INSIDE] * 3]
+    last = np.array([[-2.2, 2.2, 2.21]])
+    assert measured(layer(spline(uniform(-1, 1))), last).zones.tolist() == [[EXTENSION, EXTENSION, OUTSIDE]]
+
+
+def test_selected_columns_alone_are_read_and_one_may_be_taken_twice() -> None:
+    select = NodeStep(kind="select", indices=(3, 1, 3))
+    knots = (uniform(-1, 1), uniform(-1, 1), uniform(-2, 2))
+    found = measured(layer(spline(*knots), pre_steps=(select,)), np.array([[9.0, 0.0, 9.0, 1.4]]))
+    assert found.zones.tolist() == [[UNKNOWN, INSIDE, UNKNOWN, EXTENSION]]
+    assert found.worst.tolist() == [3]
+    assert found.excess[0] == pytest.approx(1.0)
+    assert found.counts.tolist() == [[1, 1, 0]]
+
+
+def test_a_node_that_no_edge_reads_is_nowhere() -> None:
+    mask = ((1.0,) * 4, (0.0,) * 4, (0.0,) * 4)
+    edge = SymbolicEdge(source=2, destination=0, function="x", a=1, b=0, c=1, d=0, mask=1)
+    found = measured(layer(spline(uniform(-1, 1)), mask=mask, symbolic=(edge,)), np.full((1, 3), 5.0))
+    assert found.zones.tolist() == [[OUTSIDE, UNKNOWN, OUTSIDE]]
+
+
+def test_without_a_grid_what_the_reference_was_is_the_range() -> None:
+    basis = BasisInfo(kind="fourier", functions=8, parameters={}, knots=())
+    baseline = seen((0, 4), (-1, 1), (0, 4))
+    limits = coverage.bounds(layer(basis), 3, baseline)
+    assert (limits.definition, set(limits.definitions)) == ("reference", {Definition.REFERENCE})
+    found = coverage.measure(limits, np.array([[5.0, 1.0, -0.5]]))
+    assert found.zones.tolist() == [[OUTSIDE, INSIDE, OUTSIDE]]
+    assert found.cells.tolist() == [[1.0, 0.0, 0.5]]
+
+
+def test_without_both_nothing_is_said() -> None:
+    basis = BasisInfo(kind="fourier", functions=8, parameters={}, knots=())
+    limits = coverage.bounds(layer(basis), 3, None)
+    assert (limits.definition, limits.scales) == ("none", ())
+    found = coverage.measure(limits, np.full((2, 3), 1e9))
+    assert (found.zones == UNKNOWN).all()
+    assert (found.counts.tolist(), found.worst.tolist(), found.excess.tolist()) == ([[0] * 3] * 2, [-1] * 2, [0.0] * 2)
+
+
+def test_a_step_that_this_program_does_not_know_leaves_the_reference() -> None:
+    odd = NodeStep(kind="module", function="Odd")
+    of = layer(spline(uniform(-1, 1), pre_steps=(odd,)))
+    assert coverage.bounds(of, 3, None).definition == "none"
+    assert coverage.bounds(of, 3, seen((0, 1), (0, 1), (0, 1))).definition == "reference"
+
+
+def test_some_nodes_with_a_grid_and_some_without() -> None:
+    limits = coverage.bounds(
+        layer(spline(uniform(-1, 1), (0.0,) * 12, uniform(-1, 1))), 3, seen((0, 4), (0, 4), (0, 4))
+    )
+    assert [str(one) for one in limits.definitions] == ["grid", "reference", "grid"]
+    assert limits.definition == "grid+reference"
+    assert coverage.measure(limits, np.full((1, 3), 3.0)).zones.tolist() == [[OUTSIDE, INSIDE, OUTSIDE]]
+
+
+def test_a_normalisation_is_done_before_the_grid_is_looked_at() -> None:
+    norm = NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=0.0)
+    of = layer(spline(uniform(-1, 1), pre_steps=(norm,)))
+    row = np.array([[100.0, 101.0, 102.0]])
+    assert measured(of, row).zones.tolist() == [[EXTENSION, INSIDE, EXTENSION]]
+
+
+def test_the_clip_of_an_export_is_left_out_to_say_what_it_did() -> None:
+    clip = NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3)
+    of = layer(spline(uniform(-1, 1)), pre_steps=(clip,))
+    rows = np.full((1, 3), 5.0)
+    assert (coverage.measure(coverage.bounds(of, 3, None), rows).zones == INSIDE).all()
+    assert (coverage.measure(coverage.bounds(of, 3, None, clamped=True), rows).zones == OUTSIDE).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "functions", "knots", "expected"),
+    [
+        ("bspline", 8, uniform(-1, 1), (-2.2, -1, 1, 2.2, 0.4)),
+        ("gaussian", 5, (-2, -1, 0, 1, 2), (-5, -2, 2, 5, 1)),
+        ("relu-bumps", 4, (0, 1, 2, 3, 4, 5, 6, 8), (0, 2, 6, 8, 2)),
+        ("piecewise-linear", 3, (-1, 0, 1), (-1, -1, 1, 1, 1)),
+    ],
+)
+def test_what_knots_mean_depends_on_the_basis(
+    kind: str, functions: int, knots: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    found = grids.of_knots(kind, functions, knots)
+    assert found is not None
+    assert dataclasses.astuple(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("knots", [(), (1.0,), (2.0, 2.0, 2.0), (math.inf, 1.0)])
+def test_knots_on_one_spot_are_no_grid(knots: tuple[float, ...]) -> None:
+    assert grids.of_knots("bspline", 1, knots) is None
+
+
+@FAST
+@given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=30), st.integers(-5, 50))
+def test_a_grid_lies_in_what_its_functions_reach_whatever_a_manifest_says(knots: list[float], functions: int) -> None:
+    for kind in ("bspline", "relu-bumps", "gaussian", "piecewise-linear"):
+        found = grids.of_knots(kind, functions, knots)
+        if found is not None:
+            assert found.first <= found.low <= found.high <= found.last
+            assert found.cell > 0

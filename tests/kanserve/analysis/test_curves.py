@@ -1,0 +1,219 @@
+"""Curves of edges: over which values, as which numbers, and what is no curve. Pure parts first, then the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.analysis import curves
+from kanserve.analysis.curves import Origin
+from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
+from tests.kanserve.repository import test_validation
+from tests.support import toy_model
+from tests.support.server_process import KAN, Server
+
+LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
+F32 = np.dtype(np.float32)
+
+
+def with_knots(*rows: tuple[float, ...], **changes: Any) -> LayerInfo:
+    basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=rows)
+    return dataclasses.replace(LAYER, bases=(dataclasses.replace(basis, **changes),))
+
+
+def test_a_source_with_knots_has_its_grid() -> None:
+    found = curves.domain(with_knots((-1.0, 0.0, 1.0)), np.full((2, 3), 9.0))
+    np.testing.assert_allclose((found.low, found.high), ([-1.04] * 3, [1.04] * 3))
+    assert found.origins == (Origin.GRID,) * 3
+    found = curves.domain(with_knots((0.0, 1.0), (0.0, 2.0), (3.0, 3.0)), None)
+    np.testing.assert_allclose(found.high, [1.02, 2.04, 3.5])  # the knots of the last are all one
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        with_knots(),
+        with_knots((0.0, 1.0), pre_steps=(NodeStep(kind="layernorm"),)),
+        with_knots((0.0, 1.0), per_edge=True),
+        dataclasses.replace(with_knots((0.0, 1.0)), pre_steps=(NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)),
+    ],
+    ids=["none", "behind a step", "of each edge", "behind a step of all"],
+)
+def test_without_knots_that_are_in_units_of_the_node_a_source_goes_where_it_was_seen(layer: LayerInfo) -> None:
+    seen = np.array([[0.0, 5.0, np.nan], [10.0, 5.0, np.inf]])
+    found = curves.domain(layer, seen)
+    np.testing.assert_allclose((found.low, found.high), ([-1, 4.5, -1], [11, 5.5, 1]))
+    assert found.origins == (Origin.REFERENCE, Origin.REFERENCE, Origin.ASSUMED)
+    assert set(curves.domain(layer, None).origins) == {Origin.ASSUMED}
+
+
+def test_selected_columns_are_the_sources() -> None:
+    assert curves.columns(LAYER) == (0, 1, 2)
+    steps = (NodeStep(kind="select", indices=(4, 2, 0, 1)), NodeStep(kind="function", function="tanh"))
+    chosen = dataclasses.replace(LAYER, pre_steps=(*steps, NodeStep(kind="select", indices=(2, 0, 3))))
+    assert curves.columns(chosen) == (0, 4, 1)
+
+
+def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -> None:
+    spline, base = (BasisInfo(kind=kind, functions=1, parameters={}, knots=()) for kind in ("bspline", "silu"))
+    symbolic = toy_model.manifest("toy").layers[0].symbolic or (test_validation.EDGE,)
+    own = tuple(dataclasses.replace(one, edges_tensor=f"edges_{one.kind}") for one in (spline, base))
+    for bases, some, kinds, names in (
+        ((spline,), (), ("bspline",), ()),
+        ((spline, base), (), ("bspline+silu",), ()),  # an edge graph without parts
+        (own, (), ("bspline", "silu"), ("edges_bspline", "edges_silu")),
+        (own, symbolic, ("bspline", "silu", "symbolic"), ("edges_bspline", "edges_silu")),
+        ((own[0], own[0]), (), ("bspline0", "bspline1"), ("edges_bspline",) * 2),
+        ((), (), ("nothing",), ()),
+    ):
+        layer = dataclasses.replace(LAYER, bases=bases, symbolic=some)
+        assert curves.named_parts(layer) == (kinds, names)
+        total, apart = np.full((2, 1, 1), 9.0), [np.full((2, 1, 1), 2.0), np.full((2, 1, 1), 3.0)][: len(names)]
+        parts = curves.all_parts(layer, total, apart)
+        assert [float(part[0, 0, 0]) for part in parts] == ([2.0, 3.0, 4.0][: len(kinds)] if names else [9.0])
+
+
+NUMBERS = st.floats(-1e6, 1e6, width=32)
+
+
+@given(low=NUMBERS, width=st.floats(1e-3, 1e6), points=st.integers(2, 200))
+def test_a_grid_has_its_ends_and_goes_up(low: float, width: float, points: int) -> None:
+    domain = curves.requested(low, low + width, 3)
+    x = curves.grid(domain, points, np.dtype(np.float64))
+    assert x.shape == (points, 3)
+    np.testing.assert_allclose(x[0], low)
+    np.testing.assert_allclose(x[-1], low + width)
+    assert (np.diff(x, axis=0) > 0).all() or width / points < np.spacing(abs(low) + width)
+    single = curves.grid(domain, points, F32)
+    np.testing.assert_array_equal(single, single.astype(np.float32))
+    below, above = curves.neighbours(single, domain, F32)
+    assert (below < single).all()
+    assert (single < above).all()
+
+
+@given(arrays.arrays(np.float64, (5, 3), elements=st.floats(-3, 3)), st.floats(-5, 5), st.floats(-5, 5))
+def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: float) -> None:
+    below, above = curves.neighbours(x, curves.requested(-3.0, 3.0, 3), np.dtype(np.float64))
+    left, right = (np.repeat((steep * at + shift)[:, :, None], 2, axis=2) for at in (below, above))
+    np.testing.assert_allclose(curves.slope(below, above, left, right), steep, atol=1e-9)
+
+
+@given(arrays.arrays(np.float64, (2, 3), elements=st.floats(0.3, 3)), st.booleans())
+def test_an_extreme_is_found_between_the_points(speed: np.ndarray, largest: bool) -> None:
+    """Of each edge its own, to a hundredth of the way between two points and better."""
+
+    def wave(x: np.ndarray) -> np.ndarray:
+        return np.sin(speed * x + speed) + 0.1 * x
+
+    points = np.linspace(-4, 4, 101)
+    x = np.broadcast_to(points[:, None, None], (101, 2, 3))
+    values = wave(x)
+    for _ in range(curves.ROUNDS):
+        x = curves.between(*curves.extremum_interval(x, values, largest=largest))
+        values = wave(x)
+    where, value = curves.best(x, values, largest=largest)
+    fine = wave(np.linspace(-4, 4, 40_001)[:, None, None])
+    expected = fine.max(axis=0) if largest else fine.min(axis=0)
+    np.testing.assert_allclose(value, expected, atol=2e-6)
+    np.testing.assert_allclose(wave(where), value)
+    nothing = np.full((5, 2, 3), np.nan)
+    assert np.isnan(curves.best(nothing, nothing, largest=largest)).all()
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000), st.integers(2, 1024))
+def test_blocks_hold_every_edge_once_and_no_more_than_fits(sources: int, destinations: int, points: int) -> None:
+    covered, last = 0, (0, 0)
+    for first, second in curves.blocks(range(sources), range(destinations), points):
+        rows, columns = len(range(sources)[first]), len(range(destinations)[second])
+        assert rows * columns * points * 4 <= max(curves.BLOCK, points * 4)
+        assert (first.start, second.start) >= last
+        covered, last = covered + rows * columns, (first.start, second.start)
+    assert covered == sources * destinations
+
+
+def ask(server: Server, **fields: Any) -> list[kan_pb2.CurveBlock]:
+    message = kan_pb2.GetCurvesRequest(**{"model_name": "toy", **fields})
+    answers = server.channel.unary_stream(f"{KAN}GetCurves")(message.SerializeToString(), timeout=30)
+    return [kan_pb2.CurveBlock.FromString(answer) for answer in answers]
+
+
+def array(block: kan_pb2.CurveBlock, field: str) -> np.ndarray:
+    shape = (len(block.sources), len(block.destinations), block.points)
+    return np.frombuffer(getattr(block, field), "<f4").reshape(shape)
+
+
+WEIGHTS = (toy_model.W0, toy_model.W1)
+
+
+@pytest.mark.parametrize(("model", "tolerance"), [("toy", 1e-6), ("toy64", 1e-7)])
+def test_every_edge_over_its_domain(server: Server, model: str, tolerance: float) -> None:
+    blocks = ask(server, model_name=model, derivative=True)
+    assert [block.layer for block in blocks] == [0, 1]
+    for block, weights in zip(blocks, WEIGHTS, strict=True):
+        assert (block.model_name, len(block.digest), block.points) == (model, 64, 101)
+        assert list(block.sources) == list(range(len(weights)))
+        x = np.frombuffer(block.x, "<f8").reshape(len(weights), 101)
+        curve = np.tanh(x) if block.layer == 0 else x
+        steep = 1 - np.tanh(x) ** 2 if block.layer == 0 else np.ones_like(x)
+        np.testing.assert_allclose(array(block, "phi"), curve[:, None] * weights[:, :, None], atol=tolerance)
+        np.testing.assert_allclose(array(block, "derivative"), steep[:, None] * weights[:, :, None], atol=2e-3)
+        assert set(block.domains) == {"reference"}
+
+
+def test_a_selection_over_a_range_of_the_caller_s(server: Server) -> None:
+    (block,) = ask(server, layers=[0], sources=[2, 0], destinations=[3], points=5, low=-2, high=2)
+    x = np.frombuffer(block.x, "<f8").reshape(2, 5)
+    np.testing.assert_array_equal(x, [[-2, -1, 0, 1, 2]] * 2)
+    np.testing.assert_allclose(array(block, "phi"), (np.tanh(x) * toy_model.W0[[2, 0], 3:])[:, None], atol=1e-6)
+    assert (list(block.sources), list(block.destinations)) == ([2, 0], [3])
+    assert (list(block.domains), block.derivative) == (["requested", "requested"], b"")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
+        ({"layers": [9]}, grpc.StatusCode.INVALID_ARGUMENT, "layer 9 does not exist: the model has 2 layers"),
+        ({"layer_names": ["head"]}, grpc.StatusCode.INVALID_ARGUMENT, "layer 'head' does not exist"),
+        ({"sources": [3], "layers": [0]}, grpc.StatusCode.INVALID_ARGUMENT, "source 3 does not exist"),
+        ({"points": 1}, grpc.StatusCode.INVALID_ARGUMENT, "a curve has 2 to 1024 points, 1 were asked for"),
+        ({"points": 1025}, grpc.StatusCode.INVALID_ARGUMENT, "a curve has 2 to 1024 points"),
+        ({"low": 1.0}, grpc.StatusCode.INVALID_ARGUMENT, "low and high go together"),
+        ({"low": 1.0, "high": 1.0}, grpc.StatusCode.INVALID_ARGUMENT, "curves go from low to a higher high"),
+        ({"low": 0.0, "high": np.inf}, grpc.StatusCode.INVALID_ARGUMENT, "finite numbers; 0 to inf"),
+        ({"low": np.nan, "high": 1.0}, grpc.StatusCode.INVALID_ARGUMENT, "curves go from low"),
+        ({"low": -1e38, "high": 1e38}, grpc.StatusCode.INVALID_ARGUMENT, "curves go from low"),
+    ],
+)
+def test_what_is_no_curve_is_refused_in_words(
+    server: Server, fields: dict[str, object], code: grpc.StatusCode, text: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(server, **fields)
+    assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()
+
+
+def test_the_extremes_of_each_curve(server: Server) -> None:
+    for at, block in enumerate(ask(server, low=-2, high=1.5, points=8, extrema=True)):
+        where = np.frombuffer(block.extrema_x, "<f8").reshape(len(block.sources), -1, 2)
+        value = np.frombuffer(block.extrema, "<f4").reshape(where.shape)
+        weights, ends = WEIGHTS[at], np.array([-2, 1.5])
+        moves = weights != 0
+        expected_x = np.where(weights[..., None] < 0, ends[::-1], ends)
+        np.testing.assert_allclose(where[moves], expected_x[moves], atol=1e-6)
+        expected = np.sort((np.tanh(ends), ends)[at] * weights[..., None], axis=-1)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+    with Client(server.address) as client:
+        first, _ = client.curves("toy", span=(-2, 1.5), extrema=True)
+        assert first.extrema is not None
+        assert first.extrema[0].shape == first.extrema[1].shape == (3, 4, 2)
+        assert client.curves("toy", span=(-2, 1.5))[0].extrema is None

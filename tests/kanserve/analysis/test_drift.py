@@ -1,0 +1,242 @@
+"""Drift: counts beside counts, with what chance gives; and over the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract import grids
+from kanexport.contract.manifest import Baseline
+from kanexport.contract.sections import NodeBaseline
+from kanserve.analysis import drift
+from kanserve.analysis.histogram import Cells, Window
+from kanserve.client.errors import NotSupported
+from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
+from tests.support import toy_model
+from tests.support.server_process import KAN, Server, serving
+
+BOUNDS = tuple(np.linspace(-2, 2, 11).tolist())
+
+
+def counted(values: np.ndarray, bounds: tuple[float, ...] = BOUNDS) -> NodeBaseline:
+    """[N, n]"""
+    columns = [grids.count(bounds, values[:, at]) for at in range(values.shape[1])]
+    counts, nonfinite = zip(*columns, strict=True)
+    zeros = (0.0,) * values.shape[1]
+    return NodeBaseline(cells=(bounds,), counts=counts, nonfinite=nonfinite, mean=zeros, std=zeros)
+
+
+def empty(baseline: NodeBaseline) -> Window:
+    return Window(Cells.from_bounds(baseline.cells, len(baseline.counts)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(width=32), min_size=2, max_size=2), min_size=1, max_size=30), st.integers(1, 7))
+def test_a_window_counts_as_the_exporter_does_in_pieces_too(rows: list[list[float]], step: int) -> None:
+    values = np.array(rows, np.float64)
+    whole = counted(values)
+    window = empty(whole)
+    for at in range(0, len(values), step):
+        window.add(values[at : at + step])
+    assert tuple(tuple(one.tolist()) for one in window.counts) == whole.counts
+    assert tuple(window.nonfinite.tolist()) == whole.nonfinite
+
+
+def test_cells_of_each_node_are_its_own() -> None:
+    values = np.array([[0.5, 5.0], [1.5, 15.0]])
+    bounds = ((0.0, 1.0, 2.0), (0.0, 10.0, 20.0))
+    window = empty(dataclasses.replace(counted(values), cells=bounds, counts=((0,) * 4,) * 2))
+    window.add(values)
+    assert window.counts.tolist() == [[0, 1, 1, 0]] * 2
+
+
+def test_nodes_may_have_other_numbers_of_cells() -> None:
+    """What is filled up is none's: each is as it would be alone."""
+    rng = np.random.default_rng(4)
+    before, now = rng.normal(size=(300, 2)), rng.normal(0.5, 1, size=(200, 2))
+    rows = (BOUNDS, (-1.0, 0.0, 1.0))
+    alone = [counted(before[:, at : at + 1], bounds) for at, bounds in enumerate(rows)]
+    both = dataclasses.replace(alone[0], cells=rows, counts=tuple(one.counts[0] for one in alone))
+    window = empty(both)
+    window.add(now)
+    assert window.lengths.tolist() == [12, 4]
+    together = drift.compare(both, 300, window, 200)
+    for at, one in enumerate(alone):
+        single = empty(one)
+        single.add(now[:, at : at + 1])
+        expected = drift.compare(one, 300, single, 200)
+        for name in ("psi", "js", "wasserstein", "out_of_range", "baseline_out_of_range"):
+            np.testing.assert_allclose(getattr(together, name)[at], getattr(expected, name)[0], atol=1e-12)
+        level = drift.chi_squared(1 - drift.LEVEL / 2, len(rows[at]))
+        assert together.psi_threshold[at] == pytest.approx((1 / 300 + 1 / 200) * level)
+
+
+def test_two_windows_are_one() -> None:
+    values = np.random.default_rng(5).normal(size=(40, 3))
+    first, second, both = (empty(counted(values)) for _ in range(3))
+    first.add(values[:15])
+    second.add(values[15:])
+    both.add(values)
+    np.testing.assert_array_equal(first.plus(second).counts, both.counts)
+    assert first.counts.sum() == 45  # as it was
+
+
+def found(before: np.ndarray, now: np.ndarray) -> drift.Drift:
+    baseline = counted(before)
+    window = empty(baseline)
+    window.add(now)
+    return drift.compare(baseline, len(before), window, len(now))
+
+
+def test_the_same_has_not_moved_and_what_moved_by_one_cell_has_by_one() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1.6, 1.2, (5000, 1))
+    same, moved = found(values, values), found(values, values + 0.4)  # cells are 0.4 wide
+    for numbers in (same.psi, same.js, same.wasserstein):
+        np.testing.assert_allclose(numbers, 0.0, atol=1e-12)
+    assert not same.drifted.any()
+    assert moved.drifted.all()
+    assert moved.wasserstein[0] == pytest.approx(1.0, abs=0.01)
+    assert 0 < moved.js[0] <= 1
+
+
+def test_what_lies_outside_is_told_now_and_before() -> None:
+    before, now = np.zeros((10, 1)), np.zeros((8, 1))
+    before[0], now[:4], now[4] = 9.0, -9.0, np.nan
+    one = found(before, now)
+    assert (one.baseline_out_of_range[0], one.out_of_range[0]) == (0.1, 4 / 7)
+    assert math.isnan(found(before, np.full((2, 1), np.nan)).out_of_range[0])
+
+
+@pytest.mark.parametrize(("nodes", "before", "now"), [(13, 150, 50), (13, 400, 500), (64, 1000, 200), (1, 2000, 1000)])
+def test_a_window_in_which_nothing_has_changed_does_not_cry_wolf(nodes: int, before: int, now: int) -> None:
+    """Of 200 windows no more than a hundredth, and some to spare for luck: four."""
+    rng = np.random.default_rng(nodes)
+    alarms = 0
+    for _ in range(200):
+        draw = [rng.normal(0, 0.6, (count, nodes)) for count in (before, now)]
+        alarms += bool(found(*draw).drifted.any())
+    assert alarms <= 4
+
+
+def test_a_node_that_has_changed_is_found_among_many() -> None:
+    rng = np.random.default_rng(2)
+    before, now = rng.normal(0, 0.5, (400, 30)), rng.normal(0, 0.5, (200, 30))
+    now[:, 7] *= 2
+    now[:, 12] = 0.3  # a sensor that says one thing
+    assert np.flatnonzero(found(before, now).drifted).tolist() == [7, 12]
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 10, 17, 100])
+@pytest.mark.parametrize("share", [0.5, 0.99, 0.9999])
+def test_chance_is_chi_squared(degrees: int, share: float) -> None:
+    expected = scipy.stats.chi2.ppf(share, degrees)
+    assert drift.chi_squared(share, degrees) == pytest.approx(expected, rel=0.08 if degrees < 3 else 0.02)
+
+
+def test_one_cell_has_no_chance() -> None:
+    assert drift.chi_squared(0.99, 0) == 0.0
+
+
+ROWS = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
+
+
+def seen(rows: np.ndarray) -> Baseline:
+    """The toy's, of these rows."""
+    parts = [counted(values.astype(np.float64)) for values in (rows, toy_model.hidden(rows), toy_model.outputs(rows))]
+    return Baseline(
+        name="train.npy",
+        sha256="0" * 64,
+        rows=len(rows),
+        mean=(0.0,) * 3,
+        layers=tuple(parts[:2]),
+        outputs=(parts[2],),
+    )
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The toy with a baseline of 200 rows, and one without."""
+    root = tmp_path_factory.mktemp("drift")
+    toy_model.edit(toy_model.write(root), baseline=seen(ROWS[:200]))
+    toy_model.write(root, "bare")
+    with serving(root, statistics_rows_per_second=0) as server:
+        yield server
+
+
+def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2.GetStatisticsResponse:
+    rows = {} if given_rows is None else {"rows": given_rows.tobytes(), "row_count": len(given_rows)}
+    message = kan_pb2.GetStatisticsRequest(**{"model_name": "toy", **rows, **fields})
+    return kan_pb2.GetStatisticsResponse.FromString(server.call(f"{KAN}GetStatistics", message.SerializeToString()))
+
+
+def test_over_rows(watched: Server) -> None:
+    rows = ROWS[200:]
+    answer = ask(watched, rows, id="d1")
+    assert (answer.id, answer.source, answer.row_count, answer.baseline, answer.baseline_rows) == (
+        *("d1", "rows", 100),
+        *("train.npy", 200),
+    )
+    with Client(watched.address) as client:
+        same = client.drift(client.describe("toy"), rows)
+        moved = client.drift(client.describe("toy"), np.concatenate([rows[:, :2], 3 * rows[:, 2:]], axis=1))
+        broken = client.drift(client.describe("toy"), np.where(np.arange(3) == 1, np.nan, rows))
+    assert [part.layer for part in same.nodes] == [0, 1, -1]
+    for part, now, before in zip(
+        same.nodes,
+        (rows, toy_model.hidden(rows), toy_model.outputs(rows)),
+        (ROWS[:200], toy_model.hidden(ROWS[:200]), toy_model.outputs(ROWS[:200])),
+        strict=True,
+    ):
+        expected = found(before.astype(np.float64), now.astype(np.float64))
+        np.testing.assert_allclose(part.psi, expected.psi, rtol=1e-9)
+        np.testing.assert_allclose(part.psi_threshold, expected.psi_threshold)
+        assert [one.sum() for one in part.counts] == [100] * len(part.psi)
+        assert [len(one) for one in part.bounds] == [len(BOUNDS)] * len(part.psi)
+        assert not part.drifted.any()
+    assert moved.nodes[0].drifted.tolist() == [False, False, True]
+    assert broken.nodes[0].nonfinite.tolist() == [0, 100, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
+        ({"model_name": "bare"}, grpc.StatusCode.FAILED_PRECONDITION, "its export was given no rows"),
+        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not analyse live traffic"),
+        ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3600 bytes, but 2 rows"),
+        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
+    ],
+)
+def test_what_has_no_statistics_is_refused_in_words(
+    watched: Server, fields: dict[str, Any], code: grpc.StatusCode, text: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(watched, None if "rows" in fields else ROWS, **fields)
+    assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()
+
+
+def test_without_a_baseline_the_client_is_told_by_kind(watched: Server) -> None:
+    with Client(watched.address) as client, pytest.raises(NotSupported, match="kanserve export --baseline"):
+        client.drift(client.describe("bare"), ROWS)
+
+
+def test_a_baseline_of_another_model_is_a_reason_not_to_load(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    part = counted(ROWS.astype(np.float64))
+    baseline = Baseline(name="a", sha256="b", rows=5, mean=(0.0,) * 3, layers=(part,), outputs=(part,))
+    toy_model.edit(directory, baseline=baseline)
+    with serving(tmp_path) as server, Client(server.address) as client:
+        (entry,) = client.index()
+    assert (entry.state, "the baseline has 1 layers, expected 2" in entry.reason) == ("UNAVAILABLE", True), entry.reason

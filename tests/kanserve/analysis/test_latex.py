@@ -1,0 +1,237 @@
+"""Formulas as LaTeX, and in part: read back and computed, they are what the networks compute; names are names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanserve.analysis import formula, formula_printer, latex
+from kanserve.analysis.formula import UnknownLine, formulas, tokens
+from kanserve.analysis.formula_printer import FormulaError, Text, TooLong, applied
+from kanserve.analysis.latex import escaped, symbol, symbols, written
+from tests.kanserve.analysis.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
+from tests.support import formula_parser, latex_parser
+
+X = np.random.default_rng(0).normal(size=(7, 3))
+NAMES = {f"x{at}": X[:, at] for at in range(3)}
+LOOKS = {f"x_{{{at}}}": X[:, at] for at in range(3)}
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=400, deadline=None)
+def test_a_name_is_read_as_it_is_and_does_nothing(name: str) -> None:
+    seen = "".join(sign if sign.isprintable() and not sign.isspace() else " " for sign in name)
+    assert latex_parser.decoded(escaped(name)) == seen
+    if name.strip():
+        assert np.array_equal(latex_parser.compute(f"{symbol('x0', name)} + 1", {seen: X[:, 0]}), X[:, 0] + 1)
+
+
+def test_names_of_people_and_of_nobody() -> None:
+    assert symbol("x0", "petal_length (cm)") == r"\text{petal\_length\ (cm)}"
+    assert symbol("x0", r"\input{/etc/passwd}") == r"\text{\textbackslash{}input\{/etc/passwd\}}"
+    assert (symbol("x3"), symbol("h1_20"), symbol("length")) == ("x_{3}", "h_{1,20}", r"\text{length}")
+    assert symbols(["x0", "x1"], ()) == {"x0": "x_{0}", "x1": "x_{1}"}
+    assert symbols(["x0", "x1"], ("y0", "a--b")) == {"x0": r"\text{y0}", "x1": r"\text{a-{}-b}"}
+
+
+@st.composite
+def expressions(draw: st.DrawFn, depth: int = 4) -> str:
+    """In Python's syntax, of x0 to x2, with parentheses around everything or nothing."""
+    if depth == 0 or draw(st.integers(0, 4)) == 0:
+        return draw(st.sampled_from(["x0", "x1", "x2", "pi", "e", "2", "0.5", "1e-05", "3e+20", "1e-07"]))
+    first, second = draw(expressions(depth - 1)), draw(expressions(depth - 1))
+    name = draw(st.sampled_from(sorted({*latex.CALLS, "sqrt", "abs"})))
+    kinds = [f"{name}({first})", f"-{first}", f"({first})", f"({first} if {second} > x0 else x1)"]
+    kinds += [f"{first} {sign} {second}" for sign in ("+", "-", "*", "/", "%")] + [f"({first}) ** 2", f"{first}**-x0"]
+    return draw(st.sampled_from(kinds))
+
+
+@given(expressions())
+@settings(max_examples=500, deadline=None)
+def test_what_is_written_has_the_value_of_what_is_meant(text: str) -> None:
+    expected = np.broadcast_to(np.asarray(formula_parser.compute(text, NAMES)), 7)
+    found = np.broadcast_to(np.asarray(latex_parser.compute(written(text, {}), LOOKS)), 7)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, equal_nan=True)
+
+
+@given(networks())
+@settings(max_examples=80, deadline=None)
+def test_random_networks_on_a_page(network: tuple[int, list[LayerInfo]]) -> None:
+    inputs, layers = network
+    try:
+        lines = formulas(tokens((), "x", inputs), layers, digits=6)
+    except FormulaError as error:
+        assume("characters" not in str(error))
+        raise
+    for line in lines:
+        expected = formula_parser.columns(line.expression, X)
+        found = np.broadcast_to(latex_parser.compute(written(line.expression, {}), LOOKS), 7)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, equal_nan=True)
+
+
+def test_every_function_is_written() -> None:
+    assert {*latex.CALLS, "sqrt", "abs", "gaussian"} == formula_printer.FUNCTIONS
+    for text in (*EXPRESSIONS, *(f"{name}(x)" for name in formula_printer.FUNCTIONS)):
+        inner = applied(text, Text("x0", formula_printer.ATOM), 17).text
+        found = latex_parser.compute(written(inner, {}), LOOKS)
+        np.testing.assert_allclose(found, formula_parser.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
+
+
+def test_what_is_nested_too_deep_is_said() -> None:
+    with pytest.raises(FormulaError, match="nested too deep"):
+        written("sin(" * 2000 + "x0" + ")" * 2000, {})
+
+
+@st.composite
+def mixed(draw: st.DrawFn) -> tuple[int, list[LayerInfo]]:
+    """Networks of which some edges are numeric, a few of them symbolic as well."""
+    inputs, layers = draw(networks())
+    masks = [
+        tuple(tuple(float(draw(st.booleans())) for _ in range(one.destinations)) for _ in range(one.sources))
+        for one in layers
+    ]
+    return inputs, [dataclasses.replace(one, mask=mask) for one, mask in zip(layers, masks, strict=True)]
+
+
+def phi(at: int, source: int, destination: int, x: np.ndarray) -> np.ndarray:
+    """Some function for each numeric edge."""
+    return np.asarray(np.sin(x * (1 + source) + destination) + at)
+
+
+def replaced(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
+    """The network's own arithmetic, layer by layer, with `phi` on its numeric edges."""
+    for at, one in enumerate(layers):
+        unknown = {(source, end) for end in range(one.destinations) for source in formula.sources(one, end)}
+        known = tuple(item for item in one.symbolic if (item.source, item.destination) not in unknown)
+        affine, products = one.post_steps
+        scale, bias = np.array(affine.scale), np.array(affine.bias)
+        bare = dataclasses.replace(
+            one,
+            symbolic=known,
+            post_steps=(
+                dataclasses.replace(affine, scale=(1.0,) * one.destinations, bias=(0.0,) * one.destinations),
+                NodeStep(kind="product", indices=(1,) * one.destinations),
+            ),
+        )
+        sums = evaluated([bare], x)
+        for source, end in unknown:
+            sums[:, end] += phi(at, source, end, x[:, source])
+        sums = sums * scale + bias
+        ends = np.cumsum(products.indices)
+        x = np.stack([sums[:, e - n : e].prod(axis=1) for e, n in zip(ends, products.indices, strict=True)], 1)
+    return x
+
+
+@given(mixed())
+@settings(max_examples=80, deadline=None)
+def test_in_part_numeric_edges_are_functions_of_their_nodes(network: tuple[int, list[LayerInfo]]) -> None:
+    inputs, layers = network
+    x = X[:, :inputs]
+    with np.errstate(all="ignore"):
+        y = replaced(layers, x)
+        moved = np.stack([replaced(layers, x * (1 + s * 1e-13)) for s in (-1, 1)])
+    try:
+        lines = formulas(tokens((), "x", inputs), layers, digits=formula_printer.EXACT, partial=True)
+    except FormulaError as error:
+        assume("characters" not in str(error))
+        raise
+    edges = formula.named(line.expression for line in lines)
+    calls = {f"phi_{a}_{i}_{j}": lambda v, a=a, i=i, j=j: phi(a, i, j, v) for a, i, j in edges}
+    shown = {rf"\varphi_{{{a},{i},{j}}}": calls[f"phi_{a}_{i}_{j}"] for a, i, j in edges}
+    for at, line in enumerate(lines):
+        value = formula_parser.columns(line.expression, x, **calls)
+        finite = np.isfinite(y[:, at]) & np.isfinite(moved[:, :, at]).all(axis=0) & (np.abs(y[:, at]) < 1e100)
+        slack = 20 * np.abs(moved[:, finite, at] - y[finite, at]).max(axis=0)
+        assert (np.abs(value[finite] - y[finite, at]) <= slack + 1e-9 * np.abs(y[finite, at]) + 1e-9).all(), line
+        page = np.broadcast_to(latex_parser.compute(written(line.expression, {}), LOOKS | shown), 7)
+        np.testing.assert_allclose(page, value, rtol=1e-9, equal_nan=True)
+
+
+def test_a_formula_in_part_reads() -> None:
+    both = layer(2, 2, edge(0, 0, "sin"), edge(1, 0, "exp"), mask=((0.0, 1.0), (1.0, 0.0)), bias=(0.5, 0.0))
+    last = layer(2, 1, edge(0, 0, "x^2"), mask=((0.0,), (1.0,)))
+    lines = formulas(("a", "b"), (both, last), digits=3, partial=True)
+    # An edge with a numeric part is what the edge graphs give of it, its symbolic function included.
+    assert lines[0].expression == "(sin(a) + phi_0_1_0(b) + 0.5)**2 + phi_1_1_0(phi_0_0_1(a))"
+    assert formula.named(line.expression for line in lines) == [(0, 0, 1), (0, 1, 0), (1, 1, 0)]
+    page = written(lines[0].expression, symbols(["a", "b"], ["a", "width [mm]"]))
+    assert page == (
+        r"\left(\sin\left(\text{a}\right) + \varphi_{0,1,0}\left(\text{width\ [mm]}\right) + 0.5\right)^{2}"
+        r" + \varphi_{1,1,0}\left(\varphi_{0,0,1}\left(\text{a}\right)\right)"
+    )
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"pre_steps": (NodeStep(kind="layernorm"),)},
+        {"bases": (dataclasses.replace(SPLINE, pre_steps=(NodeStep(kind="layernorm"),)),)},
+        {"bases": (dataclasses.replace(SPLINE, pre_steps=(NodeStep(kind="function", function="softmax"),)),)},
+        {"edge_class": "B"},
+    ],
+)
+def test_an_edge_that_reads_the_whole_row_is_no_function_of_its_node(facts: dict[str, object]) -> None:
+    with pytest.raises(FormulaError, match=r"the numeric edges of layer 0 \(bspline\) read the whole row"):
+        formulas(("a", "b"), (layer(2, 1, mask=(), **facts),), digits=3, partial=True)
+
+
+def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
+    """What stands between a node and its bases is in the curve already; which node it is, is not."""
+    before = (NodeStep(kind="select", indices=(2, 0)), NodeStep(kind="function", function="tanh"))
+    one = layer(2, 1, edge(0, 0, "sin"), mask=((0.0,), (1.0,)), pre_steps=before)
+    (line,) = formulas(("a", "b", "c"), (one,), digits=3, partial=True)
+    assert line.expression == "sin(tanh(c)) + phi_0_1_0(a)"
+
+
+@given(st.lists(st.tuples(st.floats(-2, 2), st.floats(0, 2)), min_size=2, max_size=2))
+@settings(max_examples=40, deadline=None)
+def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]]) -> None:
+    low, high = (tuple(pair[0] + side * pair[1] for pair in ends) for side in (0, 1))
+    kept = NodeStep(kind="clip", scale=low, bias=high, function="clip to something")
+    one = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), pre_steps=(kept,))
+    (line,) = formulas(("x0", "x1"), (one,), digits=formula_printer.EXACT)
+    x = np.clip(X[:, :2], low, high)
+    expected = np.sin(x[:, 0]) + x[:, 1] ** 2
+    np.testing.assert_allclose(formula_parser.columns(line.expression, X), expected, rtol=1e-12)
+    np.testing.assert_allclose(latex_parser.compute(written(line.expression, {}), LOOKS), expected, rtol=1e-12)
+
+
+def test_numeric_edges_alone_need_no_text_of_the_steps_before_them() -> None:
+    odd = NodeStep(kind="function", function="gelu")
+    (line,) = formulas(("a",), (layer(1, 1, mask=(), pre_steps=(odd,)),), digits=3, partial=True)
+    assert line.expression == "phi_0_0_0(a)"
+    with pytest.raises(FormulaError, match="step 'gelu'"):
+        formulas(("a",), (layer(1, 1, edge(0, 0, "sin"), mask=((1.0,),), pre_steps=(odd,)),), digits=3, partial=True)
+
+
+@given(st.sets(st.integers(0, 3), min_size=1), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_only_what_is_asked_for_is_made(asked: set[int], by_layer: bool) -> None:
+    after = (NodeStep(kind="product", indices=(2, 1, 1, 2)), NodeStep(kind="select", indices=(3, 1, 0, 2)))
+    layers = [layer(2, 3, mask=()), layer(3, 6, mask=(), post_steps=after)]
+    every = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer)
+    names = [f"y{at}" for at in sorted(asked)] + (["h1_2"] if by_layer else [])
+    found = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer, only=names)
+    assert set(found) == {line for line in every if line.name in names}
+
+
+def test_a_line_that_is_not_there_is_named() -> None:
+    with pytest.raises(UnknownLine, match="there is no formula 'h1_0'") as caught:
+        formulas(("a",), [layer(1, 1, mask=()), layer(1, 1, mask=())], digits=3, partial=True, only=["h1_0"])
+    assert caught.value.known == ("y0",)
+
+
+def test_a_wide_network_says_early_that_it_is_too_long() -> None:
+    wide = layer(1000, 1000, mask=())
+    inputs = tokens((), "x", 1000)
+    with pytest.raises(TooLong):
+        formulas(inputs, [wide, wide, layer(1000, 10, mask=())], digits=6, partial=True)
+    (line,) = formulas(inputs, [wide, wide], digits=6, partial=True, by_layer=True, only=["h1_7"])
+    assert line.expression.count("phi_0_") == 1000
+    with pytest.raises(TooLong):
+        formulas(tokens((), "x", 8000), [layer(8000, 1, mask=())], digits=6, partial=True)

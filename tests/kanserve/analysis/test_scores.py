@@ -1,0 +1,124 @@
+"""Scores over a batch: the pure parts, and over the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanserve.analysis import scores
+from kanserve.analysis.scores import Moments, Spread
+from kanserve.pb import kan_pb2
+from tests.support import toy_model
+from tests.support.server_process import KAN, Server
+
+LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
+ROWS = np.random.default_rng(8).normal(size=(50, 3))
+
+
+@settings(deadline=None)
+@given(
+    arrays.arrays(np.float32, (9, 2), elements=st.floats(-100, 100, width=32)),
+    st.lists(st.integers(0, 9), max_size=4),
+    st.sampled_from([0.0, 1e6]),
+)
+def test_a_spread_is_the_same_in_pieces(values: np.ndarray, cuts: list[int], far: float) -> None:
+    """Also of numbers far from zero, which a sum of squares would lose."""
+    moved = values.astype(np.float64) + far
+    moments = Moments()
+    for part in np.split(moved, sorted(cuts)):
+        moments.add(part)
+    assert moments.count == 9
+    np.testing.assert_allclose(moments.std(), moved.std(axis=0, ddof=1), rtol=1e-6, atol=1e-5)
+
+
+def test_one_row_has_no_spread() -> None:
+    moments = Moments()
+    moments.add(np.ones((1, 3)))
+    assert np.isnan(moments.std()).all()
+
+
+def attributed(*layers: LayerInfo, widths: tuple[int, ...], seed: int = 0) -> tuple[list[Any], list[Spread]]:
+    rng = np.random.default_rng(seed)
+    spreads = [
+        Spread(rng.uniform(0, 2, (layer.sources, layer.destinations)), rng.uniform(0.1, 2, layer.destinations))
+        for layer in layers
+    ]
+    return scores.attribute(layers, spreads, widths), spreads
+
+
+def test_scores_go_from_the_outputs_to_the_inputs() -> None:
+    first, second = LAYER, dataclasses.replace(LAYER, sources=4, destinations=2)
+    (low, high), (one, two) = attributed(first, second, widths=(3, 4, 2))
+    np.testing.assert_allclose(high.edges, two.edges * 0.5 / (two.sums + 1e-4))
+    np.testing.assert_allclose(high.nodes, high.edges.sum(axis=1))
+    np.testing.assert_allclose(low.edges, one.edges * high.nodes / (one.sums + 1e-4))
+    np.testing.assert_allclose(low.nodes, low.edges.sum(axis=1))
+
+
+def test_factors_have_the_product_s_score_and_what_is_not_selected_has_none() -> None:
+    layer = dataclasses.replace(
+        LAYER,
+        destinations=3,
+        pre_steps=(NodeStep(kind="select", indices=(4, 0, 1)),),
+        post_steps=(
+            NodeStep(kind="affine", scale=(1.0,) * 3, bias=(0.0,) * 3),
+            NodeStep(kind="product", indices=(1, 2)),
+        ),
+    )
+    (found,), (spread,) = attributed(layer, widths=(5, 2))
+    np.testing.assert_allclose(found.edges, spread.edges * 0.5 / (spread.sums + 1e-4))
+    np.testing.assert_allclose(found.nodes[[4, 0, 1]], found.edges.sum(axis=1))
+    assert found.nodes[[2, 3]].tolist() == [0, 0]
+
+
+def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2.EdgeScoresResponse:
+    rows = {} if given_rows is None else {"rows": given_rows.tobytes(), "row_count": len(given_rows)}
+    message = kan_pb2.EdgeScoresRequest(**{"model_name": "toy", **rows, **fields})
+    return kan_pb2.EdgeScoresResponse.FromString(server.call(f"{KAN}EdgeScores", message.SerializeToString()))
+
+
+@pytest.mark.parametrize(("model", "dtype"), [("toy", "<f4"), ("toy64", "<f8")])
+def test_over_rows(server: Server, model: str, dtype: str) -> None:
+    rows = ROWS.astype(dtype)
+    answer = ask(server, rows, model_name=model, id="s1")
+    assert (answer.model_name, answer.id, answer.source, answer.row_count) == (model, "s1", "rows", 50)
+    score = np.full(2, 0.5)
+    for layer in reversed(answer.layers):
+        values = toy_model.edges(rows, layer.layer)
+        spread = values.std(axis=0, ddof=1)
+        expected = spread * score / (values.sum(axis=1).std(axis=0, ddof=1) + 1e-4)
+        shape = (layer.sources, layer.destinations)
+        np.testing.assert_allclose(np.frombuffer(layer.std, "<f4").reshape(shape), spread, rtol=1e-4)
+        np.testing.assert_allclose(np.frombuffer(layer.edges, "<f4").reshape(shape), expected, rtol=1e-4)
+        score = expected.sum(axis=1)
+        np.testing.assert_allclose(np.frombuffer(layer.nodes, "<f4"), score, rtol=1e-4)
+
+
+def test_over_the_rows_of_the_export(server: Server) -> None:
+    answer = ask(server, None)
+    assert (answer.source, answer.row_count) == ("reference", len(toy_model.manifest("toy").reference.inputs))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
+        ({"row_count": 1}, grpc.StatusCode.INVALID_ARGUMENT, "1 row was sent: scores are of what moves"),
+        ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 600 bytes, but 2 rows"),
+        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
+    ],
+)
+def test_what_has_no_scores_is_refused_in_words(
+    server: Server, fields: dict[str, Any], code: grpc.StatusCode, text: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(server, ROWS.astype("<f4"), **fields)
+    assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()

@@ -1,0 +1,181 @@
+"""The file of tokens: what it may say, what it may not and in which words, and how the command changes it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from kanserve.auth import token_editor, token_file
+from kanserve.auth.authenticator import Authenticator
+from kanserve.auth.roles import Role
+from kanserve.errors import ConfigError
+from kanserve.grpc_api.call_context import RequestMetadata
+from tests.support import token_files
+from tests.support.command_line import document, kanserve
+
+GOOD = token_file.PREFIX + "0123456789" * 4 + "abc"  # the same in every process of pytest-xdist
+HASH = token_file.digest(GOOD)
+
+
+def shown(token: str = "", certificate: str = "") -> RequestMetadata:
+    return RequestMetadata(token_files.bearer(token) if token else (), None, certificate)
+
+
+def gate(text: str, tmp_path: Path) -> Authenticator:
+    token_files.save(tmp_path / "t", text)
+    return Authenticator(token_file.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
+
+
+def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
+    made = token_editor.new(tmp_path / "t", "ci", [Role.INFER])
+    assert re.fullmatch(r"kan_[A-Za-z0-9_-]{43}", made)  # 32 bytes
+    assert made not in (tmp_path / "t").read_text()
+    assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
+    assert token_file.make() != token_file.make()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "names nobody: `kanserve token new NAME"),
+        ("# nothing\n", "names nobody"),
+        ("\x00", "is not TOML"),
+        ("[[token]]\nname = \n", "is not TOML: a syntax error (at line 2, column 8)"),
+        ("tokens = 1", "has the unknown key 'tokens': did you mean 'token'?"),
+        ("token = 1", "token is to be a list of tables, each under [[token]]"),
+        ("token = [1]", "token is to be a list of tables"),
+        ("[[token]]\nroles = ['infer']\n", "[[token]] number 1 needs a name"),
+        ("[[token]]\nname = 'a b'\n", "[[token]] number 1 needs a name"),
+        ("[[token]]\nname = 'a'\nrole = ['infer']\n", "has the unknown key 'role': did you mean 'roles'?"),
+        (f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n", "(a) needs roles, a list of read, infer, interpret, admin"),
+        (f"[[token]]\nname = 'a'\nroles = []\nsha256 = '{HASH}'\n", "(a) needs roles"),
+        (
+            f"[[token]]\nname = 'a'\nroles = ['infre']\nsha256 = '{HASH}'\n",
+            "unknown role 'infre': did you mean 'infer'?",
+        ),
+        (f"[[token]]\nname = 'a'\nroles = [1]\nsha256 = '{HASH}'\n", "unknown role '1'"),
+        ("[[token]]\nname = 'a'\nroles = ['infer']\n", "(a) needs sha256"),
+        ("[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n", "(a) needs sha256, 64 hexadecimal digits"),
+        (f"[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = '{GOOD}'\n", "never the token itself"),
+        (token_files.block("a", GOOD, "infer", expires="'soon'"), "has an expires that is no time with a zone"),
+        (token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"), "no time with a zone"),
+        (token_files.block("a", GOOD, "infer", rate="0"), "has a rate that is no number of calls per second above 0"),
+        (token_files.block("a", GOOD, "infer", rate="true"), "has a rate that is no number"),
+        (token_files.block("a", GOOD, "infer") + token_files.block("b", GOOD, "read"), "has one token twice"),
+        (token_files.block("a", GOOD, "infer") + token_files.block("a", "x", "read"), "has the name a twice"),
+        ("[[certificate]]\nname = 'a'\nroles = ['infer']\n", "(a) needs san"),
+        ("[[certificate]]\nname = 'a'\nroles = ['infer']\nsan = 'x'\nexpires = 1\n", "unknown key 'expires'"),
+        (
+            "".join(f"[[certificate]]\nname = 'c{n}'\nroles = ['read']\nsan = 's'\n" for n in range(2)),
+            "one certificate",
+        ),
+        ("".join(token_files.block(f"a{n}", str(n), "read") for n in range(1001)), "names more than 1000 callers"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    token_files.save(tmp_path / "t", text)
+    with pytest.raises(ConfigError) as caught:
+        token_file.load(tmp_path / "t")
+    assert says in str(caught.value)
+    assert str(tmp_path / "t") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert GOOD not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    for make, says in (
+        (lambda: None, "cannot be read: No such file"),
+        (lambda: path.write_bytes(b"\xff"), "is not text"),
+        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, more than 1048576"),
+        (lambda: path.chmod(0o644), "is open to everyone on this machine (mode 644)"),
+        (lambda: path.chmod(0o602), "is open to everyone"),
+        (lambda: (path.unlink(), path.mkdir()), "is not a regular file but a directory"),
+        (lambda: (path.rmdir(), os.mkfifo(path, 0o600)), "is not a regular file but a FIFO"),
+    ):
+        make()
+        if path.is_file() and "everyone" not in says:
+            path.chmod(0o600)
+        with pytest.raises(ConfigError) as caught:
+            token_file.load(path)
+        assert says in str(caught.value)
+
+
+def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    first = kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path)
+    assert first.returncode == 0, first.stderr
+    path.write_text(f"# ours\n{path.read_text()}# the next is mine\n")
+    second = document(
+        kanserve("token", "new", "b", "--roles", "read,admin", "--rate", "9", "--json", KANSERVE_TOKENS=str(path))
+    )
+    kanserve("token", "new", "c", "--roles", "read", "--tokens", path, "--expires", "90d")
+    kanserve("token", "new", "d", "--roles", "read", "--tokens", path, "--expires", "2020-01-01")
+    asked = Authenticator(token_file.load(path), lambda _: frozenset())
+    assert asked.admit(Role.INFER, shown(first.stdout.strip())).name == "ci"
+    assert asked.admit(Role.ADMIN, shown(second["token"])).name == "b"
+    listed = kanserve("token", "list", "--tokens", path)
+    assert all(word in listed.stdout for word in ("ci", "admin, read", "never", "2020-01-01T00:00:00Z", "expired", "9"))
+    assert token_file.digest(second["token"]) not in listed.stdout
+    callers = document(kanserve("token", "list", "--tokens", path, "--json"))["callers"]
+    assert [(one["name"], one["state"]) for one in callers] == [
+        ("ci", "valid"),
+        ("b", "valid"),
+        ("c", "valid"),
+        ("d", "expired"),
+    ]
+    path.chmod(0o640)
+    assert kanserve("token", "revoke", "b", "--tokens", path).returncode == 0
+    assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci", "c", "d"]
+    assert "# ours" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    done = kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path, "--stdin", stdin=f"{GOOD}\n".encode())
+    assert (done.returncode, done.stdout) == (0, "")
+    assert Authenticator(token_file.load(path), lambda _: frozenset()).admit(Role.INFER, shown(GOOD)).name == "ci"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("new", "a", "--roles", "infer"), "--tokens FILE is missing"),
+        (("new", "--roles", "infer", "--tokens", "t"), "needs a NAME"),
+        (("new", "a", "--tokens", "t"), "--roles is missing: read, infer, interpret, admin"),
+        (("new", "a", "--roles", "infer;read", "--tokens", "t"), "is none of read"),
+        (("new", "a b", "--roles", "infer", "--tokens", "t"), "needs a name"),
+        (("new", 'a"\nroles=["admin"]\nname="b', "--roles", "infer", "--tokens", "t"), "needs a name"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--expires", "soon"), "is no date"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--rate", "0"), "no number of calls per second"),
+        (("new", "a", "--roles", "infer", "--tokens", "no/t"), "cannot be changed: No such file"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--stdin"), "the token on stdin has 0 characters"),
+        (("revoke", "a", "--tokens", "t"), "has no 'a'"),
+        (("list", "--tokens", "t"), "cannot be read"),
+        (("give", "--tokens", "t"), "new|list|revoke"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    given = [str(tmp_path / word) if word in ("t", "no/t") else word for word in arguments]
+    done = kanserve("token", *given)
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "t").exists() or not (tmp_path / "t").read_text()
+
+
+def test_a_name_twice_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    token_editor.new(path, "ci", [Role.INFER])
+    before = path.read_text()
+    assert kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path).returncode == 2
+    done = kanserve("token", "revoke", "cii", "--tokens", path)
+    assert (done.returncode, "did you mean 'ci'?" in done.stderr) == (2, True)
+    assert path.read_text() == before
+    path.chmod(0o644)
+    assert "open to everyone" in kanserve("token", "new", "b", "--roles", "infer", "--tokens", path).stderr
+    path.chmod(0o600)
+    path.write_text(before.replace('name = "ci"', 'name = """ci"""'))
+    assert "only an editor can" in kanserve("token", "revoke", "ci", "--tokens", path).stderr

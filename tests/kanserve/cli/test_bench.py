@@ -1,0 +1,245 @@
+"""`kanserve bench`: what it tells of a version and of a checkpoint, and of wrong answers. No time is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from kanexport.contract import manifest as contract
+from tests.support.command_line import checkpoint, document, kanserve
+from tests.support.golden_cases import cases
+
+FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
+TORCH = importlib.util.find_spec("torch") is not None
+NAMES = ["kanserve", "mlp", *(["torch eager"] if TORCH else [])]
+
+
+def spoiled(repository: Path, target: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
+    """A copy with a changed graph and a manifest that lists it as its own: nothing but its answers can tell."""
+    shutil.copytree(repository, target)
+    version = target / "tiny" / "1"
+    model = onnx.load(version / contract.MODEL_FILE)
+    change(model.graph)
+    data = model.SerializeToString()
+    (version / contract.MODEL_FILE).write_bytes(data)
+    manifest = contract.load(version)
+    entry = contract.FileEntry(path=contract.MODEL_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    files = tuple(entry if file.path == entry.path else file for file in manifest.files)
+    (version / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(manifest, files=files)))
+    return target
+
+
+def multiplied(factor: float) -> Callable[[onnx.GraphProto], None]:
+    """The largest constant, which has the coefficients of a layer."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        largest = max(graph.initializer, key=lambda one: numpy_helper.to_array(one).size)
+        array = (numpy_helper.to_array(largest) * factor).astype(np.float32)
+        largest.CopyFrom(numpy_helper.from_array(array, largest.name))
+
+    return change
+
+
+def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
+    """As a graph for many rows may be, beside one for few: its answers are off by a tenth there."""
+    given, result = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        for at, name in enumerate(node.output):
+            if name == result:
+                node.output[at] = "right"
+    constants = {"two": np.array([2], np.int64), "tenth": np.array([0.1], np.float32)}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    graph.node.extend(
+        (
+            helper.make_node("Shape", [given], ["rows"], start=0, end=1),
+            helper.make_node("Greater", ["rows", "two"], ["many"]),
+            helper.make_node("Cast", ["many"], ["times"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["times", "tenth"], ["off"]),
+            helper.make_node("Add", ["right", "off"], [result]),
+        )
+    )
+
+
+def results(told: Any, name: str) -> list[Any]:
+    return [one for one in told["results"] if one["name"] == name]
+
+
+def test_what_json_tells(repository: Path) -> None:
+    told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
+    assert (told["model"], told["version"], told["family"]) == ("tiny", "1", "efficient-kan")
+    assert (told["widths"], told["edges"], told["right"]) == ([3, 4, 2], 20, True)
+    assert told["verified"].startswith("verified against our reading of the file")
+    assert told["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
+    assert [one["name"] for one in told["entrants"]] == NAMES
+    assert "reference rows of the export, evaluated in float64" in told["entrants"][0]["against"]
+    assert {"date", "processor", "cores", "python", "numpy", "runtime", "load"} == set(told["machine"])
+    assert told["machine"]["runtime"].startswith("onnxruntime ")
+    assert [(one["name"], one["rows"]) for one in told["results"]] == [
+        (name, rows) for rows in (1, 4) for name in NAMES
+    ]
+    for one in told["results"]:
+        seconds = one["seconds"]
+        assert 0 < seconds["lower"] <= seconds["median"] <= seconds["upper"]
+        assert one["rows_per_second"] == pytest.approx(one["rows"] / seconds["median"])
+        assert one["right"] is True
+        assert 0 <= one["error"] < 1e-5
+        assert one["ratio"] > 0
+    for one in results(told, "kanserve"):
+        assert one["ratio"] == 1
+        assert one["edges_per_second"] == pytest.approx(20 * one["rows_per_second"])
+    assert {one["edges_per_second"] for one in results(told, "mlp")} == {None}
+
+
+def test_a_table_a_picture_and_characters(repository: Path, tmp_path: Path) -> None:
+    for name in ("rates.svg", "rates.png"):
+        done = kanserve("bench", "tiny", "--repository", repository, *FEW, "--plot", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    title = ElementTree.parse(tmp_path / "rates.svg").getroot().find("{http://www.w3.org/2000/svg}title")
+    assert title is not None
+    assert title.text == "tiny version 1: efficient-kan, 3 → 4 → 2"
+    assert (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
+    assert "[3, " in done.stdout  # the widths of the MLP
+    assert "in turns, 2 rounds" in done.stdout
+    assert "WRONG" not in done.stdout
+    assert any(0x2800 < ord(character) <= 0x28FF for character in done.stdout)
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path, factor: float) -> None:
+    wrong = spoiled(repository, tmp_path / "models", multiplied(factor))
+    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
+    assert done.returncode == 1
+    assert "the answers of kanserve are wrong" in done.stderr
+    told = json.loads(done.stdout)
+    assert told["right"] is False
+    assert [one["right"] for one in results(told, "kanserve")] == [False, False]
+    assert all(one["error"] == "Infinity" or one["error"] > 1e-3 for one in results(told, "kanserve"))
+    assert [one["right"] for one in results(told, "mlp")] == [True, True]
+    if TORCH:  # what was found from the right edges is not the wrong graph
+        assert "differs from the model" in {one["name"]: one["why"] for one in told["left_out"]}["torch eager"]
+    shown = kanserve("bench", "tiny", "--repository", wrong, *FEW)
+    assert (shown.returncode, shown.stdout.count("WRONG") >= 2) == (1, True)
+
+
+def test_a_graph_that_is_wrong_for_many_rows_alone(repository: Path, tmp_path: Path) -> None:
+    wrong = spoiled(repository, tmp_path / "models", wrong_from_three_rows_on)
+    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
+    told = json.loads(done.stdout)
+    found = {one["rows"]: one["right"] for one in results(told, "kanserve")}
+    assert (done.returncode, found) == (1, {1: True, 4: False})
+
+
+def test_a_graph_that_was_not_changed_is_right(repository: Path, tmp_path: Path) -> None:
+    """The same surgery, by 1: what fails above is the change."""
+    same = spoiled(repository, tmp_path / "models", multiplied(1.0))
+    assert document(kanserve("bench", "tiny", "--repository", same, *FEW, "--json"))["right"] is True
+
+
+def test_pieces_side_by_side(repository: Path) -> None:
+    """On threads, as a server parts a large batch."""
+    few = ("--batch", 64, "--threads", 3, "--rounds", 1)
+    told = document(
+        kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_MICRO_BATCH_BYTES="1536")
+    )
+    (one,) = results(told, "kanserve")
+    assert (one["how"], one["right"]) == ("3 runs at once, of 1 thread each, in pieces of 16 rows", True)
+
+
+def test_settings_that_cannot_be(repository: Path) -> None:
+    done = kanserve("bench", "tiny", "--repository", repository, *FEW, KANSERVE_MICRO_BATCH_BYTES="many")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "micro_batch_bytes" in done.stderr.lower()
+
+
+GOLDEN = {
+    "pykan-hello-adapted": "",  # knots of each input's own
+    "pykan-pruned-edges": "",
+    "chebykan-bare-layer": "layer 0 has edges other than B-splines",
+    "pykan-mult-affine": "the model is more than its layers one after the other",
+}
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed")
+@pytest.mark.parametrize("name", GOLDEN)
+def test_torch_takes_part_where_it_can_say_the_same(name: str) -> None:
+    case = next(case for case in cases() if case.name == name)
+    told = document(kanserve("bench", case.path, *FEW, "--json"))
+    left = {one["name"]: one["why"] for one in told["left_out"]}
+    assert told["right"] is True
+    assert [one["right"] for one in results(told, "torch eager")] == ([] if GOLDEN[name] else [True, True])
+    assert GOLDEN[name] in left.get("torch eager", "")
+
+
+def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path) -> None:
+    state = checkpoint(tmp_path / "net.safetensors", (2, 3, 1))
+    (tmp_path / "temporary").mkdir()
+    place = {"TMPDIR": str(tmp_path / "temporary")}
+    done = kanserve("bench", state, "--repository", tmp_path / "none", *FEW, "--json", **place)
+    told = document(done)
+    assert (told["widths"], told["right"]) == ([2, 3, 1], True)
+    assert "exporting it, and timing it for this command" in done.stderr
+    assert not list((tmp_path / "temporary").iterdir()), "something was left behind"
+
+
+def test_rows_of_a_file(repository: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((5, 3), np.float32))
+    given = ("bench", "tiny", "--repository", repository, *FEW, "--json", "--input")
+    told = document(kanserve(*given, tmp_path / "rows.npy"))
+    assert told["input"] == f"the 5 rows of {tmp_path / 'rows.npy'}, again and again"
+    np.save(tmp_path / "rows.npy", np.zeros((5, 4), np.float32))
+    done = kanserve(*given, tmp_path / "rows.npy")
+    assert (done.returncode, "has 4 columns" in done.stderr) == (2, True)
+    np.save(tmp_path / "rows.npy", np.zeros((0, 3), np.float32))
+    done = kanserve(*given, tmp_path / "rows.npy")
+    assert (done.returncode, "holds no row" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("missing", ["torch", "onnx"])
+def test_who_is_not_installed_is_left_out(repository: Path, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("kanserve.bench.torch_eager", "kanserve.bench.mlp_graph"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
+    left = {one["name"]: one["why"] for one in told["left_out"]}
+    assert told["right"] is True
+    if missing == "torch":
+        assert left == {"torch eager": "torch is not installed"}
+    else:
+        assert "'onnx', which is not installed" in left["mlp"]
+
+
+REFUSED = {
+    "another name": (("bench", "tinny"), "did you mean 'tiny'"),
+    "another version": (("bench", "tiny", "--model-version", "7"), "tiny has the versions 1, not 7"),
+    "rows": (("bench", "tiny", "--batch", "1,0"), "0 is not a whole number from 1"),
+    "words": (("bench", "tiny", "--threads", "all"), "--threads"),
+    "too many rows": (("bench", "tiny", "--batch", "1000000"), "the model takes "),
+    "a picture": (("bench", "tiny", "--plot", "times.txt"), "--plot times.txt: the name must end in .svg or .png"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused(repository: Path, what: str) -> None:
+    words, said = REFUSED[what]
+    done = kanserve(*words, "--repository", repository)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    done = kanserve("bench", "tiny", "--repository", tmp_path / "models")
+    assert (done.returncode, "is not a folder" in done.stderr) == (2, True)

@@ -1,0 +1,119 @@
+"""`kanserve copy` makes a version under another number, which serves; and the error of a manual copy."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kanexport.contract import manifest
+from tests.support.command_line import checkpoint, document, kanserve, serving
+from tests.support.server_process import wait_until
+
+
+@pytest.fixture
+def models(repository: Path, tmp_path: Path) -> Path:
+    shutil.copytree(repository, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
+    """The bytes are the same, the manifest has the new number, and the graph loads."""
+    made = document(kanserve("copy", "tiny", "1", "2", "--repository", models, "--json"))
+    assert made == {"model": "tiny", "version": "2", "from": "1", "files": len(manifest.load(models / "tiny/1").files)}
+    assert manifest.load(models / "tiny" / "2").version == 2
+    assert listed(models / "tiny" / "1") == listed(models / "tiny" / "2")
+    for entry in manifest.load(models / "tiny" / "1").files:
+        assert (models / "tiny" / "1" / entry.path).read_bytes() == (models / "tiny" / "2" / entry.path).read_bytes()
+    states = document(kanserve("models", models, "--load", "--json"))["models"]
+    assert [(entry["version"], entry["state"]) for entry in states] == [("1", "LOADS"), ("2", "LOADS")]
+    assert listed(models / "tiny") == ["1", "2", "config.pbtxt"]  # the command leaves no other file
+
+
+def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: Path) -> None:
+    """The server gives the same command, which then makes a version that the server accepts."""
+    with serving(models, tmp_path / "log", "--repository-poll-seconds", "0.1") as server:
+        shutil.copytree(models / "tiny" / "1", models / "tiny" / "2")
+
+        def second() -> tuple[str, str]:
+            entries = document(kanserve("models", "--url", server.url, "--json"))["models"]
+            return next(((one["state"], one["reason"]) for one in entries if one["version"] == "2"), ("", ""))
+
+        wait_until(lambda: second()[0] == "UNAVAILABLE")
+        (command,) = re.findall(r"`(.*)`", second()[1])
+        assert command == "kanserve copy tiny 1 2 --force"
+        done = kanserve(*shlex.split(command)[1:], "--repository", models)
+        assert (done.returncode, done.stdout) == (
+            0,
+            "tiny: version 2 is a copy of version 1, compared with its hashes\n",
+        )
+        wait_until(lambda: second()[0] == "READY")
+
+
+def test_a_folder_that_was_renamed_is_told_so(models: Path) -> None:
+    (models / "tiny" / "1").rename(models / "tiny" / "4")
+    done = kanserve("models", models)
+    assert "the manifest says version 1, the folder 4: call the folder 1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("tiny", "1", "1"), "version 1 is not usable: another number from 1 was expected"),
+        (("tiny", "1", "02"), "version 02 is not usable"),
+        (("tiny", "1", "two"), "version two is not usable"),
+        (("tiny", "5", "6"), "tiny has the versions 1, not 5"),
+        (("tinny", "1", "2"), "did you mean 'tiny'?"),
+        (("tiny", "1", "3"), "3 exists already"),
+    ],
+)
+def test_what_is_not_copied(models: Path, words: tuple[str, ...], says: str) -> None:
+    (models / "tiny" / "3").mkdir()
+    done = kanserve("copy", *words, "--repository", models)
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert listed(models / "tiny") == ["1", "3", "config.pbtxt"]
+
+
+def test_a_version_that_is_broken_is_not_copied(models: Path) -> None:
+    (models / "tiny" / "1" / "model.onnx").write_bytes(b"cut")
+    done = kanserve("copy", "tiny", "1", "2", "--repository", models)
+    assert (done.returncode, "model.onnx has 3 bytes" in done.stderr) == (2, True), done.stderr
+    assert listed(models / "tiny") == ["1", "config.pbtxt"]
+
+
+def test_a_folder_that_is_the_model(models: Path) -> None:
+    done = kanserve("copy", "tiny", "1", "2", "--repository", models / "tiny")
+    assert done.returncode == 0, done.stderr
+    assert manifest.load(models / "tiny" / "2").version == 2
+    done = kanserve("copy", "tiny", "1", "2", "--repository", models / "tiny" / "1")
+    assert (done.returncode, "is itself one version" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_copy_in_the_place_of_a_link(models: Path, tmp_path: Path) -> None:
+    """The command replaces the link and does not write to its target."""
+    (tmp_path / "elsewhere").mkdir()
+    (models / "tiny" / "2").symlink_to(tmp_path / "elsewhere")
+    assert kanserve("copy", "tiny", "1", "2", "--repository", models).returncode == 2
+    assert kanserve("copy", "tiny", "1", "2", "--repository", models, "--force").returncode == 0
+    assert not (models / "tiny" / "2").is_symlink()
+    assert listed(tmp_path / "elsewhere") == []
+
+
+def test_a_manifest_with_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command copies the file of numbers as the others, and the manifest has the same entries for it."""
+    monkeypatch.setattr(manifest, "SMALL", 0)
+    state = checkpoint(tmp_path / "tiny.safetensors", (20, 4, 2))
+    document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "tiny", "--json"))
+    first, second = tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2"
+    assert (first / manifest.NUMBERS_FILE).exists()
+    assert kanserve("copy", "tiny", "1", "2", "--repository", tmp_path / "models").returncode == 0
+    assert manifest.load(second) == dataclasses.replace(manifest.load(first), version=2)
+    assert (first / manifest.NUMBERS_FILE).read_bytes() == (second / manifest.NUMBERS_FILE).read_bytes()

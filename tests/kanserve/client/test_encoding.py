@@ -1,0 +1,146 @@
+"""DataFrames in and out: columns by their names, whatever their order; rows as they were called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kanserve.client import chunking
+from kanserve.client.errors import InvalidInput
+from kanserve.client.results import Answer
+from kanserve.client.sync import Client
+from tests.support.command_line import Server, checkpoint, document, program, serving
+
+NAMES = ["height", "width", "depth"]
+ROWS = np.random.default_rng(3).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
+SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
+CALLED = SHUFFLED.set_index(pd.Index([f"box {at}" for at in range(len(ROWS))], name="box"))
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`tiny`, whose numbers have names, and which was exported with rows."""
+    folder = tmp_path_factory.mktemp("frames")
+    state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
+    np.save(folder / "rows.npy", ROWS)
+    arguments = ("--features", ",".join(NAMES), "--classes", "no,yes", "--baseline", folder / "rows.npy", "--json")
+    document(program("export", state, "--repository", folder / "models", "--name", "tiny", *arguments))
+    with serving(folder / "models", folder / "log") as server:
+        yield server
+
+
+def test_columns_are_put_in_the_model_s_order(named: Server) -> None:
+    with Client(named.url) as client:
+        model, described = client.model("tiny"), client.describe("tiny")
+        expected = client.infer(model, ROWS).outputs["y"]
+        np.testing.assert_array_equal(client.infer(model, SHUFFLED).outputs["y"], expected)
+        np.testing.assert_array_equal(client.infer(described.input, ROWS, model="tiny").outputs["y"], expected)
+        np.testing.assert_array_equal(chunking.infer(client, model, SHUFFLED).outputs["y"], expected)
+        for ask in (client.explain, lambda d, rows: chunking.explain(client, d, rows)):
+            np.testing.assert_array_equal(ask(described, SHUFFLED).contributions, ask(described, ROWS).contributions)
+        for mine, theirs in zip(client.edges(described, SHUFFLED), client.edges(described, ROWS), strict=True):
+            np.testing.assert_array_equal(mine.values, theirs.values)
+        matter = [client.scores(described, rows).features for rows in (SHUFFLED, ROWS)]
+        np.testing.assert_array_equal(*matter)
+        (layer, *_) = chunking.edges(client, described, SHUFFLED, layers=[0])
+        np.testing.assert_array_equal(layer.values, client.edges(described, ROWS, layers=[0])[0].values)
+
+
+def test_a_column_that_is_missing_or_none_of_the_model_s_is_named(named: Server) -> None:
+    wrong = SHUFFLED.rename(columns={"width": "widht"})
+    with Client(named.url) as client:
+        for ask in (
+            lambda: client.infer(client.model("tiny"), wrong),
+            lambda: client.explain(client.describe("tiny"), wrong),
+        ):
+            with pytest.raises(InvalidInput, match="widht"):
+                ask()
+
+
+def test_without_names_columns_are_as_they_stand(server: Server) -> None:
+    frame = pd.DataFrame(ROWS, columns=["a", "b", "c"])
+    with Client(server.url) as client:
+        model = client.model("tiny")
+        expected = client.infer(model, ROWS).outputs["y"]
+        for ask in (client.infer, partial(chunking.infer, client)):
+            with pytest.warns(
+                UserWarning, match="columns a, b, c, but the model has no feature names: the order"
+            ) as told:
+                found = ask(model, frame)
+            assert (len(told), told[0].filename) == (1, __file__)
+            np.testing.assert_array_equal(found.outputs["y"], expected)
+        numbered = client.infer(model, pd.DataFrame(ROWS))  # without a warning
+    np.testing.assert_array_equal(numbered.outputs["y"], expected)
+
+
+def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) -> None:
+    with Client(named.url) as client:
+        model = client.model("tiny")
+        answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
+        bare = client.infer(model.inputs[0], ROWS, model="tiny")
+        joined = chunking.infer(client, model, CALLED)
+        covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
+    assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
+    pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())
+    frame = answer.to_frame()
+    assert (list(frame.columns), frame.index.name, frame.index[3]) == (["no", "yes"], "box", "box 3")
+    np.testing.assert_array_equal(frame.to_numpy(), answer.outputs["y"])
+    pd.testing.assert_frame_equal(joined.to_frame(), frame)
+    pd.testing.assert_frame_equal(by_number.to_frame("y"), frame.reset_index(drop=True))
+    assert list(bare.to_frame().columns) == ["y0", "y1"]
+    with pytest.raises(ValueError, match="output 'z' is not among 'y': which is meant"):
+        answer.to_frame("z")
+
+
+def test_an_answer_that_is_no_table_is_no_frame() -> None:
+    answer = Answer("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
+    assert list(answer.to_frame("a").columns) == ["a0", "a1", "a2"]
+    for output, text in (("b", "b has 3 axes"), ("", "output '' is not among 'a', 'b': which is meant")):
+        with pytest.raises(ValueError, match=text):
+            answer.to_frame(output)
+
+
+def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
+    with Client(named.url) as client:
+        described = client.describe("tiny")
+        found, joined = client.explain(described, CALLED), chunking.explain(client, described, CALLED)
+        one = client.explain(described, CALLED, outputs=[1])
+    frame = found.to_frame("yes")
+    assert (list(frame.columns), frame.index[-1]) == (NAMES, "box 19")
+    np.testing.assert_allclose(frame.sum(axis=1) + found.base[1], found.predictions[:, 1], atol=1e-5)
+    pd.testing.assert_frame_equal(joined.to_frame(1), frame)
+    pd.testing.assert_frame_equal(one.to_frame(), frame)
+    with pytest.raises(ValueError, match=r"which output is meant\? 'no', 'yes' were explained"):
+        found.to_frame()
+
+
+def test_statistics_as_a_frame_have_a_line_for_each_node(named: Server) -> None:
+    with Client(named.url) as client:
+        described = client.describe("tiny")
+        frame = client.drift(described, CALLED).to_frame(described)
+    assert list(frame["layer"]) == [0, 0, 0, 1, 1, 1, 1, -1, -1]
+    assert list(frame["name"]) == [*NAMES, *(f"layer 1, node {at}" for at in range(4)), "no", "yes"]
+    assert not frame["drifted"].any()  # the rows of the export
+    np.testing.assert_allclose(frame["mean"][:3], ROWS.mean(axis=0), atol=1e-6)
+    assert (frame["psi"] < frame["psi_threshold"]).all()
+
+
+def test_without_a_baseline_statistics_are_a_frame_of_less(server: Server) -> None:
+    with Client(server.url) as client:
+        client.infer(client.model("tiny"), ROWS)
+        frame = client.statistics("tiny").to_frame(client.describe("tiny"))
+    assert "psi" not in frame
+    assert list(frame["name"][:3]) == ["x0", "x1", "x2"]
+
+
+def test_without_pandas_it_says_what_there_is_instead(named: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(named.url) as client:
+        answer = client.infer(client.model("tiny"), ROWS)
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as an import finds it that is not installed
+    with pytest.raises(ImportError, match=r"needs the Python package pandas, .* its arrays have the same numbers"):
+        answer.to_frame()

@@ -1,0 +1,197 @@
+"""SIGHUP reads the settings again: what may change does, a restart is asked for by name, a broken file is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.config import sources
+from kanserve.config.reload import Change, Reload
+from kanserve.config.settings import LIVE, Settings
+from kanserve.errors import ConfigError
+from tests.support import toy_model
+from tests.support.command_line import CLEAN, COMMAND
+from tests.support.server_process import INFERENCE, request, wait_until
+
+pytestmark = pytest.mark.slow
+
+GOOD = request(np.zeros((1, 3), np.float32)).SerializeToString()
+WRONG = request(np.zeros((1, 7), np.float32)).SerializeToString()
+
+
+@dataclass
+class Configured:
+    """`kanserve serve --config`, and its file."""
+
+    process: subprocess.Popen[str]
+    file: Path
+    log: Path
+    addresses: dict[str, str]
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in map(json.loads, self.log.read_text().splitlines()) if line["event"] == event]
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics", timeout=10) as answer:
+            (line,) = [line for line in answer.read().decode().splitlines() if line.startswith(f"{name} ")]
+        return float(line.split()[1])
+
+    def infer(self, data: bytes) -> None:
+        with (
+            grpc.insecure_channel(self.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel,
+            contextlib.suppress(grpc.RpcError),
+        ):
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=20)
+
+
+@contextlib.contextmanager
+def configured(folder: Path, *flags: str) -> Iterator[Configured]:
+    toy_model.write(folder / "models")
+    file, log = folder / "kanserve.toml", folder / "log"
+    file.write_text("")
+    command = [*COMMAND, "serve", str(folder / "models"), "--config", str(file), "--json", "--log-format", "json"]
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0")
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*command, *ports, *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=CLEAN,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            yield Configured(process, file, log, json.loads(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) -> None:
+    with configured(tmp_path, "--workers", str(workers), "--threads", str(workers)) as server:
+        server.infer(GOOD)
+        server.write('access_log = "all"\n')
+        wait_until(lambda: server.lines("settings_reloaded"))
+        assert server.lines("settings_reloaded")[0]["changed"] == {"access_log": "all"}
+        wait_until(lambda: server.infer(GOOD) or server.lines("request_completed"))
+        assert server.lines("request_completed")[0]["code"] == "OK"
+
+        server.write('access_log = "all"\nmax_pending_requests = 7\nreflection = true\n')
+        wait_until(lambda: server.lines("settings_pending_restart"))
+        (told,) = server.lines("settings_pending_restart")
+        assert told["settings"] == ["reflection", "max_pending_requests"]
+        wait_until(lambda: server.metric("kanserve_settings_pending_restart") == 2)
+
+        before = len(server.lines("request_completed"))
+        server.write('acess_log = "none"\n')
+        wait_until(lambda: server.lines("settings_reload_failed"))
+        (told,) = server.lines("settings_reload_failed")
+        assert "did you mean 'access_log'?" in told["reason"]
+        wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
+        wait_until(
+            lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before
+        )  # as it was said before
+
+        server.write('log_level = "error"\n')
+        wait_until(lambda: len(server.lines("settings_reloaded")) == 3)
+        wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 0)
+        assert server.metric("kanserve_settings_pending_restart") == 0
+        before = len(server.lines("request_completed"))
+        server.infer(WRONG)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert len(server.lines("request_completed")) == before
+        assert server.lines("shutdown_started") == server.lines("server_stopped") == []  # as of the new level
+
+
+def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
+    with configured(tmp_path, "--workers", "2", "--threads", "2") as server:
+        server.write('access_log = "all"\n')
+        wait_until(lambda: server.lines("settings_reloaded"))
+        pid = server.process.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        wait_until(lambda: server.metric("kanserve_workers") == 0)
+        wait_until(lambda: server.metric("kanserve_workers") == 2, 30)
+        server.infer(GOOD)
+        wait_until(lambda: server.lines("request_completed"))
+
+
+def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
+    found = [Settings(repository=tmp_path, max_watch_streams=count) for count in (1, 2, 3)]
+    seen: list[Change] = []
+
+    async def ask() -> None:
+        reload = Reload(found[0], lambda: found.pop(0))
+        reload.subscribe(seen.append)
+        reload.request()
+        reload.request()
+        await asyncio.sleep(0.05)
+        reload.request()
+        while len(seen) < 2:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
+    assert [change.live["max_watch_streams"] for change in seen] == [1, 2]
+
+
+def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None:
+    file = tmp_path / "kanserve.toml"
+    file.write_text("max_watch_streams = 5\ndrain_delay_seconds = 1.5\n")
+    flags = {"repository": tmp_path, "max_watch_streams": 9}
+    settings = sources.load(flags, config=file).settings
+    seen: list[Change] = []
+
+    async def ask() -> None:
+        reload = Reload(settings, lambda: sources.load(flags, config=file).settings)
+        reload.subscribe(seen.append)
+        for text in (
+            "max_watch_streams = 6\ndrain_delay_seconds = 2.5\n",
+            "drain_delay_seconds = false2\n",
+            "drain_grace_seconds = -1\n",
+            "",
+        ):
+            file.write_text(text)
+            reload.request()
+            wanted = len(seen) + 1
+            while len(seen) < wanted:
+                await asyncio.sleep(0.01)
+        file.unlink()
+        reload.request()
+        while len(seen) < 5:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
+    assert [change.refused for change in seen] == [False, True, True, False, True]
+    assert [change.live["drain_delay_seconds"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
+    assert {change.live["max_watch_streams"] for change in seen} == {9}
+
+
+def test_what_may_change_is_what_the_server_takes_over() -> None:
+    """`App.change` and this list go together."""
+    assert set(LIVE) == {
+        *("log_format", "log_level", "access_log", "max_inflight_bytes", "max_inflight_requests", "max_watch_streams"),
+        *("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds", "credential_poll_seconds"),
+    }
+    with pytest.raises(ConfigError):
+        sources.load({"repository": ".", "max_watch_streams": 0})

@@ -1,0 +1,203 @@
+"""What every call passes, health and reflection included; and how the process takes signals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, START, Server, launched, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+HEALTH = "/grpc.health.v1.Health"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+def handled(server: Server, method: str, code: str) -> float:
+    """How often a method ended with a code, by the metrics."""
+    pattern = rf'^grpc_server_handled_total{{grpc_code="{code}",grpc_method="{method}",[^}}]*}} (\S+)$'
+    return sum(map(float, re.findall(pattern, server.metrics(), re.MULTILINE)))
+
+
+def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, reflection=True) as server:
+        unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{HEALTH}/Check", unknown, metadata=(("x-request-id", "probe-7"),))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert ("x-request-id", "probe-7") in tuple(caught.value.trailing_metadata())
+        with pytest.raises(grpc.RpcError, match="malformed HealthCheckRequest"):
+            server.call(f"{HEALTH}/Check", b"\xff\xff")
+        server.call(f"{HEALTH}/Check", b"")
+        question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        (answer,) = server.channel.stream_stream(REFLECTION)(iter([question]), timeout=10)
+        assert b"GRPCInferenceService" in answer
+        with pytest.raises(grpc.RpcError, match="malformed ServerReflectionRequest"):
+            list(server.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=10))
+        assert handled(server, "Check", "NOT_FOUND") == 1
+        assert handled(server, "Check", "OK") == 1
+        assert handled(server, "Check", "INVALID_ARGUMENT") == 1
+        wait_until(lambda: handled(server, "ServerReflectionInfo", "OK") == 1)
+        assert handled(server, "ServerReflectionInfo", "INVALID_ARGUMENT") == 1
+        # Probes that succeed would fill the log; those that do not are worth a line.
+        wait_until(lambda: sum("Health" in line.get("method", "") for line in server.lines()) == 2)
+        lines = [line for line in server.lines() if "Health" in line.get("method", "")]
+        assert [line["code"] for line in lines] == ["NOT_FOUND", "INVALID_ARGUMENT"]
+        assert lines[0]["request_id"] == "probe-7"
+
+
+def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, max_watch_streams=1) as server:
+        watch = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
+        assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
+        assert "kanserve_inflight_requests 0.0" in server.metrics()
+        with pytest.raises(grpc.RpcError, match="too many health watches are open"):
+            next(server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30))
+        watch.cancel()
+        wait_until(lambda: handled(server, "Watch", "CANCELLED") == 1)
+        again = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
+        assert next(again)
+        again.cancel()
+
+
+def test_refused_calls_are_warnings(tmp_path: Path) -> None:
+    """So that `--log-level warning` hides what went well, and nothing else."""
+    toy_model.write(tmp_path)
+    with serving(tmp_path, access_log="all") as server:
+        server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
+        with pytest.raises(grpc.RpcError):
+            server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
+        wait_until(lambda: sum(line["event"] == "request_completed" for line in server.lines()) == 2)
+        levels = {line["code"]: line["level"] for line in server.lines() if line["event"] == "request_completed"}
+    assert levels == {"OK": "info", "NOT_FOUND": "warning"}
+
+
+def test_sighup_is_answered_with_a_line_and_ends_nothing(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: any(line["event"] == "reload_requested" for line in server.lines()))
+        assert server.call(f"{INFERENCE}ServerReady", b"")
+        assert server.stop() == 0
+
+
+def _take_terminal() -> None:
+    """Make standard input the terminal that controls the process, as a shell does."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+@pytest.mark.parametrize("ending", ["ctrl-c", "hang-up"])
+def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str) -> None:
+    """Ctrl-C does not wait for load balancers, and neither does a terminal that is closed."""
+    toy_model.write(tmp_path)
+    controller, terminal = pty.openpty()
+    settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "log_format": "json"}
+    settings["transport"] = transport
+    assert "drain_delay_seconds" not in settings  # the defaults: 5 s, and half a second more
+    with subprocess.Popen(
+        [sys.executable, "-c", START, json.dumps(settings)],
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    ) as process:
+        try:
+            os.close(terminal)
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            begun = time.monotonic()
+            if ending == "ctrl-c":
+                os.write(controller, b"\x03")
+            else:
+                os.close(controller)
+            code = process.wait(20)
+            seconds = time.monotonic() - begun
+        finally:
+            process.kill()
+            if ending == "ctrl-c":
+                os.close(controller)
+    assert code == 0
+    assert seconds < 4, f"it took {seconds:.1f} s"
+
+
+def test_a_second_interrupt_ends_a_drain(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with launched(tmp_path, drain_delay_seconds=60) as (process, _):
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 143
+
+
+def test_the_backend_is_a_setting(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--backend", "abacus"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "unknown backend 'abacus'; there are: ort" in done.stderr
+
+
+def typed(values: int) -> bytes:
+    """A request whose numbers are typed contents, `values` of them in rows of three."""
+    message = pb.ModelInferRequest(model_name="toy")
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=(values // 3, 3))
+    tensor.contents.fp32_contents.extend([0.5] * values)
+    return message.SerializeToString()
+
+
+def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    toy_model.write_slow(tmp_path)
+    limits = {
+        "max_typed_contents_bytes": 1024,
+        "max_pending_requests": 1,
+        "handshake_timeout": 1,
+        "threads": 1,
+        "plain_onnx": True,
+    }
+    with serving(tmp_path, **limits) as server:
+        server.call(f"{INFERENCE}ModelInfer", typed(24))
+        with pytest.raises(grpc.RpcError, match="the limit is 1024"):
+            server.call(f"{INFERENCE}ModelInfer", typed(300))
+        slow = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
+        infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
+        futures = [infer.future(slow, timeout=60) for _ in range(3)]
+        ends = [future.exception(60) for future in futures]
+        assert [error.details() for error in ends if error] == ["Exceeds maximum queue size"] * 2
+        with socket.create_connection(("127.0.0.1", server.port)) as silent:
+            silent.settimeout(8)  # the default would be 10
+            while silent.recv(4096):
+                pass
+
+
+def test_a_file_beyond_the_limit_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "large" / "1").mkdir(parents=True)
+    (tmp_path / "large" / "1" / "model.onnx").write_bytes(bytes(1025))
+    with serving(tmp_path, max_file_bytes=1024, plain_onnx=True) as server:
+        (entry,) = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b"")).models
+    assert entry.state == "UNAVAILABLE"
+    assert entry.reason == "model.onnx has 1025 bytes, more than 1024"

@@ -1,0 +1,272 @@
+"""Requests whose heads are known: the same answer, the same refusal, as if each were the first."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kanserve.config.settings import Settings
+from kanserve.errors import KanserveError
+from kanserve.execution.executor import Limits
+from kanserve.grpc_api import request_cache
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.inference import InferenceService
+from kanserve.models.loader import Loader
+from kanserve.models.reconciler import Reconciler
+from kanserve.models.registry import Registry
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.repository import layout
+from kanserve.runtime import base
+from kanserve.services.control import Catalogue, build
+from kanserve.services.explain import Explainer, Insights
+from kanserve.services.inference import Inference
+from kanserve.services.kan import Kan
+from kanserve.system.lifecycle import Lifecycle
+from tests.support import toy_model
+from tests.support.server_process import request
+
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+TENSORS = st.builds(
+    lambda name, shape: pb.ModelInferRequest.InferInputTensor(name=name, datatype="FP32", shape=shape),
+    st.sampled_from(["x", "y" * 200]),
+    st.lists(st.integers(-1, 2**40), max_size=3),
+)
+MESSAGES = st.builds(
+    pb.ModelInferRequest,
+    model_name=st.text(max_size=3),
+    model_version=st.sampled_from(["", "1"]),
+    id=st.text(max_size=300),
+    inputs=st.lists(TENSORS, max_size=2),
+    raw_input_contents=st.lists(st.binary(max_size=300), min_size=1, max_size=2),
+)
+
+
+async def nothing() -> None:
+    """Nobody wants to know that models changed."""
+
+
+class Served:
+    """One model in this process; `first` answers as if every request were the first."""
+
+    def __init__(self, root: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        (candidate,) = layout.scan(root, plain_onnx=False)
+        chosen = Settings(repository=root)
+        self.registry, metrics = Registry(), Metrics()
+        self.loader = Loader(base.load("ort"), chosen, 1, metrics)
+        self.bundle = layout.load(candidate, chosen.max_file_bytes)
+        self.registry.begin_load("toy", 1)
+        self.registry.swap_in(self.loader.load(self.bundle))
+        reconciler = Reconciler(chosen, base.load("ort"), 1, self.registry, metrics, nothing)
+        control = build(reconciler, self.registry, metrics)
+        kan = Kan(self.registry, 2**10, 2**20, 2**20)
+        insights = Insights(kan, Explainer(kan))
+        self._make = lambda: InferenceService(
+            Inference(self.registry, metrics, 2**20, 2**10, insights),
+            Catalogue(self.registry, Lifecycle()),
+            control,
+            2**20,
+        )
+        self.service = self._make()
+
+    def first(self, data: bytes) -> bytes | tuple[type, str]:
+        return self._ask(self._make().model_infer(data, Call("call", False, None)))
+
+    def again(self, data: bytes) -> bytes | tuple[type, str]:
+        return self._ask(self.service.model_infer(data, Call("call", False, None)))
+
+    def _ask(self, asked: Coroutine[Any, Any, bytes]) -> bytes | tuple[type, str]:
+        try:
+            return self.loop.run_until_complete(asked)
+        except KanserveError as error:
+            return type(error), str(error)
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("known")
+    toy_model.write(root)
+    made = Served(root)
+    yield made
+    made.registry.close()
+    made.loop.close()
+
+
+@pytest.mark.parametrize("id", ["", "a", "é" * 100])
+@pytest.mark.parametrize("outputs", [(), ("y",)])
+@pytest.mark.parametrize("version", ["", "1"])
+def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[str, ...], version: str) -> None:
+    message = request(ROWS, id=id, model_version=version)
+    for name in outputs:
+        message.outputs.add(name=name)
+    asked = message.SerializeToString()
+    assert toys.again(asked) == toys.again(asked) == toys.first(asked)
+    others = request(ROWS + 1, id="other", model_version=version)
+    for name in outputs:
+        others.outputs.add(name=name)
+    answer = pb.ModelInferResponse.FromString(toys.again(others.SerializeToString()))
+    assert answer.id == "other"
+    values = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(2, 2)
+    np.testing.assert_allclose(values, toy_model.outputs(ROWS + 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_perf_analyzer_adds_is_known(toys: Served, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    message = request(ROWS, id="x")
+    message.parameters["triton_enable_empty_final_response"].bool_param = wanted
+    asked = message.SerializeToString()
+    expected = toys.again(asked)
+    assert expected == toys.first(asked)
+    monkeypatch.setattr(toys.service, "_first", None)
+    assert toys.again(asked) == expected
+
+
+def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(ROWS, id="x").SerializeToString()
+    expected = toys.again(asked)
+    monkeypatch.setattr(toys.service, "_first", None)
+    assert toys.again(asked) == expected
+
+
+def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        toys.again(request(ROWS, id="x").SerializeToString())
+    others = [request(ROWS + 1, id=id).SerializeToString() for id in ("", "y" * 100)]
+    expected = [toys.first(asked) for asked in others]
+    monkeypatch.setattr(request_cache, "split", None)
+    monkeypatch.setattr(Inference, "run", None)
+    assert [toys.again(asked) for asked in others] == expected
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
+    """Bytes changed, put in, left out: whatever comes of it, the service that remembers says the same."""
+    whole = request(ROWS, id="abc").SerializeToString()
+    toys.again(whole)
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    asked = bytes(changed)
+    assert toys.again(asked) == toys.first(asked)
+
+
+@settings(max_examples=300)
+@given(MESSAGES)
+def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
+    asked = message.SerializeToString()
+    parts = request_cache.split(asked)
+    assert parts is not None
+    assert parts.id.decode() == message.id
+    assert [asked[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
+    rest = pb.ModelInferRequest.FromString(parts.head)
+    message.ClearField("id")
+    message.ClearField("raw_input_contents")
+    assert rest == message
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_parted_or_not(data: bytes) -> None:
+    parts = request_cache.split(data)
+    assert parts is None or parts.raw
+
+
+def test_what_has_parameters_is_not_remembered(toys: Served) -> None:
+    message = request(ROWS)
+    message.parameters["timeout"].int64_param = 10**6
+    assert request_cache.split(message.SerializeToString()) is None
+    del message.parameters["timeout"]
+    message.parameters["triton_enable_empty_final_response"].string_param = "x"
+    assert request_cache.split(message.SerializeToString()) is None
+
+
+def test_fields_in_another_order_are_not_parted() -> None:
+    """Of a field that comes twice, the last one counts."""
+    twice = request(ROWS).SerializeToString()
+    assert request_cache.split(twice + pb.ModelInferRequest(model_name="other").SerializeToString()) is None
+    assert request_cache.split(pb.ModelInferRequest(model_name="other").SerializeToString() + twice) is None
+
+
+def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(ROWS).SerializeToString()
+    toys.again(asked)
+    toys.registry.begin_load("another", 1)
+    monkeypatch.setattr(toys.service, "_first", None)
+    with pytest.raises(TypeError):
+        toys.again(asked)
+
+
+def test_heads_are_bounded(toys: Served) -> None:
+    heads = toys.service._cache._known
+    for rows in range(1, 9):
+        toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
+    assert 8 <= len(heads) <= request_cache.MOST_HEADS
+    large = request(ROWS)
+    large.outputs.add(name="y")
+    large.model_name = "toy"
+    large.model_version = "0" * request_cache.MOST_BYTES + "1"
+    before = len(heads)
+    toys.again(large.SerializeToString())
+    assert len(heads) == before
+
+
+@pytest.mark.parametrize("fields", [b"\x2a\x00", b"\x3a\x00"], ids=["inputs", "bytes"])
+def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
+    """Parting it whole took a second of the event loop."""
+    few, many = (pb.ModelInferRequest(model_name="toy").SerializeToString() + fields * n for n in (10_000, 2_000_000))
+    assert request_cache.split(few) is None
+    begun = time.perf_counter()
+    assert request_cache.split(many) is None
+    assert time.perf_counter() - begun < 0.1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, known: bool) -> None:
+    """Whoever has it uses it to the end; nothing keeps it longer: no known head, no timer of a deadline, no cycle."""
+    toy_model.write(tmp_path)
+    made = Served(tmp_path)
+    registry, data = made.registry, request(ROWS).SerializeToString()
+    # What is not known waits for a thread, and has a timer for its deadline meanwhile.
+    threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_run_seconds=0), 1, Metrics())
+
+    async def main() -> None:
+        if not known:
+            registry.swap_in(threads.load(made.bundle))
+        old = registry.resolve("toy", "")
+        for _ in range(3 * known):
+            await made.service.model_infer(data, Call("call", False, None))
+        limits = Limits(deadline=time.monotonic() + 3600)
+        waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert registry.swap_in(made.loader.load(made.bundle)) is old
+        left, session = old.leave(), weakref.ref(old._session)
+        del old
+        assert [(await one).outputs[0].shape for one in waiting] == [(2, 2)] * 70
+        waiting.clear()
+        await asyncio.sleep(0.1)
+        assert [user() for user in left.users] == [None, None]
+        assert session() is not None, "it is dropped where that may take its time"
+        left.parts.clear()
+        assert session() is None
+
+    gc.disable()
+    try:
+        made.loop.run_until_complete(main())
+    finally:
+        gc.enable()
+        registry.close()
+        made.loop.close()

@@ -1,0 +1,186 @@
+"""Bytes of unfinished requests count as they arrive; above the limit the server rejects the newest request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+import socket
+from collections import Counter
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.errors import RequestBufferLimited
+from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, IncomingRequest, Unfinished
+from kanserve.transport.grpc_aio import Readers
+from tests.integration.wire.test_memory_bounds import highest, resident
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.unfinished_bodies import callers
+
+MIB = 2**20
+SENT = 15 * MIB // 16  # bytes that arrive of each body
+GROWN = 40  # MiB that the server may grow by
+ROWS = np.zeros((1, 3), np.float32)
+
+
+def account(most: int) -> tuple[Unfinished, list[int]]:
+    """An account with a limit of so many bytes, and the total that the guard counts."""
+    held = [0]
+
+    def hold(size: int) -> None:
+        held[0] += size
+
+    made = Unfinished(hold, 4 * most)
+    made.most = most
+    return made, held
+
+
+async def waiting(part: IncomingRequest, size: int, ends: Counter[str], name: str) -> None:
+    """A request of which so many bytes arrive, and no more."""
+    with part:
+        try:
+            part.holds(size)
+            await part.more(asyncio.get_running_loop().create_future())
+        except RequestBufferLimited:
+            ends[name] += 1
+
+
+def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> None:
+    """A greedy connection loses its newest request, and a small one of another caller goes on."""
+
+    async def run() -> None:
+        made, held = account(100)
+        ends: Counter[str] = Counter()
+        greedy = [
+            asyncio.create_task(waiting(made.open_request("a", "x"), 30, ends, f"greedy {number}"))
+            for number in range(3)
+        ]
+        await asyncio.sleep(0)
+        small = asyncio.create_task(waiting(made.open_request("b", "x"), 20, ends, "small"))
+        await asyncio.sleep(0.01)
+        assert ends == {"greedy 2": 1}
+        assert held[0] == made.total == 80
+        for task in (*greedy, small):
+            task.cancel()
+        await asyncio.gather(*greedy, small, return_exceptions=True)
+        assert held[0] == made.total == 0
+
+    asyncio.run(run())
+
+
+def test_a_caller_with_many_connections_loses_its_own() -> None:
+    async def run() -> None:
+        made, held = account(100)
+        ends: Counter[str] = Counter()
+        parts = [(made.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
+        tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(waiting(made.open_request("one", "other"), 50, ends, "other")))
+        await asyncio.sleep(0.01)
+        assert "other" not in ends
+        assert ends.total() == 3
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert held[0] == 0
+
+    asyncio.run(run())
+
+
+def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
+    made, held = account(100)
+    with made.open_request("a", "x") as part:
+        part.holds(100)
+        with pytest.raises(RequestBufferLimited):
+            part.holds(101)
+    assert held[0] == made.total == 0
+
+
+@pytest.mark.parametrize("piece", [1, 100, SMALL, 3 * SMALL])
+def test_pieces_become_the_bytes_that_came(piece: int) -> None:
+    data = np.random.default_rng(piece).bytes(5 * SMALL)
+    buffer = Buffer()
+    for at in range(0, len(data), piece):
+        buffer.add(data[at : at + piece])
+    assert buffer.size == len(data)
+    assert buffer.take() == data
+    assert (buffer.size, buffer.take()) == (0, b"")
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server with room for 6 MiB of unfinished bodies."""
+    pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("unfinished")
+    toy_model.write(root)
+    chosen = {} if request.param == "asgi" else {"http_port": 0}
+    with serving(root, transport=request.param, max_inflight_bytes=16 * MIB, access_log="none", **chosen) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("kind", "connections", "streams", "status"), [("grpc", 6, 10, "8"), ("http", 60, 1, "429")])
+def test_unfinished_bodies_take_no_more_than_their_limit(
+    server: Server, kind: str, connections: int, streams: int, status: str
+) -> None:
+    """60 bodies would bring 54 MiB: the server answers other requests meanwhile, and later accepts a large one."""
+    server.infer(ROWS)
+    most = max(resident(server) + GROWN, highest(server))  # the peak may be of the previous test
+    with callers(server, kind, connections, streams, SENT) as ends:
+        wait_until(lambda: ends[status] >= 40, 30)
+        assert server.infer(ROWS).shape == (1, 2)
+        assert highest(server) <= most
+    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    large = request(ROWS, id="x" * 4_000_000).SerializeToString()
+    wait_until(lambda: answered(server, large))
+
+
+def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) -> None:
+    """At most three of ten unfinished bodies fit in 6 MiB; later the server accepts one."""
+    host, port = server.http.removeprefix("http://").rsplit(":", 1)
+    head = b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    with contextlib.ExitStack() as held:
+        peers = [held.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(10)]
+        for peer in peers:
+            peer.sendall(head)
+        seen = selectors.DefaultSelector()
+        for peer in peers:
+            seen.register(peer, selectors.EVENT_READ)
+        wait_until(lambda: len(seen.select(0)) >= 7)
+        assert {key.fileobj.recv(12) for key, _ in seen.select(0) if isinstance(key.fileobj, socket.socket)} == {
+            b"HTTP/1.1 429"
+        }
+
+    def whole() -> bytes:
+        with socket.create_connection((host, int(port)), timeout=30) as peer:
+            peer.sendall(head + b"1\r\n}\r\n0\r\n\r\n")
+            return peer.recv(12)
+
+    wait_until(lambda: whole() == b"HTTP/1.1 400")  # the server notices a little later that the other clients left
+
+
+def answered(server: Server, data: bytes) -> bool:
+    try:
+        server.call(f"{INFERENCE}ModelInfer", data)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        return False
+    return True
+
+
+def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
+    async def run() -> None:
+        readers, release = Readers(1, 10), asyncio.Event()
+        calls = [asyncio.create_task(readers.read(f"connection {n % 2}", release.wait)) for n in range(6)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()  # the reader and all waiting calls, before any of them runs again
+        await asyncio.wait(calls)
+        release.set()
+        assert await asyncio.wait_for(readers.read("another", release.wait), 5)
+
+    asyncio.run(run())

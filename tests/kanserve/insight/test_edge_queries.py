@@ -1,0 +1,123 @@
+"""Edge queries against the toy's own definition, through the wire and in chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanserve.analysis import query_plan
+from kanserve.config.settings import Settings
+from kanserve.insight import edge_queries
+from kanserve.models.loader import Loader
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import kan_pb2
+from kanserve.repository import layout
+from kanserve.runtime import base
+from kanserve.types import EdgeOptions, LayerEdges
+from tests.support import toy_model
+from tests.support.server_process import KAN, Server
+
+ROWS = np.random.default_rng(0).normal(size=(7, 3))
+
+
+def query(server: Server, rows: np.ndarray, **fields: object) -> kan_pb2.QueryEdgesResponse:
+    given = {"model_name": "toy", "rows": rows.tobytes(), "row_count": len(rows), **fields}
+    message = kan_pb2.QueryEdgesRequest(**given)
+    return kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", message.SerializeToString()))
+
+
+def values(layer: kan_pb2.LayerEdges) -> np.ndarray:
+    return np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
+
+
+@pytest.mark.parametrize(("model", "dtype"), [("toy", "<f4"), ("toy64", "<f8")])
+def test_every_edge_of_every_layer(server: Server, model: str, dtype: str) -> None:
+    rows = ROWS.astype(dtype)
+    answer = query(server, rows, model_name=model, id="q1")
+    assert (answer.model_name, answer.id, len(answer.digest)) == (model, "q1", 64)
+    assert [layer.layer for layer in answer.layers] == [0, 1]
+    for layer in answer.layers:
+        np.testing.assert_allclose(values(layer), toy_model.edges(rows, layer.layer), rtol=1e-5, atol=1e-6)
+
+
+def test_edges_add_up_to_the_answer(server: Server) -> None:
+    rows = ROWS.astype("<f4")
+    (layer,) = query(server, rows, layers=[1]).layers
+    np.testing.assert_allclose(values(layer).sum(axis=1), server.infer(rows), rtol=1e-4, atol=1e-5)
+
+
+def test_a_selection_in_the_order_asked_for(server: Server) -> None:
+    rows = ROWS.astype("<f4")
+    (layer,) = query(server, rows, layers=[0], sources=[2, 0], destinations=[3, 1]).layers
+    expected = toy_model.edges(rows, 0)[:, [2, 0]][:, :, [3, 1]]
+    np.testing.assert_allclose(values(layer), expected, rtol=1e-5, atol=1e-6)
+    assert (list(layer.sources), list(layer.destinations)) == ([2, 0], [3, 1])
+
+
+def test_top_k_names_the_strongest(server: Server) -> None:
+    rows = ROWS.astype("<f4")
+    (layer,) = query(server, rows, layers=[0], top_k=3).layers
+    full = toy_model.edges(rows, 0)
+    strength = np.abs(full).max(axis=0)
+    pairs = list(zip(layer.sources, layer.destinations, strict=True))
+    assert [strength[pair] for pair in pairs] == sorted(strength.ravel(), reverse=True)[:3]
+    for column, (i, j) in enumerate(pairs):
+        np.testing.assert_allclose(values(layer)[:, column], full[:, i, j], rtol=1e-5, atol=1e-6)
+
+
+def test_no_rows(server: Server) -> None:
+    empty = np.zeros((0, 3), np.float32)
+    assert [values(layer).shape for layer in query(server, empty).layers] == [(0, 3, 4), (0, 4, 2)]
+    assert [values(layer).shape for layer in query(server, empty, top_k=2).layers] == [(0, 2), (0, 2)]
+
+
+def test_values_too_large_for_float32_become_infinite(server: Server) -> None:
+    (layer,) = query(server, np.full((1, 3), np.inf), model_name="toy64", layers=[0]).layers
+    np.testing.assert_allclose(values(layer)[0], toy_model.W0)  # tanh(inf) is 1
+
+
+def test_top_k_fits_where_everything_does_not(server: Server) -> None:
+    rows = np.zeros((1000, 3), np.float32)
+    (layer,) = query(server, rows, layers=[0], top_k=2).layers
+    assert values(layer).shape == (1000, 2)
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
+    toy_model.write(tmp_path)
+    bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
+    assert bundle.manifest is not None
+    backend = base.load("ort")
+    loader = Loader(backend, Settings(repository=tmp_path), 1, Metrics())
+    session = backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
+    graphs = loader._graphs(bundle, bundle.manifest)
+    shapes = [query_plan.LayerShape(3, 4), query_plan.LayerShape(4, 2)]
+    plans = query_plan.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=EdgeOptions(top_k=top_k))
+    rows = ROWS.astype(np.float32)
+
+    def compute(chunk_bytes: int) -> tuple[LayerEdges, ...]:
+        *steps, answer = edge_queries.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
+        assert set(steps) == {None}
+        assert answer is not None
+        return answer
+
+    # 100 bytes: two rows of layer 0, three of layer 1; nodes of three rows.
+    for a, b in zip(compute(2**20), compute(100), strict=True):
+        assert (a.sources, a.destinations) == (b.sources, b.destinations)
+        np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
+
+
+def test_describe_tells_the_manifest(server: Server, repository: Path) -> None:
+    data = kan_pb2.DescribeModelRequest(model_name="toy", model_version="1").SerializeToString()
+    found = kan_pb2.DescribeModelResponse.FromString(server.call(f"{KAN}DescribeModel", data))
+    assert (found.model_name, found.model_version, found.family) == ("toy", "1", "toy")
+    assert [(layer.sources, layer.destinations) for layer in found.layers] == [(3, 4), (4, 2)]
+    assert [layer.active_edges for layer in found.layers] == [12, 8]
+    assert list(found.input.shape) == [-1, 3]
+    assert list(found.notes) == ["a toy"]
+    assert (found.limits.max_rows, found.limits.max_response_bytes) == (4096, 65536)
+    manifest = toy_model.contract.load(repository / "toy" / "1")
+    assert found.digest == manifest.file("model.onnx").sha256
+    assert found.verification.edges_tolerance == manifest.verification.edges_tolerance

@@ -1,0 +1,213 @@
+"""What edges matter over traffic that was counted, against the same over its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import NodeStep
+from kanexport.pipeline import Request, export
+from kanserve.analysis import scores
+from kanserve.analysis.histogram import Cells, Window
+from kanserve.analysis.scores import Weighted
+from kanserve.client.errors import InvalidInput, NotSupported
+from kanserve.client.sync import Client
+from kanserve.insight import edge_scores
+from kanserve.insight.edge_queries import LayerGraph
+from kanserve.insight.statistics import Nodes
+from kanserve.runtime import base
+from kanserve.types import LayerScores
+from tests.kanserve.analysis import test_drift
+from tests.kanserve.insight.test_live import draw, until
+from tests.support import toy_model
+from tests.support.golden_cases import Case, cases
+from tests.support.server_process import serving
+
+NUMBERS = st.floats(-5, 5, width=32)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float64, (6, 3, 2), elements=NUMBERS),
+    hnp.arrays(np.int64, (6, 3), elements=st.integers(0, 4)),
+    st.integers(0, 6),
+)
+def test_weights_are_as_good_as_values_that_come_again(values: np.ndarray, weights: np.ndarray, cut: int) -> None:
+    weighted = Weighted(3, 2)
+    for part in (slice(0, cut), slice(cut, None)):
+        weighted.add(values[part], weights[part].astype(np.float64))
+    for source in range(3):
+        repeated = np.repeat(values[:, source], weights[:, source], axis=0)
+        if len(repeated) < 2:
+            assert np.isnan(weighted.std()[source]).all()
+        else:
+            np.testing.assert_allclose(weighted.std()[source], repeated.std(axis=0, ddof=1), atol=1e-6)
+
+
+def test_what_has_no_weight_may_be_anything() -> None:
+    weighted = Weighted(1, 1)
+    weighted.add(np.array([np.nan, 1.0, 3.0]).reshape(3, 1, 1), np.array([[0.0], [1.0], [1.0]]))
+    assert weighted.std()[0, 0] == pytest.approx(np.sqrt(2))
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS),
+    st.tuples(NUMBERS, NUMBERS),
+)
+def test_of_a_straight_edge_the_spread_is_exact(rows: np.ndarray, line: tuple[float, float]) -> None:
+    window = Window(Cells.from_bounds(((-2.0, 0.0, 1.0),), 1))
+    window.add(rows)
+    x, weights = window.points()
+    weighted = Weighted(1, 1)
+    weighted.add(np.polyval(line, x.T)[:, :, None], weights.T)
+    expected = np.polyval(line, rows).std(ddof=1)
+    assert weighted.std()[0, 0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+AFFINE = NodeStep(kind="affine", scale=(2.0, -4.0), bias=(1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("after", "given_", "expected", "counted"),
+    [
+        ((), np.array([1.0, 2.0]), [1.0, 2.0], True),
+        ((AFFINE,), np.array([1.0, 2.0]), [0.5, 0.5], True),
+        ((dataclasses.replace(AFFINE, scale=(0.0, 1.0)),), np.array([1.0, 2.0]), [5.0, 0.0], False),
+        ((NodeStep(kind="product", indices=(2,)),), np.array([1.0]), [5.0, 0.0], False),
+        ((), None, [5.0, 0.0], False),
+        ((), np.array([1.0]), [5.0, 0.0], False),
+    ],
+)
+def test_the_spread_of_sums_is_what_was_counted_where_it_can_be(
+    after: tuple[NodeStep, ...], given_: np.ndarray | None, expected: list[float], counted: bool
+) -> None:
+    layer = dataclasses.replace(toy_model.manifest("toy").layers[0], post_steps=after)
+    edges = np.array([[3.0, 0.0], [4.0, 0.0]])
+    found, was_counted = scores.sums(layer, edges, given_)
+    assert (found.tolist(), was_counted) == (pytest.approx(expected), counted)
+
+
+def apart(found: tuple[LayerScores, ...], expected: tuple[LayerScores, ...], what: str) -> float:
+    """The largest difference, by the largest of its layer."""
+    pairs = [(getattr(one, what), getattr(other, what)) for one, other in zip(found, expected, strict=True)]
+    return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+
+
+GOLDEN = [
+    case
+    for case in cases()
+    if case.name in ("pykan-hello-adapted", "pykan-diabetes", "efficient-kan-digits", "wav-kan-mexican-hat-wine")
+]
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
+def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case, tmp_path: Path) -> None:
+    """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
+    backend = base.load("ort")
+    folder = export(Request(path=case.path, repository=tmp_path, name="m")).directory
+    found = contract.load(folder)
+    open_ = functools.partial(backend.create, device="cpu", threads=1, beside={})
+    session = open_((folder / "model.onnx").read_bytes())
+    graphs = tuple(
+        LayerGraph(layer, functools.partial(open_, (folder / layer.edges_file).read_bytes())) for layer in found.layers
+    )
+    drawn = np.array(found.reference.inputs)
+    rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0), (1500, drawn.shape[1]))
+    rows[:, 0] = rows[:, -1] ** 2  # sources that go together
+    feeds = {found.inputs[0].name: rows.astype(np.float32)}
+    nodes = Nodes(found, session.run)
+    (live,) = filter(None, edge_scores.traffic_scores(graphs, found, nodes.count(session.run, feeds)))
+    (exact,) = filter(None, edge_scores.edge_scores(session, graphs, found, feeds, chunk_bytes=2**25))
+    assert live.notes == ()
+    for what in ("std", "edges", "nodes"):
+        assert apart(live.layers, exact, what) < 0.02, what
+
+
+@pytest.mark.parametrize("case", GOLDEN[:2], ids=lambda case: case.name)
+def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Path) -> None:
+    """Within 10% of the largest score of a layer, since an export keeps counts per grid interval and no rows."""
+    plain = contract.load(export(Request(path=case.path, repository=tmp_path, name="plain")).directory)
+    drawn = np.array(plain.reference.inputs)
+    rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0) / 2, (1500, drawn.shape[1]))
+    np.save(tmp_path / "rows.npy", rows.astype(np.float32))
+    export(Request(path=case.path, repository=tmp_path / "served", name="toy", baseline=tmp_path / "rows.npy"))
+    with serving(tmp_path / "served") as server, Client(server.address) as client:
+        described = client.describe("toy")
+        exact = client.scores(described, rows.astype(np.float32))
+        for source in ("baseline", "best"):
+            found = client.scores(described, source=source)
+            assert (found.source, found.row_count) == ("baseline", 1500)
+            assert "the export keeps counts of these rows" in found.notes[0]
+            for one, other in zip(found.layers, exact.layers, strict=True):
+                for what in ("edges", "nodes"):
+                    told, true = getattr(one, what), getattr(other, what)
+                    assert np.abs(told - true).max() < 0.1 * np.abs(true).max(), (source, what)
+
+
+def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    with serving(tmp_path) as server, Client(server.address) as client:
+        described = client.describe("toy")
+        with pytest.raises(NotSupported, match="has a baseline of 0 rows, scores take two or more"):
+            client.scores(described, source="baseline")
+        best, usual = client.scores(described, source="best"), client.scores(described)
+        assert (best.source, best.row_count) == (usual.source, usual.row_count) == ("reference", usual.row_count)
+        with pytest.raises(InvalidInput, match="send no rows"):
+            client.scores(described, draw(8), source="baseline")
+    layers = contract.load(directory).layers
+    toy_model.edit(
+        directory,
+        layers=(dataclasses.replace(layers[0], edge_class="B"), layers[1]),
+        edge_class="B",
+        baseline=test_drift.seen(test_drift.ROWS[:200]),
+    )
+    with serving(tmp_path) as server, Client(server.address) as client:
+        assert client.scores(client.describe("toy"), source="best").source == "reference", "edges that are no curves"
+
+
+def test_live_scores_over_the_wire(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server, Client(server.address) as client:
+        described, rows = client.describe("toy"), draw(200)
+        with pytest.raises(NotSupported, match="has too little live traffic: 0 rows were analysed"):
+            client.scores(described, source="live")
+        server.infer(rows[:64])
+        for at in range(64, 200, 17):
+            server.infer(rows[at : at + 17])
+        until(lambda: client.statistics("toy").row_count == 200)
+        live, exact = client.scores(described, source="live"), client.scores(described, rows)
+        assert (live.source, live.row_count, live.notes) == ("live", 200, ())
+        for one, other in zip(live.layers, exact.layers, strict=True):
+            np.testing.assert_allclose(one.edges, other.edges, rtol=0.02)
+            np.testing.assert_allclose(one.nodes, other.nodes, rtol=0.02)
+        rows[3, 1] = np.nan
+        server.infer(rows[:8])
+        until(lambda: client.statistics("toy").row_count == 208)
+        assert client.scores(described, source="live").notes == (
+            "5 values of nodes were not finite, and are in no score",
+        )
+        for ask, words in (
+            ({"rows": rows, "source": "live"}, "send no rows"),
+            ({"source": "ever"}, "'ever' was asked for"),
+        ):
+            with pytest.raises(InvalidInput, match=words):
+                client.scores(described, **ask)
+
+
+def test_edges_that_are_no_curves_have_no_live_scores(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    layers = contract.load(directory).layers
+    toy_model.edit(directory, layers=(dataclasses.replace(layers[0], edge_class="B"), layers[1]), edge_class="B")
+    with serving(tmp_path) as server, Client(server.address) as client:
+        server.infer(draw(8))
+        with pytest.raises(NotSupported, match="layer 0 of model 'toy' is of edge class B"):
+            client.scores(client.describe("toy"), source="live")

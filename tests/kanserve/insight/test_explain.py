@@ -1,0 +1,177 @@
+"""Explain over the wire: the toy's own truth, references, and what is refused."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanserve.client.errors import NotSupported
+from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
+from tests.support import toy_model
+from tests.support.server_process import KAN, Server, serving
+
+ROWS = np.random.default_rng(4).normal(size=(7, 3))
+
+
+def ask(server: Server, given_rows: np.ndarray, **fields: Any) -> kan_pb2.ExplainResponse:
+    given = {"model_name": "toy", "rows": given_rows.tobytes(), "row_count": len(given_rows), **fields}
+    message = kan_pb2.ExplainRequest(**given)
+    return kan_pb2.ExplainResponse.FromString(server.call(f"{KAN}Explain", message.SerializeToString()))
+
+
+def contributions(answer: kan_pb2.ExplainResponse) -> np.ndarray:
+    return np.frombuffer(answer.contributions, "<f8").reshape(-1, answer.nodes, len(answer.outputs))
+
+
+def truth(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """y = tanh(x) W0 W1: a sum of functions of one input each, so that nothing is left to choose."""
+    return (np.tanh(rows) - np.tanh(reference))[:, :, None] * (toy_model.W0 @ toy_model.W1)[None]
+
+
+@pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-6), ("toy64", "<f8", 1e-9)])
+def test_of_an_additive_model_each_input_has_its_own_part(
+    server: Server, model: str, dtype: str, tolerance: float
+) -> None:
+    rows = ROWS.astype(dtype)
+    answer = ask(server, rows, model_name=model, id="e1")
+    assert (answer.model_name, answer.id, len(answer.digest), answer.method) == (model, "e1", 64, "rescale")
+    assert (answer.reference, answer.layer, answer.nodes_are_inputs, list(answer.outputs)) == ("zeros", 0, True, [0, 1])
+    np.testing.assert_allclose(contributions(answer), truth(rows, np.zeros(3)), rtol=1e-5, atol=tolerance)
+    predictions = np.frombuffer(answer.predictions, "<f8").reshape(7, 2)
+    np.testing.assert_allclose(predictions, toy_model.outputs(rows), rtol=1e-5, atol=tolerance)
+    total = np.frombuffer(answer.base, "<f8") + contributions(answer).sum(axis=1)
+    error = np.frombuffer(answer.completeness_error, "<f8").reshape(7, 2)
+    np.testing.assert_allclose(np.abs(total - predictions), error, atol=1e-12)
+    assert error.max() <= tolerance
+
+
+def test_rows_of_the_caller_s_as_reference_are_a_mean(server: Server) -> None:
+    rows, reference = ROWS.astype("<f4"), ROWS[:4].astype("<f4") * 2
+    answer = ask(server, rows, reference_rows=reference.tobytes(), reference_count=4)
+    expected = np.mean([truth(rows, one) for one in reference], axis=0)
+    np.testing.assert_allclose(contributions(answer), expected, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(
+        np.frombuffer(answer.base), toy_model.outputs(reference).mean(axis=0), rtol=1e-5, atol=1e-6
+    )
+    assert answer.reference == "rows"
+
+
+@pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-3), ("toy64", "<f8", 2e-6)])
+def test_the_slope_times_the_distance(server: Server, model: str, dtype: str, tolerance: float) -> None:
+    rows, reference = ROWS.astype(dtype), ROWS[:2].astype(dtype) * 2
+    asked = {"reference_rows": reference.tobytes(), "reference_count": 2, "method": "gradient_x_input"}
+    answer = ask(server, rows, model_name=model, **asked)
+    slope = (1 - np.tanh(rows) ** 2)[:, :, None] * (toy_model.W0 @ toy_model.W1)[None]
+    expected = slope * (rows - reference.mean(axis=0))[:, :, None]
+    np.testing.assert_allclose(contributions(answer), expected, rtol=tolerance, atol=tolerance)
+    assert answer.method == "gradient_x_input"
+    assert "do not add up" in answer.notes[0]
+    missed = np.frombuffer(answer.completeness_error, "<f8").reshape(7, 2)
+    total = np.frombuffer(answer.base, "<f8") + contributions(answer).sum(axis=1)
+    np.testing.assert_allclose(missed, np.abs(total - np.frombuffer(answer.predictions).reshape(7, 2)), atol=1e-12)
+    assert missed.max() > 0.1
+
+
+def test_some_outputs_alone(server: Server) -> None:
+    rows = ROWS.astype("<f4")
+    every, one = ask(server, rows), ask(server, rows, outputs=[1])
+    assert list(one.outputs) == [1]
+    np.testing.assert_allclose(contributions(one)[:, :, 0], contributions(every)[:, :, 1], atol=1e-12)
+
+
+def test_a_row_that_is_not_finite_is_explained_as_that_and_spoils_no_other(server: Server) -> None:
+    rows = ROWS.astype("<f4").copy()
+    rows[2, 1] = np.nan
+    found = contributions(ask(server, rows))
+    assert np.isnan(found[2]).any()
+    rest = [at for at in range(7) if at != 2]
+    np.testing.assert_array_equal(found[rest], contributions(ask(server, ROWS.astype("<f4")))[rest])
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
+        ({"rows": b"", "row_count": 0}, grpc.StatusCode.INVALID_ARGUMENT, "there are no rows to explain"),
+        ({"rows": b"123"}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3 bytes, but 7 rows of input 'x'"),
+        ({"outputs": [2]}, grpc.StatusCode.INVALID_ARGUMENT, "output 2 does not exist: the model has 2 outputs"),
+        ({"outputs": [1, 1]}, grpc.StatusCode.INVALID_ARGUMENT, "an output is named twice"),
+        ({"method": "shap"}, grpc.StatusCode.INVALID_ARGUMENT, "method 'shap' is not known; it is one of rescale"),
+        ({"reference": "train"}, grpc.StatusCode.INVALID_ARGUMENT, "reference 'train' is not known; it is one of mean"),
+        ({"reference": "mean"}, grpc.StatusCode.FAILED_PRECONDITION, "has no mean: its export was given no rows"),
+        ({"reference": "rows"}, grpc.StatusCode.INVALID_ARGUMENT, "0 rows were given as reference"),
+        (
+            {"reference": "zeros", "reference_rows": bytes(12), "reference_count": 1},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "1 rows were given as reference, whose name is 'zeros'",
+        ),
+        (
+            {"reference_rows": bytes(11), "reference_count": 1},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "rows holds 11 bytes, but 1 rows of input 'x'",
+        ),
+        ({"reference": "grid_center"}, grpc.StatusCode.FAILED_PRECONDITION, "has inputs without knots"),
+        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused_in_words(
+    server: Server, fields: dict[str, Any], code: grpc.StatusCode, text: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(server, ROWS.astype("<f4"), **fields)
+    assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()
+
+
+def test_work_and_answers_are_bounded(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    rows = np.zeros((40, 3), np.float32)
+    with serving(tmp_path, max_response_bytes=1024) as server, pytest.raises(grpc.RpcError) as caught:
+        ask(server, rows)
+    assert "the answer takes 3840 bytes (40 rows x 2 outputs x 4 inputs), the limit is 1024" in caught.value.details()
+    with serving(tmp_path, max_edge_query_evaluations=1000) as server, pytest.raises(grpc.RpcError) as caught:
+        ask(server, rows)
+    assert "takes 3200 edge evaluations (40 rows, 1 rows of reference, 2 outputs)" in caught.value.details()
+
+
+def test_layers_that_do_not_follow_one_another_are_not_taken_for_a_network(tmp_path: Path) -> None:
+    """A manifest that leaves a step out: what the layer gives is not what the next one takes."""
+    directory = toy_model.write(tmp_path)
+    for step, why in (
+        (
+            contract.NodeStep(kind="function", function="tanh"),
+            "layer 0 gives something else than what comes after it takes",
+        ),
+        (contract.NodeStep(kind="module", function="Odd"), "layer 0 has a step that cannot be taken apart: Odd"),
+    ):
+        found = contract.loads((directory / contract.FILE_NAME).read_bytes())
+        first = found.layers[0].__class__(**{**_fields(found.layers[0]), "post_steps": (step,)})
+        toy_model.edit(directory, layers=(first, *found.layers[1:]))
+        with serving(tmp_path) as server, Client(server.address) as client:
+            described = client.describe("toy")
+            with pytest.raises(NotSupported, match=why):
+                client.explain(described, ROWS.astype(np.float32))
+
+
+def _fields(layer: contract.LayerInfo) -> dict[str, Any]:
+    return {name: getattr(layer, name) for name in contract.LayerInfo.__dataclass_fields__}
+
+
+def test_who_leaves_leaves_his_place(server: Server) -> None:
+    """Calls that end before their answer are no queries in progress: more than there are places can come and go."""
+    rows = np.zeros((4096, 3), np.float32)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        message = kan_pb2.ExplainRequest(model_name="toy", rows=rows.tobytes(), row_count=len(rows)).SerializeToString()
+
+        def leave(_: int) -> None:
+            call = server.channel.unary_unary(f"{KAN}Explain").future(message, timeout=30)
+            call.cancel()
+
+        list(pool.map(leave, range(100)))
+    assert len(contributions(ask(server, ROWS.astype("<f4")))) == 7

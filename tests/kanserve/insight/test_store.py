@@ -1,0 +1,319 @@
+"""What statistics have counted, kept over restarts and added up over workers; and what a bad folder costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import Manifest
+from kanserve.client.statistics import Statistics
+from kanserve.client.sync import Client
+from kanserve.insight import store
+from kanserve.insight.live import EVERY
+from kanserve.insight.statistics import NodeCounts, Nodes
+from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
+from kanserve.types import Array, ModelInfo
+from tests.kanserve.analysis.test_drift import seen
+from tests.kanserve.insight.test_live import TRAIN, draw, run, until
+from tests.kanserve.server.test_supervisor import OWN, pids
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving
+
+FILE = "statistics/toy/1/0.tally"
+DIGEST = "d" * 64
+
+
+def nodes(manifest: Manifest | None = None) -> Nodes:
+    return Nodes(manifest or toy_model.manifest("toy"), run)
+
+
+def shelf(
+    folder: Path, number: int = 0, workers: int = 1, digest: str = DIGEST, own: Nodes | None = None
+) -> ModelStatisticsFile:
+    info = ModelInfo("toy", 1, 64, (), (), digest)
+    return StatisticsStore(folder, number, workers).shelf(info, own or nodes())
+
+
+def kept(rows: np.ndarray, mark: float = 0.0) -> StoredStatistics:
+    one = nodes()
+    tally = one.count(run, {"x": rows.astype(np.float32)})
+    return StoredStatistics(mark, 100.0 + mark, len(rows), 2.5, tally, one.empty() if len(rows) < 5 else tally)
+
+
+def same(one: NodeCounts, other: NodeCounts) -> None:
+    assert one.rows == other.rows
+    assert one.classes.tolist() == other.classes.tolist()
+    for mine, its in zip(one.windows, other.windows, strict=True):
+        for name in store.ARRAYS:
+            np.testing.assert_array_equal(getattr(mine, name), getattr(its, name))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 30), st.integers(0, 2**32 - 1))
+def test_what_is_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, count: int, seed: int) -> None:
+    folder = tmp_path_factory.mktemp("kept")
+    rows = np.random.default_rng(seed).normal(0, 3, (count, 3))
+    rows[rows > 4] = np.nan
+    given_ = kept(rows)
+    shelf(folder).write(given_)
+    found = shelf(folder).own()
+    assert found is not None
+    same(found.total, given_.total)
+    same(found.recent, given_.recent)
+    assert dataclasses.replace(found, total=given_.total, recent=given_.recent) == given_
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["0.tally"]  # nothing half-written
+
+
+def test_a_file_of_a_large_model_is_small(tmp_path: Path) -> None:
+    rows = draw(500)
+    shelf(tmp_path).write(kept(rows))
+    raw = 2 * sum(array.nbytes for array in store._arrays(nodes().empty()))
+    assert (tmp_path / FILE).stat().st_size < raw + store.HEAD
+
+
+def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> None:
+    parts = [draw(count) for count in (10, 20, 30)]
+    for number, rows in enumerate(parts):
+        shelf(tmp_path, number, 2).write(kept(rows))
+    own = shelf(tmp_path, 0, 2)
+    mine = own.own()
+    assert mine is not None
+    found = store.merged([mine, *own.others()])
+    whole = nodes().count(run, {"x": np.concatenate(parts)})
+    assert (found.total.rows, found.recent.rows, found.seen) == (60, 30, 60)
+    for one, other in zip(found.total.windows, whole.windows, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        np.testing.assert_allclose(one.moments(), other.moments(), rtol=1e-9)
+    assert found.total.classes.tolist() == whole.classes.tolist()
+
+
+def test_what_was_begun_before_the_latest_reset_counts_no_more(tmp_path: Path) -> None:
+    shelf(tmp_path, 0, 3).write(kept(draw(10)))
+    shelf(tmp_path, 1, 3).write(kept(draw(20), mark=5.0))
+    shelf(tmp_path, 2, 3).write(kept(draw(40), mark=5.0))
+    own = shelf(tmp_path, 0, 3)
+    assert own.mark() == 5.0
+    found = store.merged([kept(draw(10)), *own.others()])
+    assert (found.mark, found.total.rows, found.since) == (5.0, 60, 105.0)
+
+
+def torn(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def turned(data: bytes) -> bytes:
+    at = len(data) * 3 // 4
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+
+
+def with_head(**changes: Any) -> Callable[[bytes], bytes]:
+    def changed(data: bytes) -> bytes:
+        head, _, body = data.partition(b"\n")
+        return json.dumps(json.loads(head) | changes).encode() + b"\n" + body
+
+    return changed
+
+
+class Lines:
+    """A logger that keeps what it is told: where lines go from here depends on the tests before."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **facts: self.said.append(event)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the log."""
+    lines = Lines()
+    monkeypatch.setattr(store, "log", lines)
+    return lines.said
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "torn": torn,
+    "a bit": turned,
+    "empty": lambda data: b"",
+    "noise": lambda data: os.urandom(5000),
+    "another program's": lambda data: b"[1, 2]\n" + data,
+    "a later form": with_head(format=99),
+    "other cells": with_head(cells="0"),
+    "more rows": with_head(numbers=[0.0, 100.0, 7, 2.5, 8, 7]),
+    "no numbers": with_head(numbers="many"),
+    "a bomb": lambda data: data.partition(b"\n")[0] + b"\n" + __import__("zlib").compress(bytes(10**8)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_file_that_is_not_ours_is_left_out_and_told_once(
+    tmp_path: Path, damage: Callable[[bytes], bytes], said: list[str]
+) -> None:
+    shelf(tmp_path, 1, 2).write(kept(draw(9)))
+    shelf(tmp_path, 0, 2).write(kept(draw(7)))
+    path = tmp_path / FILE
+    path.write_bytes(damage(path.read_bytes()))
+    one = shelf(tmp_path, 0, 2)
+    for _ in range(3):
+        assert one.own() is None
+        assert [other.total.rows for other in one.others()] == [9]
+    assert said == ["statistics_read_failed"]
+    one.write(kept(draw(3)))
+    assert one.own() is not None
+
+
+def test_of_another_graph_there_is_nothing(tmp_path: Path, said: list[str]) -> None:
+    shelf(tmp_path).write(kept(draw(7)))
+    assert shelf(tmp_path, digest="e" * 64).own() is None
+    assert not said  # a version may be replaced
+
+
+def broken(folder: Path) -> Path:
+    """A place where no folder can be made, whoever asks."""
+    (folder / "file").write_text("no folder")
+    return folder / "file"
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list[str]) -> None:
+    one = shelf(broken(tmp_path))
+    for _ in range(3):
+        one.write(kept(draw(3)))
+        assert (one.own(), one.others(), one.mark()) == (None, [], 0.0)
+    assert said == ["statistics_write_failed"]
+
+
+def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:
+    """/dev/full refuses every byte; the server goes on, says so once, and leaves as it should."""
+    toy_model.write(tmp_path / "models")
+    state = tmp_path / "state"
+    (state / "statistics").mkdir(parents=True)
+    (state / "statistics" / "toy").symlink_to("/dev/full")
+    with serving(tmp_path / "models", state_dir=str(state)) as server, Client(server.address) as client:
+        for count in (8, 16):
+            server.infer(draw(8))
+            until(lambda count=count: client.statistics("toy").row_count == count)
+            until(lambda: told(server) == 1)
+        assert client.reset_statistics("toy")
+        assert server.stop() == 0
+        assert told(server) == 1
+
+
+def told(server: Server) -> int:
+    return sum(line["event"] in ("statistics_read_failed", "statistics_write_failed") for line in server.lines())
+
+
+def statistics(server: Server, source: str = "total") -> Statistics:
+    """From whichever worker takes the connection."""
+    with Client(server.address) as client:
+        return client.statistics("toy", source=source)
+
+
+def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path / "models")
+    toy_model.edit(directory, baseline=seen(TRAIN))
+    state = {"state_dir": str(tmp_path / "state")}
+    with serving(tmp_path / "models", **state) as server:
+        server.infer(draw(40))
+        until(lambda: statistics(server).row_count == 40)
+        before = statistics(server)
+        assert server.stop() == 0
+    with serving(tmp_path / "models", **state) as server:
+        found = statistics(server)
+        assert (found.row_count, found.rows_seen, found.since) == (40, 40, before.since)
+        assert found.seconds >= before.seconds
+        assert statistics(server, "live").row_count == 0  # the latest rows are of this run
+        for one, other in zip(found.nodes, before.nodes, strict=True):
+            np.testing.assert_array_equal(np.concatenate(one.counts), np.concatenate(other.counts))
+        server.infer(draw(8))
+        until(lambda: statistics(server).row_count == 48)
+        with Client(server.address) as client:
+            client.reset_statistics("toy")
+        assert server.stop() == 0
+    toy_model.edit(directory, notes=("other words, the same graph",))
+    with serving(tmp_path / "models", **state) as server:
+        assert statistics(server).row_count == 0
+        server.infer(draw(4))
+        until(lambda: statistics(server).row_count == 4)
+        server.process.kill()
+        server.process.wait()
+
+
+def spread(server: Server, times: int) -> None:
+    """Requests of three rows, each on a connection of its own."""
+    data = request(draw(3)).SerializeToString()
+    for _ in range(times):
+        with grpc.insecure_channel(server.address, OWN) as channel:
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=20)
+
+
+@pytest.fixture(params=[True, False], ids=["a folder", "none"])
+def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    toy_model.write(tmp_path / "models")
+    given_ = {"state_dir": str(tmp_path / "state")} if request.param else {}
+    # All rows: of samples a machine with other work looks at fewer.
+    with serving(tmp_path / "models", workers=2, threads=2, statistics="full", **given_) as server:
+        yield server
+
+
+def test_workers_answer_as_one(several: Server) -> None:
+    rows = 0
+    while rows < 1200 and (not rows or statistics(several).processes < 2):  # the kernel deals out connections
+        spread(several, 40)
+        rows += 120
+        until(lambda rows=rows: all(statistics(several).row_count == rows for _ in range(6)))
+    found = statistics(several)
+    assert (found.rows_seen, found.processes) == (rows, 2)
+    assert all(int(counts.sum()) == rows for part in found.nodes for counts in part.counts)
+    until(lambda: 120 <= statistics(several, "live").row_count <= rows)
+    with Client(several.address) as client:
+        client.reset_statistics("toy")
+    until(lambda: all(statistics(several).row_count == 0 for _ in range(6)))
+    spread(several, 10)
+    until(lambda: all(statistics(several).row_count == 30 for _ in range(6)))
+
+
+def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server) -> None:
+    spread(several, 20)
+    until(lambda: all(statistics(several).row_count == 60 for _ in range(6)))
+    time.sleep(2 * EVERY)  # what a worker has counted since it last wrote goes with it
+    first, *_ = before = pids(several)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(pids(several)) == 2 and pids(several) != before)
+    until(lambda: statistics(several).row_count == 60)
+    spread(several, 10)
+    until(lambda: all(statistics(several).row_count == 90 for _ in range(6)))
+
+
+def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
+    """As on other threads: what processes count can be added up all the same."""
+
+    def otherwise(names: Any, rows: Any) -> list[Array]:
+        return [found * (1 + 3e-7 * (-1) ** at) for at, found in enumerate(run(names, rows))]
+
+    manifest = toy_model.manifest("toy")
+    one, other = (Nodes(manifest, how).parts for how in (run, otherwise))
+    assert [part.bounds for part in one] == [part.bounds for part in other]
+    drawn = toy_model.hidden(np.array(manifest.reference.inputs))
+    for row, values in zip(one[1].bounds, drawn.T, strict=True):
+        assert row[0] < values.min() < values.max() < row[-1]
+
+
+def test_a_manifest_without_reference_rows_has_cells_all_the_same() -> None:
+    bare = dataclasses.replace(
+        toy_model.manifest("toy"), reference=contract.Reference(inputs=(), outputs=(), tolerance=1.0)
+    )
+    assert nodes(bare).count(run, {"x": draw(4)}).rows == 4

@@ -1,0 +1,415 @@
+"""Versions that prove themselves, those that do not, and a server that tells the difference."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import NO_BASELINE
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.execution.config import ExecutionPlan, Serving
+from kanserve.execution.executor import Executor, Limits, Run
+from kanserve.insight import statistics
+from kanserve.models import tuning
+from kanserve.models.loader import Loader, ServingVersion
+from kanserve.models.model import Model
+from kanserve.models.registry import TRANSITIONS, Event, Registry, State
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from kanserve.repository import layout
+from kanserve.runtime import base
+from kanserve.scheduling.batching import Batch
+from kanserve.scheduling.queue import Policy
+from tests.kanserve.analysis.test_drift import seen
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, KAN, request, serving
+
+
+def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
+    (candidate,) = layout.scan(root, plain_onnx=plain)
+    settings = Settings(repository=root, device=device)
+    return Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
+
+
+def test_a_good_version(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    model = load(tmp_path)
+    assert (model.info.name, model.info.version, model.info.max_batch_size) == ("toy", 1, toy_model.BATCH)
+    model.close()
+
+
+def test_a_graph_without_a_manifest_is_what_the_runtime_says(tmp_path: Path) -> None:
+    (tmp_path / "toy" / "1").mkdir(parents=True)
+    (tmp_path / "toy" / "1" / "model.onnx").write_bytes(toy_model.graph())
+    model = load(tmp_path, plain=True)
+    assert (model.info.manifest, model.info.max_batch_size > 0) == (None, True)
+    assert [one.name for one in model.info.inputs] == ["x"]
+    model.close()
+
+
+def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runs would be measured beside live traffic. Under another config, or in another form, they are."""
+    toy_model.write(tmp_path, "toy", 1)
+    toy_model.write(tmp_path, "toy", 2)
+    settings = Settings(repository=tmp_path)
+    loader = Loader(base.load("ort"), settings, 1, Metrics())
+    one, two = (layout.load(found, settings.max_file_bytes) for found in layout.scan(tmp_path, plain_onnx=False))
+    first = loader.load(one)
+    way = ExecutionPlan(3, 5, 7, 1)
+    before = ServingVersion(first.info, way, one.config)
+    another = dataclasses.replace(first.info, manifest=dataclasses.replace(one.manifest, max_batch_size=1))
+    graph = dataclasses.replace(first.info, manifest=None)
+    others = dataclasses.replace(before, config=dataclasses.replace(one.config, instances=2))
+    for like, same in (
+        *((before, True), (None, False), (others, False)),
+        *((dataclasses.replace(before, info=info), False) for info in (another, graph)),
+    ):
+        model = loader.load(two, like)
+        assert (model.serving.way == way) is same
+        model.close()
+    first.close()
+    monkeypatch.setattr(tuning, "session_on_all_threads", lambda info, session, create, **_: create(4))
+    shared = Loader(base.load("ort"), settings, 4, Metrics()).load(one)
+    assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
+    shared.close()
+
+
+def replace(data: bytes) -> Callable[[Path], None]:
+    """Another graph, properly listed."""
+
+    def change(directory: Path) -> None:
+        (directory / "model.onnx").write_bytes(data)
+        entry = contract.FileEntry(path="model.onnx", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        others = contract.load(directory).files[1:]
+        toy_model.edit(directory, files=(entry, *others))
+
+    return change
+
+
+def reference(**changes: object) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        found = contract.load(directory).reference
+        toy_model.edit(directory, reference=dataclasses.replace(found, **changes))
+
+    return change
+
+
+def tensor(**fields: object) -> contract.TensorSpec:
+    return contract.TensorSpec(**{"name": "x", "datatype": "FP32", "shape": (-1, 3), **fields})
+
+
+CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
+    ("other numbers", reference(outputs=((1.0, 2.0),) * 4), LoadReason.REFERENCE, "reference rows differ by"),
+    ("ragged", reference(outputs=((1.0,), (1.0, 2.0)) * 2), LoadReason.MANIFEST, "differ in length"),
+    ("no outputs", reference(outputs=()), LoadReason.MANIFEST, "other inputs than outputs"),
+    ("too wide", reference(inputs=((1.0,) * 5,) * 4), LoadReason.MANIFEST, "holds 5 numbers, expected 3"),
+    ("external", replace(toy_model.graph(external=True)), LoadReason.RUNTIME, "external data"),
+    ("garbage", replace(b"not a graph"), LoadReason.RUNTIME, "cannot load the graph"),
+    ("half", replace(toy_model.graph()[:80]), LoadReason.RUNTIME, "cannot load the graph"),
+    ("an edge graph", replace(toy_model.edge_graph(0)), LoadReason.MISMATCH, "no output like the manifest's 'y'"),
+    ("float64", replace(toy_model.graph("FP64")), LoadReason.MISMATCH, "the manifest's 'x'"),
+    ("input", lambda d: toy_model.edit(d, inputs=[tensor(name="q")]), LoadReason.MISMATCH, "the manifest's 'q'"),
+    ("width", lambda d: toy_model.edit(d, inputs=[tensor(shape=(-1, 4))]), LoadReason.MISMATCH, "'x'"),
+    ("batch", lambda d: toy_model.edit(d, max_batch_size=0), LoadReason.MANIFEST, "max_batch_size"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_a_graph_that_is_not_its_manifests(
+    tmp_path: Path, damage: Callable[[Path], None], reason: LoadReason, text: str
+) -> None:
+    damage(toy_model.write(tmp_path))
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path)
+    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def outside(directory: Path, place: Path) -> None:
+    """The toy with its first weights in a file: `place`, of which the graph knows the name."""
+    replace(toy_model.graph(external=True, location=place.name))(directory)
+    place.write_bytes(toy_model.W0.astype(np.float32).tobytes())
+
+
+def listed(directory: Path) -> None:
+    data = (directory / contract.WEIGHTS_FILE).read_bytes()
+    entry = contract.FileEntry(path=contract.WEIGHTS_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    toy_model.edit(directory, files=(*contract.load(directory).files, entry))
+
+
+def test_graphs_take_weights_from_the_versions_own_file(tmp_path: Path) -> None:
+    """From the bytes that were checked: the file may be another as soon as they are read."""
+    directory = toy_model.write(tmp_path)
+    outside(directory, directory / contract.WEIGHTS_FILE)
+    listed(directory)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    bundle = layout.load(candidate, 2**20)
+    (directory / contract.WEIGHTS_FILE).write_bytes(b"")
+    model = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+    model.close()
+
+
+def test_weights_that_are_not_the_manifests_are_refused(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    outside(directory, directory / contract.WEIGHTS_FILE)
+    with pytest.raises(LoadError, match=r"weights\.bin is not listed") as caught:
+        load(tmp_path)
+    assert caught.value.reason is LoadReason.INTEGRITY
+    listed(directory)
+    data = bytearray((directory / contract.WEIGHTS_FILE).read_bytes())
+    data[5] ^= 1
+    (directory / contract.WEIGHTS_FILE).write_bytes(data)
+    with pytest.raises(LoadError, match=r"weights\.bin has sha256") as caught:
+        load(tmp_path)
+    assert caught.value.reason is LoadReason.INTEGRITY
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_no_graph_gets_at_the_working_directory(tmp_path: Path, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = toy_model.write(tmp_path / "models")
+    outside(directory, tmp_path / "elsewhere.bin")
+    if plain:
+        (directory / contract.FILE_NAME).unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError, match="external data") as caught:
+        load(tmp_path / "models", plain=plain)
+    assert caught.value.reason is LoadReason.RUNTIME
+
+
+def test_weights_beyond_the_end_of_their_file_are_refused(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    outside(directory, directory / contract.WEIGHTS_FILE)
+    (directory / contract.WEIGHTS_FILE).write_bytes(bytes(12))
+    listed(directory)
+    with pytest.raises(LoadError, match="external data") as caught:
+        load(tmp_path)
+    assert caught.value.reason is LoadReason.RUNTIME
+
+
+def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's onnxruntime has CUDA")
+    toy_model.write(tmp_path)
+    with pytest.raises(ConfigError, match=r"device 'cuda' is not available.*offers cpu"):
+        load(tmp_path, device="cuda")
+
+
+def test_an_unknown_backend_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="there are: ort"):
+        base.load("os")
+
+
+def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
+    toy_model.write(tmp_path, version=1)
+    os.truncate(toy_model.write(tmp_path, version=2) / "edges_l1.onnx", 10)
+    toy_model.write(tmp_path, "broken", reference_scale=1.1)
+    with serving(tmp_path) as server:
+        x = np.ones((1, 3), np.float32)
+        np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
+        ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
+        assert not ready.ready
+        index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
+        states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
+        assert states["toy", "1"] == ("READY", "")
+        assert states["toy", "2"][0] == states["broken", "1"][0] == "UNAVAILABLE"
+        assert "edges_l1.onnx has 10 bytes" in states["toy", "2"][1]
+        assert "reference rows differ" in states["broken", "1"][1]
+        for model, version, code in (
+            ("toy", "2", grpc.StatusCode.FAILED_PRECONDITION),
+            ("broken", "", grpc.StatusCode.NOT_FOUND),
+        ):
+            data = request(x, model, model_version=version).SerializeToString()
+            with pytest.raises(grpc.RpcError) as caught:
+                server.call(f"{INFERENCE}ModelInfer", data)
+            assert caught.value.code() is code
+        text = server.metrics()
+        assert 'kanserve_model_load_failures_total{reason="integrity"} 1.0' in text
+        assert 'kanserve_model_load_failures_total{reason="reference"} 1.0' in text
+        assert 'kanserve_model_loaded{model="broken",version="1"} 0.0' in text
+
+
+def test_an_empty_repository_is_served_but_never_ready(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
+        live = pb.ServerLiveResponse.FromString(server.call(f"{INFERENCE}ServerLive", b""))
+        assert (ready.ready, live.live) == (False, True)
+
+
+def test_files_changed_under_a_running_server_change_nothing(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    x = np.ones((2, 3), np.float32)
+    with serving(tmp_path) as server:
+        for path in directory.iterdir():
+            os.truncate(path, 0)
+        np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
+        query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=x.tobytes(), row_count=2)
+        answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", query.SerializeToString()))
+        values = np.frombuffer(answer.layers[1].values, "<f4").reshape(2, 4, 2)
+        np.testing.assert_allclose(values, toy_model.edges(x, 1), rtol=1e-5)
+
+
+def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
+    two = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Cast", ["s"], ["i"], to=TensorProto.INT64)],
+        "two",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", 2]) for n in ("a", "b")],
+        [
+            helper.make_tensor_value_info("s", TensorProto.FLOAT, ["B", 2]),
+            helper.make_tensor_value_info("i", TensorProto.INT64, ["B", 2]),
+        ],
+    )
+    model = helper.make_model(two, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "plain" / "1").mkdir(parents=True)
+    (tmp_path / "plain" / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    a, b = np.arange(4, dtype="<f4").reshape(2, 2), np.full((2, 2), 0.75, "<f4")
+    message = pb.ModelInferRequest(model_name="plain")
+    for name, value in (("b", b), ("a", a)):
+        message.inputs.add(name=name, datatype="FP32", shape=[2, 2])
+        message.raw_input_contents.append(value.tobytes())
+    message.outputs.add(name="i")
+    with serving(tmp_path, plain_onnx=True) as server:
+        answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+        assert [(o.name, o.datatype) for o in answer.outputs] == [("i", "INT64")]
+        found = np.frombuffer(answer.raw_output_contents[0], "<i8").reshape(2, 2)
+        np.testing.assert_array_equal(found, (a + b).astype(np.int64))
+        query = kan_pb2.QueryEdgesRequest(model_name="plain", rows=a.tobytes(), row_count=2)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{KAN}QueryEdges", query.SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "not exported by kanexport" in caught.value.details()
+
+
+def test_only_what_the_table_says_can_happen() -> None:
+    registry = Registry()
+    registry.begin_load("m", 1)
+    registry.mark_failed("m", 1, "because")
+    with pytest.raises(KeyError):
+        registry.mark_failed("m", 1, "again")
+    assert {state for state in TRANSITIONS.values()} == set(State)
+    assert {event for _, event in TRANSITIONS} == set(Event)
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
+def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path, rows: int, instances: int) -> None:
+    toy_model.write(tmp_path)
+    model = load(tmp_path)
+    x = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+
+    async def main() -> Run:
+        serving = Serving(Policy(64), ExecutionPlan(instances, 0, 3), 256)
+        on = Executor("toy", model._session.run, model.metrics, serving, 2**20)
+        run = await on.run(["y"], {"x": x}, rows, Limits())
+        await asyncio.to_thread(on.close)
+        return run
+
+    run = asyncio.run(main())
+    np.testing.assert_allclose(run.outputs[0], toy_model.outputs(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> None:
+    manifest = contract.load(toy_model.write(tmp_path))
+    basis = contract.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
+    wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
+    manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
+    assert tuning.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
+    assert tuning.piece_rows(None, 2**21) == 0
+
+
+@pytest.mark.parametrize(
+    ("most", "costs", "wanted"),
+    [
+        (128, {128: 1.0, 64: 1.0, 32: 1.0}, 128),
+        (128, {128: 1.0, 64: 0.96, 32: 0.97}, 128),  # no difference that would be seen again
+        (128, {128: 1.0, 64: 0.5, 32: 0.7}, 64),
+        (128, {128: 1.0, 64: 0.9, 32: 0.6}, 32),
+        (40, {40: 1.0, 20: 0.1}, 20),
+        (31, {31: 1.0}, 31),  # half of it is no matrix product worth one
+        (512, {}, 512),  # not looked at
+        (0, {}, 0),
+    ],
+)
+def test_pieces_are_smaller_where_that_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, costs: dict[int, float], wanted: int
+) -> None:
+    toy_model.write(tmp_path)
+    model = load(tmp_path)
+    info = dataclasses.replace(model.info, max_batch_size=1024)
+    monkeypatch.setattr(tuning, "_best_seconds", lambda session, info, feeds: len(feeds["x"]) * costs[len(feeds["x"])])
+    assert tuning.fitting_rows(info, model._session, most) == wanted
+
+
+@given(rows=st.integers(0, 3000), piece=st.integers(0, 300))
+def test_pieces_are_about_equal(rows: int, piece: int) -> None:
+    seen: list[int] = []
+
+    def execute(_: object, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(len(feeds["x"]))
+        return [feeds["x"]]
+
+    x = np.arange(float(rows))[:, None]
+    batch = Batch(execute, ["y"], [{"x": x}], rows, piece)
+    batch.work()
+    assert batch.error is None
+    assert batch.result[0].tolist() == x.tolist()
+    assert (len(seen), sum(seen)) == (batch.pieces, rows)
+    assert max(seen) - min(seen) <= 1
+    assert max(seen) <= (piece or rows) or rows <= piece
+    if piece >= 16 and rows > 1:
+        assert min(seen) >= min(rows, 8)
+
+
+async def left(model: Model) -> None:
+    """As on the event loop."""
+    model.leave()
+
+
+def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model.write(tmp_path)
+    monkeypatch.setattr(statistics, "MOST", 100)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    loader = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics())
+    model = loader.load(layout.load(candidate, 2**30))
+    assert (model.live, model.observed) == (None, False)
+    assert model.blind == (
+        "the server does not analyse the traffic of model 'toy': its nodes have 450 cells, "
+        "and statistics are kept of 100 at most"
+    )
+    model.close()
+
+
+@pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, True)])
+def test_a_version_is_looked_into_where_the_settings_say_so(
+    tmp_path: Path, rows: int, rate: int, watched: bool
+) -> None:
+    given = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    toy_model.edit(toy_model.write(tmp_path), baseline=seen(given) if rows else NO_BASELINE)
+    loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows_per_second=rate), 1, Metrics())
+    models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
+    for model in models:
+        assert ((model.live is not None), model.observed) == (watched, watched)
+        asyncio.run(left(model))
+        assert (model.live, model.observed) == (None, False)
+        model.close()
+    assert len(loader.asides) == watched  # one thread for all
+    for pool in loader.asides:
+        pool.shutdown()

@@ -1,0 +1,222 @@
+"""A version on a copy of the traffic: what is told of it is true, and nobody notices that it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+import threading
+import time
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.models.shadow import BYTES, WAIT, Shadow, differences
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from tests.kanserve.grpc_api import test_request_cache
+from tests.support import reload_tools, toy_model
+from tests.support.command_line import document, kanserve
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "apart"),
+    [
+        ([[1.0, 2.0], [0.1, 0.2]], [[1.0, 2.5], [0.1, 0.3]], [0.25, 0.1]),  # by the largest, or by 1
+        ([[NAN, 1.0], [INF, 1.0], [-INF, 1.0]], [[NAN, 1.0], [INF, 1.0], [INF, 1.0]], [0, 0, INF]),
+        ([[NAN, 1.0], [1.0, 1.0]], [[1.0, 1.0], [NAN, 1.0]], [INF, INF]),
+        ([["a", "b"], ["a", "b"]], [["a", "b"], ["a", "c"]], [0, INF]),
+    ],
+)
+def test_how_far_rows_are_apart(given: list, found: list, apart: list) -> None:
+    kind = object if isinstance(given[0][0], str) else np.float32
+    same = np.zeros((len(given), 1), np.float32)
+    pairs = ([np.array(one, kind), same] for one in (given, found))
+    np.testing.assert_allclose(differences(*pairs), apart, rtol=1e-6)
+
+
+def test_other_shapes_are_no_answer() -> None:
+    with pytest.raises(ValueError, match="where the answer has"):
+        differences([np.zeros((2, 3))], [np.zeros((2, 2))])
+
+
+def asked(server: Server, **fields: object) -> kan_pb2.ShadowReport:
+    return asked_of(server, "toy", **fields)
+
+
+def asked_of(server: Server, model: str, **fields: object) -> kan_pb2.ShadowReport:
+    message = kan_pb2.ShadowModelRequest(model_name=model, **fields)
+    return kan_pb2.ShadowReport.FromString(server.call(f"{KAN}ShadowModel", message.SerializeToString()))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """Version 1 is the toy, version 2 gives twice its answers."""
+    for version in (1, 2):
+        reload_tools.write(tmp_path / "toy" / str(version), float(version), version=version)
+    return tmp_path
+
+
+def test_what_is_told(two: Path, door: str) -> None:
+    with serving(two, transport=door, repository_poll_seconds=0.1) as server:
+        found = asked(server, model_version="1", tolerance=0.4)
+        assert (found.model_version, found.baseline_version, found.running, found.share) == ("1", "2", True, 1)
+        rows = np.concatenate([np.zeros((1, 3), np.float32), reload_tools.ROWS])  # of zeros the answers are alike
+        for count in range(20):  # the first by the long way, others by the short one
+            assert reload_tools.factor(server) == 2
+            server.infer(rows[: 1 + count % 3])
+        wait_until(lambda: asked(server).requests == 40)
+        # A half of the answer, by the largest of its row or by 1.
+        size = np.abs(2 * toy_model.outputs(rows)).max(axis=1)
+        apart = size / 2 / np.maximum(1, size)
+        told = asked(server)
+        sent = 20 * 2 + sum(1 + count % 3 for count in range(20))
+        beyond = 20 * int((apart[1:] > 0.4).sum()) + sum(int((apart[: 1 + c % 3] > 0.4).sum()) for c in range(20))
+        assert (told.rows, told.rows_out_of_tolerance, told.requests_dropped, told.requests_failed) == (
+            sent,
+            beyond,
+            0,
+            0,
+        )
+        assert told.largest_difference == pytest.approx(apart.max(), rel=1e-5)
+        series = '{model="toy",version="1"}'
+        assert reload_tools.shown(server, f"kanserve_shadow_rows_total{series}") == sent
+        assert reload_tools.shown(server, f"kanserve_shadow_mismatched_rows_total{series}") == beyond
+        assert reload_tools.shown(server, f"nv_inference_count{series}") == 0, "nobody asked it"
+        reload_tools.swap(reload_tools.write(two / "made", 2.0), two / "toy" / "1")  # now it gives what version 2 gives
+        wait_until(lambda: asked(server).rows == 0)
+        assert reload_tools.factor(server) == 2
+        wait_until(lambda: asked(server).rows == 2)
+        assert (asked(server).largest_difference, asked(server).rows_out_of_tolerance) == (0, 0)
+        done = document(kanserve("shadow", "toy", "--stop", "--url", server.address, "--json"))
+        assert (done["running"], done["rows"]) == (False, 2)
+        assert reload_tools.factor(server) == 2
+        time.sleep(0.1)
+        assert asked(server).rows == 2
+
+
+def test_a_share_of_the_requests(two: Path) -> None:
+    with serving(two) as server:
+        asked(server, model_version="1", share=0.25)
+        for _ in range(40):
+            reload_tools.factor(server)
+        wait_until(lambda: asked(server).requests == 10)
+
+
+class Slow:
+    """A version whose runs wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.info = types.SimpleNamespace(name="toy", version=1)
+        self.go = threading.Event()
+
+    def trace(self, names: object, feeds: object) -> list[np.ndarray]:
+        self.go.wait(10)
+        return [np.ones((1, 1))]
+
+
+def test_what_is_too_much_is_dropped_and_delays_nobody() -> None:
+    slow = Slow()
+    shadow = Shadow(slow, 2, 1.0, 0.1, Metrics())  # type: ignore[arg-type]  # as much of a model as it asks for
+    begun = time.monotonic()
+    for _ in range(WAIT + 10):
+        shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
+    shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
+    assert time.monotonic() - begun < 2
+    assert shadow.requests_dropped == 11
+    slow.go.set()
+    wait_until(lambda: shadow.requests == WAIT)
+    shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
+    wait_until(lambda: shadow.requests == WAIT + 1)
+    assert (shadow.rows_out_of_tolerance, shadow.largest_difference, shadow.requests_dropped) == (WAIT + 1, 1.0, 11)
+    shadow.end()
+
+
+def test_what_cannot_be_tried(two: Path) -> None:
+    with serving(two) as server:
+        for fields, code in (
+            ({}, "FAILED_PRECONDITION"),
+            ({"stop": True}, "FAILED_PRECONDITION"),
+            ({"model_version": "2"}, "FAILED_PRECONDITION"),
+            ({"model_version": "7"}, "NOT_FOUND"),
+            ({"model_version": "1", "share": 1.5}, "INVALID_ARGUMENT"),
+            ({"model_version": "1", "tolerance": NAN}, "INVALID_ARGUMENT"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                asked(server, **fields)
+            assert caught.value.code().name == code
+        asked(server, model_version="1")
+        kanserve("promote", "toy", "1", "--url", server.address)
+        assert not asked(server).running, "it answers itself"
+
+
+class Broken:
+    """An observer that fails."""
+
+    def __init__(self) -> None:
+        self.offers = 0
+
+    def offer(self, names: object, size: int, copy: object) -> None:
+        self.offers += 1
+        raise RuntimeError("it is broken")
+
+
+def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
+    """On the usual path and the fast path; and observers get no request of an unloaded model."""
+    toy_model.write(tmp_path)
+    served, broken, told = test_request_cache.Served(tmp_path), Broken(), []
+    served.loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    model = served.registry.resolve("toy", "")
+    asked = request(test_request_cache.ROWS).SerializeToString()
+    try:
+        answers = [served.first(asked)]
+        model.observe("shadow", broken)
+        answers += [served.again(asked) for _ in range(3)]
+        assert all(answer == answers[0] for answer in answers)
+        served.loop.run_until_complete(asyncio.sleep(0))
+        assert broken.offers == 3
+        assert told == ["it is broken"] * 3
+        served.loop.call_soon(model.leave)
+        served.loop.run_until_complete(asyncio.sleep(0))
+        assert not model.observed
+    finally:
+        served.registry.close()
+        served.loop.close()
+
+
+def test_a_shadow_that_has_ended_takes_no_more() -> None:
+    shadow = Shadow(Slow(), 2, 1.0, 0.1, Metrics())  # type: ignore[arg-type]  # as much of a model as it asks for
+    shadow.end()
+    shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
+    assert (shadow.requests, shadow.requests_dropped) == (0, 0)
+
+
+def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_path: Path, door: str) -> None:
+    """Before, the request ended with INTERNAL: the server offered it to the shadow of the removed version."""
+    toy_model.write_slow(tmp_path, steps=5)
+    shutil.copytree(tmp_path / "slow" / "1", tmp_path / "slow" / "2")
+    message = pb.ModelInferRequest(model_name="slow")
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    message.raw_input_contents.append(np.ones((1, 1), "<f4").tobytes())
+    how = {"model_control": "explicit", "load_model": "*", "plain_onnx": True}
+    with serving(tmp_path, transport=door, **how) as server, ThreadPoolExecutor(1) as pool:
+        assert asked_of(server, "slow", model_version="1", tolerance=1.0).running
+        answer = pool.submit(server.call, f"{INFERENCE}ModelInfer", message.SerializeToString(), 60)
+        wait_until(lambda: "kanserve_inflight_requests 1.0" in server.metrics())
+        policy = "version_policy { specific { versions: [1] } }"
+        (tmp_path / "slow" / "config.pbtxt").write_text(f'platform: "onnxruntime_onnx"\n{policy}\n')
+        load = pb.RepositoryModelLoadRequest(model_name="slow").SerializeToString()
+        server.call(f"{INFERENCE}RepositoryModelLoad", load)
+        assert not asked_of(server, "slow").running
+        assert not answer.done(), "it was too fast for this test"
+        assert pb.ModelInferResponse.FromString(answer.result(60)).model_version == "2"

@@ -1,0 +1,190 @@
+"""Two graphs of one network: each run takes one of them by its rows, and both answer alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import save_file
+
+from kanexport.contract import manifest as contract
+from kanexport.pipeline import Request, Result, export
+from kanserve.config.settings import Settings
+from kanserve.errors import LoadError, LoadReason
+from kanserve.grpc_api import model_codec
+from kanserve.models import tuning
+from kanserve.models.loader import BatchSizeDispatch, Loader, ServingVersion
+from kanserve.models.model import Model
+from kanserve.observability.metrics import Metrics
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle
+from kanserve.runtime import base
+from tests.support.server_process import serving
+
+WIDTHS, INTERVALS = (160, 40, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
+
+
+def wide(folder: Path, **more: Any) -> Result:
+    """An efficient-kan with a wide first layer, its knots adapted to something; exported."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for at, (sources, destinations) in enumerate(itertools.pairwise(WIDTHS)):
+        gaps = rng.uniform(0.3, 1.0, (sources, INTERVALS + 6))
+        knots = np.concatenate([np.zeros((sources, 1)), np.cumsum(gaps, axis=1)], axis=1) / gaps.sum(1).max() * 3 - 1.5
+        shape = (destinations, sources)
+        parts = {
+            "grid": knots,
+            "base_weight": rng.normal(size=shape) / sources,
+            "spline_weight": rng.normal(size=(*shape, INTERVALS + 3)) / sources,
+            "spline_scaler": rng.uniform(0.5, 1.5, shape),
+        }
+        state |= {f"layers.{at}.{name}": value.astype(np.float32) for name, value in parts.items()}
+    save_file(state, folder / "wide.safetensors")
+    return export(Request(path=folder / "wide.safetensors", repository=folder / "models", name="wide", **more))
+
+
+def read(result: Result) -> Bundle:
+    (candidate,) = layout.scan(result.directory.parent.parent, plain_onnx=False)
+    return layout.load(candidate, 2**30)
+
+
+def load(bundle: Bundle, like: ServingVersion | None = None) -> Model:
+    return Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics()).load(bundle, like)
+
+
+def always(info: object, few: object, many: object, most: int) -> int:
+    """Measured as if the second graph were faster from 100 rows on."""
+    return 100
+
+
+def test_a_wide_network_has_two_graphs_and_both_are_proved(tmp_path: Path) -> None:
+    manifest = wide(tmp_path).manifest
+    (variant,) = manifest.variants
+    assert (variant.file, variant.rows) == (contract.MANY_FILE, 256)
+    assert [zone.name for zone in variant.zones] == [zone.name for zone in manifest.verification.zones]
+    assert max(zone.outputs_max_rel for zone in variant.zones) < 1e-5
+    said = "model_many.onnx is made for runs of 256 rows: splines of layer 0"
+    assert any(note.startswith(said) for note in manifest.notes)
+    assert contract.loads(contract.dumps(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("rows", "files"), [(0, {"model.onnx", "model_many.onnx"}), (1, {"model.onnx"}), (256, {"model.onnx"})]
+)
+def test_who_knows_their_rows_has_one_graph(tmp_path: Path, rows: int, files: set[str]) -> None:
+    result = wide(tmp_path, optimize_for_batch=rows)
+    assert {path.name for path in result.directory.glob("model*.onnx")} == files
+    graph = onnx.load(result.directory / "model.onnx").graph
+    joined = [len(node.input) for node in graph.node if node.op_type == "Concat"]
+    assert (INTERVALS + 3 in joined) == (rows == 256)  # a tensor a function
+
+
+def test_each_run_takes_the_graph_for_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read(wide(tmp_path))
+    monkeypatch.setattr(tuning, "many_from", always)
+    model = load(bundle)
+    assert isinstance(model._session, BatchSizeDispatch)
+    assert model.serving.way.many_from == 100
+    assert model_codec.config(model.info, model.serving).parameters["kan.many_rows_from"].string_value == "100"
+    few, many = model._session._few, model._session._many
+    x = np.random.default_rng(1).uniform(-2, 2, (256, WIDTHS[0])).astype(np.float32)
+    for rows, own in ((1, few), (99, few), (100, many), (256, many)):
+        seen: list[object] = []
+        monkeypatch.setattr(type(own), "run", counting(type(own).run, seen))
+        (y,) = model._session.run(["y"], {"x": x[:rows]})
+        monkeypatch.undo()
+        monkeypatch.setattr(tuning, "many_from", always)
+        assert seen == [own]
+        for form in (few, many):
+            assert form.run(["y"], {"x": x[:rows]})[0].tobytes() == y.tobytes()
+    # Nothing is measured beside live traffic.
+    again = load(bundle, ServingVersion(model.info, model.serving.way, bundle.config))
+    assert isinstance(again._session, BatchSizeDispatch)
+
+
+def counting(run: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
+    def counted(self: object, outputs: object, feeds: object) -> Any:
+        seen.append(self)
+        return run(self, outputs, feeds)
+
+    return counted
+
+
+def test_a_graph_that_is_nowhere_faster_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read(wide(tmp_path))
+    monkeypatch.setattr(tuning, "many_from", lambda *_: 0)
+    model = load(bundle)
+    assert not isinstance(model._session, BatchSizeDispatch)
+    assert "kan.many_rows_from" not in model_codec.config(model.info, model.serving).parameters
+
+
+@pytest.mark.parametrize(
+    ("faster", "most", "wanted"),
+    [
+        ({16, 32, 64, 83}, 83, 16),
+        ({64, 83}, 83, 64),
+        ({83}, 83, 83),
+        ({16, 32}, 83, 0),
+        (set(), 83, 0),
+        ({256}, 0, 256),
+        ({8}, 8, 8),
+    ],
+)
+def test_it_is_taken_from_where_it_is_faster_in_all_larger_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: set[int], most: int, wanted: int
+) -> None:
+    model = load(read(wide(tmp_path, optimize_for_batch=1)))
+    few: Any = object()
+    many: Any = object()
+
+    def seconds(session: object, info: object, feeds: dict[str, np.ndarray]) -> float:
+        return 1.0 if session is few else 0.5 if len(feeds["x"]) in faster else 1.5
+
+    monkeypatch.setattr(tuning, "_best_seconds", seconds)
+    assert tuning.many_from(model.info, few, many, most) == wanted
+
+
+def test_a_server_answers_few_and_many_rows_alike(tmp_path: Path) -> None:
+    """The real thing, whichever graph it found to be faster here."""
+    result = wide(tmp_path)
+    x = np.random.default_rng(2).uniform(-2, 2, (300, WIDTHS[0])).astype(np.float32)
+    with serving(tmp_path / "models") as server:
+        whole = server.infer(x, "wide")
+        parts = [server.infer(x[at : at + 10], "wide") for at in range(0, 300, 10)]
+    assert result.manifest.variants
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
+    bundle = read(wide(tmp_path))
+    assert bundle.manifest is not None
+    wrong = dataclasses.replace(
+        bundle.manifest.reference, outputs=((9.0,) * 3,) * len(bundle.manifest.reference.inputs)
+    )
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, reference=wrong))
+    loader = Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics())
+    info, session, way = loader.unproved(
+        dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variants=()))
+    )
+    assert (info.name, way.many_from) == ("wide", 0)
+    assert session.run(["y"], {"x": np.zeros((1, WIDTHS[0]), np.float32)})[0].shape == (1, 3)
+    with pytest.raises(LoadError, match="reference rows differ by"):
+        loader.load(bundle)
+
+
+def test_a_border_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    bundle = read(wide(tmp_path, out_of_range="flag"))
+    assert load(bundle).border is not None
+    assert bundle.manifest is not None
+    first, *rest = bundle.manifest.layers
+    few = tuple(dataclasses.replace(basis, knots=basis.knots[:3]) for basis in first.bases)
+    manifest = dataclasses.replace(bundle.manifest, layers=(dataclasses.replace(first, bases=few), *rest))
+    with pytest.raises(LoadError) as caught:
+        load(dataclasses.replace(bundle, manifest=manifest))
+    assert caught.value.reason is LoadReason.MANIFEST

@@ -1,0 +1,142 @@
+"""Logs cost lines, never calls: a reader that stalls, a descriptor that is closed, a full disk. And who has a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.grpc_api.call_context import Code
+from kanserve.grpc_api.interceptor import AccessLog
+from kanserve.observability.logs import Sink
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, START, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.zeros((1, 3), np.float32)
+
+
+def test_lines_arrive_in_order_and_whole() -> None:
+    reader, writer = os.pipe()
+    sink = Sink(writer)
+    for at in range(100):
+        sink.write(f"{at}\n")
+    sink.drain(5)
+    assert os.read(reader, 65536).decode().split() == [str(at) for at in range(100)]
+    assert not sink.dropped
+
+
+def test_what_nobody_reads_is_dropped_and_counted() -> None:
+    reader, writer = os.pipe()
+    sink = Sink(writer, most_bytes=10_000)
+    begun = time.monotonic()
+    for _ in range(10_000):
+        sink.write("x" * 99 + "\n")
+    sink.drain(0.1)
+    assert time.monotonic() - begun < 5
+    assert 10_000 - 65536 // 100 - 110 <= sink.dropped < 10_000
+    lost, read = sink.dropped, bytearray()
+    threading.Thread(target=lambda: [read.extend(os.read(reader, 65536)) for _ in iter(int, 1)], daemon=True).start()
+    sink.drain(10)
+    sink.write("again\n")  # somebody reads once more
+    sink.drain(10)
+    wait_until(lambda: read.endswith(b"again\n"))
+    assert sink.dropped == lost
+
+
+@pytest.mark.parametrize("descriptor", ["closed", "/dev/full"])
+def test_what_cannot_be_written_is_dropped_and_counted(descriptor: str) -> None:
+    if descriptor == "closed":
+        reader, number = os.pipe()
+        os.close(reader)
+    else:
+        number = os.open(descriptor, os.O_WRONLY)
+    sink = Sink(number)
+    sink.write("one\n")
+    sink.drain(5)
+    assert sink.dropped == 1
+    os.close(number)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    options = {
+        "repository": str(tmp_path),
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "drain_delay_seconds": 0,
+        "access_log": "all",
+        "transport": transport,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, json.dumps(options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            with grpc.insecure_channel(json.loads(process.stdout.readline())["grpc"]) as channel:
+                infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
+                data = request(ROWS, id="x" * 120).SerializeToString()
+                for _ in range(6000):  # lines of more than 300 bytes: more than a pipe and the queue hold
+                    infer(data, timeout=20)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server:
+        server.infer(ROWS)
+        with pytest.raises(grpc.RpcError):
+            server.infer(np.zeros((1, 7), np.float32))
+        wait_until(lambda: any(line["event"] == "request_completed" for line in server.lines()))
+        (line,) = [line for line in server.lines() if line["event"] == "request_completed"]
+        assert "kanserve_log_lines_dropped_total 0.0" in server.metrics()
+    assert line["code"] == "INVALID_ARGUMENT"
+
+
+def test_numbers_that_are_none_have_no_line(tmp_path: Path) -> None:
+    """A signalling NaN, which numpy would warn of where statistics make float64 of it."""
+    toy_model.write(tmp_path)
+    with serving(tmp_path, statistics="full") as server:
+        server.infer(np.array([[0x7F800001, 0x7F7FFFFF, 0x7F800000]], np.uint32).view(np.float32))
+        wait_until(lambda: 'kanserve_statistics_sampled_rows_total{model="toy",version="1"} 1.0' in server.metrics())
+        assert not [line for line in server.lines() if line["event"] == "python_warning"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "lines"),
+    [
+        ("all", Code.OK, 10),
+        ("errors", Code.OK, 0),
+        ("none", Code.OK, 0),
+        ("sampled:5", Code.OK, 2),
+        ("sampled:5", Code.NOT_FOUND, 10),
+        ("errors", Code.NOT_FOUND, 10),
+        ("none", Code.NOT_FOUND, 0),
+        ("none", Code.INTERNAL, 10),
+    ],
+)
+def test_who_has_a_line(policy: str, outcome: Code, lines: int) -> None:
+    access = AccessLog(policy)
+    assert sum(access.wants(outcome, probe=False) for _ in range(10)) == lines
+
+
+@pytest.mark.parametrize(("outcome", "wanted"), [(Code.OK, False), (Code.CANCELLED, False), (Code.NOT_FOUND, True)])
+def test_probes_have_a_line_where_they_fail(outcome: Code, wanted: bool) -> None:
+    assert AccessLog("all").wants(outcome, probe=True) is wanted

@@ -1,0 +1,185 @@
+"""The metrics port: every promised name, honest numbers, and no label a client can invent."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kanserve.observability import metrics
+from kanserve.observability.metrics import Machine
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+
+TRITON = {
+    "nv_inference_request_success",
+    "nv_inference_request_failure",
+    "nv_inference_count",
+    "nv_inference_exec_count",
+    "nv_inference_request_duration_us",
+    "nv_inference_queue_duration_us",
+    "nv_inference_compute_input_duration_us",
+    "nv_inference_compute_infer_duration_us",
+    "nv_inference_compute_output_duration_us",
+    "nv_inference_pending_request_count",
+    "nv_model_load_duration_secs",
+}
+MACHINE = {"nv_cpu_utilization", "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes"}
+
+
+def samples(text: str) -> dict[str, float]:
+    """Series -> value, as they stand in the text."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_every_promised_name_is_there_before_the_first_request(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server:
+        text = server.metrics()
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    assert names >= TRITON | MACHINE
+    assert {definition.name for definition in metrics.DEFINITIONS} <= names
+    found = samples(text)
+    labels = 'model="toy",version="1"'
+    for name in TRITON - {"nv_inference_request_failure", "nv_model_load_duration_secs"}:
+        assert found[f"{name}{{{labels}}}"] == 0
+    for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
+        assert found[f'nv_inference_request_failure{{{labels},reason="{reason}"}}'] == 0
+    assert found[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
+    assert found[f"kanserve_model_loaded{{{labels}}}"] == 1
+    assert found[f"nv_model_load_duration_secs{{{labels}}}"] > 0
+    assert 0 <= found["nv_cpu_utilization"] <= 1
+    assert 0 < found["nv_cpu_memory_used_bytes"] < found["nv_cpu_memory_total_bytes"]
+    assert list(text_string_to_metric_families(text))  # what Prometheus would read
+
+
+def test_numbers_agree_with_what_was_done_and_with_the_statistics(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server:
+        for rows in (1, 8, 8):
+            server.infer(np.zeros((rows, 3), np.float32))
+        with pytest.raises(grpc.RpcError):
+            server.infer(np.zeros((2, 4), np.float32))
+        query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(24), row_count=2, layers=[1])
+        server.call(f"{KAN}QueryEdges", query.SerializeToString())
+        found = samples(server.metrics())
+        statistics = pb.ModelStatisticsResponse.FromString(server.call(f"{INFERENCE}ModelStatistics", b""))
+    labels = 'model="toy",version="1"'
+    assert found[f"nv_inference_request_success{{{labels}}}"] == 3
+    assert found[f'nv_inference_request_failure{{{labels},reason="OTHER"}}'] == 1
+    assert found[f"nv_inference_count{{{labels}}}"] == 17
+    assert found[f"nv_inference_exec_count{{{labels}}}"] == 3
+    assert found[f"kanserve_batch_rows_sum{{{labels}}}"] == 17
+    assert found[f"kanserve_edge_values_total{{{labels}}}"] == 16
+    assert found[f'kanserve_edge_queries_total{{grpc_code="OK",{labels}}}'] == 1
+    assert found["kanserve_inflight_requests"] == 0
+    (entry,) = statistics.model_stats
+    assert (entry.inference_count, entry.execution_count, entry.inference_stats.fail.count) == (17, 3, 1)
+    microseconds = entry.inference_stats.compute_infer.ns // 1000
+    assert found[f"nv_inference_compute_infer_duration_us{{{labels}}}"] == microseconds > 0
+    assert [(b.batch_size, b.compute_infer.count) for b in entry.batch_stats] == [(1, 1), (8, 2)]
+
+
+def test_a_client_cannot_make_series(server: Server) -> None:
+    def ask(number: int) -> None:
+        rows = np.zeros((1, 3), np.float32)
+        name = f"made-up-{number}"
+        calls = [
+            (f"{INFERENCE}ModelInfer", request(rows, name, model_version=str(number + 1))),
+            (f"{KAN}QueryEdges", kan_pb2.QueryEdgesRequest(model_name=name)),
+            (f"/made.up/Method{number}", pb.ServerLiveRequest()),
+            (f"{INFERENCE}Method{number}", pb.ServerLiveRequest()),
+        ]
+        for path, message in calls:
+            with pytest.raises(grpc.RpcError):
+                server.call(path, message.SerializeToString())
+
+    ask(0)
+    before = server.metrics()
+    for number in range(1, 40):
+        ask(number)
+    after = server.metrics()
+    assert set(samples(before)) == set(samples(after))
+    assert "made" not in after.replace("kanserve_", "")
+    assert samples(after)['nv_inference_request_failure{model="_unknown_",version="",reason="OTHER"}'] >= 40
+
+
+def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.metrics_port}"
+    for path, method, status in (("/", "GET", 404), ("/metrics", "POST", 501), ("/metrics", "DELETE", 501)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=10)
+        assert caught.value.code == status
+        assert "Python" not in str(caught.value.headers)
+        assert caught.value.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+        caught.value.close()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/metrics", method="HEAD"), timeout=10) as head:
+        assert head.read() == b""
+        assert "version=0.0.4" in head.headers["Content-Type"]
+
+
+@pytest.mark.parametrize(("accepted", "window"), [("gzip", 31), ("deflate", 15), ("br, gzip;q=0.5", 31)])
+def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, window: int) -> None:
+    url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+    asked = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert set(samples(zlib.decompress(answer.read(), window).decode())) == set(samples(server.metrics()))
+
+
+def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
+    """Repeated TLS handshakes to the plain port give one line per minute, without their bytes."""
+    toy_model.write(tmp_path)
+    with serving(tmp_path) as server:
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=10) as peer:
+                peer.sendall(b"\x16\x03\x01\x00\x05secret\n\n")
+                while peer.recv(4096):
+                    pass
+        assert "kanserve_" in server.metrics()
+        lines = [line for line in server.lines() if line["event"] == "metrics_requests_rejected"]
+        assert [(line["refused"], line["found"]) for line in lines] == [
+            (1, "a TLS handshake, but this port speaks plain HTTP")
+        ]
+        assert "secret" not in server.log.read_text()
+
+
+def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:
+    for version in range(1, 21):
+        toy_model.write(tmp_path, version=version)
+    rng = np.random.default_rng(0)
+    with serving(tmp_path) as server:
+        for version in range(1, 21):
+            for rows in rng.integers(1, toy_model.BATCH, 5):
+                server.infer(np.zeros((rows, 3), np.float32), model_version=str(version))
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        asked = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            assert len(answer.read()) < 150_000
+
+
+def test_the_machine_is_busy_for_the_share_of_time_since_the_last_look(tmp_path: Path) -> None:
+    def look(*times: int) -> dict[str, float]:
+        (tmp_path / "stat").write_text(f"cpu  {' '.join(map(str, times))}\ncpu0 1 2 3\n")
+        return samples("".join(machine.lines()))
+
+    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 400 kB\n")
+    machine = Machine(tmp_path)
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice
+    assert look(10, 0, 10, 70, 10, 0, 0, 0, 5, 5)["nv_cpu_utilization"] == 0.2
+    found = look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)
+    assert found["nv_cpu_utilization"] == 0.9
+    assert (found["nv_cpu_memory_total_bytes"], found["nv_cpu_memory_used_bytes"]) == (1024000, 614400)
+    assert look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)["nv_cpu_utilization"] == 0
+    (tmp_path / "stat").unlink()
+    assert list(machine.lines()) == []

@@ -1,0 +1,327 @@
+"""Repositories as they should be, and as they should not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.repository import layout
+from tests.support import toy_model
+
+
+def only(root: Path, *, plain: bool = False) -> layout.Bundle:
+    (candidate,) = layout.scan(root, plain_onnx=plain)
+    return layout.load(candidate, 2**30)
+
+
+def test_what_is_no_version_is_ignored(tmp_path: Path) -> None:
+    toy_model.write(tmp_path, "b", 2)
+    toy_model.write(tmp_path, "b", 10)
+    toy_model.write(tmp_path, "a.x-1", 1)
+    for name in ("b/.3.tmp", "b/0", "b/-1", "b/01", "b/latest", ".hidden/1", "-a/1", "b/7", "c d/1"):
+        (tmp_path / name).mkdir(parents=True)
+        if name != "b/7":  # 7 has no manifest: it is not there yet
+            (tmp_path / name / contract.FILE_NAME).write_text("{}")
+    (tmp_path / "b" / "config.pbtxt").write_text("")
+    (tmp_path / "README").write_text("")
+    found = [(c.name, c.version) for c in layout.scan(tmp_path, plain_onnx=True)]
+    assert found == [("a.x-1", 1), ("b", 2), ("b", 10)]
+
+
+@pytest.mark.parametrize("steps", ["", "1"])
+def test_the_folder_may_be_the_model(tmp_path: Path, steps: str) -> None:
+    toy_model.write(tmp_path, "digits", 1, directory=tmp_path / "models" / steps)
+    bundle = only(tmp_path / "models")
+    assert (bundle.name, bundle.version) == ("digits", 1)
+    assert set(bundle.files) == {"model.onnx", "edges_l0.onnx", "edges_l1.onnx"}
+
+
+def test_a_folder_that_is_the_model_and_does_not_say_which(tmp_path: Path) -> None:
+    toy_model.write(tmp_path, "digits", 3, directory=tmp_path / "models")
+    (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
+    assert layout.heading(candidate) == ("digits", 3)
+    toy_model.edit(tmp_path / "models", name="../digits")
+    assert layout.heading(candidate) == ("", 0)
+    (tmp_path / "models" / contract.FILE_NAME).unlink()
+    assert layout.heading(candidate) == ("", 0)
+
+
+def test_a_mounted_folder_is_the_one_that_its_link_names(tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap; a link to elsewhere is none of these."""
+    toy_model.write(tmp_path / "models" / "..of_today", "digits", 1)
+    toy_model.write(tmp_path / "elsewhere", "other", 1)
+    link = tmp_path / "models" / "..data"
+    link.symlink_to("..of_today")
+    assert [found.name for found in layout.scan(tmp_path / "models", plain_onnx=False)] == ["digits"]
+    link.unlink()
+    link.symlink_to(tmp_path / "elsewhere")
+    assert layout.scan(tmp_path / "models", plain_onnx=False) == []
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    with pytest.raises(LoadError, match="bytes, more than 10"):
+        layout.load(candidate, 10)
+
+
+def test_a_file_may_come_in_small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_model.write(tmp_path)
+    whole = only(tmp_path).files
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 100)))
+    assert only(tmp_path).files == whole
+
+
+@pytest.mark.parametrize(
+    ("part", "reason", "words"),
+    [
+        (lambda data: data + b"x", LoadReason.INTEGRITY, "grew while it was read"),
+        (lambda data: b"", LoadReason.INTEGRITY, "shrank while it was read"),
+        (None, LoadReason.UNREADABLE, "model.onnx: Input/output error"),
+    ],
+)
+def test_a_file_that_changes_or_fails_while_it_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: Callable[[bytes], bytes] | None,
+    reason: LoadReason,
+    words: str,
+) -> None:
+    toy_model.write(tmp_path)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    read, opened = os.read, os.open
+
+    def fails(name: str, *rest: object, **more: object) -> int:
+        if name == contract.MODEL_FILE:
+            raise OSError(5, "Input/output error")
+        return opened(name, *rest, **more)  # type: ignore[arg-type]  # as it was called
+
+    def changed(descriptor: int, size: int) -> bytes:
+        data = read(descriptor, size)
+        return part(data) if part and os.readlink(f"/proc/self/fd/{descriptor}").endswith(contract.MODEL_FILE) else data
+
+    monkeypatch.setattr(os, *(("read", changed) if part else ("open", fails)))
+    with pytest.raises(LoadError) as caught:
+        layout.load(candidate, 2**30)
+    assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def test_a_link_to_the_repository_is_followed(tmp_path: Path) -> None:
+    toy_model.write(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    assert only(tmp_path / "link").name == "toy"
+
+
+def test_numbers_of_a_manifest_in_a_file_of_their_own(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    whole = dataclasses.replace(
+        contract.load(directory),
+        reference=contract.Reference(inputs=((0.123456789,) * 60_000,), outputs=(), tolerance=1.0),
+    )
+    bare, numbers = contract.parts(whole)
+    assert numbers is not None
+    entry = FileEntry(path=contract.NUMBERS_FILE, size=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
+    toy_model.save(directory, dataclasses.replace(bare, files=(*bare.files, entry)))
+    with pytest.raises(LoadError, match=r"numbers\.bin is missing"):
+        only(tmp_path)
+    path = directory / contract.NUMBERS_FILE
+    path.write_bytes(numbers)
+    assert only(tmp_path).manifest == dataclasses.replace(whole, files=(*bare.files, entry))
+    path.write_bytes(numbers[:-8] + bytes(8))
+    with pytest.raises(LoadError, match=r"numbers\.bin has sha256"):
+        only(tmp_path)
+    toy_model.save(directory, dataclasses.replace(toy_model.manifest("toy"), files=bare.files))
+    with pytest.raises(LoadError, match=r"numbers\.bin is not listed"):
+        only(tmp_path)
+    huge(path)
+    with pytest.raises(LoadError, match="more than"):
+        only(tmp_path)
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**36)
+
+
+def test_plain_files_are_served_only_on_request(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    (directory / contract.FILE_NAME).unlink()
+    assert layout.scan(tmp_path, plain_onnx=False) == []
+    bundle = only(tmp_path, plain=True)
+    assert (bundle.name, bundle.manifest, set(bundle.files)) == ("toy", None, {"model.onnx"})
+
+
+def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        layout.scan(tmp_path / "nowhere", plain_onnx=False)
+
+
+def flip(directory: Path) -> None:
+    path = directory / "edges_l0.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def link(directory: Path) -> None:
+    path = directory / "model.onnx"
+    path.rename(directory.parent / "elsewhere")
+    path.symlink_to("../elsewhere")
+
+
+def hard_link(directory: Path) -> None:
+    os.link(directory / "model.onnx", directory.parent / "another")
+
+
+def swap(directory: Path, make: Callable[[Path], object]) -> None:
+    (directory / "model.onnx").unlink()
+    make(directory / "model.onnx")
+
+
+def pipe(directory: Path) -> None:
+    swap(directory, os.mkfifo)
+
+
+def bound(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        swap(directory, lambda path: one.bind(os.path.relpath(path)))
+
+
+def listing(path: str) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        (directory.parent / "secret").write_bytes(b"s")
+        files = contract.load(directory).files
+        toy_model.edit(directory, files=(*files, FileEntry(path=path, size=1, sha256="0" * 64)))
+
+    return change
+
+
+CASES: list[tuple[str, Callable[[Path], object], LoadReason, str]] = [
+    ("bit flip", flip, LoadReason.INTEGRITY, "edges_l0.onnx has sha256"),
+    (
+        "truncated",
+        lambda d: os.truncate(d / "model.onnx", 50),
+        LoadReason.INTEGRITY,
+        "model.onnx has 50 bytes, the manifest says",
+    ),
+    ("missing", lambda d: (d / "edges_l1.onnx").unlink(), LoadReason.INTEGRITY, "edges_l1.onnx is missing"),
+    ("unlisted", lambda d: (d / "more.bin").touch(), LoadReason.INTEGRITY, "more.bin is not listed"),
+    ("link", link, LoadReason.INTEGRITY, "model.onnx is a symbolic link"),
+    ("hard link", hard_link, LoadReason.INTEGRITY, "model.onnx is a hard link, a file with 2 names"),
+    (
+        "hard link of a manifest",
+        lambda d: os.link(d / contract.FILE_NAME, d.parent / "m"),
+        LoadReason.INTEGRITY,
+        "hard",
+    ),
+    ("pipe", pipe, LoadReason.INTEGRITY, "model.onnx is not a regular file"),
+    ("socket", bound, LoadReason.INTEGRITY, "model.onnx is not a regular file"),
+    ("folder", lambda d: swap(d, Path.mkdir), LoadReason.INTEGRITY, "model.onnx is not a regular file"),
+    ("dots", listing("../secret"), LoadReason.MANIFEST, "'../secret' is not a plain file name"),
+    ("absolute", listing("/etc/passwd"), LoadReason.MANIFEST, "is not a plain file name"),
+    ("empty name", listing(""), LoadReason.MANIFEST, "is not a plain file name"),
+    (
+        "half a manifest",
+        lambda d: os.truncate(d / contract.FILE_NAME, 100),
+        LoadReason.MANIFEST,
+        "manifest is not JSON",
+    ),
+    (
+        "no manifest at all",
+        lambda d: (d / contract.FILE_NAME).write_text("[1]"),
+        LoadReason.MANIFEST,
+        "not a JSON object",
+    ),
+    ("other name", lambda d: toy_model.edit(d, name="other"), LoadReason.MANIFEST, "says 'other', the folder 'toy'"),
+    ("other version", lambda d: toy_model.edit(d, version=3), LoadReason.MANIFEST, "says version 3, the folder 1"),
+    ("no graph", lambda d: toy_model.edit(d, files=()), LoadReason.INTEGRITY, "is not listed"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_damage_is_found_and_named(
+    tmp_path: Path, damage: Callable[[Path], object], reason: LoadReason, text: str
+) -> None:
+    damage(toy_model.write(tmp_path))
+    with pytest.raises(LoadError) as caught:
+        only(tmp_path)
+    assert caught.value.reason is reason
+    assert text in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_linked_version_is_not_followed(tmp_path: Path) -> None:
+    toy_model.write(tmp_path / "outside")
+    (tmp_path / "repository" / "toy").mkdir(parents=True)
+    (tmp_path / "repository" / "toy" / "1").symlink_to(tmp_path / "outside" / "toy" / "1")
+    assert layout.scan(tmp_path / "repository", plain_onnx=False) == []
+
+
+def test_a_version_swapped_for_a_link_after_the_scan(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    directory.rename(tmp_path / "moved")
+    directory.symlink_to(tmp_path / "moved")
+    with pytest.raises(LoadError, match="cannot be read"):
+        layout.load(candidate, 2**30)
+
+
+def test_hard_links_can_be_allowed(tmp_path: Path) -> None:
+    hard_link(toy_model.write(tmp_path))
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False, hard_links=True)
+    assert layout.load(candidate, 2**30).name == "toy"
+
+
+@pytest.mark.parametrize("steps", ["", "1"])
+def test_a_pipe_where_the_only_models_manifest_should_be(tmp_path: Path, steps: str) -> None:
+    """It is a version that cannot be loaded, and neither waited for nor an error of the whole repository."""
+    directory = toy_model.write(tmp_path, directory=tmp_path / "models" / steps)
+    (directory / contract.FILE_NAME).unlink()
+    os.mkfifo(directory / contract.FILE_NAME)
+    (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
+    assert (candidate.name, candidate.version) == ("models", 1)
+    with pytest.raises(LoadError, match=r"manifest\.json is not a regular file"):
+        layout.load(candidate, 2**30)
+
+
+def test_what_is_no_file_is_not_even_opened(tmp_path: Path) -> None:
+    """Opening a device can do something, and a pipe has a writer who would notice."""
+    directory = toy_model.write(tmp_path)
+    (directory / "model.onnx").unlink()
+    try:
+        os.mknod(directory / "model.onnx", 0o600 | stat.S_IFCHR, os.makedev(1, 7))  # /dev/full
+    except PermissionError:
+        os.mkfifo(directory / "model.onnx")
+    opened: list[object] = []
+    LISTENERS.append(lambda path: opened.append(path))
+    try:
+        with pytest.raises(LoadError, match="not a regular file"):
+            only(tmp_path)
+    finally:
+        LISTENERS.clear()
+    assert contract.FILE_NAME in opened
+    assert "model.onnx" not in opened
+
+
+LISTENERS: list[Callable[[object], None]] = []
+
+
+def told(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open":
+        for listener in LISTENERS:
+            listener(arguments[0])
+
+
+sys.addaudithook(told)

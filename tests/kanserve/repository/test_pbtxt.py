@@ -1,0 +1,262 @@
+"""An operator's config.pbtxt: what of it takes effect, what is named in a warning, what makes a version not load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from kanexport.bundle.repository import triton_config
+from kanexport.contract import manifest as contract
+from kanserve.cli import inventory
+from kanserve.config.settings import Settings
+from kanserve.errors import LoadError, LoadReason
+from kanserve.grpc_api import model_codec
+from kanserve.models.loader import Loader
+from kanserve.models.model import Model
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.repository import layout, pbtxt
+from kanserve.runtime import base
+from kanserve.scheduling.queue import Policy, PriorityLevel
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, request, serving
+
+EVERYTHING = """
+name: "toy"
+backend: "onnxruntime"
+max_batch_size: 32
+version_policy { latest { num_versions: 2 } }
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+dynamic_batching {
+  preferred_batch_size: [ 16, 8 ]
+  max_queue_delay_microseconds: 1500
+  priority_levels: 3
+  default_priority_level: 2
+  default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 2000000 max_queue_size: 9 }
+  priority_queue_policy { key: 1 value { allow_timeout_override: true } }
+}
+instance_group [ { count: 2 kind: KIND_CPU }, { } ]
+parameters { key: "intra_op_thread_count" value { string_value: "2" } }
+"""
+USUAL = PriorityLevel(most=9, timeout=2.0, override=False, delays=True)
+
+
+def load(root: Path, text: str = "", **settings: Any) -> Model:
+    """The toy, whose config.pbtxt says this."""
+    if not (root / "toy").exists():
+        toy_model.write(root)
+    if text:
+        (root / "toy" / pbtxt.FILE_NAME).write_text(text)
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    found = Settings(repository=root, **settings)
+    return Loader(base.load("ort"), found, 2, Metrics()).load(layout.load(candidate, 2**30))
+
+
+def test_every_field_that_has_a_meaning_takes_effect(tmp_path: Path) -> None:
+    model = load(tmp_path, EVERYTHING)
+    found = model.serving
+    assert model.info.max_batch_size == 32
+    levels = (PriorityLevel(most=256, override=True), USUAL, USUAL)  # with a bound of its own each
+    assert found.policy == Policy(32, 0.0015, (8, 16), levels, 1)
+    assert (found.way.instances, found.way.threads, found.max_pending_requests, found.unused) == (3, 2, 0, ())
+    assert found.versions.served([1, 2, 5]) == {2, 5}
+
+
+def test_model_config_tells_what_is_in_effect_and_reads_back_as_it(tmp_path: Path) -> None:
+    model = load(tmp_path, EVERYTHING)
+    told = text_format.MessageToString(model_codec.config(model.info, model.serving))
+    (tmp_path / "toy" / pbtxt.FILE_NAME).unlink()
+    again = load(tmp_path, told)
+    assert again.serving.policy == model.serving.policy
+    assert (again.serving.way.instances, again.serving.way.threads) == (3, 2)
+    assert again.serving.versions == model.serving.versions
+    assert again.info.max_batch_size == 32
+    assert all("kan." in field for field in again.serving.unused if not field.startswith("default_model"))
+
+
+def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
+    plain = load(tmp_path, max_queue_delay_microseconds=7, max_batch_rows=50, max_pending_requests=11)
+    assert (plain.serving.policy, plain.serving.max_pending_requests) == (Policy(50, 7e-6), 11)
+    alone = load(tmp_path, batching=False)
+    assert alone.serving.policy == Policy(0)
+    exported = load(tmp_path, triton_config(contract.load(tmp_path / "toy" / "1")).decode(), max_pending_requests=11)
+    assert (exported.serving.policy, exported.serving.max_pending_requests) == (Policy(64), 11)
+    told = load(tmp_path, "dynamic_batching { }", max_queue_delay_microseconds=7, batching=False, max_batch_rows=50)
+    assert told.serving.policy == Policy(64)
+
+
+def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    text = triton_config(contract.load(tmp_path / "toy" / "1")).decode()
+    assert "count: 2" in text
+    one = Settings(repository=tmp_path)
+    (tmp_path / "toy" / pbtxt.FILE_NAME).write_text(text)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    alone = Loader(base.load("ort"), one, 1, Metrics()).load(layout.load(candidate, 2**30))
+    assert (alone.serving.way.instances, alone.serving.unused) == (1, ())
+    assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.way.instances == 3
+    assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.way.threads == 2
+
+
+def test_an_operator_allows_fewer_rows_than_the_manifest_proves_not_more(tmp_path: Path) -> None:
+    model = load(tmp_path, "max_batch_size: 100\ndynamic_batching { preferred_batch_size: [ 99, 8 ] }")
+    assert (model.info.max_batch_size, model.serving.policy) == (64, Policy(64, preferred=(8,)))
+    assert [line.partition(":")[0] for line in model.serving.unused] == [
+        "max_batch_size 100",
+        "preferred_batch_size 99",
+    ]
+
+
+def test_fields_without_a_meaning_here_are_named(tmp_path: Path) -> None:
+    text = """
+    sequence_batching { max_sequence_idle_microseconds: 5 }
+    optimization { graph { level: 1 } }
+    model_transaction_policy { decoupled: false }
+    parameters { key: "inter_op_thread_count" value { string_value: "1" } }
+    output [ { name: "y" reshape { shape: [ 2 ] } } ]
+    instance_group [ { count: 1 gpus: [ 0 ] } ]
+    """
+    assert set(load(tmp_path, text).serving.unused) == {
+        "sequence_batching",
+        "optimization",
+        "parameters.inter_op_thread_count",
+        "output.reshape",
+        "instance_group.gpus",
+    }
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_labels_lie_beside_it(tmp_path: Path, single: bool) -> None:
+    toy_model.write(tmp_path)
+    folder = tmp_path / "toy"
+    if single:
+        folder = (folder / "1").rename(tmp_path / "alone")
+    (folder / pbtxt.FILE_NAME).write_text('output [ { name: "y" label_filename: "classes.txt" } ]')
+    (folder / "classes.txt").write_text("no\nyes, indeed\n")
+    root = folder if single else tmp_path
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    model = Loader(base.load("ort"), Settings(repository=root), 2, Metrics()).load(layout.load(candidate, 2**30))
+    assert model.serving.labels == (pbtxt.Labels("y", "classes.txt", ("no", "yes, indeed")),)
+    assert model_codec.config(model.info, model.serving).output[0].label_filename == "classes.txt"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"\xff\n", "classes.txt for labels, which is not UTF-8 text"), (None, "classes.txt is missing")]
+)
+def test_labels_that_cannot_be_read_are_named(tmp_path: Path, data: bytes | None, said: str) -> None:
+    toy_model.write(tmp_path)
+    if data is not None:
+        (tmp_path / "toy" / "classes.txt").write_bytes(data)
+    with pytest.raises(LoadError, match=said):
+        load(tmp_path, 'output [ { name: "y" label_filename: "classes.txt" } ]')
+
+
+WRONG = {
+    'output [ { name: "y" label_filename: "../labels.txt" } ]': "label_filename '../labels.txt'",
+    'output [ { name: "y" label_filename: "/etc/passwd" } ]': "label_filename '/etc/passwd'",
+    'name: "other"': "is of model 'other'",
+    "dynamc_batching { }": 'no field named "dynamc_batching"',
+    "max_batch_size: many": "line:column 1:17",
+    "{{{": "cannot be read",
+    "max_batch_size: -1": "max_batch_size -1",
+    'backend: "tensorflow"': "backend 'tensorflow'",
+    'platform: "ensemble"': "platform 'ensemble'",
+    'input [ { name: "z" } ]': "lacks the input 'x'",
+    'output [ { name: "z" } ]': "output 'z'",
+    'input [ { name: "x" dims: [ 4 ] } ]': "FP32 [3]",
+    'input [ { name: "x" data_type: TYPE_FP64 dims: [ 3 ] } ]': "FP64 [3]",
+    "instance_group [ { kind: KIND_GPU } ]": "wants the device cuda",
+    "instance_group [ { kind: KIND_MODEL } ]": "KIND_MODEL",
+    "instance_group [ { count: -3 } ]": "counts -3",
+    'parameters { key: "intra_op_thread_count" value { string_value: "all" } }': "'all'",
+    "dynamic_batching { preferred_batch_size: 0 }": "preferred_batch_size [0]",
+    "max_batch_size: 8 dynamic_batching { preferred_batch_size: 9 }": "1 to 8",
+    "dynamic_batching { priority_levels: 2 }": "default_priority_level 0",
+    "dynamic_batching { priority_levels: 4000000000 }": "at most",
+    "dynamic_batching { priority_queue_policy { key: 1 value { } } }": "level 1 of 0",
+    "dynamic_batching { preserve_ordering: true priority_levels: 2 default_priority_level: 1 }": "preserve_ordering",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_config_that_cannot_work_is_refused_with_a_reason(tmp_path: Path, text: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path, text)
+    assert caught.value.reason is LoadReason.CONFIG
+    assert WRONG[text] in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_and_links_are_refused(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    path = tmp_path / "toy" / pbtxt.FILE_NAME
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(LoadError, match="UTF-8"):
+        load(tmp_path)
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(LoadError, match=r"config\.pbtxt"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("steps", ["", "1"])
+def test_a_folder_that_is_the_model_has_one_too(tmp_path: Path, steps: str) -> None:
+    toy_model.write(tmp_path, directory=tmp_path / "models" / steps)
+    (tmp_path / "models" / pbtxt.FILE_NAME).write_text("max_batch_size: 5")
+    (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
+    assert layout.load(candidate, 2**30).config.max_batch_size == 5
+
+
+def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_broken_config(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        toy_model.write(tmp_path, "toy", version)
+    toy_model.write(tmp_path, "broken")
+    (tmp_path / "broken" / pbtxt.FILE_NAME).write_text("nonsense")
+    (tmp_path / "toy" / pbtxt.FILE_NAME).write_text(
+        "max_batch_size: 16 version_policy { specific { versions: [ 3, 1 ] } } optimization { priority: 2 }"
+    )
+    with serving(tmp_path) as server:
+        index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
+        states = {(found.name, found.version): (found.state, found.reason) for found in index.models}
+        rows = np.zeros((2, 3), np.float32)
+        np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), atol=1e-6)
+        answer = server.call(f"{INFERENCE}ModelConfig", pb.ModelConfigRequest(name="toy").SerializeToString())
+        config = pb.ModelConfigResponse.FromString(answer).config
+        lines = server.lines()
+    assert {key: state for key, (state, _) in states.items()} == {
+        ("broken", "1"): "UNAVAILABLE",
+        ("toy", "1"): "READY",
+        ("toy", "3"): "READY",
+    }
+    assert "config.pbtxt cannot be read" in states["broken", "1"][1]
+    assert list(config.version_policy.specific.versions) == [1, 3]
+    assert config.max_batch_size == 16
+    assert [line["fields"] for line in lines if line["event"] == "config_fields_ignored"] == [["optimization"]]
+    entries = {(entry.name, entry.version): entry for entry in inventory.of_folder(tmp_path)}
+    assert entries["toy", "2"].state == inventory.IGNORED
+    assert "specific 1, 3" in entries["toy", "2"].reason
+    assert entries["broken", "1"].state == inventory.INVALID
+    assert entries["toy", "3"].unused == ("optimization",)
+
+
+def test_a_request_may_wait_for_less_than_its_model_would_have_it(tmp_path: Path) -> None:
+    """A delay that nobody would wait for shows that the request's own timeout ends it."""
+    toy_model.write(tmp_path)
+    (tmp_path / "toy" / pbtxt.FILE_NAME).write_text("dynamic_batching { max_queue_delay_microseconds: 600000000 }")
+    sent = request(np.zeros((1, 3), np.float32))
+    sent.parameters["timeout"].int64_param = 50_000
+    sent.parameters["priority"].uint64_param = 2**63  # there is no such level: the default
+    with serving(tmp_path) as server, pytest.raises(grpc.RpcError) as caught:
+        server.call(f"{INFERENCE}ModelInfer", sent.SerializeToString())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "Request timeout expired" in caught.value.details()
+
+
+def test_who_comes_over_grpcio_waits_for_those_that_it_hands_over_one_by_one(tmp_path: Path) -> None:
+    assert load(tmp_path, transport="grpcio").serving.rounds > load(tmp_path, transport="asgi").serving.rounds == 1

@@ -1,0 +1,247 @@
+"""Numbers beyond reason in a manifest: each is a reason not to load, in words, before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import ExplainedTensor, Explanations
+from kanserve.errors import LoadError, LoadReason
+from kanserve.repository import layout, pbtxt, validation
+from kanserve.repository.validation import check_config, check_manifest
+from kanserve.types import TensorInfo
+from tests.support import toy_model
+
+BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
+MANY = contract.Variant(file=contract.MANY_FILE, rows=256, zones=())
+EDGE = SymbolicEdge(source=0, destination=0, function="sin", a=1, b=0, c=1, d=0, mask=1)
+
+
+def listed() -> Manifest:
+    """The toy's manifest, with the files that it is asked about."""
+    names = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
+    files = tuple(contract.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
+    return dataclasses.replace(toy_model.manifest("toy"), files=files)
+
+
+def layer(**changes: Any) -> dict[str, Any]:
+    return {"layers": (dataclasses.replace(toy_model.manifest("toy").layers[0], **changes),)}
+
+
+def basis(**changes: Any) -> dict[str, Any]:
+    return layer(bases=(dataclasses.replace(BASIS, **changes),))
+
+
+def shape(*extents: int) -> dict[str, Any]:
+    return {"inputs": (TensorSpec(name="x", datatype="FP32", shape=extents),)}
+
+
+def step(*indices: int) -> dict[str, Any]:
+    return layer(pre_steps=(NodeStep(kind="select", indices=indices),))
+
+
+TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 3))
+LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
+
+
+def told(*changes: dict[str, Any], file: str = "edges_l0.onnx") -> dict[str, Any]:
+    """An explaining graph that gives so many tensors."""
+    one = ExplainedTensor(name="e", datatype="FP32", shape=(-1, 3, 4), holds="edges", layer=0)
+    tensors = tuple(dataclasses.replace(one, **change) for change in changes)
+    return {"explanations": Explanations(file=file, tensors=tensors)}
+
+
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("batch", {"max_batch_size": 2**62}, "max_batch_size is 2^62 or more, expected 1 to 2147483647"),
+    ("batch beyond words", {"max_batch_size": 10**4000}, "max_batch_size is 2^13287 or more"),
+    ("no batch", {"max_batch_size": 0}, "max_batch_size is 0"),
+    ("opset", {"opset": 10**9}, "opset is 1000000000, expected 1 to 64"),
+    ("inputs", {"inputs": (TENSOR,) * 1025}, "the number of inputs is 1025, expected 1 to 1024"),
+    ("no outputs", {"outputs": ()}, "the number of outputs is 0"),
+    ("layers", {"layers": (LAYER,) * 4097}, "the number of layers is 4097"),
+    ("row", shape(-1, 2**20, 2**20), "the size of a row of 'x' is 1099511627776"),
+    ("row of no size", shape(-1, -1), "'x' has shape [-1, -1], expected [-1, ...]: the size of a row is not known"),
+    ("fixed rows", shape(5, 3), "'x' has shape [5, 3], expected [-1, ...]"),
+    ("axes", shape(-1, *[1] * 17), "the number of axes of 'x' is 17, expected 0 to 16"),
+    ("sources", layer(sources=2**40), "layer 0: the number of sources is 1099511627776"),
+    ("no sources", layer(sources=0), "layer 0: no sources, no destinations or no positions"),
+    ("edges", layer(sources=2**16, destinations=2**16), "layer 0: the number of edges is 4294967296"),
+    ("active", layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
+    ("positions", layer(positions=(2**31, 2)), "layer 0: the size of a row of positions is 4294967296"),
+    ("mask", layer(mask=((1.0,) * 3,) * 4), "layer 0: the mask is not [3][4]"),
+    ("bias", layer(bias=(0.0,)), "layer 0: the bias has 1 entries, expected 4"),
+    ("symbolic", layer(symbolic=(dataclasses.replace(EDGE, source=3),)), "a symbolic edge leads from 3 to 0"),
+    ("functions", basis(functions=2**50), "basis 'bspline' is 1125899906842624, expected 1 to 16777216"),
+    ("knots", basis(knots=((0.0, 1.0),) * 2), "basis 'bspline' has 2 rows of knots"),
+    ("select", step(0, -1), "a step 'select' has indices beyond 0 to"),
+    ("explained layer", told({"layer": 2}), "the layer of 'e' is 2, expected -1 to 1"),
+    ("explained shape", told({}, {"shape": (-1, 2**31)}), "the size of a row of 'e' is 2147483648"),
+    ("explained nothing", told(), "the number of explained tensors is 0"),
+    ("explained elsewhere", told({}, file="explain.onnx"), "'explain.onnx' is not a listed file"),
+    ("too many variants", {"variants": (MANY, MANY)}, "the number of variants is 2, expected 0 to 1"),
+    ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
+    ("variant elsewhere", {"variants": (MANY,)}, "variant 'model_many.onnx' is not a listed file"),
+    ("select far", step(2**40), "a step 'select' has indices beyond 0 to"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_number_beyond_reason_is_named(changes: dict[str, Any], text: str) -> None:
+    found = dataclasses.replace(listed(), **changes)
+    with pytest.raises(LoadError) as caught:
+        check_manifest(found)
+    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("tolerance", [1e308, -1.0, 1.5])
+def test_a_tolerance_that_allows_anything_proves_nothing(tolerance: float) -> None:
+    reference = dataclasses.replace(listed().reference, tolerance=tolerance)
+    with pytest.raises(LoadError, match=r"the reference tolerance is .*, expected 0 to 1"):
+        check_manifest(dataclasses.replace(listed(), reference=reference))
+
+
+def test_reference_rows_have_a_number() -> None:
+    many = dataclasses.replace(listed().reference, inputs=((0.0,) * 3,) * 4097, outputs=((0.0,) * 2,) * 4097)
+    with pytest.raises(LoadError, match="the number of reference rows is 4097, expected 0 to 4096"):
+        check_manifest(dataclasses.replace(listed(), reference=many))
+
+
+def test_what_is_within_reason_passes() -> None:
+    check_manifest(listed())
+    check_manifest(dataclasses.replace(listed(), max_batch_size=2**31 - 1))
+    check_manifest(dataclasses.replace(listed(), **told({}, {"layer": -1})))
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (2, "format 2, this program reads format 1: upgrade kanserve, or export the model again with `kanserve export"),
+        (0, "format 0, this program reads format 1: export the model again with `kanserve export CHECKPOINT"),
+        (10**400, "this program reads format 1: export the model again with `kanserve export CHECKPOINT"),
+        ("3", "manifest has format '3', this program reads format 1"),
+        (None, "manifest has format None, this program reads format 1"),
+    ],
+)
+def test_a_manifest_of_another_format_says_what_to_do(tmp_path: Path, written: object, text: str) -> None:
+    directory = toy_model.write(tmp_path)
+    document = json.loads((directory / contract.FILE_NAME).read_bytes())
+    (directory / contract.FILE_NAME).write_text(json.dumps({**document, "format": written, "and": "more"}))
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    with pytest.raises(LoadError) as caught:
+        layout.load(candidate, 2**20)
+    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
+
+
+def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None:
+    odd = TensorSpec(name="x", datatype="COMPLEX", shape=(-1, *[0] * 20))
+    none = dataclasses.replace(LAYER, sources=0)
+    right = dataclasses.replace(
+        LAYER,
+        symbolic=(EDGE,),
+        bases=(BASIS,),
+        pre_steps=(NodeStep(kind="select", indices=(0, 1)),),
+        mask=((1.0,) * 4,) * 3,
+        bias=(0.0,) * 4,
+    )
+    beyond = step(-1, 3)["layers"][0]
+    wrong = dataclasses.replace(listed(), inputs=(odd,), layers=(none, right, beyond))
+    said = list(validation.limit_faults(wrong))
+    assert [one.partition(":")[0] for one in said] == [
+        "'x' is 'COMPLEX', expected one of " + ", ".join(validation.DTYPES),
+        f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...]",
+        "layer 0",
+        "layer 2",
+    ]
+    assert list(validation.limit_faults(dataclasses.replace(listed(), layers=(right,)))) == []
+
+
+KAN_CONFIG = pbtxt.OperatorConfig()
+NAMED = TensorInfo("x", "FP32", (3,))
+TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs", layer=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "text"),
+    [
+        ({"outputs": (TENSOR,)}, LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name"),
+        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D'; A and B are known"),
+        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: a row's answer depends"),
+        (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
+        (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "layer 0: 'other.onnx' is not a listed file"),
+        (
+            {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
+            LoadReason.MANIFEST,
+            "'explain.onnx' is not a listed file",
+        ),
+        (
+            {"verification": dataclasses.replace(listed().verification, basis="answers")},
+            LoadReason.MANIFEST,
+            "verification.basis is 'answers', expected one of reading, expected-outputs, module",
+        ),
+        ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
+        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
+        (
+            {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
+            LoadReason.MANIFEST,
+            "the manifest's reference rows have other inputs than outputs",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], reason: LoadReason, text: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        check_manifest(dataclasses.replace(listed(), **changes))
+    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def test_a_layer_that_keeps_its_inputs_may_say_so() -> None:
+    kept = (contract.NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3),)
+    check_manifest(dataclasses.replace(listed(), out_of_range="clamp", **layer(pre_steps=kept)))
+
+
+def test_a_layer_may_have_a_class_of_its_own() -> None:
+    check_manifest(dataclasses.replace(listed(), layers=layer(edge_class="B")["layers"]))
+
+
+X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"name": "other"}, "config.pbtxt is of model 'other', the folder of 'toy'"),
+        ({"inputs": (dataclasses.replace(NAMED, name="z"),)}, "config.pbtxt lacks the input 'x'"),
+        ({"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))}, "config.pbtxt has the input 'z', the model 'x'"),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(4,)),)}, "says that the input 'x' is FP32 [4]"),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(3, 1)),)}, "says that the input 'x' is FP32 [3, 1]"),
+        ({"inputs": (dataclasses.replace(NAMED, datatype="FP64"),)}, "says that the input 'x' is FP64 [3]"),
+        ({"outputs": (dataclasses.replace(NAMED, name="y"),)}, "says that the output 'y' is FP32 [3]"),
+    ],
+)
+def test_a_config_that_contradicts_its_model(config: dict[str, Any], text: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        check_config(dataclasses.replace(KAN_CONFIG, **config), "toy", (X3,), (Y2,), batched=True)
+    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.CONFIG, True), str(caught.value)
+
+
+def test_a_config_that_says_the_same_or_less() -> None:
+    for changes, batched in (
+        ({}, True),
+        ({"name": "toy", "inputs": (NAMED,), "outputs": (TensorInfo("y", "", ()),)}, True),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(-1,)),)}, True),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(5, 3)),)}, False),
+    ):
+        check_config(dataclasses.replace(KAN_CONFIG, **changes), "toy", (X3,), (Y2,), batched=batched)
+
+
+def test_names_that_are_not_the_model_s_are_told() -> None:
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
+    assert fault == "2 features are given, and a row of the model has 3 numbers"
+    assert list(validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []

@@ -1,0 +1,207 @@
+"""Each bound of a manifest at its very number: what is at it passes, the next does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from kanexport.contract.manifest import NodeStep, TensorSpec
+from kanserve.repository import validation
+from tests.kanserve.repository.test_validation import EDGE, LAYER, TENSOR, basis, layer, listed, shape, step
+
+
+def rows(count: int) -> dict[str, Any]:
+    return {"reference": dataclasses.replace(listed().reference, inputs=((0.0,) * 3,) * count)}
+
+
+def tolerance(found: float) -> dict[str, Any]:
+    return {"reference": dataclasses.replace(listed().reference, tolerance=found)}
+
+
+def files(count: int) -> dict[str, Any]:
+    return {"files": listed().files[:1] * count}
+
+
+def edge(source: int, destination: int) -> dict[str, Any]:
+    return layer(symbolic=(dataclasses.replace(EDGE, source=source, destination=destination),))
+
+
+def unequal(*counts: int) -> dict[str, Any]:
+    """A mask with rows of so many entries."""
+    return layer(mask=tuple((1.0,) * count for count in counts))
+
+
+MASK = "layer 0: the mask is not [3][4]"
+NOWHERE = "layer 0: no sources, no destinations or no positions"
+INDICES = "layer 0: a step 'select' has indices beyond 0 to 16777215"
+BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that passes, the first that does not, why not
+    (
+        {"max_batch_size": 2147483647},
+        {"max_batch_size": 2147483648},
+        "max_batch_size is 2147483648, expected 1 to 2147483647",
+    ),
+    ({"max_batch_size": 1}, {"max_batch_size": 0}, "max_batch_size is 0, expected 1 to 2147483647"),
+    ({"opset": 64}, {"opset": 65}, "opset is 65, expected 1 to 64"),
+    ({"opset": 1}, {"opset": 0}, "opset is 0, expected 1 to 64"),
+    (
+        {"inputs": (TENSOR,) * 1024},
+        {"inputs": (TENSOR,) * 1025},
+        "the number of inputs is 1025, expected 1 to 1024",
+    ),
+    ({"inputs": (TENSOR,)}, {"inputs": ()}, "the number of inputs is 0, expected 1 to 1024"),
+    (
+        {"outputs": (TENSOR,) * 1024},
+        {"outputs": (TENSOR,) * 1025},
+        "the number of outputs is 1025, expected 1 to 1024",
+    ),
+    ({"outputs": (TENSOR,)}, {"outputs": ()}, "the number of outputs is 0, expected 1 to 1024"),
+    ({"layers": (LAYER,) * 4096}, {"layers": (LAYER,) * 4097}, "the number of layers is 4097, expected 0 to 4096"),
+    (files(4160), files(4161), "the number of files is 4161, expected 1 to 4160"),
+    (files(1), files(0), "the number of files is 0, expected 1 to 4160"),
+    (rows(4096), rows(4097), "the number of reference rows is 4097, expected 0 to 4096"),
+    (rows(0), tolerance(1.001), "the reference tolerance is 1.001, expected 0 to 1, of the largest answer"),
+    (tolerance(1), tolerance(-0.001), "the reference tolerance is -0.001, expected 0 to 1, of the largest answer"),
+    (tolerance(0), tolerance(float("nan")), "the reference tolerance is nan, expected 0 to 1, of the largest answer"),
+    (
+        shape(-1, *[1] * 16),
+        shape(-1, *[1] * 17),
+        "the number of axes of 'x' is 17, expected 0 to 16",
+    ),
+    (
+        shape(-1, 2147483647),
+        shape(-1, 2147483648),
+        "the size of a row of 'x' is 2147483648, expected 1 to 2147483647",
+    ),
+    (
+        shape(-1, 1),
+        shape(-1, 0),
+        "'x' has shape [-1, 0], expected [-1, ...]: the size of a row is not known",
+    ),
+    (
+        shape(-1, 3, 2),
+        shape(-1),
+        "'x' has shape [-1], expected [-1, ...]: the size of a row is not known",
+    ),
+    (
+        shape(-1, 3),
+        shape(-2, 3, 0),
+        "'x' has shape [-2, 3, 0], expected [-1, ...]: the size of a row is not known",
+    ),
+    (
+        layer(sources=2**24, destinations=1),
+        layer(sources=2**24 + 1, destinations=1),
+        "layer 0: the number of sources is 16777217, expected 1 to 16777216",
+    ),
+    (
+        layer(sources=1, destinations=2**24),
+        layer(sources=1, destinations=2**24 + 1),
+        "layer 0: the number of destinations is 16777217, expected 1 to 16777216",
+    ),
+    (layer(sources=1, active_edges=0), layer(sources=0), NOWHERE),
+    (layer(destinations=1, active_edges=0), layer(destinations=0), NOWHERE),
+    (layer(positions=(1,)), layer(positions=(1, 0)), NOWHERE),
+    (
+        layer(sources=2**16, destinations=2**15 - 1),
+        layer(sources=2**16, destinations=2**15),
+        "layer 0: the number of edges is 2147483648, expected 1 to 2147483647",
+    ),
+    (layer(active_edges=12), layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
+    (layer(active_edges=0), layer(active_edges=-1), "layer 0: active_edges is -1, expected 0 to 12"),
+    (
+        layer(positions=(1,) * 16),
+        layer(positions=(1,) * 17),
+        "layer 0: the number of axes of positions is 17, expected 0 to 16",
+    ),
+    (
+        layer(positions=(2**16, 2**15 - 1)),
+        layer(positions=(2**16, 2**15)),
+        "layer 0: the size of a row of positions is 2147483648, expected 1 to 2147483647",
+    ),
+    (unequal(4, 4, 4), unequal(4, 4), MASK),
+    (unequal(), unequal(4, 4, 4, 4), MASK),
+    (unequal(), unequal(5, 5, 5), MASK),
+    (unequal(), unequal(4, 4, 3), MASK),
+    (layer(bias=(0.0,) * 4), layer(bias=(0.0,) * 5), "layer 0: the bias has 5 entries, expected 4"),
+    (layer(bias=()), layer(bias=(0.0,) * 3), "layer 0: the bias has 3 entries, expected 4"),
+    (edge(2, 3), edge(3, 3), "layer 0: a symbolic edge leads from 3 to 3, which are not there"),
+    (edge(0, 0), edge(2, 4), "layer 0: a symbolic edge leads from 2 to 4, which are not there"),
+    (edge(2, 0), edge(-1, 0), "layer 0: a symbolic edge leads from -1 to 0, which are not there"),
+    (edge(0, 3), edge(0, -1), "layer 0: a symbolic edge leads from 0 to -1, which are not there"),
+    (
+        basis(functions=2**24),
+        basis(functions=2**24 + 1),
+        "layer 0: the number of functions of basis 'bspline' is 16777217, expected 1 to 16777216",
+    ),
+    (
+        basis(functions=1),
+        basis(functions=0),
+        "layer 0: the number of functions of basis 'bspline' is 0, expected 1 to 16777216",
+    ),
+    (
+        basis(knots=((0.0, 1.0),)),
+        basis(knots=((0.0, 1.0),) * 2),
+        "layer 0: basis 'bspline' has 2 rows of knots, expected one, or one for each source",
+    ),
+    (
+        basis(knots=((0.0, 1.0),) * 3),
+        basis(kind="b" * 50, knots=((0.0, 1.0),) * 4),
+        f"layer 0: basis '{'b' * 40}' has 4 rows of knots, expected one, or one for each source",
+    ),
+    (
+        basis(pre_steps=(NodeStep(kind="s" * 50, indices=(0,)),)),
+        basis(pre_steps=(NodeStep(kind="s" * 50, indices=(-1,)),)),
+        f"layer 0: a step '{'s' * 40}' has indices beyond 0 to 16777215",
+    ),
+    (step(0, 2**24 - 1), step(0, 2**24), INDICES),
+    (step(0), step(1, -1), INDICES),
+    (
+        layer(post_steps=(NodeStep(kind="select", indices=(1,)),)),
+        layer(post_steps=(NodeStep(kind="select", indices=(-1,)),)),
+        INDICES,
+    ),
+]
+
+
+@pytest.mark.parametrize(("last", "first", "text"), BOUNDS, ids=[case[2][:60] for case in BOUNDS])
+def test_what_is_at_a_bound_passes_and_the_next_does_not(
+    last: dict[str, Any], first: dict[str, Any], text: str
+) -> None:
+    assert list(validation.limit_faults(dataclasses.replace(listed(), **last))) == []
+    assert list(validation.limit_faults(dataclasses.replace(listed(), **first))) == [text]
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (10**18 - 1, "999999999999999999"),
+        (10**18, "2^59 or more"),
+        (2**60, "2^60 or more"),
+        (-(10**18) + 1, "-999999999999999999"),
+        (-(10**18), "-2^59 or more"),
+    ],
+)
+def test_a_number_is_in_words_where_nobody_would_read_it(found: int, text: str) -> None:
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), max_batch_size=found))
+    assert fault == f"max_batch_size is {text}, expected 1 to 2147483647"
+
+
+def test_a_datatype_is_named_no_longer_than_needed() -> None:
+    long = TensorSpec(name="x", datatype="D" * 50, shape=(-1, 3))
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), inputs=(long,)))
+    assert fault == f"'x' is '{'D' * 40}', expected one of {', '.join(validation.DTYPES)}"
+
+
+def test_a_shape_is_shown_up_to_its_sixteenth_axis() -> None:
+    (whole,) = validation.limit_faults(dataclasses.replace(listed(), **shape(5, *[1] * 15)))
+    (cut,) = validation.limit_faults(dataclasses.replace(listed(), **shape(5, *[1] * 16)))
+    ones = ", ".join("1" * 15)
+    assert whole == f"'x' has shape [5, {ones}], expected [-1, ...]: the size of a row is not known"
+    assert cut == f"'x' has shape [5, {ones}, ...], expected [-1, ...]: the size of a row is not known"
+
+
+def test_the_size_of_a_row_is_reckoned_from_as_many_axes_as_there_may_be() -> None:
+    """So that 4000 axes of 2^40 are no long multiplication."""
+    said = list(validation.limit_faults(dataclasses.replace(listed(), **shape(-1, *[1] * 16, 2**40))))
+    assert said == ["the number of axes of 'x' is 17, expected 0 to 16"]

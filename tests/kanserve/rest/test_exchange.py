@@ -1,0 +1,189 @@
+"""A request over HTTP is a call like any other: limits, draining, cancellation, TLS, over every server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http
+
+from tests.integration.wire.test_transports import Peer
+from tests.support import certificates, toy_model
+from tests.support.http_client import ROWS, WAYS, Reply, ask, infer, tensor, way
+from tests.support.server_process import START, Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+SLOW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}]}
+LABELS = 'model="slow",version="1"'
+
+
+@pytest.fixture(params=WAYS)
+def web(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
+    """Call with settings: a server over the toy and a model that takes its time."""
+    toy_model.write(tmp_path)
+    toy_model.write_slow(tmp_path, steps=6)
+    door, chosen = way(request.param)
+    return lambda **settings: serving(tmp_path, door, plain_onnx=True, threads=1, **chosen, **settings)
+
+
+def slow(server: Server, pool: ThreadPoolExecutor, **parameters: Any) -> Future[Reply]:
+    return pool.submit(infer, server, {**SLOW, "parameters": parameters}, "slow", timeout=60)
+
+
+def waiting(server: Server, count: int) -> Callable[[], bool]:
+    return lambda: f"nv_inference_pending_request_count{{{LABELS}}} {count}\n" in server.metrics()
+
+
+def test_draining(web: Callable[..., Any]) -> None:
+    with web(drain_delay_seconds=2, drain_reject_seconds=3) as server, ThreadPoolExecutor() as pool:
+        flying = slow(server, pool)
+        wait_until(waiting(server, 1))
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: ask(server, "/readyz").status == 503)
+        statuses = {path: ask(server, path).status for path in ("/healthz", "/v2/health/live", "/v2/health/ready")}
+        assert statuses == {"/healthz": 200, "/v2/health/live": 200, "/v2/health/ready": 400}
+        assert infer(server, {"inputs": [tensor()]}).status == 200
+        wait_until(lambda: infer(server, {"inputs": [tensor()]}).status == 503)
+        refused = infer(server, {"inputs": [tensor()]})
+        assert "shutting down" in refused.json["error"]
+        assert refused.headers["retry-after"] == "1"
+        assert ask(server, "/healthz").status == 503
+        assert flying.result().status == 200
+        assert server.process.wait(30) == 0
+
+
+def test_more_calls_at_once_than_allowed(web: Callable[..., Any]) -> None:
+    with web(max_inflight_requests=1) as server, ThreadPoolExecutor() as pool:
+        flying = slow(server, pool)
+        wait_until(waiting(server, 1))
+        refused = infer(server, {"inputs": [tensor()]})
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        assert "the server handles 1 calls at once" in refused.json["error"]
+        assert ask(server, "/readyz").status == 200
+        assert flying.result().status == 200
+
+
+def test_a_request_that_waited_too_long_is_not_run(web: Callable[..., Any]) -> None:
+    with web() as server, ThreadPoolExecutor() as pool:
+        first = slow(server, pool)
+        wait_until(waiting(server, 1))
+        second = slow(server, pool, timeout=1000).result()
+        assert (second.status, second.json["error"]) == (503, "Request timeout expired")
+        assert first.result().status == 200
+        assert f"nv_inference_exec_count{{{LABELS}}} 1\n" in server.metrics()
+
+
+def test_a_full_queue_refuses_at_once(web: Callable[..., Any]) -> None:
+    with web(max_pending_requests=2) as server, ThreadPoolExecutor() as pool:
+        calls = [slow(server, pool) for _ in range(4)]
+        replies = [call.result() for call in calls]
+        refused = [reply for reply in replies if reply.status != 200]
+        assert {(reply.status, reply.json["error"]) for reply in refused} == {(503, "Exceeds maximum queue size")}
+        assert {reply.headers["retry-after"] for reply in refused} == {"1"}
+
+
+def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any]) -> None:
+    with web() as server, ThreadPoolExecutor() as pool:
+        first = slow(server, pool)
+        wait_until(waiting(server, 1))
+        # By HTTP/2: h2corn does not look at an HTTP/1 connection before it has answered.
+        leaver = Peer(int(server.http.rpartition(":")[2]))
+        stream = leaver.open(path="/v2/models/slow/infer", kind="application/json")
+        leaver.send(stream, json.dumps(SLOW).encode())
+        wait_until(waiting(server, 2))
+        leaver.socket.close()
+        wait_until(lambda: f'nv_inference_request_failure{{{LABELS},reason="CANCELED"}} 1\n' in server.metrics())
+        assert first.result().status == 200
+        assert f"nv_inference_exec_count{{{LABELS}}} 1\n" in server.metrics()
+        text = server.metrics()
+        assert 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="499"} 1.0' in text
+
+
+def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
+    """By threads, on connections of their own, beside gRPC on the same models."""
+    expected = toy_model.outputs(ROWS)
+    wrong: list[object] = []
+
+    def ask_often(server: Server) -> None:
+        with tritonclient.http.InferenceServerClient(server.http, concurrency=1) as client:
+            one = tritonclient.http.InferInput("x", list(ROWS.shape), "FP32")
+            one.set_data_from_numpy(ROWS)
+            for _ in range(50):
+                y = client.infer("toy", [one]).as_numpy("y")
+                if not np.allclose(y, expected, rtol=1e-5):
+                    wrong.append(y)
+
+    with web() as server:
+        threads = [threading.Thread(target=ask_often, args=(server,)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            np.testing.assert_allclose(server.infer(ROWS), expected, rtol=1e-5)
+        for thread in threads:
+            thread.join(60)
+        assert not wrong
+        text = server.metrics()
+    assert 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="200"} 800.0' in text
+    assert "kanserve_inflight_requests 0.0" in text
+
+
+def test_tls(tmp_path: Path) -> None:
+    """One more port is encrypted as the first is."""
+    files = certificates.write(tmp_path)
+    models = tmp_path / "models"
+    toy_model.write(models)
+    _, chosen = way("grpcio")
+    pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
+    with serving(models, tls_client_ca=str(files / "ca.pem"), **pair, **chosen) as server:
+        context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+        context.load_cert_chain(files / "caller.pem", files / "caller.key")
+        assert json.loads(secretly(server, context))["name"] == "toy"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            secretly(server, ssl.create_default_context(cafile=str(files / "ca.pem")))
+
+
+def secretly(server: Server, context: ssl.SSLContext) -> bytes:
+    with contextlib.closing(http.client.HTTPSConnection(server.http, context=context, timeout=20)) as connection:
+        connection.request("GET", "/v2/models/toy")
+        return connection.getresponse().read()
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys({names}))
+"""
+
+
+@pytest.mark.parametrize("names", [("h2corn",), ("starlette", "orjson")])
+def test_without_its_packages_the_other_door_is_as_before(tmp_path: Path, names: tuple[str, ...]) -> None:
+    toy_model.write(tmp_path)
+    settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0}
+
+    def start(**more: Any) -> subprocess.Popen[str]:
+        code = WITHOUT.format(names=names) + START
+        command = [sys.executable, "-c", code, json.dumps({**settings, **more})]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with start() as process:
+        assert process.stdout is not None
+        assert set(json.loads(process.stdout.readline())) == {"grpc", "metrics"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    for wish in ({"transport": "asgi"}, {"http_port": 0}):
+        with start(**wish) as process:
+            _, errors = process.communicate(timeout=30)
+            assert process.returncode
+            assert f"need {', '.join(names)}: pip install 'kanserve[serve]'" in errors

@@ -1,0 +1,81 @@
+"""Every datatype over HTTP, as bytes and as JSON, through identity graphs by Triton's client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tritonclient.http
+
+from tests.integration.wire.test_datatypes import KINDS, bits, identity
+from tests.support.http_client import ask, way
+from tests.support.server_process import Server, serving
+
+NO_JSON = ("FP16", "BF16")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("plain")
+    for name, (kind, _, _) in KINDS.items():
+        folder = root / name.lower() / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(identity(kind, ["B", 3]))
+    door, chosen = way("asgi")
+    with serving(root, door, plain_onnx=True, **chosen) as running:
+        yield running
+
+
+def echoed(server: Server, datatype: str, rows: np.ndarray, *, sent: bool, back: bool) -> np.ndarray:
+    """The rows as they come back; as bytes or as JSON, either way."""
+    one = tritonclient.http.InferInput("x", list(rows.shape), datatype)
+    one.set_data_from_numpy(rows, binary_data=sent)
+    wanted = [tritonclient.http.InferRequestedOutput("y0", binary_data=back)]
+    with tritonclient.http.InferenceServerClient(server.http) as client:
+        found = client.infer(datatype.lower(), [one], outputs=wanted).as_numpy("y0")
+    if datatype == "BYTES" and not back:
+        return np.array([text.encode() for text in found.ravel()], object).reshape(found.shape)
+    return found
+
+
+@pytest.mark.parametrize("datatype", KINDS)
+def test_as_bytes(plain: Server, datatype: str) -> None:
+    rows = KINDS[datatype][2]
+    for array in (rows, np.concatenate([rows] * 20)):
+        assert bits(echoed(plain, datatype, array, sent=True, back=True)) == bits(array)
+
+
+@pytest.mark.parametrize("datatype", [name for name in KINDS if name not in NO_JSON])
+@pytest.mark.parametrize(("sent", "back"), [(False, False), (True, False), (False, True)])
+def test_as_json(plain: Server, datatype: str, sent: bool, back: bool) -> None:
+    rows = KINDS[datatype][2]
+    for array in (rows, np.concatenate([rows] * 20)):
+        assert bits(echoed(plain, datatype, array, sent=sent, back=back)) == bits(array)
+
+
+@pytest.mark.parametrize("datatype", NO_JSON)
+def test_what_json_does_not_carry(plain: Server, datatype: str) -> None:
+    path = f"/v2/models/{datatype.lower()}/infer"
+    one = {"name": "x", "datatype": datatype, "shape": [1, 3]}
+    refused = ask(plain, path, {"inputs": [{**one, "data": [1, 2, 3]}]})
+    assert (refused.status, refused.json["error"].partition(".")[0]) == (
+        400,
+        f"receiving {datatype} data via JSON is not supported",
+    )
+    text = json.dumps({"inputs": [{**one, "parameters": {"binary_data_size": 6}}]}).encode()
+    refused = ask(plain, path, text + bytes(6), inference_header_content_length=str(len(text)))
+    assert (refused.status, refused.json["error"].partition(".")[0]) == (
+        400,
+        f"sending {datatype} data via JSON is not supported",
+    )
+
+
+def test_strings(plain: Server) -> None:
+    """Colons and quotes, which the search for doubled keys has to see through, and half of a character."""
+    words = ['":"', "{}", "\\", "[", "日本", ""]
+    body = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2, 3], "data": words}]}
+    assert ask(plain, "/v2/models/bytes/infer", body).json["outputs"][0]["data"] == words
+    body["inputs"][0]["data"] = ["\ud800"] * 6
+    assert ask(plain, "/v2/models/bytes/infer", body).status == 400

@@ -1,0 +1,180 @@
+"""KanService as JSON: the numbers of gRPC, on both doors, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
+from tests.support import toy_model
+from tests.support.server_process import Server, serving, wait_until
+
+pytest.importorskip("starlette")
+arrays = pytest.importorskip("kanserve.rest.kan")
+ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("kan")
+    toy_model.write(root)
+    toy_model.write(root, "toy64", datatype="FP64", tolerance=1e-12)
+    port = {} if request.param == "asgi" else {"http_port": 0}
+    with serving(root, transport=request.param, max_typed_contents_bytes=20_000, **port) as running:
+        yield running
+
+
+def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{server.http}/v1/kan/models/{path}", data)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def good(server: Server, path: str, body: Any = None) -> Any:
+    status, found = ask(server, path, body)
+    assert status == 200, found
+    return found
+
+
+@pytest.mark.parametrize("path", ["toy/edges", "toy/versions/1/edges"])
+def test_edges(web: Server, path: str) -> None:
+    found = good(web, path, {"rows": ROWS.tolist(), "id": "j1", "residual": True, "nodes": True, "top_k": 2})
+    assert (found["model_name"], found["model_version"], found["id"]) == ("toy", "1", "j1")
+    with Client(web.address) as client:
+        expected = client.edges(client.describe("toy"), ROWS, residual=True, nodes=True, top_k=2)
+    for layer, same in zip(found["layers"], expected, strict=True):
+        for name in ("values", "residual", "nodes", "sources", "destinations"):
+            np.testing.assert_array_equal(np.array(layer[name], np.float32), getattr(same, name))
+    assert "per_row_sources" not in found["layers"][0]
+
+
+def test_explanations(web: Server) -> None:
+    rows = ROWS.astype(np.float64)
+    asked = {"rows": rows.tolist(), "reference_rows": rows[:2].tolist(), "outputs": [1]}
+    found = good(web, "toy64/explain", asked)
+    with Client(web.address) as client:
+        same = client.explain(client.describe("toy64"), rows, reference=rows[:2], outputs=[1])
+    for name in ("contributions", "base", "predictions", "completeness_error"):
+        np.testing.assert_array_equal(np.array(found[name]), getattr(same, name))
+    assert (found["reference"], found["nodes_are_inputs"], found["nodes"]) == ("rows", True, 3)
+
+
+def test_curves(web: Server) -> None:
+    asked = {
+        "layers": [0],
+        "sources": [1],
+        "destinations": [0, 2],
+        "points": 7,
+        "low": -1,
+        "high": 1,
+        "derivative": True,
+    }
+    (block,) = good(web, "toy/curves", asked)["blocks"]
+    x = np.linspace(-1, 1, 7)
+    np.testing.assert_allclose(block["x"], [x])
+    np.testing.assert_allclose(block["phi"], np.tanh(x) * toy_model.W0[1, [0, 2], None][None], rtol=1e-5, atol=1e-6)
+    assert np.shape(block["derivative"]) == (1, 2, 7)
+
+
+def test_scores_and_a_description(web: Server) -> None:
+    found = good(web, "toy/scores", {"rows": ROWS.tolist()})
+    assert [np.shape(layer["edges"]) for layer in found["layers"]] == [(3, 4), (4, 2)]
+    described = good(web, "toy")
+    assert (described["family"], described["edge_class"], described["max_batch_size"]) == ("toy", "A", toy_model.BATCH)
+    assert [layer["sources"] for layer in described["layers"]] == [3, 4]
+    assert described["verification"]["outputs_tolerance"] > 0
+
+
+def test_statistics_and_a_new_beginning(web: Server) -> None:
+    web.infer(ROWS)
+    wait_until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
+    found = good(web, "toy/statistics", {"source": "total"})
+    assert [len(node["mean"]) for node in found["nodes"]] == [3, 4, 2]
+    assert np.shape(found["nodes"][0]["zones"]) == (3, 3)
+    since = good(web, "toy/statistics/reset", {})["since"]
+    assert since > found["since"]
+    assert good(web, "toy/statistics", {"source": "total"})["row_count"] == 0
+
+
+def test_numbers_that_json_lacks(web: Server) -> None:
+    body = b'{"rows": [[NaN, 0, 1], [Infinity, 0, 1]], "layers": [0]}'
+    (layer,) = good(web, "toy/edges", body)["layers"]
+    assert np.isnan(np.array(layer["values"])[0, 0]).all()
+    np.testing.assert_allclose(np.array(layer["values"])[1, 0], toy_model.W0[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("toy/edges", {"rows": [[1, 2]]}, 400, "row 0 of 'x' has 2, expected a list of 3"),
+        ("toy/edges", {"rows": [[1, 2, 3], 4]}, 400, "row 1 of 'x' has an integer"),
+        ("toy/edges", {"rows": "none"}, 400, "a list with a list for each row"),
+        ("toy/edges", {"rows": [[1, 2, "three"]]}, 400, "FP32 takes numbers, got a string"),
+        ("toy/edges", {"rows": {"y": [[1, 2, 3]]}}, 400, "the model has the inputs x"),
+        ("toy/edges", {"row": []}, 400, "did you mean 'rows'"),
+        ("toy/edges", {"inputs": []}, 400, "'inputs', which is not known"),
+        ("toy/edges", {"rows": [], "top_k": "many"}, 400, "Unable to parse the request"),
+        ("toy/edges", {"rows": [], "layers": [7]}, 400, "layer 7 does not exist"),
+        ("toy/edges", [], 400, "expected an object, got a list"),
+        ("toy/edges", b"{", 400, "failed to parse the request JSON"),
+        ("toy/explain", {}, 400, "there are no rows to explain"),
+        ("toy/curves", {"points": 1}, 400, "a curve has 2 to"),
+        ("toy/curves", {"points": 1000}, 413, "as numbers in JSON the limit is 20000"),
+        ("toy/edges", {"rows": np.zeros((400, 3)).tolist()}, 413, "as numbers in JSON the limit is 20000"),
+        ("toy/statistics", {"rows": [[1, 2, 3]] * 3}, 400, "--baseline"),
+        ("nobody/edges", {"rows": []}, 404, "nobody"),
+        ("toy/versions/9/explain", {"rows": []}, 404, "9"),
+    ],
+)
+def test_what_is_refused(web: Server, path: str, body: Any, status: int, words: str) -> None:
+    found, said = ask(web, path, body)
+    assert (found, words in said["error"]) == (status, True), said
+    assert good(web, "toy/edges", {"rows": ROWS.tolist(), "layers": [1]})["layers"]
+
+
+def test_every_packed_field_of_an_answer_has_a_shape() -> None:
+    """A new field of an answer is told in JSON too, or this fails."""
+    seen: set[str] = set()
+
+    def look(message: Any) -> None:
+        if message.name in seen:
+            return
+        seen.add(message.name)
+        for field in message.fields:
+            if field.type == field.TYPE_BYTES:
+                assert field.name in arrays.PACKED[message.name], f"{message.name}.{field.name}"
+            elif field.message_type is not None:
+                look(field.message_type)
+
+    answers = ("DescribeModel", "QueryEdges", "Explain", "EdgeScores", "GetStatistics")
+    for name in answers:
+        look(kan_pb2.DESCRIPTOR.message_types_by_name[f"{name}Response"])
+    look(kan_pb2.DESCRIPTOR.message_types_by_name["CurveBlock"])
+
+
+@given(st.lists(st.floats(), max_size=6), st.lists(st.floats(width=32), max_size=6))
+def test_packed_numbers_survive(wide: list[float], narrow: list[float]) -> None:
+    orjson = pytest.importorskip("orjson")
+    message = kan_pb2.NodeStatistics(
+        layer=-1, psi=np.array(wide, "<f8").tobytes(), counts=np.arange(3, dtype="<u8").tobytes()
+    )
+    found = json.loads(orjson.dumps(arrays.plain(message)))
+    np.testing.assert_array_equal(np.array(found.get("psi", []), np.float64), wide)
+    assert (found["counts"], found["layer"]) == ([0, 1, 2], -1)
+    scores = kan_pb2.LayerScores(nodes=np.array(narrow, "<f4").tobytes())
+    told = json.loads(orjson.dumps(arrays.plain(scores)))
+    np.testing.assert_array_equal(np.array(told.get("nodes", []), np.float32), np.array(narrow, np.float32))

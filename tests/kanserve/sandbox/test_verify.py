@@ -1,0 +1,208 @@
+"""What a trial does, step by step, here and not in a process of its own: which fault is told how."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import ExplainedTensor, Explanations
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.runtime import ort
+from kanserve.sandbox import job, process
+from kanserve.sandbox.job import Job
+from tests.support import hostile_graphs as hostile
+from tests.support import toy_model
+
+NAMES = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
+
+
+def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device: str = "cpu", **changes: Any) -> None:
+    """The toy with other files and another manifest. Raises what the trial raises."""
+    own = dict(zip(NAMES, (toy_model.graph(), toy_model.edge_graph(0), toy_model.edge_graph(1)), strict=True))
+    data = {**own, **(files or {})}
+    manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
+    sizes = {name: len(one) for name, one in data.items()}
+    process.try_out(Job("ort", device, 1, True, 8, 60, 2**30, sizes, manifest), data)
+
+
+def layer(at: int, **changes: Any) -> dict[str, Any]:
+    layers = list(toy_model.manifest("toy").layers)
+    layers[at] = dataclasses.replace(layers[at], **changes)
+    return {"layers": tuple(layers)}
+
+
+def reference(change: Callable[[contract.Reference], contract.Reference]) -> dict[str, Any]:
+    return {"reference": change(toy_model.manifest("toy").reference)}
+
+
+def edges(*nodes: Any, takes: str = "layer1_in", kind: int = TensorProto.FLOAT) -> dict[str, bytes]:
+    """Another edge graph for layer 1."""
+    values = [
+        numpy_helper.from_array(toy_model.W1[None], "W"),
+        numpy_helper.from_array(np.array([2], np.int64), "axis"),
+        numpy_helper.from_array(np.array([7, 9], np.int64), "odd"),
+    ]
+    return {"edges_l1.onnx": toy_model.model(list(nodes), [(takes, ["B", 4])], [("edges", None)], values, kind)}
+
+
+def falsely() -> bytes:
+    """The toy with twice its answer."""
+    values = [numpy_helper.from_array(w, name) for name, w in (("W0", toy_model.W0), ("W1", 2 * toy_model.W1))]
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("MatMul", ["t", "W0"], ["layer1_in"]),
+        helper.make_node("MatMul", ["layer1_in", "W1"], ["y"]),
+    ]
+    return toy_model.model(
+        nodes, [("x", ["B", 3])], [("y", ["B", 2]), ("layer1_in", ["B", 4])], values, TensorProto.FLOAT
+    )
+
+
+def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
+    """An explaining graph beside the toy: what it is, and what the manifest says of it."""
+    y = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="output", layer=-1)
+    tensors = (y, dataclasses.replace(y, name="layer1_in", shape=(-1, 4), holds="nodes", layer=1))
+    told = dataclasses.replace(Explanations(file="explain.onnx", tensors=tensors), **changes)
+    return {"files": {"explain.onnx": graph}, "explanations": told}
+
+
+def for_many(graph: bytes) -> dict[str, Any]:
+    """A second graph beside the toy, for runs of many rows."""
+    return {
+        "files": {contract.MANY_FILE: graph},
+        "variants": (contract.Variant(file=contract.MANY_FILE, rows=256, zones=()),),
+    }
+
+
+NODE = helper.make_node
+CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
+    ("no such node", layer(1, node_tensor="h"), LoadReason.MISMATCH, "layer 1: the graph has no 'h'"),
+    ("positions", layer(1, positions=(5,)), LoadReason.MISMATCH, "layer 1: 'layer1_in' is FP32 [-1, 4], expected"),
+    ("too many sources", layer(1, sources=5), LoadReason.MISMATCH, "gives float32 [1, 4, 2], expected [1, 5, 2]"),
+    ("another tensor", layer(1, edges_tensor="e"), LoadReason.MISMATCH, "edges_l1.onnx has no output 'e'"),
+    ("another file", layer(1, edges_file="edges_l0.onnx"), LoadReason.MISMATCH, "does not take 'layer1_in'"),
+    (
+        "edges that cannot be",
+        {"files": edges(NODE("Reshape", ["layer1_in", "odd"], ["edges"]))},
+        LoadReason.MISMATCH,
+        "edges_l1.onnx cannot compute one vector",
+    ),
+    (
+        "whole numbers",
+        {"files": edges(NODE("Cast", ["layer1_in"], ["c"], to=TensorProto.INT64), NODE("Identity", ["c"], ["edges"]))},
+        LoadReason.RUNTIME,
+        "cannot load the graph",
+    ),
+    (
+        "other answers",
+        reference(lambda found: dataclasses.replace(found, outputs=((0.5, 0.5),) * 4)),
+        LoadReason.REFERENCE,
+        "reference rows differ by",
+    ),
+    (
+        "ragged",
+        reference(lambda found: dataclasses.replace(found, outputs=((0.5,), (0.5, 1.0)) * 2)),
+        LoadReason.MANIFEST,
+        "differ in length",
+    ),
+    (
+        "explained",  # handed on to others, though it is not run here
+        {"files": {"explain.onnx": hostile.endless()}, "explanations": Explanations(file="explain.onnx")},
+        LoadReason.STRUCTURE,
+        "explain.onnx: operator 'Loop'",
+    ),
+    (
+        "explained otherwise",
+        explaining(
+            toy_model.graph(), tensors=(ExplainedTensor(name="e", datatype="FP32", shape=(-1,), holds="", layer=0),)
+        ),
+        LoadReason.MISMATCH,
+        "explain.onnx has no output like the manifest's 'e'",
+    ),
+    (
+        "explained of another",
+        explaining(toy_model.edge_graph(1)),
+        LoadReason.MISMATCH,
+        "explain.onnx does not take what",
+    ),
+    ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference rows differ by"),
+    ("many that are endless", for_many(hostile.endless()), LoadReason.STRUCTURE, "model_many.onnx: operator 'Loop'"),
+    (
+        "many of another",
+        for_many(toy_model.edge_graph(1)),
+        LoadReason.MISMATCH,
+        "model_many.onnx: the graph's inputs are not",
+    ),
+    ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference rows differ by"),
+    ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_what_does_not_fit_is_told(changes: dict[str, Any], reason: LoadReason, text: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        tried(**changes)
+    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def test_what_fits_passes() -> None:
+    tried()
+    tried(**explaining(toy_model.graph()))
+    tried(plain=True)
+    tried(**reference(lambda found: dataclasses.replace(found, inputs=(), outputs=())))
+
+
+def test_a_graph_that_dislikes_zeros_passes() -> None:
+    """It may be right to: the server measures with zeros, and does without."""
+    sizes = [numpy_helper.from_array(np.array([3, 5], np.int64), "odd")]
+    nodes = [NODE("Reshape", ["x", "odd"], ["y"])]
+    graph = toy_model.model(nodes, [("x", ["B", 3])], [("y", None)], sizes, TensorProto.FLOAT)
+    tried({"model.onnx": graph}, plain=True)
+
+
+def test_a_device_is_not_a_fault_of_the_version() -> None:
+    with pytest.raises(ConfigError, match="cuda"):
+        tried(device="cuda")
+
+
+def test_a_job_is_what_was_put() -> None:
+    """And what has been taken is given back."""
+    files = {"a": b"x" * 100_000, "b": b"", "c": b"yz"}
+    given = Job("ort", "cpu", 1, False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None)
+    memory = job.put(given, files)
+    try:
+        assert job.take(memory) == (given, files)
+        assert os.fstat(memory).st_size == 0
+    finally:
+        os.close(memory)
+    assert given.most == 10 + job.FACTOR * 100_002 + job.OWN_OPERATORS + job.OF_A_THREAD
+
+
+@pytest.mark.parametrize("place", ["name", "extent"])
+def test_words_of_a_graph_that_are_not_utf_8_are_a_fault_of_the_graph(place: str) -> None:
+    """The runtime hands them over as they are, as mutants have shown."""
+    data = toy_model.graph()
+    old = b"\x0a\x01x" if place == "name" else b"\x12\x01B"
+    assert old in data
+    with pytest.raises(LoadError) as caught:
+        tried({"model.onnx": data.replace(old, old[:2] + b"\xeb")}, plain=True)
+    assert caught.value.reason in (LoadReason.RUNTIME, LoadReason.STRUCTURE)
+
+
+def test_the_load_check_limits_optimizations_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, seen = ort.create, []
+
+    def recorded(graph: bytes, **options: Any) -> ort.OrtSession:
+        seen.append(options["optimization"])
+        return create(graph, **options)
+
+    monkeypatch.setattr(ort, "create", recorded)
+    tried(optimization=contract.BASIC)
+    assert seen == [contract.BASIC] * len(NAMES)

@@ -1,0 +1,208 @@
+"""Several processes behind one port: who is killed is replaced, callers lose what that one held, the page is of all."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kanserve.observability import multiprocess
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.zeros((1, 3), np.float32)
+DATA = request(ROWS).SerializeToString()
+SUCCESS = 'nv_inference_request_success{model="toy",version="1"}'
+OWN = [("grpc.use_local_subchannel_pool", 1)]
+
+
+def children(pid: int) -> set[int]:
+    """The processes that one has started."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def pids(server: Server) -> set[int]:
+    """The workers."""
+    return children(server.process.pid)
+
+
+def value(text: str, sample: str) -> float:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
+    return float(line.split()[-1])
+
+
+def ask(server: Server, times: int) -> None:
+    """Each time on a connection of its own."""
+    for _ in range(times):
+        with grpc.insecure_channel(server.address, OWN) as channel:
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+
+
+class Asking(threading.Thread):
+    """One call after the other, by a client of its own that connects again after an error."""
+
+    def __init__(self, server: Server, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.server, self.stop = server, stop
+        self.ends: collections.Counter[str] = collections.Counter()
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            with grpc.insecure_channel(self.server.address, OWN) as channel:
+                call = channel.unary_unary(f"{INFERENCE}ModelInfer")
+                try:
+                    for _ in range(50):
+                        call(DATA, timeout=20)
+                        self.ends["OK"] += 1
+                except grpc.RpcError as error:
+                    self.ends[error.code().name] += 1
+
+
+def test_the_page_is_of_all(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=door, workers=2, threads=2) as server:
+        assert len(pids(server)) == 2
+        ask(server, 30)
+        text = server.metrics()
+        assert value(text, SUCCESS) == 30
+        assert value(text, "kanserve_workers") == 2
+        for _ in range(4 if server.http else 0):  # whichever worker is asked
+            wait_until(lambda: shared(server) == (30, 2))  # one that is late with its part is left out of a page
+        assert value(text, 'kanserve_model_loaded{model="toy",version="1"}') == 1
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        buckets = [s for s in families["kanserve_request_duration_seconds"].samples if s.labels.get("le") == "+Inf"]
+        assert sum(s.value for s in buckets if s.labels["model"] == "toy") == 30
+        assert server.stop() == 0
+
+
+def shared(server: Server) -> tuple[float, float] | None:
+    """What the page of the shared port counts of successes and of workers, if it has both."""
+    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    return (value(page, SUCCESS), value(page, "kanserve_workers")) if f"{SUCCESS} " in page else None
+
+
+def kill_one(server: Server) -> None:
+    """And wait until another is there, while nothing that was counted is lost."""
+    wait_until(lambda: len(pids(server)) == 2 and value(server.metrics(), "kanserve_workers") == 2, 60)
+    before, counted = pids(server), value(server.metrics(), SUCCESS)
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: len(pids(server) - before) == 1, 60)
+    assert value(server.metrics(), SUCCESS) >= counted
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=door, workers=2, threads=2) as server:
+        stop = threading.Event()
+        clients = [Asking(server, stop) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for _ in range(3):
+            kill_one(server)
+        wait_until(lambda: value(server.metrics(), "kanserve_workers") == 2, 60)
+        stop.set()
+        for client in clients:
+            client.join(30)
+            lost = {name: count for name, count in client.ends.items() if name != "OK"}
+            # One call is in flight at a time: at most one is lost to each kill. A refused connection is tried again.
+            assert set(lost) <= {"UNAVAILABLE"}
+            # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
+            assert sum(lost.values()) <= (3 if door == "asgi" else 6), lost
+            assert client.ends["OK"] > 50
+        told = [line for line in server.lines() if line["event"] == "worker_exited"]
+        assert [line["code"] for line in told] == [-signal.SIGKILL] * 3
+        assert value(server.metrics(), "kanserve_worker_exits_total") == 3
+        assert server.stop() == 0
+
+
+def test_all_drain_together(tmp_path: Path, door: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=door, workers=2, threads=2, drain_delay_seconds=1.0) as server:
+        server.infer(ROWS)
+        workers = pids(server)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: sum(line["event"] == "shutdown_started" for line in server.lines()) == 2)
+        assert server.infer(ROWS).shape == (1, 2)  # before `drain_delay_seconds` is over
+        assert server.process.wait(30) == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_workers_leave_when_nobody_watches(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, workers=2, threads=2) as server:
+        workers = pids(server)
+        server.process.kill()
+        server.process.wait(10)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+
+
+def test_nobody_is_ready_before_all_are(tmp_path: Path) -> None:
+    """One worker is held as it starts."""
+    toy_model.write(tmp_path)
+    with launched(tmp_path, workers=2, threads=2) as (process, log):
+        wait_until(lambda: len(children(process.pid)) == 2, 60)
+        held = min(children(process.pid))
+        os.kill(held, signal.SIGSTOP)
+        try:
+            wait_until(lambda: log.read_text().count('"event": "model_loaded"') == 1, 60)
+            address = log.read_text().partition('"grpc": "')[2].partition('"')[0]
+            with grpc.insecure_channel(address) as channel:
+                for path, kind in (("ModelReady", pb.ModelReadyRequest), ("ServerReady", pb.ServerReadyRequest)):
+                    asked = kind(name="toy") if path == "ModelReady" else kind()
+                    answer = channel.unary_unary(INFERENCE + path)(asked.SerializeToString(), timeout=20)
+                    assert not pb.ServerReadyResponse.FromString(answer).ready
+        finally:
+            os.kill(held, signal.SIGCONT)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_worker_that_cannot_start_ends_all(tmp_path: Path) -> None:
+    """onnxruntime without CUDA: the reason is a worker's, and told by who started it."""
+    toy_model.write(tmp_path)
+    with launched(tmp_path, workers=2, device="cuda") as (process, log):
+        assert process.wait(60) != 0
+        assert "a worker did not start: " in log.read_text()
+
+
+def test_a_page_of_pages() -> None:
+    page = '# HELP a_total Text.\n# TYPE a_total counter\na_total{{x="1"}} {}\n# HELP g G.\n# TYPE g gauge\ng {}\n'
+    text = multiprocess.merge([page.format(1, 5), page.format(2.5, 7)])
+    assert text == page.format(3.5, 12.0)
+    assert multiprocess.merge([text], growing=True) == page.format(3.5, 0).partition("# HELP g")[0]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("kanserve_model_loaded", 0.0), ("kanserve_model_info", 1.0)])
+def test_what_all_tell_of_one_thing_is_told_once(name: str, expected: float) -> None:
+    pages = [f"# HELP {name} N.\n# TYPE {name} gauge\n{name} {number}\n" for number in (1, 0)]
+    assert multiprocess.merge(pages).splitlines()[-1] == f"{name} {expected!r}"
+
+
+def test_ctrl_c_on_a_terminal_waits_for_no_load_balancer(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    ours, terminal = os.openpty()
+    command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--json", "--workers", "2"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "60"]
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert b"grpc" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    os.close(ours)
+    os.close(terminal)

@@ -1,0 +1,245 @@
+"""Models by hand: load, unload, promote, roll back; over gRPC, HTTP and by the program, in one process and several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+
+import grpc
+import pytest
+
+from kanserve import Client
+from kanserve.client import control
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from tests.support import reload_tools, token_files, toy_model
+from tests.support.command_line import document, kanserve
+from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+Code = grpc.StatusCode
+
+
+def load(server: Server, name: str, verb: str = "Load", **fields: object) -> None:
+    """Or unload."""
+    kind = {"Load": pb.RepositoryModelLoadRequest, "Unload": pb.RepositoryModelUnloadRequest}[verb]
+    server.call(f"{INFERENCE}RepositoryModel{verb}", kind(model_name=name, **fields).SerializeToString())
+
+
+def refused(code: grpc.StatusCode, words: str, server: Server, *asked: object, **fields: object) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        load(server, *asked, **fields)
+    assert (caught.value.code(), words in caught.value.details()) == (code, True), caught.value.details()
+
+
+def post(server: Server, path: str, body: object = None) -> int:
+    data = b"" if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(f"http://{server.address}/v2/repository/{path}", data=data, timeout=20) as answer:
+            return answer.status
+    except HTTPError as error:
+        return error.code
+
+
+def states(server: Server) -> dict[str, str]:
+    """By model and version, reasons where there are some."""
+    return {f"{name}/{version}": why or state for (name, version), (state, why) in reload_tools.index(server).items()}
+
+
+def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> None:
+    """A version more of a model that serves is no model more."""
+    repository = tmp_path / "models"
+    reload_tools.write(repository / "toy" / "1")
+    with serving(repository, max_models=1, model_control="explicit", load_model="*") as server:
+        reload_tools.swap(reload_tools.write(tmp_path / "other", 1.0, name="other"), repository / "other" / "1")
+        reload_tools.swap(reload_tools.write(tmp_path / "two", 2.0, version=2), repository / "toy" / "2")
+        refused(Code.FAILED_PRECONDITION, "1 models are served, as many as max_models allows", server, "other")
+        load(server, "toy")
+        assert reload_tools.factor(server) == 2
+        assert reload_tools.shown(server, 'kanserve_model_load_failures_total{reason="limit"}') == 1
+        load(server, "toy", "Unload")
+        load(server, "other")
+        assert reload_tools.index(server)["other", "1"] == ("READY", "")
+
+
+def test_models_are_there_when_they_are_asked_for(tmp_path: Path, door: str) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    reload_tools.write(tmp_path / "other" / "3", 2.0, name="other", version=3)
+    with serving(
+        tmp_path, model_control="explicit", load_model="other", repository_poll_seconds=0.05, transport=door
+    ) as server:
+        assert reload_tools.ready(server)
+        assert states(server) == {"other/3": "READY", "toy/1": "unloaded"}
+        refused(Code.NOT_FOUND, "failed to load 'nobody', no version is available", server, "nobody")
+        refused(Code.NOT_FOUND, "no version is available", server, "../toy")
+        given = {"config": pb.ModelRepositoryParameter(string_param="{}")}
+        refused(Code.INVALID_ARGUMENT, "unrecognized load parameter 'config'.", server, "toy", parameters=given)
+        refused(Code.NOT_FOUND, "unknown model: 'nobody'", server, "nobody", "Unload")
+        load(server, "toy")
+        assert reload_tools.factor(server) == 1
+        reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 4.0), tmp_path / "toy" / "1")
+        assert reload_tools.factor(server) == 1, "nobody asked for it"
+        load(server, "toy")
+        assert reload_tools.factor(server) == 4
+        reload_tools.truncate(tmp_path / "toy" / "1" / "model.onnx", 10)
+        refused(Code.FAILED_PRECONDITION, "failed to load 'toy', version 1: what lies", server, "toy")
+        assert reload_tools.factor(server) == 4
+        load(server, "toy", "Unload", parameters={"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)})
+        with pytest.raises(grpc.RpcError) as caught:
+            reload_tools.factor(server)
+        assert caught.value.code() is Code.NOT_FOUND
+        wait_until(lambda: states(server) == {"other/3": "READY", "toy/1": "unloaded"})
+        assert reload_tools.ready(server)
+        assert reload_tools.factor(server, "other") == 2
+
+
+def test_the_same_over_http(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, model_control="explicit", transport="asgi") as server:
+        assert reload_tools.ready(server)
+        assert post(server, "models/toy/load", {"parameters": {"config": "{}"}}) == 400
+        assert post(server, "models/nobody/load") == 404
+        assert post(server, "models/toy/load") == 200
+        assert reload_tools.factor(server) == 1
+        assert post(server, "models/toy/unload", {"parameters": {"unload_dependents": False}}) == 200
+        wait_until(lambda: states(server) == {"toy/1": "unloaded"})
+
+
+def test_while_the_repository_decides_nobody_else_does(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, transport="grpcio") as server:
+        for verb in ("Load", "Unload"):
+            refused(Code.UNAVAILABLE, "not allowed if polling is enabled", server, "toy", verb)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Versions 1, 2 and 3, whose answers are 2, 4 and 8 times the toy's."""
+    for version in (1, 2, 3):
+        reload_tools.write(tmp_path / "toy" / str(version), 2.0**version, version=version)
+    return tmp_path
+
+
+@pytest.fixture
+def server(three: Path) -> Iterator[Server]:
+    with serving(three, repository_poll_seconds=0.1) as running:
+        yield running
+
+
+def choose(server: Server, version: str = "") -> tuple[str, str]:
+    answer = server.call(
+        f"{KAN}PromoteModel", kan_pb2.PromoteModelRequest(model_name="toy", model_version=version).SerializeToString()
+    )
+    found = kan_pb2.VersionChoice.FromString(answer)
+    return found.model_version, found.previous_version
+
+
+def test_promote_and_roll_back(server: Server, three: Path) -> None:
+    def back() -> dict:
+        return document(kanserve("rollback", "toy", "--url", server.address, "--json"))
+
+    assert reload_tools.factor(server) == 8
+    assert back() == {"model": "toy", "version": "2", "previous_version": "3"}
+    assert reload_tools.factor(server) == 4
+    reload_tools.write(three / "toy" / "4", 16.0, version=4)
+    wait_until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
+    assert reload_tools.factor(server) == 4, "a new version does not take over what was chosen"
+    assert choose(server, "4") == ("4", "2")
+    assert reload_tools.factor(server) == 16
+    assert back()["version"] == "2"
+    assert choose(server, "1") == ("1", "2")
+    assert reload_tools.shown(server, 'kanserve_model_default{model="toy",version="1"}') == 1
+    assert reload_tools.shown(server, 'kanserve_model_default{model="toy",version="2"}') == 0
+    assert reload_tools.factor(server, version="3") == 8, "versions by number are as they were"
+    assert choose(server, "1") == ("1", "2"), "the same choice again is none"
+    assert back()["version"] == "2"
+    assert choose(server, "1") == ("1", "2")
+    assert choose(server) == ("4", "1")
+    assert reload_tools.factor(server) == 16
+    done = kanserve("promote", "toy", "7", "--url", server.address)
+    assert (done.returncode, "version 7 is not found" in done.stderr) == (2, True), done.stderr
+    done = kanserve("promote", "toy", "3", "--url", server.address)
+    assert done.stdout == "toy: the default version is 3, it was 4\n"
+
+
+def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    toy_model.write(tmp_path, version=2, reference_scale=2.0)
+    with serving(tmp_path) as server:
+        for method, words in (("RollbackModel", "no ready version below 1"), ("PromoteModel", "is not ready")):
+            asked = kan_pb2.PromoteModelRequest(model_name="toy", model_version="2" * (method == "PromoteModel"))
+            with pytest.raises(grpc.RpcError, match=words) as caught:
+                server.call(f"{KAN}{method}", asked.SerializeToString()[: None if "P" in method else 5])
+            assert caught.value.code() is Code.FAILED_PRECONDITION
+
+
+def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
+    with serving(three, repository_poll_seconds=0.1, version_policy="latest:2") as server:
+        assert choose(server, "2") == ("2", "3")
+        reload_tools.write(three / "toy" / "4", 16.0, version=4)
+        wait_until(lambda: sorted(reload_tools.index(server)) == [("toy", "2"), ("toy", "3"), ("toy", "4")])
+        assert reload_tools.factor(server) == 4
+
+
+def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
+    """Each process logs it: the one that gets the request, and the one that follows it."""
+    pytest.importorskip("h2corn")
+    made = token_files.write(tmp_path / "tokens.toml")
+    with (
+        serving(
+            three, workers=2, transport="asgi", repository_poll_seconds=0, tokens=str(tmp_path / "tokens.toml")
+        ) as server,
+        Client(server.address, token=made["admin"]) as client,
+    ):
+        control.promote(client, "toy", "1")
+        control.rollback(client, "toy")
+        control.shadow(client, "toy", "2")
+        control.shadow(client, "toy", stop=True)
+        client.reset_statistics("toy")
+        wait_until(lambda: len(reload_tools.events(server, "statistics_reset")) == 2)
+        chosen = reload_tools.events(server, "default_version_changed")
+        told = [(line["how"], line["model"], line["version"], line["before"]) for line in chosen]
+        assert sorted(told) == [("promote", "toy", 1, 3)] * 2 + [("rollback", "toy", 3, 1)] * 2
+        for event in ("default_version_changed", "shadow_started", "shadow_stopped", "statistics_reset"):
+            lines = reload_tools.events(server, event)
+            assert {line.get("caller") for line in lines} == {"admin"}, lines
+            assert len({line["request_id"] for line in lines}) == len(lines) / 2, lines
+
+
+def test_all_workers_do_the_same(three: Path) -> None:
+    pytest.importorskip("h2corn")
+    own = [("grpc.use_local_subchannel_pool", 1)]
+
+    def everyone(factor: float) -> bool:
+        for _ in range(12):
+            with grpc.insecure_channel(server.address, own) as channel:
+                one = Server(server.process, server.port, 0, channel, server.log)
+                if reload_tools.factor(one) != factor:
+                    return False
+        return True
+
+    with serving(three, workers=2, transport="asgi", repository_poll_seconds=0) as server:
+        assert choose(server, "1") == ("1", "3")
+        wait_until(lambda: everyone(2))
+        reload_tools.swap(reload_tools.write(three / "made", 32.0), three / "toy" / "1")
+        server.process.send_signal(signal.SIGHUP)  # which the process that watches passes on
+        wait_until(lambda: everyone(32))
+        (victim, *_) = [
+            int(pid)
+            for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        ]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(
+            lambda: (
+                reload_tools.shown(server, "kanserve_workers") == 2
+                and len(reload_tools.events(server, "worker_exited"))
+            )
+        )
+        wait_until(lambda: everyone(32))

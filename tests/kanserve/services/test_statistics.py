@@ -1,0 +1,255 @@
+"""Statistics that are watched and begun anew: how often, how long, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.auth import token_file
+from kanserve.client.errors import InvalidInput, NotFound, NotSupported, RateLimited, Unavailable
+from kanserve.client.statistics import Statistics, Update
+from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
+from kanserve.services import statistics
+from tests.kanserve.insight.test_live import draw, until, value
+from tests.support import token_files, toy_model
+from tests.support.server_process import KAN, Server, serving
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, repository_poll_seconds=0.1, version_policy="latest:1", max_watch_streams=2) as one:
+        yield one
+
+
+def replace(root: Path, version: int = 2) -> None:
+    """By another version, or by other content of the first."""
+    shutil.copytree(root / "toy" / "1", root / ".new")
+    toy_model.edit(root / ".new", version=version, notes=("another",))
+    if version == 1:
+        shutil.rmtree(root / "toy" / "1")
+    (root / ".new").rename(root / "toy" / str(version))
+
+
+class Watching(threading.Thread):
+    """One who watches until that ends."""
+
+    def __init__(self, server: Server, version: str = "", **how: Any) -> None:
+        super().__init__(daemon=True)
+        self.updates: list[Update] = []
+        self._server, self._version, self._how = server, version, how
+        self.start()
+        until(lambda: bool(self.updates))
+
+    def run(self) -> None:
+        with Client(self._server.address) as client:
+            for update in client.watch_statistics("toy", self._version, **self._how):
+                self.updates.append(update)
+
+    def ended(self) -> str:
+        self.join(20)
+        assert not self.is_alive()
+        assert not any(one.end_reason for one in self.updates[:-1])
+        return self.updates[-1].end_reason
+
+
+def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
+    begun = time.monotonic()
+    watching = Watching(server, interval=1.0, updates=3)
+    server.infer(draw(48))
+    assert watching.ended() == "3 updates were sent"
+    assert 2.0 <= time.monotonic() - begun < 10
+    rows = [update.statistics.row_count for update in watching.updates]
+    assert (rows[0], rows[-1], len(rows)) == (0, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "words"),
+    [
+        (2, "", "version 1 serves no more, version 2 answers now"),
+        (2, "1", "version 1 serves no more, version 2 answers now"),
+        (1, "", "version 1 was replaced by another of that number"),
+    ],
+)
+def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
+    server: Server, tmp_path: Path, version: int, asked: str, words: str
+) -> None:
+    server.infer(draw(32))
+    until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 32)
+    watching = Watching(server, asked, interval=3600.0)
+    replace(tmp_path, version)
+    until(lambda: bool(watching.updates[-1].end_reason))
+    assert watching.ended() == words or (version, watching.ended()) == (2, "version 2 answers now")
+    last = watching.updates[-1].statistics
+    assert (last.version, last.row_count) == ("1", 32)
+    with Client(server.address) as client:
+        until(lambda: client.statistics("toy").row_count == 0)  # the new one begins anew
+        if version == 2:
+            with pytest.raises((NotFound, Unavailable), match="version 2 of model 'toy' answers now"):
+                until(lambda: client.statistics("toy", "1") is None)
+
+
+def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    toy_model.write(tmp_path, version=2)
+    with serving(tmp_path) as server:
+        watching, other = Watching(server, interval=3600.0), Watching(server, "2", interval=3600.0)
+        message = kan_pb2.PromoteModelRequest(model_name="toy", model_version="1")
+        server.call(f"{KAN}PromoteModel", message.SerializeToString())
+        assert watching.ended() == "version 1 answers now"
+        assert other.is_alive()
+        server.process.terminate()
+        assert other.ended() == "the server is on its way out"
+        assert server.process.wait(20) == 0
+
+
+def test_a_caller_who_goes_makes_room(server: Server) -> None:
+    with Client(server.address) as client:
+        watches = [client.watch_statistics("toy") for _ in range(3)]
+        assert [next(one).end_reason for one in watches[:2]] == ["", ""]
+        with pytest.raises(RateLimited, match="2 watches of statistics are open"):
+            next(watches[2])
+        watches[0].close()
+        until(lambda: room(client))
+        watches[1].close()
+
+
+def room(client: Client) -> bool:
+    one = client.watch_statistics("toy")
+    try:
+        return not next(one).end_reason
+    except RateLimited:
+        return False
+    finally:
+        one.close()
+
+
+def test_a_deadline_ends_it_as_any_call(server: Server) -> None:
+    message = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
+    answers = server.channel.unary_stream(f"{KAN}WatchStatistics")(message, timeout=0.5)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(answers)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ({"interval": 0.1}, InvalidInput, "0.1 seconds between two updates were asked for, 1 to 3600 were expected"),
+        ({"interval": float("nan")}, InvalidInput, "nan seconds"),
+        ({"updates": 20_000}, InvalidInput, "20000 updates were asked for, one watch has 10000 at most"),
+        ({"source": "ever"}, InvalidInput, "statistics are over 'live' or 'total', 'ever' was asked for"),
+        ({"version": "7"}, NotFound, "version 7 is not found; version 1 of model 'toy' answers now"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused_in_words(
+    server: Server, how: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    with Client(server.address) as client, pytest.raises(kind, match=words):
+        next(client.watch_statistics("toy", **how))
+
+
+def test_what_is_begun_anew_has_no_past(server: Server) -> None:
+    with Client(server.address) as client:
+        before = client.statistics("toy")
+        server.infer(draw(40))
+        until(lambda: client.statistics("toy").row_count == 40)
+        since = client.reset_statistics("toy")
+        after = client.statistics("toy")
+        assert (after.row_count, after.rows_seen, after.since) == (0, 0, since)
+        assert client.statistics("toy", source="live").row_count == 0
+        assert since > before.since
+        server.infer(draw(8))
+        until(lambda: client.statistics("toy").row_count == 8)
+
+
+def test_statistics_that_are_off_are_neither_watched_nor_reset(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, statistics="off") as server, Client(server.address) as client:
+        for ask in (client.statistics, client.reset_statistics, lambda name: next(client.watch_statistics(name))):
+            with pytest.raises(NotSupported, match="statistics is off"):
+                ask("toy")
+
+
+def classes_of(found: Statistics) -> list[int]:
+    return found.classes.tolist()
+
+
+def test_the_largest_answers_are_counted(tmp_path: Path) -> None:
+    names = toy_model.manifest("toy").names
+    toy_model.edit(toy_model.write(tmp_path), names=type(names)(classes=("cat", "dog")))
+    rows = draw(60)
+    rows[7, 0] = np.nan
+    expected = np.bincount(toy_model.outputs(np.delete(rows, 7, axis=0)).argmax(axis=1), minlength=2).tolist()
+    with serving(tmp_path) as server, Client(server.address) as client:
+        server.infer(rows)
+        until(lambda: client.statistics("toy").row_count == 60)
+        assert classes_of(client.statistics("toy")) == expected
+        for name, count in zip(("cat", "dog"), expected, strict=True):
+            line = f'kanserve_statistics_class_rows_total{{class="{name}",model="toy",version="1"}} {float(count)}'
+            assert line in server.metrics()
+
+
+def test_full_looks_at_every_row(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, statistics="full", statistics_rows_per_second=1) as server, Client(server.address) as client:
+        for _ in range(40):
+            server.infer(draw(64))
+        until(lambda: client.statistics("toy").row_count == 40 * 64)
+
+
+def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
+    toy_model.write(tmp_path / "models")
+    mine, other = token_file.make(), token_file.make()
+    blocks = [token_files.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
+    token_files.save(tmp_path / "tokens", "\n".join(blocks))
+    asked = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
+    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watch_streams=8) as one:
+        watch = one.channel.unary_stream(f"{KAN}WatchStatistics")
+        of = {token: (("authorization", f"Bearer {token}"),) for token in (mine, other)}
+        calls = [watch(asked, timeout=30, metadata=of[mine]) for _ in range(2)]
+        assert all(next(call) for call in calls)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(asked, timeout=30, metadata=of[mine]))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "me has 2 watches of statistics open" in caught.value.details()
+        assert next(watch(asked, timeout=30, metadata=of[other]))
+
+
+class Counter:
+    """Statistics that count how often they are counted."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def counted(self, *, lately: bool) -> int:
+        self.times += 1
+        time.sleep(0.05)
+        return self.times
+
+
+def test_all_who_watch_the_same_have_it_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    live: Any = Counter()
+    monkeypatch.setattr(statistics, "FRESH", 1000.0)  # longer than a busy machine needs for this test
+
+    async def watched() -> None:
+        shared = statistics._Counted()
+        assert set(await asyncio.gather(*(shared.latest(live, "") for _ in range(64)))) == {1}
+        gone = asyncio.ensure_future(shared.latest(live, ""))
+        await asyncio.sleep(0)
+        gone.cancel()  # a client that leaves does not end the others' watch
+        assert await shared.latest(live, "") == 1
+        shared.at -= statistics.FRESH
+        assert await shared.latest(live, "") == 2
+
+    asyncio.run(watched())

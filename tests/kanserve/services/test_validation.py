@@ -1,0 +1,152 @@
+"""What is checked of a request before anything is computed, without a server: each mistake with its words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kanexport.contract.naming import Names
+from kanserve.errors import BadRequest
+from kanserve.insight.coverage import OutOfRangeInput
+from kanserve.services.validation import beyond, requested_outputs, validate
+from kanserve.types import InferRequest, InputTensor, ModelInfo, TensorInfo
+from tests.support import toy_model
+
+X, Y = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
+FLAG = TensorInfo("flag", "BOOL", (-1, 1))
+MODEL = ModelInfo("toy", 1, 4, (X, FLAG), (Y, replace(Y, name="z")), "")
+UNBATCHED = ModelInfo("toy", 1, 0, (replace(X, shape=(2, 3)),), (Y,), "")
+GIVEN = InputTensor("x", "FP32", (2, 3), bytes(24))
+SIGN = InputTensor("flag", "BOOL", (2, 1), bytes(2))
+GOOD = InferRequest("toy", "", "7", (GIVEN, SIGN))
+HAS = '; the model has inputs "x" [-1, 3] FP32, "flag" [-1, 1] BOOL'
+TEXTS = ModelInfo("toy", 1, 4, (TensorInfo("s", "BYTES", (-1, 1)),), (Y,), "")
+
+
+def with_x(**changes: object) -> InferRequest:
+    return replace(GOOD, inputs=(replace(GIVEN, **changes), SIGN))  # type: ignore[arg-type]  # of a table
+
+
+CASES: dict[str, tuple[InferRequest, str]] = {
+    "an input too few": (
+        replace(GOOD, inputs=(SIGN,)),
+        "[request id: 7] expected 2 inputs but got 1 inputs for model 'toy'. Got input(s) ['flag'], but missing "
+        f"required input(s) ['x']. Please provide all required input(s).{HAS}",
+    ),
+    "no id": (
+        replace(GOOD, inputs=(), id=""),
+        "[request id: <id_unknown>] expected 2 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
+        f"required input(s) ['x','flag']. Please provide all required input(s).{HAS}",
+    ),
+    "a name twice": (replace(GOOD, inputs=(GIVEN, GIVEN)), "[request id: 7] input 'x' already exists in request"),
+    "another name": (
+        replace(GOOD, inputs=(GIVEN, replace(SIGN, name="sign"))),
+        f"unexpected inference input 'sign' for model 'toy'{HAS}",
+    ),
+    "one more": (
+        replace(GOOD, inputs=(GIVEN, SIGN, replace(SIGN, name="sign"))),
+        f"unexpected inference input 'sign' for model 'toy'{HAS}",
+    ),
+    "an extent below zero": (
+        with_x(shape=(-1, 3)),
+        "[request id: 7] All input dimensions should be specified for input 'x' for model 'toy', got [-1,3]",
+    ),
+    "no shape": (
+        with_x(shape=()),
+        "[request id: 7] input 'x' has no shape but model requires batch dimension for 'toy'",
+    ),
+    "other rows": (
+        with_x(shape=(1, 3)),
+        "[request id: 7] input 'flag' batch size does not match other inputs for 'toy'",
+    ),
+    "rows beyond the limit": (
+        replace(GOOD, inputs=(replace(GIVEN, shape=(5, 3)), replace(SIGN, shape=(5, 1)))),
+        "[request id: 7] inference request batch-size must be <= 4 for 'toy'",
+    ),
+    "another datatype": (
+        with_x(datatype="FP64"),
+        "[request id: 7] inference input 'x' data-type is 'FP64', but model 'toy' expects 'FP32'",
+    ),
+    "another extent": (
+        with_x(shape=(2, 4)),
+        "[request id: 7] unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got [2,4]. NOTE: ",
+    ),
+    "an extent more": (
+        with_x(shape=(2, 3, 1)),
+        "[request id: 7] unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got [2,3,1]. NOTE: ",
+    ),
+    "bytes too few": (
+        with_x(data=bytes(23)),
+        "[request id: 7] input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 23",
+    ),
+    "an overflow": (
+        with_x(shape=(2, 3), data=bytes(24 + 2**16)),
+        "[request id: 7] input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 65560",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "words"), CASES.values(), ids=CASES)
+def test_a_mistake_is_told_in_triton_s_words(request_: InferRequest, words: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(MODEL, request_)
+    said = str(caught.value)
+    assert said.startswith(words) if words.endswith("NOTE: ") else said == words
+
+
+def test_the_rows_of_a_good_one_are_counted() -> None:
+    assert validate(MODEL, GOOD) == 2
+    most = replace(
+        GOOD, inputs=(replace(GIVEN, shape=(4, 3), data=bytes(48)), replace(SIGN, shape=(4, 1), data=bytes(4)))
+    )
+    assert validate(MODEL, most) == 4
+    none = replace(GOOD, inputs=(replace(GIVEN, shape=(0, 3), data=b""), replace(SIGN, shape=(0, 1), data=b"")))
+    assert validate(MODEL, none) == 0
+
+
+def test_a_graph_of_one_shape_has_one_row_and_no_note_about_batches() -> None:
+    asked = replace(GOOD, inputs=(GIVEN,))
+    assert validate(UNBATCHED, asked) == 1
+    with pytest.raises(BadRequest) as caught:
+        validate(UNBATCHED, replace(asked, inputs=(replace(GIVEN, shape=(3, 3), data=bytes(36)),)))
+    assert str(caught.value).endswith("Expected [2,3], got [3,3].")
+
+
+def test_strings_have_no_size_that_follows_from_their_shape() -> None:
+    assert validate(TEXTS, replace(GOOD, inputs=(InputTensor("s", "BYTES", (1, 1), b"\3\0\0\0abc"),))) == 1
+
+
+def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
+    assert requested_outputs(MODEL, GOOD) == MODEL.outputs
+    assert [one.name for one in requested_outputs(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
+    assert [one.name for one in requested_outputs(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
+    for outputs, words in (
+        (
+            ("w",),
+            "unexpected inference output 'w' for model 'toy'; the model has outputs "
+            '"y" [-1, 2] FP32, "z" [-1, 2] FP32',
+        ),
+        (("y", "y"), "[request id: 7] output 'y' already exists in request"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            requested_outputs(MODEL, replace(GOOD, outputs=outputs))
+        assert str(caught.value) == words
+
+
+def test_of_many_inputs_the_first_are_told() -> None:
+    many = replace(MODEL, inputs=tuple(replace(X, name=f"{'n' * 100}{at}") for at in range(30)))
+    with pytest.raises(BadRequest) as caught:
+        validate(many, replace(GOOD, inputs=(GIVEN,) * 1))
+    said = str(caught.value).partition("input(s).")[2]
+    assert said.count("[-1, 3] FP32") == 8
+    assert said.endswith(" and 22 more")
+    assert len(said) < 900
+
+
+@pytest.mark.parametrize(("named", "said"), [(("length", "height"), "'height'"), ((), "'x1'")])
+def test_a_row_outside_is_told_with_its_place_and_range(named: tuple[str, ...], said: str) -> None:
+    manifest = replace(toy_model.manifest("toy"), names=Names(named, (), (), ""))
+    told = beyond(replace(MODEL, manifest=manifest), OutOfRangeInput(7, 1, 2.5, -1.0, 1.0), 3, 9)
+    assert str(told).startswith(f"row 7: {said} is 2.5 where model 'toy' reads it, outside its range -1 to 1 (rows")
+    assert "(rows outside: 3 of 9)" in str(told)

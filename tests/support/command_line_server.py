@@ -1,0 +1,29 @@
+"""Fixtures: one repository and one server with tight limits, for the commands that only read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import Server, checkpoint, document, program, serving
+
+WIDTHS = (3, 4, 2)
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny`, exported by the command line from an efficient-kan state of widths 3, 4, 2."""
+    folder = tmp_path_factory.mktemp("cli")
+    state = checkpoint(folder / "tiny.safetensors", WIDTHS)
+    document(program("export", state, "--repository", folder / "models", "--name", "tiny", "--json"))
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that answers at most 16 KiB and 500 rows per edge query."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(repository, log, "--max-response-bytes", "16KiB", "--max-edge-query-rows", "500") as running:
+        yield running

@@ -1,0 +1,77 @@
+"""Export everything of a hostile corpus in this process, and tell what it took.
+
+    python tests/support/hostile_runner.py FOLDER
+
+FOLDER is what `hostile_files.write` made. Prints one JSON document: for each entry the
+error and the processor time, what Python's audit hooks saw, and the peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kanexport.errors import ExportError
+from kanexport.pipeline import Request, export
+
+# Running something, loading something, writing something: none is needed to refuse a file.
+WATCHED = ("exec", "compile", "import", "marshal.", "pickle.", "ctypes.", "socket.", "subprocess.", "os.", "shutil.")
+HARMLESS = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
+
+
+def main(folder: Path) -> None:
+    entries = json.loads((folder / "list.json").read_bytes())
+    seen: list[str] = []
+    watching = False
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if not watching:
+            return
+        if event == "open" and isinstance(args[2], int) and args[2] & 0o3:  # O_WRONLY, O_RDWR
+            seen.append(f"open {args[0]!r}")
+        elif event.startswith(WATCHED) and event not in HARMLESS:
+            seen.append(f"{event} {str(args)[:100]}")
+
+    sys.addaudithook(hook)
+    results = []
+    for number, entry in enumerate(entries * 2):  # the first round loads what is loaded late
+        watching = number >= len(entries)
+        started = time.process_time()
+        error = _attempt(folder, entry)
+        watching = False
+        if number >= len(entries):
+            results.append(
+                {"name": entry["name"], "error": error, "seconds": time.process_time() - started, "seen": seen}
+            )
+        seen = []
+    # Not ru_maxrss, which a child takes over from the process that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0])
+    print(json.dumps({"peak_kib": peak, "results": results}))
+
+
+def _attempt(folder: Path, entry: dict[str, Any]) -> dict[str, str] | None:
+    steps = Path(entry["steps"]) if entry["steps"] else None
+    options = tuple(entry["options"])
+    request = Request(
+        path=Path(entry["path"]),
+        repository=folder / "models",
+        name="m",
+        options=options,
+        architecture=steps,
+        force=True,
+    )
+    try:
+        export(request)
+    except ExportError as error:
+        return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+    except BaseException as error:  # what must not happen is told like the rest
+        return {"kind": f"UNTYPED {type(error).__name__}", "message": str(error), "hint": ""}
+    return None
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,131 @@
+"""The n-th call that touches the disk fails, in an export over a model that is there. For the suite and row 33."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kanexport.bundle import repository as pack
+from kanexport.contract import atomic, temp_dirs
+from kanexport.contract import manifest as contract
+from kanexport.errors import RepositoryError
+from kanserve.repository import layout
+from tests.support import toy_model
+
+FILES = {
+    contract.MODEL_FILE: toy_model.graph(),
+    "edges_l0.onnx": toy_model.edge_graph(0),
+    "edges_l1.onnx": toy_model.edge_graph(1),
+}
+WIDE, NARROW = 64, 7  # max_batch_size: what two kinds of the model differ in
+FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would be asked thousands of times to write
+CALLS = ("open", "mkdir", "rename", "fsync", "fdopen", "read", "listdir", "scandir", "unlink", "rmdir")
+CALLS += ("stat", "lstat", "fstat")
+
+
+def packed(repository: Path, version: int = 1, batch: int = WIDE, *, force: bool = False) -> Path:
+    """One of two kinds of the toy, exported. Raises RepositoryError."""
+    listed = tuple(
+        contract.FileEntry(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in FILES.items()
+    )
+    document = dataclasses.replace(toy_model.manifest("toy", version), max_batch_size=batch, files=listed)
+    return pack.pack(repository, document, FILES, force=force)
+
+
+def agree(repository: Path) -> dict[int, int]:
+    """The batch size of each version; every one is whole, and one of them is what config.pbtxt is about."""
+    config = (repository / "toy" / "config.pbtxt").read_text()
+    found = {}
+    for candidate in layout.scan(repository, plain_onnx=False):
+        manifest = layout.load(candidate, 2**20).manifest
+        assert manifest is not None
+        found[candidate.version] = manifest.max_batch_size
+    assert any(f"max_batch_size: {batch}\n" in config for batch in found.values()), (config, found)
+    return found
+
+
+def hidden(repository: Path) -> list[str]:
+    """What exports have left behind."""
+    return sorted(path.name for path in repository.rglob(f"{temp_dirs.HIDDEN}*"))
+
+
+def state(repository: Path) -> dict[str, bytes]:
+    """Every file that is not hidden."""
+    paths = {str(path.relative_to(repository)): path for path in repository.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if temp_dirs.HIDDEN not in name}
+
+
+class Failing:
+    """The n-th call of any of some functions of `os`, and of `atomic.exchange`, fails."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, n: int, error: type[BaseException]) -> None:
+        self.left, self.error, self.failed = n, error, ""
+        for name in CALLS:
+            patch.setattr(os, name, self.wrapped(getattr(os, name), name))
+        patch.setattr(atomic, "exchange", self.wrapped(atomic.exchange, "exchange"))
+
+    def wrapped(self, function: Callable[..., object], name: str) -> Callable[..., object]:
+        def call(*parts: object, **named: object) -> object:
+            self.left -= 1
+            if self.left == 0:
+                self.failed = name
+                raise self.error(5, "injected") if self.error is OSError else self.error("injected")
+            return function(*parts, **named)
+
+        return call
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A forced export of version 1 over a model of two versions. `batch`: of the same kind, or one whose config is
+    another; `exchanges`: whether the file system can exchange two names."""
+
+    batch: int
+    exchanges: bool
+    error: type[BaseException]
+
+    def run(self, repository: Path, n: int) -> str:
+        """With the n-th call failing. Which call it was, "" if there are not so many. Asserts what must hold."""
+        shutil.rmtree(repository, ignore_errors=True)
+        packed(repository, 1)
+        packed(repository, 2)
+        before, refused = state(repository), False
+        with pytest.MonkeyPatch.context() as patch:
+            if not self.exchanges:
+                patch.setattr(atomic, "exchange", lambda one, other: False)
+            failing = Failing(patch, n, self.error)
+            try:
+                packed(repository, 1, self.batch, force=True)
+            except RepositoryError:
+                refused = True
+        if refused:
+            assert failing.failed, "nothing failed, and yet it says so"
+            self.old(repository, before)
+        else:
+            assert agree(repository) == {1: self.batch, 2: WIDE}
+        packed(repository, 2, self.batch, force=True)
+        assert hidden(repository) == []
+        return failing.failed
+
+    def old(self, repository: Path, before: dict[str, bytes]) -> None:
+        """As it was; without an exchange of names the next sweep may have to put the old one back."""
+        if not self.exchanges and state(repository) != before:
+            for folder in (repository, repository / "toy"):
+                temp_dirs.sweep(folder)
+        assert state(repository) == before
+
+
+CASES = [
+    Case(batch, exchanges, error)
+    for batch in (WIDE, NARROW)
+    for exchanges in (True, False)
+    for error in (OSError, MemoryError)
+]

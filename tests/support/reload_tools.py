@@ -1,0 +1,196 @@
+"""Versions that change under a running server: toys whose answers are those of `toy` times a power of two, so that
+each can be told from any other by its bits."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import FileEntry
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request
+
+ROWS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
+_numbers = itertools.count()
+
+
+def write(target: Path, factor: float = 1.0, *, name: str = "toy", version: int = 1, pad: int = 0) -> Path:
+    """The files of a version, written one by one, the manifest last. Reference rows as the factor has them. `pad`:
+    bytes more, which the graph has and does not use."""
+    target.mkdir(parents=True, exist_ok=True)
+    files = {
+        contract.MODEL_FILE: scaled(toy_model.graph(), "W1", factor, pad),
+        "edges_l0.onnx": toy_model.edge_graph(0),
+        "edges_l1.onnx": scaled(toy_model.edge_graph(1), "W", factor),
+    }
+    for path, data in files.items():
+        (target / path).write_bytes(data)
+    listed = tuple(
+        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()
+    )
+    toy_model.save(target, dataclasses.replace(toy_model.manifest(name, version, scale=factor), files=listed))
+    return target
+
+
+def scaled(graph: bytes, weight: str, factor: float, pad: int = 0) -> bytes:
+    """The graph with one of its weights times a factor."""
+    model = onnx.load_from_string(graph)
+    if pad:
+        model.doc_string = "x" * pad
+    for tensor in model.graph.initializer:
+        if tensor.name == weight:
+            values = numpy_helper.to_array(tensor) * np.float32(factor)
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), weight))
+    return model.SerializeToString()
+
+
+def swap(source: Path, target: Path) -> None:
+    """A copy of a version takes the place of another, as `kanserve export --force` does it: in two renames."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    number = next(_numbers)
+    staging, aside = (target.with_name(f".kanexport-{what}-{number}") for what in ("new", "old"))
+    shutil.copytree(source, staging)
+    if target.exists():
+        target.rename(aside)
+    staging.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def index(server: Server) -> dict[tuple[str, str], tuple[str, str]]:
+    """State and reason by model and version."""
+    answer = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
+    return {(one.name, one.version): (one.state, one.reason) for one in answer.models}
+
+
+def ready(server: Server) -> bool:
+    """What the server says of itself."""
+    return pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b"")).ready
+
+
+def factor(server: Server, model: str = "toy", version: str = "") -> float:
+    """Which content answers."""
+    found = server.infer(ROWS, model, model_version=version)
+    ratio = found / toy_model.outputs(ROWS)
+    assert np.allclose(ratio, ratio[0, 0], rtol=1e-5), ratio
+    return float(2.0 ** np.round(np.log2(ratio[0, 0])))
+
+
+def events(server: Server, *names: str) -> list[dict]:
+    """The log's lines of these names."""
+    return [line for line in server.lines() if line["event"] in names]
+
+
+def sample(text: str, name: str) -> float:
+    """One number of a metrics page; 0 where it is not there."""
+    found = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.rpartition(" ")[0] == name]
+    return found[0] if found else 0.0
+
+
+class Clients:
+    """Closed-loop clients, each on a connection of its own; every answer is held against those that are `allowed`,
+    by version (0: any) as bytes."""
+
+    def __init__(self, server: Server, count: int, allowed: dict[int, set[bytes]]) -> None:
+        self.failed: list[str] = []
+        self.wrong = 0
+        self.seen: Counter[tuple[int, bytes]] = Counter()
+        self.slowest = 0.0
+        self._server, self._allowed, self._stop = server, allowed, threading.Event()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+
+    @property
+    def answered(self) -> int:
+        """Answers so far."""
+        return sum(self.seen.values())
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def until(self, answers: int, seconds: float = 60) -> None:
+        """Wait for so many more."""
+        goal, end = self.answered + answers, time.monotonic() + seconds
+        while self.answered < goal and not self.failed and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _work(self) -> None:
+        data = request(ROWS).SerializeToString()
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(self._server.address, own) as channel:
+            call = channel.unary_unary(f"{INFERENCE}ModelInfer")
+            while not self._stop.is_set():
+                begun = time.monotonic()
+                try:
+                    answer = pb.ModelInferResponse.FromString(call(data, timeout=30))
+                except grpc.RpcError as error:
+                    self.failed.append(f"{error.code().name}: {error.details()}")
+                    continue
+                self.slowest = max(self.slowest, time.monotonic() - begun)
+                version, raw = int(answer.model_version), answer.raw_output_contents[0]
+                self.seen[version, raw] += 1
+                self.wrong += raw not in self._allowed.get(version, self._allowed.get(0, set()))
+
+
+def remove(*paths: Path) -> None:
+    """Folders, with all that is in them."""
+    for path in paths:
+        shutil.rmtree(path)
+
+
+def shown(server: Server, name: str) -> float:
+    """One number of the server's metrics."""
+    return sample(server.metrics(), name)
+
+
+def memory(server: Server) -> float:
+    """MiB of the server's process."""
+    return shown(server, "process_resident_memory_bytes") / 2**20
+
+
+def slope(values: list[float]) -> float:
+    """Of a straight line through values that are equally far apart, from the first to the last."""
+    return float(np.polyfit(np.arange(len(values)), values, 1)[0] * (len(values) - 1)) if len(values) > 1 else 0.0
+
+
+@contextlib.contextmanager
+def kept(path: Path) -> Iterator[Path]:
+    """A copy beside it, for putting it back."""
+    copy = path.with_name(f".kept-{next(_numbers)}")
+    shutil.copytree(path, copy)
+    yield copy
+    shutil.rmtree(copy, ignore_errors=True)
+
+
+def answers(factor: float) -> bytes:
+    """What a server says to ROWS, by its bits."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(scaled(toy_model.graph(), "W1", factor), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["y"], {"x": ROWS})[0], "<f4").tobytes()
+
+
+def truncate(path: Path, size: int = 0) -> None:
+    """In place, as long as it is there."""
+    os.truncate(path, size)

@@ -1,0 +1,198 @@
+"""A real server for tests: `kanserve.server.app.serve` in a process of its own, and raw calls to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import loop_stalls
+
+INFERENCE = "/inference.GRPCInferenceService/"
+KAN = "/kanserve.v1.KanService/"
+START = """
+import asyncio, json, os, signal, sys, threading, time
+from kanserve.config import settings as config
+from kanserve.observability import logs
+from kanserve.server import app, supervisor
+logs.configure("json", "info")
+settings = config.Settings(**json.loads(sys.argv[1]))
+if len(sys.argv) > 2:
+    door = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
+    app.factory.build = lambda *parts: app.factory.Transports(door(*parts), None, both=True)
+started_by = os.getppid()
+def end_with_it():
+    while os.getppid() == started_by:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+def ready(addresses):
+    if "KANSERVE_TEST_STALLS" in os.environ:
+        from tests.kanserve import stalls
+        stalls.watch(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
+    threading.Thread(target=end_with_it, daemon=True).start()  # whoever started it may be killed
+    print(json.dumps(addresses), flush=True)
+serve = supervisor.serve if settings.workers > 1 else app.serve
+raise SystemExit(asyncio.run(serve(settings, ready)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. `calls` use one channel. `http`: its HTTP address, if any. `stalls` of its event loop."""
+
+    process: subprocess.Popen[str]
+    port: int
+    metrics_port: int
+    channel: grpc.Channel
+    log: Path
+    http: str = ""
+    stalls: loop_stalls.Log | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def call(self, path: str, data: bytes, timeout: float = 30, **options: Any) -> bytes:
+        """A unary call with bytes. Raises grpc.RpcError."""
+        return self.channel.unary_unary(path)(data, timeout=timeout, **options)
+
+    def infer(self, rows: np.ndarray, model: str = "toy", **fields: Any) -> np.ndarray:
+        """ModelInfer of float32 rows; the first output."""
+        answer = pb.ModelInferResponse.FromString(
+            self.call(f"{INFERENCE}ModelInfer", request(rows, model, **fields).SerializeToString())
+        )
+        return np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(answer.outputs[0].shape)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self, *, seconds: float = 30) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInferRequest:
+    """A raw request for float32 rows."""
+    message = pb.ModelInferRequest(model_name=model, **fields)
+    message.inputs.add(name="x", datatype="FP32", shape=rows.shape)
+    message.raw_input_contents.append(np.ascontiguousarray(rows, "<f4").tobytes())
+    return message
+
+
+class Beside(threading.Thread):
+    """A client of good will, until it is told to stop."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.server, self.ended = server, threading.Event()
+        self.seconds: list[float] = []
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        rows = np.zeros((1, 3), np.float32)
+        while not self.ended.wait(0.02):
+            begun = time.monotonic()
+            try:
+                self.server.infer(rows)
+            except grpc.RpcError as error:
+                self.errors.append(str(error))
+            self.seconds.append(time.monotonic() - begun)
+
+    def end(self) -> None:
+        self.ended.set()
+        self.join(60)
+
+
+@contextlib.contextmanager
+def launched(
+    repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A server process and its log, ended by SIGKILL if a test leaves it running. `door`: module and
+    class of another one than the product has; `files`: that it may have open."""
+    options = {
+        "repository": str(repository),
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "drain_delay_seconds": 0,
+        "drain_grace_seconds": 10,
+        "load_check": False,  # costs each server a process; tests of trials ask for it, and commands have it
+        **settings,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        log, turns = Path(folder, "log"), loop_stalls.Log(Path(folder, "stalls"))
+        loop_stalls.OPEN.append(turns)
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                [*(limited(files) if files else ()), sys.executable, "-c", START, json.dumps(options), *door],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={
+                    "GRPC_VERBOSITY": "NONE",  # as kanserve.cli.main has it
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "KANSERVE_TEST_STALLS": str(turns.path),
+                },
+            )
+        with process:
+            try:
+                yield process, log
+            finally:
+                process.kill()
+                turns.keep()
+
+
+def limited(files: int) -> tuple[str, ...]:
+    """What to put before a command that may have so many files open."""
+    return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+
+
+@contextlib.contextmanager
+def serving(repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
+    """A server over `repository` that is ready to be asked."""
+    with launched(repository, door, files, **settings) as (process, log):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the server ended: {log.read_text()}")
+        where = json.loads(line)
+        port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Server(
+                process,
+                port,
+                metrics_port,
+                channel,
+                log,
+                where.get("http", ""),
+                loop_stalls.Log(log.with_name("stalls")),
+            )
+
+
+def wait_until(condition: Any, seconds: float = 10) -> None:
+    """Poll until true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

@@ -1,0 +1,113 @@
+"""The oracle of published modules tells right from wrong: tried with a repository of our own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ORACLE = Path(__file__).parents[3] / "tools" / "oracle"
+TABLE = """
+stand_ins = ["surely_not_there"]
+[repositories."some/body"]
+files."layers.py" = [
+  { make = "Bumps(3, 2)", rows = [[3]] },
+  { make = "nn.Sequential(Bumps(3, 2), BatchMean())", rows = [[3]], expected = "class C" },
+  { make = "nn.Sequential(Bumps(3, 2), Noise())", rows = [[3]], expected = "random" },
+  { make = "Bumps(3)", rows = [[3]] },
+]
+[repositories."no/body"]
+files."layers.py" = [{ make = "Bumps(3, 2)", rows = [[3]] }]
+"""
+LAYERS = """
+import surely_not_there
+import torch
+from torch import nn
+
+class Bumps(nn.Module):
+    def __init__(self, inputs, outputs, width=1.0):
+        super().__init__()
+        self.width = width
+        self.register_buffer("centres", torch.linspace(-2, 2, 6))
+        self.coefficients = nn.Parameter(torch.zeros(inputs, outputs, 6))
+    def forward(self, x):
+        bumps = torch.exp(-(((x[..., None] - self.centres) / self.width) ** 2))
+        return torch.einsum("big,iog->bo", bumps, self.coefficients)
+
+class BatchMean(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+"""
+
+
+@pytest.fixture
+def clones(tmp_path: Path) -> Path:
+    (tmp_path / "some" / "body").mkdir(parents=True)
+    (tmp_path / "some" / "body" / "layers.py").write_text(LAYERS)
+    (tmp_path / "table.toml").write_text(TABLE)
+    return tmp_path
+
+
+def oracle(folder: Path, *code: str) -> subprocess.CompletedProcess[str]:
+    """Python beside the oracle's files."""
+    path = [str(ORACLE), *sys.path]
+    return subprocess.run(
+        [sys.executable, *code],
+        cwd=folder,
+        env={"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def test_each_becomes_what_it_should(clones: Path) -> None:
+    done = oracle(clones, str(ORACLE / "public_modules.py"), ".", "--table", "table.toml", "--json", "found.json")
+    document = json.loads((clones / "found.json").read_text())
+    found: list[dict[str, Any]] = document["results"]
+    outcomes = [one["outcome"] for one in found]
+    assert outcomes == ["right", "class C", "random", "not run upstream", "no clone"], done.stdout + done.stderr
+    assert found[0]["edges"] == 1
+    assert found[0]["compared"] > 300
+    assert 0 < found[0]["worst"] < 1e-5
+    assert document["totals"]["with edges"] == 1
+    assert done.returncode == 1, "what did not run is no success"
+
+
+WRONG = """
+import json, pathlib, sys, public_trial
+folder = pathlib.Path.cwd()
+one = {"clones": str(folder), "repository": "some/body", "file": "layers.py", "root": ".", "paths": [],
+       "definitions": False, "stand_ins": ["surely_not_there"], "tokens": [], "rows": [[3]], "make": "Bumps(3, 2)"}
+assert public_trial.prepare(one, folder)["outcome"] == "runs upstream"
+document = public_trial.export(one, folder)
+(folder / "export.json").write_text(json.dumps(document))
+print(json.dumps(public_trial.compare(one | {"make": "Bumps(3, 2, width=1.01)"}, folder)))
+"""
+
+
+def test_a_wrong_export_would_be_seen(clones: Path) -> None:
+    done = oracle(clones, "-c", WRONG)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["outcome"] == "SILENT"
+    assert "its largest answer" in found["why"]
+
+
+def test_the_table_names_what_is_made_of_which_file() -> None:
+    table = tomllib.loads((ORACLE / "public_modules.toml").read_text(encoding="utf-8"))
+    made = [one for facts in table["repositories"].values() for several in facts["files"].values() for one in several]
+    assert len(made) > 110
+    assert len(table["repositories"]) > 40
+    assert all(one["make"] and one["rows"] for one in made)

@@ -1,0 +1,134 @@
+"""`make new-family NAME=...` in a copy of the tree: what it writes works as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.golden_cases import OWN
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("kanexport", "service", "tests", "docs", "README.md", "pyproject.toml")
+NAME, FAMILY = "my_kan", "my-kan"
+EXPECTED = {
+    " M docs/checkpoints.md",
+    f"?? kanexport/bases/{NAME}.py",
+    f"?? kanexport/readers/{NAME}.py",
+    f"?? tests/golden/generators/make_{NAME}.py",
+    *(f"?? tests/golden/checkpoints/{FAMILY}-hello/{name}" for name in ("case.json", "model.safetensors")),
+    f"?? tests/golden/checkpoints/{FAMILY}-hello/reference.npz",
+}
+# Every file that finds families by themselves: bases, golden cases, sums, and a real server.
+FINDING = ("test_bases.py", "test_golden.py", "test_sums.py", "../end_to_end/test_golden_served.py")
+
+
+def run(folder: Path, *command: str, code: int = 0) -> str:
+    """Run a command in the copy, with the copy's packages; what it printed."""
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'service'}", "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree in which the family was made, under git."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    folder = tmp_path_factory.mktemp("tree")
+    # Without the other golden cases: the new one is what is tried.
+    ignored = shutil.ignore_patterns("__pycache__", ".*", *(path.name for path in OWN.iterdir()))
+    for part in PARTS:
+        source = ROOT / part
+        shutil.copytree(source, folder / part, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
+    shutil.copy(ROOT / ".gitignore", folder)
+    if (known := ROOT / ".mypy_cache").is_dir():  # what `make check` found; a quarter of a minute less
+        shutil.copytree(known, folder / ".mypy_cache")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "before")
+    assert "wrote" in run(folder, sys.executable, "tools/new_family", NAME)
+    return folder
+
+
+def test_only_new_files_and_one_row_are_written(tree: Path) -> None:
+    status = git(tree, "status", "--porcelain", "--untracked-files=all").splitlines()
+    assert set(status) == EXPECTED
+    changed = [line for line in git(tree, "diff", "-U0").splitlines() if re.match(r"[+-][^+-]", line)]
+    assert changed == [f"+| MyKan (`{FAMILY}`) | the same | `prefix` |"]
+
+
+def test_the_golden_case_is_made_again_bit_for_bit(tree: Path) -> None:
+    folder = tree / "tests" / "golden" / "checkpoints" / f"{FAMILY}-hello"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".npz"}
+    run(tree, sys.executable, f"tests/golden/generators/make_{NAME}.py")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_the_tests_find_it_by_themselves(tree: Path) -> None:
+    files = [os.path.normpath(f"tests/kanexport/{name}") for name in FINDING]
+    printed = run(tree, sys.executable, "-m", "pytest", "-v", *files, "-k", f"{NAME} or {FAMILY}")
+    for name in FINDING:
+        assert re.search(rf"{Path(name).name}::\S*{NAME[:2]}[-_]{NAME[3:]}\S* PASSED", printed), name
+    assert "skipped" not in printed
+
+
+def test_it_keeps_the_house_rules(tree: Path) -> None:
+    files = sorted(line[3:] for line in EXPECTED if line.endswith(".py"))
+    run(tree, sys.executable, "-m", "ruff", "format", "--check", *files)
+    run(tree, sys.executable, "-m", "ruff", "check", *files)
+    run(tree, sys.executable, "-m", "mypy", *(path for path in files if path.startswith("kanexport/")))
+    run(tree, sys.executable, "-m", "pytest", "-q", "tests/test_code_rules.py")
+
+
+@pytest.mark.parametrize("name", ["k", "a_name_of_thirty_characters_ab"])
+def test_short_and_long_names_keep_the_line_length(tree: Path, name: str) -> None:
+    copy = tree.parent / f"{tree.name}-{name}"
+    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    run(copy, sys.executable, "tools/new_family", name)
+    files = [f"kanexport/bases/{name}.py", f"kanexport/readers/{name}.py", f"tests/golden/generators/make_{name}.py"]
+    run(copy, sys.executable, "-m", "ruff", "format", "--check", *files)
+    run(copy, sys.executable, "-m", "ruff", "check", *files)
+
+
+def test_it_is_exported_and_verified(tree: Path, tmp_path: Path) -> None:
+    case = tree / "tests" / "golden" / "checkpoints" / f"{FAMILY}-hello" / "model.safetensors"
+    arguments = ["export", str(case), "--repository", str(tmp_path), "--name", "hello", "--json"]
+    printed = run(tree, sys.executable, "-m", "kanserve", *arguments)
+    assert f'"family": "{FAMILY}"' in printed
+    assert (tmp_path / "hello" / "1" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (NAME, "exists already"),  # a second time
+        ("fastkan", "exists already"),
+        ("legendrekan", "legendrekan is read already"),  # one of many in its reader's file
+        ("", "expected a new module's name"),
+        ("MyKan", "expected a new module's name"),
+        ("my-kan", "expected a new module's name"),
+        ("_my", "expected a new module's name"),
+        ("../my", "expected a new module's name"),
+        ("class", "expected a new module's name"),
+        ("layer", "expected a new module's name"),
+        ("my kan", "expected a new module's name"),
+        ("m" * 31, "expected a new module's name"),
+    ],
+)
+def test_other_names_are_refused(tree: Path, name: str, message: str) -> None:
+    before = git(tree, "status", "--porcelain")
+    assert message in run(tree, sys.executable, "tools/new_family", name, code=2)
+    assert git(tree, "status", "--porcelain") == before

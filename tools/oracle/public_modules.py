@@ -1,0 +1,155 @@
+"""KAN layers and networks that people published, through `kanserve export --module`.
+
+    pip install timm einops matplotlib pandas scikit-learn tqdm sympy unfoldNd    # an environment of its own
+    pip install -e '.[export,torch]'
+    PYTHONPATH=.:service:tools/oracle python tools/oracle/public_modules.py FOLDER [--only WORD] [--json FILE]
+
+Not part of the suite: others' code is no part of this repository. FOLDER holds clones, as owner/name;
+`public_modules.toml` says what is made of which file. Each configuration is built with random weights, none of
+them zero, exported in a process with limits of time and memory, and the graph is run on rows that the
+export has not seen: near and far, one and many, zeros, NaN and infinities. Its answers must be the module's
+own, in float64 where it runs so, unless rounding the module's own rows moves them as much.
+
+What becomes of one: right; SILENT (exported and wrong, of which there may be none); class C (rows depend on
+each other) and random (it answers otherwise each time), which are refused rightly; refused;
+not run upstream (its own code fails).
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import public_trial
+import torch
+
+# What an export imports, so that each process need not again.
+for _name in ("torch.onnx", "onnxscript", "kanexport.torch_export.module_command"):
+    importlib.import_module(_name)
+
+TABLE = Path(__file__).with_suffix(".toml")
+DEFAULTS = {"root": ".", "definitions": False, "tokens": [], "paths": [], "expected": "right"}
+
+
+def configurations(path: Path, only: str) -> Iterator[dict[str, Any]]:
+    """Those of a table whose repository, file or expression holds the word."""
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    for repository, facts in table["repositories"].items():
+        shared = {key: value for key, value in facts.items() if key != "files"}
+        for file, several in facts["files"].items():
+            for one in several:
+                given = DEFAULTS | shared | one
+                given |= {"repository": repository, "file": file, "stand_ins": table["stand_ins"]}
+                if only.lower() in f"{repository} {file} {given['make']}".lower():
+                    yield given
+
+
+class Ended(Exception):
+    """A step's process gave no result."""
+
+
+def step(act: Callable[..., dict[str, Any]], one: dict[str, Any], folder: Path, seconds: int, name: str) -> Any:
+    """What a step finds, in a process of its own that has imported everything. Raises Ended."""
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(act, one, folder, seconds, name))
+    process.start()
+    process.join(10 * seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    document = folder / f"{name}.json"
+    if not document.is_file():
+        words = (folder / f"{name}.txt").read_text(errors="replace").strip()[-300:]
+        raise Ended(f"the process ended with {process.exitcode}: {words}")
+    return json.loads(document.read_text())
+
+
+def _child(act: Callable[..., dict[str, Any]], one: dict[str, Any], folder: Path, seconds: int, name: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (one["memory"] << 20, one["memory"] << 20))
+    printed = os.open(folder / f"{name}.txt", os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):  # what others' code prints
+        os.dup2(printed, stream)
+    found = json.dumps(act(one, folder))
+    (folder / f"{name}.json").write_text(found)
+
+
+def run(one: dict[str, Any], seconds: int) -> dict[str, Any]:
+    """What became of one configuration."""
+    if not (Path(one["clones"]) / one["repository"]).is_dir():
+        return {"outcome": "no clone", "why": ""}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            found = step(public_trial.prepare, one, folder, 60, "prepare")
+            if found["outcome"] != "runs upstream" or not seconds:
+                return dict(found)
+            document = step(public_trial.export, one, folder, seconds, "export")
+            if "error" in document:
+                return public_trial.refused(document)
+            return dict(step(public_trial.compare, one, folder, 300, "compare"))
+        except Ended as error:
+            return {"outcome": "refused", "why": str(error)}
+
+
+def line(one: dict[str, Any], found: dict[str, Any]) -> str:
+    """One row of the table that is printed."""
+    edges = f"{found['edges']} layers, {found['worst']:.0e}" if "edges" in found else found["why"][:160]
+    surprise = "" if found["outcome"] == one["expected"] else f" (expected: {one['expected']})"
+    return f"{found['outcome']:17}{one['repository']} {one['make'][:70]}: {edges}{surprise}"
+
+
+def totals(results: list[dict[str, Any]]) -> dict[str, Any]:
+    exported = [one for one in results if "edges" in one]
+    return {
+        "configurations": len(results),
+        "repositories": len({one["repository"] for one in results}),
+        **collections.Counter(one["outcome"] for one in results),
+        "with edges": sum(one["edges"] > 0 for one in exported),
+        "layers with edges": sum(one["edges"] for one in exported),
+        "rows compared": sum(one["compared"] for one in exported),
+        "rows excused by rounding": sum(one["excused"] for one in exported),
+        "rows that overflow upstream": sum(one["left_out"] for one in exported),
+        "largest error": max((one["worst"] for one in exported), default=0.0),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Published KAN modules, exported and held against themselves.")
+    parser.add_argument("clones", type=Path, help="a folder with clones, as owner/name")
+    parser.add_argument("--table", type=Path, default=TABLE, help="what to make (default: the one beside this file)")
+    parser.add_argument("--only", default="", help="configurations whose repository, file or expression has this word")
+    parser.add_argument("--first", type=int, default=0, help="leave out so many at the beginning")
+    parser.add_argument("--every", type=int, default=1, help="try every N-th")
+    parser.add_argument("--seconds", type=int, default=120, help="processor time for one export; 0: only make each")
+    parser.add_argument("--memory", type=int, default=16_384, help="address space of one export, in MiB")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what became of each")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    results: list[dict[str, Any]] = []
+    for one in list(configurations(args.table, args.only))[args.first :: args.every]:
+        begin = time.monotonic()
+        found = run(one | {"clones": str(args.clones.resolve()), "memory": args.memory}, args.seconds)
+        results.append({**one, **found, "seconds": round(time.monotonic() - begin, 1)})
+        print(line(one, found), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps({"totals": totals(results), "results": results}, indent=1))
+    for name, value in totals(results).items():
+        print(f"{name:30}{value}")
+    return 0 if all(one["outcome"] in ("right", *public_trial.RIGHTLY) for one in results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""The scorecard: run its rows, keep what was seen, write the table.
+
+    make reliability                                        all in full, for hours; what this commit has is kept
+    python -m tools.reliability --rows 13,14 --short        some of them, in seconds
+    python -m tools.reliability --rows 20 --minutes 480     the soak, for as long as you like
+    python -m tools.reliability --table                     nothing is run; the table from what was seen so far
+
+Each run of a row over a door is one line of docs/reliability.jsonl, written as it ends; the table in
+docs/reliability.md shows the last full run of each, else the last short one. Exit code 1 where a row failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+from kanexport.contract.cli import tables
+from tools.reliability import incident_table, record, table
+from tools.reliability.base import DOORS, NotRun, Outcome, Row, Scale, rows
+from tools.reliability.record import FAIL, NOT_RUN, PASS, RESULTS, Record
+
+
+class TooLong(Exception):
+    """A row had its time."""
+
+
+def one(row: Row, scale: Scale, seed: int, door: str) -> Record:
+    """Run it; whatever comes of that is a record."""
+    begun = time.monotonic()
+    form = "full" if scale.full else "short"
+
+    def ended(verdict: str, outcome: Outcome) -> Record:
+        return record.stamped(
+            row=row.number,
+            door=door,
+            form=form,
+            verdict=verdict,
+            seed=seed,
+            seconds=round(time.monotonic() - begun, 1),
+            count=outcome.count,
+            figures=dict(outcome.figures),
+            notes=outcome.notes,
+        )
+
+    if lacking := row.lacking(door):
+        return ended(NOT_RUN, Outcome({}, passed=False, notes=f"{', '.join(lacking)} is not installed"))
+    try:
+        with limited(60 * (row.minutes + scale.minutes)):
+            outcome = row.run(scale, seed, door)
+    except NotRun as reason:
+        return ended(NOT_RUN, Outcome({}, passed=False, notes=str(reason)))
+    except Exception as error:  # a row that breaks has failed, and the others go on
+        words = str(error).strip().partition("\n")[0][:300]
+        return ended(FAIL, Outcome({}, passed=False, notes=f"it ended with {type(error).__name__}: {words}"))
+    return ended(PASS if outcome.passed else FAIL, outcome)
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raises TooLong inside."""
+
+    def over(number: int, frame: FrameType | None) -> None:
+        raise TooLong(f"it took longer than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def done(path: Path) -> set[tuple[str, str]]:
+    """Rows and doors with a full run of this very commit."""
+    here = record.commit()
+    seen = [one for one in record.load(path) if one.commit == here and not here.endswith("+")]
+    return {(one.row, one.door) for one in seen if one.form == "full" and one.verdict != NOT_RUN}
+
+
+def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
+    """What was asked for."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--full", dest="full", action="store_true", default=True, help="the whole of each row (default)")
+    form.add_argument("--short", dest="full", action="store_false", help="seconds of each")
+    form.add_argument("--table", action="store_true", help="run nothing, write the table")
+    form.add_argument("--list", action="store_true", help="the rows, and nothing else")
+    parser.add_argument("--rows", help="numbers, such as 13,14 (all)", default=",".join(known))
+    parser.add_argument("--doors", help="of rows about the wire (asgi,grpcio)", default=",".join(DOORS))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long a row lasts that has no end of its own")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results accumulate")
+    parser.add_argument("--resume", action="store_true", help="not what was run in full at this commit")
+    asked = parser.parse_args()
+    asked.rows, asked.doors = asked.rows.split(","), asked.doors.split(",")
+    for what, given, there in (("row", asked.rows, known), ("door", asked.doors, DOORS)):
+        if unknown := [name for name in given if name not in there]:
+            parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(there)}")
+    return asked
+
+
+def main() -> int:
+    """1 where a row failed."""
+    known = rows()
+    asked = arguments(known)
+    if asked.list:
+        for row in known.values():
+            print(f"{row.number:>8}  {row.title}: {row.method}. Goal: {row.goal}")
+        return 0
+    kept = done(asked.results) if asked.resume else set()
+    todo = [
+        (known[number], door)
+        for number in ([] if asked.table else asked.rows)
+        for door in known[number].ways
+        if door in ("", *asked.doors) and (number, door) not in kept
+    ]
+    seen: list[Record] = []
+    for at, (row, door) in enumerate(todo):
+        label = f"{at + 1} of {len(todo)}: {row.number} {row.title} {door}".rstrip()
+        with tables.bar(label) as tell:
+            found = one(row, Scale(asked.full, tell, asked.minutes), asked.seed, door)
+        record.append(found, asked.results)
+        seen.append(found)
+        print(f"{found.verdict:8} {label} ({found.seconds:.0f} s): {found.figures or ''} {found.notes}", flush=True)
+    text = table.markdown(known, record.load(asked.results))
+    if asked.results == RESULTS:
+        table.write(text)
+        told = incident_table.markdown(known, record.load(asked.results))
+        table.write(told, begin=incident_table.BEGIN, end=incident_table.END)
+    else:
+        print(text)
+    return int(any(found.verdict == FAIL for found in seen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

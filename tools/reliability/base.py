@@ -1,0 +1,110 @@
+"""What a row of the scorecard is, and where they all are.
+
+A row is a file `row_NN_what.py` with a ROW in it. It runs in two forms: the short one takes seconds and is part of the
+test suite (`test_row = suite(ROW)` in the row's file, or `guarded_by`, where a test of the suite is the same already);
+the full one is `python -m tools.reliability`. A row that cannot run here raises NotRun with the reason: nothing is ever
+told that was not seen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+DOORS = ("asgi", "grpcio")
+NUMBERS = (*map(str, range(1, 37)), "mutation", "supply")
+MINUTES = 20.0  # that a row may take, unless it says otherwise
+
+
+class NotRun(Exception):
+    """What the row needs is not there: its words are the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done. `tell(done, total)` as it goes on; `minutes`: for rows that last as long as they are let."""
+
+    full: bool
+    tell: Callable[[int, int], None] = lambda done, total: None
+    minutes: float = 0.0
+
+    def of(self, short: int, full: int) -> int:
+        """How many of something."""
+        return full if self.full else short
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was seen. `figures`: what the goal speaks of, by name with its unit; `count`: how often it was tried."""
+
+    figures: Mapping[str, float | int | str]
+    passed: bool
+    count: int = 0
+    notes: str = ""
+
+
+Run = Callable[[Scale, int, str], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`run(scale, seed, door)`: door is "" unless the row is about the wire (`wire`). `needs`: modules to import.
+    `guarded_by`: the tests of the suite that are its short form, where `run` is not that itself."""
+
+    number: str
+    title: str
+    method: str
+    goal: str
+    run: Run
+    wire: bool = False
+    needs: tuple[str, ...] = ()
+    guarded_by: tuple[str, ...] = ()
+    minutes: float = field(default=MINUTES)
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The doors that it runs over."""
+        return DOORS if self.wire else ("",)
+
+    def lacking(self, door: str) -> list[str]:
+        """Modules that are not installed."""
+        wanted = (*self.needs, *(("h2corn",) if door == "asgi" else ()))
+        return [name for name in wanted if importlib.util.find_spec(name) is None]
+
+
+def not_yet(reason: str) -> Run:
+    """The `run` of a row whose subject does not exist."""
+
+    def run(scale: Scale, seed: int, door: str) -> Outcome:
+        raise NotRun(reason)
+
+    return run
+
+
+def rows() -> dict[str, Row]:
+    """All, by number, in their order."""
+    modules = (importlib.import_module(f"tools.reliability.{path.stem}") for path in sorted(FOLDER.glob("row_*.py")))
+    found: list[Row] = [module.ROW for module in modules]
+    return {row.number: row for row in sorted(found, key=lambda row: NUMBERS.index(row.number))}
+
+
+def suite(row: Row, seed: int = 1) -> Callable[[str], None]:
+    """The short form as a test, over each door where it is about the wire."""
+
+    @pytest.mark.parametrize("door", row.ways)
+    def test_row(door: str) -> None:
+        if lacking := row.lacking(door):
+            pytest.skip(f"could not import {', '.join(lacking)}")
+        try:
+            outcome = row.run(Scale(full=False), seed, door)
+        except NotRun as reason:
+            pytest.skip(str(reason))
+        assert outcome.passed, f"{dict(outcome.figures)} where the goal is: {row.goal}. {outcome.notes}"
+
+    return test_row

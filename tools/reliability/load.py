@@ -1,0 +1,112 @@
+"""Callers that ask as fast as they are answered, in a process of their own, so that the figures are the server's."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from tools.reliability.base import Scale
+
+CALLERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How calls ended, by code, and how long it took."""
+
+    codes: dict[str, int]
+    seconds: float
+
+    @property
+    def lost(self) -> int:
+        """All but the good ones."""
+        return sum(count for code, count in self.codes.items() if code != "OK")
+
+
+def closed(address: str, path: str, data: Sequence[bytes], count: int, scale: Scale | None = None) -> Told:
+    """So many calls by CALLERS, with each of `data` in turn."""
+    told: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "tools.reliability.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked = {"address": address, "path": path, "data": [one.hex() for one in data], "count": count}
+        process.stdin.write(json.dumps(asked))
+        process.stdin.close()
+        try:
+            for line in process.stdout:
+                told.append(line)
+                if scale is not None:
+                    scale.tell(int(json.loads(line)["done"]), count)
+        except BaseException:
+            process.kill()
+            raise
+    last = json.loads(told[-1])
+    return Told(last["codes"], last["seconds"])
+
+
+@contextlib.contextmanager
+def asking(address: str, path: str, data: Sequence[bytes], callers: int, nice: int = 0) -> Iterator[Callable[[], int]]:
+    """Callers without a pause as long as this lasts; afterwards it tells how many calls went well. `nice`: how much
+    they give way to others on this machine, where what others notice of the server is asked."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tools.reliability.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked = {"address": address, "path": path, "data": [one.hex() for one in data], "count": 10**9}
+        process.stdin.write(json.dumps({**asked, "callers": callers, "nice": nice}))
+        process.stdin.close()
+        lines = [process.stdout.readline()]
+        try:
+            yield lambda: int(json.loads(lines[-1])["codes"].get("OK", 0))
+        finally:
+            process.terminate()
+            lines += process.stdout.readlines()
+
+
+async def ask(address: str, path: str, data: Sequence[bytes], count: int, callers: int) -> None:
+    """Prints how far it is every second."""
+    codes: collections.Counter[str] = collections.Counter()
+    begun, numbers = time.monotonic(), iter(range(count))
+
+    async def caller() -> None:
+        async with grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            call = channel.unary_unary(path)
+            for number in numbers:
+                try:
+                    await call(data[number % len(data)], timeout=30)
+                    codes["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    codes[error.code().name] += 1
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(1)
+            say()
+
+    def say() -> None:
+        print(json.dumps({"done": codes.total(), "codes": codes, "seconds": time.monotonic() - begun}), flush=True)
+
+    telling = asyncio.create_task(tell())
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    telling.cancel()
+    say()
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    os.nice(given.get("nice", 0))
+    messages = [bytes.fromhex(one) for one in given["data"]]
+    asyncio.run(ask(given["address"], given["path"], messages, given["count"], given.get("callers", CALLERS)))

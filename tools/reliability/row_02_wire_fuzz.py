@@ -1,0 +1,45 @@
+"""Message fuzz, on the wire: tools/fuzz_wire.py, whose short form the suite has."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from tests.support import toy_model
+from tests.support.server_process import serving
+from tools import fuzz_wire
+from tools.reliability.base import Outcome, Row, Scale
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """Every finding of the fuzzer is a failure."""
+    messages, conversations = scale.of(4_000, 100_000), scale.of(800, 20_000)
+    with tempfile.TemporaryDirectory() as folder:
+        toy_model.write(Path(folder))
+        with serving(
+            Path(folder), transport=door, reflection=True, access_log="none", request_read_timeout=2.0
+        ) as server:
+            report = asyncio.run(fuzz_wire.fuzz(server, seed, messages=messages, conversations=conversations))
+            alive = server.process.poll() is None
+    outside = {code: count for code, count in report.codes.items() if code not in fuzz_wire.CONTRACT}
+    figures = {
+        "messages": sum(report.codes.values()),
+        "damaged connections": sum(report.conversations.values()),
+        "codes outside the contract": sum(outside.values()),
+        "probes answered": report.probes,
+        "findings": len(report.findings),
+    }
+    notes = "; ".join(finding[:200] for finding in report.findings[:3])
+    return Outcome(figures, alive and not report.findings and report.probes > 10, messages + conversations, notes)
+
+
+ROW = Row(
+    number="2",
+    title="Message fuzz, on the wire",
+    method="mutated messages to every method by 16 raw clients, mutated HTTP/2 by 4 more, and a client of good will",
+    goal="10^5 messages: the same process, good will answered 100 %, only codes of the contract",
+    wire=True,
+    guarded_by=("tests/integration/wire/test_fuzz_wire.py",),
+    run=run,
+)

@@ -1,0 +1,59 @@
+"""Error hygiene: all that a caller is ever told, searched for what is none of its business."""
+
+from __future__ import annotations
+
+import random
+
+import grpc
+
+from tests.support import bad_requests
+from tests.support.server_process import INFERENCE, Server, request
+from tools import fuzz_wire
+from tools.reliability import row_03_structured_fuzz as structured
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.helpers import ROWS, toys
+
+
+def told(server: Server, path: str, data: bytes) -> str:
+    """The words and the trailers of a refusal."""
+    try:
+        server.call(path, data)
+    except grpc.RpcError as error:
+        trailers = " ".join(f"{key} {value!r}" for key, value in error.trailing_metadata() or ())
+        return f"{error.details()} {trailers}"
+    return ""
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """Mutations of every unary method, every known mistake, requests with one thing broken."""
+    rng, count = random.Random(seed), scale.of(300, 20_000)
+    streams = fuzz_wire.streams()
+    by_path = {path: data for path, data in fuzz_wire.seeds().items() if path not in streams}
+    everything = [message for messages in by_path.values() for message in messages]
+    words: list[str] = []
+    with toys(door) as server:
+        for mistake in bad_requests.CASES:
+            words.append(told(server, f"{INFERENCE}{mistake.method}", mistake.message.SerializeToString()))
+        for number in range(count):
+            path = rng.choice(list(by_path))
+            words.append(told(server, path, fuzz_wire.mutated(rng, rng.choice(by_path[path]), everything)))
+            message = request(ROWS)
+            rng.choice(structured.BREAKS)(rng, message)
+            words.append(told(server, f"{INFERENCE}ModelInfer", message.SerializeToString()))
+            scale.tell(number, count)
+    found = sorted({text[:150] for text in words if fuzz_wire.LEAK.search(text)})
+    texts = sum(bool(text) for text in words)
+    figures = {"texts": texts, "different ones": len(set(words)), "with a path, class or traceback": len(found)}
+    return Outcome(figures, not found and texts > count, len(words), "; ".join(found[:3]))
+
+
+ROW = Row(
+    number="4",
+    title="Error hygiene",
+    method="every text that known mistakes, mutated messages and structured fuzz provoke, searched for paths, classes, "
+    "addresses and tracebacks",
+    goal="0 found",
+    wire=True,
+    guarded_by=("tests/integration/wire/test_fuzz_wire.py", "tests/integration/wire/test_bad_requests.py"),
+    run=run,
+)

@@ -1,0 +1,68 @@
+"""Rapid reset (CVE-2023-44487): streams that are opened and taken back at once."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+
+from tests.support import attacks
+from tests.support.server_process import Server
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.helpers import SUCCESS, company, mib, milliseconds, sample, settled, toys
+
+AT_ONCE = 1000  # streams of one connection, unless the server ends it before
+IDLE = 2.0  # seconds in which the other client is alone
+
+
+def resets(server: Server, count: int) -> tuple[int, int]:
+    """So many streams; over how many connections."""
+    block, sent, connections = attacks.headers(), 0, 0
+    while sent < count:
+        connections += 1
+        with contextlib.suppress(OSError), attacks.connect(server.port) as peer:
+            for stream in range(1, 2 * AT_ONCE, 2):
+                peer.sendall(
+                    attacks.frame(attacks.HEADERS, 4, stream, block)
+                    + attacks.frame(attacks.RST, 0, stream, struct.pack(">I", 8))
+                )
+                sent += 1
+    return sent, connections
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """A client of good will asks every 20 ms, alone and meanwhile."""
+    with toys(door) as server:
+        settled(server)
+        with company(server) as (alone,):
+            time.sleep(IDLE)
+        before, asked = mib(server), sample(server, SUCCESS)
+        with company(server) as (beside,):
+            sent, connections = resets(server, scale.of(2_000, 20_000))
+            time.sleep(IDLE)  # they are read later than they were sent
+        grown, ran = mib(server) - before, sample(server, SUCCESS) - asked
+        settled(server)
+    idle, busy = milliseconds(alone.seconds), milliseconds(beside.seconds)
+    foreign = ran - (len(beside.seconds) - len(beside.errors))
+    figures = {
+        "resets": sent,
+        "connections": connections,
+        "handlers run for them": int(foreign),
+        "p99 of others in ms": busy,
+        "alone": idle,
+        "errors of others": len(beside.errors),
+        "RSS grew by MiB": round(grown, 1),
+    }
+    good = foreign <= 0 and not beside.errors and busy <= max(5 * idle, 25) and grown < 10
+    return Outcome(figures, good, sent, "a p99 below 25 ms counts as 5 times idle" if busy > 5 * idle else "")
+
+
+ROW = Row(
+    number="5",
+    title="Rapid reset",
+    method="20 000 streams opened and reset, as many on a connection as it takes; a client beside",
+    goal="0 handlers run for them, p99 of others at most 5 times idle, RSS + less than 10 MiB",
+    wire=True,
+    guarded_by=("tests/integration/wire/test_attacks.py",),
+    run=run,
+)

@@ -1,0 +1,58 @@
+"""Hostile checkpoints: the corpus of tests/support/hostile_files.py, exported in a process that tells what it did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.record import ROOT
+
+SECONDS, MEMORY = 2.0, 500.0  # of processor time for each file; MiB for all
+
+
+def tried(folder: Path) -> dict[str, Any]:
+    """What the process tells, and what lies beside the corpus afterwards."""
+    tests = ROOT / "tests"
+    write = (
+        "import sys, pathlib as p; sys.path.insert(0, sys.argv[2]); import hostile_files as h; f = p.Path(sys.argv[1])"
+    )
+    make = f"{write}; h.write(f, h.corpus(f / 'canary'))"
+    subprocess.run([sys.executable, "-c", make, str(folder), str(tests)], check=True, capture_output=True, cwd=ROOT)
+    command = [sys.executable, str(tests / "hostile_run.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True, cwd=ROOT)
+    return {**json.loads(done.stdout), "canary": (folder / "canary").exists()}
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """The corpus is the same in both forms."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = tried(Path(folder))
+    results = told["results"]
+    untyped = [one["name"] for one in results if one["error"] is None or one["error"]["kind"].startswith("UNTYPED")]
+    did = [one["name"] for one in results if one["seen"]]
+    slowest, peak = max(one["seconds"] for one in results), told["peak_kib"] / 1024
+    figures = {
+        "files": len(results),
+        "typed errors": len(results) - len(untyped),
+        "that ran, loaded or wrote something": len(did),
+        "canary files": int(told["canary"]),
+        "slowest in s": round(slowest, 2),
+        "peak in MiB": round(peak),
+    }
+    good = not untyped and not did and not told["canary"] and slowest < SECONDS and peak < MEMORY
+    return Outcome(figures, good, len(results), ", ".join([*untyped, *did][:5]))
+
+
+ROW = Row(
+    number="8",
+    title="Hostile checkpoints",
+    method="pickles, zips, YAML, safetensors and lists of steps made to harm, exported under Python's audit hooks",
+    goal="0 canary files, 100 % typed errors, less than 2 s and 500 MiB each",
+    guarded_by=("tests/integration/test_hostile_checkpoints.py", "tests/kanexport/formats/test_pickle_data.py"),
+    run=run,
+)

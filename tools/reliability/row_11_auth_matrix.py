@@ -1,0 +1,124 @@
+"""Every method and route by every caller, over TLS and mutual TLS: refused exactly as the table of access says."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from kanserve.auth import token_file
+from tests.support import auth_matrix, certificates, token_files, toy_model
+from tests.support.server_process import Server, serving
+from tools.reliability.base import Outcome, Row, Scale
+
+NONE, BAD = "none", "bad"
+CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
+# What a caller shows -> the role that it has by that, "" for none. Over TLS a token alone; over mutual TLS `server`'s
+# certificate beside it, which names nobody, or `caller`'s, which does.
+TOKENS = {NONE: "", BAD: "", "expired": "", **{role: role for role in token_files.ROLES}}
+SHORT = (NONE, "infer")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`shows`: a certificate, "" for none; `token`: of TOKENS; `role`: what that makes of it."""
+
+    shows: str
+    token: str
+    role: str
+
+
+def callers(*, mutual: bool, full: bool) -> Iterator[Caller]:
+    """Those of one server."""
+    for token, role in TOKENS.items():
+        if full or token in SHORT:
+            yield Caller("server" if mutual else "", token, role)
+    if mutual:
+        yield Caller("caller", NONE, "infer")
+        yield Caller("caller", BAD, "")  # a wrong token does not fall back to the certificate
+        yield Caller("caller", "read", "read")
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """Each answer is held against the table."""
+    asked, wrong = 0, []
+    with tempfile.TemporaryDirectory() as name:
+        folder = certificates.write(Path(name))
+        made = token_files.write(folder / "plain") | {BAD: token_file.make()}
+        token_files.save(folder / "mutual", (folder / "plain").read_text() + CERTIFIED)
+        toy_model.write(folder / "models")
+        for mutual in (False, True):
+            with _server(folder, door, mutual=mutual) as server:
+                for caller in callers(mutual=mutual, full=scale.full):
+                    metadata = token_files.bearer(made[caller.token]) if caller.token in made else ()
+                    for what, found in _answers(server, folder, caller, metadata):
+                        asked += 1
+                        wrong += [f"{'mTLS' if mutual else 'TLS'} {caller} {what}: {found}"] * bool(found)
+                strangers = _strangers(server, folder) if mutual else 0
+                log = server.log.read_text()
+                told = sum(token in log or token_file.digest(token) in log for token in made.values())
+                wrong += [f"{told} tokens in the log"] * bool(told)
+    figures = {
+        "calls": asked,
+        "against the table": len(wrong),
+        "strangers let in": strangers,
+    }
+    return Outcome(figures, not wrong and not strangers, asked, "; ".join(wrong[:3]))
+
+
+@contextlib.contextmanager
+def _server(folder: Path, door: str, *, mutual: bool) -> Iterator[Server]:
+    given: dict[str, Any] = {"tls_cert": "server.pem", "tls_key": "server.key", "tokens": "plain"}
+    if mutual:
+        given |= {"tls_client_ca": "ca.pem", "tokens": "mutual"}
+    files = {key: str(folder / value) for key, value in given.items()}
+    port = {} if door == "asgi" else {"http_port": 0}
+    with serving(folder / "models", transport=door, reflection=True, **port, **files) as server:
+        yield server
+
+
+def _answers(
+    server: Server, folder: Path, caller: Caller, metadata: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[str, str]]:
+    pair = [(folder / f"{caller.shows}.{kind}").read_bytes() if caller.shows else None for kind in ("key", "pem")]
+    trusted = grpc.ssl_channel_credentials((folder / "ca.pem").read_bytes(), *pair)
+    with grpc.secure_channel(server.address, trusted, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        yield from auth_matrix.methods(channel, caller.role, metadata)
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    if caller.shows:
+        context.load_cert_chain(folder / f"{caller.shows}.pem", folder / f"{caller.shows}.key")
+    yield from auth_matrix.routes(server.http, caller.role, metadata, context)
+
+
+def _strangers(server: Server, folder: Path) -> int:
+    """How many get in without a certificate of ours: not as far as a call."""
+    entered = 0
+    for shows in ("", "stranger", "expired"):
+        pair = [(folder / f"{shows}.{kind}").read_bytes() if shows else None for kind in ("key", "pem")]
+        trusted = grpc.ssl_channel_credentials((folder / "ca.pem").read_bytes(), *pair)
+        with grpc.secure_channel(server.address, trusted, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            code, _ = auth_matrix.called(channel, "grpc.health.v1.Health/Check", ())
+            entered += code is not grpc.StatusCode.UNAVAILABLE
+    return entered
+
+
+ROW = Row(
+    number="11",
+    title="Who may call what",
+    method="every method and route by no, a bad, an expired token and one of each role, over TLS and mutual TLS, there "
+    "also with certificates alone",
+    goal="100 % as the table says; a method without an entry fails",
+    wire=True,
+    needs=("trustme", "cryptography"),
+    guarded_by=(
+        "tests/integration/wire/test_access.py::test_every_method_and_route_by_every_caller",
+        "tests/integration/wire/test_credentials.py::test_a_certificate_is_told_by_its_name",
+    ),
+    run=run,
+)

@@ -1,0 +1,69 @@
+"""Versions change under load: nothing is lost, and every answer is one version's, to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+from tests.support import reload_tools
+from tests.support.server_process import serving, wait_until
+from tools.reliability.base import Outcome, Row, Scale, suite
+
+CLIENTS = 8
+POLL = 0.05
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """Every second change is another content under the same number, the others are a new version in its place."""
+    changes, requests = scale.of(4, 200), scale.of(400, 10**6)
+    answers = {factor: reload_tools.answers(factor) for factor in (1.0, 2.0, 4.0)}
+    factors, version = itertools.cycle((2.0, 4.0, 1.0)), 1
+    allowed = {1: {answers[1.0]}}
+    with tempfile.TemporaryDirectory() as folder:
+        made, repository = Path(folder, "made"), Path(folder, "models")
+        reload_tools.write(repository / "toy" / "1")
+        settings = {
+            "repository_poll_seconds": POLL,
+            "version_policy": "latest:1",
+            "transport": door,
+            "access_log": "none",
+        }
+        with serving(repository, **settings) as server, reload_tools.Clients(server, CLIENTS, allowed) as asking:
+            for at in range(changes):
+                asking.until(requests // changes)
+                version, factor = version + at % 2, next(factors)
+                allowed.setdefault(version, set()).add(answers[factor])
+                reload_tools.swap(
+                    reload_tools.write(made / str(at), factor, version=version), repository / "toy" / str(version)
+                )
+                told = f'kanserve_model_loads_total{{model="toy",version="{version}"}}'
+                wait_until(lambda told=told, at=at: reload_tools.shown(server, told) >= 1 + (at > 0 and at % 2 == 0))
+                scale.tell(at + 1, changes)
+            asking.until(requests - asking.answered)
+            # The last version, by hand: what is not addressed has the newest.
+            wait_until(lambda: reload_tools.factor(server, version=str(version)) == factor)
+        figures = {
+            "changes": changes,
+            "answered": asking.answered,
+            "lost": len(asking.failed),
+            "wrong": asking.wrong,
+            "contents seen": len(asking.seen),
+            "slowest in ms": round(1e3 * asking.slowest, 1),
+        }
+        good = (
+            not asking.failed and not asking.wrong and asking.answered >= requests and len(asking.seen) > changes // 2
+        )
+        return Outcome(figures, good, asking.answered, "; ".join(sorted(set(asking.failed))[:3]))
+
+
+ROW = Row(
+    number="13",
+    title="Reload under load",
+    method="200 changes under 8 clients: another content under the same number, and a new version that takes over",
+    goal="0 lost of 10^6 requests, every answer equal to one version's exactly, and its version is told truly",
+    wire=True,
+    run=run,
+    minutes=40,
+)
+test_row = suite(ROW)

@@ -1,0 +1,103 @@
+"""A worker is killed: what it held is lost, and nothing else."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import threading
+import time
+
+import grpc
+
+from kanserve.server.supervisor import STEADY
+from tests.kanserve.server.test_supervisor import pids
+from tests.support.server_process import INFERENCE, Server, request, wait_until
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.helpers import ROWS, toys
+
+DATA = request(ROWS).SerializeToString()
+PATIENT, PLAIN = 4, 4  # clients that ask again, and those that do not
+TRIES, PAUSE = 6, 0.05  # of a patient one; seconds, doubled each time
+OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+
+
+class Client(threading.Thread):
+    """One call after the other; a new connection after an error and after every 50 calls."""
+
+    def __init__(self, server: Server, stop: threading.Event, tries: int) -> None:
+        super().__init__(daemon=True)
+        self.address, self.stop, self.tries = server.address, stop, tries
+        self.ends: collections.Counter[str] = collections.Counter()
+
+    def run(self) -> None:
+        left = self.tries
+        while not self.stop.is_set():
+            with grpc.insecure_channel(self.address, OPTIONS) as channel:
+                call = channel.unary_unary(f"{INFERENCE}ModelInfer")
+                try:
+                    for _ in range(50):
+                        call(DATA, timeout=20)
+                        self.ends["OK"] += 1
+                        left = self.tries
+                except grpc.RpcError as error:
+                    left -= 1
+                    if not left:
+                        self.ends[error.code().name] += 1
+                        left = self.tries
+                    time.sleep(PAUSE * 2 ** (self.tries - left) if self.tries > 1 else 0)
+
+
+def kill_one(server: Server) -> float:
+    """Seconds until another is there and says that it is ready."""
+    wait_until(lambda: len(pids(server)) == 2 and "kanserve_workers 2\n" in server.metrics(), 60)
+    before, begun = pids(server), time.monotonic()
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: len(pids(server) - before) == 1 and "kanserve_workers 2\n" in server.metrics(), 60)
+    return time.monotonic() - begun
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """The two kinds of client side by side."""
+    kills, back = scale.of(2, 20), []
+    with toys(door, workers=2, threads=2) as server:
+        stop = threading.Event()
+        patient, plain = (
+            [Client(server, stop, tries) for _ in range(n)] for tries, n in ((TRIES, PATIENT), (1, PLAIN))
+        )
+        for client in (*patient, *plain):
+            client.start()
+        for at in range(kills):
+            back.append(kill_one(server))
+            # A worker that ends sooner is taken for one that cannot live, and the next comes later and later.
+            time.sleep(STEADY + 1 if scale.full else 0.5)
+            scale.tell(at + 1, kills)
+        stop.set()
+        for client in (*patient, *plain):
+            client.join(30)
+    ends = sum((client.ends for client in (*patient, *plain)), collections.Counter())
+    with_retry = sum(client.ends.total() - client.ends["OK"] for client in patient)
+    without = sum(client.ends.total() - client.ends["OK"] for client in plain)
+    figures = {
+        "kills": kills,
+        "answered": ends["OK"],
+        "lost with retry": with_retry,
+        "without": without,
+        "back after s, at most": round(max(back), 2),
+        "codes": ", ".join(sorted(set(ends) - {"OK"})) or "none",
+    }
+    # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
+    most = kills * PLAIN * (1 if door == "asgi" else 2)
+    good = not with_retry and without <= most and max(back) < 3 and set(ends) <= {"OK", "UNAVAILABLE"}
+    return Outcome(figures, good, kills, f"without retry at most {most} were in flight")
+
+
+ROW = Row(
+    number="22",
+    title="A worker is killed",
+    method="20 times SIGKILL to one of 2 workers, under 4 clients that ask again and 4 that do not",
+    goal="with retry 0 lost, without at most what that worker held, back within 3 s",
+    wire=True,
+    guarded_by=("tests/kanserve/server/test_supervisor.py::test_a_worker_that_is_killed_is_replaced",),
+    run=run,
+)

@@ -1,0 +1,87 @@
+"""Overload: five times what can be answered, by callers that wait for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.helpers import milliseconds
+from tools.reliability.record import ROOT
+
+TIMES = 5
+
+
+def bench() -> Any:
+    """benchmarks/overload.py, which has the callers."""
+    sys.path[:0] = [str(ROOT / "benchmarks")]
+    import overload
+
+    return overload
+
+
+def recovery(overload: Any, address: str, data: bytes) -> float:
+    """Seconds until calls one after the other are answered again, three in a row."""
+    begun = time.monotonic()
+    good = 0
+    while good < 3 and time.monotonic() < begun + 30:
+        seen = asyncio.run(one(overload, address, data))
+        good = good + 1 if seen.answers else 0
+    return time.monotonic() - begun
+
+
+async def one(overload: Any, address: str, data: bytes) -> Any:
+    """One call."""
+    seen = overload.Seen()
+    async with overload.grpc.aio.insecure_channel(address) as channel:
+        await overload.ask(channel.unary_unary(overload.METHOD), data, seen)
+    return seen
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """The peak is of 8 callers that wait for their answers. How long a refusal takes is seen by a caller beside the
+    flood: a process that sends five times what is answered has a queue of its own."""
+    overload, seconds = bench(), float(scale.of(3, 60))
+    data = overload.message("heavy", overload.ROWS, overload.HEAVY[0])
+    with tempfile.TemporaryDirectory() as folder, overload.serving(overload.export(Path(folder)), door) as served:
+        asyncio.run(overload.closed(served.address, data, 1.0))
+        peak = asyncio.run(overload.closed(served.address, data, min(seconds, 15.0)))
+        before = served.rss()
+        rate = TIMES * peak.rate
+        over, caller = overload.beside(
+            served.address, seconds, lambda: overload.flood(served.address, data, seconds, rate), data
+        )
+        during = served.rss()
+        back = recovery(overload, served.address, data)
+    goodput, refused = over.rate / peak.rate, milliseconds(caller.refusals)
+    figures = {
+        "peak a second": round(peak.rate),
+        "asked a second": round((len(over.answers) + sum(over.codes.values())) / over.seconds),
+        "goodput of it": round(goodput, 2),
+        "refusals": len(over.refusals),
+        "p99 of a refusal in ms": refused,
+        "in the flood's own process": milliseconds(over.refusals),
+        "RSS before in MiB": round(before),
+        "during": round(during),
+        "over after s": round(back, 2),
+        "codes": ", ".join(f"{number} {code}" for code, number in sorted(over.codes.items())) or "none",
+    }
+    good = goodput >= 0.9 and refused < 5 and during < 1.1 * before and back < 2
+    return Outcome(
+        figures, good, len(over.answers) + len(over.refusals), "all on the same cores; the flood gives way, at nice 10"
+    )
+
+
+ROW = Row(
+    number="23",
+    title="Overload",
+    method="[1024, 1024, 1024] asked for 8 rows at 5 times its peak for 60 s, by a clock that waits for nobody",
+    goal="goodput at least 90 % of the peak, refusals below 5 ms p99, RSS + less than 10 %, over within 2 s",
+    wire=True,
+    guarded_by=("tests/integration/wire/test_graceful_shutdown.py::test_a_full_queue_refuses_at_once",),
+    run=run,
+)

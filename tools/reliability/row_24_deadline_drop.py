@@ -1,0 +1,83 @@
+"""Deadlines in the queue: whoever's time is over is not computed."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import tempfile
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tools.reliability.base import Outcome, Row, Scale, suite
+from tools.reliability.helpers import sample
+
+pytestmark = pytest.mark.slow
+
+SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
+DEADLINE = 0.02  # seconds
+RUNS = 'nv_inference_exec_count{model="slow",version="1"}'
+BEGUN = 0.2  # seconds after which the first call runs, on a busy machine too
+STEPS = 60  # of the slow model: it must take well over BEGUN on a fast machine too, where 12 are 0.19 s
+BURST = 200  # calls at once; the queue takes 256
+
+
+async def burst(server: Server, count: int) -> collections.Counter[str]:
+    """A run that takes long, and meanwhile so many calls that cannot wait."""
+    ends: collections.Counter[str] = collections.Counter()
+
+    async def one(call: grpc.aio.UnaryUnaryMultiCallable, timeout: float) -> None:
+        try:
+            await call(SLOW, timeout=timeout)
+            ends["OK"] += 1
+        except grpc.aio.AioRpcError as error:
+            ends[error.code().name] += 1
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = channel.unary_unary(f"{INFERENCE}ModelInfer")
+        first = asyncio.create_task(one(call, 60))
+        await asyncio.sleep(BEGUN)
+        await asyncio.gather(*(one(call, DEADLINE) for _ in range(count)))
+        await first
+    return ends
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """What was run is what the server's own count of runs says."""
+    count = scale.of(200, 10_000)
+    ends: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        toy_model.write_slow(Path(folder), steps=STEPS)
+        with serving(Path(folder), transport=door, plain_onnx=True, threads=1, access_log="none") as server:
+            before = sample(server, RUNS)
+            bursts = count // BURST
+            for at in range(bursts):
+                ends += asyncio.run(burst(server, BURST))
+                scale.tell(at + 1, bursts)
+            ran = sample(server, RUNS) - before
+    over = max(0, int(ran) - bursts)  # a run takes longer than 20 ms: of each burst one call at most begins in time
+    figures = {
+        "calls with 20 ms": count,
+        "answered": ends["OK"],
+        "runs": int(ran),
+        "run though their time was over": over,
+        **{code: number for code, number in sorted(ends.items()) if code != "OK"},
+    }
+    told = set(ends) <= {"OK", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
+    return Outcome(figures, not over and told, count)
+
+
+ROW = Row(
+    number="24",
+    title="Deadlines in the queue",
+    method="10^4 calls with a deadline of 20 ms, 200 at a time, behind a run that takes longer; runs as the server "
+    "counts them",
+    goal="0 of those whose time is over are run",
+    wire=True,
+    run=run,
+)
+test_row = suite(ROW)

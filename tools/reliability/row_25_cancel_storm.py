@@ -1,0 +1,98 @@
+"""Cancellations at any moment: nothing is left behind, and what was cancelled while it waited is not run."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.kanserve.server.test_supervisor import value
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tools.reliability.base import Outcome, Row, Scale, suite
+from tools.reliability.helpers import mib, sample
+
+pytestmark = pytest.mark.slow
+
+SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
+QUICK = request(np.zeros((1, 3), np.float32)).SerializeToString()
+PENDING, RUNS = (f'nv_inference_{name}{{model="slow",version="1"}}' for name in ("pending_request_count", "exec_count"))
+AT_ONCE = 100
+RETURNED = 2.5  # seconds after a burst, when what it needed for a moment has gone back
+
+
+async def storm(server: Server, rng: random.Random, count: int, scale: Scale) -> collections.Counter[str]:
+    """Calls of two models, one of them slow; each is cancelled after up to 30 ms."""
+    ends: collections.Counter[str] = collections.Counter()
+    numbers = iter(range(count))
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
+
+        async def caller() -> None:
+            for number in numbers:
+                call = infer(SLOW if rng.random() < 0.5 else QUICK, timeout=60)
+                await asyncio.sleep(rng.random() * 0.03)
+                call.cancel()
+                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                    await call
+                ends[(await call.code()).name] += 1
+                scale.tell(number, count)
+
+        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+    return ends
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """What is left is what the server counts: calls in flight, requests that wait, memory."""
+    count = scale.of(300, 10_000)
+    with tempfile.TemporaryDirectory() as folder:
+        toy_model.write(Path(folder))
+        toy_model.write_slow(Path(folder))
+        with serving(Path(folder), transport=door, plain_onnx=True, threads=1, access_log="none") as server:
+            server.call(f"{INFERENCE}ModelInfer", QUICK)
+            ran, rng = sample(server, RUNS), random.Random(seed)
+            ends = asyncio.run(storm(server, rng, count // 2, scale))
+            time.sleep(RETURNED)
+            before = mib(server)
+            ends += asyncio.run(storm(server, rng, count - count // 2, scale))
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: sample(server, "kanserve_inflight_requests") == 0, 30)
+                wait_until(lambda: value(server.metrics(), PENDING) == 0, 30)
+            held, waiting = sample(server, "kanserve_inflight_requests"), sample(server, PENDING)
+            ran = sample(server, RUNS) - ran
+            time.sleep(RETURNED)
+            grown = mib(server) - before
+            good = bool(server.call(f"{INFERENCE}ModelInfer", QUICK))
+    figures = {
+        "cancelled": ends["CANCELLED"],
+        "answered before": ends["OK"],
+        "left in flight": int(held),
+        "left in the queue": int(waiting),
+        "runs of the slow model": int(ran),
+        "RSS grew by MiB in the second half": round(grown, 1),
+    }
+    # A run takes longer than any call lives: most of those that were asked for must not have begun.
+    passed = good and not held and not waiting and ran < count / 10 and grown < 16
+    return Outcome(figures, passed, count)
+
+
+ROW = Row(
+    number="25",
+    title="Cancellations",
+    method="10^4 calls by 100 callers, half of them of a slow model, each cancelled after up to 30 ms",
+    goal="0 left in flight or in the queue, those that were cancelled while they waited are not run",
+    wire=True,
+    guarded_by=(
+        "tests/kanserve/execution/test_executor.py::test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind",
+    ),
+    run=run,
+)
+test_row = suite(ROW)

@@ -1,0 +1,109 @@
+"""Batch invariance: an answer depends on its row, and not on who is asked for beside it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.ort import onnxruntime
+from kanexport.pipeline import Request, export
+from kanserve import Client
+from tests.support.server_process import serving
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.record import ROOT
+
+ROWS, UNITS = 24, 2.0  # of the last place of the largest answer
+
+
+def golden(count: int) -> list[Any]:
+    """Models with their libraries' answers; hybrids need more than a file."""
+    sys.path[:0] = [str(ROOT / "tests")]
+    from tests.support import golden_cases
+
+    return [case for case in golden_cases.cases() if not case.name.startswith("hybrid")][:count]
+
+
+def direct(session: Any, x: np.ndarray) -> np.ndarray:
+    """onnxruntime by itself; an `x` at an odd address has other last bits."""
+    (found,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x})
+    return np.asarray(found)
+
+
+def units(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, in the last place of the largest answer."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(found)):
+        return float("inf")
+    unit = np.spacing(np.abs(expected[finite]).max(initial=np.finfo(expected.dtype).tiny))
+    return float(np.abs(found[finite] - expected[finite]).max(initial=0) / unit)
+
+
+def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: int) -> tuple[int, int, float]:
+    """Rows that came over the wire as they came from onnxruntime, how many, and the largest difference in company."""
+    model = client.model(case.name)
+    x = np.ascontiguousarray(case.reference()["x"][:ROWS], np.float32)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(folder / case.name / "1" / "model.onnx"), options)
+    x = x.astype({"tensor(float)": np.float32, "tensor(double)": np.float64}[session.get_inputs()[0].type])
+
+    def ask(part: np.ndarray) -> np.ndarray:
+        return np.asarray(client.infer(model.inputs[0], part, model=case.name).outputs[model.outputs[0].name])
+
+    alone = [ask(x[at : at + 1]) for at in range(len(x))]
+    same = sum(
+        np.array_equal(alone[at], direct(session, x[at : at + 1].copy()), equal_nan=True) for at in range(len(x))
+    )
+    together, worst = np.concatenate(alone), 0.0
+    for _ in range(splits):
+        cuts = sorted({0, len(x), *(rng.randrange(1, len(x)) for _ in range(rng.randrange(6)))})
+        parts = [x[a:b] for a, b in itertools.pairwise(cuts)]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            found = np.concatenate(list(pool.map(ask, parts)))
+        worst = max(worst, units(found, together))
+    return same, len(x), worst
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """Of every golden model its reference rows, alone and in requests and batches cut at random."""
+    rng, cases, splits = random.Random(seed), golden(scale.of(3, 1000)), scale.of(3, 30)
+    worst: dict[str, float] = {}
+    same = rows = 0
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for case in cases:
+            export(Request(path=case.path, repository=folder, name=case.name, options=case.options))
+        with serving(folder, transport=door, access_log="none") as server, Client(server.address) as client:
+            for at, case in enumerate(cases):
+                found = compare(client, case, folder, rng, splits)
+                same, rows, worst[case.name] = same + found[0], rows + found[1], found[2]
+                scale.tell(at + 1, len(cases))
+    beyond = {name: round(value, 1) for name, value in worst.items() if value > UNITS}
+    figures = {
+        "models": len(cases),
+        "rows": rows,
+        "as onnxruntime gives them, bit by bit": same,
+        "models that company does not change": sum(value == 0 for value in worst.values()),
+        "most that it changes, in units in the last place": round(max(worst.values()), 1),
+        "models beyond 2": len(beyond),
+    }
+    return Outcome(figures, same == rows and not beyond, rows * (1 + splits), str(beyond or ""))
+
+
+ROW = Row(
+    number="27",
+    title="Batch invariance",
+    method="rows of every golden model: alone over the wire beside onnxruntime, then cut at random into requests "
+    "at once, 30 times",
+    goal="over the wire bit by bit what onnxruntime gives; in company at most 2 units in the last place from alone",
+    wire=True,
+    guarded_by=("tests/integration/test_golden_batches.py",),
+    run=run,
+)

@@ -1,0 +1,48 @@
+"""Differential: random networks through their libraries in torch, through our float64, and through onnxruntime."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.record import ROOT
+
+LINE = re.compile(r"^(?:(?P<family>[\w-]+): )?(?P<counts>\{.*\}), largest difference (?P<worst>\S+)$")
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """tools/oracle/against_libraries.py; every export is also proved against onnxruntime, or it is refused."""
+    count = scale.of(1, 350)
+    command = [sys.executable, "-m", "tools.oracle.against_libraries", "--count", str(count), "--seed", str(seed)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            scale.tell(len(lines), 14)
+    families = [found for line in lines if (found := LINE.match(line))]
+    outcomes = [ast.literal_eval(found["counts"]) for found in families]
+    models = sum(sum(one.values()) for one in outcomes)
+    same = sum(one.get("same", 0) for one in outcomes)
+    worst = max((float(found["worst"]) for found in families), default=float("inf"))
+    wrong = models - same
+    figures = {"networks": models, "families": len(families), "disagreements": wrong, "largest difference": worst}
+    skipped = [line for line in lines if "skipped" in line]
+    notes = "; ".join([*skipped, *(line for line in lines if "seed" in line)][:5])
+    return Outcome(figures, models > 0 and same == models and process.returncode == 0, models, notes)
+
+
+ROW = Row(
+    number="28",
+    title="Differential",
+    method="random networks of each family that is installed: its own library in torch, our evaluation in float64, "
+    "onnxruntime in the proof of the export; knots, rows beyond the grid and NaN among the rows",
+    goal="10^3 networks within the tolerances, 0 disagreements",
+    needs=("torch",),
+    guarded_by=("tests/kanexport/test_pipeline.py", "tests/kanexport/functions/test_conformance.py"),
+    run=run,
+    minutes=60,
+)

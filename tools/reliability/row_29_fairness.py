@@ -1,0 +1,59 @@
+"""Fairness: what one model's callers notice of another's."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.support import toy_model, toy_wide_model
+from tests.support.server_process import INFERENCE, request, serving
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.helpers import company, milliseconds, settled
+from tools.reliability.load import asking
+
+WIDTH = 1000
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """All share this machine's cores, the askers too."""
+    seconds = scale.of(3, 30)
+    large = request(np.ones((64, WIDTH), np.float32), "wide").SerializeToString()
+    with tempfile.TemporaryDirectory() as folder:
+        toy_model.write(Path(folder))
+        toy_wide_model.write(Path(folder), WIDTH)
+        with serving(Path(folder), transport=door, access_log="none") as server:
+            settled(server)
+            with company(server) as (alone,):
+                time.sleep(seconds)
+            path = f"{INFERENCE}ModelInfer"
+            with asking(server.address, path, [large], callers=64, nice=10) as told, company(server) as (busy,):
+                time.sleep(seconds)
+            answered = told()
+    idle, beside = milliseconds(alone.seconds), milliseconds(busy.seconds)
+    figures = {
+        "calls of B": len(busy.seconds),
+        "errors of B": len(busy.errors),
+        "p99 alone in ms": idle,
+        "p99 beside A": beside,
+        "times": round(beside / idle, 1),
+        "calls of A answered": answered,
+    }
+    return Outcome(
+        figures,
+        beside <= 2 * idle and not busy.errors,
+        len(busy.seconds),
+        "all on the same cores; the callers of A give way to B's, at nice 10",
+    )
+
+
+ROW = Row(
+    number="29",
+    title="Fairness",
+    method="model A, a million edges, asked for 64 rows by 64 callers without a pause; B, one row every 20 ms",
+    goal="p99 of B at most twice of what it is alone, 0 errors of B",
+    wire=True,
+    run=run,
+)

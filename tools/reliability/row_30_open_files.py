@@ -1,0 +1,49 @@
+"""Descriptors and connections run out."""
+
+from __future__ import annotations
+
+import time
+
+from tests.integration.wire.test_open_files import crowd, newcomer
+from tests.support.server_process import wait_until
+from tools.reliability.base import Outcome, Row, Scale
+from tools.reliability.helpers import answers, company, settled, toys
+
+FILES = 96
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """A crowd of connections that say nothing, more than there are descriptors; again and again."""
+    rounds, idle = scale.of(1, 10), scale.of(300, 1000)
+    back, errors, calls = [], 0, 0
+    with toys(door, files=FILES) as server:
+        settled(server)  # its client's connection is there now
+        for at in range(rounds):
+            with company(server) as (beside,), crowd(server.port, idle):
+                time.sleep(1)
+            begun = time.monotonic()
+            wait_until(lambda: newcomer(server), 30)
+            back.append(time.monotonic() - begun)
+            errors, calls = errors + len(beside.errors), calls + len(beside.seconds)
+            scale.tell(at + 1, rounds)
+        alive = answers(server)
+    figures = {
+        "rounds": rounds,
+        "idle connections": idle,
+        "descriptors": FILES,
+        "calls on a connection that was there": calls,
+        "that failed": errors,
+        "new ones after s, at most": round(max(back), 2),
+    }
+    return Outcome(figures, alive and not errors and max(back) <= 5, rounds)
+
+
+ROW = Row(
+    number="30",
+    title="Descriptors and connections run out",
+    method="1000 idle connections to a server that may open 96 files",
+    goal="connections that are there go on, new ones within 5 s after",
+    wire=True,
+    guarded_by=("tests/integration/wire/test_open_files.py",),
+    run=run,
+)
