@@ -100,13 +100,15 @@ class Executor:
         """Wait, and run. Raises QueueFull at once, also where its deadline would pass before its turn; QueueTimeout
         or DeadlineExceeded for a request that waited too long, which is then not run; ResourceExhausted,
         BackendError."""
-        if self._alone(rows, limits.deadline):
-            return self._at_once(outputs, feeds, rows)
         statistics = self._metrics.statistics
         loop = asyncio.get_running_loop()
+        job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
+        if self._alone(rows, limits.deadline):
+            statistics.pending += 1
+            self._begin([job], loop)  # on the event loop: the future is done
+            return job.future.result()
         if self._hopeless(rows, limits.deadline):
             raise QueueFull
-        job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
         entry = _waiting(job, limits, self._policy)
         if 0 < self._max_pending_requests <= statistics.pending or not self._queue.add(entry):
             raise QueueFull
@@ -152,23 +154,18 @@ class Executor:
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
         """Record an execution of a fast path."""
         self._calm = self._calm + 1 if requests == 1 else 0
+        self._record(rows, timing, timing.compute_infer)
+
+    def _record(self, rows: int, timing: Timing, instance_ns: int) -> None:
+        """Count an execution, and the nanoseconds that it took in all instances."""
         self._metrics.executed(rows, timing)
-        self._pace.ran(rows, timing.compute_infer / 1e9)
+        self._pace.ran(rows, instance_ns / 1e9)
 
     def _alone(self, rows: int, deadline: float | None) -> bool:
         """Whether a request runs as it comes."""
         if not self.calm or rows > self._direct or len(self._queue) or self._idle <= 0:
             return False
         return deadline is None or time.monotonic() <= deadline
-
-    def _at_once(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int) -> Run:
-        batch = Batch(self._execute, outputs, (feeds,), rows, self._way.piece_rows)
-        batch.work()
-        self._calm += 1
-        if batch.error is not None:
-            raise batch.error
-        self._metrics.executed(rows, Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, 0))
-        return Run(batch.result, 0, batch.ended - batch.begun, 0)
 
     def _hopeless(self, rows: int, deadline: float | None) -> bool:
         """Whether the deadline will have passed before those that wait have run: what waits until its caller
@@ -280,8 +277,7 @@ class Executor:
         answers = batching.split(batch.result, [job.rows for job in jobs])
         output_ns = time.perf_counter_ns() - batch.ended
         timing = Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, output_ns)
-        self._metrics.executed(batch.rows, timing)
-        self._pace.ran(batch.rows, threads * (batch.ended - batch.begun) / 1e9)
+        self._record(batch.rows, timing, threads * (batch.ended - batch.begun))
         for job, outputs in zip(jobs, answers, strict=True):
             run = Run(outputs, batch.begun - job.submitted, batch.ended - batch.begun, output_ns)
             if self._order is not None:
