@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.contract import step_rules
 from kanexport.contract.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.errors import VerificationFailed
 from kanexport.ir.model import Kan, Layer
-from kanexport.ir.steps import Affine, Product, Select, Step
+from kanexport.ir.steps import Step
 from kanexport.lowering.attribution import EACH, Anchor, Link, allowed, columns, near
 from kanexport.lowering.lower import Explained, Lowered
 from kanexport.verify import float64_reference
@@ -114,44 +115,14 @@ def _back(link: Link, edges: Array, dtype: str, multipliers: Array) -> Array:
         chain.append(step.evaluate(chain[-1]))
     for at in reversed(range(len(link.layer.post_steps))):
         step, v, v_r = link.layer.post_steps[at], chain[at], link.chain[at]
-        if isinstance(step, Affine):
-            multipliers = multipliers * step.scale
-        elif isinstance(step, Select):
-            pulled = np.zeros((*multipliers.shape[:2], len(v_r)))
-            for place, column in enumerate(step.indices):
-                pulled[:, :, column] += multipliers[:, :, place]
-            multipliers = pulled
-        elif isinstance(step, Product):
-            multipliers = np.repeat(multipliers, step.groups, axis=2) * _others(step, v, v_r)[:, None]
-        else:
+        if isinstance(step, EACH):
             hardly = np.abs(v - v_r) <= near(v_r, dtype)
             rates = (chain[at + 1] - link.chain[at + 1]) / np.where(hardly, 1.0, v - v_r)
             multipliers = multipliers * np.where(hardly, link.steep[at], rates)[:, None]
+        else:
+            reference = np.broadcast_to(v_r, v.shape)
+            multipliers = step_rules.backpropagate_multipliers(step.describe(), v, reference, multipliers)
     return multipliers
-
-
-def _others(step: Product, v: Array, v_r: Array) -> Array:
-    """[B, n]: of each factor Shapley's share of a unit: over all orders in which factors change from the reference's
-    to the row's, the mean of the product of the others as they are then."""
-    shares = np.ones_like(v)
-    start = 0
-    for size in step.groups:
-        for at in range(start, start + size):
-            rest = [other for other in range(start, start + size) if other != at]
-            shares[:, at] = _mean_product(v[:, rest], v_r[rest])
-        start += size
-    return shares
-
-
-def _mean_product(v: Array, v_r: Array) -> Array:
-    """[B]: the integral over t from 0 to 1 of the product of v_r + t (v - v_r), by the polynomial's coefficients."""
-    coefficients = np.zeros((len(v), v.shape[1] + 1))
-    coefficients[:, 0] = 1.0
-    for at in range(v.shape[1]):
-        grown = coefficients * v_r[at]
-        grown[:, 1:] += coefficients[:, :-1] * (v[:, at] - v_r[at])[:, None]
-        coefficients = grown
-    return np.asarray((coefficients / np.arange(1, v.shape[1] + 2)).sum(axis=1))
 
 
 class ExplainedProver(Prover):

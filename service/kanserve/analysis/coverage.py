@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids
+from kanexport.contract import grids, step_rules
 from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanexport.contract.sections import NodeBaseline
-from kanserve.analysis import curves, step_rules
+from kanserve.analysis import curves
 
 NEAR = 1e-6  # of a cell: as far as a knot and a value may be apart by rounding alone
 NOWHERE = -1  # as a node: none is beyond its grid

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kanexport.contract import step_rules
 from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
-from kanserve.analysis import attribution, step_rules
+from kanserve.analysis import attribution
 from kanserve.analysis.attribution import Floats, LayerActivations, Part
 from kanserve.errors import FailedPrecondition
 from kanserve.insight.edge_queries import LayerGraph

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kanexport.contract import step_rules
+from kanexport.contract.manifest import NodeStep
 from tests.integration.ui.conftest import Seen
 from tests.support.server_process import Server, wait_until
 
@@ -33,6 +36,39 @@ def test_click_an_edge(page: Any) -> None:
     assert page.url.endswith("/ui/hello/edge/0/0/0")
     page.go_back()
     page.get_by_role("heading", name="hello, version 1").wait_for()
+
+
+STEPS = {
+    "select": (NodeStep(kind="select", indices=(3, 0, 2)),),
+    "product": (NodeStep(kind="product", indices=(1, 2, 3)),),
+    "both": (NodeStep(kind="product", indices=(2, 2)), NodeStep(kind="select", indices=(1,))),
+    "neither": (NodeStep(kind="affine", scale=(2.0, 3.0), bias=(0.0, 1.0)),),
+}
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=list(STEPS))
+def test_the_map_follows_nodes_as_the_step_rules_do(page: Any, steps: tuple[NodeStep, ...]) -> None:
+    """names.js repeats which nodes a step reads. The step rules say so by the differences that they propagate."""
+    width = sum(steps[0].indices) if steps[0].kind == "product" else 4 if steps[0].kind == "select" else 2
+    values = [np.full((1, width), 2.0)]
+    for step in steps:
+        values.append(step_rules.evaluate(step, values[-1]))
+    multipliers = np.eye(values[-1].shape[1])[None]
+    for step, v in reversed(list(zip(steps, values, strict=False))):
+        multipliers = step_rules.backpropagate_multipliers(step, v, 0.5 * v, multipliers)
+    reads = multipliers[0] != 0  # [nodes after the steps, nodes before]
+    layer = {"pre_steps": [dataclasses.asdict(step) for step in steps]}
+    layer["post_steps"] = layer["pre_steps"]
+    opened(page, "ui/hello")
+    call = """async ([layer, name, count]) => {
+        const names = await import('/ui/static/names.js');
+        return [...Array(count).keys()].map((at) => names[name](layer, at));
+    }"""
+    destinations = page.evaluate(call, [layer, "nodeOfDestination", width])
+    assert destinations == [int(rows.argmax()) if (rows := reads[:, at]).any() else None for at in range(width)]
+    if all(step.kind != "product" for step in steps):
+        sources = page.evaluate(call, [layer, "nodeOfSource", len(reads)])
+        assert sources == [int(row.argmax()) for row in reads]
 
 
 def test_the_map_says_what_matters(page: Any) -> None:

@@ -21,6 +21,7 @@ from kanexport.bundle.publish import Result
 from kanexport.cli import export_command
 from kanexport.contract import manifest as contract
 from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.step_rules import UnknownStep
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
@@ -28,7 +29,6 @@ from kanexport.lowering.lower import Explained, Lowered
 from kanexport.pipeline import Request, export
 from kanexport.verify import verify
 from kanserve.analysis import attribution
-from kanserve.analysis.step_rules import UnknownStep
 from kanserve.repository import validation
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 from tests.support.small_checkpoints import read

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
 from kanexport.functions import elementwise
 from kanexport.ir import norms
 from kanexport.ir import steps as forms
-from kanserve.analysis import step_rules
+from tests.support.conformance import Emitted
 
 WIDTH = 6
 RNG = np.random.default_rng(11)
@@ -45,6 +46,14 @@ UNTIMED = settings(deadline=None)
 def test_a_step_gives_what_the_exporter_s_gives(form: forms.Step) -> None:
     x = RNG.uniform(-3, 3, (20, WIDTH))
     np.testing.assert_allclose(step_rules.evaluate(form.describe(), x), form.evaluate(x), rtol=1e-12, atol=1e-12)
+
+
+@EVERY
+def test_a_step_gives_what_its_operators_give(form: forms.Step) -> None:
+    """The rules of the exporter in numpy, its operators, and the rules of the manifest's steps agree."""
+    x = RNG.uniform(-3, 3, (20, WIDTH))
+    operators = Emitted(form.emit, WIDTH, (form.width_out(WIDTH),), "float64", exact=True)
+    np.testing.assert_allclose(step_rules.evaluate(form.describe(), x), operators(x), rtol=1e-9, atol=1e-9)
 
 
 @EVERY

@@ -18,6 +18,7 @@ from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result
+from kanexport.contract import step_rules
 from kanexport.contract.naming import UNNAMED
 from kanexport.errors import VerificationFailed
 from kanexport.ir.model import Kan
@@ -174,7 +175,8 @@ def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]
     step = Product(tuple(map(len, groups)))
     x, r = (np.array([[pair[side] for group in groups for pair in group]]) for side in (0, 1))
     expected = [one for group in groups for one in shares(*map(list, zip(*group, strict=True)))]
-    np.testing.assert_allclose(attribution._others(step, x, r[0])[0], expected, rtol=1e-9, atol=1e-9)
+    multipliers = step_rules.backpropagate_multipliers(step.describe(), x, r, np.ones((1, 1, len(groups))))
+    np.testing.assert_allclose(multipliers[0, 0], expected, rtol=1e-9, atol=1e-9)
 
 
 def network(seed: int, *, products: bool) -> PykanCheckpoint:

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport.contract import step_rules
 from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
-from kanserve.analysis import query_plan, step_rules
+from kanserve.analysis import query_plan
 
 ALL = st.integers(0, 1)
 
