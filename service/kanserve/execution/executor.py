@@ -18,11 +18,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
 from kanserve.execution.config import Serving
-from kanserve.execution.fast_path import FastPath, RequestSignature
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.observability.statistics import Timing
 from kanserve.scheduling import batching
-from kanserve.scheduling.batching import Batch, Execute
+from kanserve.scheduling.batching import Batch, Execute, FastPath, RequestSignature
 from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting, share
 from kanserve.system.resources import watched
 from kanserve.types import Array
@@ -135,7 +134,7 @@ class Executor:
     def open(self) -> bool:
         """Whether a fast path may run what comes: nothing waits, and a run may begin."""
         waiting = self._metrics.statistics.pending
-        return not len(self._queue) and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
+        return not self._queue.count and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
 
     @property
     def calm(self) -> bool:
@@ -163,14 +162,14 @@ class Executor:
 
     def _alone(self, rows: int, deadline: float | None) -> bool:
         """Whether a request runs as it comes."""
-        if not self.calm or rows > self._direct or len(self._queue) or self._idle <= 0:
+        if not self.calm or rows > self._direct or self._queue.count or self._idle <= 0:
             return False
         return deadline is None or time.monotonic() <= deadline
 
     def _hopeless(self, rows: int, deadline: float | None) -> bool:
         """Whether the deadline will have passed before those that wait have run: what waits until its caller
         gives up, or is computed for nobody, costs those behind it their time too."""
-        if deadline is None or (self._idle > 0 and not len(self._queue)):
+        if deadline is None or (self._idle > 0 and not self._queue.count):
             return False
         ahead = self._queue.rows + self._running + rows
         return self._pace.seconds(ahead, self._way.instances) > MARGIN * (deadline - time.monotonic())
@@ -178,7 +177,7 @@ class Executor:
     def leave(self) -> None:
         """No new requests come: those that are here end, and nothing keeps it longer than they do."""
         self._leaving = True
-        self._wake(self._queue.soonest if len(self._queue) else math.inf, time.monotonic(), asyncio.get_running_loop())
+        self._wake(self._queue.soonest if self._queue.count else math.inf, time.monotonic(), asyncio.get_running_loop())
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
@@ -196,11 +195,11 @@ class Executor:
         if now > self._queue.soonest:
             self._expire(now)
         wake = None
-        if self._idle > 0 and len(self._queue):
+        if self._idle > 0 and self._queue.count:
             batch, wake = self._queue.take(now, self._most())
             if batch:
                 self._begin([entry.ticket for entry in batch], loop)
-                if len(self._queue):
+                if self._queue.count:
                     self._ask(loop)
                     return
         self._wake(min(self._queue.soonest, math.inf if wake is None else wake), now, loop)

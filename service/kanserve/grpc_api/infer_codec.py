@@ -309,3 +309,18 @@ def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
             return value, at
         shift += 7
     return 0, end + 1
+
+
+SHORT = [bytes([length]) for length in range(0x80)]
+
+
+def varint(value: int) -> bytes:
+    """A length as it stands before its bytes."""
+    if value <= 0x7F:
+        return SHORT[value]
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

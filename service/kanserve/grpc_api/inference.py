@@ -13,8 +13,8 @@ from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
 from kanserve.grpc_api import call_context, infer_codec, model_codec, request_cache
 from kanserve.grpc_api.call_context import Call, Code
+from kanserve.grpc_api.infer_codec import varint
 from kanserve.grpc_api.interceptor import STRICT_HEADER, CallFailed, Interceptor, StreamRequest, UnaryMethod
-from kanserve.grpc_api.request_cache import varint
 from kanserve.observability import logs
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services.control import Catalogue, Control

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanserve.grpc_api import infer_codec
-from kanserve.grpc_api.request_cache import BYTES, varint
+from kanserve.grpc_api.infer_codec import varint
+from kanserve.grpc_api.request_cache import BYTES
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.explain import Explained

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanserve.execution.fast_path import FastPath, RequestSignature
-from kanserve.grpc_api.infer_codec import read_varint
+from kanserve.grpc_api.infer_codec import read_varint, varint
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.scheduling.batching import FastPath, RequestSignature
 from kanserve.services.inference import ValidatedRequest
 from kanserve.types import NUMPY_DTYPES, Array, InferRequest, InferResponse
 
@@ -258,18 +258,3 @@ def _form(request: InferRequest, done: InferResponse, rows: int) -> RequestSigna
         tuple((tensor.name, tensor.shape[1:], len(tensor.data)) for tensor in done.outputs),
         rows,
     )
-
-
-SHORT = [bytes([length]) for length in range(0x80)]
-
-
-def varint(value: int) -> bytes:
-    """A length as it stands before its bytes."""
-    if value <= 0x7F:
-        return SHORT[value]
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -22,7 +22,6 @@ from kanserve.config.settings import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.execution.config import Serving
 from kanserve.execution.executor import Executor, Limits, Run
-from kanserve.execution.fast_path import FastPath, RequestSignature
 from kanserve.insight import coverage, curves, edge_queries, edge_scores, explain, statistics
 from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage
 from kanserve.insight.edge_queries import LayerGraph
@@ -32,6 +31,7 @@ from kanserve.insight.live import TrafficSampler
 from kanserve.insight.statistics import NodeCounts, NodeStatistics
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.runtime.base import Session
+from kanserve.scheduling.batching import FastPath, RequestSignature
 from kanserve.system.resources import watched
 from kanserve.types import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 

@@ -196,24 +196,21 @@ class _Lane(Generic[T]):
 
 
 class Queue(Generic[T]):
-    """Queue of requests. `max_bytes` limits their bytes; `rows` is the number of their rows."""
+    """Queue of `count` requests with `rows` rows. `max_bytes` limits the bytes of their inputs."""
 
     def __init__(self, policy: Policy, max_bytes: int) -> None:
         self._policy, self._max_bytes = policy, max_bytes
         self._lanes: list[_Lane[T]] = [_Lane() for _ in policy.levels]
-        self._count = self._bytes = self.rows = 0
+        self.count = self._bytes = self.rows = 0
         self._soonest = math.inf  # nobody's time is over before this
-
-    def __len__(self) -> int:
-        return self._count
 
     def add(self, request: Waiting[T]) -> bool:
         """Add a request. Returns False if the queue is full."""
         lane, most = self._lanes[request.level], self._policy.levels[request.level].most
-        if (self._count and self._bytes + request.size > self._max_bytes) or 0 < most <= len(lane):
+        if (self.count and self._bytes + request.size > self._max_bytes) or 0 < most <= len(lane):
             return False
         lane.intime.append(request)
-        self._count += 1
+        self.count += 1
         self._bytes += request.size
         self.rows += request.rows
         for end in (request.queue_deadline, request.deadline):
@@ -253,7 +250,7 @@ class Queue(Generic[T]):
 
     def take(self, now: float, most: int | None = None) -> tuple[list[Waiting[T]], float | None]:
         """The next batch, of at most so many rows, or when to ask again. Call `expire` before."""
-        if not self._count:
+        if not self.count:
             return [], None
         choice = self._choice(now, most)
         return self._first(choice.count), choice.wake
@@ -278,10 +275,10 @@ class Queue(Generic[T]):
         return taken
 
     def _left(self, request: Waiting[T]) -> None:
-        self._count -= 1
+        self.count -= 1
         self._bytes -= request.size
         self.rows -= request.rows
-        if not self._count:
+        if not self.count:
             self._soonest = math.inf
 
     def _choice(self, now: float, most: int | None) -> Choice:
@@ -291,7 +288,7 @@ class Queue(Generic[T]):
         policy = self._policy
         oldest = min(request.arrived for request in together) if policy.delay else first.arrived
         choice = choose(policy, [request.rows for request in together], oldest, now, most)
-        others = len(together) < self._count  # behind them: nothing can join this batch any more
+        others = len(together) < self.count  # behind them: nothing can join this batch any more
         return Choice(len(together)) if others and not choice.count else choice
 
 

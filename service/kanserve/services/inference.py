@@ -23,11 +23,11 @@ from kanserve.errors import (
     ResourceExhausted,
 )
 from kanserve.execution.executor import Limits
-from kanserve.execution.fast_path import FastPath, RequestSignature
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
+from kanserve.scheduling.batching import FastPath, RequestSignature
 from kanserve.services import validation
 from kanserve.services.explain import Insights
 from kanserve.types import (

@@ -80,7 +80,7 @@ class H2corn:
 
     async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
         """Start one more server. Raises ConfigError."""
-        carrier = _Carrier(self._application, self._settings, self._connections, listener.fileno(), tls)
+        carrier = _Carrier(self._app.__call__, self._settings, self._connections, listener.fileno(), tls)
         self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
         try:
             await carrier.start()
@@ -113,9 +113,6 @@ class H2corn:
             self._app.cut()
         await asyncio.wait(serving, timeout=LEAVE if grace is None else None)
         self._screen.close()
-
-    async def _application(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._app(scope, receive, send)
 
 
 class _Carrier:

@@ -83,7 +83,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     assert queue.add(one("e", size=2))
     batch, _ = queue.take(0.0)
     assert tickets(batch) == ["b", "c", "e"]
-    assert not len(queue)
+    assert not queue.count
 
 
 def test_who_has_gone_is_found_wherever_it_waits() -> None:
@@ -93,7 +93,7 @@ def test_who_has_gone_is_found_wherever_it_waits() -> None:
         assert queue.add(each)
     queue.expire(0.7)  # one of them waits behind all others now
     assert [queue.remove(each) for each in (late, intime, intime)] == [True, True, False]
-    assert (len(queue), queue.rows, queue.take(2.0)) == (0, 0, ([], None))
+    assert (queue.count, queue.rows, queue.take(2.0)) == (0, 0, ([], None))
 
 
 def test_nothing_waits() -> None:
@@ -240,7 +240,7 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
             for each in (*over.late, *over.timed_out, *batch):
                 ended.append(waiting.pop(each.ticket).ticket)
             assert batch or not waiting or (policy.delay and wake is not None and now < wake <= now + policy.delay)
-        assert (len(queue), queue.rows) == (len(waiting), sum(each.rows for each in waiting.values()))
+        assert (queue.count, queue.rows) == (len(waiting), sum(each.rows for each in waiting.values()))
     assert not waiting
     assert sorted(ended) == list(range(len(ended)))
 

@@ -20,7 +20,7 @@ def test_a_level_counts_those_that_waited_too_long_too() -> None:
     queue.expire(2.0)
     assert queue.add(one("c"))
     assert not queue.add(one("d"))  # two behind, one before
-    assert len(queue) == 3
+    assert queue.count == 3
 
 
 @pytest.mark.parametrize("most", [0, 2])

@@ -13,8 +13,8 @@ import pytest
 from kanserve.errors import BackendError, DeadlineExceeded
 from kanserve.execution.config import ExecutionPlan, Serving
 from kanserve.execution.executor import CALM, PROBE, Executor, Limits
-from kanserve.execution.fast_path import LONGEST, Answer, FastPath, RequestSignature
 from kanserve.observability.metrics import Metrics
+from kanserve.scheduling.batching import LONGEST, Answer, FastPath, RequestSignature
 from kanserve.scheduling.queue import Policy, PriorityLevel
 
 FORM = RequestSignature((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1)
