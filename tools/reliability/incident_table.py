@@ -132,7 +132,7 @@ COMPLAINTS = (
         "batching switched off makes it slower, switched on makes a lone request slower",
         "MLServer 1826, 1911",
         f"a lone request does not wait: 86 us beyond the bare answer of the door ({SEEN})",
-        guard="tests/kanserve/execution/test_fast_path.py::test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then",
+        guard="tests/kanserve/scheduling/test_batching.py::test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then",
     ),
     Complaint(
         "70 to 100 threads in a pod of one core; threads by the host's cores and not the container's",

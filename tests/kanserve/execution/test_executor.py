@@ -292,7 +292,7 @@ def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() -> None:
         for task in reversed(tasks[1:]):
             task.cancel()
         await asyncio.gather(*tasks[1:], return_exceptions=True)
-        assert (on._metrics.statistics.pending, len(on._queue), on._queue.rows) == (1, 0, 0)
+        assert (on._metrics.statistics.pending, on._queue.count, on._queue.rows) == (1, 0, 0)
         gate.let(1)
         assert await tasks[0] == 2.0
         assert gate.begun == [1.0]
