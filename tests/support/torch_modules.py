@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -159,3 +161,19 @@ class TwoInputs(nn.Module):
 def golden_cnn() -> nn.Module:
     """A factory, as the command line takes it."""
     return GoldenCnn()
+
+
+class Bumps(nn.Module):
+    """A basis of nobody's: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""
+
+    def __init__(self, n: int, m: int, kinds: int = 3) -> None:
+        super().__init__()
+        self.bump_coeffs = nn.Parameter(torch.randn(n, m, kinds))
+        self.shift = nn.Parameter(torch.randn(m))
+
+    def basis(self, x: Any) -> Any:
+        k = torch.arange(1, self.bump_coeffs.shape[2])
+        return torch.cat([torch.sin(k * x[..., None]) / (1 + x[..., None] ** 2), x[..., None]], -1)
+
+    def forward(self, x: Any) -> Any:
+        return torch.einsum("...ik,iok->...o", self.basis(x), self.bump_coeffs) + self.shift

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from kanexport.cli.render import REGIONS
-from kanexport.contract.cli.tables import Table
 from tests.support import toy_grid_model
 from tests.support.command_line import Server, document, kanserve, program, serving
 
@@ -153,11 +152,6 @@ table.show()
     letters = "".join(done.stdout.split())
     for word in ("title", "[red]alpha", "12345", "first", "second", "beta\\x1b[1m", "漢字", "caption"):
         assert word in letters
-
-
-def test_an_empty_table_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
-    Table("nothing", ("name", "state")).show()
-    assert capsys.readouterr().out.split()[:3] == ["nothing", "name", "state"]
 
 
 def test_one_name_for_every_number_without_names(

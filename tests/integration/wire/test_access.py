@@ -16,14 +16,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from kanserve.auth.permissions import NEEDS
-from kanserve.auth.roles import INCLUDES, Role
-from kanserve.config.settings import Settings
 from kanserve.grpc_api.call_context import Call, Code, RequestMetadata
 from kanserve.grpc_api.interceptor import AccessLog, CallFailed, Interceptor
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.server.app import App
 from kanserve.system.lifecycle import Lifecycle
 from tests.support import auth_matrix, http_client, token_files, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
@@ -56,19 +52,6 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Guarded(running, made)
 
 
-def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
-    pytest.importorskip("starlette")
-    toy_model.write(tmp_path)
-
-    async def wired() -> set[str]:
-        app = App(Settings(repository=tmp_path, grpc_port=0, metrics_port=0, reflection=True))
-        return app.guard.names
-
-    there = asyncio.run(wired())
-    assert there == set(NEEDS)
-    assert set(auth_matrix.METHODS) <= there
-
-
 def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
     async def answer(data: bytes, call: Call) -> bytes:
         return b"never"
@@ -87,15 +70,6 @@ def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
     refused = asyncio.run(ask())
     assert refused.code is Code.PERMISSION_DENIED
     assert "table of access" in refused.text
-
-
-def test_who_includes_whom() -> None:
-    assert {role: set(INCLUDES[role]) for role in Role} == {
-        Role.READ: {Role.READ},
-        Role.INFER: {Role.INFER, Role.READ},
-        Role.INTERPRET: {Role.INTERPRET, Role.READ},
-        Role.ADMIN: {*Role},
-    }
 
 
 @pytest.mark.parametrize("caller", CALLERS)

@@ -8,12 +8,8 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.errors import Unavailable
-from kanserve.models.registry import Registry
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.services.control import Catalogue
-from kanserve.system.lifecycle import Lifecycle
 from tests.support import bad_requests, toy_model
 from tests.support.bad_requests import ROWS, Wrong, typed
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
@@ -159,12 +155,3 @@ def test_a_version_that_failed_to_load(damaged: Server, model: str, version: str
     ready = pb.ModelReadyRequest(name=model, version=version).SerializeToString()
     assert not pb.ModelReadyResponse.FromString(damaged.call(f"{INFERENCE}ModelReady", ready)).ready
     np.testing.assert_allclose(damaged.infer(ROWS, "half"), toy_model.outputs(ROWS))
-
-
-def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
-    registry = Registry()
-    registry.begin_load("toy", 1)
-    for version, text in (("", "'toy' is not at ready state"), ("1", "'toy' version 1 is not at ready state")):
-        with pytest.raises(Unavailable, match=f"^Request for unknown model: {text}$"):
-            registry.resolve("toy", version)
-    assert not Catalogue(registry, Lifecycle()).model_ready("toy", "1")

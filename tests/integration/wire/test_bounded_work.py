@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 
 from kanserve.auth import token_file
-from kanserve.grpc_api import kan_codec
 from kanserve.pb import kan_pb2
-from kanserve.transport import framing
-from kanserve.types import EdgeResponse, LayerEdges
 from tests.support import token_files, toy_model, toy_wide_model
 from tests.support.server_process import KAN, Server, serving, wait_until
 
@@ -125,29 +122,3 @@ def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
     assert first == second
     described = kan_pb2.DescribeModelResponse.FromString(first)
     assert np.frombuffer(described.layers[0].mask, "<f4").sum() == WIDTH * WIDTH
-
-
-def test_the_pieces_of_an_answer_are_the_message() -> None:
-    shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * kan_codec.PIECE + 1))
-    layers = tuple(
-        LayerEdges(at, (at, 300), (7,), np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
-        for at, shape in enumerate(shapes)
-    )
-    message = kan_pb2.QueryEdgesResponse(model_name="m", model_version="3", digest="d", id="i")
-    for layer in layers:
-        message.layers.add(
-            layer=layer.layer,
-            shape=layer.values.shape,
-            sources=layer.sources,
-            destinations=layer.destinations,
-            values=layer.values.tobytes(),
-        )
-    assert kan_pb2.QueryEdgesResponse.FromString(kan_codec.packed(EdgeResponse("m", 3, "i", "d", layers))) == message
-
-
-@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 21])
-def test_a_frame_in_parts_is_the_frame(size: int) -> None:
-    message = bytes(range(size))
-    *before, last = list(framing.parts(message, 10))
-    assert b"".join(part for part, _ in (*before, last)) == framing.frame(message)
-    assert [end for _, end in (*before, last)] == [False] * len(before) + [True]

@@ -183,27 +183,6 @@ def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
         assert listed["models"][0]["name"] == "toy"
 
 
-@pytest.mark.parametrize(
-    ("url", "more", "says"),
-    [
-        ("10.0.0.1:8001", {"token": "t" * 47}, "would travel to 10.0.0.1:8001 in the clear"),
-        ("grpc://example:8001", {"token": "t" * 47}, "in the clear"),
-        ("localhost:8001", {"token": "two words"}, "characters that no token has"),
-        ("localhost:8001", {"token": "t\u00e9"}, "characters that no token has"),
-    ],
-)
-def test_a_token_that_is_not_sent(url: str, more: dict[str, str], says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
-        Client(url, **more)
-    assert more["token"] not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:1", "[::1]:1", "localhost:1", "grpc://127.0.0.2:1", "grpcs://example:1"])
-def test_a_token_that_is(url: str) -> None:
-    Client(url, token="t" * 47).close()
-    Client("10.0.0.1:1", token="t" * 47, token_in_clear=True).close()
-
-
 def test_token_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "bytes").write_bytes(b"\xff")
@@ -218,10 +197,3 @@ def test_what_is_open_to_others_says_so_at_the_start(models: Path) -> None:
         process.stdout.readline()
         wait_until(lambda: '"event": "insecure_address"' in log.read_text())
         assert "there is neither TLS nor authentication" in log.read_text()
-
-
-def test_what_others_may_reach(models: Path) -> None:
-    pair = {"tls_cert": "a", "tls_key": "a"}
-    assert Settings(repository=models, host="0.0.0.0", tokens="t", **pair).exposed == ""
-    assert Settings(repository=models, host="0.0.0.0", tls_client_ca="c", **pair).exposed == ""
-    assert Settings(repository=models, host="::1", tokens="t").exposed == ""

@@ -11,9 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 from onnx import TensorProto, helper
 
-from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.runtime import ort
 from kanserve.services import validation
 from tests.support.server_process import INFERENCE, Server, serving
 
@@ -216,13 +214,3 @@ def test_two_outputs_of_strings(client: triton.InferenceServerClient) -> None:
     answer = client.infer("twice", [given("x", "BYTES", rows)], outputs=[triton.InferRequestedOutput("y1")])
     assert answer.as_numpy("y1").tolist() == rows.tolist()
     assert answer.as_numpy("y0") is None
-
-
-def test_bf16_and_inputs_of_strings_are_not_loaded_together() -> None:
-    kinds = {"x": TensorProto.BFLOAT16, "w": TensorProto.STRING}
-    given = [helper.make_tensor_value_info(name, kind, ["B"]) for name, kind in kinds.items()]
-    wanted = [helper.make_tensor_value_info(f"{name}_out", kind, ["B"]) for name, kind in kinds.items()]
-    graph = helper.make_graph([helper.make_node("Identity", [n], [f"{n}_out"]) for n in kinds], "g", given, wanted)
-    with pytest.raises(LoadError, match="strings and tensors of BF16") as caught:
-        ort.create(packed(graph), device="cpu", threads=1)
-    assert caught.value.reason is LoadReason.RUNTIME

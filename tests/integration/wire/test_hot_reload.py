@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -13,14 +12,6 @@ import grpc
 import pytest
 
 from kanexport.contract import manifest as contract
-from kanserve.config.settings import Settings
-from kanserve.models.reconciler import Reconciler
-from kanserve.models.registry import Registry, State
-from kanserve.observability.metrics import Metrics
-from kanserve.repository import layout
-from kanserve.repository.layout import Bundle, Candidate, Texts
-from kanserve.runtime import base
-from tests.kanserve.grpc_api.test_request_cache import nothing
 from tests.support import reload_tools, toy_model
 from tests.support.server_process import Server, serving, wait_until
 
@@ -130,39 +121,6 @@ def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> Non
         assert reload_tools.factor(server) == 1
         shutil.rmtree(tmp_path / "toy" / "2")
         wait_until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
-
-
-def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_has_two_series(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry, metrics, read = Registry(), Metrics(), layout.load
-    settings = Settings(repository=tmp_path, load_check=False)
-    reconciler = Reconciler(settings, base.load("ort"), 1, registry, metrics, nothing)
-
-    def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
-        if candidate.version == 2:
-            shutil.rmtree(tmp_path / "toy" / "2")
-        return read(candidate, most, found)
-
-    monkeypatch.setattr(layout, "load", gone)
-
-    async def all_of_it() -> None:
-        toy_model.write(tmp_path)
-        await reconciler.load(asyncio.Event())
-        toy_model.write(tmp_path, version=2)
-        toy_model.write(tmp_path, version=3, reference_scale=1.5)
-        for _ in range(2):
-            await reconciler._scan_and_act(time.monotonic())
-
-    asyncio.run(all_of_it())
-    assert {entry.version: entry.state for entry in registry.entries()} == {1: State.READY, 3: State.UNAVAILABLE}
-    series = {v: [s for s in metrics.text().decode().splitlines() if f'version="{v}"' in s] for v in (1, 2, 3)}
-    assert len(series[1]) > 100
-    assert series[2] == []
-    assert sorted(series[3]) == [
-        'kanserve_model_loaded{model="toy",version="3"} 0.0',
-        'kanserve_model_rejected{model="toy",version="3"} 1.0',
-    ]
 
 
 def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:

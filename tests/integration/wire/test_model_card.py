@@ -6,19 +6,13 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h2.config
 import h2.connection
-import numpy as np
 import pytest
 
-from kanexport.contract.manifest import SymbolicEdge
-from kanserve.plotting import scenes
-from kanserve.plotting.scenes import BLACK
-from kanserve.report import content
 from tests.support import http_client, toy_model, toy_wide_model
 from tests.support.command_line import program
 from tests.support.server_process import Server, serving, wait_until
@@ -112,21 +106,6 @@ def reset(server: Server, path: str) -> None:
         time.sleep(0.05)
         state.reset_stream(1, 8)
         peer.sendall(state.data_to_send())
-
-
-def test_edges_are_coloured_as_in_the_network() -> None:
-    """Each edge by itself, and all edges at once."""
-    edge = SymbolicEdge(source=0, destination=1, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
-    layer = toy_model.manifest("toy").layers[0]
-    mask = tuple(
-        tuple(float((row + column) % 2) for column in range(layer.destinations)) for row in range(layer.sources)
-    )
-    for one in (layer, replace(layer, mask=mask), replace(layer, mask=mask, symbolic=(edge,))):
-        symbolic, numeric = content.kinds(one)
-        whole = scenes.Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
-        for source, destination in np.ndindex(symbolic.shape):
-            expected = whole.colour(source, destination) or BLACK
-            assert content.colour(one, source, destination) == expected
 
 
 def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:

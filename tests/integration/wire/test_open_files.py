@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support import toy_model
-from tests.support.server_process import Server, limited, serving, wait_until
+from tests.support.server_process import Server, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -98,14 +96,3 @@ def scraped(server: Server) -> bool:
         return "kanserve_" in server.metrics()
     except (OSError, urllib.error.URLError):
         return False
-
-
-def test_the_process_takes_what_it_may() -> None:
-    """The soft limit is raised to what is needed, up to the hard one."""
-    script = (
-        "import resource; from kanserve.system import resources as o;"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 400));"
-        "print(o.connections(200), resource.getrlimit(resource.RLIMIT_NOFILE), o.connections(1000))"
-    )
-    done = subprocess.run([*limited(500), sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split(maxsplit=1) == ["200", "(264, 400) 336\n"], done.stderr

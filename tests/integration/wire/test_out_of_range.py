@@ -20,18 +20,9 @@ from kanexport.contract.naming import Names
 from kanexport.contract.sections import OUT_OF_RANGE_POLICIES
 from kanexport.pipeline import Request, export
 from kanserve.client.sync import Client
-from kanserve.config.settings import Settings
-from kanserve.errors import LoadError, LoadReason
-from kanserve.insight.coverage import InputRangeGuard
-from kanserve.models.loader import Loader
-from kanserve.observability.metrics import Metrics
-from kanserve.observability.series import Number
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.repository import layout
-from kanserve.runtime import base
 from tests.support import http_client, toy_model
 from tests.support.command_line import checkpoint
-from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
 
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid.
@@ -159,31 +150,6 @@ def test_curves_and_explanations_of_a_clamped_model_are_those_on_its_grid(served
         np.testing.assert_allclose(second.contributions, first.contributions, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fastkan-digits", "pykan-prune-input"])
-def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None:
-    """After a normalisation, and of the columns that are read."""
-    (case,) = (case for case in cases() if case.name == name)
-    done = export(Request(path=case.path, repository=tmp_path, name="m", options=case.options, out_of_range="reject"))
-    border = InputRangeGuard(done.manifest, Number())
-    width = done.manifest.input.shape[1]
-    rows = np.zeros((3, width), np.float32)
-    rows[1, 2] = 1e6
-    (row,) = np.flatnonzero(border.outside({"x": rows})) if name == "fastkan-digits" else (1,)
-    if name == "pykan-prune-input":
-        read = done.manifest.layers[0].pre_steps[0].indices
-        assert border.outside({"x": rows}).tolist() == [False, 2 in read, False]
-        rows[1] = 0
-        rows[1, read[0]] = -50
-        place = border.place({"x": rows}, 1)
-        assert (place.feature, place.value) == (read[0], -50)
-    else:
-        place = border.place({"x": rows}, int(row))
-        assert (place.row, place.feature) == (1, 2)
-        assert place.value == pytest.approx(8, rel=0.5)  # of 64 equal numbers but one
-    assert place.first < place.last
-    assert not place.first <= place.value <= place.last
-
-
 SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=(tuple(np.linspace(-2.2, 2.2, 12)),))
 UNFIT: dict[str, NodeStep] = {
     "columns": NodeStep(kind="select", indices=(7, 0, 1)),
@@ -219,19 +185,6 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
             assert refusal(running, "empty", parameters) == "model 'empty' has no layers whose nodes are known"
         assert running.infer(INSIDE, "good").shape == running.infer(INSIDE, "empty").shape == (2, 2)
-
-
-@pytest.mark.parametrize("step", UNFIT.values(), ids=UNFIT)
-def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step: NodeStep) -> None:
-    directory = toy_model.write(tmp_path)
-    first, *rest = contract.load(directory).layers
-    layer = dataclasses.replace(first, pre_steps=(step,), bases=(SPLINE,))
-    toy_model.edit(directory, layers=(layer, *rest), out_of_range="reject")
-    (found,) = layout.scan(tmp_path, plain_onnx=False)
-    settings = Settings(repository=tmp_path)
-    with pytest.raises(LoadError, match="do not fit the 3 nodes that it is given; export again") as caught:
-        Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(found, settings.max_file_bytes))
-    assert caught.value.reason is LoadReason.MANIFEST
 
 
 def refusal(server: Server, model: str, parameters: dict[str, Any]) -> str:

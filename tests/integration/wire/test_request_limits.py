@@ -14,8 +14,6 @@ from kanserve.auth import token_file
 from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import RateLimited
 from kanserve.client.sync import Client
-from kanserve.errors import ServerDeadlineExceeded
-from kanserve.grpc_api.call_context import Call, with_deadline
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import http_client, token_files, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -117,19 +115,3 @@ def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None
     assert http_client.ask(server, "/healthz", x_a="a" * 6000).status == 200
     assert watch.is_active()
     watch.cancel()
-
-
-def test_what_ends_in_time_is_left_alone() -> None:
-    async def method(seconds: float, call: Call) -> float:
-        await asyncio.sleep(seconds)
-        return seconds
-
-    async def ask(seconds: float, deadline: float | None, name: str = "any") -> float:
-        return await with_deadline(method, 0.05, name)(seconds, Call("", False, deadline))
-
-    assert asyncio.run(ask(0.0, None)) == 0.0
-    assert asyncio.run(ask(0.1, time.monotonic() + 0.01)) == 0.1  # its own deadline is the door's to keep
-    assert asyncio.run(ask(0.1, None, "inference.GRPCInferenceService/RepositoryModelLoad")) == 0.1
-    with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0.05 s, the server's limit"):
-        asyncio.run(ask(0.2, time.monotonic() + 100))
-    assert with_deadline(method, None, "any") is method

@@ -16,11 +16,7 @@ import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2
 
 from kanserve import Client, Unreachable
-from kanserve.config import sources
-from kanserve.config.settings import Settings
-from kanserve.errors import ConfigError
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.transport import endpoints
 from tests.support import certificates, toy_model
 from tests.support.command_line import document, kanserve, program
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -174,34 +170,6 @@ def test_a_handshake_that_never_ends_is_cut_off(server: Server, files: Path) -> 
     assert trusted(server, files) == "SERVING"
 
 
-@pytest.mark.parametrize(
-    ("cert", "key", "client_ca", "says"),
-    [
-        ("none.pem", "server.key", "", "the certificate {0}/none.pem cannot be read: No such file"),
-        ("server.pem", "none.key", "", "the private key {0}/none.key cannot be read: No such file"),
-        ("text.pem", "server.key", "", "{0}/text.pem is no certificate in PEM form"),
-        ("server.pem", "server.pem", "", "{0}/server.pem is no private key in PEM form"),
-        ("cut.pem", "server.key", "", "{0}/cut.pem or its key {0}/server.key cannot be read"),
-        ("server.pem", "caller.key", "", "the private key {0}/caller.key does not belong to the certificate"),
-        ("server.pem", "locked.key", "", "the private key {0}/locked.key is encrypted"),
-        ("expired.pem", "expired.key", "", "the certificate {0}/expired.pem has expired"),
-        ("early.pem", "early.key", "", "the certificate {0}/early.pem is not valid yet"),
-        ("server.pem", "server.key", "cut.pem", "a certificate in {0}/cut.pem cannot be read"),
-    ],
-)
-def test_files_that_do_not_serve_are_refused(
-    files: Path, models: Path, cert: str, key: str, client_ca: str, says: str
-) -> None:
-    given = {
-        "tls_cert": files / cert,
-        "tls_key": files / key,
-        "tls_client_ca": files / client_ca if client_ca else None,
-    }
-    with pytest.raises(ConfigError) as caught:
-        endpoints.load(Settings(repository=models, **given))
-    assert says.format(files) in str(caught.value)
-
-
 @pytest.mark.parametrize("door", ["asgi", "grpcio"])
 def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) -> None:
     pair = ("--tls-cert", files / "expired.pem", "--tls-key", files / "expired.key")
@@ -209,30 +177,6 @@ def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) 
     assert done.returncode == 2
     assert "has expired" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"tls_cert": "a"}, "tls_cert is set and tls_key is not"),
-        ({"tls_key": "a"}, "tls_key is set and tls_cert is not"),
-        ({"tls_client_ca": "a"}, "tls_client_ca is set and tls_cert is not"),
-        ({"host": "0.0.0.0", "tls_cert": "a", "tls_key": "a"}, "TLS keeps no caller out"),
-        ({"host": "0.0.0.0"}, "there is neither TLS nor authentication"),
-        ({"host": "0.0.0.0", "tokens": "a"}, "tokens would travel in the clear"),
-    ],
-)
-def test_settings_that_contradict_each_other(models: Path, given: dict[str, str], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        sources.load({"repository": models, **given})
-
-
-def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:
-    """And a file's paths are relative to it."""
-    file = tmp_path / "kanserve.toml"
-    file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
-    found = sources.load({"repository": models}, config=file).settings
-    assert (found.host, found.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")
 
 
 @pytest.mark.parametrize(

@@ -6,32 +6,23 @@ Methods and their errors are in the other files, whose `server` is each door in 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import h2.config
-import h2.connection
-import h2.events
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.http_peer import INFER, Peer
+from tests.support.server_process import Server, request, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
 Code = grpc.StatusCode
-INFER = f"{INFERENCE}ModelInfer"
 ROWS = np.full((2, 3), 0.25, np.float32)
 BURST = 2000
 
@@ -63,48 +54,6 @@ def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc
     except grpc.RpcError as error:
         return error.code()
     return Code.OK
-
-
-class Peer:
-    """HTTP/2 by hand, for what no client of gRPC would do."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
-        self.state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        self.state.initiate_connection()
-        self.events: list[Any] = []
-        self.flush()
-
-    def flush(self) -> None:
-        self.socket.sendall(self.state.data_to_send())
-
-    def open(self, *more: tuple[str, str], path: str = INFER, kind: str = "application/grpc", end: bool = False) -> int:
-        stream = self.state.get_next_available_stream_id()
-        headers = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
-        self.state.send_headers(stream, [*headers, ("content-type", kind), ("te", "trailers"), *more], end_stream=end)
-        self.flush()
-        return stream
-
-    def send(self, stream: int, data: bytes, *, end: bool = True) -> None:
-        self.state.send_data(stream, data, end_stream=end)
-        self.flush()
-
-    def headers(self, stream: int) -> dict[str, str]:
-        """All headers and trailers of the answer, once it has ended."""
-        found: dict[str, str] = {}
-        while True:
-            data = self.socket.recv(65536)
-            assert data, "the connection was closed"
-            for event in self.state.receive_data(data):
-                if getattr(event, "stream_id", None) != stream:
-                    continue
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    found.update(event.headers)
-                if isinstance(event, h2.events.StreamEnded):
-                    return found
-                if isinstance(event, h2.events.StreamReset):
-                    return {**found, "reset": str(event.error_code)}
-            self.flush()
 
 
 @pytest.fixture
@@ -159,33 +108,6 @@ def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:
         next(call)
         call.cancel()
     wait_until(lambda: cancelled() >= before + 5)
-
-
-@pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_requests(lone: Server, kind: grpc.Compression) -> None:
-    rows = np.zeros((8, 3), np.float32)
-    answer = lone.channel.unary_unary(INFER)(body(rows), timeout=10, compression=kind)
-    assert pb.ModelInferResponse.FromString(answer).outputs[0].shape == [8, 2]
-
-
-def test_a_compressed_request_may_not_unpack_beyond_the_limit(lone: Server) -> None:
-    bomb = pb.ModelInferRequest(model_name="toy", id="x" * (5 * 2**20)).SerializeToString()
-    with pytest.raises(grpc.RpcError) as caught:
-        lone.channel.unary_unary(INFER)(bomb, timeout=20, compression=grpc.Compression.Gzip)
-    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
-
-
-@pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
-def test_a_message_that_does_not_unpack_is_no_traceback(peer: Peer, lone: Server) -> None:
-    """gRPC core ends such a call by itself, and then rejects the status of the server."""
-    broken = gzip.compress(bytes(2**20))[:-8] + bytes(8)
-    for _ in range(20):
-        stream = peer.open(("grpc-encoding", "gzip"))
-        peer.send(stream, framed(broken, 1))
-        assert peer.headers(stream)["grpc-status"] == str(Code.INTERNAL.value[0])
-    assert code(lone, body()) is Code.OK
-    wait_until(lambda: sum(line.get("code") == "INTERNAL" for line in lone.lines()) >= 20)
-    assert "Traceback" not in lone.log.read_text()
 
 
 # hypercorn resets a stream that was answered before its request was whole, and gRPC core may report the reset.
@@ -278,42 +200,6 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
     finally:
         for one in peers:
             one.socket.close()
-
-
-WITHOUT = """
-import sys
-sys.modules["h2corn"] = None
-from kanserve.cli.main import main
-raise SystemExit(main(sys.argv[1:]))
-"""
-
-
-def test_auto_takes_asgi(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
-    toy_model.write(tmp_path)
-    with serving(tmp_path) as server:
-        assert code(server, body()) is Code.OK
-        assert server.http == server.address
-
-
-def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
-    """And says so."""
-    toy_model.write(tmp_path)
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay-seconds", "0", "--json")
-    command = [sys.executable, "-c", WITHOUT, "serve", str(tmp_path), *ports]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            where = json.loads(process.stdout.readline())
-            assert "http" not in where
-            with grpc.insecure_channel(where["grpc"]) as channel:
-                channel.unary_unary(INFER)(body(), timeout=20)
-        finally:
-            process.terminate()
-        assert process.stderr is not None
-        lines = [json.loads(line) for line in process.stderr]
-    (said,) = [line for line in lines if line["event"] == "transport_selected"]
-    assert (said["taken"], said["missing"]) == ("grpcio", ["h2corn"])
 
 
 # hypercorn loses the connection where a call is answered before its message is there.

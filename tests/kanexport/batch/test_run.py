@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kanexport.batch import discover, worker
+from kanexport.batch import discover
 from kanexport.batch import run as sweep
-from kanexport.batch.discover import Item
-from kanexport.bundle import repository
-from kanexport.cli import export_command, render
+from kanexport.cli import export_command
 from kanexport.contract import naming
 from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionError, RepositoryError
 from kanexport.formats import checkpoint
@@ -31,11 +24,6 @@ pytestmark = pytest.mark.slow
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 GOLDEN = Path(__file__).parents[2] / "golden"
-ZIP = b"PK\x03\x04" + bytes(22)
-
-
-def torch_head(name: bytes = b"archive/data.pkl") -> bytes:
-    return ZIP + len(name).to_bytes(2, "little") + b"\0\0" + name
 
 
 def write(root: Path, **files: bytes) -> None:
@@ -43,52 +31,6 @@ def write(root: Path, **files: bytes) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-
-
-def places(root: Path, repository: Path | None = None) -> list[str]:
-    return [item.place for item in discover.find(root, repository or root / "models")]
-
-
-def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    tensors = len(header).to_bytes(8, "little") + header + bytes(4)
-    write(
-        tmp_path,
-        **{
-            "deep/er/torch_without_a_suffix": torch_head(),
-            "saved.bin": torch_head(),
-            "saved.pkl": b"\x80\x02ccollections\nOrderedDict\nctorch._utils\n",
-            "old.model": checkpoint.LEGACY_MAGIC,
-            "named_only.pth": b"an error page",
-            "named_only.PT": b"",
-            "tensors": tensors,
-            # and what is not
-            "scaler.pkl": b"\x80\x04\x95csklearn",
-            "table.xlsx": torch_head(b"xl/workbook.xml"),
-            "notes.txt": b"text",
-            "weights.onnx": bytes(100),
-            "short": b"PK",
-            "blob": len(header).to_bytes(8, "little") + b"{" + bytes(300),
-            "app_config.yml": b"port: 80",
-        },
-    )
-    assert places(tmp_path) == [
-        "deep/er/torch_without_a_suffix",
-        "named_only.PT",
-        "named_only.pth",
-        "old.model",
-        "saved.bin",
-        "saved.pkl",
-        "tensors",
-    ]
-
-
-def test_a_pykan_checkpoint_is_one_and_its_training_data_is_not_opened(tmp_path: Path, pykan: Any) -> None:
-    prefix = pykan([2, 1]).write(tmp_path)
-    shutil.copy(f"{prefix}_state", tmp_path / "bare_state")
-    write(tmp_path, toy_cache_data=torch_head(), **{"lost_config.yml": b"base_fun_name: silu\n"})
-    os.mkfifo(tmp_path / "pipe.pt")
-    assert places(tmp_path) == ["bare_state", "lost_config.yml", "toy"]
 
 
 def test_a_checkpoint_in_several_files_is_one_for_a_file_and_for_a_folder(tmp_path: Path, pykan: Any) -> None:
@@ -125,61 +67,6 @@ def test_each_golden_checkpoint_is_found_without_its_suffix(tmp_path: Path) -> N
     for at, path in enumerate(kept):
         shutil.copy(path, tmp_path / str(at))
     assert len(discover.find(tmp_path, tmp_path / "models")) == len(kept)
-
-
-def test_hidden_linked_and_published_files_are_left_out(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    root = tmp_path / "root"
-    for place in ("a.pt", ".hidden.pt", ".git/b.pt", "models/m/1/c.pt", "sub/models/d.pt"):
-        write(root, **{place: torch_head()})
-    write(outside, **{"e.pt": torch_head()})
-    (root / "link.pt").symlink_to(outside / "e.pt")
-    (root / "linked").symlink_to(outside)
-    (root / "round").symlink_to(root)
-    assert places(root) == ["a.pt", "sub/models/d.pt"]
-    assert places(root, tmp_path / "elsewhere") == ["a.pt", "models/m/1/c.pt", "sub/models/d.pt"]
-    (tmp_path / "repository").symlink_to(root / "models")
-    assert places(root, tmp_path / "repository") == ["a.pt", "sub/models/d.pt"]
-
-
-def test_nothing_to_export_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, **{"notes.txt": b"", "a.pt": b"", "b.pt": b""})
-    for path, text in [(tmp_path / "no", "is not a folder"), (tmp_path / "a.pt", "is not a folder")]:
-        with pytest.raises(CheckpointError, match=text):
-            discover.find(path, tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint is below"):
-        discover.find(tmp_path / "empty", tmp_path)
-    monkeypatch.setattr(discover, "ITEM_LIMIT", 1)
-    with pytest.raises(CheckpointError, match="holds 2 checkpoints, more than 1"):
-        discover.find(tmp_path, tmp_path / "models")
-    monkeypatch.setattr(discover, "ENTRY_LIMIT", 2)
-    with pytest.raises(CheckpointError, match="more than 2 files"):
-        discover.find(tmp_path, tmp_path / "models")
-
-
-def named(*given: str, prefix: str = "") -> list[str]:
-    return discover.names([Item(Path(place), place) for place in given], prefix)
-
-
-def test_names_come_from_places() -> None:
-    assert named("model/0.5", "runs/best.pt", "x_state") == ["model-0.5", "runs-best", "x"]
-    assert named("a.pt", "a.safetensors", "b.pt", prefix="wine") == ["wine-a-pt", "wine-a-safetensors", "wine-b"]
-    assert named("a.pt.pt", "b.PTH/c") == ["a-pt", "b.PTH-c"]  # commands take a name with this suffix for a file
-    assert named("_odd name (1).pth", "ü.pt") == ["odd-name-1-", "model"]
-    assert [name[:6] for name in named("ä.pt", "ö.pt")] == ["model-", "model-"]
-    first, second = named("a/b.pt", "a-b.pt")
-    assert first != second
-    assert {first[:4], second[:4]} == {"a-b-"}
-    assert named("a/b.pt", "a-b.pt", "c.pt")[:2] == [first, second]  # whatever else there is
-
-
-@given(st.lists(st.text(alphabet="ab./-_ü ", min_size=1, max_size=150), unique=True, min_size=1, max_size=12))
-@settings(max_examples=200, deadline=None)
-def test_names_are_usable_and_different(given: list[str]) -> None:
-    found = named(*given)
-    assert len(set(found)) == len(given)
-    assert all(repository.check_target(Path("/nowhere"), name, 1, force=True) is None for name in found)
 
 
 @pytest.fixture
@@ -245,18 +132,6 @@ def test_a_report_tells_what_became_of_each(mixed: Path, tmp_path: Path, capsys:
     code, out, _ = run(capsys, *where, "--json", "--force")
     assert code == 4
     assert json.loads(out)["exported"] == 2
-
-
-def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    pykan([2, 1]).write(tmp_path)
-    report = sweep.document(sweep.sweep(Request(path=tmp_path, repository=tmp_path / "models")))
-    render.folder(report)
-    assert "*" not in capsys.readouterr().out
-    report["files"][0]["edges_max_rel"] = 6e-5
-    render.folder(report)
-    out = capsys.readouterr().out
-    assert "6.0e-05*" in out
-    assert "* the model itself" in out
 
 
 def test_all_exported_is_success_and_twice_is_not(
@@ -342,80 +217,3 @@ def test_limits_are_checked(mixed: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert "limit is" in err or "--report" in err
     assert run(capsys, mixed / "sub" / "wine.pt", "--report", tmp_path / "r.json")[0] == 2
     assert not (tmp_path / "models").exists()
-
-
-def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
-    tmp_path: Path, pykan: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bounds are real: a wide model against a short time and a small memory."""
-    pykan([2, 1]).write(tmp_path)
-    width = 2000
-    rng = np.random.default_rng(0)
-    wide = {
-        "base_weight": rng.normal(size=(width, width)),
-        "spline_weight": rng.normal(size=(width, width, 8)),
-        "grid": np.tile(np.linspace(-2.2, 2.2, 12), (width, 1)),
-    }
-    (tmp_path / "wide.safetensors").write_bytes(safetensors.numpy.save(wide))
-    request = Request(path=tmp_path, repository=tmp_path / "models")
-    rows = {row.place: row for row in sweep.sweep(request, memory=512).rows}
-    assert rows["toy"].result
-    assert rows["wide.safetensors"].error is not None
-    assert rows["wide.safetensors"].error["kind"] == "LimitExceeded"
-    assert "more than 512 MiB" in rows["wide.safetensors"].error["message"]
-    size = (tmp_path / "wide.safetensors").stat().st_size / 2**20
-    assert f"a file of {size:.0f} MiB needs about " in rows["wide.safetensors"].error["message"]
-    needed = int(rows["wide.safetensors"].error["hint"].split()[-1])
-    assert 4 * size < needed < 4 * size + 400
-    started = time.monotonic()
-    rows = {row.place: row for row in sweep.sweep(request, seconds=0.05).rows}
-    assert time.monotonic() - started < 10
-    assert {row.error["kind"] for row in rows.values() if row.error} == {"LimitExceeded"}
-    assert "--time-limit" in (rows["toy"].error or {})["hint"]
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "text"),
-    [
-        ("import os; os.kill(os.getpid(), 11)", "Crashed", "signal SIGSEGV"),
-        ("import os; os.kill(os.getpid(), 9)", "LimitExceeded", "killed"),
-        ("raise SystemExit('gone')", "Crashed", "exit code 1: gone"),
-        ("print('no JSON')", "Crashed", "exit code 0"),
-    ],
-)
-def test_a_process_that_dies_is_an_error_of_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: str, text: str
-) -> None:
-    """Another interpreter in the place of ours: it reads the request and then dies."""
-    script = tmp_path / "python"
-    script.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.buffer.read()\n{code}\n")
-    script.chmod(0o755)
-    write(tmp_path, **{"a.pt": b"", "b.pt": b""})
-    monkeypatch.setattr(sweep.sys, "executable", str(script))
-    rows = sweep.sweep(Request(path=tmp_path, repository=tmp_path / "models")).rows
-    assert [row.error and row.error["kind"] for row in rows] == [kind, kind]
-    assert all(row.error and text in row.error["message"] for row in rows)
-
-
-def test_requests_reach_the_process_whole() -> None:
-    request = Request(
-        path=Path("a\udcff.pt"),
-        repository=Path("models"),
-        options=("a=1", "b=2"),
-        symbolic=("0,0,0=sin",),
-        functions=("f=x",),
-        architecture=Path("steps.toml"),
-        family="pykan",
-        version=3,
-        tolerance=1e-6,
-        expected_outputs=(Path("x.npy"), Path("y.npy")),
-        shared=True,
-    )
-    assert worker.decode(worker.encode(request, 10)) == (request, 10)
-
-
-def test_a_file_in_the_current_folder_is_not_imported(tmp_path: Path, pykan: Any, monkeypatch: Any) -> None:
-    pykan([2, 1]).write(tmp_path)
-    (tmp_path / "json.py").write_text("raise SystemExit('imported')")
-    monkeypatch.chdir(tmp_path)
-    assert sweep.sweep(Request(path=Path(), repository=Path("models"))).exported == 1

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kanexport.bundle import baseline
 from kanexport.contract import grids, manifest
@@ -105,18 +103,6 @@ def test_a_bad_baseline_is_refused_and_nothing_is_written(tmp_path: Path, name: 
     assert not (tmp_path / "models" / "m").exists()
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         baseline.load(tmp_path / "none.npy")
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(width=32), max_size=40), st.sets(st.integers(-5, 5), min_size=2, max_size=8))
-def test_every_finite_value_is_in_one_cell(values: list[float], found: set[int]) -> None:
-    bound = sorted(map(float, found))
-    array = np.array(values, np.float64)
-    counts, nonfinite = grids.count(bound, array)
-    finite = array[np.isfinite(array)]
-    assert (sum(counts), nonfinite, len(counts)) == (len(finite), len(array) - len(finite), len(bound) + 1)
-    assert counts[0] == (finite < bound[0]).sum()
-    assert counts[-1] == (finite > bound[-1]).sum()
 
 
 BASE = NodeBaseline(

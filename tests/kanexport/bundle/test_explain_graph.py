@@ -22,7 +22,7 @@ from kanexport.cli import export_command
 from kanexport.contract import manifest as contract
 from kanexport.contract.naming import UNNAMED, Names
 from kanexport.contract.step_rules import UnknownStep
-from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.errors import OptionError, VerificationFailed
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Explained, Lowered
@@ -207,14 +207,6 @@ def test_a_graph_that_tells_other_edges_or_nodes_is_not_written() -> None:
     model.graph.node.append(onnx.helper.make_node("Tanh", ["before"], ["layer1_in"]))
     with pytest.raises(VerificationFailed, match=r"explain\.onnx differs .*layer1_in\["):
         proved(kan, made, joined(model.SerializeToString(), parts, {}))
-
-
-def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
-    _, made, parts = lowered_of()
-    with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(made.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
-    with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(made.model, [parts[0], parts[0]], {})
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

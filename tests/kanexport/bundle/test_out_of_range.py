@@ -10,25 +10,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kanexport import bases
-from kanexport.contract import grids
 from kanexport.contract import manifest as contract
 from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, OUT_OF_RANGE_POLICIES, REJECT
-from kanexport.errors import OptionError, VerificationFailed
-from kanexport.ir import norms
-from kanexport.ir.model import Kan
-from kanexport.ir.steps import Clip, Select
-from kanexport.lowering import lower
+from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
-from kanexport.verify import float64_reference, prover, test_points
-from kanserve.analysis import coverage
-from kanserve.analysis.coverage import Zone
-from tests.support.command_line import checkpoint
 from tests.support.golden_cases import cases
-from tests.support.small_checkpoints import read
 
 GRIDLESS = ("chebykan-bare-layer", "fourierkan-breast-cancer", "wav-kan-dog-breast-cancer")
 NORMED = "fastkan-digits"
@@ -87,58 +74,6 @@ def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: 
     )
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**32 - 1), st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3))
-def test_what_a_clamped_network_means(tmp_path_factory: pytest.TempPathFactory, seed: int, row: list[float]) -> None:
-    folder = tmp_path_factory.mktemp("means")
-    kan, _ = read(checkpoint(folder / "m.safetensors", (3, 4, 2), seed=seed))
-    low, high = norms.limits(kan.layers[0])
-    assert low.tolist() == pytest.approx([-1] * 3, abs=1e-6)
-    assert high.tolist() == pytest.approx([1] * 3, abs=1e-6)
-    x = np.array([row])
-    found = float64_reference.evaluate(norms.clamped(kan), x).y
-    np.testing.assert_array_equal(found, float64_reference.evaluate(kan, np.clip(x, low, high)).y)
-
-
-def network(folder: Path) -> Kan:
-    return read(checkpoint(folder / "m.safetensors", (3, 4, 2)))[0]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Path, dtype: str) -> None:
-    kan = network(tmp_path)
-    plain, given_ = lower.lower(kan, dtype), norms.clamped(kan)
-    first = given_.layers[0]
-    beyond = prover.verify_clamping(first, 3, plain, lower.lower(given_, dtype), dtype)
-    assert beyond > 10
-    (clip,) = first.pre_steps
-    assert isinstance(clip, Clip)
-    moved = dataclasses.replace(first, pre_steps=(Clip(clip.low, clip.high + 0.01),))
-    other = lower.lower(dataclasses.replace(given_, layers=(moved, *given_.layers[1:])), dtype)
-    with pytest.raises(VerificationFailed, match="keeps inputs on the grid gives another"):
-        prover.verify_clamping(first, 3, plain, other, dtype)
-    edges = dataclasses.replace(lower.lower(given_, dtype), edges=other.edges)
-    with pytest.raises(VerificationFailed, match="gives another edges for row"):
-        prover.verify_clamping(first, 3, plain, edges, dtype)
-
-
-def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: Path) -> None:
-    kan = network(tmp_path)
-    first = kan.layers[0]
-    term = max(first.terms, key=lambda one: one.functions)
-    shifted = dataclasses.replace(term.basis, extended=term.basis.extended + np.array([[0.0], [0.0], [0.5]]))
-    terms = tuple(dataclasses.replace(one, basis=shifted) if one is term else one for one in first.terms)
-    layer = dataclasses.replace(first, terms=terms, pre_steps=(Select((1, 0, 1)),))
-    two = Kan(2, (layer, *kan.layers[1:]))
-    low, high = norms.limits(layer)
-    assert low.tolist() == pytest.approx([-0.5, -1, -0.5], abs=1e-6)
-    assert high.tolist() == pytest.approx([1, 1, 1], abs=1e-6)
-    given_ = norms.clamped(two)
-    assert prover.verify_clamping(
-        given_.layers[0], 2, lower.lower(two, "float32"), lower.lower(given_, "float32"), "float32"
-    )
-
-
 @pytest.mark.parametrize("name", GRIDLESS)
 def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Path, name: str) -> None:
     with pytest.raises(OptionError, match="input 0 has no grid to be kept on"):
@@ -194,60 +129,3 @@ def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path
     )
     assert done.manifest.verification_basis == contract.EXPECTED_OUTPUTS
     assert any("not as the trained model answers it" in note for note in done.manifest.notes)
-
-
-@pytest.mark.parametrize("policy", [FLAG, REJECT])
-def test_of_a_module_nobody_knows_which_inputs_are_outside(tmp_path: Path, policy: str) -> None:
-    """Its layers have tensors of their own, whatever stands before them."""
-    torch = pytest.importorskip("torch")
-    import kanexport
-    from tests.support import torch_modules as modules
-
-    rows = torch.rand(16, 4) - 0.5
-    stack = modules.Stack(modules.KANLinear(4, 3), modules.KANLinear(3, 2))
-    with pytest.raises(
-        OptionError, match="no layer with edges is known to read the model's inputs as they are"
-    ) as caught:
-        kanexport.export(stack, rows, name="m", repository=tmp_path, out_of_range=policy)
-    assert "kan.coverage" in caught.value.hint
-    assert not (tmp_path / "m").exists()
-
-
-@pytest.mark.parametrize("name", [case.name for case in cases()])
-def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path, name: str) -> None:
-    """The exporter's zones and the server's are of one grid, whatever the family, wherever there is one alone."""
-    (case,) = (case for case in cases() if case.name == name)
-    layers = exported(tmp_path, name, AS_TRAINED).manifest.layers
-    kan, _ = read(case.path, *case.options)
-    for info, layer, width in zip(layers, kan.layers, kan.widths(), strict=False):
-        limits = coverage.bounds(info, width, None)
-        if len(limits.scales) != 1 or layer.mixes:
-            continue
-        (scale,) = limits.scales
-        support = layer.support()
-        known = np.isfinite(scale.low)
-        np.testing.assert_allclose(scale.low[known], support.core[0][known], atol=1e-6)
-        np.testing.assert_allclose(scale.high[known], support.core[1][known], atol=1e-6)
-        rows = test_points.zone_rows(layer, width, seed=0)
-        read_ = np.isin(np.arange(width), scale.nodes[known])
-        zones = {zone: coverage.measure(limits, rows[zone]).zones[:, read_] for zone in ("inside", "far")}
-        assert (zones["inside"] == Zone.INSIDE).all()
-        assert (zones["far"] != Zone.INSIDE).all()
-
-
-@pytest.mark.parametrize("name", bases.names())
-def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> None:
-    """For families to come as well: what a server calls inside lies where rows of the proof lie, and is their zone
-    "inside" itself but for pieces that nothing ends."""
-    for basis in bases.examples(name):
-        support = basis.support(3)
-        for source, row in enumerate(basis.knots().tolist()):
-            grid = grids.of_knots(basis.kind, basis.functions, row)
-            ends = np.array([part[source] for part in support.core])
-            if grid is None or not ends[1] > ends[0]:
-                continue
-            room = 1e-9 * max(1.0, abs(grid.low), abs(grid.high))
-            assert support.outer[0][source] <= grid.low + room
-            assert support.outer[1][source] >= grid.high - room
-            if name != "piecewise_polynomial":
-                np.testing.assert_allclose([grid.low, grid.high], ends, rtol=0, atol=room)

@@ -10,11 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from kanexport import options
-from kanexport.cli import export_command, render
+from kanexport.cli import export_command
 from kanexport.contract import manifest
 from tests.support import golden_cases
 
@@ -75,19 +73,6 @@ def test_a_misspelt_flag_is_helped_and_is_a_document_too() -> None:
     assert "\nkanserve export: error: unrecognized" in done.stderr
 
 
-def test_a_table_on_stdout_for_people(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # a narrower table wraps the names of regions
-    path, _ = golden("pykan-mult-affine")
-    assert export_command.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert "m version 1: pykan, 2 → 3 → 1" in out
-    for word in ("in grid", "grid extension", "on knots", "far outside", "NaN, infinity", "written to"):
-        assert word in out
-
-
 def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
     code = export_command.main([*map(str, arguments), "--json"])
     out, err = capsys.readouterr()
@@ -112,52 +97,6 @@ def test_failures_are_one_document_too(golden: Golden, tmp_path: Path, capsys: p
     assert (code, document["version"]) == (0, 1)
     code, document, _ = _json(capsys, path, *where)
     assert (code, document["error"]["kind"]) == (2, "RepositoryError")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kind", "text"),
-    [
-        (["--tolerance", "0"], "OptionError", "tolerance is 0"),
-        (["--tolerance", "nan"], "OptionError", "tolerance is nan"),
-        (["--tolerance", "1e9"], "OptionError", "tolerance"),
-        (["--max-batch-size", "0"], "OptionError", "max batch size is 0"),
-        (["--version", "0"], "RepositoryError", "version 0"),
-        (["--version", "9" * 300], "RepositoryError", "version 9"),
-        (["--name", "../up"], "RepositoryError", "'../up'"),
-        (["--family", "magic"], "FamilyError", "'magic'"),
-        (["--option", "colour=red"], "OptionError", "'colour'"),
-        (["--option", "colour"], "OptionError", "malformed"),
-    ],
-)
-def test_wrong_arguments_change_nothing(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], kind: str, text: str
-) -> None:
-    path, _ = golden("pykan-diabetes")
-    code, document, _ = _json(capsys, path, "--repository", tmp_path / "models", *arguments)
-    assert document["error"]["exit_code"] == 2
-    assert (code, document["error"]["kind"]) == (2, kind)
-    assert text in document["error"]["message"]
-    assert not (tmp_path / "models").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
-        (["--family", "magic"], "known: "),
-        (["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
-        (["--option", "colour=red"], "it knows: base_fun, "),
-    ],
-)
-def test_a_misspelt_name_is_helped(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
-) -> None:
-    path, _ = golden("pykan-diabetes")
-    for given in ((path,), (path.parent, "--recursive")):
-        if given[1:] and "--option" in arguments:
-            continue  # told at the end, as of no use to any file
-        _, document, _ = _json(capsys, *given, "--repository", tmp_path / "models", *arguments)
-        assert document["error"]["hint"].startswith(hint)
 
 
 def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,13 +137,6 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
         assert parsed.repository == Path("models")
 
 
-@pytest.mark.parametrize(
-    ("words", "count"), [("", 0), ("or relu, tanh", 2), (options._listed("abcdefghijklmno"), 15), ("one; another", 2)]
-)
-def test_known_alternatives_are_counted(words: str, count: int) -> None:
-    assert render._count(words) == count
-
-
 def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: Any) -> None:
     path = next(one for one in golden_cases.cases() if one.name == "efficient-kan-digits").path
     arguments = [str(path), "--repository", str(tmp_path), "--name", "m"]
@@ -217,18 +149,3 @@ def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "--option forward=spline-of-tanh" in printed
     assert "base_activation=silu (or identity, zero, relu, " in printed
-
-
-def test_regions_have_names_and_what_was_not_compared_a_dash(tmp_path: Path, capsys: Any) -> None:
-    torch = pytest.importorskip("torch")
-    from kanexport.bundle.publish import Target
-    from kanexport.torch_export.convert import convert
-    from tests.support.torch_modules import KANLinear
-
-    torch.manual_seed(0)
-    target = Target(repository=tmp_path, name="m")
-    render.result(convert(torch.nn.Sequential(KANLinear(4, 3)), np.ones((8, 4)), target, options={}))
-    lines = {line[:15].strip(): line for line in capsys.readouterr().out.splitlines()}
-    assert lines["batch of 33"].split()[-3:] == ["-", "-", "-"]
-    assert lines["far outside"].split()[3:5] == ["-", "-"]
-    assert "-" not in lines["example rows"].replace("e-", "").split()

@@ -63,73 +63,6 @@ def test_a_real_manifest_survives(real: Path) -> None:
         found.file("other.onnx")
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path to every key and to the first entry of every list."""
-    if isinstance(value, dict):
-        return [place for key, item in value.items() for place in [(*path, key), *_places(item, (*path, key))]]
-    if isinstance(value, list) and value:
-        return [(*path, 0), *_places(value[0], (*path, 0))]
-    return []
-
-
-def _changed(document: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> bytes:
-    copy = json.loads(json.dumps(document))
-    holder = copy
-    for step in path[:-1]:
-        holder = holder[step]
-    change(holder, path[-1])
-    return json.dumps(copy).encode()
-
-
-def _free(path: tuple[Any, ...]) -> bool:
-    """Inside a mapping of texts, whose keys may be anything."""
-    return any(
-        step in ("parameters", "options_given", "options_assumed", "options_decided", "alternatives")
-        for step in path[:-1]
-    )
-
-
-def test_every_key_is_needed_and_every_type_is_checked(real: Path) -> None:
-    document = json.loads((real / "manifest.json").read_bytes())
-    places = _places(document)
-    assert len(places) > 80
-    for path in places:
-        if not isinstance(path[-1], int) and not _free(path) and path != ("format",):
-            with pytest.raises(ManifestError, match=f"key '{path[-1]}' is missing"):
-                manifest.loads(_changed(document, path, lambda holder, key: holder.pop(key)))
-        for wrong in (None, "true" if path[-1] == "per_edge" else True):
-            with pytest.raises(ManifestError, match=r"expected|this program reads"):
-                manifest.loads(_changed(document, path, _putter(wrong)))
-
-
-def _putter(value: Any) -> Callable[[Any, Any], None]:
-    return lambda holder, key: holder.__setitem__(key, value)
-
-
-def test_unknown_keys_are_refused_by_name(real: Path) -> None:
-    document = json.loads((real / "manifest.json").read_bytes())
-    holders = {path[:-1] for path in _places(document) if isinstance(path[-1], str) and not _free(path)}
-    for path in holders:
-        with pytest.raises(ManifestError, match="unknown key 'surprise'"):
-            manifest.loads(_changed(document, (*path, "surprise"), _putter(1)))
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "1" + "0" * 5000])
-def test_numbers_that_are_not_finite_are_refused(real: Path, number: str) -> None:
-    text = (real / "manifest.json").read_text()
-    changed = text.replace('"outputs_tolerance": 1e-05', f'"outputs_tolerance": {number}')
-    assert changed != text
-    with pytest.raises(ManifestError):
-        manifest.loads(changed.encode())
-
-
-def test_not_finite_numbers_are_never_written(real: Path) -> None:
-    found = manifest.load(real)
-    bad = dataclasses.replace(found, reference=dataclasses.replace(found.reference, tolerance=float("nan")))
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        manifest.dumps(bad)
-
-
 @pytest.mark.parametrize("found", [0, 2, 8, -1, "1", None, 1.0, True, [1]])
 def test_another_format_is_refused_with_the_command_that_exports_again(real: Path, found: Any) -> None:
     document = {**json.loads((real / "manifest.json").read_bytes()), "format": found}
@@ -258,14 +191,3 @@ def test_a_manifest_that_cannot_be_small_is_not_written() -> None:
     layers = (dataclasses.replace(whole.layers[0], symbolic=(edge,) * 30_000), *whole.layers[1:])
     with pytest.raises(ManifestError, match="the manifest would have"):
         manifest.parts(dataclasses.replace(whole, layers=layers))
-
-
-@pytest.mark.parametrize("bracket", [b'{"a":', b"[", b'{"a":[[{"b":'])
-def test_depth_is_counted_before_anything_is_parsed(bracket: bytes) -> None:
-    with pytest.raises(ManifestError, match="nested more than 32 deep"):
-        manifest.loads(bracket * 40 + b"1")
-    for text in (bracket * 250_000, b"[" + b"[]," * 150_000 + b"1]"):
-        with pytest.raises(ManifestError, match="lists and objects, more than 100000"):
-            manifest.loads(text)
-    with pytest.raises(ManifestError, match="this program reads"):  # brackets in a string do not count
-        manifest.loads(b'{"format": "' + b"[{" * 1000 + b'\\"]"}')

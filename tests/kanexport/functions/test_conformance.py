@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -16,11 +15,8 @@ from kanexport.functions import elementwise, expression, regularized
 from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC, Unary
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.graph.builder import Graph, Value
-from kanexport.ir import norms, steps
 from kanexport.ir.model import EdgeTerm, Layer
-from kanexport.ir.norms import FourierFeatures, GroupNorm, LayerNorm, NormOfGroups, RmsNorm, Softmax
-from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, RowRange, Select, Step, Swish
-from tests.support.conformance import DTYPES, SOURCES, check_basis, check_function, check_layer, check_step
+from tests.support.conformance import DTYPES, SOURCES, check_basis, check_function, check_layer
 
 AVOIDING = {name: regularized.avoiding(name, 10.0) for name in SYMBOLIC if name != regularized.BROKEN}
 TEXTS = ("x*sin(x)", "x**-3", "-x**2.5", "exp(-x**2)/(1 + abs(x))", "tanh(x)**7 - 2/x", "2**x")
@@ -53,42 +49,6 @@ def test_a_wavelet_that_every_edge_shifts_gives_what_it_owes(name: str, dtype: s
     term = EdgeTerm(WAVELETS[name], rng.normal(size=shape), rate, rng.normal(size=shape))
     spreads = np.zeros(shape[:2], dtype=bool)
     check_layer(Layer((term,), mask=np.ones(shape[:2]), bias=np.zeros(2), nan_spreads=spreads), dtype)
-
-
-ONES = np.array([1.0, -2.5, 0.5])
-STEPS: dict[type, list[Step]] = {
-    Select: [Select((2, 0)), Select((1, 1, 0))],
-    Affine: [Affine(ONES, ONES[::-1]), Affine(np.zeros(3), ONES)],
-    Product: [Product((1, 2)), Product((3,)), Product((1, 1, 1))],
-    LayerNorm: [LayerNorm(ONES, ONES[::-1], 1e-5), LayerNorm(np.ones(3), np.zeros(3), 0.1)],
-    RmsNorm: [RmsNorm(ONES, ONES[::-1], 1e-5), RmsNorm(np.ones(3), np.zeros(3), 0.1)],
-    GroupNorm: [GroupNorm(ONES, ONES[::-1], 1e-5), GroupNorm(ONES, np.zeros(3), 0.1, groups=3)],
-    Softmax: [Softmax(), Softmax(log=True)],
-    NormOfGroups: [NormOfGroups(LayerNorm(np.array([0.7]), np.array([0.1]), 0.1), 3)],
-    Swish: [Swish(np.array([1.7])), Swish(ONES)],
-    Elementwise: [Elementwise(elementwise.activation(name)) for name in ("tanh", "silu", "relu")],
-    RowRange: [RowRange()],
-    Clip: [Clip(ONES - 1, ONES + 0.5), Clip(-np.ones(3), np.ones(3))],
-    PRelu: [PRelu(np.array([0.25])), PRelu(ONES), PRelu(np.zeros(3))],
-}
-
-
-def test_every_step_has_an_example() -> None:
-    classes = [
-        kind
-        for home in (steps, norms)
-        for _, kind in inspect.getmembers(home, inspect.isclass)
-        if kind.__module__ == home.__name__
-    ]
-    # Float32 has no sine of the largest inputs here; test_combined_families tests FourierFeatures.
-    steps_with_operators = {kind for kind in classes if kind is not Step and hasattr(kind, "emit")}
-    assert set(STEPS) == steps_with_operators - {FourierFeatures}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("step", [s for given in STEPS.values() for s in given], ids=lambda s: type(s).__name__)
-def test_a_step_gives_what_it_owes(step: Step, dtype: str) -> None:
-    check_step(step, SOURCES, dtype)
 
 
 # What a contributor might write, and what the conformance says. Each is a basis of one line that

@@ -18,7 +18,6 @@ from kanexport.contract import manifest as contract
 from kanexport.graph.external_data import PAGE, SHARED_FROM, Weights
 from kanexport.lowering import lower, passes
 from kanexport.pipeline import Request, export
-from kanexport.verify import float64_reference
 from kanserve.repository import layout
 from kanserve.runtime import ort
 from tests.support.golden_cases import Case, cases
@@ -152,32 +151,6 @@ def test_a_large_model_runs_where_only_its_path_is_known(middling: tuple[Path, R
     (y,) = session.run(["y"], {"x": np.array(reference.inputs, np.float32)})
     expected = np.array(reference.outputs)
     assert np.abs(y - expected).max() <= reference.tolerance * np.abs(expected).max()
-
-
-def test_what_is_evaluated_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.small_checkpoints import read
-
-    case = next(case for case in GOLDEN if case.name == "efficient-kan-digits")
-    kan, _ = read(case.path)
-    x = case.reference()["x"][:20].astype(np.float64)
-
-    def values() -> list[np.ndarray]:
-        trace = float64_reference.evaluate(kan, x)
-        edges = [np.concatenate([v for _, v, _ in float64_reference.edges(kan.layers[0], x)])]
-        return [trace.y, trace.peak, *edges]
-
-    whole = values()
-    monkeypatch.setattr(float64_reference, "CHUNK_NUMBERS", 7000)
-    for found, expected in zip(values(), whole, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_rounding_is_drawn_anew_in_every_block() -> None:
-    jitter = float64_reference.Jitter(2.0**-24, 1)
-    one, other = (jitter.shake(np.ones((50, 3)), block) for block in (0, 1))
-    assert not np.array_equal(one, other)
-    np.testing.assert_array_equal(one, jitter.shake(np.ones((50, 3))))
-    assert 0 < np.abs(other - 1).max() <= 2 * jitter.size
 
 
 def test_equal_constants_have_one_place_on_a_page_of_their_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,9 @@ from kanexport.bundle import description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result
-from kanexport.contract import step_rules
 from kanexport.contract.naming import UNNAMED
 from kanexport.errors import VerificationFailed
 from kanexport.ir.model import Kan
-from kanexport.ir.steps import Product
 from kanexport.lowering import attribution as lowered
 from kanexport.lowering import lower
 from kanexport.lowering.attribution import contributions_graph
@@ -153,32 +150,6 @@ def test_the_file_tells_the_reference_and_its_answer(golden: tuple[Case, Result,
         np.testing.assert_allclose(facts["base"], y[0], rtol=1e-4, atol=1e-5 * np.abs(y).max())
 
 
-def shares(values: list[float], reference: list[float]) -> list[float]:
-    """Shapley's, by all orders: of each factor by how much the product grows when it changes, over its own change."""
-    found = [0.0] * len(values)
-    orders = list(itertools.permutations(range(len(values))))
-    for order in orders:
-        now = list(reference)
-        for at in order:
-            others = float(np.prod([now[other] for other in range(len(now)) if other != at]))
-            found[at] += others / len(orders)
-            now[at] = values[at]
-    return found
-
-
-FACTORS = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=5)
-
-
-@given(st.lists(FACTORS, min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
-def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]) -> None:
-    step = Product(tuple(map(len, groups)))
-    x, r = (np.array([[pair[side] for group in groups for pair in group]]) for side in (0, 1))
-    expected = [one for group in groups for one in shares(*map(list, zip(*group, strict=True)))]
-    multipliers = step_rules.backpropagate_multipliers(step.describe(), x, r, np.ones((1, 1, len(groups))))
-    np.testing.assert_allclose(multipliers[0, 0], expected, rtol=1e-9, atol=1e-9)
-
-
 def network(seed: int, *, products: bool) -> PykanCheckpoint:
     """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
     width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
@@ -224,17 +195,6 @@ def test_in_float64_they_add_up_whatever_the_rows(
     np.testing.assert_allclose(given, found, atol=1e-7 * scale)
     if there:
         assert np.abs(given[0]).max() <= 1e-9 * scale
-
-
-def test_an_input_that_is_not_read_has_none(tmp_path: Path) -> None:
-    """And one that is read twice has both parts."""
-    kan, _ = read(network(1, products=True).write(tmp_path), "input_id=0,3,0", "n_inputs=5")
-    x = np.random.default_rng(0).normal(size=(6, 5))
-    anchor = attribution.anchor(kan, np.zeros(5))
-    trace = float64_reference.evaluate(kan, x)
-    found, _ = attribution.contributions(anchor, trace, "float64")
-    assert (found[:, [1, 2, 4]] == 0).all()
-    np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, rtol=1e-7)
 
 
 def test_wrong_contributions_are_not_written(networks: dict[bool, Kan]) -> None:

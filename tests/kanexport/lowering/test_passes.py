@@ -128,17 +128,3 @@ def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path
     before = export(Request(path=whole, repository=tmp_path / "more"))
     sizes = [numbers((one.directory / "model.onnx").read_bytes()) for one in (result, before)]
     assert sizes[0] < 0.8 * sizes[1]
-
-
-def test_the_number_of_operators_does_not_grow_with_the_edges(pykan: Any, tmp_path: Path) -> None:
-    counts = []
-    for at, (n, m) in enumerate(((4, 4), (8, 8), (16, 4))):
-        toy = pykan([n, m, 1], seed=1)
-        for depth, (i, o) in enumerate(((n, m), (m, 1))):
-            toy.tensors[f"act_fun.{depth}.mask"][:] = 0
-            for source, destination in np.ndindex(i, o):
-                name = ("sin", "x^2")[(source + destination) % 2]
-                toy.symbolic(depth, source, destination, name, (1.5, 0.1 * source, 0.5, 0.1))
-        lowered = lower.lower(read(toy.write(folder(tmp_path, str(at)))), "float32")
-        counts.append([len(onnx.load_from_string(model).graph.node) for model in (lowered.model, *lowered.edges)])
-    assert counts[0] == counts[1] == counts[2]

@@ -12,14 +12,12 @@ from scipy import special
 
 from kanexport.bundle.publish import Result
 from kanexport.contract import manifest
-from kanexport.errors import ExportError, OpenQuestion, OptionError
+from kanexport.errors import ExportError, OpenQuestion
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import read, refuse, save, stacked
 
 RNG = np.random.default_rng(12)
-DEGREE = 3
-STEPS = '[[step]]\nlayer = "a"\n[[step]]\nlayer = "b"\n'
 
 
 def floats(*shape: int) -> Any:
@@ -96,62 +94,6 @@ def test_too_many_selections_are_not_tried(pykan: Any, tmp_path: Path) -> None:
         decided(path, x, x[:, :1])
     assert caught.value.among == ()
     assert "--option input_id=" in caught.value.hint
-
-
-def two(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    tensors = {"a.cheby_coeffs": floats(3, 4, DEGREE + 1), "b.jacobi_coeffs": floats(4, 2, DEGREE + 1)}
-    (tmp_path / "layers.toml").write_text(STEPS)
-    return save(tmp_path, tensors), tensors
-
-
-def expected(tensors: dict[str, Any], x: Any) -> Any:
-    """TimeKAN's layer, then JacobiKAN's own."""
-    h = np.tanh(chebyshev(tensors["a.cheby_coeffs"], np.tanh(np.tanh(x))))
-    values = np.stack([special.eval_jacobi(d, 1, 1, h) for d in range(DEGREE + 1)], axis=2)
-    return np.einsum("bid,iod->bo", values, tensors["b.jacobi_coeffs"].astype(np.float64))
-
-
-def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
-    path, tensors = two(tmp_path)
-    x = RNG.normal(size=(50, 3)).astype(np.float32)
-    request = {"path": path, "repository": tmp_path / "m", "architecture": tmp_path / "layers.toml", "force": True}
-    told = export(Request(options=("forward=timekan",), **request))
-    assert told.manifest.source.options_assumed["forward"] == "jacobikan"
-    both = export(Request(options=("forward=timekan,jacobikan",), **request))
-    assert "forward" not in both.manifest.source.options_assumed
-    y = expected(tensors, x.astype(np.float64))
-    assert decided(path, x, y, architecture=STEPS).manifest.source.options_decided["forward"] == "timekan"
-    assert (
-        decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.verification_basis
-        == manifest.EXPECTED_OUTPUTS
-    )
-    with pytest.raises(OptionError, match=r"'timekanx', which no layer .* has") as caught:
-        export(Request(options=("forward=timekanx",), **request))
-    assert "timekan" in caught.value.hint
-
-
-def test_a_forward_for_many_files_is_for_those_that_know_it(tmp_path: Path) -> None:
-    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
-    files = {
-        "chebykan": {"cheby_coeffs": floats(3, 2, 4)},
-        "jacobikan": {"jacobi_coeffs": floats(3, 2, 4)},
-        "wav-kan": waves,
-    }
-    for family, tensors in files.items():
-        (tmp_path / family).mkdir()
-        path = save(tmp_path / family, tensors)
-        request = Request(path=path, repository=tmp_path / "m", name=family, options=("forward=timekan",), shared=True)
-        source = export(request).manifest.source
-        if family == "chebykan":
-            assert (source.options_given, "forward" in source.options_assumed) == ({"forward": "timekan"}, False)
-        else:
-            assert (source.options_given, source.options_assumed["forward"]) == ({}, family)
-
-
-def test_a_forward_that_nobody_knows_is_not_ignored(tmp_path: Path) -> None:
-    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
-    assert isinstance(refuse(tmp_path, waves, "forward=timekan"), OptionError)
-    export(Request(path=save(tmp_path, waves), repository=tmp_path / "m", options=("forward=wav-kan",)))
 
 
 def test_a_reading_that_fails_at_first_is_tried_with_another_forward(tmp_path: Path) -> None:

@@ -15,20 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import bases
-from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bundle import baseline
 from kanexport.cli import export_command
 from kanexport.contract import manifest as contract
 from kanexport.contract.sections import EXACT, FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
-from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from kanexport.errors import OptionError, VerificationFailed
 from kanexport.functions.elementwise import ACTIVATIONS
-from kanexport.graph import precision
-from kanexport.graph.builder import Graph
 from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.ir.quantized_basis import Stepped, stepped
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
 from kanexport.quantization import plan, quantize
@@ -38,12 +33,9 @@ from tests.support.command_line import checkpoint
 from tests.support.golden_cases import cases
 from tests.support.small_checkpoints import read
 
-STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
-COMPACT = [basis for basis in STEPPED if basis.compact]
 DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
 SPLINES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
 FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")
-OTHERS = ("sinekan-digits", "chebykan-digits-layernorm", "gr-kan-breast-cancer")
 
 
 def case(name: str) -> Any:
@@ -82,66 +74,6 @@ def save(path: Path, rows: np.ndarray) -> baseline.Rows:
     return baseline.load(path, "--calibration")
 
 
-@given(
-    st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from([1e-30, 1.0, 3e4])
-)
-@settings(max_examples=50, deadline=None)
-def test_rounding_what_was_rounded_changes_nothing(i: int, o: int, k: int, seed: int, size: float) -> None:
-    rng = np.random.default_rng(seed)
-    values = np.clip(rng.normal(size=(i, o, k)), -2, 2) * size * rng.integers(0, 2, (i, o, k))
-    for how in (precision.HALF, precision.BYTES):
-        once = precision.rounded(values, how)
-        np.testing.assert_array_equal(precision.rounded(once, how), once)
-    unit = precision.scales(values)
-    assert np.abs(precision.codes(values, unit).astype(int)).max(initial=0) <= precision.LARGEST
-    half_a_unit = unit[:, None] * (0.5 + 1e-4)
-    assert (np.abs(precision.rounded(values, precision.BYTES) - values) <= half_a_unit)[..., :].all()
-
-
-def test_what_float16_cannot_hold_is_refused() -> None:
-    with pytest.raises(InvalidKan, match=r"a weight of 7e\+04 is too large for float16"):
-        precision.half(np.array([7e4]))
-
-
-@pytest.mark.parametrize(
-    ("basis", "room"), [*((basis, 1 << 20) for basis in STEPPED), *((basis, 0) for basis in COMPACT)]
-)
-def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, room: int) -> None:
-    sources = basis.sources or 3
-    steps = stepped(basis, sources, room)
-    assert steps is not None
-    support = basis.support(sources)
-    rng = np.random.default_rng(0)
-    x = rng.uniform(*support.outer, size=(200, sources)).astype(np.float32)
-    exact, meant = basis.evaluate(x.astype(float)), steps.evaluate(x.astype(float))
-    # A table's entry is at most half a step of it away from where its value is from.
-    moved = 0.0 if steps.table is None else np.abs(np.diff(steps.table.astype(float), axis=0)).max() * steps.unit
-    assert np.abs(meant - exact).max() <= steps.unit * 0.501 + moved
-    g = Graph("steps", "float32")
-    value = steps.emit(g, g.input("x", sources), sources)
-    session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, sources))}))
-    apart = np.abs(session.run(["y"], {"x": x})[0] - meant)
-    assert np.median(apart) <= 1e-6 * np.abs(meant).max()
-    assert np.count_nonzero(apart > 1e-6) <= 0.01 * apart.size  # on the other side of a step
-    assert apart.max() <= (max(1, moved / steps.unit) + 0.01) * steps.unit
-
-
-@pytest.mark.parametrize("basis", [one for one in STEPPED if stepped(one, 3, 1 << 20).table is not None])
-def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) -> None:
-    steps = stepped(basis, 3, 1 << 20)
-    assert steps is not None
-    assert steps.table is not None
-    assert steps.table.max() <= precision.LARGEST
-    x = np.array([[np.nan, np.inf, -np.inf], [steps.low, steps.high, 3e38]], np.float32)
-    g = Graph("steps", "float32")
-    value = steps.emit(g, g.input("x", 3), 3)
-    session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, 3))}))
-    for found in (session.run(["y"], {"x": x})[0], steps.evaluate(x.astype(float))):
-        assert not np.nan_to_num(found).any()
-        assert np.isnan(found[0, :, 0]).all() == (not basis.compact)
-        assert np.isfinite(found).sum() == found.size - (0 if basis.compact else basis.functions)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
     "asked", [QuantizationOptions("fp16-weights"), QuantizationOptions("int8")], ids=["half", "int8"]
@@ -164,18 +96,6 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
     answers = run((result.directory / "model.onnx").read_bytes(), x)
     assert plan.errors(plan.network_outputs(kan, x), answers.astype(float)).largest <= found.max_error
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_families_store_bytes_where_they_have_no_sums_of_them(tmp_path: Path, name: str) -> None:
-    found = exported(tmp_path, name, quantization=QuantizationOptions("int8", max_error=0.2)).manifest.approximation
-    assert {branch.form for branch in found.branches} <= {INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
-    assert found.error <= 0.2
-
-
-def test_a_network_without_such_a_branch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VerificationFailed, match="nothing to quantize"):
-        exported(tmp_path, "wav-kan-dog-breast-cancer", quantization=QuantizationOptions("int8"))
 
 
 def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
@@ -247,25 +167,6 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
     assert result.manifest.approximation.changed == 0
     assert result.manifest.approximation.rows_from == "x.npy"
     assert result.manifest.approximation.rows_sha256
-
-
-def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) -> None:
-    bound = 5e-3
-    found = exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=bound)).manifest.approximation
-    kept = [branch for branch in found.branches if branch.form in (FP16_WEIGHTS, FLOAT32)]
-    assert kept
-    assert any(branch.form == INT8 for branch in found.branches)
-    assert all(branch.first > bound / 2 >= branch.error for branch in kept)
-    assert any("since quantizing only this branch" in note for note in found.notes())
-
-
-def test_too_large_an_error_is_refused_and_names_the_worst_branch(tmp_path: Path) -> None:
-    with pytest.raises(
-        VerificationFailed, match=r"no branch can be quantized .* the worst branch is \w+ of layer \d"
-    ) as found:
-        exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=1e-5))
-    assert "--max-error sets the bound" in found.value.hint
-    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
@@ -340,22 +241,6 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray, mess
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"quantization": QuantizationOptions("fp16-weights"), "dtype": "float64"}, "exclude each other"),
-        ({"quantization": QuantizationOptions("fp16-weights"), "explain": True}, "exclude each other"),
-        ({"quantization": QuantizationOptions("int4")}, "--quantize is 'int4', expected fp16-weights or int8"),
-        ({"quantization": QuantizationOptions(max_error=0.1)}, "--max-error is for"),
-        ({"quantization": QuantizationOptions("fp16-weights", max_error=float("nan"))}, "--max-error is nan"),
-        ({"quantization": QuantizationOptions("fp16-weights", max_error=0.0)}, "--max-error is 0"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        exported(tmp_path, WINE, **more)
-
-
 def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: Any, golden: Callable[[str], Any]) -> None:
     path, options = golden(DIGITS)
     flags = [text for option in options for text in ("--option", option)]
@@ -370,9 +255,3 @@ def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: Any, gol
         == 3
     )
     assert "the worst branch is" in capsys.readouterr().err
-
-
-def test_sums_fit_what_adds_them() -> None:
-    assert 2 * precision.LARGEST**2 < 2**15
-    assert precision.DEPTH * precision.LARGEST**2 < 2**31
-    assert isinstance(stepped(COMPACT[0], 3, 0), Stepped)

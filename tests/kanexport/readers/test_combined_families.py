@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.ir.norms import FourierFeatures, LayerNorm, NormOfGroups
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
-from tests.support.conformance import DTYPES, check_step
 from tests.support.small_checkpoints import Tensors, beside_forward, check, read, refuse, save, silu, stacked
 
 
@@ -287,15 +285,6 @@ def test_kaf(tmp_path: Path, used: bool) -> None:
     manifest = check(save(tmp_path, tensors), tensors, edges, *given, bias="final_linear.bias")
     assert manifest.edge_class == "B"
     assert manifest.source.options_assumed["base_activation"] == "gelu"
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_steps_of_whole_rows(dtype: str) -> None:
-    # Frequencies whose products are exact: those of 1e10 have no digit left otherwise.
-    check_step(FourierFeatures(0.5 * np.eye(3), np.zeros(3), normal(3, 6, 3), normal(4, 3)), 3, dtype)
-    check_step(NormOfGroups(LayerNorm(np.array([2.0]), np.array([0.5]), 1e-5), 3), 3, dtype)
-    with pytest.raises(InvalidKan):
-        FourierFeatures(normal(1, 3, 4), normal(2, 4), normal(3, 4, 3), normal(4, 3))
 
 
 def pykan_layer(n: int, m: int) -> Tensors:

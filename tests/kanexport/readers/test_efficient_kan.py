@@ -186,16 +186,6 @@ def test_a_gap_between_layers_is_refused(tmp_path: Path) -> None:
     check(tmp_path, tensors, ["2."], "prefix=2.")
 
 
-@pytest.mark.parametrize("n", [2, 3, 4])
-def test_a_square_kanx_layer_is_never_read_as_efficient_kan(tmp_path: Path, n: int) -> None:
-    tensors = {"0." + key: value for key, value in layer(n, n, scaler=False).items()}
-    tensors["0.grid"] = tensors["0.grid"][:, 3:-3]  # G + 1 knots, not extended
-    assert detect.detect(checkpoint.load(save(tmp_path, tensors)), None)[0].FAMILY == "kanx"
-    error = refuse(tmp_path, tensors, family="efficient-kan")
-    assert isinstance(error, InvalidKan)
-    assert "KANX" in error.hint
-
-
 @pytest.mark.parametrize("part", ["base_weight", "spline_weight", "spline_scaler"])
 def test_weights_that_are_not_finite_are_named(tmp_path: Path, part: str) -> None:
     tensors = stack(3, 2, 2)
@@ -227,11 +217,3 @@ def test_an_unknown_library_is_refused_with_what_is_read(tmp_path: Path) -> None
     assert isinstance(error, FamilyError)
     assert "kolmogorov_coeffs (2, 3, 4, 5, 6)" in error.message
     assert {"efficient-kan", "pykan", "fastkan"} <= set(error.hint.replace(",", "").split())
-
-
-def test_tensors_of_two_families_ask_for_one(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([2, 2])
-    toy.tensors |= layer(2, 2)
-    with pytest.raises(FamilyError, match=r"fit efficient-kan \(.*\) and pykan \(") as caught:
-        detect.detect(checkpoint.load(toy.write(tmp_path)), None)
-    assert "--family" in caught.value.hint

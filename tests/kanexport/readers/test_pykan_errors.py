@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from kanexport.detection import registry
-from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError, UnknownFunction
+from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
@@ -88,14 +88,6 @@ def test_weights_that_are_not_finite_are_named(pykan: Any, tmp_path: Path, part:
     assert "diverged" in error.hint
 
 
-def test_a_symbolic_affine_that_is_not_finite_is_named(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([2, 3])
-    toy.symbolic(0, 1, 2, "sin", (np.nan, 0, 1, 0))
-    error = refuse(tmp_path, toy.write(tmp_path))
-    assert "layer 0" in error.message
-    assert "(1,2)" in error.message
-
-
 @pytest.mark.parametrize("key", ["node_scale_0", "node_bias_0", "subnode_scale_1", "subnode_bias_1"])
 def test_an_affine_that_is_not_finite_is_refused(pykan: Any, tmp_path: Path, key: str) -> None:
     toy = pykan([2, 3, 1])
@@ -124,39 +116,6 @@ def test_knots_must_be_increasing_and_finite(
     assert isinstance(error, InvalidKan)
     assert "layer 0" in error.message
     assert text in error.message
-
-
-@pytest.mark.parametrize("name", ["sinx", "x']=1;import os#", "anonymous", "", "\x1b[31m"])
-def test_an_unknown_symbolic_function_names_its_edge(pykan: Any, tmp_path: Path, name: str) -> None:
-    toy = pykan([2, 3, 1])
-    toy.symbolic(1, 2, 0, name, (1, 0, 1, 0))
-    error = refuse(tmp_path, toy.write(tmp_path))
-    assert isinstance(error, UnknownFunction)
-    assert "(1,2,0)" in error.message
-    assert repr(name) in error.message
-    assert "gaussian" in error.hint
-
-
-def test_a_symbolic_name_that_is_an_object_names_its_edge(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([1, 1])
-    toy.symbolic(0, 0, 0, "OBJECT", (1, 0, 1, 0))
-    config = yaml.safe_dump(toy.config).replace("OBJECT", "!!python/object/apply:os.system [x]")
-    error = refuse(tmp_path, toy.write(tmp_path, config))
-    assert isinstance(error, UnknownFunction)
-    assert "(0,0,0)" in error.message
-
-
-@pytest.mark.parametrize("names", [[["0"]], [["0", "0"], ["0"]], "0", [["0", "0", "0"]] * 2, {"a": 1}])
-def test_symbolic_names_must_fit_the_layer(pykan: Any, tmp_path: Path, names: Any) -> None:
-    toy = pykan([2, 2])
-    toy.config["symbolic.funs_name.0"] = names
-    assert "symbolic.funs_name.0" in refuse(tmp_path, toy.write(tmp_path)).message
-
-
-def test_symbolic_enabled_must_be_a_truth_value(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([2, 2])
-    toy.config["symbolic_enabled"] = "yes please"
-    assert "symbolic_enabled" in refuse(tmp_path, toy.write(tmp_path)).message
 
 
 @pytest.mark.parametrize("key", ["grid", "coef", "mask", "scale_base", "scale_sp"])

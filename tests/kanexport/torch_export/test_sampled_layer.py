@@ -15,37 +15,15 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 
 from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.torch_export import match, sampled_layer, trace  # noqa: E402 - as above
+from kanexport.torch_export import sampled_layer, trace  # noqa: E402 - as above
 from kanexport.torch_export.capture import Call  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - as above
 from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+from tests.support.torch_modules import Bumps  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.slow
-
-
-class Bumps(nn.Module):
-    """A basis of nobody's: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""
-
-    def __init__(self, n: int, m: int, kinds: int = 3) -> None:
-        super().__init__()
-        self.bump_coeffs = nn.Parameter(torch.randn(n, m, kinds))
-        self.shift = nn.Parameter(torch.randn(m))
-
-    def basis(self, x: Any) -> Any:
-        k = torch.arange(1, self.bump_coeffs.shape[2])
-        return torch.cat([torch.sin(k * x[..., None]) / (1 + x[..., None] ** 2), x[..., None]], -1)
-
-    def forward(self, x: Any) -> Any:
-        return torch.einsum("...ik,iok->...o", self.basis(x), self.bump_coeffs) + self.shift
-
-
-class Mixed(Bumps):
-    """The same tensors, and a product of two sources."""
-
-    def forward(self, x: Any) -> Any:
-        return super().forward(x) + 0.01 * (x[..., :1] * x[..., -1:])
 
 
 class Mixer(nn.Module):
@@ -93,18 +71,6 @@ def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path:
     assert relative_error(edges.sum(axis=1) + np.asarray(first.bias), exact.numpy()) <= EDGE_TOLERANCE
 
 
-def test_what_does_not_add_up_has_no_edges(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(nn.Sequential(Mixed(4, 3), nn.Tanh(), nn.Linear(3, 2)), tmp_path, 4).manifest
-    assert [layer.name for layer in manifest.layers] == ["2"]
-    assert any(
-        note.startswith(
-            "0: has the coefficients of a KAN layer that no reader knows, but differs from the sum of its edges"
-        )
-        for note in manifest.notes
-    )
-
-
 class Another(modules.KANLinear):
     """efficient-kan's tensors, and a base function of its own, which is in no table."""
 
@@ -131,18 +97,6 @@ class Waves(nn.Module):
         return torch.sin(x[..., None, :] * self.rates).sum(-1)
 
 
-class Wrapped(nn.Module):
-    """A layer that sees its row through a norm and as it is, and one in a class that adds nothing to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.base = nn.LayerNorm(4), nn.Linear(4, 3)
-        self.waves = Waves(4, 3)
-
-    def forward(self, x: Any) -> Any:
-        return self.waves(self.norm(x)) + self.base(torch.tanh(x))
-
-
 class Around(nn.Module):
     """Hands its row on."""
 
@@ -154,28 +108,6 @@ class Around(nn.Module):
         return self.out(self.inner(x))
 
 
-def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = Wrapped()
-    result = export(module, tmp_path, 4)
-    (layer,) = result.manifest.layers
-    assert (layer.name, layer.edge_class, result.manifest.edge_class) == ("(itself)", "B", "B")
-    assert [(step.kind, step.function) for basis in layer.bases for step in basis.pre_steps] == [
-        ("module", "LayerNorm")
-    ]
-    x = np.random.default_rng(2).normal(scale=3, size=(6, 4)).astype(np.float32)
-    edges = run(result.directory / layer.edges_file, {layer.node_tensor: x})[layer.edges_tensor]
-    with torch.no_grad():
-        raw = torch.from_numpy(x).double()
-        z = module.double().norm(raw)
-        y = module(raw).numpy()
-        base, b = module.base.weight.T, module.norm.bias
-        phi = torch.sin(z[:, :, None] * module.waves.rates.T) - torch.sin(b[:, None] * module.waves.rates.T)
-        phi = phi + torch.tanh(raw)[:, :, None] * base
-    assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
-    assert relative_error(edges.sum(axis=1) + np.asarray(layer.bias or 0), y) <= EDGE_TOLERANCE
-
-
 def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:
     torch.manual_seed(0)
     manifest = export(Around(Waves(4, 3)), tmp_path, 4).manifest
@@ -183,45 +115,6 @@ def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:
         ("inner", "sampled"),
         ("out", "identity"),
     ]
-
-
-def test_what_is_straight_stays_a_linear_layer(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(Around(nn.Linear(4, 3)), tmp_path, 4).manifest
-    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
-        ("inner", "identity"),
-        ("out", "identity"),
-    ]
-
-
-class _Sines(torch.nn.Module):
-    """A layer of sines without a reader; counts the rows that it gets outside of a trace."""
-
-    def __init__(self, n: int, m: int) -> None:
-        super().__init__()
-        self.weight, self.rows = torch.nn.Parameter(torch.randn(m, n, 3) / n), [0]
-
-    def forward(self, x: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            self.rows[0] += int(x.numel()) // x.shape[-1]
-        basis = torch.stack([torch.sin(x * k + k * k) for k in range(1, 4)], -1)
-        return torch.einsum("...ik,oik->...o", basis, self.weight)
-
-
-def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
-    """For each vector the layer runs once per source."""
-    torch.manual_seed(0)
-    layer, counts = _Sines(200, 64), []
-    for vectors in (100, 1000):
-        x = np.random.default_rng(0).normal(size=(vectors, 200))
-        layer.double()
-        with torch.no_grad():
-            y = layer(torch.from_numpy(x)).numpy()
-        call = Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)
-        kan, layer.rows[0] = Sampled.of(call).kan(), 0
-        assert match._error(call, kan) < 1e-9
-        counts.append(layer.rows[0])
-    assert counts[0] == counts[1] <= 50 * 200
 
 
 class _Products(torch.nn.Module):

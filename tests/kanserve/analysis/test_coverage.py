@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract import grids
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
 from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis import coverage
@@ -200,35 +199,3 @@ def test_the_clip_of_an_export_is_left_out_to_say_what_it_did() -> None:
     rows = np.full((1, 3), 5.0)
     assert (coverage.measure(coverage.bounds(of, 3, None), rows).zones == INSIDE).all()
     assert (coverage.measure(coverage.bounds(of, 3, None, clamped=True), rows).zones == OUTSIDE).all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "functions", "knots", "expected"),
-    [
-        ("bspline", 8, uniform(-1, 1), (-2.2, -1, 1, 2.2, 0.4)),
-        ("gaussian", 5, (-2, -1, 0, 1, 2), (-5, -2, 2, 5, 1)),
-        ("relu-bumps", 4, (0, 1, 2, 3, 4, 5, 6, 8), (0, 2, 6, 8, 2)),
-        ("piecewise-linear", 3, (-1, 0, 1), (-1, -1, 1, 1, 1)),
-    ],
-)
-def test_what_knots_mean_depends_on_the_basis(
-    kind: str, functions: int, knots: tuple[float, ...], expected: tuple[float, ...]
-) -> None:
-    found = grids.of_knots(kind, functions, knots)
-    assert found is not None
-    assert dataclasses.astuple(found) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("knots", [(), (1.0,), (2.0, 2.0, 2.0), (math.inf, 1.0)])
-def test_knots_on_one_spot_are_no_grid(knots: tuple[float, ...]) -> None:
-    assert grids.of_knots("bspline", 1, knots) is None
-
-
-@FAST
-@given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=30), st.integers(-5, 50))
-def test_a_grid_lies_in_what_its_functions_reach_whatever_a_manifest_says(knots: list[float], functions: int) -> None:
-    for kind in ("bspline", "relu-bumps", "gaussian", "piecewise-linear"):
-        found = grids.of_knots(kind, functions, knots)
-        if found is not None:
-            assert found.first <= found.low <= found.high <= found.last
-            assert found.cell > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from typing import Any
@@ -17,7 +16,7 @@ from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.functions.regularized import avoiding
 from kanserve.analysis import formula_printer
 from kanserve.analysis.formula import STEP_TEXTS, TEXTS, formulas, tokens
-from kanserve.analysis.formula_printer import EXACT, FormulaError, Linear, Text, applied, number
+from kanserve.analysis.formula_printer import EXACT, FormulaError, Text, applied
 from tests.support.formula_parser import columns, compute
 
 SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
@@ -182,12 +181,6 @@ def test_random_networks_compute_what_their_formulas_say(network: tuple[int, lis
         assert (np.abs(value[finite] - y[finite, at]) <= slack + 1e-9 * np.abs(y[finite, at]) + 1e-9).all(), line
 
 
-@given(st.floats(-1e300, 1e300), st.integers(1, EXACT))
-def test_numbers_keep_their_digits(value: float, digits: int) -> None:
-    assert float(number(value, digits).text) == pytest.approx(value, rel=0.51 * 10.0 ** (1 - digits), abs=5e-324)
-    assert float(number(value, EXACT).text) == value
-
-
 def test_a_numeric_edge_is_named() -> None:
     mixed = layer(2, 2, edge(0, 0, "sin"), mask=((0.0, 0.0), (0.5, 0.0)))
     with pytest.raises(FormulaError, match=r"edge \(1,1,0\) is numeric \(bspline\)"):
@@ -223,16 +216,3 @@ def test_a_formula_does_not_outgrow_its_limit() -> None:
     with pytest.raises(FormulaError, match="more than 100000 characters"):
         text(*deep, inputs=1)
     assert len(formulas(("x0",), deep, digits=6, by_layer=True)) == 40
-
-
-@pytest.mark.parametrize(
-    "expression", ["x" + "[0]", "True*x", "x if x else 1", "f(x)", "x < 1 < 2", "'a'", "x.y", "1j"]
-)
-def test_only_what_is_known_is_printed(expression: str) -> None:
-    with pytest.raises(FormulaError):
-        applied(expression, Text("x0", formula_printer.ATOM), 6)
-
-
-def test_constants_alone() -> None:
-    assert Linear().render(6).text == "0"
-    assert dataclasses.replace(Linear(), constant=-1.5).render(6).text == "-1.5"

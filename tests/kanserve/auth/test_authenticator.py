@@ -11,7 +11,7 @@ from kanserve.auth import authenticator as access
 from kanserve.auth import token_file
 from kanserve.auth.authenticator import LONGEST, SHORTEST, Authenticator
 from kanserve.auth.permissions import ANYONE, NEEDS
-from kanserve.auth.roles import EVERYONE, NOBODY, Principal, Role, including, require
+from kanserve.auth.roles import NOBODY, Role
 from kanserve.auth.token_file import Credentials
 from kanserve.errors import Forbidden, RateLimited, Unauthenticated
 from kanserve.grpc_api.call_context import RequestMetadata
@@ -207,15 +207,3 @@ def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
     assert not health(shown())
     assert access.credential_check(None, "inference.GRPCInferenceService/ModelInfer") is None
     assert access.credential_check(asked, "new.Service/Method") is None
-
-
-def test_roles_and_what_they_include() -> None:
-    assert including(frozenset()) == frozenset()
-    assert including(frozenset({Role.INFER, Role.INTERPRET})) == {Role.INFER, Role.INTERPRET, Role.READ}
-    assert EVERYONE.roles == including(frozenset({Role.ADMIN})) == {*Role}
-    caller = Principal("ci", frozenset({Role.READ}))
-    require(caller, Role.READ)
-    with pytest.raises(Forbidden, match="the role admin, which ci does not have"):
-        require(caller, Role.ADMIN)
-    with pytest.raises(Unauthenticated, match="the role read, and no credential was shown"):
-        require(NOBODY, Role.READ)

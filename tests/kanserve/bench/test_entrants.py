@@ -12,31 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.contract.manifest import BasisInfo
-from kanserve.bench import entrants, runner
-from kanserve.plotting import figures
-from kanserve.plotting.figures import Rates
-from kanserve.plotting.scenes import Dot, Line
+from kanserve.bench import entrants
 from tests.support import toy_model
-
-widths = st.integers(1, 40)
-
-
-@given(widths, widths, st.integers(1, 4), st.integers(1, 5000))
-def test_no_other_width_is_nearer(sources: int, destinations: int, layers: int, wanted: int) -> None:
-    found = entrants.mlp_widths(sources, destinations, layers, wanted)
-    assert len(found) == max(1, layers - 1) + 2
-    assert (found[0], found[-1]) == (sources, destinations)
-    assert len(set(found[1:-1])) == 1
-
-    def off(width: int) -> int:
-        return abs(entrants.mlp_parameters((sources, *[width] * (len(found) - 2), destinations)) - wanted)
-
-    assert off(found[1]) == min(map(off, range(1, 5002)))
-
-
-@given(st.lists(widths, min_size=2, max_size=5))
-def test_parameters_of_an_mlp(found: list[int]) -> None:
-    assert entrants.mlp_parameters(found) == sum(np.zeros((n, m)).size + m for n, m in itertools.pairwise(found))
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-6, 1e3))
@@ -64,24 +41,6 @@ def test_rows_again_and_again(count: int, wanted: int, start: int) -> None:
     assert found.tolist() == list(itertools.islice(itertools.cycle(range(count)), start, start + wanted))
 
 
-def test_calls_are_timed_in_turns() -> None:
-    called: list[str] = []
-    done: list[int] = []
-    calls = {name: lambda name=name: called.append(name) for name in "ab"}  # type: ignore[misc] # the loop's own name
-    seconds = runner.measure(calls, 3, least=0.0, after=lambda: done.append(len(called)))
-    assert "".join(called) == "aabb" * 3  # the first of each is not counted
-    assert done == [4, 8, 12]
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
-
-
-def test_figures_of_turns() -> None:
-    ours, other = np.array([1.0, 2.0, 4.0, 8.0, 100.0]), np.array([3.0, 6.0, 12.0, 24.0, 100.0])
-    found = runner.spread(ours)
-    assert (found.lower, found.median, found.upper) == (2.0, 4.0, 8.0)
-    assert runner.ratio(other, ours) == 3.0  # what disturbed both does not count
-    assert runner.ratio(ours, ours) == 1.0
-
-
 @pytest.mark.parametrize("grid", [False, True])
 def test_drawn_rows_lie_where_the_manifest_says(grid: bool) -> None:
     """Inside the grids, where there are some; else where the reference rows lie, which go from -2 to 2."""
@@ -99,30 +58,3 @@ def test_drawn_rows_lie_where_the_manifest_says(grid: bool) -> None:
     assert (x <= high + 1e-6).all()
     assert (np.ptp(x, axis=0) > 0.9 * (high - low)).all()
     assert (entrants.drawn(manifest, 500)["x"] == x).all()
-
-
-points = st.lists(
-    st.tuples(st.integers(1, 10**6), st.floats(1e-3, 1e9)).map(lambda one: (one[0], one[1] / 2, one[1], one[1] * 2)),
-    min_size=1,
-    max_size=6,
-)
-
-
-@given(st.lists(points, min_size=1, max_size=4))
-def test_all_points_lie_in_the_frame(every: list[list[tuple[int, float, float, float]]]) -> None:
-    scene = figures.throughput_scene("title", "caption", [Rates(f"r{at}", tuple(one)) for at, one in enumerate(every)])
-    dots = [item for item in scene.items if isinstance(item, Dot)]
-    assert len(dots) == sum(map(len, every))
-    for dot in dots:
-        assert figures.THROUGHPUT_LEFT <= dot.x <= figures.THROUGHPUT_WIDTH - figures.THROUGHPUT_RIGHT
-        assert figures.THROUGHPUT_TOP <= dot.y <= figures.THROUGHPUT_HEIGHT - figures.THROUGHPUT_BOTTOM
-    assert all(
-        math.isfinite(value) for item in scene.items if isinstance(item, Line) for p in item.points for value in p
-    )
-
-
-@given(st.floats(1e-3, 1e6), st.floats(1.0, 1e6))
-def test_marks_are_round_and_in_between(low: float, times: float) -> None:
-    for mark in figures.decades(low, low * times):
-        assert low <= mark <= low * times
-        assert f"{mark:e}"[0] in "125"

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -20,11 +19,9 @@ from onnx import helper, numpy_helper
 
 from kanexport.contract import manifest as contract
 from tests.support.command_line import checkpoint, document, kanserve
-from tests.support.golden_cases import cases
 
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 TORCH = importlib.util.find_spec("torch") is not None
-NAMES = ["kanserve", "mlp", *(["torch eager"] if TORCH else [])]
 
 
 def spoiled(repository: Path, target: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
@@ -77,46 +74,6 @@ def results(told: Any, name: str) -> list[Any]:
     return [one for one in told["results"] if one["name"] == name]
 
 
-def test_what_json_tells(repository: Path) -> None:
-    told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
-    assert (told["model"], told["version"], told["family"]) == ("tiny", "1", "efficient-kan")
-    assert (told["widths"], told["edges"], told["right"]) == ([3, 4, 2], 20, True)
-    assert told["verified"].startswith("verified against our reading of the file")
-    assert told["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
-    assert [one["name"] for one in told["entrants"]] == NAMES
-    assert "reference rows of the export, evaluated in float64" in told["entrants"][0]["against"]
-    assert {"date", "processor", "cores", "python", "numpy", "runtime", "load"} == set(told["machine"])
-    assert told["machine"]["runtime"].startswith("onnxruntime ")
-    assert [(one["name"], one["rows"]) for one in told["results"]] == [
-        (name, rows) for rows in (1, 4) for name in NAMES
-    ]
-    for one in told["results"]:
-        seconds = one["seconds"]
-        assert 0 < seconds["lower"] <= seconds["median"] <= seconds["upper"]
-        assert one["rows_per_second"] == pytest.approx(one["rows"] / seconds["median"])
-        assert one["right"] is True
-        assert 0 <= one["error"] < 1e-5
-        assert one["ratio"] > 0
-    for one in results(told, "kanserve"):
-        assert one["ratio"] == 1
-        assert one["edges_per_second"] == pytest.approx(20 * one["rows_per_second"])
-    assert {one["edges_per_second"] for one in results(told, "mlp")} == {None}
-
-
-def test_a_table_a_picture_and_characters(repository: Path, tmp_path: Path) -> None:
-    for name in ("rates.svg", "rates.png"):
-        done = kanserve("bench", "tiny", "--repository", repository, *FEW, "--plot", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    title = ElementTree.parse(tmp_path / "rates.svg").getroot().find("{http://www.w3.org/2000/svg}title")
-    assert title is not None
-    assert title.text == "tiny version 1: efficient-kan, 3 → 4 → 2"
-    assert (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
-    assert "[3, " in done.stdout  # the widths of the MLP
-    assert "in turns, 2 rounds" in done.stdout
-    assert "WRONG" not in done.stdout
-    assert any(0x2800 < ord(character) <= 0x28FF for character in done.stdout)
-
-
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path, factor: float) -> None:
     wrong = spoiled(repository, tmp_path / "models", multiplied(factor))
@@ -162,25 +119,6 @@ def test_settings_that_cannot_be(repository: Path) -> None:
     done = kanserve("bench", "tiny", "--repository", repository, *FEW, KANSERVE_MICRO_BATCH_BYTES="many")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "micro_batch_bytes" in done.stderr.lower()
-
-
-GOLDEN = {
-    "pykan-hello-adapted": "",  # knots of each input's own
-    "pykan-pruned-edges": "",
-    "chebykan-bare-layer": "layer 0 has edges other than B-splines",
-    "pykan-mult-affine": "the model is more than its layers one after the other",
-}
-
-
-@pytest.mark.skipif(not TORCH, reason="torch is not installed")
-@pytest.mark.parametrize("name", GOLDEN)
-def test_torch_takes_part_where_it_can_say_the_same(name: str) -> None:
-    case = next(case for case in cases() if case.name == name)
-    told = document(kanserve("bench", case.path, *FEW, "--json"))
-    left = {one["name"]: one["why"] for one in told["left_out"]}
-    assert told["right"] is True
-    assert [one["right"] for one in results(told, "torch eager")] == ([] if GOLDEN[name] else [True, True])
-    assert GOLDEN[name] in left.get("torch eager", "")
 
 
 def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ import pytest
 
 from kanexport.contract.cli import console
 from kanserve.cli import main
-from kanserve.config import settings
 from tests.support.command_line import CLEAN, COMMAND, Server, checkpoint, document, kanserve, program
 
 pytestmark = pytest.mark.slow
@@ -62,10 +61,6 @@ def test_every_command_has_help_and_json(name: str) -> None:
     done = program(name, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
-
-
-def test_every_setting_has_a_flag() -> None:
-    assert {"repository", *settings.flags()} == set(settings.Settings.model_fields)
 
 
 @pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("infer",), ("infer", "tiny", "--nonsense")])

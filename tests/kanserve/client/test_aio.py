@@ -5,34 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kanexport.contract.naming import Names
 from kanserve import (
     AsyncClient,
     Client,
-    ClientError,
     DeadlineExceeded,
-    InvalidInput,
     NoAnswer,
     NotFound,
-    NotSupported,
-    TooLarge,
     Unreachable,
 )
-from kanserve.client import chunking
-from kanserve.client.base import LONGEST_BACK_OFF, Attempts
 from tests.support.command_line import Server, serving
 
 pytestmark = pytest.mark.slow
@@ -63,17 +51,6 @@ NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "explain": ((ROWS,), {"outputs": [1]}),
     "scores": ((ROWS,), {}),
     "coverage": ((ROWS,), {}),
-}
-# What is asked, and the kind of its end.
-REFUSED: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any], type[ClientError]]] = {
-    "no such model": ("describe", lambda _d, _m: ("tniy",), {}, NotFound),
-    "no such version": ("model", lambda _d, _m: ("tiny", "7"), {}, NotFound),
-    "rows of another width": ("infer", lambda _d, m: (m, ROWS[:, :2]), {}, InvalidInput),
-    "rows of another shape": ("explain", lambda d, _m: (d, ROWS[:, :2]), {}, InvalidInput),
-    "no such layer": ("edges", lambda d, _m: (d, ROWS), {"layers": [9]}, InvalidInput),
-    "more rows than a query may have": ("edges", lambda d, _m: (d, np.tile(MANY, (2, 1))), {}, TooLarge),
-    "an export without rows": ("drift", lambda d, _m: (d, ROWS), {}, NotSupported),
-    "nobody had the time": ("explain", lambda d, _m: (d, ROWS), {"reference": MANY}, DeadlineExceeded),
 }
 
 
@@ -124,60 +101,6 @@ def test_an_inference_by_name_and_version(server: Server) -> None:
         assert client.infer("tiny", ROWS, version="1").version == "1"
         with pytest.raises(NotFound):
             client.infer("tiny", ROWS, version="2")
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_errors_are_caught_by_kind(server: Server, name: str) -> None:
-    method, arguments, options, kind = REFUSED[name]
-    seconds = 0.005 if kind is DeadlineExceeded else 30
-    with Client(server.url) as client:
-        given = arguments(client.describe("tiny"), client.model("tiny"))
-        with pytest.raises(ClientError) as waited:
-            getattr(client.within(seconds), method)(*given, **options)
-
-    async def ask() -> None:
-        async with AsyncClient(server.url, timeout=seconds) as client:
-            await getattr(client, method)(*given, **options)
-
-    with pytest.raises(ClientError) as awaited:
-        asyncio.run(ask())
-    assert (type(waited.value), type(awaited.value)) == (kind, kind)
-    assert (waited.value.code, str(waited.value)) == (awaited.value.code, str(awaited.value))
-    unchained(waited.value)
-    unchained(awaited.value)
-
-
-def unchained(error: ClientError) -> None:
-    """The traceback has only frames of this client: the client translates gRPC's error and does not chain it."""
-    text = "".join(traceback.format_exception(error))
-    assert "RpcError" not in text, text
-    assert "direct cause" not in text, text
-    assert "During handling" not in text, text
-
-
-def test_errors_of_streams_and_of_many_requests_are_not_chained(server: Server) -> None:
-    async def watch() -> None:
-        async with AsyncClient(server.url) as client:
-            async for _ in client.watch_statistics("tniy"):
-                pass
-
-    with Client(server.url) as client:
-        described, model = client.describe("tiny"), client.model("tiny")
-        frame = pd.DataFrame(ROWS, columns=["a", "b", "c"])
-        named = dataclasses.replace(described, names=Names(features=("a", "b", "d")))
-        ends: tuple[Callable[[], Any], ...] = (
-            lambda: list(client.watch_statistics("tniy")),
-            lambda: list(client.curves("tiny", layers=(9,))),
-            lambda: chunking.infer(client, dataclasses.replace(model, name="tniy"), ROWS),
-            lambda: chunking.explain(client, described, ROWS[:, :2]),
-            lambda: list(chunking.edges(client, described, ROWS, layers=(9,))),
-            lambda: client.explain(named, frame),
-            lambda: asyncio.run(watch()),
-        )
-        for end in ends:
-            with pytest.raises(ClientError) as caught:
-                end()
-            unchained(caught.value)
 
 
 def test_calls_at_the_same_time(server: Server) -> None:
@@ -253,38 +176,6 @@ def test_a_server_that_goes_away_and_comes_back(repository: Path, tmp_path: Path
             for one in waiting:
                 np.testing.assert_array_equal(one.result(timeout=120), expected)
             np.testing.assert_array_equal(in_the_end(lambda: hasty.infer(model, ROWS)).outputs["y"], expected)
-
-
-@settings(deadline=None)
-@given(
-    st.floats(0.001, 1e6), st.integers(0, 40), st.lists(st.sampled_from(list(grpc.StatusCode)), min_size=1, max_size=60)
-)
-def test_tries_are_bounded_and_of_what_is_unavailable(timeout: float, retries: int, codes: list[Any]) -> None:
-    attempts, pauses = Attempts(timeout, retries), []
-    for code in codes:
-        pause = attempts.pause(code)
-        if pause is None:
-            break
-        assert code is grpc.StatusCode.UNAVAILABLE
-        pauses.append(pause)
-    assert len(pauses) <= retries
-    assert all(0.05 * 2**at <= pause or pause >= LONGEST_BACK_OFF / 2 for at, pause in enumerate(pauses))
-    assert all(pause <= LONGEST_BACK_OFF and pause < timeout for pause in pauses)
-    if timeout > 100 and len(pauses) < len(codes):
-        assert len(pauses) == retries or codes[len(pauses)] is not grpc.StatusCode.UNAVAILABLE
-
-
-@pytest.mark.parametrize(
-    ("make", "text"),
-    [
-        (lambda: Client("a:1", timeout=0), "timeout is 0, expected seconds above 0"),
-        (lambda: Client("a:1", retries=-1), "retries is -1, expected 0 or more"),
-        (lambda: Client("a:1").within(float("nan")), "seconds is nan"),
-    ],
-)
-def test_what_is_no_patience(make: Callable[[], Client], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        make()
 
 
 def test_an_awaited_client_needs_a_loop() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
-from kanserve.client.results import Answer
 from kanserve.client.sync import Client
 from tests.support.command_line import Server, checkpoint, document, program, serving
 
@@ -97,14 +96,6 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) ->
         answer.to_frame("z")
 
 
-def test_an_answer_that_is_no_table_is_no_frame() -> None:
-    answer = Answer("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
-    assert list(answer.to_frame("a").columns) == ["a0", "a1", "a2"]
-    for output, text in (("b", "b has 3 axes"), ("", "output '' is not among 'a', 'b': which is meant")):
-        with pytest.raises(ValueError, match=text):
-            answer.to_frame(output)
-
-
 def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
     with Client(named.url) as client:
         described = client.describe("tiny")
@@ -117,25 +108,6 @@ def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
     pd.testing.assert_frame_equal(one.to_frame(), frame)
     with pytest.raises(ValueError, match=r"which output is meant\? 'no', 'yes' were explained"):
         found.to_frame()
-
-
-def test_statistics_as_a_frame_have_a_line_for_each_node(named: Server) -> None:
-    with Client(named.url) as client:
-        described = client.describe("tiny")
-        frame = client.drift(described, CALLED).to_frame(described)
-    assert list(frame["layer"]) == [0, 0, 0, 1, 1, 1, 1, -1, -1]
-    assert list(frame["name"]) == [*NAMES, *(f"layer 1, node {at}" for at in range(4)), "no", "yes"]
-    assert not frame["drifted"].any()  # the rows of the export
-    np.testing.assert_allclose(frame["mean"][:3], ROWS.mean(axis=0), atol=1e-6)
-    assert (frame["psi"] < frame["psi_threshold"]).all()
-
-
-def test_without_a_baseline_statistics_are_a_frame_of_less(server: Server) -> None:
-    with Client(server.url) as client:
-        client.infer(client.model("tiny"), ROWS)
-        frame = client.statistics("tiny").to_frame(client.describe("tiny"))
-    assert "psi" not in frame
-    assert list(frame["name"][:3]) == ["x0", "x1", "x2"]
 
 
 def test_without_pandas_it_says_what_there_is_instead(named: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, IncomingRequest, Unfinished
-from kanserve.transport.grpc_aio import Readers
 from tests.integration.wire.test_memory_bounds import highest, resident
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
@@ -170,17 +169,3 @@ def answered(server: Server, data: bytes) -> bool:
             raise
         return False
     return True
-
-
-def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
-    async def run() -> None:
-        readers, release = Readers(1, 10), asyncio.Event()
-        calls = [asyncio.create_task(readers.read(f"connection {n % 2}", release.wait)) for n in range(6)]
-        await asyncio.sleep(0)
-        for call in calls:
-            call.cancel()  # the reader and all waiting calls, before any of them runs again
-        await asyncio.wait(calls)
-        release.set()
-        assert await asyncio.wait_for(readers.read("another", release.wait), 5)
-
-    asyncio.run(run())

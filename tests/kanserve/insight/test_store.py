@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import Manifest
 from kanserve.client.statistics import Statistics
 from kanserve.client.sync import Client
@@ -25,7 +24,7 @@ from kanserve.insight import store
 from kanserve.insight.live import EVERY
 from kanserve.insight.statistics import NodeCounts, Nodes
 from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
-from kanserve.types import Array, ModelInfo
+from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.kanserve.insight.test_live import TRAIN, draw, run, until
 from tests.kanserve.server.test_supervisor import OWN, pids
@@ -296,24 +295,3 @@ def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(severa
     until(lambda: statistics(several).row_count == 60)
     spread(several, 10)
     until(lambda: all(statistics(several).row_count == 90 for _ in range(6)))
-
-
-def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
-    """As on other threads: what processes count can be added up all the same."""
-
-    def otherwise(names: Any, rows: Any) -> list[Array]:
-        return [found * (1 + 3e-7 * (-1) ** at) for at, found in enumerate(run(names, rows))]
-
-    manifest = toy_model.manifest("toy")
-    one, other = (Nodes(manifest, how).parts for how in (run, otherwise))
-    assert [part.bounds for part in one] == [part.bounds for part in other]
-    drawn = toy_model.hidden(np.array(manifest.reference.inputs))
-    for row, values in zip(one[1].bounds, drawn.T, strict=True):
-        assert row[0] < values.min() < values.max() < row[-1]
-
-
-def test_a_manifest_without_reference_rows_has_cells_all_the_same() -> None:
-    bare = dataclasses.replace(
-        toy_model.manifest("toy"), reference=contract.Reference(inputs=(), outputs=(), tolerance=1.0)
-    )
-    assert nodes(bare).count(run, {"x": draw(4)}).rows == 4

@@ -6,14 +6,12 @@ import asyncio
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from kanexport.contract import manifest as contract
@@ -26,13 +24,11 @@ from kanserve.insight import statistics
 from kanserve.models import tuning
 from kanserve.models.loader import Loader, ServingVersion
 from kanserve.models.model import Model
-from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.runtime import base
-from kanserve.scheduling.batching import Batch
 from kanserve.scheduling.queue import Policy
 from tests.kanserve.analysis.test_drift import seen
 from tests.support import toy_model
@@ -211,11 +207,6 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         load(tmp_path, device="cuda")
 
 
-def test_an_unknown_backend_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="there are: ort"):
-        base.load("os")
-
-
 def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
     toy_model.write(tmp_path, version=1)
     os.truncate(toy_model.write(tmp_path, version=2) / "edges_l1.onnx", 10)
@@ -296,16 +287,6 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
         assert "not exported by kanexport" in caught.value.details()
 
 
-def test_only_what_the_table_says_can_happen() -> None:
-    registry = Registry()
-    registry.begin_load("m", 1)
-    registry.mark_failed("m", 1, "because")
-    with pytest.raises(KeyError):
-        registry.mark_failed("m", 1, "again")
-    assert {state for state in TRANSITIONS.values()} == set(State)
-    assert {event for _, event in TRANSITIONS} == set(Event)
-
-
 @pytest.mark.parametrize("instances", [1, 3])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
 def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path, rows: int, instances: int) -> None:
@@ -354,26 +335,6 @@ def test_pieces_are_smaller_where_that_is_faster(
     info = dataclasses.replace(model.info, max_batch_size=1024)
     monkeypatch.setattr(tuning, "_best_seconds", lambda session, info, feeds: len(feeds["x"]) * costs[len(feeds["x"])])
     assert tuning.fitting_rows(info, model._session, most) == wanted
-
-
-@given(rows=st.integers(0, 3000), piece=st.integers(0, 300))
-def test_pieces_are_about_equal(rows: int, piece: int) -> None:
-    seen: list[int] = []
-
-    def execute(_: object, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        seen.append(len(feeds["x"]))
-        return [feeds["x"]]
-
-    x = np.arange(float(rows))[:, None]
-    batch = Batch(execute, ["y"], [{"x": x}], rows, piece)
-    batch.work()
-    assert batch.error is None
-    assert batch.result[0].tolist() == x.tolist()
-    assert (len(seen), sum(seen)) == (batch.pieces, rows)
-    assert max(seen) - min(seen) <= 1
-    assert max(seen) <= (piece or rows) or rows <= piece
-    if piece >= 16 and rows > 1:
-        assert min(seen) >= min(rows, 8)
 
 
 async def left(model: Model) -> None:

@@ -80,17 +80,6 @@ def test_model_config_tells_what_is_in_effect_and_reads_back_as_it(tmp_path: Pat
     assert all("kan." in field for field in again.serving.unused if not field.startswith("default_model"))
 
 
-def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
-    plain = load(tmp_path, max_queue_delay_microseconds=7, max_batch_rows=50, max_pending_requests=11)
-    assert (plain.serving.policy, plain.serving.max_pending_requests) == (Policy(50, 7e-6), 11)
-    alone = load(tmp_path, batching=False)
-    assert alone.serving.policy == Policy(0)
-    exported = load(tmp_path, triton_config(contract.load(tmp_path / "toy" / "1")).decode(), max_pending_requests=11)
-    assert (exported.serving.policy, exported.serving.max_pending_requests) == (Policy(64), 11)
-    told = load(tmp_path, "dynamic_batching { }", max_queue_delay_microseconds=7, batching=False, max_batch_rows=50)
-    assert told.serving.policy == Policy(64)
-
-
 def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     text = triton_config(contract.load(tmp_path / "toy" / "1")).decode()
@@ -102,15 +91,6 @@ def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path
     assert (alone.serving.way.instances, alone.serving.unused) == (1, ())
     assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.way.instances == 3
     assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.way.threads == 2
-
-
-def test_an_operator_allows_fewer_rows_than_the_manifest_proves_not_more(tmp_path: Path) -> None:
-    model = load(tmp_path, "max_batch_size: 100\ndynamic_batching { preferred_batch_size: [ 99, 8 ] }")
-    assert (model.info.max_batch_size, model.serving.policy) == (64, Policy(64, preferred=(8,)))
-    assert [line.partition(":")[0] for line in model.serving.unused] == [
-        "max_batch_size 100",
-        "preferred_batch_size 99",
-    ]
 
 
 def test_fields_without_a_meaning_here_are_named(tmp_path: Path) -> None:
@@ -256,7 +236,3 @@ def test_a_request_may_wait_for_less_than_its_model_would_have_it(tmp_path: Path
         server.call(f"{INFERENCE}ModelInfer", sent.SerializeToString())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "Request timeout expired" in caught.value.details()
-
-
-def test_who_comes_over_grpcio_waits_for_those_that_it_hands_over_one_by_one(tmp_path: Path) -> None:
-    assert load(tmp_path, transport="grpcio").serving.rounds > load(tmp_path, transport="asgi").serving.rounds == 1

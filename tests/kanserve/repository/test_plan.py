@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.repository import pbtxt, snapshot
+from kanserve.repository import pbtxt
 from kanserve.repository.pbtxt import ALL, VersionPolicy
 from kanserve.repository.plan import FIRST, LONGEST, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key
@@ -153,9 +153,3 @@ def test_what_a_policy_leaves_out_is_told_with_it() -> None:
 )
 def test_a_policy_in_words(policy: VersionPolicy, words: str) -> None:
     assert str(policy) == words
-
-
-def test_looking_takes_a_small_part_of_the_time() -> None:
-    assert snapshot.pause(2.0, 0.001) == 2.0
-    assert snapshot.pause(2.0, 1.5) == 15.0
-    assert snapshot.pause(0.0, 1.0) is None

@@ -16,13 +16,10 @@ import pytest
 import tritonclient.http
 import tritonclient.http.aio
 
-from tests.support import toy_model
 from tests.support.http_client import ROWS, WAYS, ask, infer, running, tensor
 from tests.support.server_process import Server, wait_until
 
 pytestmark = pytest.mark.slow
-
-SPECIAL = np.array([[0.1, -0.0, 1e-45], [3.4028235e38, 1.1754944e-38, 16777217.0], [1 / 3, np.pi, -1e-7]], np.float32)
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -34,46 +31,6 @@ def given(rows: np.ndarray, *, binary: bool) -> list[Any]:
     one = tritonclient.http.InferInput("x", list(rows.shape), "FP32" if rows.dtype == np.float32 else "FP64")
     one.set_data_from_numpy(rows, binary_data=binary)
     return [one]
-
-
-def test_what_the_server_and_its_models_are(web: Server) -> None:
-    with tritonclient.http.InferenceServerClient(web.http) as client:
-        assert client.is_server_live()
-        assert client.is_server_ready()
-        assert client.is_model_ready("toy")
-        assert client.is_model_ready("toy", "1")
-        assert client.get_server_metadata()["name"] == "kanserve"
-        metadata = client.get_model_metadata("toy")
-        assert metadata["versions"] == ["1", "2"]
-        assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
-        config = client.get_model_config("toy", "1")
-        assert config["max_batch_size"] == toy_model.BATCH
-        assert config["input"][0]["dims"] == [3]
-        index = client.get_model_repository_index()
-        assert {"name": "toy", "version": "1", "state": "READY"} in index
-        statistics = client.get_inference_statistics("toy", "1")["model_stats"]
-        assert [one["version"] for one in statistics] == ["1"]
-        assert isinstance(statistics[0]["inference_stats"]["success"]["count"], int)
-        assert {one["name"] for one in client.get_inference_statistics()["model_stats"]} == {"toy", "toy64"}
-
-
-@pytest.mark.parametrize("sent", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("wanted", [True, False], ids=["binary-back", "json-back"])
-@pytest.mark.parametrize("packing", [None, "gzip", "deflate"])
-def test_answers_are_those_of_grpc_bit_for_bit(web: Server, sent: bool, wanted: bool, packing: str | None) -> None:
-    rows = np.tile(SPECIAL, (20, 1))
-    output = tritonclient.http.InferRequestedOutput("y", binary_data=wanted)
-    with tritonclient.http.InferenceServerClient(web.http) as client:
-        answer = client.infer(
-            "toy",
-            given(rows, binary=sent),
-            outputs=[output],
-            request_id="mine",
-            request_compression_algorithm=packing,
-            response_compression_algorithm=packing,
-        )
-    assert answer.get_response()["id"] == "mine"
-    assert answer.as_numpy("y").tobytes() == web.infer(rows).tobytes()
 
 
 def test_float64_survives_json(web: Server) -> None:
@@ -137,17 +94,6 @@ def test_bytes_behind_the_json(web: Server) -> None:
     output = json.loads(reply.body[:length])["outputs"][0]
     assert output["parameters"]["binary_data_size"] == len(reply.body) - length
     assert reply.body[length:] == web.infer(ROWS).tobytes()
-
-
-def test_a_body_of_nothing_but_bytes(web: Server) -> None:
-    row = ROWS[:1]
-    reply = infer(web, row.tobytes(), inference_header_content_length="0")
-    length = int(reply.headers["inference-header-content-length"])
-    assert json.loads(reply.body[:length])["outputs"][0]["shape"] == [1, 2]
-    assert reply.body[length:] == web.infer(row).tobytes()
-    refused = infer(web, ROWS.tobytes(), inference_header_content_length="0")
-    assert (refused.status, refused.json["error"].split(". ")[-1]) == (400, "Expected 12, got 48")
-    assert infer(web, row.tobytes(), "nope", inference_header_content_length="0").status == 404
 
 
 def test_ids_are_echoed_and_logged(web: Server) -> None:

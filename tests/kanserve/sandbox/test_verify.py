@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -170,19 +169,6 @@ def test_a_graph_that_dislikes_zeros_passes() -> None:
 def test_a_device_is_not_a_fault_of_the_version() -> None:
     with pytest.raises(ConfigError, match="cuda"):
         tried(device="cuda")
-
-
-def test_a_job_is_what_was_put() -> None:
-    """And what has been taken is given back."""
-    files = {"a": b"x" * 100_000, "b": b"", "c": b"yz"}
-    given = Job("ort", "cpu", 1, False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None)
-    memory = job.put(given, files)
-    try:
-        assert job.take(memory) == (given, files)
-        assert os.fstat(memory).st_size == 0
-    finally:
-        os.close(memory)
-    assert given.most == 10 + job.FACTOR * 100_002 + job.OWN_OPERATORS + job.OF_A_THREAD
 
 
 @pytest.mark.parametrize("place", ["name", "extent"])

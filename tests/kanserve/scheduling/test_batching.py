@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kanserve.errors import BackendError, DeadlineExceeded
 from kanserve.execution.config import ExecutionPlan, Serving
 from kanserve.execution.executor import CALM, PROBE, Executor, Limits
 from kanserve.observability.metrics import Metrics
-from kanserve.scheduling.batching import LONGEST, Answer, FastPath, RequestSignature
+from kanserve.scheduling import batching
+from kanserve.scheduling.batching import LONGEST, Answer, Batch, FastPath, RequestSignature
 from kanserve.scheduling.queue import Policy, PriorityLevel
 
 FORM = RequestSignature((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1)
@@ -214,3 +217,47 @@ def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> None:
         assert max(graph.runs) <= max(1, policy.max_rows)
 
     on(ask, graph=graph, policy=policy)
+
+
+@given(rows=st.integers(0, 3000), piece=st.integers(0, 300))
+def test_pieces_are_about_equal(rows: int, piece: int) -> None:
+    seen: list[int] = []
+
+    def execute(_: object, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(len(feeds["x"]))
+        return [feeds["x"]]
+
+    x = np.arange(float(rows))[:, None]
+    batch = Batch(execute, ["y"], [{"x": x}], rows, piece)
+    batch.work()
+    assert batch.error is None
+    assert batch.result[0].tolist() == x.tolist()
+    assert (len(seen), sum(seen)) == (batch.pieces, rows)
+    assert max(seen) - min(seen) <= 1
+    assert max(seen) <= (piece or rows) or rows <= piece
+    if piece >= 16 and rows > 1:
+        assert min(seen) >= min(rows, 8)
+
+
+UNTIMED = settings(deadline=None)  # a busy machine is no failure
+
+
+@UNTIMED
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
+def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
+    feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
+    joined = batching.joined(feeds)["x"]
+    assert len(joined) == sum(rows)
+    for feed, (answer,) in zip(feeds, batching.split([joined], rows), strict=True):
+        np.testing.assert_array_equal(answer, feed["x"])
+
+
+@UNTIMED
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 39), st.integers(1, 20))
+def test_a_piece_begins_where_the_runtime_reads_it_as_it_reads_a_whole(
+    rows: int, width: int, start: int, count: int
+) -> None:
+    x = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
+    piece = batching.select_rows({"x": x}, start, start + count)["x"]
+    np.testing.assert_array_equal(piece, x[start : start + count])
+    assert piece.size == 0 or (piece.ctypes.data - x.ctypes.data) % batching.ALIGNED == 0 or piece.base is None

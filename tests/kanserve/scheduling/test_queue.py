@@ -6,13 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.execution.executor import InOrder, ServiceTimeEstimate
-from kanserve.scheduling import batching
 from kanserve.scheduling.queue import Choice, Expired, Policy, PriorityLevel, Queue, Waiting, choose, share
 
 UNTIMED = settings(deadline=None)  # a busy machine is no failure
@@ -256,27 +254,6 @@ def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
         order.ready(ticket, lambda ticket=ticket: left.append(ticket))
         done = set(ready[: ready.index(ticket) + 1])
         assert left == list(itertools.takewhile(done.__contains__, range(6)))
-
-
-@UNTIMED
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
-def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
-    feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
-    joined = batching.joined(feeds)["x"]
-    assert len(joined) == sum(rows)
-    for feed, (answer,) in zip(feeds, batching.split([joined], rows), strict=True):
-        np.testing.assert_array_equal(answer, feed["x"])
-
-
-@UNTIMED
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 39), st.integers(1, 20))
-def test_a_piece_begins_where_the_runtime_reads_it_as_it_reads_a_whole(
-    rows: int, width: int, start: int, count: int
-) -> None:
-    x = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
-    piece = batching.select_rows({"x": x}, start, start + count)["x"]
-    np.testing.assert_array_equal(piece, x[start : start + count])
-    assert piece.size == 0 or (piece.ctypes.data - x.ctypes.data) % batching.ALIGNED == 0 or piece.base is None
 
 
 def test_how_long_what_waits_will_take_follows_from_the_runs() -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kanserve.observability import multiprocess
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
@@ -179,19 +178,6 @@ def test_a_worker_that_cannot_start_ends_all(tmp_path: Path) -> None:
     with launched(tmp_path, workers=2, device="cuda") as (process, log):
         assert process.wait(60) != 0
         assert "a worker did not start: " in log.read_text()
-
-
-def test_a_page_of_pages() -> None:
-    page = '# HELP a_total Text.\n# TYPE a_total counter\na_total{{x="1"}} {}\n# HELP g G.\n# TYPE g gauge\ng {}\n'
-    text = multiprocess.merge([page.format(1, 5), page.format(2.5, 7)])
-    assert text == page.format(3.5, 12.0)
-    assert multiprocess.merge([text], growing=True) == page.format(3.5, 0).partition("# HELP g")[0]
-
-
-@pytest.mark.parametrize(("name", "expected"), [("kanserve_model_loaded", 0.0), ("kanserve_model_info", 1.0)])
-def test_what_all_tell_of_one_thing_is_told_once(name: str, expected: float) -> None:
-    pages = [f"# HELP {name} N.\n# TYPE {name} gauge\n{name} {number}\n" for number in (1, 0)]
-    assert multiprocess.merge(pages).splitlines()[-1] == f"{name} {expected!r}"
 
 
 def test_ctrl_c_on_a_terminal_waits_for_no_load_balancer(tmp_path: Path) -> None:

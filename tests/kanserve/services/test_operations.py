@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from kanserve.insight.live import KeptRows
-from kanserve.models.events import KEPT, LONG, History
 from kanserve.observability.metrics import DEFINITIONS, TRITON_COUNTERS, TRITON_FAILURES, TRITON_GAUGES, Metrics
 from kanserve.observability.statistics import FailureReason, Timing
 from kanserve.services import operations
@@ -105,15 +104,6 @@ def test_a_ledger_of_many_versions_keeps_fewer_readings() -> None:
     for at in range(5):
         tiny.add(read(metrics, float(at)))
     assert len(list(tiny.steps(0.0))) == 1
-
-
-def test_history_forgets_what_is_old() -> None:
-    history = History()
-    for version in range(KEPT + 5):
-        history.add("loaded", "toy", version, "x" * 1000)
-    latest = history.latest()
-    assert (len(latest), latest[0].version, latest[-1].version) == (KEPT, KEPT + 4, 5)
-    assert len(latest[0].text) == LONG
 
 
 def test_kept_rows_are_of_the_latest_and_each_as_likely() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kanexport.detection import detect
-from kanexport.errors import ExportError, FamilyError, OpenQuestion, OptionError
+from kanexport.errors import FamilyError, OpenQuestion, OptionError
 from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
@@ -168,33 +168,3 @@ def test_an_order_that_names_do_not_tell_must_be_told(tmp_path: Path) -> None:
     x = RNG.normal(size=(7, 4))
     kan, _ = read(tmp_path / "model.safetensors", "order=up,down")
     np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, B(A(x)), rtol=0, atol=1e-12)
-
-
-QUESTIONS = {
-    "norm": ({"n1.weight": np.ones(4), "n1.bias": np.ones(4)}, ("layernorm", "affine", "rmsnorm", "groupnorm:2")),
-    "vector": ({"n1.gamma": np.ones(4)}, ("rmsnorm", "layernorm", "prelu", "scale", "swish")),
-    "scalar": ({"n1.beta": np.ones(1)}, ("prelu", "swish", "scale")),
-}
-
-
-@pytest.mark.parametrize("key", QUESTIONS)
-def test_a_module_whose_name_says_nothing_must_be_told(tmp_path: Path, key: str) -> None:
-    extra, values = QUESTIONS[key]
-    tensors = {f"kan{at}.{k}": v for at, layer in enumerate(SQUARE, 1) for k, v in layer.items()}
-    tensors |= {k: v.astype(np.float32) for k, v in extra.items()}
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, OpenQuestion)
-    assert (error.key, error.among) == (key, values)
-    path, found = tmp_path / "model.safetensors", set()
-    x = RNG.normal(size=(5, 4))
-    for value in values:
-        found.add(float64_reference.evaluate(read(path, f"{key}={value}")[0], x).y.tobytes())
-    assert len(found) >= len(values) - 1  # of ones, a PReLU and a scale do the same
-    with pytest.raises(ExportError, match=f"option {key} is"):
-        read(path, f"{key}=else")
-
-
-def test_a_batch_norm_without_statistics_is_refused(tmp_path: Path) -> None:
-    tensors = stacked(SQUARE, "kan") | {"bn0.weight": np.ones(4, np.float32), "bn0.bias": np.ones(4, np.float32)}
-    assert isinstance(refuse(tmp_path, tensors), OpenQuestion)
-    assert "depends on the batch" in refuse(tmp_path, tensors, "norm=batchnorm").message

@@ -164,13 +164,6 @@ def test_a_pickle_is_not_executed(server: Server, tmp_path: Path) -> None:
     assert "not an .npy file of numbers" in done.stderr
 
 
-@pytest.mark.parametrize(("target", "says"), [("y.txt", ".npz or .npy"), ("nowhere/y.npz", "no folder")])
-def test_a_bad_output_is_refused_before_anything_is_asked(target: str, says: str, tmp_path: Path) -> None:
-    done = kanserve("infer", "tiny", "--input", "none.npy", "--output", tmp_path / target, "--url", "127.0.0.1:1")
-    assert done.returncode == 2
-    assert says in done.stderr
-
-
 def test_no_server_is_explained(tmp_path: Path) -> None:
     done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", "127.0.0.1:1")
     assert (done.returncode, done.stdout) == (1, "")

@@ -79,46 +79,6 @@ def test_a_bad_command_is_explained(arguments: tuple[str, ...], says: str) -> No
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("variable", "says"),
-    [
-        ("KANSERVE_GPRC_PORT", "did you mean 'KANSERVE_GRPC_PORT'?"),
-        ("KANSERVE_URI", "did you mean 'KANSERVE_URL'?"),
-        ("KANSERVE_MAX_ROWS", "did you mean 'KANSERVE_MAX_"),
-        ("KANSERVE_XYZ", "known: KANSERVE_ACCESS_LOG, "),
-        ("kanserve_thread", "did you mean 'KANSERVE_THREADS'?"),
-    ],
-)
-def test_an_unknown_variable_is_an_error_that_names_the_nearest(variable: str, says: str, repository: Path) -> None:
-    done = kanserve("serve", repository, "--show-config", "--json", **{variable: "1"})
-    error = json.loads(done.stdout)["error"]
-    assert (done.returncode, error["kind"]) == (2, "ConfigError")
-    assert f"unknown setting {variable.upper()} in the environment: {says}" in error["message"]
-
-
-def test_what_kubernetes_sets_for_a_service_is_left_alone(repository: Path) -> None:
-    """For Services called kanserve and kanserve-metrics; the latter's URL is no port of ours."""
-    variables = {
-        "KANSERVE_PORT": "tcp://10.0.0.7:8001",
-        "KANSERVE_SERVICE_HOST": "10.0.0.7",
-        "KANSERVE_SERVICE_PORT": "8001",
-        "KANSERVE_SERVICE_PORT_GRPC": "8001",
-        "KANSERVE_PORT_8001_TCP": "tcp://10.0.0.7:8001",
-        "KANSERVE_PORT_8001_TCP_PROTO": "tcp",
-        "KANSERVE_PORT_8001_TCP_PORT": "8001",
-        "KANSERVE_PORT_8001_TCP_ADDR": "10.0.0.7",
-        "KANSERVE_METRICS_PORT": "tcp://10.0.0.8:8002",
-        "KANSERVE_METRICS_SERVICE_HOST": "10.0.0.8",
-        "KANSERVE_METRICS_PORT_8002_TCP_ADDR": "10.0.0.8",
-        "KANSERVE_CANARY_PORT": "tcp://10.0.0.9:8001",
-        "KANSERVE_URL": "elsewhere:8001",
-        "KANSERVE_THREADS": "3",
-    }
-    shown = document(kanserve("serve", repository, "--show-config", "--json", **variables))
-    assert {name for name, entry in shown.items() if entry["origin"] == "environment"} == {"threads"}
-    assert shown["metrics_port"]["value"] == 8002
-
-
 def test_other_machines_only_on_purpose(repository: Path) -> None:
     shown = document(kanserve("serve", repository, "--host", "0.0.0.0", "--insecure", "--show-config", "--json"))
     assert shown["host"]["value"] == "0.0.0.0"

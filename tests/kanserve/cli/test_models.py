@@ -14,7 +14,6 @@ import pytest
 
 from kanexport.contract import manifest
 from kanserve.cli import inventory
-from kanserve.config.settings import Settings
 from tests.support.command_line import Server, document, kanserve, program, serving
 
 pytestmark = pytest.mark.slow
@@ -160,22 +159,6 @@ def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) 
     assert "tiny version 3 is PLAIN" in done.stderr
 
 
-def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Path) -> None:
-    shutil.copytree(repository, tmp_path / "models")
-    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
-    folder = tmp_path / "models" / "tiny" / "2"
-    edit(version=2)(folder)
-    reference(outputs=((1.0, 2.0),) * len(manifest.load(folder).reference.outputs))(folder)
-    states = [entry.state for entry in inventory.of_folder(tmp_path / "models")]
-    assert states == ["COMPLETE", "COMPLETE"]  # which promises nothing about the graph
-    good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json", "--allow-invalid"))["models"]
-    assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
-    assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
-    assert "reference rows differ" in bad["reason"]
-    assert "--load also tries the graph" in kanserve("models", tmp_path / "models").stdout
-    assert "--load also tries" not in kanserve("models", tmp_path / "models", "--load").stdout
-
-
 def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_path: Path) -> None:
     """The table and the document stay the same."""
     shutil.copytree(repository, tmp_path / "models")
@@ -196,15 +179,6 @@ def test_options_of_a_folder_are_refused_of_a_server() -> None:
     for option in ("--load", "--allow-invalid"):
         done = kanserve("models", option, "--url", "127.0.0.1:1")
         assert (done.returncode, f"{option} is for a REPOSITORY folder" in done.stderr) == (2, True), done.stderr
-
-
-def test_a_folder_that_is_one_model(repository: Path) -> None:
-    (entry,) = inventory.of_folder(repository / "tiny" / "1")
-    assert (entry.name, entry.version, entry.state) == ("tiny", "1", "COMPLETE")
-
-
-def test_files_of_a_folder_are_read_up_to_the_servers_limit() -> None:
-    assert Settings.model_fields["max_file_bytes"].default == inventory.FILE_BYTES
 
 
 def test_a_missing_folder_is_wrong_input(tmp_path: Path) -> None:

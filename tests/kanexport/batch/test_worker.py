@@ -1,0 +1,102 @@
+"""Tests of `batch/worker.py`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from kanexport.batch import run as sweep
+from kanexport.batch import worker
+from kanexport.pipeline import Request
+
+pytestmark = pytest.mark.slow
+
+
+def write(root: Path, **files: bytes) -> None:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
+    tmp_path: Path, pykan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bounds are real: a wide model against a short time and a small memory."""
+    pykan([2, 1]).write(tmp_path)
+    width = 2000
+    rng = np.random.default_rng(0)
+    wide = {
+        "base_weight": rng.normal(size=(width, width)),
+        "spline_weight": rng.normal(size=(width, width, 8)),
+        "grid": np.tile(np.linspace(-2.2, 2.2, 12), (width, 1)),
+    }
+    (tmp_path / "wide.safetensors").write_bytes(safetensors.numpy.save(wide))
+    request = Request(path=tmp_path, repository=tmp_path / "models")
+    rows = {row.place: row for row in sweep.sweep(request, memory=512).rows}
+    assert rows["toy"].result
+    assert rows["wide.safetensors"].error is not None
+    assert rows["wide.safetensors"].error["kind"] == "LimitExceeded"
+    assert "more than 512 MiB" in rows["wide.safetensors"].error["message"]
+    size = (tmp_path / "wide.safetensors").stat().st_size / 2**20
+    assert f"a file of {size:.0f} MiB needs about " in rows["wide.safetensors"].error["message"]
+    needed = int(rows["wide.safetensors"].error["hint"].split()[-1])
+    assert 4 * size < needed < 4 * size + 400
+    started = time.monotonic()
+    rows = {row.place: row for row in sweep.sweep(request, seconds=0.05).rows}
+    assert time.monotonic() - started < 10
+    assert {row.error["kind"] for row in rows.values() if row.error} == {"LimitExceeded"}
+    assert "--time-limit" in (rows["toy"].error or {})["hint"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "text"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "Crashed", "signal SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 9)", "LimitExceeded", "killed"),
+        ("raise SystemExit('gone')", "Crashed", "exit code 1: gone"),
+        ("print('no JSON')", "Crashed", "exit code 0"),
+    ],
+)
+def test_a_process_that_dies_is_an_error_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: str, text: str
+) -> None:
+    """Another interpreter in the place of ours: it reads the request and then dies."""
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.buffer.read()\n{code}\n")
+    script.chmod(0o755)
+    write(tmp_path, **{"a.pt": b"", "b.pt": b""})
+    monkeypatch.setattr(sweep.sys, "executable", str(script))
+    rows = sweep.sweep(Request(path=tmp_path, repository=tmp_path / "models")).rows
+    assert [row.error and row.error["kind"] for row in rows] == [kind, kind]
+    assert all(row.error and text in row.error["message"] for row in rows)
+
+
+def test_requests_reach_the_process_whole() -> None:
+    request = Request(
+        path=Path("a\udcff.pt"),
+        repository=Path("models"),
+        options=("a=1", "b=2"),
+        symbolic=("0,0,0=sin",),
+        functions=("f=x",),
+        architecture=Path("steps.toml"),
+        family="pykan",
+        version=3,
+        tolerance=1e-6,
+        expected_outputs=(Path("x.npy"), Path("y.npy")),
+        shared=True,
+    )
+    assert worker.decode(worker.encode(request, 10)) == (request, 10)
+
+
+def test_a_file_in_the_current_folder_is_not_imported(tmp_path: Path, pykan: Any, monkeypatch: Any) -> None:
+    pykan([2, 1]).write(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    assert sweep.sweep(Request(path=Path(), repository=Path("models"))).exported == 1

@@ -1,0 +1,49 @@
+"""Tests of `bundle/publish.py`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+from kanexport.bundle.publish import VerificationBasis, VerifiedModel
+from kanexport.contract import manifest
+from kanexport.errors import OptionError
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_sentence_with_verified_says_against_what() -> None:
+    """Nothing that is shown calls a result verified without saying against what."""
+    for folder in ("kanexport", "service/kanserve"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent.name == "pb":
+                continue
+            for text in _shown_texts(path):
+                for at in range(len(text)):
+                    if text.startswith("verified", at) and not _is_name(text):
+                        assert "verified against" in text[at:], f"{path}: {text!r}"
+
+
+def _is_name(text: str) -> bool:
+    """A key of a document or the heading of a column."""
+    return text in ("verified", "verified error", "verified_error")
+
+
+def _shown_texts(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [text for text in constants if isinstance(text, str) and text not in docstrings]
+
+
+@pytest.mark.parametrize(("against", "files"), [("", 0), ("nothing", 0), ("expected-outputs", 0), ("reading", 1)])
+def test_a_claim_says_what_was_done(against: str, files: int) -> None:
+    some = manifest.ParityCheck(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
+    with pytest.raises(OptionError, match="against"):
+        VerificationBasis(against, (some,) * files)
+    assert "claim" in inspect.signature(VerifiedModel).parameters
+    assert inspect.signature(VerifiedModel).parameters["claim"].default is inspect.Parameter.empty

@@ -1,0 +1,49 @@
+"""Tests of `contract/cli/program.py`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kanexport.contract.cli import console, program
+from kanexport.contract.cli.console import Exit, Failure
+
+
+class Wrong(Failure):
+    """A kind of its own."""
+
+
+def test_a_failure_is_one_document_and_one_text(capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> int:
+        raise Wrong("x is 1,\n2 was expected", hint="say 2", exit_code=Exit.UNPROVED)
+
+    assert program.run("prog", ["--json"], act) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "error": {"kind": "Wrong", "message": "x is 1,\n2 was expected", "hint": "say 2", "exit_code": 3}
+    }
+    assert err == "prog: error: x is 1,\\n2 was expected\n  help: say 2\n"
+
+
+def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> int:
+        raise Wrong("no", kind="Other")
+
+    assert program.run("prog", [], act) == Exit.WRONG
+    assert capsys.readouterr() == ("", "prog: error: no\n")
+    assert console.facts(Wrong("no", kind="Other"))["kind"] == "Other"
+
+
+def test_a_parser_keeps_its_own_errors() -> None:
+    parser = program.Parser(prog="prog")
+    parser.add_argument("--count", type=int, required=True)
+    with pytest.raises(program.UsageError, match="required: --count") as caught:
+        program.parse(parser, ["--cuont", "3"])
+    assert (caught.value.hint, caught.value.usage) == (
+        "--cuont: did you mean --count?",
+        "usage: prog [-h] --count COUNT",
+    )
+    with pytest.raises(program.UsageError, match="invalid int value") as caught:
+        program.parse(parser, ["--count", "x"])
+    assert caught.value.hint == ""

@@ -1,0 +1,65 @@
+"""Tests of `contract/grids.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract import grids
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32), max_size=40), st.sets(st.integers(-5, 5), min_size=2, max_size=8))
+def test_every_finite_value_is_in_one_cell(values: list[float], found: set[int]) -> None:
+    bound = sorted(map(float, found))
+    array = np.array(values, np.float64)
+    counts, nonfinite = grids.count(bound, array)
+    finite = array[np.isfinite(array)]
+    assert (sum(counts), nonfinite, len(counts)) == (len(finite), len(array) - len(finite), len(bound) + 1)
+    assert counts[0] == (finite < bound[0]).sum()
+    assert counts[-1] == (finite > bound[-1]).sum()
+
+
+FAST = settings(deadline=None, max_examples=60)
+
+
+def uniform(low: float, high: float, cells: int = 5, degree: int = 3) -> tuple[float, ...]:
+    step = (high - low) / cells
+    return tuple(low + step * at for at in range(-degree, cells + degree + 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "functions", "knots", "expected"),
+    [
+        ("bspline", 8, uniform(-1, 1), (-2.2, -1, 1, 2.2, 0.4)),
+        ("gaussian", 5, (-2, -1, 0, 1, 2), (-5, -2, 2, 5, 1)),
+        ("relu-bumps", 4, (0, 1, 2, 3, 4, 5, 6, 8), (0, 2, 6, 8, 2)),
+        ("piecewise-linear", 3, (-1, 0, 1), (-1, -1, 1, 1, 1)),
+    ],
+)
+def test_what_knots_mean_depends_on_the_basis(
+    kind: str, functions: int, knots: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    found = grids.of_knots(kind, functions, knots)
+    assert found is not None
+    assert dataclasses.astuple(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("knots", [(), (1.0,), (2.0, 2.0, 2.0), (math.inf, 1.0)])
+def test_knots_on_one_spot_are_no_grid(knots: tuple[float, ...]) -> None:
+    assert grids.of_knots("bspline", 1, knots) is None
+
+
+@FAST
+@given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=30), st.integers(-5, 50))
+def test_a_grid_lies_in_what_its_functions_reach_whatever_a_manifest_says(knots: list[float], functions: int) -> None:
+    for kind in ("bspline", "relu-bumps", "gaussian", "piecewise-linear"):
+        found = grids.of_knots(kind, functions, knots)
+        if found is not None:
+            assert found.first <= found.low <= found.high <= found.last
+            assert found.cell > 0

@@ -1,0 +1,62 @@
+"""Tests of `graph/compose.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kanexport.bundle import description, explain_graph
+from kanexport.bundle.description import Signature
+from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.contract.naming import UNNAMED
+from kanexport.errors import InvalidKan
+from kanexport.graph import compose
+from kanexport.graph.compose import AppendedGraph, joined
+from kanexport.lowering import lower
+from kanexport.lowering.lower import Lowered
+from tests.support import hostile_graphs as hostile
+from tests.support import toy_model
+from tests.support.golden_cases import Case, cases
+from tests.support.small_checkpoints import read
+
+
+def test_an_export_says_what_a_server_would_say() -> None:
+    assert compose.notes(toy_model.graph()) == ()
+    (note,) = compose.notes(hostile.endless())
+    assert note == (
+        "the graph has the operator Loop, which decides at run time which operators run, and how often: "
+        "kanserve takes it with --graph-allowlist relaxed only"
+    )
+    (note,) = compose.notes(hostile.foreign())
+    assert "QuickGelu, which is of the domain 'com.microsoft'" in note
+
+
+ADAPTED = "pykan-hello-adapted"
+
+
+def case(name: str) -> Case:
+    (found,) = (one for one in cases() if one.name == name)
+    return found
+
+
+def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
+    """A network, its graphs with an explaining one, and what that is made of."""
+    one = case(name)
+    kan, _ = read(one.path, *one.options)
+    graphs = lower.lower(kan, "float32")
+    layers = description.layers(kan, graphs.node_tensors)
+    made = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
+    parts = [
+        AppendedGraph(graphs.edges[at], layer.edges_tensor, explain_graph.edges_name(at))
+        for at, layer in enumerate(layers)
+    ]
+    return kan, made, parts
+
+
+def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
+    _, made, parts = lowered_of()
+    with pytest.raises(InvalidKan, match="do not fit into one"):
+        joined(made.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
+    with pytest.raises(InvalidKan, match="do not fit into one"):
+        joined(made.model, [parts[0], parts[0]], {})

@@ -1,0 +1,125 @@
+"""Tests of `torch_export/conv_layer.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport.verify import float64_reference
+from tests.support.golden_cases import relative_error
+
+torch = pytest.importorskip("torch")
+
+from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
+from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - needs torch
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - needs torch
+from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - needs torch
+from tests.support.conv_layers import Bells  # noqa: E402 - needs torch
+
+nn, functional = torch.nn, torch.nn.functional
+
+
+pytestmark = pytest.mark.slow
+
+
+class Ones(Bells):
+    """Functions of which none depends on x, and a straight line beside them."""
+
+    def basis(self, x: Any) -> Any:
+        return torch.ones_like(x).repeat_interleave(self.kinds, dim=1)
+
+    def group(self, x: Any, at: int) -> Any:
+        return self.prelus[at](self.norms[at](self.base_conv[at](x) + self.spline_conv[at](self.basis(x))))
+
+
+def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    whole = Whole(module.eval())
+    oracle = ReferenceModule.of(whole, x)
+    with lent(whole, oracle.dtype):
+        return whole, planning.make(whole, oracle, x, {})
+
+
+def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(1).normal(scale=scale, size=(5, *shape)).astype(np.float32).astype(np.float64)
+
+
+def sums(module: Any, x: np.ndarray) -> np.ndarray:
+    """What the module adds up [B, *positions, m]."""
+    with torch.no_grad():
+        module.double()(torch.from_numpy(x))
+    return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
+
+
+def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
+    """What the edges of all layers add up to, layer by layer one behind the other."""
+    found = []
+    with lent(whole, plan.oracle.dtype):
+        for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
+            pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
+            total = np.concatenate(pieces).sum(axis=1) + layer.bias
+            found.append(total.reshape(*vectors.shape[:-1], -1))
+    return np.concatenate(found, axis=-1)
+
+
+def test_an_edge_outside_the_picture_is_zero() -> None:
+    """phi(0) is not: zeros are put after the functions."""
+    module = Bells(2, 3, padding=1)
+    whole, plan = planned(module, rows(2, 4, 5))
+    (layer,) = plan.layers
+    x = rows(2, 4, 5)
+    with lent(whole, plan.oracle.dtype):
+        (vectors,) = plan.evaluate(x).inputs
+        corner = vectors[:, 0, 0]
+        ((_, edges, _),) = float64_reference.edges(layer, corner)
+        ((_, there, _),) = float64_reference.edges(layer, vectors[:, 2, 2])
+    outside = np.array([[1, 1, 1], [1, 0, 0], [1, 0, 0]], dtype=bool).reshape(-1)
+    places = edges[:, :18].reshape(len(x), 2, 9, 3)
+    assert (places[:, :, outside] == 0).all()
+    assert (places[:, :, ~outside] != 0).all()
+    np.testing.assert_array_equal(corner[:, 18:], np.broadcast_to(~outside, (len(x), 9)))
+    assert (edges[:, 18:][:, outside] == 0).all()
+    assert (edges[:, 18:][:, ~outside] != 0).all()
+    # Inside, both together are phi itself, which is not zero at zero.
+    values = module.double().basis(torch.from_numpy(vectors[:, 2, 2, :18]).reshape(len(x), 2, 9))
+    weights = module.spline_conv[0].weight.detach().reshape(3, 8, 9)
+    base = functional.silu(torch.from_numpy(vectors[:, 2, 2, :18]).reshape(len(x), 2, 9))
+    whole_sum = torch.einsum("mkp,bkp->bpm", weights, values) + torch.einsum(
+        "mcp,bcp->bpm", module.base_conv[0].weight.detach().reshape(3, 2, 9), base
+    )
+    together = there[:, :18].reshape(len(x), 2, 9, 3).sum(1) + there[:, 18:]
+    assert relative_error(together, whole_sum.numpy()) < 1e-9
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_reaches_the_edges_of_its_source_and_no_others(value: float) -> None:
+    module = Bells(4, 6, groups=2, padding=1)
+    whole, plan = planned(module, rows(4, 5, 6))
+    x = rows(4, 5, 6)
+    x[0, 1, 2, 3] = value
+    with lent(whole, plan.oracle.dtype):
+        inputs = plan.evaluate(x).inputs
+        for at, (layer, vectors) in enumerate(zip(plan.layers, inputs, strict=True)):
+            flat = vectors.reshape(-1, vectors.shape[-1])
+            edges = np.concatenate([edges for _, edges, _ in float64_reference.edges(layer, flat)])
+            # silu(-inf) is NaN for torch, which is what an edge is too.
+            np.testing.assert_array_equal(
+                ~np.isfinite(edges), np.broadcast_to(~np.isfinite(flat)[..., None], edges.shape)
+            )
+            assert np.isfinite(edges).all() == (at == 1)
+    found, expected = edge_sums(whole, plan, x), sums(module, x)
+    np.testing.assert_array_equal(found[~np.isfinite(expected)], expected[~np.isfinite(expected)])
+    assert np.isfinite(found[np.isfinite(expected)]).all()
+
+
+def test_constants_belong_to_no_source() -> None:
+    torch.manual_seed(0)
+    _, plan = planned(Ones(3, 4, padding=1), rows(3, 5, 6))
+    (layer,) = plan.layers
+    assert (layer.sources, layer.terms[0].functions) == (27 + 9, 1)
+    _, plan = planned(Ones(3, 4), rows(3, 5, 6))
+    (layer,) = plan.layers
+    assert layer.sources == 27
+    assert layer.bias.any()

@@ -1,0 +1,95 @@
+"""Tests of `torch_export/kan_candidates.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
+from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - needs torch
+from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - needs torch
+from kanexport.torch_export.kan_candidates import Whole, shown  # noqa: E402 - needs torch
+from kanexport.torch_export.plan import Plan  # noqa: E402 - needs torch
+from tests.support import modules_unusual as odd  # noqa: E402 - needs torch
+from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+
+nn = torch.nn
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
+    whole = Whole(unwrapped(module))
+    oracle = ReferenceModule.of(whole, rows)
+    with lent(whole, oracle.dtype):
+        return planning.make(whole, oracle, rows, options)
+
+
+def families(found: Plan) -> dict[str, str]:
+    return {shown(name): reading.family for name, reading in found.readings.items()}
+
+
+def with_frequencies() -> Any:
+    """Complex numbers, as of rotary embeddings, which no reader takes."""
+    net = nn.Sequential(modules.KANLinear(4, 3))
+    net.register_buffer("frequencies", torch.ones(2, dtype=torch.complex64), persistent=False)
+    return net
+
+
+EFFICIENT = "efficient-kan"
+
+
+WAYS = {
+    "a closure": (odd.Kept, {"parts.up": EFFICIENT, "parts.down": EFFICIENT}),
+    "calls of every kind": (
+        odd.Calling,
+        {"named": "fastkan", "direct": EFFICIENT, "more": "fastkan", "tied": "linear"},
+    ),
+    "two names": (odd.tied, {"0.0": "linear", "0.1": EFFICIENT}),
+    "DataParallel": (lambda: nn.DataParallel(odd.tied()), {"0.0": "linear", "0.1": EFFICIENT}),
+    "compiled": (lambda: torch.compile(odd.tied(), backend="eager"), {"0.0": "linear", "0.1": EFFICIENT}),
+    "compiled inside": (
+        lambda: nn.Sequential(torch.compile(modules.KANLinear(4, 3), backend="eager"), nn.Linear(3, 2)),
+        {"0": EFFICIENT, "1": "linear"},
+    ),
+    "unsaved complex numbers beside it": (with_frequencies, {"0": EFFICIENT}),
+    "unsaved grids": (odd.unsaved, {"0": EFFICIENT, "1": EFFICIENT}),
+    "a parametrised weight": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))),
+        {"0": "linear"},
+    ),
+    "a class that is not below": (lambda: nn.Sequential(odd.Patched(4, 3)), {"0": EFFICIENT}),
+    "half precision": (lambda: modules.Stack(modules.KANLinear(4, 3)).half(), {"layers.0": EFFICIENT}),
+    "training": (odd.trained, {"0": "linear", "3": EFFICIENT}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_layers_are_found_however_they_are_used(way: str) -> None:
+    make, expected = WAYS[way]
+    found = plan(make(), draw(4))
+    assert families(found) == expected
+    assert all(use.axes == (-1,) for use in found.uses)
+    assert not found.notes
+
+
+def test_torchs_own_blocks_call_what_is_inside() -> None:
+    assert families(plan(odd.encoder(), draw(5, 4))) == {"0.linear1": "linear", "0.linear2": EFFICIENT}
+
+
+def test_many_layers_that_are_left_make_one_note() -> None:
+    found = plan(nn.Sequential(*(modules.Impostor(4, 4) for _ in range(9))), draw(4))
+    note, none = found.notes
+    assert note.startswith("0, 1, 2, 3, 4 and 4 more: looks like")
+    assert none == "no layer was recognised, so there are no edges to ask for"

@@ -1,0 +1,67 @@
+"""Tests of `verify/attribution.py`."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.contract import step_rules
+from kanexport.ir.steps import Product
+from kanexport.verify import attribution, float64_reference
+from tests.kanexport.conftest import PykanCheckpoint
+from tests.support.small_checkpoints import read
+
+
+def shares(values: list[float], reference: list[float]) -> list[float]:
+    """Shapley's, by all orders: of each factor by how much the product grows when it changes, over its own change."""
+    found = [0.0] * len(values)
+    orders = list(itertools.permutations(range(len(values))))
+    for order in orders:
+        now = list(reference)
+        for at in order:
+            others = float(np.prod([now[other] for other in range(len(now)) if other != at]))
+            found[at] += others / len(orders)
+            now[at] = values[at]
+    return found
+
+
+FACTORS = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=5)
+
+
+@given(st.lists(FACTORS, min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]) -> None:
+    step = Product(tuple(map(len, groups)))
+    x, r = (np.array([[pair[side] for group in groups for pair in group]]) for side in (0, 1))
+    expected = [one for group in groups for one in shares(*map(list, zip(*group, strict=True)))]
+    multipliers = step_rules.backpropagate_multipliers(step.describe(), x, r, np.ones((1, 1, len(groups))))
+    np.testing.assert_allclose(multipliers[0, 0], expected, rtol=1e-9, atol=1e-9)
+
+
+def network(seed: int, *, products: bool) -> PykanCheckpoint:
+    """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
+    width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
+    toy = PykanCheckpoint(width, **({"arity": [[], [2, 3], [2]]} if products else {}))
+    toy.rng = np.random.default_rng(seed)
+    for name, values in toy.tensors.items():
+        if name.startswith(("node_", "subnode_")):
+            values[:] = toy.rng.uniform(0.3, 1.5, size=values.shape)
+    toy.symbolic(0, 1, 0, "sin", (1.3, 0.2, 0.7, 0.1))
+    toy.tensors["act_fun.0.mask"][2, 1] = 0
+    return toy
+
+
+def test_an_input_that_is_not_read_has_none(tmp_path: Path) -> None:
+    """And one that is read twice has both parts."""
+    kan, _ = read(network(1, products=True).write(tmp_path), "input_id=0,3,0", "n_inputs=5")
+    x = np.random.default_rng(0).normal(size=(6, 5))
+    anchor = attribution.anchor(kan, np.zeros(5))
+    trace = float64_reference.evaluate(kan, x)
+    found, _ = attribution.contributions(anchor, trace, "float64")
+    assert (found[:, [1, 2, 4]] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, rtol=1e-7)

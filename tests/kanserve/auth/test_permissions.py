@@ -1,0 +1,56 @@
+"""Tests of `auth/permissions.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from kanserve.auth.permissions import NEEDS
+from kanserve.auth.roles import EVERYONE, INCLUDES, NOBODY, Principal, Role, including, require
+from kanserve.config.settings import Settings
+from kanserve.errors import Forbidden, Unauthenticated
+from kanserve.grpc_api.call_context import RequestMetadata
+from kanserve.server.app import App
+from tests.support import auth_matrix, token_files, toy_model
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    toy_model.write(tmp_path)
+
+    async def wired() -> set[str]:
+        app = App(Settings(repository=tmp_path, grpc_port=0, metrics_port=0, reflection=True))
+        return app.guard.names
+
+    there = asyncio.run(wired())
+    assert there == set(NEEDS)
+    assert set(auth_matrix.METHODS) <= there
+
+
+def test_who_includes_whom() -> None:
+    assert {role: set(INCLUDES[role]) for role in Role} == {
+        Role.READ: {Role.READ},
+        Role.INFER: {Role.INFER, Role.READ},
+        Role.INTERPRET: {Role.INTERPRET, Role.READ},
+        Role.ADMIN: {*Role},
+    }
+
+
+def shown(token: str = "", certificate: str = "") -> RequestMetadata:
+    return RequestMetadata(token_files.bearer(token) if token else (), None, certificate)
+
+
+def test_roles_and_what_they_include() -> None:
+    assert including(frozenset()) == frozenset()
+    assert including(frozenset({Role.INFER, Role.INTERPRET})) == {Role.INFER, Role.INTERPRET, Role.READ}
+    assert EVERYONE.roles == including(frozenset({Role.ADMIN})) == {*Role}
+    caller = Principal("ci", frozenset({Role.READ}))
+    require(caller, Role.READ)
+    with pytest.raises(Forbidden, match="the role admin, which ci does not have"):
+        require(caller, Role.ADMIN)
+    with pytest.raises(Unauthenticated, match="the role read, and no credential was shown"):
+        require(NOBODY, Role.READ)

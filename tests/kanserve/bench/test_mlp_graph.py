@@ -1,0 +1,31 @@
+"""Tests of `bench/mlp_graph.py`."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.bench import entrants
+
+widths = st.integers(1, 40)
+
+
+@given(widths, widths, st.integers(1, 4), st.integers(1, 5000))
+def test_no_other_width_is_nearer(sources: int, destinations: int, layers: int, wanted: int) -> None:
+    found = entrants.mlp_widths(sources, destinations, layers, wanted)
+    assert len(found) == max(1, layers - 1) + 2
+    assert (found[0], found[-1]) == (sources, destinations)
+    assert len(set(found[1:-1])) == 1
+
+    def off(width: int) -> int:
+        return abs(entrants.mlp_parameters((sources, *[width] * (len(found) - 2), destinations)) - wanted)
+
+    assert off(found[1]) == min(map(off, range(1, 5002)))
+
+
+@given(st.lists(widths, min_size=2, max_size=5))
+def test_parameters_of_an_mlp(found: list[int]) -> None:
+    assert entrants.mlp_parameters(found) == sum(np.zeros((n, m)).size + m for n, m in itertools.pairwise(found))

@@ -1,0 +1,176 @@
+"""Tests of `cli/doctor/config_checks.py`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import trustme
+
+from kanserve.cli.doctor.check_results import Level
+from tests.support import certificates, toy_model
+from tests.support.command_line import kanserve, program
+
+pytestmark = pytest.mark.slow
+
+
+FREE = ("--grpc-port", "0", "--metrics-port", "0")
+
+
+Found = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    toy_model.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = certificates.write(tmp_path_factory.mktemp("pems"))
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
+    pair = trustme.CA().issue_cert("localhost", not_after=soon)
+    pair.cert_chain_pems[0].write_to_path(str(folder / "soon.pem"))
+    pair.private_key_pem.write_to_path(str(folder / "soon.key"))
+    for key in folder.glob("*.key"):
+        key.chmod(0o600)
+    return folder
+
+
+def check(*arguments: object, **environment: str) -> tuple[int, Found]:
+    done = kanserve("serve", *arguments, "--check", "--json", **environment)
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def told(found: Found, level: Level) -> list[str]:
+    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--tls-cert", "server.pem", "--tls-key", "caller.key"), "does not belong to the certificate"),
+        (("--tls-cert", "expired.pem", "--tls-key", "expired.key"), "expired.pem has expired"),
+        (("--tls-cert", "early.pem", "--tls-key", "early.key"), "early.pem is not valid yet"),
+        (("--tls-cert", "cut.pem", "--tls-key", "server.key"), "cannot be read"),
+        (("--tls-cert", "none.pem", "--tls-key", "server.key"), "No such file"),
+        (("--tls-cert", "server.pem", "--tls-key", "locked.key"), "is encrypted"),
+        (
+            ("--tls-cert", "server.pem", "--tls-key", "server.key", "--tls-client-ca", "text.pem"),
+            "callers' authorities: ",
+        ),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else None,
+)
+def test_certificates_that_cannot_be_served(models: Path, pems: Path, flags: tuple[str, ...], text: str) -> None:
+    paths = [one if one.startswith("--") else str(pems / one) for one in flags]
+    code, found = check(models, *FREE, *paths)
+    assert code == 2
+    (problem,) = told(found, Level.PROBLEM)
+    assert text in problem
+
+
+def test_certificates_that_want_looking_after(models: Path, pems: Path) -> None:
+    key = pems / "soon.key"
+    key.chmod(0o644)
+    flags = ("--tls-cert", pems / "soon.pem", "--tls-key", key, "--tls-client-ca", pems / "ca.pem")
+    code, found = check(models, *FREE, *flags)
+    key.chmod(0o600)
+    assert code == 0
+    first, second = told(found, Level.WARNING)
+    assert "soon.pem expires in 9 days" in first
+    assert "everybody on this machine may read or write the key" in second
+    assert any(one.startswith("callers' authorities") for one in told(found, Level.OK))
+    secret = "".join(key.read_text().splitlines()[1:4])
+    assert secret[:40] not in json.dumps(found)
+
+
+def test_who_may_call(models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    code, found = check(models, *FREE, "--tokens", file)
+    assert (code, len(told(found, Level.PROBLEM))) == (2, 1)
+    table = '[[token]]\nname = "%s"\nroles = ["infer"]\nsha256 = "%064x"\nexpires = %s\n'
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
+    days = ("2020-01-01T00:00:00Z", f"{soon:%Y-%m-%dT%H:%M:%SZ}", "2990-01-01T00:00:00Z")
+    file.write_text("".join(table % (f"caller{at}", at, day) for at, day in enumerate(days)))
+    file.chmod(0o600)
+    code, found = check(models, *FREE, "--tokens", file)
+    assert code == 0
+    first, second = told(found, Level.WARNING)
+    assert first == "callers: the token caller0 has expired"
+    assert second.startswith("callers: the token caller1 expires on ")
+    assert any("has 3 tokens and 0 certificates" in line for line in told(found, Level.OK))
+    file.chmod(0o604)
+    code, found = check(models, *FREE, "--tokens", file)
+    assert (code, len(told(found, Level.PROBLEM))) == (2, 1)
+    _, found = check(models, *FREE, "--host", "0.0.0.0", "--insecure")
+    assert any(line.startswith("callers: anyone who reaches 0.0.0.0") for line in told(found, Level.WARNING))
+
+
+def test_ports_that_are_not_to_be_had(models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, found = check(models, "--grpc-port", port, "--metrics-port", "0", "--http-port", "0")
+        assert code == 2
+        assert told(found, Level.PROBLEM) == [
+            f"gRPC port: 127.0.0.1:{port} cannot be listened on: Address already in use"
+        ]
+    _, found = check(models, "--grpc-port", port, "--metrics-port", port)
+    assert told(found, Level.PROBLEM) == [f"metrics port: 127.0.0.1:{port} is the gRPC port already"]
+    _, found = check(models, *FREE, "--metrics-host", "192.0.2.1")
+    (problem,) = told(found, Level.PROBLEM)
+    assert "192.0.2.1:0 cannot be listened on: Cannot assign requested address" in problem
+    _, found = check(models, *FREE, "--metrics-host", "no.such.host.example")
+    assert told(found, Level.PROBLEM)[0].startswith("metrics port: no.such.host.example:0 cannot be listened on")
+    with socket.create_server(("127.0.0.1", port)):  # nothing of the check listens any more
+        pass
+
+
+@pytest.mark.parametrize(
+    ("place", "flags"),
+    [
+        ("gRPC", ("--transport", "asgi")),
+        ("gRPC", ("--transport", "grpcio")),
+        ("gRPC", ("--transport", "grpcio", "--workers", "2")),
+        ("metrics", ()),
+    ],
+)
+def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flags: tuple[str, ...]) -> None:
+    """Both give the port by its name, the reason, and the fix."""
+    if "asgi" in flags:
+        pytest.importorskip("h2corn")
+    flag = f"--{place.lower()}-port"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = ("serve", models, *FREE, flag, port, *flags)
+        checked, started = kanserve(*given, "--check", "--json"), program(*given, "--json")
+    (wrong,) = [one for one in json.loads(checked.stdout)["findings"] if one["level"] == Level.PROBLEM]
+    error = json.loads(started.stdout)["error"]
+    assert (checked.returncode, started.returncode, error["kind"]) == (2, 2, "ConfigError")
+    assert error["message"] == f"{wrong['about']}: {wrong['text']}"
+    assert error["message"] == f"{place} port: 127.0.0.1:{port} cannot be listened on: Address already in use"
+    assert error["hint"] == wrong["advice"] == f"end what listens there (`ss -ltnp`), or take another port with {flag}"
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "text"),
+    [
+        ("state/of/this", Level.OK, "kept in"),
+        ("a file", Level.WARNING, "is a file, expected a directory: the server will not use it"),
+        ("a file/state", Level.WARNING, "is no folder"),
+        ("open", Level.WARNING, "can be written by everyone (mode 777)"),
+    ],
+)
+def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, level: Level, text: str) -> None:
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    code, found = check(models, *FREE, "--state-dir", tmp_path / state)
+    assert code == 0
+    assert any(text in line for line in told(found, level))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # the check creates no file

@@ -1,0 +1,100 @@
+"""Tests of `cli/doctor/repository_checks.py`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kanserve.cli.doctor import repository_checks
+from kanserve.cli.doctor.check_results import Level
+from kanserve.config.settings import Settings
+from kanserve.system import memory
+from tests.support import toy_model
+from tests.support.command_line import kanserve
+
+pytestmark = pytest.mark.slow
+
+
+FREE = ("--grpc-port", "0", "--metrics-port", "0")
+
+
+Found = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    toy_model.write(folder)
+    return folder
+
+
+def check(*arguments: object, **environment: str) -> tuple[int, Found]:
+    done = kanserve("serve", *arguments, "--check", "--json", **environment)
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def told(found: Found, level: Level) -> list[str]:
+    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+
+
+def broken(folder: Path) -> None:
+    (folder / "toy" / "1" / "model.onnx").write_bytes(b"cut")
+
+
+def half_exported(folder: Path) -> None:
+    (folder / "toy" / ".kanexport-host-1-abcd").mkdir()
+
+
+def plain(folder: Path) -> None:
+    shutil.copytree(folder / "toy", folder / "plain")
+    (folder / "plain" / "1" / "manifest.json").unlink()
+
+
+def passed_over(folder: Path) -> None:
+    (folder / "toy" / "02").mkdir()
+
+
+def idle_config(folder: Path) -> None:
+    (folder / "toy" / "config.pbtxt").write_text("optimization { graph { level: 1 } }\n")
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder / "toy")
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "text"),
+    [
+        (broken, Level.PROBLEM, "toy version 1 is refused: "),
+        (empty, Level.PROBLEM, "has no version that can be served"),
+        (half_exported, Level.WARNING, "an export left toy/.kanexport-host-1-abcd behind"),
+        (plain, Level.WARNING, "plain version 1 has no manifest and is passed over"),
+        (passed_over, Level.WARNING, "toy version 02 is passed over: the server takes no such version"),
+        (idle_config, Level.WARNING, "toy version 1: optimization in config.pbtxt is without effect"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_repositories(tmp_path: Path, change: Callable[[Path], None], level: Level, text: str) -> None:
+    toy_model.write(tmp_path)
+    change(tmp_path)
+    code, found = check(tmp_path, *FREE)
+    assert code == (2 if level is Level.PROBLEM else 0)
+    assert any(text in line for line in told(found, level)), found
+    assert all(one["advice"] for one in found if one["level"] != Level.OK)
+
+
+def test_memory_against_models_and_messages(models: Path) -> None:
+    settings = Settings(repository=models, workers=2, max_inflight_bytes=256 * 2**20)
+    size, messages = 100 * 2**20, 512 * 2**20
+    needed = memory.FACTOR * size * 2 + messages
+    assert repository_checks.room(size, settings, needed).level is Level.OK
+    short = repository_checks.room(size, settings, needed - 1)
+    assert (short.level, short.about) == (Level.WARNING, "memory")
+    assert short.text == "models may take 1,000 MiB, messages 512 MiB, and 1,512 MiB are free"
+    assert repository_checks.room(size, settings, None).level is Level.OK
+    _, found = check(models, *FREE)
+    assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(found, Level.OK))

@@ -1,0 +1,120 @@
+"""Tests of `cli/doctor/server_checks.py`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from kanserve.cli.doctor.check_results import Level
+from kanserve.cli.doctor.server_checks import Source, Trust
+from tests.support import certificates, toy_model
+from tests.support.command_line import kanserve, serving
+
+pytestmark = pytest.mark.slow
+
+
+Found = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    toy_model.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = certificates.write(tmp_path_factory.mktemp("pems"))
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
+    pair = trustme.CA().issue_cert("localhost", not_after=soon)
+    pair.cert_chain_pems[0].write_to_path(str(folder / "soon.pem"))
+    pair.private_key_pem.write_to_path(str(folder / "soon.key"))
+    for key in folder.glob("*.key"):
+        key.chmod(0o600)
+    return folder
+
+
+def told(found: Found, level: Level) -> list[str]:
+    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+
+
+def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
+    done = kanserve("doctor", *arguments, "--json", **environment)
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """With one version that serves, and one that does not."""
+    folder = tmp_path_factory.mktemp("alive")
+    toy_model.write(folder / "models")
+    shutil.copytree(folder / "models" / "toy" / "1", folder / "models" / "toy" / "2")
+    toy_model.edit(folder / "models" / "toy" / "2", version=2)
+    (folder / "models" / "toy" / "2" / "model.onnx").write_bytes(b"cut")
+    with serving(folder / "models", folder / "log") as server:
+        yield server
+
+
+def test_the_doctor_looks_at_a_server(alive: Any) -> None:
+    code, found = doctor("--url", alive.url, "--metrics", alive.metrics)
+    assert code == 1  # not ready, as long as one version is not
+    (problem,) = told(found, Level.PROBLEM)
+    assert problem == f"server: {alive.url} answers, and is NOT_SERVING"
+    lines = told(found, Level.WARNING)
+    assert any(line.startswith("server: toy version 2 is UNAVAILABLE: ") for line in lines), lines
+    assert "metrics: 1 loads of versions failed" in lines
+    assert "server: toy version 1 serves" in told(found, Level.OK)
+    assert not {"gRPC port", "metrics port"} & {one["about"] for one in found}
+
+
+def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
+    """The server's metrics port is not the usual one."""
+    pytest.importorskip("h2corn")
+    _, found = doctor("--url", alive.url)
+    assert "metrics: 1 loads of versions failed" in told(found, Level.WARNING)
+    assert not [line for line in told(found, Level.WARNING) if "/metrics" in line]
+
+
+def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
+    """The doctor uses TLS and a token, and the certificate has another name than the host."""
+    pytest.importorskip("h2corn")
+    tokens = tmp_path / "tokens.toml"
+    secret = kanserve("token", "new", "me", "--roles", "read", "--tokens", tokens).stdout.strip()
+    (tmp_path / "mine").write_text(secret)
+    pair = ("--tls-cert", pems / "server.pem", "--tls-key", pems / "server.key")
+    with serving(models, tmp_path / "log", *map(str, pair), "--tokens", str(tokens)) as server:
+        place = ("--url", f"grpcs://{server.url}", "--server-name", "localhost", "--ca", pems / "ca.pem")
+        _, found = doctor(*place, "--token-file", tmp_path / "mine")
+        told_of = [line for line in told(found, Level.OK) if line.startswith("metrics")]
+        assert told_of == [f"metrics: https://{server.url}/metrics: nothing was lost, no load and no inference failed"]
+        for name, reason in (("localhost", "401 Unauthorized"), ("elsewhere.example", "Hostname mismatch")):
+            with pytest.raises(OSError, match=reason):
+                Source(server.url, Trust(pems / "ca.pem", name=name)).read()
+        assert "kanserve_" in Source(server.metrics).read()
+
+
+def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) -> None:
+    """The warning names each place with the reason."""
+    with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
+        _, found = doctor("--url", server.url)
+        (line,) = [line for line in told(found, Level.WARNING) if line.startswith("metrics")]
+    assert f"http://{server.url}/metrics: there is no HTTP; http://127.0.0.1:8002/metrics: " in line
+
+
+def test_a_server_that_is_not_there_is_a_problem() -> None:
+    code, found = doctor("--url", "127.0.0.1:1", "--metrics", "127.0.0.1:1")
+    assert code == 1
+    assert told(found, Level.PROBLEM) == ["server: 127.0.0.1:1: no server answers at 127.0.0.1:1"]
+
+
+def test_metrics_that_are_elsewhere_are_a_warning(alive: Any) -> None:
+    _, found = doctor("--url", alive.url, "--metrics", "127.0.0.1:1")
+    assert any("127.0.0.1:1/metrics" in line for line in told(found, Level.WARNING))

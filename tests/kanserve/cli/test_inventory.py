@@ -1,0 +1,60 @@
+"""Tests of `cli/inventory.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.contract import manifest
+from kanserve.cli import inventory
+from kanserve.config.settings import Settings
+from tests.support.command_line import document, kanserve
+
+pytestmark = pytest.mark.slow
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    """Another manifest, as `dataclasses.replace` changes it."""
+
+    def change(folder: Path) -> None:
+        loaded = dataclasses.replace(manifest.load(folder), **changes)
+        (folder / manifest.FILE_NAME).write_bytes(manifest.dumps(loaded))
+
+    return change
+
+
+def reference(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        edit(reference=dataclasses.replace(manifest.load(folder).reference, **changes))(folder)
+
+    return change
+
+
+def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
+    folder = tmp_path / "models" / "tiny" / "2"
+    edit(version=2)(folder)
+    reference(outputs=((1.0, 2.0),) * len(manifest.load(folder).reference.outputs))(folder)
+    states = [entry.state for entry in inventory.of_folder(tmp_path / "models")]
+    assert states == ["COMPLETE", "COMPLETE"]  # which promises nothing about the graph
+    good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json", "--allow-invalid"))["models"]
+    assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
+    assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
+    assert "reference rows differ" in bad["reason"]
+    assert "--load also tries the graph" in kanserve("models", tmp_path / "models").stdout
+    assert "--load also tries" not in kanserve("models", tmp_path / "models", "--load").stdout
+
+
+def test_a_folder_that_is_one_model(repository: Path) -> None:
+    (entry,) = inventory.of_folder(repository / "tiny" / "1")
+    assert (entry.name, entry.version, entry.state) == ("tiny", "1", "COMPLETE")
+
+
+def test_files_of_a_folder_are_read_up_to_the_servers_limit() -> None:
+    assert Settings.model_fields["max_file_bytes"].default == inventory.FILE_BYTES

@@ -1,0 +1,69 @@
+"""Tests of `client/base.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanserve import Client
+from kanserve.client.base import LONGEST_BACK_OFF, Attempts
+
+pytestmark = pytest.mark.slow
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0.001, 1e6), st.integers(0, 40), st.lists(st.sampled_from(list(grpc.StatusCode)), min_size=1, max_size=60)
+)
+def test_tries_are_bounded_and_of_what_is_unavailable(timeout: float, retries: int, codes: list[Any]) -> None:
+    attempts, pauses = Attempts(timeout, retries), []
+    for code in codes:
+        pause = attempts.pause(code)
+        if pause is None:
+            break
+        assert code is grpc.StatusCode.UNAVAILABLE
+        pauses.append(pause)
+    assert len(pauses) <= retries
+    assert all(0.05 * 2**at <= pause or pause >= LONGEST_BACK_OFF / 2 for at, pause in enumerate(pauses))
+    assert all(pause <= LONGEST_BACK_OFF and pause < timeout for pause in pauses)
+    if timeout > 100 and len(pauses) < len(codes):
+        assert len(pauses) == retries or codes[len(pauses)] is not grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Client("a:1", timeout=0), "timeout is 0, expected seconds above 0"),
+        (lambda: Client("a:1", retries=-1), "retries is -1, expected 0 or more"),
+        (lambda: Client("a:1").within(float("nan")), "seconds is nan"),
+    ],
+)
+def test_what_is_no_patience(make: Callable[[], Client], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "says"),
+    [
+        ("10.0.0.1:8001", {"token": "t" * 47}, "would travel to 10.0.0.1:8001 in the clear"),
+        ("grpc://example:8001", {"token": "t" * 47}, "in the clear"),
+        ("localhost:8001", {"token": "two words"}, "characters that no token has"),
+        ("localhost:8001", {"token": "t\u00e9"}, "characters that no token has"),
+    ],
+)
+def test_a_token_that_is_not_sent(url: str, more: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        Client(url, **more)
+    assert more["token"] not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "[::1]:1", "localhost:1", "grpc://127.0.0.2:1", "grpcs://example:1"])
+def test_a_token_that_is(url: str) -> None:
+    Client(url, token="t" * 47).close()
+    Client("10.0.0.1:1", token="t" * 47, token_in_clear=True).close()

@@ -1,0 +1,53 @@
+"""Tests of `client/calls.py`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from kanserve.client.sync import Client
+
+Answer = Callable[[bytes, grpc.ServicerContext], bytes]
+
+
+@contextlib.contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """The address of a server that gives every method to `answer`."""
+
+    class Everything(grpc.GenericRpcHandler):
+        def service(self, _: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Everything()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [(b"\x08\x01", "SERVING"), (b"\x08\x02", "NOT_SERVING"), (b"\x08\x03", "SERVICE_UNKNOWN"), (b"", "UNKNOWN")],
+)
+def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
+    asked: list[Any] = []
+
+    def reply(data: bytes, context: grpc.ServicerContext) -> bytes:
+        asked.append(health_pb2.HealthCheckRequest.FromString(data))
+        return answer
+
+    with answering(reply) as url, Client(url) as client:
+        assert client.health("digits") == state
+        assert (
+            health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(answer).status)
+            == state
+        )
+    assert asked == [health_pb2.HealthCheckRequest(service="digits")]

@@ -1,0 +1,146 @@
+"""Tests of `client/chunking.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.client import chunking
+from kanserve.client.errors import TooLarge
+from kanserve.client.results import ServedModel
+from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.types import TensorInfo
+
+MODEL = ServedModel(
+    "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
+)
+
+
+Answer = Callable[[bytes, grpc.ServicerContext], bytes]
+
+
+@contextlib.contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """The address of a server that gives every method to `answer`."""
+
+    class Everything(grpc.GenericRpcHandler):
+        def service(self, _: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Everything()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+def echo(data: bytes, context: grpc.ServicerContext) -> bytes:
+    """The input as the output."""
+    request = oip.ModelInferRequest.FromString(data)
+    answer = oip.ModelInferResponse(model_name="m", model_version="1")
+    answer.outputs.add(name="y", datatype="FP32", shape=request.inputs[0].shape)
+    answer.raw_output_contents.append(request.raw_input_contents[0])
+    return answer.SerializeToString()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 100])
+def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
+    sizes: list[int] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        size = oip.ModelInferRequest.FromString(data).inputs[0].shape[0]
+        if size > 7:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
+        sizes.append(size)
+        return echo(data, context)
+
+    rows = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
+    with answering(answer) as url, Client(url) as client:
+        found = chunking.infer(client, MODEL, rows)
+    np.testing.assert_array_equal(found.outputs["y"], rows)
+    assert sum(sizes) == count
+    assert max(sizes) <= 7
+
+
+def test_a_single_row_that_is_too_large_is_an_error() -> None:
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask for less")
+        raise AssertionError
+
+    with answering(answer) as url, Client(url) as client, pytest.raises(TooLarge, match="ask for less"):
+        chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))
+
+
+def limited(context: grpc.ServicerContext, wait: str) -> None:
+    context.set_trailing_metadata((("grpc-retry-pushback-ms", wait),))
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int) -> None:
+    sizes: list[int] = []
+    refused: list[float] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(refused) < 9:
+            refused.append(time.monotonic())
+            limited(context, "30")
+        sizes.append(oip.ModelInferRequest.FromString(data).inputs[0].shape[0])
+        return echo(data, context)
+
+    rows = np.arange(90, dtype=np.float32).reshape(30, 3)
+    model = replace(MODEL, max_batch_size=4)
+    with answering(answer) as url, Client(url, retries=retries) as client:
+        found = chunking.infer(client, model, rows)
+        np.testing.assert_array_equal(found.outputs["y"], rows)
+        assert sorted(sizes) == [2, *[4] * 7]
+        del refused[:]
+        assert chunking.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)[0].outputs["y"].shape == (
+            30,
+            3,
+        )
+    assert refused[-1] - refused[0] >= 8 * 0.03 * 0.9
+
+
+def test_several_requests_are_under_way_and_their_answers_in_order() -> None:
+    together = threading.Barrier(chunking.WINDOW)
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        together.wait(timeout=60)  # breaks unless that many calls wait at once
+        if oip.ModelInferRequest.FromString(data).raw_input_contents[0][:4] == bytes(4):
+            time.sleep(0.05)  # the first gets its response last
+        return echo(data, context)
+
+    rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
+    with answering(answer) as url, Client(url) as client:
+        parts = [
+            answer.outputs["y"] for answer in chunking.stream(client, replace(MODEL, max_batch_size=2), iter([rows]))
+        ]
+    assert [len(part) for part in parts] == [2] * 8
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+
+
+def test_requests_stay_below_the_message_limit() -> None:
+    sizes: list[int] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        sizes.append(len(data))
+        return echo(data, context)
+
+    rows = np.ones((1_000_000, 3), np.float32)  # 12 MB
+    with answering(answer) as url, Client(url) as client:
+        assert len(chunking.infer(client, MODEL, rows).outputs["y"]) == len(rows)
+    assert max(sizes) < 4 * 2**20  # gRPC's default: the server above would have refused more
+    assert len(sizes) == 4

@@ -1,0 +1,54 @@
+"""Tests of `client/statistics.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kanserve.client.sync import Client
+from tests.support.command_line import Server, checkpoint, document, program, serving
+
+NAMES = ["height", "width", "depth"]
+
+
+ROWS = np.random.default_rng(3).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
+
+
+SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
+
+
+CALLED = SHUFFLED.set_index(pd.Index([f"box {at}" for at in range(len(ROWS))], name="box"))
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`tiny`, whose numbers have names, and which was exported with rows."""
+    folder = tmp_path_factory.mktemp("frames")
+    state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
+    np.save(folder / "rows.npy", ROWS)
+    arguments = ("--features", ",".join(NAMES), "--classes", "no,yes", "--baseline", folder / "rows.npy", "--json")
+    document(program("export", state, "--repository", folder / "models", "--name", "tiny", *arguments))
+    with serving(folder / "models", folder / "log") as server:
+        yield server
+
+
+def test_statistics_as_a_frame_have_a_line_for_each_node(named: Server) -> None:
+    with Client(named.url) as client:
+        described = client.describe("tiny")
+        frame = client.drift(described, CALLED).to_frame(described)
+    assert list(frame["layer"]) == [0, 0, 0, 1, 1, 1, 1, -1, -1]
+    assert list(frame["name"]) == [*NAMES, *(f"layer 1, node {at}" for at in range(4)), "no", "yes"]
+    assert not frame["drifted"].any()  # the rows of the export
+    np.testing.assert_allclose(frame["mean"][:3], ROWS.mean(axis=0), atol=1e-6)
+    assert (frame["psi"] < frame["psi_threshold"]).all()
+
+
+def test_without_a_baseline_statistics_are_a_frame_of_less(server: Server) -> None:
+    with Client(server.url) as client:
+        client.infer(client.model("tiny"), ROWS)
+        frame = client.statistics("tiny").to_frame(client.describe("tiny"))
+    assert "psi" not in frame
+    assert list(frame["name"][:3]) == ["x0", "x1", "x2"]

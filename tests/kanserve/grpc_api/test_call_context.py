@@ -1,0 +1,46 @@
+"""Tests of `grpc_api/call_context.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from kanserve.errors import KanserveError, ServerDeadlineExceeded
+from kanserve.grpc_api import call_context
+from kanserve.grpc_api.call_context import Call, with_deadline
+
+pytestmark = pytest.mark.slow
+
+
+def test_what_ends_in_time_is_left_alone() -> None:
+    async def method(seconds: float, call: Call) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    async def ask(seconds: float, deadline: float | None, name: str = "any") -> float:
+        return await with_deadline(method, 0.05, name)(seconds, Call("", False, deadline))
+
+    assert asyncio.run(ask(0.0, None)) == 0.0
+    assert asyncio.run(ask(0.1, time.monotonic() + 0.01)) == 0.1  # its own deadline is the door's to keep
+    assert asyncio.run(ask(0.1, None, "inference.GRPCInferenceService/RepositoryModelLoad")) == 0.1
+    with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0.05 s, the server's limit"):
+        asyncio.run(ask(0.2, time.monotonic() + 100))
+    assert with_deadline(method, None, "any") is method
+
+
+def test_a_bug_shows_an_id_and_nothing_else() -> None:
+    error = ValueError("secret /etc/path")
+    assert call_context.code(error) is call_context.Code.INTERNAL
+    assert call_context.text(error, "abc") == "internal error; the server's log explains it under request id abc"
+
+
+def test_every_error_has_a_code_or_is_a_bug() -> None:
+    def leaves(kind: type[KanserveError]) -> list[type[KanserveError]]:
+        return [kind, *(leaf for below in kind.__subclasses__() for leaf in leaves(below))]
+
+    bugs = {"KanserveError", "ConfigError", "LoadError", "BackendError"}
+    for kind in leaves(KanserveError):
+        internal = call_context.code(kind.__new__(kind)) is call_context.Code.INTERNAL
+        assert internal == (kind.__name__ in bugs), kind

@@ -1,0 +1,40 @@
+"""Tests of `insight/statistics.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract import manifest as contract
+from kanexport.contract.manifest import Manifest
+from kanserve.insight.statistics import Nodes
+from kanserve.types import Array
+from tests.kanserve.insight.test_live import draw, run
+from tests.support import toy_model
+
+
+def nodes(manifest: Manifest | None = None) -> Nodes:
+    return Nodes(manifest or toy_model.manifest("toy"), run)
+
+
+def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
+    """As on other threads: what processes count can be added up all the same."""
+
+    def otherwise(names: Any, rows: Any) -> list[Array]:
+        return [found * (1 + 3e-7 * (-1) ** at) for at, found in enumerate(run(names, rows))]
+
+    manifest = toy_model.manifest("toy")
+    one, other = (Nodes(manifest, how).parts for how in (run, otherwise))
+    assert [part.bounds for part in one] == [part.bounds for part in other]
+    drawn = toy_model.hidden(np.array(manifest.reference.inputs))
+    for row, values in zip(one[1].bounds, drawn.T, strict=True):
+        assert row[0] < values.min() < values.max() < row[-1]
+
+
+def test_a_manifest_without_reference_rows_has_cells_all_the_same() -> None:
+    bare = dataclasses.replace(
+        toy_model.manifest("toy"), reference=contract.Reference(inputs=(), outputs=(), tolerance=1.0)
+    )
+    assert nodes(bare).count(run, {"x": draw(4)}).rows == 4

@@ -1,0 +1,89 @@
+"""Tests of `models/reconciler.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanserve.config.settings import Settings
+from kanserve.models.reconciler import Reconciler
+from kanserve.models.registry import Registry, State
+from kanserve.observability.metrics import Metrics
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle, Candidate, Texts
+from kanserve.runtime import base
+from tests.kanserve.grpc_api.test_request_cache import nothing
+from tests.support import toy_model
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_has_two_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, metrics, read = Registry(), Metrics(), layout.load
+    settings = Settings(repository=tmp_path, load_check=False)
+    reconciler = Reconciler(settings, base.load("ort"), 1, registry, metrics, nothing)
+
+    def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
+        if candidate.version == 2:
+            shutil.rmtree(tmp_path / "toy" / "2")
+        return read(candidate, most, found)
+
+    monkeypatch.setattr(layout, "load", gone)
+
+    async def all_of_it() -> None:
+        toy_model.write(tmp_path)
+        await reconciler.load(asyncio.Event())
+        toy_model.write(tmp_path, version=2)
+        toy_model.write(tmp_path, version=3, reference_scale=1.5)
+        for _ in range(2):
+            await reconciler._scan_and_act(time.monotonic())
+
+    asyncio.run(all_of_it())
+    assert {entry.version: entry.state for entry in registry.entries()} == {1: State.READY, 3: State.UNAVAILABLE}
+    series = {v: [s for s in metrics.text().decode().splitlines() if f'version="{v}"' in s] for v in (1, 2, 3)}
+    assert len(series[1]) > 100
+    assert series[2] == []
+    assert sorted(series[3]) == [
+        'kanserve_model_loaded{model="toy",version="3"} 0.0',
+        'kanserve_model_rejected{model="toy",version="3"} 1.0',
+    ]
+
+
+SAYS: dict[str, tuple[str, bytes, str]] = {
+    "lists": (contract.FILE_NAME, b'{"format": 1, "x": [' + b"[]," * 1_390_000 + b"1]}", "more than 100000"),
+    "objects": (contract.FILE_NAME, b'{"format": 1, "x": [' + b'{"a":1},' * 90_000 + b"1]}", "unknown key 'x'"),
+    "numbers": (contract.FILE_NAME, b'{"format": 1, "notes": [' + b"1," * 2_000_000 + b"1]}", "is missing"),
+    "too large": (contract.FILE_NAME, b'{"format": 1, "x": [' + b"1," * 2_200_000 + b"1]}", "more than 4194304"),
+    "config": ("../config.pbtxt", b"input{}" * 18_000, "lacks the input"),
+}
+
+
+def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's process parses no file that the load check rejects, and it still loads the good version."""
+    toy_model.write(tmp_path)
+    for name, (path, data, _) in SAYS.items():
+        (toy_model.write(tmp_path, name.replace(" ", "-")) / path).write_bytes(data)
+    registry, parsed, loads = Registry(), [], contract.loads
+
+    def counted(data: bytes, *rest: Any, **more: Any) -> contract.Manifest:
+        parsed.append(len(data))
+        return loads(data, *rest, **more)
+
+    monkeypatch.setattr(contract, "loads", counted)
+    reconciler = Reconciler(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
+    asyncio.run(reconciler.load(asyncio.Event()))
+    found = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
+    assert found.pop("toy") == (State.READY, "")
+    for name, (_, _, says) in SAYS.items():
+        state, reason = found[name.replace(" ", "-")]
+        assert (state, says in reason) == (State.UNAVAILABLE, True), (name, reason)
+    assert parsed
+    assert max(parsed) < 100_000

@@ -1,0 +1,41 @@
+"""Tests of `models/registry.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from kanserve.errors import Unavailable
+from kanserve.models.registry import TRANSITIONS, Event, Registry, State
+from kanserve.services.control import Catalogue
+from kanserve.system.lifecycle import Lifecycle
+from tests.support import toy_model
+from tests.support.bad_requests import ROWS
+from tests.support.server_process import Server
+
+
+@pytest.fixture(autouse=True)
+def _still_serving(server: Server) -> Iterator[None]:
+    yield
+    np.testing.assert_allclose(server.infer(ROWS), toy_model.outputs(ROWS))
+
+
+def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
+    registry = Registry()
+    registry.begin_load("toy", 1)
+    for version, text in (("", "'toy' is not at ready state"), ("1", "'toy' version 1 is not at ready state")):
+        with pytest.raises(Unavailable, match=f"^Request for unknown model: {text}$"):
+            registry.resolve("toy", version)
+    assert not Catalogue(registry, Lifecycle()).model_ready("toy", "1")
+
+
+def test_only_what_the_table_says_can_happen() -> None:
+    registry = Registry()
+    registry.begin_load("m", 1)
+    registry.mark_failed("m", 1, "because")
+    with pytest.raises(KeyError):
+        registry.mark_failed("m", 1, "again")
+    assert {state for state in TRANSITIONS.values()} == set(State)
+    assert {event for _, event in TRANSITIONS} == set(Event)

@@ -1,0 +1,38 @@
+"""Tests of `plotting/throughput.py`."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.plotting import figures
+from kanserve.plotting.figures import Rates
+from kanserve.plotting.scenes import Dot, Line
+
+points = st.lists(
+    st.tuples(st.integers(1, 10**6), st.floats(1e-3, 1e9)).map(lambda one: (one[0], one[1] / 2, one[1], one[1] * 2)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(st.lists(points, min_size=1, max_size=4))
+def test_all_points_lie_in_the_frame(every: list[list[tuple[int, float, float, float]]]) -> None:
+    scene = figures.throughput_scene("title", "caption", [Rates(f"r{at}", tuple(one)) for at, one in enumerate(every)])
+    dots = [item for item in scene.items if isinstance(item, Dot)]
+    assert len(dots) == sum(map(len, every))
+    for dot in dots:
+        assert figures.THROUGHPUT_LEFT <= dot.x <= figures.THROUGHPUT_WIDTH - figures.THROUGHPUT_RIGHT
+        assert figures.THROUGHPUT_TOP <= dot.y <= figures.THROUGHPUT_HEIGHT - figures.THROUGHPUT_BOTTOM
+    assert all(
+        math.isfinite(value) for item in scene.items if isinstance(item, Line) for p in item.points for value in p
+    )
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1.0, 1e6))
+def test_marks_are_round_and_in_between(low: float, times: float) -> None:
+    for mark in figures.decades(low, low * times):
+        assert low <= mark <= low * times
+        assert f"{mark:e}"[0] in "125"

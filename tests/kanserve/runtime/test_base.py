@@ -1,0 +1,13 @@
+"""Tests of `runtime/base.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from kanserve.errors import ConfigError
+from kanserve.runtime import base
+
+
+def test_an_unknown_backend_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="there are: ort"):
+        base.load("os")

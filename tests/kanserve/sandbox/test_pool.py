@@ -1,0 +1,77 @@
+"""Tests of `sandbox/pool.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.contract import manifest as contract
+from kanserve.config.settings import Settings
+from kanserve.errors import LoadError, LoadReason
+from kanserve.models.admission import Sandbox
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle
+from kanserve.sandbox import job, pool
+from kanserve.sandbox.job import Job
+from tests.support import hostile_graphs as hostile
+from tests.support import toy_model
+
+pytestmark = pytest.mark.slow
+
+
+MIB = 2**20
+
+
+JOB = Job("ort", "cpu", 1, True, 1, 10, MIB, {}, None)
+
+
+def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
+    """The toy, with another file in it."""
+    directory = toy_model.write(root)
+    if data is not None:
+        hostile.replaced(directory, data, name)
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    return layout.load(candidate, 2**30)
+
+
+def tried(one: Bundle, root: Path, **settings: Any) -> None:
+    """Raises what the trial raises."""
+    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(one))
+
+
+def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*parts: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(pool, "_started", refuse)
+    with pytest.raises(LoadError, match=r"no process could be had .* load_check = false loads without") as caught:
+        tried(bundle(tmp_path), tmp_path)
+    assert caught.value.reason is LoadReason.INTERNAL
+
+
+def test_a_process_that_cannot_start_is_told() -> None:
+    with pytest.raises(LoadError, match="ended twice"):
+        asyncio.run(pool.SandboxClient("nope").validate(JOB, {}))
+
+
+def test_a_bug_is_told_with_its_place() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)process\.py.*KeyError: 'model\.onnx'") as caught:
+        asyncio.run(pool.SandboxClient("ort").validate(JOB, {}))
+    assert "Traceback" in str(caught.value)
+
+
+def test_a_job_is_what_was_put() -> None:
+    """And what has been taken is given back."""
+    files = {"a": b"x" * 100_000, "b": b"", "c": b"yz"}
+    given = Job("ort", "cpu", 1, False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None)
+    memory = job.put(given, files)
+    try:
+        assert job.take(memory) == (given, files)
+        assert os.fstat(memory).st_size == 0
+    finally:
+        os.close(memory)
+    assert given.most == 10 + job.FACTOR * 100_002 + job.OWN_OPERATORS + job.OF_A_THREAD

@@ -1,0 +1,74 @@
+"""Tests of `transport/endpoints.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from kanserve.transport import endpoints
+from tests.support import certificates, toy_model
+from tests.support.server_process import Server, serving
+
+pytestmark = pytest.mark.slow
+
+
+HANDSHAKE_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates.write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    toy_model.write(root)
+    return root
+
+
+def secured(models: Path, files: Path, door: str, **settings: Any) -> Any:
+    if door == "asgi":
+        pytest.importorskip("h2corn")
+    pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
+    return serving(models, transport=door, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Encrypted, and open to anyone."""
+    with secured(models, files, request.param) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "client_ca", "says"),
+    [
+        ("none.pem", "server.key", "", "the certificate {0}/none.pem cannot be read: No such file"),
+        ("server.pem", "none.key", "", "the private key {0}/none.key cannot be read: No such file"),
+        ("text.pem", "server.key", "", "{0}/text.pem is no certificate in PEM form"),
+        ("server.pem", "server.pem", "", "{0}/server.pem is no private key in PEM form"),
+        ("cut.pem", "server.key", "", "{0}/cut.pem or its key {0}/server.key cannot be read"),
+        ("server.pem", "caller.key", "", "the private key {0}/caller.key does not belong to the certificate"),
+        ("server.pem", "locked.key", "", "the private key {0}/locked.key is encrypted"),
+        ("expired.pem", "expired.key", "", "the certificate {0}/expired.pem has expired"),
+        ("early.pem", "early.key", "", "the certificate {0}/early.pem is not valid yet"),
+        ("server.pem", "server.key", "cut.pem", "a certificate in {0}/cut.pem cannot be read"),
+    ],
+)
+def test_files_that_do_not_serve_are_refused(
+    files: Path, models: Path, cert: str, key: str, client_ca: str, says: str
+) -> None:
+    given = {
+        "tls_cert": files / cert,
+        "tls_key": files / key,
+        "tls_client_ca": files / client_ca if client_ca else None,
+    }
+    with pytest.raises(ConfigError) as caught:
+        endpoints.load(Settings(repository=models, **given))
+    assert says.format(files) in str(caught.value)

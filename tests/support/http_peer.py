@@ -1,0 +1,54 @@
+"""HTTP/2 peer written by hand, for requests that no gRPC client sends."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import h2.events
+
+from tests.support.server_process import INFERENCE
+
+INFER = f"{INFERENCE}ModelInfer"
+
+
+class Peer:
+    """HTTP/2 by hand, for what no client of gRPC would do."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self.state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.state.initiate_connection()
+        self.events: list[Any] = []
+        self.flush()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.state.data_to_send())
+
+    def open(self, *more: tuple[str, str], path: str = INFER, kind: str = "application/grpc", end: bool = False) -> int:
+        stream = self.state.get_next_available_stream_id()
+        headers = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
+        self.state.send_headers(stream, [*headers, ("content-type", kind), ("te", "trailers"), *more], end_stream=end)
+        self.flush()
+        return stream
+
+    def send(self, stream: int, data: bytes, *, end: bool = True) -> None:
+        self.state.send_data(stream, data, end_stream=end)
+        self.flush()
+
+    def headers(self, stream: int) -> dict[str, str]:
+        """All headers and trailers of the answer, once it has ended."""
+        found: dict[str, str] = {}
+        while True:
+            data = self.socket.recv(65536)
+            assert data, "the connection was closed"
+            for event in self.state.receive_data(data):
+                if getattr(event, "stream_id", None) != stream:
+                    continue
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    found.update(event.headers)
+                if isinstance(event, h2.events.StreamEnded):
+                    return found
+                if isinstance(event, h2.events.StreamReset):
+                    return {**found, "reset": str(event.error_code)}
+            self.flush()
