@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 SECONDS = 2.0  # of processor time
 MEMORY = 500 * 1024  # KiB
 MESSAGE = 2000  # characters
-RUNNER = ROOT / "tests" / "hostile_run.py"
+RUNNER = ROOT / "tests" / "support" / "hostile_runner.py"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.support.golden_cases import OWN
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("kanexport", "service", "tests", "docs", "README.md", "pyproject.toml")
+PARTS = ("kanexport", "service", "tests", "tools", "docs", "README.md", "pyproject.toml")
 NAME, FAMILY = "my_kan", "my-kan"
 EXPECTED = {
     " M docs/checkpoints.md",
@@ -27,7 +27,12 @@ EXPECTED = {
     f"?? tests/golden/checkpoints/{FAMILY}-hello/reference.npz",
 }
 # Every file that finds families by themselves: bases, golden cases, sums, and a real server.
-FINDING = ("test_bases.py", "test_golden.py", "test_sums.py", "../end_to_end/test_golden_served.py")
+FINDING = (
+    "tests/kanexport/bases/test_bases.py",
+    "tests/kanexport/test_pipeline.py",
+    "tests/kanexport/lowering/test_lower.py",
+    "tests/integration/test_golden_served.py",
+)
 
 
 def run(folder: Path, *command: str, code: int = 0) -> str:
@@ -78,8 +83,7 @@ def test_the_golden_case_is_made_again_bit_for_bit(tree: Path) -> None:
 
 
 def test_the_tests_find_it_by_themselves(tree: Path) -> None:
-    files = [os.path.normpath(f"tests/kanexport/{name}") for name in FINDING]
-    printed = run(tree, sys.executable, "-m", "pytest", "-v", *files, "-k", f"{NAME} or {FAMILY}")
+    printed = run(tree, sys.executable, "-m", "pytest", "-v", *FINDING, "-k", f"{NAME} or {FAMILY}")
     for name in FINDING:
         assert re.search(rf"{Path(name).name}::\S*{NAME[:2]}[-_]{NAME[3:]}\S* PASSED", printed), name
     assert "skipped" not in printed

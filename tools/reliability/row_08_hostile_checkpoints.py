@@ -23,7 +23,7 @@ def tried(folder: Path) -> dict[str, Any]:
     )
     make = f"{write}; h.write(f, h.corpus(f / 'canary'))"
     subprocess.run([sys.executable, "-c", make, str(folder), str(tests)], check=True, capture_output=True, cwd=ROOT)
-    command = [sys.executable, str(tests / "hostile_run.py"), str(folder)]
+    command = [sys.executable, str(tests / "support" / "hostile_runner.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True, cwd=ROOT)
     return {**json.loads(done.stdout), "canary": (folder / "canary").exists()}
 

@@ -55,7 +55,7 @@ def _read(repository: Path) -> int:
     for candidate in look.candidates.values():
         try:
             whole += layout.load(candidate, 2**20).manifest is not None
-            looker.again(candidate)
+            looker.fingerprint(candidate)
         except LoadError:
             continue
     return whole

@@ -147,7 +147,7 @@ REFUSED = {
     "not a tensor": (lambda: odd.Doing(lambda y, _: {"y": "text"}), "output 'y' is str, expected a tensor"),
     "a mistake": (
         lambda: odd.Doing(lambda y, x: y.reshape(3, 3)),
-        r"RuntimeError: shape .* \(test_hybrid_readings.py, line \d+, in <lambda>: .*y.reshape\(3, 3\)",
+        r"RuntimeError: shape .* \(test_plan.py, line \d+, in <lambda>: .*y.reshape\(3, 3\)",
     ),
 }
 

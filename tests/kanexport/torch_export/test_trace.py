@@ -96,7 +96,7 @@ def test_the_line_that_cannot_be_followed_is_named(
     with pytest.raises(InvalidKan, match=r"torch\.export cannot follow the module") as caught:
         export(odd.Doing(function), draw(4), tmp_path)
     assert words in caught.value.message
-    assert "(test_hybrid_graphs.py, line " in caught.value.message
+    assert "(test_trace.py, line " in caught.value.message
     assert line in caught.value.message
     assert not list(tmp_path.iterdir())
     assert "GraphModule" not in "".join(capfd.readouterr())  # torch would print the unfinished graph
