@@ -48,7 +48,9 @@ def measured(of: LayerInfo, rows: np.ndarray, baseline: NodeBaseline | None = No
     return coverage.measure(coverage.bounds(of, rows.shape[1], baseline), rows)
 
 
-KNOTS = st.lists(st.floats(-50, 50, width=32), min_size=9, max_size=14, unique=True).map(sorted).map(tuple)
+# Not closer than 1e-3: a step before the basis rounds to more than a closer distance.
+PLACES = st.lists(st.integers(-50_000, 50_000), min_size=9, max_size=14, unique=True)
+KNOTS = PLACES.map(lambda places: tuple(at / 1000 for at in sorted(places)))
 VALUES = st.lists(st.floats(-200, 200) | st.sampled_from([math.nan, math.inf, -math.inf]), min_size=1, max_size=20)
 
 
