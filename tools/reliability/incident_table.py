@@ -138,7 +138,7 @@ COMPLAINTS = (
         "70 to 100 threads in a pod of one core; threads by the host's cores and not the container's",
         f"{BACKEND} 245; {TRITON} 6932; onnxruntime 29510",
         "threads are what the cgroup grants, divided among instances and workers",
-        guard="tests/integration/wire/test_server.py::test_the_thread_budget_follows_the_cgroup",
+        guard="tests/kanserve/system/test_resources.py::test_the_thread_budget_follows_the_cgroup",
     ),
     Complaint(
         "slower than the runtime called directly, 3 to 10 times",
@@ -186,7 +186,7 @@ COMPLAINTS = (
         "no health service, so that probes know no more than that a port is open",
         "vllm 33105; sglang 38075",
         "grpc.health.v1 with the server, liveness, services and every model",
-        guard="tests/integration/wire/test_server.py::test_health",
+        guard="tests/kanserve/grpc_api/test_services.py::test_health",
     ),
     Complaint(
         "a worker that died takes requests with it, or comes back in a loop",
