@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("untimed")
 # Many tests import onnxruntime themselves, and the processes they start take this over.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 
 from tests.support import onnx_registry_cache  # noqa: E402 - found by the line above
 

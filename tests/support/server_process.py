@@ -42,8 +42,8 @@ def end_with_it():
     os.kill(os.getpid(), signal.SIGTERM)
 def ready(addresses):
     if "KANSERVE_TEST_STALLS" in os.environ:
-        from tests.kanserve import stalls
-        stalls.watch(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
+        from tests.support import loop_stalls
+        loop_stalls.watch(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
     threading.Thread(target=end_with_it, daemon=True).start()  # whoever started it may be killed
     print(json.dumps(addresses), flush=True)
 serve = supervisor.serve if settings.workers > 1 else app.serve

@@ -59,7 +59,7 @@ def company(server: Server, count: int = 1) -> Iterator[list[Beside]]:
 
 def attack(server: Server, name: str, seconds: float = 1.0, argument: str = "") -> None:
     """One of `tests.support.attacks`, in a process of its own."""
-    code = f"from tests.kanserve import attacks as a; a.SECONDS = {seconds}; a.{name}({server.port}{argument})"
+    code = f"from tests.support import attacks as a; a.SECONDS = {seconds}; a.{name}({server.port}{argument})"
     subprocess.run([sys.executable, "-c", code], timeout=seconds + 120, check=True)
 
 

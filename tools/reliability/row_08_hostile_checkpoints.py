@@ -17,13 +17,10 @@ SECONDS, MEMORY = 2.0, 500.0  # of processor time for each file; MiB for all
 
 def tried(folder: Path) -> dict[str, Any]:
     """What the process tells, and what lies beside the corpus afterwards."""
-    tests = ROOT / "tests"
-    write = (
-        "import sys, pathlib as p; sys.path.insert(0, sys.argv[2]); import hostile_files as h; f = p.Path(sys.argv[1])"
-    )
+    write = "import sys, pathlib as p; from tests.support import hostile_files as h; f = p.Path(sys.argv[1])"
     make = f"{write}; h.write(f, h.corpus(f / 'canary'))"
-    subprocess.run([sys.executable, "-c", make, str(folder), str(tests)], check=True, capture_output=True, cwd=ROOT)
-    command = [sys.executable, str(tests / "support" / "hostile_runner.py"), str(folder)]
+    subprocess.run([sys.executable, "-c", make, str(folder)], check=True, capture_output=True, cwd=ROOT)
+    command = [sys.executable, str(ROOT / "tests" / "support" / "hostile_runner.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True, cwd=ROOT)
     return {**json.loads(done.stdout), "canary": (folder / "canary").exists()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +16,12 @@ from kanexport.pipeline import Request, export
 from kanserve import Client
 from tests.support.server_process import serving
 from tools.reliability.base import Outcome, Row, Scale
-from tools.reliability.record import ROOT
 
 ROWS, UNITS = 24, 2.0  # of the last place of the largest answer
 
 
 def golden(count: int) -> list[Any]:
     """Models with their libraries' answers; hybrids need more than a file."""
-    sys.path[:0] = [str(ROOT / "tests")]
     from tests.support import golden_cases
 
     return [case for case in golden_cases.cases() if not case.name.startswith("hybrid")][:count]

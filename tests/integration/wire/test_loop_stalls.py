@@ -194,9 +194,9 @@ def test_thousands_of_small_questions_on_one_stream(server: Server) -> None:
 
 PROGRAM = """
 import asyncio, sys, time
-from tests.kanserve import stalls
+from tests.support import loop_stalls
 async def main():
-    stalls.watch(asyncio.get_running_loop(), sys.argv[1])
+    loop_stalls.watch(asyncio.get_running_loop(), sys.argv[1])
     await asyncio.sleep(0.1)
     end = time.thread_time() + 0.4
     while time.thread_time() < end:

@@ -29,7 +29,7 @@ HAMMER = """
 import sys, pathlib
 sys.path[:0] = sys.argv[3:]
 from kanserve.repository.snapshot import remove_stale_exports
-from tests.kanexport.nth_failure import packed
+from tests.support.nth_failure import packed
 print("ready", flush=True)
 while True:
     for version in (1, 2):

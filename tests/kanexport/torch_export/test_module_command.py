@@ -24,7 +24,7 @@ NETS = """
 import argparse
 import subprocess
 import torch
-from tests.hybrid_modules import KANLinear, Stack
+from tests.support.torch_modules import KANLinear, Stack
 
 def net(): return Stack(KANLinear(4, 3), KANLinear(3, 2))
 def wrapped(): return torch.nn.DataParallel(net())
