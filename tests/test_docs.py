@@ -28,6 +28,7 @@ from kanserve.client.errors import ClientError
 from kanserve.config.settings import Settings
 from kanserve.grpc_api.call_context import CODES
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
+from tests.support.server_process import READY_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ def _words(text: str) -> list[str]:
 
 def _await(environment: dict[str, str]) -> None:
     """Until the server says that it is ready: its port opens before its models are loaded."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + READY_SECONDS
     with Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client:
         while time.monotonic() < end:
             with contextlib.suppress(ClientError):

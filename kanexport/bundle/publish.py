@@ -1,4 +1,7 @@
-"""Publisher of a verified model: writes manifest and files as one version of a model repository."""
+"""Publisher of a verified model: writes manifest and files as one version of a model repository.
+
+`Result` is the outcome of an export. The table that a command prints and its `--json` document come from it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain data types between transports and models, without behaviour beyond lookup."""
+"""Plain data types between transports, models, clients and commands, without behaviour beyond lookup."""
 
 from __future__ import annotations
 

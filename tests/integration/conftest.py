@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.command_line import kanserve, program
 from tests.support.golden_cases import cases
+from tests.support.server_process import READY_SECONDS
 from tests.support.toy_server import _the_loop_turns  # noqa: F401 - a fixture for every test
 
 KANSERVE = [sys.executable, "-m", "kanserve"]
@@ -48,7 +50,8 @@ def serving(repository: Path, *flags: str) -> Iterator[Served]:
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path, repository: Path) -> Served:
-    while process.poll() is None:
+    end = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < end:
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
             if event.get("event") == "server_ready":

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from kanserve.cli import main
+from tests.support.server_process import first_line
 
 COMMAND = (sys.executable, "-m", "kanserve")
 # A developer's own settings must not decide the tests, nor the width of the terminal they run on.
@@ -116,10 +117,7 @@ def serving(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
         )
     with process:
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, f"the server ended: {log.read_text()}"
-            facts = json.loads(line)
+            facts = json.loads(first_line(process, log))
             yield Server(facts["grpc"], facts["metrics"], process, log)
         finally:
             process.terminate()

@@ -1,10 +1,11 @@
-"""A real server for tests: `kanserve.server.app.serve` in a process of its own, and raw calls to it."""
+"""Server of a test in a process of its own, raw calls to it, and the wait until any server of a test is ready."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -168,15 +169,23 @@ def limited(files: int) -> tuple[str, ...]:
     return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
 
 
+READY_SECONDS = 120.0  # until a server that a test starts must be ready
+
+
+def first_line(process: subprocess.Popen[Any], log: Path) -> str:
+    """The first line on stdout, which a server prints if it is ready. Raises AssertionError with its log."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], READY_SECONDS)
+    line = process.stdout.readline() if readable else ""
+    assert line, f"the server {'ended' if readable else 'was not ready in time'}: {log.read_text()}"
+    return line if isinstance(line, str) else line.decode()
+
+
 @contextlib.contextmanager
 def serving(repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
     """A server over `repository` that is ready to be asked."""
     with launched(repository, door, files, **settings) as (process, log):
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise AssertionError(f"the server ended: {log.read_text()}")
-        where = json.loads(line)
+        where = json.loads(first_line(process, log))
         port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Server(

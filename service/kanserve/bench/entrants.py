@@ -19,7 +19,7 @@ from kanserve.config.settings import Settings
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
-from kanserve.runtime.base import Backend, Session, create_session
+from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
 from kanserve.sandbox import verify
 from kanserve.scheduling.batching import Batch
 from kanserve.types import DTYPES, Array
@@ -204,7 +204,7 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
     right = network.evaluate(x)
 
     def threads(count: int) -> tuple[Answer, str]:
-        session = create_session(backend, {MODEL_FILE: graph}, None, MODEL_FILE, device=device, threads=count)
+        session = create_session(backend, {MODEL_FILE: graph}, None, MODEL_FILE, SessionOptions(device, count))
 
         def answer(inputs: Feeds) -> list[Array]:
             (rows,) = inputs.values()

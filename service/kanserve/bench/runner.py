@@ -24,7 +24,7 @@ from kanserve.bench import entrants
 from kanserve.bench.entrants import TORCH, Absent, Answer, Entrant, Feeds, repeated
 from kanserve.config.settings import Settings
 from kanserve.repository.layout import Bundle
-from kanserve.runtime.base import Backend, Session, create_session
+from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
 from kanserve.sandbox import verify
 from kanserve.types import DTYPES, Array
 
@@ -82,7 +82,7 @@ def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settin
     model = entrants.kanserve_entrant(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
-        return create_session(backend, bundle.files, manifest, file, device=CPU, threads=1)
+        return create_session(backend, bundle.files, manifest, file, SessionOptions(CPU, 1))
 
     others = [
         entrants.mlp(manifest, backend, settings.device, feeds),

@@ -1,4 +1,4 @@
-"""Inventory of a server or a repository folder: one entry for every version of every model.
+"""Inventory of a server or a repository folder, as `kanserve models` prints it: one entry for each version.
 
 The command checks a folder by the server's own rules. `repository.layout` checks names, files and their sha256, and
 `repository.validation` checks the manifest. On request, and if a runtime is installed, `sandbox` checks the graph

@@ -1,4 +1,5 @@
-"""Shared base of the blocking and the asyncio client: address, TLS, retries and error translation."""
+"""Shared base of the blocking and the asyncio client, with the only constructor: address, TLS, retries, back-off and
+error translation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control calls of an operator: the default version of a model, and shadow deployments."""
+"""Control calls of an operator, as functions of a `Client`: default version of a model, shadow deployments."""
 
 from __future__ import annotations
 

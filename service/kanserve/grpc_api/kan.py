@@ -20,7 +20,7 @@ from kanserve.models.model import Model
 from kanserve.observability.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.services import statistics
-from kanserve.services.control import Control, ShadowReport, VersionChoice
+from kanserve.services.control import Control
 from kanserve.services.explain import Explainer
 from kanserve.services.kan import EdgeQueries, Kan
 from kanserve.services.statistics import Watches
@@ -34,31 +34,6 @@ async def _written(size: int, build: Callable[[], Message]) -> bytes:
     if size < LARGE:
         return build().SerializeToString()
     return await asyncio.to_thread(lambda: build().SerializeToString())
-
-
-def _choice(chosen: VersionChoice) -> bytes:
-    answer = kan_pb2.VersionChoice(
-        model_name=chosen.model, model_version=str(chosen.version), previous_version=str(chosen.previous_version)
-    )
-    return answer.SerializeToString()
-
-
-def _shadow(report: ShadowReport) -> bytes:
-    answer = kan_pb2.ShadowReport(
-        model_name=report.model,
-        model_version=str(report.version),
-        baseline_version=str(report.baseline_version),
-        running=report.running,
-        share=report.share,
-        tolerance=report.tolerance,
-        requests=report.requests,
-        rows=report.rows,
-        rows_out_of_tolerance=report.rows_out_of_tolerance,
-        requests_dropped=report.requests_dropped,
-        requests_failed=report.requests_failed,
-        largest_difference=report.largest_difference,
-    )
-    return answer.SerializeToString()
 
 
 def _page(description: bytes, request: kan_pb2.DescribeModelRequest) -> bytes:
@@ -179,24 +154,24 @@ class KanService:
         """Choose the version that answers by default."""
         message = await infer_codec.parsed(kan_pb2.PromoteModelRequest, data)
         call.facts["model"] = message.model_name[:128]
-        return _choice(self._control.promote(message.model_name, message.model_version))
+        return kan_codec.version_choice(self._control.promote(message.model_name, message.model_version))
 
     async def rollback_model(self, data: bytes, call: Call) -> bytes:
         """The version that answered by default before."""
         message = await infer_codec.parsed(kan_pb2.RollbackModelRequest, data)
         call.facts["model"] = message.model_name[:128]
-        return _choice(self._control.rollback(message.model_name))
+        return kan_codec.version_choice(self._control.rollback(message.model_name))
 
     async def shadow_model(self, data: bytes, call: Call) -> bytes:
         """Try a version on the traffic of another, end that, or tell what came of it."""
         message = await infer_codec.parsed(kan_pb2.ShadowModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         if message.stop:
-            return _shadow(self._control.unshadow(message.model_name))
+            return kan_codec.shadow_report(self._control.unshadow(message.model_name))
         if not message.model_version:
-            return _shadow(self._control.shadows.report(message.model_name))
+            return kan_codec.shadow_report(self._control.shadows.report(message.model_name))
         arguments = (message.model_name, message.model_version, message.share, message.tolerance)
-        return _shadow(self._control.shadow(*arguments))
+        return kan_codec.shadow_report(self._control.shadow(*arguments))
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and how well the export was verified."""

@@ -16,6 +16,7 @@ from kanserve.grpc_api.infer_codec import varint
 from kanserve.grpc_api.request_cache import BYTES
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
+from kanserve.services.control import ShadowReport, VersionChoice
 from kanserve.services.explain import Explained
 from kanserve.services.infer_parameters import COUNT_LIMITS, at_most
 from kanserve.services.statistics import StatisticsResult, WatchRequest
@@ -446,3 +447,30 @@ class UpdateCache:
 
 def _written(result: StatisticsResult) -> bytes:
     return statistics_to_pb(result).SerializeToString()
+
+
+def version_choice(chosen: VersionChoice) -> bytes:
+    """The message VersionChoice."""
+    answer = kan_pb2.VersionChoice(
+        model_name=chosen.model, model_version=str(chosen.version), previous_version=str(chosen.previous_version)
+    )
+    return answer.SerializeToString()
+
+
+def shadow_report(report: ShadowReport) -> bytes:
+    """The message ShadowReport."""
+    answer = kan_pb2.ShadowReport(
+        model_name=report.model,
+        model_version=str(report.version),
+        baseline_version=str(report.baseline_version),
+        running=report.running,
+        share=report.share,
+        tolerance=report.tolerance,
+        requests=report.requests,
+        rows=report.rows,
+        rows_out_of_tolerance=report.rows_out_of_tolerance,
+        requests_dropped=report.requests_dropped,
+        requests_failed=report.requests_failed,
+        largest_difference=report.largest_difference,
+    )
+    return answer.SerializeToString()

@@ -21,7 +21,7 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_manifest
-from kanserve.runtime.base import Backend
+from kanserve.runtime.base import Backend, SessionOptions
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient
@@ -106,15 +106,15 @@ class Sandbox:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
         return Job(
             backend=settings.backend,
-            device=settings.device,
-            threads=THREADS,
+            options=SessionOptions(
+                settings.device, THREADS, "" if bundle is None else loader.library_for(bundle, settings)
+            ),
             strict=settings.graph_allowlist == "strict",
             rows=tuning.tried_rows(manifest, settings.plain_onnx_max_batch_size, settings.micro_batch_bytes),
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
             memory=settings.load_memory_bytes,
             files={name: len(data) for name, data in files.items()},
             manifest=None if manifest is None else job.strip_for_sandbox(manifest),
-            library="" if bundle is None else loader.library_for(bundle, settings),
         )
 
 

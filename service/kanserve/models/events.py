@@ -1,4 +1,7 @@
-"""Lifecycle events of versions: one log line per change, the history of the web UI, and metrics."""
+"""Lifecycle events of versions: one log line per change, the history of the web UI, and metrics.
+
+`models/reconciler.py` reports each change here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loader from verified bytes to a model that passed its self-test on this device.
+"""Loader from verified bytes to a model that passed its self-test on this device, and to its `ModelInfo`.
 
 The graph must fit its manifest, and the manifest's reference rows must give the manifest's outputs.
 """
@@ -31,7 +31,7 @@ from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_config, check_manifest
-from kanserve.runtime.base import Backend, Session, create_session
+from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
 from kanserve.sandbox import verify
 from kanserve.system.resources import pool
 from kanserve.types import Array, ModelInfo
@@ -207,10 +207,8 @@ class Loader:
         )
 
     def _create(self, bundle: Bundle, file: str, *, threads: int, library: str = "") -> Session:
-        device = self.settings.device
-        return create_session(
-            self.backend, bundle.files, bundle.manifest, file, device=device, threads=threads, library=library
-        )
+        options = SessionOptions(self.settings.device, threads, library)
+        return create_session(self.backend, bundle.files, bundle.manifest, file, options)
 
 
 def _form(manifest: Manifest) -> object:

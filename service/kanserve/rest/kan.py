@@ -1,7 +1,8 @@
 """KanService over HTTP, with requests and responses as JSON, under /v1/kan.
 
 A request has the fields of the RPC's message, with rows as lists of numbers. A response has the fields of the RPC's
-response, with arrays as nested lists, or as bytes after the JSON (`packed`). The limits of a request are those of the
+response, with arrays as nested lists, or as bytes after the JSON (`packed`). `PACKED` has the dtype and shape of each
+bytes field. The limits of a request are those of the
 RPC.
 """
 

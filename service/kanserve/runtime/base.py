@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from kanexport.contract.manifest import ANY, WEIGHTS_FILE, Manifest
@@ -19,7 +20,21 @@ from kanserve.types import Array, TensorInfo
 
 NOTHING: Mapping[str, bytes] = types.MappingProxyType({})
 
-__all__ = ["NOTHING", "Backend", "Session", "create_session", "load", "names"]
+__all__ = ["NOTHING", "Backend", "Session", "SessionOptions", "create_session", "load", "names"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Options of a session. A load check takes those of the session that will serve.
+
+    device   "cpu" or "cuda"
+    threads  threads of one run
+    library  path of a library with custom operators, "" without one
+    """
+
+    device: str
+    threads: int
+    library: str = ""
 
 
 class Session(Protocol):
@@ -53,17 +68,14 @@ class Backend(Protocol):
     def create(
         self,
         graph: bytes,
+        options: SessionOptions,
         *,
-        device: str,
-        threads: int,
         beside: Mapping[str, bytes] = NOTHING,
-        library: str = "",
         optimization: str = ANY,
     ) -> Session:
         """Prepare a graph. Raises LoadError, and ConfigError for a missing device.
 
         beside        the files, by name, that may hold its weights; the graph reads no other file
-        library       path of a library with custom operators
         optimization  optimization level of the runtime, as in the manifest
         """
 
@@ -85,26 +97,19 @@ def create_session(
     files: Mapping[str, bytes],
     manifest: Manifest | None,
     file: str,
-    *,
-    device: str,
-    threads: int,
-    library: str = "",
+    options: SessionOptions,
 ) -> Session:
     """A session of one graph of a version, the same for serving, load checks and benchmarks.
 
     files     by name, as read and checked: the graph, and the weights that graphs share
     manifest  None for plain ONNX; otherwise it limits the optimizations of the runtime
     file      name of the graph
-    threads   of one run
-    library   path of a library with further operators, "" without one
 
     Raises LoadError, and ConfigError for a device that is not there.
     """
     return backend.create(
         files[file],
-        device=device,
-        threads=threads,
+        options,
         beside={name: data for name, data in files.items() if name == WEIGHTS_FILE},
-        library=library,
         optimization=ANY if manifest is None else manifest.optimization,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from kanexport.contract.manifest import ANY, BASIC
 from kanexport.contract.ort import onnxruntime
 from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
-from kanserve.runtime.base import NOTHING
+from kanserve.runtime.base import NOTHING, SessionOptions
 from kanserve.types import BF16, BYTES, NUMPY_DTYPES, Array, TensorInfo
 
 state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -78,37 +78,34 @@ def check(device: str) -> None:
 
 def create(
     graph: bytes,
+    options: SessionOptions,
     *,
-    device: str,
-    threads: int,
     beside: Mapping[str, bytes] = NOTHING,
-    library: str = "",
     optimization: str = ANY,
 ) -> OrtSession:
-    """Prepare a graph from its bytes. Raises ConfigError if `device` has no provider here, LoadError if the runtime
+    """Prepare a graph from its bytes. Raises ConfigError if the device has no provider here, LoadError if the runtime
     rejects the graph.
 
     beside        the files, by name, that hold its weights
-    library       path of a library with custom operators
     optimization  optimization level of the runtime, as in the manifest
     """
-    check(device)
-    provider = (PROVIDERS[device], EXACT[device])
+    check(options.device)
+    provider = (PROVIDERS[options.device], EXACT[options.device])
     onnxruntime.set_default_logger_severity(SILENT)
-    options = _options(device, threads, beside)
+    native = _options(options.device, options.threads, beside)
     if optimization == BASIC:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        native.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        if library:
-            options.register_custom_ops_library(library)
-        session = onnxruntime.InferenceSession(graph, options, [provider], **PLAIN)
+        if options.library:
+            native.register_custom_ops_library(options.library)
+        session = onnxruntime.InferenceSession(graph, native, [provider], **PLAIN)
     except ERRORS as error:
         raise _refusal(str(error)) from error
     except MemoryError as error:
         raise _refusal("bad_alloc") from error
     except UnicodeDecodeError as error:  # its words quote a name of the graph's
         raise _refusal("") from error
-    return _wrapped(session, device)
+    return _wrapped(session, options.device)
 
 
 def _wrapped(session: Any, device: str) -> OrtSession:

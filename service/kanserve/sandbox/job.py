@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import Manifest
+from kanserve.runtime.base import SessionOptions
 
 HEAD = 8  # bytes of the document's length
 PIECE = 2**26  # bytes of one write
@@ -31,26 +32,24 @@ class Job:
     seconds  time limit
     memory   limit of memory in bytes, in addition to the files
     strict   the setting `graph_allowlist`
-    library  library of custom operators for the graph that needs one; "": do not load it
+    options  options of the sessions; the library is only for the graph that needs it, "" if it is not loaded
     texts    the files are those of `layout.Texts`, and the process only parses them
     """
 
     backend: str
-    device: str
-    threads: int
+    options: SessionOptions
     strict: bool
     rows: int
     seconds: float
     memory: int
     files: Mapping[str, int]
     manifest: str | None
-    library: str = ""
     texts: bool = False
 
     @property
     def most(self) -> int:
         """Bytes that the process may have."""
-        return self.memory + FACTOR * sum(self.files.values()) + OWN_OPERATORS + OF_A_THREAD * self.threads
+        return self.memory + FACTOR * sum(self.files.values()) + OWN_OPERATORS + OF_A_THREAD * self.options.threads
 
 
 def strip_for_sandbox(manifest: Manifest) -> str:
@@ -80,7 +79,8 @@ def take(memory: int) -> tuple[Job, dict[str, bytes]]:
     """The job and its files; what has been read is given back, so that nothing is there twice."""
     length = int.from_bytes(os.pread(memory, HEAD, 0), "little")
     at = HEAD + length
-    job = Job(**json.loads(_read(memory, HEAD, length)))
+    facts = json.loads(_read(memory, HEAD, length))
+    job = Job(**{**facts, "options": SessionOptions(**facts["options"])})
     files = {}
     for name, size in job.files.items():
         files[name] = _read(memory, at, size)

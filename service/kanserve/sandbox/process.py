@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import gc
 import json
@@ -35,7 +36,7 @@ from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadE
 from kanserve.repository.layout import Texts
 from kanserve.repository.validation import check_manifest
 from kanserve.runtime import base
-from kanserve.runtime.base import Session
+from kanserve.runtime.base import Session, SessionOptions
 from kanserve.sandbox import graph_screen, verify
 from kanserve.sandbox import job as jobs
 from kanserve.sandbox.job import Job
@@ -157,8 +158,8 @@ def limit(job: Job) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     with contextlib.suppress(OSError):  # no /proc, or one that is not to be written
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
-    if job.device == "cpu":
-        addresses = job.most + ADDRESSES + ARENA * job.threads
+    if job.options.device == "cpu":
+        addresses = job.most + ADDRESSES + ARENA * job.options.threads
         resource.setrlimit(resource.RLIMIT_DATA, (job.most, job.most))
         resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
 
@@ -178,13 +179,17 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     for name in _graphs(manifest):
         graph_screen.check(name, files[name], sizes, strict=job.strict)
     backend = base.load(job.backend)
-    create = functools.partial(base.create_session, backend, files, manifest, device=job.device, threads=job.threads)
+    plain = dataclasses.replace(job.options, library="")
+
+    def create(file: str, options: SessionOptions = plain) -> Session:
+        return base.create_session(backend, files, manifest, file, options)
+
     session = create(contract.MODEL_FILE)
     _prove(manifest, session, job.rows)
     if manifest is not None:
         _prove_others(manifest, create, job.rows)
-    if job.library:
-        _try_kernel(job, files, sizes, manifest, functools.partial(create, library=job.library))
+    if job.options.library:
+        _try_kernel(job, files, sizes, manifest, functools.partial(create, options=job.options))
     for at, layer in enumerate(layers):
         graph = create(layer.edges_file)
         verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))

@@ -1,4 +1,4 @@
-"""Use case of the operations view: rates, times, batches, errors and versions.
+"""Use case of the operations view: rates, times, batches, errors, versions and their shadows.
 
 The figures come from the metrics page and from the state of the server. Rates need two readings. The server takes a
 reading when a client asks, at most one per second for all clients, and keeps it for some minutes. If no client asks, it

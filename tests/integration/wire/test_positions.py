@@ -27,6 +27,7 @@ from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
+from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
 from tests.support import toy_grid_model, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
@@ -218,7 +219,7 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
     backend = base.load("ort")
 
     def create(name: str) -> Watched:
-        return Watched(backend.create(bundle.files[name], device="cpu", threads=1))
+        return Watched(backend.create(bundle.files[name], SessionOptions("cpu", 1)))
 
     shapes = [query_plan.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
     plans = query_plan.plan(shapes, layers=[layer], sources=[], destinations=[], wanted=EdgeOptions(top_k=top_k))
@@ -242,7 +243,7 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
 def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path: Path) -> None:
     bundle, manifest = bundled(tmp_path)
     loader = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics())
-    session = loader.backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
+    session = loader.backend.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
     plans = (query_plan.LayerPlan(1, (0,), (0,), (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
         list(edge_queries.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))

@@ -20,6 +20,7 @@ from kanexport.lowering import lower, passes
 from kanexport.pipeline import Request, export
 from kanserve.repository import layout
 from kanserve.runtime import ort
+from kanserve.runtime.base import SessionOptions
 from tests.support.golden_cases import Case, cases
 from tests.support.small_checkpoints import save
 
@@ -101,7 +102,7 @@ def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
     beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
 
     def session(name: str) -> ort.OrtSession:
-        return ort.create(files[name], device="cpu", threads=1, beside=beside)
+        return ort.create(files[name], SessionOptions("cpu", 1), beside=beside)
 
     serving = session(contract.MODEL_FILE)
     names = [tensor.name for tensor in serving.outputs]

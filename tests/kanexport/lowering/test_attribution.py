@@ -30,6 +30,7 @@ from kanexport.verify.attribution import NoContributions
 from kanserve.insight import explain
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.runtime import base
+from kanserve.runtime.base import SessionOptions
 from tests.kanexport.conftest import PykanCheckpoint
 from tests.support.golden_cases import Case, cases, relative_error
 from tests.support.small_checkpoints import read
@@ -70,7 +71,7 @@ def served(result: Result, x: np.ndarray) -> np.ndarray:
     manifest, backend = result.manifest, base.load("ort")
 
     def create(graph: bytes) -> Any:
-        return backend.create(graph, device="cpu", threads=1, beside={})
+        return backend.create(graph, SessionOptions("cpu", 1), beside={})
 
     graphs = tuple(
         LayerGraph(layer, lambda layer=layer: create((result.directory / layer.edges_file).read_bytes()))

@@ -15,6 +15,7 @@ from kanserve.observability.metrics import Metrics
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.runtime import base
+from kanserve.runtime.base import SessionOptions
 from kanserve.types import EdgeOptions, LayerEdges
 from tests.support import toy_model
 from tests.support.server_process import KAN, Server
@@ -91,7 +92,7 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     assert bundle.manifest is not None
     backend = base.load("ort")
     loader = Loader(backend, Settings(repository=tmp_path), 1, Metrics())
-    session = backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
+    session = backend.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
     graphs = loader._graphs(bundle, bundle.manifest)
     shapes = [query_plan.LayerShape(3, 4), query_plan.LayerShape(4, 2)]
     plans = query_plan.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=EdgeOptions(top_k=top_k))

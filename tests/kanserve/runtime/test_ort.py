@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from kanserve.errors import LoadError, LoadReason
 from kanserve.runtime import ort
+from kanserve.runtime.base import SessionOptions
 
 VISIBLE = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -28,7 +29,7 @@ def test_products_of_matrices_are_whole(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     x = np.random.default_rng(1).uniform(0.5, 1, (256, 512)).astype(np.float32)
-    (y,) = ort.create(model.SerializeToString(), device="cuda", threads=1).run(["y"], {"x": x})
+    (y,) = ort.create(model.SerializeToString(), SessionOptions("cuda", 1)).run(["y"], {"x": x})
     exact = x.astype(np.float64) @ weights
     assert np.abs(y / exact - 1).max() < 1e-5
 
@@ -43,5 +44,5 @@ def test_bf16_and_inputs_of_strings_are_not_loaded_together() -> None:
     wanted = [helper.make_tensor_value_info(f"{name}_out", kind, ["B"]) for name, kind in kinds.items()]
     graph = helper.make_graph([helper.make_node("Identity", [n], [f"{n}_out"]) for n in kinds], "g", given, wanted)
     with pytest.raises(LoadError, match="strings and tensors of BF16") as caught:
-        ort.create(packed(graph), device="cpu", threads=1)
+        ort.create(packed(graph), SessionOptions("cpu", 1))
     assert caught.value.reason is LoadReason.RUNTIME

@@ -15,6 +15,7 @@ from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
+from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job, pool
 from kanserve.sandbox.job import Job
 from tests.support import hostile_graphs as hostile
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 MIB = 2**20
 
 
-JOB = Job("ort", "cpu", 1, True, 1, 10, MIB, {}, None)
+JOB = Job("ort", SessionOptions("cpu", 1), True, 1, 10, MIB, {}, None)
 
 
 def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
@@ -67,7 +68,9 @@ def test_a_bug_is_told_with_its_place() -> None:
 def test_a_job_is_what_was_put() -> None:
     """And what has been taken is given back."""
     files = {"a": b"x" * 100_000, "b": b"", "c": b"yz"}
-    given = Job("ort", "cpu", 1, False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None)
+    given = Job(
+        "ort", SessionOptions("cpu", 1), False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None
+    )
     memory = job.put(given, files)
     try:
         assert job.take(memory) == (given, files)

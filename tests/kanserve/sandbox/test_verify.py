@@ -14,6 +14,7 @@ from kanexport.contract import manifest as contract
 from kanexport.contract.sections import ExplainedTensor, Explanations
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.runtime import ort
+from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job, process
 from kanserve.sandbox.job import Job
 from tests.support import hostile_graphs as hostile
@@ -28,7 +29,7 @@ def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device:
     data = {**own, **(files or {})}
     manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
     sizes = {name: len(one) for name, one in data.items()}
-    process.try_out(Job("ort", device, 1, True, 8, 60, 2**30, sizes, manifest), data)
+    process.try_out(Job("ort", SessionOptions(device, 1), True, 8, 60, 2**30, sizes, manifest), data)
 
 
 def layer(at: int, **changes: Any) -> dict[str, Any]:
@@ -185,9 +186,9 @@ def test_words_of_a_graph_that_are_not_utf_8_are_a_fault_of_the_graph(place: str
 def test_the_load_check_limits_optimizations_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
     create, seen = ort.create, []
 
-    def recorded(graph: bytes, **options: Any) -> ort.OrtSession:
-        seen.append(options["optimization"])
-        return create(graph, **options)
+    def recorded(graph: bytes, options: SessionOptions, **more: Any) -> ort.OrtSession:
+        seen.append(more["optimization"])
+        return create(graph, options, **more)
 
     monkeypatch.setattr(ort, "create", recorded)
     tried(optimization=contract.BASIC)

@@ -2,7 +2,7 @@
 
 import { ApiError } from '../api.js';
 import { button, el, facts, labelled, table, tell } from '../dom.js';
-import { beyond, functionChart, grids, inputChart, slopeChart, style, total } from '../edgechart.js';
+import { beyond, functionChart, grids, inputChart, slopeChart, style, total } from '../charts/edge.js';
 import { count, number, seconds, share } from '../format.js';
 import * as names from '../names.js';
 import { lines } from '../nodes.js';

@@ -2,7 +2,7 @@
 
 import { ApiError } from '../api.js';
 import { Asking } from '../asking.js';
-import { dotted } from '../charts/curve.js';
+import { dotted } from '../charts/dotted_curve.js';
 import { flow, valued } from '../charts/path.js';
 import { signed, waterfall } from '../charts/waterfall.js';
 import { button, el, select, table, tell } from '../dom.js';

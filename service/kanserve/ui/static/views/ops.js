@@ -1,4 +1,4 @@
-// How the server does: rates, times, batches, errors, versions and what became of them.
+// Operations page: rates, times, batches, errors, versions, their history and their shadows.
 
 import { bars } from '../charts/bars.js';
 import { legend, over, stacked } from '../charts/series.js';

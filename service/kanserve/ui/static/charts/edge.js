@@ -1,7 +1,7 @@
 // Pictures of one edge: its function with what it is made of, its slope, and where its input was, on one axis.
 
-import { number, share } from './format.js';
-import { chart, extent, line, roomy, steps, svg } from './svg.js';
+import { number, share } from '../format.js';
+import { chart, extent, line, roomy, steps, svg } from '../svg.js';
 
 const MARGIN = { left: 64, right: 14, top: 10, bottom: 40 };
 const KINDS = { total: 'the edge', symbolic: 'symbolic part' };

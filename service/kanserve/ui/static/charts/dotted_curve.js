@@ -1,4 +1,4 @@
-// One edge's function, and where a row is on it.
+// Function of one edge with a dot where a row is.
 
 import { number } from '../format.js';
 import { chart, extent, line, roomy, svg } from '../svg.js';
