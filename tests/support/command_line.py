@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from kanserve.cli import main
+from tests.support import forked_process
 from tests.support.server_process import first_line
 
 COMMAND = (sys.executable, "-m", "kanserve")
@@ -40,10 +41,9 @@ def program(
     *arguments: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a process of its own; text of both streams and the exit code."""
-    done = subprocess.run(
+    done = forked_process.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
-        capture_output=True,
         timeout=60,
         env={**CLEAN, **environment},
         cwd=cwd,
@@ -108,7 +108,7 @@ def serving(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
     """`kanserve serve` on free ports, terminated at the end."""
     command = [*COMMAND, "serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json"]
     with log.open("w") as errors:
-        process = subprocess.Popen(
+        process = forked_process.popen(
             [*command, "--drain-delay-seconds", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=errors,

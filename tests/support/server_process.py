@@ -22,7 +22,7 @@ import grpc
 import numpy as np
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import loop_stalls
+from tests.support import forked_process, loop_stalls
 
 INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
@@ -144,7 +144,7 @@ def launched(
         log, turns = Path(folder, "log"), loop_stalls.Log(Path(folder, "stalls"))
         loop_stalls.OPEN.append(turns)
         with log.open("w") as errors:
-            process = subprocess.Popen(
+            process = forked_process.popen(
                 [*(limited(files) if files else ()), sys.executable, "-c", START, json.dumps(options), *door],
                 stdout=subprocess.PIPE,
                 stderr=errors,
