@@ -29,6 +29,7 @@ FILE_LINES, FUNCTION_LINES, FEW_LINES = 600, 50, 60
 FUNCTION_P95 = 24  # lines
 COMPLEXITY = 10  # conditions in one function, comprehensions counted
 BROAD = 6  # places that catch every exception
+WITHOUT_TESTS = 0.15  # share of the modules that have no test file of their name
 REASON = "# radon: "
 
 # The files that may import a library. No other file imports it.
@@ -234,6 +235,21 @@ def test_modules_are_deep() -> None:
         if not name(path).startswith(PLUG_INS) and len(graph.find_modules_that_directly_import(module)) < 2:
             wrong.append(f"{name(path)} has {lines} lines and a single importer")
     assert not wrong
+
+
+def test_tests_mirror_the_source() -> None:
+    """A module has its tests in a file of its name, in the same folder of `tests/`. Plug-ins share those of their folder."""
+    modules = [
+        (package, path.relative_to(folder))
+        for package, folder in (("kanserve", ROOT / "service" / "kanserve"), ("kanexport", ROOT / "kanexport"))
+        for path in folder.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py") and "pb" not in path.relative_to(folder).parts
+    ]
+    plug_ins = {("kanexport", "readers"), ("kanexport", "bases")}
+    own = [(package, path) for package, path in modules if (package, str(path.parent)) not in plug_ins]
+    tests = ROOT / "tests"
+    missing = [path for package, path in own if not (tests / package / path.parent / f"test_{path.name}").is_file()]
+    assert len(missing) < WITHOUT_TESTS * len(own), f"{len(missing)} of {len(own)} without a test file: {missing}"
 
 
 def test_functions_are_short_and_simple() -> None:

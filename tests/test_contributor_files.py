@@ -25,6 +25,7 @@ VERSIONING = (ROOT / "docs" / "versioning.md").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 ENTRY_LINES = 60
+SOURCES = {".py", ".md", ".toml", ".yml", ".yaml", ".txt"}
 
 
 # Changelog
@@ -87,6 +88,25 @@ def test_the_pull_request_template_names_programs_and_pages_that_exist() -> None
     assert {word for word in re.findall(r"`make ([a-z-]+)", text)} <= TARGETS
     for path in re.findall(r"\b(?:tools/|docs/)?[\w-]+\.(?:md|py)\b", text):
         assert (ROOT / path).is_file(), path
+
+
+def test_every_test_and_tool_that_a_file_names_exists() -> None:
+    """Also in code that a test writes, and in modules that such code imports."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    missing = set()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix not in SOURCES or not path.is_file():
+            continue
+        text = path.read_text()
+        missing |= {(name, other) for other in re.findall(r"(?<![\w/.-])(?:tests|tools)/[\w/]+\.py", text)}
+        missing |= {
+            (name, f"{folder.replace('.', '/')}/{module}")
+            for folder, module in re.findall(r"from (tests(?:\.\w+)*|tools(?:\.\w+)*) import (\w+)", text)
+            if not (ROOT / f"{folder.replace('.', '/')}.py").is_file()
+        }
+    there = {other for _, other in missing if (ROOT / other).exists() or (ROOT / f"{other}.py").is_file()}
+    assert {pair for pair in missing if pair[1] not in there} == set()
 
 
 def test_hooks_run_programs_that_exist() -> None:

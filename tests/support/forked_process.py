@@ -60,7 +60,7 @@ class Popen(subprocess.Popen[Any]):
             self.pid = _ask(job, [*streams, status])
         finally:
             os.close(status)
-            self._close_pipe_fds(*ends)  # type: ignore[attr-defined]
+            self._close_pipe_fds(*ends)
         self._child_created = True
 
     def poll(self) -> int | None:
@@ -193,7 +193,7 @@ def _become(job: Mapping[str, Any], files: list[int], before: set[int]) -> None:
     os.chdir(job["folder"])
     direct = bool(os.environ.get("PYTHONUNBUFFERED"))
     for at, name in enumerate(("stdin", "stdout", "stderr")):
-        raw = open(at, "rb" if not at else "wb", 0 if direct and at else -1, closefd=False)
+        raw = open(at, "rb" if not at else "wb", 0 if direct and at else -1, closefd=False)  # noqa: SIM115 - for good
         errors = "backslashreplace" if at == 2 else "strict"
         stream = io.TextIOWrapper(raw, "utf-8", errors, line_buffering=at == 2, write_through=direct)
         setattr(sys, name, stream)
