@@ -238,7 +238,7 @@ def test_modules_are_deep() -> None:
 
 
 def test_tests_mirror_the_source() -> None:
-    """A module has its tests in a file of its name, in the same folder of `tests/`. Plug-ins share those of their folder."""
+    """Tests of a module are in a file of its name, in the same folder of `tests/`. Plug-ins share those of a folder."""
     modules = [
         (package, path.relative_to(folder))
         for package, folder in (("kanserve", ROOT / "service" / "kanserve"), ("kanexport", ROOT / "kanexport"))

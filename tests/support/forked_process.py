@@ -38,6 +38,7 @@ LIBRARIES = (
 START = "from tests.support import forked_process as forks\nforks.serve({fd})"
 # The interpreter reads these when it starts.
 OF_THE_INTERPRETER = {"PYTHONPATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONSAFEPATH", "PYTHONDEVMODE", "LD_PRELOAD"}
+AT_START = dict(os.environ)  # a test may set some for the processes that it starts
 HEAD = 8  # bytes of a message's length
 
 
@@ -86,7 +87,7 @@ class Popen(subprocess.Popen[Any]):
 def popen(command: Any, **options: Any) -> subprocess.Popen[Any]:
     """The process of a command: a fork where one can stand for it."""
     env = os.environ if options.get("env") is None else options["env"]
-    same = all(env.get(name) == os.environ.get(name) for name in OF_THE_INTERPRETER)
+    same = all(env.get(name) == AT_START.get(name) for name in OF_THE_INTERPRETER)
     forked = same and len(command) > 2 and command[0] == sys.executable and command[1] in ("-c", "-m")
     return (Popen if forked else subprocess.Popen)(command, **options)
 
@@ -107,7 +108,7 @@ def run(command: Any, *, input: bytes, timeout: float, **options: Any) -> subpro
 def _parent() -> socket.socket:
     """The connection to the process with the imports, which ends with it."""
     ours, theirs = socket.socketpair()
-    environment = {"GRPC_VERBOSITY": "NONE", **os.environ}
+    environment = {"GRPC_VERBOSITY": "NONE", **AT_START}
     environment = {name: value for name, value in environment.items() if not name.startswith("KANSERVE_")}
     code = START.format(fd=theirs.fileno())
     process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment)

@@ -24,6 +24,7 @@ from kanserve.insight import edge_scores
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.statistics import Nodes
 from kanserve.runtime import base
+from kanserve.runtime.base import SessionOptions
 from kanserve.types import LayerScores
 from tests.kanserve.analysis import test_drift
 from tests.kanserve.insight.test_live import draw, until
@@ -115,7 +116,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     backend = base.load("ort")
     folder = export(Request(path=case.path, repository=tmp_path, name="m")).directory
     found = contract.load(folder)
-    open_ = functools.partial(backend.create, device="cpu", threads=1, beside={})
+    open_ = functools.partial(backend.create, options=SessionOptions("cpu", 1), beside={})
     session = open_((folder / "model.onnx").read_bytes())
     graphs = tuple(
         LayerGraph(layer, functools.partial(open_, (folder / layer.edges_file).read_bytes())) for layer in found.layers
