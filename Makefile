@@ -11,7 +11,7 @@ PIP := python -m pip install --quiet --disable-pip-version-check
 # One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
 # and exports are made once.
 WORKERS ?= $(shell expr $$(nproc) + 1)
-PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # More arguments for pytest, and a module for `make mutate`.
 ARGS ?=
 MODULE ?=
@@ -58,6 +58,8 @@ test: setup ## Run the whole test suite, on all cores
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 # Rules, values and arithmetic, without the slow and the many: for the inner loop.
+# One worker for each core: most of the time goes to imports, which each worker makes.
+test-fast: WORKERS := $(shell nproc)
 test-fast: setup ## Run the tests that say most in a minute
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS) -m "not slow"
 

@@ -37,6 +37,9 @@ from tests.support.command_line import kanserve
 from tests.support.nth_failure import packed
 from tests.support.server_process import serving
 
+pytestmark = pytest.mark.slow
+
+
 SECONDS = 5.0  # for one read of a file, on a busy machine
 SECRET = b"somebody else's\n" * 4
 FOREIGN = 4711  # a user id

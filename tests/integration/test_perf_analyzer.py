@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 CLIENTS = ["--concurrency-range", "1:4"]
 MORE = {
     "unary": CLIENTS,

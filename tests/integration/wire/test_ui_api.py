@@ -24,6 +24,9 @@ from tests.support import http_client, reload_tools, toy_model
 from tests.support.command_line import program
 from tests.support.server_process import KAN, Server, serving, wait_until
 
+pytestmark = pytest.mark.slow
+
+
 ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
 REFERENCE = np.repeat(np.array([[0.1], [-0.3]], np.float32), 3, axis=1)
 MODELS = "/v1/kan/models"
@@ -338,7 +341,6 @@ def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
     assert same.out_of_grid[:, 0].tolist() == [False, True]
 
 
-@pytest.mark.slow
 def test_operations_of_several_workers_are_those_of_all(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)

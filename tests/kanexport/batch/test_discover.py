@@ -18,9 +18,6 @@ from kanexport.bundle import repository
 from kanexport.errors import CheckpointError
 from kanexport.formats import checkpoint
 
-pytestmark = pytest.mark.slow
-
-
 ZIP = b"PK\x03\x04" + bytes(22)
 
 

@@ -11,9 +11,6 @@ import pytest
 
 from kanexport.cli import export_command
 
-pytestmark = pytest.mark.slow
-
-
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 

@@ -21,6 +21,9 @@ from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, 
 from kanexport.pipeline import Request, export
 from tests.support import toy_model
 
+pytestmark = pytest.mark.slow
+
+
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 

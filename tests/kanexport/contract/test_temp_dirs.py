@@ -11,8 +11,6 @@ from kanexport.contract import temp_dirs
 from kanexport.errors import RepositoryError
 from tests.support.nth_failure import hidden, packed
 
-pytestmark = pytest.mark.slow
-
 
 def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:
     """Its lock says so; of another machine without one, its age."""

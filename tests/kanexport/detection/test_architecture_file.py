@@ -24,6 +24,9 @@ from kanexport.verify import float64_reference
 from tests.support.golden_cases import ROOT, cases
 from tests.support.small_checkpoints import beside_forward, save
 
+pytestmark = pytest.mark.slow
+
+
 PAGE = (ROOT / "docs" / "architecture-file.md").read_text()
 RNG = np.random.default_rng(4)
 

@@ -24,6 +24,9 @@ from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = sorted(WAVELETS)
 # In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.
 TOLERANCES = {"float32": 2e-6, "float64": 2e-14}

@@ -12,6 +12,9 @@ from kanexport.graph import precision
 from kanexport.graph.builder import Graph
 from kanexport.ir.quantized_basis import Stepped, stepped
 
+pytestmark = pytest.mark.slow
+
+
 STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
 
 

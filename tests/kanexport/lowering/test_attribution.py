@@ -35,6 +35,9 @@ from tests.kanexport.conftest import PykanCheckpoint
 from tests.support.golden_cases import Case, cases, relative_error
 from tests.support.small_checkpoints import read
 
+pytestmark = pytest.mark.slow
+
+
 NONE = {  # of the golden cases: why not
     "chebykan-digits-layernorm": "has a step 'layernorm'",
     "fasterkan-wine": "class B",

@@ -18,6 +18,9 @@ from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
+pytestmark = pytest.mark.slow
+
+
 # What symbolic functions, affine values and sums are made of.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
 

@@ -19,6 +19,9 @@ from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
 from tests.support.small_checkpoints import beside_forward
 
+pytestmark = pytest.mark.slow
+
+
 ACTS = {"silu": lambda u: u / (1 + math.exp(-u)), "tanh": math.tanh, "identity": lambda u: u}
 
 

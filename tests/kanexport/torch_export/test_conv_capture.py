@@ -21,9 +21,6 @@ from tests.support.conv_layers import Bells  # noqa: E402 - needs torch
 nn, functional = torch.nn, torch.nn.functional
 
 
-pytestmark = pytest.mark.slow
-
-
 class Begun(Bells):
     """Functions of what a module normalises over the picture, beside functions of what it is given."""
 

@@ -21,9 +21,6 @@ from tests.support.conv_layers import Bells  # noqa: E402 - needs torch
 nn, functional = torch.nn, torch.nn.functional
 
 
-pytestmark = pytest.mark.slow
-
-
 class Ones(Bells):
     """Functions of which none depends on x, and a straight line beside them."""
 

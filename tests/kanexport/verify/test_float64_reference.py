@@ -8,9 +8,6 @@ import pytest
 from kanexport.verify import float64_reference
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
 
 

@@ -19,6 +19,9 @@ from kanserve.analysis.formula import STEP_TEXTS, TEXTS, formulas, tokens
 from kanserve.analysis.formula_printer import EXACT, FormulaError, Text, applied
 from tests.support.formula_parser import columns, compute
 
+pytestmark = pytest.mark.slow
+
+
 SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 
 

@@ -15,8 +15,6 @@ from kanserve.grpc_api.call_context import RequestMetadata
 from kanserve.server.app import App
 from tests.support import auth_matrix, token_files, toy_model
 
-pytestmark = pytest.mark.slow
-
 
 def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("starlette")

@@ -20,6 +20,9 @@ from onnx import helper, numpy_helper
 from kanexport.contract import manifest as contract
 from tests.support.command_line import checkpoint, document, kanserve
 
+pytestmark = pytest.mark.slow
+
+
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 TORCH = importlib.util.find_spec("torch") is not None
 

@@ -8,14 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kanexport.contract import manifest
 from kanserve.cli import inventory
 from kanserve.config.settings import Settings
 from tests.support.command_line import document, kanserve
-
-pytestmark = pytest.mark.slow
 
 
 def edit(**changes: Any) -> Callable[[Path], None]:

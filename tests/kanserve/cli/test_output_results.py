@@ -8,8 +8,6 @@ import pytest
 
 from tests.support.command_line import kanserve
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(("target", "says"), [("y.txt", ".npz or .npy"), ("nowhere/y.npz", "no folder")])
 def test_a_bad_output_is_refused_before_anything_is_asked(target: str, says: str, tmp_path: Path) -> None:

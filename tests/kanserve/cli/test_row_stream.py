@@ -26,6 +26,9 @@ from kanserve.client.sync import Client
 from kanserve.types import TensorInfo
 from tests.support.command_line import Server, document, kanserve
 
+pytestmark = pytest.mark.slow
+
+
 RNG = np.random.default_rng(7)
 ROWS = RNG.uniform(-2, 2, (5, 3)).astype(np.float32)
 MANY = RNG.uniform(-2, 2, (40_000, 3)).astype(np.float32)

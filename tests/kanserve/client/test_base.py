@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from kanserve import Client
 from kanserve.client.base import LONGEST_BACK_OFF, Attempts
 
-pytestmark = pytest.mark.slow
-
 
 @settings(deadline=None)
 @given(

@@ -15,6 +15,9 @@ from kanserve.client.errors import InvalidInput
 from kanserve.client.sync import Client
 from tests.support.command_line import Server, checkpoint, document, program, serving
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = ["height", "width", "depth"]
 ROWS = np.random.default_rng(3).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]

@@ -17,9 +17,6 @@ from kanserve import AsyncClient, Client, ClientError, DeadlineExceeded, Invalid
 from kanserve.client import chunking
 from tests.support.command_line import Server
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 
 

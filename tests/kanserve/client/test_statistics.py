@@ -11,6 +11,9 @@ import pytest
 from kanserve.client.sync import Client
 from tests.support.command_line import Server, checkpoint, document, program, serving
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = ["height", "width", "depth"]
 
 

@@ -10,8 +10,6 @@ from kanserve.config import settings
 from kanserve.config.settings import Settings
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:

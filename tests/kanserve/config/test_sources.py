@@ -12,8 +12,6 @@ from kanserve.errors import ConfigError
 from tests.support import toy_model
 from tests.support.command_line import document, kanserve
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
     ("variable", "says"),

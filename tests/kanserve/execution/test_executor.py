@@ -18,6 +18,8 @@ from kanserve.execution.executor import Executor, Limits
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling.queue import Policy, PriorityLevel
 
+pytestmark = pytest.mark.slow
+
 
 class Graph:
     """Doubles its rows, slowly where it is asked to; refuses a run with a negative number in it."""

@@ -11,8 +11,6 @@ from kanserve.errors import KanserveError, ServerDeadlineExceeded
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import Call, with_deadline
 
-pytestmark = pytest.mark.slow
-
 
 def test_what_ends_in_time_is_left_alone() -> None:
     async def method(seconds: float, call: Call) -> float:

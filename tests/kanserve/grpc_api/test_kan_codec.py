@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +12,6 @@ from kanserve.analysis import query_plan
 from kanserve.grpc_api import kan_codec
 from kanserve.pb import kan_pb2
 from kanserve.types import EdgeOptions, EdgeResponse, LayerEdges
-
-pytestmark = pytest.mark.slow
 
 
 def test_the_pieces_of_an_answer_are_the_message() -> None:

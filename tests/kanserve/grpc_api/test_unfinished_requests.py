@@ -20,6 +20,9 @@ from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tests.support.unfinished_bodies import callers
 
+pytestmark = pytest.mark.slow
+
+
 MIB = 2**20
 SENT = 15 * MIB // 16  # bytes that arrive of each body
 GROWN = 40  # MiB that the server may grow by

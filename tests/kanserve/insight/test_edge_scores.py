@@ -32,6 +32,9 @@ from tests.support import toy_model
 from tests.support.golden_cases import Case, cases
 from tests.support.server_process import serving
 
+pytestmark = pytest.mark.slow
+
+
 NUMBERS = st.floats(-5, 5, width=32)
 
 

@@ -29,6 +29,9 @@ from tests.support import toy_model
 from tests.support.command_line import checkpoint, program
 from tests.support.server_process import Server, serving
 
+pytestmark = pytest.mark.slow
+
+
 RNG = np.random.default_rng(9)
 TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
 SECONDS = 20

@@ -31,6 +31,9 @@ from tests.kanserve.server.test_supervisor import OWN, pids
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
 
+pytestmark = pytest.mark.slow
+
+
 FILE = "statistics/toy/1/0.tally"
 DIGEST = "d" * 64
 

@@ -6,8 +6,6 @@ import pytest
 
 from kanserve.observability import multiprocess
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_page_of_pages() -> None:
     page = '# HELP a_total Text.\n# TYPE a_total counter\na_total{{x="1"}} {}\n# HELP g G.\n# TYPE g gauge\ng {}\n'

@@ -11,8 +11,6 @@ import pytest
 from kanserve.pb import __main__ as generator
 from kanserve.pb import grpc_service_pb2, kan_pb2, model_config_pb2, pool
 
-pytestmark = pytest.mark.slow
-
 
 def test_sources_and_results_are_those_recorded() -> None:
     assert generator.stale() == []

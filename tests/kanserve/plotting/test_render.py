@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from kanserve.plotting import figures, network, render
 from kanserve.plotting.scenes import BLACK, RED, Curve, Layer, Line, Network, Scene
 
+pytestmark = pytest.mark.slow
+
+
 X = np.linspace(-1, 1, 33)
 
 

@@ -12,6 +12,9 @@ import pytest
 from kanserve.errors import BadRequest
 from kanserve.rest import json_document, json_structure
 
+pytestmark = pytest.mark.slow
+
+
 MANY = 10**7
 
 

@@ -21,9 +21,6 @@ from kanserve.sandbox.job import Job
 from tests.support import hostile_graphs as hostile
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 MIB = 2**20
 
 

@@ -21,8 +21,6 @@ from tests.support import reload_tools, token_files, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 Code = grpc.StatusCode
 
 

@@ -24,6 +24,8 @@ from tests.kanserve.insight.test_live import draw, until, value
 from tests.support import token_files, toy_model
 from tests.support.server_process import KAN, Server, serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:

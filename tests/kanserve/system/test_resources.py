@@ -32,9 +32,6 @@ def test_the_thread_budget_follows_the_cgroup(tmp_path: Path, files: dict[str, s
     assert budget(tmp_path) == min(quota, len(os.sched_getaffinity(0)))
 
 
-pytestmark = pytest.mark.slow
-
-
 def test_the_process_takes_what_it_may() -> None:
     """The soft limit is raised to what is needed, up to the hard one."""
     script = (

@@ -14,9 +14,6 @@ from kanserve.transport import endpoints
 from tests.support import certificates, toy_model
 from tests.support.server_process import Server, serving
 
-pytestmark = pytest.mark.slow
-
-
 HANDSHAKE_SECONDS = 1.0
 
 

@@ -6,8 +6,6 @@ import pytest
 
 from kanserve.transport import framing
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 21])
 def test_a_frame_in_parts_is_the_frame(size: int) -> None:

@@ -13,6 +13,9 @@ from tools.reliability import __main__ as command
 from tools.reliability import base, incident_table, record, table
 from tools.reliability.base import NUMBERS, NotRun, Outcome, Row, Scale, rows
 
+pytestmark = pytest.mark.slow
+
+
 ROWS = rows()
 GOOD = Row("1", "A", "asked", "0 lost", lambda scale, seed, door: Outcome({"lost": scale.of(0, 1)}, True, 7))
 

@@ -57,9 +57,6 @@ def test_without_a_terminal_there_is_no_bar() -> None:
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-pytestmark = pytest.mark.slow
-
-
 def test_an_empty_table_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
     Table("nothing", ("name", "state")).show()
     assert capsys.readouterr().out.split()[:3] == ["nothing", "name", "state"]

@@ -14,6 +14,9 @@ from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
 
+pytestmark = pytest.mark.slow
+
+
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 

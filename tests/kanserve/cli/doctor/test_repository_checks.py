@@ -16,9 +16,6 @@ from kanserve.system import memory
 from tests.support import toy_model
 from tests.support.command_line import kanserve
 
-pytestmark = pytest.mark.slow
-
-
 FREE = ("--grpc-port", "0", "--metrics-port", "0")
 
 
