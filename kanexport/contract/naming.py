@@ -1,4 +1,4 @@
-"""Names for the numbers of a model: features, units and classes, and a description.
+"""Names for the numbers of a model: features, units and classes, and a description; endings of checkpoint files.
 
 Standard library only. A row's numbers count in C order, those of several inputs or outputs one after the other.
 """

@@ -35,34 +35,42 @@ from kanexport.contract.manifest import NodeStep
 Floats = NDArray[np.float64]
 Function = Callable[[Floats], Floats]
 NEAR = 1e-6  # of a node's magnitude: x is r
-ROOT2, GELU = np.sqrt(2.0), np.sqrt(2 / np.pi)
 
 
 class UnknownStep(ValueError):
     """Step without a rule here; the text names it."""
 
 
-def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(0.5 * (1 + np.tanh(x / 2)))
+def sigmoid(x: Floats) -> Floats:
+    """The logistic function."""
+    # exp of a non-positive number only: no overflow, and NaN stays NaN.
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x < 0, e / (1 + e), 1 / (1 + e)))
 
 
 def _erf(x: Floats) -> Floats:
-    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))  # numpy has none
+    return np.asarray(np.vectorize(math.erf, otypes=[x.dtype])(x))  # numpy has none
 
 
+def _gelu_tanh(x: Floats) -> Floats:
+    inner: Floats = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+
+
+# Activations by name. `kanexport/functions/elementwise.py` has the operators of each.
 FUNCTIONS: Mapping[str, Function] = MappingProxyType(
     {
+        "silu": lambda x: x * sigmoid(x),
         "identity": lambda x: x,
-        "zero": np.zeros_like,
+        "zero": lambda x: x * 0,
+        "relu": lambda x: np.maximum(x, 0),
+        "sigmoid": sigmoid,
         "tanh": np.tanh,
         "sin": np.sin,
         "cos": np.cos,
-        "sigmoid": _sigmoid,
-        "silu": lambda x: x * _sigmoid(x),
-        "relu": lambda x: np.maximum(x, 0),
-        "softplus": lambda x: np.logaddexp(x, 0),
-        "gelu": lambda x: 0.5 * x * (1 + _erf(x / ROOT2)),
-        "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(GELU * (x + 0.044715 * x**3))),
+        "softplus": lambda x: np.logaddexp(0, x),
+        "gelu": lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))),
+        "gelu_tanh": _gelu_tanh,
     }
 )
 
@@ -276,7 +284,7 @@ RULES: Mapping[str, Callable[[NodeStep], _Rule]] = MappingProxyType(
         "groupnorm": lambda step: _Norm(step, groups=step.indices[0], centred=True),
         "rmsnorm": lambda step: _Norm(step, groups=1, centred=False),
         "prelu": lambda step: _Each(lambda v: np.where(v > 0, v, np.array(step.scale) * v)),
-        "swish": lambda step: _Each(lambda v: v * _sigmoid(np.array(step.scale) * v)),
+        "swish": lambda step: _Each(lambda v: v * sigmoid(np.array(step.scale) * v)),
         "clip": lambda step: _Each(lambda v: np.clip(v, np.array(step.scale), np.array(step.bias))),
         "rowrange": lambda step: _RowRange(),
     }

@@ -1,7 +1,9 @@
 """Elementwise functions with two implementations: float64 numpy, and ONNX operators.
 
 They serve as base activations (one function for every edge) and as the
-functions of symbolic edges. Adding one is one line in a table here.
+functions of symbolic edges. A symbolic function is one line in a table here.
+The numpy form of an activation is in `contract/step_rules.py`, since the server
+needs it too.
 
 The symbolic table is that of pykan 0.2.8 (kan/utils.py, SYMBOLIC_LIB) and the
 two names that only pykan 0.0.x has, with plain, unguarded semantics: the
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.contract.step_rules import FUNCTIONS
 from kanexport.errors import UnknownFunction
 from kanexport.graph import float64_ops
 
@@ -44,17 +47,6 @@ class Unary:
 
 def _op(kind: str) -> Callable[[Graph, Value], Value]:
     return lambda g, x: g.op(kind, x)
-
-
-def _sigmoid(x: Array) -> Array:
-    # exp of a non-positive number only: no overflow, and NaN stays NaN.
-    e = np.exp(-np.abs(x))
-    return np.asarray(np.where(x < 0, e / (1 + e), 1 / (1 + e)))
-
-
-def _erf(x: Array) -> Array:
-    values: Array = np.asarray(np.vectorize(math.erf, otypes=[x.dtype])(x))
-    return values
 
 
 # The normal distribution's tail Q(a) = (1 - erf(a / sqrt 2)) / 2 for a >= 0, as
@@ -92,11 +84,6 @@ def _emit_gelu_tanh(g: Graph, x: Value) -> Value:
     """x (1 + tanh u) / 2 = x / (1 + exp(-2 u))."""
     inner = g.mul(g.add(x, g.mul(g.pow(x, 3.0), g.const(0.044715))), g.const(math.sqrt(2 / math.pi)))
     return g.op("Div", x, _one_and_exp(g, g.add(inner, inner)))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    inner: Array = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
 
 
 def _power(n: int) -> Unary:
@@ -161,19 +148,20 @@ def _table(*functions: Unary) -> dict[str, Unary]:
     return {function.name: function for function in functions}
 
 
-ACTIVATIONS = _table(
-    Unary("silu", lambda x: x * _sigmoid(x), _emit_silu),
-    Unary("identity", lambda x: x, lambda g, x: x),
-    Unary("zero", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
-    Unary("relu", lambda x: np.maximum(x, 0), _op("Relu")),
-    Unary("sigmoid", _sigmoid, _emit_sigmoid),
-    Unary("tanh", np.tanh, _op("Tanh")),
-    Unary("sin", np.sin, _op("Sin")),
-    Unary("cos", np.cos, _op("Cos")),
-    Unary("softplus", lambda x: np.logaddexp(0, x), float64_ops.softplus),
-    Unary("gelu", lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))), _emit_gelu),
-    Unary("gelu_tanh", _gelu_tanh, _emit_gelu_tanh),
-)
+EMITTED: dict[str, Callable[[Graph, Value], Value]] = {
+    "silu": _emit_silu,
+    "identity": lambda g, x: x,
+    "zero": lambda g, x: g.mul(x, g.const(0.0)),
+    "relu": _op("Relu"),
+    "sigmoid": _emit_sigmoid,
+    "tanh": _op("Tanh"),
+    "sin": _op("Sin"),
+    "cos": _op("Cos"),
+    "softplus": float64_ops.softplus,
+    "gelu": _emit_gelu,
+    "gelu_tanh": _emit_gelu_tanh,
+}
+ACTIVATIONS = _table(*(Unary(name, FUNCTIONS[name], emit) for name, emit in EMITTED.items()))
 
 SYMBOLIC = _table(
     *(_power(n) for n in (1, 2, 3, 4, 5)),
@@ -197,7 +185,7 @@ SYMBOLIC = _table(
     Unary("arctanh", np.arctanh, float64_ops.arctanh),
     Unary("0", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
     Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
-    Unary("sigmoid", _sigmoid, _emit_sigmoid),
+    Unary("sigmoid", FUNCTIONS["sigmoid"], _emit_sigmoid),
     Unary("cosh", np.cosh, float64_ops.cosh),
 )
 

@@ -31,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, files=True)
     add_row_options(parser)
     parser.add_argument(
-        "--output", metavar="FILE", help=".csv, .npy, .jsonl (a line per row), .npz or .json; without it: CSV on stdout"
+        "--output",
+        metavar="FILE",
+        help=f"one of {', '.join(output_results.SUFFIXES)} (.jsonl: a line per row); without it: CSV on stdout",
     )
     add_client_options(parser)
 

@@ -1,4 +1,4 @@
-"""Context of a call in progress: caller, deadline, and the facts for its access log line."""
+"""Context of a call in progress: request id and its header, caller, deadline, and the facts for its log line."""
 
 from __future__ import annotations
 

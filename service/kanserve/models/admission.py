@@ -21,7 +21,7 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_manifest
-from kanserve.runtime.base import Backend, SessionOptions
+from kanserve.runtime.base import Backend
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient
@@ -104,11 +104,10 @@ class Sandbox:
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
+        library = "" if bundle is None else loader.library_for(bundle, settings)
         return Job(
             backend=settings.backend,
-            options=SessionOptions(
-                settings.device, THREADS, "" if bundle is None else loader.library_for(bundle, settings)
-            ),
+            options=loader.session_options(settings, THREADS, library),
             strict=settings.graph_allowlist == "strict",
             rows=tuning.tried_rows(manifest, settings.plain_onnx_max_batch_size, settings.micro_batch_bytes),
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,

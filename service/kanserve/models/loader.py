@@ -207,8 +207,13 @@ class Loader:
         )
 
     def _create(self, bundle: Bundle, file: str, *, threads: int, library: str = "") -> Session:
-        options = SessionOptions(self.settings.device, threads, library)
+        options = session_options(self.settings, threads, library)
         return create_session(self.backend, bundle.files, bundle.manifest, file, options)
+
+
+def session_options(settings: Settings, threads: int, library: str = "") -> SessionOptions:
+    """Options of a session as the settings have them, for serving and for the load check."""
+    return SessionOptions(settings.device, threads, library)
 
 
 def _form(manifest: Manifest) -> object:

@@ -25,7 +25,7 @@ __all__ = ["NOTHING", "Backend", "Session", "SessionOptions", "create_session", 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """Options of a session. A load check takes those of the session that will serve.
+    """Options of a session. `models/loader.py` makes them from the settings, for serving and for the load check.
 
     device   "cpu" or "cuda"
     threads  threads of one run

@@ -13,7 +13,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kanexport.contract.manifest import arrows, row_shapes
@@ -135,12 +135,9 @@ class Operations:
         """A report with the counts of all workers, as in the metrics."""
         own = now.numbers.get((report.model, str(report.version)), {})
         return {
-            "model": report.model,
+            **asdict(report),
             "version": str(report.version),
             "baseline_version": str(report.baseline_version),
-            "running": report.running,
-            "share": report.share,
-            "tolerance": report.tolerance,
             "rows": own.get("shadow_rows", 0),
             "rows_out_of_tolerance": own.get("shadow_beyond", 0),
             "requests_dropped": own.get("shadow_dropped", 0),

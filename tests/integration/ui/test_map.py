@@ -11,6 +11,7 @@ import pytest
 
 from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
+from kanexport.functions.elementwise import ACTIVATIONS
 from tests.integration.ui.conftest import Seen
 from tests.support.server_process import Server, wait_until
 
@@ -69,6 +70,15 @@ def test_the_map_follows_nodes_as_the_step_rules_do(page: Any, steps: tuple[Node
     if all(step.kind != "product" for step in steps):
         sources = page.evaluate(call, [layer, "nodeOfSource", len(reads)])
         assert sources == [int(row.argmax()) for row in reads]
+
+
+def test_each_activation_is_a_base_branch_on_the_page(page: Any) -> None:
+    opened(page, "ui/hello")
+    call = """async (kinds) => {
+        const charts = await import('/ui/static/charts/edge.js');
+        return kinds.map((kind) => charts.style(kind)[0]);
+    }"""
+    assert set(page.evaluate(call, [*ACTIVATIONS, "prelu", "swish"])) == {"of-base"}
 
 
 def test_the_map_says_what_matters(page: Any) -> None:

@@ -5,7 +5,11 @@ import { chart, extent, line, roomy, steps, svg } from '../svg.js';
 
 const MARGIN = { left: 64, right: 14, top: 10, bottom: 40 };
 const KINDS = { total: 'the edge', symbolic: 'symbolic part' };
-const BASES = new Set(['silu', 'identity', 'relu', 'gelu', 'tanh', 'sigmoid', 'prelu', 'swish', 'function']);
+// Activations of the exporter, and those with trained numbers.
+const BASES = new Set([
+  'silu', 'identity', 'zero', 'relu', 'sigmoid', 'tanh', 'sin', 'cos', 'softplus', 'gelu', 'gelu_tanh',
+  'prelu', 'swish', 'function',
+]);
 
 /** Of a part of a curve: the class of its line, and its words. */
 export function style(kind) {
