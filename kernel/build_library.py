@@ -68,12 +68,12 @@ def build(output: Path, folder: Path) -> None:
 
 def header(folder: Path) -> Path:
     """The folder of onnxruntime's header. Raises Missing."""
-    given = os.environ.get("ORT_INCLUDE")
-    for place in (Path(given),) if given else INSTALLED:
+    supplied = os.environ.get("ORT_INCLUDE")
+    for place in (Path(supplied),) if supplied else INSTALLED:
         if (place / HEADER).is_file():
             return place
-    if given:
-        raise Missing(f"ORT_INCLUDE is {given}, which has no {HEADER}")
+    if supplied:
+        raise Missing(f"ORT_INCLUDE is {supplied}, which has no {HEADER}")
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise Missing(f"there is no {HEADER}: name its folder in ORT_INCLUDE (Debian has it in {PACKAGE})")
     try:
@@ -115,8 +115,8 @@ else:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            build(Path(sys.argv[1]), Path(made))
+            build(Path(sys.argv[1]), Path(folder))
         except CannotBuild as fault:
             sys.exit(str(fault))

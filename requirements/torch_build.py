@@ -68,9 +68,9 @@ def what_pip_would_take() -> str:
 def build_of(report: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> str:
     """'cpu' or 'cuda' of pip's report on torch alone, by what it asks for on this machine (or `environment`)."""
     (torch,) = (item["metadata"] for item in report["install"])
-    asked = [Requirement(line) for line in torch.get("requires_dist", [])]
+    requested = [Requirement(line) for line in torch.get("requires_dist", [])]
     here = {"extra": "", **(environment or {})}
-    needed = [need.name for need in asked if need.marker is None or need.marker.evaluate(here)]
+    needed = [need.name for need in requested if need.marker is None or need.marker.evaluate(here)]
     return "cuda" if any(name.startswith(CUDA) for name in needed) else "cpu"
 
 

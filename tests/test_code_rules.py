@@ -31,6 +31,7 @@ SMALL = {
 }
 FILE_LINES, FUNCTION_LINES, FEW_LINES = 600, 50, 60
 FUNCTION_P95 = 24  # lines
+PARTICIPLES = {"found", "told", "asked", "given", "made", "one"}
 COMPLEXITY = 10  # conditions in one function, comprehensions counted
 BROAD = 6  # places that catch every exception
 WITHOUT_TESTS = 0.15  # share of the modules that have no test file of their name
@@ -280,6 +281,18 @@ def test_everything_public_has_a_docstring() -> None:
     nodes = [(path, node) for path in PRODUCT for node in public(tree(path))]
     silent = [f"{name(path)}:{node.lineno} {node.name}" for path, node in nodes if not ast.get_docstring(node)]
     assert len(silent) <= 0.05 * len(nodes), silent
+
+
+def test_no_variable_of_the_product_is_a_participle() -> None:
+    """`found` says that a program found a thing; a name says which thing it is."""
+    stores = [
+        f"{name(path)}:{node.lineno} {node.arg if isinstance(node, ast.arg) else node.id}"
+        for path in PRODUCT
+        for node in ast.walk(tree(path))
+        if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in PARTICIPLES)
+        or (isinstance(node, ast.arg) and node.arg in PARTICIPLES)
+    ]
+    assert not stores
 
 
 def test_nothing_is_unfinished_and_each_silenced_check_has_a_reason() -> None:

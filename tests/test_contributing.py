@@ -57,10 +57,10 @@ def test_its_shapes_are_those_of_the_golden_file() -> None:
     assert [name for name, _ in named] == ["amplitudes", "freq", "phase", "bias"]
     sizes: dict[str, int] = {}
     for name, shape in named:
-        (found, *_) = [value.shape for key, value in tensors.items() if key.endswith(f".{name}")]
+        (result, *_) = [value.shape for key, value in tensors.items() if key.endswith(f".{name}")]
         symbols = shape.split(", ")
-        assert len(symbols) == len(found), name
-        for symbol, size in zip(symbols, found, strict=True):
+        assert len(symbols) == len(result), name
+        for symbol, size in zip(symbols, result, strict=True):
             assert size == sizes.setdefault(symbol, int(symbol) if symbol.isdigit() else size), (name, symbol)
 
 
@@ -90,8 +90,10 @@ def collected() -> dict[str, tuple[int, str]]:
     """pytest's exit code and words for each line; of one process, which imports what they share once."""
     lines = [shlex.split(command, comments=True) for command in COMMANDS]
     assert all(line[:3] == [".venv/bin/python", "-m", "pytest"] for line in lines)
-    given = json.dumps([line[3:] for line in lines])
-    done = subprocess.run([sys.executable, "-c", COLLECT, given], cwd=ROOT, capture_output=True, text=True, check=True)
+    supplied = json.dumps([line[3:] for line in lines])
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECT, supplied], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return dict(zip(COMMANDS, json.loads(done.stdout), strict=True))
 
 

@@ -66,11 +66,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
 
 def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -> None:
     folder, environment = desk
-    found = commands(README)
-    assert {"export", "serve", "infer", "edges", "models"} <= {command[1] for command in found}
+    result = commands(README)
+    assert {"export", "serve", "infer", "edges", "models"} <= {command[1] for command in result}
     servers: list[subprocess.Popen[bytes]] = []
     try:
-        for command in found:
+        for command in result:
             if command[1] == "serve":
                 servers.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL))
                 _await(environment)
@@ -96,11 +96,11 @@ def _as_shown(folder: Path, environment: dict[str, str]) -> None:
     (shown,) = re.findall(r"^```text\n(hello version 1.*?)^```", README, re.MULTILINE | re.DOTALL)
     command = ["kanserve", "explain", "hello", "--input", "rows.npy", "--row", "0"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    for told, meant in zip(_words(done.stdout), _words(shown), strict=True):
+    for reported, meant in zip(_words(done.stdout), _words(shown), strict=True):
         try:
-            assert float(told) == pytest.approx(float(meant), rel=1e-4, abs=1e-6)
+            assert float(reported) == pytest.approx(float(meant), rel=1e-4, abs=1e-6)
         except ValueError:
-            assert told == meant
+            assert reported == meant
 
 
 def _words(text: str) -> list[str]:
@@ -158,7 +158,7 @@ def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
     assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 3
     assert answers[1]["outputs"][0]["shape"] == [2, 1]
     explained = answers[2]
-    total = explained["base"][0] + sum(one[0] for one in explained["contributions"][0])
+    total = explained["base"][0] + sum(item[0] for item in explained["contributions"][0])
     assert abs(total - explained["predictions"][0][0]) <= explained["completeness_error"][0][0] + 1e-9
     assert 'nv_inference_request_success{model="hello"' in done.stdout
 

@@ -44,7 +44,7 @@ def test_the_pattern_finds_old_names() -> None:
 
 def test_no_old_name_of_the_server_is_left() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = []
+    result = []
     for name in listed.splitlines():
         path = ROOT / name
         if name in RECORDS or name.startswith("tests/golden/") or path.is_symlink() or not path.is_file():
@@ -52,5 +52,5 @@ def test_no_old_name_of_the_server_is_left() -> None:
         if path.suffix not in (".py", ".md", ".js", ".html", ".json", ".yml", ".toml", ".sh", ".ipynb", "", ".proto"):
             continue
         text = path.read_text(errors="replace")
-        found += [f"{name}: {match[0]}" for match in OLD.finditer(text)]
-    assert found == []
+        result += [f"{name}: {match[0]}" for match in OLD.finditer(text)]
+    assert result == []

@@ -43,10 +43,10 @@ def test_the_pattern_finds_old_names() -> None:
 
 def test_no_file_has_an_old_name() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = []
+    result = []
     for name in listed.splitlines():
         path = ROOT / name
         if path.suffix not in SUFFIXES or name in RECORDS or name.startswith("tests/golden/") or not path.is_file():
             continue
-        found += [f"{name}: {match[0]}" for match in OLD.finditer(path.read_text(errors="replace"))]
-    assert found == []
+        result += [f"{name}: {match[0]}" for match in OLD.finditer(path.read_text(errors="replace"))]
+    assert result == []

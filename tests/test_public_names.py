@@ -179,10 +179,10 @@ def test_a_published_manifest_is_read_and_written_the_same() -> None:
     assert manifest.dumps(loaded) == GOLDEN_MANIFEST.read_bytes()
 
 
-@pytest.mark.parametrize("found", [0, manifest.FORMAT + 1, 8, "1", True, None])
-def test_a_manifest_of_an_unknown_format_says_how_to_export_again(found: object) -> None:
-    document = json.loads(GOLDEN_MANIFEST.read_bytes()) | {"format": found}
+@pytest.mark.parametrize("result", [0, manifest.FORMAT + 1, 8, "1", True, None])
+def test_a_manifest_of_an_unknown_format_says_how_to_export_again(result: object) -> None:
+    document = json.loads(GOLDEN_MANIFEST.read_bytes()) | {"format": result}
     with pytest.raises(manifest.ManifestError) as caught:
         manifest.loads(json.dumps(document).encode())
-    assert f"manifest has format {found!r}, this program reads format {manifest.FORMAT}: " in str(caught.value)
+    assert f"manifest has format {result!r}, this program reads format {manifest.FORMAT}: " in str(caught.value)
     assert "`kanserve export CHECKPOINT --repository REPOSITORY --name NAME --force`" in str(caught.value)

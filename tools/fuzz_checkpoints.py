@@ -222,15 +222,15 @@ class Finding:
 
 def seeds(folder: Path) -> list[Seed]:
     """The golden checkpoints, the small ones, and one made up for each family without."""
-    found = []
+    result = []
     for case in cases():
         if not case.name.startswith("hybrid"):
             paths = [case.path] if case.path.is_file() else [Path(f"{case.path}{e}") for e in ("_state", "_config.yml")]
             files = {path.name.removeprefix("model"): path.read_bytes() for path in paths}
             if sum(map(len, files.values())) < SIZE_LIMIT:
-                found.append(_seed(case.name, case.path, files, case.options))
+                result.append(_seed(case.name, case.path, files, case.options))
     keras = Path(__file__).parents[1] / "tests" / "golden" / "keras" / "chain.keras"
-    found.append(_seed("keras", keras, {".keras": keras.read_bytes()}, ()))
+    result.append(_seed("keras", keras, {".keras": keras.read_bytes()}, ()))
     for family, (shapes, options) in MADE_UP.items():
         rng = np.random.default_rng(0)
         tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -238,8 +238,8 @@ def seeds(folder: Path) -> list[Seed]:
         tensors |= {name: np.sort(tensors[name], axis=-1) for name in knots}  # they increase
         path = folder / f"{family}.safetensors"
         path.write_bytes(safetensors.numpy.save(tensors))
-        found.append(_seed(family, path, {".safetensors": path.read_bytes()}, options))
-    return found
+        result.append(_seed(family, path, {".safetensors": path.read_bytes()}, options))
+    return result
 
 
 def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]) -> Seed:
@@ -323,14 +323,14 @@ def damage(rng: random.Random, seed: Seed) -> Case:
         config[key] = rng.choice(VALUES)
         return Case(f"config {key}={config[key]!r}", loaded=dataclasses.replace(seed.loaded, config=config))
     if kind < 0.92:
-        given = tuple(_option(rng, seed) for _ in range(rng.choice((1, 1, 2))))
-        return Case(f"options {given}", loaded=seed.loaded, options=given)
+        supplied = tuple(_option(rng, seed) for _ in range(rng.choice((1, 1, 2))))
+        return Case(f"options {supplied}", loaded=seed.loaded, options=supplied)
     if kind < 0.95 and seed.family.startswith("pykan"):
         function = "mine=" + _expression(rng, 4)
         if rng.random() < 0.3:
             function = scramble(rng, function.encode()).decode(errors="replace")
-        given = (*seed.options, "base_fun=mine")
-        return Case(f"function {function!r:.300}", loaded=seed.loaded, options=given, functions=(function,))
+        supplied = (*seed.options, "base_fun=mine")
+        return Case(f"function {function!r:.300}", loaded=seed.loaded, options=supplied, functions=(function,))
     text = _steps(rng, seed)
     return Case(f"steps {text[:300]!r}", loaded=seed.loaded, steps=text)
 
@@ -383,14 +383,14 @@ def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
             end = next((end for end in case.files if end.startswith(".")), "")
             loaded = checkpoint.load(folder / f"model{end}")
         assert loaded is not None
-        given = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
+        supplied = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
         if case.steps is not None:
             (folder / "steps.toml").write_bytes(case.steps)
-            kan, family = architecture_file.assemble(loaded, architecture_file.load(folder / "steps.toml"), given)
+            kan, family = architecture_file.assemble(loaded, architecture_file.load(folder / "steps.toml"), supplied)
         else:
             reader, _ = detect.detect(loaded, None)
-            kan, family = detect.read(reader, loaded, given), reader.FAMILY
-        given.finish(family)
+            kan, family = detect.read(reader, loaded, supplied), reader.FAMILY
+        supplied.finish(family)
         lowered = lower.lower(kan, "float32")
         if prove:
             verify.verify(kan, lowered, "float32")
@@ -449,8 +449,8 @@ class _watched:
 
 def _keep(folder: Path, name: str, finding: Finding) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"seed": finding.seed.name, "what": finding.what, "text": finding.text}
-    (folder / f"{name}.yml").write_text(yaml.safe_dump(told))
+    reported = {"seed": finding.seed.name, "what": finding.what, "text": finding.text}
+    (folder / f"{name}.yml").write_text(yaml.safe_dump(reported))
     for end, data in finding.files.items():
         (folder / f"{name}{end}").write_bytes(data)
 
@@ -467,8 +467,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     outcomes: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(random.Random(args.seed), Path(folder), args.count, args.seconds, verify_every=args.verify)
-        for outcome in found:
+        result = fuzz(random.Random(args.seed), Path(folder), args.count, args.seconds, verify_every=args.verify)
+        for outcome in result:
             outcomes["finding" if isinstance(outcome, Finding) else outcome] += 1
             if isinstance(outcome, Finding):
                 print(
@@ -479,8 +479,8 @@ def main() -> int:
                 if args.keep:
                     _keep(args.keep, f"{args.seed}-{outcome.number}", outcome)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    told = {"tried": outcomes.total(), "outcomes": dict(outcomes.most_common()), "peak_memory_mib": memory}
-    print(json.dumps(told))
+    reported = {"tried": outcomes.total(), "outcomes": dict(outcomes.most_common()), "peak_memory_mib": memory}
+    print(json.dumps(reported))
     return 1 if outcomes["finding"] else 0
 
 

@@ -65,7 +65,7 @@ class Report:
 
 def seeds() -> dict[str, list[bytes]]:
     """Valid messages of every method, by path."""
-    found: dict[str, list[bytes]] = {path: [message.SerializeToString()] for path, message in OTHERS.items()}
+    result: dict[str, list[bytes]] = {path: [message.SerializeToString()] for path, message in OTHERS.items()}
     for prefix, file in ((INFERENCE, pb), (KAN, kan_pb2)):
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
@@ -73,25 +73,25 @@ def seeds() -> dict[str, list[bytes]]:
                 for name in ("name", "model_name"):
                     if name in method.input_type.fields_by_name:
                         setattr(message, name, "toy")
-                found[prefix + method.name] = [message.SerializeToString()]
+                result[prefix + method.name] = [message.SerializeToString()]
     typed = pb.ModelInferRequest(model_name="toy")
     typed.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])
     plain = request(ROWS, id="an id", model_version="1")
     plain.parameters["priority"].int64_param = 1
     plain.outputs.add(name="y")
     rows: Any = {"model_name": "toy", "rows": ROWS.tobytes(), "row_count": 4}
-    asked = {
+    requested = {
         "QueryEdges": kan_pb2.QueryEdgesRequest(**rows, layers=[0], top_k=2, per_row=True, residual=True),
         "StreamEdges": kan_pb2.QueryEdgesRequest(**rows, path_from=1, path_to=0, reductions=["histogram"], bins=4),
         "GetCurves": kan_pb2.GetCurvesRequest(model_name="toy", layers=[0], points=5, low=-1, high=1, derivative=True),
         "Explain": kan_pb2.ExplainRequest(**rows, reference="zeros", outputs=[1]),
         "EdgeScores": kan_pb2.EdgeScoresRequest(**rows),
     }
-    found[f"{INFERENCE}ModelInfer"] += [one.SerializeToString() for one in (typed, plain, request(ROWS))] * 3
-    found[f"{INFERENCE}ModelStreamInfer"] += [request(ROWS).SerializeToString()]
-    for name, message in asked.items():
-        found[KAN + name] += [message.SerializeToString()] * 3
-    return found
+    result[f"{INFERENCE}ModelInfer"] += [item.SerializeToString() for item in (typed, plain, request(ROWS))] * 3
+    result[f"{INFERENCE}ModelStreamInfer"] += [request(ROWS).SerializeToString()]
+    for name, message in requested.items():
+        result[KAN + name] += [message.SerializeToString()] * 3
+    return result
 
 
 def streams() -> set[str]:
@@ -202,9 +202,9 @@ async def probe(address: str, ended: asyncio.Event, report: Report) -> None:
         while not ended.is_set():
             try:
                 answer = await channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=20)
-                found = pb.ModelInferResponse.FromString(answer).raw_output_contents[0]
-                expected = expected or found
-                if found != expected:
+                result = pb.ModelInferResponse.FromString(answer).raw_output_contents[0]
+                expected = expected or result
+                if result != expected:
                     report.findings.append("the probe got another answer")
             except grpc.aio.AioRpcError as error:
                 report.findings.append(f"the probe: {error.code().name} {error.details()!r}")

@@ -111,11 +111,11 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
-def apart(one: Image.Image, other: Image.Image) -> float:
+def apart(item: Image.Image, other: Image.Image) -> float:
     """How far two pictures are from one another, of 1: seen from afar, since fonts and edges differ by machine."""
-    if one.size != other.size:
+    if item.size != other.size:
         return 1.0
-    far = [np.asarray(each.convert("RGB").resize((70, 44), Image.Resampling.BOX), np.float64) for each in (one, other)]
+    far = [np.asarray(each.convert("RGB").resize((70, 44), Image.Resampling.BOX), np.float64) for each in (item, other)]
     return float(np.abs(far[0] - far[1]).mean() / 255)
 
 

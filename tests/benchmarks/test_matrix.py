@@ -46,7 +46,7 @@ def spoiled(quick: bool) -> Iterator[Case]:
         truth = Truth({"x": x}, module.exactly(network, x))
         version = contestants.exported(work, module.save(network, work.folder))
         model = onnx.load(version / MODEL_FILE)
-        largest = max(model.graph.initializer, key=lambda one: int(np.prod(one.dims)))
+        largest = max(model.graph.initializer, key=lambda entry: int(np.prod(entry.dims)))
         largest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(largest) * np.float32(1.001), largest.name))
         return Made((contestants.one_graph(model.SerializeToString(), truth, ONE_RUN, "spoiled"),), truth.feeds)
 
@@ -72,13 +72,13 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[
 def test_everybody_answers_right(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:
     _, code, cells = measured
     assert code == 0
-    assert [one["rows"] for one in cells] == [1, 3]
+    assert [item["rows"] for item in cells] == [1, 3]
     for cell in cells:
-        assert {OURS, ONE_RUN, EXPORT, TORCH, MLP} <= {one["name"] for one in cell["entrants"]}
-        for one in cell["entrants"]:
-            assert one["right"], one
-            assert one["steady"], one
-            assert 0 < one["lower"] <= one["median"] <= one["upper"]
+        assert {OURS, ONE_RUN, EXPORT, TORCH, MLP} <= {item["name"] for item in cell["entrants"]}
+        for item in cell["entrants"]:
+            assert item["right"], item
+            assert item["steady"], item
+            assert 0 < item["lower"] <= item["median"] <= item["upper"]
         assert cell["machine"]["cores"] >= 1
         assert {"onnxruntime", "torch"} <= set(cell["versions"])
 
@@ -154,16 +154,16 @@ def test_the_report_has_every_cell(measured: tuple[Path, int, list[dict[str, Any
     _, _, cells = measured
     text = report.markdown(cells)
     assert text.count(f"| {SHAPE} | ") == len(cells)
-    found = goals.ratios(cells, splines.UNIFORM, EXPORT)
-    assert set(found) == {(str(SHAPE), 1), (str(SHAPE), 3)}
+    result = goals.ratios(cells, splines.UNIFORM, EXPORT)
+    assert set(result) == {(str(SHAPE), 1), (str(SHAPE), 3)}
     figure = goals.least(splines.UNIFORM, EXPORT)(cells)
-    assert figure == min(found.values())
+    assert figure == min(result.values())
 
 
-@pytest.mark.parametrize(("least", "found", "outcome"), [(True, 1.9, "**missed**"), (False, 1.9, "reached")])
-def test_goals(least: bool, found: float, outcome: str) -> None:
-    goal = goals.Goal("a", "b", lambda records: found, 2.0, least)
+@pytest.mark.parametrize(("least", "actual", "outcome"), [(True, 1.9, "**missed**"), (False, 1.9, "reached")])
+def test_goals(least: bool, actual: float, outcome: str) -> None:
+    goal = goals.Goal("a", "b", lambda records: actual, 2.0, least)
     absent = goals.Goal("a", "b", lambda records: None, 2.0, least)
-    told = list(goals.outcomes([goal, absent], []))
-    assert [line[-1] for line in told] == [outcome, "not run"]
-    assert told[0][3] == "1.90x"
+    reported = list(goals.outcomes([goal, absent], []))
+    assert [line[-1] for line in reported] == [outcome, "not run"]
+    assert reported[0][3] == "1.90x"

@@ -31,12 +31,12 @@ def test_the_documents_are_of_the_cells() -> None:
 
 def test_what_is_published_was_measured_at_length_and_is_right() -> None:
     cells = publish.published(ROOT)
-    assert {one["group"] for one in cells} == set(GROUPS)
+    assert {item["group"] for item in cells} == set(GROUPS)
     for cell in cells:
         assert not cell["quick"], cell["case"]
-        for one in cell["entrants"]:
-            assert one["right"], (cell["case"], one["name"])
-            assert one["steady"], (cell["case"], one["name"])
+        for item in cell["entrants"]:
+            assert item["right"], (cell["case"], item["name"])
+            assert item["steady"], (cell["case"], item["name"])
 
 
 def test_a_part_of_a_page_is_written_anew(tmp_path: Path) -> None:

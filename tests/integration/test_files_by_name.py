@@ -58,8 +58,8 @@ def fresh(path: Path) -> None:
 
 
 def bound(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(path))
+    with socket.socket(socket.AF_UNIX) as item:
+        item.bind(os.path.relpath(path))
 
 
 def device(path: Path) -> None:
@@ -199,9 +199,9 @@ def read_statistics(folder: Path) -> Iterator[Path]:
 def write_statistics(folder: Path) -> Iterator[Path]:
     shelf(folder / "state").write(kept(draw(3)))
     yield folder / "state" / FILE
-    one = shelf(folder / "state")
-    one.write(kept(draw(4)))
-    if one._keeping.logged:
+    item = shelf(folder / "state")
+    item.write(kept(draw(4)))
+    if item._keeping.logged:
         raise OSError("refused")
 
 
@@ -212,8 +212,8 @@ def repository_file(name: str) -> Callable[[Path], Iterator[Path]]:
         config = folder / "models" / "toy" / "config.pbtxt"
         config.write_text(config.read_text().replace('name: "y"', 'name: "y" label_filename: "labels"'))
         yield folder / "models" / "toy" / name
-        for found in layout.scan(folder / "models", plain_onnx=False):
-            layout.load(found, 2**20)
+        for result in layout.scan(folder / "models", plain_onnx=False):
+            layout.load(result, 2**20)
 
     return use
 
@@ -222,8 +222,8 @@ def the_models_own_folder(folder: Path) -> Iterator[Path]:
     """A folder that is the model: each scan reads the name from its manifest."""
     toy_model.write(folder, directory=folder / "models")
     yield folder / "models" / "manifest.json"
-    (found,) = layout.scan(folder / "models", plain_onnx=False)
-    layout.load(found, 2**20)
+    (result,) = layout.scan(folder / "models", plain_onnx=False)
+    layout.load(result, 2**20)
 
 
 def export_beside(folder: Path) -> Iterator[Path]:
@@ -271,10 +271,10 @@ PLACES = {
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    made = tmp_path / "place"
-    made.mkdir()
-    yield made
-    for path in (made, *made.rglob("*")):
+    created = tmp_path / "place"
+    created.mkdir()
+    yield created
+    for path in (created, *created.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
 
@@ -282,11 +282,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("kind", MAKE)
 @pytest.mark.parametrize("place", PLACES)
 def test_every_kind_in_every_place(place: str, kind: str, folder: Path, tmp_path: Path) -> None:
-    asked = PLACES[place]
-    using = asked.use(folder)
+    requested = PLACES[place]
+    using = requested.use(folder)
     path = next(using)
     victim = tmp_path / "victim"
-    victim.write_bytes(path.read_bytes() if kind in asked.takes or kind in (WRITABLE, OWNER) else SECRET)
+    victim.write_bytes(path.read_bytes() if kind in requested.takes or kind in (WRITABLE, OWNER) else SECRET)
     victim.chmod(0o600)
     before = victim.read_bytes()
     fresh(path)
@@ -295,10 +295,10 @@ def test_every_kind_in_every_place(place: str, kind: str, folder: Path, tmp_path
     with modes_hold() if kind == UNREADABLE else contextlib.nullcontext():
         try:
             next(using, None)
-        except asked.errors:
+        except requested.errors:
             refused = True
     assert time.monotonic() - started < SECONDS
-    assert refused is (kind not in asked.takes)
+    assert refused is (kind not in requested.takes)
     assert victim.read_bytes() == before
 
 
@@ -331,10 +331,10 @@ def test_every_folder_of_the_state_directory(
     path = tmp_path / "state" / step
     path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     INSTEAD[kind](path, victim)
-    one = shelf(tmp_path / "state")
-    assert (one.own(), one.others(), one.mark()) == (None, [], 0.0)
+    item = shelf(tmp_path / "state")
+    assert (item.own(), item.others(), item.mark()) == (None, [], 0.0)
     for _ in range(2):
-        one.write(kept(draw(3)))
+        item.write(kept(draw(3)))
     assert len(said) == 1, said
     assert list(victim.iterdir()) == []
     assert not list((tmp_path / "state").rglob("*.tally"))
@@ -354,11 +354,11 @@ def test_a_server_serves_whatever_lies_in_its_state_directory(tmp_path: Path) ->
         server.infer(draw(8))
         until(lambda: client.statistics("toy").row_count == 8)
         assert server.stop() == 0
-        told = [
+        reported = [
             line for line in server.lines() if line["event"] in ("statistics_read_failed", "statistics_write_failed")
         ]
-    assert len(told) == 4
-    assert all(line["level"] == "warning" for line in told)
+    assert len(reported) == 4
+    assert all(line["level"] == "warning" for line in reported)
     assert victim.read_bytes() == SECRET
 
 
@@ -393,8 +393,8 @@ def test_what_is_written_has_the_owner_and_mode_of_what_was_there(tmp_path: Path
     path = tmp_path / "tokens"
     for name in "ab":
         token_editor.new(path, name, [Role.INFER])
-    for one in (tmp_path, path):
-        os.chown(one, FOREIGN, FOREIGN)
+    for item in (tmp_path, path):
+        os.chown(item, FOREIGN, FOREIGN)
     path.chmod(0o640)
     token_editor.revoke(path, "a")  # root revokes in a directory of that user
     about = path.stat()

@@ -145,7 +145,7 @@ def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
     if kind == "terminal":
         reader, writer = os.openpty()
     elif kind == "socket":
-        reader, writer = (one.detach() for one in socket.socketpair())
+        reader, writer = (item.detach() for item in socket.socketpair())
     else:
         reader, writer = os.pipe()
     if "without" in kind:

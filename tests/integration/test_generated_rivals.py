@@ -50,7 +50,7 @@ def test_with_outputs_each_is_decided_or_refused(oracle: ModuleType, tmp_path: P
 
 def test_a_wrong_export_would_be_seen(oracle: ModuleType, tmp_path: Path) -> None:
     trial = oracle.Trial(tmp_path, collections.Counter(), [])
-    rival = next(one for one in oracle.rivals(0) if one.own is not None)
+    rival = next(item for item in oracle.rivals(0) if item.own is not None)
 
     def other(x: Any) -> Any:
         return rival.own(x) + 0.01

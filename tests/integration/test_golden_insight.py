@@ -22,17 +22,17 @@ def test_explanation_and_coverage_beside_the_answer(served: Served, case: Case) 
         model, described = client.model(case.name), client.describe(case.name)
         x = case.reference()["x"]
         x = x[np.isfinite(x).all(axis=1)][:32]
-        bare, told = client.infer(model, x), client.infer(model, x, parameters=ASKED)
+        bare, reported = client.infer(model, x), client.infer(model, x, parameters=ASKED)
     (y,) = bare.outputs.values()
-    assert told.outputs["y"].tobytes() == y.tobytes()
-    total = told.outputs["kan.explain.base"] + told.outputs["kan.explain.residual"]
-    total = total + told.outputs["kan.explain.values"].sum(axis=2)
+    assert reported.outputs["y"].tobytes() == y.tobytes()
+    total = reported.outputs["kan.explain.base"] + reported.outputs["kan.explain.residual"]
+    total = total + reported.outputs["kan.explain.values"].sum(axis=2)
     assert np.abs(total - y).max() <= TOLERANCE * np.abs(y).max()
-    definitions = str(told.parameters["kan.coverage.definition"]).split(",")
-    counts, cells = told.outputs["kan.coverage.counts"], told.outputs["kan.coverage.cells"]
+    definitions = str(reported.parameters["kan.coverage.definition"]).split(",")
+    counts, cells = reported.outputs["kan.coverage.counts"], reported.outputs["kan.coverage.cells"]
     assert len(definitions) == len(described.layers) == counts.shape[1]
     for at, layer in enumerate(described.layers):
-        zones = told.outputs[f"kan.coverage.zones.{at}"]
+        zones = reported.outputs[f"kan.coverage.zones.{at}"]
         gridded = any(basis.knots and not basis.per_edge for basis in layer.bases)
         assert definitions[at] == ("grid" if gridded else "none")
         np.testing.assert_array_equal([(zones == zone).sum(axis=1) for zone in (1, 2, 3)], counts[:, at].T)

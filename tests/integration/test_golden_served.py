@@ -73,8 +73,8 @@ def test_outputs_over_http_are_the_same_bits(case: Case, served, answers: dict[s
         tensor.set_data_from_numpy(rows, binary_data=binary)
         name = metadata["outputs"][0]["name"]
         wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=binary)]
-        found = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
-    np.testing.assert_array_equal(found.view(np.uint32), answers[case.name].view(np.uint32))
+        result = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
+    np.testing.assert_array_equal(result.view(np.uint32), answers[case.name].view(np.uint32))
 
 
 @CASES
@@ -88,9 +88,9 @@ def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path,
         done = kanserve(*command, "--input", tmp_path / "rows.npy", "--output", tmp_path / "edges.npz")
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "edges.npz") as arrays:
-        found = dict(arrays)
+        result = dict(arrays)
     for index in range(case.facts["layers"]):
-        values, expected = found[f"layer{index}_edges"], reference[f"layer{index}_edges"]
+        values, expected = result[f"layer{index}_edges"], reference[f"layer{index}_edges"]
         assert values.dtype == np.float32
         assert values.shape == expected.shape
         error = relative_error(values, expected)
@@ -116,9 +116,9 @@ def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> N
             for row in finite[:: max(1, len(finite) // 3)][:3]:
                 for source in {0, layer.sources // 2, layer.sources - 1}:
                     x = float(np.float32(reference[f"layer{at}_in"][row, source]))
-                    (found,) = client.curves(case.name, layers=[at], sources=[source], points=2, span=(x, x + 1))
-                    assert found.x[0, 0] == x
-                    error = np.abs(found.phi[0, :, 0] - expected[row, source]).max() / scale
+                    (result,) = client.curves(case.name, layers=[at], sources=[source], points=2, span=(x, x + 1))
+                    assert result.x[0, 0] == x
+                    error = np.abs(result.phi[0, :, 0] - expected[row, source]).max() / scale
                     state_error("curves, relative to the layer", error, f"{case.name}, layer {at}")
                     assert error <= EDGE_TOLERANCE
 
@@ -150,23 +150,23 @@ def test_contributions_add_up_to_the_prediction(case: Case, served, state_error)
     with Client(served.url) as client:
         described = client.describe(case.name)
         for reference in ("", "zeros", rows[:3]):
-            found = chunking.explain(client, described, rows, reference=reference)
-            assert found.contributions.shape == (len(rows), x.shape[1], len(found.outputs))
-            assert found.nodes_are_inputs
-            total = found.base + found.contributions.sum(axis=1)
-            largest = np.abs(found.predictions).max()
-            missed = np.abs(total - found.predictions)
-            np.testing.assert_allclose(missed, found.completeness_error, rtol=0, atol=1e-9 * largest)
-            error = found.completeness_error.max() / largest
-            state_error("contributions miss the prediction, relative", error, f"{case.name}, {found.reference}")
+            result = chunking.explain(client, described, rows, reference=reference)
+            assert result.contributions.shape == (len(rows), x.shape[1], len(result.outputs))
+            assert result.nodes_are_inputs
+            total = result.base + result.contributions.sum(axis=1)
+            largest = np.abs(result.predictions).max()
+            missed = np.abs(total - result.predictions)
+            np.testing.assert_allclose(missed, result.completeness_error, rtol=0, atol=1e-9 * largest)
+            error = result.completeness_error.max() / largest
+            state_error("contributions miss the prediction, relative", error, f"{case.name}, {result.reference}")
             assert error < 1e-5
         np.testing.assert_array_equal(
-            found.predictions, chunking.infer(client, client.model(case.name), rows).outputs["y"]
+            result.predictions, chunking.infer(client, client.model(case.name), rows).outputs["y"]
         )
         for at, row in enumerate(rows[:3]):  # of the reference itself there is nothing to explain
             same = client.explain(described, row[None], reference=row[None])
             np.testing.assert_array_equal(same.contributions, 0.0)
-            np.testing.assert_allclose(same.base, found.predictions[at], rtol=1e-5, atol=1e-6 * largest)
+            np.testing.assert_allclose(same.base, result.predictions[at], rtol=1e-5, atol=1e-6 * largest)
 
 
 with np.load(Path(__file__).parents[1] / "golden" / "scores" / "pykan.npz") as archive:
@@ -179,16 +179,16 @@ def test_scores_are_pykan_s(name: str, served, state_error) -> None:
     (case,) = (case for case in cases() if case.name == name)
     rows = case.reference()["x"][case.facts["row_groups"]["inside"]]
     with Client(served.url) as client:
-        found = client.scores(client.describe(name), rows)
-    assert (found.source, found.row_count) == ("rows", len(rows))
-    for layer in found.layers:
+        result = client.scores(client.describe(name), rows)
+    assert (result.source, result.row_count) == ("rows", len(rows))
+    for layer in result.layers:
         for what, values in (("edge_scores", layer.edges), ("node_scores", layer.nodes)):
             expected = PYKAN[f"{name}/layer{layer.layer}_{what}"]
             assert values.shape == expected.shape
             error = np.abs(values - expected).max()
             state_error("scores, against pykan's", error, f"{name}, {what}")
             assert error < 1e-4
-    np.testing.assert_array_equal(found.features, found.layers[0].nodes)
+    np.testing.assert_array_equal(result.features, result.layers[0].nodes)
 
 
 @pytest.mark.parametrize("where", ["server", "folder"])

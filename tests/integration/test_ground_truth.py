@@ -82,8 +82,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 def asked(client: Client, name: str, rows: Any, reference: Any) -> tuple[Any, Any, float]:
     """Contributions [N, n], predictions [N], and the model's answer for the reference."""
-    found = client.explain(client.describe(name), rows, reference=reference)
-    return found.contributions[:, :, 0], found.predictions[:, 0], float(found.base[0])
+    result = client.explain(client.describe(name), rows, reference=reference)
+    return result.contributions[:, :, 0], result.predictions[:, 0], float(result.base[0])
 
 
 def gauss(x: Any) -> Any:
@@ -107,10 +107,10 @@ def test_of_a_sum_each_input_has_its_own_part(client: Client) -> None:
     def true(x: Any) -> Any:
         return np.stack([curve(x[:, at].astype(float)) for at, curve in enumerate(FOUR)], axis=1)
 
-    found, predictions, base = asked(client, "sum", rows, REFERENCE)
+    result, predictions, base = asked(client, "sum", rows, REFERENCE)
     missed = max(np.abs(predictions - true(rows).sum(axis=1)).max(), abs(base - true(REFERENCE).sum()))
     assert missed < 5e-5  # a fit of this fineness
-    np.testing.assert_allclose(found, true(rows) - true(REFERENCE), rtol=0, atol=2 * missed)
+    np.testing.assert_allclose(result, true(rows) - true(REFERENCE), rtol=0, atol=2 * missed)
     assert np.abs(true(rows) - true(REFERENCE)).max() > 1  # which is far above it
 
 
@@ -118,11 +118,11 @@ def test_through_layers_contributions_are_the_formula_s_own(client: Client) -> N
     """Feynman's I.6.20, in its own order of operations."""
     rows = RNG.uniform(1, 3, (300, 2)).astype(np.float32)
     reference = np.float32([[1.7, 2.1]])
-    found, predictions, base = asked(client, "formula", rows, reference)
+    result, predictions, base = asked(client, "formula", rows, reference)
     expected = by_the_formula(rows.astype(float), reference.astype(float))
     missed = max(np.abs(predictions - gauss(rows.astype(float))).max(), abs(base - gauss(reference.astype(float))[0]))
     assert missed < 5e-6
-    np.testing.assert_allclose(found, expected, rtol=0, atol=4 * missed)  # there are three layers to be missed in
+    np.testing.assert_allclose(result, expected, rtol=0, atol=4 * missed)  # there are three layers to be missed in
     assert np.abs(expected).max() > 0.05
 
 
@@ -132,32 +132,32 @@ def test_a_trained_network_gives_the_difference_to_the_input_that_differs(client
     reference = np.float32([[0.2, 1.1]])
     rows = np.tile(reference, (300, 1))
     rows[:, at] = RNG.uniform((-1, 0.5)[at], (1, 2)[at], 300)
-    found, predictions, base = asked(client, "learnt", rows, reference)
+    result, predictions, base = asked(client, "learnt", rows, reference)
     true, true_base = gauss(rows.astype(float)), gauss(reference.astype(float))[0]
     missed = np.abs(predictions - true).max() + abs(base - true_base)
     assert missed < 0.025
-    np.testing.assert_allclose(found[:, at], true - true_base, rtol=0, atol=missed + 1e-6)
-    np.testing.assert_array_equal(found[:, 1 - at], 0)
+    np.testing.assert_allclose(result[:, at], true - true_base, rtol=0, atol=missed + 1e-6)
+    np.testing.assert_array_equal(result[:, 1 - at], 0)
 
 
 def shapley(predict: Callable[[Any], Any], rows: Any, reference: Any) -> Any:
     """[N, n]: by the definition, over all coalitions of inputs."""
     count = rows.shape[1]
-    found = np.zeros(rows.shape)
+    result = np.zeros(rows.shape)
     for some, at in itertools.product(itertools.product((False, True), repeat=count), range(count)):
         if some[at]:
             without = (*some[:at], False, *some[at + 1 :])
             share = math.factorial(sum(without)) * math.factorial(count - sum(some)) / math.factorial(count)
-            found[:, at] += share * (
+            result[:, at] += share * (
                 predict(np.where(some, rows, reference)) - predict(np.where(without, rows, reference))
             )
-    return found
+    return result
 
 
 def test_shapley_s_values_of_a_sum_are_ours(client: Client) -> None:
     rows = RNG.uniform(-1, 1, (40, 4)).astype(np.float32)
     model = client.model("sum")
-    found, predictions, base = asked(client, "sum", rows, REFERENCE)
+    result, predictions, base = asked(client, "sum", rows, REFERENCE)
     exact = shapley(lambda x: client.infer(model, x).outputs["y"][:, 0].astype(float), rows, REFERENCE)
-    np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(result, exact, rtol=0, atol=2e-6)
     np.testing.assert_allclose(exact.sum(axis=1), predictions - base, rtol=0, atol=2e-6)

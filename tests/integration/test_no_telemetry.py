@@ -97,12 +97,12 @@ def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]
             text=True,
         )
         running[kind] = (process, folder / "home")
-    found = {}
+    result = {}
     for kind, (process, home) in running.items():
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        found[kind] = (json.loads(output), files(home))
-    return found
+        result[kind] = (json.loads(output), files(home))
+    return result
 
 
 def test_an_export_a_server_and_a_request_leave_nothing(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:

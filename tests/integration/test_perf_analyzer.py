@@ -42,5 +42,7 @@ def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, way: str) -> No
     rows = re.findall(
         r"^(?:Concurrency|Request Rate): (\d+), throughput: ([0-9.]+) infer/sec", done.stdout, re.MULTILINE
     )
-    assert [asked for asked, _ in rows] == (["10", "20", "30", "40"] if way == "at a rate" else ["1", "2", "3", "4"])
+    assert [requested for requested, _ in rows] == (
+        ["10", "20", "30", "40"] if way == "at a rate" else ["1", "2", "3", "4"]
+    )
     assert all(float(throughput) > 0 for _, throughput in rows)

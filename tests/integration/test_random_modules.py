@@ -42,6 +42,6 @@ def test_a_wrong_answer_would_be_seen(oracle: ModuleType) -> None:
     same = [expected]
     assert not oracle.difference(expected, expected, lambda: same)
     for at, value in (((0, 1), 2.001), ((1, 0), 1.0), ((2, 0), np.nan), ((2, 0), -np.inf)):
-        found = expected.copy()
-        found[at] = value
-        assert oracle.difference(found, expected, lambda: same)
+        result = expected.copy()
+        result[at] = value
+        assert oracle.difference(result, expected, lambda: same)

@@ -81,9 +81,9 @@ def test_of_a_hybrid_the_layers_at_its_end_are_explained(
 ) -> None:
     x = draw(name, 5)
     with Client(hybrids.address) as client:
-        found = client.explain(client.describe(name), x)
-    assert (found.layer, found.nodes_are_inputs, found.contributions.shape[:2]) == (layer, False, (5, nodes))
-    error = found.completeness_error.max() / np.abs(found.predictions).max()
+        result = client.explain(client.describe(name), x)
+    assert (result.layer, result.nodes_are_inputs, result.contributions.shape[:2]) == (layer, False, (5, nodes))
+    error = result.completeness_error.max() / np.abs(result.predictions).max()
     state_error("contributions miss the prediction, relative", error, name)
     assert error < 1e-5
 
@@ -98,8 +98,8 @@ def test_a_hybrid_answers_as_its_module(name: str, made: dict[str, Any], hybrids
     x = draw(name, 33)
     expected, _ = remembered(made[name], x)
     with Client(hybrids.address) as client:
-        found = chunking.infer(client, client.model(name), x).outputs["y"]
-    error = relative_error(found, expected)
+        result = chunking.infer(client, client.model(name), x).outputs["y"]
+    error = relative_error(result, expected)
     state_error("served hybrids, relative", error, name)
     assert error <= OUTPUT_TOLERANCE
 
@@ -113,9 +113,9 @@ def test_the_edges_of_every_layer_add_up_to_its_sums(
     with Client(hybrids.address) as client:
         described = client.describe(name)
         for layer in described.layers:
-            (found,) = chunking.edges(client, described, x, layers=(layer.name,))
-            assert found.values.shape == (33, *layer.positions, layer.sources, layer.destinations)
-            sums = found.values.sum(axis=-2) + np.asarray(layer.bias or 0.0)
+            (result,) = chunking.edges(client, described, x, layers=(layer.name,))
+            assert result.values.shape == (33, *layer.positions, layer.sources, layer.destinations)
+            sums = result.values.sum(axis=-2) + np.asarray(layer.bias or 0.0)
             path, _, run = layer.name.partition("#")
             expected = seen[path][int(run or 1) - 1]
             if name == "turned":  # positions first, then rows
@@ -131,8 +131,8 @@ def test_a_layer_after_a_normalisation_is_of_class_b(hybrids: Server) -> None:
         classes = {layer.name: layer.edge_class for layer in described.layers}
         assert classes == {"embed": "A", "ffn.layers.0": "B", "ffn.layers.1": "B", "out": "A"}
         assert described.edge_class == "B"
-        (found,) = client.edges(described, draw("transformer", 3), layers=("ffn.layers.1",), top_k=2)
-        assert found.values.shape == (3, 8, 2)
+        (result,) = client.edges(described, draw("transformer", 3), layers=("ffn.layers.1",), top_k=2)
+        assert result.values.shape == (3, 8, 2)
 
 
 def test_positions_show_in_the_folder_too(tmp_path: Path, made: dict[str, Any]) -> None:

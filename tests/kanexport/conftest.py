@@ -19,8 +19,8 @@ from tests.support.golden_cases import BESIDE, OWN, cases
 @pytest.fixture(scope="session")
 def torch_files() -> list[Path]:
     """Every file in torch's format of the golden sets that are present."""
-    found = [path for folder in (OWN, BESIDE) for path in sorted(folder.glob("*/*"))]
-    files = [path for path in found if path.suffix == ".pt" or path.name == "model_state"]
+    result = [path for folder in (OWN, BESIDE) for path in sorted(folder.glob("*/*"))]
+    files = [path for path in result if path.suffix == ".pt" or path.name == "model_state"]
     assert len(files) >= 12, "the golden checkpoints of the repository are missing"
     return files
 

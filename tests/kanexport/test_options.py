@@ -67,8 +67,8 @@ def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
     path, tensors = two(tmp_path)
     x = RNG.normal(size=(50, 3)).astype(np.float32)
     request = {"path": path, "repository": tmp_path / "m", "architecture": tmp_path / "layers.toml", "force": True}
-    told = export(Request(options=("forward=timekan",), **request))
-    assert told.manifest.source.options_assumed["forward"] == "jacobikan"
+    reported = export(Request(options=("forward=timekan",), **request))
+    assert reported.manifest.source.options_assumed["forward"] == "jacobikan"
     both = export(Request(options=("forward=timekan,jacobikan",), **request))
     assert "forward" not in both.manifest.source.options_assumed
     y = expected(tensors, x.astype(np.float64))

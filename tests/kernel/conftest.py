@@ -44,15 +44,15 @@ def package(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 def _build(place: Path, home: Path, fault: Path) -> None:
-    module, made = builder(), place / "made"
-    made.mkdir()
+    module, created = builder(), place / "made"
+    created.mkdir()
     try:
-        module.build(made / "libkanserve_kernel.so", made)
+        module.build(created / "libkanserve_kernel.so", created)
     except module.Missing as error:  # what does not compile is a failure
         fault.write_text(str(error))
         return
     shutil.copytree(SOURCE / custom_ops.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    shutil.copy(made / "libkanserve_kernel.so", home)
+    shutil.copy(created / "libkanserve_kernel.so", home)
 
 
 @pytest.fixture

@@ -48,13 +48,15 @@ MUTANTS = 60
 
 
 def case(name: str) -> Case:
-    (found,) = (one for one in cases() if one.name == name)
-    return found
+    (actual,) = (item for item in cases() if item.name == name)
+    return actual
 
 
 def exported(folder: Path, name: str, **more: Any) -> Result:
-    one = case(name)
-    return export(Request(path=one.path, repository=folder, name="m", options=one.options, **{"kernel": True, **more}))
+    item = case(name)
+    return export(
+        Request(path=item.path, repository=folder, name="m", options=item.options, **{"kernel": True, **more})
+    )
 
 
 def answers(folder: Path, file: str, x: np.ndarray, library: str = "") -> np.ndarray:
@@ -94,7 +96,7 @@ def test_weights_in_a_file_are_shared_with_the_portable_graph(
     monkeypatch.setattr(lower, "SHARED_FROM", 1)
     result = exported(tmp_path, "efficient-kan-digits")
     alone = exported(tmp_path / "alone", "efficient-kan-digits", kernel=False)
-    sizes = [one.manifest.file(contract.WEIGHTS_FILE).size for one in (result, alone)]
+    sizes = [item.manifest.file(contract.WEIGHTS_FILE).size for item in (result, alone)]
     assert sizes[0] <= sizes[1] + 2**16  # the knots, and rows that the portable graph has in another order
     x = rows(result)
     plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
@@ -114,8 +116,8 @@ def test_where_no_layer_has_such_splines_a_note_says_so(name: str, tmp_path: Pat
 
 
 def test_a_wrong_graph_fails_the_proof(installed: str) -> None:
-    one = case("pykan-hello-adapted")
-    kan, _ = read(one.path)
+    item = case("pykan-hello-adapted")
+    kan, _ = read(item.path)
     lowered = lower.lower(kan, "float32", kernel=True)
     assert lowered.kernel is not None
     model = onnx.load_from_string(lowered.kernel)
@@ -162,19 +164,19 @@ def test_a_library_for_another_machine_is_none(installed: str, tmp_path: Path) -
 def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, installed: str) -> None:
     result = exported(tmp_path, "efficient-kan-digits")
     x = rows(result, 33)
-    graphs, found = [], []
+    graphs, actual = [], []
     for settings in ({}, {"kernel": False}):
         with serving(tmp_path, load_check=True, **settings) as server:
-            asked = pb.ModelConfigRequest(name="m").SerializeToString()
-            answer = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", asked))
+            requested = pb.ModelConfigRequest(name="m").SerializeToString()
+            answer = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", requested))
             graphs.append(answer.config.parameters["kan.graph"].string_value)
-            found.append(server.infer(x, "m"))
+            actual.append(server.infer(x, "m"))
             alone = np.concatenate([server.infer(x[at : at + 1], "m") for at in range(len(x))])
-            assert alone.tobytes() == found[-1].tobytes() or not graphs[-1].startswith("model.kernel")
+            assert alone.tobytes() == actual[-1].tobytes() or not graphs[-1].startswith("model.kernel")
     assert graphs == [KERNEL_FILE, contract.MODEL_FILE]
     expected = answers(result.directory, KERNEL_FILE, x, installed)
-    assert found[0].tobytes() == expected.tobytes()
-    assert np.abs(found[0] - found[1]).max() <= 1e-5 * np.abs(found[1]).max()
+    assert actual[0].tobytes() == expected.tobytes()
+    assert np.abs(actual[0] - actual[1]).max() <= 1e-5 * np.abs(actual[1]).max()
 
 
 def test_without_the_package_the_portable_graph_serves(
@@ -256,9 +258,9 @@ def test_mutants_come_to_a_reason_or_to_a_model(
         root = tmp_path / f"mutant-{seed}"
         mutated_bundles.mutate(good, root / "m" / "1", seed)
         try:
-            one = bundle(root)
-            await trial.validate(one)
-            loader.load(one).close()
+            item = bundle(root)
+            await trial.validate(item)
+            loader.load(item).close()
         except (LoadError, ConfigError) as error:
             came[getattr(error, "reason", "config")] += 1
         else:

@@ -83,14 +83,16 @@ def graph(
     """One operator. `given`: constants that are inputs of the graph instead."""
     start = np.zeros((1, O), np.float32) if start is None else start
     named = {"start": start, "knots": knots, "coef": coef} | ({} if weights is None else {"weights": weights})
-    told = {key: value for key, value in (GOOD | attributes).items() if value is not None}
-    node = helper.make_node(custom_ops.OPERATOR, ["x", *named], ["y"], domain=custom_ops.DOMAIN, **told)
+    reported = {key: value for key, value in (GOOD | attributes).items() if value is not None}
+    node = helper.make_node(custom_ops.OPERATOR, ["x", *named], ["y"], domain=custom_ops.DOMAIN, **reported)
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in given]
     held = [numpy_helper.from_array(value, name) for name, value in named.items() if name not in given]
-    made = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], held)
+    created = helper.make_graph(
+        [node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], held
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(custom_ops.DOMAIN, 1)]
-    return bytes(helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString())
+    return bytes(helper.make_model(created, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
 def session(library: str, model: bytes, threads: int = 1) -> Any:
@@ -158,13 +160,15 @@ def test_what_is_no_run_is_refused(x: np.ndarray, start: np.ndarray, installed: 
 
 def test_bits_do_not_depend_on_threads_or_on_the_rows_beside_one(installed: str) -> None:
     x = np.random.default_rng(0).uniform(0, 3, size=(1000, I)).astype(np.float32)
-    one, two = (session(installed, graph(), threads) for threads in (1, 2))
-    whole = one.run(None, {"x": x})[0]
+    entry, two = (session(installed, graph(), threads) for threads in (1, 2))
+    whole = entry.run(None, {"x": x})[0]
     assert two.run(None, {"x": x})[0].tobytes() == whole.tobytes()
     for start, stop in ((0, 1), (7, 8), (3, 70), (64, 200), (999, 1000)):
-        assert one.run(None, {"x": x[start:stop]})[0].tobytes() == whole[start:stop].tobytes()
+        assert entry.run(None, {"x": x[start:stop]})[0].tobytes() == whole[start:stop].tobytes()
     with ThreadPoolExecutor(4) as pool:
-        assert {run[0].tobytes() for run in pool.map(lambda _: one.run(None, {"x": x}), range(40))} == {whole.tobytes()}
+        assert {run[0].tobytes() for run in pool.map(lambda _: entry.run(None, {"x": x}), range(40))} == {
+            whole.tobytes()
+        }
 
 
 def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def connect(port: int) -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", port), timeout=10)
-    made.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
-    return made
+    created = socket.create_connection(("127.0.0.1", port), timeout=10)
+    created.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+    return created
 
 
 def headers(more: list[tuple[str, str]] | None = None, path: str = INFER) -> bytes:

@@ -125,12 +125,12 @@ MUTATIONS: dict[str, Mutation] = {
 def mutate(rng: random.Random, tensors: Tensors, *, kind: str | None = None) -> tuple[str, Tensors]:
     """A copy with one tensor spoilt (or a few), and what was done."""
     changed = dict(tensors)
-    told = []
+    reported = []
     for _ in range(1 if kind else rng.choice((1, 1, 1, 1, 2, 3))):
         if not changed:
             break
         name = kind or rng.choice(sorted(MUTATIONS))
         key = rng.choice(sorted(changed))
         MUTATIONS[name](rng, changed, key)
-        told.append(f"{name} {key}")
-    return ", ".join(told), changed
+        reported.append(f"{name} {key}")
+    return ", ".join(reported), changed

@@ -56,7 +56,7 @@ def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subp
 
     Its streams are files, so that what is written past Python is seen too.
     """
-    given = [str(argument) for argument in arguments]
+    supplied = [str(argument) for argument in arguments]
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         files[0].write(stdin)
@@ -68,7 +68,7 @@ def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subp
         stack.enter_context(mock.patch.dict(os.environ, {**CLEAN, **environment}, clear=True))
         stack.enter_context(mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]))
         try:
-            code = main.main(given)
+            code = main.main(supplied)
         except SystemExit as end:  # of --help and --version
             code = int(end.code or 0)
         for stream in streams[1:]:
@@ -77,7 +77,7 @@ def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subp
         for file in files[1:]:
             file.seek(0)
             written.append(file.read().decode())
-    return subprocess.CompletedProcess([*COMMAND, *given], code, *written)
+    return subprocess.CompletedProcess([*COMMAND, *supplied], code, *written)
 
 
 def document(done: subprocess.CompletedProcess[str]) -> Any:

@@ -126,22 +126,22 @@ def check_basis(basis: Basis, dtype: str, sources: int = SOURCES) -> None:
     support = basis.support(sources)
     x = np.concatenate([around, hostile_rows(0.6 * support.core[0] + 0.4 * support.core[1], dtype)])
     graph = emitted_basis(basis, dtype, sources)
-    found = graph(x)
-    graph.check_batches(x[len(around) :], found[len(around) :], what)
+    result = graph(x)
+    graph.check_batches(x[len(around) :], result[len(around) :], what)
     with np.errstate(all="ignore"):
         expected = basis.evaluate(x)
         assert basis.evaluate(x[:0]).shape == (0, basis.functions, sources), f"{what}: evaluate of no rows"
     assert expected.shape == (len(x), basis.functions, sources), f"{what}: evaluate gives {expected.shape}"
     if basis.compact:
-        _check_zero(basis, x, expected, found, what)
-    _check_nan(basis, x, expected, found, what)
+        _check_zero(basis, x, expected, result, what)
+    _check_nan(basis, x, expected, result, what)
     magnitude = max(1.0, float(np.abs(expected[: len(around)]).max()))
     finite = np.where(np.isfinite(expected), np.abs(expected), 0)
     allowed = BASIS_TOLERANCE[dtype] * np.maximum(magnitude, finite)
     allowed += _excuse(basis.evaluate, x, dtype)[:, None, None]
     # Where one function is NaN the edge is: only the others are compared.
     spoilt = np.isnan(expected).any(axis=1, keepdims=True)
-    _check_values(np.where(spoilt, 0, found), np.where(spoilt, 0, expected), x[:, None, :], allowed, dtype, what)
+    _check_values(np.where(spoilt, 0, result), np.where(spoilt, 0, expected), x[:, None, :], allowed, dtype, what)
 
 
 def emitted_basis(basis: Basis, dtype: str, sources: int = SOURCES) -> Emitted:
@@ -190,10 +190,10 @@ def _check_zero(basis: Basis, x: Array, expected: Array, found: Array, what: str
 
 def _check_nan(basis: Basis, x: Array, expected: Array, found: Array, what: str) -> None:
     """NaN where `evaluate` has it; and for a NaN source, unless the basis is compact."""
-    owed, given = np.isnan(expected).any(axis=1), np.isnan(found).any(axis=1)
+    owed, supplied = np.isnan(expected).any(axis=1), np.isnan(found).any(axis=1)
     beyond = _size(x, np.nan_to_num(expected).max(axis=1)) >= OVERFLOW
     swallowed = np.isnan(x) & ~owed & (not basis.compact)
-    for name, wrong in (("evaluate", swallowed), ("the graph", owed & ~given & ~beyond)):
+    for name, wrong in (("evaluate", swallowed), ("the graph", owed & ~supplied & ~beyond)):
         if wrong.any():
             row, source = (int(v) for v in np.argwhere(wrong)[0])
             raise AssertionError(f"{what}: {name} of {x[row, source]} is not NaN: row {x[row]}, source {source}")
@@ -207,13 +207,13 @@ def check_function(function: Unary, dtype: str, *, exact: bool, rtol: float, ato
     grid = np.resize(tame, (len(tame) // columns + 1, columns)).astype(dtype).astype(np.float64)
     x = np.concatenate([grid, hostile_rows(grid[1], dtype)])
     graph = Emitted(function.emit, columns, (columns,), dtype, exact=exact)
-    found = graph(x)
-    graph.check_batches(x, found, what)
+    result = graph(x)
+    graph.check_batches(x, result, what)
     with np.errstate(all="ignore"):
         expected = function.evaluate(x)
         finite = np.where(np.isfinite(expected), np.abs(expected), 0)
     allowed = atol + rtol * finite + _excuse(function.evaluate, x, dtype)[:, None]
-    _check_values(found, expected, x, allowed, dtype, what)
+    _check_values(result, expected, x, allowed, dtype, what)
 
 
 def check_step(step: Step, width: int, dtype: str) -> None:
@@ -224,15 +224,15 @@ def check_step(step: Step, width: int, dtype: str) -> None:
     if step.mixes:  # a normalisation squares
         x = x[np.max(np.where(np.isfinite(x), np.abs(x), 0), axis=1) < OVERFLOW**0.5]
     graph = Emitted(step.emit, width, (step.width_out(width),), dtype, exact=True)
-    found = graph(x)
-    graph.check_batches(x, found, what)
+    result = graph(x)
+    graph.check_batches(x, result, what)
     with np.errstate(all="ignore"):
         expected = step.evaluate(x)
     # A node of the result may come from any node of the row.
     size = np.max(np.where(np.isfinite(x), np.abs(x), 0), axis=1, keepdims=True)
     magnitude = np.maximum(1, np.where(np.isfinite(expected), np.abs(expected), 0))
     _check_values(
-        found, expected, np.broadcast_to(size, expected.shape), BASIS_TOLERANCE[dtype] * magnitude, dtype, what
+        result, expected, np.broadcast_to(size, expected.shape), BASIS_TOLERANCE[dtype] * magnitude, dtype, what
     )
 
 
@@ -246,10 +246,10 @@ def check_layer(layer: Layer, dtype: str) -> None:
     lowered = lower.lower(kan, dtype)
     (_, edges, _), *_ = float64_reference.edges(layer, x)
     for model, expected in ((lowered.edges[0], edges), (lowered.model, float64_reference.evaluate(kan, x).y)):
-        (found,) = _session(model).run(None, {"x": x.astype(dtype)})
+        (result,) = _session(model).run(None, {"x": x.astype(dtype)})
         magnitude = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
         allowed = np.full(expected.shape, LAYER_TOLERANCE[dtype] * magnitude)
-        _check_values(found, expected, np.zeros(expected.shape), allowed, dtype, f"{layer.terms[0].kind} in {dtype}")
+        _check_values(result, expected, np.zeros(expected.shape), allowed, dtype, f"{layer.terms[0].kind} in {dtype}")
 
 
 def _size(x: Array, values: Array) -> Array:

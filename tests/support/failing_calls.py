@@ -30,11 +30,11 @@ def during(
     root: Path, meanwhile: Callable[[Sandbox, asyncio.Task[None]], Awaitable[None]], **settings: Any
 ) -> asyncio.Task[None]:
     """An endless version is tried while something happens; the task that tried it."""
-    one = bundle(root, hostile.endless())
+    item = bundle(root, hostile.endless())
 
     async def main() -> asyncio.Task[None]:
         trial = Sandbox(Settings(repository=root, graph_allowlist="relaxed", **settings))
-        task = asyncio.create_task(trial.validate(one))
+        task = asyncio.create_task(trial.validate(item))
         await grandchildren(trial, 1)
         await meanwhile(trial, task)
         await asyncio.wait([task])

@@ -44,8 +44,8 @@ def _tell() -> None:
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()
     gc.set_debug(0)
-    types = Counter(type(one).__qualname__ for one in gc.garbage)
-    held = {id(one): len(one) for one in gc.get_referents(*gc.garbage) if isinstance(one, bytes | bytearray)}
+    types = Counter(type(item).__qualname__ for item in gc.garbage)
+    held = {id(item): len(item) for item in gc.get_referents(*gc.garbage) if isinstance(item, bytes | bytearray)}
     gc.garbage.clear()
     gc.collect()
     alive = len(gc.get_objects())

@@ -43,13 +43,13 @@ class Case:
 
 def cases() -> list[Case]:
     """All cases of the families that are read, each once."""
-    found: dict[str, Case] = {}
+    result: dict[str, Case] = {}
     for folder in (OWN, BESIDE):
         for facts_file in sorted(folder.glob("*/case.json")):
             facts = json.loads(facts_file.read_text())
             if facts["family"] in registry.readers():
-                found.setdefault(facts["name"], Case(facts["name"], _path(facts_file.parent), facts))
-    return list(found.values())
+                result.setdefault(facts["name"], Case(facts["name"], _path(facts_file.parent), facts))
+    return list(result.values())
 
 
 def _path(folder: Path) -> Path:

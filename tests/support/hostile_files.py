@@ -45,8 +45,8 @@ class Hostile:
 
 def corpus(canary: Path) -> dict[str, Hostile]:
     """All of them. What the pickles try to do is to make `canary`."""
-    found: dict[str, Hostile] = {}
-    for group, made in (
+    result: dict[str, Hostile] = {}
+    for group, created in (
         ("pickle", _pickles(canary)),
         ("format", _formats(canary)),
         ("zip", _zips()),
@@ -56,10 +56,10 @@ def corpus(canary: Path) -> dict[str, Hostile]:
         ("config", _configs()),
         ("steps", _steps()),
     ):
-        for name, hostile in made:
-            assert f"{group}: {name}" not in found
-            found[f"{group}: {name}"] = hostile
-    return found
+        for name, hostile in created:
+            assert f"{group}: {name}" not in result
+            result[f"{group}: {name}"] = hostile
+    return result
 
 
 def write(folder: Path, found: dict[str, Hostile]) -> None:
@@ -79,11 +79,11 @@ def write(folder: Path, found: dict[str, Hostile]) -> None:
 def archive(pickled: bytes, storages: dict[str, bytes] | None = None, packing: int = zipfile.ZIP_STORED) -> bytes:
     """A file as torch.save writes it."""
     target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", packing) as made:
-        made.writestr("archive/data.pkl", pickled)
+    with zipfile.ZipFile(target, "w", packing) as created:
+        created.writestr("archive/data.pkl", pickled)
         for key, data in (storages or {}).items():
-            made.writestr(f"archive/data/{key}", data)
-        made.writestr("archive/version", "3\n")
+            created.writestr(f"archive/data/{key}", data)
+        created.writestr("archive/version", "3\n")
     return target.getvalue()
 
 
@@ -129,9 +129,9 @@ def _formats(canary: Path) -> Iterator[tuple[str, Hostile]]:
         one(_tar({"sys_info": payload, "pickle": payload, "tensors": b"", "storages": b""})),
     )
     target = io.BytesIO(archive(EMPTY))
-    with zipfile.ZipFile(target, "a") as made:
-        made.writestr("archive/constants.pkl", EMPTY)
-        made.writestr("archive/code/__torch__.py", "import os")
+    with zipfile.ZipFile(target, "a") as created:
+        created.writestr("archive/constants.pkl", EMPTY)
+        created.writestr("archive/code/__torch__.py", "import os")
     yield "TorchScript", one(target.getvalue())
     arrays = io.BytesIO()
     np.savez(arrays, w=np.ones(3))
@@ -156,11 +156,11 @@ def _formats(canary: Path) -> Iterator[tuple[str, Hostile]]:
 
 def _tar(members: dict[str, bytes]) -> bytes:
     target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as made:
+    with tarfile.open(fileobj=target, mode="w") as created:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            made.addfile(info, io.BytesIO(data))
+            created.addfile(info, io.BytesIO(data))
     return target.getvalue()
 
 
@@ -204,9 +204,9 @@ def _zips() -> Iterator[tuple[str, Hostile]]:
         "endless name": ("a" * 60_000 + "/data.pkl",),
     }.items():
         target = io.BytesIO()
-        with zipfile.ZipFile(target, "w") as made:
+        with zipfile.ZipFile(target, "w") as created:
             for inside in names:
-                made.writestr(inside, EMPTY)
+                created.writestr(inside, EMPTY)
         yield name, one(target.getvalue())
 
 

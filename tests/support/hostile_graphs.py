@@ -26,7 +26,7 @@ def built(
     functions: tuple[Any, ...] = (),
 ) -> Any:
     """A model whose y is the last of `nodes`, after the toy's own."""
-    given = [helper.make_tensor_value_info("x", FLOAT, ["B", 3])]
+    supplied = [helper.make_tensor_value_info("x", FLOAT, ["B", 3])]
     wanted = [helper.make_tensor_value_info(name, FLOAT, ["B", size]) for name, size in (("y", 2), ("layer1_in", 4))]
     weights = [numpy_helper.from_array(w, name) for name, w in (("W0", toy_model.W0), ("W1", toy_model.W1))]
     own = [
@@ -34,8 +34,8 @@ def built(
         helper.make_node("MatMul", ["t", "W0"], ["layer1_in"]),
         helper.make_node("MatMul", ["layer1_in", "W1"], ["toy"]),
     ]
-    graph = helper.make_graph([*own, *nodes], "hostile", given, wanted, [*weights, *(values or [])])
-    imports = [helper.make_opsetid(*one) for one in opsets]
+    graph = helper.make_graph([*own, *nodes], "hostile", supplied, wanted, [*weights, *(values or [])])
+    imports = [helper.make_opsetid(*item) for item in opsets]
     return helper.make_model(graph, opset_imports=imports, ir_version=8, functions=list(functions))
 
 
@@ -212,5 +212,5 @@ def replaced(directory: Path, data: bytes, name: str = contract.MODEL_FILE) -> N
     """Another file in a version, properly listed."""
     (directory / name).write_bytes(data)
     entry = FileEntry(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    others = tuple(one for one in contract.load(directory).files if one.path != name)
+    others = tuple(item for item in contract.load(directory).files if item.path != name)
     toy_model.edit(directory, files=(entry, *others))

@@ -42,8 +42,8 @@ def ask(server: Server, path: str, body: Any = None, method: str = "", timeout: 
     try:
         connection.request(method or ("GET" if body is None else "POST"), path, body, named)
         answer = connection.getresponse()
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        return Reply(answer.status, found, answer.read())
+        result = {name.lower(): value for name, value in answer.getheaders()}
+        return Reply(answer.status, result, answer.read())
     finally:
         connection.close()
 

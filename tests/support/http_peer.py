@@ -38,7 +38,7 @@ class Peer:
 
     def headers(self, stream: int) -> dict[str, str]:
         """All headers and trailers of the answer, once it has ended."""
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
         while True:
             data = self.socket.recv(65536)
             assert data, "the connection was closed"
@@ -46,9 +46,9 @@ class Peer:
                 if getattr(event, "stream_id", None) != stream:
                     continue
                 if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    found.update(event.headers)
+                    result.update(event.headers)
                 if isinstance(event, h2.events.StreamEnded):
-                    return found
+                    return result
                 if isinstance(event, h2.events.StreamReset):
-                    return {**found, "reset": str(event.error_code)}
+                    return {**result, "reset": str(event.error_code)}
             self.flush()

@@ -42,9 +42,9 @@ def compute(text: str, names: Mapping[str, Any]) -> Any:
 
 def decoded(text: str) -> str:
     """What a reader sees of the content of \\text{}, read to its end."""
-    found, end = _text(text + "}", 0)
+    result, end = _text(text + "}", 0)
     assert end == len(text) + 1, text[end:]
-    return found
+    return result
 
 
 def _text(source: str, at: int) -> tuple[str, int]:
@@ -74,15 +74,15 @@ class _Reader:
         self._source, self._at, self._names = text, 0, names
 
     def peek(self) -> str:
-        found = TOKEN.search(self._source, self._at)
-        return found[0] if found else ""
+        result = TOKEN.search(self._source, self._at)
+        return result[0] if result else ""
 
     def take(self, expected: str = "") -> str:
-        found = TOKEN.search(self._source, self._at)
-        assert found, "the formula ends too early"
-        assert not expected or found[0] == expected, f"{expected} expected at {self.rest()}"
-        self._at = found.end()
-        return found[0]
+        result = TOKEN.search(self._source, self._at)
+        assert result, "the formula ends too early"
+        assert not expected or result[0] == expected, f"{expected} expected at {self.rest()}"
+        self._at = result.end()
+        return result[0]
 
     def at_end(self) -> bool:
         return not self.peek()
@@ -152,16 +152,16 @@ class _Reader:
 
     def number(self) -> Any:
         """With its power of ten, which is no product to whoever reads it."""
-        found = SCIENTIFIC.match(self._source[self._at :].lstrip())
+        result = SCIENTIFIC.match(self._source[self._at :].lstrip())
         mantissa = self.take()
-        if not found:
+        if not result:
             return np.float64(mantissa)
-        if found[1]:
+        if result[1]:
             self.take(r"\cdot")
             self.take("10")
         self.take("^")
         self.word()
-        return np.float64(f"{found[1] or 1}e{found[2]}")
+        return np.float64(f"{result[1] or 1}e{result[2]}")
 
     def named(self) -> tuple[Any, bool]:
         token = self.take()
@@ -194,7 +194,7 @@ class _Reader:
         """The first that holds."""
         self.take(r"\begin")
         assert self.word() == "cases"
-        found: list[tuple[Any, Any]] = []
+        result: list[tuple[Any, Any]] = []
         while True:
             value = self.sum()
             self.take("&")
@@ -204,10 +204,10 @@ class _Reader:
                 break
             assert word == "if "
             low, compare, high = self.sum(), COMPARE[self.take()], self.sum()
-            found.append((compare(low, high), value))
+            result.append((compare(low, high), value))
             self.take("\\\\")
         self.take(r"\end")
         assert self.word() == "cases"
-        for holds, other in reversed(found):
+        for holds, other in reversed(result):
             value = np.where(holds, other, value)
         return value

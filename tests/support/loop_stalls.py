@@ -82,8 +82,8 @@ class Log:
     def take(self) -> list[Stall]:
         """The stalls since the last call."""
         self.keep()
-        found, self._kept = self._kept, []
-        return found
+        result, self._kept = self._kept, []
+        return result
 
     def keep(self) -> None:
         """Read the lines of the file before the test removes it."""
@@ -100,6 +100,6 @@ OPEN: list[Log] = []  # the logs of all servers that a test has started
 
 def longest() -> Stall | None:
     """The longest stall by `cpu` of all servers since the last call."""
-    found = [stall for log in OPEN for stall in log.take()]
+    result = [stall for log in OPEN for stall in log.take()]
     OPEN[:] = [log for log in OPEN if log.path.exists()]
-    return max(found, key=lambda stall: stall.cpu, default=None)
+    return max(result, key=lambda stall: stall.cpu, default=None)

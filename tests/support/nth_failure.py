@@ -43,13 +43,13 @@ def packed(repository: Path, version: int = 1, batch: int = WIDE, *, force: bool
 def agree(repository: Path) -> dict[int, int]:
     """The batch size of each version; every one is whole, and one of them is what config.pbtxt is about."""
     config = (repository / "toy" / "config.pbtxt").read_text()
-    found = {}
+    result = {}
     for candidate in layout.scan(repository, plain_onnx=False):
         manifest = layout.load(candidate, 2**20).manifest
         assert manifest is not None
-        found[candidate.version] = manifest.max_batch_size
-    assert any(f"max_batch_size: {batch}\n" in config for batch in found.values()), (config, found)
-    return found
+        result[candidate.version] = manifest.max_batch_size
+    assert any(f"max_batch_size: {batch}\n" in config for batch in result.values()), (config, result)
+    return result
 
 
 def hidden(repository: Path) -> list[str]:
@@ -100,7 +100,7 @@ class Case:
         before, refused = state(repository), False
         with pytest.MonkeyPatch.context() as patch:
             if not self.exchanges:
-                patch.setattr(atomic, "exchange", lambda one, other: False)
+                patch.setattr(atomic, "exchange", lambda item, other: False)
             failing = Failing(patch, n, self.error)
             try:
                 packed(repository, 1, self.batch, force=True)

@@ -75,7 +75,7 @@ def swap(source: Path, target: Path) -> None:
 def index(server: Server) -> dict[tuple[str, str], tuple[str, str]]:
     """State and reason by model and version."""
     answer = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
-    return {(one.name, one.version): (one.state, one.reason) for one in answer.models}
+    return {(item.name, item.version): (item.state, item.reason) for item in answer.models}
 
 
 def ready(server: Server) -> bool:
@@ -85,8 +85,8 @@ def ready(server: Server) -> bool:
 
 def factor(server: Server, model: str = "toy", version: str = "") -> float:
     """Which content answers."""
-    found = server.infer(ROWS, model, model_version=version)
-    ratio = found / toy_model.outputs(ROWS)
+    result = server.infer(ROWS, model, model_version=version)
+    ratio = result / toy_model.outputs(ROWS)
     assert np.allclose(ratio, ratio[0, 0], rtol=1e-5), ratio
     return float(2.0 ** np.round(np.log2(ratio[0, 0])))
 
@@ -98,8 +98,8 @@ def events(server: Server, *names: str) -> list[dict]:
 
 def sample(text: str, name: str) -> float:
     """One number of a metrics page; 0 where it is not there."""
-    found = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.rpartition(" ")[0] == name]
-    return found[0] if found else 0.0
+    result = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.rpartition(" ")[0] == name]
+    return result[0] if result else 0.0
 
 
 class Clients:

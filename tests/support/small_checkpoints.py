@@ -65,10 +65,10 @@ def check(
     sums = [*trace.inputs[1:], trace.y]
     for layer, prefix, nodes, after in zip(kan.layers, prefixes, trace.inputs, sums, strict=True):
         part = under(tensors, prefix)
-        found = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
+        actual = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
         expected = np.array([edges(part, row) for row in nodes.tolist()])
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
         total = expected.sum(axis=1) + part.get(bias, 0)
         np.testing.assert_allclose(after, total, rtol=0, atol=1e-11 * max(1.0, np.abs(total).max()))
     result = export(Request(path=path, repository=path.parent / "models", options=options, force=True))

@@ -12,10 +12,10 @@ LONG_AGO = "2020-01-01T00:00:00Z"
 
 def write(path: Path, *, more: str = "") -> dict[str, str]:
     """The tokens by role, and "expired", an admin's; `more` is TOML that follows."""
-    made = {name: token_file.make() for name in (*ROLES, "expired")}
-    parts = [block(name, made[name], "admin" if name == "expired" else name) for name in made]
+    created = {name: token_file.make() for name in (*ROLES, "expired")}
+    parts = [block(name, created[name], "admin" if name == "expired" else name) for name in created]
     save(path, "\n".join([*parts, f"expires = {LONG_AGO}\n", more]))
-    return made
+    return created
 
 
 def block(name: str, token: str, *roles: str, **fields: object) -> str:

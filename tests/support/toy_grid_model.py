@@ -80,8 +80,8 @@ def graph() -> bytes:
         helper.make_node("Unsqueeze", ["s2", "last"], ["y"]),
     ]
     shapes = [["B", *places, len(weight)] for places, weight in zip(POSITIONS, WEIGHTS, strict=True)]
-    given = [("x", ["B", 2, 3])]
-    return _model(body, given, [("y", ["B", 2, 1]), *zip(TENSORS, shapes, strict=True)], values)
+    supplied = [("x", ["B", 2, 3])]
+    return _model(body, supplied, [("y", ["B", 2, 1]), *zip(TENSORS, shapes, strict=True)], values)
 
 
 def edge_graph(layer: int) -> bytes:

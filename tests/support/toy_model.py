@@ -207,5 +207,5 @@ def model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) ->
         [helper.make_tensor_value_info(name, kind, shape) for name, shape in group] for group in (inputs, outputs_)
     ]
     body = helper.make_graph(nodes, "toy", *tensors, values)
-    made = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return made.SerializeToString()
+    created = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return created.SerializeToString()

@@ -16,10 +16,10 @@ def _the_loop_turns(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test holds up the event loop of a server, unless `stalls(seconds, why)` marks the test."""
     loop_stalls.longest()
     yield
-    found, marker = loop_stalls.longest(), request.node.get_closest_marker("stalls")
+    result, marker = loop_stalls.longest(), request.node.get_closest_marker("stalls")
     most = loop_stalls.LIMIT if marker is None else marker.args[0]
-    if found is not None and found.cpu > most:
-        pytest.fail(f"the event loop of a server did not turn for {found.cpu:.2f} s of its own, at:\n{found.at}")
+    if result is not None and result.cpu > most:
+        pytest.fail(f"the event loop of a server did not turn for {result.cpu:.2f} s of its own, at:\n{result.at}")
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,10 @@ def write(repository: Path, width: int, name: str = "wide") -> None:
     target.mkdir(parents=True)
     for path, data in graphs.items():
         (target / path).write_bytes(data)
-    made = toy_model.manifest(name)
+    created = toy_model.manifest(name)
     mask = tuple(tuple(row) for row in (np.abs(values) > 0).astype(float).tolist())
     layer = dataclasses.replace(
-        made.layers[0], sources=width, destinations=width, active_edges=width * width, mask=mask
+        created.layers[0], sources=width, destinations=width, active_edges=width * width, mask=mask
     )
     rows = np.linspace(-2, 2, 2 * width).reshape(2, width)
     reference = contract.Reference(
@@ -49,7 +49,7 @@ def write(repository: Path, width: int, name: str = "wide") -> None:
             for path, data in graphs.items()
         ),
     }
-    whole = dataclasses.replace(made, **changes)
+    whole = dataclasses.replace(created, **changes)
     bare, numbers = contract.parts(whole)
     if numbers is not None:  # as an export writes a large manifest
         (target / contract.NUMBERS_FILE).write_bytes(numbers)

@@ -97,10 +97,10 @@ class ByHttp(Caller):
             peer.settimeout(0.1)
             while not self._leave.is_set():
                 with contextlib.suppress(TimeoutError):
-                    found = peer.recv(65536)
-                    if not found:
+                    result = peer.recv(65536)
+                    if not result:
                         return
-                    self._ends[found.split(b" ")[1].decode()] += 1
+                    self._ends[result.split(b" ")[1].decode()] += 1
 
 
 @contextlib.contextmanager
@@ -108,15 +108,15 @@ def callers(server: Server, kind: str, connections: int, streams: int, size: int
     """Clients that keep bodies unfinished until the context ends."""
     ends, leave = Ends(), threading.Event()
     port = server.port if kind == "grpc" else int((server.http or server.address).rpartition(":")[2])
-    made = [(ByGrpc if kind == "grpc" else ByHttp)(port, streams, size, ends, leave) for _ in range(connections)]
-    for one in made:
-        one.start()
+    created = [(ByGrpc if kind == "grpc" else ByHttp)(port, streams, size, ends, leave) for _ in range(connections)]
+    for item in created:
+        item.start()
     try:
         yield ends
     finally:
         leave.set()
-        for one in made:
-            one.join(60)
+        for item in created:
+            item.join(60)
 
 
 def answers(server: Server) -> bool:

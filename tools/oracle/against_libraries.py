@@ -279,8 +279,8 @@ class Rational(torch.nn.Module):
         if self.compute is None:
             return self.fc(self.act(x[:, None])[:, 0])
         above = self.act.weight_numerator.repeat(self.act.num_groups, 1)
-        found = self.compute(x.contiguous(), above, self.act.weight_denominator.contiguous(), self.act.num_groups)
-        return self.fc(found)
+        result = self.compute(x.contiguous(), above, self.act.weight_denominator.contiguous(), self.act.num_groups)
+        return self.fc(result)
 
 
 def gr_kan(rng: random.Random) -> Made:
@@ -362,50 +362,50 @@ FAMILIES: dict[str, Callable[[random.Random], Made]] = {
 
 
 @torch.no_grad()
-def disturb(made: Made, rng: random.Random) -> None:
-    for name, value in made.model.named_parameters():
-        if not any(part in name for part in made.fixed):
+def disturb(built: Made, rng: random.Random) -> None:
+    for name, value in built.model.named_parameters():
+        if not any(part in name for part in built.fixed):
             size = 0.02 if "phase" in name else 0.4
             value += size * torch.randn_like(value)
 
 
-def write(made: Made, folder: Path, rng: random.Random) -> Path:
-    state = {key: value.contiguous() for key, value in made.model.state_dict().items()}
-    prefix = rng.choice(["", "", "module.", "model.kan."]) if made.save is None else ""
-    if made.save is None and len(made.layers) == 1 and rng.random() < 0.5:
+def write(built: Made, folder: Path, rng: random.Random) -> Path:
+    state = {key: value.contiguous() for key, value in built.model.state_dict().items()}
+    prefix = rng.choice(["", "", "module.", "model.kan."]) if built.save is None else ""
+    if built.save is None and len(built.layers) == 1 and rng.random() < 0.5:
         state = {key.removeprefix("layers.").removeprefix("rk_layers.")[2:]: value for key, value in state.items()}
     state = {prefix + key: value for key, value in state.items()}
-    if made.save is None and rng.random() < 0.3:
+    if built.save is None and rng.random() < 0.3:
         safetensors.torch.save_file(state, folder / "m.safetensors")
         return folder / "m.safetensors"
-    if made.save is not None:
-        made.save(folder / "m.pt")
+    if built.save is not None:
+        built.save(folder / "m.pt")
     else:
         torch.save(state, folder / "m.pt")
     return folder / "m.pt"
 
 
-def rows(made: Made) -> torch.Tensor:
-    n = made.widths[0]
-    inside = (torch.rand(30, n) * 2 - 1) * made.reach
-    odd = torch.full((3 if made.nan else 0, n), 0.1)
-    if made.nan:
+def rows(built: Made) -> torch.Tensor:
+    n = built.widths[0]
+    inside = (torch.rand(30, n) * 2 - 1) * built.reach
+    odd = torch.full((3 if built.nan else 0, n), 0.1)
+    if built.nan:
         odd[0, 0], odd[1, -1], odd[2, 0] = float("nan"), float("inf"), -float("inf")
     return torch.cat([inside, inside[:8] * 2, inside[:4] * 6, odd]).float().double()
 
 
 @torch.no_grad()
-def truth(made: Made, x: torch.Tensor) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+def truth(built: Made, x: torch.Tensor) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Outputs, each layer's inputs, and each layer's edges [B, I, O], by the library in float64."""
     inputs, edges = [], []
-    for layer, n in zip(copy.deepcopy(made.layers), made.widths, strict=False):
+    for layer, n in zip(copy.deepcopy(built.layers), built.widths, strict=False):
         exact = layer.double()
-        shaped = x[:, :, None] if made.axes == 3 else x
+        shaped = x[:, :, None] if built.axes == 3 else x
         inputs.append(x.numpy())
         columns = []
         for source in range(n):
             alone = copy.deepcopy(exact)
-            made.silence(alone, torch.arange(n) != source, n)
+            built.silence(alone, torch.arange(n) != source, n)
             columns.append(alone(shaped).reshape(len(x), -1).numpy())
         edges.append(np.stack(columns, axis=1))
         x = exact(shaped).reshape(len(x), -1)
@@ -425,28 +425,28 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
     rng = random.Random(f"{family} {seed}")
     torch.manual_seed(seed)
     torch.set_default_dtype(torch.float64 if rng.random() < 0.15 else torch.float32)
-    made = FAMILIES[family](rng)
-    disturb(made, rng)
-    path = write(made, folder, rng)
+    created = FAMILIES[family](rng)
+    disturb(created, rng)
+    path = write(created, folder, rng)
     torch.set_default_dtype(torch.float32)
-    x = rows(made)
-    y, inputs, edges = truth(made, x)
+    x = rows(created)
+    y, inputs, edges = truth(created, x)
     try:
         loaded = checkpoint.load(path)
         reader, _ = detect.detect(loaded, None)
         if family != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
-        kan = detect.read(reader, loaded, Options.parse(made.options, symbolic=made.symbolic))
+        kan = detect.read(reader, loaded, Options.parse(created.options, symbolic=created.symbolic))
         trace = float64_reference.evaluate(kan, x.numpy())
-        ordinary = slice(0, len(x) - 3 if made.nan else None)
+        ordinary = slice(0, len(x) - 3 if created.nan else None)
         errors = [difference(trace.y, y)]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
-            found = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
-            errors.append(difference(found[ordinary], expected[ordinary]))
-        export(Request(path=path, repository=folder / "models", options=made.options, symbolic=made.symbolic))
+            result = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
+            errors.append(difference(result[ordinary], expected[ordinary]))
+        export(Request(path=path, repository=folder / "models", options=created.options, symbolic=created.symbolic))
     except ExportError as error:
         return f"{type(error).__name__}: {error.message.replace(str(folder), '')[:200]}", math.inf
-    return ("same" if max(errors) <= made.tolerance else f"differs by {max(errors):.1e}"), max(errors)
+    return ("same" if max(errors) <= created.tolerance else f"differs by {max(errors):.1e}"), max(errors)
 
 
 def main() -> int:

@@ -71,9 +71,9 @@ def make(rng: random.Random, family: str) -> Made:
     widths = [rng.randint(1, 6), *(rng.randint(least, 6) for _ in range(rng.choice([1, 1, 2, 3])))]
     if rng.random() < 0.2:
         widths = [rng.randint(max(2, least), 5)] * 3
-    made = FAMILIES[family](rng, list(itertools.pairwise(widths)))
-    made.widths = widths
-    return made
+    created = FAMILIES[family](rng, list(itertools.pairwise(widths)))
+    created.widths = widths
+    return created
 
 
 def plain(module: str, name: str, coefficients: str, *arguments: Callable[[random.Random], dict[str, float]]) -> Any:
@@ -83,11 +83,11 @@ def plain(module: str, name: str, coefficients: str, *arguments: Callable[[rando
         kind, degree = getattr(importlib.import_module(module), name), rng.choice(DEGREES)
         options: dict[str, float] = arguments[0](rng) if arguments else {}
         layers = [kind(n, m, degree, *options.values()) for n, m in sides]
-        found = tuple(f"{key}={value}" for key, value in options.items())
+        result = tuple(f"{key}={value}" for key, value in options.items())
         if module == "orthogpoly.JacobiKANLayer":
-            found += ("forward=orthogpolykans",)
+            result += ("forward=orthogpolykans",)
         # Constant functions have their value for NaN there, and NaN here.
-        return Made(layers, lambda layer: ([getattr(layer, coefficients)], None), found, odd=degree > 1)
+        return Made(layers, lambda layer: ([getattr(layer, coefficients)], None), result, odd=degree > 1)
 
     return build
 
@@ -143,9 +143,9 @@ def kal_net(rng: random.Random, sides: list[tuple[int, int]]) -> Made:
     settings = {"polynomial_order": rng.choice(DEGREES), "base_activation": ACTIVATIONS[name]}
     layers = [kind([n, m], **settings) for n, m in sides]
     options = (f"base_activation={name}", f"polynomial={polynomial}")
-    made = lists(kind(widths, **settings), layers, "poly_weights", options)
-    made.ranged = True
-    return made
+    created = lists(kind(widths, **settings), layers, "poly_weights", options)
+    created.ranged = True
+    return created
 
 
 def lists(model: Any, layers: list[Any], functions: str, options: tuple[str, ...]) -> Made:
@@ -157,8 +157,8 @@ def lists(model: Any, layers: list[Any], functions: str, options: tuple[str, ...
                 value[0] = own[at]
 
     def weights(layer: Any) -> tuple[list[Any], Any]:
-        base, found = layer.base_weights[0], getattr(layer, functions)[0]
-        return [base.T, found.reshape(*base.shape, -1).movedim(1, 0)], None
+        base, result = layer.base_weights[0], getattr(layer, functions)[0]
+        return [base.T, result.reshape(*base.shape, -1).movedim(1, 0)], None
 
     return Made(layers, weights, options, norm="layer_norms.0", model=model, free=False)
 
@@ -183,8 +183,8 @@ def conv_kan(kind: str, base: str, functions: str, *, order: str = "") -> Any:
         layers = [layer_kind(n, m, **settings, **activation) for n, m in sides]
 
         def weights(layer: Any) -> tuple[list[Any], Any]:
-            own, found = getattr(layer, base), getattr(layer, functions)
-            return [own.T, found.reshape(*own.shape, -1).movedim(1, 0) if order == "oi" else found], None
+            own, result = getattr(layer, base), getattr(layer, functions)
+            return [own.T, result.reshape(*own.shape, -1).movedim(1, 0) if order == "oi" else result], None
 
         norm = "layer_norm" if kind in ("KANLayer", "KALNLayer") else "norm"
         tolerance = 1e-5 if kind == "KANLayer" else TOLERANCE  # its knots are in no file, and rounded
@@ -225,31 +225,31 @@ NORMALISED = ("torchkan", "kal-net", "kaln", "kagn", "kajn", "kabn", "torch-conv
 
 
 @torch.no_grad()
-def stages(made: Made, rng: random.Random) -> list[tuple[Any, Any]]:
+def stages(built: Made, rng: random.Random) -> list[tuple[Any, Any]]:
     """Each layer and the normalisation after it, or None; weights disturbed, so that none is at rest."""
-    between = made.free and len(made.layers) > 1 and rng.random() < 0.4
-    norms: list[Any] = [torch.nn.LayerNorm(width) if between else None for width in made.widths[1:-1]]
-    found = list(zip(made.layers, [*norms, None], strict=True))
-    for module in [*made.layers, *filter(None, norms)]:
+    between = built.free and len(built.layers) > 1 and rng.random() < 0.4
+    norms: list[Any] = [torch.nn.LayerNorm(width) if between else None for width in built.widths[1:-1]]
+    result = list(zip(built.layers, [*norms, None], strict=True))
+    for module in [*built.layers, *filter(None, norms)]:
         for name, value in module.named_parameters():
             if "beta_weights" not in name:
                 value += 0.3 * torch.randn_like(value)
-    if made.model is None:
+    if built.model is None:
         modules: dict[str, Any] = {}
         named = rng.random() < 0.5
-        for at, (layer, norm) in enumerate(found):
+        for at, (layer, norm) in enumerate(result):
             modules[f"kan{at + 1}" if named else str(len(modules))] = layer
             if norm is not None:
                 modules[f"ln{at + 1}" if named else str(len(modules))] = norm
-        made.model = torch.nn.ModuleDict(modules)
-    return found
+        built.model = torch.nn.ModuleDict(modules)
+    return result
 
 
-def total(made: Made, layer: Any, x: Any) -> tuple[Any, Any]:
+def total(built: Made, layer: Any, x: Any) -> tuple[Any, Any]:
     """The sum of a layer's edges, and its output."""
     seen: list[Any] = []
-    if made.norm:
-        module = layer.get_submodule(made.norm)
+    if built.norm:
+        module = layer.get_submodule(built.norm)
         module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     y = layer(x)
     return (seen[0] if seen else y), y
@@ -257,7 +257,7 @@ def total(made: Made, layer: Any, x: Any) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def truth(
-    made: Made, parts: list[tuple[Any, Any]], x: Any
+    built: Made, parts: list[tuple[Any, Any]], x: Any
 ) -> tuple[Any, list[Any], list[Any], list[tuple[float, float]]]:
     """Outputs, each layer's inputs, its edges [B, I, O], and its inputs' range, in float64."""
     inputs, edges, ranges = [], [], []
@@ -268,21 +268,21 @@ def truth(
         columns = []
         for source in range(x.shape[1]):
             alone = copy.deepcopy(layer).double()
-            views, bias = made.weights(alone)
+            views, bias = built.weights(alone)
             for view in views:
                 view[torch.arange(len(view)) != source] = 0
             if bias is not None:
                 bias.zero_()
-            columns.append(total(made, alone, x)[0].numpy())
+            columns.append(total(built, alone, x)[0].numpy())
         edges.append(np.stack(columns, axis=1))
         x = copy.deepcopy(layer).double()(x)
         x = x if norm is None else copy.deepcopy(norm).double()(x)
     return x.numpy(), inputs, edges, ranges
 
 
-def write(made: Made, folder: Path, rng: random.Random) -> Path:
+def write(built: Made, folder: Path, rng: random.Random) -> Path:
     prefix = rng.choice(["", "", "module.", "model.kan."])
-    state = {prefix + key: value.contiguous() for key, value in made.model.state_dict().items()}
+    state = {prefix + key: value.contiguous() for key, value in built.model.state_dict().items()}
     if rng.random() < 0.4:
         safetensors.torch.save_file(state, folder / "m.safetensors")
         return folder / "m.safetensors"
@@ -303,19 +303,19 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
     rng = random.Random(f"{family} {seed}")
     torch.manual_seed(seed)
     torch.set_default_dtype(torch.float64 if rng.random() < 0.15 else torch.float32)
-    made = make(rng, family)
-    parts = stages(made, rng)
-    path = write(made, folder, rng)
+    created = make(rng, family)
+    parts = stages(created, rng)
+    path = write(created, folder, rng)
     torch.set_default_dtype(torch.float64)
-    x = torch.cat([torch.randn(20, made.widths[0]) * size for size in (0.1, 1.0, 4.0)])
-    made.odd &= not made.ranged  # one NaN spoils a range
-    odd = torch.full((3 if made.odd else 0, made.widths[0]), 0.1)
-    if made.odd:
+    x = torch.cat([torch.randn(20, created.widths[0]) * size for size in (0.1, 1.0, 4.0)])
+    created.odd &= not created.ranged  # one NaN spoils a range
+    odd = torch.full((3 if created.odd else 0, created.widths[0]), 0.1)
+    if created.odd:
         odd[0, 0], odd[1, -1], odd[2, 0] = float("nan"), float("inf"), -float("inf")
     x = torch.cat([x, odd]).float().double()
-    y, inputs, edges, ranges = truth(made, parts, x)
-    options = made.options
-    if made.ranged:
+    y, inputs, edges, ranges = truth(created, parts, x)
+    options = created.options
+    if created.ranged:
         options += tuple(f"x_m{end}=" + ",".join(repr(r[at]) for r in ranges) for at, end in enumerate(("in", "ax")))
     try:
         loaded = checkpoint.load(path)
@@ -325,13 +325,13 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         kan = detect.read(reader, loaded, Options.parse(options))
         errors = [difference(float64_reference.evaluate(kan, x.numpy()).y, y) / OUTPUTS]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
-            found = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
+            result = np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
             ordinary = np.isfinite(nodes).all(axis=1)
-            errors.append(difference(found[ordinary], expected[ordinary]))
+            errors.append(difference(result[ordinary], expected[ordinary]))
         export(Request(path=path, repository=folder / "models", options=options))
     except ExportError as error:
         return f"{type(error).__name__}: {error.message.replace(str(folder), '')[:200]}", math.inf
-    return ("same" if max(errors) <= made.tolerance else f"differs by {max(errors):.1e}"), max(errors)
+    return ("same" if max(errors) <= created.tolerance else f"differs by {max(errors):.1e}"), max(errors)
 
 
 def main() -> int:

@@ -96,9 +96,9 @@ def build(seed: int, prefix: str) -> tuple[np.ndarray, Any]:
     """Save one model under `prefix`; return rows and the same model in float64, run on them."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    given = arguments(rng)
+    supplied = arguments(rng)
     torch.set_default_dtype(torch.float64 if rng.random() < 0.15 else torch.float32)
-    model = MultKAN(seed=seed, **given)
+    model = MultKAN(seed=seed, **supplied)
     inside = torch.rand(200, model.width_in[0]) * 2 - 1
     if rng.random() < 0.7:
         model(inside)
@@ -109,7 +109,7 @@ def build(seed: int, prefix: str) -> tuple[np.ndarray, Any]:
     odd[0, 0], odd[1, -1], odd[2, 0] = float("nan"), float("inf"), -float("inf")
     rows = torch.cat([inside[:20], inside[:10] * 2, inside[:10] * 6, odd.to(inside)]).float()
     torch.set_default_dtype(torch.float64)
-    exact = MultKAN(seed=seed, **{**given, "width": [list(pair) for pair in model.width]})
+    exact = MultKAN(seed=seed, **{**supplied, "width": [list(pair) for pair in model.width]})
     exact.load_state_dict({key: value.double() for key, value in model.state_dict().items()})
     for ours, theirs in zip(exact.symbolic_fun, model.symbolic_fun, strict=True):
         ours.funs = theirs.funs
@@ -151,15 +151,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    found: collections.Counter[str] = collections.Counter()
+    result: collections.Counter[str] = collections.Counter()
     for seed in range(args.seed, args.seed + args.count):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             outcome = compare(seed, Path(folder))
-        found[outcome.partition(":")[0] if outcome != "same" else outcome] += 1
+        result[outcome.partition(":")[0] if outcome != "same" else outcome] += 1
         if outcome != "same":
             print(f"seed {seed}: {outcome}", flush=True)
-    print(dict(found))
-    return 0 if found["same"] == args.count else 1
+    print(dict(result))
+    return 0 if result["same"] == args.count else 1
 
 
 if __name__ == "__main__":

@@ -130,9 +130,9 @@ def _norm(axes: int) -> type[nn.Module]:
 
 
 def _of(name: str, layer: Any, axes: int, settings: dict[str, Any], norms: str = "") -> Case:
-    given = {"kernel_size": 3} | settings
+    supplied = {"kernel_size": 3} | settings
     words = ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in settings.items())
-    return Case(f"{name} {words}", lambda: Network(layer(4, 6, **given), 6), (4, *PICTURES[axes]), norms)
+    return Case(f"{name} {words}", lambda: Network(layer(4, 6, **supplied), 6), (4, *PICTURES[axes]), norms)
 
 
 def ka_conv(folder: Path) -> Iterator[Case]:
@@ -214,10 +214,10 @@ def differ(plan: Plan, network: Any, case: Case, x: np.ndarray) -> float:
             if use.name.startswith("body.layer"):
                 which = results(use, at, len(totals))
                 totals[which] = totals.get(which, 0) + total
-    found = np.concatenate([totals[which] for which in sorted(totals)], axis=-1)
-    if found.shape[-1] != expected.shape[-1]:  # one channel of the picture at a time, as Convolutional-KANs do
-        found = found.reshape(*found.shape[:-1], expected.shape[-1], -1).sum(axis=-1)
-    return float(np.abs(found.reshape(expected.shape) - expected).max() / np.abs(expected).max())
+    result = np.concatenate([totals[which] for which in sorted(totals)], axis=-1)
+    if result.shape[-1] != expected.shape[-1]:  # one channel of the picture at a time, as Convolutional-KANs do
+        result = result.reshape(*result.shape[:-1], expected.shape[-1], -1).sum(axis=-1)
+    return float(np.abs(result.reshape(expected.shape) - expected).max() / np.abs(expected).max())
 
 
 def results(use: Any, at: int, count: int) -> tuple[int, ...]:
@@ -264,9 +264,9 @@ def main() -> int:
             what, words = look(case, export=arguments.export)
             counts.setdefault(library, collections.Counter())[what] += 1
             print(f"{what:8} {case.name}: {words} ({time.perf_counter() - start:.1f} s)", flush=True)
-    for library, found in counts.items():
-        print(f"{library}: {found['edges']} of {found.total()} have edges; {dict(found)}")
-    return 1 if any(found["wrong"] for found in counts.values()) else 0
+    for library, result in counts.items():
+        print(f"{library}: {result['edges']} of {result.total()} have edges; {dict(result)}")
+    return 1 if any(result["wrong"] for result in counts.values()) else 0
 
 
 if __name__ == "__main__":

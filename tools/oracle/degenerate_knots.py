@@ -46,7 +46,7 @@ HUGE = 1e30  # pykan's `nan_to_num` makes an infinity the largest number of its 
 def column(kind: str, rng: random.Random) -> torch.Tensor:
     """[ROWS, 1]: values that collapse a grid, or nearly."""
     offset = float(torch.randn(1)) * 10 ** rng.randint(-3, 4)
-    made = {
+    created = {
         "constant": lambda: torch.full((ROWS, 1), offset),
         "zero": lambda: torch.zeros(ROWS, 1),
         "binary": lambda: torch.randint(0, 2, (ROWS, 1)).float(),
@@ -56,7 +56,7 @@ def column(kind: str, rng: random.Random) -> torch.Tensor:
         "mostly zero": lambda: torch.randn(ROWS, 1) * (torch.rand(ROWS, 1) < 0.3),
         "ordinary": lambda: torch.randn(ROWS, 1),
     }
-    return made[kind]()
+    return created[kind]()
 
 
 def trained(seed: int) -> Any:
@@ -110,9 +110,9 @@ def rows(knots: np.ndarray) -> np.ndarray:
     near = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
     between = (single[1:].astype(np.float64) + single[:-1]) / 2  # where float32 has no number too
     beside = [single + step for step in (-1e-3, 1e-3, -0.3, 0.3, -5, 5, 1e4)]
-    made = np.concatenate([single, *near, between, *beside]).astype(np.float64)
-    shuffled = np.random.default_rng(0).permuted(made, axis=0)
-    return np.concatenate([made, shuffled])
+    created = np.concatenate([single, *near, between, *beside]).astype(np.float64)
+    shuffled = np.random.default_rng(0).permuted(created, axis=0)
+    return np.concatenate([created, shuffled])
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
@@ -146,8 +146,8 @@ def largest_difference(prefix: Path, reference: Any) -> float:
     worst = 0.0
     for ours, theirs in zip(kan.layers, reference.act_fun, strict=True):
         x, expected = edges(theirs)
-        found = np.concatenate([values for _, values, _ in float64_reference.edges(ours, x)])
-        worst = max(worst, difference(found, expected))
+        actual = np.concatenate([values for _, values, _ in float64_reference.edges(ours, x)])
+        worst = max(worst, difference(actual, expected))
     x = rows(reference.act_fun[0].grid.detach().numpy())
     y = reference(torch.from_numpy(x)).detach().numpy()
     return max(worst, difference(float64_reference.evaluate(kan, x).y, y))
@@ -189,17 +189,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    found: collections.Counter[str] = collections.Counter()
+    actual: collections.Counter[str] = collections.Counter()
     for seed in range(args.seed, args.seed + args.count):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             outcome = compare(seed, Path(folder))
         knots, _, rest = outcome.partition(": ")
         fine = rest in ("same", "same in float64", "refused, infinite in pykan")
-        found[outcome if fine else f"{knots}: wrong"] += 1
+        actual[outcome if fine else f"{knots}: wrong"] += 1
         if not fine:
             print(f"seed {seed}: {outcome}", flush=True)
-    print(dict(sorted(found.items())))
-    return 1 if any(key.endswith("wrong") for key in found) else 0
+    print(dict(sorted(actual.items())))
+    return 1 if any(key.endswith("wrong") for key in actual) else 0
 
 
 if __name__ == "__main__":

@@ -193,24 +193,24 @@ def modules(family: Family, seed: int) -> Iterator[Rival]:
     scalars = {what: (lambda x, f=f: f(x, s)) for what, f in SCALARS.items()}
     for name in ("ln0", "layer_norm0", "norm0", "n0", "bn0", "gn0", "scale0"):
         tensors = {key.replace("NAME", name): value for key, value in pair.items()}
-        told = pairs["a LayerNorm"] if name in ("ln0", "layer_norm0") else None
-        kinds.append((name, tensors, pairs, told, ("norm", "layernorm_eps")))
-    for name, told in (("rms0", vectors["an RMS norm"]), ("act0", None), ("norm0", None)):
-        kinds.append((name, {f"{name}.weight": weight}, vectors, told, ("vector", "rmsnorm_eps")))
-    for name, told in (("prelu0", scalars["PReLU"]), ("act0", None), ("swish0", scalars["Swish"])):
-        kinds.append((name, {f"{name}.weight": number}, scalars, told, ("scalar",)))
-    for name, extra, forwards, told, keys in kinds:
+        reported = pairs["a LayerNorm"] if name in ("ln0", "layer_norm0") else None
+        kinds.append((name, tensors, pairs, reported, ("norm", "layernorm_eps")))
+    for name, reported in (("rms0", vectors["an RMS norm"]), ("act0", None), ("norm0", None)):
+        kinds.append((name, {f"{name}.weight": weight}, vectors, reported, ("vector", "rmsnorm_eps")))
+    for name, reported in (("prelu0", scalars["PReLU"]), ("act0", None), ("swish0", scalars["Swish"])):
+        kinds.append((name, {f"{name}.weight": number}, scalars, reported, ("scalar",)))
+    for name, extra, forwards, reported, keys in kinds:
         network = Network(family, (4, 6, 4), seed, prefix="kan", extra=extra)
         first, second = network.functions({})
-        own = chain(first, told, second) if told else None
+        own = chain(first, reported, second) if reported else None
         for what, forward in forwards.items():
             label = f"{family.name}: {name} is {what}"
             yield Rival(label, network.tensors(), chain(first, forward, second), own, keys, family.options)
-        if told:
+        if reported:
             yield Rival(
                 f"{family.name}: tanh before {name}",
                 network.tensors(),
-                chain(first, np.tanh, told, second),
+                chain(first, np.tanh, reported, second),
                 own,
                 ("between",),
                 family.options,
@@ -356,9 +356,9 @@ class Trial:
             return False
         x = rows(rival, 64, 3)
         session = graph_runner.session((result.directory / "model.onnx").read_bytes())
-        found = graph_runner.run(session, {"x": x.astype(np.float32)})["y"].astype(np.float64)
+        actual = graph_runner.run(session, {"x": x.astype(np.float32)})["y"].astype(np.float64)
         with np.errstate(all="ignore"):
-            error = apart(found, forward(x))
+            error = apart(actual, forward(x))
         if error > AGREE:
             self.fail(f"{rival.name}: {what}, {error:.1e} apart")
         return error <= AGREE
@@ -395,15 +395,15 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="try every N-th rival")
     parser.add_argument("--expected-outputs", action="store_true", help="let outputs of the mutated forwards decide")
     parser.add_argument("--list", action="store_true", help="name each rival")
-    given = parser.parse_args()
+    supplied = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         trial = run(
             Path(folder),
-            seed=given.seed,
-            first=given.first,
-            every=given.every,
-            outputs=given.expected_outputs,
-            show=given.list,
+            seed=supplied.seed,
+            first=supplied.first,
+            every=supplied.every,
+            outputs=supplied.expected_outputs,
+            show=supplied.list,
         )
     for words in trial.failures:
         print(words)

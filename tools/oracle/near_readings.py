@@ -155,7 +155,7 @@ def polynomial_cases(rng: np.random.Generator) -> Iterator[Case]:
     for key, basis in POLYNOMIALS.items():
         n, m, k = int(rng.integers(2, 6)), int(rng.integers(1, 5)), int(rng.integers(4, 10))
         coef = (rng.normal(size=(n, m, k)) / k).astype(np.float32)
-        made = dict(tensors={key: coef}, inputs=n)
+        created = dict(tensors={key: coef}, inputs=n)
 
         def of(squash: Forward, coef: Array = coef, basis: Any = basis, k: int = k) -> Forward:
             return lambda x: summed(basis(squash(x), k), coef)
@@ -166,12 +166,12 @@ def polynomial_cases(rng: np.random.Generator) -> Iterator[Case]:
             short = of(lambda x, end=end: np.clip(np.tanh(x), -end, end))
             cut, kept = ("forward=clip-eps", written), ("forward=tanh-eps", written)
             kept = ("forward=x-kanerf", f"cheby_epsilon={epsilon:g}") if key == "cheby_coeffs" else kept
-            yield Case(f"{key}: clamp({epsilon:g}) as clip", forward=clamp, near=("forward=clip",), own=cut, **made)
-            yield Case(f"{key}: tanh-eps({epsilon:g}) as tanh", forward=short, near=(), own=kept, **made)
+            yield Case(f"{key}: clamp({epsilon:g}) as clip", forward=clamp, near=("forward=clip",), own=cut, **created)
+            yield Case(f"{key}: tanh-eps({epsilon:g}) as tanh", forward=short, near=(), own=kept, **created)
             clip = of(lambda x: np.clip(x, -1, 1))
-            yield Case(f"{key}: clip as clamp({epsilon:g})", forward=clip, near=cut, own=("forward=clip",), **made)
+            yield Case(f"{key}: clip as clamp({epsilon:g})", forward=clip, near=cut, own=("forward=clip",), **created)
         for what, other in ACTS["tanh"].items():
-            yield Case(f"{key}: {what} as tanh", forward=of(other), near=(), own=None, **made)
+            yield Case(f"{key}: {what} as tanh", forward=of(other), near=(), own=None, **created)
 
 
 def norm(x: Array, epsilon: float, scale: Array, shift: Array) -> Array:
@@ -201,18 +201,18 @@ def norm_cases(rng: np.random.Generator) -> Iterator[Case]:
 
         return forward
 
-    made: dict[str, Any] = dict(tensors=tensors, inputs=n)
+    created: dict[str, Any] = dict(tensors=tensors, inputs=n)
     for epsilon, other in itertools.permutations((1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12), 2):
         own, near = (f"layernorm_eps={epsilon:g}",), (f"layernorm_eps={other:g}",)
-        yield Case(f"fastkan: eps {epsilon:g} as {other:g}", forward=model(epsilon), near=near, own=own, **made)
+        yield Case(f"fastkan: eps {epsilon:g} as {other:g}", forward=model(epsilon), near=near, own=own, **created)
     for off in (1e-2, 1e-3, 1e-4, 1e-5, 3e-6, 1e-6):
         width = 4 / 7 * (1 + off)
         own = (f"denominator={width!r}",)
-        yield Case(f"fastkan: width off by {off:g}", forward=model(width=width), near=(), own=own, **made)
+        yield Case(f"fastkan: width off by {off:g}", forward=model(width=width), near=(), own=own, **created)
     for act, others in ACTS.items():
         for what, other in others.items():
             near = (f"base_activation={act}",)
-            yield Case(f"fastkan: {what} as {act}", forward=model(act=other), near=near, own=None, **made)
+            yield Case(f"fastkan: {what} as {act}", forward=model(act=other), near=near, own=None, **created)
 
 
 def spline_cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -262,14 +262,14 @@ def fewer_bits(full: Tensors) -> dict[str, Tensors]:
         halves = {key: full[key].astype(np.float16).astype(np.float32) for key in keys}
         return {**full, **halves}
 
-    one = full["spline_weight"].copy()
-    one[0, 0, 3] = np.float16(one[0, 0, 3])
+    item = full["spline_weight"].copy()
+    item[0, 0, 3] = np.float16(item[0, 0, 3])
     shortened = (full["spline_weight"].view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     return {
         "float16": rounded("base_weight", "spline_weight"),
         "float16, of the base": rounded("base_weight"),
         "float16, of the splines": rounded("spline_weight"),
-        "float16, one of them": {**full, "spline_weight": one},
+        "float16, one of them": {**full, "spline_weight": item},
         "bfloat16": {**full, "spline_weight": shortened},
     }
 
@@ -376,10 +376,10 @@ class Trial:
             return
         x = far_and_near(NEW, case.inputs, 2)
         exact = case.forward(x.astype(np.float64))
-        given = float64_reference.evaluate(kan, x.astype(np.float64)).y
+        supplied = float64_reference.evaluate(kan, x.astype(np.float64)).y
         model = relative(case.forward(x).astype(np.float64), exact)
-        rounding = max(model, relative(in_float32(kan, x.astype(np.float64)), given))
-        error = relative(given, exact)
+        rounding = max(model, relative(in_float32(kan, x.astype(np.float64)), supplied))
+        error = relative(supplied, exact)
         times, self.worst = error / rounding, max(self.worst, error / model)
         self.counts[f"{what}: accepted, as rounding explains it"] += times <= TIMES
         if times > TIMES:
@@ -394,13 +394,13 @@ class Trial:
 
         ways = [way(reader) for reader, _ in detect.readings(loaded, None)]
         try:
-            found = InterpretationSearch(ways, recorded, lambda tried: Options({}, tried), 1e-5).decide()
+            result = InterpretationSearch(ways, recorded, lambda tried: Options({}, tried), 1e-5).decide()
         except OutputsDiffer:
             self.counts["searched: refused"] += 1
             if case.own is not None:
                 self.fail(f"{case.name}: the model's own reading is not found")
             return
-        self.judge(case, "searched", found.reading.kan, accepted=True)
+        self.judge(case, "searched", result.reading.kan, accepted=True)
 
 
 NAMES = (
@@ -466,8 +466,8 @@ def alone(trial: Trial, what: str, tensors: Tensors, forward: Forward, inputs: i
     x = far_and_near(60, inputs, 3).astype(np.float64)
     right = kan.n_inputs == inputs
     if right:
-        found, expected = float64_reference.evaluate(kan, x).y, forward(x)
-        right = found.shape == expected.shape and relative(found, expected) < AGREE
+        result, expected = float64_reference.evaluate(kan, x).y, forward(x)
+        right = result.shape == expected.shape and relative(result, expected) < AGREE
     named = "--" in options.alternatives().get("forward", "")
     trial.counts["alone: exported, " + ("right" if right else "wrong" + ", alternatives named" * named)] += 1
     if not right and not named:
@@ -480,8 +480,8 @@ def run(folder: Path, *, seed: int = 0, count: int = 500, search: int = 25, numb
     with np.errstate(all="ignore"):
         for at, case in enumerate(itertools.islice(cases(seed), count)):
             trial.near(case, search=search > 0 and at % search == 0)
-        for one in itertools.islice(files(seed), number):
-            alone(trial, *one)
+        for item in itertools.islice(files(seed), number):
+            alone(trial, *item)
     return trial
 
 
@@ -491,9 +491,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=500, help="near readings")
     parser.add_argument("--search", type=int, default=25, help="search all readings of every N-th file; 0: of none")
     parser.add_argument("--files", type=int, default=300, help="files that are read alone")
-    given = parser.parse_args()
+    supplied = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        trial = run(Path(folder), seed=given.seed, count=given.count, search=given.search, number=given.files)
+        trial = run(
+            Path(folder), seed=supplied.seed, count=supplied.count, search=supplied.search, number=supplied.files
+        )
     for words in trial.failures:
         print(words)
     for outcome, count in sorted(trial.counts.items()):

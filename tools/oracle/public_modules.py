@@ -49,20 +49,20 @@ def configurations(path: Path, only: str) -> Iterator[dict[str, Any]]:
     for repository, facts in table["repositories"].items():
         shared = {key: value for key, value in facts.items() if key != "files"}
         for file, several in facts["files"].items():
-            for one in several:
-                given = DEFAULTS | shared | one
-                given |= {"repository": repository, "file": file, "stand_ins": table["stand_ins"]}
-                if only.lower() in f"{repository} {file} {given['make']}".lower():
-                    yield given
+            for item in several:
+                supplied = DEFAULTS | shared | item
+                supplied |= {"repository": repository, "file": file, "stand_ins": table["stand_ins"]}
+                if only.lower() in f"{repository} {file} {supplied['make']}".lower():
+                    yield supplied
 
 
 class Ended(Exception):
     """A step's process gave no result."""
 
 
-def step(act: Callable[..., dict[str, Any]], one: dict[str, Any], folder: Path, seconds: int, name: str) -> Any:
+def step(act: Callable[..., dict[str, Any]], entry: dict[str, Any], folder: Path, seconds: int, name: str) -> Any:
     """What a step finds, in a process of its own that has imported everything. Raises Ended."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(act, one, folder, seconds, name))
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(act, entry, folder, seconds, name))
     process.start()
     process.join(10 * seconds)
     if process.exitcode is None:
@@ -75,53 +75,53 @@ def step(act: Callable[..., dict[str, Any]], one: dict[str, Any], folder: Path, 
     return json.loads(document.read_text())
 
 
-def _child(act: Callable[..., dict[str, Any]], one: dict[str, Any], folder: Path, seconds: int, name: str) -> None:
+def _child(act: Callable[..., dict[str, Any]], entry: dict[str, Any], folder: Path, seconds: int, name: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (one["memory"] << 20, one["memory"] << 20))
+    resource.setrlimit(resource.RLIMIT_AS, (entry["memory"] << 20, entry["memory"] << 20))
     printed = os.open(folder / f"{name}.txt", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):  # what others' code prints
         os.dup2(printed, stream)
-    found = json.dumps(act(one, folder))
-    (folder / f"{name}.json").write_text(found)
+    result = json.dumps(act(entry, folder))
+    (folder / f"{name}.json").write_text(result)
 
 
-def run(one: dict[str, Any], seconds: int) -> dict[str, Any]:
+def run(entry: dict[str, Any], seconds: int) -> dict[str, Any]:
     """What became of one configuration."""
-    if not (Path(one["clones"]) / one["repository"]).is_dir():
+    if not (Path(entry["clones"]) / entry["repository"]).is_dir():
         return {"outcome": "no clone", "why": ""}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            found = step(public_trial.prepare, one, folder, 60, "prepare")
-            if found["outcome"] != "runs upstream" or not seconds:
-                return dict(found)
-            document = step(public_trial.export, one, folder, seconds, "export")
+            result = step(public_trial.prepare, entry, folder, 60, "prepare")
+            if result["outcome"] != "runs upstream" or not seconds:
+                return dict(result)
+            document = step(public_trial.export, entry, folder, seconds, "export")
             if "error" in document:
                 return public_trial.refused(document)
-            return dict(step(public_trial.compare, one, folder, 300, "compare"))
+            return dict(step(public_trial.compare, entry, folder, 300, "compare"))
         except Ended as error:
             return {"outcome": "refused", "why": str(error)}
 
 
-def line(one: dict[str, Any], found: dict[str, Any]) -> str:
+def line(entry: dict[str, Any], found: dict[str, Any]) -> str:
     """One row of the table that is printed."""
     edges = f"{found['edges']} layers, {found['worst']:.0e}" if "edges" in found else found["why"][:160]
-    surprise = "" if found["outcome"] == one["expected"] else f" (expected: {one['expected']})"
-    return f"{found['outcome']:17}{one['repository']} {one['make'][:70]}: {edges}{surprise}"
+    surprise = "" if found["outcome"] == entry["expected"] else f" (expected: {entry['expected']})"
+    return f"{found['outcome']:17}{entry['repository']} {entry['make'][:70]}: {edges}{surprise}"
 
 
 def totals(results: list[dict[str, Any]]) -> dict[str, Any]:
-    exported = [one for one in results if "edges" in one]
+    exported = [item for item in results if "edges" in item]
     return {
         "configurations": len(results),
-        "repositories": len({one["repository"] for one in results}),
-        **collections.Counter(one["outcome"] for one in results),
-        "with edges": sum(one["edges"] > 0 for one in exported),
-        "layers with edges": sum(one["edges"] for one in exported),
-        "rows compared": sum(one["compared"] for one in exported),
-        "rows excused by rounding": sum(one["excused"] for one in exported),
-        "rows that overflow upstream": sum(one["left_out"] for one in exported),
-        "largest error": max((one["worst"] for one in exported), default=0.0),
+        "repositories": len({item["repository"] for item in results}),
+        **collections.Counter(item["outcome"] for item in results),
+        "with edges": sum(item["edges"] > 0 for item in exported),
+        "layers with edges": sum(item["edges"] for item in exported),
+        "rows compared": sum(item["compared"] for item in exported),
+        "rows excused by rounding": sum(item["excused"] for item in exported),
+        "rows that overflow upstream": sum(item["left_out"] for item in exported),
+        "largest error": max((item["worst"] for item in exported), default=0.0),
     }
 
 
@@ -139,16 +139,16 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     results: list[dict[str, Any]] = []
-    for one in list(configurations(args.table, args.only))[args.first :: args.every]:
+    for item in list(configurations(args.table, args.only))[args.first :: args.every]:
         begin = time.monotonic()
-        found = run(one | {"clones": str(args.clones.resolve()), "memory": args.memory}, args.seconds)
-        results.append({**one, **found, "seconds": round(time.monotonic() - begin, 1)})
-        print(line(one, found), flush=True)
+        result = run(item | {"clones": str(args.clones.resolve()), "memory": args.memory}, args.seconds)
+        results.append({**item, **result, "seconds": round(time.monotonic() - begin, 1)})
+        print(line(item, result), flush=True)
         if args.json:
             args.json.write_text(json.dumps({"totals": totals(results), "results": results}, indent=1))
     for name, value in totals(results).items():
         print(f"{name:30}{value}")
-    return 0 if all(one["outcome"] in ("right", *public_trial.RIGHTLY) for one in results) else 1
+    return 0 if all(item["outcome"] in ("right", *public_trial.RIGHTLY) for item in results) else 1
 
 
 if __name__ == "__main__":

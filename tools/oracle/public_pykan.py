@@ -92,8 +92,8 @@ def load(prefix: Path) -> Any:
     try:
         config = yaml.load(Path(f"{prefix}_config.yml").read_text(), Config)
         state = torch.load(f"{prefix}_state", map_location="cpu", weights_only=True)
-        given = {name: config[key] for key, name in ARGUMENTS.items() if key in config}
-        model = MultKAN(**given, auto_save=False, first_init=False, device="cpu")
+        supplied = {name: config[key] for key, name in ARGUMENTS.items() if key in config}
+        model = MultKAN(**supplied, auto_save=False, first_init=False, device="cpu")
         model.load_state_dict({key: value.double() for key, value in state.items()})
     except Exception as error:
         raise NotRun(f"{type(error).__name__} while loading") from error

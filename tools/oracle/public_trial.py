@@ -89,8 +89,8 @@ class Model:
     @torch.no_grad()
     def answers(self, module: nn.Module, rows: Sequence[Array], dtype: Any) -> Array:
         """What a module answers, [rows, ...] flat, all its tensors one after another."""
-        found = module(*map(torch.from_numpy, self.given(rows, dtype)))
-        parts = [part.detach().double().numpy().reshape(len(part), -1) for part in tensors(found)]
+        result = module(*map(torch.from_numpy, self.given(rows, dtype)))
+        parts = [part.detach().double().numpy().reshape(len(part), -1) for part in tensors(result)]
         return np.concatenate(parts, axis=1)
 
 
@@ -98,7 +98,7 @@ def tensors(found: Any) -> list[torch.Tensor]:
     if isinstance(found, torch.Tensor):
         return [found]
     inner = found.values() if isinstance(found, dict) else found
-    return [part for one in inner if one is not None for part in tensors(one)]
+    return [part for item in inner if item is not None for part in tensors(item)]
 
 
 @dataclass
@@ -117,9 +117,9 @@ class Judge:
     failing: list[str] = dataclasses.field(default_factory=list)  # kinds of rows that the graph does not answer
 
     def graph(self, rows: Sequence[Array]) -> Array:
-        names = [one.name for one in self.session.get_inputs()]
-        found = self.session.run(self.outputs, dict(zip(names, self.model.given(rows, np.float32), strict=True)))
-        return np.concatenate([part.astype(np.float64).reshape(len(part), -1) for part in found], axis=1)
+        names = [item.name for item in self.session.get_inputs()]
+        result = self.session.run(self.outputs, dict(zip(names, self.model.given(rows, np.float32), strict=True)))
+        return np.concatenate([part.astype(np.float64).reshape(len(part), -1) for part in result], axis=1)
 
     def reference(self, rows: Sequence[Array], single: Array) -> tuple[Array, Array]:
         """What is right, and by how much each row's answers move where float32 rounds [rows]."""
@@ -140,15 +140,15 @@ class Judge:
 
     def zone(self, name: str, rows: Sequence[Array]) -> str:
         """What is wrong with the answers for rows of one kind; empty where nothing is."""
-        found = self.graph(rows)
+        result = self.graph(rows)
         single = self.model.answers(self.model.module, rows, np.float32)
         exact, change = self.reference(rows, single)
-        if found.shape != exact.shape:
-            return f"{name}: shape {found.shape}, expected {exact.shape}"
+        if result.shape != exact.shape:
+            return f"{name}: shape {result.shape}, expected {exact.shape}"
         with np.errstate(all="ignore"):
             keep: npt.NDArray[np.bool_] = np.all(np.abs(exact) < LARGE, axis=1) & np.isfinite(single).all(axis=1)
             scale = np.abs(exact).max(axis=1)
-            apart = np.nan_to_num(np.abs(found - exact), nan=np.inf).max(axis=1)
+            apart = np.nan_to_num(np.abs(result - exact), nan=np.inf).max(axis=1)
         self.compared += len(keep)
         self.left_out += int((~keep).sum())
         bad = keep & (apart > AGREED * scale + EXCUSE * change)
@@ -170,13 +170,13 @@ class Judge:
             self.failing.append(f"{name}, as the module")
             return ""
         try:
-            found = self.graph(rows)
+            result = self.graph(rows)
         except Exception as error:  # whoever asks is told
             self.failing.append(f"{name}: {error}")
             return ""
-        alike = np.isnan(found) == np.isnan(single)
-        alike &= np.isinf(found) == np.isinf(single)
-        return "" if self.told or alike.all() else f"{name}: {found[~alike][:3]} for {single[~alike][:3]}, untold"
+        alike = np.isnan(result) == np.isnan(single)
+        alike &= np.isinf(result) == np.isinf(single)
+        return "" if self.told or alike.all() else f"{name}: {result[~alike][:3]} for {single[~alike][:3]}, untold"
 
     def every(self) -> Iterator[str]:
         size = sum(math.prod(shape) for shape in self.model.shapes)
@@ -257,9 +257,9 @@ def compare(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     directory = folder / json.loads((folder / "export.json").read_text())["directory"]
     manifest = json.loads((directory / "manifest.json").read_text())
     session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
-    told = any("not as torch" in note for note in manifest["notes"])
-    outputs = [one["name"] for one in manifest["outputs"]]
-    judge = Judge(model, session, outputs, told, in_float64(model))
+    reported = any("not as torch" in note for note in manifest["notes"])
+    outputs = [item["name"] for item in manifest["outputs"]]
+    judge = Judge(model, session, outputs, reported, in_float64(model))
     wrong = list(itertools.islice(filter(None, judge.every()), 3))
     return {
         "outcome": "SILENT" if wrong else "right",

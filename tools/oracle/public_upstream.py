@@ -38,9 +38,9 @@ def make(root: Path, file: Path, expression: str, *, definitions: bool, stand_in
     """The module that an expression makes, in evaluation. `expression` may name what the file does, and torch."""
     names = vars(load(root, file, definitions=definitions, stand_ins=stand_ins))
     helpers = {"torch": torch, "nn": nn, "Facts": types.SimpleNamespace, "ran": _ran}
-    made = eval(expression, helpers | names)
-    assert isinstance(made, nn.Module), f"{expression} makes {type(made).__name__}"
-    return made.cpu().eval()
+    created = eval(expression, helpers | names)
+    assert isinstance(created, nn.Module), f"{expression} makes {type(created).__name__}"
+    return created.cpu().eval()
 
 
 def _ran(module: nn.Module, *shape: int) -> nn.Module:

@@ -284,7 +284,7 @@ def like(layer: nn.Module, change: Callable[[Any, Any], Any]) -> nn.Module:
 
 def upstream(folder: Path) -> dict[str, Callable[[int, int, Rng], nn.Module]]:
     """The libraries' own layers, of the files that are there."""
-    found: dict[str, Callable[[int, int, Rng], nn.Module]] = {}
+    actual: dict[str, Callable[[int, int, Rng], nn.Module]] = {}
     for file, name, args in UPSTREAM:
         path = folder / f"{file}.py"
         if path.exists():
@@ -296,12 +296,12 @@ def upstream(folder: Path) -> dict[str, Callable[[int, int, Rng], nn.Module]]:
                 sys.modules[spec.name] = module
                 spec.loader.exec_module(module)
             kind = getattr(module, name)
-            found[f"{file}.{name}{args or ''}"] = lambda n, m, rng, kind=kind, args=args: Flat(kind(n, m, *args))
+            actual[f"{file}.{name}{args or ''}"] = lambda n, m, rng, kind=kind, args=args: Flat(kind(n, m, *args))
     for package, name in PACKAGES:
         if importlib.util.find_spec(package):
             kind = getattr(importlib.import_module(package), name)
-            found[f"{package}.{name}"] = lambda n, m, rng, kind=kind: Flat(kind(n, m))
-    return found
+            actual[f"{package}.{name}"] = lambda n, m, rng, kind=kind: Flat(kind(n, m))
+    return actual
 
 
 def rows(rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
@@ -322,10 +322,10 @@ def reading(kan: Kan, form: str) -> Callable[..., torch.Tensor]:
 
     def forward(_: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         at = first_tensor(args, kwargs)
-        given = args[at] if isinstance(at, int) else kwargs[at]
-        y = torch.from_numpy(float64_reference.evaluate(kan, given.detach().numpy().reshape(-1, kan.n_inputs)).y)
+        supplied = args[at] if isinstance(at, int) else kwargs[at]
+        y = torch.from_numpy(float64_reference.evaluate(kan, supplied.detach().numpy().reshape(-1, kan.n_inputs)).y)
         if form == capture.KEEP:
-            return y.reshape(*given.shape[:-1], kan.n_outputs)
+            return y.reshape(*supplied.shape[:-1], kan.n_outputs)
         return y if form == capture.FLAT else y[..., None]
 
     return forward
@@ -362,7 +362,7 @@ def check(plan: Plan, shape: tuple[int, ...], seed: int) -> str:
             return f"{where}: {words}"
         expected = oracle.run(x)[0].reshape(len(x), -1)
         with replaced(parts):
-            found = oracle.run(x)[0].reshape(len(x), -1)
+            actual = oracle.run(x)[0].reshape(len(x), -1)
 
         def moved(x: np.ndarray = x) -> list[np.ndarray]:
             jitters = [Jitter(ROUNDING, draw) for draw in range(DRAWS)]
@@ -370,7 +370,7 @@ def check(plan: Plan, shape: tuple[int, ...], seed: int) -> str:
             changed = [oracle.run(x, plan.modules, jitter)[0] for jitter in jitters[:3]]
             return [y.reshape(len(x), -1) for y in (*changed, *(oracle.run(one.shake(x))[0] for one in jitters))]
 
-        words = difference(found, expected, moved)
+        words = difference(actual, expected, moved)
         if words:
             return f"{where}: {words}"
     return ""
@@ -382,9 +382,9 @@ def check_sums(plan: Plan, x: np.ndarray) -> str:
     _, calls = plan.oracle.run(x, {name: plan.modules[name] for name in kans})
     for call in calls:
         kan = kans[call.name]
-        given, expected = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
-        moved = [float64_reference.evaluate(kan, Jitter(ROUNDING, draw).shake(given)).y for draw in range(3)]
-        words = difference(float64_reference.evaluate(kan, given).y, expected, lambda moved=moved: moved)
+        supplied, expected = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
+        moved = [float64_reference.evaluate(kan, Jitter(ROUNDING, draw).shake(supplied)).y for draw in range(3)]
+        words = difference(float64_reference.evaluate(kan, supplied).y, expected, lambda moved=moved: moved)
         if words:
             return f"edges of {call.name} add up to {words}"
     return ""
@@ -396,7 +396,7 @@ def check_export(module: nn.Module, shape: tuple[int, ...], seed: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         result = convert(module, example, Target(repository=Path(folder), name="m"), options={})
         session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"), providers=["CPUExecutionProvider"])
-    told = any("not as torch" in note for note in result.manifest.notes)
+    reported = any("not as torch" in note for note in result.manifest.notes)
     tried = [(where, x.astype(np.float32)) for where, x in rows(np.random.default_rng(seed), shape)]
     with torch.no_grad():
         singly = [module(torch.from_numpy(x)).double().numpy().reshape(len(x), -1) for _, x in tried]
@@ -405,14 +405,14 @@ def check_export(module: nn.Module, shape: tuple[int, ...], seed: int) -> str:
     modules = {name: part for name, part in whole.named_modules() if name and not list(part.children())}
     with lent(whole, torch.float64):
         for (where, x), single in zip(tried, singly, strict=True):
-            found = session.run(["y"], {"x": x})[0].astype(np.float64).reshape(len(x), -1)
+            actual = session.run(["y"], {"x": x})[0].astype(np.float64).reshape(len(x), -1)
             expected = oracle.run(x.astype(np.float64))[0].reshape(len(x), -1)
             jitters = [Jitter(2.0**-24, draw) for draw in range(3)]
             moved = [oracle.run(x.astype(np.float64), modules, one)[0].reshape(len(x), -1) for one in jitters]
             # Where float32 overflows, as the module itself does in it.
             own = single if in_float32(single, expected, moved) else expected
-            words = in_float32(found, expected, moved) and in_float32(found, own, moved)
-            if words and not (told and where in ("nan", "inf", "-inf", "all NaN")):
+            words = in_float32(actual, expected, moved) and in_float32(actual, own, moved)
+            if words and not (reported and where in ("nan", "inf", "-inf", "all NaN")):
                 return f"{where}: {words}"
     return ""
 

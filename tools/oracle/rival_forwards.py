@@ -213,8 +213,8 @@ def _fasterkan(t: Tensors, x: Array, k: Knobs) -> Array:
 
 
 def _make_fasterkan(rng: Any, n: int, m: int) -> Tensors:
-    made = _make_fastkan(rng, n, m)
-    return {k: v for k, v in made.items() if "base" not in k} | {"rbf.inv_denominator": np.array(0.5)}
+    created = _make_fastkan(rng, n, m)
+    return {k: v for k, v in created.items() if "base" not in k} | {"rbf.inv_denominator": np.array(0.5)}
 
 
 def _rbf(t: Tensors, x: Array, k: Knobs) -> Array:
@@ -379,12 +379,12 @@ class Network:
 
     def tensors(self) -> Tensors:
         """As the file has them."""
-        found = {
+        result = {
             f"{self.prefix}{at}.{key}": value
             for at, layer in zip(self.numbers, self.layers, strict=True)
             for key, value in layer.items()
         }
-        return found | {key: np.asarray(value, np.float32) for key, value in self.extra.items()}
+        return result | {key: np.asarray(value, np.float32) for key, value in self.extra.items()}
 
     def functions(self, knobs: Knobs) -> list[Callable[[Array], Array]]:
         """Each layer's forward."""

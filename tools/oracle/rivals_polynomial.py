@@ -129,14 +129,14 @@ def difference(found: Any, expected: Any) -> float:
 
 
 def read(path: Path, options: tuple[str, ...], x: Any) -> tuple[Any, Options]:
-    given = Options.parse(options)
+    supplied = Options.parse(options)
     loaded = checkpoint.load(path)
     reader, _ = detect.detect(loaded, None)
-    kan = detect.read(reader, loaded, given)
+    kan = detect.read(reader, loaded, supplied)
     if kan.n_inputs != x.shape[1]:
         raise InvalidKan(f"the reading has {kan.n_inputs} inputs")
     with np.errstate(all="ignore"):
-        return float64_reference.evaluate(kan, x.numpy()).y, given
+        return float64_reference.evaluate(kan, x.numpy()).y, supplied
 
 
 def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -150,16 +150,16 @@ def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         first = _open(path)
     for key, values in first.open.items():
         for value in values:
-            one = (f"{key}={value}",)
+            item = (f"{key}={value}",)
             try:
-                y, second = read(path, one, x)
+                y, second = read(path, item, x)
             except ExportError:
                 continue
-            yield one, y
+            yield item, y
             for other in set(second.open) - set(first.open):
                 for also in second.open[other]:
                     try:
-                        yield (*one, f"{other}={also}"), read(path, (*one, f"{other}={also}"), x)[0]
+                        yield (*item, f"{other}={also}"), read(path, (*item, f"{other}={also}"), x)[0]
                     except ExportError:
                         continue
 
@@ -182,15 +182,15 @@ def compare(folder: Path, case: Case, seed: int, proved: bool) -> tuple[str, flo
         safetensors.torch.save_file(state, path)
         options = Options.parse(())
         try:
-            found, options = read(path, (), x)
-            before = difference(found, expected)
+            result, options = read(path, (), x)
+            before = difference(result, expected)
         except ExportError:
             before = np.inf  # refused
         try:
-            found, _ = read(path, case.options, x)
+            result, _ = read(path, case.options, x)
         except ExportError as error:
             return f"refused: {error.message[:120]}", before, np.inf, ""
-        after = difference(found, expected)
+        after = difference(result, expected)
         if proved:
             try:
                 export(Request(path=path, repository=Path(place) / "models", options=case.options))

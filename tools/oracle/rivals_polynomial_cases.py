@@ -169,7 +169,7 @@ def orthog_cases() -> Iterator[Case]:
 
 def whole_cases() -> Iterator[Case]:
     """X-KANeRF's networks, with a norm in the block of each layer."""
-    given = {
+    supplied = {
         "chebyshev": ("forward=x-kanerf",),
         "fibonacci": ("forward=x-kanerf",),
         "laguerre": ("laguerre_alpha=-0.5",),
@@ -177,7 +177,7 @@ def whole_cases() -> Iterator[Case]:
     kinds = ("chebyshev", "chebyshev2", "bessel", "lucas", "legendre", "gegenbauer", "fibonacci", "hermite", "jacobi")
     for kind in (*kinds, "laguerre", "fourier"):
         name = "Legendre_kan" if kind == "legendre" else f"{kind.title()}_KAN"
-        yield Case(f"X-KANeRF {name}", f"{XKANERF}/{kind}_kan.py", name, options=given.get(kind, ()))
+        yield Case(f"X-KANeRF {name}", f"{XKANERF}/{kind}_kan.py", name, options=supplied.get(kind, ()))
 
 
 def basis_cases() -> Iterator[Case]:

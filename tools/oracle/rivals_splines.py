@@ -186,9 +186,9 @@ def combined(folder: Folder) -> Iterator[Callable[[], Rival]]:
 
     def make(functions: list[str], kind: str) -> Rival:
         kind_of = folder.load(file, package="models").FC_KAN
-        given = (f"func_list={','.join(functions)}",) + ((f"combined_type={kind}",) if len(functions) > 1 else ())
+        supplied = (f"func_list={','.join(functions)}",) + ((f"combined_type={kind}",) if len(functions) > 1 else ())
         return Rival(
-            f"FC-KAN {'+'.join(functions)} {kind}", kind_of([3, 4, 2], functions, combined_type=kind), 3, given
+            f"FC-KAN {'+'.join(functions)} {kind}", kind_of([3, 4, 2], functions, combined_type=kind), 3, supplied
         )
 
     kinds = ("quadratic", "sum", "product", "sum_product", "quadratic2", "quadratic3", "cubic", "concat")
@@ -292,15 +292,15 @@ def compare(kan: Kan, rival: Rival) -> tuple[float, int]:
         finally:
             torch.set_default_dtype(torch.float32)
         with np.errstate(all="ignore"):
-            found = float64_reference.evaluate(kan, x).y
-        if found.shape != y.shape:
+            result = float64_reference.evaluate(kan, x).y
+        if result.shape != y.shape:
             return float("inf"), y.size
         finite = np.isfinite(y)
-        same = np.where(finite, np.isfinite(found), (y == found) | (np.isnan(y) & np.isnan(found)))
+        same = np.where(finite, np.isfinite(result), (y == result) | (np.isnan(y) & np.isnan(result)))
         odd += int((~same).sum())
-        both = finite & np.isfinite(found)
+        both = finite & np.isfinite(result)
         if kind != "not finite" and both.any():
-            largest = max(largest, float(np.abs(found - y)[both].max() / max(np.abs(y[both]).max(), 1e-9)))
+            largest = max(largest, float(np.abs(result - y)[both].max() / max(np.abs(y[both]).max(), 1e-9)))
     return largest, odd
 
 

@@ -101,45 +101,45 @@ def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="how long a row lasts that has no end of its own")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results accumulate")
     parser.add_argument("--resume", action="store_true", help="not what was run in full at this commit")
-    asked = parser.parse_args()
-    asked.rows, asked.doors = asked.rows.split(","), asked.doors.split(",")
-    for what, given, there in (("row", asked.rows, known), ("door", asked.doors, DOORS)):
-        if unknown := [name for name in given if name not in there]:
+    requested = parser.parse_args()
+    requested.rows, requested.doors = requested.rows.split(","), requested.doors.split(",")
+    for what, supplied, there in (("row", requested.rows, known), ("door", requested.doors, DOORS)):
+        if unknown := [name for name in supplied if name not in there]:
             parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(there)}")
-    return asked
+    return requested
 
 
 def main() -> int:
     """1 where a row failed."""
     known = rows()
-    asked = arguments(known)
-    if asked.list:
+    requested = arguments(known)
+    if requested.list:
         for row in known.values():
             print(f"{row.number:>8}  {row.title}: {row.method}. Goal: {row.goal}")
         return 0
-    kept = done(asked.results) if asked.resume else set()
+    kept = done(requested.results) if requested.resume else set()
     todo = [
         (known[number], door)
-        for number in ([] if asked.table else asked.rows)
+        for number in ([] if requested.table else requested.rows)
         for door in known[number].ways
-        if door in ("", *asked.doors) and (number, door) not in kept
+        if door in ("", *requested.doors) and (number, door) not in kept
     ]
     seen: list[Record] = []
     for at, (row, door) in enumerate(todo):
         label = f"{at + 1} of {len(todo)}: {row.number} {row.title} {door}".rstrip()
         with tables.bar(label) as tell:
-            found = one(row, Scale(asked.full, tell, asked.minutes), asked.seed, door)
-        record.append(found, asked.results)
-        seen.append(found)
-        print(f"{found.verdict:8} {label} ({found.seconds:.0f} s): {found.figures or ''} {found.notes}", flush=True)
-    text = table.markdown(known, record.load(asked.results))
-    if asked.results == RESULTS:
+            result = one(row, Scale(requested.full, tell, requested.minutes), requested.seed, door)
+        record.append(result, requested.results)
+        seen.append(result)
+        print(f"{result.verdict:8} {label} ({result.seconds:.0f} s): {result.figures or ''} {result.notes}", flush=True)
+    text = table.markdown(known, record.load(requested.results))
+    if requested.results == RESULTS:
         table.write(text)
-        told = incident_table.markdown(known, record.load(asked.results))
-        table.write(told, begin=incident_table.BEGIN, end=incident_table.END)
+        reported = incident_table.markdown(known, record.load(requested.results))
+        table.write(reported, begin=incident_table.BEGIN, end=incident_table.END)
     else:
         print(text)
-    return int(any(found.verdict == FAIL for found in seen))
+    return int(any(result.verdict == FAIL for result in seen))
 
 
 if __name__ == "__main__":

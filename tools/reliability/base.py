@@ -90,8 +90,8 @@ def not_yet(reason: str) -> Run:
 def rows() -> dict[str, Row]:
     """All, by number, in their order."""
     modules = (importlib.import_module(f"tools.reliability.{path.stem}") for path in sorted(FOLDER.glob("row_*.py")))
-    found: list[Row] = [module.ROW for module in modules]
-    return {row.number: row for row in sorted(found, key=lambda row: NUMBERS.index(row.number))}
+    result: list[Row] = [module.ROW for module in modules]
+    return {row.number: row for row in sorted(result, key=lambda row: NUMBERS.index(row.number))}
 
 
 def suite(row: Row, seed: int = 1) -> Callable[[str], None]:

@@ -218,26 +218,26 @@ COMPLAINTS = (
 def markdown(rows: Mapping[str, Row], records: Iterable[Record]) -> str:
     """The table, with the last figures of the rows that it names."""
     best = latest(records)
-    return HEAD + "".join(_line(one, rows, best) for one in COMPLAINTS)
+    return HEAD + "".join(_line(item, rows, best) for item in COMPLAINTS)
 
 
-def guards(one: Complaint, rows: Mapping[str, Row]) -> tuple[str, ...]:
+def guards(entry: Complaint, rows: Mapping[str, Row]) -> tuple[str, ...]:
     """path, or path::name, of what shows where the complaint could be made of us."""
-    if one.guard:
-        return (one.guard,)
-    row = rows[one.row]
-    (path,) = FOLDER.glob(f"row_{int(one.row):02d}_*.py")
+    if entry.guard:
+        return (entry.guard,)
+    row = rows[entry.row]
+    (path,) = FOLDER.glob(f"row_{int(entry.row):02d}_*.py")
     return row.guarded_by or (f"tools/reliability/{path.name}",)
 
 
-def _line(one: Complaint, rows: Mapping[str, Row], best: Mapping[tuple[str, str], Record]) -> str:
-    here = one.here
-    if one.row:
-        seen = [best.get((one.row, door)) for door in rows[one.row].ways]
-        told = "; ".join(_figures(record) for record in seen if record is not None and record.verdict != NOT_RUN)
-        here = f"{here} (row {one.row}: {told or 'not run yet'})"
-    guarded = ", ".join(f"`{name}`" for name in guards(one, rows))
-    return f"| {one.complaint} | {one.where} | {here} | {guarded} |\n"
+def _line(entry: Complaint, rows: Mapping[str, Row], best: Mapping[tuple[str, str], Record]) -> str:
+    here = entry.here
+    if entry.row:
+        seen = [best.get((entry.row, door)) for door in rows[entry.row].ways]
+        reported = "; ".join(_figures(record) for record in seen if record is not None and record.verdict != NOT_RUN)
+        here = f"{here} (row {entry.row}: {reported or 'not run yet'})"
+    guarded = ", ".join(f"`{name}`" for name in guards(entry, rows))
+    return f"| {entry.complaint} | {entry.where} | {here} | {guarded} |\n"
 
 
 def _figures(record: Record) -> str:

@@ -35,24 +35,24 @@ class Told:
 
 def closed(address: str, path: str, data: Sequence[bytes], count: int, scale: Scale | None = None) -> Told:
     """So many calls by CALLERS, with each of `data` in turn."""
-    told: list[str] = []
+    reported: list[str] = []
     with subprocess.Popen(
         [sys.executable, "-m", "tools.reliability.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        asked = {"address": address, "path": path, "data": [one.hex() for one in data], "count": count}
-        process.stdin.write(json.dumps(asked))
+        requested = {"address": address, "path": path, "data": [one.hex() for one in data], "count": count}
+        process.stdin.write(json.dumps(requested))
         process.stdin.close()
         try:
             for line in process.stdout:
-                told.append(line)
+                reported.append(line)
                 if scale is not None:
                     scale.tell(int(json.loads(line)["done"]), count)
         except BaseException:
             process.kill()
             raise
-    last = json.loads(told[-1])
+    last = json.loads(reported[-1])
     return Told(last["codes"], last["seconds"])
 
 
@@ -65,8 +65,8 @@ def asking(address: str, path: str, data: Sequence[bytes], callers: int, nice: i
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        asked = {"address": address, "path": path, "data": [one.hex() for one in data], "count": 10**9}
-        process.stdin.write(json.dumps({**asked, "callers": callers, "nice": nice}))
+        requested = {"address": address, "path": path, "data": [one.hex() for one in data], "count": 10**9}
+        process.stdin.write(json.dumps({**requested, "callers": callers, "nice": nice}))
         process.stdin.close()
         lines = [process.stdout.readline()]
         try:

@@ -65,7 +65,7 @@ def latest(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
     """By row and door the one that counts: the last full run, else the last one. What was not run hides nothing
     that was."""
     best: dict[tuple[str, str], Record] = {}
-    for record in sorted(records, key=lambda one: one.date):
+    for record in sorted(records, key=lambda item: item.date):
         key = (record.row, record.door)
         if key not in best or weight(record) >= weight(best[key]):
             best[key] = record

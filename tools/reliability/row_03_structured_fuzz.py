@@ -25,8 +25,8 @@ def datatype(rng: random.Random, message: pb.ModelInferRequest) -> str:
 
 def shape(rng: random.Random, message: pb.ModelInferRequest) -> str:
     extremes = (-1, 0, 1, 2, 4, 65, 2**31, 2**40, 2**63 - 1, -(2**63))
-    found = [rng.choice(extremes) for _ in range(rng.randrange(5))]
-    message.inputs[0].shape[:] = found if found not in ([4, 3], [0, 3]) else [3, 4]
+    result = [rng.choice(extremes) for _ in range(rng.randrange(5))]
+    message.inputs[0].shape[:] = result if result not in ([4, 3], [0, 3]) else [3, 4]
     return "x|batch-size"
 
 
@@ -88,8 +88,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
                 code, words = "OK", ""
             except grpc.RpcError as error:
                 code, words = error.code().name, error.details() or ""
-            told = any(one in words for one in named.split("|"))
-            if code != "INVALID_ARGUMENT" or not told or fuzz_wire.LEAK.search(words):
+            reported = any(item in words for item in named.split("|"))
+            if code != "INVALID_ARGUMENT" or not reported or fuzz_wire.LEAK.search(words):
                 odd.append(f"{change.__name__}: {code} {words[:150]!r}")
             scale.tell(number, count)
         alive = server.process.poll() is None

@@ -41,10 +41,10 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
             rng.choice(structured.BREAKS)(rng, message)
             words.append(told(server, f"{INFERENCE}ModelInfer", message.SerializeToString()))
             scale.tell(number, count)
-    found = sorted({text[:150] for text in words if fuzz_wire.LEAK.search(text)})
+    result = sorted({text[:150] for text in words if fuzz_wire.LEAK.search(text)})
     texts = sum(bool(text) for text in words)
-    figures = {"texts": texts, "different ones": len(set(words)), "with a path, class or traceback": len(found)}
-    return Outcome(figures, not found and texts > count, len(words), "; ".join(found[:3]))
+    figures = {"texts": texts, "different ones": len(set(words)), "with a path, class or traceback": len(result)}
+    return Outcome(figures, not result and texts > count, len(words), "; ".join(result[:3]))
 
 
 ROW = Row(

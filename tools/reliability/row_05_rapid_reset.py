@@ -36,11 +36,11 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         settled(server)
         with company(server) as (alone,):
             time.sleep(IDLE)
-        before, asked = mib(server), sample(server, SUCCESS)
+        before, requested = mib(server), sample(server, SUCCESS)
         with company(server) as (beside,):
             sent, connections = resets(server, scale.of(2_000, 20_000))
             time.sleep(IDLE)  # they are read later than they were sent
-        grown, ran = mib(server) - before, sample(server, SUCCESS) - asked
+        grown, ran = mib(server) - before, sample(server, SUCCESS) - requested
         settled(server)
     idle, busy = milliseconds(alone.seconds), milliseconds(beside.seconds)
     foreign = ran - (len(beside.seconds) - len(beside.errors))

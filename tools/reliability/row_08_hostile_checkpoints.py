@@ -28,20 +28,20 @@ def tried(folder: Path) -> dict[str, Any]:
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """The corpus is the same in both forms."""
     with tempfile.TemporaryDirectory() as folder:
-        told = tried(Path(folder))
-    results = told["results"]
-    untyped = [one["name"] for one in results if one["error"] is None or one["error"]["kind"].startswith("UNTYPED")]
-    did = [one["name"] for one in results if one["seen"]]
-    slowest, peak = max(one["seconds"] for one in results), told["peak_kib"] / 1024
+        reported = tried(Path(folder))
+    results = reported["results"]
+    untyped = [item["name"] for item in results if item["error"] is None or item["error"]["kind"].startswith("UNTYPED")]
+    did = [item["name"] for item in results if item["seen"]]
+    slowest, peak = max(item["seconds"] for item in results), reported["peak_kib"] / 1024
     figures = {
         "files": len(results),
         "typed errors": len(results) - len(untyped),
         "that ran, loaded or wrote something": len(did),
-        "canary files": int(told["canary"]),
+        "canary files": int(reported["canary"]),
         "slowest in s": round(slowest, 2),
         "peak in MiB": round(peak),
     }
-    good = not untyped and not did and not told["canary"] and slowest < SECONDS and peak < MEMORY
+    good = not untyped and not did and not reported["canary"] and slowest < SECONDS and peak < MEMORY
     return Outcome(figures, good, len(results), ", ".join([*untyped, *did][:5]))
 
 

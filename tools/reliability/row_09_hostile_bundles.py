@@ -47,12 +47,12 @@ class Watched:
 
     def events(self) -> int:
         """Since the last time."""
-        found = 0
+        result = 0
         while True:
             try:
-                found += len(os.read(self._descriptor, 2**16)) // EVENT
+                result += len(os.read(self._descriptor, 2**16)) // EVENT
             except BlockingIOError:
-                return found
+                return result
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -80,12 +80,12 @@ async def one(make: Make, trial: Sandbox, root: Path) -> tuple[bool, int]:
     assert watched.events() > 0, "an open is not seen"
     LISTENERS.append(names.append)
     try:
-        found = await refused(trial, repository)
+        result = await refused(trial, repository)
     finally:
         LISTENERS.clear()
     opened = watched.events() + sum(str(outside) in name or name.endswith(SECRET) for name in names)
     watched.close()
-    return found, opened
+    return result, opened
 
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:
@@ -105,8 +105,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         )
         for at, (name, make, screen) in enumerate(cases):
             scale.tell(at, len(cases))
-            found, often = await one(make, trials[screen], root / str(at))
-            passed.extend([] if found else [f"{name} ({screen})"])
+            result, often = await one(make, trials[screen], root / str(at))
+            passed.extend([] if result else [f"{name} ({screen})"])
             opened += often
         for trial in trials.values():
             trial.close()

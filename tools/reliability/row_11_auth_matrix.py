@@ -47,37 +47,37 @@ def callers(*, mutual: bool, full: bool) -> Iterator[Caller]:
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """Each answer is held against the table."""
-    asked, wrong = 0, []
+    requested, wrong = 0, []
     with tempfile.TemporaryDirectory() as name:
         folder = certificates.write(Path(name))
-        made = token_files.write(folder / "plain") | {BAD: token_file.make()}
+        created = token_files.write(folder / "plain") | {BAD: token_file.make()}
         token_files.save(folder / "mutual", (folder / "plain").read_text() + CERTIFIED)
         toy_model.write(folder / "models")
         for mutual in (False, True):
             with _server(folder, door, mutual=mutual) as server:
                 for caller in callers(mutual=mutual, full=scale.full):
-                    metadata = token_files.bearer(made[caller.token]) if caller.token in made else ()
-                    for what, found in _answers(server, folder, caller, metadata):
-                        asked += 1
-                        wrong += [f"{'mTLS' if mutual else 'TLS'} {caller} {what}: {found}"] * bool(found)
+                    metadata = token_files.bearer(created[caller.token]) if caller.token in created else ()
+                    for what, result in _answers(server, folder, caller, metadata):
+                        requested += 1
+                        wrong += [f"{'mTLS' if mutual else 'TLS'} {caller} {what}: {result}"] * bool(result)
                 strangers = _strangers(server, folder) if mutual else 0
                 log = server.log.read_text()
-                told = sum(token in log or token_file.digest(token) in log for token in made.values())
-                wrong += [f"{told} tokens in the log"] * bool(told)
+                reported = sum(token in log or token_file.digest(token) in log for token in created.values())
+                wrong += [f"{reported} tokens in the log"] * bool(reported)
     figures = {
-        "calls": asked,
+        "calls": requested,
         "against the table": len(wrong),
         "strangers let in": strangers,
     }
-    return Outcome(figures, not wrong and not strangers, asked, "; ".join(wrong[:3]))
+    return Outcome(figures, not wrong and not strangers, requested, "; ".join(wrong[:3]))
 
 
 @contextlib.contextmanager
 def _server(folder: Path, door: str, *, mutual: bool) -> Iterator[Server]:
-    given: dict[str, Any] = {"tls_cert": "server.pem", "tls_key": "server.key", "tokens": "plain"}
+    supplied: dict[str, Any] = {"tls_cert": "server.pem", "tls_key": "server.key", "tokens": "plain"}
     if mutual:
-        given |= {"tls_client_ca": "ca.pem", "tokens": "mutual"}
-    files = {key: str(folder / value) for key, value in given.items()}
+        supplied |= {"tls_client_ca": "ca.pem", "tokens": "mutual"}
+    files = {key: str(folder / value) for key, value in supplied.items()}
     port = {} if door == "asgi" else {"http_port": 0}
     with serving(folder / "models", transport=door, reflection=True, **port, **files) as server:
         yield server

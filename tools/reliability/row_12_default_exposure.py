@@ -48,19 +48,19 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         toy_model.write(Path(name, "models"))
         # The transport is no flag of exposure: without one it is asgi where that is installed.
         with _started(Path(name), *(() if door == "asgi" else ("--transport", door))) as process:
-            found = _listening(process.pid)
+            result = _listening(process.pid)
             with grpc.insecure_channel("127.0.0.1:8001", [("grpc.use_local_subchannel_pool", 1)]) as channel:
                 answered = {method: _code(channel, method) for method in ADMINISTERS}
                 load = pb.RepositoryModelLoadRequest(model_name="toy").SerializeToString()
                 loaded = _code(channel, f"{INFERENCE.strip('/')}/RepositoryModelLoad", load)
     wrong = {method: code for method, code in answered.items() if code != "UNIMPLEMENTED"}
     figures = {
-        "listening": ", ".join(f"{host}:{port}" for host, port in sorted(found)),
-        "beyond what is documented": len(found - DOCUMENTED),
+        "listening": ", ".join(f"{host}:{port}" for host, port in sorted(result)),
+        "beyond what is documented": len(result - DOCUMENTED),
         "administering methods": len(answered) + 1,
         "not refused": len(wrong) + (loaded == "OK"),
     }
-    return Outcome(figures, found == DOCUMENTED and not wrong and loaded != "OK", len(answered) + 1, str(wrong or ""))
+    return Outcome(figures, result == DOCUMENTED and not wrong and loaded != "OK", len(answered) + 1, str(wrong or ""))
 
 
 @contextlib.contextmanager
@@ -87,14 +87,14 @@ def _listening(pid: int) -> set[tuple[str, int]]:
     for entry in os.scandir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             inodes.add(os.readlink(entry.path))
-    found = set()
+    result = set()
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             parts = line.split()
             local, state, inode = parts[1], parts[3], parts[9]
             if f"socket:[{inode}]" in inodes and (state == LISTENS or table.startswith("udp")):
-                found.add(_address(local))
-    return found
+                result.add(_address(local))
+    return result
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -26,7 +26,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     factors, version = itertools.cycle((2.0, 4.0, 1.0)), 1
     allowed = {1: {answers[1.0]}}
     with tempfile.TemporaryDirectory() as folder:
-        made, repository = Path(folder, "made"), Path(folder, "models")
+        created, repository = Path(folder, "made"), Path(folder, "models")
         reload_tools.write(repository / "toy" / "1")
         settings = {
             "repository_poll_seconds": POLL,
@@ -40,10 +40,14 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
                 version, factor = version + at % 2, next(factors)
                 allowed.setdefault(version, set()).add(answers[factor])
                 reload_tools.swap(
-                    reload_tools.write(made / str(at), factor, version=version), repository / "toy" / str(version)
+                    reload_tools.write(created / str(at), factor, version=version), repository / "toy" / str(version)
                 )
-                told = f'kanserve_model_loads_total{{model="toy",version="{version}"}}'
-                wait_until(lambda told=told, at=at: reload_tools.shown(server, told) >= 1 + (at > 0 and at % 2 == 0))
+                reported = f'kanserve_model_loads_total{{model="toy",version="{version}"}}'
+                wait_until(
+                    lambda reported=reported, at=at: (
+                        reload_tools.shown(server, reported) >= 1 + (at > 0 and at % 2 == 0)
+                    )
+                )
                 scale.tell(at + 1, changes)
             asking.until(requests - asking.answered)
             # The last version, by hand: what is not addressed has the newest.

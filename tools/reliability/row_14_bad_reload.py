@@ -40,9 +40,9 @@ def half(directory: Path) -> None:
 
 def swapped(directory: Path) -> None:
     """Another model's files, all at once: seen half-way they would be missing first."""
-    made = reload_tools.write(directory.with_name(".another"), name="another")
-    reload_tools.swap(made, directory)
-    reload_tools.remove(made)
+    created = reload_tools.write(directory.with_name(".another"), name="another")
+    reload_tools.swap(created, directory)
+    reload_tools.remove(created)
 
 
 def flipped(directory: Path) -> None:

@@ -20,8 +20,8 @@ def edges(server: Server) -> bool:
         model_name="toy", rows=reload_tools.ROWS.tobytes(), row_count=len(reload_tools.ROWS)
     )
     answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", query.SerializeToString()))
-    found = np.frombuffer(answer.layers[1].values, "<f4").reshape(len(reload_tools.ROWS), 4, 2)
-    return bool(np.allclose(found, toy_model.edges(reload_tools.ROWS, 1), rtol=1e-5))
+    result = np.frombuffer(answer.layers[1].values, "<f4").reshape(len(reload_tools.ROWS), 4, 2)
+    return bool(np.allclose(result, toy_model.edges(reload_tools.ROWS, 1), rtol=1e-5))
 
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:

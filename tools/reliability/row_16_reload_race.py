@@ -21,18 +21,18 @@ POLL = 0.02
 INFO = re.compile(r'^kanserve_model_info\{.*digest="([0-9a-f]+)".*\} 1', re.MULTILINE)
 
 
-def flip(made: dict[float, Path], directory: Path, times: int, seed: int, done: threading.Event) -> None:
+def flip(built: dict[float, Path], directory: Path, times: int, seed: int, done: threading.Event) -> None:
     """By renames, as an export does it, or file by file in place, as a copy does it."""
     chance = random.Random(seed)
     for at in range(times):
-        source = made[chance.choice(FACTORS)]
+        source = built[chance.choice(FACTORS)]
         if at % 4:
             reload_tools.swap(source, directory)
         else:
             for path in chance.sample(sorted(source.iterdir()), 4):
                 with contextlib.suppress(OSError):
                     shutil.copyfile(path, directory / path.name)
-    reload_tools.swap(made[FACTORS[-1]], directory)
+    reload_tools.swap(built[FACTORS[-1]], directory)
     done.set()
 
 
@@ -40,14 +40,14 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     """The server looks every 20 ms; what it says that it serves is read over and over."""
     flips, done = scale.of(80, 10**4), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
-        made = {factor: reload_tools.write(Path(folder, f"made-{factor}"), factor) for factor in FACTORS}
-        known = {hashlib.sha256((path / contract.MODEL_FILE).read_bytes()).hexdigest() for path in made.values()}
+        created = {factor: reload_tools.write(Path(folder, f"made-{factor}"), factor) for factor in FACTORS}
+        known = {hashlib.sha256((path / contract.MODEL_FILE).read_bytes()).hexdigest() for path in created.values()}
         directory = Path(folder, "models", "toy", "1")
-        reload_tools.swap(made[1.0], directory)
+        reload_tools.swap(created[1.0], directory)
         allowed = {1: {reload_tools.answers(factor) for factor in FACTORS}}
         settings = {"repository_poll_seconds": POLL, "access_log": "none"}
         with serving(directory.parents[1], **settings) as server, reload_tools.Clients(server, 2, allowed) as asking:
-            swapper = threading.Thread(target=flip, args=(made, directory, flips, seed, done), daemon=True)
+            swapper = threading.Thread(target=flip, args=(created, directory, flips, seed, done), daemon=True)
             swapper.start()
             seen: set[str] = set()
             looks = 0

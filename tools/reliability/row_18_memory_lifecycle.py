@@ -22,9 +22,9 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         with serving(repository, repository_poll_seconds=0.02, version_policy="latest:1", access_log="none") as server:
             before = after = 0.0
             for version in range(2, times + 2):
-                made = reload_tools.write(Path(folder, "made", str(version)), version=version, pad=PAD)
-                reload_tools.swap(made, repository / "toy" / str(version))
-                reload_tools.remove(made, repository / "toy" / str(version - 1))
+                created = reload_tools.write(Path(folder, "made", str(version)), version=version, pad=PAD)
+                reload_tools.swap(created, repository / "toy" / str(version))
+                reload_tools.remove(created, repository / "toy" / str(version - 1))
                 wait_until(lambda version=version: list(reload_tools.index(server)) == [("toy", str(version))])
                 assert reload_tools.factor(server) == 1
                 if version == settled:

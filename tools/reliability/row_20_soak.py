@@ -135,8 +135,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
 
 def judged(watch: Watch, hours: float, faults: int, *, alive: bool) -> Outcome:
     """The slope is that of the line through all but the first quarter."""
-    kept = [one for one in watch.samples if one[0] >= EARLY * hours]
-    slope = float(np.polyfit([one[0] for one in kept], [one[1] for one in kept], 1)[0])
+    kept = [item for item in watch.samples if item[0] >= EARLY * hours]
+    slope = float(np.polyfit([item[0] for item in kept], [item[1] for item in kept], 1)[0])
     (_, _, files, threads), last = kept[0], watch.samples[-1]
     figures = {
         "minutes": round(60 * hours, 1),

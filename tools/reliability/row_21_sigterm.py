@@ -59,8 +59,8 @@ def client(address: str, seen: Seen, *, stubborn: bool) -> None:
                     return
             else:
                 seen.answered += 1
-                found = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(4, 2)
-                seen.wrong += not np.allclose(found, EXPECTED, rtol=1e-4)
+                result = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(4, 2)
+                seen.wrong += not np.allclose(result, EXPECTED, rtol=1e-4)
 
 
 def sort(code: grpc.StatusCode, words: str) -> str:

@@ -67,8 +67,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         "run though their time was over": over,
         **{code: number for code, number in sorted(ends.items()) if code != "OK"},
     }
-    told = set(ends) <= {"OK", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
-    return Outcome(figures, not over and told, count)
+    reported = set(ends) <= {"OK", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
+    return Outcome(figures, not over and reported, count)
 
 
 ROW = Row(

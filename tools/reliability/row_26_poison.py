@@ -43,10 +43,10 @@ def write(repository: Path) -> None:
 
 def message(number: int) -> bytes:
     """A request for one row."""
-    asked = pb.ModelInferRequest(model_name="lookup")
-    asked.inputs.add(name="x", datatype="INT64", shape=[1, 1])
-    asked.raw_input_contents.append(np.array([number], "<i8").tobytes())
-    return asked.SerializeToString()
+    requested = pb.ModelInferRequest(model_name="lookup")
+    requested.inputs.add(name="x", datatype="INT64", shape=[1, 1])
+    requested.raw_input_contents.append(np.array([number], "<i8").tobytes())
+    return requested.SerializeToString()
 
 
 async def moments(address: str, rng: random.Random, count: int, scale: Scale) -> collections.Counter[str]:

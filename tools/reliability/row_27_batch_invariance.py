@@ -29,8 +29,8 @@ def golden(count: int) -> list[Any]:
 
 def direct(session: Any, x: np.ndarray) -> np.ndarray:
     """onnxruntime by itself; an `x` at an odd address has other last bits."""
-    (found,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x})
-    return np.asarray(found)
+    (result,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x})
+    return np.asarray(result)
 
 
 def units(found: np.ndarray, expected: np.ndarray) -> float:
@@ -63,8 +63,8 @@ def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: in
         cuts = sorted({0, len(x), *(rng.randrange(1, len(x)) for _ in range(rng.randrange(6)))})
         parts = [x[a:b] for a, b in itertools.pairwise(cuts)]
         with ThreadPoolExecutor(len(parts)) as pool:
-            found = np.concatenate(list(pool.map(ask, parts)))
-        worst = max(worst, units(found, together))
+            result = np.concatenate(list(pool.map(ask, parts)))
+        worst = max(worst, units(result, together))
     return same, len(x), worst
 
 
@@ -79,8 +79,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
             export(Request(path=case.path, repository=folder, name=case.name, options=case.options))
         with serving(folder, transport=door, access_log="none") as server, Client(server.address) as client:
             for at, case in enumerate(cases):
-                found = compare(client, case, folder, rng, splits)
-                same, rows, worst[case.name] = same + found[0], rows + found[1], found[2]
+                result = compare(client, case, folder, rng, splits)
+                same, rows, worst[case.name] = same + result[0], rows + result[1], result[2]
                 scale.tell(at + 1, len(cases))
     beyond = {name: round(value, 1) for name, value in worst.items() if value > UNITS}
     figures = {

@@ -23,11 +23,11 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         for line in process.stdout:
             lines.append(line.strip())
             scale.tell(len(lines), 14)
-    families = [found for line in lines if (found := LINE.match(line))]
-    outcomes = [ast.literal_eval(found["counts"]) for found in families]
-    models = sum(sum(one.values()) for one in outcomes)
-    same = sum(one.get("same", 0) for one in outcomes)
-    worst = max((float(found["worst"]) for found in families), default=float("inf"))
+    families = [result for line in lines if (result := LINE.match(line))]
+    outcomes = [ast.literal_eval(result["counts"]) for result in families]
+    models = sum(sum(item.values()) for item in outcomes)
+    same = sum(item.get("same", 0) for item in outcomes)
+    worst = max((float(result["worst"]) for result in families), default=float("inf"))
     wrong = models - same
     figures = {"networks": models, "families": len(families), "disagreements": wrong, "largest difference": worst}
     skipped = [line for line in lines if "skipped" in line]

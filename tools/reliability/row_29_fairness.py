@@ -29,9 +29,9 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
             with company(server) as (alone,):
                 time.sleep(seconds)
             path = f"{INFERENCE}ModelInfer"
-            with asking(server.address, path, [large], callers=64, nice=10) as told, company(server) as (busy,):
+            with asking(server.address, path, [large], callers=64, nice=10) as reported, company(server) as (busy,):
                 time.sleep(seconds)
-            answered = told()
+            answered = reported()
     idle, beside = milliseconds(alone.seconds), milliseconds(busy.seconds)
     figures = {
         "calls of B": len(busy.seconds),

@@ -116,8 +116,8 @@ def callers(server: Server, files: Files) -> Iterator[Counter[str]]:
 
 def counted(server: Server) -> tuple[float, float]:
     """How often new ones were taken over, and whether those on disk are refused."""
-    found = {name: float(value) for name, value in METRIC.findall(server.metrics())}
-    return found["reloads_total"], found["reload_failed"]
+    result = {name: float(value) for name, value in METRIC.findall(server.metrics())}
+    return result["reloads_total"], result["reload_failed"]
 
 
 def errors(server: Server) -> list[str]:
@@ -138,13 +138,13 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         settings = {key: str(folder / value) for key, value in tls.items()}
         with serving(folder / "models", transport=door, credential_poll_seconds=0.05, **settings) as server:
             with callers(server, files) as seen:
-                before, taken, told = files.shown(server.port), 0, 0
+                before, taken, reported = files.shown(server.port), 0, 0
                 for at in range(total):
                     scale.tell(at, total)
                     new = files.rotate(bad.get(at, ""))
                     if at in bad:
-                        told += 1  # one broken file may follow another, and each is told
-                        wait_until(lambda lines=told: len(errors(server)) >= lines, 20)
+                        reported += 1  # one broken file may follow another, and each is told
+                        wait_until(lambda lines=reported: len(errors(server)) >= lines, 20)
                         wait_until(lambda: counted(server)[1] == 1, 20)
                         ignored += files.shown(server.port) == before
                         continue

@@ -57,10 +57,10 @@ class Clock:
     @contextlib.contextmanager
     def faked(self) -> Iterator[None]:
         """For processes that are started inside."""
-        found = importlib.util.find_spec("libfaketime")
-        assert found is not None
-        assert found.origin is not None
-        library = Path(found.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+        result = importlib.util.find_spec("libfaketime")
+        assert result is not None
+        assert result.origin is not None
+        library = Path(result.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
         if not library.is_file():
             raise NotRun("libfaketime is not made for this machine")
         variables = {
@@ -76,9 +76,9 @@ class Clock:
 
 def client(server: Server, ends: collections.Counter[str], over: threading.Event) -> None:
     """One call after the other, each with a deadline, and a time that it may wait."""
-    asked = request(ROWS)
-    asked.parameters["timeout"].int64_param = WAITS
-    data = asked.SerializeToString()
+    requested = request(ROWS)
+    requested.parameters["timeout"].int64_param = WAITS
+    data = requested.SerializeToString()
     with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
         while not over.is_set():
@@ -87,8 +87,8 @@ def client(server: Server, ends: collections.Counter[str], over: threading.Event
             except grpc.RpcError as error:
                 ends[f"{error.code().name} {(error.details() or '')[:80]}"] += 1
                 continue
-            found = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(EXPECTED.shape)
-            ends["OK" if np.allclose(found, EXPECTED, rtol=1e-4) else "wrong"] += 1
+            result = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(EXPECTED.shape)
+            ends["OK" if np.allclose(result, EXPECTED, rtol=1e-4) else "wrong"] += 1
 
 
 def jumps(rounds: int, *, summer: bool) -> Iterator[float]:

@@ -38,15 +38,15 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     seconds: list[float] = []
     sizes: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        made = [reload_tools.write(Path(folder, f"made-{at}"), 2.0**at, pad=PAD) for at in (0, 1)]
+        created = [reload_tools.write(Path(folder, f"made-{at}"), 2.0**at, pad=PAD) for at in (0, 1)]
         directory = Path(folder, "models", "toy", "1")
-        reload_tools.swap(made[0], directory)
+        reload_tools.swap(created[0], directory)
         with serving(
             directory.parents[1], repository_poll_seconds=0.005, access_log="none", log_level="warning"
         ) as server:
             begun = time.monotonic()
             for at in range(1, reloads + 1):
-                reload_tools.swap(made[at % 2], directory)
+                reload_tools.swap(created[at % 2], directory)
                 wait_until(lambda at=at: reload_tools.factor(server) == 2.0 ** (at % 2))
                 if at % (reloads // windows) == 0:
                     seconds.append(latency(server))

@@ -39,23 +39,23 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         raise NotRun("cosmic-ray is not there: `make reliability` makes an environment for it")
     chosen = MODULES[1:2] if not scale.full else MODULES
     killed = survived = left = 0
-    told: list[str] = []
+    reported: list[str] = []
     for at, module in enumerate(chosen):
         command = [sys.executable, "tools/mutate.py", str(TOOLS), module]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-        if found := LINE.search(said):
-            counts = [int(number) for number in found.groups()[1:]]
+        if result := LINE.search(said):
+            counts = [int(number) for number in result.groups()[1:]]
             killed, survived, left = killed + counts[0], survived + counts[1], left + counts[2]
-            told.append(f"{module.rpartition('/')[2]} {counts[0]} of {counts[0] + counts[1]}")
+            reported.append(f"{module.rpartition('/')[2]} {counts[0]} of {counts[0] + counts[1]}")
         else:
-            told.append(f"{module} was not tried")
+            reported.append(f"{module} was not tried")
         scale.tell(at + 1, len(chosen))
     share = 100 * killed / max(1, killed + survived)
     figures = {"changes": killed + survived, "noticed": killed, "in %": round(share, 1), "not reached": left}
     if scale.full:
         figures["branches and lines gone through in %"] = branches = covered()
-    good = share >= 85 and len(told) == len(chosen) and (not scale.full or branches == 100)
-    return Outcome(figures, good, killed + survived, ", ".join(told))
+    good = share >= 85 and len(reported) == len(chosen) and (not scale.full or branches == 100)
+    return Outcome(figures, good, killed + survived, ", ".join(reported))
 
 
 def covered() -> float:

@@ -38,8 +38,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if not done.stdout.startswith("{"):
             raise NotRun(f"pip-audit cannot ask: {done.stderr.strip().splitlines()[-1][:150]}")
-        for one in json.loads(done.stdout)["dependencies"]:
-            known |= {f"{one['name']} {vulnerability['id']}" for vulnerability in one.get("vulns", ())}
+        for item in json.loads(done.stdout)["dependencies"]:
+            known |= {f"{item['name']} {vulnerability['id']}" for vulnerability in item.get("vulns", ())}
     figures["known to be vulnerable"] = len(known)
     return Outcome(figures, not bare and not known, total, ", ".join(sorted(known)[:8]))
 

@@ -23,9 +23,9 @@ def markdown(rows: Mapping[str, Row], records: Iterable[Record]) -> str:
     best = latest(records)
     lines = [_line(row, door, best.get((row.number, door))) for row in rows.values() for door in row.ways]
     shown = [best[key] for row in rows.values() for door in row.ways if (key := (row.number, door)) in best]
-    places = sorted({f"* {one.machine}; {one.versions}" for one in shown if one.verdict != NOT_RUN})
-    told = "\nWhere, and with what:\n\n" + "\n".join(places) + "\n" if places else ""
-    return HEAD + "\n".join(lines) + "\n" + told
+    places = sorted({f"* {item.machine}; {item.versions}" for item in shown if item.verdict != NOT_RUN})
+    reported = "\nWhere, and with what:\n\n" + "\n".join(places) + "\n" if places else ""
+    return HEAD + "\n".join(lines) + "\n" + reported
 
 
 def write(text: str, page: Path = PAGE, begin: str = BEGIN, end: str = END) -> None:

@@ -35,17 +35,17 @@ def drawn(described: Description, scores: Scores, curves: Sequence[LayerCurves])
     return network.scene(figure) if figure.edges <= LINES else figures.matrix_scene(figure)
 
 
-def one_edge(described: Description, found: LayerCurves) -> Scene:
+def one_edge(described: Description, curves: LayerCurves) -> Scene:
     """The only edge of these curves."""
-    source, destination = found.sources[0], found.destinations[0]
-    layer = described.layers[found.layer]
+    source, destination = curves.sources[0], curves.destinations[0]
+    layer = described.layers[curves.layer]
     knots = knot_positions(layer, source)
-    names = ends(described, found.layer, source, destination)
+    names = ends(described, curves.layer, source, destination)
     return figures.edge_scene(
-        f"{described.name} version {described.version}, layer {found.layer}: {names[0]} to {names[1]}",
-        f"range: {found.domains[0]}" + ("; knots in blue" if knots else ""),
+        f"{described.name} version {described.version}, layer {curves.layer}: {names[0]} to {names[1]}",
+        f"range: {curves.domains[0]}" + ("; knots in blue" if knots else ""),
         names,
-        Curve(found.x[0], found.phi[0, 0]),
+        Curve(curves.x[0], curves.phi[0, 0]),
         knots,
         colour(layer, source, destination),
     )
@@ -113,16 +113,16 @@ def _formula(described: Description) -> Sequence[Facts]:
     inputs = formula.tokens(described.names.features, "x", described.input.shape[-1])
     outputs = formula.tokens(described.names.classes, "y", described.output.shape[-1])
     try:
-        found = formula.formulas(inputs, described.layers, digits=DIGITS, outputs=outputs)
+        result = formula.formulas(inputs, described.layers, digits=DIGITS, outputs=outputs)
     except FormulaError:
         return ()
-    lines = [(line.name, line.expression) for line in found]
+    lines = [(line.name, line.expression) for line in result]
     return () if any(len(text) > LONGEST for _, text in lines) else (Facts("Formula", lines),)
 
 
 def _source(described: Description) -> Facts:
     lines = [
-        *(("File", f"{one.name}, sha256 {one.sha256}") for one in described.files),
+        *(("File", f"{item.name}, sha256 {item.sha256}") for item in described.files),
         *(("Said by its user", f"{name} = {value}") for name, value in sorted(described.options_given.items())),
         *(("Assumed", f"{name} = {value}") for name, value in sorted(described.options_assumed.items())),
         *([("Exporter", described.exporter)] if described.exporter else []),
@@ -137,7 +137,7 @@ def _proof(described: Description) -> Sequence[Part]:
     lines = [("Export", described.claim)]
     if math.isfinite(error):
         lines.append(("Largest error", f"{error:.1e} of the largest output, against float64, on finite rows"))
-    found: list[Part] = [Facts("What it was verified against", lines)]
+    result: list[Part] = [Facts("What it was verified against", lines)]
     if described.zones:
         outputs, edges = described.tolerances
         remark = (
@@ -155,15 +155,15 @@ def _proof(described: Description) -> Sequence[Part]:
             )
             for zone in described.zones
         ]
-        found.append(Grid("Zones of the proof", remark, head, zones))
-    return found
+        result.append(Grid("Zones of the proof", remark, head, zones))
+    return result
 
 
 def _inputs(described: Description, scores: Scores) -> Bars:
     named = [(described.names.feature(at), float(score)) for at, score in enumerate(scores.features)]
-    found = sorted(((name, score) for name, score in named if math.isfinite(score)), key=lambda line: -line[1])
-    remark = f"pykan's feature_score; {min(INPUTS, len(found))} of {len(named)} inputs"
-    return Bars("What its inputs matter", remark, found[:INPUTS])
+    result = sorted(((name, score) for name, score in named if math.isfinite(score)), key=lambda line: -line[1])
+    remark = f"pykan's feature_score; {min(INPUTS, len(result))} of {len(named)} inputs"
+    return Bars("What its inputs matter", remark, result[:INPUTS])
 
 
 def _edges(plan: Plan, curves: Curves) -> Sequence[Pictures]:
@@ -219,13 +219,13 @@ def network_figure(described: Description, scores: Scores, curves: Sequence[Laye
 
 def _layer_figure(layer: LayerInfo, scores: NDArray[np.float32], curves: LayerCurves | None) -> Layer:
     symbolic, numeric = kinds(layer)
-    found = {}
+    result = {}
     if curves is not None:
         for row, source in enumerate(curves.sources):
             for column, destination in enumerate(curves.destinations):
-                found[source, destination] = Curve(curves.x[row], curves.phi[row, column])
+                result[source, destination] = Curve(curves.x[row], curves.phi[row, column])
     groups = next((step.indices for step in layer.post_steps if step.kind == "product"), (1,) * layer.destinations)
-    return Layer(scores, symbolic, numeric, columns(layer), groups, found)
+    return Layer(scores, symbolic, numeric, columns(layer), groups, result)
 
 
 def ends(described: Description, layer: int, source: int, destination: int) -> tuple[str, str]:
@@ -283,12 +283,12 @@ def plain(report: Report) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    found: dict[str, Any] = {"kind": type(part).__name__.lower(), "heading": part.heading}
+    result: dict[str, Any] = {"kind": type(part).__name__.lower(), "heading": part.heading}
     if isinstance(part, Facts):
-        return found | {"lines": [list(line) for line in part.lines]}
-    found["remark"] = part.remark
+        return result | {"lines": [list(line) for line in part.lines]}
+    result["remark"] = part.remark
     if isinstance(part, Grid):
-        return found | {"head": list(part.head), "lines": [list(line) for line in part.lines]}
+        return result | {"head": list(part.head), "lines": [list(line) for line in part.lines]}
     if isinstance(part, Bars):
-        return found | {"lines": [[name, number] for name, number in part.lines]}
-    return found | {"pictures": [{"title": scene.title, "svg": render.text(scene)} for scene in part.scenes]}
+        return result | {"lines": [[name, number] for name, number in part.lines]}
+    return result | {"pictures": [{"title": scene.title, "svg": render.text(scene)} for scene in part.scenes]}

@@ -89,7 +89,7 @@ def _part(part: Part) -> str:
         return f"{heading}\n<table>{''.join(_fact(*line) for line in part.lines)}</table>"
     remark = f"<p>{escape(part.remark)}</p>"
     if isinstance(part, Grid):
-        lines = "".join(_line("td", one) for one in part.lines)
+        lines = "".join(_line("td", item) for item in part.lines)
         return f"{heading}\n{remark}\n<table>{_line('th', part.head)}{lines}</table>"
     if isinstance(part, Bars):
         return f"{heading}\n{remark}\n<table>{_bars(part.lines)}</table>"

@@ -150,16 +150,16 @@ OVER = {
 }
 
 
-def scores_document(described: Description, found: Scores, show: int) -> dict[str, Any]:
+def scores_document(described: Description, scores: Scores, show: int) -> dict[str, Any]:
     """For JSON: every input, and the edges that matter most."""
     return {
         "model": described.name,
-        "version": found.version,
+        "version": scores.version,
         "digest": described.digest,
-        "source": found.source,
-        "rows": found.row_count,
-        "notes": list(found.notes),
-        "features": {described.names.feature(at): float(score) for at, score in enumerate(found.features)},
+        "source": scores.source,
+        "rows": scores.row_count,
+        "notes": list(scores.notes),
+        "features": {described.names.feature(at): float(score) for at, score in enumerate(scores.features)},
         "edges": [
             {
                 "layer": layer,
@@ -168,45 +168,45 @@ def scores_document(described: Description, found: Scores, show: int) -> dict[st
                 "destination": destination,
                 "destination_name": described.destination(layer, destination),
                 "score": score,
-                "std": float(found.layers[layer].std[source, destination]),
+                "std": float(scores.layers[layer].std[source, destination]),
             }
-            for layer, source, destination, score in strongest(found, show)
+            for layer, source, destination, score in strongest(scores, show)
         ],
     }
 
 
-def features(described: Description, found: Scores, show: int) -> Table:
+def features(described: Description, scores: Scores, show: int) -> Table:
     """Inputs, the one that matters most first."""
-    scores = found.features.astype(np.float64)
-    order = np.argsort(-np.where(np.isnan(scores), np.inf, scores), kind="stable")[:show]
+    values = scores.features.astype(np.float64)
+    order = np.argsort(-np.where(np.isnan(values), np.inf, values), kind="stable")[:show]
     table = Table(
-        f"{described.name} version {found.version}: what its inputs matter",
+        f"{described.name} version {scores.version}: what its inputs matter",
         ("input", "score", ""),
         numbers=("score",),
         caption=(
-            f"{len(order)} of {len(scores)} inputs, over {found.row_count} rows: {OVER.get(found.source, '')}",
-            *found.notes,
+            f"{len(order)} of {len(values)} inputs, over {scores.row_count} rows: {OVER.get(scores.source, '')}",
+            *scores.notes,
         ),
     )
-    largest = float(np.nanmax(scores, initial=0.0))
+    largest = float(np.nanmax(values, initial=0.0))
     for at in order.tolist():
-        table.add(described.names.feature(at), f"{scores[at]:.4g}", bar(float(scores[at]), largest))
+        table.add(described.names.feature(at), f"{values[at]:.4g}", bar(float(values[at]), largest))
     return table
 
 
-def edges(described: Description, found: Scores, show: int) -> Table:
+def edges(described: Description, scores: Scores, show: int) -> Table:
     """Edges, those first that matter most."""
-    rows = strongest(found, show)
+    rows = strongest(scores, show)
     table = Table(
         "",
         ("edge", "score", "", "std φ"),
         numbers=("score", "std φ"),
-        caption=(f"{len(rows)} of {sum(layer.edges.size for layer in found.layers)} edges",),
+        caption=(f"{len(rows)} of {sum(layer.edges.size for layer in scores.layers)} edges",),
     )
     largest = max((score for *_, score in rows if np.isfinite(score)), default=0.0)
     for layer, source, destination, score in rows:
         name = f"{layer}: {described.source(layer, source)} → {described.destination(layer, destination)}"
-        std = found.layers[layer].std[source, destination]
+        std = scores.layers[layer].std[source, destination]
         table.add(name, f"{score:.4g}", bar(score, largest), f"{std:.4g}")
     return table
 
@@ -256,6 +256,6 @@ def _levels(values: Any, count: int) -> Sequence[int | None]:
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     spread = high - low
     return [
-        None if not np.isfinite(one) else round(float((one - low) / spread * (count - 1))) if spread else count // 2
-        for one in values
+        None if not np.isfinite(item) else round(float((item - low) / spread * (count - 1))) if spread else count // 2
+        for item in values
     ]

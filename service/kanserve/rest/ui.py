@@ -86,28 +86,28 @@ class _File:
 class StaticPage:
     """Answers for the page's addresses."""
 
-    async def root(self, asked: HttpRequest, call: Call) -> Answer:
+    async def root(self, requested: HttpRequest, call: Call) -> Answer:
         """To the page, wherever this is."""
         return Answer(
             status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
         )
 
-    async def file(self, asked: HttpRequest, call: Call) -> Answer:
+    async def file(self, requested: HttpRequest, call: Call) -> Answer:
         """A file, or index.html for what is none. Raises Refused."""
-        path = asked.path.get("rest", "")
+        path = requested.path.get("rest", "")
         name = path.removeprefix(FOLDER)
-        if name != path and (found := _files().get(name)):
-            return _answer(found, asked)
+        if name != path and (result := _files().get(name)):
+            return _answer(result, requested)
         if name != path and NAMES_A_FILE.fullmatch(name.rpartition("/")[2]):
             raise Refused(HTTPStatus.NOT_FOUND, f"Not Found: the page has no file {name[:80]!r}; reload it")
-        return _answer(_index(path.count("/") if "rest" in asked.path else -1), asked)
+        return _answer(_index(path.count("/") if "rest" in requested.path else -1), requested)
 
 
-def _answer(file: _File, asked: HttpRequest) -> Answer:
-    packs = "gzip" in asked.headers.get("accept-encoding", "").lower()
+def _answer(file: _File, requested: HttpRequest) -> Answer:
+    packs = "gzip" in requested.headers.get("accept-encoding", "").lower()
     tag = f'"{file.tag}{"-z" if packs else ""}"'
     headers = {**HEADERS, "etag": tag, "vary": "accept-encoding"}
-    if tag in (one.strip() for one in asked.headers.get("if-none-match", "").split(",")):
+    if tag in (item.strip() for item in requested.headers.get("if-none-match", "").split(",")):
         return Answer(kind=file.kind, status=HTTPStatus.NOT_MODIFIED, headers=headers)
     if packs:
         return Answer(file.packed, file.kind, headers={**headers, "content-encoding": "gzip"}, packs=False)
@@ -126,15 +126,15 @@ def _index(depth: int) -> _File:
 def _files() -> Mapping[str, _File]:
     """By their paths, read once."""
     root = importlib.resources.files("kanserve") / "ui" / "static"
-    return {name: _file(kind, found.read_bytes()) for name, kind, found in _walk(root, "")}
+    return {name: _file(kind, result.read_bytes()) for name, kind, result in _walk(root, "")}
 
 
 def _walk(folder: Traversable, before: str) -> Iterator[tuple[str, str, Traversable]]:
-    for one in folder.iterdir():
-        if one.is_dir():
-            yield from _walk(one, f"{before}{one.name}/")
-        elif (kind := KINDS.get(f".{one.name.rpartition('.')[2]}")) is not None:
-            yield before + one.name, kind, one
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _walk(item, f"{before}{item.name}/")
+        elif (kind := KINDS.get(f".{item.name.rpartition('.')[2]}")) is not None:
+            yield before + item.name, kind, item
 
 
 def _file(kind: str, body: bytes) -> _File:
@@ -162,13 +162,13 @@ class Views:
             "report": ("GET", self._card.report),
         }
 
-    async def rows(self, asked: HttpRequest, call: Call) -> Answer:
+    async def rows(self, requested: HttpRequest, call: Call) -> Answer:
         """Some of the latest that a version was asked, the newest first, where the operator has them kept."""
-        name = asked.path["name"]
+        name = requested.path["name"]
         call.facts["model"] = name[:128]
-        kept = statistics.recent_rows(self._kan, name, asked.path.get("version", ""))
+        kept = statistics.recent_rows(self._kan, name, requested.path.get("version", ""))
         call.facts |= {"version": kept.info.version, "rows": len(kept.rows)}
-        told = {
+        reported = {
             "model_name": kept.info.name,
             "model_version": str(kept.info.version),
             "sample_rows": kept.most,
@@ -178,52 +178,61 @@ class Views:
 
         def answer() -> Answer:
             rows = [
-                {"time": one.at, "values": {key: _plain(value) for key, value in one.values.items()}}
-                for one in kept.rows
+                {"time": item.at, "values": {key: _plain(value) for key, value in item.values.items()}}
+                for item in kept.rows
             ]
-            return json_answer(told | {"rows": rows})
+            return json_answer(reported | {"rows": rows})
 
         return await asyncio.to_thread(answer)
 
-    async def coverage(self, asked: HttpRequest, call: Call) -> Answer:
+    async def coverage(self, requested: HttpRequest, call: Call) -> Answer:
         """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
-        message = await self._pages.message(asked, kan_pb2.GetStatisticsRequest)
+        message = await self._pages.message(requested, kan_pb2.GetStatisticsRequest)
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         info, layers = await self._insights.covered(request)
         call.facts["version"] = info.version
-        told = {"model_name": info.name, "model_version": str(info.version), "digest": info.digest, "id": request.id}
+        reported = {
+            "model_name": info.name,
+            "model_version": str(info.version),
+            "digest": info.digest,
+            "id": request.id,
+        }
 
         def answer() -> Answer:
-            return json_answer(told | {"zones": ZONES, "layers": [_layer(at, one) for at, one in enumerate(layers)]})
+            return json_answer(
+                reported | {"zones": ZONES, "layers": [_layer(at, item) for at, item in enumerate(layers)]}
+            )
 
         return await asyncio.to_thread(answer)
 
-    async def overview(self, asked: HttpRequest, call: Call) -> Answer:
+    async def overview(self, requested: HttpRequest, call: Call) -> Answer:
         """A summary of all versions."""
-        told = await self._operations.overview()
-        return await asyncio.to_thread(json_answer, told)
+        reported = await self._operations.overview()
+        return await asyncio.to_thread(json_answer, reported)
 
-    async def operations(self, asked: HttpRequest, call: Call) -> Answer:
+    async def operations(self, requested: HttpRequest, call: Call) -> Answer:
         """How the server does. A request may say `since` when the page knows the readings."""
-        said = json_document.read(asked.body, VALUES) if asked.body else {}
+        said = json_document.read(requested.body, VALUES) if requested.body else {}
         since = said.get("since", 0) if isinstance(said, dict) and set(said) <= {"since"} else None
         if isinstance(since, bool) or not isinstance(since, int | float) or not math.isfinite(since):
             raise BadRequest('expected an object with `since`, seconds since the epoch, such as {"since": 0}')
-        told = await self._operations.report(float(since))
-        return await asyncio.to_thread(json_answer, told)
+        reported = await self._operations.report(float(since))
+        return await asyncio.to_thread(json_answer, reported)
 
 
-def _layer(at: int, one: Any) -> dict[str, Any]:
+def _layer(at: int, entry: Any) -> dict[str, Any]:
     """Of a `insight.coverage.LayerCoverage`."""
-    found = {name: kan.fragment(np.asarray(getattr(one, name))) for name in ("zones", "counts", "worst", "cells")}
-    return {"layer": at, "definition": one.definition, **found}
+    result = {name: kan.fragment(np.asarray(getattr(entry, name))) for name in ("zones", "counts", "worst", "cells")}
+    return {"layer": at, "definition": entry.definition, **result}
 
 
 def _plain(value: Array) -> Any:
     if value.dtype.hasobject:
-        words = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in value.ravel().tolist()]
+        words = [
+            item.decode(errors="replace") if isinstance(item, bytes) else str(item) for item in value.ravel().tolist()
+        ]
         return words
     return kan.fragment(value)
 
@@ -238,13 +247,13 @@ class Card:
     def __init__(self, kan: Kan, bound: Bound | None = None) -> None:
         self._kan, self._once = kan, Once(bound or Bound())
 
-    async def report(self, asked: HttpRequest, call: Call) -> Answer:
+    async def report(self, requested: HttpRequest, call: Call) -> Answer:
         """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does,
         ServerDeadlineExceeded and QueueFull."""
-        model, manifest = self._kan.describe(asked.path["name"], asked.path.get("version", ""))
+        model, manifest = self._kan.describe(requested.path["name"], requested.path.get("version", ""))
         info, caller = model.info, call.caller.name
         call.facts |= {"model": info.name, "version": info.version}
-        html = HTML.split(";")[0] in asked.headers.get("accept", "")
+        html = HTML.split(";")[0] in requested.headers.get("accept", "")
 
         async def make(gone: threading.Event) -> Answer:
             plan, curves = await report.gather(self._kan, info, manifest, caller)
@@ -343,8 +352,8 @@ class Once:
         def done(task: asyncio.Task[Answer]) -> None:
             if self._making.get(key) is work:
                 del self._making[key]
-            if not task.cancelled() and task.exception() is None and (found := work.of()) is not None:
-                self._keep(key, found, task.result())
+            if not task.cancelled() and task.exception() is None and (result := work.of()) is not None:
+                self._keep(key, result, task.result())
 
         work.task.add_done_callback(done)
         return work

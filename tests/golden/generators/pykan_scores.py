@@ -30,11 +30,11 @@ def scores(folder: Path) -> dict[str, np.ndarray]:
         model = KAN.loadckpt(str(Path(place) / "model"))
         model.get_act(x[rows])
         model.attribute()
-    found = {}
+    result = {}
     for at, (edges, nodes) in enumerate(zip(model.edge_scores, model.node_scores, strict=False)):
-        found[f"{folder.name}/layer{at}_edge_scores"] = edges.detach().numpy().T.astype(np.float64)
-        found[f"{folder.name}/layer{at}_node_scores"] = nodes.detach().numpy().astype(np.float64)
-    return found
+        result[f"{folder.name}/layer{at}_edge_scores"] = edges.detach().numpy().T.astype(np.float64)
+        result[f"{folder.name}/layer{at}_node_scores"] = nodes.detach().numpy().astype(np.float64)
+    return result
 
 
 if __name__ == "__main__":

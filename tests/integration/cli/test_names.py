@@ -35,9 +35,9 @@ def write(path: Path, names: list[str], rows: np.ndarray) -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("names")
     header = write(folder / "header.csv", FEATURES, np.zeros((1, 13)))
-    given = ["--features", header, "--units", "g/l" + ",g/l" * 12, "--classes", ",".join(CLASSES)]
+    supplied = ["--features", header, "--units", "g/l" + ",g/l" * 12, "--classes", ",".join(CLASSES)]
     done = kanserve(
-        *("export", WINE.path, "--repository", folder / "models", "--name", "wine", *given),
+        *("export", WINE.path, "--repository", folder / "models", "--name", "wine", *supplied),
         *("--description", "Which of three wines."),
     )
     assert done.returncode == 0, done.stderr
@@ -103,13 +103,13 @@ def test_every_table_has_them(server: Server, models: Path, tmp_path: Path) -> N
     edges = kanserve("edges", "wine", "--url", server.address, "--input", path, "--show", "96").stdout
     for shown in (*FEATURES, *CLASSES):
         assert shown in edges
-    for told in (kanserve("models", "wine", "--url", server.address), kanserve("models", models, "wine")):
-        assert "Which of three wines." in told.stdout
-        assert "features: measured 0 [g/l], measured 1 [g/l]" in told.stdout
-        assert "classes: barolo, grignolino, barbera" in told.stdout
-    found = document(kanserve("models", "wine", "--url", server.address, "--json"))["model"]["names"]
-    assert found == document(kanserve("models", models, "wine", "--json"))["model"]["names"]
-    assert (found["features"], found["classes"]) == (FEATURES, CLASSES)
+    for reported in (kanserve("models", "wine", "--url", server.address), kanserve("models", models, "wine")):
+        assert "Which of three wines." in reported.stdout
+        assert "features: measured 0 [g/l], measured 1 [g/l]" in reported.stdout
+        assert "classes: barolo, grignolino, barbera" in reported.stdout
+    result = document(kanserve("models", "wine", "--url", server.address, "--json"))["model"]["names"]
+    assert result == document(kanserve("models", models, "wine", "--json"))["model"]["names"]
+    assert (result["features"], result["classes"]) == (FEATURES, CLASSES)
     (strongest, *_) = document(
         kanserve("edges", "wine", "--url", server.address, "--input", path, "--layer", "1", "--json")
     )["edges"]
@@ -127,24 +127,24 @@ def test_clients_are_told(server: Server) -> None:
 
 def test_stock_clients_are_told(server: Server) -> None:
     """In ModelMetadata, where MLServer has parameters: lists as JSON over gRPC, as lists over HTTP."""
-    asked = oip.ModelMetadataRequest(name="wine").SerializeToString()
+    requested = oip.ModelMetadataRequest(name="wine").SerializeToString()
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
-        found = oip.ModelMetadataResponse.FromString(call(asked, timeout=10)).parameters
-    assert json.loads(found["kan.features"].string_param) == FEATURES
-    assert json.loads(found["kan.classes"].string_param) == CLASSES
+        result = oip.ModelMetadataResponse.FromString(call(requested, timeout=10)).parameters
+    assert json.loads(result["kan.features"].string_param) == FEATURES
+    assert json.loads(result["kan.classes"].string_param) == CLASSES
     with urllib.request.urlopen(f"http://{server.http}/v2/models/wine", timeout=10) as answer:
-        told = json.load(answer)["parameters"]
+        reported = json.load(answer)["parameters"]
     units, words = ["g/l"] * 13, "Which of three wines."
-    assert told == {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES, "kan.description": words}
+    assert reported == {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES, "kan.description": words}
 
 
 def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", FEATURES, WINE.reference()["x"][:2].astype(np.float32))
 
     def edges(*words: str) -> list[tuple[int, int, int]]:
-        found = document(kanserve("edges", "wine", "--url", server.address, "--input", path, "--json", *words))
-        return sorted((edge["layer"], edge["source"], edge["destination"]) for edge in found["edges"])
+        result = document(kanserve("edges", "wine", "--url", server.address, "--input", path, "--json", *words))
+        return sorted((edge["layer"], edge["source"], edge["destination"]) for edge in result["edges"])
 
     width = len(edges("--source", FEATURES[12], "--show", "99"))
     assert edges("--source", FEATURES[12], "--show", "99") == [(0, 12, at) for at in range(width)]
@@ -152,7 +152,7 @@ def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: P
     ways = edges("--path", FEATURES[12], "grignolino", "--show", "99")
     assert ways == [(0, 12, at) for at in range(width)] + [(1, at, 1) for at in range(width)]
     curve = document(kanserve("curves", "wine", "--url", server.address, "--json", "--source", FEATURES[3]))
-    assert {(one["layer"], one["source"]) for one in curve["curves"]} == {(0, 3)}
+    assert {(item["layer"], item["source"]) for item in curve["curves"]} == {(0, 3)}
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_a_formula_is_of_the_features(server: Server) -> None:
 
 
 def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: Path) -> None:
-    for given, says in (
+    for supplied, says in (
         (("--features", "a,b"), "2 features are given, and a row of the model has 13 numbers"),
         (("--classes", "a,b,a"), "classes: 'a' is there twice"),
         (("--features", tmp_path / "none.csv"), "cannot be read: No such file or directory"),
     ):
-        done = kanserve("export", WINE.path, "--repository", tmp_path / "models", "--name", "wine", *given)
+        done = kanserve("export", WINE.path, "--repository", tmp_path / "models", "--name", "wine", *supplied)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "models").exists()
     done = kanserve("export", tmp_path, "--recursive", "--repository", tmp_path / "models", "--features", "a")

@@ -56,7 +56,7 @@ def test_another_policy_and_a_grid_that_is_missing_are_refused(folder: Path) -> 
 def test_a_module_is_not_clamped(folder: Path) -> None:
     pytest.importorskip("torch")
     np.save(folder / "rows.npy", np.zeros((4, 3), np.float32))
-    made = ("--module", "torch.nn:Identity", "--example", folder / "rows.npy", "--name", "module")
-    done = kanserve("export", *made, "--repository", folder / "models", "--out-of-range", "clamp")
+    created = ("--module", "torch.nn:Identity", "--example", folder / "rows.npy", "--name", "module")
+    done = kanserve("export", *created, "--repository", folder / "models", "--out-of-range", "clamp")
     assert done.returncode == 2
     assert "--out-of-range clamp is for checkpoints that are read as layers" in words(done.stderr)

@@ -49,15 +49,15 @@ FORMS: dict[str, tuple[Any, int]] = {
 
 
 def infer(grid: Server, stdin: bytes) -> Any:
-    found = document(kanserve("infer", "grid", "--input", "-", "--url", grid.url, "--json", stdin=stdin))
-    return np.array(found["outputs"]["y"], np.float32)
+    result = document(kanserve("infer", "grid", "--input", "-", "--url", grid.url, "--json", stdin=stdin))
+    return np.array(result["outputs"]["y"], np.float32)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_may_be_nested_or_flat_many_or_one(grid: Server, form: str) -> None:
     values, count = FORMS[form]
-    found = infer(grid, json.dumps(values).encode())
-    np.testing.assert_allclose(found.reshape(count, 2, 1), toy_grid_model.outputs(ROWS[:count]), **TOLERANCE)
+    result = infer(grid, json.dumps(values).encode())
+    np.testing.assert_allclose(result.reshape(count, 2, 1), toy_grid_model.outputs(ROWS[:count]), **TOLERANCE)
 
 
 def test_a_csv_holds_flat_rows_and_gets_places_as_names(grid: Server, rows: Path, tmp_path: Path) -> None:
@@ -87,15 +87,15 @@ def test_the_file_of_edges_has_the_positions(grid: Server, rows: Path, tmp_path:
     facts = document(kanserve(*arguments))
     assert [layer["positions"] for layer in facts["layers"]] == [[2, 3], [2], []]
     assert [layer["edge_class"] for layer in facts["layers"]] == ["A", "B", "A"]
-    with np.load(target) as found:
-        assert sorted(found) == ["layer0_edges", "layer1_edges", "layer2_edges"]
+    with np.load(target) as result:
+        assert sorted(result) == ["layer0_edges", "layer1_edges", "layer2_edges"]
         for layer in range(3):
-            np.testing.assert_allclose(found[f"layer{layer}_edges"], toy_grid_model.edges(ROWS, layer), **TOLERANCE)
+            np.testing.assert_allclose(result[f"layer{layer}_edges"], toy_grid_model.edges(ROWS, layer), **TOLERANCE)
     document(kanserve(*arguments, "--layer", "token.kan", "--layer", 2, "--top-k", 2))
-    with np.load(target) as found:
+    with np.load(target) as result:
         names = [f"layer{layer}_{what}" for layer in (1, 2) for what in ("edges", "sources", "destinations")]
-        assert list(found) == names
-        assert found["layer1_edges"].shape == (6, 2, 2)
+        assert list(result) == names
+        assert result["layer1_edges"].shape == (6, 2, 2)
 
 
 def test_the_table_counts_rows_and_positions(grid: Server, rows: Path) -> None:
@@ -107,9 +107,9 @@ def test_the_table_counts_rows_and_positions(grid: Server, rows: Path) -> None:
     assert f"{mean.max():.4g}" in done.stdout
     for words in ("2 of 192 edges", "layer 1 runs at 2;", "class B, where a value depends on all sources"):
         assert words in done.stdout
-    found = document(kanserve(*arguments, "--json"))
-    assert [layer["name"] for layer in found["layers"]] == list(toy_grid_model.NAMES)
-    assert {sum(edge["histogram"]) for edge in found["edges"]} <= {6, 12, 36}
+    result = document(kanserve(*arguments, "--json"))
+    assert [layer["name"] for layer in result["layers"]] == list(toy_grid_model.NAMES)
+    assert {sum(edge["histogram"]) for edge in result["edges"]} <= {6, 12, 36}
     done = kanserve(*arguments, "--layer", "tail")
     assert (done.returncode, done.stdout) == (2, "")
     assert "'pixels', 'token.kan', 'head.layers.0'" in done.stderr

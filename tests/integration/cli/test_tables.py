@@ -172,9 +172,9 @@ def test_one_name_for_every_number_without_names(
     assert Path("y.csv").read_text().splitlines()[0] == header
     explained = ask("explain", *rows)
     assert (set(explained["inputs"]), set(explained["outputs"])) == (inputs, outputs)
-    for found in (ask("edges", *rows, "--show", "99")["edges"], ask("curves", "--show", "99")["curves"]):
-        assert {edge["source_name"] for edge in found if edge["layer"] == 0} == inputs
-        assert {edge["destination_name"] for edge in found if edge["layer"] == 1} == outputs
+    for result in (ask("edges", *rows, "--show", "99")["edges"], ask("curves", "--show", "99")["curves"]):
+        assert {edge["source_name"] for edge in result if edge["layer"] == 0} == inputs
+        assert {edge["destination_name"] for edge in result if edge["layer"] == 1} == outputs
     scores = ask("scores", *rows, "--show", "99")
     assert set(scores["features"]) == inputs
     assert {edge["source_name"] for edge in scores["edges"] if edge["layer"] == 0} == inputs
@@ -185,8 +185,8 @@ def test_one_name_for_every_number_without_names(
     lines = ask("formula", "--partial")
     assert set(lines["inputs"]) == inputs
     assert {line["name"] for line in lines["formulas"]} == outputs
-    one = ask("curves", "--source", "x1", "--layer", "0", "--destination", "2")["curves"]
-    assert [(edge["source"], edge["destination"]) for edge in one] == [(1, 2)]
+    item = ask("curves", "--source", "x1", "--layer", "0", "--destination", "2")["curves"]
+    assert [(edge["source"], edge["destination"]) for edge in item] == [(1, 2)]
     way = ask("edges", *rows, "--path", "x1", "y0")["edges"]
     assert {edge["source"] for edge in way if edge["layer"] == 0} == {1}
     assert ask("explain", *rows, "--of", "y1")["outputs"] == ["y1"]

@@ -36,10 +36,10 @@ def link_dependencies(target: Path, distribution: str, seen: set[str]) -> None:
         if need.name in seen or (need.marker is not None and not need.marker.evaluate({"extra": ""})):
             continue
         seen.add(need.name)
-        found = importlib.metadata.distribution(need.name)
-        for top in {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+        result = importlib.metadata.distribution(need.name)
+        for top in {file.parts[0] for file in result.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             if not (target / top).exists():
-                (target / top).symlink_to(str(found.locate_file(top)))
+                (target / top).symlink_to(str(result.locate_file(top)))
         link_dependencies(target, need.name, seen)
 
 

@@ -125,8 +125,8 @@ def test_every_rate_follows_the_zoom(dashboard: Any) -> None:
 
 
 def test_the_dashboard_is_what_its_maker_writes() -> None:
-    made = runpy.run_path(str(MONITORING / "grafana" / "make.py"))["text"]()
-    assert made == DASHBOARD.read_text(), "run `python service/deploy/monitoring/grafana/make.py`"
+    created = runpy.run_path(str(MONITORING / "grafana" / "make.py"))["text"]()
+    assert created == DASHBOARD.read_text(), "run `python service/deploy/monitoring/grafana/make.py`"
 
 
 def test_every_metric_of_the_dashboard_is_exported(dashboard: Any, exported: set[str]) -> None:
@@ -199,10 +199,10 @@ def test_every_alert_is_tested(rules: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def promtool() -> str:
     """The path of Prometheus' own checker. CI installs it, and forbids this skip (`--no-skip promtool`)."""
-    found = shutil.which("promtool")
-    if found is None:
+    result = shutil.which("promtool")
+    if result is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
-    return found
+    return result
 
 
 @pytest.mark.parametrize(

@@ -61,16 +61,16 @@ def test_what_is_left_out_is_said_once_with_the_way_to_get_it(
 
 
 def test_pip_is_asked_for_what_the_project_asks_for(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
+    requested: list[list[str]] = []
 
     def pip(command: list[str], **_: Any) -> Any:
-        asked.append(command)
+        requested.append(command)
         return script["subprocess"].CompletedProcess(command, 0, json.dumps(report(CPU)), "")
 
     monkeypatch.setattr(script["subprocess"], "run", pip)
     assert script["what_pip_would_take"]() == "cpu"
-    assert "--dry-run" in asked[0]
-    assert asked[0][-1].startswith("torch>=")
+    assert "--dry-run" in requested[0]
+    assert requested[0][-1].startswith("torch>=")
 
 
 @pytest.mark.parametrize(("wish", "code"), [("1", 1), ("", 0)])

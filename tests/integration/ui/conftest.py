@@ -29,7 +29,7 @@ class Seen:
     expected: list[str] = field(default_factory=list)
 
     def harm(self) -> list[str]:
-        return self.elsewhere + [one for one in self.messages if not any(word in one for word in self.expected)]
+        return self.elsewhere + [item for item in self.messages if not any(word in item for word in self.expected)]
 
 
 def chromium() -> str:
@@ -42,10 +42,10 @@ def browser() -> Iterator[Any]:
     """Ends with the module: an event loop runs beneath it, beside which `asyncio.run` of other tests would fail."""
     sync_api = pytest.importorskip("playwright.sync_api")
     pytest.importorskip("h2corn")
-    if not (found := chromium()):
+    if not (result := chromium()):
         pytest.skip("chromium is not on this machine (apt-get install chromium)")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        started = playwright.chromium.launch(executable_path=result, args=ARGUMENTS)
         yield started
         started.close()
 

@@ -120,9 +120,9 @@ def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
     assert page.locator("svg .line.slope").count() == 1
     page.get_by_label("knots").uncheck()
     assert page.locator("svg .knot").count() == 0
-    with page.expect_download() as found:
+    with page.expect_download() as result:
         page.get_by_role("button", name="Save as CSV").click()
-    table = np.genfromtxt(found.value.path(), delimiter=",", names=True)
+    table = np.genfromtxt(result.value.path(), delimiter=",", names=True)
     assert table.dtype.names == ("x", "phi", "bspline", "silu", "slope")
     np.testing.assert_allclose(table["phi"], table["bspline"] + table["silu"], atol=1e-6)
     page.get_by_role("button", name="Next").click()
@@ -141,8 +141,8 @@ def test_an_edge_has_what_its_input_was(page: Any, server: Server) -> None:
 def test_the_curve_is_drawn_where_it_is(page: Any) -> None:
     """To a hundredth of a pixel, against the server's own numbers; so is the thumbnail of the map, to a tenth."""
     opened(page, "ui/digits/edge/0/10/3")
-    asked = {"layers": [0], "sources": [10], "destinations": [3], "points": 257}
-    answer = page.request.post("v1/kan/models/digits/curves", data=asked)
+    requested = {"layers": [0], "sources": [10], "destinations": [3], "points": 257}
+    answer = page.request.post("v1/kan/models/digits/curves", data=requested)
     (block,) = answer.json()["blocks"]
     drawn = path(page.locator("svg .line.total").first.get_attribute("d"))
     assert placed(drawn[:, 0], np.array(block["x"][0])) < 0.011
@@ -169,9 +169,9 @@ def placed(pixels: np.ndarray, values: np.ndarray) -> float:
 def test_pictures_are_saved(page: Any, tmp_path: Path) -> None:
     opened(page, "ui/digits/edge/0/10/3")
     for name, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
-        with page.expect_download() as found:
+        with page.expect_download() as result:
             page.get_by_role("button", name=f"Save as {name}").click()
-        data = Path(found.value.path()).read_bytes()
+        data = Path(result.value.path()).read_bytes()
         assert data.startswith(begins)
         assert len(data) > 5000
 

@@ -65,7 +65,7 @@ COLOURS = (
 )
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(entry: str, other: str) -> float:
     """WCAG's, of two colours as #rrggbb."""
 
     def light(colour: str) -> float:
@@ -73,7 +73,7 @@ def contrast(one: str, other: str) -> float:
         red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    high, low = sorted((light(one), light(other)), reverse=True)
+    high, low = sorted((light(entry), light(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
@@ -114,13 +114,13 @@ def test_axe_finds_nothing(page: Any, address: str) -> None:
     page.locator(BUSY).wait_for()
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
     for rules in ("{}", "{ runOnly: ['color-contrast'] }"):
-        found = page.evaluate(f"axe.run({rules}).then((found) => found.violations)")
-        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+        result = page.evaluate(f"axe.run({rules}).then((found) => found.violations)")
+        assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in result] == []
         page.locator("#theme").click()
 
 
 def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_path: Path) -> None:
-    made = token_files.write(tmp_path / "tokens.toml")
+    created = token_files.write(tmp_path / "tokens.toml")
     toy_model.write(tmp_path / "models")
     seen = Seen(expected=["401", "403"])
     with serving(tmp_path / "models", transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
@@ -135,20 +135,20 @@ def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_p
         page.locator("#token-value").fill("kan_" + "a" * 43)
         page.keyboard.press("Enter")
         page.get_by_text("The server did not take the last one").wait_for()
-        page.locator("#token-value").fill(made["read"])
+        page.locator("#token-value").fill(created["read"])
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="This token may not see that").wait_for()
         assert "the role interpret" in page.get_by_role("alert").inner_text()
         page.evaluate("sessionStorage.clear()")
         page.get_by_role("button", name="Try again").click()
-        page.locator("#token-value").fill(made["interpret"])
+        page.locator("#token-value").fill(created["interpret"])
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="toy, version 1").wait_for()
         page.reload()
         page.get_by_role("heading", name="toy, version 1").wait_for()
         assert not dialog.is_visible()
-        assert not any(token in address for token in made.values() for address in addresses)
-        assert page.evaluate("JSON.stringify(localStorage) + document.cookie").find(made["interpret"]) < 0
+        assert not any(token in address for token in created.values() for address in addresses)
+        assert page.evaluate("JSON.stringify(localStorage) + document.cookie").find(created["interpret"]) < 0
         context.close()
     assert seen.harm() == []
 

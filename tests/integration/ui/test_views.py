@@ -61,9 +61,9 @@ def at(browser: Any, own: Server, seen: Seen) -> Iterator[Callable[[str], Any]]:
     assert seen.harm() == []
 
 
-def explained(server: Server, row: list[float], **asked: Any) -> Any:
+def explained(server: Server, row: list[float], **requested: Any) -> Any:
     with Client(server.address) as client:
-        return client.explain("hello", np.array([row], np.float32), **asked)
+        return client.explain("hello", np.array([row], np.float32), **requested)
 
 
 def big(page: Any) -> float:
@@ -83,7 +83,7 @@ def test_which_input_moved_a_prediction_is_said_at_once(at: Any, own: Server) ->
         for text in page.locator(".waterfall .step title").all_text_contents()
     ]
     order = np.argsort(-np.abs(truth.contributions[0, :, 0]))
-    np.testing.assert_allclose([float(one) for one in shown], truth.contributions[0, order, 0], rtol=2e-2, atol=1e-6)
+    np.testing.assert_allclose([float(item) for item in shown], truth.contributions[0, order, 0], rtol=2e-2, atol=1e-6)
     assert page.locator(".cover.good").count() == 1
     assert page.locator(".dots figure").count() == 3  # of three edges
     assert page.locator(".path .flow").count() == 3
@@ -93,7 +93,7 @@ def test_a_slider_moves_the_prediction_and_the_dots(at: Any, own: Server) -> Non
     page = at(f"ui/hello/explain#row={ROW[0]},{ROW[1]}")
     page.locator(".dots figure").first.wait_for()
     dots = page.locator(".dots .here circle")
-    before, places = big(page), [(one.get_attribute("cx"), one.get_attribute("cy")) for one in dots.all()]
+    before, places = big(page), [(item.get_attribute("cx"), item.get_attribute("cy")) for item in dots.all()]
     slider = page.get_by_role("slider", name="length, slider")
     slider.focus()
     for _ in range(40):
@@ -104,7 +104,7 @@ def test_a_slider_moves_the_prediction_and_the_dots(at: Any, own: Server) -> Non
     assert value > ROW[0]
     page.wait_for_function("value => location.hash.startsWith(`#row=${value}`)", arg=float(f"{value:.9g}"))
     assert big(page) == pytest.approx(explained(own, [value, ROW[1]]).predictions[0, 0], rel=1e-3)
-    assert [(one.get_attribute("cx"), one.get_attribute("cy")) for one in dots.all()] != places
+    assert [(item.get_attribute("cx"), item.get_attribute("cy")) for item in dots.all()] != places
 
 
 def test_a_link_leads_back_and_goes_to_no_log(at: Any, own: Server) -> None:
@@ -278,8 +278,8 @@ def test_axe_finds_nothing(browser: Any, own: Server, seen: Seen, path: str) -> 
     page.wait_for_timeout(300)
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
     for _ in range(2):
-        found = page.evaluate("axe.run().then((found) => found.violations)")
-        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+        result = page.evaluate("axe.run().then((found) => found.violations)")
+        assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in result] == []
         page.locator("#theme").click()
     page.context.close()
     assert seen.harm() == []
@@ -289,8 +289,8 @@ def test_another_version_under_an_open_page_is_told(at: Any, own: Server, models
     page, drift = at("ui/hello/explain#row=0.3,0.1"), at("ui/hello/drift")
     page.locator(".waterfall").wait_for()
     drift.locator(".verdict").filter(has_not_text="Waiting").wait_for()
-    made = ("--repository", models, "--name", "hello", "--version", "2", "--features", "length,width")
-    done = program("export", GOLDEN / "pykan-hello-symbolic/model", *made)
+    created = ("--repository", models, "--name", "hello", "--version", "2", "--features", "length,width")
+    done = program("export", GOLDEN / "pykan-hello-symbolic/model", *created)
     assert done.returncode == 0, done.stderr
     drift.locator("#banner").filter(has_text="version 2 answers now").wait_for()
     page.get_by_role("slider", name="length, slider").focus()

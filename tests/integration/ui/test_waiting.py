@@ -120,9 +120,9 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
     server.infer(rng.normal(0, 0.5, (40, 2)).astype(np.float32), model="hello")
 
     def cells(name: str) -> dict[str, str]:
-        heads = [one.inner_text() for one in page.locator("thead th").all()]
+        heads = [item.inner_text() for item in page.locator("thead th").all()]
         row = page.locator("tbody tr", has=page.get_by_role("link", name=name, exact=True))
-        return dict(zip(heads, [one.inner_text() for one in row.locator("td").all()], strict=True))
+        return dict(zip(heads, [item.inner_text() for item in row.locator("td").all()], strict=True))
 
     def shown() -> dict[str, str]:
         page.goto("ui/")
@@ -148,8 +148,8 @@ def test_importance_is_over_the_baseline_where_there_is_one(page: Any, server: S
     page.get_by_text("over the baseline: 400 rows that the export was given").wait_for()
     with Client(server.address) as client:
         expected = client.scores(client.describe("hello"), source="baseline").layers[0].edges
-    found = importance(page)
-    assert found == pytest.approx(float(np.abs(expected).max()), rel=0.02)
+    result = importance(page)
+    assert result == pytest.approx(float(np.abs(expected).max()), rel=0.02)
     page.goto("ui/digits")
     page.get_by_text("which were drawn and are no data").wait_for()
 

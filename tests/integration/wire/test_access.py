@@ -44,12 +44,12 @@ class Guarded:
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     pytest.importorskip("h2corn")
     folder = tmp_path_factory.mktemp("access")
-    made = token_files.write(folder / "tokens.toml") | {"bad": "kan_" + "a" * 43}
+    created = token_files.write(folder / "tokens.toml") | {"bad": "kan_" + "a" * 43}
     toy_model.write(folder / "models")
     port = {} if request.param == "asgi" else {"http_port": 0}
     settings = {"tokens": str(folder / "tokens.toml"), "reflection": True, "transport": request.param, **port}
     with serving(folder / "models", **settings) as running:
-        yield Guarded(running, made)
+        yield Guarded(running, created)
 
 
 def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
@@ -83,8 +83,8 @@ def test_every_method_and_route_by_every_caller(guarded: Guarded, caller: str) -
 
 def test_health_tells_strangers_of_the_whole_alone(guarded: Guarded) -> None:
     def check(service: str, caller: str) -> Any:
-        asked = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-        return guarded.server.call("/grpc.health.v1.Health/Check", asked, metadata=guarded.metadata(caller))
+        requested = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+        return guarded.server.call("/grpc.health.v1.Health/Check", requested, metadata=guarded.metadata(caller))
 
     for caller in ("none", "bad", "expired"):
         assert check("", caller) == check("liveness", caller) == b"\x08\x01"
@@ -136,10 +136,10 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
 def test_nothing_is_read_of_a_stranger(tmp_path: Path, door: str) -> None:
     """The answer is there before the body, over gRPC and HTTP."""
     toy_model.write(tmp_path / "models")
-    made = token_files.write(tmp_path / "tokens")
+    created = token_files.write(tmp_path / "tokens")
     chosen = {"transport": door, "tokens": str(tmp_path / "tokens"), "request_read_timeout": 60}
     with serving(tmp_path / "models", **chosen) as server:
-        for token, status in ((made["read"], b"403"), ("", b"401")) if door == "asgi" else ():
+        for token, status in ((created["read"], b"403"), ("", b"401")) if door == "asgi" else ():
             shown = f"Authorization: Bearer {token}\r\n" if token else ""
             head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\n{shown}Content-Length: 1000000\r\n\r\n"
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:

@@ -21,8 +21,8 @@ Code = grpc.StatusCode
 
 
 def edges(**fields: object) -> kan_pb2.QueryEdgesRequest:
-    given = {"model_name": "toy", "rows": ROWS.tobytes(), "row_count": 2, **fields}
-    return kan_pb2.QueryEdgesRequest(**given)
+    supplied = {"model_name": "toy", "rows": ROWS.tobytes(), "row_count": 2, **fields}
+    return kan_pb2.QueryEdgesRequest(**supplied)
 
 
 EDGES: list[tuple[str, kan_pb2.QueryEdgesRequest, Code, str]] = [

@@ -65,7 +65,7 @@ def test_queries_take_turns(server: Server) -> None:
         server.call(f"{KAN}QueryEdges", data)
         ended.append(name)
 
-    askers = [threading.Thread(target=ask, args=one) for one in (("long", long), ("long", long))]
+    askers = [threading.Thread(target=ask, args=item) for item in (("long", long), ("long", long))]
     for asker in askers:
         asker.start()
     wait_until(lambda: "kanserve_inflight_requests 2.0" in server.metrics())
@@ -79,8 +79,8 @@ def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> N
     """One that asks four times is no faster for it than one that asks once."""
     toy_wide_model.write(tmp_path, WIDTH)
     token = token_file.make()
-    made = token_files.write(tmp_path / "tokens", more=token_files.block("other", token, "interpret"))
-    greedy, modest = (token_files.bearer(one) for one in (made["interpret"], token))
+    created = token_files.write(tmp_path / "tokens", more=token_files.block("other", token, "interpret"))
+    greedy, modest = (token_files.bearer(item) for item in (created["interpret"], token))
     limits = {
         "max_edge_query_evaluations": LIMIT,
         "max_edge_queries": 8,
@@ -91,11 +91,11 @@ def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> N
         ask = server.channel.unary_unary(f"{KAN}QueryEdges")
         ask(query(1, top_k=1), metadata=modest, timeout=60)
         many = [ask.future(query(60, top_k=1), metadata=greedy, timeout=60) for _ in range(6)]
-        wait_until(lambda: sum(one.done() for one in many) == 2)  # those beyond its half
-        assert {one.code() for one in many if one.done()} == {grpc.StatusCode.UNAVAILABLE}
+        wait_until(lambda: sum(item.done() for item in many) == 2)  # those beyond its half
+        assert {item.code() for item in many if item.done()} == {grpc.StatusCode.UNAVAILABLE}
         ask(query(60, top_k=1), metadata=modest, timeout=60)
-        assert sum(one.done() for one in many) < 6  # each of the four has had a quarter of the other's turns
-        assert [one.code() for one in many].count(grpc.StatusCode.OK) == 4
+        assert sum(item.done() for item in many) < 6  # each of the four has had a quarter of the other's turns
+        assert [item.code() for item in many].count(grpc.StatusCode.OK) == 4
 
 
 def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
@@ -111,12 +111,12 @@ def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
 def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
     """3 MB of edge values, and a description of 1.4 MB, which is kept."""
     rows = np.linspace(-1, 1, 2 * WIDTH, dtype=np.float32).reshape(2, WIDTH)
-    asked = kan_pb2.QueryEdgesRequest(model_name="wide", rows=rows.tobytes(), row_count=2, id="an id")
-    answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", asked.SerializeToString()))
+    requested = kan_pb2.QueryEdgesRequest(model_name="wide", rows=rows.tobytes(), row_count=2, id="an id")
+    answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", requested.SerializeToString()))
     assert (answer.model_name, answer.model_version, answer.id) == ("wide", "1", "an id")
     (layer,) = answer.layers
-    found = np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
-    np.testing.assert_allclose(found, np.tanh(rows)[:, :, None] * toy_wide_model.weights(WIDTH), rtol=1e-5, atol=1e-9)
+    result = np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
+    np.testing.assert_allclose(result, np.tanh(rows)[:, :, None] * toy_wide_model.weights(WIDTH), rtol=1e-5, atol=1e-9)
     data = kan_pb2.DescribeModelRequest(model_name="wide").SerializeToString()
     first, second = (server.call(f"{KAN}DescribeModel", data) for _ in range(2))
     assert first == second

@@ -22,9 +22,9 @@ KINDS = {
 def folded() -> bytes:
     """x [B, 6] -> y [B, 2, 3]."""
     shape = helper.make_tensor("shape", TensorProto.INT64, [3], [-1, 2, 3])
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 6])
+    supplied = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 6])
     wanted = helper.make_tensor_value_info("y0", TensorProto.FLOAT, ["B", 2, 3])
-    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y0"])], "g", [given], [wanted], [shape])
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y0"])], "g", [supplied], [wanted], [shape])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
 
 
@@ -55,17 +55,17 @@ def ask(
         answer = client.infer(model, [tensor], outputs=[triton.InferRequestedOutput(output, class_count=classes)])
         (described,) = answer.get_response().outputs
         assert described.datatype == "BYTES"
-        found = answer.as_numpy(output)
-        assert list(found.shape) == list(described.shape)
-        return found
+        result = answer.as_numpy(output)
+        assert list(result.shape) == list(described.shape)
+        return result
 
 
 def test_the_largest_values_and_where_they_are(served: Server) -> None:
     rows = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
     for _ in range(2):  # a head that was seen before
-        found = ask(served, "toy", rows, 1, "y")
+        result = ask(served, "toy", rows, 1, "y")
         values = toy_model.outputs(rows)
-        assert found.tolist() == [[f"{row.max():f}:{row.argmax()}".encode()] for row in values]
+        assert result.tolist() == [[f"{row.max():f}:{row.argmax()}".encode()] for row in values]
         assert [len(row) for row in ask(served, "toy", rows, 99, "y")] == [2] * 4
     np.testing.assert_allclose(served.infer(rows), toy_model.outputs(rows), rtol=1e-5)
 
@@ -133,5 +133,8 @@ def test_the_same_over_http(served: Server, binary: bool) -> None:
     tensor.set_data_from_numpy(np.array([[1, 5, 2, 9, 3]], np.float32), binary_data=binary)
     wanted = triton_http.InferRequestedOutput("y0", binary_data=binary, class_count=2)
     with triton_http.InferenceServerClient(served.http) as client:
-        found = client.infer("float", [tensor], outputs=[wanted]).as_numpy("y0")
-    assert [one if isinstance(one, bytes) else one.encode() for one in found.ravel()] == [b"9.000000:3", b"5.000000:1"]
+        result = client.infer("float", [tensor], outputs=[wanted]).as_numpy("y0")
+    assert [item if isinstance(item, bytes) else item.encode() for item in result.ravel()] == [
+        b"9.000000:3",
+        b"5.000000:1",
+    ]

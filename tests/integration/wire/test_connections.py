@@ -30,11 +30,11 @@ def kinds(peer: socket.socket, seconds: float) -> list[int]:
             if not more:
                 break
             data += more
-    found = []
+    result = []
     while len(data) >= 9:
-        found.append(data[3])
+        result.append(data[3])
         data = data[9 + int.from_bytes(data[:3], "big") :]
-    return found
+    return result
 
 
 def own(server: Server) -> grpc.Channel:

@@ -88,9 +88,9 @@ class OfGrpc(Held):
         with grpc.insecure_channel(self._server.address, SMALL_WINDOW) as channel:
             make = channel.stream_stream if how.client_streaming else channel.unary_stream
             first = message.SerializeToString()
-            given = self._messages(first) if how.client_streaming else first
+            supplied = self._messages(first) if how.client_streaming else first
             try:
-                for _ in make(f"/{self.name}")(given, timeout=120, metadata=token_files.bearer(self._token)):
+                for _ in make(f"/{self.name}")(supplied, timeout=120, metadata=token_files.bearer(self._token)):
                     self.messages += 1
                     self.begun.set()
                     self.more.wait(60)
@@ -155,8 +155,8 @@ def opened(server: Server, token: str) -> dict[str, Held]:
     """All streams, each on its own connection."""
     held: dict[str, Held] = {name: OfGrpc(server, name, token) for name in FIRST}
     held |= {f"GET {route}": OfHttp(server, f"GET {route}", token) for route in ROUTES}
-    for one in held.values():
-        one.start()
+    for item in held.values():
+        item.start()
     return held
 
 
@@ -174,9 +174,9 @@ class Guarded:
 
     def write(self, *blocks: str) -> None:
         """Write the file in one step, as `kanserve token` does."""
-        made = self._path.with_name("made")
-        token_files.save(made, "\n".join([self._usual, *blocks]))
-        made.rename(self._path)
+        created = self._path.with_name("made")
+        token_files.save(created, "\n".join([self._usual, *blocks]))
+        created.rename(self._path)
 
     def _taken(self) -> int:
         return sum(line["event"] == "token_file_loaded" for line in self.server.lines())
@@ -212,23 +212,23 @@ def test_every_stream_ends_when_its_token_is_revoked_or_expires(guarded: Guarded
     guarded.save(token_files.block("revoked", revoked, *ALL), *others)
     of = {token: opened(guarded.server, token) for token in (expiring, revoked, kept)}
     for held in of.values():
-        assert all(one.begun.wait(20) for one in held.values())
-        assert not {name: one.outcome for name, one in held.items() if one.outcome}
+        assert all(item.begun.wait(20) for item in held.values())
+        assert not {name: item.outcome for name, item in held.items() if item.outcome}
     guarded.save(*others)
     taken = time.monotonic()
     late = ended(of[revoked], taken)
     assert not late, f"streams of a token that was revoked: {late}"
-    still = {name: one.outcome for name, one in of[kept].items() if one.outcome}
+    still = {name: item.outcome for name, item in of[kept].items() if item.outcome}
     assert not still, "streams of others go on"
     over = time.monotonic() + until.timestamp() - time.time()
-    for one in of[expiring].values():
-        one.more.wait(max(0.0, over - time.monotonic()))
+    for item in of[expiring].values():
+        item.more.wait(max(0.0, over - time.monotonic()))
     late = ended(of[expiring], over, "expired")
     assert not late, f"streams of a token that has expired: {late}"
-    assert {name for name, one in of[kept].items() if finished(one)} == ENDING
+    assert {name for name, item in of[kept].items() if finished(item)} == ENDING
     guarded.save()
-    for one in of[kept].values():
-        one.join(20)
+    for item in of[kept].values():
+        item.join(20)
 
 
 def finished(stream: Held) -> bool:
@@ -242,43 +242,43 @@ def finished(stream: Held) -> bool:
 def ended(held: dict[str, Held], since: float, says: str = "") -> dict[str, Any]:
     """The streams that did not end as expected, with their outcome."""
     wrong = {}
-    for one in held.values():
-        one.more.set()
-    for name, one in held.items():
-        one.join(max(0.1, since + SOON - time.monotonic()))
-        good = one.outcome.startswith("UNAUTHENTICATED") or (says and says in one.outcome)
-        if one.is_alive() or not good or one.ended > since + SOON:
-            wrong[name] = (one.outcome or "still open", one.messages, round(one.ended - since, 2))
+    for item in held.values():
+        item.more.set()
+    for name, item in held.items():
+        item.join(max(0.1, since + SOON - time.monotonic()))
+        good = item.outcome.startswith("UNAUTHENTICATED") or (says and says in item.outcome)
+        if item.is_alive() or not good or item.ended > since + SOON:
+            wrong[name] = (item.outcome or "still open", item.messages, round(item.ended - since, 2))
     return wrong
 
 
 def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Guarded) -> None:
     """The server ends the stream at the next request. For other errors of a request it sends an error and goes on."""
-    token, asked = token_file.make(), threading.Semaphore(0)
+    token, requested = token_file.make(), threading.Semaphore(0)
     guarded.save(token_files.block("one", token, "infer"))
 
     def messages() -> Iterator[bytes]:
         for _ in range(1000):
             yield FIRST[f"{INFERENCE}/ModelStreamInfer"].SerializeToString()
-            asked.acquire(timeout=20)
+            requested.acquire(timeout=20)
 
     make = guarded.server.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")
     answers = make(messages(), timeout=60, metadata=token_files.bearer(token))
-    found = [pb.ModelStreamInferResponse.FromString(next(answers))]
+    result = [pb.ModelStreamInferResponse.FromString(next(answers))]
     guarded.write(token_files.block("one", token_file.make(), "infer"))
     with pytest.raises(grpc.RpcError) as caught:
-        found.extend(paced(answers, asked))
-    asked.release()
+        result.extend(paced(answers, requested))
+    requested.release()
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert not any(one.error_message for one in found)
+    assert not any(item.error_message for item in result)
 
 
-def paced(answers: Iterator[bytes], asked: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
+def paced(answers: Iterator[bytes], query: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
     """Wait for a response, and send the next request some time later."""
     for answer in answers:
         yield pb.ModelStreamInferResponse.FromString(answer)
         time.sleep(0.01)
-        asked.release()
+        query.release()
 
 
 class Standing:

@@ -47,16 +47,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, dict[str, str]]]:
     """Callers show a certificate, and perhaps a token."""
     pytest.importorskip("h2corn")
-    made = token_files.write(files / f"{request.param}.toml", more=CERTIFIED)
+    created = token_files.write(files / f"{request.param}.toml", more=CERTIFIED)
     pems = {
         "tls_cert": "server.pem",
         "tls_key": "server.key",
         "tls_client_ca": "ca.pem",
         "tokens": f"{request.param}.toml",
     }
-    given = {name: str(files / file) for name, file in pems.items()}
-    with serving(models, transport=request.param, **given) as server:
-        yield server, made
+    supplied = {name: str(files / file) for name, file in pems.items()}
+    with serving(models, transport=request.param, **supplied) as server:
+        yield server, created
 
 
 def client(server: Server, files: Path, name: str, **more: str) -> Client:
@@ -66,7 +66,7 @@ def client(server: Server, files: Path, name: str, **more: str) -> Client:
 
 
 def test_a_certificate_is_told_by_its_name(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
-    server, made = mutual
+    server, created = mutual
     with client(server, files, "caller") as asking:
         answer = asking.infer(asking.model("toy").inputs[0], ROWS, model="toy")
         np.testing.assert_allclose(answer.outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
@@ -77,7 +77,7 @@ def test_a_certificate_is_told_by_its_name(mutual: tuple[Server, dict[str, str]]
         with pytest.raises(NotAllowed, match="no credential was shown") as caught:
             other.index()
         assert caught.value.code == "UNAUTHENTICATED"
-    with client(server, files, "caller", token=made["interpret"]) as both:  # a token wins
+    with client(server, files, "caller", token=created["interpret"]) as both:  # a token wins
         assert both.describe("toy").name == "toy"
         with pytest.raises(NotAllowed, match="which interpret does not have"):
             both.infer(both.model("toy").inputs[0], ROWS, model="toy")
@@ -96,13 +96,13 @@ def test_a_stream_and_a_second_call_are_told_too(mutual: tuple[Server, dict[str,
                 assert call.code() is code
 
 
-def sans(*given: x509.GeneralName) -> bytes:
+def sans(*value: x509.GeneralName) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([]), datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now)
-    if given:
-        made = made.add_extension(x509.SubjectAlternativeName(given), critical=True)
-    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    created = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now)
+    if value:
+        created = created.add_extension(x509.SubjectAlternativeName(value), critical=True)
+    return created.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def test_names_of_a_certificate() -> None:
@@ -161,24 +161,24 @@ def test_our_awaited_client_shows_its_token_and_its_certificate(
 
 
 def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
-    made = token_files.write(tmp_path / "tokens")
-    (tmp_path / "mine").write_text(f"{made['infer']}\n")
+    created = token_files.write(tmp_path / "tokens")
+    (tmp_path / "mine").write_text(f"{created['infer']}\n")
     (tmp_path / "rows.csv").write_text("0.25,0.25,0.25\n")
     with serving(models, tokens=str(tmp_path / "tokens")) as server:
-        with Client(server.address, token=made["infer"]) as asking:
+        with Client(server.address, token=created["infer"]) as asking:
             assert asking.ready()
-        asyncio.run(awaited(server, made["infer"]))
+        asyncio.run(awaited(server, created["infer"]))
         with Client(server.address) as nobody:
             assert nobody.ready()
             with pytest.raises(NotAllowed):
                 nobody.describe("toy")
         infer = ("infer", "toy", "--input", tmp_path / "rows.csv", "--url", server.address, "--json")
         assert document(kanserve(*infer, "--token-file", tmp_path / "mine"))["outputs"]
-        assert program(*infer, KANSERVE_TOKEN=made["infer"]).returncode == 0
+        assert program(*infer, KANSERVE_TOKEN=created["infer"]).returncode == 0
         refused = kanserve(*infer)
         assert refused.returncode == 1
         assert "--token-file FILE says who is calling" in refused.stderr
-        assert made["infer"] not in kanserve(*infer, "--token-file", tmp_path / "mine").stderr
+        assert created["infer"] not in kanserve(*infer, "--token-file", tmp_path / "mine").stderr
         listed = document(kanserve("models", "--url", server.address, "--token-file", tmp_path / "mine", "--json"))
         assert listed["models"][0]["name"] == "toy"
 

@@ -101,8 +101,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 @pytest.fixture
 def client(plain: Server) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(plain.address) as made:
-        yield made
+    with triton.InferenceServerClient(plain.address) as created:
+        yield created
 
 
 def given(name: str, datatype: str, rows: np.ndarray) -> triton.InferInput:

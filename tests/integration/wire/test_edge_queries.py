@@ -42,19 +42,19 @@ def values(layer: kan_pb2.LayerEdges) -> np.ndarray:
 def test_every_row_has_its_own_strongest_and_what_is_left_adds_up(server: Server) -> None:
     for at, layer in enumerate(query(server, top_k=2, per_row=True, residual=True).layers):
         full = toy_model.edges(ROWS, at)
-        found, rest = values(layer), floats(layer.residual, len(ROWS), -1)
+        result, rest = values(layer), floats(layer.residual, len(ROWS), -1)
         sources, destinations = (
-            np.frombuffer(part, "<u4").reshape(found.shape)
+            np.frombuffer(part, "<u4").reshape(result.shape)
             for part in (layer.per_row_sources, layer.per_row_destinations)
         )
         assert list(layer.residual_destinations) == list(range(full.shape[2]))
         assert not layer.sources
         for row in range(len(ROWS)):
             chosen = full[row, sources[row], destinations[row]]
-            np.testing.assert_allclose(found[row], chosen, **CLOSE)
+            np.testing.assert_allclose(result[row], chosen, **CLOSE)
             assert np.abs(chosen).min() >= np.sort(np.abs(full[row]).ravel())[-2] - 1e-6
             total = rest[row].copy()
-            np.add.at(total, destinations[row], found[row])
+            np.add.at(total, destinations[row], result[row])
             np.testing.assert_allclose(total, full[row].sum(axis=0), rtol=1e-4, atol=1e-5)
 
 
@@ -62,12 +62,12 @@ def test_every_row_has_its_own_strongest_and_what_is_left_adds_up(server: Server
 def test_values_and_the_rest_add_up_to_the_sums(server: Server, fields: dict[str, Any]) -> None:
     (layer,) = query(server, layers=[1], residual=True, **fields).layers
     full, rest = toy_model.edges(ROWS, 1), floats(layer.residual, len(ROWS), -1)
-    total, found = rest.copy(), values(layer)
-    if found.ndim == 3:
-        total += found.sum(axis=1)
+    total, result = rest.copy(), values(layer)
+    if result.ndim == 3:
+        total += result.sum(axis=1)
     else:
         for column, destination in enumerate(layer.destinations):
-            total[:, list(layer.residual_destinations).index(destination)] += found[:, column]
+            total[:, list(layer.residual_destinations).index(destination)] += result[:, column]
     np.testing.assert_allclose(total, full.sum(axis=1)[:, list(layer.residual_destinations)], rtol=1e-4, atol=1e-5)
 
 
@@ -94,14 +94,14 @@ def test_figures_instead_of_values(server: Server) -> None:
     names = ["mean", "mean_magnitude", "std", "min", "max", "quantiles", "histogram"]
     for at, layer in enumerate(query(server, reductions=names, bins=3, quantiles=[0.5, 1]).layers):
         full = toy_model.edges(ROWS, at)
-        found = {one.kind: floats(one.values, *one.shape) for one in layer.reductions}
-        assert list(found) == [*names, "histogram_bounds"]
+        result = {item.kind: floats(item.values, *item.shape) for item in layer.reductions}
+        assert list(result) == [*names, "histogram_bounds"]
         assert not layer.values
-        np.testing.assert_allclose(found["mean"], full.mean(axis=0), **CLOSE)
-        np.testing.assert_allclose(found["mean_magnitude"], np.abs(full).mean(axis=0), **CLOSE)
-        np.testing.assert_allclose(found["std"], full.std(axis=0, ddof=1), **CLOSE)
-        np.testing.assert_allclose(found["quantiles"], np.quantile(full, [0.5, 1], axis=0), **CLOSE)
-        np.testing.assert_array_equal(found["histogram"].sum(axis=0), len(ROWS))
+        np.testing.assert_allclose(result["mean"], full.mean(axis=0), **CLOSE)
+        np.testing.assert_allclose(result["mean_magnitude"], np.abs(full).mean(axis=0), **CLOSE)
+        np.testing.assert_allclose(result["std"], full.std(axis=0, ddof=1), **CLOSE)
+        np.testing.assert_allclose(result["quantiles"], np.quantile(full, [0.5, 1], axis=0), **CLOSE)
+        np.testing.assert_array_equal(result["histogram"].sum(axis=0), len(ROWS))
     (layer,) = query(server, layers=[0], reductions=["max"], top_k=2).layers
     strongest = toy_model.edges(ROWS, 0)[:, list(layer.sources), list(layer.destinations)]
     np.testing.assert_allclose(floats(layer.reductions[0].values, 2), strongest.max(axis=0), **CLOSE)
@@ -115,11 +115,11 @@ def test_the_ways_between_an_input_and_an_output(server: Server) -> None:
 
 
 def test_an_estimate_computes_nothing_and_is_right(server: Server) -> None:
-    found = query(server, rows=ROWS[:0], row_count=1000, estimate_only=True)
-    assert not found.layers
-    assert found.estimate.evaluations == 1000 * 20
-    assert 80_000 <= found.estimate.response_bytes <= 81_000
-    assert (found.estimate.max_response_bytes, found.estimate.within_limits) == (65536, False)
+    result = query(server, rows=ROWS[:0], row_count=1000, estimate_only=True)
+    assert not result.layers
+    assert result.estimate.evaluations == 1000 * 20
+    assert 80_000 <= result.estimate.response_bytes <= 81_000
+    assert (result.estimate.max_response_bytes, result.estimate.within_limits) == (65536, False)
     assert query(server, rows=ROWS[:0], row_count=100, estimate_only=True).estimate.within_limits
 
 
@@ -161,9 +161,11 @@ def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
     fields = {"nodes": True, "residual": True, "id": "s1"}
     whole = query(server, **fields)
     got = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(**fields), timeout=30)
-    streamed = [kan_pb2.QueryEdgesResponse.FromString(one) for one in got]
-    assert {(one.id, one.digest, one.model_version) for one in streamed} == {("s1", whole.digest, whole.model_version)}
-    assert [layer for one in streamed for layer in one.layers] == list(whole.layers)
+    streamed = [kan_pb2.QueryEdgesResponse.FromString(item) for item in got]
+    assert {(item.id, item.digest, item.model_version) for item in streamed} == {
+        ("s1", whole.digest, whole.model_version)
+    }
+    assert [layer for item in streamed for layer in item.layers] == list(whole.layers)
     (estimate,) = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(estimate_only=True), timeout=30)
     assert kan_pb2.QueryEdgesResponse.FromString(estimate).estimate.evaluations == 120
 
@@ -182,13 +184,13 @@ def test_the_client_has_it_all_as_arrays(server: Server) -> None:
         np.testing.assert_allclose(figures.reductions["mean"], toy_model.edges(ROWS, 1).mean(axis=0), **CLOSE)
         assert figures.reductions["histogram"].shape == (4, 4, 2)
         ways = client.edges(described, ROWS, path=(0, 1))
-        assert [(list(one.sources), list(one.destinations)) for one in ways] == [
+        assert [(list(item.sources), list(item.destinations)) for item in ways] == [
             ([0], [0, 1, 2, 3]),
             ([0, 1, 2, 3], [1]),
         ]
-        found = list(chunking.edges(client, described, ROWS, path=(0, 1)))
-        for one, same in zip(found, ways, strict=True):
-            np.testing.assert_array_equal(one.values, same.values)
+        result = list(chunking.edges(client, described, ROWS, path=(0, 1)))
+        for item, same in zip(result, ways, strict=True):
+            np.testing.assert_array_equal(item.values, same.values)
         assert client.estimate(described, 10, layers=[0]).evaluations == 120
 
 
@@ -198,8 +200,8 @@ def test_the_strongest_of_each_are_those_of_each_alone(data: st.DataObject) -> N
     numbers = st.sampled_from([0.0, 1.0, -1.0, 2.0, float("nan"), -3.0])
     cube = np.array(data.draw(st.lists(numbers, min_size=n * s * d, max_size=n * s * d)), np.float32).reshape(n, s, d)
     k = min(k, s * d)
-    found = query_plan.strongest_each(cube, k)
-    assert found.shape == (n, k)
-    for row, chosen in zip(cube, found, strict=True):
+    result = query_plan.strongest_each(cube, k)
+    assert result.shape == (n, k)
+    for row, chosen in zip(cube, result, strict=True):
         i, j = query_plan.strongest(query_plan.strengths(row[None]), k)
         assert chosen.tolist() == (i * d + j).tolist()

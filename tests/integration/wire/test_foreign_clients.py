@@ -86,8 +86,8 @@ asyncio.run(main())
 
 
 def run(code: str, server: Server) -> None:
-    found = subprocess.run([sys.executable, "-c", code, server.address], capture_output=True, text=True, timeout=120)
-    assert (found.returncode, found.stdout.strip()) == (0, "all well"), found.stderr
+    result = subprocess.run([sys.executable, "-c", code, server.address], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout.strip()) == (0, "all well"), result.stderr
 
 
 def test_tritonclient(server: Server) -> None:
@@ -104,13 +104,13 @@ def test_perf_analyzer(server: Server) -> None:
     if program is None:
         pytest.skip("perf_analyzer has no build for this platform")
     options = "-m toy -i grpc -b 8 --concurrency-range 1:2 --measurement-interval 500 -s 999 --max-trials 3"
-    found = subprocess.run(
+    result = subprocess.run(
         [str(Path(program)), *options.split(), "-u", server.address],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "Inferences/Second vs. Client Average Batch Latency" in found.stdout
-    assert "Concurrency: 2, throughput:" in found.stdout
-    assert "Server:" in found.stdout  # it read ModelStatistics
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Inferences/Second vs. Client Average Batch Latency" in result.stdout
+    assert "Concurrency: 2, throughput:" in result.stdout
+    assert "Server:" in result.stdout  # it read ModelStatistics

@@ -27,8 +27,8 @@ def serves(server: Server, factor: float, version: str = "") -> None:
 
 def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> None:
     repository, toys = tmp_path / "models", tmp_path / "made"
-    one, two, three = (reload_tools.write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
-    reload_tools.swap(one, repository / "toy" / "1")
+    item, two, three = (reload_tools.write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
+    reload_tools.swap(item, repository / "toy" / "1")
     with serving(repository, repository_poll_seconds=POLL) as server:
         assert reload_tools.factor(server) == 2
         reload_tools.swap(two, repository / "toy" / "2")

@@ -132,8 +132,8 @@ def deep(text: str, depth: int) -> bytes:
 
 
 def one_input(**changes: Any) -> dict[str, Any]:
-    given = {**tensor(), **changes}
-    return {"inputs": [{key: value for key, value in given.items() if value is not None}]}
+    supplied = {**tensor(), **changes}
+    return {"inputs": [{key: value for key, value in supplied.items() if value is not None}]}
 
 
 def data(*values: Any, datatype: str = "FP32") -> dict[str, Any]:
@@ -349,12 +349,12 @@ class Raw:
 
     def reply(self) -> tuple[int, bytes]:
         """Status and what follows, as far as it came with a Content-Length."""
-        found = b""
-        while b"\r\n\r\n" not in found:
+        result = b""
+        while b"\r\n\r\n" not in result:
             part = self.socket.recv(65536)
-            assert part, f"the connection was closed after {found!r}"
-            found += part
-        head, _, body = found.partition(b"\r\n\r\n")
+            assert part, f"the connection was closed after {result!r}"
+            result += part
+        head, _, body = result.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].split()[0])
         while len(body) < length:
             body += self.socket.recv(65536)
@@ -443,9 +443,9 @@ INFER_PATH = "/v2/models/toy/infer"
 
 @pytest.fixture
 def peer(web: Server) -> Iterator[Peer]:
-    made = Peer(int(web.http.rpartition(":")[2]))
-    with made.socket:
-        yield made
+    created = Peer(int(web.http.rpartition(":")[2]))
+    with created.socket:
+        yield created
 
 
 def test_http_2_too_large(peer: Peer) -> None:
@@ -466,9 +466,9 @@ def test_http_2_without_an_end(peer: Peer) -> None:
 def test_a_grpc_content_type_on_a_path_of_http_is_answered_as_grpc(peer: Peer) -> None:
     stream = peer.open(path=INFER_PATH)
     peer.send(stream, b"\0\0\0\0\0")
-    found = peer.headers(stream)
-    assert (found[":status"], found["grpc-status"]) == ("200", "12")
-    assert found["grpc-message"] == "this server has no such method"
+    result = peer.headers(stream)
+    assert (result[":status"], result["grpc-status"]) == ("200", "12")
+    assert result["grpc-message"] == "this server has no such method"
 
 
 def test_another_content_type_on_a_grpc_path(peer: Peer) -> None:

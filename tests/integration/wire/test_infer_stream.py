@@ -82,8 +82,8 @@ def read(data: bytes) -> pb.ModelStreamInferResponse:
 
 
 def count(server: Server, line: str) -> float:
-    (found,) = [one for one in server.metrics().splitlines() if one.startswith(f"{line} ")]
-    return float(found.split()[-1])
+    (actual,) = [item for item in server.metrics().splitlines() if item.startswith(f"{line} ")]
+    return float(actual.split()[-1])
 
 
 def inflight(server: Server) -> float:
@@ -121,7 +121,7 @@ async def streamed(own: Server) -> None:
             yield {"model_name": "nope" if at == 5 else "toy", "inputs": [tensor], "request_id": str(at)}
 
     async with triton_aio.InferenceServerClient(own.address) as client:
-        answers = [one async for one in client.stream_infer(asked())]
+        answers = [item async for item in client.stream_infer(asked())]
     wrong = [error.message() for _, error in answers if error is not None]
     assert wrong == ["Request for unknown model: 'nope' is not found"]
     right = [result.get_response().id for result, error in answers if error is None]
@@ -215,11 +215,11 @@ def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: 
     labels = f'grpc_method="ModelStreamInfer",grpc_service="{INFERENCE.strip("/")}",grpc_type="bidi_stream"'
 
     def handled() -> dict[str, float]:
-        found = {}
+        actual = {}
         for line in own.metrics().splitlines():
             if line.startswith("grpc_server_handled_total") and labels in line:
-                found[line.partition('grpc_code="')[2].partition('"')[0]] = float(line.split()[-1])
-        return found
+                actual[line.partition('grpc_code="')[2].partition('"')[0]] = float(line.split()[-1])
+        return actual
 
     before, seen = handled(), len(own.lines())
     for number in range(60):

@@ -54,10 +54,10 @@ def longest(server: Server, attack: Callable[[], object]) -> Stall:
         server.stalls.take()
         attack()
         server.infer(np.zeros((1, 3), np.float32))  # after a turn of the loop
-        tries.append(max(server.stalls.take(), key=lambda one: one.cpu, default=Stall(0.0, 0.0, "")))
+        tries.append(max(server.stalls.take(), key=lambda entry: entry.cpu, default=Stall(0.0, 0.0, "")))
         if tries[-1].cpu < MOST:
             break
-    return min(tries, key=lambda one: one.cpu)
+    return min(tries, key=lambda entry: entry.cpu)
 
 
 def flat(value: bytes, count: int) -> bytes:
@@ -114,11 +114,11 @@ def test_json_of_any_shape(server: Server, shape: str) -> None:
     at = list(SHAPES).index(shape)
     first = ROUTES[4] if shape.startswith(("rows", "many strings", "numbers in")) else ROUTES[0]
     for path in (first, ROUTES[1 + at % (len(ROUTES) - 1)]):
-        found = longest(server, lambda path=path: ask(server, path, SHAPES[shape], timeout=60))
-        assert found.cpu < MOST, f"{path}: {found}"
+        result = longest(server, lambda path=path: ask(server, path, SHAPES[shape], timeout=60))
+        assert result.cpu < MOST, f"{path}: {result}"
     zipped = gzip.compress(SHAPES[shape], 1)
-    found = longest(server, lambda: ask(server, first, zipped, timeout=60, content_encoding="gzip"))
-    assert found.cpu < MOST, f"packed: {found}"
+    result = longest(server, lambda: ask(server, first, zipped, timeout=60, content_encoding="gzip"))
+    assert result.cpu < MOST, f"packed: {result}"
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -173,15 +173,15 @@ MESSAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
 @pytest.mark.parametrize("packing", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_of_any_shape(server: Server, name: str, packing: grpc.Compression) -> None:
-    path, made = MESSAGES[name]
-    data = made()
+    path, created = MESSAGES[name]
+    data = created()
 
     def attack() -> None:
         with contextlib.suppress(grpc.RpcError):
             server.call(path, data, timeout=60, compression=packing)
 
-    found = longest(server, attack)
-    assert found.cpu < MOST, found
+    result = longest(server, attack)
+    assert result.cpu < MOST, result
 
 
 def test_thousands_of_small_questions_on_one_stream(server: Server) -> None:
@@ -215,8 +215,8 @@ def test_a_loop_that_does_not_turn_is_seen(tmp_path: Path) -> None:
     """If the loop computes, its processor time shows it; if it waits, only the elapsed time does."""
     log = Log(tmp_path / "stalls")
     subprocess.run([sys.executable, "-c", PROGRAM, str(log.path)], check=True, timeout=60)
-    found = log.take()
+    result = log.take()
     assert not log.take()
-    (busy,) = [one for one in found if one.cpu > LIMIT]
+    (busy,) = [item for item in result if item.cpu > LIMIT]
     assert "in main" in busy.at
-    assert any(one.wall > 0.35 and one.cpu < LIMIT for one in found)
+    assert any(item.wall > 0.35 and item.cpu < LIMIT for item in result)

@@ -56,17 +56,17 @@ def test_the_file_is_that_of_the_command(server: Server, name: str, tmp_path: Pa
 
 
 def test_what_a_card_tells(server: Server) -> None:
-    found = card(server, "hello")
-    (line,) = found["Formula"]["lines"]
+    result = card(server, "hello")
+    (line,) = result["Formula"]["lines"]
     assert "sin(" in line[1]
     assert "exp(" in line[1]
-    zones = found["Zones of the proof"]
-    assert [one[0] for one in zones["lines"]][:2] == ["inside", "extension"]
+    zones = result["Zones of the proof"]
+    assert [item[0] for item in zones["lines"]][:2] == ["inside", "extension"]
     assert len(zones["head"]) == len(zones["lines"][0])
-    files = [text for name, text in found["Where it came from, and its limits"]["lines"] if name == "File"]
+    files = [text for name, text in result["Where it came from, and its limits"]["lines"] if name == "File"]
     assert any(text.startswith("model_state, sha256 ") for text in files)
-    assert found["The network"]["pictures"][0]["svg"].startswith("<svg ")
-    assert len(found["The edges that matter most"]["pictures"]) == 3
+    assert result["The network"]["pictures"][0]["svg"].startswith("<svg ")
+    assert len(result["The edges that matter most"]["pictures"]) == 3
     assert "Formula" not in card(server, "digits")
 
 
@@ -112,8 +112,8 @@ def reset(server: Server, path: str) -> None:
 
 
 def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:
-    found = card(server, "norms")
-    assert found["The network"]["pictures"]
+    result = card(server, "norms")
+    assert result["The network"]["pictures"]
     assert len(card(server, "digits")["The edges that matter most"]["pictures"]) == 24
 
 
@@ -122,6 +122,6 @@ def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> Non
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     with serving(tmp_path, transport="asgi", max_response_bytes=1024) as server:
-        found = card(server, "toy")
+        result = card(server, "toy")
         assert http_client.ask(server, "/v1/kan/models/nobody/report").status == 404
-    assert "What it is" in found
+    assert "What it is" in result

@@ -62,8 +62,8 @@ def server(repository: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.address) as made:
-        yield made
+    with Client(server.address) as created:
+        yield created
 
 
 def exact(module: Any, feeds: dict[str, np.ndarray]) -> Any:
@@ -120,22 +120,22 @@ def test_a_typed_request(server: Server, module: Any) -> None:
     for tensor, field in zip(message.inputs, ("int64_contents", "bool_contents", "fp32_contents"), strict=True):
         getattr(tensor.contents, field).extend(feeds[tensor.name].ravel().tolist())
     answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
-    found = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(2, 3)
-    np.testing.assert_allclose(found, exact(module, feeds).logits.numpy(), rtol=1e-4)
+    result = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(2, 3)
+    np.testing.assert_allclose(result, exact(module, feeds).logits.numpy(), rtol=1e-4)
 
 
 def test_the_model_is_described_with_all_of_its_tensors(client: Client, server: Server) -> None:
     model, described = client.model("text"), client.describe("text")
-    assert [(one.name, one.datatype, one.shape) for one in model.inputs] == [
+    assert [(item.name, item.datatype, item.shape) for item in model.inputs] == [
         ("tokens", "INT64", (-1, 5)),
         ("mask", "BOOL", (-1, 5)),
         ("x", "FP32", (-1, 3)),
     ]
-    assert [one.name for one in model.outputs] == ["logits", "hidden", "best"]
+    assert [item.name for item in model.outputs] == ["logits", "hidden", "best"]
     assert (described.inputs, described.outputs) == (model.inputs, model.outputs)
     data = server.call(f"{INFERENCE}ModelConfig", pb.ModelConfigRequest(name="text").SerializeToString())
     config = pb.ModelConfigResponse.FromString(data).config
-    assert [(one.name, list(one.dims)) for one in config.output] == [("logits", [3]), ("hidden", [7]), ("best", [1])]
+    assert [(item.name, list(item.dims)) for item in config.output] == [("logits", [3]), ("hidden", [7]), ("best", [1])]
     assert config.parameters["kan.widths"].string_value == "13,5x4,7,11"
 
 
@@ -194,11 +194,11 @@ def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: 
 
     shutil.copytree(repository, tmp_path / "r")
     path = tmp_path / "r" / "text" / "1" / "manifest.json"
-    told = contract.loads(path.read_bytes())
-    first, *rest = told.reference.outputs
+    reported = contract.loads(path.read_bytes())
+    first, *rest = reported.reference.outputs
     moved = (first[0] + 0.05, *first[1:])
-    reference = dataclasses.replace(told.reference, outputs=(moved, *rest))
-    path.write_bytes(contract.dumps(dataclasses.replace(told, reference=reference)))
+    reference = dataclasses.replace(reported.reference, outputs=(moved, *rest))
+    path.write_bytes(contract.dumps(dataclasses.replace(reported, reference=reference)))
     bundle = layout.load(layout.scan(tmp_path / "r", plain_onnx=False)[0], 2**30)
     with pytest.raises(LoadError, match=r"reference rows of 'logits' differ by 0\.05"):
         Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)

@@ -63,8 +63,8 @@ def ask(server: Server, model: str, rows: np.ndarray, **parameters: Any) -> pb.M
 
 
 def counted(server: Server, model: str) -> float | None:
-    found = re.search(rf'kanserve_out_of_range_rows_total{{model="{model}",version="1"}} (\S+)', server.metrics())
-    return float(found[1]) if found else None
+    result = re.search(rf'kanserve_out_of_range_rows_total{{model="{model}",version="1"}} (\S+)', server.metrics())
+    return float(result[1]) if result else None
 
 
 def test_flagged_rows_are_answered_and_told(served: Server) -> None:
@@ -144,10 +144,10 @@ def test_the_policy_is_told(served: Server) -> None:
 def test_curves_and_explanations_of_a_clamped_model_are_those_on_its_grid(served: Server) -> None:
     with Client(served.address) as client:
         plain, clamped = (client.describe(name) for name in ("as-trained", "clamp"))
-        one, other = (client.curves(described.name)[0] for described in (plain, clamped))
-        np.testing.assert_array_equal(one.x, other.x)
-        on_grid = np.abs(one.x[0]) <= 1
-        np.testing.assert_allclose(other.phi[..., on_grid], one.phi[..., on_grid], atol=1e-6)
+        item, other = (client.curves(described.name)[0] for described in (plain, clamped))
+        np.testing.assert_array_equal(item.x, other.x)
+        on_grid = np.abs(item.x[0]) <= 1
+        np.testing.assert_allclose(other.phi[..., on_grid], item.phi[..., on_grid], atol=1e-6)
         first, second = (client.explain(described, INSIDE[:1]) for described in (plain, clamped))
         assert second.reference == first.reference == "grid_center"
         np.testing.assert_allclose(second.contributions, first.contributions, atol=1e-5)
@@ -183,8 +183,8 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         }
         for name in UNFIT:
             assert refusal(running, f"{name}-as-trained", {"kan.coverage": True}) == unfit
-            told = refusal(running, f"{name}-as-trained", {"kan.explain_top_k": 1})
-            assert "layer 0 has steps in its manifest that do not fit its nodes" in told
+            reported = refusal(running, f"{name}-as-trained", {"kan.explain_top_k": 1})
+            assert "layer 0 has steps in its manifest that do not fit its nodes" in reported
         for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
             assert refusal(running, "empty", parameters) == "model 'empty' has no layers whose nodes are known"
         assert running.infer(INSIDE, "good").shape == running.infer(INSIDE, "empty").shape == (2, 2)

@@ -65,8 +65,8 @@ def test_inference_keeps_the_axes(grid: Server) -> None:
         assert (config.max_batch_size, config.parameters["kan.widths"].string_value) == (32, "2x3,2x3x1,2x12,32,2x1")
         tensor = triton.InferInput("x", ROWS.shape, "FP32")
         tensor.set_data_from_numpy(ROWS)
-        found = client.infer("grid", [tensor]).as_numpy("y")
-    np.testing.assert_allclose(found, toy_grid_model.outputs(ROWS), **TOLERANCE)
+        result = client.infer("grid", [tensor]).as_numpy("y")
+    np.testing.assert_allclose(result, toy_grid_model.outputs(ROWS), **TOLERANCE)
 
 
 def test_many_rows_travel_in_parts(grid: Server) -> None:
@@ -100,11 +100,11 @@ def _metric(text: str, series: str) -> float:
 
 
 def test_every_edge_at_every_position(grid: Server) -> None:
-    found = query(grid, ROWS[:4])
-    assert [list(layer.shape) for layer in found] == [[4, 2, 3, 1, 4], [4, 2, 12, 16], [4, 32, 2]]
-    for layer in found:
+    result = query(grid, ROWS[:4])
+    assert [list(layer.shape) for layer in result] == [[4, 2, 3, 1, 4], [4, 2, 12, 16], [4, 32, 2]]
+    for layer in result:
         np.testing.assert_allclose(values(layer), toy_grid_model.edges(ROWS[:4], layer.layer), **TOLERANCE)
-    np.testing.assert_allclose(values(found[2]).sum(axis=-2)[..., None], grid.infer(ROWS[:4], "grid"), **TOLERANCE)
+    np.testing.assert_allclose(values(result[2]).sum(axis=-2)[..., None], grid.infer(ROWS[:4], "grid"), **TOLERANCE)
 
 
 def test_no_rows_have_positions_too(grid: Server) -> None:
@@ -115,21 +115,21 @@ def test_no_rows_have_positions_too(grid: Server) -> None:
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_top_k_is_over_rows_and_positions(grid: Server, layer: int) -> None:
-    (found,) = query(grid, ROWS, layers=[layer], top_k=3)
+    (result,) = query(grid, ROWS, layers=[layer], top_k=3)
     everything = toy_grid_model.edges(ROWS, layer)
     strength = np.abs(everything).reshape(-1, *everything.shape[-2:]).max(axis=0)
     order = np.argsort(-strength.ravel())[:3]
-    pairs = list(zip(found.sources, found.destinations, strict=True))
+    pairs = list(zip(result.sources, result.destinations, strict=True))
     assert pairs == list(zip(*map(list, np.unravel_index(order, strength.shape)), strict=True))
-    assert values(found).shape == (9, *toy_grid_model.POSITIONS[layer], 3)
+    assert values(result).shape == (9, *toy_grid_model.POSITIONS[layer], 3)
     for column, (i, j) in enumerate(pairs):
-        np.testing.assert_allclose(values(found)[..., column], everything[..., i, j], **TOLERANCE)
+        np.testing.assert_allclose(values(result)[..., column], everything[..., i, j], **TOLERANCE)
 
 
 def test_layers_are_chosen_by_name(grid: Server) -> None:
-    found = query(grid, ROWS, layers=[2], layer_names=["token.kan"], sources=[3], destinations=[1, 0])
-    assert [layer.layer for layer in found] == [2, 1]
-    for layer in found:
+    result = query(grid, ROWS, layers=[2], layer_names=["token.kan"], sources=[3], destinations=[1, 0])
+    assert [layer.layer for layer in result] == [2, 1]
+    for layer in result:
         expected = toy_grid_model.edges(ROWS, layer.layer)[..., [3], :][..., [1, 0]]
         np.testing.assert_allclose(values(layer), expected, **TOLERANCE)
     with pytest.raises(grpc.RpcError) as caught:
@@ -156,25 +156,25 @@ def test_rows_of_another_size_are_refused(grid: Server) -> None:
 
 def test_the_description_has_names_classes_and_positions(grid: Server) -> None:
     with Client(grid.address) as client:
-        found = client.describe("grid")
-    assert (found.edge_class, found.input.shape, found.output.shape) == ("B", (-1, 2, 3), (-1, 2, 1))
-    assert contract.arrows(found.shapes) == "2x3 → 2x3x1 → 2x12 → 32 → 2x1"
-    facts = [(layer.name, layer.edge_class, layer.positions) for layer in found.layers]
+        result = client.describe("grid")
+    assert (result.edge_class, result.input.shape, result.output.shape) == ("B", (-1, 2, 3), (-1, 2, 1))
+    assert contract.arrows(result.shapes) == "2x3 → 2x3x1 → 2x12 → 32 → 2x1"
+    facts = [(layer.name, layer.edge_class, layer.positions) for layer in result.layers]
     assert facts == [("pixels", "A", (2, 3)), ("token.kan", "B", (2,)), ("head.layers.0", "A", ())]
-    assert found.layers[1].pre_steps[0].epsilon == toy_grid_model.EPSILON
+    assert result.layers[1].pre_steps[0].epsilon == toy_grid_model.EPSILON
 
 
 def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
     rows = np.random.default_rng(9).normal(size=(100, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
         described = client.describe("grid")
-        for found in chunking.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
-            np.testing.assert_allclose(found.values, toy_grid_model.edges(rows, found.layer), **TOLERANCE)
-        (found,) = chunking.edges(client, described, rows, layers=("token.kan",), top_k=4)
+        for result in chunking.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
+            np.testing.assert_allclose(result.values, toy_grid_model.edges(rows, result.layer), **TOLERANCE)
+        (result,) = chunking.edges(client, described, rows, layers=("token.kan",), top_k=4)
         expected = toy_grid_model.edges(rows, 1)
         strength = np.abs(expected).max(axis=(0, 1))
-        assert strength[found.sources, found.destinations].tolist() == sorted(strength.ravel(), reverse=True)[:4]
-        np.testing.assert_allclose(found.values, expected[..., found.sources, found.destinations], **TOLERANCE)
+        assert strength[result.sources, result.destinations].tolist() == sorted(strength.ravel(), reverse=True)[:4]
+        np.testing.assert_allclose(result.values, expected[..., result.sources, result.destinations], **TOLERANCE)
         with pytest.raises(ClientError, match=r"model 'grid': layer 'tail' does not exist") as caught:
             next(chunking.edges(client, described, rows, layers=("tail",)))
         assert caught.value.input_is_wrong
@@ -187,9 +187,9 @@ def test_one_row_beyond_an_answer_comes_in_groups_of_destinations(tmp_path: Path
         with pytest.raises(ClientError, match="takes 1"):
             client.edges(described, ROWS[:1], layers=("token.kan",))
         seen: list[tuple[int, int]] = []
-        (found,) = chunking.edges(client, described, ROWS, layers=(1,), progress=lambda at, of: seen.append((at, of)))
-        np.testing.assert_allclose(found.values, toy_grid_model.edges(ROWS, 1), **TOLERANCE)
-        assert found.destinations.tolist() == list(range(16))
+        (result,) = chunking.edges(client, described, ROWS, layers=(1,), progress=lambda at, of: seen.append((at, of)))
+        np.testing.assert_allclose(result.values, toy_grid_model.edges(ROWS, 1), **TOLERANCE)
+        assert result.destinations.tolist() == list(range(16))
         assert seen == sorted(seen)
         assert seen[-1] == (18, 18)
 
@@ -231,10 +231,10 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
     graphs = tuple(edge_queries.LayerGraph(info, lambda: session) for info in manifest.layers)
     *_, answer = edge_queries.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
     assert answer is not None
-    (found,) = answer
+    (result,) = answer
     everything = toy_grid_model.edges(ROWS, layer)
-    expected = everything[..., found.sources, found.destinations] if top_k else everything
-    np.testing.assert_allclose(found.values, expected, **TOLERANCE)
+    expected = everything[..., result.sources, result.destinations] if top_k else everything
+    np.testing.assert_allclose(result.values, expected, **TOLERANCE)
     info = manifest.layers[layer]
     assert max(session.given) <= max(1, 1000 // (4 * info.sources * info.destinations))
     most = 1000 // (4 * info.sources * math.prod(info.positions))
@@ -317,7 +317,7 @@ def test_class_c_is_refused_by_a_server_and_the_index_says_why(tmp_path: Path) -
     toy_model.write(tmp_path)
     with serving(tmp_path) as server:
         index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
-        states = {found.name: (found.state, found.reason) for found in index.models}
+        states = {result.name: (result.state, result.reason) for result in index.models}
     assert states["toy"] == ("READY", "")
     assert states["batchwise"][0] == "UNAVAILABLE"
     assert "depends on the other rows of its batch" in states["batchwise"][1]

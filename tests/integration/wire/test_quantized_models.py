@@ -40,8 +40,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One network in every precision, called after it."""
     root = tmp_path_factory.mktemp("fewer")
     path = checkpoint(root / "m.safetensors", (6, 8, 3))
-    for name, asked in ASKED.items():
-        export(Request(path=path, repository=root / "models", name=name, quantization=asked))
+    for name, requested in ASKED.items():
+        export(Request(path=path, repository=root / "models", name=name, quantization=requested))
     return root / "models"
 
 
@@ -54,12 +54,12 @@ def served(models: Path) -> Iterator[Server]:
 def test_answers_are_as_near_as_the_manifest_says_and_always_the_same(served: Server, models: Path) -> None:
     exact = served.infer(ROWS, "exact")
     for name in ("half", "int8"):
-        found = served.infer(ROWS, name)
+        result = served.infer(ROWS, name)
         error = contract.load(models / name / "1").approximation.max_error
-        assert 0 < np.abs(found - exact).max() <= error * np.abs(exact).max()
-        np.testing.assert_array_equal(served.infer(ROWS, name), found)
+        assert 0 < np.abs(result - exact).max() <= error * np.abs(exact).max()
+        np.testing.assert_array_equal(served.infer(ROWS, name), result)
         alone = np.concatenate([served.infer(ROWS[at : at + 1], name) for at in range(len(ROWS))])
-        np.testing.assert_allclose(alone, found, atol=1e-6 * np.abs(found).max())
+        np.testing.assert_allclose(alone, result, atol=1e-6 * np.abs(result).max())
 
 
 @pytest.mark.parametrize("name", list(ASKED))
@@ -72,9 +72,9 @@ def test_a_model_says_that_it_is_approximate_wherever_it_is_described(served: Se
         assert "kan.approximation" not in parameters
         assert not any("APPROXIMATE" in note for note in notes)
         return
-    told = parameters["kan.approximation"].string_value
-    assert told.startswith("APPROXIMATE, as requested")
-    assert notes[0] == told
+    reported = parameters["kan.approximation"].string_value
+    assert reported.startswith("APPROXIMATE, as requested")
+    assert notes[0] == reported
     assert any(note.startswith("edges, curves and explanations are those of the rounded") for note in notes)
 
 
@@ -94,28 +94,28 @@ def _damaged(models: Path, root: Path) -> Path:
     for file in (models / "int8" / "1").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     model = onnx.load(folder / "model.onnx")
-    codes = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8)
+    codes = next(item for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8)
     codes.raw_data = codes.raw_data[::-1]
     data = model.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
-    found = contract.load(folder)
+    result = contract.load(folder)
     files = [
-        dataclasses.replace(one, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        if one.path == "model.onnx"
-        else one
-        for one in found.files
+        dataclasses.replace(item, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        if item.path == "model.onnx"
+        else item
+        for item in result.files
     ]
-    (folder / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(found, files=tuple(files))))
+    (folder / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(result, files=tuple(files))))
     return root
 
 
 def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tmp_path: Path) -> None:
-    (whole,) = (one for one in layout.scan(models, plain_onnx=False, hard_links=True) if one.name == "int8")
+    (whole,) = (item for item in layout.scan(models, plain_onnx=False, hard_links=True) if item.name == "int8")
     admission.load(whole, layout.load(whole, 2**30))
     (damaged,) = layout.scan(_damaged(models, tmp_path), plain_onnx=False, hard_links=True)
-    with pytest.raises(LoadError, match="reference rows differ") as found:
+    with pytest.raises(LoadError, match="reference rows differ") as result:
         admission.load(damaged, layout.load(damaged, 2**30))
-    assert found.value.reason is LoadReason.REFERENCE
+    assert result.value.reason is LoadReason.REFERENCE
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tm
     ids=str,
 )
 def test_a_manifest_that_says_what_cannot_be_is_refused(models: Path, change: dict[str, Any]) -> None:
-    found = contract.load(models / "int8" / "1")
-    check_manifest(found)
+    result = contract.load(models / "int8" / "1")
+    check_manifest(result)
     with pytest.raises(LoadError, match="approximation"):
-        check_manifest(dataclasses.replace(found, approximation=dataclasses.replace(found.approximation, **change)))
+        check_manifest(dataclasses.replace(result, approximation=dataclasses.replace(result.approximation, **change)))

@@ -164,7 +164,7 @@ def test_a_refused_request_leaves_nothing(server: Server, what: str) -> None:
     for _ in range(COUNT):
         assert send(server) == expected
     wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
-    found = counted(server)
-    assert found["held"] < HELD, found
-    assert found["cycles"] <= CYCLES[door] * COUNT, found
-    assert found["alive"] < before["alive"] + ALIVE
+    result = counted(server)
+    assert result["held"] < HELD, result
+    assert result["cycles"] <= CYCLES[door] * COUNT, result
+    assert result["alive"] < before["alive"] + ALIVE

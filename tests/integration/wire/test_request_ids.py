@@ -69,8 +69,8 @@ def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
         "request_read_timeout": 1.0,
         "max_typed_contents_bytes": 4096,
     }
-    told = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
-    with serving(repository, transport=request.param, **limits, **told) as running:
+    reported = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
+    with serving(repository, transport=request.param, **limits, **reported) as running:
         yield running
 
 
@@ -81,17 +81,17 @@ def refused(call: Callable[[], object]) -> grpc.RpcError:
 
 
 def message(change: Callable[[pb.ModelInferRequest], object], rows: np.ndarray = ROWS, **fields: Any) -> bytes:
-    made = request(rows, **fields)
-    change(made)
-    return made.SerializeToString()
+    created = request(rows, **fields)
+    change(created)
+    return created.SerializeToString()
 
 
-def nothing(made: pb.ModelInferRequest) -> None:
+def nothing(built: pb.ModelInferRequest) -> None:
     """As it is."""
 
 
-def columns(made: pb.ModelInferRequest) -> None:
-    made.inputs[0].shape[1] = 7
+def columns(built: pb.ModelInferRequest) -> None:
+    built.inputs[0].shape[1] = 7
 
 
 CALLS: dict[str, tuple[str, bytes]] = {
@@ -105,19 +105,19 @@ CALLS: dict[str, tuple[str, bytes]] = {
 }
 
 
-@pytest.mark.parametrize("given", ["", "mine-1", "two words", "x" * 129])
+@pytest.mark.parametrize("supplied", ["", "mine-1", "two words", "x" * 129])
 @pytest.mark.parametrize("name", CALLS)
-def test_every_refusal_of_a_call_tells_its_id(busy: Server, name: str, given: str) -> None:
+def test_every_refusal_of_a_call_tells_its_id(busy: Server, name: str, supplied: str) -> None:
     path, data = CALLS[name]
-    mine = f"{given}/{name.replace(' ', '-')}" if given == "mine-1" else given
+    mine = f"{supplied}/{name.replace(' ', '-')}" if supplied == "mine-1" else supplied
     error = refused(lambda: busy.call(path, data, metadata=((ID, mine),) if mine else ()))
-    told = dict(error.trailing_metadata())[ID]
-    assert told == mine if given == "mine-1" else re.fullmatch(r"[0-9a-f]{16}", told)
-    in_the_log(busy, told)
+    reported = dict(error.trailing_metadata())[ID]
+    assert reported == mine if supplied == "mine-1" else re.fullmatch(r"[0-9a-f]{16}", reported)
+    in_the_log(busy, reported)
 
 
-def in_the_log(server: Server, told: str) -> None:
-    wait_until(lambda: any(line.get("request_id") == told for line in server.lines()))
+def in_the_log(server: Server, report: str) -> None:
+    wait_until(lambda: any(line.get("request_id") == report for line in server.lines()))
 
 
 def too_large(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
@@ -150,22 +150,22 @@ def too_late(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
     return peer.headers(peer.open(("grpc-timeout", "100m"), *more))
 
 
-@pytest.mark.parametrize("given", ["", "mine"])
+@pytest.mark.parametrize("supplied", ["", "mine"])
 @pytest.mark.parametrize(
-    "attempt", [too_large, half, unknown_packing, no_timeout, too_slow, too_late], ids=lambda one: one.__name__
+    "attempt", [too_large, half, unknown_packing, no_timeout, too_slow, too_late], ids=lambda item: item.__name__
 )
 def test_what_ends_in_the_door_has_an_id_too(
-    busy: Server, attempt: Callable[..., dict[str, str]], given: str, request: pytest.FixtureRequest
+    busy: Server, attempt: Callable[..., dict[str, str]], supplied: str, request: pytest.FixtureRequest
 ) -> None:
     if request.node.callspec.params["busy"] == "grpcio":
         pytest.skip("gRPC core refuses these itself, and sends nothing but its status")
-    mine = f"{given}-{attempt.__name__}" if given else ""
+    mine = f"{supplied}-{attempt.__name__}" if supplied else ""
     peer = Peer(busy.port)
     with peer.socket:
-        found = attempt(peer, *([(ID, mine)] if mine else ()))
-    assert found["grpc-status"] != "0"
-    assert found[ID] == mine if mine else re.fullmatch(r"[0-9a-f]{16}", found[ID])
-    in_the_log(busy, found[ID])
+        result = attempt(peer, *([(ID, mine)] if mine else ()))
+    assert result["grpc-status"] != "0"
+    assert result[ID] == mine if mine else re.fullmatch(r"[0-9a-f]{16}", result[ID])
+    in_the_log(busy, result[ID])
 
 
 def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
@@ -202,17 +202,17 @@ REQUESTS: dict[str, tuple[int, Callable[..., Reply]]] = {
 }
 
 
-@pytest.mark.parametrize("given", ["", "mine", "two words"])
+@pytest.mark.parametrize("supplied", ["", "mine", "two words"])
 @pytest.mark.parametrize("name", REQUESTS)
-def test_every_refusal_over_http_tells_its_id(busy: Server, name: str, given: str) -> None:
+def test_every_refusal_over_http_tells_its_id(busy: Server, name: str, supplied: str) -> None:
     status, attempt = REQUESTS[name]
-    mine = f"{given}-{status}-{name.replace(' ', '-')}" if given == "mine" else given
+    mine = f"{supplied}-{status}-{name.replace(' ', '-')}" if supplied == "mine" else supplied
     reply = attempt(busy, **({"x_request_id": mine} if mine else {}))
-    told = reply.headers[ID]
-    assert (reply.status, reply.json["request_id"]) == (status, told)
-    assert told == mine if given == "mine" else re.fullmatch(r"[0-9a-f]{16}", told)
+    reported = reply.headers[ID]
+    assert (reply.status, reply.json["request_id"]) == (status, reported)
+    assert reported == mine if supplied == "mine" else re.fullmatch(r"[0-9a-f]{16}", reported)
     if status != 400 or "ready" not in name:  # an answer, and no failure
-        in_the_log(busy, told)
+        in_the_log(busy, reported)
 
 
 def test_a_body_that_does_not_come_has_an_id(busy: Server) -> None:
@@ -257,8 +257,8 @@ def marked(rows: np.ndarray, wide: np.ndarray) -> Iterator[tuple[str, bytes]]:
     yield INFER, request(wide).SerializeToString()
     yield INFER, request(np.full((9000, 3), MARKER, np.float32)).SerializeToString()
     yield INFER, request(rows).SerializeToString()[:-3]
-    yield INFER, message(lambda made: made.raw_input_contents.append(rows.tobytes()), rows)
-    yield INFER, message(lambda made: made.inputs[0].ClearField("shape"), rows)
+    yield INFER, message(lambda built: built.raw_input_contents.append(rows.tobytes()), rows)
+    yield INFER, message(lambda built: built.inputs[0].ClearField("shape"), rows)
     typed = pb.ModelInferRequest(model_name="toy")
     typed.inputs.add(name="x", datatype="FP32", shape=[2, 3]).contents.fp32_contents.extend([MARKER] * 5)
     yield INFER, typed.SerializeToString()

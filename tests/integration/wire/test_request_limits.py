@@ -80,12 +80,12 @@ def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> Non
     assert 0 < caught.value.retry_after <= 0.2
 
 
-@pytest.mark.parametrize("given", [None, 20.0])
-def test_a_deadline_that_is_later_or_absent_is_cut(server: Server, given: float | None) -> None:
+@pytest.mark.parametrize("supplied", [None, 20.0])
+def test_a_deadline_that_is_later_or_absent_is_cut(server: Server, supplied: float | None) -> None:
     begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         server.channel.unary_unary(f"{INFERENCE}ModelInfer")(
-            request(ROWS).SerializeToString(), timeout=given, metadata=token_files.bearer(FREE)
+            request(ROWS).SerializeToString(), timeout=supplied, metadata=token_files.bearer(FREE)
         )
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert LONGEST * 0.9 < time.monotonic() - begun < 4
@@ -94,8 +94,8 @@ def test_a_deadline_that_is_later_or_absent_is_cut(server: Server, given: float 
 def test_the_same_over_http_and_on_a_stream(server: Server) -> None:
     begun, shown = time.monotonic(), token_files.bearer(FREE)
     assert http_client.infer(server, BODY, **dict(shown)).status == 504
-    asked = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
-    stream = server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(asked), timeout=20, metadata=shown)
+    requested = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
+    stream = server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(requested), timeout=20, metadata=shown)
     answers = [pb.ModelStreamInferResponse.FromString(data) for data in stream]
     assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
     assert all(answer.error_message for answer in answers)

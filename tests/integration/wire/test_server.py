@@ -75,8 +75,8 @@ def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: P
 
 def test_importing_the_server_loads_no_export_library() -> None:
     code = "import sys, kanserve.server.app; print([m for m in ('onnx', 'torch', 'yaml') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("nice", [0, 7])
@@ -85,14 +85,14 @@ def test_threads_that_compute_stand_back(tmp_path: Path, nice: int) -> None:
     with serving(tmp_path, compute_nice=nice, inline_run_seconds=0, max_queue_delay_microseconds=1000) as server:
         server.infer(np.zeros((2, 3), np.float32))
         own = os.getpriority(os.PRIO_PROCESS, server.process.pid)
-        found: dict[str, set[int]] = {}
+        result: dict[str, set[int]] = {}
         for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-            found.setdefault((task / "comm").read_text().strip(), set()).add(
+            result.setdefault((task / "comm").read_text().strip(), set()).add(
                 os.getpriority(os.PRIO_PROCESS, int(task.name)) - own
             )
-    levels = set().union(*found.values())
+    levels = set().union(*result.values())
     assert levels == {0, nice}
-    assert found["tokio-rt-worker"] == {0}
+    assert result["tokio-rt-worker"] == {0}
 
 
 def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
     (tmp_path / "lookup" / "1" / "model.onnx").write_bytes(model.SerializeToString())
 
     def message(index: int) -> bytes:
-        asked = pb.ModelInferRequest(model_name="lookup", id="find-me")
-        asked.inputs.add(name="x", datatype="INT64", shape=[1, 1])
-        asked.raw_input_contents.append(np.array([[index]], "<i8").tobytes())
-        return asked.SerializeToString()
+        requested = pb.ModelInferRequest(model_name="lookup", id="find-me")
+        requested.inputs.add(name="x", datatype="INT64", shape=[1, 1])
+        requested.raw_input_contents.append(np.array([[index]], "<i8").tobytes())
+        return requested.SerializeToString()
 
     with serving(tmp_path, plain_onnx=True) as server:
         with pytest.raises(grpc.RpcError) as caught:

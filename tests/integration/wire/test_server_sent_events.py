@@ -79,8 +79,8 @@ def test_what_is_refused_has_its_status(web: Server, query: str, words: str) -> 
 
 
 def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
-    with watching(web, "?interval=60") as one, watching(web, "?interval=60") as two:
-        assert event(one)["end_reason"] == event(two)["end_reason"] == ""
+    with watching(web, "?interval=60") as item, watching(web, "?interval=60") as two:
+        assert event(item)["end_reason"] == event(two)["end_reason"] == ""
         assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 429
     wait_until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200, 20)
 
@@ -90,10 +90,10 @@ def packed(reply: Reply) -> Any:
     size = int(reply.headers["inference-header-content-length"])
     assert size % 8 == 0
 
-    def read(found: dict[str, Any]) -> Any:
-        if "$array" not in found:
-            return found
-        kind, at, *shape = found["$array"]
+    def read(result: dict[str, Any]) -> Any:
+        if "$array" not in result:
+            return result
+        kind, at, *shape = result["$array"]
         assert at % 8 == 0
         return np.frombuffer(reply.body, kind, int(np.prod(shape)), size + at).reshape(shape)
 
@@ -117,21 +117,21 @@ def test_packed_arrays_are_those_of_json(web: Server, path: str, body: Any) -> N
     assert same(packed(reply), ask(web, f"/v1/kan/models/{path}", body).json)
 
 
-def same(found: Any, expected: Any) -> bool:
-    if isinstance(found, np.ndarray):
-        np.testing.assert_array_equal(found, np.array(expected, found.dtype).reshape(found.shape))
+def same(result: Any, expected: Any) -> bool:
+    if isinstance(result, np.ndarray):
+        np.testing.assert_array_equal(result, np.array(expected, result.dtype).reshape(result.shape))
         return True
-    if isinstance(found, dict):
-        assert found.keys() == expected.keys()
-        return all(same(found[key], expected[key]) for key in found)
-    if isinstance(found, list):
-        return all(same(*pair) for pair in zip(found, expected, strict=True))
-    return bool(found == expected)
+    if isinstance(result, dict):
+        assert result.keys() == expected.keys()
+        return all(same(result[key], expected[key]) for key in result)
+    if isinstance(result, list):
+        return all(same(*pair) for pair in zip(result, expected, strict=True))
+    return bool(result == expected)
 
 
 def test_what_is_too_much_as_numbers_comes_as_bytes(web: Server) -> None:
-    asked = {"layers": [0], "points": 101}
-    refused = ask(web, "/v1/kan/models/toy/curves", asked)
+    requested = {"layers": [0], "points": 101}
+    refused = ask(web, "/v1/kan/models/toy/curves", requested)
     assert (refused.status, "Accept: application/octet-stream" in refused.json["error"]) == (413, True)
-    (block,) = packed(ask(web, "/v1/kan/models/toy/curves", asked, accept=PACKED))["blocks"]
+    (block,) = packed(ask(web, "/v1/kan/models/toy/curves", requested, accept=PACKED))["blocks"]
     np.testing.assert_allclose(block["phi"][0, 1], np.tanh(block["x"][0]) * toy_model.W0[0, 1], rtol=1e-5, atol=1e-6)

@@ -70,18 +70,18 @@ def test_stock_grpc_infers(server: Server, files: Path) -> None:
     trusted = grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())
     with grpc.secure_channel(server.address, trusted) as channel:
         data = channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS).SerializeToString(), timeout=20)
-    found = np.frombuffer(pb.ModelInferResponse.FromString(data).raw_output_contents[0], "<f4").reshape(2, 2)
-    np.testing.assert_allclose(found, toy_model.outputs(ROWS), rtol=1e-5)
+    result = np.frombuffer(pb.ModelInferResponse.FromString(data).raw_output_contents[0], "<f4").reshape(2, 2)
+    np.testing.assert_allclose(result, toy_model.outputs(ROWS), rtol=1e-5)
 
 
 def test_tritons_client_infers(mutual: Server, files: Path) -> None:
     names = {"root_certificates": "ca.pem", "private_key": "caller.key", "certificate_chain": "caller.pem"}
     pems = {name: str(files / file) for name, file in names.items()}
     with triton.InferenceServerClient(mutual.address, ssl=True, **pems) as client:
-        given = triton.InferInput("x", ROWS.shape, "FP32")
-        given.set_data_from_numpy(ROWS)
-        found = client.infer("toy", [given]).as_numpy("y")
-    np.testing.assert_allclose(found, toy_model.outputs(ROWS), rtol=1e-5)
+        supplied = triton.InferInput("x", ROWS.shape, "FP32")
+        supplied.set_data_from_numpy(ROWS)
+        result = client.infer("toy", [supplied]).as_numpy("y")
+    np.testing.assert_allclose(result, toy_model.outputs(ROWS), rtol=1e-5)
 
 
 def test_curl_negotiates_http2(server: Server, files: Path) -> None:
@@ -94,27 +94,27 @@ def test_curl_negotiates_http2(server: Server, files: Path) -> None:
 
 
 def test_our_client_and_its_commands(mutual: Server, files: Path) -> None:
-    given = {name: files / file for name, file in (("ca", "ca.pem"), ("cert", "caller.pem"), ("key", "caller.key"))}
-    with Client(url(mutual), **given) as client:
+    supplied = {name: files / file for name, file in (("ca", "ca.pem"), ("cert", "caller.pem"), ("key", "caller.key"))}
+    with Client(url(mutual), **supplied) as client:
         assert client.health() == "SERVING"
-    flags = [item for name, file in given.items() for item in (f"--{name}", file)]
+    flags = [item for name, file in supplied.items() for item in (f"--{name}", file)]
     assert document(kanserve("health", "--url", mutual.address, *flags, "--json"))["state"] == "SERVING"
-    variables = {f"KANSERVE_{name.upper()}": str(file) for name, file in given.items()}
+    variables = {f"KANSERVE_{name.upper()}": str(file) for name, file in supplied.items()}
     shown = program("models", KANSERVE_URL=url(mutual), KANSERVE_SERVER_NAME="localhost", **variables)
     assert shown.returncode == 0, shown.stderr
     assert "toy" in shown.stdout + shown.stderr
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("original", "says"),
     [
         ({"ca": "other-ca.pem"}, r"its certificate is not trusted \(unable to get local issuer certificate\)"),
         ({}, "its certificate is not trusted"),
         ({"ca": "ca.pem", "server_name": "elsewhere"}, "its certificate is for another name"),
     ],
 )
-def test_a_server_that_is_not_trusted(server: Server, files: Path, given: dict[str, str], says: str) -> None:
-    named = {key: str(files / value) if key == "ca" else value for key, value in given.items()}
+def test_a_server_that_is_not_trusted(server: Server, files: Path, original: dict[str, str], says: str) -> None:
+    named = {key: str(files / value) if key == "ca" else value for key, value in original.items()}
     with Client(url(server), timeout=10, **named) as client, pytest.raises(Unreachable, match=says):
         client.health()
     assert trusted(server, files) == "SERVING"
@@ -148,13 +148,13 @@ def test_plain_text_is_not_answered(server: Server, files: Path) -> None:
 
 def rest(peer: socket.socket) -> bytes:
     """All that comes until the other side closes."""
-    found = b""
+    result = b""
     try:
         while data := peer.recv(65536):
-            found += data
+            result += data
     except ConnectionResetError:
         pass
-    return found
+    return result
 
 
 def test_a_handshake_that_never_ends_is_cut_off(server: Server, files: Path) -> None:
@@ -200,8 +200,8 @@ def test_a_command_with_a_file_that_is_not_there(files: Path) -> None:
 
 def test_health_watches_over_tls(server: Server, files: Path) -> None:
     """A stream too."""
-    asked = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
+    requested = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
     with grpc.secure_channel(server.address, grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())) as channel:
-        call = channel.unary_stream("/grpc.health.v1.Health/Watch")(asked, timeout=20)
+        call = channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=20)
         assert health_pb2.HealthCheckResponse.FromString(next(call)).status == health_pb2.HealthCheckResponse.SERVING
         call.cancel()

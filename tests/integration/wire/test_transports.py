@@ -58,9 +58,9 @@ def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc
 
 @pytest.fixture
 def peer(lone: Server) -> Iterator[Peer]:
-    made = Peer(lone.port)
-    with made.socket:
-        yield made
+    created = Peer(lone.port)
+    with created.socket:
+        yield created
 
 
 def framed(message: bytes, packed: int = 0) -> bytes:
@@ -87,16 +87,16 @@ def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) 
 
 def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
     """Watch answers once and then waits for changes."""
-    asked = health_pb2.HealthCheckRequest(service="").SerializeToString()
+    requested = health_pb2.HealthCheckRequest(service="").SerializeToString()
     begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
-        list(lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(asked, timeout=0.5))
+        list(lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=0.5))
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
     assert 0.4 < time.monotonic() - begun < 5
 
 
 def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:
-    asked = health_pb2.HealthCheckRequest(service="").SerializeToString()
+    requested = health_pb2.HealthCheckRequest(service="").SerializeToString()
 
     def cancelled() -> float:
         lines = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
@@ -104,7 +104,7 @@ def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:
 
     before = cancelled()
     for _ in range(5):
-        call = lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(asked)
+        call = lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(requested)
         next(call)
         call.cancel()
     wait_until(lambda: cancelled() >= before + 5)
@@ -122,9 +122,9 @@ def test_a_request_beyond_the_limit_is_refused(lone: Server) -> None:
 def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) -> None:
     stream = peer.open(("grpc-encoding", "snappy"))
     peer.send(stream, framed(b"x", 1))
-    found = peer.headers(stream)
-    assert found["grpc-status"] == str(Code.UNIMPLEMENTED.value[0])
-    assert "gzip" in found["grpc-accept-encoding"]
+    result = peer.headers(stream)
+    assert result["grpc-status"] == str(Code.UNIMPLEMENTED.value[0])
+    assert "gzip" in result["grpc-accept-encoding"]
 
 
 # grpc.aio waits until the connection is old.
@@ -139,8 +139,8 @@ def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) ->
 def test_a_message_that_is_not_whole_is_given_up(peer: Peer, end: bool, status: grpc.StatusCode, words: str) -> None:
     stream = peer.open()
     peer.send(stream, framed(body())[:-1], end=end)
-    found = peer.headers(stream)
-    assert (found["grpc-status"], found["grpc-message"]) == (str(status.value[0]), words)
+    result = peer.headers(stream)
+    assert (result["grpc-status"], result["grpc-message"]) == (str(status.value[0]), words)
 
 
 # grpc.aio takes any content type for its own.
@@ -148,8 +148,8 @@ def test_a_message_that_is_not_whole_is_given_up(peer: Peer, end: bool, status: 
 def test_another_content_type_is_turned_away(peer: Peer) -> None:
     stream = peer.open(kind="text/plain")
     peer.send(stream, framed(body()))
-    found = peer.headers(stream)
-    assert found[":status"] == "415"
+    result = peer.headers(stream)
+    assert result[":status"] == "415"
 
 
 def test_status_messages_survive_the_wire(lone: Server) -> None:
@@ -192,14 +192,14 @@ def test_a_burst_on_a_fresh_channel_loses_nothing(lone: Server) -> None:
 def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
     peers = [Peer(lone.port) for _ in range(9)]
     try:
-        for one in peers:
+        for item in peers:
             for _ in range(100):
-                one.open()
+                item.open()
         data = health_pb2.HealthCheckRequest(service="liveness").SerializeToString()
         assert code(lone, data, "/grpc.health.v1.Health/Check", timeout=5) is Code.OK
     finally:
-        for one in peers:
-            one.socket.close()
+        for item in peers:
+            item.socket.close()
 
 
 # hypercorn loses the connection where a call is answered before its message is there.
@@ -207,8 +207,8 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
 def test_what_ends_in_the_door_is_counted_and_told(peer: Peer, lone: Server) -> None:
     def count(status: str) -> float:
         labels = f'grpc_code="{status}",grpc_method="ModelInfer",'
-        found = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
-        return sum(float(line.split()[-1]) for line in found if labels in line)
+        result = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
+        return sum(float(line.split()[-1]) for line in result if labels in line)
 
     before = {status: count(status) for status in ("UNIMPLEMENTED", "DEADLINE_EXCEEDED", "INTERNAL")}
     packed, cut, slow = peer.open(("grpc-encoding", "snappy")), peer.open(), peer.open()
@@ -227,8 +227,8 @@ def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path,
     with serving(tmp_path, door, max_inflight_requests=8, request_read_timeout=30.0, **chosen) as server:
         crowd = Peer(server.port)
         opened = [crowd.open() for _ in range(20)]
-        found = crowd.headers(opened[0])
-        assert found["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
-        assert found["grpc-message"].startswith("more than 8 requests are on their way")
+        result = crowd.headers(opened[0])
+        assert result["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
+        assert result["grpc-message"].startswith("more than 8 requests are on their way")
         assert server.infer(ROWS).shape == (2, 2)
         crowd.socket.close()

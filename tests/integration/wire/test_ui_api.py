@@ -49,15 +49,15 @@ def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
 
 def test_the_edges_that_carried_a_difference_add_up_layer_by_layer(server: Server) -> None:
     with Client(server.address) as client:
-        found = client.explain("toy", ROWS, reference=REFERENCE, path_top_k=5)
-    apart = found.predictions - found.base
-    assert [layer.values.shape for layer in found.path] == [(3, 2, 5), (3, 2, 5)]
-    for layer in found.path:
+        result = client.explain("toy", ROWS, reference=REFERENCE, path_top_k=5)
+    apart = result.predictions - result.base
+    assert [layer.values.shape for layer in result.path] == [(3, 2, 5), (3, 2, 5)]
+    for layer in result.path:
         np.testing.assert_allclose(layer.values.sum(axis=2) + layer.residual, apart, rtol=1e-5, atol=1e-5)
     # Of the first layer: what tanh(x) moved, by the edge's weight, by what the node has to do with the output.
     moved = np.tanh(ROWS) - np.tanh(REFERENCE).mean(axis=0)
     truth = moved[:, :, None, None] * toy_model.W0[None, :, :, None] * toy_model.W1[None, None]  # [B, S, D, O]
-    first = found.path[0]
+    first = result.path[0]
     for row, output in np.ndindex(3, 2):
         ends = first.sources[row, output], first.destinations[row, output]
         np.testing.assert_allclose(first.values[row, output], truth[row, *ends, output], rtol=1e-4, atol=1e-5)
@@ -66,21 +66,21 @@ def test_the_edges_that_carried_a_difference_add_up_layer_by_layer(server: Serve
 
 
 def test_a_path_of_all_edges_of_many_rows_and_in_json(server: Server) -> None:
-    status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), "path_top_k": 100, "outputs": [1]})
+    status, result = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), "path_top_k": 100, "outputs": [1]})
     assert status == 200
-    assert [np.shape(layer["values"]) for layer in found["path"]] == [(3, 1, 12), (3, 1, 8)]
-    np.testing.assert_allclose(found["path"][0]["residual"], np.zeros((3, 1)), atol=1e-6)
+    assert [np.shape(layer["values"]) for layer in result["path"]] == [(3, 1, 12), (3, 1, 8)]
+    np.testing.assert_allclose(result["path"][0]["residual"], np.zeros((3, 1)), atol=1e-6)
     status, plain = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist()})
     assert (status, plain["path"]) == (200, [])
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "words"),
     [({"path_top_k": 257}, "256 edges"), ({"path_top_k": 1, "method": "gradient_x_input"}, "goes with the method")],
 )
-def test_what_paths_may_not_be(server: Server, asked: dict[str, Any], words: str) -> None:
-    status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), **asked})
-    assert (status, words in found["error"]) == (400, True), found
+def test_what_paths_may_not_be(server: Server, requested: dict[str, Any], words: str) -> None:
+    status, result = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), **requested})
+    assert (status, words in result["error"]) == (400, True), result
 
 
 def test_paths_count_towards_the_size_of_an_answer(server: Server, tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_paths_count_towards_the_size_of_an_answer(server: Server, tmp_path: Pat
     ],
 )
 def test_what_is_refused(server: Server, path: str, body: Any, status: int, words: str) -> None:
-    found, said = ask(server, path, body)
-    assert (found, words in said["error"]) == (status, True), said
+    result, said = ask(server, path, body)
+    assert (result, words in said["error"]) == (status, True), said
 
 
 def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(server: Server) -> None:
@@ -119,10 +119,10 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
     begun = time.time()
     server.infer(rows)
     wait_until(lambda: len(ask(server, f"{MODELS}/toy/rows")[1]["rows"]) == 5)
-    found = ask(server, f"{MODELS}/toy/rows")[1]
-    assert (found["model_name"], found["model_version"], found["sample_rows"], found["note"]) == ("toy", "1", 5, "")
-    assert all(row["values"]["x"] in rows.tolist() for row in found["rows"])
-    assert all(abs(row["time"] - begun) < 60 for row in found["rows"])
+    result = ask(server, f"{MODELS}/toy/rows")[1]
+    assert (result["model_name"], result["model_version"], result["sample_rows"], result["note"]) == ("toy", "1", 5, "")
+    assert all(row["values"]["x"] in rows.tolist() for row in result["rows"])
+    assert all(abs(row["time"] - begun) < 60 for row in result["rows"])
     http_client.ask(server, f"{MODELS}/toy/statistics/reset", {})
     assert ask(server, f"{MODELS}/toy/rows")[1]["rows"] == []
 
@@ -142,13 +142,13 @@ def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any
 
 
 def operations(server: Server, since: float = 0.0) -> Any:
-    status, found = ask(server, "/v1/kan/operations", {"since": since})
-    assert status == 200, found
-    return found
+    status, result = ask(server, "/v1/kan/operations", {"since": since})
+    assert status == 200, result
+    return result
 
 
-def of_toy(found: Any, version: str = "1") -> Any:
-    (own,) = [one for one in found["versions"] if (one["model"], one["version"]) == ("toy", version)]
+def of_toy(actual: Any, version: str = "1") -> Any:
+    (own,) = [item for item in actual["versions"] if (item["model"], item["version"]) == ("toy", version)]
     return own
 
 
@@ -159,8 +159,8 @@ def test_operations_are_what_the_metrics_say(server: Server) -> None:
     with pytest.raises(grpc.RpcError):
         server.infer(np.zeros((1, 2), np.float32))
     time.sleep(1.1)  # readings are a second apart at least
-    found = operations(server)
-    own, before = of_toy(found), of_toy(first)
+    result = operations(server)
+    own, before = of_toy(result), of_toy(first)
     assert (own["state"], own["default"], own["chosen"], own["loads"]) == ("READY", True, False, 1)
     assert own["total"]["requests"] - before["total"]["requests"] == 4
     assert own["total"]["requests"] == reload_tools.sample(
@@ -169,16 +169,16 @@ def test_operations_are_what_the_metrics_say(server: Server) -> None:
     assert sum(own["total"]["failures"].values()) > sum(before["total"]["failures"].values())
     assert own["recent"]["requests"] >= 4
     assert own["recent"]["p50"] > 0
-    assert sum(one["executions"] for one in own["recent"]["batches"]) == own["recent"]["executions"]
+    assert sum(item["executions"] for item in own["recent"]["batches"]) == own["recent"]["executions"]
     (reading,) = operations(server, first["time"])["readings"][-1:]
     assert reading["to"] - reading["from"] >= 1
-    (rates,) = [one for one in reading["versions"] if one["model"] == "toy"]
+    (rates,) = [item for item in reading["versions"] if item["model"] == "toy"]
     assert rates["requests_per_second"] == pytest.approx(4 / (reading["to"] - reading["from"]))
     assert {"OK", "INVALID_ARGUMENT"} <= {
-        one["code"] for one in found["calls"] if one["method"].endswith("GRPCInferenceService/ModelInfer")
+        item["code"] for item in result["calls"] if item["method"].endswith("GRPCInferenceService/ModelInfer")
     }
-    assert (found["server"]["ready"], found["server"]["inflight"]) == (True, 1)
-    assert found["server"]["version"]
+    assert (result["server"]["ready"], result["server"]["inflight"]) == (True, 1)
+    assert result["server"]["version"]
 
 
 def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
         drift = 'kanserve_drift_psi_ratio{layer="0",model="toy",version="1"}'
         wait_until(lambda: reload_tools.shown(server, drift) > 1, 20)
         time.sleep(1.1)  # the server samples at most once a second
-        status, found = ask(server, "/v1/kan/overview")
+        status, result = ask(server, "/v1/kan/overview")
         assert status == 200
-        own = {one["model"]: one for one in found["versions"]}
+        own = {item["model"]: item for item in result["versions"]}
         assert set(own) == {"toy", "bare", "plain", "broken"}
         manifest = toy_model.manifest("toy")
         toy_ = own["toy"]
@@ -271,12 +271,12 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
         (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
         (tmp_path / "broken").rename(tmp_path / "toy" / "3")
         wait_until(lambda: seen(server, "3") and of_toy(operations(server), "3")["state"] == "UNAVAILABLE")
-        (refused,) = [one for one in operations(server)["history"] if one["what"] == "refused"]
+        (refused,) = [item for item in operations(server)["history"] if item["what"] == "refused"]
         assert (refused["version"], refused["text"]) == (
             "3",
             "integrity: model.onnx has 8 bytes, the manifest says 268",
         )
-        first = [one for one in happened(server) if one[0] != "refused"]
+        first = [item for item in happened(server) if item[0] != "refused"]
         assert first[:6] == [
             ("loaded", "1"),
             ("answers by default", "1"),
@@ -290,11 +290,11 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
 
 def happened(server: Server) -> list[tuple[str, str]]:
     """The events of the server and the versions that they are about, in their order."""
-    return [(one["what"], one["version"]) for one in operations(server)["history"]][::-1]
+    return [(item["what"], item["version"]) for item in operations(server)["history"]][::-1]
 
 
 def seen(server: Server, version: str) -> bool:
-    return any(one["version"] == version for one in operations(server)["versions"])
+    return any(item["version"] == version for item in operations(server)["versions"])
 
 
 DATA = np.random.default_rng(3).normal(0, 0.5, (300, 2)).astype(np.float32)
@@ -318,9 +318,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_counts_of_the_baseline_lie_in_the_cells_of_the_window(real: Server) -> None:
     """'Now' of the very rows that the baseline is of is the baseline."""
-    status, found = ask(real, f"{MODELS}/hello/statistics", {"rows": DATA.tolist()})
+    status, result = ask(real, f"{MODELS}/hello/statistics", {"rows": DATA.tolist()})
     assert status == 200
-    for nodes in found["nodes"]:
+    for nodes in result["nodes"]:
         assert nodes["counts"] == nodes["baseline_counts"]
         assert sum(nodes["baseline_counts"]) == 300 * len(nodes["bound_counts"])
 
@@ -328,16 +328,16 @@ def test_counts_of_the_baseline_lie_in_the_cells_of_the_window(real: Server) -> 
 def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
     rows = np.array([[0.1, -0.4], [30.0, 0.2]], np.float32)
     before = reload_tools.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}')
-    status, found = ask(real, f"{MODELS}/hello/coverage", {"rows": rows.tolist(), "id": "c1"})
-    assert (status, found["id"], found["zones"][3]) == (200, "c1", "out_of_grid")
+    status, result = ask(real, f"{MODELS}/hello/coverage", {"rows": rows.tolist(), "id": "c1"})
+    assert (status, result["id"], result["zones"][3]) == (200, "c1", "out_of_grid")
     assert reload_tools.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}') == before
     with Client(real.address) as client:
         same = client.coverage("hello", rows)
-    assert [one["definition"] for one in found["layers"]] == [*same.definitions]
-    for at, one in enumerate(found["layers"]):
-        np.testing.assert_array_equal(one["zones"], same.zones[at])
+    assert [item["definition"] for item in result["layers"]] == [*same.definitions]
+    for at, item in enumerate(result["layers"]):
+        np.testing.assert_array_equal(item["zones"], same.zones[at])
         for name in ("counts", "worst", "cells"):
-            np.testing.assert_array_equal(one[name], getattr(same, name)[:, at])
+            np.testing.assert_array_equal(item[name], getattr(same, name)[:, at])
     assert same.out_of_grid[:, 0].tolist() == [False, True]
 
 

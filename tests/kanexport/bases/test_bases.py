@@ -35,9 +35,9 @@ def test_a_layer_of_it_spreads_nan_as_it_says(name: str, dtype: str) -> None:
     """Edges and sums, with a masked edge, where NaN spreads nowhere, on one edge, everywhere."""
     rng = np.random.default_rng(0)
     shape, spreads = (SOURCES, 2), np.zeros((SOURCES, 2), dtype=bool)
-    one, mask = spreads.copy(), np.ones(shape)
-    one[1, 0], mask[0, 1] = True, 0
+    item, mask = spreads.copy(), np.ones(shape)
+    item[1, 0], mask[0, 1] = True, 0
     for basis in bases.examples(name)[:4]:
         term = BasisTerm(basis, rng.normal(size=(*shape, basis.functions)))
-        for nan_spreads in (spreads, one, ~spreads):
+        for nan_spreads in (spreads, item, ~spreads):
             check_layer(Layer((term,), mask=mask, bias=rng.normal(size=2), nan_spreads=nan_spreads), dtype)

@@ -66,9 +66,9 @@ def test_a_fine_grid_gives_the_very_numbers_of_the_whole_recursion(monkeypatch: 
                 ]
                 x = np.concatenate([*rows, *(np.full((1, t.shape[1]), value) for value in ends)])
                 monkeypatch.setattr(bspline, "FINE", 0)
-                found = spline.evaluate(x)
+                result = spline.evaluate(x)
                 monkeypatch.setattr(bspline, "FINE", 10**9)
-                np.testing.assert_array_equal(found, spline.evaluate(x))
+                np.testing.assert_array_equal(result, spline.evaluate(x))
 
 
 @given(splines())

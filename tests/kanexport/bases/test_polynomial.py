@@ -124,7 +124,7 @@ def test_a_range_keeps_its_ends(state_error) -> None:
     basis = polynomial.legendre(12, Range(1000.0, 1001.0))
     x = np.nextafter(np.array([[1000.0, 1001.0, 1000.5]] * 2, dtype=np.float32), np.float32([[0], [2000]]))
     x = np.concatenate([x, RNG.uniform(1000, 1001, (300, 3)).astype(np.float32)])
-    found = error(basis, x)
-    state_error("polynomials of a range far from zero", found, "legendre of degree 12")
-    assert found <= 1e-6
-    assert error(dataclasses.replace(basis, from_ends=False), x) > 2 * found
+    result = error(basis, x)
+    state_error("polynomials of a range far from zero", result, "legendre of degree 12")
+    assert result <= 1e-6
+    assert error(dataclasses.replace(basis, from_ends=False), x) > 2 * result

@@ -128,6 +128,6 @@ def test_names_come_from_places() -> None:
 @given(st.lists(st.text(alphabet="ab./-_ü ", min_size=1, max_size=150), unique=True, min_size=1, max_size=12))
 @settings(max_examples=200, deadline=None)
 def test_names_are_usable_and_different(given: list[str]) -> None:
-    found = named(*given)
-    assert len(set(found)) == len(given)
-    assert all(repository.check_target(Path("/nowhere"), name, 1, force=True) is None for name in found)
+    result = named(*given)
+    assert len(set(result)) == len(given)
+    assert all(repository.check_target(Path("/nowhere"), name, 1, force=True) is None for name in result)

@@ -149,8 +149,8 @@ def test_all_exported_is_success_and_twice_is_not(
 def test_options_go_where_they_are_known_and_are_missed_where_they_are_not(three: Path, tmp_path: Path) -> None:
     request = Request(path=three, repository=tmp_path / "models", options=("base_activation=tanh", "base_fun=tanh"))
     report = sweep.sweep(request)
-    given = {row.place: row.result["options"]["given"] for row in report.rows if row.result}
-    assert given == {"sub/wine.pt": {"base_activation": "tanh"}, "toy": {"base_fun": "tanh"}}
+    supplied = {row.place: row.result["options"]["given"] for row in report.rows if row.result}
+    assert supplied == {"sub/wine.pt": {"base_activation": "tanh"}, "toy": {"base_fun": "tanh"}}
     assert report.unused == ()
     misspelt = Request(path=three / "sub", repository=tmp_path / "models", options=("base_activaton=tanh",), force=True)
     report = sweep.sweep(misspelt)
@@ -160,8 +160,10 @@ def test_options_go_where_they_are_known_and_are_missed_where_they_are_not(three
 
 
 def test_functions_of_ones_own_go_where_an_edge_uses_them(three: Path, tmp_path: Path) -> None:
-    given = ("mystery=x*sin(x)", "other=x")
-    report = sweep.sweep(Request(path=three, repository=tmp_path / "models", functions=given, symbolic=("7,0,0=sin",)))
+    supplied = ("mystery=x*sin(x)", "other=x")
+    report = sweep.sweep(
+        Request(path=three, repository=tmp_path / "models", functions=supplied, symbolic=("7,0,0=sin",))
+    )
     used = {row.place: row.result["options"]["given"] for row in report.rows if row.result}
     assert used == {"sub/wine.pt": {}, "toy": {}, "foreign": {"function mystery": "x*sin(x)"}}
     assert report.unused == ("--symbolic 7,0,0", "--function other")

@@ -35,8 +35,8 @@ def exported(tmp_path: Path, baseline: Path, name: str = "efficient-kan-wine-upd
 
 def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", X)
-    found = exported(tmp_path, tmp_path / "train.npy")
-    kept = found.baseline
+    result = exported(tmp_path, tmp_path / "train.npy")
+    kept = result.baseline
     assert (kept.name, len(kept.sha256), kept.rows) == ("train.npy", 64, 200)
     np.testing.assert_allclose(kept.mean, X.mean(axis=0), rtol=1e-5, atol=1e-7)
     first, _ = kept.layers
@@ -44,7 +44,7 @@ def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path
     np.testing.assert_allclose(first.std, X.std(axis=0), rtol=1e-5)
     assert [len(part.counts) for part in (*kept.layers, *kept.outputs)] == [13, 6, 3]
     assert {sum(counts) for counts in kept.outputs[0].counts} == {200}
-    for layer, info in zip(kept.layers, found.layers, strict=True):
+    for layer, info in zip(kept.layers, result.layers, strict=True):
         for node, counts in enumerate(layer.counts):
             assert sum(counts) == 200
             knots = info.bases[0].knots[node if len(info.bases[0].knots) > 1 else 0]
@@ -54,19 +54,19 @@ def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path
     text = (tmp_path / "models" / "m" / "1" / "manifest.json").read_text()
     assert json.loads(text)["format"] == manifest.FORMAT
     assert str(float(X[3, 4]))[:8] not in text
-    assert list(validation.limit_faults(found)) == []
+    assert list(validation.limit_faults(result)) == []
 
 
 def test_a_node_without_knots_is_counted_in_equal_parts_of_what_was_seen(tmp_path: Path) -> None:
     x = np.random.default_rng(2).uniform(-3, 5, (50, 30)).astype(np.float32)
     x[7, 2] = np.nan
     np.savez(tmp_path / "train.npz", x=x, y=np.zeros(3))
-    found = exported(tmp_path, tmp_path / "train.npz", "fourierkan-breast-cancer").baseline.layers[0]
-    assert (len(found.cells), len(found.counts[2])) == (30, grids.PARTS + 2)
-    assert (found.cells[0][0], found.cells[0][-1]) == pytest.approx((x[:, 0].min(), x[:, 0].max()))
-    assert (sum(found.counts[2]), found.nonfinite[2], found.nonfinite[3]) == (49, 1, 0)
-    assert found.counts[0][0] <= 1  # rounding of a bound at most
-    assert np.isfinite(found.mean).all()
+    result = exported(tmp_path, tmp_path / "train.npz", "fourierkan-breast-cancer").baseline.layers[0]
+    assert (len(result.cells), len(result.counts[2])) == (30, grids.PARTS + 2)
+    assert (result.cells[0][0], result.cells[0][-1]) == pytest.approx((x[:, 0].min(), x[:, 0].max()))
+    assert (sum(result.counts[2]), result.nonfinite[2], result.nonfinite[3]) == (49, 1, 0)
+    assert result.counts[0][0] <= 1  # rounding of a bound at most
+    assert np.isfinite(result.mean).all()
 
 
 def test_columns_are_put_in_the_model_s_order_by_their_names(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_columns_are_put_in_the_model_s_order_by_their_names(tmp_path: Path) -> 
     order = np.random.default_rng(0).permutation(13)
     lines = [",".join(names[at] for at in order)] + [",".join(str(row[at]) for at in order) for row in X.tolist()]
     (tmp_path / "train.csv").write_text("\n".join(lines))
-    found = exported(tmp_path, tmp_path / "train.csv", names=Names(features=names)).baseline
-    np.testing.assert_allclose(found.mean, X.mean(axis=0), rtol=1e-5, atol=1e-6)
+    result = exported(tmp_path, tmp_path / "train.csv", names=Names(features=names)).baseline
+    np.testing.assert_allclose(result.mean, X.mean(axis=0), rtol=1e-5, atol=1e-6)
     (tmp_path / "other.csv").write_text("\n".join(["f0," * 12 + "f99", *lines[1:]]))
     with pytest.raises(OptionError, match=r"--baseline other\.csv: "):
         exported(tmp_path, tmp_path / "other.csv", names=Names(features=names), version=2)
@@ -154,13 +154,13 @@ COLUMNS = tuple(f"column {at}" for at in range(13))
 
 def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> None:
     path = _of_wine(tmp_path, ", ".join(COLUMNS))
-    found = exported(tmp_path, path)
-    assert found.names.features == COLUMNS
-    assert "features are named by the header of train.csv: 'column 0', 'column 1'" in " ".join(found.notes)
-    given = tuple(reversed(COLUMNS))
-    found = exported(tmp_path, path, version=2, names=Names(features=given))
-    assert found.names.features == given
-    assert "header" not in " ".join(found.notes)
+    result = exported(tmp_path, path)
+    assert result.names.features == COLUMNS
+    assert "features are named by the header of train.csv: 'column 0', 'column 1'" in " ".join(result.notes)
+    supplied = tuple(reversed(COLUMNS))
+    result = exported(tmp_path, path, version=2, names=Names(features=supplied))
+    assert result.names.features == supplied
+    assert "header" not in " ".join(result.notes)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> N
     ],
 )
 def test_a_header_that_names_no_features_is_a_warning(tmp_path: Path, header: str, words: str) -> None:
-    found = exported(tmp_path, _of_wine(tmp_path, header))
-    assert found.names == Names()
-    (note,) = [note for note in found.notes if "the header of train.csv gives no feature names" in note]
+    result = exported(tmp_path, _of_wine(tmp_path, header))
+    assert result.names == Names()
+    (note,) = [note for note in result.notes if "the header of train.csv gives no feature names" in note]
     assert words in note
 
 

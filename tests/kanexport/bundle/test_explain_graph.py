@@ -40,13 +40,13 @@ ADAPTED = "pykan-hello-adapted"
 
 
 def case(name: str) -> Case:
-    (found,) = (one for one in cases() if one.name == name)
-    return found
+    (actual,) = (item for item in cases() if item.name == name)
+    return actual
 
 
 def exported(folder: Path, name: str = ADAPTED, **more: Any) -> Result:
-    one = case(name)
-    return export(Request(path=one.path, repository=folder, options=one.options, **{"explain": True, **more}))
+    item = case(name)
+    return export(Request(path=item.path, repository=folder, options=item.options, **{"explain": True, **more}))
 
 
 def run(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -56,23 +56,23 @@ def run(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {"x": x}), strict=True))
 
 
-@pytest.fixture(scope="module", params=cases(), ids=lambda one: one.name)
+@pytest.fixture(scope="module", params=cases(), ids=lambda entry: entry.name)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result]:
     return request.param, exported(tmp_path_factory.mktemp("models"), request.param.name)
 
 
 def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[Case, Result], state_error: Any) -> None:
-    one, result = golden
-    reference = one.reference()
-    given = run(result.directory / contract.MODEL_FILE, reference["x"])
-    found = run(result.directory / "explain.onnx", reference["x"])
-    for name, values in given.items():
-        np.testing.assert_array_equal(found[name], values)  # to the bit
+    item, result = golden
+    reference = item.reference()
+    supplied = run(result.directory / contract.MODEL_FILE, reference["x"])
+    actual = run(result.directory / "explain.onnx", reference["x"])
+    for name, values in supplied.items():
+        np.testing.assert_array_equal(actual[name], values)  # to the bit
     layers = result.manifest.layers
     for at, layer in enumerate(layers):
-        edges = found[f"layer{at}_edges"]
+        edges = actual[f"layer{at}_edges"]
         error = relative_error(edges, reference[f"layer{at}_edges"])
-        state_error("edges of explain.onnx, relative", error, f"{one.name}, layer {at}")
+        state_error("edges of explain.onnx, relative", error, f"{item.name}, layer {at}")
         assert error <= EDGE_TOLERANCE
         with np.errstate(all="ignore"):
             sums = edges.astype(np.float64).sum(axis=1) + np.array(layer.bias or 0.0)
@@ -81,17 +81,19 @@ def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[C
                 nodes = attribution.apply_post_steps(layer, sums)
             except UnknownStep:
                 continue
-            following = found["y" if at == len(layers) - 1 else layers[at + 1].node_tensor]
+            following = actual["y" if at == len(layers) - 1 else layers[at + 1].node_tensor]
             assert relative_error(nodes, following) <= EDGE_TOLERANCE
 
 
 def test_the_manifest_names_every_output_as_it_is(golden: tuple[Case, Result]) -> None:
-    one, result = golden
-    found = run(result.directory / "explain.onnx", one.reference()["x"][:3])
-    told = result.manifest.explanations
-    assert told.file == "explain.onnx"
-    assert {tensor.name: (3, *tensor.shape[1:]) for tensor in told.tensors} == {k: v.shape for k, v in found.items()}
-    assert [tensor.holds for tensor in told.tensors].count("edges") == len(result.manifest.layers)
+    item, result = golden
+    actual = run(result.directory / "explain.onnx", item.reference()["x"][:3])
+    reported = result.manifest.explanations
+    assert reported.file == "explain.onnx"
+    assert {tensor.name: (3, *tensor.shape[1:]) for tensor in reported.tensors} == {
+        k: v.shape for k, v in actual.items()
+    }
+    assert [tensor.holds for tensor in reported.tensors].count("edges") == len(result.manifest.layers)
     assert result.manifest.file("explain.onnx").sha256
     assert {zone.name for zone in result.manifest.verification.explaining} >= {"inside", "far", "nonfinite", "single"}
     assert list(validation.limit_faults(result.manifest)) == []
@@ -154,7 +156,7 @@ def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
     shared = exported(tmp_path / "shared", "efficient-kan-digits")
     assert (shared.directory / contract.WEIGHTS_FILE).exists()
-    sizes = [one.manifest.file("explain.onnx").size for one in (alone, shared)]
+    sizes = [item.manifest.file("explain.onnx").size for item in (alone, shared)]
     assert sizes[1] < sizes[0] / 2
     x = case("efficient-kan-digits").reference()["x"]
     own = run(alone.directory / "explain.onnx", x)
@@ -165,51 +167,53 @@ def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pyt
 def test_in_float64_it_is_exact(tmp_path: Path) -> None:
     result = exported(tmp_path, "pykan-ellipj-float64", dtype="float64")
     reference = case("pykan-ellipj-float64").reference()
-    found = run(result.directory / "explain.onnx", reference["x"].astype(np.float64))
+    actual = run(result.directory / "explain.onnx", reference["x"].astype(np.float64))
     for at in range(2):
-        assert relative_error(found[f"layer{at}_edges"], reference[f"layer{at}_edges"]) <= 1e-12
+        assert relative_error(actual[f"layer{at}_edges"], reference[f"layer{at}_edges"]) <= 1e-12
     assert {tensor.datatype for tensor in result.manifest.explanations.tensors} == {"FP64"}
 
 
 def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
     """A network, its graphs with an explaining one, and what that is made of."""
-    one = case(name)
-    kan, _ = read(one.path, *one.options)
+    item = case(name)
+    kan, _ = read(item.path, *item.options)
     graphs = lower.lower(kan, "float32")
     layers = description.layers(kan, graphs.node_tensors)
-    made = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
+    created = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
     parts = [
         AppendedGraph(graphs.edges[at], layer.edges_tensor, explain_graph.edges_name(at))
         for at, layer in enumerate(layers)
     ]
-    return kan, made, parts
+    return kan, created, parts
 
 
-def proved(kan: Any, made: Lowered, graph: bytes) -> None:
-    assert made.explained is not None
-    changed = dataclasses.replace(made, explained=Explained(graph, made.explained.about))
+def proved(kan: Any, built: Lowered, graph: bytes) -> None:
+    assert built.explained is not None
+    changed = dataclasses.replace(built, explained=Explained(graph, built.explained.about))
     verify.verify(kan, changed, "float32")
 
 
 def test_a_graph_that_tells_other_edges_or_nodes_is_not_written() -> None:
-    kan, made, parts = lowered_of()
-    assert made.explained is not None
-    proved(kan, made, made.explained.graph)
+    kan, created, parts = lowered_of()
+    assert created.explained is not None
+    proved(kan, created, created.explained.graph)
     wrong = onnx.load_model_from_string(parts[0].graph)
-    largest = max((one for one in wrong.graph.initializer if one.data_type == 1), key=lambda one: len(one.raw_data))
+    largest = max(
+        (entry for entry in wrong.graph.initializer if entry.data_type == 1), key=lambda entry: len(entry.raw_data)
+    )
     largest.raw_data = (np.frombuffer(largest.raw_data, np.float32) * np.float32(1.001)).tobytes()
     edges = dataclasses.replace(parts[0], graph=wrong.SerializeToString())
     with pytest.raises(VerificationFailed, match=r"explain\.onnx differs from the checkpoint on inside rows: edges by"):
-        proved(kan, made, joined(made.model, [edges, parts[1]], {}))
+        proved(kan, created, joined(created.model, [edges, parts[1]], {}))
     with pytest.raises(VerificationFailed, match="rows give layer1_edges of shape nothing"):
-        proved(kan, made, joined(made.model, parts[:1], {}))
-    model = onnx.load_model_from_string(made.model)
+        proved(kan, created, joined(created.model, parts[:1], {}))
+    model = onnx.load_model_from_string(created.model)
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = ["before" if name == "layer1_in" else name for name in names]
     model.graph.node.append(onnx.helper.make_node("Tanh", ["before"], ["layer1_in"]))
     with pytest.raises(VerificationFailed, match=r"explain\.onnx differs .*layer1_in\["):
-        proved(kan, made, joined(model.SerializeToString(), parts, {}))
+        proved(kan, created, joined(model.SerializeToString(), parts, {}))
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,8 +224,8 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFi
         export_command.main([path, "--repository", str(tmp_path), "--name", "b", "--explain-layers", "1, 0", "--json"])
         == 0
     )
-    told = json.loads(capsys.readouterr().out)["explanations"]
-    assert [tensor["layer"] for tensor in told["tensors"] if tensor["holds"] == "edges"] == [0, 1]
+    reported = json.loads(capsys.readouterr().out)["explanations"]
+    assert [tensor["layer"] for tensor in reported["tensors"] if tensor["holds"] == "edges"] == [0, 1]
     assert export_command.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
     assert "--explain-layers are of one model" in capsys.readouterr().err
 
@@ -232,8 +236,8 @@ def test_every_model_of_a_folder_may_have_one(tmp_path: Path) -> None:
     (tmp_path / "in" / source.name).write_bytes(source.read_bytes())
     arguments = [str(tmp_path / "in"), "--recursive", "--repository", str(tmp_path / "out"), "--explain"]
     assert export_command.main(arguments) == 0
-    (found,) = (tmp_path / "out").glob("*/1/explain.onnx")
-    assert contract.load(found.parent).explanations.tensors
+    (actual,) = (tmp_path / "out").glob("*/1/explain.onnx")
+    assert contract.load(actual.parent).explanations.tensors
 
 
 def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
@@ -245,14 +249,14 @@ def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
     module = modules.GoldenTransformer()
     result = kanexport.export(module, x, name="m", repository=tmp_path, explain=True)
-    found = run(result.directory / "explain.onnx", x)
+    actual = run(result.directory / "explain.onnx", x)
     assert any(layer.positions for layer in result.manifest.layers)
     for at, layer in enumerate(result.manifest.layers):
-        nodes = found.get(layer.node_tensor, x)
+        nodes = actual.get(layer.node_tensor, x)
         session = onnxruntime.InferenceSession(result.directory / layer.edges_file)
         (edges,) = session.run([layer.edges_tensor], {layer.node_tensor: nodes.reshape(-1, nodes.shape[-1])})
-        assert found[f"layer{at}_edges"].shape == (8, *layer.positions, layer.sources, layer.destinations)
-        np.testing.assert_array_equal(found[f"layer{at}_edges"].reshape(edges.shape), edges)
+        assert actual[f"layer{at}_edges"].shape == (8, *layer.positions, layer.sources, layer.destinations)
+        np.testing.assert_array_equal(actual[f"layer{at}_edges"].reshape(edges.shape), edges)
     name = result.manifest.layers[-1].name
     np.save(tmp_path / "rows.npy", x)
     rows = tmp_path / "rows.npy"

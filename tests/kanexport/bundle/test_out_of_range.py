@@ -69,8 +69,8 @@ def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: 
     there[:, columns] = np.clip(x[:, columns], np.float32(clip.scale), np.float32(clip.bias))
     assert (there != x).any()
     for file in ("model.onnx", layer.edges_file):
-        found, expected = run(clamped.directory, file, x), run(plain.directory, file, there)
-        np.testing.assert_array_equal(found[0], expected[0])
+        actual, expected = run(clamped.directory, file, x), run(plain.directory, file, there)
+        np.testing.assert_array_equal(actual[0], expected[0])
     inside = there[3:]
     np.testing.assert_array_equal(
         run(clamped.directory, "model.onnx", inside)[0], run(plain.directory, "model.onnx", inside)[0]
@@ -102,19 +102,19 @@ def test_a_normalisation_before_the_grid_cannot_be_clamped_and_can_be_refused(tm
 def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
     from kanexport.bundle import publish
 
-    found = exported(tmp_path, "pykan-mult-affine", AS_TRAINED).manifest
-    first = found.layers[0]
+    actual = exported(tmp_path, "pykan-mult-affine", AS_TRAINED).manifest
+    first = actual.layers[0]
     bases = tuple(
         dataclasses.replace(basis, knots=(basis.knots[0], (0.0,) * len(basis.knots[0]))) if basis.knots else basis
         for basis in first.bases
     )
-    layers = (dataclasses.replace(first, bases=bases), *found.layers[1:])
-    (note,) = publish.check(FLAG, layers, found.inputs, found.baseline)
+    layers = (dataclasses.replace(first, bases=bases), *actual.layers[1:])
+    (note,) = publish.check(FLAG, layers, actual.inputs, actual.baseline)
     assert note == "of source 1 of the first layer nobody can say whether it is out of range: it has no grid"
-    assert publish.check(AS_TRAINED, layers, found.inputs, found.baseline) == ()
-    moved = (dataclasses.replace(first, node_tensor="layer0_in"), *found.layers[1:])
+    assert publish.check(AS_TRAINED, layers, actual.inputs, actual.baseline) == ()
+    moved = (dataclasses.replace(first, node_tensor="layer0_in"), *actual.layers[1:])
     with pytest.raises(OptionError, match="no layer with edges is known to read"):
-        publish.check(FLAG, moved, found.inputs, found.baseline)
+        publish.check(FLAG, moved, actual.inputs, actual.baseline)
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def packed(source: Path) -> Callable[..., Path]:
 
 def assert_whole(repository: Path) -> int:
     """Every version a reader can see is complete and hashes right; how many there are."""
-    found = 0
+    result = 0
     for home in repository.glob("[!.]*"):
         for version in (path for path in home.iterdir() if path.name.isdecimal()):
             document = manifest.load(version)
@@ -69,9 +69,9 @@ def assert_whole(repository: Path) -> int:
                 data = (version / entry.path).read_bytes()
                 assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.size, entry.sha256)
             assert {path.name for path in version.iterdir()} == {e.path for e in document.files} | {"manifest.json"}
-            found += 1
+            result += 1
         assert (home / "config.pbtxt").is_file()
-    return found
+    return result
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -144,7 +144,7 @@ def test_a_version_that_stepped_aside_comes_back_after_a_kill(packed: Callable[.
 def test_a_replacement_that_fails_puts_the_old_version_back(
     packed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)  # as on a file system that cannot
+    monkeypatch.setattr(atomic, "exchange", lambda element, other: False)  # as on a file system that cannot
     version = packed(tmp_path, name="m")
     before = tree(version)
     with pytest.raises(FileNotFoundError):
@@ -281,7 +281,7 @@ def test_what_an_operator_added_to_the_config_stays(packed: Callable[..., Path],
         (start, False),
     ):
         path.write_bytes(text)
-        version = 1 + max(int(one.name) for one in path.parent.iterdir() if one.name.isdecimal())
+        version = 1 + max(int(item.name) for item in path.parent.iterdir() if item.name.isdecimal())
         packed(tmp_path, name="m", version=version)
         assert path.read_bytes() == (text if kept else fresh)
     path.write_bytes(fresh.replace(b"max_batch_size: ", b"max_batch_size: 9"))

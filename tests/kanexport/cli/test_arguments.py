@@ -60,8 +60,8 @@ def test_a_misspelt_name_is_helped(
     golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
 ) -> None:
     path, _ = golden("pykan-diabetes")
-    for given in ((path,), (path.parent, "--recursive")):
-        if given[1:] and "--option" in arguments:
+    for supplied in ((path,), (path.parent, "--recursive")):
+        if supplied[1:] and "--option" in arguments:
             continue  # told at the end, as of no use to any file
-        _, document, _ = _json(capsys, *given, "--repository", tmp_path / "models", *arguments)
+        _, document, _ = _json(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
         assert document["error"]["hint"].startswith(hint)

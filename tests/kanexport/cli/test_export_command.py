@@ -28,8 +28,8 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_an_export_in_a_process_of_its_own(golden: Golden, tmp_path: Path) -> None:
     path, options = golden("efficient-kan-wine-update-grid")
-    given = [word for option in options for word in ("--option", option)]
-    done = run(path, "--repository", tmp_path / "models", "--name", "wine", *given, "--json")
+    supplied = [word for option in options for word in ("--option", option)]
+    done = run(path, "--repository", tmp_path / "models", "--name", "wine", *supplied, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     assert document["name"] == "wine"
@@ -116,8 +116,8 @@ def test_the_name_defaults_to_the_checkpoints(
     golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, options = golden("efficient-kan-digits")
-    given = [word for option in options for word in ("--option", option)]
-    _, document, _ = _json(capsys, path, "--repository", tmp_path, *given)
+    supplied = [word for option in options for word in ("--option", option)]
+    _, document, _ = _json(capsys, path, "--repository", tmp_path, *supplied)
     assert document["name"] == "model"
     assert (tmp_path / "model" / "1" / "model.onnx").is_file()
 
@@ -138,7 +138,7 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: Any) -> None:
-    path = next(one for one in golden_cases.cases() if one.name == "efficient-kan-digits").path
+    path = next(item for item in golden_cases.cases() if item.name == "efficient-kan-digits").path
     arguments = [str(path), "--repository", str(tmp_path), "--name", "m"]
     assert export_command.main(arguments) == 0
     printed = capsys.readouterr().out

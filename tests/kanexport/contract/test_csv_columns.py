@@ -69,8 +69,8 @@ def test_the_parsers_of_large_files_round_as_python_does(parser: str) -> None:
     bits = RNG.integers(0, 2**64, 3000, dtype=np.uint64).view(np.float64)
     texts = [repr(float(value)) for value in bits[np.isfinite(bits)]][:2000]
     texts += ["0.1000000000000000055511151231257827", "9007199254740993", "5e-324", "2.4703282292062328e-324"] * 2
-    found = getattr(csv_columns, f"_by_{parser}")(("\n".join(texts) + "\n").encode(), 1)
-    np.testing.assert_array_equal(found[:, 0], [float(text) for text in texts])
+    result = getattr(csv_columns, f"_by_{parser}")(("\n".join(texts) + "\n").encode(), 1)
+    np.testing.assert_array_equal(result[:, 0], [float(text) for text in texts])
 
 
 def test_what_is_no_text_is_told_with_its_place_in_the_file() -> None:

@@ -21,8 +21,8 @@ from kanexport.contract import csv_text
     ],
 )
 def test_rows_of_a_csv(text: str, rows: list[list[float]]) -> None:
-    found = csv_text.parse("f.csv", csv_text.decode("f.csv", text.encode()))
-    assert repr(found) == repr([[float(value) for value in row] for row in rows])
+    result = csv_text.parse("f.csv", csv_text.decode("f.csv", text.encode()))
+    assert repr(result) == repr([[float(value) for value in row] for row in rows])
 
 
 @pytest.mark.parametrize(

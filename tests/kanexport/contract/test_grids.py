@@ -15,8 +15,8 @@ from kanexport.contract import grids
 
 @settings(deadline=None)
 @given(st.lists(st.floats(width=32), max_size=40), st.sets(st.integers(-5, 5), min_size=2, max_size=8))
-def test_every_finite_value_is_in_one_cell(values: list[float], found: set[int]) -> None:
-    bound = sorted(map(float, found))
+def test_every_finite_value_is_in_one_cell(values: list[float], actual: set[int]) -> None:
+    bound = sorted(map(float, actual))
     array = np.array(values, np.float64)
     counts, nonfinite = grids.count(bound, array)
     finite = array[np.isfinite(array)]
@@ -45,9 +45,9 @@ def uniform(low: float, high: float, cells: int = 5, degree: int = 3) -> tuple[f
 def test_what_knots_mean_depends_on_the_basis(
     kind: str, functions: int, knots: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
-    found = grids.of_knots(kind, functions, knots)
-    assert found is not None
-    assert dataclasses.astuple(found) == pytest.approx(expected)
+    result = grids.of_knots(kind, functions, knots)
+    assert result is not None
+    assert dataclasses.astuple(result) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("knots", [(), (1.0,), (2.0, 2.0, 2.0), (math.inf, 1.0)])
@@ -59,7 +59,7 @@ def test_knots_on_one_spot_are_no_grid(knots: tuple[float, ...]) -> None:
 @given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=30), st.integers(-5, 50))
 def test_a_grid_lies_in_what_its_functions_reach_whatever_a_manifest_says(knots: list[float], functions: int) -> None:
     for kind in ("bspline", "relu-bumps", "gaussian", "piecewise-linear"):
-        found = grids.of_knots(kind, functions, knots)
-        if found is not None:
-            assert found.first <= found.low <= found.high <= found.last
-            assert found.cell > 0
+        result = grids.of_knots(kind, functions, knots)
+        if result is not None:
+            assert result.first <= result.low <= result.high <= result.last
+            assert result.cell > 0

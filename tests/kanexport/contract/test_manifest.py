@@ -41,13 +41,13 @@ def strategy(hint: Any) -> st.SearchStrategy[Any]:
     return {str: TEXT, float: NUMBER, int: st.integers(), bool: st.booleans()}[hint]
 
 
-manifests = strategy(Manifest).map(lambda found: dataclasses.replace(found, format=FORMAT))
+manifests = strategy(Manifest).map(lambda actual: dataclasses.replace(actual, format=FORMAT))
 
 
 @given(manifests)
 @settings(max_examples=40, deadline=None)
-def test_what_is_written_is_read(found: Manifest) -> None:
-    assert manifest.loads(manifest.dumps(found)) == found
+def test_what_is_written_is_read(actual: Manifest) -> None:
+    assert manifest.loads(manifest.dumps(actual)) == actual
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +59,16 @@ def real(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path_factory
 
 
 def test_a_real_manifest_survives(real: Path) -> None:
-    found = manifest.load(real)
-    assert manifest.dumps(found) == (real / "manifest.json").read_bytes()
-    assert found.file("model.onnx").size == (real / "model.onnx").stat().st_size
+    result = manifest.load(real)
+    assert manifest.dumps(result) == (real / "manifest.json").read_bytes()
+    assert result.file("model.onnx").size == (real / "model.onnx").stat().st_size
     with pytest.raises(ManifestError, match=r"other\.onnx is not listed"):
-        found.file("other.onnx")
+        result.file("other.onnx")
 
 
-@pytest.mark.parametrize("found", [0, 2, 8, -1, "1", None, 1.0, True, [1]])
-def test_another_format_is_refused_with_the_command_that_exports_again(real: Path, found: Any) -> None:
-    document = {**json.loads((real / "manifest.json").read_bytes()), "format": found}
+@pytest.mark.parametrize("actual", [0, 2, 8, -1, "1", None, 1.0, True, [1]])
+def test_another_format_is_refused_with_the_command_that_exports_again(real: Path, actual: Any) -> None:
+    document = {**json.loads((real / "manifest.json").read_bytes()), "format": actual}
     with pytest.raises(
         ManifestError,
         match=r"format .*, this program reads format 1: .*export the model again with `kanserve export CHECKPOINT",
@@ -142,7 +142,7 @@ def test_a_large_manifest_has_its_numbers_in_a_file_beside_it() -> None:
     bare, numbers = manifest.parts(whole)
     assert numbers is not None
     assert len(manifest.dumps(bare)) < 10_000
-    assert {one.place.partition(".")[2] for one in bare.stored} == {
+    assert {item.place.partition(".")[2] for item in bare.stored} == {
         *("0.mask", "0.bases.0.knots", "0.pre_steps.0.indices", "0.pre_steps.1.scale"),
     }
     assert manifest.loads(manifest.dumps(bare), numbers) == whole

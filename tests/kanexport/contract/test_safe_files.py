@@ -34,10 +34,10 @@ def device(path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    made = tmp_path / "place"
-    made.mkdir()
-    yield made
-    for path in (made, *made.rglob("*")):
+    created = tmp_path / "place"
+    created.mkdir()
+    yield created
+    for path in (created, *created.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
 
@@ -90,8 +90,8 @@ def test_a_file_that_is_replaced_after_its_check_is_not_read(
     path.write_bytes(b"own")
     victim.write_bytes(SECRET)
 
-    def checked(*given: object, **named: object) -> None:
-        check(*given, **named)  # type: ignore[arg-type]  # as it was called
+    def checked(*supplied: object, **named: object) -> None:
+        check(*supplied, **named)  # type: ignore[arg-type]  # as it was called
         if path.is_file() and not path.is_symlink():
             path.unlink()
             os.mkfifo(path) if kind == FIFO else path.symlink_to(victim)
@@ -110,12 +110,12 @@ def test_an_export_writes_where_it_began_whoever_moves_its_folder(
     victim, create = tmp_path / "victim", safe_files.create
     (victim / "1").mkdir(parents=True)
 
-    def swapped(*given: object, **named: object) -> None:
+    def swapped(*supplied: object, **named: object) -> None:
         for staging in (tmp_path / "models").glob(".kanexport-*"):
             if not staging.is_symlink():
                 staging.rename(tmp_path / "aside")
                 staging.symlink_to(victim)
-        create(*given, **named)  # type: ignore[arg-type]  # as it was called
+        create(*supplied, **named)  # type: ignore[arg-type]  # as it was called
 
     monkeypatch.setattr(safe_files, "create", swapped)
     with contextlib.suppress(RepositoryError):

@@ -86,8 +86,8 @@ def test_numbers_that_are_not_finite_are_refused(real: Path, number: str) -> Non
 
 
 def test_not_finite_numbers_are_never_written(real: Path) -> None:
-    found = manifest.load(real)
-    bad = dataclasses.replace(found, reference=dataclasses.replace(found.reference, tolerance=float("nan")))
+    result = manifest.load(real)
+    bad = dataclasses.replace(result, reference=dataclasses.replace(result.reference, tolerance=float("nan")))
     with pytest.raises(ValueError, match="not JSON compliant"):
         manifest.dumps(bad)
 

@@ -69,9 +69,9 @@ def test_what_goes_back_adds_up(form: forms.Step, x: np.ndarray, r: np.ndarray, 
         if not np.isfinite(apart).all() or (step.kind == "rowrange" and min(np.ptp(v, 1).min() for v in (x, r)) < 1e-3):
             return  # a row of equal nodes has no range
         multipliers = np.random.default_rng(seed).normal(size=(3, 2, apart.shape[1]))
-        found = (step_rules.backpropagate_multipliers(step, x, r, multipliers) * (x - r)[:, None]).sum(axis=2)
+        result = (step_rules.backpropagate_multipliers(step, x, r, multipliers) * (x - r)[:, None]).sum(axis=2)
     expected = (multipliers * apart[:, None]).sum(axis=2)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(multipliers).max()))
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(multipliers).max()))
 
 
 @EVERY
@@ -79,12 +79,12 @@ def test_of_rows_that_differ_little_it_is_the_derivative(form: forms.Step) -> No
     step = form.describe()
     x = RNG.uniform(-2, 2, (1, WIDTH))
     multipliers = np.eye(step_rules.evaluate(step, x).shape[1])[None]
-    found = step_rules.backpropagate_multipliers(step, x, x, multipliers)[0]
+    result = step_rules.backpropagate_multipliers(step, x, x, multipliers)[0]
     for node in range(WIDTH):
         reach = np.zeros(WIDTH)
         reach[node] = 1e-5
         slope = (step_rules.evaluate(step, x + reach) - step_rules.evaluate(step, x - reach))[0] / 2e-5
-        np.testing.assert_allclose(found[:, node], slope, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(result[:, node], slope, rtol=1e-3, atol=1e-4)
 
 
 def test_a_product_is_shared_as_shapley_shares_it() -> None:
@@ -99,8 +99,8 @@ def test_a_product_is_shared_as_shapley_shares_it() -> None:
             now[factor] = x[factor]
             expected[factor] += (now.prod() - before) / len(orders)
     step = NodeStep(kind="product", indices=(4,))
-    found = step_rules.backpropagate_multipliers(step, x[None], r[None], np.ones((1, 1, 1)))[0, 0] * (x - r)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    result = step_rules.backpropagate_multipliers(step, x[None], r[None], np.ones((1, 1, 1)))[0, 0] * (x - r)
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 def test_an_extreme_falls_to_the_nodes_that_are_it_on_the_way() -> None:

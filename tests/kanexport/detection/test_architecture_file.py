@@ -60,9 +60,9 @@ def assembled(folder: Path, tensors: dict[str, Any], steps: str, *options: str) 
     (folder / "layers.toml").write_text(text)
     loaded = checkpoint.load(save(folder, tensors))
     given = Options.parse(options)
-    found = architecture_file.assemble(loaded, architecture_file.load(folder / "layers.toml"), given)
-    given.finish(found[1])
-    return found
+    actual = architecture_file.assemble(loaded, architecture_file.load(folder / "layers.toml"), given)
+    given.finish(actual[1])
+    return actual
 
 
 def refuse(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> ExportError:
@@ -72,12 +72,12 @@ def refuse(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> 
 
 
 def kinds(kan: Kan) -> list[str]:
-    found = []
+    actual = []
     for layer in kan.layers:
-        found += [step.describe().kind for step in layer.pre_steps]
-        found += [layer.name or "lone"]
-        found += [step.describe().kind for step in layer.post_steps]
-    return found
+        actual += [step.describe().kind for step in layer.pre_steps]
+        actual += [layer.name or "lone"]
+        actual += [step.describe().kind for step in layer.post_steps]
+    return actual
 
 
 def test_every_kind_of_step(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportErro
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "outcome"),
     [
         ("", "a list of [[step]] tables"),
         ("[[step]]\nlayer = 'a'\n[other]\nx = 1", "and nothing else"),
@@ -217,12 +217,12 @@ def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportErro
         ("[[step]]\nselect = ''\ninputs = [123456789012]", "is of 123456789013 columns"),
     ],
 )
-def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, found: str) -> None:
+def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, outcome: str) -> None:
     path = tmp_path / "layers.toml"
     path.write_text(text)
     with pytest.raises(OptionError) as caught:
         architecture_file.load(path)
-    assert found in caught.value.message
+    assert outcome in caught.value.message
     assert str(path) in caught.value.message
     assert caught.value.hint == "see docs/architecture-file.md"
 

@@ -55,10 +55,10 @@ def test_an_unknown_checkpoint_is_told_the_command_first(tmp_path: Path) -> None
     shapes = {"head.cheb_coeffs": (3, 2, 5), "conv.weight": (8, 1, 3, 3)}
     error = refuse(tmp_path, tensors(shapes))
     assert isinstance(error, FamilyError)
-    what, _, found = error.message.partition(" Found: ")
+    what, _, result = error.message.partition(" Found: ")
     assert "no KAN library that is read writes these tensors. Give the model itself, with --module." in what
-    assert "head.cheb_coeffs (3, 2, 5)" in found
-    assert "1 convolution (conv.weight (8, 1, 3, 3))" in found
+    assert "head.cheb_coeffs (3, 2, 5)" in result
+    assert "1 convolution (conv.weight (8, 1, 3, 3))" in result
     command, _, near = error.hint.partition(". Nearest families: ")
     assert command == (
         f"kanserve export --module yourpackage.yourfile:make_model --checkpoint {tmp_path / 'model.safetensors'} "

@@ -158,8 +158,8 @@ def test_views_that_negate_and_conjugate_keep_their_sign(torch: Any, tmp_path: P
     z = torch.randn(4, dtype=torch.complex64)
     for value in (z.conj().imag, z.conj(), z.imag, z.conj().imag[1:]):
         torch.save({"w": value}, tmp_path / "model.pt")
-        found = checkpoint.load(tmp_path / "model.pt").tensors["w"]
-        np.testing.assert_array_equal(found, value.resolve_neg().resolve_conj().numpy())
+        actual = checkpoint.load(tmp_path / "model.pt").tensors["w"]
+        np.testing.assert_array_equal(actual, value.resolve_neg().resolve_conj().numpy())
 
 
 def test_a_parameter_with_attributes_is_a_tensor(torch: Any, tmp_path: Path) -> None:

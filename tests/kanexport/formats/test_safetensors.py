@@ -43,14 +43,14 @@ def test_every_numpy_type_reads_as_the_library_reads_it() -> None:
         for shape in ((), (3,), (2, 0, 4), (2, 3, 5))
     }
     data = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-    found, expected = our_format.read(data), safetensors.numpy.load(data)
-    assert set(found) == set(expected) == set(tensors)
+    actual, expected = our_format.read(data), safetensors.numpy.load(data)
+    assert set(actual) == set(expected) == set(tensors)
     for key, value in expected.items():
-        assert found[key].dtype == value.dtype, key
-        assert found[key].shape == value.shape, key
-        assert found[key].tobytes() == value.tobytes(), key
-        assert found[key].flags.c_contiguous, key
-        assert torch_archive.stored_dtype(found[key]) == value.dtype.name
+        assert actual[key].dtype == value.dtype, key
+        assert actual[key].shape == value.shape, key
+        assert actual[key].tobytes() == value.tobytes(), key
+        assert actual[key].flags.c_contiguous, key
+        assert torch_archive.stored_dtype(actual[key]) == value.dtype.name
 
 
 def test_what_torch_writes_reads_as_torch_reads_it(tmp_path: Path) -> None:
@@ -60,12 +60,12 @@ def test_what_torch_writes_reads_as_torch_reads_it(tmp_path: Path) -> None:
     kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
     tensors = {str(kind): odd.nan_to_num(1, 1, 1).to(kind) for kind in kinds} | {"odd": odd.bfloat16()}
     library.save_file(tensors, tmp_path / "model.safetensors")
-    found = checkpoint.load(tmp_path / "model.safetensors").tensors
+    actual = checkpoint.load(tmp_path / "model.safetensors").tensors
     for key, tensor in tensors.items():
         exact = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        assert found[key].dtype == exact.dtype, key
-        assert found[key].tobytes() == exact.tobytes(), key
-        assert torch_archive.stored_dtype(found[key]) == str(tensor.dtype).removeprefix("torch.")
+        assert actual[key].dtype == exact.dtype, key
+        assert actual[key].tobytes() == exact.tobytes(), key
+        assert torch_archive.stored_dtype(actual[key]) == str(tensor.dtype).removeprefix("torch.")
 
 
 def test_every_bfloat16_is_widened_exactly() -> None:
@@ -180,10 +180,10 @@ ENTRIES = st.fixed_dictionaries(
 def test_what_the_library_refuses_is_refused(header: dict[str, Any], size: int) -> None:
     data = encode(header, bytes(size))
     try:
-        found = our_format.read(data)
+        actual = our_format.read(data)
     except CheckpointError:
         return
-    assert set(found) == {name for name, _ in safetensors.deserialize(data)}
+    assert set(actual) == {name for name, _ in safetensors.deserialize(data)}
 
 
 @given(st.data())
@@ -193,7 +193,7 @@ def test_files_the_library_writes_are_read(data: st.DataObject) -> None:
     tensors = {
         f"layer.{at}": np.ones(shape, dtype=data.draw(st.sampled_from(NUMPY))) for at, shape in enumerate(shapes)
     }
-    found = our_format.read(safetensors.numpy.save(tensors))
-    assert {key: (value.shape, value.dtype) for key, value in found.items()} == {
+    actual = our_format.read(safetensors.numpy.save(tensors))
+    assert {key: (value.shape, value.dtype) for key, value in actual.items()} == {
         key: (value.shape, value.dtype) for key, value in tensors.items()
     }

@@ -43,19 +43,19 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def assert_same(torch: Any, data: bytes) -> None:
     """Our reading and torch.load(weights_only=True) agree in keys, types, shapes and bits."""
     expected = flatten(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
-    found = flatten(torch_archive.read(data))
-    assert list(found) == list(expected)
+    result = flatten(torch_archive.read(data))
+    assert list(result) == list(expected)
     for key, tensor in expected.items():
         if not isinstance(tensor, torch.Tensor):
-            assert found[key] == tensor or isinstance(tensor, torch.dtype | torch.device | torch.Size), key
+            assert result[key] == tensor or isinstance(tensor, torch.dtype | torch.device | torch.Size), key
             continue
         tensor = tensor.detach()
         exact = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        assert found[key].dtype == exact.dtype, key
-        assert found[key].shape == exact.shape, key
-        assert found[key].tobytes() == exact.tobytes(), key
-        assert found[key].flags.c_contiguous, key
-        assert found[key].flags.owndata or found[key].base.size == found[key].size, key
+        assert result[key].dtype == exact.dtype, key
+        assert result[key].shape == exact.shape, key
+        assert result[key].tobytes() == exact.tobytes(), key
+        assert result[key].flags.c_contiguous, key
+        assert result[key].flags.owndata or result[key].base.size == result[key].size, key
 
 
 def saved(torch: Any, value: Any, **options: Any) -> bytes:
@@ -122,13 +122,13 @@ def test_every_protocol_torch_can_write(torch: Any, protocol: int) -> None:
     value = {"w": torch.arange(6.0).reshape(2, 3), "n": {"b": torch.ones(2), "long" * 100: 2**40}}
     usual = saved(torch, value)
     assert_same(torch, usual)
-    found, expected = (
+    result, expected = (
         flatten(torch_archive.read(saved(torch, value, pickle_protocol=protocol))),
         flatten(torch_archive.read(usual)),
     )
-    assert list(found) == list(expected)
+    assert list(result) == list(expected)
     for key in expected:
-        np.testing.assert_array_equal(found[key], expected[key])
+        np.testing.assert_array_equal(result[key], expected[key])
 
 
 def test_numpy_values_among_a_scripts_own_are_inert(torch: Any) -> None:
@@ -141,10 +141,12 @@ def test_numpy_values_among_a_scripts_own_are_inert(torch: Any) -> None:
         "names": np.array(["a", "b"]),
     }
     for protocol in (2, 3, 4):
-        found = torch_archive.read(saved(torch, value, pickle_protocol=protocol))
-        assert found["model_state"]["w"].tolist() == [1, 1]
-        assert isinstance(found["best_loss"], pickle_data.Opaque)
-        assert all(isinstance(item, pickle_data.Opaque) for item in (*found["history"], found["mean"], found["names"]))
+        result = torch_archive.read(saved(torch, value, pickle_protocol=protocol))
+        assert result["model_state"]["w"].tolist() == [1, 1]
+        assert isinstance(result["best_loss"], pickle_data.Opaque)
+        assert all(
+            isinstance(item, pickle_data.Opaque) for item in (*result["history"], result["mean"], result["names"])
+        )
 
 
 def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any, tmp_path: Path) -> None:
@@ -171,9 +173,9 @@ def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any,
 
 
 def test_a_view_of_a_large_storage_is_copied_small(torch: Any) -> None:
-    found = torch_archive.read(saved(torch, {"w": torch.zeros(1_000_000)[:3]}))["w"]
-    assert found.flags.owndata
-    assert found.nbytes == 12
+    result = torch_archive.read(saved(torch, {"w": torch.zeros(1_000_000)[:3]}))["w"]
+    assert result.flags.owndata
+    assert result.nbytes == 12
 
 
 def test_formats_that_are_not_read_say_what_to_do(torch: Any, tmp_path: Path) -> None:
@@ -339,6 +341,6 @@ def test_big_endian_files_are_turned(torch_zip: Callable[..., bytes]) -> None:
     target = io.BytesIO(torch_zip(ONE_TENSOR % (3, 3), {"0": struct.pack(">3f", 1.5, -2, 3)}))
     with zipfile.ZipFile(target, "a") as archive:
         archive.writestr("archive/byteorder", b"big")
-    found = torch_archive.read(target.getvalue())["w"]
-    assert found.tolist() == [1.5, -2.0, 3.0]
-    assert found.dtype == np.dtype("=f4")
+    result = torch_archive.read(target.getvalue())["w"]
+    assert result.tolist() == [1.5, -2.0, 3.0]
+    assert result.dtype == np.dtype("=f4")

@@ -51,15 +51,15 @@ grid: !!python/object/apply:numpy.{module}.multiarray.scalar
     ],
 )
 def test_numpy_scalars_under_both_spellings(module: str, code: str, data: str, value: Any) -> None:
-    found = yaml_config.read(SCALAR.format(module=module, code=code, data=data).encode())["grid"]
-    assert found == value
-    assert type(found) is type(value)
+    result = yaml_config.read(SCALAR.format(module=module, code=code, data=data).encode())["grid"]
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(("code", "data"), [("i8", "CgAAAA=="), ("c16", "CgAAAAAAAAA="), ("O", "CgAAAAAAAAA=")])
 def test_numpy_values_that_are_no_number_stay_inert(code: str, data: str) -> None:
-    found = yaml_config.read(SCALAR.format(module="core", code=code, data=data).encode())["grid"]
-    assert isinstance(found, Tagged)
+    result = yaml_config.read(SCALAR.format(module="core", code=code, data=data).encode())["grid"]
+    assert isinstance(result, Tagged)
 
 
 def test_scalars_that_share_their_dtype_by_alias() -> None:
@@ -77,13 +77,13 @@ fun: !!python/name:torch.tanh ''
 act: !!python/object:torch.nn.modules.activation.SiLU {training: true, inplace: false}
 other: !unknown [1]
 """
-    found = yaml_config.read(text.encode())
-    assert found["width"] == (2, 3)
-    assert found["fun"] == Tagged("name:torch.tanh", "")
-    assert found["fun"].name == "torch.tanh"
-    assert found["act"].name == "torch.nn.modules.activation.SiLU"
-    assert found["act"].value == {"training": True, "inplace": False}
-    assert isinstance(found["other"], Tagged)
+    result = yaml_config.read(text.encode())
+    assert result["width"] == (2, 3)
+    assert result["fun"] == Tagged("name:torch.tanh", "")
+    assert result["fun"].name == "torch.tanh"
+    assert result["act"].name == "torch.nn.modules.activation.SiLU"
+    assert result["act"].value == {"training": True, "inplace": False}
+    assert isinstance(result["other"], Tagged)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_nothing_is_executed(tag: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     text = tag.format(canary=canary).encode()
     try:
-        found = yaml_config.read(text)["a"]
+        result = yaml_config.read(text)["a"]
     except CheckpointError:
         assert tag.startswith("?")  # a tagged value cannot be a key
     else:
-        assert isinstance(found, Tagged)
+        assert isinstance(result, Tagged)
     assert not canary.exists()
 
 
@@ -180,10 +180,10 @@ def test_a_large_honest_config_is_read() -> None:
 @settings(max_examples=300, deadline=None)
 def test_no_text_escapes_with_another_error(text: str) -> None:
     try:
-        found = yaml_config.read(text.encode(errors="surrogatepass"))
+        result = yaml_config.read(text.encode(errors="surrogatepass"))
     except CheckpointError:
         return
-    assert all(isinstance(key, str) for key in found)
+    assert all(isinstance(key, str) for key in result)
 
 
 PUNCTUATION = [
@@ -216,7 +216,7 @@ TOKENS = st.sampled_from(PUNCTUATION + TAGS)
 @settings(max_examples=600, deadline=None)
 def test_no_arrangement_of_tokens_escapes_with_another_error(tokens: list[str]) -> None:
     try:
-        found = yaml_config.read(("k: " + "".join(tokens)).encode())
+        result = yaml_config.read(("k: " + "".join(tokens)).encode())
     except CheckpointError:
         return
-    assert "k" in found or found
+    assert "k" in result or result

@@ -38,12 +38,12 @@ def test_operators_compute_the_function(table: str, function: Unary, dtype: str)
     x = FINITE.astype(dtype).astype(np.float64)
     with np.errstate(all="ignore"):
         expected = function.evaluate(x)
-    found = run(function, x, dtype)
-    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    result = run(function, x, dtype)
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
     finite = np.isfinite(expected)
     relative, absolute = TOLERANCES[dtype]
-    np.testing.assert_allclose(found[finite], expected[finite], rtol=relative, atol=absolute)
-    np.testing.assert_array_equal(found[~finite], expected[~finite])
+    np.testing.assert_allclose(result[finite], expected[finite], rtol=relative, atol=absolute)
+    np.testing.assert_array_equal(result[~finite], expected[~finite])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,10 +62,10 @@ def test_float64_is_exact_beside_zero_one_and_far_away(name: str) -> None:
     x = np.concatenate([x, -x])
     with np.errstate(all="ignore"):
         expected = function.evaluate(x)
-    found = run(function, x, "float64")
-    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    result = run(function, x, "float64")
+    np.testing.assert_array_equal(np.isfinite(result), np.isfinite(expected))
     finite = np.isfinite(expected)
-    np.testing.assert_allclose(found[finite], expected[finite], rtol=3e-15, atol=1e-300)
+    np.testing.assert_allclose(result[finite], expected[finite], rtol=3e-15, atol=1e-300)
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:

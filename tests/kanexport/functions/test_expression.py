@@ -70,11 +70,11 @@ def test_texts_compute_what_they_say(text: str, dtype: str) -> None:
         expected = TEXTS[text](x)
         np.testing.assert_allclose(made.evaluate(x), expected, rtol=1e-13, atol=1e-13)
         moved = np.abs(made.evaluate(x * (1 + 2 * np.finfo(dtype).eps)) - expected)
-    found = run(made, x, dtype)
-    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    actual = run(made, x, dtype)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     keep = (np.abs(expected) < 1e30) & np.isfinite(moved)  # not at an end of a domain
     assert keep.sum() > 50
-    error, size = np.abs(found[keep] - expected[keep]), np.maximum(1, np.abs(expected[keep]))
+    error, size = np.abs(actual[keep] - expected[keep]), np.maximum(1, np.abs(expected[keep]))
     assert (error <= 4 * moved[keep] + 30 * np.finfo(dtype).eps * size).all()
 
 
@@ -122,9 +122,9 @@ def test_random_expressions_compute_what_python_computes(text: str) -> None:
         assert re.search("does not depend|a part of it is", error.message)  # noqa: PT017 - one of two ends
         return
     with np.errstate(all="ignore"):
-        found = made.evaluate(x)
-    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
+        actual = made.evaluate(x)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-300)
 
 
 HOSTILE = [

@@ -93,10 +93,10 @@ def test_operators_compute_the_same(name: str, limit: float, dtype: str) -> None
     with np.errstate(all="ignore"):
         expected = function.evaluate(x)
         shaken = [function.evaluate(x * (1 + side * np.finfo(dtype).eps)) for side in (-1, 1)]
-    found = run(function, x, dtype)
+    actual = run(function, x, dtype)
     keep = (np.abs(expected) < 1e30) & (np.abs(np.subtract(*shaken)) < 0.05)  # not at a jump, such as sqrt's
     change = np.abs(np.subtract(*shaken))[keep]
-    error = np.abs(found - expected)[keep]
+    error = np.abs(actual - expected)[keep]
     eps = np.finfo(dtype).eps
     assert (error <= 20 * change + 8 * eps * np.maximum(1, np.abs(expected[keep]))).all()
     assert keep.mean() > 0.9
@@ -109,10 +109,10 @@ def test_values_that_are_not_finite_do_what_they_do_in_pykan(name: str, dtype: s
     function = avoiding(name, 10.0)
     with np.errstate(all="ignore"):
         expected = function.evaluate(SPECIAL)
-    found = run(function, SPECIAL, dtype).astype(np.float64)
+    actual = run(function, SPECIAL, dtype).astype(np.float64)
     finite = np.abs(expected) < 1e30
-    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-    np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=1e-6, atol=1e-6)
     assert torch.sign(torch.tensor(float("nan"))) == 0  # why sgn and the inverse functions are not NaN there
     zero_at_nan = {"1/x^2", "1/x^4", "1/sqrt(x)", "1/x^0.5", "log", "arctanh", "arcsin", "arccos", "sgn"}
     assert (expected[0] == 0) == (name in zero_at_nan)
@@ -138,8 +138,8 @@ def test_the_expression_is_the_function(name: str) -> None:
     with np.errstate(all="ignore"):
         expected = function.evaluate(x)
     code = compile(function.expression, "expression", "eval")
-    found = [eval(code, {"__builtins__": {}}, names | {"x": v}) for v in x.tolist()]
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    actual = [eval(code, {"__builtins__": {}}, names | {"x": v}) for v in x.tolist()]
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def model(pykan: Any, name: str, mask: float = 1.0) -> Any:

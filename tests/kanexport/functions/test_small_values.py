@@ -31,5 +31,5 @@ def test_relative_errors_in_float32(name: str, start: float, tolerance: float) -
     model = g.build({"y": (elementwise.activation(name).emit(g, g.input("x", 1)), (1,))})
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     x = np.linspace(start, 10, 5000, dtype=np.float32)
-    found = session.run(["y"], {"x": x[:, None]})[0][:, 0]
-    np.testing.assert_allclose(found, [TAILS[name](float(v)) for v in x], rtol=tolerance, atol=1e-35)
+    result = session.run(["y"], {"x": x[:, None]})[0][:, 0]
+    np.testing.assert_allclose(result, [TAILS[name](float(v)) for v in x], rtol=tolerance, atol=1e-35)

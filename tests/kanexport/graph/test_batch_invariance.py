@@ -38,10 +38,10 @@ def test_a_rows_sum_is_the_same_in_any_company(layout: str, keepdims: bool, dtyp
         def ask(part: np.ndarray, session=session) -> np.ndarray:
             return session.run(None, {"x": part.copy()})[0]
 
-        found = ask(rows)
-        assert np.abs(found - expected).max() <= 8 * count * np.finfo(dtype).eps
+        result = ask(rows)
+        assert np.abs(result - expected).max() <= 8 * count * np.finfo(dtype).eps
         for start, stop in [(at, at + 1) for at in range(ROWS)] + [(0, 2), (1, 4), (3, 11), (7, ROWS)]:
-            np.testing.assert_array_equal(ask(rows[start:stop]), found[start:stop], err_msg=f"{count}, {start}:{stop}")
+            np.testing.assert_array_equal(ask(rows[start:stop]), result[start:stop], err_msg=f"{count}, {start}:{stop}")
 
 
 def test_nan_stays_in_its_own_sum() -> None:

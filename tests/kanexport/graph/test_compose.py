@@ -36,27 +36,27 @@ ADAPTED = "pykan-hello-adapted"
 
 
 def case(name: str) -> Case:
-    (found,) = (one for one in cases() if one.name == name)
-    return found
+    (result,) = (item for item in cases() if item.name == name)
+    return result
 
 
 def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
     """A network, its graphs with an explaining one, and what that is made of."""
-    one = case(name)
-    kan, _ = read(one.path, *one.options)
+    item = case(name)
+    kan, _ = read(item.path, *item.options)
     graphs = lower.lower(kan, "float32")
     layers = description.layers(kan, graphs.node_tensors)
-    made = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
+    created = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
     parts = [
         AppendedGraph(graphs.edges[at], layer.edges_tensor, explain_graph.edges_name(at))
         for at, layer in enumerate(layers)
     ]
-    return kan, made, parts
+    return kan, created, parts
 
 
 def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
-    _, made, parts = lowered_of()
+    _, created, parts = lowered_of()
     with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(made.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
+        joined(created.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
     with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(made.model, [parts[0], parts[0]], {})
+        joined(created.model, [parts[0], parts[0]], {})

@@ -106,18 +106,18 @@ def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
 
     serving = session(contract.MODEL_FILE)
     names = [tensor.name for tensor in serving.outputs]
-    found = {"x": x, **dict(zip(names, serving.run(names, {"x": x}), strict=True))}
+    actual = {"x": x, **dict(zip(names, serving.run(names, {"x": x}), strict=True))}
     edges = [
-        session(layer.edges_file).run([layer.edges_tensor], {layer.node_tensor: found[layer.node_tensor]})[0]
+        session(layer.edges_file).run([layer.edges_tensor], {layer.node_tensor: actual[layer.node_tensor]})[0]
         for layer in result.manifest.layers
     ]
-    return [*(found[name] for name in names), *edges]
+    return [*(actual[name] for name in names), *edges]
 
 
-def same(found: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+def same(outcome: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> None:
+    for item, other in zip(outcome, expected, strict=True):
+        assert item.dtype == other.dtype
+        np.testing.assert_array_equal(item, other)
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
@@ -160,16 +160,16 @@ def test_equal_constants_have_one_place_on_a_page_of_their_own() -> None:
     first, second = weights.keep(a), weights.keep(a + 1)
     assert weights.keep(a.copy().reshape(10, 100)) == first
     assert (first.offset, second.offset % PAGE, second.length) == (0, 0, 4000)
-    made = []
+    created = []
 
     def make() -> np.ndarray:
-        made.append(a)
+        created.append(a)
         return a * 2
 
     place = weights.derived((a, 2.0), make)
     assert weights.derived((a, 2.0), make) == place
     assert weights.derived((a, 3.0), make) != place
-    assert len(made) == 2
+    assert len(created) == 2
     content = b"".join(weights.content())
     assert len(content) == weights.size == 4 * PAGE
     assert content[place.offset : place.offset + place.length] == (a * 2).tobytes()

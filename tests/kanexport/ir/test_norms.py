@@ -25,8 +25,8 @@ def test_what_a_clamped_network_means(tmp_path_factory: pytest.TempPathFactory, 
     assert low.tolist() == pytest.approx([-1] * 3, abs=1e-6)
     assert high.tolist() == pytest.approx([1] * 3, abs=1e-6)
     x = np.array([row])
-    found = float64_reference.evaluate(norms.clamped(kan), x).y
-    np.testing.assert_array_equal(found, float64_reference.evaluate(kan, np.clip(x, low, high)).y)
+    result = float64_reference.evaluate(norms.clamped(kan), x).y
+    np.testing.assert_array_equal(result, float64_reference.evaluate(kan, np.clip(x, low, high)).y)
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

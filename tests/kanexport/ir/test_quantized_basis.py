@@ -44,7 +44,7 @@ def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, 
     assert apart.max() <= (max(1, moved / steps.unit) + 0.01) * steps.unit
 
 
-@pytest.mark.parametrize("basis", [one for one in STEPPED if stepped(one, 3, 1 << 20).table is not None])
+@pytest.mark.parametrize("basis", [item for item in STEPPED if stepped(item, 3, 1 << 20).table is not None])
 def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) -> None:
     steps = stepped(basis, 3, 1 << 20)
     assert steps is not None
@@ -54,10 +54,10 @@ def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) ->
     g = Graph("steps", "float32")
     value = steps.emit(g, g.input("x", 3), 3)
     session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, 3))}))
-    for found in (session.run(["y"], {"x": x})[0], steps.evaluate(x.astype(float))):
-        assert not np.nan_to_num(found).any()
-        assert np.isnan(found[0, :, 0]).all() == (not basis.compact)
-        assert np.isfinite(found).sum() == found.size - (0 if basis.compact else basis.functions)
+    for result in (session.run(["y"], {"x": x})[0], steps.evaluate(x.astype(float))):
+        assert not np.nan_to_num(result).any()
+        assert np.isnan(result[0, :, 0]).all() == (not basis.compact)
+        assert np.isfinite(result).sum() == result.size - (0 if basis.compact else basis.functions)
 
 
 def test_sums_fit_what_adds_them() -> None:

@@ -46,6 +46,6 @@ def test_every_step_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("step", [s for given in STEPS.values() for s in given], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("step", [s for supplied in STEPS.values() for s in supplied], ids=lambda s: type(s).__name__)
 def test_a_step_gives_what_it_owes(step: Step, dtype: str) -> None:
     check_step(step, SOURCES, dtype)

@@ -49,7 +49,7 @@ NONE = {  # of the golden cases: why not
 }
 
 
-@pytest.fixture(scope="module", params=cases(), ids=lambda one: one.name)
+@pytest.fixture(scope="module", params=cases(), ids=lambda entry: entry.name)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result, np.ndarray]:
     """A case, exported with rows of its own as the reference, and rows that are numbers."""
     case: Case = request.param
@@ -65,8 +65,8 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def told(result: Result, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     session = onnxruntime.InferenceSession(result.directory / "explain.onnx", providers=["CPUExecutionProvider"])
-    y, found = session.run(["y", "contributions"], {"x": x})
-    return y, found.astype(np.float64)
+    y, actual = session.run(["y", "contributions"], {"x": x})
+    return y, actual.astype(np.float64)
 
 
 def served(result: Result, x: np.ndarray) -> np.ndarray:
@@ -104,26 +104,26 @@ def test_they_add_up_and_are_those_of_the_service(golden: tuple[Case, Result, np
         assert any("has no contributions" in note and NONE[case.name] in note for note in result.manifest.notes)
         return
     assert holds[-1] == "contributions"
-    y, found = told(result, x)
-    assert found.shape == (len(x), x.shape[1], y.shape[1])
-    missed = relative_error(found.sum(axis=1) + np.array(about.base), y)
+    y, actual = told(result, x)
+    assert actual.shape == (len(x), x.shape[1], y.shape[1])
+    missed = relative_error(actual.sum(axis=1) + np.array(about.base), y)
     state_error("completeness of explain.onnx, relative", missed, case.name)
     assert missed <= 1e-5
-    apart = relative_error(found, served(result, x))
+    apart = relative_error(actual, served(result, x))
     state_error("contributions of explain.onnx beside Explain's, relative", apart, case.name)
     assert apart <= 1e-4  # two float32 graphs, which divide by small differences
 
 
 def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
     """What is beyond it has the part of what it is kept at."""
-    case = next(one for one in cases() if one.name == "pykan-hello-adapted")
+    case = next(item for item in cases() if item.name == "pykan-hello-adapted")
     x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
     np.save(tmp_path / "rows.npy", x)
     wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, baseline=tmp_path / "rows.npy")
     result = export(dataclasses.replace(wanted, out_of_range="clamp"))
-    y, found = told(result, x)
-    assert relative_error(found.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
-    assert relative_error(found, served(result, x)) <= 1e-4
+    y, actual = told(result, x)
+    assert relative_error(actual.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
+    assert relative_error(actual, served(result, x)) <= 1e-4
     (_, far) = told(result, np.array([[50, 0.1], [5, 0.1]], np.float32))
     np.testing.assert_array_equal(far[0], far[1])
 
@@ -136,11 +136,11 @@ def test_a_row_that_is_no_number_is_explained_as_none_and_touches_no_other(
         return
     spoilt = x[:5].copy()
     spoilt[2, 0] = np.nan
-    y, found = told(result, spoilt)
+    y, actual = told(result, spoilt)
     _, plain = told(result, x[:5])
     scale = np.abs(plain).max()
-    np.testing.assert_allclose(found[[0, 1, 3, 4]], plain[[0, 1, 3, 4]], rtol=0, atol=1e-5 * scale)
-    assert np.isnan(found[2]).any() == np.isnan(y[2]).any()
+    np.testing.assert_allclose(actual[[0, 1, 3, 4]], plain[[0, 1, 3, 4]], rtol=0, atol=1e-5 * scale)
+    assert np.isnan(actual[2]).any() == np.isnan(y[2]).any()
 
 
 def test_the_file_tells_the_reference_and_its_answer(golden: tuple[Case, Result, np.ndarray]) -> None:
@@ -187,16 +187,16 @@ def test_in_float64_they_add_up_whatever_the_rows(
     kan, x = networks[products], np.array(rows)
     anchor = attribution.anchor(kan, x[0] if there else np.array([0.1, -0.2, 0.3]))
     trace = float64_reference.evaluate(kan, x)
-    found, _ = attribution.contributions(anchor, trace, "float64")
-    scale = np.abs(trace.y).max() + np.abs(found).max() + 1e-3
-    np.testing.assert_allclose(found.sum(axis=1) + anchor.base, trace.y, atol=1e-9 * scale)
+    actual, _ = attribution.contributions(anchor, trace, "float64")
+    scale = np.abs(trace.y).max() + np.abs(actual).max() + 1e-3
+    np.testing.assert_allclose(actual.sum(axis=1) + anchor.base, trace.y, atol=1e-9 * scale)
     graph = contributions_graph(anchor, ["a", "b"], "float64")
     edges = {
         name: np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)])
         for name, layer, nodes in zip("ab", kan.layers, trace.inputs, strict=True)
     }
     (given,) = graph_runner.run(graph_runner.session(graph), edges).values()
-    np.testing.assert_allclose(given, found, atol=1e-7 * scale)
+    np.testing.assert_allclose(given, actual, atol=1e-7 * scale)
     if there:
         assert np.abs(given[0]).max() <= 1e-9 * scale
 
@@ -207,17 +207,17 @@ def test_wrong_contributions_are_not_written(networks: dict[bool, Kan]) -> None:
     layers = description.layers(kan, graphs.node_tensors)
     anchor = explain_graph.attribution_baseline(ExplainOptions(True), kan, (0.1, 0.2, 0.3))
     assert isinstance(anchor, lowered.Anchor)
-    made = explain_graph.add(ExplainOptions(True), graphs, layers, signature, UNNAMED, anchor)
-    verify.verify(kan, made, "float32")
-    assert made.explained is not None
+    created = explain_graph.add(ExplainOptions(True), graphs, layers, signature, UNNAMED, anchor)
+    verify.verify(kan, created, "float32")
+    assert created.explained is not None
     other = dataclasses.replace(anchor, row=anchor.row, base=anchor.base * 1.01)
     for wrong, words in (
         (attribution.anchor(kan, np.array([0.1, 0.2, 0.31])), r"contributions\[\d+,\d+\]"),
         (other, "the sum of contributions"),
     ):
-        claimed = Explained(made.explained.graph, made.explained.about, (), wrong)
+        claimed = Explained(created.explained.graph, created.explained.about, (), wrong)
         with pytest.raises(VerificationFailed, match=rf"explain\.onnx differs .*{words}"):
-            verify.verify(kan, dataclasses.replace(made, explained=claimed), "float32")
+            verify.verify(kan, dataclasses.replace(created, explained=claimed), "float32")
 
 
 def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,5 +245,5 @@ def test_no_rows_have_no_contributions(networks: dict[bool, Kan]) -> None:
     anchor = attribution.anchor(networks[True], np.zeros(3))
     graph = contributions_graph(anchor, ["a", "b"], "float32")
     feeds = {name: np.zeros((0, *link.edges.shape), np.float32) for name, link in zip("ab", anchor.links, strict=True)}
-    (found,) = graph_runner.run(graph_runner.session(graph), feeds).values()
-    assert found.shape == (0, 3, 2)
+    (actual,) = graph_runner.run(graph_runner.session(graph), feeds).values()
+    assert actual.shape == (0, 3, 2)

@@ -30,10 +30,10 @@ def lowered(family: str) -> tuple[Kan, list[onnxruntime.InferenceSession], onnxr
     loaded = checkpoint.load(case.path)
     reader, _ = detect.detect(loaded, None)
     kan = detect.read(reader, loaded, Options.parse(case.options))
-    made = lower.lower(kan, "float64")
+    created = lower.lower(kan, "float64")
     provider = ["CPUExecutionProvider"]
-    sessions = [onnxruntime.InferenceSession(graph, providers=provider) for graph in made.edges]
-    return kan, sessions, onnxruntime.InferenceSession(made.model, providers=provider)
+    sessions = [onnxruntime.InferenceSession(graph, providers=provider) for graph in created.edges]
+    return kan, sessions, onnxruntime.InferenceSession(created.model, providers=provider)
 
 
 @pytest.mark.parametrize("family", sorted(CASES))
@@ -43,15 +43,15 @@ def test_edges_and_bias_add_up_to_the_node(family: str, seed: int, scale: float,
     kan, edge_sessions, session = lowered(family)
     x = np.random.default_rng(seed).normal(0, scale, size=(rows, kan.n_inputs))
     names = [output.name for output in session.get_outputs()]
-    found = {"x": x, **dict(zip(names, session.run(names, {"x": x}), strict=True))}
+    result = {"x": x, **dict(zip(names, session.run(names, {"x": x}), strict=True))}
     tensors = ["x", *(f"layer{at}_in" for at in range(1, len(kan.layers))), "y"]
     for at, (layer, edges) in enumerate(zip(kan.layers, edge_sessions, strict=True)):
-        (values,) = edges.run(["edges"], {tensors[at]: found[tensors[at]]})
+        (values,) = edges.run(["edges"], {tensors[at]: result[tensors[at]]})
         assert values.shape == (rows, layer.sources, layer.destinations)
         node = values.sum(axis=1) + layer.bias
         for step in layer.post_steps:
             node = step.evaluate(node)
-        expected = found[tensors[at + 1]]
+        expected = result[tensors[at + 1]]
         magnitude = max(np.abs(values).max(), np.abs(expected).max(), 1.0)
         np.testing.assert_allclose(node, expected, rtol=0, atol=1e-9 * magnitude)
 
@@ -61,11 +61,11 @@ def test_the_library_adds_them_up_the_same(family: str) -> None:
     """Against the library's own sums, in the float32 that is served."""
     reference = CASES[family].reference()
     kan, _, _ = lowered(family)
-    made = lower.lower(kan, "float32")
-    for at, graph in enumerate(made.edges):
+    created = lower.lower(kan, "float32")
+    for at, graph in enumerate(created.edges):
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         nodes = reference[f"layer{at}_in"].astype(np.float32)
-        (values,) = session.run(["edges"], {made.node_tensors[at]: nodes})
+        (values,) = session.run(["edges"], {created.node_tensors[at]: nodes})
         pre = reference[f"layer{at}_pre"]
         error = np.abs(values.sum(axis=1) + kan.layers[at].bias - pre).max() / np.abs(pre).max()
         assert error <= EDGE_TOLERANCE

@@ -46,20 +46,20 @@ def largest_error(kan: Kan, model: bytes, x: np.ndarray) -> float:
 @pytest.mark.parametrize("intervals", [1, 5, 20])
 def test_any_increasing_knots_are_proved_with_nothing_excused(sources: int, degree: int, intervals: int) -> None:
     kan = Kan(sources, (layer(uneven(sources, intervals, degree), 4),))
-    made = lower.lower(kan, "float32")
-    assert near_knot_excess(verify.verify(kan, made, "float32").verification) == ""
-    assert "Slice" not in operators(made.model)
-    assert made.edges == other_form(kan).edges
+    created = lower.lower(kan, "float32")
+    assert near_knot_excess(verify.verify(kan, created, "float32").verification) == ""
+    assert "Slice" not in operators(created.model)
+    assert created.edges == other_form(kan).edges
 
 
 @pytest.mark.parametrize("sources", [1, 3, spline_forms.FEW_SOURCES])
 @pytest.mark.parametrize("intervals", [1, 5, 20])
 def test_uniform_knots_are_proved_with_nothing_excused(sources: int, intervals: int) -> None:
     kan = Kan(sources, (layer(uniform(sources, intervals), 4), layer(uniform(4, intervals), 2, seed=1)))
-    made = lower.lower(kan, "float32")
-    assert near_knot_excess(verify.verify(kan, made, "float32").verification) == ""
-    assert operators(made.model).count("Pow") == 2
-    assert len(operators(made.model)) < len(operators(other_form(kan).model))
+    created = lower.lower(kan, "float32")
+    assert near_knot_excess(verify.verify(kan, created, "float32").verification) == ""
+    assert operators(created.model).count("Pow") == 2
+    assert len(operators(created.model)) < len(operators(other_form(kan).model))
 
 
 @given(
@@ -73,8 +73,8 @@ def test_narrow_cells_far_from_zero_keep_their_digits(degree: int, gaps: list[fl
     basis = BSpline(np.stack([knots, 2 * knots]), degree, Repeated.TERM)
     kan = Kan(2, (layer(basis, 3),))
     points = np.concatenate([basis.extended.T, (basis.extended.T[1:] + basis.extended.T[:-1]) / 2])
-    found = [largest_error(kan, made.model, points) for made in (lower.lower(kan, "float32"), other_form(kan))]
-    assert found[0] <= 3e-6 + 2 * found[1]
+    result = [largest_error(kan, created.model, points) for created in (lower.lower(kan, "float32"), other_form(kan))]
+    assert result[0] <= 3e-6 + 2 * result[1]
 
 
 @pytest.mark.parametrize("basis", [uneven(3, 5), uniform(3, 5), uneven(20, 5)])
@@ -84,11 +84,11 @@ def test_what_is_not_finite_or_far_away_goes_where_it_goes_elsewhere(basis: BSpl
     rows = np.full((len(FAR), sources), 0.3)
     rows[np.arange(len(FAR)), np.arange(len(FAR)) % sources] = FAR
     rows = np.concatenate([rows, np.tile(FAR[:, None], sources)]).astype(np.float32)
-    one, other = (answers(made.model, rows)[0] for made in (lower.lower(kan, "float32"), other_form(kan)))
-    np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+    item, other = (answers(created.model, rows)[0] for created in (lower.lower(kan, "float32"), other_form(kan)))
+    np.testing.assert_array_equal(np.isnan(item), np.isnan(other))
     finite = np.isfinite(other) & (np.abs(other) < 1e20)
     assert finite.any()
-    np.testing.assert_allclose(one[finite], other[finite], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(item[finite], other[finite], rtol=1e-5, atol=1e-4)
 
 
 def test_repeated_knots_float64_other_degrees_and_norms_behind_keep_the_other_form() -> None:
@@ -97,11 +97,11 @@ def test_repeated_knots_float64_other_degrees_and_norms_behind_keep_the_other_fo
     for basis in (repeated, uneven(3, 5, 4), uneven(3, spline_forms.COLUMNS // 2)):
         assert not spline_forms.narrow(layer(basis, 4))
     assert not spline_forms.narrow(layer(uneven(3, 5), spline_forms.FEW_DESTINATIONS + 1))
-    one = layer(uneven(3, 5), 4)
-    assert spline_forms.narrow(one)
-    half = tuple(dataclasses.replace(term, stored=HALF) for term in one.terms if isinstance(term, BasisTerm))
-    assert not spline_forms.narrow(dataclasses.replace(one, terms=half))
-    kan = Kan(3, (one,))
+    item = layer(uneven(3, 5), 4)
+    assert spline_forms.narrow(item)
+    half = tuple(dataclasses.replace(term, stored=HALF) for term in item.terms if isinstance(term, BasisTerm))
+    assert not spline_forms.narrow(dataclasses.replace(item, terms=half))
+    kan = Kan(3, (item,))
     wide = lower.lower(kan, "float64").model
     with mock.patch.object(spline_forms, "narrow", return_value=False):
         assert lower.lower(kan, "float64").model == wide
@@ -132,10 +132,10 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("sources", "destinations", "cells", "even", "one", "many"), MEASURED)
+@pytest.mark.parametrize(("sources", "destinations", "cells", "even", "entry", "many"), MEASURED)
 def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
-    sources: int, destinations: int, cells: int, even: bool, one: float, many: float
+    sources: int, destinations: int, cells: int, even: bool, entry: float, many: float
 ) -> None:
     basis = uniform(sources, cells) if even else uneven(sources, cells)
     chosen = spline_forms.narrow(layer(basis, destinations))
-    assert min(one, many) >= 1 if chosen else min(one, many) < 1.1
+    assert min(entry, many) >= 1 if chosen else min(entry, many) < 1.1

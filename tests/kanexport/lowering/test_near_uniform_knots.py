@@ -66,9 +66,9 @@ def test_a_fine_grid_takes_the_closed_form_and_the_manifest_says_how_far_off_it_
     (note,) = about_knots(result)
     assert note.startswith("knots of layers 0 (to 1.")
     assert "are taken for uniform; outputs differ by at most " in note
-    found = operators((result.directory / "model.onnx").read_bytes())
-    assert found.count("HardSigmoid") == 4
-    assert "Slice" not in found
+    actual = operators((result.directory / "model.onnx").read_bytes())
+    assert actual.count("HardSigmoid") == 4
+    assert "Slice" not in actual
     proof = result.manifest.verification
     assert max(zone.outputs_max_rel for zone in proof.zones) <= proof.outputs_tolerance == 1e-5
     assert {zone.name for zone in proof.zones} >= {"inside", "extension", "knots", "far", "nonfinite"}
@@ -89,9 +89,9 @@ def test_where_the_proof_fails_knots_stay_as_stored_and_the_manifest_says_why(tm
 def test_sources_with_a_range_of_their_own_take_the_closed_form(tmp_path: Path) -> None:
     result = sent(tmp_path, [own(19, 5), own(17, 20)], [19, 17, 2])
     assert len(about_knots(result)) == 1
-    found = operators((result.directory / "model.onnx").read_bytes())
-    assert found.count("HardSigmoid") == 4
-    assert "Slice" not in found
+    actual = operators((result.directory / "model.onnx").read_bytes())
+    assert actual.count("HardSigmoid") == 4
+    assert "Slice" not in actual
 
 
 @pytest.mark.parametrize("degree", [1, 2, 4, 5, 6])
@@ -99,10 +99,10 @@ def test_sources_with_a_range_of_their_own_take_the_closed_form(tmp_path: Path) 
 def test_other_degrees_have_one_too(degree: int, grid: Any) -> None:
     kan = Kan(20, (layer(grid(20, 8, degree)),))
     assert list(spline_forms.uniform_layers(kan, "float32")) == [0]
-    made = lower.lower(kan, "float32", near=(0,))
-    assert near_knot_excess(verify.verify(kan, made, "float32").verification) == ""
+    created = lower.lower(kan, "float32", near=(0,))
+    assert near_knot_excess(verify.verify(kan, created, "float32").verification) == ""
     plain = lower.lower(kan, "float32")
-    assert len(operators(made.model)) < len(operators(plain.model))
+    assert len(operators(created.model)) < len(operators(plain.model))
 
 
 def test_float64_and_knots_that_are_further_off_keep_their_knots() -> None:
@@ -130,9 +130,9 @@ def test_coefficients_are_fitted_to_what_is_emitted() -> None:
 
 def test_edge_graphs_use_the_same_knots_and_coefficients() -> None:
     kan = Kan(20, (layer(rounded(20, 50), 3),))
-    made = lower.lower(kan, "float32", near=(0,))
-    assert operators(made.edges[0]).count("HardSigmoid") == 2
-    assert not any(node.op_type == "Slice" for node in onnx.load_from_string(made.edges[0]).graph.node)
+    created = lower.lower(kan, "float32", near=(0,))
+    assert operators(created.edges[0]).count("HardSigmoid") == 2
+    assert not any(node.op_type == "Slice" for node in onnx.load_from_string(created.edges[0]).graph.node)
 
 
 def test_few_sources_take_another_form_that_has_the_stored_knots() -> None:

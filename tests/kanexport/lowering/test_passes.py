@@ -27,21 +27,21 @@ DEAD = [1, 4, 5]
 LIVE = [0, 2, 3, 6, 7]
 
 
-def masked(one: Layer, dead: list[int], *, spreads: bool = True) -> Layer:
-    mask = one.mask.copy()
+def masked(entry: Layer, dead: list[int], *, spreads: bool = True) -> Layer:
+    mask = entry.mask.copy()
     mask[dead] = 0
-    return dataclasses.replace(one, mask=mask, nan_spreads=np.full(mask.shape, spreads))
+    return dataclasses.replace(entry, mask=mask, nan_spreads=np.full(mask.shape, spreads))
 
 
 def numbers(model: bytes) -> int:
     """Of all constants."""
-    return sum(numpy_helper.to_array(one).size for one in onnx.load_from_string(model).graph.initializer)
+    return sum(numpy_helper.to_array(item).size for item in onnx.load_from_string(model).graph.initializer)
 
 
 def folder(path: Path, name: str) -> Path:
-    made = path / name
-    made.mkdir()
-    return made
+    created = path / name
+    created.mkdir()
+    return created
 
 
 def edge_term(sources: int, destinations: int) -> EdgeTerm:
@@ -56,40 +56,40 @@ def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbol
     whole = layer(uneven(8, 5), destinations)
     if symbolic:
         whole = dataclasses.replace(whole, terms=(*whole.terms, edge_term(8, destinations)))
-    one = masked(whole, DEAD)
-    kan = Kan(8, (one,))
-    made = lower.lower(kan, "float32")
-    verify.verify(kan, made, "float32")
-    _, kept = passes.drop_idle_sources(one)
+    item = masked(whole, DEAD)
+    kan = Kan(8, (item,))
+    created = lower.lower(kan, "float32")
+    verify.verify(kan, created, "float32")
+    _, kept = passes.drop_idle_sources(item)
     assert kept is not None
     assert kept.tolist() == LIVE
-    assert numbers(made.model) < 0.7 * numbers(lower.lower(Kan(8, (masked(whole, []),)), "float32").model)
+    assert numbers(created.model) < 0.7 * numbers(lower.lower(Kan(8, (masked(whole, []),)), "float32").model)
     x = np.random.default_rng(1).uniform(-1, 1, size=(5, 8)).astype(np.float32)
     moved = x.copy()
     moved[:, DEAD] = 0.25
-    assert answers(made.model, x)[0].tobytes() == answers(made.model, moved)[0].tobytes()
+    assert answers(created.model, x)[0].tobytes() == answers(created.model, moved)[0].tobytes()
     x[0, 4], x[1, 5], x[2, 0] = np.nan, np.inf, np.nan
-    assert np.isnan(answers(made.model, x)[0]).all(axis=1).tolist() == [True, True, True, False, False]
+    assert np.isnan(answers(created.model, x)[0]).all(axis=1).tolist() == [True, True, True, False, False]
 
 
 def test_what_would_become_of_nan_otherwise_is_kept() -> None:
-    one = masked(layer(uneven(8, 5), 3), DEAD, spreads=False)
-    assert passes.drop_idle_sources(one)[1] is None  # silu(NaN) * 0 is NaN
-    alone = dataclasses.replace(one, terms=one.terms[1:])
+    item = masked(layer(uneven(8, 5), 3), DEAD, spreads=False)
+    assert passes.drop_idle_sources(item)[1] is None  # silu(NaN) * 0 is NaN
+    alone = dataclasses.replace(item, terms=item.terms[1:])
     assert passes.drop_idle_sources(alone)[1] is not None  # a spline of NaN is zero
     kan = Kan(8, (alone,))
-    made = lower.lower(kan, "float32")
-    verify.verify(kan, made, "float32")
+    created = lower.lower(kan, "float32")
+    verify.verify(kan, created, "float32")
     x = np.full((1, 8), 0.3, dtype=np.float32)
     x[0, 4] = np.nan
-    assert np.isfinite(answers(made.model, x)[0]).all()
+    assert np.isfinite(answers(created.model, x)[0]).all()
 
 
 def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
     near = masked(layer(rounded(24, 50), 3), list(range(0, 24, 2)))
     kan = Kan(24, (near,))
-    made = lower.lower(kan, "float32", near=(0,))
-    verify.verify(kan, made, "float32")
+    created = lower.lower(kan, "float32", near=(0,))
+    verify.verify(kan, created, "float32")
     spline = near.terms[1].basis
     part, kept = passes.drop_idle_sources(
         dataclasses.replace(near, terms=(BasisTerm(UniformSpline(spline), near.terms[1].coef),))
@@ -97,18 +97,18 @@ def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
     assert kept is not None
     assert part.terms[0].basis.sources == 12
     centres = BasisTerm(Gaussian(np.linspace(-1, 1, 4), 0.5), np.ones((8, 3, 4)))
-    one = masked(dataclasses.replace(layer(uneven(8, 5), 3), terms=(centres,)), DEAD)
-    assert passes.drop_idle_sources(one)[1] is not None
+    item = masked(dataclasses.replace(layer(uneven(8, 5), 3), terms=(centres,)), DEAD)
+    assert passes.drop_idle_sources(item)[1] is not None
     own = BasisTerm(Gaussian(np.tile(np.linspace(-1, 1, 4), (8, 1)), np.full(8, 0.5)), np.ones((8, 3, 4)))
     assert own.basis.sources == 8
-    assert passes.drop_idle_sources(dataclasses.replace(one, terms=(own,)))[1] is None
+    assert passes.drop_idle_sources(dataclasses.replace(item, terms=(own,)))[1] is None
 
 
 def test_a_norm_before_a_term_and_few_dead_sources_leave_all_as_it_is() -> None:
-    one = masked(layer(uneven(8, 5), 3), DEAD)
+    item = masked(layer(uneven(8, 5), 3), DEAD)
     norm = LayerNorm(np.ones(8), np.zeros(8), 1e-5)
-    normed = tuple(dataclasses.replace(term, pre_steps=(norm,)) for term in one.terms)
-    assert passes.drop_idle_sources(dataclasses.replace(one, terms=normed))[1] is None
+    normed = tuple(dataclasses.replace(term, pre_steps=(norm,)) for term in item.terms)
+    assert passes.drop_idle_sources(dataclasses.replace(item, terms=normed))[1] is None
     assert passes.drop_idle_sources(masked(layer(uneven(20, 5), 3), [7]))[1] is None
 
 
@@ -126,5 +126,5 @@ def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path
     assert kept.tolist() == [0, 3, 5]
     result = export(Request(path=path, repository=tmp_path / "models"))
     before = export(Request(path=whole, repository=tmp_path / "more"))
-    sizes = [numbers((one.directory / "model.onnx").read_bytes()) for one in (result, before)]
+    sizes = [numbers((item.directory / "model.onnx").read_bytes()) for item in (result, before)]
     assert sizes[0] < 0.8 * sizes[1]

@@ -97,7 +97,7 @@ def test_both_layouts_give_the_same_bits(
 def test_only_layers_that_are_large_enough_change() -> None:
     kan = Kan(40, (layer(uneven(40, 5), WIDE), layer(uneven(WIDE, 5), WIDE, seed=1)))
     plain, wide = (lower.lower(kan, "float32", rows=rows) for rows in (1, spline_forms.MANY // 40))
-    joins = [operators(made.model).count("Concat") for made in (plain, wide)]
+    joins = [operators(created.model).count("Concat") for created in (plain, wide)]
     assert joins == [0, 1]
     assert wide.edges == plain.edges
     assert lower.lower(kan, "float32", rows=spline_forms.MANY // 40 - 1).model == plain.model
@@ -157,12 +157,12 @@ def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
 
 def test_the_graph_that_ships_is_the_graph_that_is_proved() -> None:
     kan = Kan(6, (layer(uneven(6, 5)), layer(uneven(WIDE, 4), seed=1)))
-    made = lower.lower(kan, "float32", rows=ALWAYS)
-    proof = verify.verify(kan, made, "float32")
+    created = lower.lower(kan, "float32", rows=ALWAYS)
+    proof = verify.verify(kan, created, "float32")
     assert {zone.name for zone in proof.verification.zones} >= {"inside", "extension", "knots", "far", "nonfinite"}
     other = Kan(6, (layer(uneven(6, 5, seed=2)), layer(uneven(WIDE, 4), seed=1)))
     with pytest.raises(VerificationFailed):
-        verify.verify(other, made, "float32")
+        verify.verify(other, created, "float32")
 
 
 def exported(folder: Path, **more: Any) -> Any:
@@ -190,7 +190,7 @@ def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
     for count, both in itertools.product((1, 7, 300), (models, explaining)):
         x = rng.normal(size=(count, *few.manifest.inputs[0].shape[1:])).astype(np.float32)
         a, b = (answers(model, x) for model in both)
-        assert all(one.tobytes() == other.tobytes() for one, other in zip(a, b, strict=True))
+        assert all(item.tobytes() == other.tobytes() for item, other in zip(a, b, strict=True))
 
 
 def test_small_networks_stay_as_they_are_and_the_manifest_says_so(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_batch_beyond_the_maximum_is_refused(tmp_path: Path, rows: int) -> Non
 def test_the_command_optimizes_checkpoints_but_not_modules_for_a_batch(tmp_path: Path) -> None:
     (case,) = (case for case in cases() if case.name == "efficient-kan-wine-update-grid")
     to = ("--repository", tmp_path / "models", "--name", "m", "--optimize-for-batch", "64")
-    done = kanserve("export", case.path, *(part for one in case.options for part in ("--option", one)), *to)
+    done = kanserve("export", case.path, *(part for item in case.options for part in ("--option", item)), *to)
     assert done.returncode == 0, done.stderr
     assert "made for runs of 64 rows" in " ".join(done.stdout.split())
     refused = kanserve("export", "--module", "nets:make", *to)

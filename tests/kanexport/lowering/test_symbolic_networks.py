@@ -71,9 +71,9 @@ def test_a_base_that_spoils_every_value_leaves_only_that_behind(pykan: Any, tmp_
 def test_a_base_that_is_bounded_stays(pykan: Any, tmp_path: Path, base: str) -> None:
     """tanh(inf) * 0 is 0, tanh(NaN) * 0 is NaN: no rule for all values that are not finite."""
     path = symbolic(pykan, base).write(tmp_path)
-    found = operators(lower.lower(read(path), "float32").model)
-    assert found - PLAIN - {"Sin"}
-    assert not found & {"HardSigmoid", "Pow", "Clip"}  # but the spline is gone
+    actual = operators(lower.lower(read(path), "float32").model)
+    assert actual - PLAIN - {"Sin"}
+    assert not actual & {"HardSigmoid", "Pow", "Clip"}  # but the spline is gone
     export(Request(path=path, repository=tmp_path / "models"))
 
 

@@ -13,9 +13,9 @@ from tests.kanexport.lowering.test_symbolic_networks import read
 
 
 def folder(path: Path, name: str) -> Path:
-    made = path / name
-    made.mkdir()
-    return made
+    created = path / name
+    created.mkdir()
+    return created
 
 
 def test_the_number_of_operators_does_not_grow_with_the_edges(pykan: Any, tmp_path: Path) -> None:

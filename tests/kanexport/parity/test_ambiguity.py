@@ -80,14 +80,14 @@ def test_expected_outputs_tell_which_inputs_were_kept(pykan: Any, tmp_path: Path
     pruned = toy.write(tmp_path)
     kept = [3, 4]
     path = pruned if not bare else save(tmp_path, toy.tensors)
-    given = ("input_id=3,4", "n_inputs=5")
+    supplied = ("input_id=3,4", "n_inputs=5")
     x = RNG.uniform(-1, 1, size=(60, 5)).astype(np.float32)
     y = float64_reference.evaluate(read(pruned)[0], x[:, kept].astype(np.float64)).y
     result = decided(path, x, y)
     assert result.manifest.source.options_decided["input_id"] == "3,4"
     assert result.manifest.input.shape == (-1, 5)
-    told = export(Request(path=path, repository=tmp_path / "told", options=given))
-    assert (told.directory / "model.onnx").read_bytes() == (result.directory / "model.onnx").read_bytes()
+    reported = export(Request(path=path, repository=tmp_path / "told", options=supplied))
+    assert (reported.directory / "model.onnx").read_bytes() == (result.directory / "model.onnx").read_bytes()
 
 
 def test_too_many_selections_are_not_tried(pykan: Any, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, cl
     assert not (tmp_path / "models").exists()
     tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
     notes = recorded(save(tmp_path, tensors), x, y, options=("forward=clip",), tolerance=tolerance).manifest.notes
-    told = r"off by up to 2\.\de-05 of a row's largest output, where \d\.\de-0[67] is allowed without the relaxed"
-    assert any(re.search(told, note) for note in notes)
+    reported = r"off by up to 2\.\de-05 of a row's largest output, where \d\.\de-0[67] is allowed without the relaxed"
+    assert any(re.search(reported, note) for note in notes)
 
 
 def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
     y = np.array([[1e-3], [1.0], [2.0]])
     np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
     recorded = data.load([tmp_path / "a.npz"])
-    given = y + np.array([[1e-6], [0], [0]])
-    found = compare.match(recorded, given, _exact(y), "float32", 5e-5)
-    assert found.max_rel == pytest.approx(1e-3)
-    assert not found.fits
-    assert found.worst == (0,)
+    supplied = y + np.array([[1e-6], [0], [0]])
+    result = compare.match(recorded, supplied, _exact(y), "float32", 5e-5)
+    assert result.max_rel == pytest.approx(1e-3)
+    assert not result.fits
+    assert result.worst == (0,)
 
 
 def _exact(y: Array) -> Any:

@@ -57,7 +57,7 @@ def held(tmp_path: Path) -> Export:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("efficient-kan-wine-update-grid", {"base_activation": "tanh"}),
         ("wav-kan-dog-breast-cancer", {"wavelet_type": "dog"}),
@@ -67,12 +67,12 @@ def held(tmp_path: Path) -> Export:
         ("pykan-hello-symbolic", {}),
     ],
 )
-def test_recorded_outputs_decide_what_its_file_leaves_open(name: str, told: dict[str, str], held: Export) -> None:
+def test_recorded_outputs_decide_what_its_file_leaves_open(name: str, reported: dict[str, str], held: Export) -> None:
     reference = CASES[name].reference()
     document = held(name, reference["x"], reference["y"]).manifest
     assert document.claim.startswith(manifest.VERIFICATION_BASES[manifest.EXPECTED_OUTPUTS])
-    assert told.items() <= document.source.options_decided.items()
-    assert not set(told) & set(document.source.options_assumed)
+    assert reported.items() <= document.source.options_decided.items()
+    assert not set(reported) & set(document.source.options_assumed)
     (check,) = document.verification.expected_outputs
     assert check.rows > 0
     assert check.max_rel < 5e-5
@@ -279,15 +279,15 @@ def _of_two_inputs() -> Any:
 
 @pytest.mark.parametrize("form", ["dictionary", "tuple"])
 def test_a_module_of_two_inputs_is_recorded_and_verified(form: str, tmp_path: Path) -> None:
-    module, given = _of_two_inputs()
+    module, supplied = _of_two_inputs()
     import kanexport
 
-    example = given if form == "dictionary" else (given["image"], given["y"], {"kind": given["kind"]})
+    example = supplied if form == "dictionary" else (supplied["image"], supplied["y"], {"kind": supplied["kind"]})
     path = kanexport.record_outputs(module, example, tmp_path / "outputs.npz")
     with np.load(path) as file:
         assert set(file.files) == {"image", "x.y", "kind", "y.logits", "y.top", "zone"}
         assert file["kind"].dtype == np.int64
-        assert set(np.unique(file["kind"])) <= set(given["kind"])
+        assert set(np.unique(file["kind"])) <= set(supplied["kind"])
         assert file["image"].shape[1:] == (1, 4, 4)
         recorded = {name: file[name] for name in file.files}
     result = kanexport.export(module, example, name="m", repository=tmp_path / "models", expected_outputs=path)
@@ -305,10 +305,10 @@ def test_a_module_of_two_inputs_is_recorded_and_verified(form: str, tmp_path: Pa
 
 
 def test_expected_outputs_of_other_inputs_are_refused_by_name(tmp_path: Path) -> None:
-    module, given = _of_two_inputs()
+    module, supplied = _of_two_inputs()
     import kanexport
 
-    path = kanexport.record_outputs(module, given, tmp_path / "outputs.npz")
+    path = kanexport.record_outputs(module, supplied, tmp_path / "outputs.npz")
     request = Request(
         path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", expected_outputs=(path,)
     )
@@ -318,7 +318,7 @@ def test_expected_outputs_of_other_inputs_are_refused_by_name(tmp_path: Path) ->
     del arrays["kind"]
     np.savez(tmp_path / "fewer.npz", **arrays)
     with pytest.raises(OptionError, match="has the inputs image, y, but no kind; the model has image, y, kind"):
-        kanexport.export(module, given, name="m", repository=tmp_path, expected_outputs=tmp_path / "fewer.npz")
+        kanexport.export(module, supplied, name="m", repository=tmp_path, expected_outputs=tmp_path / "fewer.npz")
 
 
 def test_a_module_is_held_against_recorded_outputs(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
 
 
 def case(name: str) -> Any:
-    return next(found for found in cases() if found.name == name)
+    return next(result for result in cases() if result.name == name)
 
 
 def exported(folder: Path, name: str, **more: Any) -> Any:
-    found = case(name)
+    result = case(name)
     return export(
-        Request(path=found.path, repository=folder, name=more.pop("called", "m"), options=found.options, **more)
+        Request(path=result.path, repository=folder, name=more.pop("called", "m"), options=result.options, **more)
     )
 
 

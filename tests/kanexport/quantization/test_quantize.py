@@ -42,7 +42,7 @@ FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")
 
 
 def case(name: str) -> Any:
-    return next(found for found in cases() if found.name == name)
+    return next(actual for actual in cases() if actual.name == name)
 
 
 def network(name: str) -> Kan:
@@ -50,9 +50,9 @@ def network(name: str) -> Kan:
 
 
 def exported(folder: Path, name: str, **more: Any) -> Any:
-    found = case(name)
+    actual = case(name)
     return export(
-        Request(path=found.path, repository=folder, name=more.pop("called", "m"), options=found.options, **more)
+        Request(path=actual.path, repository=folder, name=more.pop("called", "m"), options=actual.options, **more)
     )
 
 
@@ -61,10 +61,10 @@ def run(model: bytes, x: np.ndarray) -> np.ndarray:
     return session.run(["y"], {"x": x.astype(np.float32)})[0]
 
 
-def rounded(kan: Kan, asked: QuantizationOptions) -> tuple[Kan, Any]:
+def rounded(kan: Kan, query: QuantizationOptions) -> tuple[Kan, Any]:
     """A network in the fewest bits that it can have, and its graphs."""
     chosen = {
-        (at, index): plan.possible(layer, term, asked.quantize)[0]
+        (at, index): plan.possible(layer, term, query.quantize)[0]
         for at, layer in enumerate(kan.layers)
         for index, term in enumerate(layer.terms)
     }
@@ -79,26 +79,26 @@ def save(path: Path, rows: np.ndarray) -> baseline.Rows:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
-    "asked", [QuantizationOptions("fp16-weights"), QuantizationOptions("int8")], ids=["half", "int8"]
+    "query", [QuantizationOptions("fp16-weights"), QuantizationOptions("int8")], ids=["half", "int8"]
 )
 def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
-    tmp_path: Path, name: str, asked: QuantizationOptions
+    tmp_path: Path, name: str, query: QuantizationOptions
 ) -> None:
-    result = exported(tmp_path, name, quantization=asked)
+    result = exported(tmp_path, name, quantization=query)
     stored_manifest = contract.load(result.directory)
-    found = stored_manifest.approximation
-    assert found == result.manifest.approximation
-    assert found.quantize == asked.quantize
-    assert 0 < found.error <= found.max_error == MAX_ERROR[asked.quantize]
-    assert stored_manifest.notes[0] == found.text
-    assert found.text.startswith("APPROXIMATE, as requested")
-    assert all(zone.outputs_max_rel <= found.max_error for zone in stored_manifest.verification.zones)
-    assert {branch.form for branch in found.branches} <= {INT8, INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
-    assert any(branch.form == asked.quantize for branch in found.branches)
+    actual = stored_manifest.approximation
+    assert actual == result.manifest.approximation
+    assert actual.quantize == query.quantize
+    assert 0 < actual.error <= actual.max_error == MAX_ERROR[query.quantize]
+    assert stored_manifest.notes[0] == actual.text
+    assert actual.text.startswith("APPROXIMATE, as requested")
+    assert all(zone.outputs_max_rel <= actual.max_error for zone in stored_manifest.verification.zones)
+    assert {branch.form for branch in actual.branches} <= {INT8, INT8_WEIGHTS, FP16_WEIGHTS, FLOAT32}
+    assert any(branch.form == query.quantize for branch in actual.branches)
     kan = network(name)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"]
     answers = run((result.directory / "model.onnx").read_bytes(), x)
-    assert plan.errors(plan.network_outputs(kan, x), answers.astype(float)).largest <= found.max_error
+    assert plan.errors(plan.network_outputs(kan, x), answers.astype(float)).largest <= actual.max_error
 
 
 def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     rng = np.random.default_rng(seed)
     layers = [layer_of(rng, *pair, intervals, uneven=uneven) for pair in itertools.pairwise(widths)]
     kan = Kan(widths[0], tuple(layers))
-    for asked in (
+    for requested in (
         QuantizationOptions("fp16-weights", max_error=0.9),
         QuantizationOptions("int8", max_error=0.9),
     ):
-        served, lowered = rounded(kan, asked)
+        served, lowered = rounded(kan, requested)
         # Held against itself: what is left is the rounding of float32, and of values just on a step.
-        found = quantize.verify_quantized(served, served, lowered, (), asked, 1e-5, lambda done, total: None)
-        assert found.reference.inputs
-        assert found.reference.tolerance <= 0.9
+        actual = quantize.verify_quantized(served, served, lowered, (), requested, 1e-5, lambda done, total: None)
+        assert actual.reference.inputs
+        assert actual.reference.tolerance <= 0.9
 
 
 def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
     result = exported(
         tmp_path, DIGITS, quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", values["x"]))
     )
-    found = run((result.directory / "model.onnx").read_bytes(), values["x"])
+    actual = run((result.directory / "model.onnx").read_bytes(), values["x"])
     finite = np.isfinite(values["y64"]).all(axis=1)
-    assert (found[finite].argmax(axis=1) == values["y64"][finite].argmax(axis=1)).all()
+    assert (actual[finite].argmax(axis=1) == values["y64"][finite].argmax(axis=1)).all()
     assert result.manifest.approximation.changed == 0
     assert result.manifest.approximation.rows_from == "x.npy"
     assert result.manifest.approximation.rows_sha256
@@ -174,21 +174,21 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
     kan = network(DIGITS)
-    asked = QuantizationOptions("int8")
-    served, lowered = rounded(kan, asked)
+    requested = QuantizationOptions("int8")
+    served, lowered = rounded(kan, requested)
     model = onnx.load_model_from_string(lowered.model)
-    codes = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8)
+    codes = next(item for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8)
     turned = np.frombuffer(codes.raw_data, np.int8).reshape(tuple(codes.dims))[::-1]
     codes.raw_data = np.ascontiguousarray(turned).tobytes()
     wrong = dataclasses.replace(lowered, model=model.SerializeToString())
-    quantize.verify_quantized(kan, served, lowered, (), asked, 1e-5, lambda done, total: None)
+    quantize.verify_quantized(kan, served, lowered, (), requested, 1e-5, lambda done, total: None)
     with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
-        quantize.verify_quantized(kan, served, wrong, (), asked, 1e-5, lambda done, total: None)
+        quantize.verify_quantized(kan, served, wrong, (), requested, 1e-5, lambda done, total: None)
     # One code off by a little is far within the error that is allowed, and still seen.
     codes.raw_data = np.ascontiguousarray(np.clip(turned[::-1].astype(int) + 1, -127, 127).astype(np.int8)).tobytes()
     with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
         quantize.verify_quantized(
-            kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), asked, 1e-5, print
+            kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), requested, 1e-5, print
         )
 
 
@@ -196,8 +196,8 @@ def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: P
     exact = exported(tmp_path, DIGITS, called="exact").directory
     kan = network(DIGITS)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
-    for asked, times in ((QuantizationOptions("fp16-weights"), 1.8), (QuantizationOptions("int8"), 1.7)):
-        directory = exported(tmp_path, DIGITS, called=asked.quantize, quantization=asked).directory
+    for requested, times in ((QuantizationOptions("fp16-weights"), 1.8), (QuantizationOptions("int8"), 1.7)):
+        directory = exported(tmp_path, DIGITS, called=requested.quantize, quantization=requested).directory
         for file in ("model.onnx", "edges_l0.onnx"):
             assert (directory / file).stat().st_size * times < (exact / file).stat().st_size
         edges = onnxruntime.InferenceSession(directory / "edges_l0.onnx").run(["edges"], {"x": x})[0]
@@ -205,7 +205,7 @@ def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: P
         nodes = session.run(["layer1_in"], {"x": x})[0]
         assert (
             np.abs(edges.sum(axis=1) - nodes).max()
-            <= (1e-5 if asked.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
+            <= (1e-5 if requested.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
         )
 
 
@@ -213,12 +213,12 @@ def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest
     sizes = {}
     monkeypatch.setattr(lower, "SHARED_FROM", 1024)
     path = checkpoint(tmp_path / "m.safetensors", (64, 64, 10))
-    for name, asked in (
+    for name, requested in (
         ("exact", QuantizationOptions()),
         ("half", QuantizationOptions("fp16-weights")),
         ("int8", QuantizationOptions("int8")),
     ):
-        result = export(Request(path=path, repository=tmp_path, name=name, quantization=asked))
+        result = export(Request(path=path, repository=tmp_path, name=name, quantization=requested))
         sizes[name] = (result.directory / contract.WEIGHTS_FILE).stat().st_size
     assert sizes["half"] < sizes["exact"] / 1.8
     assert sizes["int8"] < sizes["exact"] / 2.5

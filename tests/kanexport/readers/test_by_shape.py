@@ -147,23 +147,23 @@ def recorded(path: Path, forward: Forward, folder: Path, **more: Any) -> manifes
         Request(path=path, repository=folder / "models", name="m", expected_outputs=(folder / "a.npz",), **more)
     )
     new = 2 * np.random.default_rng(6).normal(size=(ROWS, N)).astype(np.float32)
-    found = graph_runner.run(graph_runner.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
+    actual = graph_runner.run(graph_runner.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
     expected = forward(new.astype(float))
-    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+    assert np.abs(actual - expected).max() <= 2e-5 * np.abs(expected).max()
     return result.manifest
 
 
 @pytest.mark.parametrize("what", CASES)
 def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: Path) -> None:
-    tensors, forward, told = CASES[what]
+    tensors, forward, reported = CASES[what]
     error = refuse(tmp_path, tensors)
     assert isinstance(error, OpenQuestion)
     assert "is ambiguous" in error.message
-    assert told["forward"] in error.among
+    assert reported["forward"] in error.among
     assert "--expected-outputs" in error.hint
     document = recorded(save(tmp_path, tensors), forward, tmp_path)
     assert document.verification_basis == EXPECTED_OUTPUTS
-    assert told.items() <= {**document.source.options_assumed, **document.source.options_decided}.items()
+    assert reported.items() <= {**document.source.options_assumed, **document.source.options_decided}.items()
 
 
 def test_the_user_says_whose_functions_they_are(tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
     tensors = {"w": COEF, "sigma": CENTRES, "centers": WIDTHS}
     forward = CASES["Gaussians with centres and widths for each source"][1]
     path = save(tmp_path, tensors)
-    found = roles.find(checkpoint.load(path).tensors)
-    assert found is not None
-    assert len(found.roles) > 1
+    actual = roles.find(checkpoint.load(path).tensors)
+    assert actual is not None
+    assert len(actual.roles) > 1
     document = recorded(path, forward, tmp_path)
     assert "sigma:points" in document.source.options_decided["roles"]
 

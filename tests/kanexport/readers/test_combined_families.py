@@ -125,16 +125,18 @@ CASES += [(("rbf", "arctan", "base"), kind) for kind in ("quadratic3", "cubic", 
 @pytest.mark.parametrize(("functions", "kind"), [*CASES, (("dog",), "")])
 def test_fc_kan(tmp_path: Path, functions: tuple[str, ...], kind: str) -> None:
     tensors = fc_kan(len(functions))
-    given = (f"func_list={','.join(functions)}", *((f"combined_type={kind}",) if kind else ()))
-    kan, family = read(save(tmp_path, tensors), *given)
+    supplied = (f"func_list={','.join(functions)}", *((f"combined_type={kind}",) if kind else ()))
+    kan, family = read(save(tmp_path, tensors), *supplied)
     assert family == "fc-kan"
     x = np.random.default_rng(3).uniform(-2, 2, size=(5, 3))
     parts = [{k.removeprefix(f"layers.{at}."): v.astype(float) for k, v in tensors.items()} for at in (0, 1)]
-    for row, found in zip(x.tolist(), float64_reference.evaluate(kan, x).y, strict=True):
+    for row, actual in zip(x.tolist(), float64_reference.evaluate(kan, x).y, strict=True):
         rows = np.array([stream(parts[1], stream(parts[0], row, name), name) for name in functions])
         expected = combine(kind, rows, tensors["concat_weight"].astype(float)) if kind else rows[0]
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
-    manifest = export(Request(path=tmp_path / "model.safetensors", repository=tmp_path / "m", options=given)).manifest
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+    manifest = export(
+        Request(path=tmp_path / "model.safetensors", repository=tmp_path / "m", options=supplied)
+    ).manifest
     assert manifest.edge_class == "B"
 
 
@@ -230,8 +232,8 @@ def test_trukans_learnt_knots_and_knots_an_edge(tmp_path: Path) -> None:
         return -2 + 3.5 * grown / grown[:, -1:]
 
     tensors = trukan(3, 2, normal(5, 3, 4), 3, "raw_knots")
-    given = ("knots_min=-2", "knots_max=1.5")
-    check(save(tmp_path, tensors), tensors, truncated(3, learnt), *given, bias="bias_out")
+    supplied = ("knots_min=-2", "knots_max=1.5")
+    check(save(tmp_path, tensors), tensors, truncated(3, learnt), *supplied, bias="bias_out")
     assumed = check(
         save(tmp_path, tensors), tensors, truncated(3, lambda p: (learnt(p) + 2) / 1.75 - 1), bias="bias_out"
     )
@@ -250,8 +252,8 @@ def test_a_trukan_of_many_knots_keeps_its_digits_in_float32(tmp_path: Path) -> N
     wanted = np.cos(3 * np.pi * knots)  # jumps of the third derivative that alternate and cancel
     tensors["coeffs"][:, :, 4:] = (1e3 * wanted).astype(np.float32)
     result = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "m"))
-    found = result.manifest.verification.zones
-    assert max(zone.outputs_max_rel for zone in found) < 1e-5
+    actual = result.manifest.verification.zones
+    assert max(zone.outputs_max_rel for zone in actual) < 1e-5
 
 
 def kaf(n: int, m: int) -> Tensors:
@@ -283,8 +285,8 @@ def test_kaf(tmp_path: Path, used: bool) -> None:
         return [[part["final_linear.weight"][j, i] * v for j in range(2)] for i, v in enumerate(node)]
 
     tensors = kaf(3, 2)
-    given = () if used else ("layernorm=unused",)
-    manifest = check(save(tmp_path, tensors), tensors, edges, *given, bias="final_linear.bias")
+    supplied = () if used else ("layernorm=unused",)
+    manifest = check(save(tmp_path, tensors), tensors, edges, *supplied, bias="final_linear.bias")
     assert manifest.edge_class == "B"
     assert manifest.source.options_assumed["base_activation"] == "gelu"
 

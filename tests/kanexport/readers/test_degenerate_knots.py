@@ -65,9 +65,9 @@ def test_splines_are_zero_where_the_recursion_is_nan(name: str, k: int) -> None:
     t = knots(name, k)
     spline = BSpline(np.array([t]), k, Repeated.FUNCTION)
     x = rows(t)
-    found = spline.evaluate(np.array(x)[:, None])[:, :, 0]
+    actual = spline.evaluate(np.array(x)[:, None])[:, :, 0]
     expected = [[basis(u, t, c, k) for c in range(spline.functions)] for u in x]
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14 * np.abs(expected).max(initial=1))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14 * np.abs(expected).max(initial=1))
 
 
 def edge(tensors: dict[str, Any], x: float, i: int, j: int) -> float:
@@ -99,9 +99,9 @@ def test_a_checkpoint_with_them_exports_as_pykan_computes_it(pykan: Any, tmp_pat
     toy = checkpoint(pykan, list(CORES))
     result = export(Request(path=toy.write(tmp_path), repository=tmp_path / "models", dtype=dtype))
     x = np.array([rows(row.tolist()) for row in toy.tensors["act_fun.0.grid"]]).T.astype(dtype)
-    found = run(result, x)
+    actual = run(result, x)
     expected = np.array([[[edge(toy.tensors, float(u), i, j) for j in (0, 1)] for i, u in enumerate(row)] for row in x])
-    assert np.abs(found - expected).max() <= (5e-5 if dtype == "float32" else 1e-11) * np.abs(expected).max()
+    assert np.abs(actual - expected).max() <= (5e-5 if dtype == "float32" else 1e-11) * np.abs(expected).max()
     (note,) = [note for note in result.manifest.notes if "repeat" in note]
     assert "layer 0: knots of source 0, 1, 2, 3, 4, 5, 7 repeat" in note
     assert "decrease" in note

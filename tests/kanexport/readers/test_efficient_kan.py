@@ -85,10 +85,12 @@ def check(folder: Path, tensors: dict[str, Any], prefixes: list[str], *options: 
     rows = [list(map(float, row)) for row in x]
     for at, prefix in enumerate(prefixes):
         info = result.manifest.layers[at]
-        found = _run(result.directory / info.edges_file, {info.node_tensor: nodes[info.node_tensor]})[info.edges_tensor]
+        actual = _run(result.directory / info.edges_file, {info.node_tensor: nodes[info.node_tensor]})[
+            info.edges_tensor
+        ]
         expected = np.array([edges(tensors, prefix, row, act) for row in rows])
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= 5e-5 * np.abs(expected).max()
+        assert actual.shape == expected.shape
+        assert np.abs(actual - expected).max() <= 5e-5 * np.abs(expected).max()
         rows = expected.sum(axis=1).tolist()
     assert np.abs(nodes["y"] - np.array(rows)).max() <= 2e-5 * np.abs(rows).max()
     return result

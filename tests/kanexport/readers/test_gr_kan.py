@@ -33,8 +33,8 @@ def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4
 
 def fc(n: int, m: int, seed: int, *, bias: bool = True) -> dict[str, Any]:
     rng = np.random.default_rng(seed + 100)
-    found = {"weight": rng.normal(size=(m, n)).astype(np.float32) / 3}
-    return found | ({"bias": rng.normal(size=m).astype(np.float32)} if bias else {})
+    actual = {"weight": rng.normal(size=(m, n)).astype(np.float32) / 3}
+    return actual | ({"bias": rng.normal(size=m).astype(np.float32)} if bias else {})
 
 
 def model(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def rational(x: float, above: Any, below: Any, *, signed: bool) -> float:
 
 def expected(tensors: dict[str, Any], order: list[str], x: np.ndarray, *, signed: bool = False) -> list[np.ndarray]:
     """Edge values of each (act, fc) pair, and the output last."""
-    found = []
+    actual = []
     for first, second in zip(order[::2], order[1::2], strict=True):
         above, below = (tensors[f"{first}.weight_{name}"] for name in ("numerator", "denominator"))
         weight = tensors[f"{second}.weight"].astype(np.float64)
@@ -71,9 +71,9 @@ def expected(tensors: dict[str, Any], order: list[str], x: np.ndarray, *, signed
             group = i // (n // len(below))
             row = above[group if len(above) > 1 else 0]
             edges[b, i, j] = weight[j, i] * rational(x[b, i], row, below[group], signed=signed)
-        found.append(edges)
+        actual.append(edges)
         x = edges.sum(axis=1) + tensors.get(f"{second}.bias", np.zeros(m)).astype(np.float64)
-    return [*found, x]
+    return [*actual, x]
 
 
 def save(folder: Path, tensors: dict[str, Any]) -> Path:
@@ -96,8 +96,8 @@ def check(folder: Path, tensors: dict[str, Any], order: list[str], *pairs: str) 
     *edges, y = expected(tensors, order, x, signed="denominator=signed" in pairs)
     trace = float64_reference.evaluate(kan, x)
     for layer, inputs, values in zip(kan.layers, trace.inputs, edges, strict=True):
-        found = np.concatenate([part for _, part, _ in float64_reference.edges(layer, inputs)])
-        np.testing.assert_allclose(found, values, rtol=0, atol=1e-11 * np.abs(values).max())
+        actual = np.concatenate([part for _, part, _ in float64_reference.edges(layer, inputs)])
+        np.testing.assert_allclose(actual, values, rtol=0, atol=1e-11 * np.abs(values).max())
     np.testing.assert_allclose(trace.y, y, rtol=0, atol=1e-11 * np.abs(y).max())
     return options
 
@@ -249,7 +249,7 @@ def test_rational_functions_survive_emission(above: int, below: int, kind: str, 
     x = np.concatenate([rng.normal(size=(60, 2)), 10 ** rng.uniform(0, 6, size=(20, 2))])
     g = Graph("rational", "float64")
     session = onnxruntime.InferenceSession(g.build({"b": (basis.emit(g, g.input("x", 2), 2), (2,))}))
-    found, exact = session.run(["b"], {"x": x})[0], basis.evaluate(x)[:, 0]
+    actual, exact = session.run(["b"], {"x": x})[0], basis.evaluate(x)[:, 0]
     # Beside a pole, or a zero, the sums cancel: errors are relative to what is added up.
     powers = np.abs(x)[:, :, None] ** np.arange(max(above, below + 1))
     above_sum = (powers[:, :, :above] * np.abs(basis.numerator)).sum(axis=2)
@@ -259,4 +259,4 @@ def test_rational_functions_survive_emission(above: int, below: int, kind: str, 
     total = (inner * weights).sum(axis=2)
     below_exact = np.abs(1 + (np.abs(total) if kind == "outer" else total))
     bound = 1e-14 * (above_sum / below_exact) * (below_sum / below_exact)
-    assert (np.abs(found - exact) <= bound + 1e-300).all()
+    assert (np.abs(actual - exact) <= bound + 1e-300).all()

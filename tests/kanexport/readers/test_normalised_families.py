@@ -188,12 +188,12 @@ def full_layer(kind: str, n: int, m: int, count: int, seed: int = 0) -> dict[str
 
 
 def gram(u: Any, beta: Any) -> list[Any]:
-    found = [np.ones_like(u), u]
+    actual = [np.ones_like(u), u]
     for i in range(2, len(beta)):
         n, m = i - 1, i
         b = ((m + n) * (m - n) * n**2) / (m**2 / (4 * n**2 - 1)) * beta[n]
-        found.append(u * found[-1] - b * found[-2])
-    return found[: len(beta)]
+        actual.append(u * actual[-1] - b * actual[-2])
+    return actual[: len(beta)]
 
 
 @pytest.mark.parametrize("kind", ["kaln", "kagn", "kajn", "kabn"])
@@ -246,8 +246,8 @@ def test_ranges_of_a_list_of_layers_go_by_their_order(tmp_path: Path) -> None:
     tensors = {f"layers.{at}.{key}": value for at, layer in enumerate(layers) for key, value in layer.items()}
     kan, family = read(save(tmp_path, tensors), *RANGES)
     assert family == "kaln"
-    found = [layer.terms[0].support(layer.sources).core for layer in kan.layers]
-    assert [(low[0], high[0]) for low, high in found] == [(-2, 2.5), (-0.5, 1.75)]
+    actual = [layer.terms[0].support(layer.sources).core for layer in kan.layers]
+    assert [(low[0], high[0]) for low, high in actual] == [(-2, 2.5), (-0.5, 1.75)]
     alone, _ = read(tmp_path / "model.safetensors", "prefix=layers.1.", "x_min=-3", "x_max=3")
     assert alone.layers[0].terms[0].support(4).core[0][0] == -3
 

@@ -67,10 +67,10 @@ def test_polynomials_of_tanh(tmp_path: Path, case: str, degree: int) -> None:
     assert manifest.source.family == case.partition(" ")[0]
     assert manifest.edge_class == "A"
     assert manifest.layers[0].bases[0].parameters["degree"] == str(degree)
-    given = {key.partition("=")[0] for key in options}
-    assert {key for key in beside_forward(manifest.source) if key not in given} == {
-        "jacobikan": {"jacobi_a", "jacobi_b"} - given,
-        "laguerrekan": {"laguerre_alpha"} - given,
+    supplied = {key.partition("=")[0] for key in options}
+    assert {key for key in beside_forward(manifest.source) if key not in supplied} == {
+        "jacobikan": {"jacobi_a", "jacobi_b"} - supplied,
+        "laguerrekan": {"laguerre_alpha"} - supplied,
         "gegenbauerkan": {"gegenbauer_alpha"},
     }.get(manifest.source.family, set())
 

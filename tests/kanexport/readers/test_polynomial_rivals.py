@@ -37,11 +37,11 @@ def output(path: Path, *options: str, x: Any = X) -> Any:
         return float64_reference.evaluate(read(path, *options)[0], x).y
 
 
-def close(found: Any, expected: Any) -> None:
+def close(actual: Any, expected: Any) -> None:
     finite = np.isfinite(expected)
-    np.testing.assert_array_equal(np.where(finite, 0, expected), np.where(np.isfinite(found), 0, found))
+    np.testing.assert_array_equal(np.where(finite, 0, expected), np.where(np.isfinite(actual), 0, actual))
     scale = np.abs(np.where(finite, expected, 0)).max(axis=1, keepdims=True) + 1e-300
-    np.testing.assert_allclose(np.where(finite, found / scale, 0), np.where(finite, expected / scale, 0), atol=1e-11)
+    np.testing.assert_allclose(np.where(finite, actual / scale, 0), np.where(finite, expected / scale, 0), atol=1e-11)
 
 
 def series(values: list[Any], coef: Any) -> Any:
@@ -428,8 +428,8 @@ def test_harmonics_that_count_from_0(tmp_path: Path) -> None:
 def test_a_trained_number_of_harmonics(tmp_path: Path, number: float, used: int) -> None:
     f = coefficients(2, 2, 3, 5)
     path = save(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(number, np.float32)})
-    found = output(path)
-    np.testing.assert_array_equal(found, output(save(tmp_path, {"fouriercoeffs": f[..., :used]})))
+    result = output(path)
+    np.testing.assert_array_equal(result, output(save(tmp_path, {"fouriercoeffs": f[..., :used]})))
     assert isinstance(refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}), InvalidKan)
 
 
@@ -492,8 +492,8 @@ def test_ikans_jacobi_recurrence(tmp_path: Path, options: tuple[str, ...], ahead
         first = ((s - 1) * (a * a - b * b) + 2 * k * (k + a + b) * (s - 2) * u) / below
         chain.append(first * chain[-1] - 2 * (k + a - 1) * (k + b - 1) * s / below * chain[-2])
     path = save(tmp_path, {"jacobi_coeffs": coef, **BASE})
-    found = output(path, "jacobi_a=0.5", "jacobi_b=2", *options)
-    close(found, series(chain, coef.transpose(1, 0, 2)) + base())
+    result = output(path, "jacobi_a=0.5", "jacobi_b=2", *options)
+    close(result, series(chain, coef.transpose(1, 0, 2)) + base())
     assert read(path)[1] == "ikan-jacobi"
 
 

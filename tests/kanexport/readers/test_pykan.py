@@ -125,9 +125,9 @@ def graph(path: Path, feeds: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def run(result: Result, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Output and edges of the exported graphs."""
-    found = {"x": x, **graph(result.directory / "model.onnx", {"x": x})}
-    return found["y"], [
-        graph(result.directory / layer.edges_file, {layer.node_tensor: found[layer.node_tensor]})[layer.edges_tensor]
+    actual = {"x": x, **graph(result.directory / "model.onnx", {"x": x})}
+    return actual["y"], [
+        graph(result.directory / layer.edges_file, {layer.node_tensor: actual[layer.node_tensor]})[layer.edges_tensor]
         for layer in result.manifest.layers
     ]
 
@@ -135,10 +135,10 @@ def run(result: Result, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
 def rows(toy: Any, columns: int, dtype: Any = np.float32) -> np.ndarray:
     """In the grid, in its extension and outside; knots of the first source; float32."""
     low, high = toy.tensors["act_fun.0.grid"].min(), toy.tensors["act_fun.0.grid"].max()
-    made = toy.rng.uniform(1.3 * low, 1.3 * high, size=(12, columns)).astype(np.float32).astype(dtype)
-    made[0] = 0
-    made[1:4, 0] = toy.tensors["act_fun.0.grid"][0, [0, 2, -1]]
-    return made
+    created = toy.rng.uniform(1.3 * low, 1.3 * high, size=(12, columns)).astype(np.float32).astype(dtype)
+    created[0] = 0
+    created[1:4, 0] = toy.tensors["act_fun.0.grid"][0, [0, 2, -1]]
+    return created
 
 
 def check(tmp_path: Path, toy: Any, *options: str, base: str = "silu", columns: list[int] | None = None) -> Result:
@@ -149,8 +149,8 @@ def check(tmp_path: Path, toy: Any, *options: str, base: str = "silu", columns: 
     y, edges = run(result, x)
     expected = [Oracle(toy, base).row([float(v) for v in (row if columns is None else row[columns])]) for row in x]
     _close(y, np.array([value for value, _ in expected]), 2e-5)
-    for layer, found in enumerate(edges):
-        _close(found, np.array([values[layer] for _, values in expected]), 5e-5)
+    for layer, actual in enumerate(edges):
+        _close(actual, np.array([values[layer] for _, values in expected]), 5e-5)
     for count in (0, 1):
         few, few_edges = run(result, x[:count])
         assert few.shape == (count, y.shape[1])
@@ -159,9 +159,9 @@ def check(tmp_path: Path, toy: Any, *options: str, base: str = "silu", columns: 
     return result
 
 
-def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * max(1e-30, np.abs(expected).max())
+def _close(outcome: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    assert outcome.shape == expected.shape
+    assert np.abs(outcome - expected).max() <= tolerance * max(1e-30, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])

@@ -102,8 +102,8 @@ def check(kan: Kan, tensors: dict[str, Any], names: dict[tuple[int, int, int], s
     rows = x
     for at, layer in enumerate(kan.layers):
         expected = np.array([edges(tensors, at, row, names or {}) for row in rows.tolist()])
-        found = np.concatenate([part for _, part, _ in float64_reference.edges(layer, trace.inputs[at])])
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        actual = np.concatenate([part for _, part, _ in float64_reference.edges(layer, trace.inputs[at])])
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
         rows = expected.sum(axis=1) + tensors[f"biases.{at}.weight"].astype(float)
     np.testing.assert_allclose(trace.y, rows, rtol=0, atol=1e-11 * np.abs(rows).max())
 
@@ -168,15 +168,15 @@ def test_symbolic_edges_take_their_names_from_the_user(tmp_path: Path) -> None:
         (1, 0, "sin"),
         (0, 2, "cosh"),
     ]
-    given = result.manifest.source.options_given
-    assert given == {"symbolic 0,1,0": "sin", "symbolic 0,0,2": "cosh", "symbolic 1,2,0": "x^2"}
+    supplied = result.manifest.source.options_given
+    assert supplied == {"symbolic 0,1,0": "sin", "symbolic 0,0,2": "cosh", "symbolic 1,2,0": "x^2"}
 
 
 def test_the_command_takes_names_and_functions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = with_symbols()
-    given = [f"--symbolic={text}" for text in ("0,1,0=sin", "0,0,2=mine", "1,2,0=mine")]
+    supplied = [f"--symbolic={text}" for text in ("0,1,0=sin", "0,0,2=mine", "1,2,0=mine")]
     folder = tmp_path / "models"
-    arguments = [str(save(tmp_path, tensors)), "--repository", str(folder), *given, "--function", "mine=x**2"]
+    arguments = [str(save(tmp_path, tensors)), "--repository", str(folder), *supplied, "--function", "mine=x**2"]
     assert export_command.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["options"]["given"]["function mine"] == "x**2"
     assert export_command.main([*arguments[:-2], "--force"]) == 2
@@ -271,14 +271,14 @@ def test_other_tensors_are_named(tmp_path: Path, key: str) -> None:
 def test_a_model_may_lie_under_a_prefix(tmp_path: Path, prefix: str) -> None:
     tensors = state(2, 3, 2)
     path = tmp_path / "model.safetensors"
-    found = []
+    actual = []
     for root in ("", prefix):
         path.write_bytes(safetensors.numpy.save({root + key: value for key, value in tensors.items()}))
         loaded = checkpoint.load(path)
         reader, _ = detect.detect(loaded, None)
         kan = detect.read(reader, loaded, Options({}))
-        found.append(float64_reference.evaluate(kan, np.linspace(-1, 1, 10).reshape(5, 2)).y)
-    np.testing.assert_array_equal(*found)
+        actual.append(float64_reference.evaluate(kan, np.linspace(-1, 1, 10).reshape(5, 2)).y)
+    np.testing.assert_array_equal(*actual)
     mixed = {prefix + key: value for key, value in tensors.items()} | {"other.w": np.ones(2, dtype=np.float32)}
     assert f"--option prefix={prefix}" in refuse(tmp_path, mixed).hint
 

@@ -159,8 +159,8 @@ class File:
 @pytest.fixture(params=RIVALS)
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> File:
     rival, rng = RIVALS[request.param], np.random.default_rng(3)
-    made = [rival.make(rng, n, m) for n, m in itertools.pairwise(WIDTHS)]
-    layers = [{key: np.asarray(value, np.float32) for key, value in layer.items()} for layer in made]
+    created = [rival.make(rng, n, m) for n, m in itertools.pairwise(WIDTHS)]
+    layers = [{key: np.asarray(value, np.float32) for key, value in layer.items()} for layer in created]
     x = np.concatenate([rng.normal(size=(60, 3)) * size for size in (1, 3, 30)]).astype(np.float32)
     y = x.astype(np.float64)
     for layer in layers:
@@ -223,11 +223,11 @@ PAIR = {"weight": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
 def test_a_weight_and_a_bias_of_no_kind_need_a_word(tmp_path: Path, name: str) -> None:
     """BatchNorm without statistics, GroupNorm, a scale and a shift: none is taken for a LayerNorm."""
     tensors = stacked(CHEBY) | {f"{name}.{key}": value for key, value in PAIR.items()}
-    found = refuse(tmp_path, tensors)
-    assert isinstance(found, OpenQuestion)
-    assert found.key == "norm"
-    assert "--option norm=" in found.hint
-    assert "--architecture" in found.hint
+    actual = refuse(tmp_path, tensors)
+    assert isinstance(actual, OpenQuestion)
+    assert actual.key == "norm"
+    assert "--option norm=" in actual.hint
+    assert "--architecture" in actual.hint
     batch = refuse(tmp_path, tensors, "norm=batchnorm")
     assert isinstance(batch, FamilyError)
     assert "depends on the batch" in batch.message
@@ -235,10 +235,10 @@ def test_a_weight_and_a_bias_of_no_kind_need_a_word(tmp_path: Path, name: str) -
 
 def test_one_number_needs_a_word(tmp_path: Path) -> None:
     """PReLU or a learned Swish."""
-    found = refuse(tmp_path, stacked(CHEBY) | {"act0.weight": np.full(1, 0.3, np.float32)})
-    assert isinstance(found, OpenQuestion)
-    assert found.key == "scalar"
-    assert {"prelu", "swish"} <= set(found.among)
+    actual = refuse(tmp_path, stacked(CHEBY) | {"act0.weight": np.full(1, 0.3, np.float32)})
+    assert isinstance(actual, OpenQuestion)
+    assert actual.key == "scalar"
+    assert {"prelu", "swish"} <= set(actual.among)
 
 
 def test_the_flow_of_numbered_layers_is_assumed_in_words(tmp_path: Path) -> None:

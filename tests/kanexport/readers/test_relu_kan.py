@@ -40,14 +40,14 @@ def relu_kan_edges(grid: int, k: int) -> Any:
         low, high = part["phase_low"], part["phase_height"]
         n, count = low.shape
         kernel = part["equal_size_conv.weight"]
-        found = np.zeros((n, len(kernel)))
+        result = np.zeros((n, len(kernel)))
         for i, x in enumerate(row):
             for c in range(count):
                 value = (max(x - low[i, c], 0) * max(high[i, c] - x, 0) * rate) ** 2
                 # [n, C] laid over [C, n] without transposing.
                 at = divmod(i * count + c, n)
-                found[i] += value * kernel[:, 0, at[0], at[1]]
-        return found
+                result[i] += value * kernel[:, 0, at[0], at[1]]
+        return result
 
     return edges
 
@@ -68,13 +68,13 @@ def kanditioned_edges(width: float) -> Any:
     def edges(part: Any, row: list[float]) -> Any:
         points = part["local_bias"].shape[1]
         n, _, m = part["kan_weight" if "kan_weight" in part else "r_weight"].shape
-        found = np.zeros((n, m))
+        result = np.zeros((n, m))
         for i, x in enumerate(row):
             u = (x + width / 2) * (points - 1) / width
             at = min(max(int(np.floor(u)), 0), points - 2)
             for j in range(m):
-                found[i, j] = (1 - (u - at)) * value(part, i, at, j) + (u - at) * value(part, i, at + 1, j)
-        return found
+                result[i, j] = (1 - (u - at)) * value(part, i, at, j) + (u - at) * value(part, i, at + 1, j)
+        return result
 
     return edges
 

@@ -29,9 +29,9 @@ def floats(tensors: Tensors) -> Tensors:
     return {key: np.asarray(value, np.float32) for key, value in tensors.items()}
 
 
-def asked(folder: Path, tensors: Tensors, *given: str) -> Options:
+def asked(folder: Path, tensors: Tensors, *original: str) -> Options:
     """The options after a reading."""
-    loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(given)
+    loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(original)
     detect.read(detect.detect(loaded, None)[0], loaded, options)
     return options
 
@@ -253,11 +253,13 @@ def test_relu_kans_copies(tmp_path: Path) -> None:
 
 def test_higher_order_relu_kans(tmp_path: Path) -> None:
     tensors = ramps(3, 2, low=-1.0, span=3.0)
-    given = ("forward=hrkan", "grid_min=-1", "grid_max=2")
+    supplied = ("forward=hrkan", "grid_min=-1", "grid_max=2")
     bias = {"bias": "equal_size_conv.bias"}
-    check(save(tmp_path, tensors), tensors, bumps(2 / 2.25, 4), *given, **bias)
-    check(save(tmp_path, tensors), tensors, bumps(4 / 2.25**2, 3), *given, f"rate={4 / 2.25**2!r}", "power=3", **bias)
-    options = asked(tmp_path, tensors, *given)
+    check(save(tmp_path, tensors), tensors, bumps(2 / 2.25, 4), *supplied, **bias)
+    check(
+        save(tmp_path, tensors), tensors, bumps(4 / 2.25**2, 3), *supplied, f"rate={4 / 2.25**2!r}", "power=3", **bias
+    )
+    options = asked(tmp_path, tensors, *supplied)
     assert {"rate", "power"} <= set(options.open)
     assert "range" in refuse(tmp_path, tensors, "forward=hrkan", "grid_min=2").message
 

@@ -102,14 +102,14 @@ def kanx_edges(act: Any = silu) -> Any:
     def edges(part: Any, row: list[float]) -> Any:
         _, m, count = part["spline_weight"].shape
         cells = part["grid"].shape[1] - 1
-        k, found = count - cells, []
+        k, result = count - cells, []
         for i, x in enumerate(row):
             grid = part["grid"][i].tolist()
             h = (grid[-1] - grid[0]) / cells
             t = [grid[0] - h * p for p in range(k, 0, -1)] + grid + [grid[-1] + h * p for p in range(1, k + 1)]
             basis = [bspline(x, t, c, k) for c in range(count)]
-            found.append([part["spline_weight"][i, j] @ basis + part["base_weight"][i, j] * act(x) for j in range(m)])
-        return found
+            result.append([part["spline_weight"][i, j] @ basis + part["base_weight"][i, j] * act(x) for j in range(m)])
+        return result
 
     return edges
 

@@ -38,8 +38,8 @@ def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
         return planning.make(whole, oracle, rows, options)
 
 
-def families(found: Plan) -> dict[str, str]:
-    return {shown(name): reading.family for name, reading in found.readings.items()}
+def families(actual: Plan) -> dict[str, str]:
+    return {shown(name): reading.family for name, reading in actual.readings.items()}
 
 
 EFFICIENT = "efficient-kan"
@@ -47,12 +47,12 @@ EFFICIENT = "efficient-kan"
 
 def everything(module: Any) -> list[Any]:
     """All that a lent module must have again: the objects, not equal ones."""
-    found: list[Any] = []
+    result: list[Any] = []
     for part in module.modules():
-        found += [type(part), part.training, *part.__dict__.items(), *part._buffers.items(), *part._modules.items()]
+        result += [type(part), part.training, *part.__dict__.items(), *part._buffers.items(), *part._modules.items()]
     for parameter in module.parameters():
-        found += [parameter.data.clone(), parameter.dtype, parameter.requires_grad, parameter.grad]
-    return found
+        result += [parameter.data.clone(), parameter.dtype, parameter.requires_grad, parameter.grad]
+    return result
 
 
 @pytest.mark.parametrize("make", [odd.trained, odd.Kept, odd.tied, odd.unsaved, odd.encoder, lambda: odd.Patched(4, 3)])

@@ -67,13 +67,13 @@ def sums(module: Any, x: np.ndarray) -> np.ndarray:
 
 def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
     """What the edges of all layers add up to, layer by layer one behind the other."""
-    found = []
+    result = []
     with lent(whole, plan.oracle.dtype):
         for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
             pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
             total = np.concatenate(pieces).sum(axis=1) + layer.bias
-            found.append(total.reshape(*vectors.shape[:-1], -1))
-    return np.concatenate(found, axis=-1)
+            result.append(total.reshape(*vectors.shape[:-1], -1))
+    return np.concatenate(result, axis=-1)
 
 
 @pytest.mark.parametrize(("kind", "begins"), [(Begun, "begin"), (Projected, "inner")])
@@ -84,5 +84,5 @@ def test_what_begins_inside_of_a_module_has_edges_from_there(kind: Any, begins: 
     assert [use.name for use in plan.uses] == [f"body.{begins}", "body"]
     for scale in (1.0, 30.0, 1e3):
         x = rows(3, 5, 6, scale=scale)
-        found, expected = edge_sums(whole, plan, x), sums(module, x)
-        assert relative_error(found[..., :4] + found[..., 4:], expected) < 1e-9
+        result, expected = edge_sums(whole, plan, x), sums(module, x)
+        assert relative_error(result[..., :4] + result[..., 4:], expected) < 1e-9

@@ -89,7 +89,7 @@ class Wavelets(nn.Module):
         t = (x.unsqueeze(1) - self.translation) / self.scale
         waves = (t**2 - 1) * torch.exp(-0.5 * t**2)
         ways = {
-            "each": lambda: torch.cat([one(waves[:, at]) for at, one in enumerate(self.each)], dim=1),
+            "each": lambda: torch.cat([item(waves[:, at]) for at, item in enumerate(self.each)], dim=1),
             "apart": lambda: self.apart(waves.flatten(1, 2)),
             "deep": lambda: self.deep(waves).squeeze(2),
         }
@@ -153,13 +153,13 @@ def sums(module: Any, x: np.ndarray) -> np.ndarray:
 
 def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
     """What the edges of all layers add up to, layer by layer one behind the other."""
-    found = []
+    actual = []
     with lent(whole, plan.oracle.dtype):
         for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
             pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
             total = np.concatenate(pieces).sum(axis=1) + layer.bias
-            found.append(total.reshape(*vectors.shape[:-1], -1))
-    return np.concatenate(found, axis=-1)
+            actual.append(total.reshape(*vectors.shape[:-1], -1))
+    return np.concatenate(actual, axis=-1)
 
 
 CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -189,9 +189,9 @@ def test_edges_add_up_to_what_the_convolutions_give(case: str) -> None:
     whole, plan = planned(module, rows(*shape))
     for scale in (1.0, 30.0, 1e3):
         x = rows(*shape, scale=scale)
-        found, expected = edge_sums(whole, plan, x), sums(module, x)
-        assert found.shape == expected.shape
-        assert relative_error(found, expected) < 1e-9
+        actual, expected = edge_sums(whole, plan, x), sums(module, x)
+        assert actual.shape == expected.shape
+        assert relative_error(actual, expected) < 1e-9
 
 
 @pytest.mark.parametrize("kind", [Mixed, FarMixed, Placed, Normed])

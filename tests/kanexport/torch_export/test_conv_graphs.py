@@ -96,12 +96,12 @@ def test_a_network_of_them_is_served_with_edges(dtype: str, tmp_path: Path) -> N
     assert "first.begin: its sources are what it gives" in notes
     assert "padded with zeros after its functions" in notes
     x = np.random.default_rng(2).normal(size=(7, 3, 12, 12)).astype(dtype)
-    found = run(result.directory / "model.onnx", {"x": x})
+    actual = run(result.directory / "model.onnx", {"x": x})
     module.first.double()
     expected = sums(module.first, x.astype(np.float64))
     total = 0
     for layer in layers[:2]:
-        vectors = found[layer.node_tensor].reshape(-1, layer.sources)
+        vectors = actual[layer.node_tensor].reshape(-1, layer.sources)
         edges = run(result.directory / layer.edges_file, {layer.node_tensor: vectors})[layer.edges_tensor]
         assert edges.shape == (7 * 36, layer.sources, 4)
         assert (edges[:, :27][vectors[:, :27] == 0] == 0).all()

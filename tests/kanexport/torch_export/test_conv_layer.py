@@ -52,13 +52,13 @@ def sums(module: Any, x: np.ndarray) -> np.ndarray:
 
 def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
     """What the edges of all layers add up to, layer by layer one behind the other."""
-    found = []
+    result = []
     with lent(whole, plan.oracle.dtype):
         for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
             pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
             total = np.concatenate(pieces).sum(axis=1) + layer.bias
-            found.append(total.reshape(*vectors.shape[:-1], -1))
-    return np.concatenate(found, axis=-1)
+            result.append(total.reshape(*vectors.shape[:-1], -1))
+    return np.concatenate(result, axis=-1)
 
 
 def test_an_edge_outside_the_picture_is_zero() -> None:
@@ -106,9 +106,9 @@ def test_what_is_not_finite_reaches_the_edges_of_its_source_and_no_others(value:
                 ~np.isfinite(edges), np.broadcast_to(~np.isfinite(flat)[..., None], edges.shape)
             )
             assert np.isfinite(edges).all() == (at == 1)
-    found, expected = edge_sums(whole, plan, x), sums(module, x)
-    np.testing.assert_array_equal(found[~np.isfinite(expected)], expected[~np.isfinite(expected)])
-    assert np.isfinite(found[np.isfinite(expected)]).all()
+    result, expected = edge_sums(whole, plan, x), sums(module, x)
+    np.testing.assert_array_equal(result[~np.isfinite(expected)], expected[~np.isfinite(expected)])
+    assert np.isfinite(result[np.isfinite(expected)]).all()
 
 
 def test_constants_belong_to_no_source() -> None:

@@ -66,8 +66,8 @@ def test_golden_modules(case: str, make: Any, tmp_path: Path, state_error) -> No
     with np.load(OWN / case / "reference.npz") as arrays:
         x, y64 = arrays["x"], arrays["y64"]
     result = export(module, x[:16], tmp_path)
-    found = run(result.directory / "model.onnx", {"x": x})["y"]
-    error = relative_error(found, y64)
+    actual = run(result.directory / "model.onnx", {"x": x})["y"]
+    error = relative_error(actual, y64)
     state_error("hybrid outputs, relative", error, case)
     assert error <= OUTPUT_TOLERANCE
     assert result.manifest.input.shape == (-1, *x.shape[1:])
@@ -110,18 +110,18 @@ def test_convolutions_run_at_every_pixel(tmp_path: Path) -> None:
     module, x = modules.KanConvolution(), draw(2, 6, 6)
     result = export(module, x, tmp_path)
     assert [layer.positions for layer in result.manifest.layers] == [(16,)] * 6 + [()]
-    found = run(result.directory / "model.onnx", {"x": x})
-    assert relative_error(found["y"], exact(module, x)) <= OUTPUT_TOLERANCE
+    actual = run(result.directory / "model.onnx", {"x": x})
+    assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
     patch = x[3, 0, 1:4, 2:5].reshape(-1)  # channel 0, second row and third column of patches
-    np.testing.assert_array_equal(found[result.manifest.layers[0].node_tensor][3, 1 * 4 + 2], patch)
+    np.testing.assert_array_equal(actual[result.manifest.layers[0].node_tensor][3, 1 * 4 + 2], patch)
 
 
 def test_a_layer_that_runs_twice_and_a_batch_that_comes_second(turned: tuple[Any, np.ndarray, Result]) -> None:
     module, x, result = turned
     assert [(layer.name, layer.positions) for layer in result.manifest.layers] == [("mix#1", (5,)), ("mix#2", (5,))]
-    found = run(result.directory / "model.onnx", {"x": x})
-    assert relative_error(found["y"], exact(module, x)) <= OUTPUT_TOLERANCE
-    np.testing.assert_array_equal(found["layer0_in"], x)
+    actual = run(result.directory / "model.onnx", {"x": x})
+    assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
+    np.testing.assert_array_equal(actual["layer0_in"], x)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
@@ -138,8 +138,8 @@ def test_a_lone_layer_is_a_module_too(tmp_path: Path) -> None:
 def test_float64_keeps_full_precision(tmp_path: Path) -> None:
     module, x = modules.GoldenTransformer(), draw(8, 8)
     result = export(module, x, tmp_path, dtype="float64")
-    found = run(result.directory / "model.onnx", {"x": x.astype(np.float64)})["y"]
-    assert relative_error(found, exact(module, x)) <= 1e-12
+    actual = run(result.directory / "model.onnx", {"x": x.astype(np.float64)})["y"]
+    assert relative_error(actual, exact(module, x)) <= 1e-12
 
 
 def test_what_computes_something_else_is_left_as_it_is(tmp_path: Path) -> None:

@@ -65,12 +65,12 @@ def test_a_module_with_three_inputs_and_a_dataclass_of_outputs(tmp_path: Path) -
     assert [layer.name for layer in result.manifest.layers] == ["mix", "head"]
     for count in (1, 2, 40):
         feeds = read(count)
-        found = run(result, feeds)
+        actual = run(result, feeds)
         with torch.no_grad():
             exact = module.double().eval()(*(torch.from_numpy(feeds[name]) for name in ("tokens", "mask", "x")))
-        assert relative_error(found["logits"], exact.logits.numpy()) <= OUTPUT_TOLERANCE
-        assert relative_error(found["hidden"], exact.hidden.numpy()) <= OUTPUT_TOLERANCE
-        np.testing.assert_array_equal(found["best"][:, 0], exact.best.numpy())
+        assert relative_error(actual["logits"], exact.logits.numpy()) <= OUTPUT_TOLERANCE
+        assert relative_error(actual["hidden"], exact.hidden.numpy()) <= OUTPUT_TOLERANCE
+        np.testing.assert_array_equal(actual["best"][:, 0], exact.best.numpy())
     config = (tmp_path / "m" / "config.pbtxt").read_text()
     assert '{ name: "tokens" data_type: TYPE_INT64 dims: [ 5 ] },\n  { name: "mask" data_type: TYPE_BOOL' in config
     assert result.manifest.shapes == ((13,), (5, 4), (7,), (11,))
@@ -84,9 +84,9 @@ def test_a_name_of_an_input_among_the_outputs_and_one_number_a_row(tmp_path: Pat
     assert specs(result.manifest.inputs) == [("t", "FP32", (-1, 1)), ("x", "FP32", (-1, 4))]
     assert [spec.name for spec in result.manifest.outputs] == ["x_out", "parts_y0", "parts_y1"]
     assert {f"{name}: one number a row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {*result.manifest.notes}
-    found = run(result, {"t": t[:, None], "x": x})
-    np.testing.assert_array_equal(found["parts_y1"], x)
-    np.testing.assert_allclose(found["x_out"].sum(-1, keepdims=True), found["parts_y0"], rtol=1e-4, atol=1e-5)
+    actual = run(result, {"t": t[:, None], "x": x})
+    np.testing.assert_array_equal(actual["parts_y1"], x)
+    np.testing.assert_allclose(actual["x_out"].sum(-1, keepdims=True), actual["parts_y0"], rtol=1e-4, atol=1e-5)
 
 
 def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
         return planning.make(whole, oracle, rows, options)
 
 
-def families(found: Plan) -> dict[str, str]:
-    return {shown(name): reading.family for name, reading in found.readings.items()}
+def families(actual: Plan) -> dict[str, str]:
+    return {shown(name): reading.family for name, reading in actual.readings.items()}
 
 
 def with_frequencies() -> Any:
@@ -81,10 +81,10 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_layers_are_found_however_they_are_used(way: str) -> None:
     make, expected = WAYS[way]
-    found = plan(make(), draw(4))
-    assert families(found) == expected
-    assert all(use.axes == (-1,) for use in found.uses)
-    assert not found.notes
+    result = plan(make(), draw(4))
+    assert families(result) == expected
+    assert all(use.axes == (-1,) for use in result.uses)
+    assert not result.notes
 
 
 def test_torchs_own_blocks_call_what_is_inside() -> None:
@@ -92,7 +92,7 @@ def test_torchs_own_blocks_call_what_is_inside() -> None:
 
 
 def test_many_layers_that_are_left_make_one_note() -> None:
-    found = plan(nn.Sequential(*(modules.Impostor(4, 4) for _ in range(9))), draw(4))
-    note, none = found.notes
+    result = plan(nn.Sequential(*(modules.Impostor(4, 4) for _ in range(9))), draw(4))
+    note, none = result.notes
     assert note.startswith("0, 1, 2, 3, 4 and 4 more: looks like")
     assert none == "no layer was recognised, so there are no edges to ask for"

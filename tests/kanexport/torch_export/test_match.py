@@ -62,10 +62,10 @@ CHANGES: dict[str, Change] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_differs_far_from_the_rows_is_left_to_torch(change: str, layer: type) -> None:
     torch.manual_seed(0)
-    found = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)))
-    assert "body.0" not in found.readings or found.readings["body.0"].family == "sampled"
-    assert found.notes[0].startswith("0: looks like a layer of ")
-    assert "differs" in found.notes[0]
+    result = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)))
+    assert "body.0" not in result.readings or result.readings["body.0"].family == "sampled"
+    assert result.notes[0].startswith("0: looks like a layer of ")
+    assert "differs" in result.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
     torch.manual_seed(0)
     own = (lambda f, x: f(x.float())) if dtype == "float32" else (lambda f, x: f(x))
     module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), changed(layer, own, 5, 3))
-    found = plan(module)
-    assert found.oracle.dtype == getattr(torch, dtype)
-    assert [reading.family for reading in found.readings.values()][1:] in (["efficient-kan"], ["fastkan"])
-    assert not found.notes
+    result = plan(module)
+    assert result.oracle.dtype == getattr(torch, dtype)
+    assert [reading.family for reading in result.readings.values()][1:] in (["efficient-kan"], ["fastkan"])
+    assert not result.notes
 
 
 def test_what_no_row_of_the_module_can_bring_about_is_tried_too() -> None:

@@ -88,14 +88,14 @@ def test_every_kind_of_difference_is_one_sentence() -> None:
     def graph(row: np.ndarray) -> list[np.ndarray]:
         return [np.array([[1.0, 0.25 if np.isnan(row).any() else np.inf]]), np.where(row == -np.inf, 0, row)]
 
-    asked = []
+    requested = []
 
     def blame(row: np.ndarray, lost: bool) -> str:
-        asked.append((row, lost))
+        requested.append((row, lost))
         return ": LSTM of the graph gives numbers for NaN"
 
     alike, notes = nonfinite.differing(rows, exact, graph, blame)
-    ((row, lost),) = asked
+    ((row, lost),) = requested
     assert np.isnan(row).any()
     assert lost
     assert alike == [name for name in rows if name.startswith("infinity")]

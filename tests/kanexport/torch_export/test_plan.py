@@ -38,39 +38,39 @@ def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
         return planning.make(whole, oracle, rows, options)
 
 
-def families(found: Plan) -> dict[str, str]:
-    return {shown(name): reading.family for name, reading in found.readings.items()}
+def families(actual: Plan) -> dict[str, str]:
+    return {shown(name): reading.family for name, reading in actual.readings.items()}
 
 
 EFFICIENT = "efficient-kan"
 
 
 def test_a_setting_of_the_call_decides() -> None:
-    found = plan(odd.Setting(), draw(4))
-    assert [layer.mixes for layer in found.layers] == [False, True]
-    assert found.notes == ("raw: read with layernorm=unused, as the module computes it",)
+    result = plan(odd.Setting(), draw(4))
+    assert [layer.mixes for layer in result.layers] == [False, True]
+    assert result.notes == ("raw: read with layernorm=unused, as the module computes it",)
 
 
 def test_a_choice_that_nothing_tells_is_tried() -> None:
     torch.manual_seed(2)
-    found = plan(odd.GroupRational(4, 6, 3), draw(5, 4))
-    assert families(found) == {"(itself)": "gr-kan"}
-    assert found.notes == ("(itself): read with denominator=signed, as the module computes it",)
-    assert [use.axes for use in found.uses] == [(-1, 5)]
+    result = plan(odd.GroupRational(4, 6, 3), draw(5, 4))
+    assert families(result) == {"(itself)": "gr-kan"}
+    assert result.notes == ("(itself): read with denominator=signed, as the module computes it",)
+    assert [use.axes for use in result.uses] == [(-1, 5)]
 
 
 @pytest.mark.parametrize("make", [odd.Pykan, odd.Avoiding])
 def test_a_living_pykan_network_tells_what_its_files_do_not(make: Any) -> None:
     """Which inputs it selects, and whether it avoids singularities and from where on."""
-    found = plan(make(), draw(4))
-    assert list(families(found).values()) == ["pykan"]
-    (layer,) = found.layers
-    assert found.uses[0].kan.n_inputs == 4
+    result = plan(make(), draw(4))
+    assert list(families(result).values()) == ["pykan"]
+    (layer,) = result.layers
+    assert result.uses[0].kan.n_inputs == 4
     assert [(edge.source, edge.destination) for edge in layer.symbolic] == [(1, 0)]
     with np.errstate(divide="ignore"):
         at_zero = layer.symbolic[0].function.evaluate(np.zeros(1))
     assert np.isinf(at_zero) if make is odd.Pykan else at_zero == 0
-    assert not found.notes
+    assert not result.notes
 
 
 def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
@@ -81,16 +81,16 @@ def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
     assert own.startswith("symbolic_fun.0: no reader knows it, and its answers add up")
     assert "looks like a layer of pykan, but cannot be read" in note
     assert "--function inverse=..." in note
-    found = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
-    assert list(families(found).values()) == ["pykan"]
+    result = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
+    assert list(families(result).values()) == ["pykan"]
     with pytest.raises(OptionError, match="has a use for --function other"):
         plan(odd.Pykan(), draw(4), **{"function other": "x"})
 
 
 def test_a_base_function_is_tried_or_named() -> None:
-    found = plan(odd.by_a_lambda(), draw(4))
-    assert families(found) == {"0": EFFICIENT, "1": "sampled"}
-    tried, named, own = found.notes
+    result = plan(odd.by_a_lambda(), draw(4))
+    assert families(result) == {"0": EFFICIENT, "1": "sampled"}
+    tried, named, own = result.notes
     assert own.startswith("1: no reader knows it, and its answers add up source by source")
     assert tried == "0: read with base_activation=tanh, as the module computes it"
     assert named.startswith(f"1: looks like a layer of {EFFICIENT}, but differs from what its tensors tell (by up to")
@@ -100,22 +100,22 @@ def test_a_base_function_is_tried_or_named() -> None:
 def test_the_users_options_are_not_forced_on_other_layers() -> None:
     module = nn.Sequential(modules.KANLinear(4, 5), modules.KANLinear(5, 3))
     module[0].base_activation = nn.Tanh()
-    found = plan(module, draw(4), base_activation="silu")
-    assert families(found) == {"0": EFFICIENT, "1": EFFICIENT}
-    assert found.notes == ("0: read without the options given, as the module computes it",)
+    result = plan(module, draw(4), base_activation="silu")
+    assert families(result) == {"0": EFFICIENT, "1": EFFICIENT}
+    assert result.notes == ("0: read without the options given, as the module computes it",)
 
 
 def test_what_example_rows_do_not_show_is_tried_beyond_them() -> None:
-    found = plan(nn.Sequential(odd.Clamped(4, 3), nn.Linear(3, 2)), draw(4))
-    assert families(found) == {"0": "sampled", "1": "linear"}
-    assert "differs from what its tensors tell" in found.notes[0]
+    result = plan(nn.Sequential(odd.Clamped(4, 3), nn.Linear(3, 2)), draw(4))
+    assert families(result) == {"0": "sampled", "1": "linear"}
+    assert "differs from what its tensors tell" in result.notes[0]
 
 
 def test_a_layer_that_knows_nothing_of_the_rows_has_no_edges_to_ask_for() -> None:
-    found = plan(odd.OfConstants(), draw(4))
-    assert families(found) == {"kan": EFFICIENT}
-    assert not found.layers
-    assert found.notes == ("kan: vectors do not belong to single rows, so that edges cannot be asked for",)
+    result = plan(odd.OfConstants(), draw(4))
+    assert families(result) == {"kan": EFFICIENT}
+    assert not result.layers
+    assert result.notes == ("kan: vectors do not belong to single rows, so that edges cannot be asked for",)
 
 
 def test_options_of_no_use_are_refused() -> None:

@@ -68,7 +68,7 @@ class Mapped(nn.Module):
             return F.linear(torch.tanh(F.linear(value, rates)), sums)
 
         row = torch.vmap(torch.vmap(edge, (None, 0, 0)), (0, 0, 0))
-        return torch.vmap(lambda one: row(one[:, None], self.rates, self.sums).squeeze(-1))(x).sum(1)
+        return torch.vmap(lambda item: row(item[:, None], self.rates, self.sums).squeeze(-1))(x).sum(1)
 
 
 def test_a_module_mapped_by_torch_func_takes_any_number_of_rows(tmp_path: Path) -> None:

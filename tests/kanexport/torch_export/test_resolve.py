@@ -91,9 +91,9 @@ def test_the_forward_that_fits_is_taken(case: str) -> None:
     whole = Whole(unwrapped(nn.Sequential(make())))
     oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
-        found = planning.make(whole, oracle, rows, {})
-    assert [(reading.family, reading.how) for reading in found.readings.values()] == [(family, how)]
-    assert not found.notes or how
+        result = planning.make(whole, oracle, rows, {})
+    assert [(reading.family, reading.how) for reading in result.readings.values()] == [(family, how)]
+    assert not result.notes or how
 
 
 def test_what_no_copy_computes_is_known_by_its_answers_alone() -> None:
@@ -101,6 +101,6 @@ def test_what_no_copy_computes_is_known_by_its_answers_alone() -> None:
     whole = Whole(unwrapped(nn.Sequential(Polynomials("cheby_coeffs", torch.sin, chebyshev))))
     oracle = ReferenceModule.of(whole, rows)
     with lent(whole, oracle.dtype):
-        found = planning.make(whole, oracle, rows, {})
-    assert [reading.family for reading in found.readings.values()] == ["sampled"]
-    assert "looks like a layer of chebykan, but differs" in found.notes[0]
+        result = planning.make(whole, oracle, rows, {})
+    assert [reading.family for reading in result.readings.values()] == ["sampled"]
+    assert "looks like a layer of chebykan, but differs" in result.notes[0]

@@ -58,15 +58,15 @@ def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path:
     assert [(basis.kind, basis.functions) for basis in first.bases] == [("sampled", 1)]
     assert "first: no reader knows it, and its answers add up source by source" in "\n".join(result.manifest.notes)
     x = np.random.default_rng(2).normal(scale=20, size=(7, 5, 4)).astype(dtype)
-    found = run(result.directory / "model.onnx", {"x": x})
-    vectors = found[first.node_tensor].reshape(-1, 4)
+    actual = run(result.directory / "model.onnx", {"x": x})
+    vectors = actual[first.node_tensor].reshape(-1, 4)
     np.testing.assert_array_equal(vectors, x.reshape(-1, 4))
     edges = run(result.directory / first.edges_file, {first.node_tensor: vectors})[first.edges_tensor]
     with torch.no_grad():
         layer = module.double().first
         exact = layer(torch.from_numpy(vectors).double())
         phi = torch.einsum("bik,iok->bio", layer.basis(torch.from_numpy(vectors).double()), layer.bump_coeffs)
-        assert relative_error(found["y"], module(torch.from_numpy(x).double()).numpy()) <= OUTPUT_TOLERANCE
+        assert relative_error(actual["y"], module(torch.from_numpy(x).double()).numpy()) <= OUTPUT_TOLERANCE
     assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
     assert relative_error(edges.sum(axis=1) + np.asarray(first.bias), exact.numpy()) <= EDGE_TOLERANCE
 
@@ -171,9 +171,9 @@ def test_layers_that_differ_in_their_tensors_only_share_a_trace(
     traces = [0, 0]
 
     def counting(at: int, real: Any) -> Any:
-        def counted(*given: Any) -> Any:
+        def counted(*supplied: Any) -> Any:
             traces[at] += 1
-            return real(*given)
+            return real(*supplied)
 
         return counted
 
@@ -237,7 +237,7 @@ def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, x = several.Regularised(), np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     result = convert(module, x, Target(repository=tmp_path, name="m"), options={})
-    assert [(one.name, one.sources, one.destinations) for one in result.manifest.layers] == [
+    assert [(item.name, item.sources, item.destinations) for item in result.manifest.layers] == [
         ("first", 4, 6),
         ("second", 6, 3),
     ]

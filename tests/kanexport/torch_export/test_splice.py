@@ -43,9 +43,9 @@ class Weighted(torch.nn.Module):
 
 def _product(vector: np.ndarray) -> onnx.ModelProto:
     nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), helper.make_node("MatMul", ["t", "v"], ["y"])]
-    given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["b", 5, 5])
+    supplied = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["b", 5, 5])
     gives = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["b", 5, 1][: 1 + vector.ndim])
-    graph = helper.make_graph(nodes, "g", [given], [gives], [numpy_helper.from_array(vector, "v")])
+    graph = helper.make_graph(nodes, "g", [supplied], [gives], [numpy_helper.from_array(vector, "v")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 

@@ -127,13 +127,13 @@ def test_a_large_modules_layers_share_their_weights_with_their_edges(
     x = np.random.default_rng(2).normal(size=(5, 150)).astype(np.float32)
     session = onnxruntime.InferenceSession(result.directory / "model.onnx", providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, {"x": x}), strict=True)) | {"x": x}
+    actual = dict(zip(names, session.run(names, {"x": x}), strict=True)) | {"x": x}
     layer = result.manifest.layers[2]
     edges = onnxruntime.InferenceSession(result.directory / layer.edges_file, providers=["CPUExecutionProvider"])
-    (values,) = edges.run([layer.edges_tensor], {layer.node_tensor: found[layer.node_tensor]})
-    assert relative_error(found["y"], exact(module, x)) <= OUTPUT_TOLERANCE
+    (values,) = edges.run([layer.edges_tensor], {layer.node_tensor: actual[layer.node_tensor]})
+    assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
     sums = values.sum(axis=1) + np.array(layer.bias)
-    assert relative_error(sums[:, :3], found["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
+    assert relative_error(sums[:, :3], actual["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
 
 
 class Root(nn.Module):

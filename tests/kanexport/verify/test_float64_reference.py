@@ -28,13 +28,13 @@ def test_what_is_evaluated_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch
 
     whole = values()
     monkeypatch.setattr(float64_reference, "CHUNK_NUMBERS", 7000)
-    for found, expected in zip(values(), whole, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    for result, expected in zip(values(), whole, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_rounding_is_drawn_anew_in_every_block() -> None:
     jitter = float64_reference.Jitter(2.0**-24, 1)
-    one, other = (jitter.shake(np.ones((50, 3)), block) for block in (0, 1))
-    assert not np.array_equal(one, other)
-    np.testing.assert_array_equal(one, jitter.shake(np.ones((50, 3))))
+    item, other = (jitter.shake(np.ones((50, 3)), block) for block in (0, 1))
+    assert not np.array_equal(item, other)
+    np.testing.assert_array_equal(item, jitter.shake(np.ones((50, 3))))
     assert 0 < np.abs(other - 1).max() <= 2 * jitter.size

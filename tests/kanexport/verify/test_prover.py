@@ -43,9 +43,9 @@ def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Pa
 def test_an_input_that_is_several_sources_is_kept_on_the_grids_of_all(tmp_path: Path) -> None:
     kan = network(tmp_path)
     first = kan.layers[0]
-    term = max(first.terms, key=lambda one: one.functions)
+    term = max(first.terms, key=lambda item: item.functions)
     shifted = dataclasses.replace(term.basis, extended=term.basis.extended + np.array([[0.0], [0.0], [0.5]]))
-    terms = tuple(dataclasses.replace(one, basis=shifted) if one is term else one for one in first.terms)
+    terms = tuple(dataclasses.replace(item, basis=shifted) if item is term else item for item in first.terms)
     layer = dataclasses.replace(first, terms=terms, pre_steps=(Select((1, 0, 1)),))
     two = Kan(2, (layer, *kan.layers[1:]))
     low, high = norms.limits(layer)

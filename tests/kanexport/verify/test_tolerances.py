@@ -26,9 +26,9 @@ def place(at: tuple[int, ...]) -> str:
     return "-".join(map(str, at))
 
 
-def compared(given: object, expected: object, allowance: Allowance | None = None) -> LargestError:
+def compared(original: object, expected: object, allowance: Allowance | None = None) -> LargestError:
     error = LargestError()
-    error.add(np.array(given, float), np.array(expected, float), allowance or allowed(change=0.0), place)
+    error.add(np.array(original, float), np.array(expected, float), allowance or allowed(change=0.0), place)
     return error
 
 
@@ -47,9 +47,9 @@ def test_rounding_is_drawn_until_it_excuses_the_error() -> None:
             drawn.append(change)
             yield change
 
-    for given, count, change, excused in ((1.0001, 0, 0, True), (1.009, 2, 3e-4, True), (1.5, 4, 9e-4, False)):
+    for supplied, count, change, excused in ((1.0001, 0, 0, True), (1.009, 2, 3e-4, True), (1.5, 4, 9e-4, False)):
         drawn.clear()
-        error = compared([given], [1.0], Allowance(1e-3, 0.0, draws, 32.0))
+        error = compared([supplied], [1.0], Allowance(1e-3, 0.0, draws, 32.0))
         assert (len(drawn), error.condition, error.excess <= 1) == (count, change, excused)
 
 
@@ -65,13 +65,13 @@ def test_zero_where_zero_is_expected_is_right_and_anything_else_is_not() -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("original", "expected"),
     [(1.0, NAN), (NAN, 1.0), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN), (-INF, INF)],
 )
-def test_what_is_not_finite_must_be_the_same(given: float, expected: float) -> None:
-    error = compared([5.0, given], [5.0, expected])
+def test_what_is_not_finite_must_be_the_same(original: float, expected: float) -> None:
+    error = compared([5.0, original], [5.0, expected])
     assert (error.max_abs, error.max_rel, error.excess) == (INF, INF, INF)
-    assert error.where == f"1: {given} where {expected} is expected"
+    assert error.where == f"1: {original} where {expected} is expected"
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])

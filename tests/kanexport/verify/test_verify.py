@@ -28,9 +28,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def toy(pykan: Any, tmp_path: Path) -> Kan:
-    made = pykan([2, 3, 2])
-    made.symbolic(1, 0, 1, "sin", (0.5, 0.1, 0.7, 0.2))
-    loaded = checkpoint.load(made.write(tmp_path))
+    created = pykan([2, 3, 2])
+    created.symbolic(1, 0, 1, "sin", (0.5, 0.1, 0.7, 0.2))
+    loaded = checkpoint.load(created.write(tmp_path))
     return detect.detect(loaded, None)[0].read(loaded, Options({}))
 
 
@@ -177,13 +177,13 @@ def test_reports_are_honest(toy: Kan) -> None:
     lowered = lower.lower(toy, "float32")
     zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
     session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])
-    made = test_points.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
-    for name, x in made.items():
+    created = test_points.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
+    for name, x in created.items():
         zone = zones[name]
-        found = session.run(["y"], {"x": x.astype(np.float32)})[0].astype(np.float64)
+        result = session.run(["y"], {"x": x.astype(np.float32)})[0].astype(np.float64)
         expected = float64_reference.evaluate(toy, x).y
         finite = np.isfinite(expected)
-        largest = np.abs(found - expected)[finite].max(initial=0)
+        largest = np.abs(result - expected)[finite].max(initial=0)
         assert zone.rows == len(x)
         assert largest <= zone.outputs_max_abs
         assert zone.outputs_max_abs < 1e-3
@@ -205,9 +205,9 @@ def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
 
 
 def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> None:
-    made = pykan([2, 2])
-    made.symbolic(0, 0, 1, "x^5", (1e4, 0.0, 1.0, 0.0))
-    loaded = checkpoint.load(made.write(tmp_path))
+    created = pykan([2, 2])
+    created.symbolic(0, 0, 1, "x^5", (1e4, 0.0, 1.0, 0.0))
+    loaded = checkpoint.load(created.write(tmp_path))
     kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     proof = verify.verify(kan, lower.lower(kan, "float32"), "float32")
     rows = test_points.zone_rows(kan.layers[0], 2, seed=0)["far"]
@@ -221,9 +221,9 @@ def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("tolerance", "factor"), [(1e-5, "32"), (1e-4, "32"), (1e-6, "3.2")])
 def test_an_excuse_tells_its_factor(pykan: Any, tmp_path: Path, tolerance: float, factor: str) -> None:
-    made = pykan([1, 1])
-    made.symbolic(0, 0, 0, "sin", (3e4, 0.0, 1.0, 0.0))
-    loaded = checkpoint.load(made.write(tmp_path))
+    created = pykan([1, 1])
+    created.symbolic(0, 0, 0, "sin", (3e4, 0.0, 1.0, 0.0))
+    loaded = checkpoint.load(created.write(tmp_path))
     kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     proof = verify.verify(kan, lower.lower(kan, "float32"), "float32", tolerance=tolerance)
     excuses = [note for note in proof.notes if "rounding of nodes and weights alone" in note]

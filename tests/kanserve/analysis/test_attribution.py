@@ -77,9 +77,9 @@ def explained(seed: int, after: tuple[NodeStep, ...] = ()) -> tuple[np.ndarray, 
     x, r = rng.normal(size=(5, 3)), rng.normal(size=(1, 3))
     (seen, answers), (base, answer) = at(x), at(r)
     multipliers = np.broadcast_to(np.eye(2), (5, 2, 2))
-    for layer, one, zero in reversed(list(zip(layers, seen, base, strict=True))):
+    for layer, item, zero in reversed(list(zip(layers, seen, base, strict=True))):
         parts = attribution.parts(layer)
-        multipliers = attribution.through(layer, parts, one, zero, [None] * len(parts), multipliers)
+        multipliers = attribution.through(layer, parts, item, zero, [None] * len(parts), multipliers)
     return (multipliers * (x - r)[:, None]).sum(axis=2), answers, answer
 
 
@@ -96,9 +96,9 @@ def test_of_a_sum_of_curves_each_has_its_own() -> None:
     rng = np.random.default_rng(3)
     weights, x, r = rng.normal(size=(3, 4)), rng.normal(size=(6, 3)), rng.normal(size=(1, 3))
     layer = made(BASE)
-    one, zero = LayerActivations(x, (curve(weights, x),)), LayerActivations(r, (curve(weights, r),))
+    item, zero = LayerActivations(x, (curve(weights, x),)), LayerActivations(r, (curve(weights, r),))
     multipliers = attribution.through(
-        layer, attribution.parts(layer), one, zero, [None], np.broadcast_to(np.eye(4), (6, 4, 4))
+        layer, attribution.parts(layer), item, zero, [None], np.broadcast_to(np.eye(4), (6, 4, 4))
     )
     np.testing.assert_allclose(
         multipliers * (x - r)[:, None], (curve(weights, x) - curve(weights, r)).transpose(0, 2, 1)
@@ -116,8 +116,8 @@ def test_a_node_that_is_as_in_the_reference_has_the_slope_there() -> None:
     np.testing.assert_allclose(steep, 1.0, atol=1e-6)  # sin and its square at 0
     zero = LayerActivations(nodes, (curve(weights, nodes),))
     for slope, expected in ((steep, 1.0), (None, 0.0)):
-        found = attribution.through(layer, parts, zero, zero, [slope], np.ones((1, 1, 1)))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        result = attribution.through(layer, parts, zero, zero, [slope], np.ones((1, 1, 1)))
+        np.testing.assert_allclose(result, expected, atol=1e-6)
     assert (
         attribution.slopes(attribution.parts(made(SPLINE, BASE)), *(LayerActivations(nodes, (steep, steep)),) * 2)[0]
         is None
@@ -153,9 +153,9 @@ def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep,
         return LayerActivations(nodes, (curve(weights[1], nodes),))
 
     def network(x: np.ndarray) -> tuple[tuple[LayerActivations, LayerActivations], np.ndarray]:
-        one = first(x)
-        two = second(attribution.apply_post_steps(layers[0], one.sums(layers[0])))
-        return (one, two), two.sums(layers[1])
+        item = first(x)
+        two = second(attribution.apply_post_steps(layers[0], item.sums(layers[0])))
+        return (item, two), two.sums(layers[1])
 
     x = rng.normal(size=(2, 3))
     seen, _ = network(x)
@@ -166,7 +166,7 @@ def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep,
         steep = attribution.gradients(parts, run(at.nodes - side), run(at.nodes + side))
         multipliers = attribution.through(layer, parts, at, at, steep, multipliers)
     step = 1e-6 * np.eye(3)
-    expected = np.stack([(network(x + one)[1] - network(x - one)[1]) / 2e-6 for one in step], axis=2)
+    expected = np.stack([(network(x + item)[1] - network(x - item)[1]) / 2e-6 for item in step], axis=2)
     spread = np.std(x, axis=1).min()
     scale = max(1.0, np.abs(expected).max())
     if spread > 0.1:  # a norm of equal numbers is steep without end

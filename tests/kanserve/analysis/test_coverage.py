@@ -57,10 +57,10 @@ VALUES = st.lists(st.floats(-200, 200) | st.sampled_from([math.nan, math.inf, -m
 @FAST
 @given(KNOTS, st.integers(1, 3), VALUES)
 def test_a_node_is_where_its_knots_say(knots: tuple[float, ...], degree: int, values: list[float]) -> None:
-    found = measured(layer(spline(knots, degree=degree), sources=1), np.array(values)[:, None])
+    result = measured(layer(spline(knots, degree=degree), sources=1), np.array(values)[:, None])
     low, high = knots[degree], knots[-1 - degree]
     cell = (high - low) / (len(knots) - 1 - 2 * degree)
-    for value, zone, cells in zip(values, found.zones[:, 0].tolist(), found.cells[:, 0].tolist(), strict=True):
+    for value, zone, cells in zip(values, result.zones[:, 0].tolist(), result.cells[:, 0].tolist(), strict=True):
         beyond = max(low - value, value - high)
         if abs(beyond) < 1e-5 * cell or min(abs(value - knots[0]), abs(value - knots[-1])) < 1e-5 * cell:
             continue
@@ -78,11 +78,11 @@ def test_a_step_before_the_basis_changes_units_and_nothing_else(
     step = NodeStep(kind="affine", scale=(scale,) * 3, bias=(bias,) * 3)
     given_ = np.array([[(value - bias) / scale for value in values]])
     for of in (layer(spline(knots, pre_steps=(step,))), layer(spline(knots), pre_steps=(step,))):
-        found = measured(of, given_)
-        np.testing.assert_allclose(found.cells, plain.cells, rtol=1e-6, atol=1e-5)
+        result = measured(of, given_)
+        np.testing.assert_allclose(result.cells, plain.cells, rtol=1e-6, atol=1e-5)
         clear = np.abs(plain.cells) > 1e-3
         near_end = np.abs(np.array([values])[:, :, None] - np.array([knots[0], knots[-1]])).min(axis=2) < 1e-6
-        np.testing.assert_array_equal(found.zones[clear & ~near_end], plain.zones[clear & ~near_end])
+        np.testing.assert_array_equal(result.zones[clear & ~near_end], plain.zones[clear & ~near_end])
 
 
 @FAST
@@ -92,14 +92,14 @@ def test_of_several_grids_the_one_that_it_is_farthest_from(pair: list[tuple[floa
     row = np.full((1, 3), value)
     apart = [measured(layer(basis), row) for basis in bases]
     both = measured(layer(*bases), row)
-    np.testing.assert_array_equal(both.zones, np.maximum(*(one.zones for one in apart)))
+    np.testing.assert_array_equal(both.zones, np.maximum(*(item.zones for item in apart)))
     limits = coverage.bounds(layer(*bases), 3, None)
     assert coverage.outside(limits, row).tolist() == [(both.zones == OUTSIDE).any()]
     if both.zones[0, 1] == OUTSIDE:
         read, first, last = coverage.placed(limits, row[0], 1)
         assert (read, first <= last) == (value, True)
         assert not first <= read <= last
-    np.testing.assert_array_equal(both.cells, np.maximum(*(one.cells for one in apart)))
+    np.testing.assert_array_equal(both.cells, np.maximum(*(item.cells for item in apart)))
 
 
 @FAST
@@ -107,25 +107,25 @@ def test_of_several_grids_the_one_that_it_is_farthest_from(pair: list[tuple[floa
 def test_rows_are_apart_and_counts_are_of_them(seed: int, rows: int, nodes: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(scale=3, size=(rows, nodes))
-    found = measured(layer(spline(uniform(-1, 1)), sources=nodes), values)
+    result = measured(layer(spline(uniform(-1, 1)), sources=nodes), values)
     order = rng.permutation(rows)
     other = measured(layer(spline(uniform(-1, 1)), sources=nodes), values[order])
-    np.testing.assert_array_equal(other.zones, found.zones[order])
-    assert (found.counts.sum(axis=1) == nodes).all()
+    np.testing.assert_array_equal(other.zones, result.zones[order])
+    assert (result.counts.sum(axis=1) == nodes).all()
     limits = coverage.bounds(layer(spline(uniform(-1, 1)), sources=nodes), nodes, None)
-    np.testing.assert_array_equal(coverage.outside(limits, values), found.counts[:, 2] > 0)
+    np.testing.assert_array_equal(coverage.outside(limits, values), result.counts[:, 2] > 0)
     for at in range(rows):
-        worst, excess = int(found.worst[at]), float(found.excess[at])
-        assert excess == found.cells[at].max()
+        worst, excess = int(result.worst[at]), float(result.excess[at])
+        assert excess == result.cells[at].max()
         assert (worst == coverage.NOWHERE) == (excess == 0)
-        assert excess == 0 or found.cells[at, worst] == excess
-    assert ((found.cells == 0) == (found.zones == INSIDE)).all()
+        assert excess == 0 or result.cells[at, worst] == excess
+    assert ((result.cells == 0) == (result.zones == INSIDE)).all()
 
 
 def test_what_is_no_number_is_outside_by_any_number_of_cells() -> None:
-    found = measured(layer(spline(uniform(-1, 1))), np.array([[math.nan, math.inf, 0.0]]))
-    assert found.zones.tolist() == [[OUTSIDE, OUTSIDE, INSIDE]]
-    assert (found.excess.tolist(), found.worst.tolist()) == ([math.inf], [0])
+    result = measured(layer(spline(uniform(-1, 1))), np.array([[math.nan, math.inf, 0.0]]))
+    assert result.zones.tolist() == [[OUTSIDE, OUTSIDE, INSIDE]]
+    assert (result.excess.tolist(), result.worst.tolist()) == ([math.inf], [0])
 
 
 def test_the_ends_of_a_grid_are_on_it() -> None:
@@ -139,18 +139,18 @@ def test_the_ends_of_a_grid_are_on_it() -> None:
 def test_selected_columns_alone_are_read_and_one_may_be_taken_twice() -> None:
     select = NodeStep(kind="select", indices=(3, 1, 3))
     knots = (uniform(-1, 1), uniform(-1, 1), uniform(-2, 2))
-    found = measured(layer(spline(*knots), pre_steps=(select,)), np.array([[9.0, 0.0, 9.0, 1.4]]))
-    assert found.zones.tolist() == [[UNKNOWN, INSIDE, UNKNOWN, EXTENSION]]
-    assert found.worst.tolist() == [3]
-    assert found.excess[0] == pytest.approx(1.0)
-    assert found.counts.tolist() == [[1, 1, 0]]
+    result = measured(layer(spline(*knots), pre_steps=(select,)), np.array([[9.0, 0.0, 9.0, 1.4]]))
+    assert result.zones.tolist() == [[UNKNOWN, INSIDE, UNKNOWN, EXTENSION]]
+    assert result.worst.tolist() == [3]
+    assert result.excess[0] == pytest.approx(1.0)
+    assert result.counts.tolist() == [[1, 1, 0]]
 
 
 def test_a_node_that_no_edge_reads_is_nowhere() -> None:
     mask = ((1.0,) * 4, (0.0,) * 4, (0.0,) * 4)
     edge = SymbolicEdge(source=2, destination=0, function="x", a=1, b=0, c=1, d=0, mask=1)
-    found = measured(layer(spline(uniform(-1, 1)), mask=mask, symbolic=(edge,)), np.full((1, 3), 5.0))
-    assert found.zones.tolist() == [[OUTSIDE, UNKNOWN, OUTSIDE]]
+    result = measured(layer(spline(uniform(-1, 1)), mask=mask, symbolic=(edge,)), np.full((1, 3), 5.0))
+    assert result.zones.tolist() == [[OUTSIDE, UNKNOWN, OUTSIDE]]
 
 
 def test_without_a_grid_what_the_reference_was_is_the_range() -> None:
@@ -158,18 +158,22 @@ def test_without_a_grid_what_the_reference_was_is_the_range() -> None:
     baseline = seen((0, 4), (-1, 1), (0, 4))
     limits = coverage.bounds(layer(basis), 3, baseline)
     assert (limits.definition, set(limits.definitions)) == ("reference", {Definition.REFERENCE})
-    found = coverage.measure(limits, np.array([[5.0, 1.0, -0.5]]))
-    assert found.zones.tolist() == [[OUTSIDE, INSIDE, OUTSIDE]]
-    assert found.cells.tolist() == [[1.0, 0.0, 0.5]]
+    result = coverage.measure(limits, np.array([[5.0, 1.0, -0.5]]))
+    assert result.zones.tolist() == [[OUTSIDE, INSIDE, OUTSIDE]]
+    assert result.cells.tolist() == [[1.0, 0.0, 0.5]]
 
 
 def test_without_both_nothing_is_said() -> None:
     basis = BasisInfo(kind="fourier", functions=8, parameters={}, knots=())
     limits = coverage.bounds(layer(basis), 3, None)
     assert (limits.definition, limits.scales) == ("none", ())
-    found = coverage.measure(limits, np.full((2, 3), 1e9))
-    assert (found.zones == UNKNOWN).all()
-    assert (found.counts.tolist(), found.worst.tolist(), found.excess.tolist()) == ([[0] * 3] * 2, [-1] * 2, [0.0] * 2)
+    result = coverage.measure(limits, np.full((2, 3), 1e9))
+    assert (result.zones == UNKNOWN).all()
+    assert (result.counts.tolist(), result.worst.tolist(), result.excess.tolist()) == (
+        [[0] * 3] * 2,
+        [-1] * 2,
+        [0.0] * 2,
+    )
 
 
 def test_a_step_that_this_program_does_not_know_leaves_the_reference() -> None:
@@ -183,7 +187,7 @@ def test_some_nodes_with_a_grid_and_some_without() -> None:
     limits = coverage.bounds(
         layer(spline(uniform(-1, 1), (0.0,) * 12, uniform(-1, 1))), 3, seen((0, 4), (0, 4), (0, 4))
     )
-    assert [str(one) for one in limits.definitions] == ["grid", "reference", "grid"]
+    assert [str(item) for item in limits.definitions] == ["grid", "reference", "grid"]
     assert limits.definition == "grid+reference"
     assert coverage.measure(limits, np.full((1, 3), 3.0)).zones.tolist() == [[OUTSIDE, INSIDE, OUTSIDE]]
 

@@ -30,11 +30,11 @@ def with_knots(*rows: tuple[float, ...], **changes: Any) -> LayerInfo:
 
 
 def test_a_source_with_knots_has_its_grid() -> None:
-    found = curves.domain(with_knots((-1.0, 0.0, 1.0)), np.full((2, 3), 9.0))
-    np.testing.assert_allclose((found.low, found.high), ([-1.04] * 3, [1.04] * 3))
-    assert found.origins == (Origin.GRID,) * 3
-    found = curves.domain(with_knots((0.0, 1.0), (0.0, 2.0), (3.0, 3.0)), None)
-    np.testing.assert_allclose(found.high, [1.02, 2.04, 3.5])  # the knots of the last are all one
+    result = curves.domain(with_knots((-1.0, 0.0, 1.0)), np.full((2, 3), 9.0))
+    np.testing.assert_allclose((result.low, result.high), ([-1.04] * 3, [1.04] * 3))
+    assert result.origins == (Origin.GRID,) * 3
+    result = curves.domain(with_knots((0.0, 1.0), (0.0, 2.0), (3.0, 3.0)), None)
+    np.testing.assert_allclose(result.high, [1.02, 2.04, 3.5])  # the knots of the last are all one
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_a_source_with_knots_has_its_grid() -> None:
 )
 def test_without_knots_that_are_in_units_of_the_node_a_source_goes_where_it_was_seen(layer: LayerInfo) -> None:
     seen = np.array([[0.0, 5.0, np.nan], [10.0, 5.0, np.inf]])
-    found = curves.domain(layer, seen)
-    np.testing.assert_allclose((found.low, found.high), ([-1, 4.5, -1], [11, 5.5, 1]))
-    assert found.origins == (Origin.REFERENCE, Origin.REFERENCE, Origin.ASSUMED)
+    result = curves.domain(layer, seen)
+    np.testing.assert_allclose((result.low, result.high), ([-1, 4.5, -1], [11, 5.5, 1]))
+    assert result.origins == (Origin.REFERENCE, Origin.REFERENCE, Origin.ASSUMED)
     assert set(curves.domain(layer, None).origins) == {Origin.ASSUMED}
 
 
@@ -65,7 +65,7 @@ def test_selected_columns_are_the_sources() -> None:
 def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -> None:
     spline, base = (BasisInfo(kind=kind, functions=1, parameters={}, knots=()) for kind in ("bspline", "silu"))
     symbolic = toy_model.manifest("toy").layers[0].symbolic or (test_validation.EDGE,)
-    own = tuple(dataclasses.replace(one, edges_tensor=f"edges_{one.kind}") for one in (spline, base))
+    own = tuple(dataclasses.replace(item, edges_tensor=f"edges_{item.kind}") for item in (spline, base))
     for bases, some, kinds, names in (
         ((spline,), (), ("bspline",), ()),
         ((spline, base), (), ("bspline+silu",), ()),  # an edge graph without parts

@@ -52,7 +52,7 @@ def test_a_window_counts_as_the_exporter_does_in_pieces_too(rows: list[list[floa
     window = empty(whole)
     for at in range(0, len(values), step):
         window.add(values[at : at + step])
-    assert tuple(tuple(one.tolist()) for one in window.counts) == whole.counts
+    assert tuple(tuple(item.tolist()) for item in window.counts) == whole.counts
     assert tuple(window.nonfinite.tolist()) == whole.nonfinite
 
 
@@ -70,15 +70,15 @@ def test_nodes_may_have_other_numbers_of_cells() -> None:
     before, now = rng.normal(size=(300, 2)), rng.normal(0.5, 1, size=(200, 2))
     rows = (BOUNDS, (-1.0, 0.0, 1.0))
     alone = [counted(before[:, at : at + 1], bounds) for at, bounds in enumerate(rows)]
-    both = dataclasses.replace(alone[0], cells=rows, counts=tuple(one.counts[0] for one in alone))
+    both = dataclasses.replace(alone[0], cells=rows, counts=tuple(item.counts[0] for item in alone))
     window = empty(both)
     window.add(now)
     assert window.lengths.tolist() == [12, 4]
     together = drift.compare(both, 300, window, 200)
-    for at, one in enumerate(alone):
-        single = empty(one)
+    for at, item in enumerate(alone):
+        single = empty(item)
         single.add(now[:, at : at + 1])
-        expected = drift.compare(one, 300, single, 200)
+        expected = drift.compare(item, 300, single, 200)
         for name in ("psi", "js", "wasserstein", "out_of_range", "baseline_out_of_range"):
             np.testing.assert_allclose(getattr(together, name)[at], getattr(expected, name)[0], atol=1e-12)
         level = drift.chi_squared(1 - drift.LEVEL / 2, len(rows[at]))
@@ -117,8 +117,8 @@ def test_the_same_has_not_moved_and_what_moved_by_one_cell_has_by_one() -> None:
 def test_what_lies_outside_is_told_now_and_before() -> None:
     before, now = np.zeros((10, 1)), np.zeros((8, 1))
     before[0], now[:4], now[4] = 9.0, -9.0, np.nan
-    one = found(before, now)
-    assert (one.baseline_out_of_range[0], one.out_of_range[0]) == (0.1, 4 / 7)
+    item = found(before, now)
+    assert (item.baseline_out_of_range[0], item.out_of_range[0]) == (0.1, 4 / 7)
     assert math.isnan(found(before, np.full((2, 1), np.nan)).out_of_range[0])
 
 
@@ -205,8 +205,8 @@ def test_over_rows(watched: Server) -> None:
         expected = found(before.astype(np.float64), now.astype(np.float64))
         np.testing.assert_allclose(part.psi, expected.psi, rtol=1e-9)
         np.testing.assert_allclose(part.psi_threshold, expected.psi_threshold)
-        assert [one.sum() for one in part.counts] == [100] * len(part.psi)
-        assert [len(one) for one in part.bounds] == [len(BOUNDS)] * len(part.psi)
+        assert [item.sum() for item in part.counts] == [100] * len(part.psi)
+        assert [len(item) for item in part.bounds] == [len(BOUNDS)] * len(part.psi)
         assert not part.drifted.any()
     assert moved.nodes[0].drifted.tolist() == [False, False, True]
     assert broken.nodes[0].nonfinite.tolist() == [0, 100, 0]

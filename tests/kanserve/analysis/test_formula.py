@@ -90,8 +90,8 @@ def test_masks_and_empty_layers() -> None:
 
 def test_nodes_between_can_have_lines_of_their_own() -> None:
     layers = (layer(2, 2, edge(0, 0, "sin"), edge(1, 1, "exp")), layer(2, 1, edge(0, 0, "x^2"), edge(1, 0, "log")))
-    found = formulas(("x0", "x1"), layers, digits=6, by_layer=True)
-    assert [(line.name, line.expression) for line in found] == [
+    result = formulas(("x0", "x1"), layers, digits=6, by_layer=True)
+    assert [(line.name, line.expression) for line in result] == [
         ("h1_0", "sin(x0)"),
         ("h1_1", "exp(x1)"),
         ("y0", "h1_0**2 + log(h1_1)"),
@@ -103,21 +103,21 @@ def test_every_function_of_the_table_has_its_text(name: str) -> None:
     x = np.linspace(-0.9, 2, 30)
     with np.errstate(all="ignore"):
         expected = SYMBOLIC[name].evaluate(x)
-    found = np.broadcast_to(
+    result = np.broadcast_to(
         compute(applied(TEXTS[name], Text("x0", formula_printer.ATOM), EXACT).text, {"x0": x}), x.shape
     )
     if name != "0":
-        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)
+        np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    np.testing.assert_allclose(result, expected, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", STEP_TEXTS)
 def test_every_function_of_a_step_has_its_text(name: str) -> None:
     x = np.linspace(-3, 3, 31)
-    found = np.broadcast_to(
+    result = np.broadcast_to(
         compute(applied(STEP_TEXTS[name], Text("x0", formula_printer.ATOM), EXACT).text, {"x0": x}), x.shape
     )
-    np.testing.assert_allclose(found, ACTIVATIONS[name].evaluate(x), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(result, ACTIVATIONS[name].evaluate(x), rtol=1e-12, atol=1e-15)
 
 
 EXPRESSIONS = ["x*sin(x)", "-x**2 + 1", "x**2*cos(3*x) - 2/(1 + x**2)", "(x + 1)*(x - 1)", "2**-x", "-(x % pi)", "pi*x"]
@@ -173,11 +173,11 @@ def test_random_networks_compute_what_their_formulas_say(network: tuple[int, lis
         y = evaluated(layers, x)
         moved = np.stack([evaluated(layers, x * (1 + s * 1e-13)) for s in (-1, 1)])
     try:
-        found = formulas(tokens((), "x", inputs), layers, digits=EXACT)
+        result = formulas(tokens((), "x", inputs), layers, digits=EXACT)
     except FormulaError as error:
         assume("characters" not in str(error))
         raise
-    for at, line in enumerate(found):
+    for at, line in enumerate(result):
         value = columns(line.expression, x)
         finite = np.isfinite(y[:, at]) & np.isfinite(moved[:, :, at]).all(axis=0) & (np.abs(y[:, at]) < 1e100)
         slack = 20 * np.abs(moved[:, finite, at] - y[finite, at]).max(axis=0)

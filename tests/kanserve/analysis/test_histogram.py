@@ -29,20 +29,20 @@ def counted(rows: np.ndarray) -> Window:
     return window
 
 
-def same(one: Window, other: Window) -> None:
+def same(entry: Window, other: Window) -> None:
     for name in ("counts", "nonfinite", "min", "max"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(getattr(entry, name), getattr(other, name))
     for name in ("sums", "squares"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(getattr(entry, name), getattr(other, name), rtol=1e-9, atol=1e-6)
 
 
 @settings(deadline=None)
 @given(ROWS, ROWS)
 def test_windows_add_up_as_their_rows_do(first: np.ndarray, second: np.ndarray) -> None:
     before = counted(first).counts.copy()
-    one = counted(first)
-    same(one.plus(counted(second)), counted(np.concatenate([first, second])))
-    np.testing.assert_array_equal(one.counts, before)
+    item = counted(first)
+    same(item.plus(counted(second)), counted(np.concatenate([first, second])))
+    np.testing.assert_array_equal(item.counts, before)
 
 
 @settings(deadline=None)
@@ -101,7 +101,7 @@ def test_cells_that_are_alike_are_found_without_a_search(values: list[float], ce
     step = bounds[1] - bounds[0]
     bounds[1:-1] += step * np.array(moved[: cells - 1])
     own = Cells.from_bounds((bounds.tolist(),), 1)
-    assert (own.steps is not None) == all(abs(one) <= 0.1 for one in moved[: cells - 1])
+    assert (own.steps is not None) == all(abs(item) <= 0.1 for item in moved[: cells - 1])
     column = np.concatenate([np.array(values), bounds, np.nextafter(bounds, -9), np.nextafter(bounds, 9)])
     expected = np.searchsorted(bounds, column, side="right") - (column == bounds[-1])
     assert own.places(column[:, None])[:, 0].tolist() == expected.tolist()
@@ -121,7 +121,7 @@ KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @pytest.mark.parametrize(
-    ("found", "node", "expected"),
+    ("actual", "node", "expected"),
     [
         (layer(spline(*KNOTS)), 1, (-1.0, 1.0)),
         (layer(dataclasses.replace(spline(*KNOTS), kind="gaussian", parameters={})), 0, (-3.0, 3.0)),
@@ -132,26 +132,26 @@ KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
     ],
 )
 def test_the_grid_ends_where_the_spline_was_trained(
-    found: LayerInfo, node: int, expected: tuple[float, float] | None
+    actual: LayerInfo, node: int, expected: tuple[float, float] | None
 ) -> None:
-    assert drift.core(found, node) == expected
+    assert drift.core(actual, node) == expected
 
 
 def test_values_are_inside_on_the_extension_and_outside() -> None:
     window = Window(Cells.from_bounds((KNOTS,), 2))
     window.add(np.array([[-3.5, -3.5], [-3.0, 0.0], [-1.0, 0.5], [0.99, 3.0], [1.0, np.nan], [3.1, 9.0]]))
-    found = drift.zones(window, [(-1.0, 1.0), None])
-    assert found.tolist() == [[2, 2, 2], [3, 0, 2]]
-    assert (found.sum(axis=1) == window.values).all()
+    result = drift.zones(window, [(-1.0, 1.0), None])
+    assert result.tolist() == [[2, 2, 2], [3, 0, 2]]
+    assert (result.sum(axis=1) == window.values).all()
 
 
 @settings(deadline=None)
 @given(ROWS, st.sampled_from([None, (-1.0, 2.0), (-0.25, 0.5)]))
 def test_every_value_is_in_one_zone(rows: np.ndarray, core: tuple[float, float] | None) -> None:
     window = counted(rows)
-    found = drift.zones(window, [core, None])
-    assert found.sum(axis=1).tolist() == window.values.tolist()
+    result = drift.zones(window, [core, None])
+    assert result.sum(axis=1).tolist() == window.values.tolist()
     low, high = core or (-1.0, 2.0)
     own = rows[:, 0][np.isfinite(rows[:, 0])]
     last = own == 2.0 if high == 2.0 else np.zeros(len(own), bool)
-    assert found[0, 0] == ((own >= low) & (own < high) | last).sum()
+    assert result[0, 0] == ((own >= low) & (own < high) | last).sum()

@@ -58,8 +58,8 @@ def expressions(draw: st.DrawFn, depth: int = 4) -> str:
 @settings(max_examples=500, deadline=None)
 def test_what_is_written_has_the_value_of_what_is_meant(text: str) -> None:
     expected = np.broadcast_to(np.asarray(formula_parser.compute(text, NAMES)), 7)
-    found = np.broadcast_to(np.asarray(latex_parser.compute(written(text, {}), LOOKS)), 7)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, equal_nan=True)
+    result = np.broadcast_to(np.asarray(latex_parser.compute(written(text, {}), LOOKS)), 7)
+    np.testing.assert_allclose(result, expected, rtol=1e-12, equal_nan=True)
 
 
 @given(networks())
@@ -73,16 +73,16 @@ def test_random_networks_on_a_page(network: tuple[int, list[LayerInfo]]) -> None
         raise
     for line in lines:
         expected = formula_parser.columns(line.expression, X)
-        found = np.broadcast_to(latex_parser.compute(written(line.expression, {}), LOOKS), 7)
-        np.testing.assert_allclose(found, expected, rtol=1e-9, equal_nan=True)
+        result = np.broadcast_to(latex_parser.compute(written(line.expression, {}), LOOKS), 7)
+        np.testing.assert_allclose(result, expected, rtol=1e-9, equal_nan=True)
 
 
 def test_every_function_is_written() -> None:
     assert {*latex.CALLS, "sqrt", "abs", "gaussian"} == formula_printer.FUNCTIONS
     for text in (*EXPRESSIONS, *(f"{name}(x)" for name in formula_printer.FUNCTIONS)):
         inner = applied(text, Text("x0", formula_printer.ATOM), 17).text
-        found = latex_parser.compute(written(inner, {}), LOOKS)
-        np.testing.assert_allclose(found, formula_parser.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
+        result = latex_parser.compute(written(inner, {}), LOOKS)
+        np.testing.assert_allclose(result, formula_parser.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
 
 
 def test_what_is_nested_too_deep_is_said() -> None:
@@ -95,10 +95,10 @@ def mixed(draw: st.DrawFn) -> tuple[int, list[LayerInfo]]:
     """Networks of which some edges are numeric, a few of them symbolic as well."""
     inputs, layers = draw(networks())
     masks = [
-        tuple(tuple(float(draw(st.booleans())) for _ in range(one.destinations)) for _ in range(one.sources))
-        for one in layers
+        tuple(tuple(float(draw(st.booleans())) for _ in range(entry.destinations)) for _ in range(entry.sources))
+        for entry in layers
     ]
-    return inputs, [dataclasses.replace(one, mask=mask) for one, mask in zip(layers, masks, strict=True)]
+    return inputs, [dataclasses.replace(entry, mask=mask) for entry, mask in zip(layers, masks, strict=True)]
 
 
 def phi(at: int, source: int, destination: int, x: np.ndarray) -> np.ndarray:
@@ -108,17 +108,17 @@ def phi(at: int, source: int, destination: int, x: np.ndarray) -> np.ndarray:
 
 def replaced(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
     """The network's own arithmetic, layer by layer, with `phi` on its numeric edges."""
-    for at, one in enumerate(layers):
-        unknown = {(source, end) for end in range(one.destinations) for source in formula.sources(one, end)}
-        known = tuple(item for item in one.symbolic if (item.source, item.destination) not in unknown)
-        affine, products = one.post_steps
+    for at, entry in enumerate(layers):
+        unknown = {(source, end) for end in range(entry.destinations) for source in formula.sources(entry, end)}
+        known = tuple(item for item in entry.symbolic if (item.source, item.destination) not in unknown)
+        affine, products = entry.post_steps
         scale, bias = np.array(affine.scale), np.array(affine.bias)
         bare = dataclasses.replace(
-            one,
+            entry,
             symbolic=known,
             post_steps=(
-                dataclasses.replace(affine, scale=(1.0,) * one.destinations, bias=(0.0,) * one.destinations),
-                NodeStep(kind="product", indices=(1,) * one.destinations),
+                dataclasses.replace(affine, scale=(1.0,) * entry.destinations, bias=(0.0,) * entry.destinations),
+                NodeStep(kind="product", indices=(1,) * entry.destinations),
             ),
         )
         sums = evaluated([bare], x)
@@ -186,8 +186,8 @@ def test_an_edge_that_reads_the_whole_row_is_no_function_of_its_node(facts: dict
 def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
     """What stands between a node and its bases is in the curve already; which node it is, is not."""
     before = (NodeStep(kind="select", indices=(2, 0)), NodeStep(kind="function", function="tanh"))
-    one = layer(2, 1, edge(0, 0, "sin"), mask=((0.0,), (1.0,)), pre_steps=before)
-    (line,) = formulas(("a", "b", "c"), (one,), digits=3, partial=True)
+    entry = layer(2, 1, edge(0, 0, "sin"), mask=((0.0,), (1.0,)), pre_steps=before)
+    (line,) = formulas(("a", "b", "c"), (entry,), digits=3, partial=True)
     assert line.expression == "sin(tanh(c)) + phi_0_1_0(a)"
 
 
@@ -196,8 +196,8 @@ def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
 def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]]) -> None:
     low, high = (tuple(pair[0] + side * pair[1] for pair in ends) for side in (0, 1))
     kept = NodeStep(kind="clip", scale=low, bias=high, function="clip to something")
-    one = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), pre_steps=(kept,))
-    (line,) = formulas(("x0", "x1"), (one,), digits=formula_printer.EXACT)
+    entry = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), pre_steps=(kept,))
+    (line,) = formulas(("x0", "x1"), (entry,), digits=formula_printer.EXACT)
     x = np.clip(X[:, :2], low, high)
     expected = np.sin(x[:, 0]) + x[:, 1] ** 2
     np.testing.assert_allclose(formula_parser.columns(line.expression, X), expected, rtol=1e-12)
@@ -214,13 +214,13 @@ def test_numeric_edges_alone_need_no_text_of_the_steps_before_them() -> None:
 
 @given(st.sets(st.integers(0, 3), min_size=1), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_only_what_is_asked_for_is_made(asked: set[int], by_layer: bool) -> None:
+def test_only_what_is_asked_for_is_made(requested: set[int], by_layer: bool) -> None:
     after = (NodeStep(kind="product", indices=(2, 1, 1, 2)), NodeStep(kind="select", indices=(3, 1, 0, 2)))
     layers = [layer(2, 3, mask=()), layer(3, 6, mask=(), post_steps=after)]
     every = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer)
-    names = [f"y{at}" for at in sorted(asked)] + (["h1_2"] if by_layer else [])
-    found = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer, only=names)
-    assert set(found) == {line for line in every if line.name in names}
+    names = [f"y{at}" for at in sorted(requested)] + (["h1_2"] if by_layer else [])
+    result = formulas(("a", "b"), layers, digits=3, partial=True, by_layer=by_layer, only=names)
+    assert set(result) == {line for line in every if line.name in names}
 
 
 def test_a_line_that_is_not_there_is_named() -> None:

@@ -39,7 +39,7 @@ def taken(text: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == PARTS:
-            found |= {one.name for one in node.names}
+            found |= {item.name for item in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PARTS}."):
             found.add(node.module.rpartition(".")[2])
     return found
@@ -57,9 +57,9 @@ def test_every_module_of_interpret_is_tried_with_drawn_numbers() -> None:
 def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, now: np.ndarray) -> None:
     there, back = found(before, now), found(now, before)
     for name in ("psi", "js", "wasserstein"):
-        one, other = getattr(there, name), getattr(back, name)
-        assert (one >= -1e-12).all()
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+        item, other = getattr(there, name), getattr(back, name)
+        assert (item >= -1e-12).all()
+        np.testing.assert_allclose(item, other, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(getattr(found(now, now), name), 0.0, atol=1e-12)
     assert (there.js <= 1).all()
     assert (there.wasserstein <= len(counted(before).counts[0]) - 1).all()
@@ -73,9 +73,9 @@ def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, no
 @settings(deadline=None)
 def test_drift_does_not_hang_on_the_order_of_rows_or_nodes(before: np.ndarray, order: list[int], draw: object) -> None:
     now = np.roll(before, 1, axis=0) + 0.3
-    one, other = found(before, now), found(before[:, order], now[::-1][:, order])
+    item, other = found(before, now), found(before[:, order], now[::-1][:, order])
     for name in ("psi", "js", "wasserstein", "psi_threshold", "out_of_range"):
-        np.testing.assert_allclose(getattr(one, name)[order], getattr(other, name), atol=1e-12)
+        np.testing.assert_allclose(getattr(item, name)[order], getattr(other, name), atol=1e-12)
 
 
 @given(st.floats(0.5, 0.9999), st.integers(1, 200))
@@ -91,7 +91,7 @@ def by_loops(layers: list[LayerInfo], spreads: list[Spread], widths: list[int]) 
     every = []
     for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
         groups = layer.post_steps[0].indices
-        own = [one for one, size in zip(score, groups, strict=True) for _ in range(size)]
+        own = [item for item, size in zip(score, groups, strict=True) for _ in range(size)]
         score = [0.0] * width
         for source, column in enumerate(layer.pre_steps[0].indices):
             for end in range(layer.destinations):

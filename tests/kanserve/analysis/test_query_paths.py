@@ -57,12 +57,12 @@ def networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[int]]:
 
 def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int]] = frozenset()) -> np.ndarray:
     """With phi(x) = a curve of its own on each edge that is not cut. [B, n] -> [B, m]"""
-    for at, one in enumerate(layers):
-        weight = np.array(one.mask) * (1.3 + np.arange(one.sources * one.destinations).reshape(one.sources, -1) % 7)
+    for at, item in enumerate(layers):
+        weight = np.array(item.mask) * (1.3 + np.arange(item.sources * item.destinations).reshape(item.sources, -1) % 7)
         for _, i, j in (edge for edge in cut if edge[0] == at):
             weight[i, j] = 0.0
         x = np.tanh(x) @ weight + 0.3
-        for step in one.post_steps:
+        for step in item.post_steps:
             x = step_rules.evaluate(step, x)
     return x
 
@@ -115,15 +115,15 @@ def test_every_edge_between_the_ends_is_reached_and_leads_on(
 
 def test_a_symbolic_edge_leads_where_its_mask_does_not() -> None:
     edge = SymbolicEdge(source=0, destination=1, function="sin", a=1, b=0, c=1, d=0, mask=1)
-    one = layer(np.zeros((2, 2)), symbolic=(edge,))
-    assert query_plan.on_the_way([one], [2], 0, 1) == [((0,), (1,))]
-    assert query_plan.on_the_way([one], [2], 1, 1) == [((), ())]
+    item = layer(np.zeros((2, 2)), symbolic=(edge,))
+    assert query_plan.on_the_way([item], [2], 0, 1) == [((0,), (1,))]
+    assert query_plan.on_the_way([item], [2], 1, 1) == [((), ())]
 
 
 def test_selected_columns_alone_are_sources() -> None:
-    one = layer(np.ones((2, 1)))
+    item = layer(np.ones((2, 1)))
     chosen = LayerInfo(
-        **{**{f: getattr(one, f) for f in one.__slots__}, "pre_steps": (NodeStep(kind="select", indices=(3, 0)),)}
+        **{**{f: getattr(item, f) for f in item.__slots__}, "pre_steps": (NodeStep(kind="select", indices=(3, 0)),)}
     )
     assert query_plan.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
     assert query_plan.on_the_way([chosen], [5], 4, 0) == [((), ())]

@@ -45,10 +45,10 @@ def selections(draw: st.DrawFn) -> tuple[np.ndarray, query_plan.LayerPlan]:
 @given(selections())
 def test_pick_keeps_the_order_asked_for(selection: tuple[np.ndarray, query_plan.LayerPlan]) -> None:
     values, plan = selection
-    found = query_plan.pick(values, plan)
+    result = query_plan.pick(values, plan)
     for a, i in enumerate(plan.sources):
         for b, j in enumerate(plan.destinations):
-            np.testing.assert_array_equal(found[:, a, b], values[:, i, j])
+            np.testing.assert_array_equal(result[:, a, b], values[:, i, j])
 
 
 @given(selections())
@@ -106,7 +106,7 @@ def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("wanted", "actual"),
     [
         ((), (0, 1, 2)),
         ((2, "head.layers.0"), (2, 1)),
@@ -114,8 +114,8 @@ def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[
         (("head.layers.0", "stem"), (1, 0, 2)),
     ],
 )
-def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], found: tuple[int, ...]) -> None:
-    assert query_plan.find([shape.name for shape in SHAPES], wanted) == found
+def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], actual: tuple[int, ...]) -> None:
+    assert query_plan.find([shape.name for shape in SHAPES], wanted) == actual
 
 
 @pytest.mark.parametrize(

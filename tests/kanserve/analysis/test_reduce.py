@@ -15,31 +15,31 @@ cubes = shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.f
 
 
 def figures(values: np.ndarray, step: int, names: tuple[str, ...] = reduce.ALL) -> dict[str, np.ndarray]:
-    one = reduce.Reducer(names, values.shape[1:], LEVELS, 5)
+    item = reduce.Reducer(names, values.shape[1:], LEVELS, 5)
     for at in range(0, len(values), step):
-        one.add(values[at : at + step])
-    return dict(one.result())
+        item.add(values[at : at + step])
+    return dict(item.result())
 
 
 @given(cubes, st.integers(1, 9))
 def test_figures_are_those_of_all_values_in_pieces_too(values: np.ndarray, step: int) -> None:
-    found, wide = figures(values, step), values.astype(np.float64)
+    result, wide = figures(values, step), values.astype(np.float64)
     close = {"rtol": 1e-5, "atol": 1e-2}
-    np.testing.assert_allclose(found["mean"], wide.mean(axis=0), **close)
-    np.testing.assert_allclose(found["mean_magnitude"], np.abs(wide).mean(axis=0), **close)
-    np.testing.assert_array_equal(found["min"], values.min(axis=0))
-    np.testing.assert_array_equal(found["max"], values.max(axis=0))
-    np.testing.assert_allclose(found["quantiles"], np.quantile(wide, LEVELS, axis=0), **close)
+    np.testing.assert_allclose(result["mean"], wide.mean(axis=0), **close)
+    np.testing.assert_allclose(result["mean_magnitude"], np.abs(wide).mean(axis=0), **close)
+    np.testing.assert_array_equal(result["min"], values.min(axis=0))
+    np.testing.assert_array_equal(result["max"], values.max(axis=0))
+    np.testing.assert_allclose(result["quantiles"], np.quantile(wide, LEVELS, axis=0), **close)
     if len(values) > 1:
-        np.testing.assert_allclose(found["std"], wide.std(axis=0, ddof=1), **close)
+        np.testing.assert_allclose(result["std"], wide.std(axis=0, ddof=1), **close)
     else:
-        assert np.isnan(found["std"]).all()
+        assert np.isnan(result["std"]).all()
 
 
 @given(cubes)
 def test_the_histogram_counts_every_value_once_between_its_bounds(values: np.ndarray) -> None:
-    found = figures(values, len(values))
-    counts, bounds = found["histogram"], found["histogram_bounds"]
+    result = figures(values, len(values))
+    counts, bounds = result["histogram"], result["histogram_bounds"]
     assert counts.shape == (5, *values.shape[1:])
     assert bounds.shape == (6, *values.shape[1:])
     np.testing.assert_array_equal(counts.sum(axis=0), len(values))
@@ -62,19 +62,19 @@ def test_the_histogram_is_numpys() -> None:
 
 def test_what_is_not_finite_is_seen_and_not_counted() -> None:
     values = np.array([[1.0], [np.nan], [3.0], [np.inf]])
-    found = figures(values, 1)
-    assert np.isnan([found[name][0] for name in ("mean", "mean_magnitude", "std", "min", "max")]).all()
-    assert found["histogram"].sum() == 2
-    np.testing.assert_array_equal(found["histogram_bounds"][[0, -1], 0], [1, 3])
+    result = figures(values, 1)
+    assert np.isnan([result[name][0] for name in ("mean", "mean_magnitude", "std", "min", "max")]).all()
+    assert result["histogram"].sum() == 2
+    np.testing.assert_array_equal(result["histogram_bounds"][[0, -1], 0], [1, 3])
 
 
 def test_of_no_rows_there_are_no_figures() -> None:
-    found = figures(np.zeros((0, 2, 3), np.float32), 1)
-    assert {name: array.shape for name, array in found.items()} == {
+    result = figures(np.zeros((0, 2, 3), np.float32), 1)
+    assert {name: array.shape for name, array in result.items()} == {
         **dict.fromkeys(("mean", "mean_magnitude", "std", "min", "max"), (2, 3)),
         "quantiles": (4, 2, 3),
         "histogram": (5, 2, 3),
         "histogram_bounds": (6, 2, 3),
     }
-    assert np.isnan(found["mean"]).all()
-    assert not found["histogram"].any()
+    assert np.isnan(result["mean"]).all()
+    assert not result["histogram"].any()

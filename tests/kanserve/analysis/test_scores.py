@@ -56,10 +56,10 @@ def attributed(*layers: LayerInfo, widths: tuple[int, ...], seed: int = 0) -> tu
 
 def test_scores_go_from_the_outputs_to_the_inputs() -> None:
     first, second = LAYER, dataclasses.replace(LAYER, sources=4, destinations=2)
-    (low, high), (one, two) = attributed(first, second, widths=(3, 4, 2))
+    (low, high), (item, two) = attributed(first, second, widths=(3, 4, 2))
     np.testing.assert_allclose(high.edges, two.edges * 0.5 / (two.sums + 1e-4))
     np.testing.assert_allclose(high.nodes, high.edges.sum(axis=1))
-    np.testing.assert_allclose(low.edges, one.edges * high.nodes / (one.sums + 1e-4))
+    np.testing.assert_allclose(low.edges, item.edges * high.nodes / (item.sums + 1e-4))
     np.testing.assert_allclose(low.nodes, low.edges.sum(axis=1))
 
 
@@ -73,10 +73,10 @@ def test_factors_have_the_product_s_score_and_what_is_not_selected_has_none() ->
             NodeStep(kind="product", indices=(1, 2)),
         ),
     )
-    (found,), (spread,) = attributed(layer, widths=(5, 2))
-    np.testing.assert_allclose(found.edges, spread.edges * 0.5 / (spread.sums + 1e-4))
-    np.testing.assert_allclose(found.nodes[[4, 0, 1]], found.edges.sum(axis=1))
-    assert found.nodes[[2, 3]].tolist() == [0, 0]
+    (result,), (spread,) = attributed(layer, widths=(5, 2))
+    np.testing.assert_allclose(result.edges, spread.edges * 0.5 / (spread.sums + 1e-4))
+    np.testing.assert_allclose(result.nodes[[4, 0, 1]], result.edges.sum(axis=1))
+    assert result.nodes[[2, 3]].tolist() == [0, 0]
 
 
 def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2.EdgeScoresResponse:

@@ -33,10 +33,10 @@ def test_who_passes(tmp_path: Path) -> None:
     old, new = token_file.make(), token_file.make()
     both = token_files.block("ci-1", old, "infer") + token_files.block("ci-2", new, "interpret", "infer")
     certified = "[[certificate]]\nname = 'pod'\nsan = 'spiffe://a/b'\nroles = ['admin']\n"
-    asked = gate(both + certified, tmp_path)
-    assert [asked.admit(Role.INFER, shown(token)).name for token in (old, new, old)] == ["ci-1", "ci-2", "ci-1"]
-    assert asked.admit(Role.ADMIN, shown(certificate="dns.example spiffe://a/b")).name == "pod"
-    assert asked.admit(Role.READ, shown(old, "spiffe://a/b")).name == "ci-1"  # a token wins
+    requested = gate(both + certified, tmp_path)
+    assert [requested.admit(Role.INFER, shown(token)).name for token in (old, new, old)] == ["ci-1", "ci-2", "ci-1"]
+    assert requested.admit(Role.ADMIN, shown(certificate="dns.example spiffe://a/b")).name == "pod"
+    assert requested.admit(Role.READ, shown(old, "spiffe://a/b")).name == "ci-1"  # a token wins
     for what, error, says in (
         (shown(), Unauthenticated, "no credential was shown"),
         (shown(certificate="spiffe://a/c"), Unauthenticated, "no credential was shown"),
@@ -49,7 +49,7 @@ def test_who_passes(tmp_path: Path) -> None:
         (shown(old), Forbidden, "the role interpret, which ci-1 does not have"),
     ):
         with pytest.raises(error, match=says):
-            asked.admit(Role.INTERPRET, what)
+            requested.admit(Role.INTERPRET, what)
 
 
 def test_a_certificate_with_several_listed_names_is_the_first_entry_of_the_file(tmp_path: Path) -> None:
@@ -58,60 +58,62 @@ def test_a_certificate_with_several_listed_names_is_the_first_entry_of_the_file(
     entries = [f"[[certificate]]\nname = 'c{at}'\nsan = '{name}'\nroles = ['read']\n" for at, name in enumerate(names)]
     for first in (7, 31):
         order = [first, *(at for at in range(40) if at != first)]
-        asked = gate("".join(entries[at] for at in order), tmp_path)
-        assert asked.admit(Role.READ, shown(certificate=" ".join(names))).name == f"c{first}"
-        assert asked.admit(Role.READ, shown(certificate=" ".join(reversed(names[:35])))).name == f"c{first}"
+        requested = gate("".join(entries[at] for at in order), tmp_path)
+        assert requested.admit(Role.READ, shown(certificate=" ".join(names))).name == f"c{first}"
+        assert requested.admit(Role.READ, shown(certificate=" ".join(reversed(names[:35])))).name == f"c{first}"
 
 
 def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
-    asked = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
-    assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"
-    caller = asked.admit(Role.INFER, shown(GOOD))
-    asked.take(token_file.load(tmp_path / "t"))
-    asked.admit_next(caller)  # the same as before
+    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    assert requested.admit(Role.INFER, shown(GOOD)).name == "ci"
+    caller = requested.admit(Role.INFER, shown(GOOD))
+    requested.take(token_file.load(tmp_path / "t"))
+    requested.admit_next(caller)  # the same as before
     token_files.save(tmp_path / "t", token_files.block("ci", GOOD, "infer", "admin"))
-    asked.take(token_file.load(tmp_path / "t"))
+    requested.take(token_file.load(tmp_path / "t"))
     with pytest.raises(Unauthenticated, match="ci is not known here any more, or not as before"):
-        asked.admit_next(caller)
-    assert asked.admit(Role.ADMIN, shown(GOOD)).name == "ci"
-    asked.take(Credentials((), ()))
+        requested.admit_next(caller)
+    assert requested.admit(Role.ADMIN, shown(GOOD)).name == "ci"
+    requested.take(Credentials((), ()))
     with pytest.raises(Unauthenticated, match="not known here"):
-        asked.admit(Role.INFER, shown(GOOD))
+        requested.admit(Role.INFER, shown(GOOD))
     with pytest.raises(Unauthenticated, match="any more"):
-        asked.admit_next(caller)
+        requested.admit_next(caller)
 
 
 def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     end = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
-    asked = gate(token_files.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
-    caller = asked.admit(Role.INFER, shown(GOOD))
+    requested = gate(token_files.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
+    caller = requested.admit(Role.INFER, shown(GOOD))
     monkeypatch.setattr("time.time", end.timestamp)
     with pytest.raises(Unauthenticated, match="the token of ci has expired"):
-        asked.admit(Role.INFER, shown(GOOD))
+        requested.admit(Role.INFER, shown(GOOD))
     with pytest.raises(Unauthenticated):  # and a stream that is open
-        asked.admit_next(caller)
+        requested.admit_next(caller)
 
 
 def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    asked = gate(token_files.block("ci", GOOD, "infer", rate=4) + token_files.block("b", "x" * 50, "read"), tmp_path)
-    caller = asked.admit(Role.INFER, shown(GOOD))
+    requested = gate(
+        token_files.block("ci", GOOD, "infer", rate=4) + token_files.block("b", "x" * 50, "read"), tmp_path
+    )
+    caller = requested.admit(Role.INFER, shown(GOOD))
     for _ in range(3):
-        asked.admit_next(caller)
+        requested.admit_next(caller)
     with pytest.raises(RateLimited, match="ci may ask 4 times per second"):
-        asked.admit(Role.INFER, shown(GOOD))
-    assert asked.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
-    asked.admit_next(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
+        requested.admit(Role.INFER, shown(GOOD))
+    assert requested.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
+    requested.admit_next(requested.admit(Role.READ, shown("x" * 50)))  # and so are others
     now[0] += 0.25
-    asked.admit(Role.INFER, shown(GOOD))
+    requested.admit(Role.INFER, shown(GOOD))
     with pytest.raises(RateLimited):
-        asked.admit_next(caller)
+        requested.admit_next(caller)
     now[0] += 1000
     for _ in range(4):
-        asked.admit_next(caller)
+        requested.admit_next(caller)
     with pytest.raises(RateLimited):
-        asked.admit_next(caller)
+        requested.admit_next(caller)
 
 
 @pytest.mark.parametrize(
@@ -134,44 +136,44 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_what_is_no_token(tmp_path: Path, value: str | bytes) -> None:
-    asked = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
     with pytest.raises(Unauthenticated) as caught:
-        asked.admit(Role.READ, RequestMetadata((("authorization", value),), None))
+        requested.admit(Role.READ, RequestMetadata((("authorization", value),), None))
     assert GOOD not in str(caught.value)
-    assert asked.admit(ANYONE, RequestMetadata((("authorization", value),), None)) is NOBODY
+    assert requested.admit(ANYONE, RequestMetadata((("authorization", value),), None)) is NOBODY
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer  "])
 def test_a_token_by_any_spelling_of_its_scheme(tmp_path: Path, scheme: str) -> None:
-    asked = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
     metadata = (("x-other", "y"), ("authorization", scheme + GOOD))
-    assert asked.admit(Role.INFER, RequestMetadata(metadata, None)).name == "ci"
+    assert requested.admit(Role.INFER, RequestMetadata(metadata, None)).name == "ci"
     with pytest.raises(Unauthenticated, match="one `Bearer TOKEN`"):
-        asked.admit(Role.INFER, RequestMetadata((*metadata, metadata[1]), None))
+        requested.admit(Role.INFER, RequestMetadata((*metadata, metadata[1]), None))
 
 
 def test_tokens_at_the_ends_of_what_is_looked_at(tmp_path: Path) -> None:
     short, long = "s" * SHORTEST, "l" * LONGEST
-    asked = gate(token_files.block("short", short, "infer") + token_files.block("long", long, "infer"), tmp_path)
-    assert [asked.admit(Role.INFER, shown(token)).name for token in (short, long)] == ["short", "long"]
+    requested = gate(token_files.block("short", short, "infer") + token_files.block("long", long, "infer"), tmp_path)
+    assert [requested.admit(Role.INFER, shown(token)).name for token in (short, long)] == ["short", "long"]
 
 
 def test_certificates_are_not_looked_at_where_none_is_named(tmp_path: Path) -> None:
-    asked = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
-    asked._names = lambda _: pytest.fail("it was read")
+    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested._names = lambda _: pytest.fail("it was read")
     with pytest.raises(Unauthenticated, match="no credential was shown"):
-        asked.admit(Role.READ, shown(certificate="a.example"))
-    assert asked.admit(ANYONE, shown(certificate="a.example")) is NOBODY
+        requested.admit(Role.READ, shown(certificate="a.example"))
+    assert requested.admit(ANYONE, shown(certificate="a.example")) is NOBODY
 
 
 def test_what_stands_before_a_method(tmp_path: Path) -> None:
     infer = "inference.GRPCInferenceService/ModelInfer"
-    asked = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
     assert access.admission(None, infer) is None
-    admitted = access.admission(asked, infer)
+    admitted = access.admission(requested, infer)
     assert admitted is not None
     assert admitted(shown(GOOD)).name == "ci"
-    for known in (None, asked):
+    for known in (None, requested):
         unlisted = access.admission(known, "new.Service/Method")
         assert unlisted is not None
         with pytest.raises(Forbidden, match="nobody may call this"):
@@ -184,26 +186,26 @@ def test_what_stands_before_a_method(tmp_path: Path) -> None:
 def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    asked = gate(token_files.block("ci", GOOD, "infer", rate=0.5), tmp_path)
+    requested = gate(token_files.block("ci", GOOD, "infer", rate=0.5), tmp_path)
     for _ in range(3):
-        asked.admit(Role.INFER, shown(GOOD))
+        requested.admit(Role.INFER, shown(GOOD))
         with pytest.raises(RateLimited):
-            asked.admit(Role.INFER, shown(GOOD))
+            requested.admit(Role.INFER, shown(GOOD))
         now[0] += 2
 
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
-    asked = gate(token_files.block("ci", GOOD, "read", rate=1), tmp_path)
-    strange = access.credential_check(asked, "inference.GRPCInferenceService/ServerMetadata")
+    requested = gate(token_files.block("ci", GOOD, "read", rate=1), tmp_path)
+    strange = access.credential_check(requested, "inference.GRPCInferenceService/ServerMetadata")
     assert strange is not None
     assert [strange(shown(GOOD)) for _ in range(5)] == [False] * 5  # and it does not count
     assert strange(shown())
     assert strange(shown("x" * 50))
-    forbidden = access.credential_check(asked, "inference.GRPCInferenceService/ModelInfer")
+    forbidden = access.credential_check(requested, "inference.GRPCInferenceService/ModelInfer")
     assert forbidden is not None
     assert forbidden(shown(GOOD))
-    health = access.credential_check(asked, "grpc.health.v1.Health/Check")
+    health = access.credential_check(requested, "grpc.health.v1.Health/Check")
     assert health is not None
     assert not health(shown())
     assert access.credential_check(None, "inference.GRPCInferenceService/ModelInfer") is None
-    assert access.credential_check(asked, "new.Service/Method") is None
+    assert access.credential_check(requested, "new.Service/Method") is None

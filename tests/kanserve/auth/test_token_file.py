@@ -30,9 +30,9 @@ def gate(text: str, tmp_path: Path) -> Authenticator:
 
 
 def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
-    made = token_editor.new(tmp_path / "t", "ci", [Role.INFER])
-    assert re.fullmatch(r"kan_[A-Za-z0-9_-]{43}", made)  # 32 bytes
-    assert made not in (tmp_path / "t").read_text()
+    created = token_editor.new(tmp_path / "t", "ci", [Role.INFER])
+    assert re.fullmatch(r"kan_[A-Za-z0-9_-]{43}", created)  # 32 bytes
+    assert created not in (tmp_path / "t").read_text()
     assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
     assert token_file.make() != token_file.make()
 
@@ -114,14 +114,14 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     )
     kanserve("token", "new", "c", "--roles", "read", "--tokens", path, "--expires", "90d")
     kanserve("token", "new", "d", "--roles", "read", "--tokens", path, "--expires", "2020-01-01")
-    asked = Authenticator(token_file.load(path), lambda _: frozenset())
-    assert asked.admit(Role.INFER, shown(first.stdout.strip())).name == "ci"
-    assert asked.admit(Role.ADMIN, shown(second["token"])).name == "b"
+    requested = Authenticator(token_file.load(path), lambda _: frozenset())
+    assert requested.admit(Role.INFER, shown(first.stdout.strip())).name == "ci"
+    assert requested.admit(Role.ADMIN, shown(second["token"])).name == "b"
     listed = kanserve("token", "list", "--tokens", path)
     assert all(word in listed.stdout for word in ("ci", "admin, read", "never", "2020-01-01T00:00:00Z", "expired", "9"))
     assert token_file.digest(second["token"]) not in listed.stdout
     callers = document(kanserve("token", "list", "--tokens", path, "--json"))["callers"]
-    assert [(one["name"], one["state"]) for one in callers] == [
+    assert [(item["name"], item["state"]) for item in callers] == [
         ("ci", "valid"),
         ("b", "valid"),
         ("c", "valid"),
@@ -160,8 +160,8 @@ def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
-    given = [str(tmp_path / word) if word in ("t", "no/t") else word for word in arguments]
-    done = kanserve("token", *given)
+    supplied = [str(tmp_path / word) if word in ("t", "no/t") else word for word in arguments]
+    done = kanserve("token", *supplied)
     assert (done.returncode, says in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "t").exists() or not (tmp_path / "t").read_text()
 

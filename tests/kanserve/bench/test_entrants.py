@@ -37,8 +37,8 @@ def test_an_error_that_cannot_be_told_is_infinite(spoiled: np.ndarray) -> None:
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 30))
 def test_rows_again_and_again(count: int, wanted: int, start: int) -> None:
-    found = entrants.repeated({"x": np.arange(count)}, wanted, start)["x"]
-    assert found.tolist() == list(itertools.islice(itertools.cycle(range(count)), start, start + wanted))
+    result = entrants.repeated({"x": np.arange(count)}, wanted, start)["x"]
+    assert result.tolist() == list(itertools.islice(itertools.cycle(range(count)), start, start + wanted))
 
 
 @pytest.mark.parametrize("grid", [False, True])

@@ -15,17 +15,17 @@ widths = st.integers(1, 40)
 
 @given(widths, widths, st.integers(1, 4), st.integers(1, 5000))
 def test_no_other_width_is_nearer(sources: int, destinations: int, layers: int, wanted: int) -> None:
-    found = entrants.mlp_widths(sources, destinations, layers, wanted)
-    assert len(found) == max(1, layers - 1) + 2
-    assert (found[0], found[-1]) == (sources, destinations)
-    assert len(set(found[1:-1])) == 1
+    result = entrants.mlp_widths(sources, destinations, layers, wanted)
+    assert len(result) == max(1, layers - 1) + 2
+    assert (result[0], result[-1]) == (sources, destinations)
+    assert len(set(result[1:-1])) == 1
 
     def off(width: int) -> int:
-        return abs(entrants.mlp_parameters((sources, *[width] * (len(found) - 2), destinations)) - wanted)
+        return abs(entrants.mlp_parameters((sources, *[width] * (len(result) - 2), destinations)) - wanted)
 
-    assert off(found[1]) == min(map(off, range(1, 5002)))
+    assert off(result[1]) == min(map(off, range(1, 5002)))
 
 
 @given(st.lists(widths, min_size=2, max_size=5))
-def test_parameters_of_an_mlp(found: list[int]) -> None:
-    assert entrants.mlp_parameters(found) == sum(np.zeros((n, m)).size + m for n, m in itertools.pairwise(found))
+def test_parameters_of_an_mlp(actual: list[int]) -> None:
+    assert entrants.mlp_parameters(actual) == sum(np.zeros((n, m)).size + m for n, m in itertools.pairwise(actual))

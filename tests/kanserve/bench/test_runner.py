@@ -19,7 +19,7 @@ def test_calls_are_timed_in_turns() -> None:
 
 def test_figures_of_turns() -> None:
     ours, other = np.array([1.0, 2.0, 4.0, 8.0, 100.0]), np.array([3.0, 6.0, 12.0, 24.0, 100.0])
-    found = runner.spread(ours)
-    assert (found.lower, found.median, found.upper) == (2.0, 4.0, 8.0)
+    result = runner.spread(ours)
+    assert (result.lower, result.median, result.upper) == (2.0, 4.0, 8.0)
     assert runner.ratio(other, ours) == 3.0  # what disturbed both does not count
     assert runner.ratio(ours, ours) == 1.0

@@ -23,34 +23,34 @@ TORCH = importlib.util.find_spec("torch") is not None
 NAMES = ["kanserve", "mlp", *(["torch eager"] if TORCH else [])]
 
 
-def results(told: Any, name: str) -> list[Any]:
-    return [one for one in told["results"] if one["name"] == name]
+def results(report: Any, name: str) -> list[Any]:
+    return [item for item in report["results"] if item["name"] == name]
 
 
 def test_what_json_tells(repository: Path) -> None:
-    told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
-    assert (told["model"], told["version"], told["family"]) == ("tiny", "1", "efficient-kan")
-    assert (told["widths"], told["edges"], told["right"]) == ([3, 4, 2], 20, True)
-    assert told["verified"].startswith("verified against our reading of the file")
-    assert told["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
-    assert [one["name"] for one in told["entrants"]] == NAMES
-    assert "reference rows of the export, evaluated in float64" in told["entrants"][0]["against"]
-    assert {"date", "processor", "cores", "python", "numpy", "runtime", "load"} == set(told["machine"])
-    assert told["machine"]["runtime"].startswith("onnxruntime ")
-    assert [(one["name"], one["rows"]) for one in told["results"]] == [
+    reported = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
+    assert (reported["model"], reported["version"], reported["family"]) == ("tiny", "1", "efficient-kan")
+    assert (reported["widths"], reported["edges"], reported["right"]) == ([3, 4, 2], 20, True)
+    assert reported["verified"].startswith("verified against our reading of the file")
+    assert reported["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
+    assert [item["name"] for item in reported["entrants"]] == NAMES
+    assert "reference rows of the export, evaluated in float64" in reported["entrants"][0]["against"]
+    assert {"date", "processor", "cores", "python", "numpy", "runtime", "load"} == set(reported["machine"])
+    assert reported["machine"]["runtime"].startswith("onnxruntime ")
+    assert [(item["name"], item["rows"]) for item in reported["results"]] == [
         (name, rows) for rows in (1, 4) for name in NAMES
     ]
-    for one in told["results"]:
-        seconds = one["seconds"]
+    for item in reported["results"]:
+        seconds = item["seconds"]
         assert 0 < seconds["lower"] <= seconds["median"] <= seconds["upper"]
-        assert one["rows_per_second"] == pytest.approx(one["rows"] / seconds["median"])
-        assert one["right"] is True
-        assert 0 <= one["error"] < 1e-5
-        assert one["ratio"] > 0
-    for one in results(told, "kanserve"):
-        assert one["ratio"] == 1
-        assert one["edges_per_second"] == pytest.approx(20 * one["rows_per_second"])
-    assert {one["edges_per_second"] for one in results(told, "mlp")} == {None}
+        assert item["rows_per_second"] == pytest.approx(item["rows"] / seconds["median"])
+        assert item["right"] is True
+        assert 0 <= item["error"] < 1e-5
+        assert item["ratio"] > 0
+    for item in results(reported, "kanserve"):
+        assert item["ratio"] == 1
+        assert item["edges_per_second"] == pytest.approx(20 * item["rows_per_second"])
+    assert {item["edges_per_second"] for item in results(reported, "mlp")} == {None}
 
 
 def test_a_table_a_picture_and_characters(repository: Path, tmp_path: Path) -> None:

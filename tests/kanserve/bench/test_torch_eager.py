@@ -19,8 +19,8 @@ FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 TORCH = importlib.util.find_spec("torch") is not None
 
 
-def results(told: Any, name: str) -> list[Any]:
-    return [one for one in told["results"] if one["name"] == name]
+def results(report: Any, name: str) -> list[Any]:
+    return [item for item in report["results"] if item["name"] == name]
 
 
 GOLDEN = {
@@ -35,8 +35,8 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_torch_takes_part_where_it_can_say_the_same(name: str) -> None:
     case = next(case for case in cases() if case.name == name)
-    told = document(kanserve("bench", case.path, *FEW, "--json"))
-    left = {one["name"]: one["why"] for one in told["left_out"]}
-    assert told["right"] is True
-    assert [one["right"] for one in results(told, "torch eager")] == ([] if GOLDEN[name] else [True, True])
+    reported = document(kanserve("bench", case.path, *FEW, "--json"))
+    left = {item["name"]: item["why"] for item in reported["left_out"]}
+    assert reported["right"] is True
+    assert [item["right"] for item in results(reported, "torch eager")] == ([] if GOLDEN[name] else [True, True])
     assert GOLDEN[name] in left.get("torch eager", "")

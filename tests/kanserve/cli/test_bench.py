@@ -46,7 +46,7 @@ def multiplied(factor: float) -> Callable[[onnx.GraphProto], None]:
     """The largest constant, which has the coefficients of a layer."""
 
     def change(graph: onnx.GraphProto) -> None:
-        largest = max(graph.initializer, key=lambda one: numpy_helper.to_array(one).size)
+        largest = max(graph.initializer, key=lambda element: numpy_helper.to_array(element).size)
         array = (numpy_helper.to_array(largest) * factor).astype(np.float32)
         largest.CopyFrom(numpy_helper.from_array(array, largest.name))
 
@@ -55,7 +55,7 @@ def multiplied(factor: float) -> Callable[[onnx.GraphProto], None]:
 
 def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
     """As a graph for many rows may be, beside one for few: its answers are off by a tenth there."""
-    given, result = graph.input[0].name, graph.output[0].name
+    supplied, result = graph.input[0].name, graph.output[0].name
     for node in graph.node:
         for at, name in enumerate(node.output):
             if name == result:
@@ -64,7 +64,7 @@ def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     graph.node.extend(
         (
-            helper.make_node("Shape", [given], ["rows"], start=0, end=1),
+            helper.make_node("Shape", [supplied], ["rows"], start=0, end=1),
             helper.make_node("Greater", ["rows", "two"], ["many"]),
             helper.make_node("Cast", ["many"], ["times"], to=onnx.TensorProto.FLOAT),
             helper.make_node("Mul", ["times", "tenth"], ["off"]),
@@ -73,8 +73,8 @@ def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
     )
 
 
-def results(told: Any, name: str) -> list[Any]:
-    return [one for one in told["results"] if one["name"] == name]
+def results(report: Any, name: str) -> list[Any]:
+    return [item for item in report["results"] if item["name"] == name]
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
@@ -83,13 +83,13 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
     done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
     assert done.returncode == 1
     assert "the answers of kanserve are wrong" in done.stderr
-    told = json.loads(done.stdout)
-    assert told["right"] is False
-    assert [one["right"] for one in results(told, "kanserve")] == [False, False]
-    assert all(one["error"] == "Infinity" or one["error"] > 1e-3 for one in results(told, "kanserve"))
-    assert [one["right"] for one in results(told, "mlp")] == [True, True]
+    reported = json.loads(done.stdout)
+    assert reported["right"] is False
+    assert [item["right"] for item in results(reported, "kanserve")] == [False, False]
+    assert all(item["error"] == "Infinity" or item["error"] > 1e-3 for item in results(reported, "kanserve"))
+    assert [item["right"] for item in results(reported, "mlp")] == [True, True]
     if TORCH:  # what was found from the right edges is not the wrong graph
-        assert "differs from the model" in {one["name"]: one["why"] for one in told["left_out"]}["torch eager"]
+        assert "differs from the model" in {item["name"]: item["why"] for item in reported["left_out"]}["torch eager"]
     shown = kanserve("bench", "tiny", "--repository", wrong, *FEW)
     assert (shown.returncode, shown.stdout.count("WRONG") >= 2) == (1, True)
 
@@ -97,9 +97,9 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
 def test_a_graph_that_is_wrong_for_many_rows_alone(repository: Path, tmp_path: Path) -> None:
     wrong = spoiled(repository, tmp_path / "models", wrong_from_three_rows_on)
     done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
-    told = json.loads(done.stdout)
-    found = {one["rows"]: one["right"] for one in results(told, "kanserve")}
-    assert (done.returncode, found) == (1, {1: True, 4: False})
+    reported = json.loads(done.stdout)
+    actual = {item["rows"]: item["right"] for item in results(reported, "kanserve")}
+    assert (done.returncode, actual) == (1, {1: True, 4: False})
 
 
 def test_a_graph_that_was_not_changed_is_right(repository: Path, tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_a_graph_that_was_not_changed_is_right(repository: Path, tmp_path: Path)
 def test_pieces_side_by_side(repository: Path) -> None:
     """On threads, as a server parts a large batch."""
     few = ("--batch", 64, "--threads", 3, "--rounds", 1)
-    told = document(
+    reported = document(
         kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_MICRO_BATCH_BYTES="1536")
     )
-    (one,) = results(told, "kanserve")
-    assert (one["how"], one["right"]) == ("3 runs at once, of 1 thread each, in pieces of 16 rows", True)
+    (item,) = results(reported, "kanserve")
+    assert (item["how"], item["right"]) == ("3 runs at once, of 1 thread each, in pieces of 16 rows", True)
 
 
 def test_settings_that_cannot_be(repository: Path) -> None:
@@ -129,22 +129,22 @@ def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     place = {"TMPDIR": str(tmp_path / "temporary")}
     done = kanserve("bench", state, "--repository", tmp_path / "none", *FEW, "--json", **place)
-    told = document(done)
-    assert (told["widths"], told["right"]) == ([2, 3, 1], True)
+    reported = document(done)
+    assert (reported["widths"], reported["right"]) == ([2, 3, 1], True)
     assert "exporting it, and timing it for this command" in done.stderr
     assert not list((tmp_path / "temporary").iterdir()), "something was left behind"
 
 
 def test_rows_of_a_file(repository: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.zeros((5, 3), np.float32))
-    given = ("bench", "tiny", "--repository", repository, *FEW, "--json", "--input")
-    told = document(kanserve(*given, tmp_path / "rows.npy"))
-    assert told["input"] == f"the 5 rows of {tmp_path / 'rows.npy'}, again and again"
+    supplied = ("bench", "tiny", "--repository", repository, *FEW, "--json", "--input")
+    reported = document(kanserve(*supplied, tmp_path / "rows.npy"))
+    assert reported["input"] == f"the 5 rows of {tmp_path / 'rows.npy'}, again and again"
     np.save(tmp_path / "rows.npy", np.zeros((5, 4), np.float32))
-    done = kanserve(*given, tmp_path / "rows.npy")
+    done = kanserve(*supplied, tmp_path / "rows.npy")
     assert (done.returncode, "has 4 columns" in done.stderr) == (2, True)
     np.save(tmp_path / "rows.npy", np.zeros((0, 3), np.float32))
-    done = kanserve(*given, tmp_path / "rows.npy")
+    done = kanserve(*supplied, tmp_path / "rows.npy")
     assert (done.returncode, "holds no row" in done.stderr) == (2, True)
 
 
@@ -153,9 +153,9 @@ def test_who_is_not_installed_is_left_out(repository: Path, missing: str, monkey
     monkeypatch.setitem(sys.modules, missing, None)
     for name in ("kanserve.bench.torch_eager", "kanserve.bench.mlp_graph"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
-    left = {one["name"]: one["why"] for one in told["left_out"]}
-    assert told["right"] is True
+    reported = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
+    left = {item["name"]: item["why"] for item in reported["left_out"]}
+    assert reported["right"] is True
     if missing == "torch":
         assert left == {"torch eager": "torch is not installed"}
     else:

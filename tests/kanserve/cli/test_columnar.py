@@ -55,5 +55,8 @@ def test_a_damaged_table_is_explained(suffix: str, cut: int, tmp_path: Path) -> 
     data = columns(tmp_path / f"rows{suffix}", ROWS).read_bytes()
     path = tmp_path / f"bad{suffix}"
     path.write_bytes(data[:cut])
-    with row_stream.opened(str(path)) as given, pytest.raises(InputError, match="cannot be read as a table of numbers"):
-        list(row_stream.rows([X], given).parts)
+    with (
+        row_stream.opened(str(path)) as supplied,
+        pytest.raises(InputError, match="cannot be read as a table of numbers"),
+    ):
+        list(row_stream.rows([X], supplied).parts)

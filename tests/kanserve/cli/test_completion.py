@@ -78,9 +78,9 @@ def test_fish(scripts: Path, words: tuple[str, ...], offered: list[str]) -> None
     code = f"source {scripts}/fish; complete -C '{' '.join(words)}'"
     done = subprocess.run(["fish", "-N", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    found = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    result = [line.split("\t")[0] for line in done.stdout.splitlines()]
     # fish also offers what has the letters in it, in this order
-    assert sorted(word for word in found if word.startswith(words[-1])) == sorted(offered)
+    assert sorted(word for word in result if word.startswith(words[-1])) == sorted(offered)
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")

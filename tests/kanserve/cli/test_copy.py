@@ -29,8 +29,13 @@ def listed(folder: Path) -> list[str]:
 
 def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
     """The bytes are the same, the manifest has the new number, and the graph loads."""
-    made = document(kanserve("copy", "tiny", "1", "2", "--repository", models, "--json"))
-    assert made == {"model": "tiny", "version": "2", "from": "1", "files": len(manifest.load(models / "tiny/1").files)}
+    created = document(kanserve("copy", "tiny", "1", "2", "--repository", models, "--json"))
+    assert created == {
+        "model": "tiny",
+        "version": "2",
+        "from": "1",
+        "files": len(manifest.load(models / "tiny/1").files),
+    }
     assert manifest.load(models / "tiny" / "2").version == 2
     assert listed(models / "tiny" / "1") == listed(models / "tiny" / "2")
     for entry in manifest.load(models / "tiny" / "1").files:
@@ -47,7 +52,7 @@ def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: P
 
         def second() -> tuple[str, str]:
             entries = document(kanserve("models", "--url", server.url, "--json"))["models"]
-            return next(((one["state"], one["reason"]) for one in entries if one["version"] == "2"), ("", ""))
+            return next(((item["state"], item["reason"]) for item in entries if item["version"] == "2"), ("", ""))
 
         wait_until(lambda: second()[0] == "UNAVAILABLE")
         (command,) = re.findall(r"`(.*)`", second()[1])

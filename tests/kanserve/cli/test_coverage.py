@@ -95,11 +95,11 @@ def test_what_is_refused(server: Server, rows: Path, arguments: tuple[object, ..
 def test_from_python(server: Server) -> None:
     with Client(server.url) as client:
         described = client.describe("tiny")
-        found = client.coverage(described, ROWS)
-        assert found.definitions == ("grid", "grid")
-        assert found.out_of_grid[:, 0].tolist() == [False, False, True, False]
+        result = client.coverage(described, ROWS)
+        assert result.definitions == ("grid", "grid")
+        assert result.out_of_grid[:, 0].tolist() == [False, False, True, False]
         both = chunking.coverage(client, described, ROWS)
-        np.testing.assert_array_equal(both.counts, found.counts)
+        np.testing.assert_array_equal(both.counts, result.counts)
         answer = client.infer(client.model("tiny"), ROWS, parameters={"kan.explain_top_k": 2})
         assert answer.parameters["kan.explain.reference"] == "grid_center"
         assert answer.parameters["kan.explain.nodes_are_inputs"] is True

@@ -34,23 +34,23 @@ def test_several_are_a_table(server: Server) -> None:
 def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
     said = document(kanserve("curves", "tiny", "--layer", 1, "--points", 9, "--json", "--url", server.url))
     assert said["edges"] == 8
-    spread = [max(one["phi"]) - min(one["phi"]) for one in said["curves"]]
+    spread = [max(item["phi"]) - min(item["phi"]) for item in said["curves"]]
     assert spread == sorted(spread, reverse=True)
-    for one in said["curves"]:
-        assert (len(one["x"]), one["domain"]) == (9, "grid")
-        assert one["maximum"] == max(one["phi"])
-        assert one["minimum_at"] == one["x"][int(np.argmin(one["phi"]))]
+    for item in said["curves"]:
+        assert (len(item["x"]), item["domain"]) == (9, "grid")
+        assert item["maximum"] == max(item["phi"])
+        assert item["minimum_at"] == item["x"][int(np.argmin(item["phi"]))]
 
 
 def test_the_file_of_one_edge_and_of_several(server: Server, tmp_path: Path) -> None:
-    one, all_of = tmp_path / "one.npz", tmp_path / "all.npz"
+    item, all_of = tmp_path / "one.npz", tmp_path / "all.npz"
     edge = ("--layer", 0, "--source", 2, "--destination", 1)
     more = ("--derivative", "--parts")
-    said = document(kanserve("curves", "tiny", *edge, "--output", one, *more, "--json", "--url", server.url))
+    said = document(kanserve("curves", "tiny", *edge, "--output", item, *more, "--json", "--url", server.url))
     whole = {"x": [101], "phi": [101], "derivative": [101], "phi_bspline": [101], "phi_silu": [101]}
     assert said["shapes"] == whole
     assert kanserve("curves", "tiny", "--output", all_of, "--url", server.url).returncode == 0
-    with np.load(one) as single, np.load(all_of) as several:
+    with np.load(item) as single, np.load(all_of) as several:
         np.testing.assert_array_equal(single["phi"], several["layer0_phi"][2, 1])
         np.testing.assert_array_equal(single["x"], several["layer0_x"][2])
         assert several["layer1_sources"].tolist() == [0, 1, 2, 3]

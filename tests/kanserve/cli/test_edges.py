@@ -32,29 +32,29 @@ def ask(server: Server, rows: Path, target: Path, *arguments: object) -> dict[st
 
 
 def test_the_file_holds_every_edge_and_they_sum_to_the_output(server: Server, rows: Path, tmp_path: Path) -> None:
-    found = ask(server, rows, tmp_path / "edges.npz")
-    shapes = {name: (array.shape, array.dtype) for name, array in found.items()}
+    result = ask(server, rows, tmp_path / "edges.npz")
+    shapes = {name: (array.shape, array.dtype) for name, array in result.items()}
     assert shapes == {
         "layer0_edges": ((20, 3, 4), np.dtype("float32")),
         "layer1_edges": ((20, 4, 2), np.dtype("float32")),
     }
     answer = document(kanserve("infer", "tiny", "--input", rows, "--url", server.url, "--json"))
-    np.testing.assert_allclose(found["layer1_edges"].sum(axis=1), answer["outputs"]["y"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result["layer1_edges"].sum(axis=1), answer["outputs"]["y"], rtol=1e-4, atol=1e-5)
 
 
 def test_one_layer_alone(server: Server, rows: Path, tmp_path: Path) -> None:
     everything = ask(server, rows, tmp_path / "all.npz")
-    found = ask(server, rows, tmp_path / "edges.npz", "--layer", 1)
-    assert list(found) == ["layer1_edges"]
-    np.testing.assert_array_equal(found["layer1_edges"], everything["layer1_edges"])
+    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 1)
+    assert list(result) == ["layer1_edges"]
+    np.testing.assert_array_equal(result["layer1_edges"], everything["layer1_edges"])
 
 
 def test_a_selection_says_which_nodes_it_holds(server: Server, rows: Path, tmp_path: Path) -> None:
     everything = ask(server, rows, tmp_path / "all.npz")
-    found = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--source", 2, "--source", 0, "--destination", 3)
-    sources, destinations = found["layer0_sources"], found["layer0_destinations"]
+    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--source", 2, "--source", 0, "--destination", 3)
+    sources, destinations = result["layer0_sources"], result["layer0_destinations"]
     assert (sorted(sources), list(destinations)) == ([0, 2], [3])
-    np.testing.assert_array_equal(found["layer0_edges"], everything["layer0_edges"][:, sources][:, :, destinations])
+    np.testing.assert_array_equal(result["layer0_edges"], everything["layer0_edges"][:, sources][:, :, destinations])
 
 
 def strongest(values: Any, k: int) -> tuple[Any, Any]:
@@ -65,11 +65,11 @@ def strongest(values: Any, k: int) -> tuple[Any, Any]:
 
 def test_top_k_names_the_strongest_edges(server: Server, rows: Path, tmp_path: Path) -> None:
     everything = ask(server, rows, tmp_path / "all.npz")["layer0_edges"]
-    found = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--top-k", 5)
+    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--top-k", 5)
     sources, destinations = strongest(everything, 5)
-    np.testing.assert_array_equal(found["layer0_sources"], sources)
-    np.testing.assert_array_equal(found["layer0_destinations"], destinations)
-    np.testing.assert_array_equal(found["layer0_edges"], everything[:, sources, destinations])
+    np.testing.assert_array_equal(result["layer0_sources"], sources)
+    np.testing.assert_array_equal(result["layer0_destinations"], destinations)
+    np.testing.assert_array_equal(result["layer0_edges"], everything[:, sources, destinations])
 
 
 def test_rows_beyond_the_bounds_travel_in_parts(server: Server, tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_rows_beyond_the_bounds_travel_in_parts(server: Server, tmp_path: Path) 
     np.save(tmp_path / "last.npy", many[1190:])
     last = ask(server, tmp_path / "last.npy", tmp_path / "last.npz")["layer0_edges"]
     np.testing.assert_allclose(everything[1190:], last, rtol=1e-6)
-    found = ask(server, tmp_path / "rows.npy", tmp_path / "top.npz", "--layer", 0, "--top-k", 4)
+    result = ask(server, tmp_path / "rows.npy", tmp_path / "top.npz", "--layer", 0, "--top-k", 4)
     sources, destinations = strongest(everything, 4)
-    np.testing.assert_array_equal(found["layer0_sources"], sources)
-    np.testing.assert_array_equal(found["layer0_destinations"], destinations)
-    np.testing.assert_allclose(found["layer0_edges"], everything[:, sources, destinations], rtol=1e-6)
+    np.testing.assert_array_equal(result["layer0_sources"], sources)
+    np.testing.assert_array_equal(result["layer0_destinations"], destinations)
+    np.testing.assert_allclose(result["layer0_edges"], everything[:, sources, destinations], rtol=1e-6)
 
 
 def test_progress_counts_every_row_once(server: Server) -> None:
@@ -118,8 +118,8 @@ def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp
 
 def test_non_finite_rows_still_make_a_table(server: Server) -> None:
     arguments = ("edges", "tiny", "--input", "-", "--url", server.url)
-    found = document(kanserve(*arguments, "--json", stdin=b'[["NaN", 0, "Infinity"]]'))
-    assert found["edges"][0]["mean_abs"] in ("NaN", "Infinity")
+    result = document(kanserve(*arguments, "--json", stdin=b'[["NaN", 0, "Infinity"]]'))
+    assert result["edges"][0]["mean_abs"] in ("NaN", "Infinity")
     assert kanserve(*arguments, stdin=b'[["NaN", 0, "Infinity"]]').returncode == 0
 
 

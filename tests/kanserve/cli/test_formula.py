@@ -73,14 +73,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ("name", "tolerance"), [("hello", 1e-5), ("products", 1e-6), ("own", 1e-13), ("guarded", 1e-5)]
 )
 def test_what_is_printed_computes_what_is_served(server: Server, tmp_path: Path, name: str, tolerance: float) -> None:
-    found = document(kanserve("formula", name, "--url", server.url, "--json", "--digits", "17"))
-    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(found["inputs"])))
+    result = document(kanserve("formula", name, "--url", server.url, "--json", "--digits", "17"))
+    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(result["inputs"])))
     x = x if name == "own" else x.astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     kanserve("infer", name, "--url", server.url, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
     served = np.load(tmp_path / "y.npy")
-    assert [line["name"] for line in found["formulas"]] == [f"y{at}" for at in range(served.shape[1])]
-    for at, line in enumerate(found["formulas"]):
+    assert [line["name"] for line in result["formulas"]] == [f"y{at}" for at in range(served.shape[1])]
+    for at, line in enumerate(result["formulas"]):
         y = columns(line["expression"], x)
         np.testing.assert_allclose(y, served[:, at], rtol=0, atol=tolerance * np.abs(y).max())
 
@@ -116,25 +116,27 @@ def edges(server: Server, tmp_path: Path, name: str, layer: int) -> np.ndarray:
     target = tmp_path / "edges.npz"
     arguments = ("--input", tmp_path / "x.npy", "--layer", layer, "--output", target)
     kanserve("edges", name, "--url", server.url, *map(str, arguments))
-    with np.load(target) as found:
-        return np.asarray(found[f"layer{layer}_edges"], np.float64)
+    with np.load(target) as result:
+        return np.asarray(result[f"layer{layer}_edges"], np.float64)
 
 
 @pytest.mark.parametrize("name", ["mixed", "numeric"])
 def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server, tmp_path: Path, name: str) -> None:
-    found = document(kanserve("formula", name, "--url", server.url, "--json", "--digits", "17", "--partial", "--latex"))
-    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(found["inputs"]))).astype(np.float32)
+    result = document(
+        kanserve("formula", name, "--url", server.url, "--json", "--digits", "17", "--partial", "--latex")
+    )
+    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(result["inputs"]))).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     kanserve("infer", name, "--url", server.url, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
     served = np.load(tmp_path / "y.npy")
-    values = {at: edges(server, tmp_path, name, at) for at in {edge[0] for edge in found["numeric_edges"]}}
-    assert found["numeric_edges"] == ([[1, 2, 0]] if name == "mixed" else sorted(found["numeric_edges"]))
+    values = {at: edges(server, tmp_path, name, at) for at in {edge[0] for edge in result["numeric_edges"]}}
+    assert result["numeric_edges"] == ([[1, 2, 0]] if name == "mixed" else sorted(result["numeric_edges"]))
     # A numeric edge's value on these rows, whatever it is given: that it is given its node is what curves show.
-    calls = {(at, i, j): lambda v, at=at, i=i, j=j: values[at][:, i, j] + 0 * v for at, i, j in found["numeric_edges"]}
+    calls = {(at, i, j): lambda v, at=at, i=i, j=j: values[at][:, i, j] + 0 * v for at, i, j in result["numeric_edges"]}
     python = {f"phi_{at}_{i}_{j}": call for (at, i, j), call in calls.items()}
     page = {rf"\varphi_{{{at},{i},{j}}}": call for (at, i, j), call in calls.items()}
     page |= {f"x_{{{at}}}": x[:, at].astype(np.float64) for at in range(x.shape[1])}
-    for at, line in enumerate(found["formulas"]):
+    for at, line in enumerate(result["formulas"]):
         for y in (columns(line["expression"], x, **python), latex_parser.compute(line["latex"], page)):
             np.testing.assert_allclose(y, served[:, at], rtol=0, atol=1e-5 * np.abs(served).max())
 
@@ -150,12 +152,12 @@ def test_a_numeric_edge_of_a_formula_is_its_curve(server: Server, tmp_path: Path
     kanserve("curves", "mixed", "--url", server.url, *which, "--output", str(target))
     with np.load(target) as curve:
         grid, heights = curve["x"].reshape(-1), curve["phi"].reshape(-1)
-    asked: list[np.ndarray] = []
-    columns(line["expression"], x, phi_1_2_0=lambda v: asked.append(v) or v)
-    inside = (asked[0] > grid[0]) & (asked[0] < grid[-1])
+    requested: list[np.ndarray] = []
+    columns(line["expression"], x, phi_1_2_0=lambda v: requested.append(v) or v)
+    inside = (requested[0] > grid[0]) & (requested[0] < grid[-1])
     assert inside.sum() > 5
-    found = np.interp(asked[0][inside], grid, heights)
-    np.testing.assert_allclose(found, served[inside], rtol=0, atol=1e-4 * np.abs(served).max())
+    result = np.interp(requested[0][inside], grid, heights)
+    np.testing.assert_allclose(result, served[inside], rtol=0, atol=1e-4 * np.abs(served).max())
 
 
 def test_a_page_has_the_names_that_people_gave(server: Server) -> None:
@@ -174,8 +176,8 @@ def test_what_is_too_long_says_how_to_narrow_it(server: Server) -> None:
     assert done.returncode == 2
     assert "more than 100000 characters" in done.stderr
     assert "--by-layer gives one line for every node, --only NAME one of them" in done.stderr
-    one = kanserve("formula", "long", "--url", server.url, "--partial", "--by-layer", "--only", "h1_1")
-    assert one.stdout.startswith("h1_1 = phi_0_0_1(x0)")
+    item = kanserve("formula", "long", "--url", server.url, "--partial", "--by-layer", "--only", "h1_1")
+    assert item.stdout.startswith("h1_1 = phi_0_0_1(x0)")
     for arguments, words in (
         (("--only", "h1_1"), "nodes inside have lines with --by-layer"),
         (("--only", "y7"), "formulas: y0"),

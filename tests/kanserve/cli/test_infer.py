@@ -48,9 +48,9 @@ def test_every_input_form_gives_the_same(
     path = write(tmp_path / f"rows{suffix}")
     common = ("infer", "tiny", "--url", server.url, "--json", "--input")
     done = program(*common, "-", stdin=path.read_bytes()) if by_stdin else kanserve(*common, path)
-    found = document(done)
-    assert (found["model"], found["version"], found["rows"]) == ("tiny", "1", 5)
-    np.testing.assert_array_equal(np.array(found["outputs"]["y"], np.float32), expected)
+    result = document(done)
+    assert (result["model"], result["version"], result["rows"]) == ("tiny", "1", 5)
+    np.testing.assert_array_equal(np.array(result["outputs"]["y"], np.float32), expected)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".json"])
@@ -60,21 +60,21 @@ def test_every_output_form_holds_the_same(suffix: str, server: Server, expected:
     assert (done.returncode, done.stdout) == (0, "")
     assert str(target) in done.stderr
     if suffix == ".csv":
-        found = np.loadtxt(target, delimiter=",", skiprows=1, dtype=np.float32)
+        result = np.loadtxt(target, delimiter=",", skiprows=1, dtype=np.float32)
     elif suffix == ".json":
-        found = np.array(json.loads(target.read_text())["y"], np.float32)
+        result = np.array(json.loads(target.read_text())["y"], np.float32)
     else:
         loaded = np.load(target, allow_pickle=False)
-        found = loaded if suffix == ".npy" else loaded["y"]
-    np.testing.assert_array_equal(found, expected)
+        result = loaded if suffix == ".npy" else loaded["y"]
+    np.testing.assert_array_equal(result, expected)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_results_go_to_stdout_as_csv(server: Server, expected: Any, tmp_path: Path) -> None:
     done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
     header, *lines = done.stdout.splitlines()
-    told = [line for line in done.stderr.splitlines() if "rows per second" not in line]  # printed on a busy machine
-    assert (header, told) == ("y0,y1", [])
+    reported = [line for line in done.stderr.splitlines() if "rows per second" not in line]  # printed on a busy machine
+    assert (header, reported) == ("y0,y1", [])
     np.testing.assert_array_equal(np.array([line.split(",") for line in lines], np.float32), expected)
 
 
@@ -84,22 +84,24 @@ def test_more_rows_than_one_request_may_hold(server: Server, tmp_path: Path) -> 
     np.save(tmp_path / "rows.npy", rows)
     arguments = ("--output", tmp_path / "y.npy", "--url", server.url)
     assert kanserve("infer", "tiny", "--input", tmp_path / "rows.npy", *arguments).returncode == 0
-    found = np.load(tmp_path / "y.npy")
+    result = np.load(tmp_path / "y.npy")
     np.save(tmp_path / "part.npy", rows[4990:])
     document(kanserve("infer", "tiny", "--input", tmp_path / "part.npy", *arguments, "--json"))
-    assert found.shape == (5000, 2)
-    np.testing.assert_allclose(found[4990:], np.load(tmp_path / "y.npy"), rtol=1e-6)
+    assert result.shape == (5000, 2)
+    np.testing.assert_allclose(result[4990:], np.load(tmp_path / "y.npy"), rtol=1e-6)
 
 
 def test_zero_rows_are_an_empty_answer(server: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.zeros((0, 3)))
-    found = document(kanserve("infer", "tiny", "--input", tmp_path / "rows.npy", "--url", server.url, "--json"))
-    assert found["outputs"] == {"y": []}
+    result = document(kanserve("infer", "tiny", "--input", tmp_path / "rows.npy", "--url", server.url, "--json"))
+    assert result["outputs"] == {"y": []}
 
 
 def test_non_finite_values_travel_both_ways(server: Server) -> None:
-    found = document(kanserve("infer", "tiny", "--input", "-", "--url", server.url, "--json", stdin=b'[["NaN", 0, 0]]'))
-    assert found["outputs"]["y"] == [["NaN", "NaN"]]
+    result = document(
+        kanserve("infer", "tiny", "--input", "-", "--url", server.url, "--json", stdin=b'[["NaN", 0, 0]]')
+    )
+    assert result["outputs"]["y"] == [["NaN", "NaN"]]
 
 
 def test_a_version_can_be_chosen(server: Server, tmp_path: Path) -> None:

@@ -43,5 +43,5 @@ def test_a_model_of_doubles_and_of_whole_numbers_gets_them_exactly(tmp_path: Pat
     )
     path = csv_of(tmp_path / "rows.csv", np.zeros((1, 3)))
     path.write_text("0.1,0.2,0.3\n")
-    found = input_rows.rows_for(TensorInfo("x", "FP64", (-1, 3)), input_rows.contents(str(path)))
-    assert found.tolist() == [[0.1, 0.2, 0.3]]
+    result = input_rows.rows_for(TensorInfo("x", "FP64", (-1, 3)), input_rows.contents(str(path)))
+    assert result.tolist() == [[0.1, 0.2, 0.3]]

@@ -124,7 +124,7 @@ def test_a_version_that_the_server_refuses_is_invalid(
     version = str(2 + list(BROKEN).index(what))
     listed, served = broken
     assert len(listed) == 1 + len(BROKEN)
-    good, bad = (next(one for one in listed if one.version == wanted) for wanted in ("1", version))
+    good, bad = (next(item for item in listed if item.version == wanted) for wanted in ("1", version))
     assert (good.state, good.checked) == ("COMPLETE", ("names", "files", "manifest"))
     assert (bad.state, list(bad.checked)) == ("INVALID", checked)
     assert says in bad.reason
@@ -167,9 +167,9 @@ def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_
     whole = kanserve("models", tmp_path / "models")
     assert (whole.returncode, "INVALID" in whole.stdout, "COMPLETE" in whole.stdout) == (2, True, True)
     assert "tiny version 2: INVALID" in whole.stderr
-    told = kanserve("models", tmp_path / "models", "--json")
-    states = [entry["state"] for entry in json.loads(told.stdout)["models"]]
-    assert (told.returncode, states) == (2, ["COMPLETE", "INVALID"])
+    reported = kanserve("models", tmp_path / "models", "--json")
+    states = [entry["state"] for entry in json.loads(reported.stdout)["models"]]
+    assert (reported.returncode, states) == (2, ["COMPLETE", "INVALID"])
     allowed = kanserve("models", tmp_path / "models", "--allow-invalid")
     assert (allowed.returncode, allowed.stdout, allowed.stderr) == (0, whole.stdout, "")
     assert kanserve("models", tmp_path / "models", "tiny", "--model-version", "2").returncode == 2

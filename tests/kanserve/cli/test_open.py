@@ -33,13 +33,13 @@ def test_addresses(url: str, path: tuple[str, ...], options: dict[str, object], 
 
 
 def test_the_address_of_a_model(server: Server) -> None:
-    asked = ("open", "tiny", "edge/0/1/2", "--url", server.url)
-    told = document(kanserve(*asked, "--json", "--no-browser"))
-    assert told == {"address": f"http://{server.url}/ui/tiny/edge/0/1/2", "opened": False}
-    with urllib.request.urlopen(told["address"], timeout=10) as answer:
+    requested = ("open", "tiny", "edge/0/1/2", "--url", server.url)
+    reported = document(kanserve(*requested, "--json", "--no-browser"))
+    assert reported == {"address": f"http://{server.url}/ui/tiny/edge/0/1/2", "opened": False}
+    with urllib.request.urlopen(reported["address"], timeout=10) as answer:
         assert b"<title>kanserve</title>" in answer.read()
-    done = kanserve(*asked)  # the tests have no screen
-    assert (done.returncode, done.stdout) == (0, told["address"] + "\n")
+    done = kanserve(*requested)  # the tests have no screen
+    assert (done.returncode, done.stdout) == (0, reported["address"] + "\n")
     assert "open the address in one" in done.stderr
 
 
@@ -54,9 +54,9 @@ def test_it_opens_the_browser_that_there_is(server: Server, tmp_path: Path) -> N
         timeout=30,
         check=True,
     )
-    told = json.loads(done.stdout)
-    assert told["opened"] is True
-    assert (tmp_path / "opened").read_text().strip() == told["address"]
+    reported = json.loads(done.stdout)
+    assert reported["opened"] is True
+    assert (tmp_path / "opened").read_text().strip() == reported["address"]
 
 
 def test_what_cannot_be_opened(server: Server, repository: Path, tmp_path: Path) -> None:

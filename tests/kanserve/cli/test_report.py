@@ -13,10 +13,10 @@ from tests.support.html_checks import Balanced
 
 
 def read(text: str) -> Balanced:
-    found = Balanced()
-    found.feed(text)
-    assert found.open == []
-    return found
+    result = Balanced()
+    result.feed(text)
+    assert result.open == []
+    return result
 
 
 def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: Path) -> None:
@@ -27,8 +27,8 @@ def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: P
     said = document(kanserve(*ask))
     text = target.read_text()
     assert said["bytes"] == len(text)
-    found = read(text)
-    assert all(link.startswith("data:") for link in found.links)
+    result = read(text)
+    assert all(link.startswith("data:") for link in result.links)
     assert "<script" not in text
     headings = re.findall("<h2>(.*?)</h2>", text)
     assert headings == [

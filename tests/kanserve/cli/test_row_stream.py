@@ -75,10 +75,10 @@ def test_a_large_csv_is_computed_part_by_part(
         ).returncode
         == 0
     )
-    found = np.loadtxt(tmp_path / "z.csv", delimiter=",", skiprows=1, dtype=np.float32)
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), found)
+    result = np.loadtxt(tmp_path / "z.csv", delimiter=",", skiprows=1, dtype=np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), result)
     with Client(server.url) as client:
-        np.testing.assert_allclose(found[-9:], client.infer("tiny", MANY[-9:]).outputs["y"], rtol=1e-5)
+        np.testing.assert_allclose(result[-9:], client.infer("tiny", MANY[-9:]).outputs["y"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("parser", PARSERS)
@@ -122,15 +122,15 @@ def test_columns_of_a_table_find_their_places_by_name(tmp_path: Path) -> None:
     names = Names(features=("length", "width", "height"))
     for suffix in (".parquet", ".arrow"):
         path = columns(tmp_path / f"rows{suffix}", ROWS[:, [2, 0, 1]], ["height", "length", "width"])  # type: ignore[arg-type]  # iterated
-        with row_stream.opened(str(path)) as given:
-            (found,) = row_stream.rows([X], given, names=names).parts
-        np.testing.assert_array_equal(found, ROWS)
+        with row_stream.opened(str(path)) as supplied:
+            (result,) = row_stream.rows([X], supplied, names=names).parts
+        np.testing.assert_array_equal(result, ROWS)
         path = columns(path, ROWS, ["height", "lenght", "width"])  # type: ignore[arg-type]  # iterated
         with (
-            row_stream.opened(str(path)) as given,
+            row_stream.opened(str(path)) as supplied,
             pytest.raises(InputError, match="no column 'length'; there is 'len"),
         ):
-            list(row_stream.rows([X], given, names=names).parts)
+            list(row_stream.rows([X], supplied, names=names).parts)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +213,9 @@ def test_lines_of_json_and_a_pipe(server: Server, tmp_path: Path) -> None:
 def test_the_speed_is_told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "rows.npy", ROWS)
     common = ("infer", "tiny", "--input", tmp_path / "rows.npy", "--url", server.url)
-    found = document(kanserve(*common, "--json", "--output", tmp_path / "y.jsonl"))
-    assert (found["rows"], found["shapes"]) == (5, {"y": [5, 2]})
-    assert found["rows_per_second"] == pytest.approx(5 / found["seconds"], rel=0.5)
+    result = document(kanserve(*common, "--json", "--output", tmp_path / "y.jsonl"))
+    assert (result["rows"], result["shapes"]) == (5, {"y": [5, 2]})
+    assert result["rows_per_second"] == pytest.approx(5 / result["seconds"], rel=0.5)
     monkeypatch.setattr(infer, "TOLD", 0.0)
     assert "\n5 rows in 0." in "\n" + kanserve(*common).stderr
     monkeypatch.setattr(tables, "EVERY", 0.0)
@@ -234,9 +234,9 @@ def test_a_file_of_one_picture_is_not_taken_apart(tmp_path: Path) -> None:
     assert input_rows.streams(picture, 16)
     assert not input_rows.streams(picture, 4)
     for rows, count in ((np.arange(16.0).reshape(4, 4), 1), (np.arange(96.0).reshape(6, 16), 6)):
-        with row_stream.opened(str(csv_of(tmp_path / "rows.csv", rows))) as given:
-            found = np.concatenate(list(row_stream.rows([picture], given).parts))
-        np.testing.assert_array_equal(found, rows.reshape(count, 4, 4))
+        with row_stream.opened(str(csv_of(tmp_path / "rows.csv", rows))) as supplied:
+            result = np.concatenate(list(row_stream.rows([picture], supplied).parts))
+        np.testing.assert_array_equal(result, rows.reshape(count, 4, 4))
 
 
 def test_a_number_that_does_not_fit_is_named_by_its_row_in_the_file(
@@ -246,7 +246,7 @@ def test_a_number_that_does_not_fit_is_named_by_its_row_in_the_file(
     rows = np.zeros((100, 3))
     rows[57, 1] = 1e300
     np.save(tmp_path / "rows.npy", rows)
-    with row_stream.opened(str(tmp_path / "rows.npy")) as given:
-        parts = row_stream.rows([X], given).parts
+    with row_stream.opened(str(tmp_path / "rows.npy")) as supplied:
+        parts = row_stream.rows([X], supplied).parts
         with pytest.raises(InputError, match=r"value \[57, 1\]: 1e\+300 does not fit into FP32"):
             list(parts)

@@ -90,9 +90,9 @@ def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
         goaway = attacks.frame(attacks.GOAWAY, 0, 0, bytes(7) + b"\x07\xfbforged\n")
         with attacks.connect(int(running.url.rpartition(":")[2])) as peer:
             peer.sendall(goaway + attacks.frame(attacks.PING, 0, 0, b"12345678"))
-            found = b""
-            while b"12345678" not in found:
-                found += peer.recv(65536)
+            result = b""
+            while b"12345678" not in result:
+                result += peer.recv(65536)
     assert b"forged" not in (tmp_path / "log").read_bytes()
 
 
@@ -104,8 +104,8 @@ def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
         "import kanserve.models.events as events; events.EVERY = 0.02\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )
-    given = ("serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json", "--log-format", "json")
-    command = [sys.executable, "-c", code, *given, "--drain-delay-seconds", "0"]
+    supplied = ("serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json", "--log-format", "json")
+    command = [sys.executable, "-c", code, *supplied, "--drain-delay-seconds", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
         try:
             assert process.stdout is not None
@@ -118,8 +118,8 @@ def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
     assert events[0] == "server_starting"
     assert (lines[0]["repository"], lines[0]["workers"]) == (str(repository), 1)
     order = [
-        events.index(one)
-        for one in ("server_starting", "server_listening", "models_loading", "model_loaded", "server_ready")
+        events.index(item)
+        for item in ("server_starting", "server_listening", "models_loading", "model_loaded", "server_ready")
     ]
     assert order == sorted(order)
     (first,) = [line for line in lines if line["event"] == "models_loading"]

@@ -38,12 +38,12 @@ def test_a_picture_and_an_explanation_in_two_commands(desk: Path) -> None:
     assert "exporting it, and serving it for this command" in drawn.stderr
     assert "verified against our reading of the file" in drawn.stderr
     assert "assumed: forward = pykan" in drawn.stderr
-    told = program("explain", HELLO.path, "--input", desk / "rows.csv", "--json", **place)
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
-    total = np.array(found["base"]) + np.array(found["contributions"]).sum(axis=1)
-    np.testing.assert_allclose(total, found["predictions"], atol=1e-5)
-    assert found["inputs"] == ["length", "width"]
+    reported = program("explain", HELLO.path, "--input", desk / "rows.csv", "--json", **place)
+    assert reported.returncode == 0, reported.stderr
+    result = json.loads(reported.stdout)
+    total = np.array(result["base"]) + np.array(result["contributions"]).sum(axis=1)
+    np.testing.assert_allclose(total, result["predictions"], atol=1e-5)
+    assert result["inputs"] == ["length", "width"]
     assert not list((desk / "temporary").iterdir()), "something was left behind"
 
 

@@ -46,17 +46,17 @@ def test_layers_nodes_and_classes_are_told_without_a_baseline(asked: Server) -> 
 
 
 def test_the_document_has_every_node(asked: Server) -> None:
-    found = document(kanserve("stats", "tiny", "--url", asked.url, "--json"))
-    inputs, hidden, answers = found["layers"]
+    result = document(kanserve("stats", "tiny", "--url", asked.url, "--json"))
+    inputs, hidden, answers = result["layers"]
     assert [len(layer["nodes"]) for layer in (inputs, hidden, answers)] == [3, 4, 2]
     assert [node["name"] for node in inputs["nodes"]] == list(NAMES)
     assert (inputs["out_of_grid"], inputs["nodes"][1]["out_of_grid"], inputs["nodes"][1]["max"]) == (10, 10, 9.0)
     assert {node["origin"] for node in inputs["nodes"]} == {"grid"}
     assert {node["origin"] for node in answers["nodes"]} == {"drawn"}
-    for layer in found["layers"]:
+    for layer in result["layers"]:
         assert {sum(node["counts"]) for node in layer["nodes"]} == {150}
-    assert sum(found["classes"].values()) == 150
-    assert list(found["classes"]) == list(CLASSES)
+    assert sum(result["classes"].values()) == 150
+    assert list(result["classes"]) == list(CLASSES)
 
 
 def test_watching_prints_one_look_after_the_other(asked: Server) -> None:

@@ -62,36 +62,36 @@ def plain(answer: Any) -> Any:
         return answer.dtype.str, answer.shape, answer.tobytes()
     if isinstance(answer, dict):
         return {name: plain(value) for name, value in answer.items()}
-    return [plain(one) for one in answer] if isinstance(answer, tuple | list) else answer
+    return [plain(item) for item in answer] if isinstance(answer, tuple | list) else answer
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_awaited_is_what_the_other_client_gives(server: Server, name: str) -> None:
     method, arguments, options = CALLS[name]
     with Client(server.url) as client:
-        given = arguments(client.describe("tiny"), client.model("tiny"))
-        expected = getattr(client, method)(*given, **options)
+        supplied = arguments(client.describe("tiny"), client.model("tiny"))
+        expected = getattr(client, method)(*supplied, **options)
 
     async def ask() -> Any:
         async with AsyncClient(server.url) as client:
-            return await getattr(client, method)(*given, **options)
+            return await getattr(client, method)(*supplied, **options)
 
     assert plain(asyncio.run(ask())) == plain(expected)
 
 
 @pytest.mark.parametrize("method", NAMED)
 def test_a_name_stands_for_the_model(server: Server, method: str) -> None:
-    given, options = NAMED[method]
+    supplied, options = NAMED[method]
     with Client(server.url) as client:
         known = client.model("tiny") if method == "infer" else client.describe("tiny")
-        expected = getattr(client, method)(known, *given, **options)
-        assert plain(getattr(client, method)("tiny", *given, **options)) == plain(expected)
+        expected = getattr(client, method)(known, *supplied, **options)
+        assert plain(getattr(client, method)("tiny", *supplied, **options)) == plain(expected)
         with pytest.raises(NotFound, match="tniy"):
-            getattr(client, method)("tniy", *given, **options)
+            getattr(client, method)("tniy", *supplied, **options)
 
     async def ask() -> Any:
         async with AsyncClient(server.url) as client:
-            return await getattr(client, method)("tiny", *given, **options)
+            return await getattr(client, method)("tiny", *supplied, **options)
 
     assert plain(asyncio.run(ask())) == plain(expected)
 
@@ -109,9 +109,9 @@ def test_calls_at_the_same_time(server: Server) -> None:
             model = await client.model("tiny")
             return await asyncio.gather(*(client.infer(model, ROWS[at : at + 1]) for at in range(len(ROWS))))
 
-    found = [answer.outputs["y"][0] for answer in asyncio.run(ask())]
+    result = [answer.outputs["y"][0] for answer in asyncio.run(ask())]
     with Client(server.url) as client:
-        np.testing.assert_array_equal(found, client.infer(client.model("tiny"), ROWS).outputs["y"])
+        np.testing.assert_array_equal(result, client.infer(client.model("tiny"), ROWS).outputs["y"])
 
 
 def test_a_task_that_is_cancelled_ends_and_the_client_goes_on(server: Server) -> None:
@@ -170,11 +170,11 @@ def test_a_server_that_goes_away_and_comes_back(repository: Path, tmp_path: Path
             hasty.infer(model, ROWS)
         waiting = [pool.submit(lambda: patient.infer(model, ROWS).outputs["y"]), pool.submit(asyncio.run, ask())]
         time.sleep(0.5)  # some tries fail before there is anybody
-        assert not any(one.done() for one in waiting)
+        assert not any(item.done() for item in waiting)
         with serving(repository, tmp_path / "second", "--grpc-port", url.rpartition(":")[2]) as server:
             assert server.url == url
-            for one in waiting:
-                np.testing.assert_array_equal(one.result(timeout=120), expected)
+            for item in waiting:
+                np.testing.assert_array_equal(item.result(timeout=120), expected)
             np.testing.assert_array_equal(in_the_end(lambda: hasty.infer(model, ROWS)).outputs["y"], expected)
 
 

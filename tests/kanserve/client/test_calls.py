@@ -38,10 +38,10 @@ def answering(answer: Answer) -> Iterator[str]:
     [(b"\x08\x01", "SERVING"), (b"\x08\x02", "NOT_SERVING"), (b"\x08\x03", "SERVICE_UNKNOWN"), (b"", "UNKNOWN")],
 )
 def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
-    asked: list[Any] = []
+    requested: list[Any] = []
 
     def reply(data: bytes, context: grpc.ServicerContext) -> bytes:
-        asked.append(health_pb2.HealthCheckRequest.FromString(data))
+        requested.append(health_pb2.HealthCheckRequest.FromString(data))
         return answer
 
     with answering(reply) as url, Client(url) as client:
@@ -50,4 +50,4 @@ def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
             health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(answer).status)
             == state
         )
-    assert asked == [health_pb2.HealthCheckRequest(service="digits")]
+    assert requested == [health_pb2.HealthCheckRequest(service="digits")]

@@ -71,8 +71,8 @@ def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
 
     rows = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
     with answering(answer) as url, Client(url) as client:
-        found = chunking.infer(client, MODEL, rows)
-    np.testing.assert_array_equal(found.outputs["y"], rows)
+        result = chunking.infer(client, MODEL, rows)
+    np.testing.assert_array_equal(result.outputs["y"], rows)
     assert sum(sizes) == count
     assert max(sizes) <= 7
 
@@ -106,8 +106,8 @@ def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int) -> None:
     rows = np.arange(90, dtype=np.float32).reshape(30, 3)
     model = replace(MODEL, max_batch_size=4)
     with answering(answer) as url, Client(url, retries=retries) as client:
-        found = chunking.infer(client, model, rows)
-        np.testing.assert_array_equal(found.outputs["y"], rows)
+        result = chunking.infer(client, model, rows)
+        np.testing.assert_array_equal(result.outputs["y"], rows)
         assert sorted(sizes) == [2, *[4] * 7]
         del refused[:]
         assert chunking.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)[0].outputs["y"].shape == (

@@ -72,10 +72,10 @@ def test_without_names_columns_are_as_they_stand(server: Server) -> None:
         for ask in (client.infer, partial(chunking.infer, client)):
             with pytest.warns(
                 UserWarning, match="columns a, b, c, but the model has no feature names: the order"
-            ) as told:
-                found = ask(model, frame)
-            assert (len(told), told[0].filename) == (1, __file__)
-            np.testing.assert_array_equal(found.outputs["y"], expected)
+            ) as reported:
+                result = ask(model, frame)
+            assert (len(reported), reported[0].filename) == (1, __file__)
+            np.testing.assert_array_equal(result.outputs["y"], expected)
         numbered = client.infer(model, pd.DataFrame(ROWS))  # without a warning
     np.testing.assert_array_equal(numbered.outputs["y"], expected)
 
@@ -102,15 +102,15 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) ->
 def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
     with Client(named.url) as client:
         described = client.describe("tiny")
-        found, joined = client.explain(described, CALLED), chunking.explain(client, described, CALLED)
-        one = client.explain(described, CALLED, outputs=[1])
-    frame = found.to_frame("yes")
+        result, joined = client.explain(described, CALLED), chunking.explain(client, described, CALLED)
+        item = client.explain(described, CALLED, outputs=[1])
+    frame = result.to_frame("yes")
     assert (list(frame.columns), frame.index[-1]) == (NAMES, "box 19")
-    np.testing.assert_allclose(frame.sum(axis=1) + found.base[1], found.predictions[:, 1], atol=1e-5)
+    np.testing.assert_allclose(frame.sum(axis=1) + result.base[1], result.predictions[:, 1], atol=1e-5)
     pd.testing.assert_frame_equal(joined.to_frame(1), frame)
-    pd.testing.assert_frame_equal(one.to_frame(), frame)
+    pd.testing.assert_frame_equal(item.to_frame(), frame)
     with pytest.raises(ValueError, match=r"which output is meant\? 'no', 'yes' were explained"):
-        found.to_frame()
+        result.to_frame()
 
 
 def test_without_pandas_it_says_what_there_is_instead(named: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,13 +41,13 @@ def test_errors_are_caught_by_kind(server: Server, name: str) -> None:
     method, arguments, options, kind = REFUSED[name]
     seconds = 0.005 if kind is DeadlineExceeded else 30
     with Client(server.url) as client:
-        given = arguments(client.describe("tiny"), client.model("tiny"))
+        supplied = arguments(client.describe("tiny"), client.model("tiny"))
         with pytest.raises(ClientError) as waited:
-            getattr(client.within(seconds), method)(*given, **options)
+            getattr(client.within(seconds), method)(*supplied, **options)
 
     async def ask() -> None:
         async with AsyncClient(server.url, timeout=seconds) as client:
-            await getattr(client, method)(*given, **options)
+            await getattr(client, method)(*supplied, **options)
 
     with pytest.raises(ClientError) as awaited:
         asyncio.run(ask())

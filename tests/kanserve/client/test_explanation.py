@@ -27,18 +27,18 @@ def found(server: Server) -> Explanation:
 
 
 def test_all_outputs_add_up_as_shap_s_do(found: Explanation) -> None:
-    told = found.to_dict()
-    assert (told["feature_names"], told["output_names"]) == (["x0", "x1", "x2"], ["y0", "y1"])
-    assert (told["values"].shape, told["base_values"].shape) == ((30, 3, 2), (30, 2))
-    np.testing.assert_array_equal(told["data"], ROWS)
-    np.testing.assert_allclose(told["base_values"] + told["values"].sum(axis=1), found.predictions, atol=1e-5)
+    reported = found.to_dict()
+    assert (reported["feature_names"], reported["output_names"]) == (["x0", "x1", "x2"], ["y0", "y1"])
+    assert (reported["values"].shape, reported["base_values"].shape) == ((30, 3, 2), (30, 2))
+    np.testing.assert_array_equal(reported["data"], ROWS)
+    np.testing.assert_allclose(reported["base_values"] + reported["values"].sum(axis=1), found.predictions, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", [1, "y1"])
 def test_one_output_by_its_name_or_number(found: Explanation, which: int | str) -> None:
-    told = found.to_dict(which)
-    assert (told["values"].shape, told["base_values"].shape, told["output_names"]) == ((30, 3), (30,), "y1")
-    np.testing.assert_array_equal(told["values"], found.contributions[:, :, 1])
+    reported = found.to_dict(which)
+    assert (reported["values"].shape, reported["base_values"].shape, reported["output_names"]) == ((30, 3), (30,), "y1")
+    np.testing.assert_array_equal(reported["values"], found.contributions[:, :, 1])
 
 
 def test_outputs_keep_their_numbers_where_some_were_asked_for(server: Server) -> None:
@@ -87,11 +87,11 @@ def plots(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_shap_s_own_plots_take_it(found: Explanation, plots: Any) -> None:
     from matplotlib import pyplot
 
-    one = found.to_shap("y1")
-    np.testing.assert_array_equal(one.values, found.contributions[:, :, 1])
-    assert list(one.feature_names) == ["x0", "x1", "x2"]
-    drawn = [plots.waterfall(one[4], show=False), plots.beeswarm(one, show=False), plots.bar(one, show=False)]
-    drawn += [plots.scatter(one[:, "x2"], show=False), plots.heatmap(one, show=False)]
+    item = found.to_shap("y1")
+    np.testing.assert_array_equal(item.values, found.contributions[:, :, 1])
+    assert list(item.feature_names) == ["x0", "x1", "x2"]
+    drawn = [plots.waterfall(item[4], show=False), plots.beeswarm(item, show=False), plots.bar(item, show=False)]
+    drawn += [plots.scatter(item[:, "x2"], show=False), plots.heatmap(item, show=False)]
     assert all(axes is not None for axes in drawn)
     pyplot.close("all")
 
@@ -100,4 +100,4 @@ def test_shap_s_own_plots_take_it(found: Explanation, plots: Any) -> None:
     axes = plots.beeswarm(every[:, :, "y0"], show=False)
     assert {label.get_text() for label in axes.get_yticklabels()} == {"x0", "x1", "x2"}
     pyplot.close("all")
-    np.testing.assert_array_equal(every[..., 1].values, one.values)
+    np.testing.assert_array_equal(every[..., 1].values, item.values)

@@ -98,15 +98,15 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
 
         server.write('access_log = "all"\nmax_pending_requests = 7\nreflection = true\n')
         wait_until(lambda: server.lines("settings_pending_restart"))
-        (told,) = server.lines("settings_pending_restart")
-        assert told["settings"] == ["reflection", "max_pending_requests"]
+        (reported,) = server.lines("settings_pending_restart")
+        assert reported["settings"] == ["reflection", "max_pending_requests"]
         wait_until(lambda: server.metric("kanserve_settings_pending_restart") == 2)
 
         before = len(server.lines("request_completed"))
         server.write('acess_log = "none"\n')
         wait_until(lambda: server.lines("settings_reload_failed"))
-        (told,) = server.lines("settings_reload_failed")
-        assert "did you mean 'access_log'?" in told["reason"]
+        (reported,) = server.lines("settings_reload_failed")
+        assert "did you mean 'access_log'?" in reported["reason"]
         wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
         wait_until(
             lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before
@@ -138,11 +138,11 @@ def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
 
 
 def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
-    found = [Settings(repository=tmp_path, max_watch_streams=count) for count in (1, 2, 3)]
+    result = [Settings(repository=tmp_path, max_watch_streams=count) for count in (1, 2, 3)]
     seen: list[Change] = []
 
     async def ask() -> None:
-        reload = Reload(found[0], lambda: found.pop(0))
+        reload = Reload(result[0], lambda: result.pop(0))
         reload.subscribe(seen.append)
         reload.request()
         reload.request()

@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("supplied", "says"),
     [
         ({"tls_cert": "a"}, "tls_cert is set and tls_key is not"),
         ({"tls_key": "a"}, "tls_key is set and tls_cert is not"),
@@ -71,14 +71,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"host": "0.0.0.0", "tokens": "a"}, "tokens would travel in the clear"),
     ],
 )
-def test_settings_that_contradict_each_other(models: Path, given: dict[str, str], says: str) -> None:
+def test_settings_that_contradict_each_other(models: Path, supplied: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        sources.load({"repository": models, **given})
+        sources.load({"repository": models, **supplied})
 
 
 def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:
     """And a file's paths are relative to it."""
     file = tmp_path / "kanserve.toml"
     file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
-    found = sources.load({"repository": models}, config=file).settings
-    assert (found.host, found.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")
+    result = sources.load({"repository": models}, config=file).settings
+    assert (result.host, result.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")

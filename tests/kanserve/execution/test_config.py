@@ -24,8 +24,8 @@ def load(root: Path, text: str = "", **settings: Any) -> Model:
     if text:
         (root / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(root, plain_onnx=False)
-    found = Settings(repository=root, **settings)
-    return Loader(base.load("ort"), found, 2, Metrics()).load(layout.load(candidate, 2**30))
+    result = Settings(repository=root, **settings)
+    return Loader(base.load("ort"), result, 2, Metrics()).load(layout.load(candidate, 2**30))
 
 
 def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
     assert alone.serving.policy == Policy(0)
     exported = load(tmp_path, triton_config(contract.load(tmp_path / "toy" / "1")).decode(), max_pending_requests=11)
     assert (exported.serving.policy, exported.serving.max_pending_requests) == (Policy(64), 11)
-    told = load(tmp_path, "dynamic_batching { }", max_queue_delay_microseconds=7, batching=False, max_batch_rows=50)
-    assert told.serving.policy == Policy(64)
+    reported = load(tmp_path, "dynamic_batching { }", max_queue_delay_microseconds=7, batching=False, max_batch_rows=50)
+    assert reported.serving.policy == Policy(64)
 
 
 def test_an_operator_allows_fewer_rows_than_the_manifest_proves_not_more(tmp_path: Path) -> None:

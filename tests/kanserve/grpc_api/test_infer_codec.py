@@ -51,9 +51,9 @@ def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, req
     parsed = infer_codec.parse(pb.ModelInferRequest, message.SerializeToString())
     request = infer_codec.request_from_pb(parsed, deadline=None, max_typed_contents_bytes=2**20)
     assert (request.model, request.version, request.id) == (model, version, request_id)
-    for found, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
-        assert (found.name, found.datatype, found.shape) == (name, datatype, array.shape)
-        assert found.data == array.tobytes()
+    for result, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
+        assert (result.name, result.datatype, result.shape) == (name, datatype, array.shape)
+        assert result.data == array.tobytes()
 
 
 @given(tensors(tuple(TYPED)))
@@ -63,9 +63,9 @@ def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray
     entry = message.inputs.add(name="x", datatype=datatype, shape=array.shape)
     entry.contents.SetInParent()
     getattr(entry.contents, TYPED[datatype]).extend(array.ravel().tolist())
-    (found,) = infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20).inputs
+    (result,) = infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20).inputs
     expected = np.frombuffer(array.tobytes(), DTYPES[datatype])
-    actual = np.frombuffer(found.data, DTYPES[datatype])
+    actual = np.frombuffer(result.data, DTYPES[datatype])
     np.testing.assert_array_equal(actual, expected)  # NaN equals NaN; its payload may change
 
 

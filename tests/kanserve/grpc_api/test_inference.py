@@ -47,10 +47,10 @@ def test_every_other_method_is_refused_with_a_sentence(server: Server) -> None:
 
 
 def test_versions(server: Server) -> None:
-    for asked, given in (("", "2"), ("1", "1"), ("2", "2"), ("+1", "1")):
-        data = request(ROWS, model_version=asked, id="an id").SerializeToString()
+    for requested, supplied in (("", "2"), ("1", "1"), ("2", "2"), ("+1", "1")):
+        data = request(ROWS, model_version=requested, id="an id").SerializeToString()
         answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", data))
-        assert (answer.model_name, answer.model_version, answer.id) == ("toy", given, "an id")
+        assert (answer.model_name, answer.model_version, answer.id) == ("toy", supplied, "an id")
 
 
 def test_metadata_and_config_agree(server: Server) -> None:

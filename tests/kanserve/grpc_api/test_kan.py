@@ -30,21 +30,21 @@ def descriptions(draw: st.DrawFn) -> kan_pb2.DescribeModelResponse:
 
 
 def pages(whole: kan_pb2.DescribeModelResponse, size: int) -> list[kan_pb2.DescribeModelResponse]:
-    found, token = [], ""
-    while not found or token:
-        one = kan.page(whole, size, token)
-        token = one.next_page_token
-        found.append(kan_pb2.DescribeModelResponse.FromString(one.SerializeToString()))
-    return found
+    result, token = [], ""
+    while not result or token:
+        item = kan.page(whole, size, token)
+        token = item.next_page_token
+        result.append(kan_pb2.DescribeModelResponse.FromString(item.SerializeToString()))
+    return result
 
 
 def joined(pages: Iterable[kan_pb2.DescribeModelResponse]) -> kan_pb2.DescribeModelResponse:
     """The description whose pages these are, in their order."""
     whole = kan_pb2.DescribeModelResponse()
-    for one in pages:
-        layers = list(one.layers)
-        del one.layers[:]
-        whole.MergeFrom(one)
+    for item in pages:
+        layers = list(item.layers)
+        del item.layers[:]
+        whole.MergeFrom(item)
         for part in layers:
             if whole.layers and whole.layers[-1].index == part.index:
                 whole.layers[-1].mask += part.mask
@@ -57,10 +57,10 @@ def joined(pages: Iterable[kan_pb2.DescribeModelResponse]) -> kan_pb2.DescribeMo
 
 @given(descriptions(), st.integers(kan.LEAST, 200_000))
 def test_pages_hold_everything_once_and_are_small(whole: kan_pb2.DescribeModelResponse, size: int) -> None:
-    found = pages(whole, size)
-    assert joined(found) == whole
-    assert all(one.ByteSize() <= size + 200 for one in found)
-    assert {(one.model_name, one.model_version, one.digest) for one in found} == {("m", "3", "a1" * 32)}
+    result = pages(whole, size)
+    assert joined(result) == whole
+    assert all(item.ByteSize() <= size + 200 for item in result)
+    assert {(item.model_name, item.model_version, item.digest) for item in result} == {("m", "3", "a1" * 32)}
 
 
 @pytest.mark.parametrize(

@@ -65,22 +65,22 @@ def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) 
     parts = list(kan_codec.divided(layer, most))
     arrays = [part.values for part in parts] + [array for part in parts for _, array in part.reductions]
     whole = [layer.values, *(array for _, array in layer.reductions)]
-    assert sorted(np.concatenate([one.ravel() for one in arrays])) == sorted(
-        np.concatenate([one.ravel() for one in whole])
+    assert sorted(np.concatenate([item.ravel() for item in arrays])) == sorted(
+        np.concatenate([item.ravel() for item in whole])
     )
     for part in parts:
         least = part.values.shape[0] <= 1 and all(n == 1 for n in part.values.shape[-1 if part.picked else -2 :])
         assert part.nbytes <= most or least
         for name in ("residual", "nodes"):
-            found = getattr(part, name)
-            assert found is None or len(found) == len(part.values)
+            result = getattr(part, name)
+            assert result is None or len(result) == len(part.values)
         if not part.picked:
             assert part.values.shape[-2:] == (len(part.sources), len(part.destinations))
             assert all(array.shape[-2:] == part.values.shape[-2:] for _, array in part.reductions)
     for name in ("residual", "nodes"):
         held = [getattr(part, name) for part in parts if getattr(part, name) is not None]
         expected = getattr(layer, name)
-        assert sum(one.size for one in held) == (0 if expected is None else expected.size)
+        assert sum(item.size for item in held) == (0 if expected is None else expected.size)
     rows = [(part.first_row, len(part.values)) for part in parts]
     assert not len(layer.values) or {at for start, n in rows for at in range(start, start + n)} == set(
         range(len(layer.values))
@@ -94,7 +94,7 @@ def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
     assert sent.values == layer.values.tobytes()
     assert tuple(sent.shape) == layer.values.shape
     assert sent.residual == (b"" if layer.residual is None else layer.residual.tobytes())
-    assert [(one.kind, one.values) for one in sent.reductions] == [(k, a.tobytes()) for k, a in layer.reductions]
+    assert [(item.kind, item.values) for item in sent.reductions] == [(k, a.tobytes()) for k, a in layer.reductions]
     if layer.per_row is not None:
         assert (sent.per_row_sources, sent.per_row_destinations) == tuple(part.tobytes() for part in layer.per_row)
 

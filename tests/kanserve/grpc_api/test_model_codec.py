@@ -70,10 +70,10 @@ def messages(descriptor: typing.Any, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_field_is_exposed_or_private_for_a_reason() -> None:
-    found = set(fields(Manifest))
+    result = set(fields(Manifest))
     exposed = set(messages(kan_pb2.DescribeModelResponse.DESCRIPTOR))
-    assert set(PRIVATE) <= found
-    assert {RENAMED.get(name, name) for name in found - set(PRIVATE)} <= exposed
+    assert set(PRIVATE) <= result
+    assert {RENAMED.get(name, name) for name in result - set(PRIVATE)} <= exposed
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -148,9 +148,9 @@ def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) 
     tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
     info = ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest)
     sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits(max_rows=1)).SerializeToString()
-    found = model_info.from_pb(kan_pb2.DescribeModelResponse.FromString(sent))
-    assert found.layers == layers
-    assert found.shapes == manifest.shapes
+    result = model_info.from_pb(kan_pb2.DescribeModelResponse.FromString(sent))
+    assert result.layers == layers
+    assert result.shapes == manifest.shapes
 
 
 def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:

@@ -89,9 +89,9 @@ class Served:
     def again(self, data: bytes) -> bytes | tuple[type, str]:
         return self._ask(self.service.model_infer(data, Call("call", False, None)))
 
-    def _ask(self, asked: Coroutine[Any, Any, bytes]) -> bytes | tuple[type, str]:
+    def _ask(self, query: Coroutine[Any, Any, bytes]) -> bytes | tuple[type, str]:
         try:
-            return self.loop.run_until_complete(asked)
+            return self.loop.run_until_complete(query)
         except KanserveError as error:
             return type(error), str(error)
 
@@ -100,10 +100,10 @@ class Served:
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("known")
     toy_model.write(root)
-    made = Served(root)
-    yield made
-    made.registry.close()
-    made.loop.close()
+    created = Served(root)
+    yield created
+    created.registry.close()
+    created.loop.close()
 
 
 @pytest.mark.parametrize("id", ["", "a", "é" * 100])
@@ -113,8 +113,8 @@ def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[st
     message = request(ROWS, id=id, model_version=version)
     for name in outputs:
         message.outputs.add(name=name)
-    asked = message.SerializeToString()
-    assert toys.again(asked) == toys.again(asked) == toys.first(asked)
+    requested = message.SerializeToString()
+    assert toys.again(requested) == toys.again(requested) == toys.first(requested)
     others = request(ROWS + 1, id="other", model_version=version)
     for name in outputs:
         others.outputs.add(name=name)
@@ -128,28 +128,28 @@ def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[st
 def test_what_perf_analyzer_adds_is_known(toys: Served, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     message = request(ROWS, id="x")
     message.parameters["triton_enable_empty_final_response"].bool_param = wanted
-    asked = message.SerializeToString()
-    expected = toys.again(asked)
-    assert expected == toys.first(asked)
+    requested = message.SerializeToString()
+    expected = toys.again(requested)
+    assert expected == toys.first(requested)
     monkeypatch.setattr(toys.service, "_first", None)
-    assert toys.again(asked) == expected
+    assert toys.again(requested) == expected
 
 
 def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = request(ROWS, id="x").SerializeToString()
-    expected = toys.again(asked)
+    requested = request(ROWS, id="x").SerializeToString()
+    expected = toys.again(requested)
     monkeypatch.setattr(toys.service, "_first", None)
-    assert toys.again(asked) == expected
+    assert toys.again(requested) == expected
 
 
 def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         toys.again(request(ROWS, id="x").SerializeToString())
     others = [request(ROWS + 1, id=id).SerializeToString() for id in ("", "y" * 100)]
-    expected = [toys.first(asked) for asked in others]
+    expected = [toys.first(requested) for requested in others]
     monkeypatch.setattr(request_cache, "split", None)
     monkeypatch.setattr(Inference, "run", None)
-    assert [toys.again(asked) for asked in others] == expected
+    assert [toys.again(requested) for requested in others] == expected
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -162,18 +162,18 @@ def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: 
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(changed) - 1))
         changed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
-    asked = bytes(changed)
-    assert toys.again(asked) == toys.first(asked)
+    requested = bytes(changed)
+    assert toys.again(requested) == toys.first(requested)
 
 
 @settings(max_examples=300)
 @given(MESSAGES)
 def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
-    asked = message.SerializeToString()
-    parts = request_cache.split(asked)
+    requested = message.SerializeToString()
+    parts = request_cache.split(requested)
     assert parts is not None
     assert parts.id.decode() == message.id
-    assert [asked[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
+    assert [requested[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
     rest = pb.ModelInferRequest.FromString(parts.head)
     message.ClearField("id")
     message.ClearField("raw_input_contents")
@@ -204,12 +204,12 @@ def test_fields_in_another_order_are_not_parted() -> None:
 
 
 def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = request(ROWS).SerializeToString()
-    toys.again(asked)
+    requested = request(ROWS).SerializeToString()
+    toys.again(requested)
     toys.registry.begin_load("another", 1)
     monkeypatch.setattr(toys.service, "_first", None)
     with pytest.raises(TypeError):
-        toys.again(asked)
+        toys.again(requested)
 
 
 def test_heads_are_bounded(toys: Served) -> None:
@@ -240,25 +240,25 @@ def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
 def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, known: bool) -> None:
     """Whoever has it uses it to the end; nothing keeps it longer: no known head, no timer of a deadline, no cycle."""
     toy_model.write(tmp_path)
-    made = Served(tmp_path)
-    registry, data = made.registry, request(ROWS).SerializeToString()
+    created = Served(tmp_path)
+    registry, data = created.registry, request(ROWS).SerializeToString()
     # What is not known waits for a thread, and has a timer for its deadline meanwhile.
     threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_run_seconds=0), 1, Metrics())
 
     async def main() -> None:
         if not known:
-            registry.swap_in(threads.load(made.bundle))
+            registry.swap_in(threads.load(created.bundle))
         old = registry.resolve("toy", "")
         for _ in range(3 * known):
-            await made.service.model_infer(data, Call("call", False, None))
+            await created.service.model_infer(data, Call("call", False, None))
         limits = Limits(deadline=time.monotonic() + 3600)
         waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert registry.swap_in(made.loader.load(made.bundle)) is old
+        assert registry.swap_in(created.loader.load(created.bundle)) is old
         left, session = old.leave(), weakref.ref(old._session)
         del old
-        assert [(await one).outputs[0].shape for one in waiting] == [(2, 2)] * 70
+        assert [(await item).outputs[0].shape for item in waiting] == [(2, 2)] * 70
         waiting.clear()
         await asyncio.sleep(0.1)
         assert [user() for user in left.users] == [None, None]
@@ -268,8 +268,8 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
 
     gc.disable()
     try:
-        made.loop.run_until_complete(main())
+        created.loop.run_until_complete(main())
     finally:
         gc.enable()
         registry.close()
-        made.loop.close()
+        created.loop.close()

@@ -36,9 +36,9 @@ def account(most: int) -> tuple[Unfinished, list[int]]:
     def hold(size: int) -> None:
         held[0] += size
 
-    made = Unfinished(hold, 4 * most)
-    made.most = most
-    return made, held
+    created = Unfinished(hold, 4 * most)
+    created.most = most
+    return created, held
 
 
 async def waiting(part: IncomingRequest, size: int, ends: Counter[str], name: str) -> None:
@@ -55,33 +55,33 @@ def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> 
     """A greedy connection loses its newest request, and a small one of another caller goes on."""
 
     async def run() -> None:
-        made, held = account(100)
+        created, held = account(100)
         ends: Counter[str] = Counter()
         greedy = [
-            asyncio.create_task(waiting(made.open_request("a", "x"), 30, ends, f"greedy {number}"))
+            asyncio.create_task(waiting(created.open_request("a", "x"), 30, ends, f"greedy {number}"))
             for number in range(3)
         ]
         await asyncio.sleep(0)
-        small = asyncio.create_task(waiting(made.open_request("b", "x"), 20, ends, "small"))
+        small = asyncio.create_task(waiting(created.open_request("b", "x"), 20, ends, "small"))
         await asyncio.sleep(0.01)
         assert ends == {"greedy 2": 1}
-        assert held[0] == made.total == 80
+        assert held[0] == created.total == 80
         for task in (*greedy, small):
             task.cancel()
         await asyncio.gather(*greedy, small, return_exceptions=True)
-        assert held[0] == made.total == 0
+        assert held[0] == created.total == 0
 
     asyncio.run(run())
 
 
 def test_a_caller_with_many_connections_loses_its_own() -> None:
     async def run() -> None:
-        made, held = account(100)
+        created, held = account(100)
         ends: Counter[str] = Counter()
-        parts = [(made.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
+        parts = [(created.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
         tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
         await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(waiting(made.open_request("one", "other"), 50, ends, "other")))
+        tasks.append(asyncio.create_task(waiting(created.open_request("one", "other"), 50, ends, "other")))
         await asyncio.sleep(0.01)
         assert "other" not in ends
         assert ends.total() == 3
@@ -94,12 +94,12 @@ def test_a_caller_with_many_connections_loses_its_own() -> None:
 
 
 def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
-    made, held = account(100)
-    with made.open_request("a", "x") as part:
+    created, held = account(100)
+    with created.open_request("a", "x") as part:
         part.holds(100)
         with pytest.raises(RequestBufferLimited):
             part.holds(101)
-    assert held[0] == made.total == 0
+    assert held[0] == created.total == 0
 
 
 @pytest.mark.parametrize("piece", [1, 100, SMALL, 3 * SMALL])

@@ -24,8 +24,8 @@ ROWS = np.random.default_rng(0).normal(size=(7, 3))
 
 
 def query(server: Server, rows: np.ndarray, **fields: object) -> kan_pb2.QueryEdgesResponse:
-    given = {"model_name": "toy", "rows": rows.tobytes(), "row_count": len(rows), **fields}
-    message = kan_pb2.QueryEdgesRequest(**given)
+    supplied = {"model_name": "toy", "rows": rows.tobytes(), "row_count": len(rows), **fields}
+    message = kan_pb2.QueryEdgesRequest(**supplied)
     return kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", message.SerializeToString()))
 
 
@@ -112,13 +112,13 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
 
 def test_describe_tells_the_manifest(server: Server, repository: Path) -> None:
     data = kan_pb2.DescribeModelRequest(model_name="toy", model_version="1").SerializeToString()
-    found = kan_pb2.DescribeModelResponse.FromString(server.call(f"{KAN}DescribeModel", data))
-    assert (found.model_name, found.model_version, found.family) == ("toy", "1", "toy")
-    assert [(layer.sources, layer.destinations) for layer in found.layers] == [(3, 4), (4, 2)]
-    assert [layer.active_edges for layer in found.layers] == [12, 8]
-    assert list(found.input.shape) == [-1, 3]
-    assert list(found.notes) == ["a toy"]
-    assert (found.limits.max_rows, found.limits.max_response_bytes) == (4096, 65536)
+    result = kan_pb2.DescribeModelResponse.FromString(server.call(f"{KAN}DescribeModel", data))
+    assert (result.model_name, result.model_version, result.family) == ("toy", "1", "toy")
+    assert [(layer.sources, layer.destinations) for layer in result.layers] == [(3, 4), (4, 2)]
+    assert [layer.active_edges for layer in result.layers] == [12, 8]
+    assert list(result.input.shape) == [-1, 3]
+    assert list(result.notes) == ["a toy"]
+    assert (result.limits.max_rows, result.limits.max_response_bytes) == (4096, 65536)
     manifest = toy_model.contract.load(repository / "toy" / "1")
-    assert found.digest == manifest.file("model.onnx").sha256
-    assert found.verification.edges_tolerance == manifest.verification.edges_tolerance
+    assert result.digest == manifest.file("model.onnx").sha256
+    assert result.verification.edges_tolerance == manifest.verification.edges_tolerance

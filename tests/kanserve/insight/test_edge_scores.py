@@ -96,14 +96,14 @@ def test_the_spread_of_sums_is_what_was_counted_where_it_can_be(
 ) -> None:
     layer = dataclasses.replace(toy_model.manifest("toy").layers[0], post_steps=after)
     edges = np.array([[3.0, 0.0], [4.0, 0.0]])
-    found, was_counted = scores.sums(layer, edges, given_)
-    assert (found.tolist(), was_counted) == (pytest.approx(expected), counted)
+    result, was_counted = scores.sums(layer, edges, given_)
+    assert (result.tolist(), was_counted) == (pytest.approx(expected), counted)
 
 
-def apart(found: tuple[LayerScores, ...], expected: tuple[LayerScores, ...], what: str) -> float:
+def apart(actual: tuple[LayerScores, ...], expected: tuple[LayerScores, ...], what: str) -> float:
     """The largest difference, by the largest of its layer."""
-    pairs = [(getattr(one, what), getattr(other, what)) for one, other in zip(found, expected, strict=True)]
-    return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+    pairs = [(getattr(item, what), getattr(other, what)) for item, other in zip(actual, expected, strict=True)]
+    return max(float(np.abs(item - other).max() / np.abs(other).max()) for item, other in pairs)
 
 
 GOLDEN = [
@@ -118,19 +118,19 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
     backend = base.load("ort")
     folder = export(Request(path=case.path, repository=tmp_path, name="m")).directory
-    found = contract.load(folder)
+    result = contract.load(folder)
     open_ = functools.partial(backend.create, options=SessionOptions("cpu", 1), beside={})
     session = open_((folder / "model.onnx").read_bytes())
     graphs = tuple(
-        LayerGraph(layer, functools.partial(open_, (folder / layer.edges_file).read_bytes())) for layer in found.layers
+        LayerGraph(layer, functools.partial(open_, (folder / layer.edges_file).read_bytes())) for layer in result.layers
     )
-    drawn = np.array(found.reference.inputs)
+    drawn = np.array(result.reference.inputs)
     rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0), (1500, drawn.shape[1]))
     rows[:, 0] = rows[:, -1] ** 2  # sources that go together
-    feeds = {found.inputs[0].name: rows.astype(np.float32)}
-    nodes = Nodes(found, session.run)
-    (live,) = filter(None, edge_scores.traffic_scores(graphs, found, nodes.count(session.run, feeds)))
-    (exact,) = filter(None, edge_scores.edge_scores(session, graphs, found, feeds, chunk_bytes=2**25))
+    feeds = {result.inputs[0].name: rows.astype(np.float32)}
+    nodes = Nodes(result, session.run)
+    (live,) = filter(None, edge_scores.traffic_scores(graphs, result, nodes.count(session.run, feeds)))
+    (exact,) = filter(None, edge_scores.edge_scores(session, graphs, result, feeds, chunk_bytes=2**25))
     assert live.notes == ()
     for what in ("std", "edges", "nodes"):
         assert apart(live.layers, exact, what) < 0.02, what
@@ -148,13 +148,13 @@ def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Pa
         described = client.describe("toy")
         exact = client.scores(described, rows.astype(np.float32))
         for source in ("baseline", "best"):
-            found = client.scores(described, source=source)
-            assert (found.source, found.row_count) == ("baseline", 1500)
-            assert "the export keeps counts of these rows" in found.notes[0]
-            for one, other in zip(found.layers, exact.layers, strict=True):
+            result = client.scores(described, source=source)
+            assert (result.source, result.row_count) == ("baseline", 1500)
+            assert "the export keeps counts of these rows" in result.notes[0]
+            for item, other in zip(result.layers, exact.layers, strict=True):
                 for what in ("edges", "nodes"):
-                    told, true = getattr(one, what), getattr(other, what)
-                    assert np.abs(told - true).max() < 0.1 * np.abs(true).max(), (source, what)
+                    reported, true = getattr(item, what), getattr(other, what)
+                    assert np.abs(reported - true).max() < 0.1 * np.abs(true).max(), (source, what)
 
 
 def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_live_scores_over_the_wire(tmp_path: Path) -> None:
         until(lambda: client.statistics("toy").row_count == 200)
         live, exact = client.scores(described, source="live"), client.scores(described, rows)
         assert (live.source, live.row_count, live.notes) == ("live", 200, ())
-        for one, other in zip(live.layers, exact.layers, strict=True):
-            np.testing.assert_allclose(one.edges, other.edges, rtol=0.02)
-            np.testing.assert_allclose(one.nodes, other.nodes, rtol=0.02)
+        for item, other in zip(live.layers, exact.layers, strict=True):
+            np.testing.assert_allclose(item.edges, other.edges, rtol=0.02)
+            np.testing.assert_allclose(item.nodes, other.nodes, rtol=0.02)
         rows[3, 1] = np.nan
         server.infer(rows[:8])
         until(lambda: client.statistics("toy").row_count == 208)

@@ -24,8 +24,8 @@ ROWS = np.random.default_rng(4).normal(size=(7, 3))
 
 
 def ask(server: Server, given_rows: np.ndarray, **fields: Any) -> kan_pb2.ExplainResponse:
-    given = {"model_name": "toy", "rows": given_rows.tobytes(), "row_count": len(given_rows), **fields}
-    message = kan_pb2.ExplainRequest(**given)
+    supplied = {"model_name": "toy", "rows": given_rows.tobytes(), "row_count": len(given_rows), **fields}
+    message = kan_pb2.ExplainRequest(**supplied)
     return kan_pb2.ExplainResponse.FromString(server.call(f"{KAN}Explain", message.SerializeToString()))
 
 
@@ -58,7 +58,7 @@ def test_of_an_additive_model_each_input_has_its_own_part(
 def test_rows_of_the_caller_s_as_reference_are_a_mean(server: Server) -> None:
     rows, reference = ROWS.astype("<f4"), ROWS[:4].astype("<f4") * 2
     answer = ask(server, rows, reference_rows=reference.tobytes(), reference_count=4)
-    expected = np.mean([truth(rows, one) for one in reference], axis=0)
+    expected = np.mean([truth(rows, item) for item in reference], axis=0)
     np.testing.assert_allclose(contributions(answer), expected, rtol=1e-4, atol=2e-6)
     np.testing.assert_allclose(
         np.frombuffer(answer.base), toy_model.outputs(reference).mean(axis=0), rtol=1e-5, atol=1e-6
@@ -69,8 +69,8 @@ def test_rows_of_the_caller_s_as_reference_are_a_mean(server: Server) -> None:
 @pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-3), ("toy64", "<f8", 2e-6)])
 def test_the_slope_times_the_distance(server: Server, model: str, dtype: str, tolerance: float) -> None:
     rows, reference = ROWS.astype(dtype), ROWS[:2].astype(dtype) * 2
-    asked = {"reference_rows": reference.tobytes(), "reference_count": 2, "method": "gradient_x_input"}
-    answer = ask(server, rows, model_name=model, **asked)
+    requested = {"reference_rows": reference.tobytes(), "reference_count": 2, "method": "gradient_x_input"}
+    answer = ask(server, rows, model_name=model, **requested)
     slope = (1 - np.tanh(rows) ** 2)[:, :, None] * (toy_model.W0 @ toy_model.W1)[None]
     expected = slope * (rows - reference.mean(axis=0))[:, :, None]
     np.testing.assert_allclose(contributions(answer), expected, rtol=tolerance, atol=tolerance)
@@ -84,18 +84,18 @@ def test_the_slope_times_the_distance(server: Server, model: str, dtype: str, to
 
 def test_some_outputs_alone(server: Server) -> None:
     rows = ROWS.astype("<f4")
-    every, one = ask(server, rows), ask(server, rows, outputs=[1])
-    assert list(one.outputs) == [1]
-    np.testing.assert_allclose(contributions(one)[:, :, 0], contributions(every)[:, :, 1], atol=1e-12)
+    every, item = ask(server, rows), ask(server, rows, outputs=[1])
+    assert list(item.outputs) == [1]
+    np.testing.assert_allclose(contributions(item)[:, :, 0], contributions(every)[:, :, 1], atol=1e-12)
 
 
 def test_a_row_that_is_not_finite_is_explained_as_that_and_spoils_no_other(server: Server) -> None:
     rows = ROWS.astype("<f4").copy()
     rows[2, 1] = np.nan
-    found = contributions(ask(server, rows))
-    assert np.isnan(found[2]).any()
+    result = contributions(ask(server, rows))
+    assert np.isnan(result[2]).any()
     rest = [at for at in range(7) if at != 2]
-    np.testing.assert_array_equal(found[rest], contributions(ask(server, ROWS.astype("<f4")))[rest])
+    np.testing.assert_array_equal(result[rest], contributions(ask(server, ROWS.astype("<f4")))[rest])
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_layers_that_do_not_follow_one_another_are_not_taken_for_a_network(tmp_p
         ),
         (contract.NodeStep(kind="module", function="Odd"), "layer 0 has a step that cannot be taken apart: Odd"),
     ):
-        found = contract.loads((directory / contract.FILE_NAME).read_bytes())
-        first = found.layers[0].__class__(**{**_fields(found.layers[0]), "post_steps": (step,)})
-        toy_model.edit(directory, layers=(first, *found.layers[1:]))
+        result = contract.loads((directory / contract.FILE_NAME).read_bytes())
+        first = result.layers[0].__class__(**{**_fields(result.layers[0]), "post_steps": (step,)})
+        toy_model.edit(directory, layers=(first, *result.layers[1:]))
         with serving(tmp_path) as server, Client(server.address) as client:
             described = client.describe("toy")
             with pytest.raises(NotSupported, match=why):

@@ -67,8 +67,8 @@ def latest(server: Server) -> Statistics:
 def value(server: Server, name: str, layer: str = "") -> float:
     """Of a metric of the toy; -1 if it is not there."""
     first = f'layer="{layer}",' if layer else ""
-    found = re.search(rf'^{name}{{{first}model="toy",version="\d+"}} (\S+)$', server.metrics(), re.MULTILINE)
-    return float(found[1]) if found else -1.0
+    result = re.search(rf'^{name}{{{first}model="toy",version="\d+"}} (\S+)$', server.metrics(), re.MULTILINE)
+    return float(result[1]) if result else -1.0
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def test_the_latest_rows_are_counted_and_what_moves_is_seen(watched: Server) -> 
     assert latest(watched).row_count == 0
     send(watched, draw(600))
     until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 600)
-    found = latest(watched)
-    assert (found.source, found.rows_seen, found.baseline_rows) == ("live", 600, 2000)
-    assert live.ROWS <= found.row_count < 2 * live.ROWS + 64
-    for part in found.nodes:
-        assert {int(counts.sum()) for counts in part.counts} == {found.row_count}
+    result = latest(watched)
+    assert (result.source, result.rows_seen, result.baseline_rows) == ("live", 600, 2000)
+    assert live.ROWS <= result.row_count < 2 * live.ROWS + 64
+    for part in result.nodes:
+        assert {int(counts.sum()) for counts in part.counts} == {result.row_count}
         assert not part.drifted.any()
     until(lambda: 0 <= value(watched, "kanserve_drift_psi_ratio", "0") < 1)
     send(watched, draw(500, moved=1.5))  # by now there are no others among the latest
@@ -143,9 +143,9 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
     with serving(tmp_path) as server, Client(server.address) as client:
         server.infer(draw(64))
         until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 64)
-        found = client.statistics("toy")
-        assert (found.source, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
-        assert [len(part.psi) for part in found.nodes] == [0, 0, 0]
+        result = client.statistics("toy")
+        assert (result.source, result.row_count, result.rows_seen, result.baseline_rows) == ("total", 64, 64, 0)
+        assert [len(part.psi) for part in result.nodes] == [0, 0, 0]
         assert "kanserve_drift_psi_ratio{" not in server.metrics()  # what would be normal is not known
         with pytest.raises(NotSupported, match="kanserve export --baseline"):
             client.drift(client.describe("toy"))
@@ -153,8 +153,8 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
 
 def run(names: Any, rows: Any) -> list[Array]:
     """The toy's graph."""
-    found = {"layer1_in": toy_model.hidden(rows["x"]), "y": toy_model.outputs(rows["x"])}
-    return [found[name] for name in names]
+    result = {"layer1_in": toy_model.hidden(rows["x"]), "y": toy_model.outputs(rows["x"])}
+    return [result[name] for name in names]
 
 
 def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> live.TrafficSampler:
@@ -173,7 +173,7 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
         return run(names, rows)
 
     async def offered(pool: ThreadPoolExecutor) -> int:
-        one = watching(slow, math.inf, pool)
+        item = watching(slow, math.inf, pool)
         copies = 0
 
         def copy() -> Any:
@@ -183,10 +183,10 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
 
         for _ in range(3):
             for _ in range(count // 3):
-                one.offer(["y"], 20, copy)
+                item.offer(["y"], 20, copy)
             await asyncio.sleep(2 * live.PAUSE)
         held.set()
-        until(lambda: one.counted(lately=False).rows == copies)
+        until(lambda: item.counted(lately=False).rows == copies)
         return copies
 
     with ThreadPoolExecutor(1) as pool:
@@ -195,16 +195,16 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
 
 def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(1) as pool:
-        one = watching(run, 10.0, pool)
-        first = one.anew()
+        item = watching(run, 10.0, pool)
+        first = item.anew()
         monkeypatch.setattr(live.time, "time", lambda: first - 3600)
-        one._take({"x": draw(5)})
-        assert one.counted(lately=False).rows == 5
-        assert one.anew() > first
-        assert one.counted(lately=False).rows == 0
-        one._take({"x": draw(3)})
-        one.reset(first)  # an order that comes late
-        assert one.counted(lately=False).rows == 3
+        item._take({"x": draw(5)})
+        assert item.counted(lately=False).rows == 5
+        assert item.anew() > first
+        assert item.counted(lately=False).rows == 0
+        item._take({"x": draw(3)})
+        item.reset(first)  # an order that comes late
+        assert item.counted(lately=False).rows == 3
 
 
 def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
     """As on other threads: what processes count can be added up all the same."""
 
     def otherwise(names: Any, rows: Any) -> list[Array]:
-        return [found * (1 + 3e-7 * (-1) ** at) for at, found in enumerate(run(names, rows))]
+        return [result * (1 + 3e-7 * (-1) ** at) for at, result in enumerate(run(names, rows))]
 
     manifest = toy_model.manifest("toy")
-    one, other = (Nodes(manifest, how).parts for how in (run, otherwise))
-    assert [part.bounds for part in one] == [part.bounds for part in other]
+    item, other = (Nodes(manifest, how).parts for how in (run, otherwise))
+    assert [part.bounds for part in item] == [part.bounds for part in other]
     drawn = toy_model.hidden(np.array(manifest.reference.inputs))
-    for row, values in zip(one[1].bounds, drawn.T, strict=True):
+    for row, values in zip(item[1].bounds, drawn.T, strict=True):
         assert row[0] < values.min() < values.max() < row[-1]
 
 

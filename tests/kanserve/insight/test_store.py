@@ -50,15 +50,15 @@ def shelf(
 
 
 def kept(rows: np.ndarray, mark: float = 0.0) -> StoredStatistics:
-    one = nodes()
-    tally = one.count(run, {"x": rows.astype(np.float32)})
-    return StoredStatistics(mark, 100.0 + mark, len(rows), 2.5, tally, one.empty() if len(rows) < 5 else tally)
+    item = nodes()
+    tally = item.count(run, {"x": rows.astype(np.float32)})
+    return StoredStatistics(mark, 100.0 + mark, len(rows), 2.5, tally, item.empty() if len(rows) < 5 else tally)
 
 
-def same(one: NodeCounts, other: NodeCounts) -> None:
-    assert one.rows == other.rows
-    assert one.classes.tolist() == other.classes.tolist()
-    for mine, its in zip(one.windows, other.windows, strict=True):
+def same(entry: NodeCounts, other: NodeCounts) -> None:
+    assert entry.rows == other.rows
+    assert entry.classes.tolist() == other.classes.tolist()
+    for mine, its in zip(entry.windows, other.windows, strict=True):
         for name in store.ARRAYS:
             np.testing.assert_array_equal(getattr(mine, name), getattr(its, name))
 
@@ -71,11 +71,11 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFac
     rows[rows > 4] = np.nan
     given_ = kept(rows)
     shelf(folder).write(given_)
-    found = shelf(folder).own()
-    assert found is not None
-    same(found.total, given_.total)
-    same(found.recent, given_.recent)
-    assert dataclasses.replace(found, total=given_.total, recent=given_.recent) == given_
+    result = shelf(folder).own()
+    assert result is not None
+    same(result.total, given_.total)
+    same(result.recent, given_.recent)
+    assert dataclasses.replace(result, total=given_.total, recent=given_.recent) == given_
     assert [path.name for path in folder.rglob("*") if path.is_file()] == ["0.tally"]  # nothing half-written
 
 
@@ -93,13 +93,13 @@ def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> 
     own = shelf(tmp_path, 0, 2)
     mine = own.own()
     assert mine is not None
-    found = store.merged([mine, *own.others()])
+    result = store.merged([mine, *own.others()])
     whole = nodes().count(run, {"x": np.concatenate(parts)})
-    assert (found.total.rows, found.recent.rows, found.seen) == (60, 30, 60)
-    for one, other in zip(found.total.windows, whole.windows, strict=True):
-        np.testing.assert_array_equal(one.counts, other.counts)
-        np.testing.assert_allclose(one.moments(), other.moments(), rtol=1e-9)
-    assert found.total.classes.tolist() == whole.classes.tolist()
+    assert (result.total.rows, result.recent.rows, result.seen) == (60, 30, 60)
+    for item, other in zip(result.total.windows, whole.windows, strict=True):
+        np.testing.assert_array_equal(item.counts, other.counts)
+        np.testing.assert_allclose(item.moments(), other.moments(), rtol=1e-9)
+    assert result.total.classes.tolist() == whole.classes.tolist()
 
 
 def test_what_was_begun_before_the_latest_reset_counts_no_more(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_what_was_begun_before_the_latest_reset_counts_no_more(tmp_path: Path) -
     shelf(tmp_path, 2, 3).write(kept(draw(40), mark=5.0))
     own = shelf(tmp_path, 0, 3)
     assert own.mark() == 5.0
-    found = store.merged([kept(draw(10)), *own.others()])
-    assert (found.mark, found.total.rows, found.since) == (5.0, 60, 105.0)
+    result = store.merged([kept(draw(10)), *own.others()])
+    assert (result.mark, result.total.rows, result.since) == (5.0, 60, 105.0)
 
 
 def torn(data: bytes) -> bytes:
@@ -169,13 +169,13 @@ def test_a_file_that_is_not_ours_is_left_out_and_told_once(
     shelf(tmp_path, 0, 2).write(kept(draw(7)))
     path = tmp_path / FILE
     path.write_bytes(damage(path.read_bytes()))
-    one = shelf(tmp_path, 0, 2)
+    item = shelf(tmp_path, 0, 2)
     for _ in range(3):
-        assert one.own() is None
-        assert [other.total.rows for other in one.others()] == [9]
+        assert item.own() is None
+        assert [other.total.rows for other in item.others()] == [9]
     assert said == ["statistics_read_failed"]
-    one.write(kept(draw(3)))
-    assert one.own() is not None
+    item.write(kept(draw(3)))
+    assert item.own() is not None
 
 
 def test_of_another_graph_there_is_nothing(tmp_path: Path, said: list[str]) -> None:
@@ -191,10 +191,10 @@ def broken(folder: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list[str]) -> None:
-    one = shelf(broken(tmp_path))
+    item = shelf(broken(tmp_path))
     for _ in range(3):
-        one.write(kept(draw(3)))
-        assert (one.own(), one.others(), one.mark()) == (None, [], 0.0)
+        item.write(kept(draw(3)))
+        assert (item.own(), item.others(), item.mark()) == (None, [], 0.0)
     assert said == ["statistics_write_failed"]
 
 
@@ -234,12 +234,12 @@ def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:
         before = statistics(server)
         assert server.stop() == 0
     with serving(tmp_path / "models", **state) as server:
-        found = statistics(server)
-        assert (found.row_count, found.rows_seen, found.since) == (40, 40, before.since)
-        assert found.seconds >= before.seconds
+        result = statistics(server)
+        assert (result.row_count, result.rows_seen, result.since) == (40, 40, before.since)
+        assert result.seconds >= before.seconds
         assert statistics(server, "live").row_count == 0  # the latest rows are of this run
-        for one, other in zip(found.nodes, before.nodes, strict=True):
-            np.testing.assert_array_equal(np.concatenate(one.counts), np.concatenate(other.counts))
+        for item, other in zip(result.nodes, before.nodes, strict=True):
+            np.testing.assert_array_equal(np.concatenate(item.counts), np.concatenate(other.counts))
         server.infer(draw(8))
         until(lambda: statistics(server).row_count == 48)
         with Client(server.address) as client:
@@ -277,9 +277,9 @@ def test_workers_answer_as_one(several: Server) -> None:
         spread(several, 40)
         rows += 120
         until(lambda rows=rows: all(statistics(several).row_count == rows for _ in range(6)))
-    found = statistics(several)
-    assert (found.rows_seen, found.processes) == (rows, 2)
-    assert all(int(counts.sum()) == rows for part in found.nodes for counts in part.counts)
+    result = statistics(several)
+    assert (result.rows_seen, result.processes) == (rows, 2)
+    assert all(int(counts.sum()) == rows for part in result.nodes for counts in part.counts)
     until(lambda: 120 <= statistics(several, "live").row_count <= rows)
     with Client(several.address) as client:
         client.reset_statistics("toy")

@@ -30,9 +30,9 @@ pytestmark = pytest.mark.slow
 MIB = 2**20
 
 
-def tried(one: Bundle, root: Path, **settings: Any) -> None:
+def tried(entry: Bundle, root: Path, **settings: Any) -> None:
     """Raises what the trial raises."""
-    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(one))
+    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(entry))
 
 
 REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
@@ -120,21 +120,21 @@ def test_what_does_not_even_end_in_time_is_given_up(tmp_path: Path, monkeypatch:
 
 
 def test_without_a_trial_only_the_manifest_is_checked(tmp_path: Path) -> None:
-    one = bundle(tmp_path, hostile.endless())
-    tried(one, tmp_path, load_check=False)
-    assert one.manifest is not None
+    item = bundle(tmp_path, hostile.endless())
+    tried(item, tmp_path, load_check=False)
+    assert item.manifest is not None
     with pytest.raises(LoadError, match="max_batch_size"):
-        tried(dataclasses.replace(one, manifest=dataclasses.replace(one.manifest, max_batch_size=0)), tmp_path)
+        tried(dataclasses.replace(item, manifest=dataclasses.replace(item.manifest, max_batch_size=0)), tmp_path)
 
 
 def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "IDLE", 0.05)
-    one = bundle(tmp_path)
+    item = bundle(tmp_path)
 
     async def main() -> None:
         trial = Sandbox(Settings(repository=tmp_path))
         for _ in range(2):
-            await trial.validate(one)
+            await trial.validate(item)
             pid = forker(trial)
             await asyncio.sleep(0.3)
             assert not Path(f"/proc/{pid}").exists()

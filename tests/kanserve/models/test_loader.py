@@ -55,7 +55,7 @@ def test_a_graph_without_a_manifest_is_what_the_runtime_says(tmp_path: Path) -> 
     (tmp_path / "toy" / "1" / "model.onnx").write_bytes(toy_model.graph())
     model = load(tmp_path, plain=True)
     assert (model.info.manifest, model.info.max_batch_size > 0) == (None, True)
-    assert [one.name for one in model.info.inputs] == ["x"]
+    assert [item.name for item in model.info.inputs] == ["x"]
     model.close()
 
 
@@ -67,13 +67,13 @@ def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
     toy_model.write(tmp_path, "toy", 2)
     settings = Settings(repository=tmp_path)
     loader = Loader(base.load("ort"), settings, 1, Metrics())
-    one, two = (layout.load(found, settings.max_file_bytes) for found in layout.scan(tmp_path, plain_onnx=False))
-    first = loader.load(one)
+    item, two = (layout.load(result, settings.max_file_bytes) for result in layout.scan(tmp_path, plain_onnx=False))
+    first = loader.load(item)
     way = ExecutionPlan(3, 5, 7, 1)
-    before = ServingVersion(first.info, way, one.config)
-    another = dataclasses.replace(first.info, manifest=dataclasses.replace(one.manifest, max_batch_size=1))
+    before = ServingVersion(first.info, way, item.config)
+    another = dataclasses.replace(first.info, manifest=dataclasses.replace(item.manifest, max_batch_size=1))
     graph = dataclasses.replace(first.info, manifest=None)
-    others = dataclasses.replace(before, config=dataclasses.replace(one.config, instances=2))
+    others = dataclasses.replace(before, config=dataclasses.replace(item.config, instances=2))
     for like, same in (
         *((before, True), (None, False), (others, False)),
         *((dataclasses.replace(before, info=info), False) for info in (another, graph)),
@@ -83,7 +83,7 @@ def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
         model.close()
     first.close()
     monkeypatch.setattr(tuning, "session_on_all_threads", lambda info, session, create, **_: create(4))
-    shared = Loader(base.load("ort"), settings, 4, Metrics()).load(one)
+    shared = Loader(base.load("ort"), settings, 4, Metrics()).load(item)
     assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
     shared.close()
 
@@ -102,8 +102,8 @@ def replace(data: bytes) -> Callable[[Path], None]:
 
 def reference(**changes: object) -> Callable[[Path], None]:
     def change(directory: Path) -> None:
-        found = contract.load(directory).reference
-        toy_model.edit(directory, reference=dataclasses.replace(found, **changes))
+        result = contract.load(directory).reference
+        toy_model.edit(directory, reference=dataclasses.replace(result, **changes))
 
     return change
 
@@ -280,8 +280,8 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
     with serving(tmp_path, plain_onnx=True) as server:
         answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
         assert [(o.name, o.datatype) for o in answer.outputs] == [("i", "INT64")]
-        found = np.frombuffer(answer.raw_output_contents[0], "<i8").reshape(2, 2)
-        np.testing.assert_array_equal(found, (a + b).astype(np.int64))
+        result = np.frombuffer(answer.raw_output_contents[0], "<i8").reshape(2, 2)
+        np.testing.assert_array_equal(result, (a + b).astype(np.int64))
         query = kan_pb2.QueryEdgesRequest(model_name="plain", rows=a.tobytes(), row_count=2)
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{KAN}QueryEdges", query.SerializeToString())
@@ -364,8 +364,8 @@ def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
 def test_a_version_is_looked_into_where_the_settings_say_so(
     tmp_path: Path, rows: int, rate: int, watched: bool
 ) -> None:
-    given = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
-    toy_model.edit(toy_model.write(tmp_path), baseline=seen(given) if rows else NO_BASELINE)
+    supplied = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    toy_model.edit(toy_model.write(tmp_path), baseline=seen(supplied) if rows else NO_BASELINE)
     loader = Loader(base.load("ort"), Settings(repository=tmp_path, statistics_rows_per_second=rate), 1, Metrics())
     models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
     for model in models:

@@ -31,10 +31,10 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
     settings = Settings(repository=tmp_path, load_check=False)
     reconciler = Reconciler(settings, base.load("ort"), 1, registry, metrics, nothing)
 
-    def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
+    def gone(candidate: Candidate, most: int, actual: Texts | None = None) -> Bundle:
         if candidate.version == 2:
             shutil.rmtree(tmp_path / "toy" / "2")
-        return read(candidate, most, found)
+        return read(candidate, most, actual)
 
     monkeypatch.setattr(layout, "load", gone)
 
@@ -80,10 +80,10 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
     monkeypatch.setattr(contract, "loads", counted)
     reconciler = Reconciler(Settings(repository=tmp_path), base.load("ort"), 1, registry, Metrics(), nothing)
     asyncio.run(reconciler.load(asyncio.Event()))
-    found = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
-    assert found.pop("toy") == (State.READY, "")
+    result = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
+    assert result.pop("toy") == (State.READY, "")
     for name, (_, _, says) in SAYS.items():
-        state, reason = found[name.replace(" ", "-")]
+        state, reason = result[name.replace(" ", "-")]
         assert (state, says in reason) == (State.UNAVAILABLE, True), (name, reason)
     assert parsed
     assert max(parsed) < 100_000

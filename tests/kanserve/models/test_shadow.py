@@ -30,7 +30,7 @@ INF, NAN = math.inf, math.nan
 
 
 @pytest.mark.parametrize(
-    ("given", "found", "apart"),
+    ("supplied", "actual", "apart"),
     [
         ([[1.0, 2.0], [0.1, 0.2]], [[1.0, 2.5], [0.1, 0.3]], [0.25, 0.1]),  # by the largest, or by 1
         ([[NAN, 1.0], [INF, 1.0], [-INF, 1.0]], [[NAN, 1.0], [INF, 1.0], [INF, 1.0]], [0, 0, INF]),
@@ -38,10 +38,10 @@ INF, NAN = math.inf, math.nan
         ([["a", "b"], ["a", "b"]], [["a", "b"], ["a", "c"]], [0, INF]),
     ],
 )
-def test_how_far_rows_are_apart(given: list, found: list, apart: list) -> None:
-    kind = object if isinstance(given[0][0], str) else np.float32
-    same = np.zeros((len(given), 1), np.float32)
-    pairs = ([np.array(one, kind), same] for one in (given, found))
+def test_how_far_rows_are_apart(supplied: list, actual: list, apart: list) -> None:
+    kind = object if isinstance(supplied[0][0], str) else np.float32
+    same = np.zeros((len(supplied), 1), np.float32)
+    pairs = ([np.array(item, kind), same] for item in (supplied, actual))
     np.testing.assert_allclose(differences(*pairs), apart, rtol=1e-6)
 
 
@@ -69,8 +69,8 @@ def two(tmp_path: Path) -> Path:
 
 def test_what_is_told(two: Path, door: str) -> None:
     with serving(two, transport=door, repository_poll_seconds=0.1) as server:
-        found = asked(server, model_version="1", tolerance=0.4)
-        assert (found.model_version, found.baseline_version, found.running, found.share) == ("1", "2", True, 1)
+        result = asked(server, model_version="1", tolerance=0.4)
+        assert (result.model_version, result.baseline_version, result.running, result.share) == ("1", "2", True, 1)
         rows = np.concatenate([np.zeros((1, 3), np.float32), reload_tools.ROWS])  # of zeros the answers are alike
         for count in range(20):  # the first by the long way, others by the short one
             assert reload_tools.factor(server) == 2
@@ -79,16 +79,16 @@ def test_what_is_told(two: Path, door: str) -> None:
         # A half of the answer, by the largest of its row or by 1.
         size = np.abs(2 * toy_model.outputs(rows)).max(axis=1)
         apart = size / 2 / np.maximum(1, size)
-        told = asked(server)
+        reported = asked(server)
         sent = 20 * 2 + sum(1 + count % 3 for count in range(20))
         beyond = 20 * int((apart[1:] > 0.4).sum()) + sum(int((apart[: 1 + c % 3] > 0.4).sum()) for c in range(20))
-        assert (told.rows, told.rows_out_of_tolerance, told.requests_dropped, told.requests_failed) == (
+        assert (reported.rows, reported.rows_out_of_tolerance, reported.requests_dropped, reported.requests_failed) == (
             sent,
             beyond,
             0,
             0,
         )
-        assert told.largest_difference == pytest.approx(apart.max(), rel=1e-5)
+        assert reported.largest_difference == pytest.approx(apart.max(), rel=1e-5)
         series = '{model="toy",version="1"}'
         assert reload_tools.shown(server, f"kanserve_shadow_rows_total{series}") == sent
         assert reload_tools.shown(server, f"kanserve_shadow_mismatched_rows_total{series}") == beyond
@@ -174,8 +174,8 @@ class Broken:
 def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
     """On the usual path and the fast path; and observers get no request of an unloaded model."""
     toy_model.write(tmp_path)
-    served, broken, told = test_request_cache.Served(tmp_path), Broken(), []
-    served.loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    served, broken, reported = test_request_cache.Served(tmp_path), Broken(), []
+    served.loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
     model = served.registry.resolve("toy", "")
     asked = request(test_request_cache.ROWS).SerializeToString()
     try:
@@ -185,7 +185,7 @@ def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
         assert all(answer == answers[0] for answer in answers)
         served.loop.run_until_complete(asyncio.sleep(0))
         assert broken.offers == 3
-        assert told == ["it is broken"] * 3
+        assert reported == ["it is broken"] * 3
         served.loop.call_soon(model.leave)
         served.loop.run_until_complete(asyncio.sleep(0))
         assert not model.observed

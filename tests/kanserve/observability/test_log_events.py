@@ -77,8 +77,8 @@ def written(form: str) -> list[str]:
 
 def test_json_lines_have_the_id_and_the_message() -> None:
     lines = [json.loads(line) for line in written("json")]
-    told = [(line["event"], line["message"], line["component"]) for line in lines]
-    assert told == [
+    reported = [(line["event"], line["message"], line["component"]) for line in lines]
+    assert reported == [
         ("model_loaded", EVENTS["model_loaded"].message, "test"),
         (LIBRARY, "the text of a library", "some.library"),
     ]

@@ -51,17 +51,17 @@ def test_every_promised_name_is_there_before_the_first_request(tmp_path: Path) -
     names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
     assert names >= TRITON | MACHINE
     assert {definition.name for definition in metrics.DEFINITIONS} <= names
-    found = samples(text)
+    result = samples(text)
     labels = 'model="toy",version="1"'
     for name in TRITON - {"nv_inference_request_failure", "nv_model_load_duration_secs"}:
-        assert found[f"{name}{{{labels}}}"] == 0
+        assert result[f"{name}{{{labels}}}"] == 0
     for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
-        assert found[f'nv_inference_request_failure{{{labels},reason="{reason}"}}'] == 0
-    assert found[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
-    assert found[f"kanserve_model_loaded{{{labels}}}"] == 1
-    assert found[f"nv_model_load_duration_secs{{{labels}}}"] > 0
-    assert 0 <= found["nv_cpu_utilization"] <= 1
-    assert 0 < found["nv_cpu_memory_used_bytes"] < found["nv_cpu_memory_total_bytes"]
+        assert result[f'nv_inference_request_failure{{{labels},reason="{reason}"}}'] == 0
+    assert result[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
+    assert result[f"kanserve_model_loaded{{{labels}}}"] == 1
+    assert result[f"nv_model_load_duration_secs{{{labels}}}"] > 0
+    assert 0 <= result["nv_cpu_utilization"] <= 1
+    assert 0 < result["nv_cpu_memory_used_bytes"] < result["nv_cpu_memory_total_bytes"]
     assert list(text_string_to_metric_families(text))  # what Prometheus would read
 
 
@@ -74,21 +74,21 @@ def test_numbers_agree_with_what_was_done_and_with_the_statistics(tmp_path: Path
             server.infer(np.zeros((2, 4), np.float32))
         query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(24), row_count=2, layers=[1])
         server.call(f"{KAN}QueryEdges", query.SerializeToString())
-        found = samples(server.metrics())
+        result = samples(server.metrics())
         statistics = pb.ModelStatisticsResponse.FromString(server.call(f"{INFERENCE}ModelStatistics", b""))
     labels = 'model="toy",version="1"'
-    assert found[f"nv_inference_request_success{{{labels}}}"] == 3
-    assert found[f'nv_inference_request_failure{{{labels},reason="OTHER"}}'] == 1
-    assert found[f"nv_inference_count{{{labels}}}"] == 17
-    assert found[f"nv_inference_exec_count{{{labels}}}"] == 3
-    assert found[f"kanserve_batch_rows_sum{{{labels}}}"] == 17
-    assert found[f"kanserve_edge_values_total{{{labels}}}"] == 16
-    assert found[f'kanserve_edge_queries_total{{grpc_code="OK",{labels}}}'] == 1
-    assert found["kanserve_inflight_requests"] == 0
+    assert result[f"nv_inference_request_success{{{labels}}}"] == 3
+    assert result[f'nv_inference_request_failure{{{labels},reason="OTHER"}}'] == 1
+    assert result[f"nv_inference_count{{{labels}}}"] == 17
+    assert result[f"nv_inference_exec_count{{{labels}}}"] == 3
+    assert result[f"kanserve_batch_rows_sum{{{labels}}}"] == 17
+    assert result[f"kanserve_edge_values_total{{{labels}}}"] == 16
+    assert result[f'kanserve_edge_queries_total{{grpc_code="OK",{labels}}}'] == 1
+    assert result["kanserve_inflight_requests"] == 0
     (entry,) = statistics.model_stats
     assert (entry.inference_count, entry.execution_count, entry.inference_stats.fail.count) == (17, 3, 1)
     microseconds = entry.inference_stats.compute_infer.ns // 1000
-    assert found[f"nv_inference_compute_infer_duration_us{{{labels}}}"] == microseconds > 0
+    assert result[f"nv_inference_compute_infer_duration_us{{{labels}}}"] == microseconds > 0
     assert [(b.batch_size, b.compute_infer.count) for b in entry.batch_stats] == [(1, 1), (8, 2)]
 
 
@@ -125,8 +125,8 @@ def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:
             for rows in rng.integers(1, toy_model.BATCH, 5):
                 server.infer(np.zeros((rows, 3), np.float32), model_version=str(version))
         url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-        asked = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        requested = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(requested, timeout=10) as answer:
             assert len(answer.read()) < 150_000
 
 
@@ -139,9 +139,9 @@ def test_the_machine_is_busy_for_the_share_of_time_since_the_last_look(tmp_path:
     machine = Machine(tmp_path)
     # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice
     assert look(10, 0, 10, 70, 10, 0, 0, 0, 5, 5)["nv_cpu_utilization"] == 0.2
-    found = look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)
-    assert found["nv_cpu_utilization"] == 0.9
-    assert (found["nv_cpu_memory_total_bytes"], found["nv_cpu_memory_used_bytes"]) == (1024000, 614400)
+    result = look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)
+    assert result["nv_cpu_utilization"] == 0.9
+    assert (result["nv_cpu_memory_total_bytes"], result["nv_cpu_memory_used_bytes"]) == (1024000, 614400)
     assert look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)["nv_cpu_utilization"] == 0
     (tmp_path / "stat").unlink()
     assert list(machine.lines()) == []

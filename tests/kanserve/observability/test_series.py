@@ -16,10 +16,10 @@ disable_created_metrics()
 
 
 def registry(*collectors: series.Family) -> CollectorRegistry:
-    made = CollectorRegistry()
+    created = CollectorRegistry()
     for collector in collectors:
-        made.register(collector)
-    return made
+        created.register(collector)
+    return created
 
 
 @given(st.lists(st.tuples(VALUES, AMOUNTS | st.sampled_from(BOUNDS))))
@@ -34,13 +34,13 @@ def test_the_text_is_that_of_the_library(events: list[tuple[tuple[str, str], flo
         Histogram("h", "Spreads.", LABELS, registry=theirs, buckets=BOUNDS),
     )
     for labels, amount in events:
-        for made in (counter, same[0]):
-            made.labels(*labels).inc(amount)
-        for made in (gauge, same[1]):
-            made.labels(*labels).inc(amount)
-            made.labels(*labels).dec()
-        for made in (histogram, same[2]):
-            made.labels(*labels).observe(amount)
+        for created in (counter, same[0]):
+            created.labels(*labels).inc(amount)
+        for created in (gauge, same[1]):
+            created.labels(*labels).inc(amount)
+            created.labels(*labels).dec()
+        for created in (histogram, same[2]):
+            created.labels(*labels).observe(amount)
     assert generate_latest(registry(counter, gauge, histogram)) == generate_latest(theirs)
 
 

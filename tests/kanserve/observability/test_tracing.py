@@ -50,7 +50,7 @@ class Receiver(grpc.GenericRpcHandler):
         with self._lock:
             self.raw += data
             for group in otlp.ExportTraceServiceRequest.FromString(data).resource_spans:
-                self.resources.append({one.key: one.value.string_value for one in group.resource.attributes})
+                self.resources.append({item.key: item.value.string_value for item in group.resource.attributes})
                 self.spans += [span for scope in group.scope_spans for span in scope.spans]
         return otlp.ExportTraceServiceResponse().SerializeToString()
 
@@ -60,19 +60,19 @@ class Receiver(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    made = Receiver()
+    created = Receiver()
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((made,))
+    server.add_generic_rpc_handlers((created,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-    yield made
+    yield created
     server.stop(None)
 
 
 def facts(span: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
 
 def test_a_call_has_a_span_and_its_wait_and_its_run_have_one(
@@ -92,9 +92,9 @@ def test_a_call_has_a_span_and_its_wait_and_its_run_have_one(
         list(server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([data]), metadata=(SAMPLED,)))
         server.call("/grpc.health.v1.Health/Check", b"", metadata=(SAMPLED,))
         wait_until(lambda: len(receiver.spans) >= 19)
-        told = [line for line in server.lines() if line.get("trace_id") == TRACE]
+        reported = [line for line in server.lines() if line.get("trace_id") == TRACE]
         assert server.stop() == 0
-    assert len(told) >= 6
+    assert len(reported) >= 6
     assert receiver.resources[0]["service.name"] == "kanserve"
     assert receiver.resources[0]["deployment.environment"] == "test"
     calls = receiver.named("inference.GRPCInferenceService/ModelInfer")

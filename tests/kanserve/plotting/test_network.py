@@ -50,44 +50,44 @@ def of(scene: Scene, kind: type) -> list[Any]:
 
 
 def test_every_edge_has_its_box_and_its_curve_and_every_node_its_dot() -> None:
-    found = network.scene(made(layer(2, 3), layer(3, 1)))
-    assert len(of(found, Box)) == 9
-    assert len(of(found, Dot)) == 2 + 3 + 1
-    assert len([line for line in of(found, Line) if len(line.points) == len(X)]) == 9
-    assert {"x0", "x1", "y0", "net <1> & more", "what it means"} == {words.text for words in of(found, Words)}
-    assert all(0 <= dot.x <= found.width and 0 <= dot.y <= found.height for dot in of(found, Dot))
+    result = network.scene(made(layer(2, 3), layer(3, 1)))
+    assert len(of(result, Box)) == 9
+    assert len(of(result, Dot)) == 2 + 3 + 1
+    assert len([line for line in of(result, Line) if len(line.points) == len(X)]) == 9
+    assert {"x0", "x1", "y0", "net <1> & more", "what it means"} == {words.text for words in of(result, Words)}
+    assert all(0 <= dot.x <= result.width and 0 <= dot.y <= result.height for dot in of(result, Dot))
 
 
 def test_an_edge_is_as_opaque_as_it_matters_and_none_is_drawn_that_adds_nothing() -> None:
     scores = np.array([[1.0, 0.1], [0.0, 0.5]])
     symbolic = np.array([[True, True], [False, False]])
     numeric = np.array([[False, True], [True, False]])
-    one = Layer(scores, symbolic, numeric, (0, 1), (1, 1))
-    found = {(box.stroke, round(box.opacity, 3)) for box in of(network.scene(made(one)), Box)}
-    assert found == {(RED, round(float(np.tanh(3.0)), 3)), (PURPLE, round(float(np.tanh(0.3)), 3))}
-    assert one.colour(1, 0) == BLACK
-    assert one.colour(1, 1) == ""
+    entry = Layer(scores, symbolic, numeric, (0, 1), (1, 1))
+    result = {(box.stroke, round(box.opacity, 3)) for box in of(network.scene(made(entry)), Box)}
+    assert result == {(RED, round(float(np.tanh(3.0)), 3)), (PURPLE, round(float(np.tanh(0.3)), 3))}
+    assert entry.colour(1, 0) == BLACK
+    assert entry.colour(1, 1) == ""
 
 
 def test_factors_meet_in_their_product() -> None:
-    found = network.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1)))
-    assert [words.text for words in of(found, Words)].count(network.TIMES) == 1
-    assert len(of(found, Dot)) == 2 + 3 + 1 + 2
+    result = network.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1)))
+    assert [words.text for words in of(result, Words)].count(network.TIMES) == 1
+    assert len(of(result, Dot)) == 2 + 3 + 1 + 2
 
 
 def test_selected_columns_alone_have_edges() -> None:
     chosen = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (2,), (1,))
-    found = network.scene(made(chosen, inputs=4))
-    starts = {line.points[0][0] for line in of(found, Line)}
-    assert network.places(4, found.width)[2] in starts
+    result = network.scene(made(chosen, inputs=4))
+    starts = {line.points[0][0] for line in of(result, Line)}
+    assert network.places(4, result.width)[2] in starts
 
 
 def test_many_edges_are_lines_and_too_many_a_field() -> None:
     assert not of(network.scene(made(layer(20, 10))), Box)
     large = layer(300, 40)
-    found = figures.matrix_scene(made(large))
-    (field,) = of(found, Field)
+    result = figures.matrix_scene(made(large))
+    (field,) = of(result, Field)
     assert field.colours.shape == (40, 300, 3)
     darkest = np.unravel_index(large.scores.argmax(), large.scores.shape)
     assert tuple(field.colours[darkest[1], darkest[0]]) == (0x11, 0x11, 0x11)
-    assert "layer 0: 300 inputs across, 40 nodes down" in {words.text for words in of(found, Words)}
+    assert "layer 0: 300 inputs across, 40 nodes down" in {words.text for words in of(result, Words)}

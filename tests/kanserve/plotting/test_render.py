@@ -53,8 +53,8 @@ def of(scene: Scene, kind: type) -> list[Any]:
 @given(st.lists(st.floats(width=32), min_size=2, max_size=40))
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     curve = Curve(np.linspace(0, 1, len(values)), np.array(values))
-    one = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (0,), (1,), {(0, 0): curve})
-    for scene in (network.scene(made(one)), figures.edge_scene("t", "c", ("a", "b"), curve, [], BLACK)):
+    entry = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (0,), (1,), {(0, 0): curve})
+    for scene in (network.scene(made(entry)), figures.edge_scene("t", "c", ("a", "b"), curve, [], BLACK)):
         numbers = [number for line in of(scene, Line) for point in line.points for number in point]
         assert np.isfinite(numbers).all()
         ElementTree.fromstring(render.text(scene))

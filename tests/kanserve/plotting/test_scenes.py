@@ -14,6 +14,6 @@ def test_a_name_is_cut_where_there_is_no_room() -> None:
 
 
 def test_scores_that_are_not_finite_do_not_hide_an_edge() -> None:
-    one = Layer(np.array([[np.nan]]), np.zeros((1, 1), bool), np.ones((1, 1), bool), (0,), (1,))
-    assert one.opacity()[0, 0] > 0.9
+    item = Layer(np.array([[np.nan]]), np.zeros((1, 1), bool), np.ones((1, 1), bool), (0,), (1,))
+    assert item.opacity()[0, 0] > 0.9
     assert scenes.pieces(np.array([np.nan, 1.0, 2.0, np.inf, 3.0]))[0].tolist() == [1, 2]

@@ -12,7 +12,9 @@ from kanserve.plotting.figures import Rates
 from kanserve.plotting.scenes import Dot, Line
 
 points = st.lists(
-    st.tuples(st.integers(1, 10**6), st.floats(1e-3, 1e9)).map(lambda one: (one[0], one[1] / 2, one[1], one[1] * 2)),
+    st.tuples(st.integers(1, 10**6), st.floats(1e-3, 1e9)).map(
+        lambda element: (element[0], element[1] / 2, element[1], element[1] * 2)
+    ),
     min_size=1,
     max_size=6,
 )
@@ -20,7 +22,9 @@ points = st.lists(
 
 @given(st.lists(points, min_size=1, max_size=4))
 def test_all_points_lie_in_the_frame(every: list[list[tuple[int, float, float, float]]]) -> None:
-    scene = figures.throughput_scene("title", "caption", [Rates(f"r{at}", tuple(one)) for at, one in enumerate(every)])
+    scene = figures.throughput_scene(
+        "title", "caption", [Rates(f"r{at}", tuple(entry)) for at, entry in enumerate(every)]
+    )
     dots = [item for item in scene.items if isinstance(item, Dot)]
     assert len(dots) == sum(map(len, every))
     for dot in dots:

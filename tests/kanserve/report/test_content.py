@@ -20,9 +20,9 @@ def test_edges_are_coloured_as_in_the_network() -> None:
     mask = tuple(
         tuple(float((row + column) % 2) for column in range(layer.destinations)) for row in range(layer.sources)
     )
-    for one in (layer, replace(layer, mask=mask), replace(layer, mask=mask, symbolic=(edge,))):
-        symbolic, numeric = content.kinds(one)
+    for item in (layer, replace(layer, mask=mask), replace(layer, mask=mask, symbolic=(edge,))):
+        symbolic, numeric = content.kinds(item)
         whole = scenes.Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
         for source, destination in np.ndindex(symbolic.shape):
             expected = whole.colour(source, destination) or BLACK
-            assert content.colour(one, source, destination) == expected
+            assert content.colour(item, source, destination) == expected

@@ -9,10 +9,10 @@ from tests.support.html_checks import Balanced
 
 
 def read(text: str) -> Balanced:
-    found = Balanced()
-    found.feed(text)
-    assert found.open == []
-    return found
+    result = Balanced()
+    result.feed(text)
+    assert result.open == []
+    return result
 
 
 def test_words_from_a_model_are_words_and_no_html() -> None:

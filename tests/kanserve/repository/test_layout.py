@@ -35,8 +35,8 @@ def test_what_is_no_version_is_ignored(tmp_path: Path) -> None:
             (tmp_path / name / contract.FILE_NAME).write_text("{}")
     (tmp_path / "b" / "config.pbtxt").write_text("")
     (tmp_path / "README").write_text("")
-    found = [(c.name, c.version) for c in layout.scan(tmp_path, plain_onnx=True)]
-    assert found == [("a.x-1", 1), ("b", 2), ("b", 10)]
+    result = [(c.name, c.version) for c in layout.scan(tmp_path, plain_onnx=True)]
+    assert result == [("a.x-1", 1), ("b", 2), ("b", 10)]
 
 
 @pytest.mark.parametrize("steps", ["", "1"])
@@ -63,7 +63,7 @@ def test_a_mounted_folder_is_the_one_that_its_link_names(tmp_path: Path) -> None
     toy_model.write(tmp_path / "elsewhere", "other", 1)
     link = tmp_path / "models" / "..data"
     link.symlink_to("..of_today")
-    assert [found.name for found in layout.scan(tmp_path / "models", plain_onnx=False)] == ["digits"]
+    assert [result.name for result in layout.scan(tmp_path / "models", plain_onnx=False)] == ["digits"]
     link.unlink()
     link.symlink_to(tmp_path / "elsewhere")
     assert layout.scan(tmp_path / "models", plain_onnx=False) == []
@@ -195,8 +195,8 @@ def pipe(directory: Path) -> None:
 
 
 def bound(directory: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as one:
-        swap(directory, lambda path: one.bind(os.path.relpath(path)))
+    with socket.socket(socket.AF_UNIX) as item:
+        swap(directory, lambda path: item.bind(os.path.relpath(path)))
 
 
 def listing(path: str) -> Callable[[Path], None]:

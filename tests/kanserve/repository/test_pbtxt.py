@@ -54,25 +54,25 @@ def load(root: Path, text: str = "", **settings: Any) -> Model:
     if text:
         (root / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(root, plain_onnx=False)
-    found = Settings(repository=root, **settings)
-    return Loader(base.load("ort"), found, 2, Metrics()).load(layout.load(candidate, 2**30))
+    result = Settings(repository=root, **settings)
+    return Loader(base.load("ort"), result, 2, Metrics()).load(layout.load(candidate, 2**30))
 
 
 def test_every_field_that_has_a_meaning_takes_effect(tmp_path: Path) -> None:
     model = load(tmp_path, EVERYTHING)
-    found = model.serving
+    result = model.serving
     assert model.info.max_batch_size == 32
     levels = (PriorityLevel(most=256, override=True), USUAL, USUAL)  # with a bound of its own each
-    assert found.policy == Policy(32, 0.0015, (8, 16), levels, 1)
-    assert (found.way.instances, found.way.threads, found.max_pending_requests, found.unused) == (3, 2, 0, ())
-    assert found.versions.served([1, 2, 5]) == {2, 5}
+    assert result.policy == Policy(32, 0.0015, (8, 16), levels, 1)
+    assert (result.way.instances, result.way.threads, result.max_pending_requests, result.unused) == (3, 2, 0, ())
+    assert result.versions.served([1, 2, 5]) == {2, 5}
 
 
 def test_model_config_tells_what_is_in_effect_and_reads_back_as_it(tmp_path: Path) -> None:
     model = load(tmp_path, EVERYTHING)
-    told = text_format.MessageToString(model_codec.config(model.info, model.serving))
+    reported = text_format.MessageToString(model_codec.config(model.info, model.serving))
     (tmp_path / "toy" / pbtxt.FILE_NAME).unlink()
-    again = load(tmp_path, told)
+    again = load(tmp_path, reported)
     assert again.serving.policy == model.serving.policy
     assert (again.serving.way.instances, again.serving.way.threads) == (3, 2)
     assert again.serving.versions == model.serving.versions
@@ -84,10 +84,10 @@ def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path
     toy_model.write(tmp_path)
     text = triton_config(contract.load(tmp_path / "toy" / "1")).decode()
     assert "count: 2" in text
-    one = Settings(repository=tmp_path)
+    item = Settings(repository=tmp_path)
     (tmp_path / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    alone = Loader(base.load("ort"), one, 1, Metrics()).load(layout.load(candidate, 2**30))
+    alone = Loader(base.load("ort"), item, 1, Metrics()).load(layout.load(candidate, 2**30))
     assert (alone.serving.way.instances, alone.serving.unused) == (1, ())
     assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.way.instances == 3
     assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.way.threads == 2
@@ -203,7 +203,7 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
     )
     with serving(tmp_path) as server:
         index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
-        states = {(found.name, found.version): (found.state, found.reason) for found in index.models}
+        states = {(result.name, result.version): (result.state, result.reason) for result in index.models}
         rows = np.zeros((2, 3), np.float32)
         np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), atol=1e-6)
         answer = server.call(f"{INFERENCE}ModelConfig", pb.ModelConfigRequest(name="toy").SerializeToString())

@@ -39,7 +39,7 @@ WORLDS = st.tuples(
 
 
 def serving(known: Mapping[Key, Known], name: str) -> set[int]:
-    return {version for (model, version), one in known.items() if model == name and one.serves}
+    return {version for (model, version), item in known.items() if model == name and item.serves}
 
 
 def carried_out(
@@ -51,12 +51,12 @@ def carried_out(
     """As `models.reconciler` does: whatever has a print in `good` loads."""
     after = dict(known)
     for action in plan(prints, known, policies, NOW):
-        one = after.get(action.key, Known())
+        item = after.get(action.key, Known())
         if action.step in (Step.LOAD, Step.RETURN):
-            found = prints[action.key]
-            after[action.key] = one.accepted(found) if found.facts in good else one.failed(found, NOW)
+            result = prints[action.key]
+            after[action.key] = item.accepted(result) if result.facts in good else item.failed(result, NOW)
         elif action.step is Step.MISS:
-            after[action.key] = Known(one.tried, serves=True, missing=True)
+            after[action.key] = Known(item.tried, serves=True, missing=True)
         else:
             del after[action.key]
     for action in plan(prints, after, policies, -math.inf):
@@ -83,7 +83,7 @@ def test_nothing_is_done_twice(world: tuple, good: set[bytes]) -> None:
     prints, known, policies = world
     after = carried_out(prints, known, policies, good)
     again = plan(prints, after, policies, NOW)
-    if not any(one.missing and key in prints for key, one in after.items()):
+    if not any(item.missing and key in prints for key, item in after.items()):
         assert again == [], "the same files, at the same time, are an occasion for nothing"
 
 
@@ -92,22 +92,22 @@ def test_only_what_is_there_and_wanted_is_loaded(world: tuple) -> None:
     prints, known, policies = world
     for action in plan(prints, known, policies, NOW):
         if action.step is Step.LOAD:
-            one, (name, version) = known.get(action.key, Known()), action.key
+            item, (name, version) = known.get(action.key, Known()), action.key
             assert version in policies[name].served({v for n, v in prints if n == name} | serving(known, name))
-            assert one.tried != prints[action.key] or (one.refused and one.again <= NOW)
+            assert item.tried != prints[action.key] or (item.refused and item.again <= NOW)
 
 
 def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes() -> None:
-    one = Known()
+    item = Known()
     waits = []
     for _ in range(12):
-        one = one.failed(Fingerprint(b"0"), NOW)
-        waits.append(one.again - NOW)
+        item = item.failed(Fingerprint(b"0"), NOW)
+        waits.append(item.again - NOW)
     assert waits == [min(LONGEST, FIRST * 2**n) for n in range(12)]
-    assert plan({("a", 1): Fingerprint(b"0")}, {("a", 1): one}, {}, NOW) == []
-    assert [a.step for a in plan({("a", 1): Fingerprint(b"1")}, {("a", 1): one}, {}, NOW)] == [Step.LOAD]
-    assert one.failed(Fingerprint(b"1"), NOW).again == NOW + FIRST
-    assert [a.step for a in plan({("a", 1): Fingerprint(b"0")}, {("a", 1): one}, {}, math.inf)] == [Step.LOAD]
+    assert plan({("a", 1): Fingerprint(b"0")}, {("a", 1): item}, {}, NOW) == []
+    assert [a.step for a in plan({("a", 1): Fingerprint(b"1")}, {("a", 1): item}, {}, NOW)] == [Step.LOAD]
+    assert item.failed(Fingerprint(b"1"), NOW).again == NOW + FIRST
+    assert [a.step for a in plan({("a", 1): Fingerprint(b"0")}, {("a", 1): item}, {}, math.inf)] == [Step.LOAD]
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes()
 )
 def test_policies(there: set[int], served: set[int], policy: str, expected: list[tuple[str, int]]) -> None:
     same = Fingerprint(b"0")
-    found = plan(
+    result = plan(
         {("m", version): same for version in there},
         {("m", version): Known().accepted(same) for version in served},
         {"m": pbtxt.parse(policy)},
         NOW,
     )
-    assert [(action.step.name, action.key[1]) for action in found] == expected
+    assert [(action.step.name, action.key[1]) for action in result] == expected
 
 
 def test_what_a_policy_leaves_out_is_told_with_it() -> None:

@@ -53,8 +53,8 @@ LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 
 def told(*changes: dict[str, Any], file: str = "edges_l0.onnx") -> dict[str, Any]:
     """An explaining graph that gives so many tensors."""
-    one = ExplainedTensor(name="e", datatype="FP32", shape=(-1, 3, 4), holds="edges", layer=0)
-    tensors = tuple(dataclasses.replace(one, **change) for change in changes)
+    item = ExplainedTensor(name="e", datatype="FP32", shape=(-1, 3, 4), holds="edges", layer=0)
+    tensors = tuple(dataclasses.replace(item, **change) for change in changes)
     return {"explanations": Explanations(file=file, tensors=tensors)}
 
 
@@ -94,9 +94,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_number_beyond_reason_is_named(changes: dict[str, Any], text: str) -> None:
-    found = dataclasses.replace(listed(), **changes)
+    result = dataclasses.replace(listed(), **changes)
     with pytest.raises(LoadError) as caught:
-        check_manifest(found)
+        check_manifest(result)
     assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -154,7 +154,7 @@ def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None
     beyond = step(-1, 3)["layers"][0]
     wrong = dataclasses.replace(listed(), inputs=(odd,), layers=(none, right, beyond))
     said = list(validation.limit_faults(wrong))
-    assert [one.partition(":")[0] for one in said] == [
+    assert [item.partition(":")[0] for item in said] == [
         "'x' is 'COMPLEX', expected one of " + ", ".join(validation.DTYPES),
         f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...]",
         "layer 0",

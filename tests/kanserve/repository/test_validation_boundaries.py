@@ -16,8 +16,8 @@ def rows(count: int) -> dict[str, Any]:
     return {"reference": dataclasses.replace(listed().reference, inputs=((0.0,) * 3,) * count)}
 
 
-def tolerance(found: float) -> dict[str, Any]:
-    return {"reference": dataclasses.replace(listed().reference, tolerance=found)}
+def tolerance(result: float) -> dict[str, Any]:
+    return {"reference": dataclasses.replace(listed().reference, tolerance=result)}
 
 
 def files(count: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_what_is_at_a_bound_passes_and_the_next_does_not(
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("result", "text"),
     [
         (10**18 - 1, "999999999999999999"),
         (10**18, "2^59 or more"),
@@ -182,8 +182,8 @@ def test_what_is_at_a_bound_passes_and_the_next_does_not(
         (-(10**18), "-2^59 or more"),
     ],
 )
-def test_a_number_is_in_words_where_nobody_would_read_it(found: int, text: str) -> None:
-    (fault,) = validation.limit_faults(dataclasses.replace(listed(), max_batch_size=found))
+def test_a_number_is_in_words_where_nobody_would_read_it(result: int, text: str) -> None:
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), max_batch_size=result))
     assert fault == f"max_batch_size is {text}, expected 1 to 2147483647"
 
 

@@ -28,9 +28,9 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def given(rows: np.ndarray, *, binary: bool) -> list[Any]:
-    one = tritonclient.http.InferInput("x", list(rows.shape), "FP32" if rows.dtype == np.float32 else "FP64")
-    one.set_data_from_numpy(rows, binary_data=binary)
-    return [one]
+    item = tritonclient.http.InferInput("x", list(rows.shape), "FP32" if rows.dtype == np.float32 else "FP64")
+    item.set_data_from_numpy(rows, binary_data=binary)
+    return [item]
 
 
 def test_float64_survives_json(web: Server) -> None:

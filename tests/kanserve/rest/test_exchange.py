@@ -119,10 +119,10 @@ def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
 
     def ask_often(server: Server) -> None:
         with tritonclient.http.InferenceServerClient(server.http, concurrency=1) as client:
-            one = tritonclient.http.InferInput("x", list(ROWS.shape), "FP32")
-            one.set_data_from_numpy(ROWS)
+            item = tritonclient.http.InferInput("x", list(ROWS.shape), "FP32")
+            item.set_data_from_numpy(ROWS)
             for _ in range(50):
-                y = client.infer("toy", [one]).as_numpy("y")
+                y = client.infer("toy", [item]).as_numpy("y")
                 if not np.allclose(y, expected, rtol=1e-5):
                     wrong.append(y)
 

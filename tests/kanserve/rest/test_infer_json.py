@@ -30,14 +30,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def echoed(server: Server, datatype: str, rows: np.ndarray, *, sent: bool, back: bool) -> np.ndarray:
     """The rows as they come back; as bytes or as JSON, either way."""
-    one = tritonclient.http.InferInput("x", list(rows.shape), datatype)
-    one.set_data_from_numpy(rows, binary_data=sent)
+    item = tritonclient.http.InferInput("x", list(rows.shape), datatype)
+    item.set_data_from_numpy(rows, binary_data=sent)
     wanted = [tritonclient.http.InferRequestedOutput("y0", binary_data=back)]
     with tritonclient.http.InferenceServerClient(server.http) as client:
-        found = client.infer(datatype.lower(), [one], outputs=wanted).as_numpy("y0")
+        result = client.infer(datatype.lower(), [item], outputs=wanted).as_numpy("y0")
     if datatype == "BYTES" and not back:
-        return np.array([text.encode() for text in found.ravel()], object).reshape(found.shape)
-    return found
+        return np.array([text.encode() for text in result.ravel()], object).reshape(result.shape)
+    return result
 
 
 @pytest.mark.parametrize("datatype", KINDS)
@@ -58,13 +58,13 @@ def test_as_json(plain: Server, datatype: str, sent: bool, back: bool) -> None:
 @pytest.mark.parametrize("datatype", NO_JSON)
 def test_what_json_does_not_carry(plain: Server, datatype: str) -> None:
     path = f"/v2/models/{datatype.lower()}/infer"
-    one = {"name": "x", "datatype": datatype, "shape": [1, 3]}
-    refused = ask(plain, path, {"inputs": [{**one, "data": [1, 2, 3]}]})
+    item = {"name": "x", "datatype": datatype, "shape": [1, 3]}
+    refused = ask(plain, path, {"inputs": [{**item, "data": [1, 2, 3]}]})
     assert (refused.status, refused.json["error"].partition(".")[0]) == (
         400,
         f"receiving {datatype} data via JSON is not supported",
     )
-    text = json.dumps({"inputs": [{**one, "parameters": {"binary_data_size": 6}}]}).encode()
+    text = json.dumps({"inputs": [{**item, "parameters": {"binary_data_size": 6}}]}).encode()
     refused = ask(plain, path, text + bytes(6), inference_header_content_length=str(len(text)))
     assert (refused.status, refused.json["error"].partition(".")[0]) == (
         400,

@@ -48,36 +48,36 @@ def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
 
 
 def good(server: Server, path: str, body: Any = None) -> Any:
-    status, found = ask(server, path, body)
-    assert status == 200, found
-    return found
+    status, result = ask(server, path, body)
+    assert status == 200, result
+    return result
 
 
 @pytest.mark.parametrize("path", ["toy/edges", "toy/versions/1/edges"])
 def test_edges(web: Server, path: str) -> None:
-    found = good(web, path, {"rows": ROWS.tolist(), "id": "j1", "residual": True, "nodes": True, "top_k": 2})
-    assert (found["model_name"], found["model_version"], found["id"]) == ("toy", "1", "j1")
+    result = good(web, path, {"rows": ROWS.tolist(), "id": "j1", "residual": True, "nodes": True, "top_k": 2})
+    assert (result["model_name"], result["model_version"], result["id"]) == ("toy", "1", "j1")
     with Client(web.address) as client:
         expected = client.edges(client.describe("toy"), ROWS, residual=True, nodes=True, top_k=2)
-    for layer, same in zip(found["layers"], expected, strict=True):
+    for layer, same in zip(result["layers"], expected, strict=True):
         for name in ("values", "residual", "nodes", "sources", "destinations"):
             np.testing.assert_array_equal(np.array(layer[name], np.float32), getattr(same, name))
-    assert "per_row_sources" not in found["layers"][0]
+    assert "per_row_sources" not in result["layers"][0]
 
 
 def test_explanations(web: Server) -> None:
     rows = ROWS.astype(np.float64)
-    asked = {"rows": rows.tolist(), "reference_rows": rows[:2].tolist(), "outputs": [1]}
-    found = good(web, "toy64/explain", asked)
+    requested = {"rows": rows.tolist(), "reference_rows": rows[:2].tolist(), "outputs": [1]}
+    result = good(web, "toy64/explain", requested)
     with Client(web.address) as client:
         same = client.explain(client.describe("toy64"), rows, reference=rows[:2], outputs=[1])
     for name in ("contributions", "base", "predictions", "completeness_error"):
-        np.testing.assert_array_equal(np.array(found[name]), getattr(same, name))
-    assert (found["reference"], found["nodes_are_inputs"], found["nodes"]) == ("rows", True, 3)
+        np.testing.assert_array_equal(np.array(result[name]), getattr(same, name))
+    assert (result["reference"], result["nodes_are_inputs"], result["nodes"]) == ("rows", True, 3)
 
 
 def test_curves(web: Server) -> None:
-    asked = {
+    requested = {
         "layers": [0],
         "sources": [1],
         "destinations": [0, 2],
@@ -86,7 +86,7 @@ def test_curves(web: Server) -> None:
         "high": 1,
         "derivative": True,
     }
-    (block,) = good(web, "toy/curves", asked)["blocks"]
+    (block,) = good(web, "toy/curves", requested)["blocks"]
     x = np.linspace(-1, 1, 7)
     np.testing.assert_allclose(block["x"], [x])
     np.testing.assert_allclose(block["phi"], np.tanh(x) * toy_model.W0[1, [0, 2], None][None], rtol=1e-5, atol=1e-6)
@@ -94,8 +94,8 @@ def test_curves(web: Server) -> None:
 
 
 def test_scores_and_a_description(web: Server) -> None:
-    found = good(web, "toy/scores", {"rows": ROWS.tolist()})
-    assert [np.shape(layer["edges"]) for layer in found["layers"]] == [(3, 4), (4, 2)]
+    result = good(web, "toy/scores", {"rows": ROWS.tolist()})
+    assert [np.shape(layer["edges"]) for layer in result["layers"]] == [(3, 4), (4, 2)]
     described = good(web, "toy")
     assert (described["family"], described["edge_class"], described["max_batch_size"]) == ("toy", "A", toy_model.BATCH)
     assert [layer["sources"] for layer in described["layers"]] == [3, 4]
@@ -105,11 +105,11 @@ def test_scores_and_a_description(web: Server) -> None:
 def test_statistics_and_a_new_beginning(web: Server) -> None:
     web.infer(ROWS)
     wait_until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
-    found = good(web, "toy/statistics", {"source": "total"})
-    assert [len(node["mean"]) for node in found["nodes"]] == [3, 4, 2]
-    assert np.shape(found["nodes"][0]["zones"]) == (3, 3)
+    result = good(web, "toy/statistics", {"source": "total"})
+    assert [len(node["mean"]) for node in result["nodes"]] == [3, 4, 2]
+    assert np.shape(result["nodes"][0]["zones"]) == (3, 3)
     since = good(web, "toy/statistics/reset", {})["since"]
-    assert since > found["since"]
+    assert since > result["since"]
     assert good(web, "toy/statistics", {"source": "total"})["row_count"] == 0
 
 
@@ -144,8 +144,8 @@ def test_numbers_that_json_lacks(web: Server) -> None:
     ],
 )
 def test_what_is_refused(web: Server, path: str, body: Any, status: int, words: str) -> None:
-    found, said = ask(web, path, body)
-    assert (found, words in said["error"]) == (status, True), said
+    result, said = ask(web, path, body)
+    assert (result, words in said["error"]) == (status, True), said
     assert good(web, "toy/edges", {"rows": ROWS.tolist(), "layers": [1]})["layers"]
 
 
@@ -175,9 +175,9 @@ def test_packed_numbers_survive(wide: list[float], narrow: list[float]) -> None:
     message = kan_pb2.NodeStatistics(
         layer=-1, psi=np.array(wide, "<f8").tobytes(), counts=np.arange(3, dtype="<u8").tobytes()
     )
-    found = json.loads(orjson.dumps(arrays.plain(message)))
-    np.testing.assert_array_equal(np.array(found.get("psi", []), np.float64), wide)
-    assert (found["counts"], found["layer"]) == ([0, 1, 2], -1)
+    result = json.loads(orjson.dumps(arrays.plain(message)))
+    np.testing.assert_array_equal(np.array(result.get("psi", []), np.float64), wide)
+    assert (result["counts"], result["layer"]) == ([0, 1, 2], -1)
     scores = kan_pb2.LayerScores(nodes=np.array(narrow, "<f4").tobytes())
-    told = json.loads(orjson.dumps(arrays.plain(scores)))
-    np.testing.assert_array_equal(np.array(told.get("nodes", []), np.float32), np.array(narrow, np.float32))
+    reported = json.loads(orjson.dumps(arrays.plain(scores)))
+    np.testing.assert_array_equal(np.array(reported.get("nodes", []), np.float32), np.array(narrow, np.float32))

@@ -26,9 +26,9 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def given(rows: np.ndarray, *, binary: bool) -> list[Any]:
-    one = tritonclient.http.InferInput("x", list(rows.shape), "FP32" if rows.dtype == np.float32 else "FP64")
-    one.set_data_from_numpy(rows, binary_data=binary)
-    return [one]
+    item = tritonclient.http.InferInput("x", list(rows.shape), "FP32" if rows.dtype == np.float32 else "FP64")
+    item.set_data_from_numpy(rows, binary_data=binary)
+    return [item]
 
 
 def test_what_the_server_and_its_models_are(web: Server) -> None:
@@ -47,9 +47,9 @@ def test_what_the_server_and_its_models_are(web: Server) -> None:
         index = client.get_model_repository_index()
         assert {"name": "toy", "version": "1", "state": "READY"} in index
         statistics = client.get_inference_statistics("toy", "1")["model_stats"]
-        assert [one["version"] for one in statistics] == ["1"]
+        assert [item["version"] for item in statistics] == ["1"]
         assert isinstance(statistics[0]["inference_stats"]["success"]["count"], int)
-        assert {one["name"] for one in client.get_inference_statistics()["model_stats"]} == {"toy", "toy64"}
+        assert {item["name"] for item in client.get_inference_statistics()["model_stats"]} == {"toy", "toy64"}
 
 
 @pytest.mark.parametrize("sent", [True, False], ids=["binary", "json"])

@@ -57,7 +57,7 @@ def test_all_who_ask_wait_for_one_and_it_is_kept() -> None:
         assert (work.begun, work.ended) == (1, 0)
         work.go.set()
         answers = await asyncio.gather(*waiting[1:])
-        assert {id(one) for one in answers} == {id(await once.get("a", version, work.make))}
+        assert {id(item) for item in answers} == {id(await once.get("a", version, work.make))}
         assert work.begun == 1
         await once.get("a", Version(), work.make)  # another version replaces it
         assert work.begun == 2
@@ -73,8 +73,8 @@ def test_what_everybody_left_ends_and_holds_nobody_up() -> None:
         behind = asked(once, "b", other, work)
         await turns()
         assert (left.begun, work.begun) == (1, 0)
-        for one in gone:
-            one.cancel()
+        for item in gone:
+            item.cancel()
         again = asked(once, "a", version, work)  # at the same moment
         await turns()
         assert left.ended == 1
@@ -93,10 +93,10 @@ def test_what_takes_too_long_or_is_too_much_is_refused() -> None:
         await turns()
         with pytest.raises(QueueFull):
             await once.get("c", version, slow.make)
-        for one in waiting:
+        for item in waiting:
             with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0\.05 s"):
-                await one
-        assert all(one.is_set() for one in slow.gone)
+                await item
+        assert all(item.is_set() for item in slow.gone)
         slow.go.set()
         assert (await once.get("a", version, slow.make)).body == b"x"
 
@@ -110,10 +110,10 @@ def test_an_error_is_for_all_who_wait_and_is_not_kept() -> None:
 
     async def check() -> None:
         once, work, version = Once(Bound()), Work(), Version()
-        found: list[Any] = await asyncio.gather(
+        result: list[Any] = await asyncio.gather(
             *(once.get("a", version, fail) for _ in range(3)), return_exceptions=True
         )
-        assert [str(one) for one in found] == ["never"] * 3
+        assert [str(item) for item in result] == ["never"] * 3
         work.go.set()
         assert (await once.get("a", version, work.make)).body == b"x"
 

@@ -18,11 +18,11 @@ RELAXED = " (graph_allowlist = relaxed allows it)"
 
 def flat(*nodes: onnx.NodeProto, values: tuple[str, ...] = ()) -> list[str]:
     """The faults of a graph of these operators over the input `x` and the constants `values`."""
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 3])
+    supplied = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 3])
     constants = [TensorProto(name=name, data_type=TensorProto.FLOAT, float_data=[1]) for name in values]
     for constant in constants:
         constant.dims.append(1)
-    graph = helper.make_graph(list(nodes), "flat", [given], [], constants)
+    graph = helper.make_graph(list(nodes), "flat", [supplied], [], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return [fault.removesuffix(RELAXED) for fault in all_of(model)]
 

@@ -36,9 +36,9 @@ def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FIL
     return layout.load(candidate, 2**30)
 
 
-def tried(one: Bundle, root: Path, **settings: Any) -> None:
+def tried(item: Bundle, root: Path, **settings: Any) -> None:
     """Raises what the trial raises."""
-    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(one))
+    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(item))
 
 
 def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,13 +65,13 @@ def test_a_bug_is_told_with_its_place() -> None:
 def test_a_job_is_what_was_put() -> None:
     """And what has been taken is given back."""
     files = {"a": b"x" * 100_000, "b": b"", "c": b"yz"}
-    given = Job(
+    supplied = Job(
         "ort", SessionOptions("cpu", 1), False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None
     )
-    memory = job.put(given, files)
+    memory = job.put(supplied, files)
     try:
-        assert job.take(memory) == (given, files)
+        assert job.take(memory) == (supplied, files)
         assert os.fstat(memory).st_size == 0
     finally:
         os.close(memory)
-    assert given.most == 10 + job.FACTOR * 100_002 + job.OWN_OPERATORS + job.OF_A_THREAD
+    assert supplied.most == 10 + job.FACTOR * 100_002 + job.OWN_OPERATORS + job.OF_A_THREAD

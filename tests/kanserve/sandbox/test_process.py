@@ -48,14 +48,14 @@ def test_who_forks_is_replaced(tmp_path: Path) -> None:
 
 
 def test_many_pass_through_one_process(tmp_path: Path) -> None:
-    one = bundle(tmp_path)
+    item = bundle(tmp_path)
 
     async def main() -> None:
         trial = Sandbox(Settings(repository=tmp_path))
-        await trial.validate(one)
+        await trial.validate(item)
         pid = forker(trial)
         begun = time.monotonic()
-        await asyncio.gather(*(trial.validate(one) for _ in range(20)))
+        await asyncio.gather(*(trial.validate(item) for _ in range(20)))
         assert time.monotonic() - begun < 5
         assert forker(trial) == pid
         assert len(os.listdir(f"/proc/{pid}/fd")) < 8

@@ -28,7 +28,7 @@ def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device:
     own = dict(zip(NAMES, (toy_model.graph(), toy_model.edge_graph(0), toy_model.edge_graph(1)), strict=True))
     data = {**own, **(files or {})}
     manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
-    sizes = {name: len(one) for name, one in data.items()}
+    sizes = {name: len(item) for name, item in data.items()}
     process.try_out(Job("ort", SessionOptions(device, 1), True, 8, 60, 2**30, sizes, manifest), data)
 
 
@@ -69,8 +69,8 @@ def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
     """An explaining graph beside the toy: what it is, and what the manifest says of it."""
     y = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="output", layer=-1)
     tensors = (y, dataclasses.replace(y, name="layer1_in", shape=(-1, 4), holds="nodes", layer=1))
-    told = dataclasses.replace(Explanations(file="explain.onnx", tensors=tensors), **changes)
-    return {"files": {"explain.onnx": graph}, "explanations": told}
+    reported = dataclasses.replace(Explanations(file="explain.onnx", tensors=tensors), **changes)
+    return {"files": {"explain.onnx": graph}, "explanations": reported}
 
 
 def for_many(graph: bytes) -> dict[str, Any]:
@@ -102,13 +102,13 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
     ),
     (
         "other answers",
-        reference(lambda found: dataclasses.replace(found, outputs=((0.5, 0.5),) * 4)),
+        reference(lambda result: dataclasses.replace(result, outputs=((0.5, 0.5),) * 4)),
         LoadReason.REFERENCE,
         "reference rows differ by",
     ),
     (
         "ragged",
-        reference(lambda found: dataclasses.replace(found, outputs=((0.5,), (0.5, 1.0)) * 2)),
+        reference(lambda result: dataclasses.replace(result, outputs=((0.5,), (0.5, 1.0)) * 2)),
         LoadReason.MANIFEST,
         "differ in length",
     ),
@@ -156,7 +156,7 @@ def test_what_fits_passes() -> None:
     tried()
     tried(**explaining(toy_model.graph()))
     tried(plain=True)
-    tried(**reference(lambda found: dataclasses.replace(found, inputs=(), outputs=())))
+    tried(**reference(lambda result: dataclasses.replace(result, inputs=(), outputs=())))
 
 
 def test_a_graph_that_dislikes_zeros_passes() -> None:

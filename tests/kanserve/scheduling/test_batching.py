@@ -52,29 +52,29 @@ def row(value: float) -> list[bytes]:
 
 
 def submitted(lane: FastPath, value: float, deadline: float | None = None) -> asyncio.Future[Answer | None]:
-    found = lane.submit(row(value), deadline)
-    assert found is not None
-    return found
+    result = lane.submit(row(value), deadline)
+    assert result is not None
+    return result
 
 
 def value(answer: Answer | None) -> float:
     assert answer is not None
-    (one,), queue_ns, infer_ns = answer
+    (item,), queue_ns, infer_ns = answer
     assert queue_ns >= 0 < infer_ns
-    assert len(one) == 8
-    return float(np.frombuffer(one, "<f4")[0])
+    assert len(item) == 8
+    return float(np.frombuffer(item, "<f4")[0])
 
 
 def on(make: Callable[[Executor, FastPath], Coroutine[Any, Any, None]], **options: Any) -> None:
     """Run a coroutine with an executor of a Graph, and its lane."""
 
     async def main() -> None:
-        made = executor(**{"graph": Graph(), **options})
-        lane = made.fast_path(FORM)
+        created = executor(**{"graph": Graph(), **options})
+        lane = created.fast_path(FORM)
         assert lane is not None
-        await make(made, lane)
-        assert made._metrics.statistics.pending == 0
-        await asyncio.to_thread(made.close)
+        await make(created, lane)
+        assert created._metrics.statistics.pending == 0
+        await asyncio.to_thread(created.close)
 
     asyncio.run(main())
 
@@ -82,18 +82,18 @@ def on(make: Callable[[Executor, FastPath], Coroutine[Any, Any, None]], **option
 def test_what_arrives_together_runs_together() -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         answers = await asyncio.gather(*(submitted(lane, at) for at in range(100)))
         assert [value(answer) for answer in answers] == [2.0 * at for at in range(100)]
         assert graph.runs == [64, 36]
-        assert made._metrics.statistics.execution_count == 2
-        assert sorted(made._metrics.statistics.batches) == [36, 64]
+        assert built._metrics.statistics.execution_count == 2
+        assert sorted(built._metrics.statistics.batches) == [36, 64]
 
     on(ask, graph=graph)
 
 
 def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then() -> None:
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         at_once = []
         for at in range(CALM + 4 * PROBE):
             future = submitted(lane, at)
@@ -111,7 +111,7 @@ def test_those_that_a_door_hands_over_one_by_one_run_together_where_it_is_waited
 ) -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         answers = []
         for at in range(6):  # one in three rounds of the loop
             answers.append(submitted(lane, at))
@@ -126,7 +126,7 @@ def test_those_that_a_door_hands_over_one_by_one_run_together_where_it_is_waited
 def test_the_first_does_not_wait_for_ever_for_those_that_come_one_by_one() -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         first, end = submitted(lane, 0), time.monotonic() + 10
         while not first.done():
             assert time.monotonic() < end
@@ -145,9 +145,9 @@ def test_a_run_that_fails_gives_nothing_and_the_others_are_asked_again(wrong: bo
             return [feeds["x"][:, :1]]
         raise ZeroDivisionError
 
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         assert await asyncio.gather(*(submitted(lane, at) for at in range(3))) == [None, None, None]
-        assert made._metrics.statistics.execution_count == 0
+        assert built._metrics.statistics.execution_count == 0
 
     on(ask, graph=graph)
 
@@ -155,7 +155,7 @@ def test_a_run_that_fails_gives_nothing_and_the_others_are_asked_again(wrong: bo
 def test_who_gave_up_is_not_computed() -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         late, gone = submitted(lane, 1, time.monotonic() - 1), submitted(lane, 2)
         gone.cancel()
         assert value(await submitted(lane, 3, time.monotonic() + 60)) == 6.0
@@ -167,8 +167,8 @@ def test_who_gave_up_is_not_computed() -> None:
 
 
 def test_what_waits_goes_first() -> None:
-    async def ask(made: Executor, lane: FastPath) -> None:
-        before = asyncio.create_task(made.run(["y"], {"x": np.ones((1, 2), "<f4")}, 1, Limits()))
+    async def ask(built: Executor, lane: FastPath) -> None:
+        before = asyncio.create_task(built.run(["y"], {"x": np.ones((1, 2), "<f4")}, 1, Limits()))
         await asyncio.sleep(0)
         assert lane.submit(row(1), None) is None
         await before
@@ -178,7 +178,7 @@ def test_what_waits_goes_first() -> None:
 
 
 def test_a_full_queue_is_full_for_all() -> None:
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         first = [submitted(lane, at) for at in range(3)]
         assert lane.submit(row(9), None) is None
         assert [value(answer) for answer in await asyncio.gather(*first)] == [0.0, 2.0, 4.0]
@@ -200,9 +200,9 @@ def test_a_full_queue_is_full_for_all() -> None:
 )
 def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, way: ExecutionPlan) -> None:
     async def main() -> None:
-        made = executor(Graph(), policy, way)
-        assert made.fast_path(FORM) is None
-        await asyncio.to_thread(made.close)
+        created = executor(Graph(), policy, way)
+        assert created.fast_path(FORM) is None
+        await asyncio.to_thread(created.close)
 
     asyncio.run(main())
 
@@ -211,7 +211,7 @@ def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy
 def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> None:
     graph = Graph()
 
-    async def ask(made: Executor, lane: FastPath) -> None:
+    async def ask(built: Executor, lane: FastPath) -> None:
         answers = await asyncio.gather(*(submitted(lane, at) for at in range(5)))
         assert [value(answer) for answer in answers] == [0.0, 2.0, 4.0, 6.0, 8.0]
         assert max(graph.runs) <= max(1, policy.max_rows)

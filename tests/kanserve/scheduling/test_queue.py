@@ -144,7 +144,7 @@ def test_those_that_waited_too_long_may_come_last_instead() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "asked", "queue_deadline"),
+    ("level", "requested", "queue_deadline"),
     [
         (PriorityLevel(), None, None),
         (PriorityLevel(), 2.0, 12.0),
@@ -155,8 +155,8 @@ def test_those_that_waited_too_long_may_come_last_instead() -> None:
         (PriorityLevel(override=False), 0.5, None),
     ],
 )
-def test_how_long_a_request_waits(level: PriorityLevel, asked: float | None, queue_deadline: float | None) -> None:
-    assert level.queue_deadline(10.0, asked) == queue_deadline
+def test_how_long_a_request_waits(level: PriorityLevel, requested: float | None, queue_deadline: float | None) -> None:
+    assert level.queue_deadline(10.0, requested) == queue_deadline
 
 
 def test_a_priority_that_does_not_exist_is_the_default() -> None:
@@ -215,10 +215,10 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
                 waiting[new.ticket] = new
         elif act[0] == "gone":
             if waiting:
-                found = list(waiting.values())[act[1] % len(waiting)]
-                assert queue.remove(found)
-                assert not queue.remove(found)
-                ended.append(waiting.pop(found.ticket).ticket)
+                result = list(waiting.values())[act[1] % len(waiting)]
+                assert queue.remove(result)
+                assert not queue.remove(result)
+                ended.append(waiting.pop(result.ticket).ticket)
         elif act[0] == "pass":
             now += act[1]
         else:

@@ -43,8 +43,8 @@ def test_who_may_wait_until_a_moment_may_wait_in_it(now: float) -> None:
         queue: Queue[str] = Queue(Policy(8), 99)
         queue.add(one("a", **times))
         queue.add(one("b", queue_deadline=0.5))  # whose end has the queue look
-        found = queue.expire(now)
-        assert "a" in tickets([*found.late, *found.timed_out]) if over else tickets(found.timed_out) == ["b"]
+        result = queue.expire(now)
+        assert "a" in tickets([*result.late, *result.timed_out]) if over else tickets(result.timed_out) == ["b"]
         assert tickets(queue.take(now)[0]) == ([] if over else ["a"])
 
 

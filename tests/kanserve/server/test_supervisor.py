@@ -122,8 +122,8 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
             # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
             assert sum(lost.values()) <= (3 if door == "asgi" else 6), lost
             assert client.ends["OK"] > 50
-        told = [line for line in server.lines() if line["event"] == "worker_exited"]
-        assert [line["code"] for line in told] == [-signal.SIGKILL] * 3
+        reported = [line for line in server.lines() if line["event"] == "worker_exited"]
+        assert [line["code"] for line in reported] == [-signal.SIGKILL] * 3
         assert value(server.metrics(), "kanserve_worker_exits_total") == 3
         assert server.stop() == 0
 
@@ -161,8 +161,8 @@ def test_nobody_is_ready_before_all_are(tmp_path: Path) -> None:
             address = log.read_text().partition('"grpc": "')[2].partition('"')[0]
             with grpc.insecure_channel(address) as channel:
                 for path, kind in (("ModelReady", pb.ModelReadyRequest), ("ServerReady", pb.ServerReadyRequest)):
-                    asked = kind(name="toy") if path == "ModelReady" else kind()
-                    answer = channel.unary_unary(INFERENCE + path)(asked.SerializeToString(), timeout=20)
+                    requested = kind(name="toy") if path == "ModelReady" else kind()
+                    answer = channel.unary_unary(INFERENCE + path)(requested.SerializeToString(), timeout=20)
                     assert not pb.ServerReadyResponse.FromString(answer).ready
         finally:
             os.kill(held, signal.SIGCONT)

@@ -70,8 +70,8 @@ def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
         held = min(before)
         os.kill(held, signal.SIGSTOP)
         wait_until(lambda: held not in pids(server) and len(pids(server)) == 2, 30)
-        told = [line["event"] for line in server.lines() if line["level"] == "error"]
-        assert told == ["worker_stalled", "worker_exited"]
+        reported = [line["event"] for line in server.lines() if line["level"] == "error"]
+        assert reported == ["worker_stalled", "worker_exited"]
         wait_until(lambda: "kanserve_workers 2" in server.metrics(), 30)
         assert server.stop() == 0
 

@@ -30,9 +30,9 @@ def load(server: Server, name: str, verb: str = "Load", **fields: object) -> Non
     server.call(f"{INFERENCE}RepositoryModel{verb}", kind(model_name=name, **fields).SerializeToString())
 
 
-def refused(code: grpc.StatusCode, words: str, server: Server, *asked: object, **fields: object) -> None:
+def refused(code: grpc.StatusCode, words: str, server: Server, *query: object, **fields: object) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        load(server, *asked, **fields)
+        load(server, *query, **fields)
     assert (caught.value.code(), words in caught.value.details()) == (code, True), caught.value.details()
 
 
@@ -76,8 +76,8 @@ def test_models_are_there_when_they_are_asked_for(tmp_path: Path, door: str) -> 
         assert states(server) == {"other/3": "READY", "toy/1": "unloaded"}
         refused(Code.NOT_FOUND, "failed to load 'nobody', no version is available", server, "nobody")
         refused(Code.NOT_FOUND, "no version is available", server, "../toy")
-        given = {"config": pb.ModelRepositoryParameter(string_param="{}")}
-        refused(Code.INVALID_ARGUMENT, "unrecognized load parameter 'config'.", server, "toy", parameters=given)
+        supplied = {"config": pb.ModelRepositoryParameter(string_param="{}")}
+        refused(Code.INVALID_ARGUMENT, "unrecognized load parameter 'config'.", server, "toy", parameters=supplied)
         refused(Code.NOT_FOUND, "unknown model: 'nobody'", server, "nobody", "Unload")
         load(server, "toy")
         assert reload_tools.factor(server) == 1
@@ -135,8 +135,8 @@ def choose(server: Server, version: str = "") -> tuple[str, str]:
     answer = server.call(
         f"{KAN}PromoteModel", kan_pb2.PromoteModelRequest(model_name="toy", model_version=version).SerializeToString()
     )
-    found = kan_pb2.VersionChoice.FromString(answer)
-    return found.model_version, found.previous_version
+    result = kan_pb2.VersionChoice.FromString(answer)
+    return result.model_version, result.previous_version
 
 
 def test_promote_and_roll_back(server: Server, three: Path) -> None:
@@ -172,9 +172,9 @@ def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
     toy_model.write(tmp_path, version=2, reference_scale=2.0)
     with serving(tmp_path) as server:
         for method, words in (("RollbackModel", "no ready version below 1"), ("PromoteModel", "is not ready")):
-            asked = kan_pb2.PromoteModelRequest(model_name="toy", model_version="2" * (method == "PromoteModel"))
+            requested = kan_pb2.PromoteModelRequest(model_name="toy", model_version="2" * (method == "PromoteModel"))
             with pytest.raises(grpc.RpcError, match=words) as caught:
-                server.call(f"{KAN}{method}", asked.SerializeToString()[: None if "P" in method else 5])
+                server.call(f"{KAN}{method}", requested.SerializeToString()[: None if "P" in method else 5])
             assert caught.value.code() is Code.FAILED_PRECONDITION
 
 
@@ -189,12 +189,12 @@ def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
 def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
     """Each process logs it: the one that gets the request, and the one that follows it."""
     pytest.importorskip("h2corn")
-    made = token_files.write(tmp_path / "tokens.toml")
+    created = token_files.write(tmp_path / "tokens.toml")
     with (
         serving(
             three, workers=2, transport="asgi", repository_poll_seconds=0, tokens=str(tmp_path / "tokens.toml")
         ) as server,
-        Client(server.address, token=made["admin"]) as client,
+        Client(server.address, token=created["admin"]) as client,
     ):
         control.promote(client, "toy", "1")
         control.rollback(client, "toy")
@@ -203,8 +203,8 @@ def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
         client.reset_statistics("toy")
         wait_until(lambda: len(reload_tools.events(server, "statistics_reset")) == 2)
         chosen = reload_tools.events(server, "default_version_changed")
-        told = [(line["how"], line["model"], line["version"], line["before"]) for line in chosen]
-        assert sorted(told) == [("promote", "toy", 1, 3)] * 2 + [("rollback", "toy", 3, 1)] * 2
+        reported = [(line["how"], line["model"], line["version"], line["before"]) for line in chosen]
+        assert sorted(reported) == [("promote", "toy", 1, 3)] * 2 + [("rollback", "toy", 3, 1)] * 2
         for event in ("default_version_changed", "shadow_started", "shadow_stopped", "statistics_reset"):
             lines = reload_tools.events(server, event)
             assert {line.get("caller") for line in lines} == {"admin"}, lines
@@ -218,8 +218,8 @@ def test_all_workers_do_the_same(three: Path) -> None:
     def everyone(factor: float) -> bool:
         for _ in range(12):
             with grpc.insecure_channel(server.address, own) as channel:
-                one = Server(server.process, server.port, 0, channel, server.log)
-                if reload_tools.factor(one) != factor:
+                item = Server(server.process, server.port, 0, channel, server.log)
+                if reload_tools.factor(item) != factor:
                     return False
         return True
 

@@ -91,7 +91,7 @@ def test_what_a_row_is_on_its_grids_comes_with_its_answer(served: Server) -> Non
 
 def test_the_strongest_inputs_are_those_of_explain_and_add_up(served: Server) -> None:
     answer = of(served, ROWS, {"kan.explain_top_k": 2})
-    whole, told = explained(served, ROWS)
+    whole, reported = explained(served, ROWS)
     features, values = (answer.as_numpy(f"kan.explain.{name}") for name in ("features", "values"))
     assert (features.dtype, values.dtype, features.shape, values.shape) == (np.int32, np.float64, (3, 2, 2), (3, 2, 2))
     for row, output in np.ndindex(3, 2):
@@ -100,21 +100,21 @@ def test_the_strongest_inputs_are_those_of_explain_and_add_up(served: Server) ->
         np.testing.assert_array_equal(values[row, output], whole[row, order, output])
     rest, base, error = (answer.as_numpy(f"kan.explain.{name}") for name in ("residual", "base", "completeness_error"))
     np.testing.assert_allclose(rest, whole.sum(axis=1) - values.sum(axis=2), atol=1e-12)
-    np.testing.assert_array_equal(base, np.broadcast_to(np.frombuffer(told.base), (3, 2)))
+    np.testing.assert_array_equal(base, np.broadcast_to(np.frombuffer(reported.base), (3, 2)))
     total = base + values.sum(axis=2) + rest
     assert (np.abs(total - answer.as_numpy("y")) <= error + 1e-6).all()
     said = answer.get_response().parameters
-    assert said["kan.explain.method"].string_param == told.method
-    assert said["kan.explain.reference"].string_param == told.reference == "grid_center"
+    assert said["kan.explain.method"].string_param == reported.method
+    assert said["kan.explain.reference"].string_param == reported.reference == "grid_center"
     assert (said["kan.explain.nodes_are_inputs"].bool_param, said["kan.explain.layer"].int64_param) == (True, 0)
 
 
 def test_answers_are_the_same_bytes_with_and_without(served: Server) -> None:
     bare = of(served, ROWS, {}).get_response()
     for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}, BOTH):
-        told = of(served, ROWS, parameters).get_response()
-        assert told.raw_output_contents[0] == bare.raw_output_contents[0]
-        assert told.outputs[0] == bare.outputs[0]
+        reported = of(served, ROWS, parameters).get_response()
+        assert reported.raw_output_contents[0] == bare.raw_output_contents[0]
+        assert reported.outputs[0] == bare.outputs[0]
     for nothing in ({"kan.coverage": False}, {"kan.explain_top_k": 0}, {"kan.coverage": False, "kan.explain_top_k": 0}):
         again = of(served, ROWS, nothing).get_response()
         assert again.SerializeToString(deterministic=True) == bare.SerializeToString(deterministic=True)
@@ -122,12 +122,12 @@ def test_answers_are_the_same_bytes_with_and_without(served: Server) -> None:
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_same_over_http(served: Server, binary: bool) -> None:
-    told, there = of(served, ROWS, BOTH), over_http(served, ROWS, BOTH, binary=binary)
-    names = [output.name for output in told.get_response().outputs]
+    reported, there = of(served, ROWS, BOTH), over_http(served, ROWS, BOTH, binary=binary)
+    names = [output.name for output in reported.get_response().outputs]
     assert [output["name"] for output in there.get_response()["outputs"]] == names
     assert len(names) == 11
     for name in names:
-        np.testing.assert_array_equal(there.as_numpy(name), told.as_numpy(name))
+        np.testing.assert_array_equal(there.as_numpy(name), reported.as_numpy(name))
     said = there.get_response()["parameters"]
     assert said == {
         "kan.coverage.definition": "grid,grid",
@@ -237,34 +237,34 @@ def test_the_size_of_a_coverage_is_bounded(models: Path) -> None:
 def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, door: str) -> None:
     """Over unary calls, streams and HTTP; who has both roles may."""
     both = token_file.make()
-    made = token_files.write(tmp_path / "tokens.toml", more=token_files.block("both", both, "infer", "interpret"))
+    created = token_files.write(tmp_path / "tokens.toml", more=token_files.block("both", both, "infer", "interpret"))
     chosen = http_client.way(door)[1]
     message = request(ROWS, "spline")
     message.parameters["kan.coverage"].bool_param = True
-    asked = message.SerializeToString()
+    requested = message.SerializeToString()
     document = {"inputs": [http_client.tensor(ROWS)], "parameters": {"kan.coverage": True}}
     with serving(models, plain_onnx=True, tokens=str(tmp_path / "tokens.toml"), **chosen) as running:
-        for token, allowed in ((made["infer"], False), (both, True), (made["admin"], True)):
+        for token, allowed in ((created["infer"], False), (both, True), (created["admin"], True)):
             shown = token_files.bearer(token)
             stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
-            (raw,) = stream(iter([asked]), timeout=20, metadata=shown)
+            (raw,) = stream(iter([requested]), timeout=20, metadata=shown)
             answer = pb.ModelStreamInferResponse.FromString(raw)
             refused = "this needs the role interpret, which infer does not have"
             assert (len(answer.infer_response.outputs) == 6, refused in answer.error_message) == (allowed, not allowed)
             reply = http_client.infer(running, document, "spline", authorization=shown[0][1])
             assert (reply.status, refused in reply.body.decode()) == ((200, False) if allowed else (403, True))
             if allowed:
-                assert running.call(f"{INFERENCE}ModelInfer", asked, metadata=shown)
+                assert running.call(f"{INFERENCE}ModelInfer", requested, metadata=shown)
                 continue
             with pytest.raises(grpc.RpcError) as caught:
-                running.call(f"{INFERENCE}ModelInfer", asked, metadata=shown)
+                running.call(f"{INFERENCE}ModelInfer", requested, metadata=shown)
             assert (caught.value.code(), caught.value.details()) == (Code.PERMISSION_DENIED, refused)
 
 
 def test_the_python_of_the_document_prints_what_it_says(tmp_path: Path) -> None:
     document = (Path(__file__).parents[3] / "docs" / "explaining.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
-    (snippet,) = (one for one in snippets if "kan.coverage" in one)
+    (snippet,) = (item for item in snippets if "kan.coverage" in item)
     path = checkpoint(tmp_path / "hello.safetensors", (2, 3, 1))
     export(Request(path=path, repository=tmp_path / "models", name="hello"))
     with serving(tmp_path / "models") as running:
@@ -287,8 +287,8 @@ def test_the_extensions_are_told(served: Server) -> None:
 def test_the_largest_come_first_and_ties_in_their_order(seed: int, rows: int, nodes: int, outputs: int, k: int) -> None:
     values = np.random.default_rng(seed).integers(-3, 4, (rows, nodes, outputs)).astype(float)
     values[values == 3] = np.nan
-    found = query_plan.largest(values, k)
-    assert found.shape == (rows, outputs, min(k, nodes))
+    result = query_plan.largest(values, k)
+    assert result.shape == (rows, outputs, min(k, nodes))
     for row, output in np.ndindex(rows, outputs):
         keys = [(-np.inf if np.isnan(v) else -abs(v), at) for at, v in enumerate(values[row, :, output])]
-        assert found[row, output].tolist() == [at for _, at in sorted(keys)][:k]
+        assert result[row, output].tolist() == [at for _, at in sorted(keys)][:k]

@@ -41,14 +41,14 @@ def test_between_two_readings() -> None:
     before = read(metrics, 100.0)
     worked(metrics, 30, 4, 3.0)
     metrics.model(*KEY).statistics.failed(0, FailureReason.REJECTED)
-    found = operations.history_span(KEY, read(metrics, 110.0), before)
-    assert (found.seconds, found.requests, found.rows, found.executions) == (10.0, 30.0, 120.0, 30.0)
-    assert found.failures["REJECTED"] == 1
-    assert found.phases == pytest.approx({"queue": 0.001, "input": 0.002, "infer": 0.003, "output": 0.004})
-    assert dict(found.batches)[4.0] == 30
-    assert dict(found.batches)[1.0] == 0
+    result = operations.history_span(KEY, read(metrics, 110.0), before)
+    assert (result.seconds, result.requests, result.rows, result.executions) == (10.0, 30.0, 120.0, 30.0)
+    assert result.failures["REJECTED"] == 1
+    assert result.phases == pytest.approx({"queue": 0.001, "input": 0.002, "infer": 0.003, "output": 0.004})
+    assert dict(result.batches)[4.0] == 30
+    assert dict(result.batches)[1.0] == 0
     # All 30 lie in the bucket from 2.5 to 5 ms, in which quantiles are told as Prometheus does.
-    assert found.quantiles["p50"] == pytest.approx(0.0025 + 0.0025 * 0.5)
+    assert result.quantiles["p50"] == pytest.approx(0.0025 + 0.0025 * 0.5)
     whole = operations.history_span(KEY, read(metrics, 110.0), None)
     assert (whole.requests, whole.seconds) == (40.0, 0.0)
 
@@ -59,9 +59,9 @@ def test_a_version_that_counts_anew_has_no_negative_rate() -> None:
     before = read(metrics, 1.0)
     metrics.forget(*KEY)
     worked(metrics, 3, 1, 1.0)
-    found = operations.history_span(KEY, read(metrics, 2.0), before)
-    assert found.requests == 3
-    assert min(count for _, count in found.batches) >= 0
+    result = operations.history_span(KEY, read(metrics, 2.0), before)
+    assert result.requests == 3
+    assert min(count for _, count in result.batches) >= 0
 
 
 def test_quantiles_of_nothing_and_beyond_the_last_bound() -> None:
@@ -74,8 +74,8 @@ def test_quantiles_of_nothing_and_beyond_the_last_bound() -> None:
 
 def test_names_with_quotes_come_back() -> None:
     text = 'nv_inference_count{model="a\\"b\\\\",version="2"} 7\nunknown{model="x"} 1\nbroken line here\n'
-    found = operations.read(text, 0.0)
-    assert found.numbers == {('a"b\\', "2"): {"rows": 7.0}}
+    result = operations.read(text, 0.0)
+    assert result.numbers == {('a"b\\', "2"): {"rows": 7.0}}
 
 
 def test_a_ledger_is_read_once_for_all_who_ask() -> None:
@@ -112,10 +112,10 @@ def test_kept_rows_are_of_the_latest_and_each_as_likely() -> None:
         rows = KeptRows(10, 20, seed)
         for start in range(0, 40, 4):  # two windows of 20, in batches
             rows.add({"x": np.arange(start, start + 4, dtype=np.float32)[:, None]})
-        found = [int(row.values["x"][0]) for row in rows.latest()]
-        assert len(found) == 10
-        assert found == sorted(found, reverse=True)
-        times[found] += 1
+        result = [int(row.values["x"][0]) for row in rows.latest()]
+        assert len(result) == 10
+        assert result == sorted(result, reverse=True)
+        times[result] += 1
     assert times[:20].sum() == 0, "the window before gives rows while this one has fewer, and no more"
     # 600 draws of 10 of 20: 300 each, and 12.2 the standard deviation
     assert np.abs(times[20:] - 300).max() < 5 * 12.3
@@ -126,7 +126,7 @@ def test_few_rows_come_from_the_window_before_too() -> None:
     values = np.arange(11, dtype=np.float32)[:, None]
     rows.add({"x": values})
     values[:] = -1  # what was kept is a copy
-    found = [float(row.values["x"][0]) for row in rows.latest()]
-    assert found[0] == 10
-    assert len(found) == 4
-    assert min(found) >= 0
+    result = [float(row.values["x"][0]) for row in rows.latest()]
+    assert result[0] == 10
+    assert len(result) == 4
+    assert min(result) >= 0

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     toy_model.write(tmp_path)
-    with serving(tmp_path, repository_poll_seconds=0.1, version_policy="latest:1", max_watch_streams=2) as one:
-        yield one
+    with serving(tmp_path, repository_poll_seconds=0.1, version_policy="latest:1", max_watch_streams=2) as item:
+        yield item
 
 
 def replace(root: Path, version: int = 2) -> None:
@@ -61,7 +61,7 @@ class Watching(threading.Thread):
     def ended(self) -> str:
         self.join(20)
         assert not self.is_alive()
-        assert not any(one.end_reason for one in self.updates[:-1])
+        assert not any(item.end_reason for item in self.updates[:-1])
         return self.updates[-1].end_reason
 
 
@@ -76,7 +76,7 @@ def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "words"),
+    ("version", "query", "words"),
     [
         (2, "", "version 1 serves no more, version 2 answers now"),
         (2, "1", "version 1 serves no more, version 2 answers now"),
@@ -84,11 +84,11 @@ def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
     ],
 )
 def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
-    server: Server, tmp_path: Path, version: int, asked: str, words: str
+    server: Server, tmp_path: Path, version: int, query: str, words: str
 ) -> None:
     server.infer(draw(32))
     until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 32)
-    watching = Watching(server, asked, interval=3600.0)
+    watching = Watching(server, query, interval=3600.0)
     replace(tmp_path, version)
     until(lambda: bool(watching.updates[-1].end_reason))
     assert watching.ended() == words or (version, watching.ended()) == (2, "version 2 answers now")
@@ -118,7 +118,7 @@ def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Pat
 def test_a_caller_who_goes_makes_room(server: Server) -> None:
     with Client(server.address) as client:
         watches = [client.watch_statistics("toy") for _ in range(3)]
-        assert [next(one).end_reason for one in watches[:2]] == ["", ""]
+        assert [next(item).end_reason for item in watches[:2]] == ["", ""]
         with pytest.raises(RateLimited, match="2 watches of statistics are open"):
             next(watches[2])
         watches[0].close()
@@ -127,13 +127,13 @@ def test_a_caller_who_goes_makes_room(server: Server) -> None:
 
 
 def room(client: Client) -> bool:
-    one = client.watch_statistics("toy")
+    item = client.watch_statistics("toy")
     try:
-        return not next(one).end_reason
+        return not next(item).end_reason
     except RateLimited:
         return False
     finally:
-        one.close()
+        item.close()
 
 
 def test_a_deadline_ends_it_as_any_call(server: Server) -> None:
@@ -183,8 +183,8 @@ def test_statistics_that_are_off_are_neither_watched_nor_reset(tmp_path: Path) -
                 ask("toy")
 
 
-def classes_of(found: Statistics) -> list[int]:
-    return found.classes.tolist()
+def classes_of(result: Statistics) -> list[int]:
+    return result.classes.tolist()
 
 
 def test_the_largest_answers_are_counted(tmp_path: Path) -> None:
@@ -215,17 +215,17 @@ def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
     mine, other = token_file.make(), token_file.make()
     blocks = [token_files.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
     token_files.save(tmp_path / "tokens", "\n".join(blocks))
-    asked = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
-    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watch_streams=8) as one:
-        watch = one.channel.unary_stream(f"{KAN}WatchStatistics")
+    requested = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
+    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watch_streams=8) as item:
+        watch = item.channel.unary_stream(f"{KAN}WatchStatistics")
         of = {token: (("authorization", f"Bearer {token}"),) for token in (mine, other)}
-        calls = [watch(asked, timeout=30, metadata=of[mine]) for _ in range(2)]
+        calls = [watch(requested, timeout=30, metadata=of[mine]) for _ in range(2)]
         assert all(next(call) for call in calls)
         with pytest.raises(grpc.RpcError) as caught:
-            next(watch(asked, timeout=30, metadata=of[mine]))
+            next(watch(requested, timeout=30, metadata=of[mine]))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "me has 2 watches of statistics open" in caught.value.details()
-        assert next(watch(asked, timeout=30, metadata=of[other]))
+        assert next(watch(requested, timeout=30, metadata=of[other]))
 
 
 class Counter:

@@ -106,10 +106,10 @@ def test_the_rows_of_a_good_one_are_counted() -> None:
 
 
 def test_a_graph_of_one_shape_has_one_row_and_no_note_about_batches() -> None:
-    asked = replace(GOOD, inputs=(GIVEN,))
-    assert validate(UNBATCHED, asked) == 1
+    requested = replace(GOOD, inputs=(GIVEN,))
+    assert validate(UNBATCHED, requested) == 1
     with pytest.raises(BadRequest) as caught:
-        validate(UNBATCHED, replace(asked, inputs=(replace(GIVEN, shape=(3, 3), data=bytes(36)),)))
+        validate(UNBATCHED, replace(requested, inputs=(replace(GIVEN, shape=(3, 3), data=bytes(36)),)))
     assert str(caught.value).endswith("Expected [2,3], got [3,3].")
 
 
@@ -119,8 +119,8 @@ def test_strings_have_no_size_that_follows_from_their_shape() -> None:
 
 def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
     assert requested_outputs(MODEL, GOOD) == MODEL.outputs
-    assert [one.name for one in requested_outputs(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
-    assert [one.name for one in requested_outputs(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
+    assert [item.name for item in requested_outputs(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
+    assert [item.name for item in requested_outputs(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
     for outputs, words in (
         (
             ("w",),
@@ -147,6 +147,6 @@ def test_of_many_inputs_the_first_are_told() -> None:
 @pytest.mark.parametrize(("named", "said"), [(("length", "height"), "'height'"), ((), "'x1'")])
 def test_a_row_outside_is_told_with_its_place_and_range(named: tuple[str, ...], said: str) -> None:
     manifest = replace(toy_model.manifest("toy"), names=Names(named, (), (), ""))
-    told = beyond(replace(MODEL, manifest=manifest), OutOfRangeInput(7, 1, 2.5, -1.0, 1.0), 3, 9)
-    assert str(told).startswith(f"row 7: {said} is 2.5 where model 'toy' reads it, outside its range -1 to 1 (rows")
-    assert "(rows outside: 3 of 9)" in str(told)
+    reported = beyond(replace(MODEL, manifest=manifest), OutOfRangeInput(7, 1, 2.5, -1.0, 1.0), 3, 9)
+    assert str(reported).startswith(f"row 7: {said} is 2.5 where model 'toy' reads it, outside its range -1 to 1 (rows")
+    assert "(rows outside: 3 of 9)" in str(reported)

@@ -54,9 +54,9 @@ def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc
 
 @pytest.fixture
 def peer(lone: Server) -> Iterator[Peer]:
-    made = Peer(lone.port)
-    with made.socket:
-        yield made
+    created = Peer(lone.port)
+    with created.socket:
+        yield created
 
 
 def framed(message: bytes, packed: int = 0) -> bytes:

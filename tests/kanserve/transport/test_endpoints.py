@@ -61,11 +61,11 @@ def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterato
 def test_files_that_do_not_serve_are_refused(
     files: Path, models: Path, cert: str, key: str, client_ca: str, says: str
 ) -> None:
-    given = {
+    supplied = {
         "tls_cert": files / cert,
         "tls_key": files / key,
         "tls_client_ca": files / client_ca if client_ca else None,
     }
     with pytest.raises(ConfigError) as caught:
-        endpoints.load(Settings(repository=models, **given))
+        endpoints.load(Settings(repository=models, **supplied))
     assert says.format(files) in str(caught.value)

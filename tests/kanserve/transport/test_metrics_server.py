@@ -36,8 +36,8 @@ def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
 @pytest.mark.parametrize(("accepted", "window"), [("gzip", 31), ("deflate", 15), ("br, gzip;q=0.5", 31)])
 def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, window: int) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-    asked = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
-    with urllib.request.urlopen(asked, timeout=10) as answer:
+    requested = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
+    with urllib.request.urlopen(requested, timeout=10) as answer:
         assert set(samples(zlib.decompress(answer.read(), window).decode())) == set(samples(server.metrics()))
 
 

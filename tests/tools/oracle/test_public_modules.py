@@ -76,12 +76,12 @@ def oracle(folder: Path, *code: str) -> subprocess.CompletedProcess[str]:
 def test_each_becomes_what_it_should(clones: Path) -> None:
     done = oracle(clones, str(ORACLE / "public_modules.py"), ".", "--table", "table.toml", "--json", "found.json")
     document = json.loads((clones / "found.json").read_text())
-    found: list[dict[str, Any]] = document["results"]
-    outcomes = [one["outcome"] for one in found]
+    result: list[dict[str, Any]] = document["results"]
+    outcomes = [item["outcome"] for item in result]
     assert outcomes == ["right", "class C", "random", "not run upstream", "no clone"], done.stdout + done.stderr
-    assert found[0]["edges"] == 1
-    assert found[0]["compared"] > 300
-    assert 0 < found[0]["worst"] < 1e-5
+    assert result[0]["edges"] == 1
+    assert result[0]["compared"] > 300
+    assert 0 < result[0]["worst"] < 1e-5
     assert document["totals"]["with edges"] == 1
     assert done.returncode == 1, "what did not run is no success"
 
@@ -100,14 +100,16 @@ print(json.dumps(public_trial.compare(one | {"make": "Bumps(3, 2, width=1.01)"},
 
 def test_a_wrong_export_would_be_seen(clones: Path) -> None:
     done = oracle(clones, "-c", WRONG)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["outcome"] == "SILENT"
-    assert "its largest answer" in found["why"]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["outcome"] == "SILENT"
+    assert "its largest answer" in result["why"]
 
 
 def test_the_table_names_what_is_made_of_which_file() -> None:
     table = tomllib.loads((ORACLE / "public_modules.toml").read_text(encoding="utf-8"))
-    made = [one for facts in table["repositories"].values() for several in facts["files"].values() for one in several]
-    assert len(made) > 110
+    created = [
+        item for facts in table["repositories"].values() for several in facts["files"].values() for item in several
+    ]
+    assert len(created) > 110
     assert len(table["repositories"]) > 40
-    assert all(one["make"] and one["rows"] for one in made)
+    assert all(item["make"] and item["rows"] for item in created)

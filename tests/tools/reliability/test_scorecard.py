@@ -32,10 +32,10 @@ def test_what_guards_a_row_exists(row: Row) -> None:
         assert f"def {test}" in (record.ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("one", incident_table.COMPLAINTS, ids=lambda one: one.complaint[:40])
-def test_what_guards_against_a_complaint_exists(one: incident_table.Complaint) -> None:
-    assert bool(one.row) != bool(one.guard)
-    for name in incident_table.guards(one, ROWS):
+@pytest.mark.parametrize("entry", incident_table.COMPLAINTS, ids=lambda entry: entry.complaint[:40])
+def test_what_guards_against_a_complaint_exists(entry: incident_table.Complaint) -> None:
+    assert bool(entry.row) != bool(entry.guard)
+    for name in incident_table.guards(entry, ROWS):
         path, _, test = name.partition("::")
         assert (f"def {test}" if test else "") in (record.ROOT / path).read_text()
 
@@ -50,17 +50,17 @@ def test_what_guards_against_a_complaint_exists(one: incident_table.Complaint) -
     ],
 )
 def test_whatever_comes_of_a_run_is_a_record(run: base.Run, verdict: str, notes: str) -> None:
-    found = command.one(replace(GOOD, run=run), Scale(full=False), 3, "")
-    assert (found.verdict, found.seed, found.form) == (verdict, 3, "short")
-    assert notes in found.notes
-    assert found.commit
-    assert found.machine
-    assert "Python 3" in found.versions
+    result = command.one(replace(GOOD, run=run), Scale(full=False), 3, "")
+    assert (result.verdict, result.seed, result.form) == (verdict, 3, "short")
+    assert notes in result.notes
+    assert result.commit
+    assert result.machine
+    assert "Python 3" in result.versions
 
 
 def test_a_row_that_lacks_something_is_not_run() -> None:
-    found = command.one(replace(GOOD, needs=("no_such_module",)), Scale(full=True), 1, "")
-    assert (found.verdict, found.notes) == ("not run", "no_such_module is not installed")
+    result = command.one(replace(GOOD, needs=("no_such_module",)), Scale(full=True), 1, "")
+    assert (result.verdict, result.notes) == ("not run", "no_such_module is not installed")
 
 
 def test_a_row_without_an_end_is_ended() -> None:
@@ -68,16 +68,16 @@ def test_a_row_without_an_end_is_ended() -> None:
         while True:
             pass
 
-    found = command.one(replace(GOOD, run=run, minutes=0.001), Scale(full=False), 1, "")
-    assert (found.verdict, "TooLong" in found.notes) == ("fail", True)
+    result = command.one(replace(GOOD, run=run, minutes=0.001), Scale(full=False), 1, "")
+    assert (result.verdict, "TooLong" in result.notes) == ("fail", True)
 
 
 def test_the_last_full_run_counts(tmp_path: Path) -> None:
     full = command.one(GOOD, Scale(full=True), 1, "")
-    for number, one in enumerate(
+    for number, item in enumerate(
         (full, replace(full, count=8), replace(full, form="short"), replace(full, verdict="not run"))
     ):
-        record.append(replace(one, date=f"2026-01-0{number + 1}"), tmp_path / "results")
+        record.append(replace(item, date=f"2026-01-0{number + 1}"), tmp_path / "results")
     assert record.latest(record.load(tmp_path / "results"))["1", ""].count == 8
 
 

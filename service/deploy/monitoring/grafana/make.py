@@ -58,19 +58,19 @@ def panel(title: str, unit: str, *queries: tuple[str, str], kind: str = "timeser
 
 def table(title: str, *queries: tuple[str, str], help: str = "") -> Panel:
     """The newest value of every series, as rows."""
-    made = panel(title, "none", *queries, kind="table", help=help)
-    for target in made["targets"]:
+    created = panel(title, "none", *queries, kind="table", help=help)
+    for target in created["targets"]:
         target |= {"format": "table", "instant": True}
-    return made
+    return created
 
 
 def heatmap(title: str, histogram: str) -> Panel:
     """A latency distribution over time."""
     query = f"sum by (le) ({rate(histogram + '_bucket')})"
-    made = panel(title, "s", (query, "{{le}}"), kind="heatmap", help="Brighter: more requests of that duration.")
-    made["targets"][0]["format"] = "heatmap"
-    made["options"] = {"calculate": False, "yAxis": {"unit": "s"}, "color": {"scheme": "Viridis", "mode": "scheme"}}
-    return made
+    created = panel(title, "s", (query, "{{le}}"), kind="heatmap", help="Brighter: more requests of that duration.")
+    created["targets"][0]["format"] = "heatmap"
+    created["options"] = {"calculate": False, "yAxis": {"unit": "s"}, "color": {"scheme": "Viridis", "mode": "scheme"}}
+    return created
 
 
 def overview() -> list[Panel]:
@@ -236,15 +236,15 @@ def laid_out(rows: dict[str, list[Panel]]) -> list[Panel]:
         top += 1
         left = 0
         height = 0
-        for made in panels:
-            width, tall = (6, 4) if made["type"] == "stat" else (8, 8)
+        for created in panels:
+            width, tall = (6, 4) if created["type"] == "stat" else (8, 8)
             if left + width > WIDTH or (height and height != tall):
                 left, top = 0, top + height
             height = tall
-            placed.append({**made, "gridPos": box(left, top, width, tall)})
+            placed.append({**created, "gridPos": box(left, top, width, tall)})
             left += width
         top += height
-    return [{"id": at, **made} for at, made in enumerate(placed, 1)]
+    return [{"id": at, **created} for at, created in enumerate(placed, 1)]
 
 
 def box(x: int, y: int, w: int, h: int) -> dict[str, int]:

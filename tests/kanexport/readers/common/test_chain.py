@@ -42,11 +42,11 @@ def model(**modules: Any) -> dict[str, Any]:
     A name's __ is a dot."""
     tensors = {}
     for name, (first, second) in modules.items():
-        found = (
+        actual = (
             MODULES[first](second) if isinstance(first, str) else {"cheby_coeffs": RNG.normal(size=(first, second, 3))}
         )
         prefix = name.replace("__", ".").strip("_") + "."
-        tensors |= {prefix + key: np.asarray(value, dtype=np.float32) for key, value in found.items()}
+        tensors |= {prefix + key: np.asarray(value, dtype=np.float32) for key, value in actual.items()}
     return tensors
 
 
@@ -116,11 +116,11 @@ ARRANGED = {
 @pytest.mark.parametrize("name", ARRANGED)
 def test_arranged(tmp_path: Path, name: str) -> None:
     tensors, expected = ARRANGED[name]
-    told = ("norm=layernorm", "scalar=prelu")  # where a name says nothing
-    assert shape(tmp_path, tensors, *told) == expected
+    reported = ("norm=layernorm", "scalar=prelu")  # where a name says nothing
+    assert shape(tmp_path, tensors, *reported) == expected
     for prefix in ("module.", "a.b."):
         moved = {prefix + key: value for key, value in tensors.items()}
-        assert shape(tmp_path, moved, *told) == expected
+        assert shape(tmp_path, moved, *reported) == expected
 
 
 REFUSED = {
@@ -207,13 +207,13 @@ def test_a_folded_batch_norm_is_the_formula(tmp_path: Path) -> None:
 def networks(draw: st.DrawFn) -> list[tuple[str, Any]]:
     """A list of ("kan", (n, m)) and (kind, width), at most one module between two layers."""
     widths = draw(st.lists(st.integers(2, 4), min_size=2, max_size=6))
-    found: list[tuple[str, Any]] = []
+    actual: list[tuple[str, Any]] = []
     for at, width in enumerate(widths):
         if draw(st.booleans()):
-            found.append(("layernorm", width))
+            actual.append(("layernorm", width))
         if at + 1 < len(widths):
-            found.append(("kan", (width, widths[at + 1])))
-    return found
+            actual.append(("kan", (width, widths[at + 1])))
+    return actual
 
 
 @given(networks())
@@ -246,15 +246,15 @@ def test_names_are_placed_rightly_or_refused(network: list[tuple[str, Any]], dat
     if not layers:
         return
     try:
-        found = order.arrange(layers, others, Options({}))
+        actual = order.arrange(layers, others, Options({}))
     except FamilyError:
-        found = []
+        actual = []
     width = next(iter(layers.values()))[0]
-    for name in found:
+    for name in actual:
         side = layers.get(name)
         assert width == (side[0] if side else next(other.width for other in others if other.prefix == name))
         width = side[1] if side else width
     between = [name for name, (kind, _) in zip(truth, network, strict=True) if kind != "kan"]
     classical = [f"ln{at}." for at in range(1, len(layers))]
     if habit == "layer before" and between == classical:
-        assert found == truth
+        assert actual == truth

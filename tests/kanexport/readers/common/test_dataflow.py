@@ -102,30 +102,30 @@ def test_what_is_told_is_done(
 
 def assumed(path: Path, *options: str) -> Options:
     """What an export asked."""
-    loaded, given = checkpoint.load(path), Options.parse(options)
-    detect.read(detect.detect(loaded, None)[0], loaded, given)
-    return given
+    loaded, supplied = checkpoint.load(path), Options.parse(options)
+    detect.read(detect.detect(loaded, None)[0], loaded, supplied)
+    return supplied
 
 
 def test_what_is_not_told_is_listed(tmp_path: Path) -> None:
-    asked = assumed(save(tmp_path, stacked(SQUARE)))
-    assert asked.assumed["architecture"] == "layers.0, layers.1 one after the other, nothing between"
-    assert {key: asked.assumed[key] for key in ("flow", "between", "before", "after")} == {
+    requested = assumed(save(tmp_path, stacked(SQUARE)))
+    assert requested.assumed["architecture"] == "layers.0, layers.1 one after the other, nothing between"
+    assert {key: requested.assumed[key] for key in ("flow", "between", "before", "after")} == {
         "flow": "chain",
         "between": "nothing",
         "before": "nothing",
         "after": "nothing",
     }
-    assert {"residual", "parallel", "reversed", "repeat:2"} <= set(asked.open["flow"])
-    assert {"tanh", "silu", "layernorm"} <= set(asked.open["between"])
-    assert "--module" in asked.alternatives()["architecture"]
+    assert {"residual", "parallel", "reversed", "repeat:2"} <= set(requested.open["flow"])
+    assert {"tanh", "silu", "layernorm"} <= set(requested.open["between"])
+    assert "--module" in requested.alternatives()["architecture"]
 
 
 def test_what_cannot_be_is_not_offered_and_not_done(tmp_path: Path) -> None:
     path = save(tmp_path, stacked(cheby(5, 4, 3)))
-    asked = assumed(path)
-    assert asked.assumed["flow"] == "chain"
-    assert "flow" not in asked.open
+    requested = assumed(path)
+    assert requested.assumed["flow"] == "chain"
+    assert "flow" not in requested.open
     for flow in ("residual", "parallel", "reversed", "repeat:2"):
         with pytest.raises(FamilyError, match="does not fit") as caught:
             read(path, f"flow={flow}")

@@ -35,9 +35,9 @@ def test_a_cell_width_is_exact_whatever_rounding_the_starts_went_through(
     low: float, width: float, cells: int, kind: type
 ) -> None:
     high = round(low + width, 2)
-    found = grid_steps.between_starts(starts(low, high, cells, kind))
+    result = grid_steps.between_starts(starts(low, high, cells, kind))
     # Another pair of decimals may give the same float32 starts far from zero.
-    assert found == pytest.approx((high - low) / cells, rel=1e-15 if kind is np.float64 or width > 1 else 1e-5)
+    assert result == pytest.approx((high - low) / cells, rel=1e-15 if kind is np.float64 or width > 1 else 1e-5)
 
 
 def test_the_usual_ranges_are_exact() -> None:
@@ -48,8 +48,8 @@ def test_the_usual_ranges_are_exact() -> None:
 
 def test_a_range_of_many_decimals_is_near() -> None:
     low, high = -np.pi, np.sqrt(7)
-    found = grid_steps.between_starts(starts(low, high, 9, np.float32))
-    assert found == pytest.approx((high - low) / 9, rel=1e-6)
+    result = grid_steps.between_starts(starts(low, high, 9, np.float32))
+    assert result == pytest.approx((high - low) / 9, rel=1e-6)
 
 
 def test_starts_that_are_not_uniform_have_their_mean_distance() -> None:

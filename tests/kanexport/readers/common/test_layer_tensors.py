@@ -25,9 +25,9 @@ FAMILIES = registry.readers()
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, fuzzer.Seed]:
     """One checkpoint of every family: the smallest golden one, or one that is made up."""
-    found = fuzzer.seeds(tmp_path_factory.mktemp("seeds"))
-    found.sort(key=lambda seed: -sum(map(len, seed.files.values())))
-    return {seed.family: seed for seed in found}
+    result = fuzzer.seeds(tmp_path_factory.mktemp("seeds"))
+    result.sort(key=lambda seed: -sum(map(len, seed.files.values())))
+    return {seed.family: seed for seed in result}
 
 
 def read(seed: fuzzer.Seed, loaded: Checkpoint) -> Kan:

@@ -66,11 +66,11 @@ def test_a_module_whose_name_says_nothing_must_be_told(tmp_path: Path, key: str)
     error = refuse(tmp_path, tensors)
     assert isinstance(error, OpenQuestion)
     assert (error.key, error.among) == (key, values)
-    path, found = tmp_path / "model.safetensors", set()
+    path, result = tmp_path / "model.safetensors", set()
     x = RNG.normal(size=(5, 4))
     for value in values:
-        found.add(float64_reference.evaluate(read(path, f"{key}={value}")[0], x).y.tobytes())
-    assert len(found) >= len(values) - 1  # of ones, a PReLU and a scale do the same
+        result.add(float64_reference.evaluate(read(path, f"{key}={value}")[0], x).y.tobytes())
+    assert len(result) >= len(values) - 1  # of ones, a PReLU and a scale do the same
     with pytest.raises(ExportError, match=f"option {key} is"):
         read(path, f"{key}=else")
 

@@ -30,18 +30,18 @@ def check(*arguments: object, **environment: str) -> tuple[int, Found]:
     return done.returncode, json.loads(done.stdout)["findings"]
 
 
-def told(found: Found, level: Level) -> list[str]:
-    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+def told(actual: Found, level: Level) -> list[str]:
+    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 def test_all_is_well(models: Path) -> None:
-    code, found = check(models, *FREE)
+    code, result = check(models, *FREE)
     assert code == 0
-    assert {one["level"] for one in found} == {"ok"}
-    about = [one["about"] for one in found]
+    assert {item["level"] for item in result} == {"ok"}
+    about = [item["about"] for item in result]
     assert about[:5] == ["settings", "TLS", "callers", "gRPC port", "metrics port"]
     assert {"runtime", "transport", "processors", "open files", "models"} <= set(about)
-    assert found[0]["text"] == "from flag: repository, grpc_port, metrics_port"
+    assert result[0]["text"] == "from flag: repository, grpc_port, metrics_port"
 
 
 def test_people_get_a_table(models: Path) -> None:
@@ -54,15 +54,15 @@ def test_people_get_a_table(models: Path) -> None:
 def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
     file.write_text("gprc_port = 1\nmax_watch_stream = 2\n")
-    code, (one,) = check(models, "--config", file)
+    code, (item,) = check(models, "--config", file)
     assert code == 2
-    assert (one["level"], one["about"]) == ("problem", "settings")
-    assert "did you mean 'grpc_port'?" in one["text"]
-    assert "did you mean 'max_watch_streams'?" in one["text"]
-    code, (one,) = check(models, KANSERVE_WORKER="2", KANSERVE_THREAD="1")
+    assert (item["level"], item["about"]) == ("problem", "settings")
+    assert "did you mean 'grpc_port'?" in item["text"]
+    assert "did you mean 'max_watch_streams'?" in item["text"]
+    code, (item,) = check(models, KANSERVE_WORKER="2", KANSERVE_THREAD="1")
     assert code == 2
-    assert "KANSERVE_WORKER in" in one["text"]
-    assert "KANSERVE_THREAD in" in one["text"]
+    assert "KANSERVE_WORKER in" in item["text"]
+    assert "KANSERVE_THREAD in" in item["text"]
 
 
 def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
@@ -74,18 +74,18 @@ PORTS = {"KANSERVE_GRPC_PORT": "0", "KANSERVE_METRICS_PORT": "0"}
 
 
 def test_the_doctor_needs_no_repository(models: Path) -> None:
-    code, found = doctor(**PORTS)
+    code, result = doctor(**PORTS)
     assert code == 0
-    assert [one["about"] for one in found[:3]] == ["Python", "packages", "clock"]
-    assert "models" not in {one["about"] for one in found}
-    code, found = doctor(models, **PORTS)
+    assert [item["about"] for item in result[:3]] == ["Python", "packages", "clock"]
+    assert "models" not in {item["about"] for item in result}
+    code, result = doctor(models, **PORTS)
     assert code == 0
-    assert "models" in {one["about"] for one in found}
-    code, found = doctor(models / "nobody", **PORTS)
+    assert "models" in {item["about"] for item in result}
+    code, result = doctor(models / "nobody", **PORTS)
     assert code == 1
-    assert "nobody is not a folder" in told(found, Level.PROBLEM)[0]
-    code, found = doctor(KANSERVE_REPOSITORY=str(models), KANSERVE_DEVICE="cuda", **PORTS)
-    assert (code, len(told(found, Level.PROBLEM))) == (1, 1)
+    assert "nobody is not a folder" in told(result, Level.PROBLEM)[0]
+    code, result = doctor(KANSERVE_REPOSITORY=str(models), KANSERVE_DEVICE="cuda", **PORTS)
+    assert (code, len(told(result, Level.PROBLEM))) == (1, 1)
 
 
 def test_nothing_is_written(models: Path, tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def check(*arguments: object, **environment: str) -> tuple[int, Found]:
     return done.returncode, json.loads(done.stdout)["findings"]
 
 
-def told(found: Found, level: Level) -> list[str]:
-    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+def told(actual: Found, level: Level) -> list[str]:
+    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def told(found: Found, level: Level) -> list[str]:
     ids=lambda value: value[1] if isinstance(value, tuple) else None,
 )
 def test_certificates_that_cannot_be_served(models: Path, pems: Path, flags: tuple[str, ...], text: str) -> None:
-    paths = [one if one.startswith("--") else str(pems / one) for one in flags]
-    code, found = check(models, *FREE, *paths)
+    paths = [item if item.startswith("--") else str(pems / item) for item in flags]
+    code, result = check(models, *FREE, *paths)
     assert code == 2
-    (problem,) = told(found, Level.PROBLEM)
+    (problem,) = told(result, Level.PROBLEM)
     assert text in problem
 
 
@@ -79,54 +79,54 @@ def test_certificates_that_want_looking_after(models: Path, pems: Path) -> None:
     key = pems / "soon.key"
     key.chmod(0o644)
     flags = ("--tls-cert", pems / "soon.pem", "--tls-key", key, "--tls-client-ca", pems / "ca.pem")
-    code, found = check(models, *FREE, *flags)
+    code, result = check(models, *FREE, *flags)
     key.chmod(0o600)
     assert code == 0
-    first, second = told(found, Level.WARNING)
+    first, second = told(result, Level.WARNING)
     assert "soon.pem expires in 9 days" in first
     assert "everybody on this machine may read or write the key" in second
-    assert any(one.startswith("callers' authorities") for one in told(found, Level.OK))
+    assert any(item.startswith("callers' authorities") for item in told(result, Level.OK))
     secret = "".join(key.read_text().splitlines()[1:4])
-    assert secret[:40] not in json.dumps(found)
+    assert secret[:40] not in json.dumps(result)
 
 
 def test_who_may_call(models: Path, tmp_path: Path) -> None:
     file = tmp_path / "tokens.toml"
-    code, found = check(models, *FREE, "--tokens", file)
-    assert (code, len(told(found, Level.PROBLEM))) == (2, 1)
+    code, result = check(models, *FREE, "--tokens", file)
+    assert (code, len(told(result, Level.PROBLEM))) == (2, 1)
     table = '[[token]]\nname = "%s"\nroles = ["infer"]\nsha256 = "%064x"\nexpires = %s\n'
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
     days = ("2020-01-01T00:00:00Z", f"{soon:%Y-%m-%dT%H:%M:%SZ}", "2990-01-01T00:00:00Z")
     file.write_text("".join(table % (f"caller{at}", at, day) for at, day in enumerate(days)))
     file.chmod(0o600)
-    code, found = check(models, *FREE, "--tokens", file)
+    code, result = check(models, *FREE, "--tokens", file)
     assert code == 0
-    first, second = told(found, Level.WARNING)
+    first, second = told(result, Level.WARNING)
     assert first == "callers: the token caller0 has expired"
     assert second.startswith("callers: the token caller1 expires on ")
-    assert any("has 3 tokens and 0 certificates" in line for line in told(found, Level.OK))
+    assert any("has 3 tokens and 0 certificates" in line for line in told(result, Level.OK))
     file.chmod(0o604)
-    code, found = check(models, *FREE, "--tokens", file)
-    assert (code, len(told(found, Level.PROBLEM))) == (2, 1)
-    _, found = check(models, *FREE, "--host", "0.0.0.0", "--insecure")
-    assert any(line.startswith("callers: anyone who reaches 0.0.0.0") for line in told(found, Level.WARNING))
+    code, result = check(models, *FREE, "--tokens", file)
+    assert (code, len(told(result, Level.PROBLEM))) == (2, 1)
+    _, result = check(models, *FREE, "--host", "0.0.0.0", "--insecure")
+    assert any(line.startswith("callers: anyone who reaches 0.0.0.0") for line in told(result, Level.WARNING))
 
 
 def test_ports_that_are_not_to_be_had(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, found = check(models, "--grpc-port", port, "--metrics-port", "0", "--http-port", "0")
+        code, result = check(models, "--grpc-port", port, "--metrics-port", "0", "--http-port", "0")
         assert code == 2
-        assert told(found, Level.PROBLEM) == [
+        assert told(result, Level.PROBLEM) == [
             f"gRPC port: 127.0.0.1:{port} cannot be listened on: Address already in use"
         ]
-    _, found = check(models, "--grpc-port", port, "--metrics-port", port)
-    assert told(found, Level.PROBLEM) == [f"metrics port: 127.0.0.1:{port} is the gRPC port already"]
-    _, found = check(models, *FREE, "--metrics-host", "192.0.2.1")
-    (problem,) = told(found, Level.PROBLEM)
+    _, result = check(models, "--grpc-port", port, "--metrics-port", port)
+    assert told(result, Level.PROBLEM) == [f"metrics port: 127.0.0.1:{port} is the gRPC port already"]
+    _, result = check(models, *FREE, "--metrics-host", "192.0.2.1")
+    (problem,) = told(result, Level.PROBLEM)
     assert "192.0.2.1:0 cannot be listened on: Cannot assign requested address" in problem
-    _, found = check(models, *FREE, "--metrics-host", "no.such.host.example")
-    assert told(found, Level.PROBLEM)[0].startswith("metrics port: no.such.host.example:0 cannot be listened on")
+    _, result = check(models, *FREE, "--metrics-host", "no.such.host.example")
+    assert told(result, Level.PROBLEM)[0].startswith("metrics port: no.such.host.example:0 cannot be listened on")
     with socket.create_server(("127.0.0.1", port)):  # nothing of the check listens any more
         pass
 
@@ -147,9 +147,9 @@ def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flag
     flag = f"--{place.lower()}-port"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        given = ("serve", models, *FREE, flag, port, *flags)
-        checked, started = kanserve(*given, "--check", "--json"), program(*given, "--json")
-    (wrong,) = [one for one in json.loads(checked.stdout)["findings"] if one["level"] == Level.PROBLEM]
+        supplied = ("serve", models, *FREE, flag, port, *flags)
+        checked, started = kanserve(*supplied, "--check", "--json"), program(*supplied, "--json")
+    (wrong,) = [item for item in json.loads(checked.stdout)["findings"] if item["level"] == Level.PROBLEM]
     error = json.loads(started.stdout)["error"]
     assert (checked.returncode, started.returncode, error["kind"]) == (2, 2, "ConfigError")
     assert error["message"] == f"{wrong['about']}: {wrong['text']}"
@@ -170,7 +170,7 @@ def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, lev
     (tmp_path / "a file").write_text("")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    code, found = check(models, *FREE, "--state-dir", tmp_path / state)
+    code, result = check(models, *FREE, "--state-dir", tmp_path / state)
     assert code == 0
-    assert any(text in line for line in told(found, level))
+    assert any(text in line for line in told(result, level))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # the check creates no file

@@ -36,8 +36,8 @@ def check(*arguments: object, **environment: str) -> tuple[int, Found]:
     return done.returncode, json.loads(done.stdout)["findings"]
 
 
-def told(found: Found, level: Level) -> list[str]:
-    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+def told(actual: Found, level: Level) -> list[str]:
+    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_machines(models: Path, flags: tuple[str, ...], level: Level | None, tex
     if level is None:
         assert kanserve("serve", models, *flags, "--check").returncode == 2
         return
-    code, found = check(models, *FREE, *flags)
+    code, result = check(models, *FREE, *flags)
     assert code == (2 if level is Level.PROBLEM else 0)
-    assert any(line.startswith(text) for line in told(found, level)), found
+    assert any(line.startswith(text) for line in told(result, level)), result
 
 
 def test_files_that_may_be_open(models: Path) -> None:

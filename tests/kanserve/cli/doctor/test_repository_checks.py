@@ -34,8 +34,8 @@ def check(*arguments: object, **environment: str) -> tuple[int, Found]:
     return done.returncode, json.loads(done.stdout)["findings"]
 
 
-def told(found: Found, level: Level) -> list[str]:
-    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+def told(actual: Found, level: Level) -> list[str]:
+    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 def broken(folder: Path) -> None:
@@ -78,10 +78,10 @@ def empty(folder: Path) -> None:
 def test_repositories(tmp_path: Path, change: Callable[[Path], None], level: Level, text: str) -> None:
     toy_model.write(tmp_path)
     change(tmp_path)
-    code, found = check(tmp_path, *FREE)
+    code, result = check(tmp_path, *FREE)
     assert code == (2 if level is Level.PROBLEM else 0)
-    assert any(text in line for line in told(found, level)), found
-    assert all(one["advice"] for one in found if one["level"] != Level.OK)
+    assert any(text in line for line in told(result, level)), result
+    assert all(item["advice"] for item in result if item["level"] != Level.OK)
 
 
 def test_memory_against_models_and_messages(models: Path) -> None:
@@ -93,5 +93,5 @@ def test_memory_against_models_and_messages(models: Path) -> None:
     assert (short.level, short.about) == (Level.WARNING, "memory")
     assert short.text == "models may take 1,000 MiB, messages 512 MiB, and 1,512 MiB are free"
     assert repository_checks.room(size, settings, None).level is Level.OK
-    _, found = check(models, *FREE)
-    assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(found, Level.OK))
+    _, result = check(models, *FREE)
+    assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(result, Level.OK))

@@ -42,8 +42,8 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(found: Found, level: Level) -> list[str]:
-    return [f"{one['about']}: {one['text']}" for one in found if one["level"] == level]
+def told(actual: Found, level: Level) -> list[str]:
+    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
@@ -64,23 +64,23 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_the_doctor_looks_at_a_server(alive: Any) -> None:
-    code, found = doctor("--url", alive.url, "--metrics", alive.metrics)
+    code, result = doctor("--url", alive.url, "--metrics", alive.metrics)
     assert code == 1  # not ready, as long as one version is not
-    (problem,) = told(found, Level.PROBLEM)
+    (problem,) = told(result, Level.PROBLEM)
     assert problem == f"server: {alive.url} answers, and is NOT_SERVING"
-    lines = told(found, Level.WARNING)
+    lines = told(result, Level.WARNING)
     assert any(line.startswith("server: toy version 2 is UNAVAILABLE: ") for line in lines), lines
     assert "metrics: 1 loads of versions failed" in lines
-    assert "server: toy version 1 serves" in told(found, Level.OK)
-    assert not {"gRPC port", "metrics port"} & {one["about"] for one in found}
+    assert "server: toy version 1 serves" in told(result, Level.OK)
+    assert not {"gRPC port", "metrics port"} & {item["about"] for item in result}
 
 
 def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
     """The server's metrics port is not the usual one."""
     pytest.importorskip("h2corn")
-    _, found = doctor("--url", alive.url)
-    assert "metrics: 1 loads of versions failed" in told(found, Level.WARNING)
-    assert not [line for line in told(found, Level.WARNING) if "/metrics" in line]
+    _, result = doctor("--url", alive.url)
+    assert "metrics: 1 loads of versions failed" in told(result, Level.WARNING)
+    assert not [line for line in told(result, Level.WARNING) if "/metrics" in line]
 
 
 def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
     pair = ("--tls-cert", pems / "server.pem", "--tls-key", pems / "server.key")
     with serving(models, tmp_path / "log", *map(str, pair), "--tokens", str(tokens)) as server:
         place = ("--url", f"grpcs://{server.url}", "--server-name", "localhost", "--ca", pems / "ca.pem")
-        _, found = doctor(*place, "--token-file", tmp_path / "mine")
-        told_of = [line for line in told(found, Level.OK) if line.startswith("metrics")]
+        _, result = doctor(*place, "--token-file", tmp_path / "mine")
+        told_of = [line for line in told(result, Level.OK) if line.startswith("metrics")]
         assert told_of == [f"metrics: https://{server.url}/metrics: nothing was lost, no load and no inference failed"]
         for name, reason in (("localhost", "401 Unauthorized"), ("elsewhere.example", "Hostname mismatch")):
             with pytest.raises(OSError, match=reason):
@@ -104,17 +104,17 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
 def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) -> None:
     """The warning names each place with the reason."""
     with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
-        _, found = doctor("--url", server.url)
-        (line,) = [line for line in told(found, Level.WARNING) if line.startswith("metrics")]
+        _, result = doctor("--url", server.url)
+        (line,) = [line for line in told(result, Level.WARNING) if line.startswith("metrics")]
     assert f"http://{server.url}/metrics: there is no HTTP; http://127.0.0.1:8002/metrics: " in line
 
 
 def test_a_server_that_is_not_there_is_a_problem() -> None:
-    code, found = doctor("--url", "127.0.0.1:1", "--metrics", "127.0.0.1:1")
+    code, result = doctor("--url", "127.0.0.1:1", "--metrics", "127.0.0.1:1")
     assert code == 1
-    assert told(found, Level.PROBLEM) == ["server: 127.0.0.1:1: no server answers at 127.0.0.1:1"]
+    assert told(result, Level.PROBLEM) == ["server: 127.0.0.1:1: no server answers at 127.0.0.1:1"]
 
 
 def test_metrics_that_are_elsewhere_are_a_warning(alive: Any) -> None:
-    _, found = doctor("--url", alive.url, "--metrics", "127.0.0.1:1")
-    assert any("127.0.0.1:1/metrics" in line for line in told(found, Level.WARNING))
+    _, result = doctor("--url", alive.url, "--metrics", "127.0.0.1:1")
+    assert any("127.0.0.1:1/metrics" in line for line in told(result, Level.WARNING))
